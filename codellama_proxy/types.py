@@ -1,0 +1,338 @@
+"""The nouns every other module speaks of: immutable values, no behaviour beyond reading themselves.
+
+Durations are seconds, money is integer nano-USD, prices are nano-USD per million tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Json = Mapping[str, Any]
+"""One JSON object as it came off a wire."""
+
+NANOS = 1_000_000_000
+"""Nano-USD in one USD."""
+
+FailureClass = Literal["caller", "credential", "busy", "transient", "disguised"]
+"""Who is to blame for a failed attempt; the routing table turns on nothing else."""
+
+ScopeKind = Literal["global", "project", "key", "user"]
+
+
+class Secret:
+    """A string that shows itself only when asked by `reveal`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not pickled")
+
+
+# --- configuration, as the request path reads it -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `answer` bounds a whole non-streamed answer; `first_token` and `idle` bound streams."""
+
+    connect: float = 5.0
+    first_token: float = 30.0
+    idle: float = 60.0
+    answer: float = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Nano-USD per million tokens. A missing class costs what plain input costs."""
+
+    input: int
+    output: int
+    cached_input: int | None = None
+    cache_write: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mock:
+    """What the built-in `mock` provider answers and how badly it behaves. `None`: does not."""
+
+    reply: str | None = None
+    first_token_delay: float = 0.0
+    tokens_per_second: float | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    cut_after_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One concrete entry of `models:` to send to."""
+
+    id: str
+    """`name#n`, n counting from 1 among the entries that share a name."""
+    name: str
+    """The public model name."""
+    provider: str
+    model: str
+    """The name sent upstream."""
+    base_url: str | None = None
+    """`None`: the provider's own."""
+    api_key: Secret | None = None
+    price: Price | None = None
+    context_window: int | None = None
+    max_output_tokens: int = 4096
+    weight: float = 1.0
+    timeouts: Timeouts = Timeouts()
+    params: Json = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    system_prompt: str | Literal[False] | None = None
+    """Replaces the guardrail's text; `False` for none; `None` to keep the guardrail's."""
+    drop_params: bool = False
+    mode: Literal["chat", "embedding", "completion"] = "chat"
+    mock: Mock | None = None
+    base_model: str | None = None
+    """The model's well-known name, for capabilities and prices."""
+    extra: Json = field(default_factory=dict)
+    """Keys that only one provider has: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
+    disabled: str | None = None
+    """Why nothing may be sent here, in words; `None` when it is enabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A public name: its deployments in file order, and the names tried after it."""
+
+    name: str
+    deployments: tuple[Deployment, ...]
+    """Enabled ones only; never empty for a model a request can reach."""
+    fallbacks: tuple[str, ...]
+    """Names of enabled models, in the order they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    system_prompt: str | None = None
+    client_system: Literal["keep", "drop", "reject"] = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    failures: int = 3
+    time: float = 30.0
+    max_time: float = 600.0
+    auth_time: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    max_attempts: int = 4
+    retries: int = 1
+    deadline: float = 300.0
+    backoff_initial: float = 0.25
+    backoff_max: float = 8.0
+    max_retry_after: float = 5.0
+    fallback_on: frozenset[str] = frozenset({"context_length"})
+    cooldown: Cooldown = Cooldown()
+    unknown_model: Literal["error", "default"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one scope may use. `None` means no limit, 0 means none allowed."""
+
+    rpm_limit: int | None = None
+    tpm_limit: int | None = None
+    max_parallel_requests: int | None = None
+    max_budget: int | None = None
+    """Nano-USD."""
+    budget_duration: str | None = None
+    """`hour|day|week|month` (UTC calendar windows), `Nh`/`Nd` (from first use), `None`: for ever."""
+    shadow: bool = False
+    """Count and log, never refuse."""
+    given: frozenset[str] = frozenset()
+    """Names of the fields somebody wrote down: only these replace another scope's defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    name: str
+    limits: Limits = Limits()
+    """`limits.project` overlaid with the project's own."""
+    own_limits: Limits = Limits()
+    models: tuple[str, ...] | None = None
+    """Allow-list of shell wildcards; `None`: all."""
+    guardrail: str | Literal[False] | None = None
+    """Own text, `False` for none, `None` to keep the guardrail's."""
+    cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    enabled: bool = True
+    ttl: float = 3600.0
+    max_entries: int = 10_000
+    scope: Literal["project", "key", "global"] = "project"
+    semantic: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    promptlayer_key: Secret | None = None
+    promptlayer_content: bool = True
+    promptlayer_tags: tuple[str, ...] = ("codellama-proxy",)
+    requests_content: bool = False
+    requests_retention: float = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    max_body: int = 10_000_000
+    """Bytes."""
+    max_parallel_requests: int = 1000
+    drain: float = 25.0
+    cors_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything proxy.yaml says, deeply immutable. A request reads one from start to end."""
+
+    digest: str
+    """The first 12 hex digits of the SHA-256 over the file and what was substituted into it."""
+    models: Mapping[str, Model]
+    """Enabled models by public name, in file order."""
+    disabled: tuple[Deployment, ...]
+    guardrail: Guardrail
+    routing: Routing
+    limits: Mapping[ScopeKind, Limits]
+    projects: Mapping[str, Project]
+    cache: Cache
+    tracking: Tracking
+    server: Server
+    auth_required: bool = True
+    metrics_public: bool = False
+    warnings: tuple[str, ...] = ()
+    """What a person should know but need not mend: disabled entries, keys without effect yet."""
+
+    def project(self, name: str) -> Project:
+        """The project's settings; one that the file does not name has the defaults of `limits.project`."""
+        found = self.projects.get(name)
+        return found if found is not None else Project(name, limits=self.limits["project"])
+
+
+# --- one request -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A virtual key as the request path sees it; never its secret."""
+
+    key_id: str
+    project: str
+    name: str | None = None
+    prefix: str = ""
+    """The first characters of the secret, for people."""
+    created_at: float = 0.0
+    expires_at: float | None = None
+    blocked: bool = False
+    models: tuple[str, ...] | None = None
+    """Allow-list of shell wildcards; `None`: whatever the project may use."""
+    limits: Limits = Limits()
+    """The key's own, set at creation; `given` tells which."""
+    metadata: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, in OpenAI's sense: prompt includes cached and cache-write, completion includes reasoning."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, already classified; `message` is safe to show to the caller."""
+
+    cls: FailureClass
+    status: int | None = None
+    """The upstream's HTTP status, or the one inside its error event."""
+    code: str = "upstream_error"
+    """A code of our error table: what the caller sees if this was the last attempt."""
+    message: str = "The upstream failed."
+    retry_after: float | None = None
+    """Seconds, as the upstream asked."""
+    param: str | None = None
+    reason: str = ""
+    """`context_length`, `content_filter` or a word for logs: `connect`, `first_token_timeout`, `http_500` ..."""
+    sent: bool = True
+    """Whether the request may have reached the upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One upstream call, finished. The list of attempts is the retry state, the log entry and the header."""
+
+    deployment: str
+    failure: Failure | None
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As rows, logs and `error.attempts` show it."""
+        shown: dict[str, Any] = {
+            "deployment": self.deployment,
+            "class": self.failure.cls if self.failure else "ok",
+            "status": self.failure.status if self.failure else 200,
+            "ms": round(self.ms, 1),
+        }
+        if self.failure and self.failure.reason:
+            shown["reason"] = self.failure.reason
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """What a dialect wants sent. Headers are lower-case; the body is JSON."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One piece of an answer in OpenAI's shape: a stream's chunk, or a whole completion."""
+
+    body: bytes
+    """One line of JSON."""
+    content: bool = False
+    """Carries content, a tool call or reasoning: the first such event is the commit point."""
+    text: str = ""
+    """What was said, for counting tokens that no one reported."""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage_only: bool = False
+    """A chunk without choices that is there for its usage: shown only to clients that asked for it."""
