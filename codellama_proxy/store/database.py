@@ -1,0 +1,91 @@
+"""How the SQLite file is opened, owned and guarded; knows no table."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+BUSY_MS = 5000
+WAL_LIMIT = 64 * 1024 * 1024
+"""Bytes after which the log is truncated instead of merely copied back."""
+
+
+class StoreError(Exception):
+    """The database cannot be used as it is; the message tells a person why."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - it reads as what it is: a state, not a mistake
+    """A write did not happen: locked, disk full, I/O error. It may work later."""
+
+
+def connect(path: Path, *, create: bool = False, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
+    """A connection for writing. Without `create` a missing file stays missing: losing money is not silent."""
+    if create:
+        _create(path)
+    db = sqlite3.connect(
+        _uri(path, "rw"), uri=True, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    try:
+        db.execute(f"pragma busy_timeout={busy_ms:d}")
+        db.execute("pragma journal_mode=wal")
+        db.execute("pragma synchronous=normal")
+        db.execute("pragma foreign_keys=on")
+        db.execute("pragma trusted_schema=off")
+        db.execute("pragma wal_autocheckpoint=0")
+        db.execute(f"pragma journal_size_limit={WAL_LIMIT:d}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def read_uri(path: Path) -> str:
+    """The address of a connection that can only read."""
+    return _uri(path, "ro")
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode={mode}"
+
+
+def _create(path: Path) -> None:
+    """SQLite gives its log files the mode of the database, so this is the only place that decides it."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"cannot open the database {path}: {error.strerror}") from error
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold `<db>.lock`: two servers on one file would each believe its own counters."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot open the lock {lock}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(f"another server owns the database {path} (it holds {lock})") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def version_warning(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str | None:
+    """A sentence if this SQLite can lose log pages when two processes write; `None` if it is mended."""
+    if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
+        return None
+    return (
+        f"SQLite {'.'.join(map(str, version[:3]))} has the WAL-reset bug "
+        "(mended in 3.51.3, 3.50.7 and 3.44.6): only one server process may use the database"
+    )

@@ -1,0 +1,324 @@
+"""One thread owns the write connection; a write is a function that it runs inside a group commit.
+
+Everything queued is taken at once, run in one `begin immediate`, each function in its own savepoint, and
+resolved after the commit. So a function is atomic, sees every function queued before it, cannot be split by
+the cancellation of whoever waits for it, and costs microseconds when many wait.
+
+A batch that cannot begin or commit fails as a whole with `StoreUnavailable`. Functions queued with
+`keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
+I/O error may have happened all the same, so such functions must be harmless when they run twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from codellama_proxy.store.checkpoint import Checkpointer
+from codellama_proxy.store.database import StoreError, StoreUnavailable, connect
+
+__all__ = ["StoreError", "StoreUnavailable", "Write", "Writer"]
+
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], T]
+
+BATCH = 256
+RETRY_FIRST, RETRY_MAX = 0.1, 2.0
+DRAIN = 10.0
+"""Seconds that `close` goes on trying to write what must not be lost."""
+
+# SQLite's primary result codes that say the file or the disk is at fault, not the statement.
+_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+_BROKEN = frozenset(
+    {
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_UNAVAILABLE = _PASSING | _BROKEN
+
+log = logging.getLogger(__name__)
+
+
+class _Item:
+    """One queued function and whoever waits for it. `inside`: whether it runs in the transaction."""
+
+    __slots__ = ("error", "fn", "future", "inside", "keep", "loop", "result")
+
+    def __init__(
+        self,
+        fn: Write[Any],
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any],
+        loop: asyncio.AbstractEventLoop | None,
+        keep: bool,
+        inside: bool,
+    ) -> None:
+        self.fn = fn
+        self.future = future
+        self.loop = loop
+        self.keep = keep
+        self.inside = inside
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The write side of one database file. `start` and `close` block; everything else does not."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.commits = 0
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._kept: list[_Item] = []
+        self._running = 0
+        self._failure: str | None = None
+        self._delay = RETRY_FIRST / 2
+        self._closing = False
+        self._give_up_at = float("inf")
+        self._db: sqlite3.Connection | None = None
+        self._opened = 0
+        self._thread: threading.Thread | None = None
+        self._checkpointer = Checkpointer(self.path, lambda: self.commits)
+
+    # --- for everybody -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the file (made if missing) and begin to take work."""
+        try:
+            self._db = connect(self.path, create=True)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the database {self.path}: {error}") from error
+        self._thread = threading.Thread(target=self._work, name="store-writer")
+        self._thread.start()
+        self._checkpointer.start()
+
+    def close(self, drain: float = DRAIN) -> None:
+        """Write everything queued, trying for at most `drain` seconds what fails, then close the file."""
+        if self._thread is None:
+            return
+        self._closing = True
+        self._give_up_at = time.monotonic() + drain
+        self._queue.put(None)
+        self._thread.join()
+        self._thread = None
+        self._checkpointer.close()
+        _fail(self._drain(), "the store is closed")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last batch was committed."""
+        return self._failure is None and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last batch was not committed."""
+        return self._failure
+
+    @property
+    def pending(self) -> int:
+        """Functions that are not committed yet."""
+        return self._queue.qsize() + len(self._kept) + self._running
+
+    async def run(self, fn: Write[T]) -> T:
+        """The result of `fn`, once it is committed. Cancelling the caller does not stop the function."""
+        return await self._ask(fn, inside=True)
+
+    def submit(self, fn: Write[T], *, keep: bool = False) -> concurrent.futures.Future[T]:
+        """Queue `fn` without waiting, from any thread; `keep` tries again until it is committed."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()  # what is queued cannot be taken back
+        self._put(_Item(fn, future, None, keep, inside=True))
+        return future
+
+    async def barrier(self) -> None:
+        """Return once everything queued before is committed; `StoreUnavailable` if it could not be."""
+        await self._ask(_nothing, inside=False)
+
+    async def data_version(self) -> int:
+        """A number that changes when, and only when, another process wrote to the file."""
+        opened, version = await self._ask(self._data_version, inside=False)
+        return (opened << 32) + version
+
+    def _data_version(self, db: sqlite3.Connection) -> tuple[int, int]:
+        # A new connection counts from the start again, so it must not be mistaken for the old one.
+        return self._opened, int(db.execute("pragma data_version").fetchone()[0])
+
+    async def _ask(self, fn: Write[T], *, inside: bool) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._put(_Item(fn, future, loop, keep=False, inside=inside))
+        return await future
+
+    def _put(self, item: _Item) -> None:
+        if self._closing or self._thread is None:
+            raise StoreUnavailable("the store is closed")
+        self._queue.put(item)
+
+    # --- on the writer's thread ----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not (self._closing and self._queue.empty() and self._finished()):
+            batch = self._take()
+            self._running = len(batch)
+            try:
+                self._commit([item for item in batch if item.inside])
+            except Exception as error:  # a thread that dies would leave everybody waiting
+                self._failed(batch, error)
+            else:
+                self._committed(batch)
+            self._running = 0
+        _fail(self._kept, "the store is closed and could not write any more")
+        self._kept = []
+        self._disconnect()
+
+    def _finished(self) -> bool:
+        return not self._kept or time.monotonic() >= self._give_up_at
+
+    def _take(self) -> list[_Item]:
+        """What is kept, then what is queued; waits for work, or for the time to try again."""
+        try:
+            first = self._queue.get(timeout=None if self._failure is None else self._delay)
+        except queue.Empty:
+            first = None
+        batch = self._kept
+        self._kept = []
+        if first is not None:
+            batch.append(first)
+        batch.extend(self._drain(BATCH))
+        return batch
+
+    def _drain(self, most: int | None = None) -> list[_Item]:
+        count = self._queue.qsize() if most is None else min(self._queue.qsize(), most)
+        return [item for item in (self._queue.get_nowait() for _ in range(count)) if item is not None]
+
+    def _commit(self, items: Sequence[_Item]) -> None:
+        if not items and self._failure is None:
+            return
+        db = self._connected()
+        execute = db.execute
+        execute("begin immediate")
+        for item in items:
+            execute("savepoint item")
+            try:
+                item.result = item.fn(db)
+            except Exception as error:
+                if _unavailable(error) or not db.in_transaction:
+                    raise
+                item.error = error
+                execute("rollback to item")
+            execute("release item")
+        execute("commit")
+        self.commits += 1
+
+    def _committed(self, batch: Sequence[_Item]) -> None:
+        if self._failure is not None:
+            log.warning("the store writes again: %s", self.path)
+        self._failure = None
+        self._delay = RETRY_FIRST / 2
+        for item in batch:
+            if not item.inside:
+                self._read(item)
+            elif item.keep and item.error is not None:
+                log.error("a write that must not be lost failed", exc_info=item.error)
+        _deliver(batch)
+
+    def _read(self, item: _Item) -> None:
+        try:
+            item.result = item.fn(self._connected())
+        except Exception as error:  # whoever asked gets it
+            item.error = StoreUnavailable(str(error)) if _unavailable(error) else error
+
+    def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
+        """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
+        self._reset(error)
+        if self._failure is None:
+            log.error("the store cannot write to %s: %s", self.path, error)
+        self._failure = str(error)
+        self._delay = min(self._delay * 2, RETRY_MAX)
+        everything = [*batch, *self._drain()]
+        self._kept = [item for item in everything if item.keep]
+        for item in self._kept:
+            item.error = None
+        _fail((item for item in everything if not item.keep), str(error))
+
+    def _reset(self, error: Exception) -> None:
+        """Leave no transaction open; after worse than a lock or a full disk, no connection either."""
+        if self._db is None:
+            return
+        try:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+        except sqlite3.Error:
+            self._disconnect()
+        if _code(error) not in _PASSING:
+            self._disconnect()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = connect(self.path)
+            self._opened += 1
+        return self._db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    return None
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _unavailable(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
+
+
+def _fail(items: Iterable[_Item], why: str) -> None:
+    failed = list(items)
+    for item in failed:
+        item.error = StoreUnavailable(why)
+    _deliver(failed)
+
+
+def _deliver(items: Iterable[_Item]) -> None:
+    """Wake each event loop once, however many wait in it: a wake-up is a system call."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
+    for item in items:
+        if item.loop is None:
+            _resolve(item)
+        else:
+            loops.setdefault(item.loop, []).append(item)
+    for loop, group in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve_all, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _resolve_all(items: Iterable[_Item]) -> None:
+    for item in items:
+        if not item.future.done():
+            _resolve(item)
+
+
+def _resolve(item: _Item) -> None:
+    if item.error is None:
+        item.future.set_result(item.result)
+    else:
+        item.future.set_exception(item.error)
