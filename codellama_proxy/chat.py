@@ -1,0 +1,341 @@
+"""The chat request: parsed once from strangers' bytes, checked shallowly, given its guardrail.
+
+The proxy speaks OpenAI's Chat Completions (platform.openai.com/docs/api-reference/chat) plus `prompt`, one user
+message in short. Checks are shallow on purpose: types and ranges that are wrong for every provider; the rest
+is for the provider, who has the last word. Unknown fields are kept and travel on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.types import Guardrail
+
+MAX_DEPTH = 64
+MAX_INT = 2**31 - 1
+ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+SYSTEM_ROLES = {"system", "developer"}
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One checked request. `params` holds every field that is not here, in the client's words."""
+
+    model: str | None
+    messages: Sequence[Message]
+    stream: bool
+    include_usage: bool
+    """The client wants the usage chunk of a stream."""
+    params: Mapping[str, Any]
+    user: str | None
+    metadata: Mapping[str, Any]
+    cache: Mapping[str, Any]
+    """LiteLLM's per-request `cache` object: `no-cache`, `no-store`, `ttl`, `s-maxage`."""
+    size: int
+    """Bytes of the request as it came."""
+
+    @property
+    def n(self) -> int:
+        return int(self.params.get("n", 1))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The client's own bound on the answer, tokens per choice."""
+        found: int | None = self.params.get("max_completion_tokens", self.params.get("max_tokens"))
+        return found
+
+    @property
+    def max_tokens_field(self) -> str:
+        """The name the client used for it."""
+        return "max_completion_tokens" if "max_completion_tokens" in self.params else "max_tokens"
+
+
+# --- bytes to JSON -------------------------------------------------------------------------------------------
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises `ProxyError`: invalid_json, invalid_encoding, json_too_deep, invalid_type."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(body, str(error)) from None
+    # Fewer brackets than the limit cannot nest deeper than it: most bodies need no walk.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(found, MAX_DEPTH):
+        raise ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    if not isinstance(found, dict):
+        raise ProxyError("invalid_type", "The request body must be a JSON object.")
+    return found
+
+
+def _unreadable(body: bytes, reason: str) -> ProxyError:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return ProxyError("invalid_encoding", "The request body is not valid UTF-8.")
+    if body.startswith(b"\xef\xbb\xbf"):
+        return ProxyError("invalid_encoding", "The request body begins with a byte order mark. Remove it.")
+    if "surrogate" in reason:
+        return ProxyError("invalid_encoding", "The request body contains half of a surrogate pair.")
+    if "depth" in reason:
+        return ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    return ProxyError("invalid_json", f"The request body is not valid JSON: {reason}.")
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+# --- checks --------------------------------------------------------------------------------------------------
+
+Kind = Literal[
+    "boolean", "integer", "number", "string", "object", "array", "string or array", "string or object"
+]
+
+_PYTHON: Mapping[Kind, tuple[type, ...]] = {
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "object": (dict,),
+    "array": (list,),
+    "string or array": (str, list),
+    "string or object": (str, dict),
+}
+
+# field -> its JSON type, and the range where OpenAI's reference gives one that holds for everybody.
+FIELDS: Mapping[str, tuple[Kind, tuple[float, float] | None]] = {
+    "model": ("string", None),
+    "messages": ("array", None),
+    "prompt": ("string", None),
+    "stream": ("boolean", None),
+    "stream_options": ("object", None),
+    "max_tokens": ("integer", (1, MAX_INT)),
+    "max_completion_tokens": ("integer", (1, MAX_INT)),
+    "temperature": ("number", (0, 2)),
+    "top_p": ("number", (0, 1)),
+    "n": ("integer", (1, 128)),
+    "stop": ("string or array", None),
+    "presence_penalty": ("number", (-2, 2)),
+    "frequency_penalty": ("number", (-2, 2)),
+    "logit_bias": ("object", None),
+    "logprobs": ("boolean", None),
+    "top_logprobs": ("integer", (0, 20)),
+    "seed": ("integer", (-(2**63), 2**63 - 1)),
+    "tools": ("array", None),
+    "tool_choice": ("string or object", None),
+    "parallel_tool_calls": ("boolean", None),
+    "functions": ("array", None),
+    "function_call": ("string or object", None),
+    "response_format": ("object", None),
+    "reasoning_effort": ("string", None),
+    "verbosity": ("string", None),
+    "modalities": ("array", None),
+    "audio": ("object", None),
+    "prediction": ("object", None),
+    "metadata": ("object", None),
+    "store": ("boolean", None),
+    "service_tier": ("string", None),
+    "user": ("string", None),
+    "safety_identifier": ("string", None),
+    "prompt_cache_key": ("string", None),
+    "prompt_cache_options": ("object", None),
+    "prompt_cache_retention": ("string", None),
+    "moderation": ("object", None),
+    "web_search_options": ("object", None),
+    "cache": ("object", None),
+}
+
+MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
+
+# Words that other gateways take as "send it there, with this": here only proxy.yaml decides that.
+REFUSED = (
+    "api_base",
+    "base_url",
+    "api_key",
+    "api_version",
+    "organization",
+    "extra_headers",
+    "extra_body",
+    "extra_query",
+    "custom_llm_provider",
+    "fallbacks",
+    "guardrails",
+)
+
+
+def invalid_type(param: str, expected: str) -> ProxyError:
+    article = "an" if expected[0] in "aeio" else "a"
+    return ProxyError("invalid_type", f"'{param}' must be {article} {expected}.", param=param)
+
+
+def invalid_value(param: str, message: str) -> ProxyError:
+    return ProxyError("invalid_value", message, param=param)
+
+
+def check_fields(
+    body: Mapping[str, Any], fields: Mapping[str, tuple[Kind, tuple[float, float] | None]]
+) -> dict[str, Any]:
+    """The body without its nulls (null means absent, as in OpenAI's API), every known field checked."""
+    present = {name: value for name, value in body.items() if value is not None}
+    for name, value in present.items():
+        rule = fields.get(name)
+        if rule is not None:
+            _check(name, value, *rule)
+        elif name in REFUSED:
+            message = f"'{name}' is not supported: where requests go is decided by the proxy's configuration."
+            raise ProxyError("unsupported_parameter", message, param=name)
+    return present
+
+
+def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None) -> None:
+    # bool is an int in Python; in JSON it is not.
+    if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean"):
+        raise invalid_type(name, kind)
+    if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
+        raise invalid_value(name, f"'{name}' must be between {bounds[0]:g} and {bounds[1]:g}.")
+    if isinstance(value, list) and len(value) > MAX_ITEMS.get(name, len(value)):
+        raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
+    fields = check_fields(parse_json(body), FIELDS)
+    _check_items(fields)
+    stream = fields.pop("stream", False)
+    options = fields.pop("stream_options", None)
+    if options is not None and not stream:
+        raise invalid_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+    include_usage = (options or {}).get("include_usage")
+    if include_usage is not None and not isinstance(include_usage, bool):
+        raise invalid_type("stream_options.include_usage", "boolean")
+    model = fields.pop("model", None)
+    if model == "":
+        raise invalid_value("model", "'model' must not be empty.")
+    messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        stream=stream,
+        include_usage=bool(include_usage),
+        user=fields.get("user"),
+        metadata=fields.pop("metadata", {}),
+        cache=fields.pop("cache", {}),
+        params=fields,
+        size=len(body),
+    )
+
+
+def _check_items(fields: Mapping[str, Any]) -> None:
+    """The items of arrays that every provider would choke on."""
+    stop = fields.get("stop")
+    if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
+        raise invalid_type("stop", "string or array of strings")
+    for name in ("tools", "functions"):
+        for index, item in enumerate(fields.get(name, ())):
+            if not isinstance(item, dict):
+                raise invalid_type(f"{name}[{index}]", "object")
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in fields and "max_tokens" in fields and "max_completion_tokens" in fields:
+            raise invalid_value(name, "Give either 'max_tokens' or 'max_completion_tokens', not both.")
+
+
+def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:
+    if prompt is not None:
+        if messages is not None:
+            raise invalid_value("prompt", "Give either 'prompt' or 'messages', not both.")
+        return [{"role": "user", "content": prompt}]
+    if messages is None:
+        raise ProxyError(
+            "missing_required_parameter", "'messages' (or 'prompt') is required.", param="messages"
+        )
+    if not messages:
+        raise invalid_value("messages", "'messages' must not be empty.")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+    return messages
+
+
+def _check_message(message: Any, at: str) -> None:
+    if not isinstance(message, dict):
+        raise invalid_type(at, "object")
+    role = message.get("role")
+    if role is None:
+        raise ProxyError("missing_required_parameter", f"'{at}.role' is required.", param=f"{at}.role")
+    if not isinstance(role, str):
+        raise invalid_type(f"{at}.role", "string")
+    if role not in ROLES:
+        raise invalid_value(f"{at}.role", f"'{at}.role' must be one of {', '.join(sorted(ROLES))}.")
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        raise ProxyError(
+            "missing_required_parameter", f"'{at}.tool_call_id' is required.", param=f"{at}.tool_call_id"
+        )
+    _check_content(message.get("content"), role, at)
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise invalid_type(f"{at}.tool_calls", "array of objects")
+
+
+def _check_content(content: Any, role: str, at: str) -> None:
+    if isinstance(content, str):
+        return
+    if content is None:
+        if role not in ("assistant", "function"):  # an assistant may only have called tools
+            raise ProxyError(
+                "missing_required_parameter", f"'{at}.content' is required.", param=f"{at}.content"
+            )
+        return
+    if not isinstance(content, list):
+        raise invalid_type(f"{at}.content", "string or array")
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise invalid_type(f"{at}.content[{index}]", "object with a 'type'")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise invalid_type(f"{at}.content[{index}].text", "string")
+
+
+# --- the guardrail -------------------------------------------------------------------------------------------
+
+
+def check_client_system(messages: Sequence[Message], policy: str) -> None:
+    """Refuses system messages of the client when the configuration says so."""
+    if policy != "reject":
+        return
+    for index, message in enumerate(messages):
+        if message["role"] in SYSTEM_ROLES:
+            at = f"messages[{index}].role"
+            raise invalid_value(at, "System messages are set by this proxy and not accepted from clients.")
+
+
+def guarded(messages: Sequence[Message], text: str | None, policy: str) -> list[Message]:
+    """The messages as every upstream gets them: the guardrail first, then the client's as `policy` has it."""
+    if policy == "drop":
+        messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
+    first = [{"role": "system", "content": text}] if text else []
+    return [*first, *messages]
+
+
+def guardrail_text(
+    guardrail: Guardrail, project: str | Literal[False] | None, deployment: str | Literal[False] | None
+) -> str | None:
+    """Who has the last word: the project, then the model entry, then the guardrail. `False` is "none"."""
+    for own in (project, deployment):
+        if own is not None:
+            return own or None
+    return guardrail.system_prompt

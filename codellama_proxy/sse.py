@@ -1,0 +1,107 @@
+"""Server-sent events, in both directions, without I/O.
+
+The decoder follows the WHATWG algorithm as far as providers use it: lines end in LF, CRLF or a lone CR, an
+event ends at an empty line, `data` lines are joined by LF, one space after the colon is dropped, comments and
+`id`/`retry` are ignored, a leading byte order mark too. Two departures: an event still open when the stream
+ends is delivered by `flush` (several providers leave out the last empty line), and an event larger than
+`MAX_EVENT` bytes is an error, so that memory stays bounded whatever is sent.
+
+Bytes are never decoded here, so a UTF-8 character split between two reads cannot break.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_EVENT = 1 << 20
+BOM = b"\xef\xbb\xbf"
+DONE = b"[DONE]"
+HEARTBEAT = b": ping\n\n"
+
+
+class Frame(NamedTuple):
+    data: bytes
+    event: str = ""
+
+
+class EventTooLarge(ValueError):
+    """One event outgrew `MAX_EVENT`."""
+
+
+def encode(body: bytes) -> bytes:
+    """One event whose data is `body`, which must be a single line (JSON without raw newlines is)."""
+    return b"data: " + body + b"\n\n"
+
+
+class Decoder:
+    """Bytes in, whole frames out, in any chunking."""
+
+    __slots__ = ("_after_cr", "_at_start", "_buffer", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0  # no event ends before this offset: long events are not scanned twice
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that `chunk` completes. Raises `EventTooLarge`."""
+        buffer = self._buffer
+        buffer += self._unify_line_ends(chunk)
+        if self._at_start and not self._skip_bom():
+            return []
+        frames: list[Frame] = []
+        start = 0
+        while (end := buffer.find(b"\n\n", max(start, self._searched))) >= 0:
+            frame = _parse(bytes(buffer[start:end]))
+            if frame is not None:
+                frames.append(frame)
+            start = self._searched = end + 2
+        if start:
+            del buffer[:start]
+        if len(buffer) > MAX_EVENT:
+            raise EventTooLarge(f"an event larger than {MAX_EVENT} bytes")
+        self._searched = max(len(buffer) - 1, 0)
+        return frames
+
+    def flush(self) -> list[Frame]:
+        """The frame left open at the end of the stream, if there is one."""
+        frame = _parse(bytes(self._buffer))
+        self._buffer.clear()
+        self._searched = 0
+        return [frame] if frame is not None else []
+
+    def _unify_line_ends(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk:
+            self._after_cr = False
+            chunk = chunk.removeprefix(b"\n")
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return chunk
+
+    def _skip_bom(self) -> bool:
+        """Whether the beginning is settled: the first three bytes tell whether there is a mark."""
+        buffer = self._buffer
+        if len(buffer) < len(BOM) and BOM.startswith(buffer):
+            return False
+        if buffer.startswith(BOM):
+            del buffer[: len(BOM)]
+        self._at_start = False
+        return True
+
+
+def _parse(block: bytes) -> Frame | None:
+    """One event's lines; `None` when they carry no data."""
+    if block.startswith(b"data:") and b"\n" not in block:  # nearly every event there is
+        return Frame(block[6:] if block[5:6] == b" " else block[5:])
+    data: list[bytes] = []
+    event = ""
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            event = value.decode("utf-8", "replace")
+    return Frame(b"\n".join(data), event) if data else None
