@@ -1,9 +1,9 @@
 """What a model's name tells the upstream to do: `label/words of the first call|words of the second|...`.
 
-Words of one call are separated by `;` and may have a value: `fast/status=500|status=429;retry_after=2|ok`. The
-last call's words stand for all later ones. A name without `/` is `ok`. Values are percent-encoded where they
-need a separator. Every token of an answer carries the label, so an answer that mixes two deployments shows.
-"After so many tokens" counts what was sent: pieces of content and fragments of tool calls.
+Words of one call are separated by `;` and may have a value: `fast/status=500|status=429;retry_after=2|ok`.
+The words of the last call stand for all later ones. A name without `/` is `ok`. Values are percent-encoded
+where they need a separator. Every token of an answer carries the label, so an answer that mixes two
+deployments shows. "After so many tokens" counts what was sent: pieces of content, fragments of tool calls.
 """
 
 from __future__ import annotations

@@ -1,0 +1,53 @@
+"""Fixtures that start real processes: nothing here costs a test that does not ask for it."""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from collections.abc import Iterator
+from importlib import metadata
+
+import pytest
+
+from tests.rig import ProxyFactory, Upstream, proxies
+
+
+def pytest_report_header() -> list[str]:
+    names = ("starlette", "uvicorn", "httpx2", "aiohttp", "orjson", "pydantic", "aiosqlite", "openai")
+    found = ", ".join(f"{name} {_version(name)}" for name in names)
+    return [f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {found}"]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+@pytest.fixture(scope="session")
+def upstream_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    """The one scripted upstream of a test run."""
+    one = Upstream(tmp_path_factory.mktemp("upstream"))
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def upstream(upstream_process: Upstream) -> Upstream:
+    """The upstream, its journal beginning with this test."""
+    return upstream_process.fresh()
+
+
+@pytest.fixture(scope="module")
+def module_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyFactory]:
+    """Starts servers that the tests of one module share."""
+    with proxies(tmp_path_factory.mktemp("shared")) as factory:
+        yield factory
+
+
+@pytest.fixture
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyFactory]:
+    """Starts servers for one test: `proxy(config_text, env=..., database=...)`."""
+    with proxies(tmp_path_factory.mktemp("own")) as factory:
+        yield factory

@@ -1,0 +1,362 @@
+"""Real parts for the tests: the upstream process, the real server process, keys made by the real commands.
+
+Everything is bounded in time, talks over loopback only, and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+
+import httpx2
+
+from tests.upstream.script import parse
+
+ROOT = Path(__file__).parent.parent
+ADMIN = "admin-key-of-the-tests-0123456789"
+GUARDRAIL = "Only respond to questions about code. Say 'I don't know' to anything outside of that."
+PRICE = {"input": 1.5, "output": 6}
+"""USD per million tokens of every scripted model, unless a test says otherwise."""
+
+T = TypeVar("T")
+
+
+def until(probe: Callable[[], T | None], what: str, *, within: float = 5.0) -> T:
+    """The first truthy value of `probe`, asked again and again."""
+    deadline = time.monotonic() + within
+    while True:
+        if found := probe():
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {within} s"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def end(process: subprocess.Popen[Any], *, within: float = 10.0) -> int:
+    """Waits for a process that was told to stop; one that will not is killed, and that is a failure."""
+    try:
+        return process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(within)
+        raise AssertionError(f"{process.args!r} did not stop within {within} s") from None
+
+
+# --- the upstream --------------------------------------------------------------------------------------
+
+
+class View:
+    """What the journal says since the view was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = path.stat().st_size
+
+    def events(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
+        with self._path.open(encoding="utf-8") as file:
+            file.seek(self._start)
+            lines = [json.loads(line) for line in file if line.endswith("\n")]
+        wanted = {**facts, **({"event": event} if event else {})}
+        return [line for line in lines if wanted.items() <= line.items()]
+
+    def requests(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Requests that came, all or those for one model's name (or its label)."""
+        found = self.events("request")
+        return [one for one in found if model is None or _is_for(one, model)]
+
+    def bodies(self, model: str | None = None) -> list[dict[str, Any]]:
+        return [one["body"] for one in self.requests(model)]
+
+    def models(self) -> list[str]:
+        """The labels that were asked, in order."""
+        return [str(body["model"]).partition("/")[0] for body in self.bodies()]
+
+    def usages(self, model: str | None = None) -> list[Any]:
+        """What usage was reported for each request, in order."""
+        ids = [one["request"] for one in self.requests(model)]
+        reported = {one["request"]: one["usage"] for one in self.events("finished")}
+        return [reported.get(one) for one in ids]
+
+    def closed(self, request: int) -> list[dict[str, Any]]:
+        """When the peer hung up while this request was being answered."""
+        return self.events("closed", request=request, by_peer=True)
+
+
+def _is_for(event: Mapping[str, Any], model: str) -> bool:
+    asked = str(event["body"].get("model")) if isinstance(event["body"], dict) else ""
+    return model in (asked, asked.partition("/")[0])
+
+
+class Upstream:
+    """The scripted provider, as a process."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "journal.jsonl"
+        self.path.touch()
+        command = [sys.executable, "-m", "tests.upstream", "--journal", str(self.path)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.url = self.origin + "/v1"
+        self.journal = View(self.path)
+
+    def fresh(self) -> Self:
+        """The same process with a journal that begins now."""
+        self.journal = View(self.path)
+        return self
+
+    def open_gate(self, label: str) -> None:
+        httpx2.post(f"{self.origin}/gate/{label}", trust_env=False).raise_for_status()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def model(self, name: str, script: str = "ok", **more: Any) -> dict[str, Any]:
+        """A `models:` entry that is answered here, alone unless `fallbacks` says otherwise."""
+        upstream_model = f"{name}/{script}"
+        parse(upstream_model)
+        entry = {
+            "name": name,
+            "provider": "openai_compatible",
+            "base_url": self.url,
+            "api_key": f"sk-upstream-secret-{name}",
+            "model": upstream_model,
+            "price": PRICE,
+            "fallbacks": [],
+        }
+        return {**entry, **more}
+
+
+# --- configuration -------------------------------------------------------------------------------------
+
+
+def config(*models: Mapping[str, Any], **sections: Any) -> str:
+    """A proxy.yaml (JSON is YAML). Retries and cooldowns are quick, so that no test waits for policy."""
+    routing = {"backoff": {"initial": "1ms", "max": "5ms"}, **sections.pop("routing", {})}
+    whole = {
+        "models": list(models),
+        "guardrail": {"system_prompt": GUARDRAIL},
+        "routing": routing,
+        "cache": {"enabled": False},
+        **sections,
+    }
+    return json.dumps(whole, indent=1)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of the commands: ours, without what would leak into the proxy."""
+    leaks = ("PROXY_", "OPENAI_", "ANTHROPIC_", "TOGETHER_", "PROMPTLAYER_", "HTTP_PROXY", "http_proxy")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(leaks)}
+    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+
+
+# --- the server ----------------------------------------------------------------------------------------
+
+
+def keys(database: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """`scripts/keys.py ...` on a database."""
+    command = [sys.executable, "scripts/keys.py", *arguments, "--database", str(database)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def create_key(database: Path, project: str = "default", *options: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(keys(database, "create", project, "--json", *options).stdout)
+    return made
+
+
+@dataclass
+class Proxy:
+    """The real command as a process, on a database file of its own."""
+
+    config_path: Path
+    database: Path
+    log_path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    project: str = "default"
+    allow: Sequence[str] = ()
+    """Words that the log may have though they look bad."""
+
+    key: str = ""
+    key_id: str = ""
+    port: int = 0
+    _process: subprocess.Popen[Any] | None = None
+    _log: IO[Any] | None = None
+    _client: httpx2.Client | None = None
+
+    # starting and stopping
+
+    def start(self) -> Self:
+        if not self.key:
+            made = create_key(self.database, self.project)
+            self.key, self.key_id = made["key"], made["key_id"]
+        self.port = free_port()
+        self._log = self.log_path.open("ab")
+        self._process = subprocess.Popen(
+            self.command(),
+            cwd=self.database.parent,
+            env=environment(PROXY_MASTER_KEY=ADMIN, PROXY_LOG_FORMAT="json", **self.env),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self._client = httpx2.Client(base_url=self.url, trust_env=False, timeout=20)
+        until(self._ready, "the server is ready", within=20)
+        return self
+
+    def command(self) -> list[str]:
+        options = {"--config": self.config_path, "--database": self.database, "--port": self.port}
+        pairs = [str(part) for pair in options.items() for part in pair]
+        return [sys.executable, "-m", "codellama_proxy", "serve", *pairs]
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the server ended at start:\n{self.log()}"
+        with contextlib.suppress(httpx2.TransportError):
+            return self.client.get("/health/readiness").status_code == 200
+        return False
+
+    def stop(self) -> int:
+        """SIGTERM, as an operator would."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """SIGKILL, as a crash would."""
+        return self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> int:
+        assert self._process is not None
+        if self._client is not None:
+            self._client.close()
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        code = end(self._process, within=15)
+        if self._log is not None:
+            self._log.close()
+        return code
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    # speaking to it
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> httpx2.Client:
+        assert self._client is not None
+        return self._client
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def chat(self, body: Mapping[str, Any] | None = None, /, **more: Any) -> httpx2.Response:
+        """One chat completion over HTTP; a `prompt` of "hi" unless the body says something."""
+        whole = {**(body or {}), **more}
+        if not {"messages", "prompt"} & whole.keys():
+            whole["messages"] = [{"role": "user", "content": "hi"}]
+        return self.client.post("/v1/chat/completions", json=whole, headers=self.auth)
+
+    def admin(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        return self.client.request(method, path, headers={"authorization": f"Bearer {ADMIN}"}, **more)
+
+    def new_key(self, project: str | None = None, **fields: Any) -> dict[str, Any]:
+        """A key made by the running server."""
+        answer = self.admin("POST", "/key/generate", json={"key_alias": project or self.project, **fields})
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def rows(self, **filters: Any) -> list[dict[str, Any]]:
+        """Rows of the request log, newest first."""
+        answer = self.admin("GET", "/spend/logs", params={"size": 1000, **filters})
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found
+
+    def row(self, request_id: str, *, within: float = 5.0) -> dict[str, Any]:
+        """The settled row of one request, waited for."""
+
+        def settled() -> list[dict[str, Any]]:
+            found = self.rows(request_id=request_id)
+            assert len(found) <= 1, found
+            return [one for one in found if one["status"] != "held"]
+
+        return until(settled, f"a settled row of {request_id}", within=within)[0]
+
+    # what it said
+
+    def log(self) -> str:
+        return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The JSON lines of the log."""
+        lines = (line for line in self.log().splitlines() if line.startswith("{"))
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def complaints(self) -> list[str]:
+        """What no log may have: tracebacks, and answers with 500."""
+        bad = [line for line in self.log().splitlines() if "Traceback (most recent call last)" in line]
+        bad += [
+            str(line) for line in self.log_lines() if 500 in (line.get("http_status"), line.get("status"))
+        ]
+        bad += [str(line) for line in self.log_lines() if "Traceback" in str(line)]
+        return [line for line in bad if not any(word in line for word in self.allow)]
+
+
+ProxyFactory = Callable[..., Proxy]
+
+
+@contextlib.contextmanager
+def proxies(directory: Path) -> Iterator[ProxyFactory]:
+    """A factory of servers that are stopped, and their logs checked, at the end."""
+    started: list[Proxy] = []
+
+    def factory(
+        text: str, *, env: Mapping[str, str] | None = None, database: Path | None = None, **more: Any
+    ) -> Proxy:
+        place = directory / str(len(started))
+        place.mkdir(parents=True)
+        path = place / "proxy.yaml"
+        path.write_text(text)
+        one = Proxy(path, database or place / "proxy.db", place / "log", env=env or {}, **more)
+        started.append(one)
+        return one.start()
+
+    try:
+        yield factory
+    finally:
+        for one in started:
+            if one._process is not None:
+                one.stop()
+    for one in started:
+        assert not one.complaints(), "\n".join(one.complaints()[:5])
