@@ -14,6 +14,20 @@ BUSY_MS = 5000
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes after which the log is truncated instead of merely copied back."""
 
+# SQLite's primary result codes that say the file or the disk is at fault, not the statement.
+_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+_BROKEN = frozenset(
+    {
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_UNAVAILABLE = _PASSING | _BROKEN
+
 
 class StoreError(Exception):
     """The database cannot be used as it is; the message tells a person why."""
@@ -21,6 +35,20 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):  # noqa: N818 - it reads as what it is: a state, not a mistake
     """A write did not happen: locked, disk full, I/O error. It may work later."""
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether the file or the disk is at fault, not the statement."""
+    return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the connection is as good as before."""
+    return isinstance(error, sqlite3.Error) and _code(error) in _PASSING
+
+
+def _code(error: sqlite3.Error) -> int:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # primary: without what SQLite adds to it
 
 
 def connect(path: Path, *, create: bool = False, busy_ms: int = BUSY_MS) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from codellama_proxy.store.checkpoint import Checkpointer
-from codellama_proxy.store.database import StoreError, StoreUnavailable, connect
+from codellama_proxy.store.database import StoreError, StoreUnavailable, connect, passing, unavailable
 
 __all__ = ["StoreError", "StoreUnavailable", "Write", "Writer"]
 
@@ -34,20 +34,6 @@ BATCH = 256
 RETRY_FIRST, RETRY_MAX = 0.1, 2.0
 DRAIN = 10.0
 """Seconds that `close` goes on trying to write what must not be lost."""
-
-# SQLite's primary result codes that say the file or the disk is at fault, not the statement.
-_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
-_BROKEN = frozenset(
-    {
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
-_UNAVAILABLE = _PASSING | _BROKEN
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +46,7 @@ class _Item:
     def __init__(
         self,
         fn: Write[Any],
-        future: asyncio.Future[Any] | concurrent.futures.Future[Any],
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
         loop: asyncio.AbstractEventLoop | None,
         keep: bool,
         inside: bool,
@@ -142,6 +128,10 @@ class Writer:
         self._put(_Item(fn, future, None, keep, inside=True))
         return future
 
+    def post(self, fn: Write[Any]) -> None:
+        """`submit` with `keep`, for those who never look at the result: the cheapest way to queue."""
+        self._put(_Item(fn, None, None, keep=True, inside=True))
+
     async def barrier(self) -> None:
         """Return once everything queued before is committed; `StoreUnavailable` if it could not be."""
         await self._ask(_nothing, inside=False)
@@ -214,7 +204,7 @@ class Writer:
             try:
                 item.result = item.fn(db)
             except Exception as error:
-                if _unavailable(error) or not db.in_transaction:
+                if unavailable(error) or not db.in_transaction:
                     raise
                 item.error = error
                 execute("rollback to item")
@@ -238,7 +228,7 @@ class Writer:
         try:
             item.result = item.fn(self._connected())
         except Exception as error:  # whoever asked gets it
-            item.error = StoreUnavailable(str(error)) if _unavailable(error) else error
+            item.error = StoreUnavailable(str(error)) if unavailable(error) else error
 
     def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
         """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
@@ -262,7 +252,7 @@ class Writer:
                 self._db.execute("rollback")
         except sqlite3.Error:
             self._disconnect()
-        if _code(error) not in _PASSING:
+        if not passing(error):
             self._disconnect()
 
     def _connected(self) -> sqlite3.Connection:
@@ -279,14 +269,6 @@ class Writer:
 
 def _nothing(_: sqlite3.Connection) -> None:
     return None
-
-
-def _code(error: BaseException) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _unavailable(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
 
 
 def _fail(items: Iterable[_Item], why: str) -> None:
@@ -313,12 +295,14 @@ def _deliver(items: Iterable[_Item]) -> None:
 
 def _resolve_all(items: Iterable[_Item]) -> None:
     for item in items:
-        if not item.future.done():
-            _resolve(item)
+        _resolve(item)
 
 
 def _resolve(item: _Item) -> None:
+    future = item.future
+    if future is None or future.done():  # nobody waits, or whoever waited was cancelled
+        return
     if item.error is None:
-        item.future.set_result(item.result)
+        future.set_result(item.result)
     else:
-        item.future.set_exception(item.error)
+        future.set_exception(item.error)
