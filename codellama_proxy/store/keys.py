@@ -1,0 +1,191 @@
+"""The server's view of the keys: whose secret it is, from memory, and the changes an administrator makes.
+
+The memory is keyed by the whole hash of the whole secret and dropped at any change: by this process at once,
+by another (the command line) within the half second between two looks at the file's version. A lookup that
+began before a drop never writes its row back, so a revoked key cannot come to life again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.store import key_rows
+from codellama_proxy.store.key_rows import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
+from codellama_proxy.store.key_values import Change
+from codellama_proxy.store.reader import Reader
+from codellama_proxy.store.writer import StoreUnavailable, Writer
+from codellama_proxy.types import Key
+
+T = TypeVar("T")
+
+CACHED = 10_000
+CACHED_UNKNOWN = 1_000
+WATCH_EVERY = 0.5
+
+_Entry = tuple[Key, float | None]
+"""A key, and when the secret that opened it ends."""
+
+
+class Keys:
+    """`authenticate` is for every request; everything else is for administrators."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        *,
+        clock: Callable[[], float] = time.time,
+        cached: int = CACHED,
+        cached_unknown: int = CACHED_UNKNOWN,
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._most = cached
+        self._most_unknown = cached_unknown
+        self._known: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._unknown: OrderedDict[bytes, None] = OrderedDict()
+        self._generation = 0
+
+    # --- every request -------------------------------------------------------------------------------------
+
+    async def authenticate(self, secret: str | None) -> Key:
+        """Whose secret it is; `ProxyError` 401 if nobody's, or if the key is blocked or expired."""
+        key = self.cached(secret)
+        return key if key is not None else await self._look_up(secret or "")
+
+    def cached(self, secret: str | None) -> Key | None:
+        """As `authenticate`, from memory alone: `None` if only the database knows."""
+        if not secret or len(secret) != SECRET_LENGTH or not secret.startswith(SECRET_START):
+            raise invalid_api_key()
+        if not secret.isascii():
+            raise invalid_api_key()
+        hashed = hashlib.sha256(secret.encode()).digest()
+        entry = self._known.get(hashed)
+        if entry is not None:
+            self._known.move_to_end(hashed)
+            return _admitted(entry, self._clock())
+        if hashed in self._unknown:
+            raise invalid_api_key()
+        return None
+
+    async def _look_up(self, secret: str) -> Key:
+        generation = self._generation
+        row = await _available(self._reader.one(SQL["card_by_hash"], {"hash": key_rows.digest(secret)}))
+        hashed = hashlib.sha256(secret.encode()).digest()
+        fresh = generation == self._generation
+        if row is None:
+            if fresh:
+                _remember(self._unknown, hashed, None, self._most_unknown)
+            raise invalid_api_key()
+        entry = (from_row(row), row[10])
+        if fresh:
+            _remember(self._known, hashed, entry, self._most)
+        return _admitted(entry, self._clock())
+
+    def forget(self) -> None:
+        """Drop what is in memory: something about the keys changed."""
+        self._generation += 1
+        self._known.clear()
+        self._unknown.clear()
+
+    async def watch(
+        self, every: float = WATCH_EVERY, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """Run for as long as the server: forget whenever another process wrote to the file."""
+        seen: int | None = None
+        while True:
+            try:
+                version = await self._writer.data_version()
+            except StoreUnavailable:
+                version = None
+            if version is None or version != seen:
+                self.forget()
+            seen = version
+            await sleep(every)
+
+    # --- administrators ------------------------------------------------------------------------------------
+
+    async def create(self, change: Change) -> tuple[Key, str]:
+        """A new key, and its secret for the only time."""
+        return await self._write(lambda db: key_rows.create(db, change, self._clock()))
+
+    async def update(self, key_id: str, change: Change) -> Key:
+        return await self._write(lambda db: key_rows.update(db, key_id, change, self._clock()))
+
+    async def block(self, key_id: str) -> Key:
+        return await self._write(lambda db: key_rows.block(db, key_id, True))
+
+    async def unblock(self, key_id: str) -> Key:
+        return await self._write(lambda db: key_rows.block(db, key_id, False))
+
+    async def rotate(self, key_id: str, overlap: float = 0.0) -> tuple[Key, str]:
+        """The same key with a new secret; the old one stays valid for `overlap` seconds."""
+        return await self._write(lambda db: key_rows.rotate(db, key_id, overlap, self._clock()))
+
+    async def delete(self, key_id: str) -> Key:
+        return await self._write(lambda db: key_rows.delete(db, key_id))
+
+    async def get(self, key_id: str) -> Key:
+        row = await _available(self._reader.one(SQL["card_by_id"], {"key_id": key_id}))
+        if row is None:
+            raise not_found()
+        return from_row(row)
+
+    async def find(self, secret: str) -> Key:
+        """The key that a secret belongs to, whatever its state."""
+        row = await _available(self._reader.one(SQL["card_by_hash"], {"hash": key_rows.digest(secret)}))
+        if row is None:
+            raise not_found()
+        return from_row(row)
+
+    async def page(self, page: int, size: int, project: str | None = None) -> tuple[tuple[Key, ...], int]:
+        """Keys, the newest first, pages from 1; and how many there are."""
+        asked = {"project": project, "size": size, "skip": (page - 1) * size}
+        rows = await _available(self._reader.all(SQL["page_of_cards"], asked))
+        total = await _available(self._reader.one(SQL["count_keys"], {"project": project}))
+        return tuple(from_row(row) for row in rows), int(total[0]) if total else 0
+
+    async def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await _available(self._writer.run(fn))
+        finally:
+            self.forget()
+
+
+def invalid_api_key() -> ProxyError:
+    """Missing, malformed or unknown: nobody learns which."""
+    return ProxyError("invalid_api_key", "Incorrect API key provided.")
+
+
+def _admitted(entry: _Entry, now: float) -> Key:
+    key, secret_ends = entry
+    if key.blocked:
+        raise ProxyError("key_blocked", "This API key is blocked.")
+    if _over(key.expires_at, now) or _over(secret_ends, now):
+        raise ProxyError("key_expired", "This API key has expired.")
+    return key
+
+
+def _over(end: float | None, now: float) -> bool:
+    return end is not None and now >= end
+
+
+def _remember(memory: OrderedDict[bytes, Any], hashed: bytes, entry: Any, most: int) -> None:
+    memory[hashed] = entry
+    if len(memory) > most:
+        memory.popitem(last=False)
+
+
+async def _available(reading: Awaitable[T]) -> T:
+    try:
+        return await reading
+    except StoreUnavailable as error:
+        raise ProxyError("accounting_unavailable", "The store of keys cannot be used now.") from error

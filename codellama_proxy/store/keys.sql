@@ -1,0 +1,67 @@
+-- Keys and their secrets. A "card" is a key with the prefix of its current secret.
+
+-- name: insert_key
+-- A new key.
+insert into keys (key_id, project, name, created_at, expires_at, blocked, models, limits, metadata)
+values (:key_id, :project, :name, :created_at, :expires_at, :blocked, :models, :limits, :metadata);
+
+-- name: insert_secret
+-- A new current secret; the old one has an end by now.
+insert into key_secrets (hash, key_id, prefix, expires_at) values (:hash, :key_id, :prefix, null);
+
+-- name: save_key
+-- Everything about a key that can change.
+update keys
+set project = :project, name = :name, expires_at = :expires_at, blocked = :blocked,
+    models = :models, limits = :limits, metadata = :metadata
+where key_id = :key_id;
+
+-- name: card_by_id
+-- One key.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
+from key_cards
+where key_id = :key_id;
+
+-- name: card_by_hash
+-- The key that a secret opens, and when that secret ends.
+select
+    c.key_id, c.project, c.name, c.prefix, c.created_at, c.expires_at, c.blocked, c.models, c.limits, c.metadata,
+    h.expires_at
+from key_secrets h
+join key_cards c on c.key_id = h.key_id
+where h.hash = :hash;
+
+-- name: cards_by_prefix
+-- Keys with a secret, current or rotated, that begins so; two are enough to know that it is ambiguous.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
+from key_cards
+where key_id in (select key_id from key_secrets where substr(prefix, 1, length(:prefix)) = :prefix)
+limit 2;
+
+-- name: page_of_cards
+-- Keys, the newest first.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
+from key_cards
+where :project is null or project = :project
+order by created_at desc, key_id
+limit :size offset :skip;
+
+-- name: count_keys
+-- How many keys there are.
+select count(*) from keys where :project is null or project = :project;
+
+-- name: delete_rotated_secrets
+-- Forget what was rotated away before: at most two secrets of a key are valid.
+delete from key_secrets where key_id = :key_id and expires_at is not null;
+
+-- name: end_current_secret
+-- Let the current secret end at a time.
+update key_secrets set expires_at = :expires_at where key_id = :key_id and expires_at is null;
+
+-- name: delete_current_secret
+-- Let the current secret end at once.
+delete from key_secrets where key_id = :key_id and expires_at is null;
+
+-- name: delete_key
+-- Remove a key and its secrets; what it used stays in the ledger.
+delete from keys where key_id = :key_id;
