@@ -1,0 +1,247 @@
+"""What happens when upstreams fail before the first token: who is asked next, and what the caller is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.rig import Proxy, ProxyFactory, Upstream, config, free_port
+
+# script -> class of failure; each comes true with and without a stream.
+FAULTS = {
+    "status=500": "transient",
+    "status=502": "transient",
+    "status=504": "transient",
+    "status=408": "transient",
+    "status=503": "transient",
+    "status=503;retry_after=30": "busy",
+    "status=529": "busy",
+    "status=429;retry_after=3600": "busy",
+    "status=429;retry_after=-5": "busy",
+    "status=429;retry_after=abc": "busy",
+    "status=429;retry_after=Fri, 01 Jan 2038 00:00:00 GMT": "busy",
+    "status=401": "credential",
+    "status=402": "credential",
+    "status=403": "credential",
+    "status=404": "credential",
+    "status=429;code=insufficient_quota": "credential",
+    "hang": "transient",
+    "drop": "transient",
+    "reset": "transient",
+    "html": "disguised",
+    "empty": "disguised",
+    "error_200": "disguised",
+    "gzip_bomb": "disguised",
+    "redirect=http://127.0.0.1:1/": "disguised",
+    "huge_header": None,
+    "endless": None,
+}
+STREAM_FAULTS = {
+    "empty_stream": "disguised",
+    "error_event_first": "disguised",
+    "role_then_fail": "disguised",
+    "cut_clean=0": "disguised",
+    "cut=0": None,
+    "stall=0": "transient",
+    "comments_only": "transient",
+}
+WHOLE_FAULTS = {"truncated": "disguised", "no_choices": "disguised", "cut": None, "stall": "transient"}
+CASES = [
+    *((script, cls, streamed) for script, cls in FAULTS.items() for streamed in (False, True)),
+    *((script, cls, True) for script, cls in STREAM_FAULTS.items()),
+    *((script, cls, False) for script, cls in WHOLE_FAULTS.items()),
+]
+QUICK = {"connect": "1s", "first_token": "250ms", "idle": "250ms", "answer": "400ms"}
+
+
+def label(script: str, streamed: bool) -> str:
+    return f"bad-{[(s, t) for s, _, t in CASES].index((script, streamed))}"
+
+
+@pytest.fixture(scope="module")
+def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
+    model = upstream_process.model
+    closed = f"http://127.0.0.1:{free_port()}/v1"
+    return module_proxy(
+        config(
+            *(
+                model(label(script, streamed), script, fallbacks=["good"], timeouts=QUICK)
+                for script, _, streamed in CASES
+            ),
+            model("unreachable", base_url=closed, fallbacks=["good"]),
+            model("good"),
+            model("once", "status=500|ok"),
+            model("once-stream", "status=500|ok"),
+            model("never", "status=500"),
+            model("patient", "status=429;retry_after_ms=20|ok"),
+            model("impatient", "status=429;retry_after=3600|ok"),
+            model("rejecting", "status=400;message=Not like this.", fallbacks=["good"]),
+            model("long", "status=400;code=context_length_exceeded", fallbacks=["good"]),
+            model("first", "status=500", fallbacks=["second", "third", "good"]),
+            model("second", "status=429", fallbacks=[]),
+            model("third", "status=401", fallbacks=[]),
+            model("lost", "status=500", fallbacks=["lost-2", "lost-3"]),
+            model("lost-2", "status=500", fallbacks=[]),
+            model("lost-3", "html", fallbacks=[]),
+            model("twin", "status=500"),
+            model("twin", "ok"),
+            model("flapping", "status=500", fallbacks=["good"]),
+            projects={"narrow": {"models": ["first", "third", "good"]}},
+        )
+    )
+
+
+def said(body: str) -> str:
+    """The text of an answer, whole or streamed."""
+    if not body.startswith("data:"):
+        content: str = json.loads(body)["choices"][0]["message"]["content"]
+        return content
+    chunks = [json.loads(line[6:]) for line in body.split("\n\n") if line and line != "data: [DONE]"]
+    return "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+
+
+GOOD = " ".join(f"good-{i}" for i in range(8))
+
+
+@pytest.mark.parametrize(("script", "cls", "streamed"), CASES)
+def test_a_failure_before_the_first_token_is_served_by_the_next_model(
+    served: Proxy, upstream: Upstream, script: str, cls: str | None, streamed: bool
+) -> None:
+    name = label(script, streamed)
+    answer = served.chat(model=name, stream=streamed)
+    assert answer.status_code == 200, answer.text
+    assert said(answer.text) == GOOD, "not one byte of the failed deployment may show"
+    assert answer.headers["x-proxy-model"] == "good"
+    assert answer.headers["x-proxy-deployment"] == "good#1"
+    assert answer.headers["x-proxy-attempts"] == "2"
+    assert upstream.journal.models() == [name, "good"]
+    row = served.row(answer.headers["x-request-id"])
+    assert [attempt["deployment"] for attempt in row["attempts"]] == [f"{name}#1", "good#1"]
+    assert row["attempts"][1]["class"] == "ok"
+    assert row["attempts"][0]["class"] in ((cls,) if cls else ("transient", "disguised"))
+    assert (row["model_requested"], row["model"], row["status"]) == (name, "good", "ok")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_upstream_that_refuses_connections_is_passed_over(served: Proxy, streamed: bool) -> None:
+    answer = served.chat(model="unreachable", stream=streamed)
+    assert said(answer.text) == GOOD
+    assert answer.elapsed.total_seconds() < 2
+
+
+@pytest.mark.parametrize("name", ["once", "once-stream"])
+def test_a_lone_deployment_is_tried_again(served: Proxy, upstream: Upstream, name: str) -> None:
+    answer = served.chat(model=name, stream=name == "once-stream")
+    assert said(answer.text).startswith(f"{name}-0 ")
+    assert answer.headers["x-proxy-attempts"] == "2"
+    assert upstream.journal.models() == [name, name]
+
+
+def test_retries_end(served: Proxy, upstream: Upstream) -> None:
+    answer = served.chat(model="never")
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_error"
+    assert upstream.journal.models() == ["never"] * 2
+
+
+def test_a_short_retry_after_is_waited_for_when_nothing_else_is_ready(
+    served: Proxy, upstream: Upstream
+) -> None:
+    assert served.chat(model="patient").status_code == 200
+    assert upstream.journal.models() == ["patient"] * 2
+
+
+def test_a_long_retry_after_is_not_waited_for(served: Proxy, upstream: Upstream) -> None:
+    answer = served.chat(model="impatient")
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "upstream_rate_limited"
+    assert 0 < int(answer.headers["retry-after"]) <= 600
+    assert upstream.journal.models() == ["impatient"]
+
+
+def test_a_callers_fault_goes_nowhere_else(served: Proxy, upstream: Upstream) -> None:
+    for _ in range(5):
+        answer = served.chat(model="rejecting")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "upstream_rejected"
+        assert "Not like this." in answer.json()["error"]["message"]
+    assert upstream.journal.models() == ["rejecting"] * 5, "and it is not cooled for it"
+
+
+def test_too_long_a_prompt_may_move_on(served: Proxy) -> None:
+    assert said(served.chat(model="long").text) == GOOD
+
+
+def test_fallbacks_are_tried_in_their_order(served: Proxy, upstream: Upstream) -> None:
+    answer = served.chat(model="first")
+    assert upstream.journal.models() == ["first", "second", "third", "good"]
+    assert answer.headers["x-proxy-attempts"] == "4"
+    row = served.row(answer.headers["x-request-id"])
+    assert [attempt["class"] for attempt in row["attempts"]] == ["transient", "busy", "credential", "ok"]
+
+
+def test_the_chain_skips_models_the_key_may_not_use(served: Proxy, upstream: Upstream) -> None:
+    narrow = served.new_key("narrow")["key"]
+    headers = {"authorization": f"Bearer {narrow}"}
+    body = {"model": "first", "messages": [{"role": "user", "content": "hi"}]}
+    answer = served.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert "second" not in upstream.journal.models()
+    assert upstream.journal.models()[-1] == "good"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_exhausted_chain_lists_its_attempts(served: Proxy, upstream: Upstream, streamed: bool) -> None:
+    answer = served.chat(model="lost", stream=streamed)
+    error = answer.json()["error"]
+    assert answer.status_code == 502
+    assert len(error["attempts"]) == len(upstream.journal.requests()) >= 3
+    assert {attempt["deployment"] for attempt in error["attempts"]} == {"lost#1", "lost-2#1", "lost-3#1"}
+    assert all(attempt.keys() >= {"deployment", "class", "status"} for attempt in error["attempts"])
+    assert upstream.origin not in answer.text
+    assert "10.0.0.7" not in answer.text, "raw upstream text"
+    row = served.row(answer.headers["x-request-id"])
+    assert (row["status"], row["http_status"]) == ("error", 502)
+
+
+def test_deployments_of_one_name_stand_in_for_each_other(served: Proxy) -> None:
+    for _ in range(6):
+        answer = served.chat(model="twin")
+        assert answer.status_code == 200
+        assert answer.headers["x-proxy-deployment"] == "twin#2"
+
+
+def test_a_deployment_that_keeps_failing_is_left_alone_for_a_while(served: Proxy, upstream: Upstream) -> None:
+    for _ in range(6):
+        assert said(served.chat(model="flapping").text) == GOOD
+    assert upstream.journal.models().count("flapping") == 3, "three failures in a row cool it"
+    health = served.admin("GET", "/health").json()
+    assert "cooling" in json.dumps(_entry(health, "flapping"))
+
+
+def _entry(health: Any, name: str) -> Any:
+    """Where the health answer speaks of one model, however it is arranged."""
+    if isinstance(health, dict):
+        if name in health or name in health.values():
+            return health.get(name, health)
+        return next((found for value in health.values() if (found := _entry(value, name))), None)
+    if isinstance(health, list):
+        return next((found for value in health if (found := _entry(value, name))), None)
+    return None
+
+
+def test_a_killed_upstream_is_replaced_by_the_second(
+    proxy: ProxyFactory, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
+) -> None:
+    doomed = Upstream(tmp_path_factory.mktemp("doomed"))
+    try:
+        one = proxy(config(doomed.model("main", fallbacks=["backup"]), upstream.model("backup")))
+        assert one.chat(model="main").headers["x-proxy-model"] == "main"
+    finally:
+        doomed.stop()
+    for _ in range(3):
+        answer = one.chat(model="main")
+        assert answer.headers["x-proxy-model"] == "backup"
+        assert said(answer.text).startswith("backup-0 ")
