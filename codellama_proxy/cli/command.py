@@ -1,0 +1,96 @@
+"""What every subcommand shares: its place in the table, the database, and how answers and errors are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from codellama_proxy.store.database import StoreError, connect
+from codellama_proxy.store.migrate import migrate, shipped
+
+DEFAULT_DATABASE = "data/proxy.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand: `run` gets the parsed arguments and returns the exit code."""
+
+    name: str
+    help: str
+    arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+
+
+class CommandError(Exception):
+    """One sentence for stderr. Exit code 1: it cannot be done; 2: it was asked for wrongly."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def database_path(args: Namespace, environ: Mapping[str, str] = os.environ) -> Path:
+    """`--database`, else `PROXY_DATABASE` from the environment or `.env`, else the server's default."""
+    given = getattr(args, "database", None) or environ.get("PROXY_DATABASE")
+    named = given or dotenv_values(".env").get("PROXY_DATABASE") or DEFAULT_DATABASE
+    if "://" in named:
+        raise CommandError(f"the database must be a file, not {named.partition('://')[0]}://", 2)
+    return Path(named)
+
+
+@contextmanager
+def database(args: Namespace) -> Iterator[sqlite3.Connection]:
+    """A short-lived connection to the database, made and migrated if need be; it never checkpoints."""
+    path = database_path(args)
+    try:
+        with closing(connect(path, create=True)) as db:
+            migrate(db, shipped())
+            yield db
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot use the database {path}: {error}") from error
+
+
+@contextmanager
+def change(args: Namespace) -> Iterator[sqlite3.Connection]:
+    """The database inside one transaction, which is taken back if anything fails."""
+    with database(args) as db:
+        db.execute("begin immediate")
+        try:
+            yield db
+        except BaseException:
+            db.execute("rollback")
+            raise
+        db.execute("commit")
+
+
+def answer(args: Namespace, data: Any, text: str) -> int:
+    """Print the answer on stdout, as JSON if that was asked for."""
+    sys.stdout.write((json.dumps(data, ensure_ascii=False) if args.json else text) + "\n")
+    return 0
+
+
+def note(text: str) -> None:
+    """Tell the person something that is not the answer."""
+    sys.stderr.write(text + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Aligned columns under upper-case heads; `None` is a dash."""
+    cells = [[head.upper() for head in columns]]
+    cells += [["-" if value is None else str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+    return "\n".join(lines)

@@ -1,0 +1,283 @@
+"""`keys.py create | list | show | update | block | unblock | rotate | delete`, and the table of all subcommands."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from sqlite3 import Connection
+from typing import Any, NoReturn
+
+from codellama_proxy.cli.command import Command, CommandError, answer, change, database, note, table
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.store import key_rows, key_values
+from codellama_proxy.store.database import StoreError
+from codellama_proxy.store.key_values import Change, shown
+from codellama_proxy.types import Key
+
+UNSET = "none"
+
+Read = Callable[[str, str], Any]
+
+
+def _whole(option: str, text: str) -> int:
+    return key_values.count(option, int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text)
+
+
+def _usd(option: str, text: str) -> int:
+    try:
+        return key_values.money(option, Decimal(text))
+    except InvalidOperation:
+        return key_values.money(option, text)
+
+
+def _names(option: str, text: str) -> tuple[str, ...] | None:
+    return key_values.models(option, [name.strip() for name in text.split(",")])
+
+
+# option -> (field of the key, how its text is read, what help says)
+OPTIONS: Mapping[str, tuple[str, Read, str]] = {
+    "--name": ("name", key_values.name, "a few words for people"),
+    "--expires": ("duration", key_values.duration, "lifetime from now: 30s, 10m, 1h, 30d"),
+    "--models": ("models", _names, "names it may use, separated by commas; wildcards allowed"),
+    "--max-budget": ("max_budget", _usd, "USD in a budget window"),
+    "--budget-duration": ("budget_duration", key_values.budget_duration, "hour, day, week, month, 24h, 30d"),
+    "--rpm": ("rpm_limit", _whole, "requests a minute"),
+    "--tpm": ("tpm_limit", _whole, "tokens a minute"),
+    "--parallel": ("max_parallel_requests", _whole, "requests at once"),
+}
+
+
+# --- the subcommands ---------------------------------------------------------------------------------------
+
+
+def create(args: Namespace) -> int:
+    wanted = _change(args, {"key_alias": key_values.alias("PROJECT", args.project)})
+    with change(args) as db:
+        key, secret = key_rows.create(db, wanted, time.time())
+    return _with_secret(args, key, secret, f"created {key.key_id} for the project {key.project}")
+
+
+def list_keys(args: Namespace) -> int:
+    asked = {"project": args.project, "size": -1, "skip": 0}
+    with database(args) as db:
+        keys = [key_rows.from_row(row) for row in db.execute(key_rows.SQL["page_of_cards"], asked)]
+    columns = (
+        "key_id",
+        "prefix",
+        "project",
+        "name",
+        "state",
+        "expires",
+        "max_budget",
+        "per",
+        "rpm",
+        "models",
+    )
+    rows = [_row(key, time.time()) for key in keys]
+    return answer(args, [shown(key) for key in keys], table(columns, rows))
+
+
+def show(args: Namespace) -> int:
+    with database(args) as db:
+        key = _find(db, args.key)
+    return answer(args, shown(key), _card(key))
+
+
+def update(args: Namespace) -> int:
+    moved = {} if args.project is None else {"key_alias": key_values.alias("--project", args.project)}
+    wanted = _change(args, moved)
+    if not wanted.values:
+        raise CommandError("nothing to change was given", 2)
+    with change(args) as db:
+        key = key_rows.update(db, _find(db, args.key).key_id, wanted, time.time())
+    return answer(args, shown(key), _card(key))
+
+
+def block(args: Namespace) -> int:
+    with change(args) as db:
+        key = key_rows.block(db, _find(db, args.key).key_id, True)
+    return answer(args, shown(key), f"blocked {key.key_id}")
+
+
+def unblock(args: Namespace) -> int:
+    with change(args) as db:
+        key = key_rows.block(db, _find(db, args.key).key_id, False)
+    return answer(args, shown(key), f"unblocked {key.key_id}")
+
+
+def rotate(args: Namespace) -> int:
+    overlap = 0.0 if args.overlap is None else key_values.duration("--overlap", args.overlap)
+    with change(args) as db:
+        key, secret = key_rows.rotate(db, _find(db, args.key).key_id, overlap, time.time())
+    old = f"the old secret works for {args.overlap} more" if overlap else "the old secret is dead"
+    return _with_secret(args, key, secret, f"rotated {key.key_id}: {old}")
+
+
+def delete(args: Namespace) -> int:
+    with change(args) as db:
+        key = key_rows.delete(db, _find(db, args.key).key_id)
+    return answer(args, {"key_id": key.key_id, "deleted": True}, f"deleted {key.key_id}")
+
+
+# --- their arguments ---------------------------------------------------------------------------------------
+
+
+def _key(parser: ArgumentParser) -> None:
+    parser.add_argument("key", metavar="ID|PREFIX", help="a key_id, or how its secret begins")
+
+
+def _values(parser: ArgumentParser, unset: str = "") -> None:
+    for option, (field, _, text) in OPTIONS.items():
+        parser.add_argument(option, dest=field, metavar="VALUE", help=text + unset)
+
+
+def _of_create(parser: ArgumentParser) -> None:
+    parser.add_argument("project", metavar="PROJECT", help="the project it belongs to")
+    _values(parser)
+
+
+def _of_update(parser: ArgumentParser) -> None:
+    _key(parser)
+    parser.add_argument("--project", metavar="VALUE", help="the project it belongs to from now on")
+    _values(parser, f"; '{UNSET}' to unset")
+
+
+def _of_list(parser: ArgumentParser) -> None:
+    parser.add_argument("--project", metavar="PROJECT", help="only this project's")
+
+
+def _of_rotate(parser: ArgumentParser) -> None:
+    _key(parser)
+    parser.add_argument("--overlap", metavar="24h", help="how long the old secret still works")
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("create", "make a key; its secret is printed once", _of_create, create),
+    Command("list", "all keys", _of_list, list_keys),
+    Command("show", "one key", _key, show),
+    Command("update", "change what a key may do", _of_update, update),
+    Command("block", "refuse a key until it is unblocked", _key, block),
+    Command("unblock", "take a blocked key back", _key, unblock),
+    Command("rotate", "a new secret for the same key", _of_rotate, rotate),
+    Command("delete", "remove a key; what it spent stays on record", _key, delete),
+)
+
+
+# --- reading and showing -----------------------------------------------------------------------------------
+
+
+def _change(args: Namespace, values: Mapping[str, Any]) -> Change:
+    given = {field: getattr(args, field) for field, _, _ in OPTIONS.values()}
+    read = {
+        field: None if given[field] == UNSET else reader(option, given[field])
+        for option, (field, reader, _) in OPTIONS.items()
+        if given[field] is not None
+    }
+    return Change({**values, **read})
+
+
+def _find(db: Connection, given: str) -> Key:
+    """A key by its id, or by enough of the beginning of its secret."""
+    try:
+        return key_rows.get(db, given)
+    except ProxyError:
+        rows = db.execute(
+            key_rows.SQL["cards_by_prefix"], {"prefix": given[: key_rows.PREFIX_LENGTH]}
+        ).fetchall()
+    if len(given) <= len(key_rows.SECRET_START) or not rows:
+        raise CommandError(f"there is no key {given[: key_rows.PREFIX_LENGTH]!r}")
+    if len(rows) > 1:
+        raise CommandError(f"several keys begin with {given!r}")
+    return key_rows.from_row(rows[0])
+
+
+def _with_secret(args: Namespace, key: Key, secret: str, said: str) -> int:
+    if not args.json:
+        note(f"{said}. This is its secret; it is shown only now:")
+    return answer(args, {"key": secret, **shown(key)}, secret)
+
+
+def _card(key: Key) -> str:
+    lines = {**shown(key), "state": _state(key, time.time())}
+    width = max(map(len, lines))
+    return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in lines.items())
+
+
+def _row(key: Key, now: float) -> tuple[Any, ...]:
+    own = shown(key)
+    return (
+        key.key_id,
+        key.prefix,
+        key.project,
+        key.name,
+        _state(key, now),
+        own["expires"],
+        own["max_budget"],
+        own["budget_duration"],
+        own["rpm_limit"],
+        None if key.models is None else ",".join(key.models),
+    )
+
+
+def _state(key: Key, now: float) -> str:
+    if key.blocked:
+        return "blocked"
+    return "expired" if key.expires_at is not None and now >= key.expires_at else "active"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "-" if value is None or value == {} else str(value)
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+class _Parser(ArgumentParser):
+    """Says in one sentence what is wrong, instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser(commands: Sequence[Command] = COMMANDS) -> ArgumentParser:
+    """The whole command line, one subcommand for each row of the table."""
+    common = ArgumentParser(add_help=False)
+    common.add_argument(
+        "--database", default=SUPPRESS, help="the database file (PROXY_DATABASE; data/proxy.db)"
+    )
+    common.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
+    top = _Parser(prog="keys.py", description="Administer keys on the database file.", parents=[common])
+    subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands:
+        sub = subcommands.add_parser(command.name, help=command.help, parents=[common])
+        command.arguments(sub)
+        sub.set_defaults(run=command.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 1: it cannot be done; 2: it was asked for wrongly."""
+    args = parser().parse_args(argv, Namespace(json=False))
+    try:
+        return int(args.run(args))
+    except ProxyError as error:
+        return _failed(error.message, 1 if error.status == 404 else 2)
+    except CommandError as error:
+        return _failed(str(error), error.code)
+    except StoreError as error:
+        return _failed(str(error), 1)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _failed(message: str, code: int) -> int:
+    note(f"keys.py: {message}")
+    return code
