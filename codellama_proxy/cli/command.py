@@ -1,4 +1,4 @@
-"""What every subcommand shares: its place in the table, the database, and how answers and errors are printed."""
+"""What every subcommand shares: its place in the table, the database, and how its answer is printed."""
 
 from __future__ import annotations
 
@@ -67,10 +67,11 @@ def change(args: Namespace) -> Iterator[sqlite3.Connection]:
         db.execute("begin immediate")
         try:
             yield db
+            db.execute("commit")
         except BaseException:
-            db.execute("rollback")
+            if db.in_transaction:  # a full disk has already rolled back
+                db.execute("rollback")
             raise
-        db.execute("commit")
 
 
 def answer(args: Namespace, data: Any, text: str) -> int:
@@ -89,8 +90,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[head.upper() for head in columns]]
     cells += [["-" if value is None else str(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
-    return "\n".join(lines)
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
+    return "\n".join("  ".join(row).rstrip() for row in padded)

@@ -1,4 +1,4 @@
-"""`keys.py create | list | show | update | block | unblock | rotate | delete`, and the table of all subcommands."""
+"""The table of subcommands, and those that administer keys: `keys.py create`, `list`, `rotate` and so on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ from codellama_proxy.store.key_values import Change, shown
 from codellama_proxy.types import Key
 
 UNSET = "none"
+
+COLUMNS = (
+    "key_id",
+    "prefix",
+    "project",
+    "name",
+    "state",
+    "expires",
+    "max_budget",
+    "per",
+    "rpm",
+    "models",
+)
 
 Read = Callable[[str, str], Any]
 
@@ -66,20 +79,8 @@ def list_keys(args: Namespace) -> int:
     asked = {"project": args.project, "size": -1, "skip": 0}
     with database(args) as db:
         keys = [key_rows.from_row(row) for row in db.execute(key_rows.SQL["page_of_cards"], asked)]
-    columns = (
-        "key_id",
-        "prefix",
-        "project",
-        "name",
-        "state",
-        "expires",
-        "max_budget",
-        "per",
-        "rpm",
-        "models",
-    )
     rows = [_row(key, time.time()) for key in keys]
-    return answer(args, [shown(key) for key in keys], table(columns, rows))
+    return answer(args, [shown(key) for key in keys], table(COLUMNS, rows))
 
 
 def show(args: Namespace) -> int:
@@ -183,16 +184,14 @@ def _change(args: Namespace, values: Mapping[str, Any]) -> Change:
 
 def _find(db: Connection, given: str) -> Key:
     """A key by its id, or by enough of the beginning of its secret."""
-    try:
+    if given.startswith("key_"):
         return key_rows.get(db, given)
-    except ProxyError:
-        rows = db.execute(
-            key_rows.SQL["cards_by_prefix"], {"prefix": given[: key_rows.PREFIX_LENGTH]}
-        ).fetchall()
-    if len(given) <= len(key_rows.SECRET_START) or not rows:
-        raise CommandError(f"there is no key {given[: key_rows.PREFIX_LENGTH]!r}")
+    prefix = given[: key_rows.PREFIX_LENGTH]
+    rows = db.execute(key_rows.SQL["cards_by_prefix"], {"prefix": prefix}).fetchall()
+    if not rows:
+        raise CommandError(f"there is no key {prefix!r}")
     if len(rows) > 1:
-        raise CommandError(f"several keys begin with {given!r}")
+        raise CommandError(f"several keys begin with {prefix!r}")
     return key_rows.from_row(rows[0])
 
 
@@ -248,13 +247,13 @@ class _Parser(ArgumentParser):
 
 def parser(commands: Sequence[Command] = COMMANDS) -> ArgumentParser:
     """The whole command line, one subcommand for each row of the table."""
-    common = ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--database", default=SUPPRESS, help="the database file (PROXY_DATABASE; data/proxy.db)"
     )
     common.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
     top = _Parser(prog="keys.py", description="Administer keys on the database file.", parents=[common])
-    subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in commands:
         sub = subcommands.add_parser(command.name, help=command.help, parents=[common])
         command.arguments(sub)
