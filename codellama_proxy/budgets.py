@@ -1,0 +1,84 @@
+"""Knows what a request can cost at most and whether a budget has room for it; pure, in integer nano-USD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from codellama_proxy.limits import Refusal, ScopeLimits
+from codellama_proxy.types import NANOS, Price
+from codellama_proxy.windows import iso
+
+LEAST_TOKENS = 16
+"""An answer clamped below this is not worth its price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What one budgeted scope has left, and the words to say so."""
+
+    scope: ScopeLimits
+    spent_nanos: int
+    held_nanos: int
+    resets_at: float | None
+
+    @property
+    def headroom(self) -> int:
+        return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a request can cost at most: an input part that is fixed, and a price for each token of answers."""
+
+    input_units: int
+    """Tokens times nano-USD per million tokens."""
+    output_units: int
+    """Of one token in each of the answers."""
+
+    def nanos(self, max_tokens: int) -> int:
+        return -(-(self.input_units + max_tokens * self.output_units) // 1_000_000)
+
+    def tokens(self, headroom: int) -> int | None:
+        """How many tokens fit; negative when not even the input does, `None` when any number does."""
+        left = headroom * 1_000_000 - self.input_units
+        if left < 0:
+            return -1
+        return None if self.output_units == 0 else left // self.output_units
+
+
+def bound(prices: Iterable[Price], prompt_bound: int, n: int) -> Bound:
+    """At the dearest candidate, for any class the tokens could turn out to be."""
+    candidates = tuple(prices)
+    dearest_input = max(
+        (max(p.input, p.cached_input or 0, p.cache_write or 0) for p in candidates), default=0
+    )
+    dearest_output = max((p.output for p in candidates), default=0)
+    return Bound(prompt_bound * dearest_input, max(n, 1) * dearest_output)
+
+
+def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
+    """The `max_tokens` that may be sent: what was wanted, less if less fits, `None` if too little does."""
+    fits = cost.tokens(headroom)
+    if fits is None:
+        return wanted
+    return min(wanted, fits) if fits >= min(wanted, LEAST_TOKENS) else None
+
+
+def over_budget(balance: Balance) -> Refusal:
+    """Names scope, limit, spent and reset."""
+    scope = balance.scope
+    held = f", {usd(balance.held_nanos)} held by running requests" if balance.held_nanos else ""
+    reset = "never resets" if balance.resets_at is None else f"resets at {iso(balance.resets_at)}"
+    message = (
+        f"Budget exceeded for {scope.label}: limit {usd(scope.limits.max_budget or 0)}, "
+        f"spent {usd(balance.spent_nanos)}{held}; it {reset}."
+    )
+    return Refusal("insufficient_quota", "insufficient_quota", message, None, scope.kind, "budget")
+
+
+def usd(nanos: int) -> str:
+    """`$1.25`, exact."""
+    sign, whole, rest = "-" if nanos < 0 else "", *divmod(abs(nanos), NANOS)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}${whole}.{decimals}"
