@@ -1,0 +1,114 @@
+-- name: scopes
+-- The balances of a request's scopes, at most four; missing ones have no row.
+select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end, first_seq,
+       spent_nanos, held_nanos, folded_nanos
+from scopes where scope in (?, ?, ?, ?);
+
+-- name: put_scope
+-- A scope's balance as admission leaves it.
+insert into scopes (scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end,
+                    first_seq, spent_nanos, held_nanos, folded_nanos)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+on conflict (scope) do update set
+    rpm_level = excluded.rpm_level, tpm_level = excluded.tpm_level, rated_at = excluded.rated_at,
+    budget_duration = excluded.budget_duration, window_start = excluded.window_start,
+    window_end = excluded.window_end, first_seq = excluded.first_seq, spent_nanos = excluded.spent_nanos,
+    held_nanos = excluded.held_nanos, folded_nanos = excluded.folded_nanos;
+
+-- name: hold
+-- The row of an admitted request.
+insert into requests (request_id, created_at, project, key_id, user, endpoint, model_requested, stream, status,
+                      config, hold_nanos, estimate_nanos, estimate_tokens)
+values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?);
+
+-- name: complete
+-- Completes a row that is still held: the second time there is none.
+update requests set
+    status = ?, http_status = ?, attempts = ?, model = ?, deployment = ?, upstream_model = ?,
+    prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?,
+    cost_nanos = ?, saved_nanos = ?, basis = ?, cache = ?, total_ms = ?
+where request_id = ? and status = 'held'
+returning seq, project, key_id, user, hold_nanos, estimate_tokens;
+
+-- name: book
+-- Moves a hold to what was spent, in the scopes whose window has the request; corrects the tokens a minute.
+update scopes set
+    spent_nanos = spent_nanos + case when first_seq <= :seq then :cost else 0 end,
+    held_nanos = held_nanos - case when first_seq <= :seq then :hold else 0 end,
+    tpm_level = tpm_level + :tokens
+where scope in (:a, :b, :c, :d);
+
+-- name: keep_content
+-- The prompt and the answer of a request, where they are kept.
+insert into request_contents (request_id, content) values (?, ?) on conflict do nothing;
+
+-- name: orphans
+-- What a crash left held, oldest first.
+select request_id, hold_nanos, estimate_nanos, estimate_tokens from requests
+where status = 'held' order by seq;
+
+-- name: running
+-- How many requests of a scope run now.
+select count(*) from requests where status = 'held' and {scope};
+
+-- name: first_use
+-- When a scope was first used.
+select created_at from requests where {scope} order by seq limit 1;
+
+-- name: before_window
+-- The last request of a scope before its window began, if any.
+select seq from requests where {scope} and created_at < :start order by seq desc limit 1;
+
+-- name: booked
+-- What the requests of a scope from one sequence on have spent and hold.
+select coalesce(sum(cost_nanos), 0), coalesce(sum(case when status = 'held' then hold_nanos else 0 end), 0)
+from requests where {scope} and seq >= :first_seq;
+
+-- name: folded
+-- What a scope spent in requests that are only kept as daily totals.
+select coalesce(sum(cost_nanos), 0) from totals where {scope} and day >= :day;
+
+-- name: all_scopes
+-- Every balance, for reconciliation.
+select scope, first_seq, spent_nanos, held_nanos, folded_nanos from scopes
+where first_seq is not null order by scope;
+
+-- name: fold_batch
+-- The oldest rows, but for the newest of all: its sequence would be given again.
+select seq, created_at, status from requests where seq < (select max(seq) from requests) order by seq limit ?;
+
+-- name: fold_totals
+-- Adds rows up to a sequence to their day.
+insert into totals (day, project, key_id, user, model, status, requests, prompt_tokens, completion_tokens,
+                    cost_nanos, saved_nanos, unpriced)
+select date(created_at, 'unixepoch'), project, coalesce(key_id, ''), coalesce(user, ''), coalesce(model, ''),
+       status, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+       coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0), sum(cost_nanos is null)
+from requests where seq <= :upto group by 1, 2, 3, 4, 5, 6
+on conflict (day, project, key_id, user, model, status) do update set
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cost_nanos = cost_nanos + excluded.cost_nanos,
+    saved_nanos = saved_nanos + excluded.saved_nanos,
+    unpriced = unpriced + excluded.unpriced;
+
+-- name: fold_scopes
+-- Scopes whose window has rows up to a sequence.
+select scope, first_seq from scopes where first_seq <= ?;
+
+-- name: fold_scope
+-- What a scope spent in the rows that go.
+select coalesce(sum(cost_nanos), 0) from requests where {scope} and seq between :first_seq and :upto;
+
+-- name: folded_more
+-- Tells a scope which part of its spending has no rows any more.
+update scopes set folded_nanos = folded_nanos + :nanos where scope = :scope;
+
+-- name: drop_contents
+-- Forgets what was said in the rows that go.
+delete from request_contents where request_id in (select request_id from requests where seq <= :upto);
+
+-- name: drop_requests
+-- Removes the rows that are now in the totals.
+delete from requests where seq <= :upto;

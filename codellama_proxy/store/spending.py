@@ -1,0 +1,213 @@
+"""Reads the ledger back: the queries behind `/spend`, `/spend/logs` and the CLI, and the shape of answers.
+
+Old requests are only kept as daily totals, so sums read both; a folded day counts if any part of it is asked
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from codellama_proxy.limits import user_name
+from codellama_proxy.store.queries import load
+from codellama_proxy.types import NANOS
+from codellama_proxy.windows import iso
+
+SQL = load("spending")
+GROUPS = ("project", "key", "model", "user", "day", "status")
+STATUSES = ("ok", "error", "cancelled", "held")
+MOST_ROWS = 1000
+
+Row = Sequence[Any]
+Query = tuple[str, list[Any]]
+
+_LOG = (
+    "request_id",
+    "created_at",
+    "project",
+    "key_id",
+    "user",
+    "endpoint",
+    "model_requested",
+    "model",
+    "deployment",
+    "upstream_model",
+    "stream",
+    "status",
+    "http_status",
+    "attempts",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "cost_nanos",
+    "saved_nanos",
+    "basis",
+    "cache",
+    "total_ms",
+    "config",
+)
+_WHOLE = (*_LOG, "cache_write_tokens", "reasoning_tokens", "hold_nanos")
+
+# What a group is called in `requests` and in `totals`, where empty text stands for none.
+_IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
+_IN_TOTALS = {"key": "nullif(key_id, '')", "user": "nullif(user, '')", "model": "nullif(model, '')"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which requests are meant; `None`: any. From `start` on, before `end`, in unix seconds."""
+
+    project: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    user: str | None = None
+    status: str | None = None
+    request_id: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+def logs_query(filters: Filters, page: int, size: int) -> Query:
+    where, values = _requests_where(filters)
+    return SQL["logs"].format(columns=", ".join(_LOG), where=where), [*values, size, (page - 1) * size]
+
+
+def count_query(filters: Filters) -> Query:
+    where, values = _requests_where(filters)
+    return SQL["count"].format(where=where), values
+
+
+def request_query(request_id: str) -> Query:
+    return SQL["whole"].format(columns=", ".join(_WHOLE)), [request_id]
+
+
+def after_query(seq: int, size: int) -> Query:
+    """Rows younger than one, oldest first, their sequence in front."""
+    return SQL["after"].format(columns=", ".join(_LOG)), [seq, size]
+
+
+def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
+    """Sums by any of `GROUPS`; without a group, one row."""
+    names = [name for name in GROUPS if name in group_by]
+    requests, values = _requests_where(filters)
+    totals, more = _totals_where(filters)
+    places = ", ".join(str(place) for place in range(1, len(names) + 1))
+    sql = SQL["spend"].format(
+        names="".join(f"{name}_, " for name in names),
+        of_requests=_columns((_IN_REQUESTS.get(name, name), name) for name in names),
+        of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
+        requests=requests,
+        totals=totals,
+        order=f"group by {places} order by {places}" if names else "",
+    )
+    return sql, values + more
+
+
+def _columns(named: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"{column} as {name}_, " for column, name in named)
+
+
+def _requests_where(filters: Filters) -> Query:
+    return _where(
+        ("project = ?", filters.project),
+        ("key_id = ?", filters.key_id),
+        ("model = ?", filters.model),
+        ("user = ?", None if filters.user is None else user_name(filters.user)),
+        ("status = ?", filters.status),
+        ("request_id = ?", filters.request_id),
+        ("created_at >= ?", filters.start),
+        ("created_at < ?", filters.end),
+    )
+
+
+def _totals_where(filters: Filters) -> Query:
+    if filters.request_id is not None:
+        return "0", []
+    return _where(
+        ("project = ?", filters.project),
+        ("key_id = ?", filters.key_id),
+        ("model = ?", filters.model),
+        ("user = ?", None if filters.user is None else user_name(filters.user)),
+        ("status = ?", filters.status),
+        ("day >= ?", None if filters.start is None else iso(filters.start)[:10]),
+        ("day < ?", None if filters.end is None else iso(filters.end + 86399)[:10]),
+    )
+
+
+def _where(*conditions: tuple[str, Any]) -> Query:
+    asked = [(sql, value) for sql, value in conditions if value is not None]
+    return " and ".join(sql for sql, _ in asked) or "1", [value for _, value in asked]
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def usd(nanos: int | None) -> float | None:
+    """The nearest number of USD; the division of integers rounds once."""
+    return None if nanos is None else nanos / NANOS
+
+
+def log_row(row: Row) -> dict[str, Any]:
+    """A row as `/spend/logs` shows it."""
+    shown = dict(zip(_LOG, row, strict=True))
+    return {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in shown.items()}
+
+
+def whole_row(row: Row) -> dict[str, Any]:
+    """A row as `/requests/{request_id}` shows it; the last column is the content, if it was kept."""
+    shown = log_row(row[: len(_LOG)])
+    more = dict(zip(_WHOLE[len(_LOG) :], row[len(_LOG) :], strict=False))
+    shown |= {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in more.items()}
+    if row[-1] is not None:
+        shown["content"] = orjson.loads(row[-1])
+    return shown
+
+
+def summary(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+    """The answer of `/spend`."""
+    names = [name for name in GROUPS if name in group_by]
+    data = [_group(names, row) for row in rows]
+    at = len(names)
+    return {
+        "data": data if names or rows[0][at] else [],
+        "total_cost_usd": usd(sum(row[at + 3] for row in rows)),
+        "total_requests": sum(row[at] for row in rows),
+    }
+
+
+def _group(names: Sequence[str], row: Row) -> dict[str, Any]:
+    requests, prompt, completion, cost, saved, unpriced = row[len(names) :]
+    return {
+        **dict(zip(names, row, strict=False)),
+        "requests": requests,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        # Unknown is not nothing.
+        "cost_usd": None if unpriced and unpriced == requests else usd(cost),
+        "saved_usd": usd(saved),
+        "unpriced_requests": unpriced,
+    }
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _time(value: float) -> str:
+    return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_SHOWN_AS = {"cost_nanos": "cost_usd", "saved_nanos": "saved_usd", "hold_nanos": "hold_usd"}
+_SHOWN: Mapping[str, Callable[[Any], Any]] = {
+    "created_at": _time,
+    "stream": bool,
+    "attempts": lambda text: orjson.loads(text) if text else [],
+    "cost_nanos": usd,
+    "saved_nanos": usd,
+    "hold_nanos": usd,
+}

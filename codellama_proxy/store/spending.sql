@@ -1,0 +1,28 @@
+-- name: logs
+-- One page of requests, newest first.
+select {columns} from requests where {where} order by seq desc limit ? offset ?;
+
+-- name: count
+-- How many requests there are in all pages.
+select count(*) from requests where {where};
+
+-- name: whole
+-- One request and its content.
+select {columns}, content from requests left join request_contents using (request_id) where request_id = ?;
+
+-- name: after
+-- Requests younger than one, oldest first.
+select seq, {columns} from requests where seq > ? order by seq limit ?;
+
+-- name: spend
+-- Sums over what is still kept and what was folded, by any of the groups.
+select {names} coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+       coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0), coalesce(sum(unpriced), 0)
+from (
+    select {of_requests} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
+           cost_nanos is null and status <> 'held' as unpriced
+    from requests where {requests}
+    union all
+    select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
+    from totals where {totals}
+) {order};
