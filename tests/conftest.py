@@ -9,7 +9,7 @@ from importlib import metadata
 
 import pytest
 
-from tests.rig import ProxyFactory, Upstream, proxies
+from tests.rig import ProxyFactory, Upstream, View, proxies
 
 
 def pytest_report_header() -> list[str]:
@@ -29,8 +29,20 @@ def _version(name: str) -> str:
 def upstream_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     """The one scripted upstream of a test run."""
     one = Upstream(tmp_path_factory.mktemp("upstream"))
+    whole = one.journal
     yield one
     one.stop()
+    assert not whole.events("bad_script")
+    assert not unguarded(whole)
+
+
+def unguarded(journal: View) -> list[object]:
+    """Chat bodies a proxy sent, in the whole run, that should begin with a system message and do not."""
+    sent = [one for one in journal.requests() if "sk-upstream-secret" in str(one["headers"])]
+    chats = [one["body"] for one in sent if one["path"].endswith("/chat/completions")]
+    return [
+        body for body in chats if body["messages"][0]["role"] != "system" and "unguarded" not in body["model"]
+    ]
 
 
 @pytest.fixture

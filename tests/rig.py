@@ -133,7 +133,7 @@ class Upstream:
         self._process.stdout.close()
 
     def model(self, name: str, script: str = "ok", **more: Any) -> dict[str, Any]:
-        """A `models:` entry that is answered here, alone unless `fallbacks` says otherwise."""
+        """A `models:` entry answered here, alone unless `fallbacks` says so; `None` leaves a key out."""
         upstream_model = f"{name}/{script}"
         parse(upstream_model)
         entry = {
@@ -145,7 +145,7 @@ class Upstream:
             "price": PRICE,
             "fallbacks": [],
         }
-        return {**entry, **more}
+        return {key: value for key, value in {**entry, **more}.items() if value is not None}
 
 
 # --- configuration -------------------------------------------------------------------------------------

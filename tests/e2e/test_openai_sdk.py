@@ -334,9 +334,9 @@ def test_a_busy_upstream_is_a_rate_limit_with_a_time_to_wait(client: OpenAI) -> 
 
 
 def test_a_cut_stream_raises_after_what_was_said(client: OpenAI) -> None:
-    pieces = []
+    stream = client.chat.completions.create(model="cut", messages=SAY_HI, stream=True)
+    pieces: list[str] = []
     with pytest.raises(openai.APIError) as caught:
-        for chunk in client.chat.completions.create(model="cut", messages=SAY_HI, stream=True):
-            pieces.append(chunk.choices[0].delta.content or "")
+        pieces.extend(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "".join(pieces) == "cut-0 cut-1 cut-2 "
     assert caught.value.code

@@ -1,4 +1,4 @@
-"""Streams as they are on the socket: when chunks arrive, how they end, and what odd upstreams make of them."""
+"""Streams as they are on the socket: when chunks arrive, how they end, what odd upstreams make of them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,129 @@
+"""Clients that leave: the upstream is let go within a second, one settled row stays, nothing is held."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.raw import Wire, request
+from tests.rig import Proxy, ProxyFactory, Upstream, config, until
+
+
+@pytest.fixture(scope="module")
+def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
+    model = upstream_process.model
+    return module_proxy(
+        config(
+            model("hanging", "hang"),
+            model("slow-head", "stall=0"),
+            model("mid", "gate=3"),
+            model("pausing", "gate=0"),
+            model("slow-failure", "delay=0.4;status=500", fallbacks=["spare"]),
+            model("spare"),
+            projects={"single": {"limits": {"max_parallel_requests": 1}}},
+        )
+    )
+
+
+def ask(served: Proxy, model: str, streamed: bool, key: str | None = None) -> bytes:
+    body = {"model": model, "stream": streamed, "messages": [{"role": "user", "content": "hi there"}]}
+    return request("/v1/chat/completions", body, authorization=f"Bearer {key or served.key}")
+
+
+def leave(wire: Wire, how: str) -> float:
+    wire.reset() if how == "reset" else wire.socket.close()
+    return time.monotonic()
+
+
+def arrived(upstream: Upstream, model: str) -> int:
+    found = until(lambda: upstream.journal.requests(model), f"a request for {model}")
+    number: int = found[-1]["request"]
+    return number
+
+
+def row_of(served: Proxy, model: str, count: int) -> dict[str, Any]:
+    """The newest row of a model once all `count` of them are settled."""
+
+    def settled() -> list[dict[str, Any]]:
+        rows = served.rows()
+        mine = [row for row in rows if row["model_requested"] == model]
+        return mine if len(mine) == count and all(row["status"] != "held" for row in mine) else []
+
+    return until(settled, f"{count} settled rows of {model}")[0]
+
+
+def rows_before(served: Proxy, model: str) -> int:
+    return len([row for row in served.rows() if row["model_requested"] == model])
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("model", ["hanging", "slow-head"])
+def test_leaving_before_the_answer_frees_the_upstream(
+    served: Proxy, upstream: Upstream, model: str, streamed: bool, how: str
+) -> None:
+    before = rows_before(served, model)
+    wire = Wire(served.port).send(ask(served, model, streamed))
+    number = arrived(upstream, model)
+    left = leave(wire, how)
+    closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
+    assert closed[0]["at"] - left < 1.0
+    row = row_of(served, model, before + 1)
+    assert (row["status"], row["http_status"]) == ("cancelled", 499)
+    assert row["prompt_tokens"] > 0, "it was sent: its input is booked"
+    assert row["cost_usd"] > 0
+    assert len(upstream.journal.requests()) == 1, "and nobody else was asked"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_leaving_mid_stream_books_what_was_delivered(served: Proxy, upstream: Upstream, how: str) -> None:
+    before = rows_before(served, "mid")
+    wire = Wire(served.port).send(ask(served, "mid", streamed=True))
+    lines = wire.lines()
+    until(lambda: b"mid-2" in next(lines), "the third token")
+    number = arrived(upstream, "mid")
+    left = leave(wire, how)
+    lines.close()
+    closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
+    assert closed[0]["at"] - left < 1.0
+    row = row_of(served, "mid", before + 1)
+    assert (row["status"], row["http_status"], row["stream"]) == ("cancelled", 499, True)
+    assert row["basis"] == "estimated"
+    assert row["prompt_tokens"] > 0
+    assert row["completion_tokens"] >= 3
+    assert row["cost_usd"] > 0
+
+
+def test_nobody_is_asked_for_a_client_that_is_gone(served: Proxy, upstream: Upstream) -> None:
+    wire = Wire(served.port).send(ask(served, "slow-failure", streamed=False))
+    arrived(upstream, "slow-failure")
+    leave(wire, "close")
+    row = row_of(served, "slow-failure", 1)
+    assert row["status"] == "cancelled"
+    time.sleep(0.5)  # the upstream's own delay: by then it would have failed over
+    assert upstream.journal.models() == ["slow-failure"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upstream, streamed: bool) -> None:
+    key = served.new_key("single")["key"]
+    auth = {"authorization": f"Bearer {key}"}
+    body = {"model": "spare", "messages": [{"role": "user", "content": "hi"}]}
+    wire = Wire(served.port).send(ask(served, "pausing", streamed, key))
+    arrived(upstream, "pausing")
+    refused = served.client.post("/v1/chat/completions", json=body, headers=auth)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "concurrency_limit_exceeded"
+    left = leave(wire, "close")
+    until(
+        lambda: served.client.post("/v1/chat/completions", json=body, headers=auth).status_code == 200,
+        "the place is free again",
+    )
+    assert time.monotonic() - left < 1.5
+
+
+def test_after_all_that_nothing_is_held(served: Proxy) -> None:
+    until(lambda: not [row for row in served.rows() if row["status"] == "held"], "no held rows")
+    assert served.chat(model="spare").status_code == 200

@@ -1,0 +1,120 @@
+"""proxy.yaml edited under a running server: good files are in force soon, bad ones change nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.raw import Wire, request
+from tests.rig import Proxy, ProxyFactory, Upstream, config, until
+
+WITHIN = 4.0
+"""Seconds: looked at every second, read twice 200 ms apart, built, swapped."""
+
+
+def readiness(served: Proxy) -> dict[str, Any]:
+    answer = served.client.get("/health/readiness")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()["config"]
+    return found
+
+
+def rewrite(served: Proxy, text: str) -> str:
+    """Saves a new file the way editors do and waits until it is in force; its digest."""
+    before = readiness(served)["digest"]
+    draft = served.config_path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(served.config_path)
+    return until(lambda: (d := readiness(served)["digest"]) != before and d, "the new file", within=WITHIN)
+
+
+@pytest.fixture
+def served(proxy: ProxyFactory, upstream: Upstream) -> Proxy:
+    return proxy(config(upstream.model("old"), upstream.model("other")))
+
+
+def asked(served: Proxy, **body: Any) -> Mapping[str, str]:
+    answer = served.chat(**body)
+    assert answer.status_code == 200, answer.text
+    return answer.headers
+
+
+def test_models_are_added_reordered_and_removed_by_saving_the_file(served: Proxy, upstream: Upstream) -> None:
+    model = upstream.model
+    first = asked(served)
+    assert first["x-proxy-model"] == "old"
+    assert served.chat(model="new").status_code == 404
+
+    digest = rewrite(served, config(model("new"), model("old"), model("other")))
+    assert asked(served, model="new")["x-proxy-model"] == "new"
+    answer = asked(served)
+    assert answer["x-proxy-model"] == "new", "the first entry is the default"
+    assert answer["x-proxy-config"] == digest != first["x-proxy-config"]
+
+    rewrite(served, config(model("other"), model("new")))
+    assert served.chat(model="old").status_code == 404
+    listed = served.client.get("/v1/models", headers=served.auth).json()["data"]
+    assert [one["id"] for one in listed] == ["other", "new"]
+    assert "models" in served.log()
+    assert "sk-upstream-secret" not in served.log()
+
+
+def test_a_broken_file_changes_nothing_and_is_reported(served: Proxy, upstream: Upstream) -> None:
+    before = readiness(served)
+    assert not before["error"]
+    served.config_path.write_text("models:\n  - name: x\n    provider: mock\n    wieght: 2\n")
+    error = until(lambda: readiness(served)["error"], "the problem shows", within=WITHIN)
+    assert "4" in json.dumps(error)
+    assert "wieght" in json.dumps(error)
+    assert readiness(served)["digest"] == before["digest"]
+    assert asked(served)["x-proxy-model"] == "old"
+    assert served.log().count("wieght") >= 1
+
+    rewrite(served, config(upstream.model("mended")))
+    assert not readiness(served)["error"]
+    assert asked(served)["x-proxy-model"] == "mended"
+
+
+def test_a_missing_file_changes_nothing(served: Proxy, upstream: Upstream) -> None:
+    served.config_path.unlink()
+    until(lambda: readiness(served)["error"], "the problem shows", within=WITHIN)
+    assert asked(served)["x-proxy-model"] == "old"
+    rewrite(served, config(upstream.model("back")))
+    assert asked(served)["x-proxy-model"] == "back"
+
+
+def test_a_stream_ends_on_the_configuration_it_began_with(served: Proxy, upstream: Upstream) -> None:
+    rewrite(served, config(upstream.model("streaming", "gate=2")))
+    body = {"model": "streaming", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with Wire(served.port) as wire:
+        wire.send(request("/v1/chat/completions", body, **served.auth))
+        lines = wire.lines()
+        until(lambda: b"streaming-1" in next(lines), "the tokens before the gate")
+        rewrite(served, config(upstream.model("later")))
+        assert served.chat(model="streaming").status_code == 404
+        assert asked(served)["x-proxy-model"] == "later"
+        upstream.open_gate("streaming")
+        rest = b"".join(lines)
+    assert b"streaming-7" in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
+    rows = until(
+        lambda: [row for row in served.rows(model="streaming") if row["status"] == "ok"], "the stream's row"
+    )
+    assert rows[0]["config"] != served.rows(model="later")[0]["config"]
+
+
+def test_counters_survive_a_reload(proxy: ProxyFactory, upstream: Upstream) -> None:
+    limits = {"key": {"rpm_limit": 2}}
+    served = proxy(config(upstream.model("one"), limits=limits))
+    asked(served)
+    asked(served)
+    assert served.chat().status_code == 429
+    rewrite(served, config(upstream.model("two"), limits=limits))
+    answer = served.chat()
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    rewrite(served, config(upstream.model("two"), limits={"key": {"rpm_limit": None}}))
+    assert asked(served)["x-proxy-model"] == "two"

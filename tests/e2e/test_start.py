@@ -1,0 +1,235 @@
+"""Starting and stopping the real command: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.raw import Wire, request
+from tests.rig import ROOT, ProxyFactory, Upstream, config, end, environment, free_port, until
+
+MOCK = {"name": "mock", "provider": "mock", "fallback": False}
+
+
+def command(directory: Path, port: int) -> list[str]:
+    options = {"--config": directory / "proxy.yaml", "--database": directory / "proxy.db", "--port": port}
+    pairs = [str(part) for pair in options.items() for part in pair]
+    return [sys.executable, "-m", "codellama_proxy", "serve", *pairs]
+
+
+@contextlib.contextmanager
+def serving(directory: Path, text: str, port: int, **env: str) -> Iterator[Path]:
+    """A server that is nobody's yet: no key was made. Yields its log."""
+    (directory / "proxy.yaml").write_text(text)
+    log = directory / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(directory, port),
+            cwd=directory,
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            until(lambda: ready(port) or process.poll() is not None, "the server is ready", within=20)
+            yield log
+        finally:
+            process.terminate()
+            end(process)
+
+
+def ready(port: int) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        return httpx2.get(f"http://127.0.0.1:{port}/health/readiness", trust_env=False).status_code == 200
+    return False
+
+
+def refused(directory: Path, *, within: float = 15, **env: str) -> tuple[int, str]:
+    """Starts a server that must not start: its exit code and what it said."""
+    port = free_port()
+    done = subprocess.run(
+        command(directory, port),
+        cwd=directory,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=within,
+        check=False,
+    )
+    assert not ready(port)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    return done.returncode, said
+
+
+@contextlib.contextmanager
+def on_a_terminal(directory: Path, port: int) -> Iterator[int]:
+    """The server with a terminal on stdout; yields the terminal's other end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(directory, port), cwd=directory, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    try:
+        until(lambda: ready(port), "the server is ready", within=20)
+        yield ours
+    finally:
+        process.terminate()
+        end(process)
+        os.close(ours)
+
+
+def read(terminal: int) -> str:
+    """What the terminal shows by now."""
+    shown = b""
+    while select.select([terminal], [], [], 0.3)[0]:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+    return shown.decode()
+
+
+def test_the_first_start_on_a_terminal_makes_a_key_and_a_line_to_paste(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text(config(MOCK))
+    port = free_port()
+    with on_a_terminal(tmp_path, port) as terminal:
+        shown = read(terminal)
+        secrets = set(re.findall(r"sk-[A-Za-z0-9_-]{40,}", shown))
+        assert len(secrets) == 1, shown
+        assert "default" in shown
+        pasted = shown[shown.index("curl ") :].replace("\r\n", "\n")
+        pasted = re.sub(r"\\\n", " ", pasted).split("\n")[0]
+        done = subprocess.run(
+            ["sh", "-c", pasted], capture_output=True, text=True, timeout=10, check=True, env=environment()
+        )
+        assert json.loads(done.stdout[done.stdout.index("{") :])["choices"]
+    with on_a_terminal(tmp_path, port) as terminal:
+        assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", read(terminal)), "only once"
+
+
+def test_without_a_terminal_it_says_how_to_make_a_key_and_what_answers(tmp_path: Path) -> None:
+    keyless = {"name": "gpt-4", "provider": "openai", "model": "gpt-4.1", "api_key": "${OPENAI_API_KEY}"}
+    with serving(tmp_path, config(keyless, MOCK), free_port()) as log:
+        said = log.read_text()
+    assert "keys.py create" in said
+    assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", said), "no secret into a log file"
+    assert re.search(r"gpt-4\b.*OPENAI_API_KEY", said), "what is disabled, and why"
+    assert re.search(r"mock", said)
+    assert "Traceback" not in said
+
+
+def test_without_any_provider_key_the_mock_answers(proxy: ProxyFactory) -> None:
+    keyless = {"name": "gpt-4", "provider": "openai", "model": "gpt-4.1", "api_key": "${OPENAI_API_KEY}"}
+    served = proxy(config(keyless, MOCK))
+    for streamed in (False, True):
+        answer = served.chat(stream=streamed)
+        assert answer.status_code == 200
+        assert answer.headers["x-proxy-model"] == "mock"
+    assert served.chat(model="gpt-4").status_code == 404
+
+
+def test_the_shipped_configuration_starts_as_it_is(proxy: ProxyFactory) -> None:
+    served = proxy((ROOT / "proxy.yaml").read_text())
+    answer = served.chat()
+    assert answer.headers["x-proxy-model"] == "mock"
+    assert answer.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models:\n  - name: a\n    provider: opnai\n", r"proxy\.yaml:3:\d+: .*openai"),
+        ("models: [\n", r"proxy\.yaml:\d+:\d+: "),
+        ("models:\n  - provider: mock\n", r"proxy\.yaml:2:\d+: .*name"),
+        ("", r"proxy\.yaml:1:1: .*models"),
+    ],
+)
+def test_a_bad_file_is_refused_before_the_port_is_bound(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "proxy.yaml").write_text(text)
+    code, said = refused(tmp_path)
+    assert code == 1
+    assert re.search(message, said), said
+
+
+def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:
+    code, said = refused(tmp_path)
+    assert code == 1
+    assert "proxy.yaml" in said
+
+
+def test_a_short_master_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text(config(MOCK))
+    code, said = refused(tmp_path, PROXY_MASTER_KEY="changeme")
+    assert code != 0
+    assert "PROXY_MASTER_KEY" in said
+    assert "changeme" not in said
+
+
+def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, config(MOCK), free_port()):
+        code, said = refused(tmp_path)
+    assert code != 0
+    assert "proxy.db" in said
+
+
+def test_a_taken_port_is_refused_in_words(tmp_path: Path) -> None:
+    port = free_port()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "proxy.yaml").write_text(config(MOCK))
+    with serving(tmp_path, config(MOCK), port):
+        done = subprocess.run(
+            command(other, port), env=environment(), capture_output=True, text=True, timeout=15, check=False
+        )
+    assert done.returncode != 0
+    assert str(port) in done.stdout + done.stderr
+
+
+def test_check_prints_every_problem_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text("models:\n  - name: a\n    provider: opnai\n    wieght: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "codellama_proxy", "check", "proxy.yaml"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.search(r"^proxy\.yaml:3:\d+: .*openai", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^proxy\.yaml:4:\d+: .*weight", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_stopping_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstream: Upstream) -> None:
+    served = proxy(config(upstream.model("last-words", "gate=2")))
+    body = {"model": "last-words", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with Wire(served.port) as wire:
+        wire.send(request("/v1/chat/completions", body, **served.auth))
+        lines = wire.lines()
+        until(lambda: b"last-words-1" in next(lines), "the tokens before the gate")
+        os.kill(served.pid, signal.SIGTERM)
+        time.sleep(0.2)  # long enough that a server that would not wait has gone
+        upstream.open_gate("last-words")
+        rest = b"".join(lines)
+    assert rest.endswith(b"data: [DONE]\n\n")
+    served.stop()
+    served.start()
+    (row,) = served.rows()
+    assert row["status"] == "ok"
+    assert row["basis"] == "exact"
