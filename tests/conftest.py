@@ -9,7 +9,8 @@ from importlib import metadata
 
 import pytest
 
-from tests.rig import ProxyFactory, Upstream, View, proxies
+from tests.rig import ProxyFactory, proxies
+from tests.upstream.process import Upstream, View
 
 
 def pytest_report_header() -> list[str]:

@@ -89,3 +89,18 @@ def exchange(port: int, data: bytes, *, method: str = "POST") -> Reply:
     """Sends bytes on a connection of their own; what came back."""
     with Wire(port) as wire:
         return wire.send(data).reply(method)
+
+
+def refused(reply: Reply, status: int, *codes: str, param: str | None = None) -> None:
+    """An error of the contract's table, in its one wire form."""
+    assert reply.status == status, reply
+    assert reply.headers["content-type"].startswith("application/json")
+    assert reply.headers["x-request-id"]
+    assert reply.headers["x-should-retry"] == "false"
+    error = reply.error()
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert not codes or error["code"] in codes, error
+    if param is not None:
+        assert error["param"] == param, error

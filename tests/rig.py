@@ -1,4 +1,4 @@
-"""Real parts for the tests: the upstream process, the real server process, keys made by the real commands.
+"""The real server as a process, its proxy.yaml, and keys made by the real commands.
 
 Everything is bounded in time, talks over loopback only, and leaves no process behind.
 """
@@ -7,148 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import httpx2
 
-from tests.upstream.script import parse
+from tests.processes import ROOT, end, environment, free_port, until
 
-ROOT = Path(__file__).parent.parent
 ADMIN = "admin-key-of-the-tests-0123456789"
 GUARDRAIL = "Only respond to questions about code. Say 'I don't know' to anything outside of that."
-PRICE = {"input": 1.5, "output": 6}
-"""USD per million tokens of every scripted model, unless a test says otherwise."""
-
-T = TypeVar("T")
-
-
-def until(probe: Callable[[], T | None], what: str, *, within: float = 5.0) -> T:
-    """The first truthy value of `probe`, asked again and again."""
-    deadline = time.monotonic() + within
-    while True:
-        if found := probe():
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {within} s"
-        time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def end(process: subprocess.Popen[Any], *, within: float = 10.0) -> int:
-    """Waits for a process that was told to stop; one that will not is killed, and that is a failure."""
-    try:
-        return process.wait(within)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(within)
-        raise AssertionError(f"{process.args!r} did not stop within {within} s") from None
-
-
-# --- the upstream --------------------------------------------------------------------------------------
-
-
-class View:
-    """What the journal says since the view was opened."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._start = path.stat().st_size
-
-    def events(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as file:
-            file.seek(self._start)
-            lines = [json.loads(line) for line in file if line.endswith("\n")]
-        wanted = {**facts, **({"event": event} if event else {})}
-        return [line for line in lines if wanted.items() <= line.items()]
-
-    def requests(self, model: str | None = None) -> list[dict[str, Any]]:
-        """Requests that came, all or those for one model's name (or its label)."""
-        found = self.events("request")
-        return [one for one in found if model is None or _is_for(one, model)]
-
-    def bodies(self, model: str | None = None) -> list[dict[str, Any]]:
-        return [one["body"] for one in self.requests(model)]
-
-    def models(self) -> list[str]:
-        """The labels that were asked, in order."""
-        return [str(body["model"]).partition("/")[0] for body in self.bodies()]
-
-    def usages(self, model: str | None = None) -> list[Any]:
-        """What usage was reported for each request, in order."""
-        ids = [one["request"] for one in self.requests(model)]
-        reported = {one["request"]: one["usage"] for one in self.events("finished")}
-        return [reported.get(one) for one in ids]
-
-    def closed(self, request: int) -> list[dict[str, Any]]:
-        """When the peer hung up while this request was being answered."""
-        return self.events("closed", request=request, by_peer=True)
-
-
-def _is_for(event: Mapping[str, Any], model: str) -> bool:
-    asked = str(event["body"].get("model")) if isinstance(event["body"], dict) else ""
-    return model in (asked, asked.partition("/")[0])
-
-
-class Upstream:
-    """The scripted provider, as a process."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "journal.jsonl"
-        self.path.touch()
-        command = [sys.executable, "-m", "tests.upstream", "--journal", str(self.path)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-        self.origin = f"http://127.0.0.1:{self.port}"
-        self.url = self.origin + "/v1"
-        self.journal = View(self.path)
-
-    def fresh(self) -> Self:
-        """The same process with a journal that begins now."""
-        self.journal = View(self.path)
-        return self
-
-    def open_gate(self, label: str) -> None:
-        httpx2.post(f"{self.origin}/gate/{label}", trust_env=False).raise_for_status()
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def model(self, name: str, script: str = "ok", **more: Any) -> dict[str, Any]:
-        """A `models:` entry answered here, alone unless `fallbacks` says so; `None` leaves a key out."""
-        upstream_model = f"{name}/{script}"
-        parse(upstream_model)
-        entry = {
-            "name": name,
-            "provider": "openai_compatible",
-            "base_url": self.url,
-            "api_key": f"sk-upstream-secret-{name}",
-            "model": upstream_model,
-            "price": PRICE,
-            "fallbacks": [],
-        }
-        return {key: value for key, value in {**entry, **more}.items() if value is not None}
-
-
-# --- configuration -------------------------------------------------------------------------------------
 
 
 def config(*models: Mapping[str, Any], **sections: Any) -> str:
@@ -162,13 +34,6 @@ def config(*models: Mapping[str, Any], **sections: Any) -> str:
         **sections,
     }
     return json.dumps(whole, indent=1)
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of the commands: ours, without what would leak into the proxy."""
-    leaks = ("PROXY_", "OPENAI_", "ANTHROPIC_", "TOGETHER_", "PROMPTLAYER_", "HTTP_PROXY", "http_proxy")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(leaks)}
-    return {**kept, "PYTHONUNBUFFERED": "1", **more}
 
 
 # --- the server ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import time
 import httpx2
 import pytest
 
-from tests.rig import Upstream, until
+from tests.processes import until
+from tests.upstream.process import Upstream
 from tests.upstream.script import ScriptError, parse
 
 

@@ -7,7 +7,8 @@ import hashlib
 import pytest
 
 from tests.raw import exchange, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, Upstream, config
+from tests.rig import ADMIN, Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 USER = [{"role": "user", "content": "hi"}]
 ADMIN_ONLY = [

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.raw import Reply, Wire, exchange, request
-from tests.rig import Proxy, ProxyFactory, Upstream, config
+from tests.raw import Reply, exchange, refused, request
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
-LIMIT = 200_000
 USER = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
 def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
-    server = {"max_body": LIMIT}
-    return module_proxy(config(upstream_process.model("plain"), server=server))
+    return module_proxy(config(upstream_process.model("plain")))
 
 
 @pytest.fixture(autouse=True)
@@ -36,20 +34,6 @@ def _nothing_goes_upstream_and_it_still_serves(served: Proxy, upstream: Upstream
 
 def ask(served: Proxy, body: bytes | dict[str, Any], **headers: str) -> Reply:
     return exchange(served.port, request(CHAT, body, **{**served.auth, **headers}))
-
-
-def refused(reply: Reply, status: int, *codes: str, param: str | None = None) -> None:
-    assert reply.status == status, reply
-    assert reply.headers["content-type"].startswith("application/json")
-    assert reply.headers["x-request-id"]
-    assert reply.headers["x-should-retry"] == "false"
-    error = reply.error()
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str)
-    assert error["message"]
-    assert not codes or error["code"] in codes, error
-    if param is not None:
-        assert error["param"] == param, error
 
 
 # --- JSON that is none ----------------------------------------------------------------------------
@@ -227,194 +211,3 @@ def test_the_other_endpoints_name_what_is_wrong_too(
     served: Proxy, path: str, body: dict[str, Any], param: str
 ) -> None:
     refused(exchange(served.port, request(path, body, **served.auth)), 400, param=param)
-
-
-# --- size, type, encoding -------------------------------------------------------------------------
-
-
-def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(served: Proxy) -> None:
-    for length in (str(LIMIT + 1), "99999999999"):
-        head = request(CHAT, b"", **{**served.auth, "content-length": length})
-        refused(exchange(served.port, head), 413, "request_too_large")
-
-
-def test_chunks_over_the_limit_are_refused_at_the_limit(served: Proxy) -> None:
-    head = request(CHAT, b"", **{**served.auth, "content-length": "", "transfer-encoding": "chunked"})
-    block = b"%x\r\n%s\r\n" % (20_000, b" " * 20_000)
-    with Wire(served.port) as wire:
-        wire.send(head + block * (LIMIT // 20_000 + 1))  # and no last chunk: the limit is what ends it
-        refused(wire.reply(), 413, "request_too_large")
-
-
-def test_a_body_just_under_the_limit_is_read(served: Proxy) -> None:
-    filler = " " * (LIMIT - 200)
-    body = json.dumps({"messages": [{"role": "user", "content": "allowed"}]}).encode() + filler.encode()
-    assert ask(served, body).status == 200
-
-
-def test_a_body_shorter_than_its_length_goes_nowhere(served: Proxy) -> None:
-    data = request(CHAT, b'{"messages": [{"role": "user"', **{**served.auth, "content-length": "500"})
-    with Wire(served.port) as wire:
-        wire.send(data)
-        wire.reset()
-
-
-@pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"]
-)
-def test_other_media_types_are_refused(served: Proxy, kind: str) -> None:
-    body = json.dumps({"messages": USER}).encode()
-    refused(ask(served, body, **{"content-type": kind}), 415, "unsupported_media_type")
-
-
-@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
-def test_json_is_json_however_it_is_spelled(served: Proxy, kind: str) -> None:
-    body = json.dumps({"messages": [{"role": "user", "content": "allowed"}]}).encode()
-    assert ask(served, body, **{"content-type": kind}).status == 200
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "gzip, identity", "nonsense"])
-def test_encoded_bodies_are_refused_unread(served: Proxy, encoding: str) -> None:
-    reply = ask(served, b"\x1f\x8b" + b"x" * 100, **{"content-encoding": encoding})
-    refused(reply, 415, "unsupported_content_encoding")
-
-
-def test_a_wrong_key_is_refused_before_anything_is_read(served: Proxy) -> None:
-    headers = {"authorization": "Bearer sk-nobody", "content-length": "150000", "expect": "100-continue"}
-    refused(exchange(served.port, request(CHAT, b"", **headers)), 401, "invalid_api_key")
-
-
-# --- paths and methods ----------------------------------------------------------------------------
-
-PATHS = [
-    "/",
-    "/nope",
-    "/v1",
-    "/v1/nope",
-    "/v1/chat",
-    "/v1/chat/completions/extra",
-    "//v1/chat/completions",
-    "/v1//chat/completions",
-    "/v1/chat%2fcompletions/x",
-    "/v1/chat/completions%00",
-    "/v1/v1/chat/completions",
-    "/V1/CHAT/COMPLETIONS",
-    "/v1/../key/list",
-    "/v1/chat/completions/../../../key/list",
-    "/%2e%2e/key/list",
-    "/key%2flist%00",
-    "/..%5ckey",
-    "/" + "a" * 8000,
-]
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_not_found(served: Proxy, path: str, method: str) -> None:
-    reply = exchange(served.port, request(path, b"{}", method=method, **served.auth), method=method)
-    assert reply.status in (400, 403, 404, 405), reply
-    refused(reply, reply.status)
-
-
-@pytest.mark.parametrize(
-    "path", ["*", "http://proxy/v1/nope", "v1/chat/completions", "/\x01", "/v1/nope?" + "q" * 60_000]
-)
-def test_an_odd_target_is_refused(served: Proxy, path: str) -> None:
-    reply = exchange(served.port, request(path, b"{}", method="GET", **served.auth), method="GET")
-    assert reply.status in (400, 403, 404, 405, 414, 431), reply
-    assert reply.error()["code"]
-
-
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE"])
-@pytest.mark.parametrize("path", [CHAT, "/key/generate", "/v1/embeddings"])
-def test_a_wrong_method_is_named(served: Proxy, path: str, method: str) -> None:
-    reply = exchange(served.port, request(path, b"{}", method=method, **served.auth), method=method)
-    refused(reply, 405, "method_not_allowed")
-    assert "POST" in reply.headers["allow"]
-
-
-@pytest.mark.parametrize("method", ["BREW", "connect", "\x00", "GET\tPOST", "A" * 5000])
-def test_an_unknown_method_is_refused(served: Proxy, method: str) -> None:
-    reply = exchange(served.port, request(CHAT, b"{}", method=method, **served.auth))
-    assert reply.status in (400, 405, 501), reply
-    assert reply.error()["code"]
-
-
-# --- headers --------------------------------------------------------------------------------------
-
-BODY = json.dumps({"messages": [{"role": "user", "content": "smuggled"}]}).encode()
-
-
-def lines(served: Proxy, *more: str) -> bytes:
-    head = [f"POST {CHAT} HTTP/1.1", f"authorization: {served.auth['authorization']}"]
-    return "\r\n".join([*head, "content-type: application/json", *more]).encode("latin-1") + b"\r\n\r\n"
-
-
-LENGTH = f"content-length: {len(BODY)}"
-FRAMING = {
-    "two lengths": ["host: p", LENGTH, "content-length: 5"],
-    "a length and chunks": ["host: p", LENGTH, "transfer-encoding: chunked"],
-    "a negative length": ["host: p", "content-length: -1"],
-    "a length that is no number": ["host: p", "content-length: 1x"],
-    "an unknown coding": ["host: p", "transfer-encoding: xchunked"],
-    "a space before the colon": ["host : p", LENGTH],
-    "a NUL in a value": ["host: p", "x-odd: a\x00b", LENGTH],
-    "a NUL in a name": ["host: p", "x\x00odd: a", LENGTH],
-    "a line without a colon": ["host: p", "nonsense", LENGTH],
-}
-
-
-@pytest.mark.parametrize("name", FRAMING)
-def test_doubtful_framing_is_refused(served: Proxy, name: str) -> None:
-    reply = exchange(served.port, lines(served, *FRAMING[name]) + BODY)
-    assert reply.status in (400, 501), reply
-    assert reply.error()["code"]
-
-
-@pytest.mark.parametrize("count", [1, 5000])
-def test_huge_headers_are_refused(served: Proxy, count: int) -> None:
-    more = [f"x-many-{i}: {'v' * (300_000 // count)}" for i in range(count)]
-    reply = exchange(served.port, lines(served, "host: p", *more, "content-length: 2") + b"{}")
-    assert reply.status in (400, 431), reply
-    assert reply.error()["code"]
-
-
-def test_two_keys_are_not_guessed_between(served: Proxy) -> None:
-    reply = exchange(served.port, lines(served, "host: p", "authorization: Bearer sk-other", LENGTH) + BODY)
-    assert reply.status in (400, 401), reply
-    assert reply.error()["code"]
-
-
-def test_a_clients_request_id_is_not_repeated(served: Proxy) -> None:
-    given = "mine-\x1b[31m-id"
-    reply = ask(served, {"messages": [{"role": "user", "content": "allowed"}]}, **{"x-request-id": given})
-    assert reply.status == 200
-    assert "mine" not in reply.headers["x-request-id"]
-
-
-def test_control_characters_stay_out_of_headers_and_log_lines(served: Proxy) -> None:
-    evil = "no\r\nset-cookie: x=1\n\x1b[31m{'level': 'fake'}"
-    reply = ask(served, {"model": evil, "messages": USER, "user": evil})
-    refused(reply, 404, "model_not_found")
-    assert "set-cookie" not in reply.headers
-    assert "\x1b[31m" not in served.log()
-
-
-def test_addresses_in_a_request_are_never_fetched(served: Proxy, upstream: Upstream) -> None:
-    picture = {"type": "image_url", "image_url": {"url": f"{upstream.origin}/canary.png"}}
-    messages = [{"role": "user", "content": [picture]}, {"role": "user", "content": "allowed"}]
-    assert ask(served, {"messages": messages}).status in (200, 400)
-    assert "/canary.png" not in [one["path"] for one in upstream.journal.requests()]
-
-
-def test_pipelined_requests_are_answered_in_order(served: Proxy) -> None:
-    one = request("/nope", b"{}", **served.auth)
-    two = request("/health/liveliness", method="GET")
-    last = request("/v1/nope", b"{}", connection="close", **served.auth)
-    with Wire(served.port) as wire:
-        wire.send(one + two + last)
-        received = b"".join(iter(lambda: wire.socket.recv(65536), b""))
-    statuses = [line.split()[1] for line in received.split(b"\r\n") if line.startswith(b"HTTP/1.1")]
-    # A body of JSON has no line end, so the next status line may follow it directly.
-    statuses += [part.split()[0] for part in received.split(b"}HTTP/1.1 ")[1:]]
-    assert sorted(statuses) == [b"200", b"404", b"404"]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Proxy, ProxyFactory, Upstream, config, free_port
+from tests.processes import free_port
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 # script -> class of failure; each comes true with and without a stream.
 FAULTS = {

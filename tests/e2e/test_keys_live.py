@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Proxy, ProxyFactory, Upstream, config, create_key, keys, until
+from tests.processes import until
+from tests.rig import Proxy, ProxyFactory, config, create_key, keys
+from tests.upstream.process import Upstream
 
 WITHIN = 1.0
 """Seconds until a change is in force, by contract."""

@@ -11,7 +11,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.rig import Proxy, ProxyFactory, Upstream, config
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 WEATHER = {
     "type": "function",

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.processes import until
 from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, Upstream, config, until
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 WITHIN = 4.0
 """Seconds: looked at every second, read twice 200 ms apart, built, swapped."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.processes import until
 from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, Upstream, config, keys, until
+from tests.rig import Proxy, ProxyFactory, config, keys
+from tests.upstream.process import Upstream
 
 PRICE = {"input": "1.5", "output": "6", "cached_input": "0.15"}
 KINDS: dict[str, str] = {

@@ -18,8 +18,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.processes import ROOT, end, environment, free_port, until
 from tests.raw import Wire, request
-from tests.rig import ROOT, ProxyFactory, Upstream, config, end, environment, free_port, until
+from tests.rig import ProxyFactory, config
+from tests.upstream.process import Upstream
 
 MOCK = {"name": "mock", "provider": "mock", "fallback": False}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, Upstream, config
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
 
 ODD = [
     "crlf",

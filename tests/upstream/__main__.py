@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.upstream import play
+from tests.upstream.call import Call, EndedError, head
 from tests.upstream.journal import Journal
+from tests.upstream.play import play
 from tests.upstream.script import ScriptError, Scripts, Step
 from tests.upstream.wire import Connection, GoneError, Protocol, Received
 
@@ -37,7 +38,7 @@ class Upstream:
                 connection.answering = number = next(self.requests)
                 await self.answer(number, request, connection)
                 connection.answering = None
-        except (GoneError, play.EndedError, asyncio.IncompleteReadError, ConnectionError):
+        except (GoneError, EndedError, asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             await connection.close()
@@ -64,16 +65,16 @@ class Upstream:
         except ScriptError as mistake:
             self.journal.write("bad_script", request=number, message=str(mistake))
             return await self._refuse(connection, str(mistake))
-        await play.play(self._call(number, request, step, connection))
+        await play(self._call(number, request, step, connection))
         return None
 
-    def _call(self, number: int, request: Received, step: Step, connection: Connection) -> play.Call:
-        return play.Call(number, request, request.body, step, connection, self.gates[step.label])
+    def _call(self, number: int, request: Received, step: Step, connection: Connection) -> Call:
+        return Call(number, request, request.body, step, connection, self.gates[step.label])
 
     async def _refuse(self, connection: Connection, message: str) -> None:
         shown = {"message": message, "type": "invalid_request_error", "param": None, "code": "bad_script"}
         data = json.dumps({"error": shown}).encode()
-        await connection.send(play.head(Step("upstream", {}), 400, {"content-length": str(len(data))}) + data)
+        await connection.send(head(Step("upstream", {}), 400, {"content-length": str(len(data))}) + data)
 
 
 async def main(port: int, journal: Path) -> None:

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.upstream import answers
-from tests.upstream.script import Step
-from tests.upstream.wire import Connection, Received
-
-JSON = "application/json"
-SSE = "text/event-stream"
-SETTLE = 0.15
-"""Seconds before a reset, so that what was sent before it arrives."""
-
-CODES = {400: "invalid_value", 401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
-
-
-class EndedError(Exception):
-    """The script ended the connection itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, and what is to be done about it."""
-
-    number: int
-    request: Received
-    body: Mapping[str, Any]
-    step: Step
-    connection: Connection
-    gate: asyncio.Event
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.body.get("stream"))
-
-    @property
-    def asked_usage(self) -> bool:
-        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+from tests.upstream.call import JSON, SSE, Call, EndedError, break_off, error, head, retry_headers
+from tests.upstream.streams import end_stream, open_stream, send_chunk, send_event, stream
 
 
 async def play(call: Call) -> None:
@@ -62,7 +29,7 @@ async def play(call: Call) -> None:
             await fault(call)
             return None
     if "status" in step:
-        return await whole(call, error(step), status=int(step.number("status")), headers=_retry(step))
+        return await whole(call, error(step), status=int(step.number("status")), headers=retry_headers(step))
     if call.request.path.endswith("/embeddings"):
         made = answers.embeddings(call.body, step)
         return await whole(call, made, usage=made["usage"])
@@ -82,39 +49,6 @@ async def _generate(call: Call) -> None:
     return await whole(call, made, usage=answer.usage)
 
 
-def error(step: Step) -> dict[str, Any]:
-    """OpenAI's error body."""
-    status = int(step.number("status", 500))
-    kind = step.text("type", "server_error" if status >= 500 else "invalid_request_error")
-    code = step.text("code", CODES.get(status, "")) or None
-    message = step.text("message", f"{step.label} failed with {status}.")
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def _retry(step: Step) -> dict[str, str]:
-    names = {"retry_after": "retry-after", "retry_after_ms": "retry-after-ms"}
-    return {header: step.text(word) for word, header in names.items() if word in step}
-
-
-def head(step: Step, status: int, headers: Mapping[str, str]) -> bytes:
-    """A status line and headers, odd ones included."""
-    lines = [f"HTTP/{'1.0' if 'http10' in step else '1.1'} {status} Scripted"]
-    given = {"x-request-id": f"up-{step.label}", **headers}
-    if "no_content_type" in step:
-        given.pop("content-type", None)
-    if "close" in step:
-        given["connection"] = "close"
-    if "huge_header" in step:
-        given["x-huge"] = "h" * 65536
-    lines += [f"{name}: {value}" for name, value in given.items()]
-    if "bad_headers" in step:
-        lines += ["set-cookie: session=stolen", "x-goog-api-key: leaked-secret", "x-debug: internal"]
-        lines += ["keep-alive: timeout=1", "proxy-authenticate: Basic", "server: secret-server"]
-    if "many_headers" in step:
-        lines += [f"x-many-{i}: {i}" for i in range(1000)]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
 async def whole(
     call: Call, body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None, usage: Any = None
 ) -> None:
@@ -127,114 +61,10 @@ async def whole(
     await connection.send(head(step, status, {"content-type": JSON, **framing, **(headers or {})}))
     if "stall" in step or "cut" in step or "cut_open" in step:
         await connection.send(data[: len(data) // 2])
-        await _break_off(call)
+        await break_off(call)
     await connection.send(data, byte_by_byte="byte_by_byte" in step)
     connection.journal.write("finished", request=call.number, status=status, usage=usage)
     if "http10" in step:
-        raise EndedError
-
-
-async def _break_off(call: Call) -> None:
-    if "stall" in call.step:
-        await call.connection.hang()
-    await asyncio.sleep(SETTLE)
-    if "cut" in call.step:
-        await call.connection.reset()
-    raise EndedError
-
-
-# --- streams -------------------------------------------------------------------------------------------
-
-
-async def stream(call: Call, chunks: Iterable[tuple[Mapping[str, Any], bool]], usage: Any) -> None:
-    """A stream of events, with whatever the script does between them."""
-    step = call.step
-    await open_stream(call)
-    await call.connection.sleep(step.number("first"))
-    sent = 0
-    for chunk, token in chunks:
-        if token and await _interrupt(call, sent):
-            return
-        await send_event(call, json.dumps(chunk, ensure_ascii=False))
-        if token:
-            call.connection.journal.write("sent", request=call.number, token=sent)
-            sent += 1
-            await call.connection.sleep(step.number("every"))
-    if await _interrupt(call, sent):
-        return
-    if "no_done" not in step:
-        await send_event(call, "[DONE]")
-    shown = usage if call.asked_usage else None
-    await end_stream(call, usage=shown)
-
-
-async def _interrupt(call: Call, sent: int) -> bool:
-    """What the script does after so many tokens; true: the stream is over."""
-    step = call.step
-    if step.count("gate") == sent:
-        await call.connection.wait_for(call.gate)
-    if step.count("bad_line") == sent:
-        await send_event(call, '{"choices": [{"delta": {"content"')
-    if step.count("big_line") is not None and sent == 1:
-        size = int(step.number("big_line"))
-        await send_event(call, json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * size}}]}))
-    if sent in (step.count("cut"), step.count("cut_open"), step.count("stall")):
-        await _break_off(call)
-    if step.count("error_event_after") == sent:
-        await send_event(call, json.dumps(error(step)))
-        await end_stream(call)
-        return True
-    if step.count("cut_clean") == sent:
-        await end_stream(call)
-        return True
-    return False
-
-
-async def open_stream(call: Call) -> None:
-    headers = {"content-type": SSE, "cache-control": "no-cache"}
-    if "http10" not in call.step:
-        headers["transfer-encoding"] = "chunked"
-    if "trailers" in call.step:
-        headers["trailer"] = "x-trailing"
-    await call.connection.send(head(call.step, 200, headers))
-    if "bom" in call.step:
-        await _send_chunk(call, b"\xef\xbb\xbf")
-
-
-async def send_event(call: Call, data: str) -> None:
-    """One server-sent event, formatted as oddly as the script wants."""
-    step = call.step
-    end = "\r\n" if "crlf" in step else "\r" if "cr" in step else "\n"
-    field = "data:" if "tight" in step else "data: "
-    lines = [field + data]
-    if "multiline" in step and data.startswith("{"):
-        lines = [field + line for line in json.dumps(json.loads(data), indent=1).split("\n")]
-    if "comments" in step:
-        lines = [": keep-alive", "event: message", "id: 7", "retry: 3000", *lines]
-    text = end.join(lines) + end * 2
-    if "comments" in step:
-        text = f": ping{end}{end}" + text
-    await _send_chunk(call, text.encode())
-
-
-async def _send_chunk(call: Call, data: bytes) -> None:
-    step = call.step
-    if "http10" in step:
-        await call.connection.send(data, byte_by_byte="byte_by_byte" in step)
-        return
-    parts = [data[i : i + 1] for i in range(len(data))] if "byte_by_byte" in step else [data]
-    for part in parts:
-        await call.connection.send(b"%x\r\n%s\r\n" % (len(part), part))
-        if "byte_by_byte" in step:
-            await asyncio.sleep(0)
-
-
-async def end_stream(call: Call, usage: Any = None) -> None:
-    if "http10" not in call.step:
-        trailers = b"x-trailing: 1\r\n" if "trailers" in call.step else b""
-        await call.connection.send(b"0\r\n" + trailers + b"\r\n")
-    call.connection.journal.write("finished", request=call.number, status=200, usage=usage)
-    if "http10" in call.step:
         raise EndedError
 
 
@@ -289,7 +119,7 @@ async def empty_stream(call: Call) -> None:
 async def comments_only(call: Call) -> None:
     await open_stream(call)
     while True:
-        await _send_chunk(call, b": keep-alive\n\n")
+        await send_chunk(call, b": keep-alive\n\n")
         await call.connection.sleep(0.05)
 
 
