@@ -132,7 +132,15 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damage: Cal
 
 
 def test_statements_are_split_where_sqlite_ends_them() -> None:
-    sql = "create table a (b); -- one; not two\ninsert into a values (';');\ncreate trigger t after insert on a\nbegin\n  select 1;\n  select 2;\nend;\n"
+    sql = """
+        create table a (b); -- one; not two
+        insert into a values (';');
+        create trigger t after insert on a
+        begin
+            select 1;
+            select 2;
+        end;
+    """
     assert len(list(statements(sql))) == 3
 
 

@@ -1,4 +1,4 @@
-"""The writer: what is queued is committed once, in order, together; what fails says so and harms nobody else."""
+"""The writer: what is queued is committed once, in order, together; what fails harms nobody else."""
 
 import asyncio
 import sqlite3
