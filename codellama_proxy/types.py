@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 NANOS = 1_000_000_000
 """Nano-USD in one USD."""
 
-FailureClass = Literal["caller", "credential", "busy", "transient", "disguised"]
+FailureClass = Literal["caller", "credential", "busy", "transient", "disguised", "client_left"]
 """Who is to blame for a failed attempt; the routing table turns on nothing else."""
 
 ScopeKind = Literal["global", "project", "key", "user"]
@@ -112,6 +112,8 @@ class Deployment:
     """The model's well-known name, for capabilities and prices."""
     extra: Json = field(default_factory=dict)
     """Keys that only one provider has: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
+    fallback: bool = True
+    """Whether it may serve as a backup for other models."""
     disabled: str | None = None
     """Why nothing may be sent here, in words; `None` when it is enabled."""
 
@@ -319,6 +321,8 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes
     method: str = "POST"
+    dropped: tuple[str, ...] = ()
+    """Parameters the client gave that this provider does not take (`drop_params`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +330,7 @@ class Event:
     """One piece of an answer in OpenAI's shape: a stream's chunk, or a whole completion."""
 
     body: bytes
-    """One line of JSON."""
+    """One line of JSON; empty when there is nothing for the client, only for the books."""
     content: bool = False
     """Carries content, a tool call or reasoning: the first such event is the commit point."""
     text: str = ""
@@ -334,5 +338,6 @@ class Event:
     usage: Usage | None = None
     finish_reason: str | None = None
     model: str | None = None
+    """The upstream's own name for what answered."""
     usage_only: bool = False
     """A chunk without choices that is there for its usage: shown only to clients that asked for it."""
