@@ -1,0 +1,190 @@
+"""The validated file to the snapshot that requests read: immutable all the way down, defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from codellama_proxy import types as t
+from codellama_proxy.config import schema
+
+BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)
+
+
+def freeze(value: Any) -> Any:
+    """JSON that nobody can change."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: freeze(content) for name, content in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
+def snapshot(
+    file: schema.File, deployments: Sequence[t.Deployment], *, digest: str, warnings: tuple[str, ...] = ()
+) -> t.Snapshot:
+    """`deployments` are the entries of `file.models`, and what was added to them."""
+    scopes = _scopes(file.limits)
+    return t.Snapshot(
+        digest=digest,
+        models=_models(deployments, _explicit_fallbacks(file.models)),
+        disabled=tuple(d for d in deployments if d.disabled is not None),
+        guardrail=t.Guardrail(file.guardrail.system_prompt or None, file.guardrail.client_system),
+        routing=_routing(file.routing),
+        limits=MappingProxyType(scopes),
+        projects=MappingProxyType({n: _project(n, p, scopes["project"]) for n, p in file.projects.items()}),
+        cache=_cache(file.cache),
+        tracking=_tracking(file.tracking),
+        server=t.Server(**dict(file.server)),
+        auth_required=file.auth.required,
+        metrics_public=file.metrics.public,
+        warnings=warnings,
+    )
+
+
+def deployment(
+    entry: schema.Entry, number: int, general: schema.Timeouts, disabled: str | None
+) -> t.Deployment:
+    """`number` counts from 1 among the entries that share a name."""
+    return t.Deployment(
+        id=f"{entry.name}#{number}",
+        name=entry.name,
+        provider=entry.provider,
+        model=entry.model or entry.name,
+        base_url=entry.base_url,
+        api_key=entry.api_key,
+        price=_price(entry.price),
+        context_window=entry.context_window,
+        max_output_tokens=entry.max_output_tokens,
+        weight=entry.weight,
+        timeouts=_timeouts(entry.timeouts, general),
+        params=freeze(entry.params),
+        headers=freeze(entry.headers),
+        system_prompt=_prompt(entry.system_prompt),
+        drop_params=entry.drop_params,
+        mode=entry.mode,
+        mock=t.Mock(**dict(entry.mock or schema.Mock())) if entry.provider == "mock" else None,
+        base_model=entry.base_model,
+        extra=_extra(entry),
+        fallback=entry.fallback,
+        disabled=disabled,
+    )
+
+
+def _price(price: schema.Price | None) -> t.Price | None:
+    return t.Price(price.input, price.output or 0, price.cached_input, price.cache_write) if price else None
+
+
+def _timeouts(own: schema.OwnTimeouts, general: schema.Timeouts) -> t.Timeouts:
+    return t.Timeouts(**{**dict(general), **{name: value for name, value in own if value is not None}})
+
+
+def _prompt(written: str | bool | None) -> Any:
+    return written if isinstance(written, str) or written is None else False
+
+
+def _extra(entry: schema.Entry) -> t.Json:
+    own = {
+        "deployment": entry.deployment,
+        "api_version": entry.api_version,
+        "input_map": entry.input_map,
+        "prompt_format": entry.prompt_format,
+    }
+    return MappingProxyType({key: freeze(value) for key, value in own.items() if value is not None})
+
+
+def _explicit_fallbacks(entries: Iterable[schema.Entry]) -> dict[str, tuple[str, ...]]:
+    return {entry.name: entry.fallbacks for entry in entries if entry.fallbacks is not None}
+
+
+def _models(
+    deployments: Sequence[t.Deployment], explicit: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, t.Model]:
+    enabled = [d for d in deployments if d.disabled is None]
+    names = dict.fromkeys(d.name for d in enabled)
+    models: dict[str, t.Model] = {}
+    for name in names:
+        wanted = explicit.get(name)
+        if wanted is None:
+            wanted = tuple(_below(name, deployments))
+        fallbacks = tuple(dict.fromkeys(other for other in wanted if other in names))
+        models[name] = t.Model(name, tuple(d for d in enabled if d.name == name), fallbacks)
+    return MappingProxyType(models)
+
+
+def _below(name: str, deployments: Sequence[t.Deployment]) -> Iterable[str]:
+    """The models with an enabled entry under this model's first that may be a backup for its mode."""
+    first = next(place for place, d in enumerate(deployments) if d.name == name)
+    for other in deployments[first + 1 :]:
+        able = other.fallback and other.disabled is None and other.mode == deployments[first].mode
+        if able and other.name != name:
+            yield other.name
+
+
+def _routing(routing: schema.Routing) -> t.Routing:
+    return t.Routing(
+        max_attempts=routing.max_attempts,
+        retries=routing.retries,
+        deadline=routing.deadline,
+        backoff_initial=routing.backoff.initial,
+        backoff_max=routing.backoff.max,
+        max_retry_after=routing.max_retry_after,
+        fallback_on=frozenset(routing.fallback_on),
+        cooldown=t.Cooldown(**dict(routing.cooldown)),
+        unknown_model=routing.unknown_model,
+    )
+
+
+def _scopes(scopes: schema.Scopes) -> dict[t.ScopeKind, t.Limits]:
+    return {
+        "global": _limits(scopes.everything),
+        "project": _limits(scopes.project),
+        "key": _limits(scopes.key),
+        "user": _limits(scopes.user),
+    }
+
+
+def _limits(limits: schema.Limits) -> t.Limits:
+    return t.Limits(**dict(limits), given=frozenset(limits.model_fields_set))
+
+
+def _overlay(base: t.Limits, own: schema.Limits) -> t.Limits:
+    """The fields somebody wrote down replace the base's, `null` included."""
+    fields = {name: getattr(base, name) for name in schema.Limits.model_fields}
+    fields |= {name: getattr(own, name) for name in own.model_fields_set}
+    return t.Limits(**fields, given=base.given | own.model_fields_set)
+
+
+def _project(name: str, project: schema.Project, base: t.Limits) -> t.Project:
+    return t.Project(
+        name,
+        limits=_overlay(base, project.limits),
+        own_limits=_limits(project.limits),
+        models=project.models,
+        guardrail=_prompt(project.guardrail),
+        cache=project.cache,
+    )
+
+
+def _cache(cache: schema.Cache) -> t.Cache:
+    semantic = cache.semantic.model_dump(exclude_none=True) if cache.semantic else None
+    return t.Cache(cache.enabled, cache.ttl, cache.max_entries, cache.scope, freeze(semantic))
+
+
+def _tracking(tracking: schema.Tracking) -> t.Tracking:
+    return t.Tracking(
+        promptlayer_key=tracking.promptlayer.api_key,
+        promptlayer_content=tracking.promptlayer.content,
+        promptlayer_tags=tracking.promptlayer.tags,
+        requests_content=tracking.requests.content,
+        requests_retention=tracking.requests.retention,
+    )
+
+
+def starting_model(snapshot: t.Snapshot, mode: str = "chat") -> str | None:
+    """Where a request without `model` starts: a mock with `fallback: false` only if nothing else can."""
+    able = [model for model in snapshot.models.values() if model.deployments[0].mode == mode]
+    real = (m for m in able if any(d.provider != "mock" or d.fallback for d in m.deployments))
+    first = next(real, able[0] if able else None)
+    return first.name if first else None

@@ -1,0 +1,159 @@
+"""What must hold between the keys of proxy.yaml, beyond each being well-formed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from codellama_proxy.config.document import Path
+from codellama_proxy.config.problems import did_you_mean
+from codellama_proxy.config.scalars import is_private
+from codellama_proxy.config.schema import Entry, File, Limits
+
+_NEEDS_URL = frozenset({"azure", "vllm", "openai_compatible"})
+_NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
+_ONLY_FOR = {
+    "deployment": "azure",
+    "api_version": "azure",
+    "input_map": "replicate",
+    "prompt_format": "replicate",
+    "mock": "mock",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    path: Path
+    message: str
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entries that could be read, by their index in the file, and every name the file gives to one."""
+
+    by_index: Mapping[int, Entry]
+    names: tuple[str, ...]
+    hidden: frozenset[Path] = frozenset()
+    """Values no message may show."""
+    missing: frozenset[Path] = frozenset()
+    """Values that will come when their variable is set."""
+
+
+def remarks(file: File, entries: Entries) -> Iterator[Remark]:
+    for index, entry in entries.by_index.items():
+        path: Path = ("models", index)
+        yield from _provider(entry, path, entries)
+        yield from _url(entry, path)
+        yield from _price(entry, path)
+        yield from _fallbacks(entry, path, entries)
+    yield from _agreement(entries)
+    yield from _limits(file)
+    yield from _projects(file, entries)
+    yield from _semantic(file, entries)
+
+
+def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+    for key, provider in _ONLY_FOR.items():
+        if entry.provider != provider and getattr(entry, key) is not None:
+            yield Remark((*path, key), f"only for provider {provider}")
+    if entry.provider in _NEEDS_URL and not entry.base_url and (*path, "base_url") not in entries.missing:
+        yield Remark(path, f"base_url is required for provider {entry.provider}")
+    keyless = not entry.api_key and (*path, "api_key") not in entries.missing
+    if keyless and not entry.base_url and entry.provider not in _NEEDS_NO_KEY:
+        yield Remark(path, f"no api_key; {entry.provider} will refuse every request", "warning")
+
+
+def _url(entry: Entry, path: Path) -> Iterator[Remark]:
+    url = entry.base_url
+    if url and url.startswith("http:") and not is_private(url) and not entry.allow_insecure:
+        danger = "http:// would show key and prompts to the network"
+        yield Remark((*path, "base_url"), f"{danger}; use https, or allow_insecure: true")
+
+
+def _price(entry: Entry, path: Path) -> Iterator[Remark]:
+    if entry.price and entry.price.output is None and entry.mode != "embedding":
+        yield Remark((*path, "price"), "output is required")
+
+
+def _fallbacks(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+    modes = {other.name: other.mode for other in entries.by_index.values()}
+    for place, name in enumerate(entry.fallbacks or ()):
+        here: Path = (*path, "fallbacks", place)
+        if name == entry.name:
+            yield Remark(here, "a model cannot be its own fallback")
+        elif name not in entries.names:
+            yield Remark(here, _no_model(name, here, entries))
+        elif modes.get(name, entry.mode) != entry.mode:
+            yield Remark(here, f"its mode is {modes[name]}, not {entry.mode}", "warning")
+
+
+def _no_model(name: str, path: Path, entries: Entries) -> str:
+    if path in entries.hidden:
+        return "there is no such model"
+    return f'there is no model "{name}"{did_you_mean(name, entries.names)}'
+
+
+def _agreement(entries: Entries) -> Iterator[Remark]:
+    """Deployments of one name are one model: they share what the model decides."""
+    mode: dict[str, str] = {}
+    fallbacks: dict[str, tuple[str, ...]] = {}
+    for index, entry in entries.by_index.items():
+        path: Path = ("models", index)
+        if mode.setdefault(entry.name, entry.mode) != entry.mode:
+            yield Remark((*path, "mode"), "entries that share a name must have the same mode")
+        chain = entry.fallbacks
+        if chain is not None and fallbacks.setdefault(entry.name, chain) != chain:
+            yield Remark((*path, "fallbacks"), "entries that share a name must have the same fallbacks")
+
+
+def _limits(file: File) -> Iterator[Remark]:
+    scopes: list[tuple[Path, Limits]] = [
+        (("limits", "global"), file.limits.everything),
+        (("limits", "project"), file.limits.project),
+        (("limits", "key"), file.limits.key),
+        (("limits", "user"), file.limits.user),
+    ]
+    for path, limits in scopes:
+        yield from _budget(path, limits, None)
+    for name, project in file.projects.items():
+        yield from _budget(("projects", name, "limits"), project.limits, file.limits.project.max_budget)
+
+
+def _budget(path: Path, limits: Limits, inherited: int | None) -> Iterator[Remark]:
+    budget = limits.max_budget if "max_budget" in limits.model_fields_set else inherited
+    if limits.budget_duration is not None and budget is None:
+        yield Remark((*path, "budget_duration"), "without max_budget it does nothing", "warning")
+
+
+def _projects(file: File, entries: Entries) -> Iterator[Remark]:
+    for name, project in file.projects.items():
+        for place, pattern in enumerate(project.models or ()):
+            path: Path = ("projects", name, "models", place)
+            if not any(fnmatchcase(model, pattern) for model in entries.names):
+                message = "matches no model" if path in entries.hidden else f'"{pattern}" matches no model'
+                yield Remark(path, message, "warning")
+
+
+def _semantic(file: File, entries: Entries) -> Iterator[Remark]:
+    semantic = file.cache.semantic
+    if semantic is None:
+        return
+    path: Path = ("cache", "semantic")
+    if semantic.backend == "gptcache":
+        yield from _gptcache(semantic.url, path)
+    elif semantic.model is None:
+        yield Remark(path, "model is required for backend embeddings")
+    elif semantic.model not in entries.names:
+        yield Remark((*path, "model"), _no_model(semantic.model, (*path, "model"), entries))
+    elif all(e.mode != "embedding" for e in entries.by_index.values() if e.name == semantic.model):
+        yield Remark((*path, "model"), "its mode is not embedding")
+
+
+def _gptcache(url: str | None, path: Path) -> Iterator[Remark]:
+    if url is None:
+        yield Remark(path, "url is required for backend gptcache")
+    elif url.startswith("http:") and not is_private(url):
+        yield Remark((*path, "url"), "http:// would show prompts to the network; use https")

@@ -1,0 +1,284 @@
+"""YAML text to plain values and the line and column of each; what the values mean is not known here.
+
+Scalars follow the YAML 1.2 core rules, so `no` and `1:30` are text; fractions stay exact (`Decimal`).
+A number with leading zeros is text: it is octal to some readers and decimal to others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.substitution import Lookup, expand
+
+Path = tuple[str | int, ...]
+Position = tuple[int, int]
+
+MAX_BYTES = 1024 * 1024
+MAX_VALUES = 100_000
+MAX_DEPTH = 32
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]{1,60}|(0|[1-9][0-9]{0,59})(\.[0-9]{0,60})?)([eE][-+]?[0-9]{1,5})?")
+_WORDS: Mapping[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), Decimal("Infinity")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), Decimal("-Infinity")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), Decimal("NaN")),
+}
+
+
+class Substituted(str):
+    """A scalar that substitution made look like a number or boolean: text where text is wanted."""
+
+    __slots__ = ()
+
+
+class Quoted(Substituted):
+    """One in quotes, which `{a: "${NAME}"}` cannot do without: text where anything may stand."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    root: Any
+    keys: Mapping[Path, Position]
+    """Where each mapping key stands."""
+    values: Mapping[Path, Position]
+    missing: Mapping[Path, str]
+    """Values that need a variable or file which has nothing to give, and why; they are `None` in `root`."""
+    substituted: frozenset[Path]
+    """Values that were made by substitution: never to be shown."""
+    inputs: tuple[tuple[str, str], ...]
+    """What was looked up, and found."""
+    problems: tuple[tuple[Position, str], ...]
+
+    def position(self, path: Path) -> Position:
+        """Of the value at `path`, or of the nearest thing around it."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values.get(path, (1, 1))
+
+
+def resolve(text: str) -> Any:
+    """An unquoted scalar's value."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return Decimal(text)
+    if re.fullmatch(r"0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}", text):
+        return int(text, 0)
+    return text
+
+
+def plain(value: Any) -> Any:
+    """The value for a place that wants a number or a boolean."""
+    return resolve(value) if isinstance(value, Substituted) else value
+
+
+def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml") -> Document:
+    """Raises `ConfigError` for what is not YAML; what can be read past is in `problems`."""
+    try:
+        composer = _Composer(yaml.parse(_decode(content), Loader=yaml.CSafeLoader))
+        reader = _Reader(lookup, composer.problems)
+        return reader.document(composer.document())
+    except _Unreadable as error:
+        line, column = error.position
+        raise ConfigError((Problem(line, column, error.message, source=source),)) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise ConfigError((Problem(*position, _in_words(error, content, position), source=source),)) from None
+    except yaml.YAMLError:
+        raise ConfigError((Problem(1, 1, "not YAML", source=source),)) from None
+
+
+class _Unreadable(Exception):  # noqa: N818 - a stop, turned into a `Problem` by `parse`
+    def __init__(self, position: Position, message: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.message = message
+
+
+def _decode(content: bytes) -> str:
+    if len(content) > MAX_BYTES:
+        raise _Unreadable((1, 1), "the file is larger than 1 MiB")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _Unreadable((1, 1), "the file is UTF-16; save it as UTF-8")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise _Unreadable(_place(content[: error.start].decode()), "not UTF-8") from None
+    text = text.removeprefix("\ufeff")
+    if found := _FORBIDDEN.search(text):
+        raise _Unreadable(_place(text[: found.start()]), f"character U+{ord(found[0]):04X} is not allowed")
+    return text
+
+
+def _place(before: str) -> Position:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _in_words(error: yaml.MarkedYAMLError, content: bytes, position: Position) -> str:
+    """libyaml's own sentence, which never quotes the file, or the reason behind the usual ones."""
+    lines = content.decode(errors="replace").splitlines()
+    line = lines[position[0] - 1] if position[0] <= len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "not YAML: indented with a tab; use spaces"
+    if line[: position[1]].endswith("${"):
+        return 'not YAML: inside { } and [ ], "${...}" must be quoted'
+    return f"not YAML: {error.problem or 'syntax error'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    position: Position
+    scalar: str | None = None
+    quoted: bool = False
+    items: tuple[_Node, ...] | None = None
+    pairs: tuple[tuple[_Node, _Node], ...] | None = None
+    size: int = 1
+    """Values in it, aliases expanded: known before anything is expanded."""
+
+
+class _Composer:
+    """Events to one tree. An anchor is known only after its node ends, so no alias can reach itself."""
+
+    def __init__(self, events: Iterator[Any]) -> None:
+        self._events = events
+        self._anchors: dict[str, _Node] = {}
+        self.problems: list[tuple[Position, str]] = []
+
+    def document(self) -> _Node:
+        root: _Node | None = None
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    raise _Unreadable(_start(event), "one document only: nothing may follow `---`")
+                root = self._node(next(self._events), 0)
+        if root is None:
+            raise _Unreadable((1, 1), "the file is empty; it needs at least `models:`")
+        return root
+
+    def _node(self, event: Any, depth: int) -> _Node:
+        position = _start(event)
+        if depth > MAX_DEPTH:
+            raise _Unreadable(position, "nested too deeply")
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        if event.tag is not None:
+            self.problems.append((position, "tags (`!...`) are not allowed"))
+        node = self._content(event, position, depth)
+        if node.size > MAX_VALUES:
+            raise _Unreadable(position, "too many values")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _content(self, event: Any, position: Position, depth: int) -> _Node:
+        if isinstance(event, yaml.ScalarEvent):
+            return _Node(position, scalar=event.value, quoted=event.style not in {None, ""})
+        children = tuple(self._children(depth))
+        size = 1 + sum(child.size for child in children)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return _Node(position, items=children, size=size)
+        pairs = tuple(zip(children[::2], children[1::2], strict=True))
+        return _Node(position, pairs=pairs, size=size)
+
+    def _children(self, depth: int) -> Iterator[_Node]:
+        for event in self._events:
+            if isinstance(event, yaml.CollectionEndEvent):
+                return
+            yield self._node(event, depth + 1)
+
+    def _alias(self, event: Any) -> _Node:
+        node = self._anchors.get(event.anchor)
+        if node is None:
+            raise _Unreadable(_start(event), "unknown anchor; text that begins with * must be quoted")
+        return node
+
+
+def _start(event: Any) -> Position:
+    return event.start_mark.line + 1, event.start_mark.column + 1
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The tree to plain values, writing down where everything stood."""
+
+    lookup: Lookup
+    problems: list[tuple[Position, str]]
+    keys: dict[Path, Position] = field(default_factory=dict)
+    values: dict[Path, Position] = field(default_factory=dict)
+    missing: dict[Path, str] = field(default_factory=dict)
+    substituted: set[Path] = field(default_factory=set)
+    inputs: list[tuple[str, str]] = field(default_factory=list)
+
+    def document(self, root: _Node) -> Document:
+        value = self._value(root, ())
+        return Document(
+            value,
+            self.keys,
+            self.values,
+            self.missing,
+            frozenset(self.substituted),
+            tuple(self.inputs),
+            tuple(self.problems),
+        )
+
+    def _value(self, node: _Node, path: Path) -> Any:
+        self.values[path] = node.position
+        if node.items is not None:
+            return [self._value(item, (*path, index)) for index, item in enumerate(node.items)]
+        if node.pairs is not None:
+            return self._mapping(node.pairs, path)
+        return self._scalar(node, path)
+
+    def _mapping(self, pairs: tuple[tuple[_Node, _Node], ...], path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key.scalar is None:
+                self.problems.append((key.position, "a key must be text"))
+            elif key.scalar in found:
+                first = self.keys[*path, key.scalar][0]
+                self.problems.append(
+                    (key.position, f'duplicate key "{key.scalar}"; the first is on line {first}')
+                )
+            else:
+                self.keys[*path, key.scalar] = key.position
+                found[key.scalar] = self._value(value, (*path, key.scalar))
+        return found
+
+    def _scalar(self, node: _Node, path: Path) -> Any:
+        text = node.scalar or ""
+        if "${" not in text:
+            return text if node.quoted else resolve(text)
+        expanded = expand(text, self.lookup)
+        self.substituted.add(path)
+        self.inputs.extend(expanded.inputs)
+        if expanded.malformed:
+            self.problems.append((node.position, _SUBSTITUTIONS))
+        if expanded.unset or expanded.malformed:
+            self.missing[path] = expanded.unset or ""
+            return None
+        value = resolve(expanded.text)
+        if isinstance(value, str) or (node.quoted and value is None):
+            return expanded.text
+        if value is None:
+            return None
+        return Quoted(expanded.text) if node.quoted else Substituted(expanded.text)
+
+
+_SUBSTITUTIONS = "write ${NAME}, ${NAME:-default} or ${file:/path}; $${ for a plain ${"

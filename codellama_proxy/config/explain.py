@@ -1,0 +1,99 @@
+"""What pydantic found, in our words: where it is, what was expected, and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from codellama_proxy.config.document import Document, Path, Position
+from codellama_proxy.config.problems import did_you_mean
+from codellama_proxy.config.schema import File
+
+Finding = tuple[Position, str]
+
+
+def described(path: Path) -> str:
+    """`models[2].price.input`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_short(part)}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= 64 else f"{key[:61]}..."
+
+
+def at(document: Document, path: Path, message: str) -> Finding:
+    """Something about the value at `path`."""
+    return document.position(path), f"{described(path)}: {message}" if path else message
+
+
+def findings(document: Document, error: ValidationError) -> Iterator[Finding]:
+    for detail in error.errors(include_url=False):
+        path = _path(detail)
+        if path in document.missing:
+            continue  # there is no value to judge, and that has its own message
+        if detail["type"] == "extra_forbidden":
+            yield document.keys[path], _unknown(path)
+        else:
+            yield at(document, path, _message(detail, path))
+
+
+def _path(detail: ErrorDetails) -> Path:
+    """pydantic marks a bad mapping key with `[key]`."""
+    loc = detail["loc"]
+    return loc[:-1] if loc and loc[-1] == "[key]" else loc
+
+
+def _message(detail: ErrorDetails, path: Path) -> str:
+    match detail["type"]:
+        case "missing":
+            return "required"
+        case "value":
+            return detail["msg"]
+        case "literal_error":
+            expected = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
+            return f"expected {_either(expected)}{_guess(detail['input'], expected)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return "expected a mapping"
+        case "tuple_type":
+            return "expected a list"
+    return f"not valid ({detail['type']})"
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _guess(value: Any, known: Sequence[str]) -> str:
+    """Shows one of `known`, never the value."""
+    return did_you_mean(value, known) if isinstance(value, str) else ""
+
+
+def _unknown(path: Path) -> str:
+    key, known = str(path[-1]), _keys_at(path[:-1])
+    if key == "<<":
+        return f"{described(path)}: merge keys are not YAML 1.2; write the keys out"
+    hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
+    return f'{described(path)}: unknown key "{_short(key)}"{hint}'
+
+
+def _keys_at(path: Path) -> list[str]:
+    section: Any = File
+    for part in path:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            section = next(f.annotation for n, f in section.model_fields.items() if (f.alias or n) == part)
+        else:
+            section = _section_in(section)
+    return [field.alias or name for name, field in _section_in(section).model_fields.items()]
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that `X`, `X | None`, `tuple[X, ...]` or `dict[..., X]` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_section_in(argument) for argument in get_args(annotation))
+    return next((found for found in inner if found is not None), None)

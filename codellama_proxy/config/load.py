@@ -1,0 +1,201 @@
+"""proxy.yaml to a `Snapshot`, or to everything that is wrong with it; never to something in between."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from codellama_proxy.config import build, checks
+from codellama_proxy.config.document import Document, Path, parse
+from codellama_proxy.config.explain import at, described, findings
+from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.substitution import lookup_in
+from codellama_proxy.types import Deployment, Snapshot
+
+NO_EFFECT_YET: Mapping[str, str] = {
+    "cache": "answers are not cached in this version",
+    "limits": "limits are not enforced in this version",
+    "projects.*.limits": "limits are not enforced in this version",
+    "tracking.promptlayer": "nothing is sent to PromptLayer in this version",
+    "tracking.requests.content": "prompts and answers are not kept in this version",
+    "tracking.requests.retention": "rows are kept for ever in this version",
+}
+"""Settings that are read but do nothing; said only of values that differ from the default."""
+
+_Found = list[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    snapshot: Snapshot
+    warnings: tuple[Problem, ...]
+
+
+def load(
+    text: bytes, environ: Mapping[str, str], *, source: str = "proxy.yaml", implemented: frozenset[str]
+) -> Snapshot:
+    """Raises `ConfigError`. `implemented` are the providers this version can speak to."""
+    return examine(text, environ, source=source, implemented=implemented).snapshot
+
+
+def examine(
+    text: bytes, environ: Mapping[str, str], *, source: str = "proxy.yaml", implemented: frozenset[str]
+) -> Loaded:
+    """`load`, with the warnings' positions."""
+    document = parse(text, lookup_in(environ), source=source)
+    problems = [Problem(*place, message, source=source) for place, message in document.problems]
+    problems += [Problem(*place, message, source=source) for place, message in _unset(document)]
+    file, entries = _validated(document, problems, source)
+    for remark in checks.remarks(file, entries) if file and entries else ():
+        place, message = at(document, remark.path, remark.message)
+        problems.append(Problem(*place, message, remark.severity, source))
+    if any(problem.severity == "error" for problem in problems):
+        raise ConfigError(_in_order(problems))
+    assert file is not None
+    deployments = _deployments(file, document, implemented)
+    problems += _warnings(file, document, deployments, source)
+    warnings = _in_order(problems)
+    if all(d.disabled is not None for d in deployments):
+        deployments.append(_built_in_mock(deployments, file))
+        warnings += (Problem(*document.position(("models",)), _MOCK_ADDED, "warning", source),)
+    words = tuple(problem.message for problem in warnings)
+    return Loaded(build.snapshot(file, deployments, digest=_digest(text, document), warnings=words), warnings)
+
+
+_MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; it makes its answers up'
+
+
+def _in_order(problems: _Found) -> tuple[Problem, ...]:
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+
+
+def _digest(text: bytes, document: Document) -> str:
+    digest = hashlib.sha256(text)
+    for name, value in document.inputs:
+        digest.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:12]
+
+
+def _may_be_unset(path: Path) -> bool:
+    match path:
+        case ("models", int(), "api_key") | ("tracking", "promptlayer", "api_key"):
+            return True
+    return False
+
+
+def _unset(document: Document) -> Iterator[tuple[tuple[int, int], str]]:
+    for path, why in document.missing.items():
+        if why and not _may_be_unset(path):
+            yield at(document, path, why)
+
+
+def _validated(
+    document: Document, problems: _Found, source: str
+) -> tuple[File | None, checks.Entries | None]:
+    """The file, without what had to be refused, so that one run can report the rest as well."""
+    if not isinstance(document.root, dict):
+        problems.append(Problem(*document.position(()), "expected a mapping with `models:`", source=source))
+        return None, None
+    try:
+        file, dropped = File.model_validate(document.root), frozenset[int]()
+    except ValidationError as error:
+        found = findings(document, error)
+        problems += [Problem(*place, message, source=source) for place, message in found]
+        rest, dropped = _without(document.root, error)
+        try:
+            file = File.model_validate(rest)
+        except ValidationError:
+            return None, None
+    return file, _entries(file, document, dropped)
+
+
+def _entries(file: File, document: Document, dropped: frozenset[int]) -> checks.Entries:
+    models = document.root.get("models")
+    written = models if isinstance(models, list) else []
+    kept = (index for index in range(len(written)) if index not in dropped)
+    names = (entry.get("name") for entry in written if isinstance(entry, dict))
+    return checks.Entries(
+        by_index=dict(zip(kept, file.models, strict=True)),
+        names=tuple(str(name) for name in names if name is not None),
+        hidden=document.substituted,
+        missing=frozenset(document.missing),
+    )
+
+
+def _without(root: dict[str, Any], error: ValidationError) -> tuple[dict[str, Any], frozenset[int]]:
+    """A copy of the file without what was refused, and the indexes of the entries that went with it."""
+    rest = copy.deepcopy(root)
+    dropped: set[int] = set()
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"]
+        if loc[:1] == ("models",) and (len(loc) == 2 or (detail["type"] == "missing" and len(loc) == 3)):
+            dropped.add(int(loc[1]))
+        else:
+            _remove(rest, loc[:-1] if detail["type"] == "missing" or loc[-1] == "[key]" else loc)
+    if isinstance(rest.get("models"), list):
+        rest["models"] = [entry for index, entry in enumerate(rest["models"]) if index not in dropped]
+    else:
+        rest["models"] = []
+    return rest, frozenset(dropped)
+
+
+def _remove(root: dict[str, Any], path: Path) -> None:
+    """Of a list with a bad item, all goes: what stays must keep its index."""
+    holder: Any = root
+    if path[:1] == ("models",) and len(path) > 1:
+        holder, path = root["models"][path[1]], path[2:]
+    for place, part in enumerate(path):
+        after = path[place + 1] if place + 1 < len(path) else None
+        if after is None or isinstance(after, int):
+            holder.pop(part, None)
+            return
+        holder = holder.get(part, {})
+
+
+def _deployments(file: File, document: Document, implemented: frozenset[str]) -> list[Deployment]:
+    numbers: Counter[str] = Counter()
+    found = []
+    for index, entry in enumerate(file.models):
+        numbers[entry.name] += 1
+        disabled = document.missing.get(("models", index, "api_key"))
+        if entry.provider not in implemented:
+            disabled = f"provider {entry.provider} is not available in this version"
+        found.append(build.deployment(entry, numbers[entry.name], file.timeouts, disabled))
+    return found
+
+
+def _built_in_mock(deployments: list[Deployment], file: File) -> Deployment:
+    number = 1 + sum(d.name == build.BUILT_IN_MOCK.name for d in deployments)
+    return replace(build.deployment(build.BUILT_IN_MOCK, number, file.timeouts, None), disabled=None)
+
+
+def _warnings(
+    file: File, document: Document, deployments: list[Deployment], source: str
+) -> Iterator[Problem]:
+    for index, deployment in enumerate(deployments):
+        if deployment.disabled is not None:
+            message = f"{deployment.name} is disabled: {deployment.disabled}"
+            place = document.position(("models", index, "api_key"))
+            yield Problem(*place, message, "warning", source)
+    differing = file.model_dump(by_alias=True, exclude_defaults=True)
+    for pattern, sentence in NO_EFFECT_YET.items():
+        for path in _matches(differing, tuple(pattern.split("."))):
+            message = f"{described(path)} has no effect: {sentence}"
+            yield Problem(*document.position(path), message, "warning", source)
+
+
+def _matches(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[Path]:
+    if not pattern:
+        yield path
+        return
+    names = value if pattern[0] == "*" else [pattern[0]]
+    for name in names if isinstance(value, dict) else ():
+        if name in value:
+            yield from _matches(value[name], pattern[1:], (*path, name))

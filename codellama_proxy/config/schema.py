@@ -1,0 +1,319 @@
+"""Every key of proxy.yaml: its type, its default and what it means. The JSON Schema comes from here too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from codellama_proxy.config import scalars as s
+from codellama_proxy.config.document import Substituted
+from codellama_proxy.types import Secret
+
+PROVIDERS = Literal[
+    "openai", "together", "anthropic", "azure", "cohere", "ai21", "replicate", "huggingface", "gemini",
+    "bedrock", "groq", "mistral", "deepseek", "fireworks", "openrouter", "xai", "cerebras", "perplexity",
+    "nvidia", "ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock",
+]  # fmt: skip
+
+_word = BeforeValidator(lambda value: str(value) if isinstance(value, Substituted) else value)
+
+Flag = Annotated[bool, s.FLAG]
+Name = Annotated[str, s.NAME]
+ProjectName = Annotated[str, s.PROJECT]
+UpstreamName = Annotated[str, s.UPSTREAM_NAME]
+Prompt = Annotated[str | Literal[False], s.PROMPT]
+Provider = Annotated[PROVIDERS, _word]
+Mode = Annotated[Literal["chat", "embedding", "completion"], _word]
+ClientSystem = Annotated[Literal["keep", "drop", "reject"], _word]
+CallerFault = Annotated[Literal["context_length", "content_filter"], _word]
+UnknownModel = Annotated[Literal["error", "default"], _word]
+Origin = Annotated[str, s.text(r"\*|https?://[^/\s]+", "an origin such as https://app.example.com, or *")]
+CacheScope = Annotated[Literal["project", "key", "global"], _word]
+Backend = Annotated[Literal["embeddings", "gptcache"], _word]
+Patience = Annotated[float, s.duration()]
+Pause = Annotated[float, s.duration("0s", "30d")]
+Dollars = Annotated[int, s.usd(10**6)]
+Count = Annotated[int, s.whole(0, 10**12)]
+Tokens = Annotated[int, s.whole(1, 10**8)]
+
+
+class Section(BaseModel):
+    """A mapping of known keys; one left empty is as good as absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+class Price(Section):
+    input: Dollars = Field(description="USD per million input tokens.")
+    output: Dollars | None = Field(
+        default=None, description="USD per million output tokens; embeddings have none."
+    )
+    cached_input: Dollars | None = Field(
+        default=None, description="USD per million cached input tokens; default: input."
+    )
+    cache_write: Dollars | None = Field(
+        default=None, description="USD per million tokens written to the provider's cache; default: input."
+    )
+
+
+class OwnTimeouts(Section):
+    connect: Patience | None = Field(default=None, description="To a connection.")
+    first_token: Patience | None = Field(default=None, description="To a stream's first token.")
+    idle: Patience | None = Field(default=None, description="Between two pieces of a stream.")
+    answer: Patience | None = Field(default=None, description="To the end of an answer that is not streamed.")
+
+
+class Timeouts(Section):
+    connect: Patience = Field(default=5.0, description="To a connection.")
+    first_token: Patience = Field(default=30.0, description="To a stream's first token.")
+    idle: Patience = Field(default=60.0, description="Between two pieces of a stream.")
+    answer: Patience = Field(default=180.0, description="To the end of an answer that is not streamed.")
+
+
+class Mock(Section):
+    reply: Annotated[str, s.text(r"[\s\S]*", "text", 1_000_000)] | None = Field(
+        default=None, description="What it answers; default: a canned answer."
+    )
+    first_token_delay: Annotated[float, s.duration("0s")] = Field(
+        default=0.0, description="Wait before answering."
+    )
+    tokens_per_second: Annotated[float, s.number(0, 10**6)] | None = Field(
+        default=None, description="Speed of a stream."
+    )
+    status: Annotated[int, s.whole(400, 599)] | None = Field(
+        default=None, description="Fail with this HTTP status."
+    )
+    retry_after: Annotated[float, s.duration("0s", "30d")] | None = Field(
+        default=None, description="Retry-After sent with the failure."
+    )
+    cut_after_tokens: Count | None = Field(
+        default=None, description="Break the connection after so many tokens."
+    )
+
+
+class Entry(Section):
+    """One deployment; entries that share a name are one model."""
+
+    name: Name = Field(description="The public name. Entries that share one are deployments of one model.")
+    provider: Provider = Field(description="Who serves it.")
+    model: UpstreamName | None = Field(default=None, description="The name sent upstream; default: name.")
+    base_url: Annotated[str, s.URL] | None = Field(
+        default=None,
+        description="Default: the provider's own; required for azure, vllm, openai_compatible.",
+    )
+    allow_insecure: Flag = Field(default=False, description="Allow http:// to a host on the internet.")
+    api_key: Annotated[Secret | None, s.SECRET] = Field(
+        default=None, description="The provider's key; a variable that is unset or empty disables the entry."
+    )
+    price: Price | None = Field(
+        default=None, description="USD per million tokens; default: the price catalogue."
+    )
+    context_window: Tokens | None = Field(
+        default=None, description="Tokens the model can read and write together."
+    )
+    max_output_tokens: Tokens = Field(
+        default=4096, description="For budget holds, and for providers that require a maximum."
+    )
+    weight: Annotated[float, s.number(0, 10**6)] = Field(
+        default=1.0, description="Share of the traffic among deployments of one name."
+    )
+    fallback: Flag = Field(default=True, description="May it serve as a backup for other models?")
+    fallbacks: tuple[Name, ...] | None = Field(
+        default=None,
+        description="Tried after this one; [] for none; default: all below it with fallback: true.",
+    )
+    timeouts: OwnTimeouts = Field(
+        default=OwnTimeouts(), description="Its own timeouts, over the general ones."
+    )
+    params: Annotated[dict[str, Any], s.PARAMS] = Field(
+        default={}, description="Added where the client gave none."
+    )
+    headers: Annotated[dict[str, str], s.HEADERS] = Field(
+        default={}, description="Extra headers sent upstream."
+    )
+    system_prompt: Prompt | None = Field(
+        default=None, description="Replaces the guardrail's prompt for this model; false for none."
+    )
+    drop_params: Flag = Field(
+        default=False, description="Drop unsupported parameters instead of refusing them."
+    )
+    mode: Mode = Field(default="chat", description="What the model does.")
+    mock: Mock | None = Field(
+        default=None, description="For provider mock: what it answers, how badly it behaves."
+    )
+    deployment: UpstreamName | None = Field(default=None, description="For azure: the deployment's name.")
+    api_version: UpstreamName | None = Field(default=None, description="For azure: the API version.")
+    input_map: Annotated[dict[str, Any], s.JSON_MAP] | None = Field(
+        default=None, description="For replicate: our parameters' names in the model's input."
+    )
+    prompt_format: UpstreamName | None = Field(
+        default=None, description="For replicate: how messages become one prompt."
+    )
+    base_model: UpstreamName | None = Field(
+        default=None, description="The model's well-known name, for capabilities and prices."
+    )
+
+
+class Guardrail(Section):
+    system_prompt: Prompt = Field(
+        default=False, description="The first system message of every request; false for none."
+    )
+    client_system: ClientSystem = Field(
+        default="keep",
+        description="Client system messages: keep them after it, drop them, or reject the request.",
+    )
+
+
+class Backoff(Section):
+    initial: Pause = Field(default=0.25, description="The first pause, at most (full jitter).")
+    max: Pause = Field(default=8.0, description="The longest pause.")
+
+
+class Cooldown(Section):
+    failures: Annotated[int, s.whole(1, 1000)] = Field(
+        default=3, description="Failures in a row that cool a deployment."
+    )
+    time: Pause = Field(default=30.0, description="How long it rests; doubles while it keeps failing.")
+    max_time: Pause = Field(default=600.0, description="The longest rest.")
+    auth_time: Pause = Field(default=300.0, description="The rest after a refused provider key.")
+
+
+class Routing(Section):
+    max_attempts: Annotated[int, s.whole(1, 20)] = Field(
+        default=4, description="Upstream calls for one request."
+    )
+    retries: Annotated[int, s.whole(0, 10)] = Field(
+        default=1, description="Further tries on the same deployment."
+    )
+    deadline: Patience = Field(default=300.0, description="For the whole request.")
+    backoff: Backoff = Field(default=Backoff(), description="Pauses between tries on the same deployment.")
+    max_retry_after: Pause = Field(default=5.0, description="The longest Retry-After waited for in place.")
+    fallback_on: tuple[CallerFault, ...] = Field(
+        default=("context_length",),
+        description="Faults of the caller that may still be tried on the next model.",
+    )
+    cooldown: Cooldown = Field(default=Cooldown(), description="When a failing deployment rests.")
+    unknown_model: UnknownModel = Field(
+        default="error", description="error: 404; default: start at the first model."
+    )
+
+
+class Limits(Section):
+    """null: no limit; 0: none allowed."""
+
+    rpm_limit: Count | None = Field(default=None, description="Requests a minute.")
+    tpm_limit: Count | None = Field(default=None, description="Tokens a minute.")
+    max_parallel_requests: Count | None = Field(default=None, description="Requests at the same time.")
+    max_budget: Annotated[int, s.usd(10**9)] | None = Field(
+        default=None, description="USD in each budget_duration."
+    )
+    budget_duration: Annotated[str, s.WINDOW] | None = Field(
+        default=None, description="hour, day, week, month (UTC), or Nh, Nd from first use; default: for ever."
+    )
+    shadow: Flag = Field(default=False, description="Count and log, never refuse.")
+
+
+class Scopes(Section):
+    everything: Limits = Field(default=Limits(), alias="global", description="The whole installation.")
+    project: Limits = Field(default=Limits(), description="Every project.")
+    key: Limits = Field(default=Limits(), description="Every key.")
+    user: Limits = Field(default=Limits(), description="Every user within a project.")
+
+
+class Project(Section):
+    limits: Limits = Field(default=Limits(), description="Replaces limits.project, field by field.")
+    models: tuple[Annotated[str, s.PATTERN], ...] | None = Field(
+        default=None, description="The models it may use; shell wildcards are fine; default: all."
+    )
+    guardrail: Prompt | None = Field(
+        default=None, description="Its own prompt instead of the guardrail's; false for none."
+    )
+    cache: Flag = Field(default=True, description="May its answers come from the cache?")
+
+
+class Semantic(Section):
+    backend: Backend = Field(description="embeddings: a model of this file; gptcache: a GPTCache server.")
+    model: Name | None = Field(default=None, description="For embeddings: the model that makes them.")
+    url: Annotated[str, s.URL] | None = Field(default=None, description="For gptcache: where the server is.")
+    threshold: Annotated[float, s.number(0, 1)] = Field(
+        default=0.95, description="How similar is similar enough."
+    )
+
+
+class Cache(Section):
+    enabled: Flag = Field(default=True, description="Answer identical requests from memory and disk.")
+    ttl: Annotated[float, s.duration("1s", "365d")] = Field(
+        default=3600.0, description="How long an answer is good."
+    )
+    max_entries: Annotated[int, s.whole(1, 10**8)] = Field(
+        default=10_000, description="How many answers are kept."
+    )
+    scope: CacheScope = Field(default="project", description="Who shares answers.")
+    semantic: Semantic | None = Field(default=None, description="Also answer similar requests.")
+
+
+class PromptLayer(Section):
+    api_key: Annotated[Secret | None, s.SECRET] = Field(default=None, description="Its key; unset: off.")
+    content: Flag = Field(default=True, description="Send prompts and answers too.")
+    tags: tuple[UpstreamName, ...] = Field(default=("codellama-proxy",), description="Tags on every request.")
+
+
+class Requests(Section):
+    content: Flag = Field(default=False, description="Keep prompts and answers too.")
+    retention: Annotated[float, s.duration("1h", "36500d")] = Field(
+        default=30 * 86400.0, description="How long single requests are kept; daily totals stay."
+    )
+
+
+class Tracking(Section):
+    promptlayer: PromptLayer = Field(default=PromptLayer(), description="Every request, sent to PromptLayer.")
+    requests: Requests = Field(default=Requests(), description="The request log in the database.")
+
+
+class Auth(Section):
+    required: Flag = Field(
+        default=True, description="false: calls without a key belong to the project anonymous."
+    )
+
+
+class Server(Section):
+    max_body: Annotated[int, s.size(1024, 2**30)] = Field(
+        default=10_000_000, description="The largest request."
+    )
+    max_parallel_requests: Annotated[int, s.whole(1, 10**6)] = Field(
+        default=1000, description="Requests at once."
+    )
+    drain: Annotated[float, s.duration("0s", "1h")] = Field(
+        default=25.0, description="Time to finish when stopping."
+    )
+    cors_origins: tuple[Origin, ...] = Field(default=(), description="Web pages that may call the proxy.")
+
+
+class Metrics(Section):
+    public: Flag = Field(default=False, description="Show /metrics without the admin key.")
+
+
+class File(Section):
+    """All behaviour of the proxy. Saved changes take effect within two seconds."""
+
+    models: tuple[Entry, ...] = Field(description="The models; their order is the fallback order.")
+    guardrail: Guardrail = Field(
+        default=Guardrail(), description="The system prompt no client can switch off."
+    )
+    routing: Routing = Field(default=Routing(), description="Tries, pauses and fallbacks.")
+    timeouts: Timeouts = Field(default=Timeouts(), description="How long one upstream call may take.")
+    limits: Scopes = Field(default=Scopes(), description="What each scope may use.")
+    projects: dict[ProjectName, Project] = Field(
+        default={}, description="Projects with settings of their own."
+    )
+    cache: Cache = Field(default=Cache(), description="Answers kept for identical requests.")
+    tracking: Tracking = Field(default=Tracking(), description="What is recorded about requests.")
+    auth: Auth = Field(default=Auth(), description="Who may call.")
+    server: Server = Field(default=Server(), description="The HTTP server.")
+    metrics: Metrics = Field(default=Metrics(), description="Numbers for Prometheus.")
