@@ -75,7 +75,7 @@ def wrong(served: Proxy, template: str) -> str:
     )
 
 
-@pytest.mark.parametrize("template", WRONG_KEYS)
+@pytest.mark.parametrize("template", WRONG_KEYS, ids=lambda template: repr(template)[:40])
 def test_every_wrong_key_gets_the_same_answer(served: Proxy, upstream: Upstream, template: str) -> None:
     missing = exchange(served.port, request("/v1/chat/completions", {"messages": USER}))
     value = wrong(served, template)

@@ -35,6 +35,11 @@ def _nothing_goes_upstream_and_it_still_serves(served: Proxy, upstream: Upstream
     assert exchange(served.port, request("/health/liveliness", method="GET")).status == 200
 
 
+def short(value: str) -> str:
+    """A readable test id."""
+    return repr(value)[:40]
+
+
 def ask(served: Proxy, body: bytes | dict[str, Any], **headers: str) -> Reply:
     return exchange(served.port, request(CHAT, body, **{**served.auth, **headers}))
 
@@ -118,7 +123,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PATHS, ids=short)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path_is_not_found(served: Proxy, path: str, method: str) -> None:
     reply = exchange(served.port, request(path, b"{}", method=method, **served.auth), method=method)
@@ -127,7 +132,9 @@ def test_an_unknown_path_is_not_found(served: Proxy, path: str, method: str) -> 
 
 
 @pytest.mark.parametrize(
-    "path", ["*", "http://proxy/v1/nope", "v1/chat/completions", "/\x01", "/v1/nope?" + "q" * 60_000]
+    "path",
+    ["*", "http://proxy/v1/nope", "v1/chat/completions", "/\x01", "/v1/nope?" + "q" * 60_000],
+    ids=short,
 )
 def test_an_odd_target_is_refused(served: Proxy, path: str) -> None:
     reply = exchange(served.port, request(path, b"{}", method="GET", **served.auth), method="GET")
@@ -143,7 +150,7 @@ def test_a_wrong_method_is_named(served: Proxy, path: str, method: str) -> None:
     assert "POST" in reply.headers["allow"]
 
 
-@pytest.mark.parametrize("method", ["BREW", "connect", "\x00", "GET\tPOST", "A" * 5000])
+@pytest.mark.parametrize("method", ["BREW", "connect", "\x00", "GET\tPOST", "A" * 5000], ids=short)
 def test_an_unknown_method_is_refused(served: Proxy, method: str) -> None:
     reply = exchange(served.port, request(CHAT, b"{}", method=method, **served.auth))
     assert reply.status in (400, 405, 501), reply
