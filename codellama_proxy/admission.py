@@ -6,8 +6,9 @@ A request passes all its scopes or none: `decide` looks at every scope before an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from codellama_proxy import budgets, limits
 from codellama_proxy.budgets import Balance
@@ -102,32 +103,29 @@ class Refused(ProxyError):  # noqa: N818 - it reads as what happened
         self.refusal = refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A scope as it is when a request asks: levels refilled, window turned, running requests counted."""
 
     scope: ScopeLimits
     rates: Rates
-    running: int
-    spent_nanos: int
-    held_nanos: int
-    resets_at: float | None
+    running: int = 0
+    spent_nanos: int = 0
+    held_nanos: int = 0
+    resets_at: float | None = None
 
     @property
     def balance(self) -> Balance:
         return Balance(self.scope, self.spent_nanos, self.held_nanos, self.resets_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An admission, and the levels each scope is left with."""
 
     admission: Admission
     rates: tuple[Rates, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Money:
+class _Money(NamedTuple):
     hold_nanos: int = 0
     max_tokens: int | None = None
     clamped: bool = False
@@ -143,42 +141,55 @@ def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
     ]
     money = _money(ask, [s.balance for s in standings if s.scope.limits.max_budget is not None])
     refusals.extend(money.refusals)
-    refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
-    if refusal is not None:
-        raise Refused(refusal, *limits.rates_left((s.scope, s.rates) for s in standings))
+    if refusals:
+        _refuse(refusals, standings)
     rates = tuple(
         limits.take(s.rates, ask.prompt_estimate, [r.kind for scope, r in refusals if scope is s.scope])
         for s in standings
     )
-    requests, tokens = limits.rates_left((s.scope, left) for s, left in zip(standings, rates, strict=True))
-    shadowed = tuple(refusal for _, refusal in refusals)
+    requests, tokens = limits.rates_left([(s.scope, left) for s, left in zip(standings, rates, strict=True)])
+    shadowed = tuple([refusal for _, refusal in refusals])
     return Decision(
         Admission(money.max_tokens, money.clamped, money.hold_nanos, requests, tokens, shadowed), rates
     )
 
 
+def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[Standing]) -> None:
+    """Raise the worst of them that is not a shadow's."""
+    refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
+    if refusal is not None:
+        raise Refused(refusal, *limits.rates_left((s.scope, s.rates) for s in standings))
+
+
 def _money(ask: Ask, balances: Sequence[Balance]) -> _Money:
     """The hold, and how many tokens it pays for."""
     real = [balance for balance in balances if not balance.scope.limits.shadow]
-    shadows = [balance for balance in balances if balance.scope.limits.shadow]
-    closed = next((balance for balance in real if balance.scope.limits.max_budget == 0), None)
-    if closed is not None:
-        return _Money(refusals=((closed.scope, budgets.over_budget(closed)),))
+    for balance in real:
+        if balance.scope.limits.max_budget == 0:
+            return _Money(refusals=((balance.scope, budgets.over_budget(balance)),))
     if not balances or not ask.prices:
-        return _Money()
+        return _NOTHING
     if real:
         _must_be_priced(ask)
     cost = budgets.bound([price for price in ask.prices if price is not None], ask.prompt_bound, ask.n)
     if not real:
-        return _shadow_money(cost.nanos(ask.wanted_tokens), shadows)
-    tightest = min(real, key=lambda balance: balance.headroom)
-    allowed = budgets.fit(cost, ask.wanted_tokens, tightest.headroom)
+        return _shadow_money(cost.nanos(ask.wanted_tokens), balances)
+    tightest = min(real, key=_headroom)
+    wanted = ask.wanted_tokens
+    allowed = budgets.fit(cost, wanted, tightest.headroom)
     if allowed is None:
         return _Money(refusals=((tightest.scope, budgets.over_budget(tightest)),))
-    clamped = allowed < ask.wanted_tokens
+    clamped = allowed < wanted
     sent = allowed if clamped or (ask.max_tokens is None and allowed > 0) else None
     hold = cost.nanos(allowed)
-    return _Money(hold, sent, clamped, _over(hold, shadows))
+    return _Money(hold, sent, clamped, _over(hold, balances) if len(real) < len(balances) else ())
+
+
+_NOTHING = _Money()
+
+
+def _headroom(balance: Balance) -> int:
+    return balance.headroom
 
 
 def _shadow_money(wanted: int, shadows: Sequence[Balance]) -> _Money:
@@ -187,11 +198,14 @@ def _shadow_money(wanted: int, shadows: Sequence[Balance]) -> _Money:
     return _Money(hold_nanos=max(0, min(wanted, room)), refusals=_over(wanted, shadows))
 
 
-def _over(hold: int, shadows: Sequence[Balance]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
-    return tuple((b.scope, budgets.over_budget(b)) for b in shadows if hold > b.headroom)
+def _over(hold: int, balances: Sequence[Balance]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
+    """What a shadow says to the hold."""
+    return tuple((b.scope, budgets.over_budget(b)) for b in balances if hold > b.headroom)
 
 
 def _must_be_priced(ask: Ask) -> None:
+    if None not in ask.prices:
+        return
     for name, price in zip(ask.candidate_names, ask.prices, strict=True):
         if price is None:
             raise ProxyError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from codellama_proxy.limits import Refusal, ScopeLimits
 from codellama_proxy.types import NANOS, Price
@@ -13,8 +13,7 @@ LEAST_TOKENS = 16
 """An answer clamped below this is not worth its price."""
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """What one budgeted scope has left, and the words to say so."""
 
     scope: ScopeLimits
@@ -27,8 +26,7 @@ class Balance:
         return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """What a request can cost at most: an input part that is fixed, and a price for each token of answers."""
 
     input_units: int
@@ -49,11 +47,10 @@ class Bound:
 
 def bound(prices: Iterable[Price], prompt_bound: int, n: int) -> Bound:
     """At the dearest candidate, for any class the tokens could turn out to be."""
-    candidates = tuple(prices)
-    dearest_input = max(
-        (max(p.input, p.cached_input or 0, p.cache_write or 0) for p in candidates), default=0
-    )
-    dearest_output = max((p.output for p in candidates), default=0)
+    dearest_input = dearest_output = 0
+    for price in prices:
+        dearest_input = max(dearest_input, price.input, price.cached_input or 0, price.cache_write or 0)
+        dearest_output = max(dearest_output, price.output)
     return Bound(prompt_bound * dearest_input, max(n, 1) * dearest_output)
 
 

@@ -13,10 +13,12 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 from codellama_proxy.types import Key, Limits, ScopeKind, Snapshot
 
 MINUTE = 60.0
+_BETWEEN = "\x1f"
 USER_LENGTH = 256
 """Longer user names are kept as their hash."""
 GUESS = 1.0
@@ -25,29 +27,30 @@ CLOCK_SLACK = 1.0
 """Requests are admitted slightly out of the order of their times; only a larger step back moved the clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeLimits:
+class ScopeLimits(NamedTuple):
     """One scope of a request, and what it may use."""
 
-    kind: ScopeKind
-    name: str
-    """Empty for global; the project; the key's id; the project and the user, see `user_scope`."""
+    id: str
+    """`kind:name`. The name is empty for global, the project, the key's id, or see `user_scope`."""
     limits: Limits
 
     @property
-    def id(self) -> str:
-        return f"{self.kind}:{self.name}"
+    def kind(self) -> ScopeKind:
+        return cast("ScopeKind", self.id.partition(":")[0])
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(":")[2]
 
     @property
     def label(self) -> str:
         """As people read it."""
         if self.kind == "global":
             return "the whole installation"
-        return f"{self.kind} {self.name.rpartition(chr(0x1F))[2]}"
+        return f"{self.kind} {self.name.rpartition(_BETWEEN)[2]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """The levels of a scope's two buckets; `None` where there is no limit."""
 
     rpm_level: float | None = None
@@ -68,14 +71,16 @@ class Refusal:
     """`requests`, `tokens`, `parallel` or `budget`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """One bucket as the headers tell it."""
 
     limit: int
     remaining: int
     reset: float
     """Seconds until it is full again."""
+
+
+UNRATED = Rates()
 
 
 # --- scopes ------------------------------------------------------------------------------------------------
@@ -97,29 +102,29 @@ def user_name(user: str) -> str:
 
 def user_scope(project: str, user: str) -> str:
     """No project name contains the separator, so two pairs never meet in one name."""
-    return f"{project}\x1f{user_name(user)}"
+    return f"{project}{_BETWEEN}{user_name(user)}"
 
 
 def scope_ids(project: str, key_id: str | None, user: str | None) -> tuple[str, ...]:
     """Every scope a request belongs to, limited or not."""
-    ids = ["global:", f"project:{project}"]
+    ids: tuple[str, ...] = ("global:", f"project:{project}")
     if key_id is not None:
-        ids.append(f"key:{key_id}")
+        ids += (f"key:{key_id}",)
     if user is not None:
-        ids.append(f"user:{user_scope(project, user)}")
-    return tuple(ids)
+        ids += (f"user:{user_scope(project, user)}",)
+    return ids
 
 
 def scopes_of(snapshot: Snapshot, project: str, key: Key | None, user: str | None) -> tuple[ScopeLimits, ...]:
     """The scopes of a request that have any limit."""
     found = [
-        ScopeLimits("global", "", snapshot.limits["global"]),
-        ScopeLimits("project", project, snapshot.project(project).limits),
+        ScopeLimits("global:", snapshot.limits["global"]),
+        ScopeLimits(f"project:{project}", snapshot.project(project).limits),
     ]
     if key is not None:
-        found.append(ScopeLimits("key", key.key_id, overlay(snapshot.limits["key"], key.limits)))
+        found.append(ScopeLimits(f"key:{key.key_id}", overlay(snapshot.limits["key"], key.limits)))
     if user is not None and limited(snapshot.limits["user"]):
-        found.append(ScopeLimits("user", user_scope(project, user), snapshot.limits["user"]))
+        found.append(ScopeLimits(f"user:{user_scope(project, user)}", snapshot.limits["user"]))
     return tuple(scope for scope in found if limited(scope.limits))
 
 
@@ -138,6 +143,8 @@ def limited(limits: Limits) -> bool:
 
 def refill(rates: Rates, limits: Limits, now: float) -> Rates:
     """The levels at `now`. A clock that was set back starts to refill from where it is now."""
+    if limits.rpm_limit is None and limits.tpm_limit is None:
+        return UNRATED
     at = rates.rated_at if now <= rates.rated_at <= now + CLOCK_SLACK else now
     elapsed = max(0.0, at - rates.rated_at)
     return Rates(
@@ -173,25 +180,25 @@ def check(scope: ScopeLimits, rates: Rates, tokens: int, running: int) -> tuple[
         refusals += (_too_many(scope, limits.max_parallel_requests),)
     if limits.rpm_limit is not None and rates.rpm_level is not None:
         wait = _wait(rates.rpm_level, limits.rpm_limit, 1)
-        if wait is not None:
+        if wait:
             refusals += (_too_fast(scope, "requests", limits.rpm_limit, wait),)
     if limits.tpm_limit is not None and rates.tpm_level is not None:
-        if 0 < limits.tpm_limit < tokens:
-            return (*refusals, _too_large(scope, limits.tpm_limit, tokens))
         wait = _wait(rates.tpm_level, limits.tpm_limit, tokens)
-        if wait is not None:
+        if 0 < limits.tpm_limit < tokens:
+            refusals += (_too_large(scope, limits.tpm_limit, tokens),)
+        elif wait:
             refusals += (_too_fast(scope, "tokens", limits.tpm_limit, wait),)
     return refusals
 
 
-def _wait(level: float, limit: int, need: int) -> float | None:
-    """Seconds until the bucket holds enough; `None` if it does now."""
+def _wait(level: float, limit: int, need: int) -> float:
+    """Seconds until the bucket holds enough; 0 if it does now."""
     if limit == 0:
         return MINUTE
     missing = need - level
     # Two microseconds of refill: what the float of a date cannot tell apart.
     if missing <= limit / MINUTE * 2e-6 + 1e-9:
-        return None
+        return 0.0
     return missing * MINUTE / limit
 
 
@@ -228,30 +235,25 @@ def worst(refusals: Iterable[Refusal]) -> Refusal | None:
 # --- headers -----------------------------------------------------------------------------------------------
 
 
-def rates_left(
-    scopes: Iterable[tuple[ScopeLimits, Rates]],
-) -> tuple[Rate | None, Rate | None]:
+def rates_left(scopes: Iterable[tuple[ScopeLimits, Rates]]) -> tuple[Rate | None, Rate | None]:
     """Requests and tokens left in the tightest scope of each. Shadows are not told: they refuse nothing."""
-    requests: list[Rate] = []
-    tokens: list[Rate] = []
-    for scope, rates in scopes:
-        if scope.limits.shadow:
+    requests = tokens = _PLENTY
+    for (_, limits), rates in scopes:
+        if limits.shadow:
             continue
-        if scope.limits.rpm_limit is not None and rates.rpm_level is not None:
-            requests.append(_left(rates.rpm_level, scope.limits.rpm_limit))
-        if scope.limits.tpm_limit is not None and rates.tpm_level is not None:
-            tokens.append(_left(rates.tpm_level, scope.limits.tpm_limit))
-    return (
-        min(requests, key=_tightness, default=None),
-        min(tokens, key=_tightness, default=None),
-    )
+        if limits.rpm_limit is not None and rates.rpm_level is not None:
+            requests = min(requests, (rates.rpm_level, limits.rpm_limit))
+        if limits.tpm_limit is not None and rates.tpm_level is not None:
+            tokens = min(tokens, (rates.tpm_level, limits.tpm_limit))
+    return _left(*requests), _left(*tokens)
 
 
-def _tightness(rate: Rate) -> tuple[int, int]:
-    return rate.remaining, rate.limit
+_PLENTY = (math.inf, -1)
 
 
-def _left(level: float, limit: int) -> Rate:
+def _left(level: float, limit: int) -> Rate | None:
+    if limit < 0:
+        return None
     missing = max(0.0, limit - level)
     return Rate(limit, max(0, math.floor(level + 1e-6)), missing * MINUTE / limit if limit else MINUTE)
 

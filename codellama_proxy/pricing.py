@@ -24,6 +24,11 @@ def cost(usage: Usage, price: Price) -> int:
     return -(-units // PER)
 
 
+def input_cost(tokens: int, price: Price) -> int:
+    """What plain input costs."""
+    return -(-max(tokens, 0) * price.input // PER)
+
+
 def sane(reported: object) -> Usage | None:
     """An upstream's `usage` object in OpenAI's shape; `None` if it says nothing or nothing that can be true.
 

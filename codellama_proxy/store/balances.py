@@ -1,4 +1,7 @@
-"""What each scope has left, as rows of `scopes`; all of it runs on the writer's thread, in its transaction.
+"""What each scope has left. Lives on the writer's thread, one transaction at a time.
+
+The rows of `scopes` are the truth between transactions. Within one, an account is read once, changed in
+memory by every request that touches it, and written back once: many requests share the same few scopes.
 
 Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
 summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
@@ -7,19 +10,17 @@ summed up once, when the budget is new, its duration changes or its window turns
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
-from codellama_proxy.limits import Rates, ScopeLimits, refill
+from codellama_proxy.admission import Standing
+from codellama_proxy.limits import UNRATED, Rates, ScopeLimits, refill
 from codellama_proxy.store.queries import load
 from codellama_proxy.types import Limits
 from codellama_proxy.windows import Window, is_rolling, iso, turned, window
 
 SQL = load("ledger")
 MOST_SCOPES = 4
-
-EMPTY = Rates()
 
 # The rows of `requests` and of `totals` that belong to a scope.
 _WHERE = {
@@ -30,82 +31,112 @@ _WHERE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Account:
-    """One row of `scopes`. `first_seq` is `None` while spending was never asked for."""
+    """One row of `scopes`, to be changed; `first_seq` is `None` while spending was never asked for."""
 
-    rates: Rates = EMPTY
-    duration: str | None = None
-    window: Window | None = None
-    first_seq: int | None = None
-    spent_nanos: int = 0
-    held_nanos: int = 0
-    folded_nanos: int = 0
+    __slots__ = ("changed", "duration", "first_seq", "folded", "held", "rates", "running", "spent", "window")
 
-    def after(self, rates: Rates, hold: int) -> Account:
-        """As an admission leaves it."""
-        held = self.held_nanos if self.first_seq is None else self.held_nanos + hold
-        return replace(self, rates=rates, held_nanos=held)
+    def __init__(self) -> None:
+        self.rates = UNRATED
+        self.duration: str | None = None
+        self.window: Window | None = None
+        self.first_seq: int | None = None
+        self.spent = self.held = self.folded = 0
+        self.running: int | None = None
+        """Requests that run now, once somebody asked: not kept, but counted, so that none can leak."""
+        self.changed = False
 
-    def row(self, scope: str) -> tuple[Any, ...]:
-        opened = self.window
-        return (
-            scope,
-            self.rates.rpm_level,
-            self.rates.tpm_level,
-            self.rates.rated_at,
-            self.duration,
-            opened and opened.start,
-            opened and opened.end,
-            self.first_seq,
-            self.spent_nanos,
-            self.held_nanos,
-            self.folded_nanos,
-        )
+    def admitted(self, rates: Rates | None, hold: int) -> None:
+        """`rates`: what is left of them, where they are limited."""
+        if rates is not None:
+            self.rates = rates
+            self.changed = True
+        if hold and self.first_seq is not None:
+            self.held += hold
+            self.changed = True
+        if self.running is not None:
+            self.running += 1
 
-
-def accounts(db: sqlite3.Connection, ids: tuple[str, ...]) -> dict[str, Account]:
-    """The rows there are of a request's scopes."""
-    padded = ids + ids[:1] * (MOST_SCOPES - len(ids))
-    return {
-        row[0]: Account(
-            Rates(row[1], row[2], row[3]),
-            row[4],
-            None if row[5] is None else Window(row[5], row[6]),
-            *row[7:],
-        )
-        for row in db.execute(SQL["scopes"], padded)
-    }
+    def settled(self, seq: int, hold: int, cost: int, tokens: int) -> None:
+        """Move a hold to what was spent, if the window has the request; give `tokens` back to the rate."""
+        if self.first_seq is not None and self.first_seq <= seq:
+            self.held -= hold
+            self.spent += cost
+            self.changed = True
+        rpm, tpm, at = self.rates
+        if tokens and tpm is not None:
+            self.rates = Rates(rpm, tpm + tokens, at)
+            self.changed = True
+        if self.running is not None:
+            self.running -= 1
 
 
-def put(db: sqlite3.Connection, changed: Iterable[tuple[str, Account]]) -> None:
-    db.executemany(SQL["put_scope"], [account.row(scope) for scope, account in changed])
+class Balances:
+    """The accounts that one transaction touches."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Account] = {}
+
+    def begin(self) -> None:
+        """Forget everything: what was not written back belonged to a transaction that failed."""
+        self._open.clear()
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Write back what changed."""
+        changed = [(scope, account) for scope, account in self._open.items() if account.changed]
+        if changed:
+            db.executemany(SQL["put_scope"], [_row_of(scope, account) for scope, account in changed])
+            for _, account in changed:
+                account.changed = False
+
+    def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[Account]:
+        """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
+        opened = self._open
+        try:
+            return [opened[scope] for scope in ids]
+        except KeyError:
+            self._read(db, tuple([scope for scope in ids if scope not in opened]))
+            return [opened[scope] for scope in ids]
+
+    def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
+        for scope in ids:
+            self._open[scope] = Account()
+        for row in db.execute(SQL["scopes"], ids + ids[:1] * (MOST_SCOPES - len(ids))):
+            account = self._open[row[0]]
+            account.rates = Rates(row[1], row[2], row[3])
+            account.duration = row[4]
+            account.window = None if row[5] is None else Window(row[5], row[6])
+            account.first_seq, account.spent, account.held, account.folded = row[7:]
 
 
-def current(db: sqlite3.Connection, scope: ScopeLimits, account: Account | None, now: float) -> Account:
-    """The account as it is at `now`: levels refilled; with a budget, the right window opened."""
-    account = account or Account()
-    rates = refill(account.rates, scope.limits, now)
-    if scope.limits.max_budget is not None:
-        account = _opened(db, scope.id, account, scope.limits, now)
-    return replace(account, rates=rates)
+def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: float) -> Standing:
+    """The scope as it is at `now`: levels refilled; with a budget, the right window opened."""
+    limits = scope.limits
+    if limits.max_budget is not None:
+        _open_window(db, scope.id, account, limits, now)
+    if limits.max_parallel_requests is not None and account.running is None:
+        account.running = int(_one(db, "running", scope.id))
+    return Standing(
+        scope,
+        refill(account.rates, limits, now),
+        account.running or 0,
+        account.spent,
+        account.held,
+        account.window.end if account.window else None,
+    )
 
 
-def running(db: sqlite3.Connection, scope: ScopeLimits) -> int:
-    """Requests that are held now; counted, so that none can leak. Only looked at where it is limited."""
-    if scope.limits.max_parallel_requests is None:
-        return 0
-    return int(_one(db, "running", scope.id))
-
-
-def _opened(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> Account:
-    duration = limits.budget_duration
-    if account.window is None or account.duration != duration:
-        return _summed(db, scope, account, duration, window(duration, now, _anchor(db, scope, duration, now)))
-    opened = turned(account.window, duration, now)
-    if opened.start > account.window.start:
-        return _summed(db, scope, account, duration, opened)
-    return account if opened is account.window else replace(account, window=opened)
+def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> None:
+    """Turn the account to the window of `now`. It stays turned when the request is refused: it cost sums."""
+    opened, duration = account.window, limits.budget_duration
+    if opened is None or account.duration != duration:
+        _sum_up(db, scope, account, window(duration, now, _anchor(db, scope, duration, now)))
+        account.duration = duration
+    elif not opened.contains(now):
+        account.window = turned(opened, duration, now)
+        if account.window.start > opened.start:
+            _sum_up(db, scope, account, account.window)
+        account.changed = True
 
 
 def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float) -> float:
@@ -116,16 +147,31 @@ def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float
     return now if first is None else float(first)
 
 
-def _summed(
-    db: sqlite3.Connection, scope: str, account: Account, duration: str | None, opened: Window
-) -> Account:
-    """The account with `opened` as its window: what its requests have spent and hold."""
+def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window) -> None:
+    """Make `opened` the account's window, with what its requests have spent and hold."""
     last = _one(db, "before_window", scope, start=opened.start)
-    first_seq = 0 if last is None else last + 1
-    spent, held = _row(db, "booked", scope, first_seq=first_seq)
+    account.first_seq = 0 if last is None else last + 1
+    account.spent, account.held = scope_sum(db, "booked", scope, first_seq=account.first_seq)
     # Days that were folded are whole: a rolling window that began within one is charged all of it.
-    folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
-    return Account(account.rates, duration, opened, first_seq, spent + folded, held, folded)
+    account.folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
+    account.spent += account.folded
+    account.window = opened
+    account.changed = True
+
+
+def _row_of(scope: str, account: Account) -> tuple[Any, ...]:
+    opened = account.window
+    return (
+        scope,
+        *account.rates,
+        account.duration,
+        opened.start if opened else None,
+        opened.end if opened else None,
+        account.first_seq,
+        account.spent,
+        account.held,
+        account.folded,
+    )
 
 
 def scope_sum(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> tuple[int, ...]:

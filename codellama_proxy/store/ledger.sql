@@ -27,16 +27,12 @@ update requests set
     status = ?, http_status = ?, attempts = ?, model = ?, deployment = ?, upstream_model = ?,
     prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?,
     cost_nanos = ?, saved_nanos = ?, basis = ?, cache = ?, total_ms = ?
-where request_id = ? and status = 'held'
-returning seq, project, key_id, user, hold_nanos, estimate_tokens;
+where seq = ? and request_id = ? and status = 'held';
 
--- name: book
--- Moves a hold to what was spent, in the scopes whose window has the request; corrects the tokens a minute.
-update scopes set
-    spent_nanos = spent_nanos + case when first_seq <= :seq then :cost else 0 end,
-    held_nanos = held_nanos - case when first_seq <= :seq then :hold else 0 end,
-    tpm_level = tpm_level + :tokens
-where scope in (:a, :b, :c, :d);
+-- name: held
+-- What has to be known of a held row to settle it.
+select seq, project, key_id, user, hold_nanos, estimate_tokens from requests
+where request_id = ? and status = 'held';
 
 -- name: keep_content
 -- The prompt and the answer of a request, where they are kept.

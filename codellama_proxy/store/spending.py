@@ -72,6 +72,21 @@ class Filters:
     end: float | None = None
 
 
+def of_scope(scope: str) -> Filters:
+    """The requests of one scope, by its id."""
+    kind, _, name = scope.partition(":")
+    project, _, user = name.partition("\x1f")
+    match kind:
+        case "project":
+            return Filters(project=name)
+        case "key":
+            return Filters(key_id=name)
+        case "user":
+            return Filters(project=project, user=user)
+        case _:
+            return Filters()
+
+
 def logs_query(filters: Filters, page: int, size: int) -> Query:
     where, values = _requests_where(filters)
     return SQL["logs"].format(columns=", ".join(_LOG), where=where), [*values, size, (page - 1) * size]
@@ -178,6 +193,11 @@ def summary(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         "total_cost_usd": usd(sum(row[at + 3] for row in rows)),
         "total_requests": sum(row[at] for row in rows),
     }
+
+
+def spent(rows: Sequence[Row]) -> int:
+    """The nano-USD in the answer to `spend_query` without groups."""
+    return int(rows[0][3])
 
 
 def _group(names: Sequence[str], row: Row) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from codellama_proxy.store.checkpoint import Checkpointer
 from codellama_proxy.store.database import StoreError, StoreUnavailable, connect, passing, unavailable
@@ -36,6 +36,14 @@ DRAIN = 10.0
 """Seconds that `close` goes on trying to write what must not be lost."""
 
 log = logging.getLogger(__name__)
+
+
+class Page(Protocol):
+    """What the functions of a transaction share in memory: empty at first, written before the commit."""
+
+    def begin(self) -> None: ...
+
+    def flush(self, db: sqlite3.Connection) -> None: ...
 
 
 class _Item:
@@ -66,6 +74,7 @@ class Writer:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.commits = 0
+        self.page: Page | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._kept: list[_Item] = []
         self._running = 0
@@ -199,6 +208,8 @@ class Writer:
         db = self._connected()
         execute = db.execute
         execute("begin immediate")
+        if self.page is not None:
+            self.page.begin()
         for item in items:
             execute("savepoint item")
             try:
@@ -209,6 +220,8 @@ class Writer:
                 item.error = error
                 execute("rollback to item")
             execute("release item")
+        if self.page is not None:
+            self.page.flush(db)
         execute("commit")
         self.commits += 1
 

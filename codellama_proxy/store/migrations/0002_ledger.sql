@@ -59,8 +59,8 @@ create table scopes (
     window_end real,
     -- The window holds the requests from this sequence on, so a clock cannot move one across its edge.
     first_seq integer,
-    spent_nanos integer not null check (spent_nanos >= 0),
-    held_nanos integer not null check (held_nanos >= 0),
+    spent_nanos integer not null,
+    held_nanos integer not null,
     -- The part of spent_nanos whose rows were folded into `totals`.
     folded_nanos integer not null
 ) strict, without rowid;
