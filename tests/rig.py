@@ -190,12 +190,13 @@ class Proxy:
 
     def complaints(self) -> list[str]:
         """What no log may have: tracebacks, and answers with 500."""
-        bad = [line for line in self.log().splitlines() if "Traceback (most recent call last)" in line]
+        lines = self.log().splitlines()
+        starts = [i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line]
+        bad = ["\n".join(lines[i : i + 30]) for i in starts]
         bad += [
             str(line) for line in self.log_lines() if 500 in (line.get("http_status"), line.get("status"))
         ]
-        bad += [str(line) for line in self.log_lines() if "Traceback" in str(line)]
-        return [line for line in bad if not any(word in line for word in self.allow)]
+        return [text for text in bad if not any(word in text for word in self.allow)]
 
 
 ProxyFactory = Callable[..., Proxy]

@@ -91,7 +91,7 @@ class Upstream:
 
     def model(self, name: str, script: str = "ok", **more: Any) -> dict[str, Any]:
         """A `models:` entry answered here, alone unless `fallbacks` says so; `None` leaves a key out."""
-        upstream_model = f"{name}/{script}"
+        upstream_model = f"{name.replace('/', '-')}/{script}"
         parse(upstream_model)
         entry = {
             "name": name,
