@@ -8,13 +8,13 @@ is for the provider, who has the last word. Unknown fields are kept and travel o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import Guardrail
+from codellama_proxy.types import Deployment, Guardrail
 
 MAX_DEPTH = 64
 MAX_INT = 2**31 - 1
@@ -40,6 +40,10 @@ class ChatRequest:
     """LiteLLM's per-request `cache` object: `no-cache`, `no-store`, `ttl`, `s-maxage`."""
     size: int
     """Bytes of the request as it came."""
+    id: str = ""
+    """Our request id, for answers that come without an id of their own."""
+    created: int = 0
+    """Unix seconds, for answers that do not say."""
 
     @property
     def n(self) -> int:
@@ -329,6 +333,16 @@ def guarded(messages: Sequence[Message], text: str | None, policy: str) -> list[
         messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
     first = [{"role": "system", "content": text}] if text else []
     return [*first, *messages]
+
+
+def addressed(
+    chat: ChatRequest, deployment: Deployment, text: str | None, policy: str, max_tokens: int | None
+) -> ChatRequest:
+    """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
+    params = {**deployment.params, **chat.params}
+    if max_tokens is not None:
+        params[chat.max_tokens_field] = max_tokens
+    return replace(chat, messages=guarded(chat.messages, text, policy), params=params)
 
 
 def guardrail_text(

@@ -21,7 +21,6 @@ CODES: Mapping[str, tuple[int, str, bool]] = {
     "content_filter": (400, "invalid_request_error", False),
     "upstream_rejected": (400, "invalid_request_error", False),
     "model_not_priced": (400, "invalid_request_error", False),
-    "bad_request_line": (400, "invalid_request_error", False),
     "invalid_api_key": (401, "invalid_request_error", False),
     "key_blocked": (401, "invalid_request_error", False),
     "key_expired": (401, "invalid_request_error", False),

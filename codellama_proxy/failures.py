@@ -45,6 +45,7 @@ CODE_OF_CLASS: Mapping[FailureClass, str] = {
     "busy": "upstream_rate_limited",
     "transient": "upstream_error",
     "disguised": "upstream_invalid_response",
+    "client_left": "upstream_error",
 }
 
 MESSAGE_OF_CLASS: Mapping[FailureClass, str] = {
@@ -53,6 +54,7 @@ MESSAGE_OF_CLASS: Mapping[FailureClass, str] = {
     "busy": "The upstream is rate limited or overloaded.",
     "transient": "The upstream failed.",
     "disguised": "The upstream's answer was not valid.",
+    "client_left": "The client left.",
 }
 
 CONTEXT_LENGTH = (
@@ -89,6 +91,14 @@ class UpstreamError:
     code: str = ""
     type: str = ""
     param: str | None = None
+
+
+class AttemptFailed(Exception):  # noqa: N818 - it is news for the routing loop, not an error of ours
+    """Raised by dialects and by the upstream edge; the routing loop is its only reader."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now: float) -> Failure:

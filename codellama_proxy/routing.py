@@ -57,6 +57,34 @@ def allows(patterns: Sequence[str] | None, name: str) -> bool:
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Callable[[str], bool]) -> Model:
+    """The model a request is for.
+
+    Raises `ProxyError` model_not_found; unknown, disabled, not permitted and of another mode look alike.
+    """
+    usable = [m for m in snapshot.models.values() if permitted(m.name) and m.deployments[0].mode == mode]
+    for model in usable:
+        if model.name == name:
+            return model
+    known = name in snapshot.models
+    if name is None or (snapshot.routing.unknown_model == "default" and not known):
+        start = starting_model(usable)
+        if start is not None:
+            return start
+    shown = "No model" if name is None else f"The model '{name[:200]}'"
+    message = f"{shown} does not exist or you do not have access to it."
+    raise ProxyError("model_not_found", message, param="model")
+
+
+def starting_model(usable: Sequence[Model]) -> Model | None:
+    """Where a request without `model` starts: the first entry; a stand-in mock only when there is nothing else."""
+    return next((model for model in usable if not _stands_in(model)), usable[0] if usable else None)
+
+
+def _stands_in(model: Model) -> bool:
+    return all(d.provider == "mock" and not d.fallback for d in model.deployments)
+
+
 def models_of_chain(snapshot: Snapshot, first: Model, permitted: Callable[[str], bool]) -> list[Model]:
     """The asked model and its fallbacks, in order, without those the caller may not use."""
     names = [first.name, *(name for name in first.fallbacks if name != first.name)]

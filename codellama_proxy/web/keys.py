@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import Request
@@ -20,8 +20,6 @@ from codellama_proxy.web.http import json_object, respond
 from codellama_proxy.web.key_info import limits_shown, own_standing, scopes_shown
 
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 # --- handlers ----------------------------------------------------------------------------------------------
@@ -101,18 +99,6 @@ async def regenerate(request: Request) -> Response:
     overlap = 0.0 if given is None else key_values.duration("overlap", given)
     key, secret = await _keys(request).rotate(key_id, overlap)
     return respond({"key": secret, **shown(key)})
-
-
-ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/key/generate", generate),
-    ("GET", "/key/info", info),
-    ("GET", "/key/list", list_keys),
-    ("POST", "/key/update", update),
-    ("POST", "/key/block", block),
-    ("POST", "/key/unblock", unblock),
-    ("POST", "/key/delete", delete),
-    ("POST", "/key/regenerate", regenerate),
-)
 
 
 # --- what was asked ----------------------------------------------------------------------------------------

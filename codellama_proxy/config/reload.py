@@ -1,0 +1,146 @@
+"""The configuration of a running proxy: one snapshot, replaced whole when proxy.yaml says something else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from codellama_proxy.config.diff import difference
+from codellama_proxy.config.document import MAX_BYTES
+from codellama_proxy.config.load import load
+from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.substitution import Unset, lookup_in, read_regular, reason, references
+from codellama_proxy.types import Snapshot
+
+log = logging.getLogger("codellama_proxy.config")
+
+OnChange = Callable[[Snapshot, Snapshot], Awaitable[None]]
+Environ = Callable[[], Mapping[str, str]]
+
+SETTLING = 0.2
+"""Seconds between two looks that must see the same: a file half-written is often a valid one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a configuration is built from; two that are equal build the same one."""
+
+    text: bytes
+    inputs: tuple[tuple[str, str], ...] = ()
+    """What the text refers to, variables and files, with their present values."""
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a configuration comes from, and how it is built."""
+
+    path: Path
+    environ: Environ
+    implemented: frozenset[str]
+
+    def look(self) -> Seen:
+        try:
+            text = read_regular(self.path, MAX_BYTES)
+        except (OSError, ValueError) as error:
+            return Seen(b"", unreadable=f"cannot be read: {reason(error)}")
+        lookup = lookup_in(self.environ())
+        return Seen(text, tuple((name, _value(lookup, name)) for name in references(text)))
+
+    def build(self, seen: Seen) -> Snapshot:
+        """Raises `ConfigError`."""
+        if seen.unreadable:
+            raise ConfigError((Problem(1, 1, seen.unreadable, source=str(self.path)),))
+        return load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
+
+
+def _value(lookup: Callable[[str], str], name: str) -> str:
+    try:
+        return lookup(name)
+    except Unset as unset:
+        return f"\0{unset}"
+
+
+class Live:
+    """`snapshot` is what new requests start with; only `watch` replaces it. Made, or `ConfigError`."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        on_change: tuple[OnChange, ...] = (),
+        interval: float = 1.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self.on_change = on_change
+        self._interval = interval
+        self._sleep = sleep
+        self._clock = clock
+        self._seen = source.look()
+        self.snapshot = source.build(self._seen)
+        self.loaded_at = clock()
+        self.error: str | None = None
+        """What is wrong with the file now; the snapshot is then an older one."""
+        self.reloads = 0
+        self.failures = 0
+
+    def listen(self, changed: OnChange) -> None:
+        """Has `changed` told of every replacement from now on."""
+        self.on_change += (changed,)
+
+    async def watch(self) -> None:
+        """For ever: look every `interval` seconds."""
+        while True:
+            await self._sleep(self._interval)
+            await self.look()
+
+    async def look(self) -> None:
+        """Take over what the file says, if that is new and holds still."""
+        seen = await asyncio.to_thread(self._source.look)
+        if seen == self._seen:
+            return
+        await self._sleep(SETTLING)
+        if await asyncio.to_thread(self._source.look) != seen:
+            return  # still being written; the next look will see it
+        self._seen = seen
+        try:
+            snapshot = await asyncio.to_thread(self._source.build, seen)
+        except ConfigError as error:
+            self._refuse(error.errors)
+        except Exception:  # a bug in the loader must not end the watch
+            log.exception("configuration not reloaded")
+            self._stale("internal error while loading; see the log")
+        else:
+            await self._replace(snapshot)
+
+    def _refuse(self, problems: tuple[Problem, ...]) -> None:
+        first, shown = problems[0], "; ".join(str(problem) for problem in problems)
+        self._stale(shown)
+        place = {"line": first.line, "column": first.column, "config": self.snapshot.digest}
+        log.error("configuration not reloaded, the old one serves on: %s", shown, extra=place)
+
+    def _stale(self, error: str) -> None:
+        self.error = error
+        self.failures += 1
+
+    async def _replace(self, snapshot: Snapshot) -> None:
+        old, self.snapshot = self.snapshot, snapshot
+        self.loaded_at = self._clock()
+        self.error = None
+        self.reloads += 1
+        changes = difference(old, snapshot) or ["nothing that matters changed"]
+        log.info("configuration reloaded: %s", "; ".join(changes), extra={"config": snapshot.digest})
+        for warning in snapshot.warnings:
+            if warning not in old.warnings:
+                log.warning("%s", warning, extra={"config": snapshot.digest})
+        for changed in self.on_change:
+            try:
+                await changed(old, snapshot)
+            except Exception:  # one listener's fault must not end the watch
+                log.exception("a listener failed after a reload")

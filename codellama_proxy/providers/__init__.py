@@ -1,0 +1,31 @@
+"""Which module speaks which provider's dialect. Adding a provider is one file, or one row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.providers import openai
+from codellama_proxy.providers.dialects import DIALECTS
+from codellama_proxy.sse import Frame
+from codellama_proxy.types import Deployment, Event, HttpRequest
+
+
+class Adapter(Protocol):
+    """A dialect: three pure functions of a module. All raise `AttemptFailed` for what is not an answer."""
+
+    def to_request(self, chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+        """What is sent. Raises `ProxyError` unsupported_parameter."""
+
+    def parse_response(self, body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+        """A whole answer as one event."""
+
+    def parse_stream(
+        self, state: Any, frame: Frame, chat: ChatRequest, deployment: Deployment
+    ) -> tuple[Any, Sequence[Event]]:
+        """One frame's events, and the state for the next; `None` begins. The state tells `done` and `complete`."""
+
+
+ADAPTERS: Mapping[str, Adapter] = dict.fromkeys(DIALECTS, openai)
+IMPLEMENTED = frozenset(ADAPTERS)

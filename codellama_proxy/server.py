@@ -1,0 +1,200 @@
+"""The process: everything is built here in order, served, and taken down in the opposite order.
+
+Uvicorn would end the process on SIGTERM before the books are closed, so the signals are ours: the first begins
+a shutdown (readiness says so, listeners close, answers run on for `server.drain` seconds), the second ends it at
+once. Either way what was spent is written before the writer closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from codellama_proxy.config.reload import Live
+from codellama_proxy.config.settings import Settings
+from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.gateway import Gateway, Time
+from codellama_proxy.store import migrate
+from codellama_proxy.store.database import lock_file, version_warning
+from codellama_proxy.store.keys import Keys
+from codellama_proxy.store.ledger import Ledger
+from codellama_proxy.store.reader import Reader
+from codellama_proxy.store.writer import Writer
+from codellama_proxy.tracking.log import Format, Handler, Log
+from codellama_proxy.types import Deployment, Snapshot
+from codellama_proxy.upstream import Pools, identity_of
+from codellama_proxy.web.app import create_app
+from codellama_proxy.welcome import first_key, welcome
+
+KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
+AFTER_DRAIN = 2.0  # seconds for the last error events to leave
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What handlers find at `app.state.runtime`."""
+
+    live: Live
+    keys: Keys
+    ledger: Ledger
+    writer: Writer
+    gateway: Gateway
+    cooldowns: Cooldowns
+    time: Time
+    master_key: str | None
+    draining: bool = False
+
+
+def real_time() -> Time:
+    return Time(time.monotonic, time.time, asyncio.sleep, random.random)
+
+
+def serve(settings: Settings, live: Live) -> int:
+    """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
+    path = Path(settings.database)
+    with lock_file(path):
+        migrate.prepare(path)
+        with (
+            listening(settings.host, settings.port) as sock,
+            logging_to(log_format(settings), settings) as log,
+        ):
+            with asyncio.Runner(loop_factory=_uvloop) as runner:
+                return runner.run(_serve(settings, live, path, sock, log))
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - only the server needs it
+
+    return uvloop.new_event_loop()
+
+
+def log_format(settings: Settings) -> Format:
+    return settings.log_format or ("text" if sys.stdout.isatty() else "json")
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """The bound socket. Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        yield sock
+
+
+@contextlib.contextmanager
+def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
+    log = Log(sys.stdout.buffer, form)
+    root = logging.getLogger()
+    root.handlers[:] = [Handler(log)]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("codellama_proxy").setLevel(settings.log_level.upper())
+    log.start()
+    try:
+        yield log
+    finally:
+        log.stop()
+
+
+async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket, log: Log) -> int:
+    async with contextlib.AsyncExitStack() as stack:
+        writer, reader = Writer(path), Reader(path)
+        writer.start()
+        stack.callback(writer.close)
+        await reader.open()
+        stack.push_async_callback(reader.close)
+        clock = real_time()
+        pools = Pools()
+        stack.push_async_callback(pools.close)
+        cooldowns = Cooldowns(identity_of, clock.monotonic)
+        keys, ledger = Keys(writer, reader), Ledger(writer, reader)
+        gateway = Gateway(lambda: live.snapshot, keys, ledger, pools, cooldowns, log, clock)
+        master = settings.master_key.get_secret_value() if settings.master_key else None
+        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, clock, master)
+
+        async def changed(_: Snapshot, new: Snapshot) -> None:
+            deployments = _enabled(new)
+            pools.keep_only(frozenset(deployments))
+            cooldowns.keep_only(deployments)
+
+        live.listen(changed)
+        recovered = await ledger.recover()
+        if recovered:
+            log.line(
+                f"{recovered} requests were in flight when the last run ended; they are settled.", "warning"
+            )
+        for task in (live.watch(), keys.watch()):
+            stack.callback(asyncio.create_task(task).cancel)
+        address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
+        for line in welcome(live.snapshot, address, settings):
+            log.line(line)
+        for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
+            log.line(line)
+        if (warning := version_warning()) is not None:
+            log.line(warning, "warning")
+        return await Server(runtime, log).run(sock)
+
+
+def _enabled(snapshot: Snapshot) -> dict[str, Deployment]:
+    return {d.id: d for model in snapshot.models.values() for d in model.deployments}
+
+
+def _host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with signals of our own and a drain that tells clients when it is over."""
+
+    def __init__(self, runtime: Runtime, log: Log) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(runtime),
+                http="httptools",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE,
+                backlog=2048,
+            )
+        )
+        self._runtime = runtime
+        self._log = log
+
+    async def run(self, sock: socket.socket) -> int:  # type: ignore[override]  # ours is a coroutine
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        await self.serve(sockets=[sock])
+        return 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def _on_signal(self) -> None:
+        if self._runtime.draining:
+            self.force_exit = True
+            return
+        self._runtime.draining = True
+        drain = self._runtime.live.snapshot.server.drain
+        self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
+        self.config.timeout_graceful_shutdown = int(drain + AFTER_DRAIN)
+        self.should_exit = True

@@ -1,0 +1,207 @@
+"""What is known about one request: filled as it goes, read once at its end by the ledger, the log and the headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from codellama_proxy import limits, pricing
+from codellama_proxy.admission import Admission, Settlement
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Usage
+
+CLIENT_LEFT = 499
+
+PriceOf = Callable[[Deployment], Price | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What a request used and what that costs."""
+
+    usage: Usage
+    basis: str
+    cost_nanos: int | None
+    """`None`: nobody knows the price."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request's story. Times are monotonic seconds, except `created_at` (unix seconds)."""
+
+    id: str
+    started: float
+    created_at: float
+    endpoint: str
+    config: str
+    key: Key | None = None
+    project: str | None = None
+    chat: ChatRequest | None = None
+    asked_ledger: bool = False
+    """The ledger may hold something for it."""
+    admission: Admission | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    silent: Deployment | None = None
+    """Where the request was sent, or is being sent, without an answer: it may have been processed."""
+    serving: Deployment | None = None
+    """Whose answer goes to the client."""
+    upstream_model: str | None = None
+    usage: Usage | None = None
+    """The upstream's latest report."""
+    said: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    dropped: tuple[str, ...] = ()
+    cache: str = "off"
+    waited: float = 0.0
+    """Seconds spent waiting for upstreams."""
+    first_token_at: float | None = None
+    complete: bool = False
+    """The whole answer has been handed over."""
+    gone: bool = False
+    """The client left."""
+    error: ProxyError | None = None
+
+    def note(self, events: Sequence[Event]) -> None:
+        """Takes down what the events say about usage and content."""
+        for event in events:
+            if event.text:
+                self.said.append(event.text)
+            if event.usage is not None:
+                self.usage = event.usage
+            if event.finish_reason is not None:
+                self.finish_reason = event.finish_reason
+            if event.model is not None:
+                self.upstream_model = event.model
+
+    @property
+    def status(self) -> str:
+        if self.complete:
+            return "ok"
+        return "cancelled" if self.gone else "error"
+
+    @property
+    def http_status(self) -> int:
+        if self.complete or (self.serving is not None and not self.gone):
+            return 200  # sent with the first event, whatever happened after it
+        if self.gone:
+            return CLIENT_LEFT
+        return self.error.status if self.error is not None else 500
+
+    @property
+    def answer(self) -> str:
+        return "".join(self.said)
+
+
+def books(
+    trace: Trace, price_of: PriceOf, prompt_tokens: Callable[[], int], count: Callable[[str], int]
+) -> Books:
+    """The usage to book: what the upstream reported, else what we counted of what was said.
+
+    An answer that broke off is counted, and a running total the upstream gave before it never lowers that.
+    A request that was sent and not answered costs its prompt. One that was refused or never sent, nothing.
+    """
+    served = trace.serving
+    if served is None:
+        if trace.silent is None:
+            return Books(Usage(), "exact", 0)
+        return _priced(Usage(prompt_tokens=prompt_tokens()), "ambiguous", trace.silent, price_of)
+    if trace.complete and trace.usage is not None:
+        return _priced(trace.usage, "exact", served, price_of)
+    counted = Usage(prompt_tokens(), count(trace.answer))
+    if trace.usage is not None:
+        reported = trace.usage
+        prompt = reported.prompt_tokens or counted.prompt_tokens
+        completion = max(counted.completion_tokens, reported.completion_tokens)
+        counted = Usage(prompt, completion, reported.cached_tokens, reported.cache_write_tokens)
+    return _priced(counted, "estimated", served, price_of)
+
+
+def _priced(usage: Usage, basis: str, deployment: Deployment, price_of: PriceOf) -> Books:
+    price = price_of(deployment)
+    return Books(usage, basis, None if price is None else pricing.cost(usage, price))
+
+
+def settlement(trace: Trace, done: Books, now: float) -> Settlement:
+    """How the request ended, for the ledger. `now` is monotonic."""
+    return Settlement(
+        request_id=trace.id,
+        status=trace.status,
+        http_status=trace.http_status,
+        attempts=tuple(trace.attempts),
+        model=trace.serving.name if trace.serving else None,
+        deployment=trace.serving.id if trace.serving else None,
+        upstream_model=trace.upstream_model,
+        usage=done.usage,
+        basis=done.basis,
+        cost_nanos=done.cost_nanos,
+        cache=trace.cache,
+        total_ms=(now - trace.started) * 1000,
+    )
+
+
+def record(trace: Trace, done: Books, now: float) -> dict[str, Any]:
+    """The request as log lines show it: no content, no header, no secret."""
+    served = trace.serving
+    return {
+        "request_id": trace.id,
+        "endpoint": trace.endpoint,
+        "key_id": trace.key.key_id if trace.key else None,
+        "project": trace.project,
+        "model_requested": trace.chat.model if trace.chat else None,
+        "model": served.name if served else None,
+        "deployment": served.id if served else None,
+        "stream": trace.chat.stream if trace.chat else None,
+        "status": trace.status,
+        "http_status": trace.http_status,
+        "error": trace.error.code if trace.error else None,
+        "attempts": [attempt.to_json() for attempt in trace.attempts],
+        "prompt_tokens": done.usage.prompt_tokens,
+        "completion_tokens": done.usage.completion_tokens,
+        "cached_tokens": done.usage.cached_tokens,
+        "cost_usd": usd(done.cost_nanos),
+        "basis": done.basis,
+        "cache": trace.cache,
+        "overhead_ms": round((now - trace.started - trace.waited) * 1000, 2),
+        "total_ms": round((now - trace.started) * 1000, 2),
+        "config": trace.config,
+    }
+
+
+def usd(nanos: int | None) -> float | None:
+    return None if nanos is None else nanos / NANOS
+
+
+def headers(trace: Trace, now: float) -> dict[str, str]:
+    """What every answer tells about itself, errors too."""
+    shown = {
+        "x-request-id": trace.id,
+        "x-proxy-config": trace.config,
+        "x-proxy-cache": trace.cache,
+        "x-proxy-attempts": str(len(trace.attempts)),
+        "x-proxy-overhead-ms": f"{(now - trace.started - trace.waited) * 1000:.2f}",
+    }
+    if trace.serving is not None:
+        shown["x-proxy-model"] = _header_text(trace.serving.name)
+        shown["x-proxy-deployment"] = _header_text(trace.serving.id)
+    if trace.dropped:
+        shown["x-proxy-dropped-params"] = ",".join(trace.dropped)
+    if trace.admission is not None:
+        shown.update(limits.headers(trace.admission.requests, trace.admission.tokens))
+        if trace.admission.clamped:
+            shown["x-proxy-max-tokens"] = str(trace.admission.max_tokens)
+    return shown
+
+
+def _header_text(name: str) -> str:
+    """Header values are Latin-1 without line breaks; a model may be called anything."""
+    return "".join(char if " " <= char <= "~" else "?" for char in name)
+
+
+def stream_headers() -> Mapping[str, str]:
+    return {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+    }

@@ -1,0 +1,310 @@
+"""One attempt: a request sent to one deployment, until its first meaningful event. The only module that talks to providers.
+
+`open_reply` either returns a `Reply` whose first events are in hand (the commit point) or raises
+`AttemptFailed`; whatever a transport can raise becomes a `Failure` here and nowhere else. A plain answer is a
+stream of one event. `Reply.more` yields the rest in batches: what arrived together is handed on together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import httpx2
+
+from codellama_proxy import __version__, failures
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import ADAPTERS, Adapter
+from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
+from codellama_proxy.types import Deployment, Event, Failure, HttpRequest, Mock
+from codellama_proxy.wire import AiohttpWire, MockWire
+
+MAX_ANSWER = 16 << 20
+"""Bytes of a whole answer, and of one error body times a hundred."""
+MAX_STREAM = 64 << 20
+MAX_ERROR = 64 << 10
+LAST_BYTES = 0.1
+"""Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
+HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
+
+Wire = httpx2.AsyncBaseTransport
+MakeWire = Callable[[Deployment], Wire]
+
+
+def wire_for(deployment: Deployment) -> Wire:
+    """The real thing: a pool of connections, or the built-in mock."""
+    if deployment.provider == "mock":
+        return MockWire(deployment.mock or Mock())
+    return AiohttpWire()
+
+
+# --- pools ---------------------------------------------------------------------------------------------------
+
+
+class Pool:
+    """One deployment's wire and how many requests use it."""
+
+    __slots__ = ("_wire", "identity", "retired", "users")
+
+    def __init__(self, identity: object, wire: Wire) -> None:
+        self.identity = identity
+        self._wire = wire
+        self.users = 0
+        self.retired = False
+
+    def take(self) -> Wire:
+        self.users += 1
+        return self._wire
+
+    async def close(self) -> None:
+        await self._wire.aclose()
+
+
+class Pools:
+    """A pool for each deployment, kept over reloads while the entry says where and how to connect in the same words."""
+
+    def __init__(self, make: MakeWire = wire_for) -> None:
+        self._make = make
+        self._pools: dict[str, Pool] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def of(self, deployment: Deployment) -> Pool:
+        identity = identity_of(deployment)
+        pool = self._pools.get(deployment.id)
+        if pool is None or pool.identity != identity:
+            if pool is not None:
+                self._retire(pool)
+            pool = self._pools[deployment.id] = Pool(identity, self._make(deployment))
+        return pool
+
+    def give_back(self, pool: Pool) -> None:
+        pool.users -= 1
+        if pool.retired and not pool.users:
+            self._close(pool)
+
+    def keep_only(self, ids: frozenset[str]) -> None:
+        """After a reload: what is gone closes when its last request ends."""
+        for deployment_id in self._pools.keys() - ids:
+            self._retire(self._pools.pop(deployment_id))
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            self._close(pool)
+        self._pools.clear()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _retire(self, pool: Pool) -> None:
+        pool.retired = True
+        if not pool.users:
+            self._close(pool)
+
+    def _close(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(pool.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def identity_of(deployment: Deployment) -> object:
+    """What connections and cooldowns belong to: they do not survive a change of address or credential."""
+    return deployment.provider, deployment.base_url, deployment.api_key, deployment.mock
+
+
+# --- one attempt ---------------------------------------------------------------------------------------------
+
+
+class Reply:
+    """An answer that has begun. Whoever opened it calls `close`, whatever happens."""
+
+    def __init__(
+        self,
+        chat: ChatRequest,
+        deployment: Deployment,
+        close: Callable[[], Any],
+        dropped: tuple[str, ...],
+    ) -> None:
+        self.deployment = deployment
+        self.dropped = dropped
+        self.first: Sequence[Event] = ()
+        self.ended = False
+        """The last batch handed out was the last there is."""
+        self._adapter: Adapter = ADAPTERS[deployment.provider]
+        self._chat = chat
+        self._close = close
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._decoder = Decoder()
+        self._state: Any = None
+        self._received = 0
+
+    def whole(self, body: bytes) -> None:
+        """Takes a plain answer: one event, and the end."""
+        self.first = (self._adapter.parse_response(body, self._chat, self.deployment),)
+        self.ended = True
+
+    async def begin(self, chunks: AsyncIterator[bytes]) -> None:
+        """Reads a stream up to its first event with content; what came before it is kept."""
+        self._chunks = chunks
+        held: list[Event] = []
+        while not any(event.content for event in held):
+            if self.ended:
+                raise AttemptFailed(failures.disguised("empty_stream", status=200))
+            held += await self._read()
+        self.first = held
+
+    async def more(self, seconds: float) -> Sequence[Event]:
+        """The next batch, which may be empty when it is the last. Raises `AttemptFailed`: cut, stalled or broken."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not (events := await self._read()) and not self.ended:
+                    pass
+        except TimeoutError:
+            raise AttemptFailed(failures.timed_out("idle_timeout")) from None
+        except httpx2.TransportError as error:
+            raise AttemptFailed(failure_of(error)) from None
+        return events
+
+    async def close(self) -> None:
+        """Gives the connection back if nothing but the end of the body is missing, and closes it otherwise."""
+        try:
+            if self.ended and self._chunks is not None:
+                async with asyncio.timeout(LAST_BYTES):
+                    while await anext(self._chunks, None) is not None:
+                        pass
+        except (TimeoutError, httpx2.TransportError):
+            pass  # the answer is complete: how its connection ends is nobody's concern
+        finally:
+            await self._close()
+
+    async def _read(self) -> list[Event]:
+        assert self._chunks is not None
+        chunk = await anext(self._chunks, None)
+        if chunk is None:
+            return self._last()
+        self._received += len(chunk)
+        if self._received > MAX_STREAM:
+            raise AttemptFailed(failures.disguised("too_large", status=200))
+        try:
+            frames = self._decoder.feed(chunk)
+        except EventTooLarge:
+            raise AttemptFailed(failures.disguised("too_large", status=200)) from None
+        return self._events(frames)
+
+    def _last(self) -> list[Event]:
+        """The end of the body: fine after the dialect's terminal event, a failure before it."""
+        events = self._events(self._decoder.flush())
+        if self.ended:
+            return events
+        if self._state is None or not self._state.complete:
+            reason = "cut_stream" if self._state is not None else "empty_stream"
+            raise AttemptFailed(failures.disguised(reason, status=200))
+        return events + self._events([Frame(DONE)])
+
+    def _events(self, frames: Sequence[Frame]) -> list[Event]:
+        events: list[Event] = []
+        for frame in frames:
+            self._state, more = self._adapter.parse_stream(self._state, frame, self._chat, self.deployment)
+            events += more
+            if self._state.done:
+                self.ended = True
+                break
+        return events
+
+
+async def open_reply(
+    pools: Pools, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, budget: float
+) -> Reply:
+    """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
+
+    Raises `AttemptFailed`.
+    """
+    pool = pools.of(deployment)
+    wire = pool.take()
+    response: httpx2.Response | None = None
+
+    async def close() -> None:
+        try:
+            if response is not None:
+                await response.aclose()
+        finally:
+            pools.give_back(pool)
+
+    own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
+    try:
+        async with asyncio.timeout(min(own, budget)):
+            response = await wire.handle_async_request(_request(sent, deployment, budget))
+            reply = Reply(chat, deployment, close, sent.dropped)
+            await _receive(reply, response, stream=chat.stream)
+    except BaseException as error:
+        await close()
+        if isinstance(error, TimeoutError):
+            reason = "first_token_timeout" if chat.stream else "answer_timeout"
+            raise AttemptFailed(failures.timed_out(reason)) from None
+        if isinstance(error, httpx2.TransportError):
+            raise AttemptFailed(failure_of(error)) from None
+        raise
+    return reply
+
+
+def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:
+    timeout = {"connect": min(deployment.timeouts.connect, budget)}
+    return httpx2.Request(
+        sent.method,
+        sent.url,
+        headers={**HEADERS, **sent.headers},
+        content=sent.body,
+        extensions={"timeout": timeout},
+    )
+
+
+async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> None:
+    headers = response.headers
+    if response.status_code != 200:
+        body = await _body(response, MAX_ERROR, cut=True)
+        error = failures.parse_error(body)
+        raise AttemptFailed(failures.of_status(response.status_code, headers, error, time.time()))
+    if headers.get("content-encoding", "identity") != "identity":
+        raise AttemptFailed(failures.disguised("content_encoding", status=200))
+    if not stream:
+        reply.whole(await _body(response, MAX_ANSWER))
+        return
+    if "json" in headers.get("content-type", ""):
+        reply.whole(await _body(response, MAX_ANSWER))  # an error in disguise raises here
+        raise AttemptFailed(failures.disguised("not_a_stream", status=200))
+    await reply.begin(aiter(response.stream))  # type: ignore[arg-type]  # always an async stream here
+
+
+async def _body(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
+    """The whole body, at most `limit` bytes: beyond that it is cut off, or no answer."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            if cut:
+                break
+            raise AttemptFailed(failures.disguised("too_large", status=200))
+    return b"".join(pieces)
+
+
+NOT_SENT: Mapping[type[httpx2.TransportError], str] = {
+    httpx2.ConnectTimeout: "connect_timeout",
+    httpx2.ConnectError: "connect",
+    httpx2.PoolTimeout: "connect_timeout",
+    httpx2.UnsupportedProtocol: "address",
+    httpx2.ProxyError: "connect",
+}
+
+
+def failure_of(error: httpx2.TransportError) -> Failure:
+    """What a broken exchange means. Anything after the connection stood may have been processed."""
+    for kind, reason in NOT_SENT.items():
+        if isinstance(error, kind):
+            if kind is httpx2.ConnectTimeout:
+                return failures.timed_out(reason, sent=False)
+            return failures.unreachable(reason, sent=False)
+    if isinstance(error, httpx2.TimeoutException):
+        return failures.timed_out("read_timeout")
+    return failures.unreachable("broken_connection", sent=True)

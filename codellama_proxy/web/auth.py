@@ -1,0 +1,73 @@
+"""Who is calling: the credential in the headers, and whether it is a virtual key's or the administrator's."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.types import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    admin: bool = False
+    key: Key | None = None
+    """`None` for the administrator, and for callers without a key where those are allowed."""
+
+
+def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The secret a request presents, from `Authorization: Bearer`, `x-api-key` or `api-key`.
+
+    Some clients send both of the first two, and `Bearer undefined` when they have only the second. Two
+    `Authorization` headers are refused: whoever is in front of us may have checked the other one.
+    """
+    bearer: str | None = None
+    plain: str | None = None
+    for name, value in headers:
+        if name == b"authorization":
+            if bearer is not None:
+                raise ProxyError(
+                    "invalid_value", "There are two Authorization headers.", param="authorization"
+                )
+            kind, _, rest = value.decode("latin-1").partition(" ")
+            bearer = rest.strip() if kind.lower() == "bearer" else ""
+        elif name in (b"x-api-key", b"api-key"):
+            plain = plain or value.decode("latin-1").strip()
+    if bearer and (bearer not in ("undefined", "null") or not plain):
+        return bearer
+    return plain or bearer
+
+
+def is_master(request: Request) -> bool:
+    """Whether the administrator is calling."""
+    return _is(request.app.state.runtime.master_key, credential(request.scope["headers"]))
+
+
+def _is(master_key: str | None, presented: str | None) -> bool:
+    if not master_key or not presented:
+        return False
+    return hmac.compare_digest(master_key.encode(), presented.encode())
+
+
+async def caller(request: Request) -> Caller:
+    """Raises `ProxyError` 401."""
+    runtime = request.app.state.runtime
+    secret = credential(request.scope["headers"])
+    if _is(runtime.master_key, secret):
+        return Caller(admin=True)
+    if secret is None and not runtime.live.snapshot.auth_required:
+        return Caller()
+    return Caller(key=await runtime.keys.authenticate(secret))
+
+
+async def require_admin(request: Request) -> None:
+    """Raises `ProxyError`: admin_disabled without a master key, admin_required for a virtual key, else 401."""
+    if request.app.state.runtime.master_key is None:
+        message = "Admin endpoints are off: the server was started without PROXY_MASTER_KEY."
+        raise ProxyError("admin_disabled", message)
+    if not (await caller(request)).admin:
+        raise ProxyError("admin_required", "This needs the master key.")

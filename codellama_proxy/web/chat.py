@@ -1,0 +1,127 @@
+"""The chat endpoint: an ASGI app, so that one scope holds the whole answer, streams included.
+
+Uvicorn tells of a client that leaves only through `receive`, so a small task waits for that while the request
+runs, and cancels it. Sending goes straight to `send`: no response class stands between the gateway and the
+socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.types import Receive, Scope, Send
+
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.gateway import ClientLeft, Gateway
+from codellama_proxy.web.auth import credential
+from codellama_proxy.web.http import check_body_headers, too_large
+
+BODY_TIMEOUT = 30.0
+"""Seconds a client may take to send its whole request."""
+SEND_TIMEOUT = 30.0
+"""Seconds a client may leave what we sent unread, once its and our buffers are full."""
+
+log = logging.getLogger(__name__)
+
+
+class ChatCompletions:
+    """POST /chat/completions."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = AsgiClient(scope, receive, send)
+        try:
+            await self._gateway.chat(client)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not client.gone or task is None:
+                raise
+            task.uncancel()  # it was ours: the client left, and everything is settled
+        except ClientLeft:
+            pass
+        except Exception:
+            log.exception("a request ended in a bug")
+            await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
+        finally:
+            client.stop_watching()
+
+
+class AsgiClient:
+    """`gateway.Client` over ASGI."""
+
+    __slots__ = ("_headers", "_receive", "_send", "_task", "_watcher", "begun", "gone")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun = False
+        self.gone = False
+        """It left before it had the whole answer."""
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive = receive
+        self._send = send
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+
+    def credential(self) -> str | None:
+        return credential(self._headers)
+
+    async def body(self, limit: int) -> bytes:
+        check_body_headers(self._headers, limit)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                body = await self._read(limit)
+        except TimeoutError:
+            message = f"The request body did not arrive within {BODY_TIMEOUT:g} seconds."
+            raise ProxyError("request_timeout", message, headers={"connection": "close"}) from None
+        self._watcher = asyncio.create_task(self._watch())
+        return body
+
+    async def _read(self, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+            pieces.append(piece)
+            if not message.get("more_body"):
+                return b"".join(pieces)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None:
+        self.begun = True
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, data: bytes, *, last: bool) -> None:
+        if last:
+            self.stop_watching()  # from here on, leaving is what a client is expected to do
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        except TimeoutError:
+            self.gone = True
+            raise ClientLeft from None
+
+    async def fail(self, error: ProxyError) -> None:
+        """The last resort: an answer if none has begun, and silence if one has."""
+        if not self.begun:
+            await self.begin(error.status, {**error.wire_headers(), "content-length": str(len(error.body()))})
+            await self.write(error.body(), last=True)
+
+    def stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None

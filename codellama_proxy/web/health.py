@@ -1,0 +1,81 @@
+"""Is it alive, is it ready, and how are the models: never a secret, never an address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.routing import is_cooling
+from codellama_proxy.types import Deployment
+from codellama_proxy.web.auth import require_admin
+from codellama_proxy.web.http import respond
+
+
+async def liveliness(_: Request) -> Response:
+    return respond({"status": "alive"})
+
+
+async def readiness(request: Request) -> Response:
+    runtime = request.app.state.runtime
+    status = "ready"
+    if runtime.draining:
+        status = "shutting_down"
+    elif not runtime.writer.healthy:
+        status = "accounting_unavailable"
+    return respond({"status": status, "config": _config(request)}, 200 if status == "ready" else 503)
+
+
+async def health(request: Request) -> Response:
+    await require_admin(request)
+    runtime = request.app.state.runtime
+    snapshot = runtime.live.snapshot
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    models = [*(_state(request, d) for d in enabled), *(_disabled(d) for d in snapshot.disabled)]
+    return respond({"models": models, "config": _config(request), "running": runtime.gateway.running})
+
+
+def _config(request: Request) -> Mapping[str, Any]:
+    live = request.app.state.runtime.live
+    return {
+        "digest": live.snapshot.digest,
+        "loaded_at": _iso(live.loaded_at),
+        "stale": live.error is not None,
+        "error": live.error,
+    }
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _state(request: Request, deployment: Deployment) -> Mapping[str, Any]:
+    return dict(_shown(deployment)) | dict(_cooling(request, deployment))
+
+
+def _cooling(request: Request, deployment: Deployment) -> Iterator[tuple[str, Any]]:
+    runtime = request.app.state.runtime
+    now = runtime.time.monotonic()
+    found = runtime.cooldowns.states().get(deployment.id)
+    if found is None or not is_cooling(found, now):
+        yield "state", "ready"
+        return
+    yield "state", "cooling"
+    yield "until", _iso(runtime.time.wall() + max(found.until - now, 0.0))
+    yield "why", found.why
+
+
+def _disabled(deployment: Deployment) -> Mapping[str, Any]:
+    return {**_shown(deployment), "state": "disabled", "why": deployment.disabled}
+
+
+def _shown(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "model": deployment.name,
+        "deployment": deployment.id,
+        "provider": deployment.provider,
+        "upstream_model": deployment.model,
+    }

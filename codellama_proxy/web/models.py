@@ -1,0 +1,48 @@
+"""GET /models: what this key may use, in the file's order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.gateway import permission
+from codellama_proxy.types import Model
+from codellama_proxy.web.auth import caller
+from codellama_proxy.web.http import respond
+
+
+async def list_models(request: Request) -> Response:
+    return respond({"object": "list", "data": [_shown(request, model) for model in await _usable(request)]})
+
+
+async def get_model(request: Request) -> Response:
+    name = request.path_params["id"]
+    for model in await _usable(request):
+        if model.name == name:
+            return respond(_shown(request, model))
+    message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+    raise ProxyError("model_not_found", message, param="model")
+
+
+async def _usable(request: Request) -> list[Model]:
+    who = await caller(request)
+    snapshot = request.app.state.runtime.live.snapshot
+    models = snapshot.models.values()
+    if who.admin:
+        return list(models)
+    permitted = permission(snapshot, who.key)
+    return [model for model in models if permitted(model.name)]
+
+
+def _shown(request: Request, model: Model) -> Mapping[str, Any]:
+    created = int(request.app.state.runtime.live.loaded_at)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": model.deployments[0].provider,
+    }

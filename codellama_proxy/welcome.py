@@ -1,0 +1,61 @@
+"""What a start says: what is served, what is not and why, and what to paste next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from codellama_proxy import __version__
+from codellama_proxy.config.settings import Settings
+from codellama_proxy.routing import asked_model
+from codellama_proxy.store import key_values
+from codellama_proxy.store.keys import Keys
+from codellama_proxy.types import Deployment, Snapshot
+
+EXAMPLE = '{"prompt": "write me a function to print hello world"}'
+
+
+def welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
+    """The lines of a start, in the order a newcomer needs them."""
+    yield f"codellama-proxy {__version__} on {address} (configuration {settings.config}, {snapshot.digest})"
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    for deployment in enabled:
+        yield f"  ready     {_described(deployment)}"
+    for deployment in snapshot.disabled:
+        yield f"  disabled  {_described(deployment)}: {deployment.disabled}"
+    if all(d.provider == "mock" for d in enabled):
+        yield "  No provider's key is set, so the built-in mock model answers. Set one of the variables above."
+    start = asked_model(snapshot, None, "chat", lambda _: True)
+    chain = " -> ".join((start.name, *start.fallbacks))
+    yield f"  Requests without a model go to {chain}."
+    for warning in snapshot.warnings:
+        yield f"  note: {warning}"
+    if settings.master_key is None:
+        yield "  Admin endpoints are off (PROXY_MASTER_KEY is not set); scripts/keys.py works without them."
+
+
+def _described(deployment: Deployment) -> str:
+    upstream = deployment.provider
+    if deployment.model != deployment.name:
+        upstream += f" {deployment.model}"
+    return f"{deployment.name:<12} {upstream}"
+
+
+async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: bool) -> list[str]:
+    """With an empty database: a key on a terminal, which shows it once; elsewhere, how to make one."""
+    _, total = await keys.page(1, 1)
+    if total:
+        return []
+    if not terminal:
+        return [
+            f"There are no keys yet. Make one: scripts/keys.py create default --database {settings.database}",
+        ]
+    _, secret = await keys.create(key_values.read({"key_alias": "default"}))
+    return [
+        "",
+        f"  A key for the project default, shown only now: {secret}",
+        "  Try it:",
+        "",
+        f"    curl {address}/v1/chat/completions -H 'Authorization: Bearer {secret}' \\",
+        f"      -H 'Content-Type: application/json' -d '{EXAMPLE}'",
+        "",
+    ]
