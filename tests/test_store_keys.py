@@ -430,15 +430,7 @@ def test_a_verb_on_an_unknown_key_is_not_found_and_changes_nothing(store: Store,
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
-        *(
-            ({field: 1}, "unsupported_parameter", field)
-            for field in ("spent_n", "role", "admin", "id", "key_id")
-        ),
-        *(
-            ({field: 1}, "unsupported_parameter", field)
-            for field in ("public_id", "secret_hash", "key", "blocked")
-        ),
-        ({"project": "x"}, "unsupported_parameter", "project"),
+        *(({field: 1}, "unsupported_parameter", field) for field in PRIVILEGED),
         ({"key_alias": ""}, "invalid_value", "key_alias"),
         ({"key_alias": "a/b"}, "invalid_value", "key_alias"),
         ({"key_alias": "a\n"}, "invalid_value", "key_alias"),

@@ -32,13 +32,13 @@ def _sourced(limits: Limits, own: frozenset[str], source: str, default: str) -> 
     }
 
 
-def own_standing(standings: Sequence[Standing]) -> dict[str, Any] | None:
+def own_standing(standings: Sequence[Standing]) -> dict[str, Any]:
     """Spend in the window, what remains and when it starts again, of the key itself."""
-    return next((_money(standing) for standing in standings if standing.scope.kind == "key"), None)
+    return next(_money(standing) for standing in standings if standing.scope.kind == "key")
 
 
 def scopes_shown(standings: Sequence[Standing], *, everything: bool) -> list[dict[str, Any]]:
-    """Every limited scope. What the whole installation spends is not one tenant's business."""
+    """Every scope there is something to tell of. What the whole installation spends is not one tenant's business."""
     return [_scope(standing) for standing in standings if everything or standing.scope.kind != "global"]
 
 

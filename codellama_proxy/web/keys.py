@@ -13,7 +13,6 @@ from codellama_proxy.store import key_values
 from codellama_proxy.store.key_values import shown
 from codellama_proxy.store.keys import Keys, invalid_api_key
 from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.store.spending import Filters
 from codellama_proxy.types import Json, Key, Snapshot
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import json_object, respond
@@ -38,12 +37,12 @@ async def info(request: Request) -> Response:
     key, admin = await _asked(request)
     snapshot: Snapshot = request.app.state.runtime.live.snapshot
     ledger: Ledger = request.app.state.runtime.ledger
-    standings = await ledger.standing(key.project, key, None, snapshot)
+    standings = await ledger.standing(key, snapshot)
     return respond(
         {
             **shown(key),
             "limits": limits_shown(key, snapshot),
-            **(own_standing(standings) or await _spent_ever(ledger, key)),
+            **own_standing(standings),
             "scopes": scopes_shown(standings, everything=admin),
         }
     )
@@ -107,12 +106,6 @@ async def regenerate(request: Request) -> Response:
 def _keys(request: Request) -> Keys:
     keys: Keys = request.app.state.runtime.keys
     return keys
-
-
-async def _spent_ever(ledger: Ledger, key: Key) -> dict[str, Any]:
-    """Without a limit of its own a key has no window: all it ever spent, from the rows."""
-    total = await ledger.spend((), Filters(key_id=key.key_id))
-    return {"spend": total["total_cost_usd"], "remaining": None, "reset": None}
 
 
 async def _asked(request: Request) -> tuple[Key, bool]:
