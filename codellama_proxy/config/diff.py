@@ -1,0 +1,162 @@
+"""What changed between two snapshots, in the file's words and without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from typing import Any
+
+from codellama_proxy.types import NANOS, Deployment, Model, Secret, Snapshot
+
+_DURATIONS = frozenset(
+    {"connect", "first_token", "idle", "answer", "first_token_delay", "retry_after"}
+    | {"deadline", "backoff.initial", "backoff.max", "max_retry_after", "time", "max_time", "auth_time"}
+    | {"ttl", "drain", "requests.retention"}
+)
+_NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write"})
+_UNSHOWN = frozenset({"params", "headers", "extra", "mock.reply"})
+"""May hold secrets, or fill a screen."""
+_NAMES = {
+    "backoff_initial": "backoff.initial",
+    "backoff_max": "backoff.max",
+    "promptlayer_key": "promptlayer.api_key",
+    "promptlayer_content": "promptlayer.content",
+    "promptlayer_tags": "promptlayer.tags",
+    "requests_content": "requests.content",
+    "requests_retention": "requests.retention",
+    "auth_required": "auth.required",
+    "metrics_public": "metrics.public",
+}
+"""Fields whose key in the file is another."""
+_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given"})
+_OWN_LINES = frozenset({"digest", "models", "disabled", "projects", "warnings"})
+
+
+def difference(old: Snapshot, new: Snapshot) -> list[str]:
+    """Lines such as `models: +claude-fast` and `codellama.timeouts.first_token 30s → 10s`."""
+    return [
+        *_models(old, new),
+        *_named("projects", old.projects, new.projects),
+        *_fields("", old, new, skip=_OWN_LINES),
+    ]
+
+
+def _models(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    before, after = _deployments(old), _deployments(new)
+    yield from _members(
+        "models",
+        dict.fromkeys(d.name for d in before.values()),
+        dict.fromkeys(d.name for d in after.values()),
+    )
+    yield from _order(list(old.models), list(new.models))
+    for id_, deployment in after.items():
+        was = before.get(id_)
+        label = _label(deployment, after)
+        if was is not None:
+            yield from _availability(label, was, deployment)
+            switched = (was.disabled is None) != (deployment.disabled is None)
+            yield from _fields(label, was, deployment, skip=_DERIVED | ({"api_key"} if switched else set()))
+        elif any(d.name == deployment.name for d in before.values()):
+            yield f"models: +{id_}"
+    for id_, deployment in before.items():
+        if id_ not in after and any(d.name == deployment.name for d in after.values()):
+            yield f"models: -{id_}"
+    yield from _fallbacks(old.models, new.models)
+
+
+def _deployments(snapshot: Snapshot) -> dict[str, Deployment]:
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    return {d.id: d for d in (*enabled, *snapshot.disabled)}
+
+
+def _label(deployment: Deployment, among: Mapping[str, Deployment]) -> str:
+    alone = sum(d.name == deployment.name for d in among.values()) == 1
+    return deployment.name if alone else deployment.id
+
+
+def _order(old: list[str], new: list[str]) -> Iterator[str]:
+    stayed = [name for name in old if name in new]
+    if stayed != (now := [name for name in new if name in old]):
+        yield f"models: order {', '.join(stayed)} → {', '.join(now)}"
+
+
+def _availability(label: str, old: Deployment, new: Deployment) -> Iterator[str]:
+    if old.disabled is not None and new.disabled is None:
+        yield f"{label} enabled"
+    elif new.disabled is not None and old.disabled != new.disabled:
+        yield f"{label} disabled: {new.disabled}"
+
+
+def _fallbacks(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]:
+    """Only what does not already follow from models that came, went or moved."""
+    for name in (name for name in new if name in old):
+        before = [other for other in old[name].fallbacks if other in new]
+        after = [other for other in new[name].fallbacks if other in old]
+        if before != after and list(old) == list(new):
+            yield f"{name}.fallbacks {_shown('', before)} → {_shown('', after)}"
+
+
+def _named(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    yield from _members(label, old, new)
+    for name in new:
+        if name in old:
+            yield from _fields(f"{label}.{name}", old[name], new[name], skip=frozenset({"name", "limits"}))
+
+
+def _members(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for sign, names in (("-", [n for n in old if n not in new]), ("+", [n for n in new if n not in old])):
+        if names:
+            yield f"{label}: {', '.join(sign + name for name in names)}"
+
+
+def _fields(label: str, old: Any, new: Any, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+    for field in fields(new):
+        if field.name not in skip:
+            key = "limits" if field.name == "own_limits" else _NAMES.get(field.name, field.name)
+            yield from _value(label, key, getattr(old, field.name), getattr(new, field.name))
+
+
+def _value(label: str, key: str, old: Any, new: Any) -> Iterator[str]:
+    if old == new:
+        return
+    path = f"{label}.{key}" if label else key
+    if is_dataclass(old) and is_dataclass(new):
+        yield from _fields(path, old, new, skip=frozenset({"given"}))
+    elif key == "limits" and isinstance(old, Mapping):
+        for scope in new:
+            yield from _value(path, scope, old[scope], new[scope])
+    elif _is_hidden(key, old) or _is_hidden(key, new):
+        yield f"{path} changed"
+    else:
+        yield f"{path} {_shown(key, old)} → {_shown(key, new)}"
+
+
+def _is_hidden(key: str, value: Any) -> bool:
+    secret = isinstance(value, Secret | Mapping) or is_dataclass(value)
+    text = key in {"system_prompt", "guardrail", "reply"} and isinstance(value, str)
+    return secret or text or key in _UNSHOWN
+
+
+def _shown(key: str, value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case tuple() | list() | frozenset():
+            items = sorted(value) if isinstance(value, frozenset) else value
+            return f"[{', '.join(str(item) for item in items)}]"
+    if key in _NANOS:
+        return f"{Decimal(value) / NANOS:f}"
+    return _duration(value) if key in _DURATIONS else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    """As a person would write it: `250ms`, `30s`, `10m`, `30d`."""
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds > size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
