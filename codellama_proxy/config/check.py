@@ -1,0 +1,99 @@
+"""The commands `check` and `schema`: what a person or an editor wants to know about a proxy.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from codellama_proxy.config.document import MAX_BYTES
+from codellama_proxy.config.load import examine
+from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.substitution import read_regular, reason
+from codellama_proxy.types import Snapshot
+
+TITLE = "codellama-proxy: proxy.yaml"
+
+
+def check(path: Path, environ: Mapping[str, str], *, implemented: frozenset[str]) -> tuple[int, list[str]]:
+    """The exit code, and the lines to print: every problem, then how it looks altogether."""
+    try:
+        text = read_regular(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        return 1, [str(Problem(1, 1, f"cannot be read: {reason(error)}", source=str(path)))]
+    try:
+        loaded = examine(text, environ, source=str(path), implemented=implemented)
+    except ConfigError as error:
+        return 1, [*map(str, error.problems), f"{path} is not good: {_count(len(error.errors), 'problem')}."]
+    return 0, [*map(str, loaded.warnings), f"{path} is good: {_standing(loaded.snapshot)}."]
+
+
+def _standing(snapshot: Snapshot) -> str:
+    disabled = len({d.name for d in snapshot.disabled} - snapshot.models.keys())
+    return f"{_count(len(snapshot.models), 'model')} ready, {disabled} disabled"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of proxy.yaml: each scalar may also be a text with `${...}`, each section empty."""
+    made = File.model_json_schema(by_alias=True)
+    definitions = {name: _section(part) for name, part in made.pop("$defs").items()}
+    definitions["Substitution"] = {
+        "type": "string",
+        "pattern": r"\$\{",
+        "description": "${NAME}, ${NAME:-default} or ${file:/path}.",
+    }
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": TITLE}
+    return {**head, **_section(made) | {"title": TITLE}, "$defs": dict(sorted(definitions.items()))}
+
+
+def _section(part: dict[str, Any]) -> dict[str, Any]:
+    """An object's schema, its keys widened to what the loader takes before it looks at types."""
+    keys = {name: _key(name, value) for name, value in part.get("properties", {}).items()}
+    return {name: value for name, value in part.items() if name != "title"} | {"properties": keys}
+
+
+def _key(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    kept = {word: value[word] for word in ("description", "default") if word in value}
+    if isinstance(kept.get("default"), dict):
+        del kept["default"]  # a section's defaults are shown with its keys
+    core = {
+        word: content for word, content in value.items() if word not in {"title", "description", "default"}
+    }
+    return _widened(core, may_be_empty=name != "models") | kept
+
+
+def _widened(core: dict[str, Any], *, may_be_empty: bool) -> dict[str, Any]:
+    options = list(_options(core))
+    if any(_is_section(option) for option in options) and may_be_empty and {"type": "null"} not in options:
+        options.append({"type": "null"})
+    for option in options:
+        if "patternProperties" in option:
+            option["additionalProperties"] = False
+    if any(_is_scalar(option) for option in options):
+        options.append({"$ref": "#/$defs/Substitution"})
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def _options(core: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if set(core) == {"anyOf"}:
+        for option in core["anyOf"]:
+            yield from _options(option)
+    elif core.get("type") == "array":
+        yield core | {"items": _widened(core["items"], may_be_empty=False)}
+    else:
+        yield core
+
+
+def _is_section(option: dict[str, Any]) -> bool:
+    return "$ref" in option or option.get("type") == "object"
+
+
+def _is_scalar(option: dict[str, Any]) -> bool:
+    """Free text takes a substitution as it is."""
+    free = option.get("type") == "string" and not option.keys() & {"pattern", "enum", "const"}
+    return not free and not _is_section(option) and option.get("type") not in {"array", "null"}

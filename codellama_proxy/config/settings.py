@@ -1,0 +1,60 @@
+"""Where this proxy runs: the environment, with `.env` behind it. Everything else is in proxy.yaml."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MASTER_KEY_LENGTH = 16
+
+
+class Settings(BaseSettings):
+    """`PROXY_CONFIG`, `PROXY_DATABASE` and so on; empty is unset. Arguments win over both."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PROXY_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    config: Path = Field(default=Path("proxy.yaml"), description="The configuration file.")
+    database: str = Field(default="data/proxy.db", description="The database: a path.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
+    master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="The least severe line to log."
+    )
+    log_format: Literal["json", "text"] | None = Field(
+        default=None, description="Default: text on a terminal, json elsewhere."
+    )
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("master_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if len(value.get_secret_value()) < MASTER_KEY_LENGTH:
+            raise ValueError(f"PROXY_MASTER_KEY must have at least {MASTER_KEY_LENGTH} characters")
+        return value
+
+
+def environment(dotenv: Path = Path(".env"), environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What `${NAME}` sees: `.env`, overlaid by the process's own variables unless those are empty."""
+    written = {name: value for name, value in dotenv_values(dotenv, encoding="utf-8").items() if value}
+    return {**written, **{name: value for name, value in environ.items() if value}}
