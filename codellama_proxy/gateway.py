@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
 from codellama_proxy import limits, routing, sse
 from codellama_proxy import trace as traces
 from codellama_proxy.admission import Ask
@@ -31,8 +32,8 @@ from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.routing import GiveUp, Try, allows
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.tracking.log import Log
 from codellama_proxy.trace import Trace
+from codellama_proxy.tracking.log import Log
 from codellama_proxy.types import Attempt, Deployment, Event, Failure, Key, Model, Price, Snapshot
 from codellama_proxy.upstream import Pools, Reply, open_reply
 

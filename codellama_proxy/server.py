@@ -67,10 +67,9 @@ def serve(settings: Settings, live: Live) -> int:
         migrate.prepare(path)
         with (
             listening(settings.host, settings.port) as sock,
-            logging_to(log_format(settings), settings) as log,
+            logging_to(log_format(settings), settings) as log,asyncio.Runner(loop_factory=_uvloop) as runner
         ):
-            with asyncio.Runner(loop_factory=_uvloop) as runner:
-                return runner.run(_serve(settings, live, path, sock, log))
+            return runner.run(_serve(settings, live, path, sock, log))
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy import failures
-from codellama_proxy.chat import SYSTEM_ROLES, ChatRequest, Message
+from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
