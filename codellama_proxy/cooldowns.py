@@ -1,4 +1,4 @@
-"""Which deployments are cooling: the state that outlives requests and reloads, kept beside its pure rules in `routing`."""
+"""Which deployments are cooling: what outlives requests and reloads. The rules are in `routing`."""
 
 from __future__ import annotations
 

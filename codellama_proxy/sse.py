@@ -24,7 +24,7 @@ class Frame(NamedTuple):
     event: str = ""
 
 
-class EventTooLarge(ValueError):
+class EventTooLarge(ValueError):  # noqa: N818 - it says what happened
     """One event outgrew `MAX_EVENT`."""
 
 

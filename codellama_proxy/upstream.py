@@ -1,4 +1,4 @@
-"""One attempt: a request sent to one deployment, until its first meaningful event. The only module that talks to providers.
+"""One attempt: a request sent to one deployment, until its first meaningful event. Nothing else talks to providers.
 
 `open_reply` either returns a `Reply` whose first events are in hand (the commit point) or raises
 `AttemptFailed`; whatever a transport can raise becomes a `Failure` here and nowhere else. A plain answer is a

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.web import health, keys, models
 from codellama_proxy.web.chat import ChatCompletions
-from codellama_proxy.web.http import RequestId, respond_error
+from codellama_proxy.web.http import Cors, RequestId, respond_error
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def create_app(runtime: Any) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime
-    return RequestId(app)
+    return RequestId(Cors(app, lambda: runtime.live.snapshot.server.cors_origins))
 
 
 def _both(method: str, path: str, endpoint: Endpoint) -> list[Route]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,6 +62,33 @@ def too_large(limit: int) -> ProxyError:
         f"The request body is larger than {limit} bytes.",
         headers={"connection": "close"},
     )
+
+
+class Cors:
+    """Lets browsers of the configured origins call; Starlette's middleware, made anew when the origins change."""
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._origins = origins
+        self._made_for: tuple[str, ...] = ()
+        self._cors: ASGIApp = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._origins()
+        if origins != self._made_for:
+            self._made_for = origins
+            self._cors = (
+                self._app
+                if not origins
+                else CORSMiddleware(
+                    self._app,
+                    allow_origins=origins,
+                    allow_methods=["*"],
+                    allow_headers=["*"],
+                    expose_headers=["*"],
+                )
+            )
+        await self._cors(scope, receive, send)
 
 
 class RequestId:

@@ -38,7 +38,7 @@ def own_standing(standings: Sequence[Standing]) -> dict[str, Any]:
 
 
 def scopes_shown(standings: Sequence[Standing], *, everything: bool) -> list[dict[str, Any]]:
-    """Every scope there is something to tell of. What the whole installation spends is not one tenant's business."""
+    """Each scope as it is now. What the whole installation spends is not one tenant's business."""
     return [_scope(standing) for standing in standings if everything or standing.scope.kind != "global"]
 
 
