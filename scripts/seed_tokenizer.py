@@ -57,13 +57,12 @@ def right(name: str, content: bytes) -> bool:
 
 def seed(directory: Path, names: list[str]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as download:
-        with zipfile.ZipFile(fetch(Path(download))) as wheel:
-            for name in names:
-                content = wheel.read(INSIDE + name)
-                if not right(name, content):
-                    raise ValueError(f"{PACKAGE} has another {name} than it should")
-                put(directory / name, content)
+    with tempfile.TemporaryDirectory() as download, zipfile.ZipFile(fetch(Path(download))) as wheel:
+        for name in names:
+            content = wheel.read(INSIDE + name)
+            if not right(name, content):
+                raise ValueError(f"{PACKAGE} has another {name} than it should")
+            put(directory / name, content)
 
 
 def fetch(directory: Path) -> Path:
