@@ -19,6 +19,7 @@ from codellama_proxy.store.database import StoreError
 from codellama_proxy.store.key_values import Change, shown
 from codellama_proxy.types import Key
 
+ABOUT = "Administer keys on the database file."
 UNSET = "none"
 
 COLUMNS = (
@@ -247,15 +248,15 @@ class _Parser(ArgumentParser):
 
 def parser(commands: Sequence[Command] = COMMANDS) -> ArgumentParser:
     """The whole command line, one subcommand for each row of the table."""
-    common = _Parser(add_help=False)
+    common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument(
         "--database", default=SUPPRESS, help="the database file (PROXY_DATABASE; data/proxy.db)"
     )
     common.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
-    top = _Parser(prog="keys.py", description="Administer keys on the database file.", parents=[common])
+    top = _Parser(prog="keys.py", description=ABOUT, parents=[common], allow_abbrev=False)
     subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in commands:
-        sub = subcommands.add_parser(command.name, help=command.help, parents=[common])
+        sub = subcommands.add_parser(command.name, help=command.help, parents=[common], allow_abbrev=False)
         command.arguments(sub)
         sub.set_defaults(run=command.run)
     return top

@@ -82,10 +82,16 @@ def _uri(path: Path, mode: str) -> str:
 
 
 def _create(path: Path) -> None:
-    """SQLite gives its log files the mode of the database, so this is the only place that decides it."""
+    """SQLite gives its log files the mode of the database, so this is the only place that decides it.
+
+    A file that exists is not opened: closing it would drop the locks of this process's other connections.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not path.exists():
+            raise StoreError(f"cannot open the database {path}: it cannot be made") from None
     except OSError as error:
         raise StoreError(f"cannot open the database {path}: {error.strerror}") from error
 
