@@ -71,9 +71,6 @@ def _widened(core: dict[str, Any], *, may_be_empty: bool) -> dict[str, Any]:
     options = list(_options(core))
     if any(_is_section(option) for option in options) and may_be_empty and {"type": "null"} not in options:
         options.append({"type": "null"})
-    for option in options:
-        if "patternProperties" in option:
-            option["additionalProperties"] = False
     if any(_is_scalar(option) for option in options):
         options.append({"$ref": "#/$defs/Substitution"})
     return options[0] if len(options) == 1 else {"anyOf": options}
@@ -85,6 +82,9 @@ def _options(core: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _options(option)
     elif core.get("type") == "array":
         yield core | {"items": _widened(core["items"], may_be_empty=False)}
+    elif "patternProperties" in core:
+        inner = {name: _widened(part, may_be_empty=True) for name, part in core["patternProperties"].items()}
+        yield core | {"patternProperties": inner, "additionalProperties": False}
     else:
         yield core
 

@@ -156,7 +156,7 @@ def _duration(seconds: float) -> str:
     """As a person would write it: `250ms`, `30s`, `10m`, `30d`."""
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds > size and seconds % size == 0:
+    for size, unit, least in ((86400, "d", 1), (3600, "h", 1), (60, "m", 2)):
+        if seconds >= size * least and seconds % size == 0:
             return f"{seconds / size:g}{unit}"
     return f"{seconds:g}s"

@@ -159,6 +159,7 @@ class _Composer:
     def __init__(self, events: Iterator[Any]) -> None:
         self._events = events
         self._anchors: dict[str, _Node] = {}
+        self._nodes = 0
         self.problems: list[tuple[Position, str]] = []
 
     def document(self) -> _Node:
@@ -174,6 +175,7 @@ class _Composer:
 
     def _node(self, event: Any, depth: int) -> _Node:
         position = _start(event)
+        self._nodes += 1
         if depth > MAX_DEPTH:
             raise _Unreadable(position, "nested too deeply")
         if isinstance(event, yaml.AliasEvent):
@@ -181,7 +183,7 @@ class _Composer:
         if event.tag is not None:
             self.problems.append((position, "tags (`!...`) are not allowed"))
         node = self._content(event, position, depth)
-        if node.size > MAX_VALUES:
+        if max(node.size, self._nodes) > MAX_VALUES:
             raise _Unreadable(position, "too many values")
         if event.anchor is not None:
             self._anchors[event.anchor] = node
