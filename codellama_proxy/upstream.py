@@ -137,6 +137,8 @@ class Reply:
         self._decoder = Decoder()
         self._state: Any = None
         self._received = 0
+        self._failed: AttemptFailed | None = None
+        """Raised once the events before it have been handed on."""
 
     def whole(self, body: bytes) -> None:
         """Takes a plain answer: one event, and the end."""
@@ -179,6 +181,8 @@ class Reply:
 
     async def _read(self) -> list[Event]:
         assert self._chunks is not None
+        if self._failed is not None:
+            raise self._failed
         chunk = await anext(self._chunks, None)
         if chunk is None:
             return self._last()
@@ -198,13 +202,22 @@ class Reply:
             return events
         if self._state is None or not self._state.complete:
             reason = "cut_stream" if self._state is not None else "empty_stream"
-            raise AttemptFailed(failures.disguised(reason, status=200))
+            self._failed = AttemptFailed(failures.disguised(reason, status=200))
+            if not events:
+                raise self._failed
+            return events
         return events + self._events([Frame(DONE)])
 
     def _events(self, frames: Sequence[Frame]) -> list[Event]:
         events: list[Event] = []
         for frame in frames:
-            self._state, more = self._adapter.parse_stream(self._state, frame, self._chat, self.deployment)
+            try:
+                self._state, more = self._adapter.parse_stream(self._state, frame, self._chat, self.deployment)
+            except AttemptFailed as failed:
+                if not events:
+                    raise
+                self._failed = failed  # what came before it, in the same packet, was said all the same
+                break
             events += more
             if self._state.done:
                 self.ended = True

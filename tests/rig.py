@@ -84,7 +84,7 @@ class Proxy:
         self._process = subprocess.Popen(
             self.command(),
             cwd=self.database.parent,
-            env=environment(PROXY_MASTER_KEY=ADMIN, PROXY_LOG_FORMAT="json", **self.env),
+            env=environment(**{"PROXY_MASTER_KEY": ADMIN, "PROXY_LOG_FORMAT": "json", **self.env}),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -350,7 +350,8 @@ def _content(
         state, fixed = _track(state, choice, delta, said)
         changed |= fixed
         reason = choice.get("finish_reason") or reason
-    body = orjson.dumps(chunk) if changed else _without_null_usage(raw)
+    # Data that came over several lines has line ends in it: an event of ours is one line.
+    body = orjson.dumps(chunk) if changed or b"\n" in raw else _without_null_usage(raw)
     return state, Event(body, meaningful or reason is not None, text, None, reason, state.model)
 
 

@@ -159,7 +159,7 @@ def test_a_long_retry_after_is_not_waited_for(served: Proxy, upstream: Upstream)
     answer = served.chat(model="impatient")
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "upstream_rate_limited"
-    assert 0 < int(answer.headers["retry-after"]) <= 600
+    assert 0 < int(answer.headers["retry-after"]) <= 3600
     assert upstream.journal.models() == ["impatient"]
 
 

@@ -15,7 +15,8 @@ from tests.raw import Wire, request
 from tests.rig import Proxy, ProxyFactory, config, keys
 from tests.upstream.process import Upstream
 
-PRICE = {"input": "1.5", "output": "6", "cached_input": "0.15"}
+PRICE = {"input": 1.5, "output": 6, "cached_input": 0.15}
+USD = {kind: Decimal(str(price)) for kind, price in PRICE.items()}
 KINDS: dict[str, str] = {
     "plain": "ok",
     "short": "tokens=1",
@@ -61,9 +62,9 @@ def cost(usage: Mapping[str, Any]) -> Decimal:
     cached = usage["prompt_tokens_details"]["cached_tokens"] if "prompt_tokens_details" in usage else 0
     output = usage.get("completion_tokens", 0)
     millionths = (
-        (usage["prompt_tokens"] - cached) * Decimal(PRICE["input"])
-        + cached * Decimal(PRICE["cached_input"])
-        + output * Decimal(PRICE["output"])
+        (usage["prompt_tokens"] - cached) * USD["input"]
+        + cached * USD["cached_input"]
+        + output * USD["output"]
     )
     return (millionths / 1_000_000).quantize(Decimal("1e-9"), ROUND_CEILING)
 
