@@ -247,6 +247,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert document.root == {"a": None, "b": "d"}
 
 
+def test_a_variable_that_is_not_text_counts_as_unset() -> None:
+    assert parsed("a: ${X}\nb: ${Y}\n", X="\udcff", Y="\u00e9").missing == {("a",): "X is not UTF-8"}
+
+
 def test_a_dollar_before_the_dollar_keeps_the_brace() -> None:
     document = parsed("a: $${X} costs $5 and $$\n")
     assert document.root == {"a": "${X} costs $5 and $$"}

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.config.build import starting_model
 from codellama_proxy.config.load import NO_EFFECT_YET, load
 from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.routing import asked_model
 from codellama_proxy.types import Limits, Mock, Price, Secret, Snapshot
 
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "azure", "vllm", "openai_compatible", "mock"})
@@ -41,6 +41,10 @@ def complaints(text: str | bytes, **environ: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         loaded(text, **environ)
     return [str(problem) for problem in caught.value.problems]
+
+
+def starting_model(snapshot: Snapshot, mode: str = "chat") -> str:
+    return asked_model(snapshot, None, mode, lambda _: True).name
 
 
 ENTRY = "models: [{name: a, provider: openai, api_key: k%s}]\n"
@@ -275,7 +279,6 @@ def test_each_mode_starts_at_its_own_first_model() -> None:
     )
     assert starting_model(snapshot) == "a"
     assert starting_model(snapshot, "embedding") == "e"
-    assert starting_model(snapshot, "completion") is None
     assert snapshot.models["e"].fallbacks == ()
 
 
@@ -653,3 +656,16 @@ def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
         'projects.p.models[0]: "b*" matches no model',
         "projects.p.limits.budget_duration: without max_budget it does nothing",
     ]
+
+
+def test_a_model_without_a_price_is_named_when_something_has_a_budget() -> None:
+    models = (
+        "models: [{name: a, provider: openai, model: gpt-4.1, api_key: k}, {name: b, provider: openai, api_key: k}, "
+        "{name: c, provider: openai, api_key: k, price: {input: 1, output: 1}}, "
+        "{name: d, provider: openai, api_key: '${NO}'}]\n"
+    )
+    said = "b has no known price, so requests under a budget are refused; give it one"
+    assert said not in loaded(models).warnings
+    for scope in ("limits: {global: {max_budget: 1}}", "projects: {p: {limits: {max_budget: 1}}}"):
+        unpriced = [warning for warning in loaded(models + scope).warnings if "price" in warning]
+        assert unpriced == [said]

@@ -286,7 +286,7 @@ def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Cl
         changed.set()
 
     async def run() -> None:
-        live.on_change = (on_change,)
+        live.listen(on_change)
         watching = asyncio.create_task(live.watch())
         await changed.wait()
         watching.cancel()
@@ -310,7 +310,8 @@ def test_listeners_get_both_snapshots_and_one_that_fails_does_not_stop_the_rest(
         heard.append((next(iter(old.models)), next(iter(new.models))))
         assert live.snapshot is new
 
-    live.on_change = (fails, hears)
+    live.listen(fails)
+    live.listen(hears)
     path.write_text(text("b"))
     look(live)
     assert heard == [("a", "b")]
@@ -376,3 +377,21 @@ def test_a_hundred_reloads_leave_no_file_open(live: Live, path: Path) -> None:
     early, late = asyncio.run(reload_often())
     assert late <= early
     assert names(live) == ["m98"]
+
+
+def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, clock: Clock) -> None:
+    broken = False
+
+    def environ() -> dict[str, str]:
+        if broken:
+            raise PermissionError(13, "Permission denied", ".env")
+        return {}
+
+    live = Live(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
+    broken = True
+    look(live, 2)
+    assert live.error == f"{path}:1:1: the environment cannot be read: Permission denied"
+    broken = False
+    path.write_text(text("b"))
+    look(live)
+    assert (names(live), live.error) == (["b"], None)

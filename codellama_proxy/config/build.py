@@ -8,6 +8,7 @@ from typing import Any
 
 from codellama_proxy import types as t
 from codellama_proxy.config import schema
+from codellama_proxy.limits import overlay
 
 BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)
 
@@ -149,17 +150,10 @@ def _limits(limits: schema.Limits) -> t.Limits:
     return t.Limits(**dict(limits), given=frozenset(limits.model_fields_set))
 
 
-def _overlay(base: t.Limits, own: schema.Limits) -> t.Limits:
-    """The fields somebody wrote down replace the base's, `null` included."""
-    fields = {name: getattr(base, name) for name in schema.Limits.model_fields}
-    fields |= {name: getattr(own, name) for name in own.model_fields_set}
-    return t.Limits(**fields, given=base.given | own.model_fields_set)
-
-
 def _project(name: str, project: schema.Project, base: t.Limits) -> t.Project:
     return t.Project(
         name,
-        limits=_overlay(base, project.limits),
+        limits=overlay(base, _limits(project.limits)),
         own_limits=_limits(project.limits),
         models=project.models,
         guardrail=_prompt(project.guardrail),
@@ -180,11 +174,3 @@ def _tracking(tracking: schema.Tracking) -> t.Tracking:
         requests_content=tracking.requests.content,
         requests_retention=tracking.requests.retention,
     )
-
-
-def starting_model(snapshot: t.Snapshot, mode: str = "chat") -> str | None:
-    """Where a request without `model` starts: a mock with `fallback: false` only if nothing else can."""
-    able = [model for model in snapshot.models.values() if model.deployments[0].mode == mode]
-    real = (m for m in able if any(d.provider != "mock" or d.fallback for d in m.deployments))
-    first = next(real, able[0] if able else None)
-    return first.name if first else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codellama_proxy.catalogue import price_of
 from codellama_proxy.config import build, checks
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, described, findings
@@ -184,11 +185,22 @@ def _warnings(
             message = f"{deployment.name} is disabled: {deployment.disabled}"
             place = document.position(("models", index, "api_key"))
             yield Problem(*place, message, "warning", source)
+        elif _has_budget(file) and price_of(deployment) is None:
+            message = (
+                f"{deployment.name} has no known price, so requests under a budget are refused; give it one"
+            )
+            yield Problem(*document.position(("models", index)), message, "warning", source)
     differing = file.model_dump(by_alias=True, exclude_defaults=True)
     for pattern, sentence in NO_EFFECT_YET.items():
         for path in _matches(differing, tuple(pattern.split("."))):
             message = f"{described(path)} has no effect: {sentence}"
             yield Problem(*document.position(path), message, "warning", source)
+
+
+def _has_budget(file: File) -> bool:
+    scopes = (file.limits.everything, file.limits.project, file.limits.key, file.limits.user)
+    own = (project.limits for project in file.projects.values())
+    return any(limits.max_budget is not None for limits in (*scopes, *own))
 
 
 def _matches(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[Path]:

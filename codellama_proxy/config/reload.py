@@ -48,7 +48,10 @@ class Source:
             text = read_regular(self.path, MAX_BYTES)
         except (OSError, ValueError) as error:
             return Seen(b"", unreadable=f"cannot be read: {reason(error)}")
-        lookup = lookup_in(self.environ())
+        try:
+            lookup = lookup_in(self.environ())
+        except (OSError, ValueError) as error:
+            return Seen(text, unreadable=f"the environment cannot be read: {reason(error)}")
         return Seen(text, tuple((name, _value(lookup, name)) for name in references(text)))
 
     def build(self, seen: Seen) -> Snapshot:
@@ -66,19 +69,18 @@ def _value(lookup: Callable[[str], str], name: str) -> str:
 
 
 class Live:
-    """`snapshot` is what new requests start with; only `watch` replaces it. Made, or `ConfigError`."""
+    """`snapshot` is what new requests start with; only `watch` replaces it. Making one may raise `ConfigError`."""
 
     def __init__(
         self,
         source: Source,
         *,
-        on_change: tuple[OnChange, ...] = (),
         interval: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
-        self.on_change = on_change
+        self._listeners: list[OnChange] = []
         self._interval = interval
         self._sleep = sleep
         self._clock = clock
@@ -92,7 +94,7 @@ class Live:
 
     def listen(self, changed: OnChange) -> None:
         """Has `changed` told of every replacement from now on."""
-        self.on_change += (changed,)
+        self._listeners.append(changed)
 
     async def watch(self) -> None:
         """For ever: look every `interval` seconds."""
@@ -139,7 +141,7 @@ class Live:
         for warning in snapshot.warnings:
             if warning not in old.warnings:
                 log.warning("%s", warning, extra={"config": snapshot.digest})
-        for changed in self.on_change:
+        for changed in self._listeners:
             try:
                 await changed(old, snapshot)
             except Exception:  # one listener's fault must not end the watch

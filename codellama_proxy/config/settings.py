@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,5 +58,11 @@ class Settings(BaseSettings):
 
 def environment(dotenv: Path = Path(".env"), environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What `${NAME}` sees: `.env`, overlaid by the process's own variables unless those are empty."""
-    written = {name: value for name, value in dotenv_values(dotenv, encoding="utf-8").items() if value}
+    written = _read(dotenv.read_text("utf-8")) if dotenv.is_file() else {}
     return {**written, **{name: value for name, value in environ.items() if value}}
+
+
+@lru_cache(maxsize=1)
+def _read(content: str) -> Mapping[str, str]:
+    """Once for each content: it is looked at every second, and complains of bad lines each time it is read."""
+    return {name: value for name, value in dotenv_values(stream=StringIO(content)).items() if value}

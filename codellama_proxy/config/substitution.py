@@ -81,11 +81,19 @@ def lookup_in(environ: Mapping[str, str]) -> Lookup:
     def lookup(name: str) -> str:
         if name.startswith("file:"):
             return _read_secret(name.removeprefix("file:"))
-        if value := environ.get(name):
-            return value
-        raise Unset(f"{name} is not set")
+        value = environ.get(name)
+        if not value:
+            raise Unset(f"{name} is not set")
+        if not value.isascii() and not _is_utf8(value):
+            raise Unset(f"{name} is not UTF-8")
+        return value
 
     return lookup
+
+
+def _is_utf8(value: str) -> bool:
+    """Bytes of the environment that are not UTF-8 arrive as surrogates, which no JSON can carry."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _read_secret(path: str) -> str:
