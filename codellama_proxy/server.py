@@ -35,6 +35,7 @@ from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.upstream import Pools, identity_of
 from codellama_proxy.web.app import create_app
+from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import first_key, welcome
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
@@ -162,7 +163,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(runtime),
-                http="httptools",
+                http=Protocol,
                 loop="none",
                 lifespan="off",
                 log_config=None,

@@ -189,13 +189,15 @@ class Proxy:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def complaints(self) -> list[str]:
-        """What no log may have: tracebacks, and answers with 500."""
+        """What no log may have: tracebacks, errors that are not about a bad proxy.yaml, answers with 500."""
         lines = self.log().splitlines()
         starts = [i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line]
         bad = ["\n".join(lines[i : i + 30]) for i in starts]
-        bad += [
-            str(line) for line in self.log_lines() if 500 in (line.get("http_status"), line.get("status"))
-        ]
+        for line in self.log_lines():
+            of_config = "config" in line.get("logger", "")
+            is_error = line.get("level") in ("error", "critical") and not of_config
+            if is_error or 500 in (line.get("http_status"), line.get("status")):
+                bad.append(str(line))
         return [text for text in bad if not any(word in text for word in self.allow)]
 
 
