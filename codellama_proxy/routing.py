@@ -8,7 +8,7 @@ list of finished attempts is all the state there is. Rules, in the order they bi
 2. a caller's fault ends the walk unless `fallback_on` names its reason;
 3. a deployment that has not been tried in this request comes before one that failed in it;
 4. only transient and disguised failures are tried again in the same place, `retries` times, after a jittered
-   wait; a busy one once more after its Retry-After, if that is at most `max_retry_after`.
+   wait; a busy one after its Retry-After, if that is at most `max_retry_after` and nothing else is left.
 
 Cooling is per deployment and outlives requests: `cool` folds each outcome into the `Cooling` it left behind.
 """
@@ -148,16 +148,19 @@ def _again(
     routing: Routing,
     jitter: Jitter,
 ) -> Try | GiveUp:
-    """A second try somewhere that failed: the first in chain order that its failure allows."""
-    for deployment in sorted(chain, key=lambda d: _tries(attempts, d)):
+    """A second try somewhere that failed: the first in chain order that its failure and the time allow."""
+    for deployment in sorted(chain, key=lambda d: _reluctance(attempts, d)):
         failure = _last_failure(attempts, deployment)
         delay = _delay_before(failure, _tries(attempts, deployment), routing, jitter)
-        if delay is None:
-            continue
-        if delay >= remaining:
-            return GiveUp("deadline")
-        return Try(deployment, delay, remaining - delay)
+        if delay is not None and delay < remaining:
+            return Try(deployment, delay, remaining - delay)
     return GiveUp("exhausted")
+
+
+def _reluctance(attempts: Sequence[Attempt], deployment: Deployment) -> tuple[bool, int]:
+    """Those that have no room come last, those tried least come first."""
+    failure = _last_failure(attempts, deployment)
+    return failure is not None and failure.cls == "busy", _tries(attempts, deployment)
 
 
 def _delay_before(failure: Failure | None, tries: int, routing: Routing, jitter: Jitter) -> float | None:
@@ -225,10 +228,13 @@ def is_cooling(state: Cooling | None, now: float) -> bool:
 
 
 def cool(state: Cooling | None, failure: Failure | None, policy: Cooldown, now: float) -> Cooling | None:
-    """The state after one more outcome; `None` is the clean slate that a success leaves."""
+    """The state after one more outcome; `None` is the clean slate that a success leaves.
+
+    A cooldown runs to its end: an answer that began before it says nothing about now.
+    """
     if failure is None:
-        return None
-    if failure.cls == "caller":
+        return state if state is not None and now < state.until else None
+    if failure.cls in ("caller", "client_left"):
         return state if state is None else replace(state, probing=False)
     state = state or Cooling()
     failures = state.failures + 1

@@ -1,0 +1,212 @@
+"""The walk along a chain: where a request goes next, how long it waits, when it gives up."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.errors import CODES
+from codellama_proxy.failures import CODE_OF_CLASS
+from codellama_proxy.routing import (
+    GiveUp,
+    Try,
+    final_error,
+    next_step,
+)
+from codellama_proxy.types import Attempt, Deployment, Failure, FailureClass, Routing
+from tests.building import attempt, deployment, failure
+
+A, B, C = deployment("a"), deployment("b"), deployment("c")
+CLASSES = [cls for cls in get_args(FailureClass) if cls != "client_left"]
+
+
+def half() -> float:
+    return 0.5
+
+
+# --- the walk ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def routings(draw: Any) -> Routing:
+    return Routing(
+        max_attempts=draw(st.integers(1, 7)),
+        retries=draw(st.integers(0, 3)),
+        deadline=draw(st.floats(1, 600)),
+        max_retry_after=draw(st.floats(0, 10)),
+        fallback_on=draw(st.frozensets(st.sampled_from(["context_length", "content_filter"]))),
+    )
+
+
+failures = st.builds(
+    Failure,
+    st.sampled_from(CLASSES),
+    reason=st.sampled_from(["http_500", "context_length", "content_filter"]),
+    retry_after=st.none() | st.floats(0, 20),
+)
+
+
+@st.composite
+def walks(draw: Any) -> tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]:
+    """A request whose every attempt fails, played to its end on a clock of its own."""
+    chain = [deployment(name) for name in "abcd"[: draw(st.integers(1, 4))]]
+    routing = draw(routings())
+    elapsed = 0.0
+    attempts: list[Attempt] = []
+    taken: list[tuple[Try, Failure]] = []
+    while True:
+        step = next_step(chain, attempts, elapsed, routing, lambda: draw(st.floats(0, 1, exclude_max=True)))
+        if isinstance(step, GiveUp):
+            return chain, routing, taken, step
+        assert len(attempts) < routing.max_attempts, "one attempt too many"
+        assert step.delay >= 0
+        assert step.budget > 0, "no sleep that leads nowhere"
+        assert elapsed + step.delay + step.budget <= routing.deadline * (1 + 1e-9), "past the deadline"
+        why = draw(failures)
+        taken.append((step, why))
+        attempts.append(Attempt(step.deployment.id, why, 1.0))
+        elapsed += step.delay + step.budget * draw(st.floats(0, 1))
+
+
+Walk = tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]
+
+
+def histories(walk: Walk) -> Iterator[tuple[Try, Sequence[tuple[Try, Failure]]]]:
+    """Each step with what had happened before it."""
+    steps = walk[2]
+    return ((step, steps[:at]) for at, (step, _) in enumerate(steps))
+
+
+@given(walks())
+def test_a_failed_deployment_is_not_repeated_while_a_fresh_one_is_left(walk: Walk) -> None:
+    for step, before in histories(walk):
+        tried = {earlier.deployment.id for earlier, _ in before}
+        if step.deployment.id in tried:
+            assert tried == {d.id for d in walk[0]}
+        else:
+            assert step.delay == 0
+
+
+@given(walks())
+def test_a_callers_fault_ends_the_walk_unless_it_may_move_on(walk: Walk) -> None:
+    _, routing, steps, _ = walk
+    for _, why in steps[:-1]:
+        assert why.cls != "caller" or why.reason in routing.fallback_on
+
+
+@given(walks())
+def test_only_failures_that_may_pass_are_tried_again_in_the_same_place(walk: Walk) -> None:
+    _, routing, _, _ = walk
+    for step, before in histories(walk):
+        here = [why for earlier, why in before if earlier.deployment == step.deployment]
+        if not here:
+            continue
+        assert here[-1].cls in ("busy", "transient", "disguised")
+        if here[-1].cls == "busy":
+            assert here[-1].retry_after is not None
+            assert step.delay == here[-1].retry_after <= routing.max_retry_after
+        else:
+            assert len(here) <= routing.retries
+            assert step.delay < min(routing.backoff_max, routing.backoff_initial * 2 ** (len(here) - 1))
+
+
+@given(walks())
+def test_a_busy_deployment_is_waited_for_only_when_no_other_may_be_tried(walk: Walk) -> None:
+    chain, routing, _, _ = walk
+    for step, before in histories(walk):
+        last = {earlier.deployment.id: why for earlier, why in before}
+        tries = Counter(earlier.deployment.id for earlier, _ in before)
+        why = last.get(step.deployment.id)
+        if why is None or why.cls != "busy":
+            continue
+        others = [d.id for d in chain if last[d.id].cls in ("transient", "disguised")]
+        left = step.delay + step.budget
+        assert all(tries[d] > routing.retries or left <= routing.backoff_max for d in others)
+
+
+@given(walks())
+def test_an_attempt_leaves_half_the_time_while_a_fresh_deployment_may_follow(walk: Walk) -> None:
+    chain, routing, _, _ = walk
+    for step, before in histories(walk):
+        tried = {earlier.deployment.id for earlier, _ in before} | {step.deployment.id}
+        if len(tried) < len(chain) and len(before) + 1 < routing.max_attempts:
+            assert step.budget <= routing.deadline / 2
+
+
+@given(walks())
+def test_a_walk_ends_for_the_reason_it_gives(walk: Walk) -> None:
+    _, routing, steps, gave_up = walk
+    match gave_up.reason:
+        case "attempts":
+            assert len(steps) == routing.max_attempts
+        case "caller":
+            assert steps[-1][1].cls == "caller"
+        case "exhausted":
+            assert {step.deployment.id for step, _ in steps} == {d.id for d in walk[0]}
+        case reason:
+            assert reason == "deadline"
+
+
+def test_half_of_what_remains_shrinks_with_the_time() -> None:
+    routing = Routing(deadline=100)
+    assert next_step([A, B, C], [], 0.0, routing, half) == Try(A, 0.0, 50.0)
+    assert next_step([A, B, C], [attempt(A)], 50.0, routing, half) == Try(B, 0.0, 25.0)
+    assert next_step([A, B, C], [attempt(A), attempt(B)], 75.0, routing, half) == Try(C, 0.0, 25.0)
+    assert next_step([A, B], [], 0.0, replace(routing, max_attempts=1), half) == Try(A, 0.0, 100.0)
+    assert next_step([A], [], 100.0, routing, half) == GiveUp("deadline")
+
+
+def test_retries_wait_with_full_jitter() -> None:
+    dice = random.Random(3)
+    routing = Routing(retries=9, max_attempts=20, backoff_initial=0.25, backoff_max=8.0)
+    for tries, most in [(1, 0.25), (2, 0.5), (4, 2.0), (6, 8.0), (9, 8.0)]:
+        steps = [next_step([A], [attempt(A)] * tries, 1.0, routing, dice.random) for _ in range(200)]
+        delays = [step.delay for step in steps if isinstance(step, Try)]
+        assert len(delays) == 200
+        assert 0 <= min(delays) < most * 0.1
+        assert most * 0.9 < max(delays) <= most
+
+
+def test_a_ready_deployment_goes_before_one_that_asked_to_wait() -> None:
+    gone = [attempt(A, "busy", retry_after=1.0), attempt(B)]
+    step = next_step([A, B], gone, 2.0, Routing(), half)
+    assert isinstance(step, Try)
+    assert step.deployment == B
+
+
+def test_a_wait_past_the_deadline_is_not_begun() -> None:
+    late = [attempt(A, "busy", retry_after=4.0)]
+    assert next_step([A], late, 297.0, Routing(), half) == GiveUp("exhausted")
+    short = [attempt(A, "busy", retry_after=4.0), attempt(B)]
+    step = next_step([A, B], short, 297.0, Routing(), half)
+    assert isinstance(step, Try)
+    assert step.deployment == B
+
+
+# --- what the caller sees ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_last_failure_is_what_the_caller_sees(cls: FailureClass) -> None:
+    last = failure(cls, code=CODE_OF_CLASS[cls], status=503, message="One sentence.", retry_after=7.0)
+    error = final_error([attempt(A, "disguised"), Attempt("b#1", last, 5.0)], GiveUp("exhausted"))
+    assert (error.code, error.message) == (CODE_OF_CLASS[cls], "One sentence.")
+    assert error.status == {"caller": 400, "busy": 429}.get(cls, 502)
+    assert error.retry_after == (7.0 if cls == "busy" else None)
+    assert CODES[error.code][2] is (cls == "busy"), "the client's SDK retries only what may pass"
+    assert error.attempts == [
+        {"deployment": "a#1", "class": "disguised", "status": None},
+        {"deployment": "b#1", "class": cls, "status": 503},
+    ]
+
+
+def test_a_timeout_and_a_deadline_are_504() -> None:
+    slow = attempt(A, "transient", code="upstream_timeout")
+    assert final_error([slow], GiveUp("exhausted")).code == "upstream_timeout"
+    assert final_error([slow], GiveUp("deadline")).code == "deadline_exceeded"
+    assert final_error([], GiveUp("deadline")).status == 504
