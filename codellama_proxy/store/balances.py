@@ -9,6 +9,7 @@ summed up once, when the budget is new, its duration changes or its window turns
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -130,12 +131,13 @@ def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: L
     """Turn the account to the window of `now`. It stays turned when the request is refused: it cost sums."""
     opened, duration = account.window, limits.budget_duration
     if opened is None or account.duration != duration:
-        _sum_up(db, scope, account, window(duration, now, _anchor(db, scope, duration, now)))
+        # Rows from the future, of a clock that was wrong, count: a changed limit forgets nothing.
+        _sum_up(db, scope, account, window(duration, now, _anchor(db, scope, duration, now)), math.inf)
         account.duration = duration
     elif not opened.contains(now):
         account.window = turned(opened, duration, now)
         if account.window.start > opened.start:
-            _sum_up(db, scope, account, account.window)
+            _sum_up(db, scope, account, account.window, account.window.end or math.inf)
         account.changed = True
 
 
@@ -147,9 +149,9 @@ def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float
     return now if first is None else float(first)
 
 
-def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window) -> None:
-    """Make `opened` the account's window, with what its requests have spent and hold."""
-    last = _one(db, "before_window", scope, start=opened.start)
+def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window, end: float) -> None:
+    """Make `opened` the account's window, with what its requests before `end` have spent and hold."""
+    last = _one(db, "before_window", scope, start=opened.start, end=end)
     account.first_seq = 0 if last is None else last + 1
     account.spent, account.held = scope_sum(db, "booked", scope, first_seq=account.first_seq)
     # Days that were folded are whole: a rolling window that began within one is charged all of it.
