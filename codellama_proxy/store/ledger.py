@@ -21,13 +21,14 @@ from typing import Any
 from codellama_proxy import limits
 from codellama_proxy.admission import Admission, Ask, Settlement, Standing
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store import folding, spending
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.database import StoreUnavailable, read_uri
 from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.spending import Filters
 from codellama_proxy.store.writer import Writer
-from codellama_proxy.types import Key, Snapshot
+from codellama_proxy.types import Key, Limits, Snapshot
 
 FORGET_WITHIN = 1000
 """Writes that may wait before we stop asking the store to forget what it could not admit."""
@@ -70,11 +71,9 @@ class Ledger:
         """Settle what the last process left held; how many there were. Call it before the first admission."""
         return await self._writer.run(self._books.recover)
 
-    async def standing(
-        self, project: str, key: Key | None, user: str | None, snapshot: Snapshot
-    ) -> tuple[Standing, ...]:
-        """The limited scopes of a caller as they are now."""
-        scopes = limits.scopes_of(snapshot, project, key, user)
+    async def standing(self, key: Key, snapshot: Snapshot) -> tuple[Standing, ...]:
+        """The scopes of a key as they are now: its own and its project's always, others where limited."""
+        scopes = _told(limits.scopes_of(snapshot, key.project, key, None), key)
         now = self._clock()
         try:  # on the writer's thread: opening a window may need sums that agree with each other
             standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))
@@ -126,6 +125,12 @@ class Ledger:
         while count := await self._writer.run(lambda db: self._books.fold(db, before, self._clock())):
             done += count
         return done
+
+
+def _told(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:
+    known = {scope.id for scope in scopes}
+    own = (f"project:{key.project}", f"key:{key.key_id}")
+    return scopes + tuple(ScopeLimits(scope, Limits()) for scope in own if scope not in known)
 
 
 def _unavailable() -> ProxyError:
