@@ -126,6 +126,18 @@ def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upst
     assert time.monotonic() - left < 1.5
 
 
+def test_many_who_leave_do_not_keep_others_out(served: Proxy, upstream: Upstream) -> None:
+    wires = [Wire(served.port).send(ask(served, "hanging", i % 2 == 0)) for i in range(60)]
+    until(lambda: len(upstream.journal.requests()) == 60, "all of them upstream")
+    for i, wire in enumerate(wires):
+        leave(wire, "reset" if i % 3 else "close")
+    began = time.monotonic()
+    assert served.chat(model="spare").status_code == 200
+    assert time.monotonic() - began < 1
+    numbers = [one["request"] for one in upstream.journal.requests("hanging")]
+    until(lambda: all(upstream.journal.closed(number) for number in numbers), "all of them closed")
+
+
 def test_after_all_that_nothing_is_held(served: Proxy) -> None:
     until(lambda: not [row for row in served.rows() if row["status"] == "held"], "no held rows")
     assert served.chat(model="spare").status_code == 200

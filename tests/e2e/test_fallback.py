@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,8 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("twin", "status=500"),
             model("twin", "ok"),
             model("flapping", "status=500", fallbacks=["good"]),
+            model("fickle", "then_close=0"),
+            model("hostile", "endless", timeouts={"answer": "2s"}),
             projects={"narrow": {"models": ["first", "third", "good"]}},
         )
     )
@@ -131,6 +134,27 @@ def test_an_upstream_that_refuses_connections_is_passed_over(served: Proxy, stre
     answer = served.chat(model="unreachable", stream=streamed)
     assert said(answer.text) == GOOD
     assert answer.elapsed.total_seconds() < 2
+
+
+def test_an_upstream_that_hangs_up_between_requests_has_not_failed(served: Proxy, upstream: Upstream) -> None:
+    for round_ in range(40):
+        answer = served.chat(model="fickle", stream=round_ % 2 == 0)
+        assert answer.headers["x-proxy-attempts"] == "1"
+        assert said(answer.text).startswith("fickle-0 ")
+    assert len(upstream.journal.requests()) == 40
+
+
+def test_an_endless_answer_does_not_fill_our_memory(served: Proxy) -> None:
+    before = memory(served)
+    for streamed in (False, True):
+        assert served.chat(model="hostile", stream=streamed).status_code in (502, 504)
+    assert memory(served) - before < 64 << 20
+
+
+def memory(served: Proxy) -> int:
+    """Bytes of the server's resident memory."""
+    status = Path(f"/proc/{served.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
 
 
 @pytest.mark.parametrize("name", ["once", "once-stream"])

@@ -51,6 +51,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
                 model(f"cut-{i}", how, fallbacks=["spare"], timeouts={"idle": "300ms"})
                 for i, how in enumerate(CUT)
             ),
+            model("swollen", "big_line=5000000", fallbacks=["spare"]),
             model("spare"),
         )
     )
@@ -151,6 +152,13 @@ def test_after_the_first_token_a_failure_is_one_error_event_and_no_done(
     assert error.keys() >= {"message", "type", "param", "code"}
     assert not [chunk for chunk in chunks if "error" in json.loads(chunk)]
     assert upstream.journal.models() == [label], "nothing else may continue a stream that began"
+
+
+def test_an_event_too_large_to_hold_ends_the_stream(served: Proxy, upstream: Upstream) -> None:
+    *chunks, last = stream(served, "swollen")
+    assert text(chunks) == "swollen-0 "
+    assert json.loads(last)["error"]["code"]
+    assert upstream.journal.models() == ["swollen"]
 
 
 def test_a_streams_head_says_what_it_is_and_who_serves(served: Proxy) -> None:

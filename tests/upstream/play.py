@@ -14,6 +14,13 @@ from tests.upstream.streams import end_stream, open_stream, send_chunk, send_eve
 
 async def play(call: Call) -> None:
     """The whole answer. Raises `EndedError` when nothing more may follow on this connection."""
+    await _answer(call)
+    if "then_close" in call.step:
+        await call.connection.sleep(call.step.number("then_close"))
+        raise EndedError
+
+
+async def _answer(call: Call) -> None:
     step, connection = call.step, call.connection
     await connection.sleep(step.number("delay"))
     if "hang" in step:

@@ -75,6 +75,7 @@ WORDS: Mapping[str, str] = {
     "trailers": "chunked with trailers",
     "no_content_type": "no Content-Type",
     "close": "Connection: close",
+    "then_close": "so many seconds after the answer, close the connection without having said so",
     # hostile
     "big_line": "a data line of so many bytes",
     "redirect": "302 to this address",
