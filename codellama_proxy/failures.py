@@ -80,6 +80,8 @@ QUOTA = (
     "credit balance is too low",
     "exceeded your current quota",
 )
+LONGEST_WAIT = 86400.0
+"""Seconds: who says "in a year" means "not today", and the number has to fit into a header."""
 UNKNOWN_MODEL = ("model_not_found", "deploymentnotfound", "does not exist", "model not found")
 
 
@@ -103,8 +105,8 @@ class AttemptFailed(Exception):  # noqa: N818 - it is news for the routing loop,
 
 def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now: float) -> Failure:
     """An answer whose status is not 200. `now` is unix seconds, for HTTP dates."""
-    if 300 <= status < 400:
-        return disguised("redirect", status=status)
+    if status < 400:
+        return disguised("redirect" if status >= 300 else f"http_{status}", status=status)
     wait = retry_after(headers, now)
     cls = _class_of(status, error, wait)
     reason = _caller_reason(error) if status in (400, 403, 413, 422) else ""
@@ -219,16 +221,18 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
-_ADDRESS = re.compile(r"\b(?:https?|wss?)://\S+|\b(?:sk|key|Bearer)[-_ ][A-Za-z0-9_\-*.]{6,}", re.IGNORECASE)
+_ADDRESS = r"\b(?:https?|wss?)://\S+|\b(?:[\w-]+\.)+[a-z]{2,}(?::\d+|/)\S*"
+_HOST = r"\blocalhost\b\S*|\b\d{1,3}(?:\.\d{1,3}){3}\b\S*|\[[0-9a-f:]*:[0-9a-f:]*\]\S*"
+_KEY = r"\bBearer\s+\S+|\b(?:[gc]?sk|key|hf|r8|fw|xai|pplx|nvapi)[-_][\w*.-]{6,}|\b(?=[\w-]*\d)[\w-]{32,}"
+_REMOVED = re.compile(f"{_ADDRESS}|{_HOST}|{_KEY}", re.IGNORECASE | re.ASCII)
 
 
 def sentence(text: str, limit: int = 200) -> str:
     """At most one sentence of upstream text, without markup, addresses or anything that looks like a key."""
-    text = text[:2000]
-    if "<" in text and re.search(r"<[a-zA-Z!/]", text):
+    if re.search(r"<[a-zA-Z!/?]", text):
         return ""
-    text = " ".join(_ADDRESS.sub("[removed]", text).split())
-    text = "".join(char for char in text if char.isprintable())
+    text = " ".join(text[:2000].split())
+    text = _REMOVED.sub("[removed]", "".join(char for char in text if char.isprintable()))
     end = re.search(r"[.!?](?=\s)", text)
     text = text[: end.end()] if end else text
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
@@ -238,13 +242,17 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait: `retry-after-ms`, else `retry-after` as seconds or HTTP date; `None` for neither or nonsense."""
     milliseconds = _seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
+        return min(milliseconds / 1000, LONGEST_WAIT)
+    value = headers.get("retry-after", "")
     seconds = _seconds(value)
-    if seconds is not None or value is None:
-        return seconds
+    if seconds is None:
+        seconds = _until(value, now)
+    return None if seconds is None else min(seconds, LONGEST_WAIT)
+
+
+def _until(date: str, now: float) -> float | None:
     try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - now, 0.0)
+        return max(email.utils.parsedate_to_datetime(date).timestamp() - now, 0.0)
     except (ValueError, OverflowError, OSError):
         return None
 
