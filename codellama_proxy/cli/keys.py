@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from sqlite3 import Connection
 from typing import Any, NoReturn
 
+from codellama_proxy.cli import spend
 from codellama_proxy.cli.command import Command, CommandError, answer, change, database, note, table
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.store import key_rows, key_values
@@ -167,6 +168,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("unblock", "take a blocked key back", _key, unblock),
     Command("rotate", "a new secret for the same key", _of_rotate, rotate),
     Command("delete", "remove a key; what it spent stays on record", _key, delete),
+    *spend.COMMANDS,
 )
 
 

@@ -26,7 +26,7 @@ MOST_ROWS = 1000
 Row = Sequence[Any]
 Query = tuple[str, list[Any]]
 
-_LOG = (
+LOG_COLUMNS = (
     "request_id",
     "created_at",
     "project",
@@ -51,7 +51,7 @@ _LOG = (
     "total_ms",
     "config",
 )
-_WHOLE = (*_LOG, "cache_write_tokens", "reasoning_tokens", "hold_nanos")
+_WHOLE = (*LOG_COLUMNS, "cache_write_tokens", "reasoning_tokens", "hold_nanos")
 
 # What a group is called in `requests` and in `totals`, where empty text stands for none.
 _IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
@@ -89,7 +89,7 @@ def of_scope(scope: str) -> Filters:
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
     where, values = _requests_where(filters)
-    return SQL["logs"].format(columns=", ".join(_LOG), where=where), [*values, size, (page - 1) * size]
+    return SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=where), [*values, size, (page - 1) * size]
 
 
 def count_query(filters: Filters) -> Query:
@@ -103,7 +103,7 @@ def request_query(request_id: str) -> Query:
 
 def after_query(seq: int, size: int) -> Query:
     """Rows younger than one, oldest first, their sequence in front."""
-    return SQL["after"].format(columns=", ".join(_LOG)), [seq, size]
+    return SQL["after"].format(columns=", ".join(LOG_COLUMNS)), [seq, size]
 
 
 def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
@@ -169,14 +169,14 @@ def usd(nanos: int | None) -> float | None:
 
 def log_row(row: Row) -> dict[str, Any]:
     """A row as `/spend/logs` shows it."""
-    shown = dict(zip(_LOG, row, strict=True))
+    shown = dict(zip(LOG_COLUMNS, row, strict=True))
     return {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in shown.items()}
 
 
 def whole_row(row: Row) -> dict[str, Any]:
     """A row as `/requests/{request_id}` shows it; the last column is the content, if it was kept."""
-    shown = log_row(row[: len(_LOG)])
-    more = dict(zip(_WHOLE[len(_LOG) :], row[len(_LOG) :], strict=False))
+    shown = log_row(row[: len(LOG_COLUMNS)])
+    more = dict(zip(_WHOLE[len(LOG_COLUMNS) :], row[len(LOG_COLUMNS) :], strict=False))
     shown |= {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in more.items()}
     if row[-1] is not None:
         shown["content"] = orjson.loads(row[-1])

@@ -26,3 +26,12 @@ from (
     select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from totals where {totals}
 ) {order};
+
+-- name: uncertain
+-- What is booked on another basis than what an upstream said.
+select coalesce(basis, status), count(*), coalesce(sum(cost_nanos), 0) from requests
+where status <> 'held' and basis not in ('exact', 'cached') group by 1 order by 1;
+
+-- name: before_last
+-- The sequence before the last so many requests.
+select coalesce((select seq from requests order by seq desc limit 1 offset ?), 0);
