@@ -18,6 +18,7 @@ from codellama_proxy.types import Deployment, Guardrail
 
 MAX_DEPTH = 64
 MAX_INT = 2**31 - 1
+MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 SYSTEM_ROLES = {"system", "developer"}
 
@@ -255,9 +256,9 @@ def _check_items(fields: Mapping[str, Any]) -> None:
         for index, item in enumerate(fields.get(name, ())):
             if not isinstance(item, dict):
                 raise invalid_type(f"{name}[{index}]", "object")
-    for name in ("max_tokens", "max_completion_tokens"):
-        if name in fields and "max_tokens" in fields and "max_completion_tokens" in fields:
-            raise invalid_value(name, "Give either 'max_tokens' or 'max_completion_tokens', not both.")
+    if all(name in fields for name in MAX_TOKENS_FIELDS):
+        message = "Give either 'max_tokens' or 'max_completion_tokens', not both."
+        raise invalid_value(MAX_TOKENS_FIELDS[0], message)
 
 
 def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:
@@ -340,8 +341,11 @@ def addressed(
 ) -> ChatRequest:
     """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
     params = {**deployment.params, **chat.params}
-    if max_tokens is not None:
-        params[chat.max_tokens_field] = max_tokens
+    bound = chat.max_tokens if max_tokens is None else max_tokens
+    if bound is not None:
+        # The field has two names: neither may say something else.
+        params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
+        params[chat.max_tokens_field] = bound
     return replace(chat, messages=guarded(chat.messages, text, policy), params=params)
 
 
