@@ -1,0 +1,96 @@
+"""A chat request in OpenAI's dialect, as each provider's row of `dialects.DIALECTS` wants it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.providers.dialects import DEFAULTS, DIALECTS, Dialect
+from codellama_proxy.types import Deployment, HttpRequest
+
+TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
+NEW_MAX_TOKENS = re.compile(r"^(o\d|gpt-[5-9])")  # model families that refuse `max_tokens`
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    dialect = DIALECTS[deployment.provider]
+    params, dropped = _params(chat, deployment, dialect)
+    body: dict[str, Any] = {
+        "model": deployment.model,
+        "messages": [_message(message, dialect) for message in chat.messages],
+        **params,
+    }
+    if chat.stream:
+        body["stream"] = True
+        if dialect.stream_options:
+            body["stream_options"] = {"include_usage": True}
+    headers = {"content-type": "application/json", **dialect.headers, **deployment.headers}
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    base_url = deployment.base_url or dialect.base_url or ""
+    url = base_url.rstrip("/") + "/chat/completions"
+    return HttpRequest(url, headers, orjson.dumps(body), dropped=tuple(dropped))
+
+
+def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
+    """The parameters in this provider's words, and the names of those dropped that would have mattered."""
+    params = dict(chat.params)
+    shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
+    if shown:
+        params["metadata"] = shown
+    dropped: list[str] = []
+    for name in sorted(dialect.reject & params.keys()):
+        if params[name] != DEFAULTS.get(name):
+            if not deployment.drop_params:
+                raise unsupported(deployment.provider, name)
+            dropped.append(name)
+        del params[name]
+    for name in dialect.drop & params.keys():
+        del params[name]
+    for name, other in dialect.rename.items():
+        if name in params:
+            params[other] = params.pop(name)
+    _rename_max_tokens(params, deployment, dialect)
+    _translate_values(params, dialect)
+    return params, dropped
+
+
+def unsupported(provider: str, name: str) -> ProxyError:
+    message = f"Provider '{provider}' does not support '{name}'. Remove it or set drop_params: true."
+    return ProxyError("unsupported_parameter", message, param=name)
+
+
+def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> None:
+    old, new = "max_completion_tokens", "max_tokens"
+    if dialect.max_tokens == "by_model" and NEW_MAX_TOKENS.match(deployment.base_model or deployment.model):
+        old, new = new, old
+    elif dialect.max_tokens != "max_tokens":
+        return
+    if old in params:
+        params[new] = params.pop(old)
+
+
+def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
+    choice = params.get("tool_choice")
+    if dialect.tool_choice and choice is not None:
+        word = choice if isinstance(choice, str) else "named"
+        params["tool_choice"] = dialect.tool_choice.get(word, choice)
+    if dialect.stop_list and isinstance(params.get("stop"), str):
+        params["stop"] = [params["stop"]]
+    if dialect.integer_logprobs:
+        wanted, top = params.pop("logprobs", False), params.pop("top_logprobs", None)
+        if wanted:
+            params["logprobs"] = top or 1
+
+
+def _message(message: Message, dialect: Dialect) -> Message:
+    if not dialect.developer_role and message["role"] == "developer":
+        message = {**message, "role": "system"}
+    if dialect.message_fields_off and dialect.message_fields_off & message.keys():
+        return {name: value for name, value in message.items() if name not in dialect.message_fields_off}
+    return message

@@ -1,0 +1,210 @@
+"""A streamed answer in OpenAI's dialect, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pricing import sane
+from codellama_proxy.providers.openai_answer import (
+    fill,
+    fix_arguments,
+    fix_finish,
+    fix_logprobs,
+    fix_message,
+    fix_tool_call,
+    in_band,
+    name_of,
+    spoken,
+    tool_calls,
+)
+from codellama_proxy.sse import DONE, Frame
+from codellama_proxy.types import Deployment, Event
+
+DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
+KIND = "chat.completion.chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What the next frame's meaning depends on."""
+
+    id: str | None = None
+    created: int = 0
+    model: str | None = None
+    named: frozenset[int] = frozenset()
+    """Choices that said whose role they speak in; once is enough."""
+    open: frozenset[int] = frozenset()
+    """Choices that began and have not finished."""
+    finished: bool = False
+    """At least one choice gave its finish reason."""
+    calls: Mapping[int, int] = field(default_factory=dict)
+    """How many tools each choice called: then its end is `tool_calls` whatever the upstream says."""
+    usage: Mapping[str, Any] | None = None
+    """The latest report: some send a running total with every chunk, only the last one counts."""
+    done: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing, whether or not `[DONE]` came."""
+        return self.done or (self.finished and not self.open)
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state = state or StreamState()
+    if frame.data == DONE:
+        return replace(state, done=True), _closing(state)
+    try:
+        chunk = orjson.loads(frame.data)
+    except orjson.JSONDecodeError:
+        return state, ()  # one bad line among good ones: the rest is still an answer
+    if not isinstance(chunk, dict):
+        return state, ()
+    if chunk.get("error"):
+        raise AttemptFailed(in_band(frame.data, chunk))
+    choices = chunk.get("choices")
+    usage = chunk.get("usage")
+    events: list[Event] = []
+    if isinstance(usage, dict) and usage:
+        state = replace(state, usage=usage)
+        events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
+    if isinstance(choices, list) and choices:
+        state, event = _content(state, chunk, frame.data, chat)
+        events.append(event)
+    return state, events
+
+
+def _content(
+    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: ChatRequest
+) -> tuple[StreamState, Event]:
+    """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
+    raw, changed = _without_extras(chunk, raw)
+    state, fixed = _constant(state, chunk, chat)
+    changed |= fixed
+    text = ""
+    reason = None
+    meaningful = False
+    for choice in chunk["choices"]:
+        if not isinstance(choice, dict):
+            raise AttemptFailed(failures.disguised("no_choices", status=200))
+        state, said, fixed = _choice(state, choice, chat)
+        changed |= fixed
+        text += said
+        meaningful |= any(choice["delta"].get(name) for name in DELTAS)
+        reason = choice.get("finish_reason") or reason
+    body = orjson.dumps(chunk) if changed else raw
+    return state, Event(body, meaningful or reason is not None, text, None, reason, state.model)
+
+
+def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
+    """Takes away what belongs to the end of the stream, or to nobody; whether `raw` still has it."""
+    changed = False
+    if "usage" in chunk:
+        # Nearly always a null that can be cut out: inside a JSON string the quotes would be escaped.
+        raw = raw.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
+        changed = b'"usage"' in raw
+        del chunk["usage"]
+    for name in ("obfuscation", "x_groq"):
+        if name in chunk:
+            del chunk[name]
+            changed = True
+    return raw, changed
+
+
+def _constant(state: StreamState, chunk: dict[str, Any], chat: ChatRequest) -> tuple[StreamState, bool]:
+    """The same `id` and `created` on every chunk: those of the first."""
+    changed = False
+    if state.id is not None and (chunk.get("id") != state.id or chunk.get("created") != state.created):
+        chunk["id"], chunk["created"] = state.id, state.created
+        changed = True
+    changed |= fill(chunk, KIND, chat)
+    if state.id is None:
+        state = replace(state, id=chunk["id"], created=chunk["created"], model=name_of(chunk))
+    return state, changed
+
+
+def _choice(state: StreamState, choice: dict[str, Any], chat: ChatRequest) -> tuple[StreamState, str, bool]:
+    """The state after one choice of a chunk, what it said, and whether it had to be changed."""
+    changed = False
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        delta = choice["delta"] = {}
+        changed = True
+    found = choice.get("index")
+    index = found if isinstance(found, int) else 0
+    if "role" in delta:
+        if index in state.named:
+            del delta["role"]
+            changed = True
+        state = replace(state, named=state.named | {index})
+    changed |= fix_message(delta)
+    if delta.get("tool_calls"):
+        state, fixed = _number_calls(state, index, delta, chat)
+        changed |= fixed
+    said = spoken(delta)
+    changed |= fix_logprobs(choice, said)
+    if choice.get("finish_reason") is not None:
+        state, fixed = _finish(state, index, choice, said)
+        changed |= fixed
+    elif said and index not in state.open:
+        state = replace(state, open=state.open | {index})
+    return state, said, changed
+
+
+def _number_calls(
+    state: StreamState, choice: int, delta: Mapping[str, Any], chat: ChatRequest
+) -> tuple[StreamState, bool]:
+    """Every fragment tells by `index` which call it belongs to; one with a name begins a call."""
+    changed = False
+    begun = state.calls.get(choice, 0)
+    for call in tool_calls(delta):
+        function = call.get("function")
+        begins = bool(isinstance(function, dict) and function.get("name"))
+        found = call.get("index")
+        index = int(found) if isinstance(found, int | float) else (begun if begins else max(begun - 1, 0))
+        if not isinstance(found, int):
+            call["index"] = index
+            changed = True
+        changed |= fix_tool_call(call, f"call_{chat.id}_{choice}_{index}") if begins else fix_arguments(call)
+        begun = max(begun, index + 1)
+    if begun != state.calls.get(choice, 0):
+        state = replace(state, calls={**state.calls, choice: begun})
+    return state, changed
+
+
+def _finish(state: StreamState, index: int, choice: dict[str, Any], said: str) -> tuple[StreamState, bool]:
+    """The finish reason in OpenAI's words; the choice is over."""
+    changed = fix_finish(choice, said or ("open" if index in state.open else ""), choice["delta"])
+    if state.calls.get(index) and choice["finish_reason"] == "stop":
+        choice["finish_reason"] = "tool_calls"
+        changed = True
+    return replace(state, open=state.open - {index}, finished=True), changed
+
+
+def _closing(state: StreamState) -> Sequence[Event]:
+    """The usage chunk, once, at the end."""
+    if state.usage is None:
+        return ()
+    return (usage_event(state.id or "", state.created, state.model, state.usage),)
+
+
+def usage_event(answer_id: str, created: int, model: str | None, usage: Mapping[str, Any]) -> Event:
+    """The last chunk of a stream whose client set `stream_options.include_usage`."""
+    chunk = {
+        "id": answer_id,
+        "object": KIND,
+        "created": created,
+        "model": model or "",
+        "choices": [],
+        "usage": usage,
+    }
+    return Event(orjson.dumps(chunk), usage=sane(usage), usage_only=True)

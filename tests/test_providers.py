@@ -1,0 +1,213 @@
+"""The contract of a dialect, whichever it is: what every adapter must make of requests, answers and streams."""
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.types import Deployment, Usage
+from tests.building import chat, deployment
+from tests.dialogues import DIALOGUES, sse
+from tests.folding import chunks, cut, fold, read
+
+PROVIDERS = sorted(ADAPTERS)
+STREAMED = chat(stream=True, include_usage=True)
+CASES = [(provider, kind) for provider in PROVIDERS for kind in DIALOGUES[provider].answers]
+
+
+def entry(provider: str, **changes: Any) -> Deployment:
+    return deployment("m", provider=provider, **changes)
+
+
+def test_every_adapter_has_its_dialogue() -> None:
+    assert DIALOGUES.keys() == ADAPTERS.keys()
+
+
+# --- requests ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_guardrail_is_in_every_request(provider: str, streamed: bool) -> None:
+    asked = chat(
+        stream=streamed,
+        messages=[
+            {"role": "system", "content": "Only code."},
+            {"role": "system", "content": "Talk like a pirate."},
+            {"role": "user", "content": "hello"},
+        ],
+    )
+    sent = ADAPTERS[provider].to_request(asked, entry(provider))
+    system = DIALOGUES[provider].first_system(orjson.loads(sent.body))
+    assert system.startswith("Only code.")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_request_carries_our_credential_and_the_upstreams_model(provider: str) -> None:
+    sent = ADAPTERS[provider].to_request(chat(), entry(provider, headers={"x-team": "web"}))
+    assert "sk-upstream-secret" in "".join(sent.headers.values())
+    assert sent.headers["x-team"] == "web"
+    assert sent.headers["content-type"] == "application/json"
+    assert all(name == name.lower() for name in sent.headers)
+    assert sent.url.startswith("https://m-1.example/v1/")
+    assert "m-upstream" in sent.url or orjson.loads(sent.body)["model"] == "m-upstream"
+    assert "sk-upstream-secret" not in sent.url + sent.body.decode()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_request_is_the_same_every_time(provider: str) -> None:
+    adapter, asked = ADAPTERS[provider], chat(params={"temperature": 0.5, "max_tokens": 5})
+    assert adapter.to_request(asked, entry(provider)) == adapter.to_request(asked, entry(provider))
+    assert asked == chat(params={"temperature": 0.5, "max_tokens": 5}), "the request itself is left alone"
+
+
+# --- answers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("provider", "kind"), CASES)
+def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> None:
+    answer = DIALOGUES[provider].answers[kind]
+    event = ADAPTERS[provider].parse_response(answer.whole, chat(), entry(provider))
+    events, complete = read(ADAPTERS[provider], [answer.stream], STREAMED, entry(provider))
+    assert complete
+    assert fold(events) == orjson.loads(event.body)
+    assert "".join(e.text for e in events) == event.text == answer.text
+
+
+@pytest.mark.parametrize(("provider", "kind"), CASES)
+def test_usage_and_ends_are_told_to_the_books(provider: str, kind: str) -> None:
+    answer = DIALOGUES[provider].answers[kind]
+    event = ADAPTERS[provider].parse_response(answer.whole, chat(), entry(provider))
+    events, _ = read(ADAPTERS[provider], [answer.stream], STREAMED, entry(provider))
+    assert event.usage == Usage(20, 7, cached_tokens=4, reasoning_tokens=2)
+    assert [e.usage for e in events if e.usage][-1] == event.usage
+    assert [e.finish_reason for e in events if e.finish_reason] == [event.finish_reason]
+    assert {e.model for e in events if e.model} == {event.model}
+    assert event.content
+    assert not events[0].content, "a role alone is no content: everything may still fall back"
+    assert [e.usage_only for e in events].count(True) == 1
+
+
+@given(case=st.sampled_from(CASES), at=st.lists(st.integers(0, 5000), max_size=30))
+def test_any_chunking_gives_the_same_events(case: tuple[str, str], at: list[int]) -> None:
+    provider, kind = case
+    raw = DIALOGUES[provider].answers[kind].stream
+    adapter, here = ADAPTERS[provider], entry(provider)
+    assert read(adapter, cut(raw, at), STREAMED, here) == read(adapter, [raw], STREAMED, here)
+
+
+@pytest.mark.parametrize("kind", DIALOGUES["openai"].answers)
+def test_a_stream_may_come_byte_by_byte(kind: str) -> None:
+    for provider in PROVIDERS:
+        raw = DIALOGUES[provider].answers[kind].stream
+        adapter, here = ADAPTERS[provider], entry(provider)
+        single = [raw[i : i + 1] for i in range(len(raw))]
+        assert read(adapter, single, STREAMED, here) == read(adapter, [raw], STREAMED, here)
+
+
+# --- what is not an answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"null", b"[]", b"{}", b'"text"', b"<html>", b"\xff", b"NaN"),
+        *(b'{"choices": []}', b'{"choices": [1]}', b'{"choices": {}}', b'{"choices": [{}]}'),
+        b'{"error": {"message": "no"}}',
+    ],
+)
+def test_a_200_without_an_answer_is_a_failed_attempt(provider: str, body: bytes) -> None:
+    with pytest.raises(AttemptFailed) as caught:
+        ADAPTERS[provider].parse_response(body, chat(), entry(provider))
+    assert caught.value.failure.cls == "disguised"
+    assert caught.value.failure.status == 200
+
+
+@given(st.sampled_from(CASES), st.integers(1, 5000))
+def test_a_truncated_answer_is_a_failed_attempt(case: tuple[str, str], short: int) -> None:
+    raw = DIALOGUES[case[0]].answers[case[1]].whole
+    with pytest.raises(AttemptFailed):
+        ADAPTERS[case[0]].parse_response(raw[: -1 - short % len(raw)], chat(), entry(case[0]))
+
+
+@given(st.sampled_from(CASES), st.integers(0, 5000))
+def test_a_truncated_stream_is_never_complete(case: tuple[str, str], at: int) -> None:
+    adapter, raw = ADAPTERS[case[0]], DIALOGUES[case[0]].answers[case[1]].stream
+    events, complete = read(adapter, [raw[: at % len(raw)]], STREAMED, entry(case[0]))
+    assert not complete or any(event.finish_reason for event in events)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> None:
+    for error in DIALOGUES[provider].errors:
+        for answer in DIALOGUES[provider].answers.values():
+            begun = answer.stream[: len(answer.stream) // 2].rpartition(b"\n\n")[0] + b"\n\n"
+            for raw in (error, begun + error):
+                with pytest.raises(AttemptFailed) as caught:
+                    read(ADAPTERS[provider], [raw], STREAMED, entry(provider))
+                assert caught.value.failure.cls == "disguised"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_one_bad_line_among_good_ones_is_left_out(provider: str) -> None:
+    raw = DIALOGUES[provider].answers["text"].stream
+    first, rest = raw.split(b"\n\n", 1)
+    bad = sse(b"{not json", b"5", b"") + b": note\n\n"
+    adapter, here = ADAPTERS[provider], entry(provider)
+    assert read(adapter, [first + b"\n\n" + bad + rest], STREAMED, here) == read(
+        adapter, [raw], STREAMED, here
+    )
+
+
+strange = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.sampled_from(["", "x", "stop"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def strangely(**fields: Any) -> Any:
+    """An object of these fields, each of them there or not, right or wrong."""
+    return strange | st.fixed_dictionaries({}, optional={name: strange | of for name, of in fields.items()})
+
+
+functions = strangely(name=st.just("f"), arguments=st.just("{}"))
+calls = strangely(id=st.just("c"), index=st.integers(0, 2), function=functions)
+messages = strangely(
+    role=st.just("assistant"),
+    content=st.text(max_size=3),
+    tool_calls=st.lists(calls, max_size=2),
+    function_call=functions,
+    reasoning=st.just("hm"),
+)
+choices = strangely(
+    index=st.integers(0, 2),
+    delta=messages,
+    message=messages,
+    finish_reason=st.sampled_from(["stop", "error", "eos"]),
+    logprobs=strangely(tokens=st.just(["a"]), token_logprobs=st.just([0.5])),
+)
+bodies = strangely(
+    id=st.just("x"),
+    created=st.just(1),
+    choices=st.lists(choices, max_size=2),
+    usage=strangely(prompt_tokens=st.just(1)),
+    error=strangely(code=st.just(500), message=st.just("no")),
+)
+
+
+@given(st.sampled_from(PROVIDERS), st.lists(bodies, max_size=4))
+def test_no_json_does_worse_than_a_failed_attempt(provider: str, values: list[Any]) -> None:
+    adapter, here = ADAPTERS[provider], entry(provider)
+    with suppress(AttemptFailed):
+        events, _ = read(adapter, [sse(*values, b"[DONE]")], STREAMED, here)
+        assert all(isinstance(one, dict) for one in chunks(events))
+    for value in values:
+        with suppress(AttemptFailed):
+            assert adapter.parse_response(orjson.dumps(value), chat(), here).content
