@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from codellama_proxy import budgets, limits
-from codellama_proxy.budgets import Balance
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rate, Rates, Refusal, ScopeLimits
 from codellama_proxy.types import Attempt, Key, Price, Usage
@@ -51,8 +50,7 @@ class Ask:
         return self.default_max_tokens if self.max_tokens is None else self.max_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What was held for a request, and what it has to obey."""
 
     max_tokens: int | None = None
@@ -114,15 +112,19 @@ class Standing(NamedTuple):
     resets_at: float | None = None
 
     @property
-    def balance(self) -> Balance:
-        return Balance(self.scope, self.spent_nanos, self.held_nanos, self.resets_at)
+    def headroom(self) -> int:
+        """What a budget has left."""
+        return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
+
+    def over_budget(self) -> tuple[ScopeLimits, Refusal]:
+        return self.scope, budgets.over_budget(self.scope, self.spent_nanos, self.held_nanos, self.resets_at)
 
 
 class Decision(NamedTuple):
     """An admission, and the levels each scope is left with."""
 
     admission: Admission
-    rates: tuple[Rates, ...]
+    rates: Sequence[Rates]
 
 
 class _Money(NamedTuple):
@@ -134,83 +136,86 @@ class _Money(NamedTuple):
 
 def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
     """Admit, or raise `Refused` (or `model_not_priced`)."""
-    refusals = [
-        (s.scope, refusal)
-        for s in standings
-        for refusal in limits.check(s.scope, s.rates, ask.prompt_estimate, s.running)
-    ]
-    money = _money(ask, [s.balance for s in standings if s.scope.limits.max_budget is not None])
-    refusals.extend(money.refusals)
+    tokens = ask.prompt_estimate
+    money = _money(ask, [s for s in standings if s.scope.limits.max_budget is not None])
+    refusals = [*_rate_refusals(standings, tokens), *money.refusals]
     if refusals:
         _refuse(refusals, standings)
-    rates = tuple(
-        limits.take(s.rates, ask.prompt_estimate, [r.kind for scope, r in refusals if scope is s.scope])
-        for s in standings
-    )
-    requests, tokens = limits.rates_left([(s.scope, left) for s, left in zip(standings, rates, strict=True)])
+    rates = [limits.take(s.rates, tokens, _kinds(s.scope, refusals)) for s in standings]
+    left = limits.rates_left([s.scope.limits for s in standings], rates)
     shadowed = tuple([refusal for _, refusal in refusals])
-    return Decision(
-        Admission(money.max_tokens, money.clamped, money.hold_nanos, requests, tokens, shadowed), rates
-    )
+    return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
+
+
+def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[ScopeLimits, Refusal]]:
+    found: list[tuple[ScopeLimits, Refusal]] = []
+    for scope, rates, running, *_ in standings:
+        refusals = limits.check(scope, rates, tokens, running)
+        if refusals:
+            found += [(scope, refusal) for refusal in refusals]
+    return found
+
+
+def _kinds(scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]) -> Sequence[str]:
+    """What a scope refused; nobody builds a list for what hardly ever happens."""
+    return [refusal.kind for of, refusal in refusals if of is scope] if refusals else ()
 
 
 def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[Standing]) -> None:
     """Raise the worst of them that is not a shadow's."""
     refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
     if refusal is not None:
-        raise Refused(refusal, *limits.rates_left((s.scope, s.rates) for s in standings))
+        told = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
+        raise Refused(refusal, *told)
 
 
-def _money(ask: Ask, balances: Sequence[Balance]) -> _Money:
+def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
     """The hold, and how many tokens it pays for."""
-    real = [balance for balance in balances if not balance.scope.limits.shadow]
-    for balance in real:
-        if balance.scope.limits.max_budget == 0:
-            return _Money(refusals=((balance.scope, budgets.over_budget(balance)),))
-    if not balances or not ask.prices:
+    real = [s for s in budgeted if not s.scope.limits.shadow]
+    for s in real:
+        if s.scope.limits.max_budget == 0:
+            return _Money(refusals=(s.over_budget(),))
+    if not budgeted or not ask.prices:
         return _NOTHING
-    if real:
-        _must_be_priced(ask)
-    cost = budgets.bound([price for price in ask.prices if price is not None], ask.prompt_bound, ask.n)
-    if not real:
-        return _shadow_money(cost.nanos(ask.wanted_tokens), balances)
-    tightest = min(real, key=_headroom)
+    if real and None in ask.prices:
+        raise _not_priced(ask)
+    cost = budgets.bound(ask.prices, ask.prompt_bound, ask.n)
     wanted = ask.wanted_tokens
+    if not real:
+        return _shadow_money(cost.nanos(wanted), budgeted)
+    tightest = min(real, key=_headroom) if len(real) > 1 else real[0]
     allowed = budgets.fit(cost, wanted, tightest.headroom)
     if allowed is None:
-        return _Money(refusals=((tightest.scope, budgets.over_budget(tightest)),))
+        return _Money(refusals=(tightest.over_budget(),))
     clamped = allowed < wanted
     sent = allowed if clamped or (ask.max_tokens is None and allowed > 0) else None
     hold = cost.nanos(allowed)
-    return _Money(hold, sent, clamped, _over(hold, balances) if len(real) < len(balances) else ())
+    return _Money(hold, sent, clamped, _over(hold, budgeted) if len(real) < len(budgeted) else ())
 
 
 _NOTHING = _Money()
 
 
-def _headroom(balance: Balance) -> int:
-    return balance.headroom
+def _headroom(standing: Standing) -> int:
+    return standing.headroom
 
 
-def _shadow_money(wanted: int, shadows: Sequence[Balance]) -> _Money:
+def _shadow_money(wanted: int, shadows: Sequence[Standing]) -> _Money:
     """A shadow changes nothing of the request, so it holds at most what there is."""
-    room = min(balance.headroom for balance in shadows)
+    room = min(shadow.headroom for shadow in shadows)
     return _Money(hold_nanos=max(0, min(wanted, room)), refusals=_over(wanted, shadows))
 
 
-def _over(hold: int, balances: Sequence[Balance]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
-    """What a shadow says to the hold."""
-    return tuple((b.scope, budgets.over_budget(b)) for b in balances if hold > b.headroom)
+def _over(hold: int, budgeted: Sequence[Standing]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
+    """What a shadow says to the hold; it fits the others."""
+    return tuple(s.over_budget() for s in budgeted if hold > s.headroom)
 
 
-def _must_be_priced(ask: Ask) -> None:
-    if None not in ask.prices:
-        return
-    for name, price in zip(ask.candidate_names, ask.prices, strict=True):
-        if price is None:
-            raise ProxyError(
-                "model_not_priced",
-                f"The model `{name}` has no known price and cannot be used under a budget. "
-                "Its price can be set in the configuration.",
-                param="model",
-            )
+def _not_priced(ask: Ask) -> ProxyError:
+    name = next(name for name, price in zip(ask.candidate_names, ask.prices, strict=True) if price is None)
+    return ProxyError(
+        "model_not_priced",
+        f"The model `{name}` has no known price and cannot be used under a budget. "
+        "Its price can be set in the configuration.",
+        param="model",
+    )

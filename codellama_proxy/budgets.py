@@ -13,19 +13,6 @@ LEAST_TOKENS = 16
 """An answer clamped below this is not worth its price."""
 
 
-class Balance(NamedTuple):
-    """What one budgeted scope has left, and the words to say so."""
-
-    scope: ScopeLimits
-    spent_nanos: int
-    held_nanos: int
-    resets_at: float | None
-
-    @property
-    def headroom(self) -> int:
-        return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
-
-
 class Bound(NamedTuple):
     """What a request can cost at most: an input part that is fixed, and a price for each token of answers."""
 
@@ -45,12 +32,13 @@ class Bound(NamedTuple):
         return None if self.output_units == 0 else left // self.output_units
 
 
-def bound(prices: Iterable[Price], prompt_bound: int, n: int) -> Bound:
+def bound(prices: Iterable[Price | None], prompt_bound: int, n: int) -> Bound:
     """At the dearest candidate, for any class the tokens could turn out to be."""
     dearest_input = dearest_output = 0
     for price in prices:
-        dearest_input = max(dearest_input, price.input, price.cached_input or 0, price.cache_write or 0)
-        dearest_output = max(dearest_output, price.output)
+        if price is not None:
+            dearest_input = max(dearest_input, price.input, price.cached_input or 0, price.cache_write or 0)
+            dearest_output = max(dearest_output, price.output)
     return Bound(prompt_bound * dearest_input, max(n, 1) * dearest_output)
 
 
@@ -62,14 +50,13 @@ def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
     return min(wanted, fits) if fits >= min(wanted, LEAST_TOKENS) else None
 
 
-def over_budget(balance: Balance) -> Refusal:
+def over_budget(scope: ScopeLimits, spent: int, held: int, resets_at: float | None) -> Refusal:
     """Names scope, limit, spent and reset."""
-    scope = balance.scope
-    held = f", {usd(balance.held_nanos)} held by running requests" if balance.held_nanos else ""
-    reset = "never resets" if balance.resets_at is None else f"resets at {iso(balance.resets_at)}"
+    running = f", {usd(held)} held by running requests" if held else ""
+    reset = "never resets" if resets_at is None else f"resets at {iso(resets_at)}"
     message = (
         f"Budget exceeded for {scope.label}: limit {usd(scope.limits.max_budget or 0)}, "
-        f"spent {usd(balance.spent_nanos)}{held}; it {reset}."
+        f"spent {usd(spent)}{running}; it {reset}."
     )
     return Refusal("insufficient_quota", "insufficient_quota", message, None, scope.kind, "budget")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -143,33 +143,34 @@ def limited(limits: Limits) -> bool:
 
 def refill(rates: Rates, limits: Limits, now: float) -> Rates:
     """The levels at `now`. A clock that was set back starts to refill from where it is now."""
-    if limits.rpm_limit is None and limits.tpm_limit is None:
+    most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
+    if most_requests is None and most_tokens is None:
         return UNRATED
-    at = rates.rated_at if now <= rates.rated_at <= now + CLOCK_SLACK else now
-    elapsed = max(0.0, at - rates.rated_at)
-    return Rates(
-        _level(rates.rpm_level, limits.rpm_limit, elapsed),
-        _level(rates.tpm_level, limits.tpm_limit, elapsed),
-        at,
-    )
+    rpm, tpm, rated_at = rates
+    at = rated_at if now <= rated_at <= now + CLOCK_SLACK else now
+    minutes = (at - rated_at) / MINUTE if at > rated_at else 0.0
+    return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
 
 
-def _level(level: float | None, limit: int | None, elapsed: float) -> float | None:
+def _level(level: float | None, limit: int | None, minutes: float) -> float | None:
     if limit is None:
         return None
     if level is None:
         return float(limit)
-    return min(float(limit), level + elapsed * limit / MINUTE)
+    level += minutes * limit
+    return level if level < limit else float(limit)
 
 
-def take(rates: Rates, tokens: int, refused: Iterable[str] = ()) -> Rates:
+def take(rates: Rates, tokens: int, refused: Collection[str] = ()) -> Rates:
     """What is left after one request; of the kinds a shadow would have `refused`, nothing is taken."""
-    rpm, tpm = rates.rpm_level, rates.tpm_level
+    if rates is UNRATED:
+        return rates
+    rpm, tpm, at = rates
     if rpm is not None and "requests" not in refused:
         rpm -= 1
     if tpm is not None and "tokens" not in refused:
         tpm -= tokens
-    return Rates(rpm, tpm, rates.rated_at)
+    return Rates(rpm, tpm, at)
 
 
 def check(scope: ScopeLimits, rates: Rates, tokens: int, running: int) -> tuple[Refusal, ...]:
@@ -235,27 +236,26 @@ def worst(refusals: Iterable[Refusal]) -> Refusal | None:
 # --- headers -----------------------------------------------------------------------------------------------
 
 
-def rates_left(scopes: Iterable[tuple[ScopeLimits, Rates]]) -> tuple[Rate | None, Rate | None]:
+def rates_left(scopes: Sequence[Limits], levels: Sequence[Rates]) -> tuple[Rate | None, Rate | None]:
     """Requests and tokens left in the tightest scope of each. Shadows are not told: they refuse nothing."""
-    requests = tokens = _PLENTY
-    for (_, limits), rates in scopes:
+    requests = tokens = math.inf
+    of_requests = of_tokens = -1
+    for limits, (rpm, tpm, _) in zip(scopes, levels, strict=True):
         if limits.shadow:
             continue
-        if limits.rpm_limit is not None and rates.rpm_level is not None:
-            requests = min(requests, (rates.rpm_level, limits.rpm_limit))
-        if limits.tpm_limit is not None and rates.tpm_level is not None:
-            tokens = min(tokens, (rates.tpm_level, limits.tpm_limit))
-    return _left(*requests), _left(*tokens)
-
-
-_PLENTY = (math.inf, -1)
+        if rpm is not None and limits.rpm_limit is not None and rpm < requests:
+            requests, of_requests = rpm, limits.rpm_limit
+        if tpm is not None and limits.tpm_limit is not None and tpm < tokens:
+            tokens, of_tokens = tpm, limits.tpm_limit
+    return _left(requests, of_requests), _left(tokens, of_tokens)
 
 
 def _left(level: float, limit: int) -> Rate | None:
     if limit < 0:
         return None
-    missing = max(0.0, limit - level)
-    return Rate(limit, max(0, math.floor(level + 1e-6)), missing * MINUTE / limit if limit else MINUTE)
+    missing = limit - level if level < limit else 0.0
+    remaining = int(level + 1e-6) if level > 0 else 0
+    return Rate(limit, remaining, missing * MINUTE / limit if limit else MINUTE)
 
 
 def headers(requests: Rate | None, tokens: Rate | None) -> Mapping[str, str]:

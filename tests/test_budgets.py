@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from codellama_proxy import budgets
 from codellama_proxy.admission import Ask, Refused, Standing, decide
-from codellama_proxy.budgets import Balance
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rates, ScopeLimits
 from codellama_proxy.pricing import cost
@@ -270,7 +269,7 @@ def test_a_shadow_reports_what_it_would_have_refused_and_changes_nothing() -> No
     decision = decide(ask(), [shadow])
     assert {refusal.kind for refusal in decision.admission.shadowed} == {"requests", "budget"}
     assert (decision.admission.max_tokens, decision.admission.hold_nanos) == (None, 0)
-    assert decision.rates == (Rates(0.0, None, NOW),)
+    assert list(decision.rates) == [Rates(0.0, None, NOW)]
 
 
 def test_a_shadow_beside_a_budget_reports_the_hold_that_would_not_fit() -> None:
@@ -297,7 +296,7 @@ def test_money_is_told_exactly(nanos: int, text: str) -> None:
 
 
 def test_a_refusal_for_ever_says_so() -> None:
-    refusal = budgets.over_budget(Balance(ScopeLimits("global:", Limits(max_budget=1)), 1, 2, None))
+    refusal = budgets.over_budget(ScopeLimits("global:", Limits(max_budget=1)), 1, 2, None)
     assert "never resets" in refusal.message
     assert "held by running requests" in refusal.message
 

@@ -237,7 +237,9 @@ def test_two_projects_never_share_a_user(one: str, other: str, first: str, secon
 def test_headers_tell_the_tightest_scope_of_each_kind() -> None:
     wide = ScopeLimits("global:", Limits(rpm_limit=600, tpm_limit=100))
     narrow = ScopeLimits("key:a", Limits(rpm_limit=60))
-    requests, tokens = limits.rates_left([(wide, Rates(500.0, 40.0, NOW)), (narrow, Rates(30.0, None, NOW))])
+    requests, tokens = limits.rates_left(
+        [wide.limits, narrow.limits], [Rates(500.0, 40.0, NOW), Rates(30.0, None, NOW)]
+    )
     assert requests == Rate(60, 30, 30.0)
     assert tokens == Rate(100, 40, 36.0)
     assert limits.headers(requests, tokens) == {
@@ -251,15 +253,15 @@ def test_headers_tell_the_tightest_scope_of_each_kind() -> None:
 
 
 def test_without_limits_there_are_no_headers() -> None:
-    assert limits.headers(*limits.rates_left([(scope(), Rates())])) == {}
+    assert limits.headers(*limits.rates_left([Limits()], [Rates()])) == {}
 
 
 def test_a_shadow_is_not_told_to_clients() -> None:
-    assert limits.rates_left([(scope(rpm_limit=1, shadow=True), Rates(1.0, None, NOW))]) == (None, None)
+    assert limits.rates_left([Limits(rpm_limit=1, shadow=True)], [Rates(1.0, None, NOW)]) == (None, None)
 
 
 def test_nothing_remains_of_a_debt() -> None:
-    (_, tokens) = limits.rates_left([(scope(tpm_limit=60), Rates(None, -60.0, NOW))])
+    (_, tokens) = limits.rates_left([Limits(tpm_limit=60)], [Rates(None, -60.0, NOW)])
     assert tokens == Rate(60, 0, 120.0)
 
 
