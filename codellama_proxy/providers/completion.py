@@ -1,0 +1,68 @@
+"""Answers of translated dialects in OpenAI's shape: a completion, its chunks, its usage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from codellama_proxy.pricing import sane
+from codellama_proxy.types import Event
+
+
+def head(kind: str, answer_id: str, created: int, model: str | None) -> dict[str, Any]:
+    """What a completion and each of its chunks begin with."""
+    return {"id": answer_id, "object": kind, "created": created, "model": model or ""}
+
+
+def completion(
+    first: Mapping[str, Any],
+    message: Mapping[str, Any],
+    finish_reason: str,
+    usage: Mapping[str, Any] | None,
+    text: str,
+) -> Event:
+    """A whole answer of one choice. `text` is all it says, for counting."""
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
+    body = {**first, "choices": [choice], **({"usage": usage} if usage else {})}
+    return Event(
+        orjson.dumps(body),
+        content=True,
+        text=text,
+        usage=sane(usage),
+        finish_reason=finish_reason,
+        model=first["model"] or None,
+    )
+
+
+def chunk(
+    first: Mapping[str, Any],
+    delta: Mapping[str, Any],
+    *,
+    text: str = "",
+    finish_reason: str | None = None,
+    content: bool = True,
+) -> Event:
+    """A piece of a streamed one. Only the opening one, which names the role, has no content."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return Event(
+        orjson.dumps({**first, "choices": [choice]}),
+        content=content,
+        text=text,
+        finish_reason=finish_reason,
+        model=first["model"] or None,
+    )
+
+
+def usage_of(
+    prompt: int, completion_tokens: int, cached: int = 0, written: int = 0, reasoning: int = 0
+) -> dict[str, Any]:
+    """OpenAI's `usage`: the prompt's tokens include those read from and written to a cache."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
