@@ -153,6 +153,8 @@ class Reply:
             if self.ended:
                 raise AttemptFailed(failures.disguised("empty_stream", status=200))
             held += await self._read()
+        if self._failed is not None:
+            raise self._failed  # nothing has been handed out yet
         self.first = held
 
     async def more(self, seconds: float) -> Sequence[Event]:
@@ -212,7 +214,9 @@ class Reply:
         events: list[Event] = []
         for frame in frames:
             try:
-                self._state, more = self._adapter.parse_stream(self._state, frame, self._chat, self.deployment)
+                self._state, more = self._adapter.parse_stream(
+                    self._state, frame, self._chat, self.deployment
+                )
             except AttemptFailed as failed:
                 if not events:
                     raise
@@ -273,11 +277,12 @@ def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2
 
 async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> None:
     headers = response.headers
+    encoded = headers.get("content-encoding", "identity") != "identity"
     if response.status_code != 200:
-        body = await _body(response, MAX_ERROR, cut=True)
+        body = b"" if encoded else await _body(response, MAX_ERROR, cut=True)
         error = failures.parse_error(body)
         raise AttemptFailed(failures.of_status(response.status_code, headers, error, time.time()))
-    if headers.get("content-encoding", "identity") != "identity":
+    if encoded:
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
     if not stream:
         reply.whole(await _body(response, MAX_ANSWER))
