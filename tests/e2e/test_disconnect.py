@@ -21,7 +21,6 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("hanging", "hang"),
             model("slow-head", "stall=0"),
             model("mid", "gate=3"),
-            model("pausing", "gate=0"),
             model("slow-failure", "delay=0.4;status=500", fallbacks=["spare"]),
             model("spare"),
             projects={"single": {"limits": {"max_parallel_requests": 1}}},
@@ -113,8 +112,8 @@ def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upst
     key = served.new_key("single")["key"]
     auth = {"authorization": f"Bearer {key}"}
     body = {"model": "spare", "messages": [{"role": "user", "content": "hi"}]}
-    wire = Wire(served.port).send(ask(served, "pausing", streamed, key))
-    arrived(upstream, "pausing")
+    wire = Wire(served.port).send(ask(served, "hanging", streamed, key))
+    arrived(upstream, "hanging")
     refused = served.client.post("/v1/chat/completions", json=body, headers=auth)
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "concurrency_limit_exceeded"
