@@ -52,8 +52,9 @@ select count(*) from requests where status = 'held' and {scope};
 select created_at from requests where {scope} order by seq limit 1;
 
 -- name: before_window
--- The last request of a scope that a window has not got, if any.
-select seq from requests where {scope} and (created_at < :start or created_at >= :end) order by seq desc limit 1;
+-- The last request of a scope that a window has not got, if any; found from the end, hence no index on time.
+select seq from requests where {scope} and (+created_at < :start or +created_at >= :end)
+order by seq desc limit 1;
 
 -- name: booked
 -- What the requests of a scope from one sequence on have spent and hold.
