@@ -33,6 +33,10 @@ PROVIDERS: Mapping[str, str] = {
 }
 
 
+FREE = Price(0, 0)
+"""What the built-in mock costs."""
+
+
 def price_of(deployment: Deployment) -> Price | None:
     """The price written in the configuration, else the catalogue's, else none.
 
@@ -40,6 +44,8 @@ def price_of(deployment: Deployment) -> Price | None:
     """
     if deployment.price is not None:
         return deployment.price
+    if deployment.provider == "mock":
+        return FREE
     return look_up(deployment.provider, deployment.base_model or deployment.model)
 
 

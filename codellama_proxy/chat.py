@@ -14,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import Deployment, Guardrail
+from codellama_proxy.types import Deployment, Guardrail, Project
 
 MAX_DEPTH = 64
 MAX_INT = 2**31 - 1
@@ -45,6 +45,11 @@ class ChatRequest:
     """Our request id, for answers that come without an id of their own."""
     created: int = 0
     """Unix seconds, for answers that do not say."""
+
+    @property
+    def mode(self) -> str:
+        """Which kind of deployment can answer."""
+        return "chat"
 
     @property
     def n(self) -> int:
@@ -219,7 +224,7 @@ def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None
         raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
     """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
     fields = check_fields(parse_json(body), FIELDS)
     _check_items(fields)
@@ -244,6 +249,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         cache=fields.pop("cache", {}),
         params=fields,
         size=len(body),
+        id=request_id,
+        created=created,
     )
 
 
@@ -328,7 +335,7 @@ def check_client_system(messages: Sequence[Message], policy: str) -> None:
             raise invalid_value(at, "System messages are set by this proxy and not accepted from clients.")
 
 
-def guarded(messages: Sequence[Message], text: str | None, policy: str) -> list[Message]:
+def guarded(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
     """The messages as every upstream gets them: the guardrail first, then the client's as `policy` has it."""
     if policy == "drop":
         messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
@@ -337,7 +344,7 @@ def guarded(messages: Sequence[Message], text: str | None, policy: str) -> list[
 
 
 def addressed(
-    chat: ChatRequest, deployment: Deployment, text: str | None, policy: str, max_tokens: int | None
+    chat: ChatRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
 ) -> ChatRequest:
     """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
     params = {**deployment.params, **chat.params}
@@ -349,11 +356,9 @@ def addressed(
     return replace(chat, messages=guarded(chat.messages, text, policy), params=params)
 
 
-def guardrail_text(
-    guardrail: Guardrail, project: str | Literal[False] | None, deployment: str | Literal[False] | None
-) -> str | None:
-    """Who has the last word: the project, then the model entry, then the guardrail. `False` is "none"."""
-    for own in (project, deployment):
+def guardrail_of(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:
+    """The text that comes first. The project has the last word, then the model entry; empty for none."""
+    for own in (project.guardrail, deployment.system_prompt):
         if own is not None:
-            return own or None
-    return guardrail.system_prompt
+            return own or ""
+    return guardrail.system_prompt or ""

@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
+from codellama_proxy import catalogue
+from codellama_proxy.accounts import Accounts
+from codellama_proxy.clock import Time
 from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
-from codellama_proxy.gateway import Gateway, Time
+from codellama_proxy.counting import Counter
+from codellama_proxy.gateway import Gateway
 from codellama_proxy.store import migrate
 from codellama_proxy.store.database import lock_file, version_warning
 from codellama_proxy.store.keys import Keys
@@ -34,6 +37,7 @@ from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.upstream import Pools, identity_of
+from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import first_key, welcome
@@ -57,10 +61,6 @@ class Runtime:
     draining: bool = False
 
 
-def real_time() -> Time:
-    return Time(time.monotonic, time.time, asyncio.sleep, random.random)
-
-
 def serve(settings: Settings, live: Live) -> int:
     """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
     path = Path(settings.database)
@@ -68,7 +68,8 @@ def serve(settings: Settings, live: Live) -> int:
         migrate.prepare(path)
         with (
             listening(settings.host, settings.port) as sock,
-            logging_to(log_format(settings), settings) as log,asyncio.Runner(loop_factory=_uvloop) as runner
+            logging_to(log_format(settings), settings) as log,
+            asyncio.Runner(loop_factory=_uvloop) as runner,
         ):
             return runner.run(_serve(settings, live, path, sock, log))
 
@@ -111,22 +112,26 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
     async with contextlib.AsyncExitStack() as stack:
         writer, reader = Writer(path), Reader(path)
         writer.start()
-        stack.callback(writer.close)
+        stack.push_async_callback(asyncio.to_thread, writer.close)
         await reader.open()
         stack.push_async_callback(reader.close)
-        clock = real_time()
+        time = Time()
         pools = Pools()
         stack.push_async_callback(pools.close)
-        cooldowns = Cooldowns(identity_of, clock.monotonic)
+        cooldowns = Cooldowns(identity_of, time.monotonic)
         keys, ledger = Keys(writer, reader), Ledger(writer, reader)
-        gateway = Gateway(lambda: live.snapshot, keys, ledger, pools, cooldowns, log, clock)
+        accounts = Accounts(ledger, Counter(tokenizer_files()), log, time)
+        stack.push_async_callback(accounts.close)
+        walk = Walk(pools, cooldowns, time)
+        gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
-        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, clock, master)
+        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, time, master)
 
         async def changed(_: Snapshot, new: Snapshot) -> None:
             deployments = _enabled(new)
             pools.keep_only(frozenset(deployments))
             cooldowns.keep_only(deployments)
+            await asyncio.to_thread(catalogue.warm, deployments.values())
 
         live.listen(changed)
         recovered = await ledger.recover()
@@ -134,7 +139,8 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
             log.line(
                 f"{recovered} requests were in flight when the last run ended; they are settled.", "warning"
             )
-        for task in (live.watch(), keys.watch()):
+        prices = asyncio.to_thread(catalogue.warm, _enabled(live.snapshot).values())
+        for task in (live.watch(), keys.watch(), prices):
             stack.callback(asyncio.create_task(task).cancel)
         address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
         for line in welcome(live.snapshot, address, settings):
@@ -144,6 +150,11 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
         if (warning := version_warning()) is not None:
             log.line(warning, "warning")
         return await Server(runtime, log).run(sock)
+
+
+def tokenizer_files() -> Path:
+    """Where scripts/install put the vocabularies; `TIKTOKEN_CACHE_DIR` says otherwise."""
+    return Path(os.environ.get("TIKTOKEN_CACHE_DIR") or Path(sys.prefix) / "share" / "tiktoken")
 
 
 def _enabled(snapshot: Snapshot) -> dict[str, Deployment]:
@@ -198,3 +209,6 @@ class Server(uvicorn.Server):
         self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
         self.config.timeout_graceful_shutdown = int(drain + AFTER_DRAIN)
         self.should_exit = True
+        message = "The proxy is shutting down."
+        loop = asyncio.get_running_loop()
+        loop.call_later(drain, self._runtime.gateway.interrupt, "shutting_down", message)

@@ -106,6 +106,11 @@ def estimate(text: str) -> int:
     return max(1, round(sum(map(_weight, text))))
 
 
+def of_size(size: int) -> int:
+    """Tokens of so many bytes of a request, for want of anything better."""
+    return -(-size // 4)
+
+
 def _weight(char: str) -> float:
     code = ord(char)
     if code < 128:
@@ -113,6 +118,17 @@ def _weight(char: str) -> float:
     if 0x2E80 <= code <= 0xD7FF or 0xF900 <= code <= 0xFAFF or 0xFF00 <= code <= 0xFFEF:
         return 0.75
     return 2.0 if code > 0xFFFF else 0.3
+
+
+MOST_FRAMING, MOST_PART = 16, 10_000
+"""What no provider takes more of: tokens around one message, and for one picture, sound or document by address."""
+
+
+def framing_bound(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens that a prompt may take beyond one for each of its bytes."""
+    parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
+    other = sum(1 for part in parts if part.get("type") != "text")
+    return MOST_FRAMING * (len(messages) + 2) + MOST_PART * other
 
 
 # --- chats -------------------------------------------------------------------------------------------------

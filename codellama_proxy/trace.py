@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama_proxy import limits, pricing
@@ -13,6 +13,13 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Usage
 
 CLIENT_LEFT = 499
+ANONYMOUS = "anonymous"
+"""The project of calls without a key, where those are allowed."""
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 PriceOf = Callable[[Deployment], Price | None]
 
@@ -37,7 +44,7 @@ class Trace:
     endpoint: str
     config: str
     key: Key | None = None
-    project: str | None = None
+    project: str = ANONYMOUS
     chat: ChatRequest | None = None
     asked_ledger: bool = False
     """The ledger may hold something for it."""
@@ -50,6 +57,10 @@ class Trace:
     upstream_model: str | None = None
     usage: Usage | None = None
     """The upstream's latest report."""
+    sent: ChatRequest | None = None
+    """The request as its last attempt addressed it: what a count of the prompt counts."""
+    counted: Usage | None = None
+    """Our own count, where the upstream gave none."""
     said: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()
@@ -94,28 +105,41 @@ class Trace:
         return "".join(self.said)
 
 
-def books(
-    trace: Trace, price_of: PriceOf, prompt_tokens: Callable[[], int], count: Callable[[str], int]
-) -> Books:
-    """The usage to book: what the upstream reported, else what we counted of what was said.
+def must_count(trace: Trace) -> bool:
+    """Whether the books need a count that has not been made."""
+    if trace.counted is not None:
+        return False
+    if trace.serving is None:
+        return trace.silent is not None
+    return not trace.complete or trace.usage is None
 
-    An answer that broke off is counted, and a running total the upstream gave before it never lowers that.
-    A request that was sent and not answered costs its prompt. One that was refused or never sent, nothing.
+
+def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
+    """The usage to book: what the upstream reported of a `whole` answer, else what we counted of what was said.
+
+    A running total that the upstream gave before its answer broke off never lowers the count. A request that
+    was sent and not answered costs its prompt; one that was refused or never sent costs nothing.
     """
     served = trace.serving
+    counted = trace.counted or Usage()
     if served is None:
         if trace.silent is None:
             return Books(Usage(), "exact", 0)
-        return _priced(Usage(prompt_tokens=prompt_tokens()), "ambiguous", trace.silent, price_of)
-    if trace.complete and trace.usage is not None:
+        return _priced(Usage(counted.prompt_tokens), "ambiguous", trace.silent, price_of)
+    if trace.usage is None:
+        return _priced(counted, "estimated", served, price_of)
+    if whole:
         return _priced(trace.usage, "exact", served, price_of)
-    counted = Usage(prompt_tokens(), count(trace.answer))
-    if trace.usage is not None:
-        reported = trace.usage
-        prompt = reported.prompt_tokens or counted.prompt_tokens
-        completion = max(counted.completion_tokens, reported.completion_tokens)
-        counted = Usage(prompt, completion, reported.cached_tokens, reported.cache_write_tokens)
-    return _priced(counted, "estimated", served, price_of)
+    return _priced(_at_least(trace.usage, counted), "estimated", served, price_of)
+
+
+def _at_least(reported: Usage, counted: Usage) -> Usage:
+    completion = max(counted.completion_tokens, reported.completion_tokens)
+    return replace(
+        reported,
+        prompt_tokens=reported.prompt_tokens or counted.prompt_tokens,
+        completion_tokens=completion,
+    )
 
 
 def _priced(usage: Usage, basis: str, deployment: Deployment, price_of: PriceOf) -> Books:
@@ -173,6 +197,14 @@ def usd(nanos: int | None) -> float | None:
     return None if nanos is None else nanos / NANOS
 
 
+def usd_text(nanos: int | None) -> str | None:
+    """Plain decimal, never an exponent: `0.00123`."""
+    if nanos is None:
+        return None
+    whole, part = divmod(nanos, NANOS)
+    return f"{whole}.{part:09d}".rstrip("0").rstrip(".")
+
+
 def headers(trace: Trace, now: float) -> dict[str, str]:
     """What every answer tells about itself, errors too."""
     shown = {
@@ -197,11 +229,3 @@ def headers(trace: Trace, now: float) -> dict[str, str]:
 def _header_text(name: str) -> str:
     """Header values are Latin-1 without line breaks; a model may be called anything."""
     return "".join(char if " " <= char <= "~" else "?" for char in name)
-
-
-def stream_headers() -> Mapping[str, str]:
-    return {
-        "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",
-    }

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from codellama_proxy.providers.openai_answer import parse_response
 from codellama_proxy.providers.openai_request import to_request
-from codellama_proxy.providers.openai_stream import StreamState, parse_stream, usage_event
+from codellama_proxy.providers.openai_stream import StreamState, parse_stream
 
-__all__ = ["StreamState", "parse_response", "parse_stream", "to_request", "usage_event"]
+__all__ = ["StreamState", "parse_response", "parse_stream", "to_request"]

@@ -10,6 +10,7 @@ import orjson
 
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import (
@@ -194,17 +195,4 @@ def _closing(state: StreamState) -> Sequence[Event]:
     """The usage chunk, once, at the end."""
     if state.usage is None:
         return ()
-    return (usage_event(state.id or "", state.created, state.model, state.usage),)
-
-
-def usage_event(answer_id: str, created: int, model: str | None, usage: Mapping[str, Any]) -> Event:
-    """The last chunk of a stream whose client set `stream_options.include_usage`."""
-    chunk = {
-        "id": answer_id,
-        "object": KIND,
-        "created": created,
-        "model": model or "",
-        "choices": [],
-        "usage": usage,
-    }
-    return Event(orjson.dumps(chunk), usage=sane(usage), usage_only=True)
+    return (usage_chunk(state.id or "", state.created, state.model, state.usage),)

@@ -12,8 +12,10 @@ import logging
 
 from starlette.types import Receive, Scope, Send
 
+from codellama_proxy.delivery import ClientLeft
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.gateway import ClientLeft, Gateway
+from codellama_proxy.gateway import Gateway
+from codellama_proxy.sse import HEARTBEAT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large
 
@@ -21,6 +23,8 @@ BODY_TIMEOUT = 30.0
 """Seconds a client may take to send its whole request."""
 SEND_TIMEOUT = 30.0
 """Seconds a client may leave what we sent unread, once its and our buffers are full."""
+HEARTBEAT_AFTER = 15.0
+"""Seconds of silence in a stream after which a comment tells the client, and what is between us, to stay."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,18 @@ class ChatCompletions:
 class AsgiClient:
     """`gateway.Client` over ASGI."""
 
-    __slots__ = ("_headers", "_receive", "_send", "_task", "_watcher", "begun", "gone")
+    __slots__ = (
+        "_beats",
+        "_headers",
+        "_heartbeat",
+        "_receive",
+        "_send",
+        "_silent_since",
+        "_task",
+        "_watcher",
+        "begun",
+        "gone",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = False
@@ -63,6 +78,9 @@ class AsgiClient:
         self._send = send
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        self._beats: asyncio.TimerHandle | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._silent_since = 0.0
 
     def credential(self) -> str | None:
         return credential(self._headers)
@@ -96,6 +114,10 @@ class AsgiClient:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
+        """Nobody reads the answer any more: ends the request that is making it."""
         self.gone = True
         if self._task is not None:
             self._task.cancel()
@@ -104,6 +126,8 @@ class AsgiClient:
         self.begun = True
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        if headers["content-type"].startswith("text/event-stream"):
+            self._listen_to_silence(HEARTBEAT_AFTER)
 
     async def write(self, data: bytes, *, last: bool) -> None:
         if last:
@@ -114,6 +138,24 @@ class AsgiClient:
         except TimeoutError:
             self.gone = True
             raise ClientLeft from None
+        self._silent_since = asyncio.get_running_loop().time()
+
+    def _listen_to_silence(self, seconds: float) -> None:
+        self._beats = asyncio.get_running_loop().call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """Sends a comment if nothing was sent for long, and looks again later: one timer, never reset."""
+        silent = asyncio.get_running_loop().time() - self._silent_since
+        if silent >= HEARTBEAT_AFTER:
+            self._heartbeat = asyncio.create_task(self._send_heartbeat())
+            silent = 0.0
+        self._listen_to_silence(HEARTBEAT_AFTER - silent)
+
+    async def _send_heartbeat(self) -> None:
+        try:
+            await self.write(HEARTBEAT, last=False)
+        except ClientLeft:
+            self._leave()
 
     async def fail(self, error: ProxyError) -> None:
         """The last resort: an answer if none has begun, and silence if one has."""
@@ -125,3 +167,6 @@ class AsgiClient:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
+        if self._beats is not None:
+            self._beats.cancel()
+            self._beats = None

@@ -1,0 +1,86 @@
+"""An upstream that answers at once: raw bytes over asyncio, so that it is never what is measured.
+
+    python -m bench.instant PORT
+
+Answers any POST with a short completion, or, if the body asks to stream, with 51 chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import uvloop
+
+MODEL = "instant"
+USAGE = {"prompt_tokens": 20, "completion_tokens": 50, "total_tokens": 70}
+
+
+def _answer() -> bytes:
+    message = {"role": "assistant", "content": "def hello():\n    print('hello')\n"}
+    body = json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1795340000,
+            "model": MODEL,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": USAGE,
+        }
+    ).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _chunk(choices: list[object], **more: object) -> bytes:
+    event = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1795340000,
+        "model": MODEL,
+        "choices": choices,
+        **more,
+    }
+    data = b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def _stream() -> bytes:
+    pieces = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"]
+    pieces += [_chunk([{"index": 0, "delta": {"content": f"word{i} "}, "finish_reason": None}]) for i in range(50)]
+    pieces.append(_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    pieces.append(_chunk([], usage=USAGE))
+    pieces.append(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    return b"".join(pieces)
+
+
+ANSWER, STREAM = _answer(), _stream()
+
+
+class Instant(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self.buffer) < end + 4 + length:
+                return
+            body = self.buffer[end + 4 : end + 4 + length]
+            self.buffer = self.buffer[end + 4 + length :]
+            streamed = b'"stream":true' in body or b'"stream": true' in body
+            self.transport.write(STREAM if streamed else ANSWER)  # type: ignore[attr-defined]
+
+
+async def main(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))

@@ -1,0 +1,121 @@
+"""What a request may cost before it starts, and what it did cost at its end: the gateway's side of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from codellama_proxy import limits, tokens
+from codellama_proxy import trace as traces
+from codellama_proxy.admission import Ask
+from codellama_proxy.catalogue import price_of
+from codellama_proxy.chat import ChatRequest, guardrail_of
+from codellama_proxy.clock import Time
+from codellama_proxy.counting import Counter
+from codellama_proxy.limits import ScopeLimits
+from codellama_proxy.store.ledger import Ledger
+from codellama_proxy.trace import Trace
+from codellama_proxy.tracking.log import Log
+from codellama_proxy.types import Deployment, Model, Snapshot, Usage
+
+log = logging.getLogger(__name__)
+
+
+class Accounts:
+    """Admits and settles. Every admitted trace is settled once, whatever happened to its request."""
+
+    def __init__(self, ledger: Ledger, counter: Counter, lines: Log, time: Time) -> None:
+        self._ledger = ledger
+        self._counter = counter
+        self._lines = lines
+        self._time = time
+        self._counting: set[asyncio.Task[None]] = set()
+
+    async def admit(
+        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> None:
+        """One held row before any byte goes upstream. Raises `ProxyError`: a limit, a missing price, no ledger."""
+        deployments = [d for model in models for d in model.deployments]
+        scopes = limits.scopes_of(snapshot, trace.project, trace.key, chat.user)
+        ask = Ask(
+            request_id=trace.id,
+            created_at=trace.created_at,
+            project=trace.project,
+            key=trace.key,
+            user=chat.user,
+            endpoint=trace.endpoint,
+            model_requested=chat.model,
+            stream=chat.stream,
+            config=snapshot.digest,
+            scopes=scopes,
+            prompt_estimate=await self._estimate(chat, deployments[0], scopes),
+            prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
+            max_tokens=chat.max_tokens,
+            default_max_tokens=max(d.max_output_tokens for d in deployments),
+            n=max(chat.n, *(d.params.get("n", 1) for d in deployments)),
+            prices=tuple([price_of(d) for d in deployments]),
+            candidate_names=tuple([d.name for d in deployments]),
+        )
+        trace.asked_ledger = True
+        trace.admission = await self._ledger.admit(ask)
+
+    async def _estimate(self, chat: ChatRequest, first: Deployment, scopes: Sequence[ScopeLimits]) -> int:
+        """Tokens of the prompt: counted where tokens are limited, else guessed from its size."""
+        if any(scope.limits.tpm_limit is not None for scope in scopes):
+            return await self._counter.prompt(chat, first)
+        return tokens.of_size(chat.size)
+
+    async def estimated(self, trace: Trace) -> Usage:
+        """Usage that no upstream reported, counted once."""
+        if trace.counted is None:
+            where = trace.serving or trace.silent
+            assert trace.sent is not None
+            assert where is not None
+            trace.counted = await self._counter.usage(trace.sent, trace.answer, where)
+        return trace.counted
+
+    def cost_nanos(self, trace: Trace) -> int | None:
+        """Of an answer that is in hand whole, with its usage known."""
+        return traces.books(trace, price_of, whole=True).cost_nanos
+
+    def settle(self, trace: Trace) -> None:
+        """The end of a request, in the books and in the log: now, or as soon as its tokens are counted."""
+        if not traces.must_count(trace):
+            self._book(trace)
+            return
+        task = asyncio.get_running_loop().create_task(self._count_and_book(trace))
+        self._counting.add(task)
+        task.add_done_callback(self._counting.discard)
+
+    async def _count_and_book(self, trace: Trace) -> None:
+        try:
+            await self.estimated(trace)
+        except Exception:
+            log.exception("tokens could not be counted; estimated from their size")
+            trace.counted = Usage(
+                tokens.of_size(trace.chat.size if trace.chat else 0), tokens.estimate(trace.answer)
+            )
+        finally:
+            self._book(trace)
+
+    def _book(self, trace: Trace) -> None:
+        now = self._time.monotonic()
+        done = traces.books(trace, price_of, whole=trace.complete)
+        if trace.asked_ledger:
+            self._ledger.settle(traces.settlement(trace, done, now))
+        self._lines.request(traces.record(trace, done, now))
+
+    async def close(self) -> None:
+        """Waits for what is still being counted."""
+        await asyncio.gather(*self._counting)
+
+
+def _prompt_bound(
+    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: str
+) -> int:
+    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
+    settings = snapshot.project(project)
+    guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
+    added = max(len(repr(dict(d.params))) for d in deployments)
+    return chat.size + guardrail + added + tokens.framing_bound(chat.messages)

@@ -1,0 +1,128 @@
+"""Hands an answer to the client as it comes: the same loop for streams and for plain answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from codellama_proxy import completion, sse
+from codellama_proxy import trace as traces
+from codellama_proxy.accounts import Accounts
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.clock import Time
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Event, Snapshot
+from codellama_proxy.upstream import Reply
+from codellama_proxy.walk import Walk
+
+
+class Client(Protocol):
+    """The caller, as the web layer shows it."""
+
+    begun: bool
+    """The status line has been sent."""
+
+    def credential(self) -> str | None:
+        """The secret it presented. Raises `ProxyError` when it presented two."""
+
+    async def body(self, limit: int) -> bytes:
+        """The whole request body. Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow."""
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None: ...
+
+    async def write(self, data: bytes, *, last: bool) -> None:
+        """Raises `ClientLeft` when it does not read what it is sent."""
+
+
+class ClientLeft(Exception):  # noqa: N818 - it is news, not an error
+    """Nobody is there any more to answer."""
+
+
+class Delivery:
+    """Writes answers and errors in the form that is still possible."""
+
+    def __init__(self, walk: Walk, accounts: Accounts, time: Time) -> None:
+        self._walk = walk
+        self._accounts = accounts
+        self._time = time
+
+    async def deliver(
+        self, trace: Trace, chat: ChatRequest, reply: Reply, client: Client, snapshot: Snapshot
+    ) -> None:
+        """Raises `ProxyError` when the answer breaks off."""
+        deadline = trace.started + snapshot.routing.deadline
+        events = reply.first
+        try:
+            while True:
+                trace.note(events)
+                if reply.ended and trace.usage is None:
+                    events = await self._with_usage(trace, chat, reply, events)
+                if not client.begun:
+                    await client.begin(200, self._headers(trace, chat, events))
+                await client.write(_wire_form(chat, events, ended=reply.ended), last=reply.ended)
+                if reply.ended:
+                    break
+                events = await self._more(trace, reply, deadline)
+        except AttemptFailed as failed:
+            self._walk.ended(trace, reply, failed.failure, snapshot)
+            raise ProxyError(failed.failure.code, failed.failure.message) from None
+        except (asyncio.CancelledError, ClientLeft):
+            self._walk.abandoned(reply)
+            raise
+        trace.complete = True
+        self._walk.ended(trace, reply, None, snapshot)
+
+    async def _more(self, trace: Trace, reply: Reply, deadline: float) -> Sequence[Event]:
+        started = self._time.monotonic()
+        try:
+            left = max(deadline - started, 0.0)
+            return await reply.more(min(reply.deployment.timeouts.idle, left))
+        except AttemptFailed:
+            if self._time.monotonic() >= deadline:
+                message = "The answer was not complete at the deadline."
+                raise ProxyError("deadline_exceeded", message) from None
+            raise
+        finally:
+            trace.waited += self._time.monotonic() - started
+
+    async def _with_usage(
+        self, trace: Trace, chat: ChatRequest, reply: Reply, events: Sequence[Event]
+    ) -> Sequence[Event]:
+        """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
+        counted = await self._accounts.estimated(trace)
+        if not chat.stream:
+            return [completion.with_estimate(events[0], counted)]
+        first = next(event for event in reply.first if event.body)
+        return [*events, completion.estimated_chunk(first, counted)]
+
+    def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
+        headers = traces.headers(trace, self._time.monotonic())
+        if chat.stream:
+            return {**traces.STREAM_HEADERS, **headers}
+        cost = traces.usd_text(self._accounts.cost_nanos(trace))
+        if cost is not None:
+            headers["x-proxy-cost-usd"] = cost
+        length = str(len(events[0].body))
+        return {"content-type": "application/json", "content-length": length, **headers}
+
+    async def refuse(self, trace: Trace, client: Client, error: ProxyError) -> None:
+        """As a JSON answer, or as a stream's last event, without [DONE]."""
+        body = error.body()
+        if client.begun:
+            await client.write(sse.encode(body), last=True)
+            return
+        headers = {**traces.headers(trace, self._time.monotonic()), **error.wire_headers()}
+        await client.begin(error.status, {**headers, "content-length": str(len(body))})
+        await client.write(body, last=True)
+
+
+def _wire_form(chat: ChatRequest, events: Sequence[Event], *, ended: bool) -> bytes:
+    if not chat.stream:
+        return events[0].body
+    shown = [sse.encode(e.body) for e in events if e.body and (chat.include_usage or not e.usage_only)]
+    if ended:
+        shown.append(sse.encode(sse.DONE))
+    return b"".join(shown)

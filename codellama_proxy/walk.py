@@ -1,0 +1,93 @@
+"""Walks the chain of a request: one attempt after another, as `routing.next_step` says, until somebody answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from codellama_proxy import routing
+from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
+from codellama_proxy.clock import Time
+from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.routing import GiveUp, Try
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Attempt, Deployment, Failure, Model, Snapshot
+from codellama_proxy.upstream import Pools, Reply, open_reply
+
+LEFT = Failure("client_left", reason="client_left")
+
+
+class Walk:
+    """Holds the connections and the cooldowns; what happens is noted in the trace."""
+
+    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time) -> None:
+        self._pools = pools
+        self._cooldowns = cooldowns
+        self._time = time
+
+    async def open(
+        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> Reply:
+        """An answer that has begun. Raises `ProxyError` when nobody gives one."""
+        while True:
+            now, jitter = self._time.monotonic(), self._time.jitter
+            chain = routing.candidates(models, chat.mode, self._cooldowns.states(), now, jitter)
+            step = routing.next_step(chain, trace.attempts, now - trace.started, snapshot.routing, jitter)
+            if isinstance(step, GiveUp):
+                raise routing.final_error(trace.attempts, step)
+            if step.delay:
+                await self._time.sleep(step.delay)
+                trace.waited += step.delay
+            reply = await self._attempt(trace, chat, step, snapshot)
+            if reply is not None:
+                trace.serving, trace.dropped = step.deployment, reply.dropped
+                return reply
+
+    async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
+        """One upstream call, noted in the trace and in the deployment's record."""
+        deployment = step.deployment
+        here = _addressed(trace, chat, deployment, snapshot)
+        sent = ADAPTERS[deployment.provider].to_request(here, deployment)
+        silent_before, trace.silent, trace.sent = trace.silent, deployment, here
+        started = self._time.monotonic()
+        self._cooldowns.begin(deployment)
+        failure: Failure | None = None
+        reply: Reply | None = None
+        try:
+            reply = await open_reply(self._pools, sent, here, deployment, step.budget)
+        except AttemptFailed as failed:
+            failure = failed.failure
+        except asyncio.CancelledError:
+            self._cooldowns.abandon(deployment)
+            failure = LEFT
+            raise
+        finally:
+            waited = self._time.monotonic() - started
+            trace.waited += waited
+            trace.attempts.append(Attempt(deployment.id, failure, waited * 1000))
+        if failure is None:
+            self._cooldowns.answered(deployment)
+            return reply
+        self._cooldowns.end(deployment, failure, snapshot.routing.cooldown)
+        if not failure.sent or failure.status is not None:
+            trace.silent = silent_before
+        return None
+
+    def ended(self, trace: Trace, reply: Reply, failure: Failure | None, snapshot: Snapshot) -> None:
+        """The serving attempt is over: whole, or broken after all."""
+        if failure is not None:
+            last = trace.attempts[-1]
+            trace.attempts[-1] = Attempt(last.deployment, failure, last.ms)
+        self._cooldowns.end(reply.deployment, failure, snapshot.routing.cooldown)
+
+    def abandoned(self, reply: Reply) -> None:
+        """We or the client gave the serving attempt up: no word about the upstream."""
+        self._cooldowns.abandon(reply.deployment)
+
+
+def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
+    text = guardrail_of(snapshot.guardrail, snapshot.project(trace.project), deployment)
+    bound = trace.admission.max_tokens if trace.admission else None
+    return addressed(chat, deployment, text, snapshot.guardrail.client_system, bound)
