@@ -1,0 +1,224 @@
+"""The numbers Prometheus reads: what they are called, what they count, and how many series they may become.
+
+Names are public (docs/tracking.md). Labels come from people - project names, model names - so each label has
+a bounded number of values; what comes later is counted as `other`. Everything here happens on the event loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from codellama_proxy.admission import Refused
+from codellama_proxy.limits import Refusal
+from codellama_proxy.trace import Books, Trace
+from codellama_proxy.types import NANOS
+
+OTHER = "other"
+NONE = "none"
+"""The model of requests that were refused before one was found."""
+MOST_VALUES: Mapping[str, int] = {"project": 500, "model": 200, "deployment": 400}
+MOST_SERIES = 10_000
+
+# Models take from half a second to minutes, and tell their first token apart by tenths of a second.
+REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300)
+FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
+OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+_REQUESTS = "Requests by how they ended: ok, error or cancelled."
+_ATTEMPTS = "Upstream calls by how they ended: ok, or a class of failure."
+_LIMITED = "Refusals by limits; those that shadow limits would make, too."
+_SECONDS = "From a request's arrival to its answer's end."
+_OVERHEAD = "Of that, what was not spent waiting for upstreams."
+_UNTIL_FIRST = "Until a stream's first content."
+
+
+class Names:
+    """The values a label has had so far, and no more of them than it may have."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def bounded(self, value: str) -> str:
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._most:
+            return OTHER
+        self._seen.add(value)
+        return value
+
+
+class Tally:
+    """A counter for each combination of labels: a dictionary, several times faster than the library's own."""
+
+    def __init__(self, name: str, words: str, labels: Sequence[str], names: Mapping[str, Names]) -> None:
+        self._name = name
+        self._words = words
+        self._labels = labels
+        self._names = tuple(names.get(label) for label in labels)
+        self._counts: dict[tuple[str, ...], float] = {}
+
+    def add(self, labels: tuple[str, ...], amount: float = 1) -> None:
+        counts = self._counts
+        if labels not in counts:
+            labels = self._bounded(labels)
+        counts[labels] = counts.get(labels, 0) + amount
+
+    def _bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Under which labels something new is counted."""
+        full = len(self._counts) >= MOST_SERIES
+        return tuple(
+            value if names is None else OTHER if full else names.bounded(value)
+            for value, names in zip(labels, self._names, strict=True)
+        )
+
+    def family(self) -> Metric:
+        found = CounterMetricFamily(self._name, self._words, labels=self._labels)
+        for labels, count in self._counts.items():
+            found.add_metric(labels, count)
+        return found
+
+
+class Spread:
+    """A histogram. `bounds` are its buckets' upper ends, without infinity."""
+
+    def __init__(self, name: str, words: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._words = words
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self) -> Metric:
+        found = HistogramMetricFamily(self._name, self._words)
+        ends = [*map(floatToGoString, self._bounds), "+Inf"]
+        found.add_metric([], list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
+        return found
+
+
+class Metrics:
+    """Counts finished requests. `models` says which names are public models now."""
+
+    def __init__(self, models: Callable[[], Container[str]]) -> None:
+        self._models = models
+        names = {label: Names(most) for label, most in MOST_VALUES.items()}
+
+        def tally(name: str, words: str, *labels: str) -> Tally:
+            return Tally(name, words, labels, names)
+
+        self._requests = tally("proxy_requests", _REQUESTS, "project", "model", "status")
+        self._tokens = tally("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
+        self._cost = tally("proxy_cost_usd", "What answers cost, in USD.", "project", "model")
+        self._unpriced = tally("proxy_unpriced_requests", "Requests whose cost nobody knows.", "model")
+        self._attempts = tally("proxy_attempts", _ATTEMPTS, "deployment", "class")
+        self._cache = tally("proxy_cache", "Requests by what the cache did.", "result")
+        self._limited = tally("proxy_limited", _LIMITED, "scope", "kind")
+        self._seconds = Spread("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
+        self._overhead = Spread("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
+        self._first_token = Spread("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
+        self._registry = CollectorRegistry()
+        self.watch(self._own)
+
+    def _own(self) -> Iterator[Metric]:
+        for counted in (self._requests, self._tokens, self._cost, self._unpriced, self._attempts):
+            yield counted.family()
+        for more in (self._cache, self._limited, self._seconds, self._overhead, self._first_token):
+            yield more.family()
+
+    def finished(self, trace: Trace, done: Books, now: float) -> None:
+        """One request has ended. `now` is monotonic."""
+        model = self._model(trace)
+        self._requests.add((trace.project, model, trace.status))
+        seconds = now - trace.started
+        self._seconds.add(seconds)
+        self._overhead.add(max(seconds - trace.waited, 0.0))
+        if trace.first_token_at is not None:
+            self._first_token.add(trace.first_token_at - trace.started)
+        self._cache.add((trace.cache,))
+        for attempt in trace.attempts:
+            self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))
+        if trace.attempts or trace.serving is not None:
+            self._used(trace.project, model, done)
+        self._refusals(trace)
+
+    def _model(self, trace: Trace) -> str:
+        if trace.serving is not None:
+            return trace.serving.name
+        if trace.attempts:
+            return trace.attempts[-1].deployment.rpartition("#")[0]
+        asked = trace.chat.model if trace.chat else None
+        return asked if asked is not None and asked in self._models() else NONE
+
+    def _used(self, project: str, model: str, done: Books) -> None:
+        if done.usage.prompt_tokens:
+            self._tokens.add((model, "prompt"), done.usage.prompt_tokens)
+        if done.usage.completion_tokens:
+            self._tokens.add((model, "completion"), done.usage.completion_tokens)
+        if done.cost_nanos is None:
+            self._unpriced.add((model,))
+        else:
+            self._cost.add((project, model), done.cost_nanos / NANOS)
+
+    def _refusals(self, trace: Trace) -> None:
+        refusals: tuple[Refusal, ...] = trace.admission.shadowed if trace.admission else ()
+        if isinstance(trace.error, Refused):
+            refusals += (trace.error.refusal,)
+        for refusal in refusals:
+            self._limited.add((refusal.scope, refusal.kind))
+
+    def watch(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Has `read` asked at every scrape for what somebody else counts."""
+        self._registry.register(_Watched(read))
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """Everything, in the format that `accept` asks for, and the content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _Watched(Collector):
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
+
+
+def cooldown(cooling: Mapping[str, bool]) -> Metric:
+    """`cooling` says for every deployment whether it is."""
+    family = GaugeMetricFamily("proxy_cooldown", "1 while a deployment is left alone.", labels=["deployment"])
+    for deployment, is_cooling in cooling.items():
+        family.add_metric([deployment], float(is_cooling))
+    return family
+
+
+def reloads(done: int, failed: int, loaded_at: float) -> Iterator[Metric]:
+    """How often proxy.yaml changed, and since when the present one serves (unix seconds)."""
+    family = CounterMetricFamily(
+        "proxy_config_reload", "Changes of proxy.yaml: ok, or error and not taken over.", labels=["result"]
+    )
+    family.add_metric(["ok"], done)
+    family.add_metric(["error"], failed)
+    yield family
+    yield GaugeMetricFamily(
+        "proxy_config_loaded_timestamp_seconds", "When the configuration was loaded.", value=loaded_at
+    )
+
+
+def dropped(records: int) -> Metric:
+    """How many records for tracking were given up."""
+    return CounterMetricFamily(
+        "proxy_tracking_dropped", "Records for tracking that were given up.", value=records
+    )

@@ -1,0 +1,31 @@
+"""GET /metrics, for Prometheus: the administrator's, unless the configuration opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import Metric
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.config.reload import Live
+from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.routing import is_cooling
+from codellama_proxy.tracking import metrics as tracked
+from codellama_proxy.web.auth import require_admin
+
+
+async def metrics(request: Request) -> Response:
+    runtime = request.app.state.runtime
+    if not runtime.live.snapshot.metrics_public:
+        await require_admin(request)
+    page, content_type = runtime.metrics.page(request.headers.get("accept", ""))
+    return Response(page, headers={"content-type": content_type})
+
+
+def standing(live: Live, cooldowns: Cooldowns, monotonic: Callable[[], float]) -> Iterator[Metric]:
+    """What nobody has to count, because it can be looked at."""
+    states, now = cooldowns.states(), monotonic()
+    ids = [d.id for model in live.snapshot.models.values() for d in model.deployments]
+    yield tracked.cooldown({id_: is_cooling(states.get(id_), now) for id_ in ids})
+    yield from tracked.reloads(live.reloads, live.failures, live.loaded_at)
