@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import httpx2
 
 from tests.processes import ROOT, end, environment, free_port, until
+from tests.raw import exchange, request
 
 ADMIN = "admin-key-of-the-tests-0123456789"
 GUARDRAIL = "Only respond to questions about code. Say 'I don't know' to anything outside of that."
@@ -101,8 +102,8 @@ class Proxy:
     def _ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the server ended at start:\n{self.log()}"
-        with contextlib.suppress(httpx2.TransportError):
-            return self.client.get("/health/readiness").status_code == 200
+        with contextlib.suppress(ConnectionRefusedError):
+            return exchange(self.port, request("/health/readiness", method="GET")).status == 200
         return False
 
     def stop(self) -> int:
