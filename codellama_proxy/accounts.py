@@ -17,6 +17,7 @@ from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.trace import Trace
 from codellama_proxy.tracking.log import Log
+from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.types import Deployment, Model, Snapshot, Usage
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ log = logging.getLogger(__name__)
 class Accounts:
     """Admits and settles. Every admitted trace is settled once, whatever happened to its request."""
 
-    def __init__(self, ledger: Ledger, counter: Counter, lines: Log, time: Time) -> None:
+    def __init__(self, ledger: Ledger, counter: Counter, lines: Log, metrics: Metrics, time: Time) -> None:
         self._ledger = ledger
         self._counter = counter
         self._lines = lines
+        self._metrics = metrics
         self._time = time
         self._counting: set[asyncio.Task[None]] = set()
 
@@ -81,6 +83,7 @@ class Accounts:
 
     def settle(self, trace: Trace) -> None:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted."""
+        trace.ended = self._time.monotonic()
         if not traces.must_count(trace):
             self._book(trace)
             return
@@ -100,11 +103,11 @@ class Accounts:
             self._book(trace)
 
     def _book(self, trace: Trace) -> None:
-        now = self._time.monotonic()
         done = traces.books(trace, price_of, whole=trace.complete)
         if trace.asked_ledger:
-            self._ledger.settle(traces.settlement(trace, done, now))
-        self._lines.request(traces.record(trace, done, now))
+            self._ledger.settle(traces.settlement(trace, done))
+        self._lines.request(traces.record(trace, done))
+        self._metrics.finished(trace, done, now)
 
     async def close(self) -> None:
         """Waits for what is still being counted."""

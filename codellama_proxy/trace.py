@@ -68,6 +68,7 @@ class Trace:
     waited: float = 0.0
     """Seconds spent waiting for upstreams."""
     first_token_at: float | None = None
+    ended: float = 0.0
     complete: bool = False
     """The whole answer has been handed over."""
     gone: bool = False
@@ -147,8 +148,8 @@ def _priced(usage: Usage, basis: str, deployment: Deployment, price_of: PriceOf)
     return Books(usage, basis, None if price is None else pricing.cost(usage, price))
 
 
-def settlement(trace: Trace, done: Books, now: float) -> Settlement:
-    """How the request ended, for the ledger. `now` is monotonic."""
+def settlement(trace: Trace, done: Books) -> Settlement:
+    """How the request ended, for the ledger."""
     return Settlement(
         request_id=trace.id,
         status=trace.status,
@@ -161,11 +162,11 @@ def settlement(trace: Trace, done: Books, now: float) -> Settlement:
         basis=done.basis,
         cost_nanos=done.cost_nanos,
         cache=trace.cache,
-        total_ms=(now - trace.started) * 1000,
+        total_ms=(trace.ended - trace.started) * 1000,
     )
 
 
-def record(trace: Trace, done: Books, now: float) -> dict[str, Any]:
+def record(trace: Trace, done: Books) -> dict[str, Any]:
     """The request as log lines show it: no content, no header, no secret."""
     served = trace.serving
     return {
@@ -187,8 +188,8 @@ def record(trace: Trace, done: Books, now: float) -> dict[str, Any]:
         "cost_usd": usd(done.cost_nanos),
         "basis": done.basis,
         "cache": trace.cache,
-        "overhead_ms": round((now - trace.started - trace.waited) * 1000, 2),
-        "total_ms": round((now - trace.started) * 1000, 2),
+        "overhead_ms": round((trace.ended - trace.started - trace.waited) * 1000, 2),
+        "total_ms": round((trace.ended - trace.started) * 1000, 2),
         "config": trace.config,
     }
 

@@ -27,8 +27,10 @@ def welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[st
     start = asked_model(snapshot, None, "chat", lambda _: True)
     chain = " -> ".join((start.name, *start.fallbacks))
     yield f"  Requests without a model go to {chain}."
+    said = tuple(f"{d.name} is disabled" for d in snapshot.disabled)
     for warning in snapshot.warnings:
-        yield f"  note: {warning}"
+        if not warning.startswith(said):
+            yield f"  note: {warning}"
     if settings.master_key is None:
         yield "  Admin endpoints are off (PROXY_MASTER_KEY is not set); scripts/keys.py works without them."
 
