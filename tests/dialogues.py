@@ -135,5 +135,5 @@ OPENAI = Dialogue(
     ),
 )
 
+# A new dialect says the same things in its own words, and is listed here by provider.
 DIALOGUES: Mapping[str, Dialogue] = {name: OPENAI for name in ADAPTERS if ADAPTERS[name] is openai}
-"""By provider."""

@@ -177,3 +177,19 @@ def test_the_project_outranks_the_model_entry_and_that_the_guardrail() -> None:
     assert guardrail_of(guardrail, own, replace(entry, system_prompt="for this model")) == "for this project"
     assert guardrail_of(guardrail, none, replace(entry, system_prompt="for this model")) == ""
     assert guardrail_of(guardrail, plain, replace(entry, system_prompt=False)) == ""
+
+
+def test_an_entrys_params_fill_what_the_client_left_out() -> None:
+    entry = deployment(params={"temperature": 0.1, "top_p": 0.5, "max_tokens": 500})
+    sent = addressed(chat(params={"temperature": 0.9}), entry, "code only", "keep", None)
+    assert sent.params == {"temperature": 0.9, "top_p": 0.5, "max_tokens": 500}
+    assert sent.messages[0] == {"role": "system", "content": "code only"}
+
+
+@pytest.mark.parametrize("entrys", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("clients", ["max_tokens", "max_completion_tokens"])
+def test_no_second_name_of_max_tokens_gets_past_a_bound(clients: str, entrys: str) -> None:
+    entry = deployment(params={entrys: 4000})
+    assert addressed(chat(params={clients: 50}), entry, "", "keep", None).params == {clients: 50}
+    assert addressed(chat(params={clients: 50}), entry, "", "keep", 20).params == {clients: 20}
+    assert addressed(chat(), entry, "", "keep", 20).params == {"max_tokens": 20}

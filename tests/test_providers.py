@@ -15,7 +15,7 @@ from tests.building import chat, deployment
 from tests.dialogues import DIALOGUES, sse
 from tests.folding import chunks, cut, fold, read
 
-PROVIDERS = sorted(ADAPTERS)
+PROVIDERS = sorted(DIALOGUES)
 STREAMED = chat(stream=True, include_usage=True)
 CASES = [(provider, kind) for provider in PROVIDERS for kind in DIALOGUES[provider].answers]
 
