@@ -99,8 +99,10 @@ class Delivery:
         return [*events, completion.estimated_chunk(first, counted)]
 
     def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
-        headers = traces.headers(trace, self._time.monotonic())
+        now = self._time.monotonic()
+        headers = traces.headers(trace, now)
         if chat.stream:
+            trace.first_token_at = now
             return {**traces.STREAM_HEADERS, **headers}
         cost = traces.usd_text(self._accounts.cost_nanos(trace))
         if cost is not None:

@@ -35,10 +35,12 @@ from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.log import Format, Handler, Log
+from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.upstream import Pools, identity_of
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
+from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import first_key, welcome
 
@@ -56,6 +58,7 @@ class Runtime:
     writer: Writer
     gateway: Gateway
     cooldowns: Cooldowns
+    metrics: Metrics
     time: Time
     master_key: str | None
     draining: bool = False
@@ -120,12 +123,14 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
         stack.push_async_callback(pools.close)
         cooldowns = Cooldowns(identity_of, time.monotonic)
         keys, ledger = Keys(writer, reader), Ledger(writer, reader)
-        accounts = Accounts(ledger, Counter(tokenizer_files()), log, time)
+        metrics = Metrics(lambda: live.snapshot.models)
+        metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
+        accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
-        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, time, master)
+        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, metrics, time, master)
 
         async def changed(_: Snapshot, new: Snapshot) -> None:
             deployments = _enabled(new)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.web import health, keys, models, spend
+from codellama_proxy.web import health, keys, metrics, models, spend
 from codellama_proxy.web.chat import ChatCompletions
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 
@@ -41,6 +41,7 @@ def create_app(runtime: Any) -> ASGIApp:
             *_both("GET", "/spend", spend.spend),
             *_both("GET", "/spend/logs", spend.logs),
             *_both("GET", "/requests/{request_id}", spend.one),
+            *_both("GET", "/metrics", metrics.metrics),
             *_both("GET", "/health", health.health),
             *_both("GET", "/health/liveliness", health.liveliness),
             *_both("GET", "/health/liveness", health.liveliness),

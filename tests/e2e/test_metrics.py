@@ -1,0 +1,93 @@
+"""/metrics of the real server: who may read it, and that its numbers are those of the ledger."""
+
+from typing import Any
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes import until
+from tests.rig import Proxy, ProxyFactory, config
+from tests.test_metrics import LABELS, NAMES
+from tests.upstream.process import Upstream
+
+
+def samples(proxy: Proxy) -> dict[tuple[Any, ...], float]:
+    answer = proxy.admin("GET", "/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found = text_string_to_metric_families(answer.text)
+    return {
+        (s.name, *(s.labels[name] for name in LABELS if name in s.labels)): s.value
+        for family in found
+        for s in family.samples
+    }
+
+
+def test_the_numbers_are_the_ledgers(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast"), upstream.model("down", "status=500", fallbacks=["fast"])))
+    ids = [one.chat(model="fast", stream=stream).headers["x-request-id"] for stream in (False, True)]
+    ids.append(one.chat(model="down").headers["x-request-id"])
+    assert one.chat(model="no-such-model-of-anybody").status_code == 404
+    rows = [one.row(one_id) for one_id in ids]
+    found = until(lambda: _settled(samples(one), 3), "three requests are counted")
+    assert found["proxy_requests_total", "default", "fast", "ok"] == 3
+    assert found["proxy_requests_total", "default", "none", "error"] == 1
+    assert found["proxy_tokens_total", "fast", "prompt"] == sum(row["prompt_tokens"] for row in rows)
+    assert found["proxy_tokens_total", "fast", "completion"] == sum(row["completion_tokens"] for row in rows)
+    assert found["proxy_cost_usd_total", "default", "fast"] == pytest.approx(
+        sum(row["cost_usd"] for row in rows)
+    )
+    assert found["proxy_attempts_total", "fast#1", "ok"] == 3
+    assert found["proxy_attempts_total", "down#1", "transient"] >= 1
+    assert found["proxy_time_to_first_token_seconds_count",] == 1
+    assert found["proxy_cooldown", "fast#1"] == 0
+    assert found["proxy_config_loaded_timestamp_seconds",] > 1e9
+    assert "no-such-model" not in one.admin("GET", "/metrics").text
+
+
+def _settled(found: dict[tuple[Any, ...], float], count: int) -> dict[tuple[Any, ...], float] | None:
+    return found if found.get(("proxy_requests_total", "default", "fast", "ok")) == count else None
+
+
+def test_a_cooling_deployment_and_a_refusal_show(proxy: ProxyFactory, upstream: Upstream) -> None:
+    limits = {"key": {"rpm_limit": 2}}
+    one = proxy(config(upstream.model("locked", "status=401"), limits=limits))
+    statuses = [one.chat(model="locked").status_code for _ in range(3)]
+    assert statuses == [502, 502, 429]
+    found = until(lambda: samples(one), "a page")
+    assert found["proxy_cooldown", "locked#1"] == 1
+    assert found["proxy_limited_total", "key", "requests"] == 1
+
+
+def test_reloads_count_whether_they_were_taken_over_or_not(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast")))
+    one.config_path.write_text(config(upstream.model("fast"), upstream.model("more")))
+    until(lambda: samples(one)["proxy_config_reload_total", "ok"] == 1, "the reload is counted")
+    one.config_path.write_text("models: 7")
+    until(lambda: samples(one)["proxy_config_reload_total", "error"] == 1, "the refusal is counted")
+    assert samples(one)["proxy_cooldown", "more#1"] == 0
+
+
+def test_the_page_is_the_administrators_until_the_configuration_opens_it(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    closed = proxy(config(upstream.model("fast")))
+    for path in ("/metrics", "/v1/metrics"):
+        assert closed.client.get(path).status_code == 401
+        assert closed.client.get(path, headers=closed.auth).status_code == 403
+        assert closed.admin("GET", path).status_code == 200
+    public = proxy(config(upstream.model("fast"), metrics={"public": True}))
+    for path in ("/metrics", "/v1/metrics"):
+        assert public.client.get(path).status_code == 200
+    page = public.client.get("/metrics").text
+    shown = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
+    assert shown <= NAMES
+
+
+def test_openmetrics_is_served_to_prometheus(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast"), metrics={"public": True}))
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
+    answer = httpx2.get(one.url + "/metrics", headers={"accept": accept}, trust_env=False)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
