@@ -107,7 +107,7 @@ class Accounts:
         if trace.asked_ledger:
             self._ledger.settle(traces.settlement(trace, done))
         self._lines.request(traces.record(trace, done))
-        self._metrics.finished(trace, done, now)
+        self._metrics.finished(trace, done)
 
     async def close(self) -> None:
         """Waits for what is still being counted."""

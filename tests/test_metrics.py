@@ -44,6 +44,7 @@ def a_trace(**given: Any) -> Trace:
         "serving": GPT,
         "attempts": [Attempt("gpt-4#1", None, 800.0)],
         "waited": 0.8,
+        "ended": 101.0,
         "complete": True,
     }
     return Trace(**values | given)
@@ -69,7 +70,7 @@ def fresh() -> Metrics:
 
 def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(first_token_at=100.3), DONE, 101.0)
+    metrics.finished(a_trace(first_token_at=100.3), DONE)
     found = samples(metrics)
     assert found["proxy_requests_total", "web", "gpt-4", "ok"] == 1
     assert found["proxy_tokens_total", "gpt-4", "prompt"] == 10
@@ -84,14 +85,14 @@ def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
 
 def test_a_plain_answer_has_no_first_token_to_time() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(), DONE, 101.0)
+    metrics.finished(a_trace(), DONE)
     assert samples(metrics)["proxy_time_to_first_token_seconds_count",] == 0
 
 
 def test_every_attempt_counts_with_its_class_of_failure() -> None:
     metrics = fresh()
     busy = Attempt("codellama#1", Failure("busy", 429), 5.0)
-    metrics.finished(a_trace(attempts=[busy, Attempt("gpt-4#1", None, 5.0)]), DONE, 101.0)
+    metrics.finished(a_trace(attempts=[busy, Attempt("gpt-4#1", None, 5.0)]), DONE)
     found = samples(metrics)
     assert found["proxy_attempts_total", "codellama#1", "busy"] == 1
     assert found["proxy_attempts_total", "gpt-4#1", "ok"] == 1
@@ -99,7 +100,7 @@ def test_every_attempt_counts_with_its_class_of_failure() -> None:
 
 def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None), 101.0)
+    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None))
     found = samples(metrics)
     assert found["proxy_unpriced_requests_total", "gpt-4"] == 1
     assert not [name for name, *_ in found if name == "proxy_cost_usd_total"]
@@ -110,8 +111,8 @@ def test_refusals_and_what_shadow_limits_would_refuse_are_counted_by_scope_and_k
     refusal = Refusal("rate_limit_exceeded", "requests", "no", 1.0, "key", "requests")
     shadowed = Refusal("insufficient_quota", "insufficient_quota", "no", None, "project", "budget")
     refused = a_trace(complete=False, serving=None, attempts=[], error=Refused(refusal, None, None))
-    metrics.finished(refused, Books(Usage(), "exact", 0), 100.1)
-    metrics.finished(a_trace(admission=Admission(shadowed=(shadowed,))), DONE, 101.0)
+    metrics.finished(refused, Books(Usage(), "exact", 0))
+    metrics.finished(a_trace(admission=Admission(shadowed=(shadowed,))), DONE)
     found = samples(metrics)
     assert found["proxy_limited_total", "key", "requests"] == 1
     assert found["proxy_limited_total", "project", "budget"] == 1
@@ -122,7 +123,7 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
     metrics = fresh()
     for asked in ("gpt-4", "made-up-1", "made-up-2"):
         chat = parse_chat(b'{"prompt": "x", "model": "%s"}' % asked.encode())
-        metrics.finished(a_trace(complete=False, serving=None, attempts=[], chat=chat), DONE, 101.0)
+        metrics.finished(a_trace(complete=False, serving=None, attempts=[], chat=chat), DONE)
     found = samples(metrics)
     assert found["proxy_requests_total", "web", "gpt-4", "error"] == 1
     assert found["proxy_requests_total", "web", "none", "error"] == 2
@@ -131,7 +132,7 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
 def test_projects_beyond_the_bound_are_counted_together() -> None:
     metrics = fresh()
     for number in range(MOST_VALUES["project"] + 25):
-        metrics.finished(a_trace(project=f"p{number}"), DONE, 101.0)
+        metrics.finished(a_trace(project=f"p{number}"), DONE)
     found = samples(metrics)
     of_requests = [key for key in found if key[0] == "proxy_requests_total"]
     assert len(of_requests) == MOST_VALUES["project"] + 1
@@ -144,7 +145,7 @@ def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
     for project in range(MOST_VALUES["project"]):
         for model in range(30):
             serving = Deployment(f"m{model}#1", f"m{model}", "openai", "m")
-            metrics.finished(a_trace(project=f"p{project}", serving=serving, attempts=[]), DONE, 101.0)
+            metrics.finished(a_trace(project=f"p{project}", serving=serving, attempts=[]), DONE)
     page, _ = metrics.page("text/plain")
     counts = [line.split()[-1] for line in page.splitlines() if line.startswith(b"proxy_requests_total{")]
     assert len(counts) <= module.MOST_SERIES + 3
@@ -153,7 +154,7 @@ def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
 
 def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(project='we"b\n{x="1"} 7'), DONE, 101.0)
+    metrics.finished(a_trace(project='we"b\n{x="1"} 7'), DONE)
     assert samples(metrics)["proxy_requests_total", 'we"b\n{x="1"} 7', "gpt-4", "ok"] == 1
 
 

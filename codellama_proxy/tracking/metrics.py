@@ -137,11 +137,11 @@ class Metrics:
         for more in (self._cache, self._limited, self._seconds, self._overhead, self._first_token):
             yield more.family()
 
-    def finished(self, trace: Trace, done: Books, now: float) -> None:
-        """One request has ended. `now` is monotonic."""
+    def finished(self, trace: Trace, done: Books) -> None:
+        """One request has ended."""
         model = self._model(trace)
         self._requests.add((trace.project, model, trace.status))
-        seconds = now - trace.started
+        seconds = trace.ended - trace.started
         self._seconds.add(seconds)
         self._overhead.add(max(seconds - trace.waited, 0.0))
         if trace.first_token_at is not None:
