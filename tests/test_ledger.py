@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama_proxy.admission import Ask, Refused
+from codellama_proxy.admission import Admission, Ask, Refused
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.ledger import Ledger
@@ -542,6 +542,29 @@ def test_a_failing_admission_leaves_others_of_its_batch_alone(store: Store) -> N
     answers = store.run(use)
     assert isinstance(answers[1], sqlite3.IntegrityError)
     assert store.balance("project:web") == (0, 10)
+
+
+def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Store) -> None:
+    def fail_after_writing(db: sqlite3.Connection) -> None:
+        db.execute("update scopes set spent_nanos = 50")
+        raise ValueError("half done")
+
+    async def use(ledger: Ledger) -> list[object]:
+        scope = of_project(max_budget=BUDGET, rpm_limit=60, max_parallel_requests=9)
+        await ledger.admit(ask(scope))
+        asked = [
+            ledger.admit(ask(scope)),
+            store.writer.run(fail_after_writing),
+            ledger.admit(ask(scope)),
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert await ledger.reconcile() == []
+        return answers
+
+    answers = store.run(use)
+    assert [type(answer) for answer in answers] == [Admission, ValueError, Admission]
+    assert store.balance("project:web") == (0, 15)
+    assert store.level("project:web") == 57
 
 
 # --- old rows -----------------------------------------------------------------------------------------------------

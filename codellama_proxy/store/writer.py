@@ -1,8 +1,9 @@
 """One thread owns the write connection; a write is a function that it runs inside a group commit.
 
-Everything queued is taken at once, run in one `begin immediate`, each function in its own savepoint, and
-resolved after the commit. So a function is atomic, sees every function queued before it, cannot be split by
-the cancellation of whoever waits for it, and costs microseconds when many wait.
+Everything queued is taken at once, run in one `begin immediate`, and resolved after the commit. So a function
+is atomic, sees every function queued before it, cannot be split by the cancellation of whoever waits for it,
+and costs microseconds when many wait. If one fails after it changed something, the batch is taken back and run
+again with a savepoint for each: a function may run twice, but only once into the same transaction.
 
 A batch that cannot begin or commit fails as a whole with `StoreUnavailable`. Functions queued with
 `keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
@@ -206,24 +207,27 @@ class Writer:
         if not items and self._failure is None:
             return
         db = self._connected()
-        execute = db.execute
-        execute("begin immediate")
+        # Savepoints copy every page that changes: only a batch that needs them pays for them.
+        if not self._run_all(db, items, _run_plain):
+            db.execute("rollback")
+            self._run_all(db, items, _run_guarded)
+        db.execute("commit")
+        self.commits += 1
+
+    def _run_all(
+        self, db: sqlite3.Connection, items: Sequence[_Item], run: Callable[[sqlite3.Connection, _Item], bool]
+    ) -> bool:
+        """Run the batch in one transaction; `False` if it has to be taken back and run in another way."""
+        db.execute("begin immediate")
         if self.page is not None:
             self.page.begin()
         for item in items:
-            execute("savepoint item")
-            try:
-                item.result = item.fn(db)
-            except Exception as error:
-                if unavailable(error) or not db.in_transaction:
-                    raise
-                item.error = error
-                execute("rollback to item")
-            execute("release item")
+            item.error = None
+            if not run(db, item):
+                return False
         if self.page is not None:
             self.page.flush(db)
-        execute("commit")
-        self.commits += 1
+        return True
 
     def _committed(self, batch: Sequence[_Item]) -> None:
         if self._failure is not None:
@@ -278,6 +282,33 @@ class Writer:
         db, self._db = self._db, None
         if db is not None:
             db.close()
+
+
+def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
+    """`False` if the function failed after it had changed something."""
+    before = db.total_changes
+    try:
+        item.result = item.fn(db)
+    except Exception as error:
+        if unavailable(error) or not db.in_transaction:
+            raise
+        item.error = error
+        return db.total_changes == before
+    return True
+
+
+def _run_guarded(db: sqlite3.Connection, item: _Item) -> bool:
+    """In a savepoint of its own, so that a failure takes back no other function's work."""
+    db.execute("savepoint item")
+    try:
+        item.result = item.fn(db)
+    except Exception as error:
+        if unavailable(error) or not db.in_transaction:
+            raise
+        item.error = error
+        db.execute("rollback to item")
+    db.execute("release item")
+    return True
 
 
 def _nothing(_: sqlite3.Connection) -> None:
