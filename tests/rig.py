@@ -77,9 +77,6 @@ class Proxy:
     # starting and stopping
 
     def start(self) -> Self:
-        if not self.key:
-            made = create_key(self.database, self.project)
-            self.key, self.key_id = made["key"], made["key_id"]
         self.port = free_port()
         self._log = self.log_path.open("ab")
         self._process = subprocess.Popen(
@@ -92,6 +89,9 @@ class Proxy:
         )
         self._client = httpx2.Client(base_url=self.url, trust_env=False, timeout=20)
         until(self._ready, "the server is ready", within=20)
+        if not self.key:
+            made = self.new_key() if self.env.get("PROXY_MASTER_KEY", ADMIN) else create_key(self.database)
+            self.key, self.key_id = made["key"], made["key_id"]
         return self
 
     def command(self) -> list[str]:

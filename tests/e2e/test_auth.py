@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
 from tests.raw import exchange, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, config
+from tests.rig import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.upstream.process import Upstream
 
 USER = [{"role": "user", "content": "hi"}]
@@ -151,7 +152,17 @@ def test_metrics_are_prometheus_text_for_admins(served: Proxy) -> None:
     served.chat(model="plain")
     answer = served.admin("GET", "/metrics")
     assert answer.status_code == 200
-    assert "proxy_requests_total{" in answer.text
+    assert 'proxy_requests_total{model="plain",project="default",status="ok"}' in answer.text
+    for name in (
+        "proxy_request_seconds",
+        "proxy_overhead_seconds",
+        "proxy_time_to_first_token_seconds",
+        "proxy_tokens_total",
+        "proxy_cost_usd_total",
+        "proxy_attempts_total",
+        "proxy_config_loaded_timestamp_seconds",
+    ):
+        assert f"\n{name}" in answer.text, name
     assert "sk-" not in answer.text
 
 
@@ -222,23 +233,20 @@ def test_secrets_are_in_no_log_and_not_in_the_database(served: Proxy) -> None:
             assert secret.encode() not in file.read_bytes(), file
 
 
-def test_without_required_auth_calls_belong_to_anonymous(proxy: ProxyFactory, upstream: Upstream) -> None:
-    served = proxy(config(upstream.model("plain"), auth={"required": False}))
-    answer = served.client.post("/v1/chat/completions", json={"messages": USER})
+def test_without_keys_calls_are_anonymous_and_without_a_master_key_nobody_is_admin(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    served = proxy(config(upstream.model("plain"), auth={"required": False}), env={"PROXY_MASTER_KEY": ""})
+    body = {"messages": USER}
+    answer = served.client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200
-    assert served.row(answer.headers["x-request-id"])["project"] == "anonymous"
-    assert served.client.get("/key/list").status_code in (401, 403)
+    row = served.client.get(f"/requests/{answer.headers['x-request-id']}", headers=served.auth)
+    assert row.status_code == 404, "another project's"
     wrong_key = {"authorization": "Bearer sk-wrong"}
-    assert (
-        served.client.post("/v1/chat/completions", json={"messages": USER}, headers=wrong_key).status_code
-        == 401
-    )
-
-
-def test_without_a_master_key_admin_endpoints_are_off(proxy: ProxyFactory, upstream: Upstream) -> None:
-    served = proxy(config(upstream.model("plain")), env={"PROXY_MASTER_KEY": ""})
-    for key in (served.key, ADMIN, "sk-wrong"):
-        answer = served.client.get("/key/list", headers={"authorization": f"Bearer {key}"})
-        assert answer.status_code in (401, 403)
+    assert served.client.post("/v1/chat/completions", json=body, headers=wrong_key).status_code == 401
+    for headers in ({}, wrong_key, served.auth, {"authorization": f"Bearer {ADMIN}"}):
+        assert served.client.get("/key/list", headers=headers).status_code in (401, 403)
     answer = served.client.get("/key/list", headers=served.auth)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "admin_disabled")
+    spent = json.loads(keys(served.database, "spend", "--by", "project", "--json").stdout)
+    assert "anonymous" in json.dumps(spent)
