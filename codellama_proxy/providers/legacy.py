@@ -26,7 +26,9 @@ def is_legacy(chat: ChatRequest) -> bool:
 
 def modern(chat: ChatRequest) -> ChatRequest:
     """The same request in the words of tools; itself if it has none of the old ones."""
-    params = _modern_params(chat.params) if {"functions", "function_call"} & chat.params.keys() else chat.params
+    params = (
+        _modern_params(chat.params) if {"functions", "function_call"} & chat.params.keys() else chat.params
+    )
     old = any(message["role"] == "function" or message.get("function_call") for message in chat.messages)
     messages = _modern_messages(chat.messages) if old else chat.messages
     return replace(chat, params=params, messages=messages)
@@ -67,9 +69,7 @@ def _modern_params(params: Mapping[str, Any]) -> dict[str, Any]:
         found["tools"] = [{"type": "function", "function": function} for function in functions]
         found["parallel_tool_calls"] = False
     if choice is not None and functions:
-        found["tool_choice"] = (
-            choice if isinstance(choice, str) else {"type": "function", "function": choice}
-        )
+        found["tool_choice"] = choice if isinstance(choice, str) else {"type": "function", "function": choice}
     return found
 
 

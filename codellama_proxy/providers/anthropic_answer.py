@@ -1,0 +1,127 @@
+"""A whole answer of Anthropic's Messages API as an OpenAI completion, and what streams share with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import completion as shape
+from codellama_proxy.providers import legacy
+from codellama_proxy.providers.mapping import finish_reason
+from codellama_proxy.providers.openai_answer import loads, name_of, spoken
+from codellama_proxy.types import Deployment, Event, Failure
+
+STATUSES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+THINKING = ("thinking", "redacted_thinking")
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole message as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    if found.get("type") == "error" or found.get("error"):
+        raise AttemptFailed(in_band(body))
+    content = found.get("content")
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise AttemptFailed(failures.disguised("no_content", status=200))
+    message = _message(content, found)
+    first = shape.head("chat.completion", answer_id(found, chat), chat.created, name_of(found))
+    reason = ended(found.get("stop_reason"), called="tool_calls" in message)
+    event = shape.completion(first, message, reason, usage(found.get("usage")), spoken(message))
+    return legacy.restored(event, chat)
+
+
+def in_band(raw: bytes) -> Failure:
+    """An error that came with status 200."""
+    error = failures.parse_error(raw)
+    return failures.in_band(error, STATUSES.get(error.type, 200))
+
+
+def answer_id(found: Mapping[str, Any], chat: ChatRequest) -> str:
+    own = found.get("id")
+    return f"chatcmpl-{own if isinstance(own, str) and own else chat.id}"
+
+
+def ended(stop_reason: object, *, called: bool) -> str:
+    """OpenAI's word for why it ended. An answer that called tools ended for that."""
+    reason = finish_reason(stop_reason) if isinstance(stop_reason, str) else "stop"
+    if called and reason == "stop":
+        return "tool_calls"
+    return "stop" if reason == "tool_calls" and not called else reason
+
+
+def refusal(found: Mapping[str, Any]) -> dict[str, str]:
+    """What a message says of itself when the model refused."""
+    if found.get("stop_reason") != "refusal":
+        return {}
+    details = found.get("stop_details")
+    explanation = details.get("explanation") if isinstance(details, dict) else None
+    return {"refusal": explanation if isinstance(explanation, str) and explanation else "refused"}
+
+
+def usage(found: object) -> dict[str, Any] | None:
+    """Anthropic counts cached tokens apart from the rest of the input; OpenAI within it."""
+    if not isinstance(found, Mapping) or not _is_count(found.get("input_tokens")):
+        return None
+    read, written = _count(found, "cache_read_input_tokens"), _count(found, "cache_creation_input_tokens")
+    details = found.get("output_tokens_details")
+    thinking = _count(details, "thinking_tokens") if isinstance(details, Mapping) else 0
+    prompt = found["input_tokens"] + read + written
+    return shape.usage_of(prompt, _count(found, "output_tokens"), read, written, thinking)
+
+
+def _count(found: Mapping[str, Any], name: str) -> int:
+    value = found.get(name)
+    return int(value) if _is_count(value) else 0  # type: ignore[arg-type]  # a count is an int
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def arguments(block: Mapping[str, Any]) -> str:
+    """A call's input as OpenAI has it: a string of JSON."""
+    found = block.get("input")
+    return orjson.dumps(found).decode() if isinstance(found, dict) else "{}"
+
+
+def call(block: Mapping[str, Any], said: str) -> dict[str, Any]:
+    return {
+        "id": str(block.get("id") or ""),
+        "type": "function",
+        "function": {"name": str(block.get("name") or ""), "arguments": said},
+    }
+
+
+def _message(content: list[dict[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+    thinking = [block for block in content if block.get("type") in THINKING]
+    calls = [call(block, arguments(block)) for block in content if block.get("type") == "tool_use"]
+    reasoning = _joined(thinking, "thinking")
+    text = _joined([block for block in content if block.get("type") == "text"], "text")
+    message: dict[str, Any] = {"content": text or (None if calls or refusal(found) else "")}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if thinking:
+        message["thinking_blocks"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return {**message, **refusal(found)}
+
+
+def _joined(blocks: list[dict[str, Any]], name: str) -> str:
+    return "".join(block[name] for block in blocks if isinstance(block.get(name), str))
