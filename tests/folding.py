@@ -83,6 +83,8 @@ def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
         elif isinstance(value, str):
             assert name not in ("id", "type", "role") or name not in message, f"{name} is said once"
             message[name] = message.get(name, "") + value
+        elif isinstance(value, list):
+            message.setdefault(name, []).extend(value)
         else:
             assert value is None
             message.setdefault(name, "" if name in ("content", "refusal") else None)
