@@ -131,9 +131,14 @@ def test_a_base_model_stands_in_for_a_name_of_ones_own() -> None:
     assert catalogue.price_of(deployment("azure", "our-gpt", base_model="gpt-4.1")) is not None
 
 
-@pytest.mark.parametrize("provider", ["mock", "vllm", "ollama", "openai_compatible", "huggingface"])
+@pytest.mark.parametrize("provider", ["vllm", "ollama", "openai_compatible", "huggingface"])
 def test_what_nobody_knows_has_no_price(provider: str) -> None:
     assert catalogue.price_of(deployment(provider, "gpt-4.1")) is None
+
+
+def test_the_mock_is_free_unless_it_has_a_price() -> None:
+    assert catalogue.price_of(deployment("mock", "mock")) == Price(0, 0)
+    assert catalogue.price_of(deployment("mock", "mock", price=Price(1, 2))) == Price(1, 2)
 
 
 def test_an_unknown_model_of_a_known_provider_has_no_price() -> None:
