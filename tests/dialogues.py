@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from codellama_proxy.providers import ADAPTERS, openai
+from tests.dialects import ai21, anthropic, cohere
+from tests.saying import Answer, Dialogue, first_message, sse
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    whole: bytes
-    stream: bytes
-    text: str
-    """Everything it says, reasoning and tool arguments included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialogue:
-    """What one dialect's providers say."""
-
-    answers: Mapping[str, Answer]
-    errors: tuple[bytes, ...]
-    """Error events of a stream."""
-    first_system: Callable[[Mapping[str, Any]], str]
-    """The system text of a request's body, wherever this dialect has it."""
-
-
-def sse(*data: Any) -> bytes:
-    """Events, whatever they carry: objects as JSON, bytes as they are."""
-    lines = [one if isinstance(one, bytes) else orjson.dumps(one) for one in data]
-    return b"".join(b"data: " + line + b"\n\n" for line in lines)
+__all__ = ["DIALOGUES", "Answer", "Dialogue", "sse"]
 
 
 USAGE = {
@@ -130,10 +108,13 @@ OPENAI = Dialogue(
             {**HEAD, "error": {"code": 429}, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
         ),
     ),
-    first_system=lambda body: (
-        str(body["messages"][0]["content"]) if body["messages"][0]["role"] == "system" else ""
-    ),
+    first_system=first_message,
 )
 
 # A new dialect says the same things in its own words, and is listed here by provider.
-DIALOGUES: Mapping[str, Dialogue] = {name: OPENAI for name in ADAPTERS if ADAPTERS[name] is openai}
+DIALOGUES: Mapping[str, Dialogue] = {
+    **{name: OPENAI for name in ADAPTERS if ADAPTERS[name] is openai},
+    "ai21": ai21.DIALOGUE,
+    "anthropic": anthropic.DIALOGUE,
+    "cohere": cohere.DIALOGUE,
+}

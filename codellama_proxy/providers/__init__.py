@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import ai21, anthropic, cohere, openai
 from codellama_proxy.providers.dialects import DIALECTS
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest
@@ -27,5 +27,10 @@ class Adapter(Protocol):
         """One frame's events, and the state for the next; `None` begins. The state tells `done` and `complete`."""
 
 
-ADAPTERS: Mapping[str, Adapter] = dict.fromkeys(DIALECTS, openai)
+ADAPTERS: Mapping[str, Adapter] = {
+    **dict.fromkeys(DIALECTS, openai),
+    "ai21": ai21,
+    "anthropic": anthropic,
+    "cohere": cohere,
+}
 IMPLEMENTED = frozenset(ADAPTERS)

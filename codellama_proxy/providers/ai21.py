@@ -1,0 +1,162 @@
+"""AI21's Jamba: OpenAI's dialect with few parameters, plain text, and answers that leave out what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest, Message, invalid_value
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import legacy, openai
+from codellama_proxy.providers.dialects import BOOKKEEPING
+from codellama_proxy.providers.openai import StreamState
+from codellama_proxy.providers.openai_answer import loads
+from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
+from codellama_proxy.sse import DONE, Frame
+from codellama_proxy.types import Deployment, Event, HttpRequest, Json
+
+BASE_URL = "https://api.ai21.com/studio/v1"
+MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id")
+TEXT_PARTS = {"text": "text", "refusal": "refusal"}
+"""Kinds of content that are text, and the field it is in."""
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    chat = legacy.modern(chat)
+    policy = STREAMED if chat.stream else WHOLE
+    params, dropped = translate(_without_tools(narrowed(chat.params)), policy, deployment)
+    body: dict[str, Any] = {"model": deployment.model, "messages": _messages(chat.messages), **params}
+    if chat.stream:
+        body["stream"] = True
+    headers = {"content-type": "application/json", **deployment.headers}
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat/completions"
+    return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    return legacy.restored(openai.parse_response(_named(found, deployment), chat, deployment), chat)
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state, events = openai.parse_stream(state, _understood(frame, deployment), chat, deployment)
+    return state, [legacy.restored(event, chat) for event in events]
+
+
+def _understood(frame: Frame, deployment: Deployment) -> Frame:
+    """The frame as OpenAI would have sent it."""
+    if frame.data.strip() == DONE:
+        return Frame(DONE)
+    try:
+        found = orjson.loads(frame.data)
+    except orjson.JSONDecodeError:
+        return frame
+    if not isinstance(found, dict):
+        return frame
+    if "detail" in found:
+        raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))
+    return Frame(_named(found, deployment))
+
+
+def _named(found: Json, deployment: Deployment) -> bytes:
+    """The answer with the model's name, which AI21 does not repeat."""
+    return orjson.dumps({"model": deployment.model, **found})
+
+
+# --- parameters ----------------------------------------------------------------------------------------------
+
+
+def _tools(tools: Sequence[Json]) -> Json:
+    return {"tools": [{"type": "function", "function": function} for function in functions(tools)]}
+
+
+def _tool_choice(value: Any) -> Json:
+    if value != "auto":
+        raise Unsupported
+    return {}
+
+
+def _response_format(value: Json) -> Json:
+    if value.get("type") != "json_object":
+        raise Unsupported
+    return {"response_format": {"type": "json_object"}}
+
+
+def _without_tools(params: Json) -> Json:
+    """Where no tool is to be called, none is named: there is no word for it."""
+    if params.get("tool_choice") != "none":
+        return params
+    return {name: value for name, value in params.items() if name not in ("tools", "tool_choice")}
+
+
+RULES: Mapping[str, Rule] = {
+    **{name: name for name in ("max_tokens", "temperature", "top_p", "stop", "documents")},
+    "max_completion_tokens": "max_tokens",
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+    "response_format": _response_format,
+}
+DROP = BOOKKEEPING | {"user", "parallel_tool_calls"}
+STREAMED = Policy(RULES, DROP)
+WHOLE = Policy({**RULES, "n": "n"}, DROP)
+"""Several choices come only whole."""
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def _messages(messages: Sequence[Message]) -> list[Json]:
+    """One system message, then users and assistants in turn: neighbours of one role become one message."""
+    plain = [_plain(message, f"messages[{at}]") for at, message in enumerate(messages)]
+    systems = [message for message in plain if message["role"] == "system"]
+    others = [message for message in plain if message["role"] != "system"]
+    return list(_joined([*systems, *others]))
+
+
+def _plain(message: Message, at: str) -> dict[str, Any]:
+    found = {name: message[name] for name in MESSAGE_FIELDS if message.get(name) is not None}
+    if found["role"] == "developer":
+        found["role"] = "system"
+    if isinstance(parts := found.get("content"), list):
+        found["content"] = "\n".join(_text(part, f"{at}.content[{i}]") for i, part in enumerate(parts))
+    return found
+
+
+def _text(part: Json, at: str) -> str:
+    kind = part["type"]
+    if kind not in TEXT_PARTS:
+        raise invalid_value(f"{at}.type", f"Provider 'ai21' does not support content of type '{kind}'.")
+    return str(part.get(TEXT_PARTS[kind]) or "")
+
+
+def _joined(messages: Iterable[dict[str, Any]]) -> Iterable[Json]:
+    last: dict[str, Any] | None = None
+    for message in messages:
+        if (
+            last is not None
+            and _only_speaks(last)
+            and _only_speaks(message)
+            and last["role"] == message["role"]
+        ):
+            last["content"] += "\n\n" + message["content"]
+            continue
+        if last is not None:
+            yield last
+        last = message
+    if last is not None:
+        yield last
+
+
+def _only_speaks(message: Json) -> bool:
+    """Calls of tools, and their results, stay apart."""
+    return message.keys() == {"role", "content"}

@@ -1,0 +1,248 @@
+"""Cohere's v2 answers, whole and streamed, in OpenAI's shape.
+
+A stream's `index` numbers its content blocks and tool calls, never choices: there is always one choice. What it
+plans to do with tools is reasoning, not content. Citations and debug events say nothing a client could show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.completion import usage_chunk
+from codellama_proxy.failures import AttemptFailed, UpstreamError
+from codellama_proxy.pricing import sane
+from codellama_proxy.providers import completion, legacy
+from codellama_proxy.providers.mapping import BROKEN_FINISH, finish_reason
+from codellama_proxy.providers.openai_answer import loads, spoken
+from codellama_proxy.providers.openai_stream import KIND
+from codellama_proxy.providers.reading import count_at, dig, listed, text_at
+from codellama_proxy.sse import DONE, Frame
+from codellama_proxy.types import Deployment, Event, Failure, Json
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    if not isinstance(found.get("message"), Mapping):
+        raise AttemptFailed(_not_an_answer(body, found))
+    message = _message(found["message"], chat)
+    text = spoken(message)
+    ended = text_at(found, "finish_reason")
+    if ended.lower() in BROKEN_FINISH and not text:
+        raise AttemptFailed(failures.disguised("finish_error", status=200))
+    reason = _reason(ended, called="tool_calls" in message)
+    first = _head("chat.completion", found.get("id"), chat, deployment)
+    event = completion.completion(first, message, reason, _usage(found.get("usage")), text)
+    return legacy.restored(_with_logprobs(event, _logprobs(found.get("logprobs"))), chat)
+
+
+def _not_an_answer(body: bytes, found: Json) -> Failure:
+    if "message" in found or "error" in found:
+        return failures.in_band(failures.parse_error(body), 200)
+    return failures.disguised("no_message", status=200)
+
+
+def _head(kind: str, answer_id: Any, chat: ChatRequest, deployment: Deployment) -> dict[str, Any]:
+    own = answer_id if isinstance(answer_id, str) and answer_id else chat.id
+    return completion.head(kind, f"chatcmpl-{own}", chat.created, deployment.model)
+
+
+def _message(message: Json, chat: ChatRequest) -> dict[str, Any]:
+    parts = message.get("content")
+    blocks = [parts] if isinstance(parts, str) else listed(parts)
+    text = "".join(one if isinstance(one, str) else text_at(one, "text") for one in blocks)
+    thoughts = text_at(message, "tool_plan") + "".join(text_at(one, "thinking") for one in blocks)
+    calls = [
+        _call(call, f"call_{chat.id}_{index}")
+        for index, call in enumerate(listed(message.get("tool_calls")))
+        if text_at(call, "function", "name")
+    ]
+    said: dict[str, Any] = {"content": text or (None if calls else "")}
+    if thoughts:
+        said["reasoning_content"] = thoughts
+    if calls:
+        said["tool_calls"] = calls
+    return said
+
+
+def _call(call: Json, own_id: str) -> dict[str, Any]:
+    function = {
+        "name": text_at(call, "function", "name"),
+        "arguments": text_at(call, "function", "arguments") or "{}",
+    }
+    return {"id": text_at(call, "id") or own_id, "type": "function", "function": function}
+
+
+def _reason(ended: str, *, called: bool) -> str:
+    reason = finish_reason(ended)
+    return "tool_calls" if called and reason == "stop" else reason
+
+
+def _usage(reported: Any) -> dict[str, Any] | None:
+    """What the tokens say, or what was billed where they say nothing; both are floats on the wire."""
+    for place in ("tokens", "billed_units"):
+        prompt = count_at(reported, place, "input_tokens")
+        answered = count_at(reported, place, "output_tokens")
+        if prompt is not None and answered is not None:
+            return completion.usage_of(prompt, answered, count_at(reported, "cached_tokens") or 0)
+    return None
+
+
+def _logprobs(items: Any) -> list[Json]:
+    """One entry for each piece of text; where a piece has several tokens, their probabilities multiply."""
+    return [
+        {"token": text_at(one, "text"), "logprob": sum(values), "bytes": None, "top_logprobs": []}
+        for one in (items if isinstance(items, list) else [items])
+        if isinstance(values := dig(one, "logprobs"), list)
+        and all(isinstance(value, int | float) for value in values)
+    ]
+
+
+def _with_logprobs(event: Event, content: Sequence[Json]) -> Event:
+    if not content:
+        return event
+    body = orjson.loads(event.body)
+    body["choices"][0]["logprobs"] = {"content": content}
+    return replace(event, body=orjson.dumps(body))
+
+
+# --- streams -------------------------------------------------------------------------------------------------
+
+SPEAKING = frozenset(
+    {
+        *("message-start", "message-end", "content-start", "content-delta", "tool-plan-delta"),
+        *("tool-call-start", "tool-call-delta", "tool-call-end"),
+    }
+)
+"""Events that concern the client; there are more, and there will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What the next event's meaning depends on."""
+
+    first: Json | None = None
+    """What every chunk begins with, once the opening one has gone out."""
+    calls: Mapping[Any, int] = field(default_factory=dict)
+    """Which of our tool calls an event's index means."""
+    silent: frozenset[int] = frozenset()
+    """Calls that have not said any arguments."""
+    done: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.done
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state = state or StreamState()
+    if frame.data == DONE:
+        return state, ()
+    try:
+        found = orjson.loads(frame.data)
+    except orjson.JSONDecodeError:
+        return state, ()  # one bad line among good ones: the rest is still an answer
+    if not isinstance(found, dict):
+        return state, ()
+    if "type" not in found and ("message" in found or "error" in found):
+        raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))
+    state, events = _events(state, found, chat, deployment)
+    return state, [legacy.restored(event, chat) for event in events]
+
+
+def _events(
+    state: StreamState, found: Json, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    kind = text_at(found, "type")
+    if kind not in SPEAKING:
+        return state, ()
+    opened: list[Event] = []
+    if state.first is None:
+        state = replace(state, first=_head(KIND, found.get("id"), chat, deployment))
+        opened.append(
+            completion.chunk(state.first or {}, {"role": "assistant", "content": ""}, content=False)
+        )
+    message = dig(found, "delta", "message")
+    said: Sequence[Event]
+    match kind:
+        case "message-start":
+            said = ()
+        case "tool-call-start":
+            state, said = _call_began(state, found, dig(message, "tool_calls"), chat)
+        case "tool-call-delta":
+            state, said = _call_went_on(state, found, text_at(message, "tool_calls", "function", "arguments"))
+        case "tool-call-end":
+            state, said = _call_ended(state, found)
+        case "message-end":
+            state, said = _ended(state, found)
+        case _:
+            said = _said(state, message, found.get("logprobs"))
+    return state, [*opened, *said]
+
+
+def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
+    text, thought = text_at(message, "content", "text"), text_at(message, "content", "thinking")
+    thought += text_at(message, "tool_plan")
+    said = {name: value for name, value in (("reasoning_content", thought), ("content", text)) if value}
+    return [_with_logprobs(_chunk(state, said), _logprobs(logprobs))] if said else []
+
+
+def _chunk(state: StreamState, delta: Json) -> Event:
+    return completion.chunk(state.first or {}, delta, text=spoken(delta))
+
+
+def _call_began(
+    state: StreamState, found: Json, call: Any, chat: ChatRequest
+) -> tuple[StreamState, Sequence[Event]]:
+    """The calls are numbered anew: an event's index may begin anywhere."""
+    index = len(state.calls)
+    arguments = text_at(call, "function", "arguments")
+    begun = {
+        "index": index,
+        "id": text_at(call, "id") or f"call_{chat.id}_{index}",
+        "type": "function",
+        "function": {"name": text_at(call, "function", "name"), "arguments": arguments},
+    }
+    calls = {**state.calls, str(found.get("index")): index}
+    silent = state.silent if arguments else state.silent | {index}
+    return replace(state, calls=calls, silent=silent), [_chunk(state, {"tool_calls": [begun]})]
+
+
+def _call_went_on(state: StreamState, found: Json, arguments: str) -> tuple[StreamState, Sequence[Event]]:
+    index = state.calls.get(str(found.get("index")), len(state.calls) - 1)
+    if not arguments or index < 0:
+        return state, ()
+    delta = {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+    return replace(state, silent=state.silent - {index}), [_chunk(state, delta)]
+
+
+def _call_ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
+    """No arguments at all are an empty object of them."""
+    if state.calls.get(str(found.get("index"))) not in state.silent:
+        return state, ()
+    return _call_went_on(state, found, "{}")
+
+
+def _ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
+    """The finish reason, then the usage. Raises `AttemptFailed` when it ended because the upstream broke."""
+    error, ended = text_at(found, "delta", "error"), text_at(found, "delta", "finish_reason")
+    if error:
+        raise AttemptFailed(failures.in_band(UpstreamError(message=error), 200))
+    if ended.lower() in BROKEN_FINISH:
+        raise AttemptFailed(failures.disguised("finish_error", status=200))
+    first = state.first or {}
+    events = [completion.chunk(first, {}, finish_reason=_reason(ended, called=bool(state.calls)))]
+    usage = _usage(dig(found, "delta", "usage"))
+    if usage is not None:
+        events.append(Event(b"", usage=sane(usage)))
+        events.append(usage_chunk(first["id"], first["created"], first["model"], usage))
+    return replace(state, done=True), events

@@ -1,0 +1,123 @@
+"""What a provider with words of its own takes of a request's parameters, as a table: pass, rename, map, drop, refuse.
+
+A rule is the parameter's name there, or a function from its value to the fields it becomes; one that raises
+`Unsupported` says "not with this value". What has no rule and is not bookkeeping is refused, unless the entry
+sets `drop_params`: then it is left out and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codellama_proxy.chat import FIELDS, invalid_value
+from codellama_proxy.providers.dialects import BOOKKEEPING, DEFAULTS
+from codellama_proxy.providers.openai_request import unsupported
+from codellama_proxy.types import Deployment, Json
+
+Rule = str | Callable[[Any], Json]
+
+
+class Unsupported(Exception):  # noqa: N818 - it says what a value is
+    """Raised by a rule for a value that cannot be said in the provider's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    rules: Mapping[str, Rule]
+    drop: frozenset[str] = BOOKKEEPING | {"user"}
+    """Removed without a word: it cannot change the answer."""
+    extras: bool = False
+    """Parameters that OpenAI does not know are taken from clients too, as they are."""
+
+
+def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters in the provider's words, and the names of those left out. Raises `ProxyError`."""
+    sent: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name, value in asking(params).items():
+        if name in policy.drop:
+            continue
+        try:
+            sent |= _said(policy, name, value, own=deployment.params)
+        except Unsupported:
+            if not deployment.drop_params:
+                raise unsupported(deployment.provider, name) from None
+            dropped.append(name)
+    return sent, tuple(sorted(dropped))
+
+
+def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
+    rule = policy.rules.get(name)
+    if rule is None:
+        # What OpenAI does not know is a provider's own word: the entry may use it, a client only where all may.
+        if name in FIELDS or not (policy.extras or name in own):
+            raise Unsupported
+        rule = name
+    return {rule: value} if isinstance(rule, str) else rule(value)
+
+
+def asking(params: Json) -> dict[str, Any]:
+    """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
+    idle = {name for name, value in params.items() if value is None or value == DEFAULTS.get(name)}
+    if not params.get("tools"):
+        idle |= {"tool_choice"} if params.get("tool_choice") in ("auto", "none") else set()
+        idle |= {"parallel_tool_calls"}
+    if not params.get("logprobs"):
+        idle |= {"top_logprobs"}
+    return {name: value for name, value in params.items() if name not in idle}
+
+
+def refused(_value: Any) -> Json:
+    """A rule for what is known and has no counterpart."""
+    raise Unsupported
+
+
+def one_of(*values: str) -> Callable[[Any], str]:
+    """Checks a word against those the provider knows."""
+
+    def check(value: Any) -> str:
+        if value not in values:
+            raise Unsupported
+        return str(value)
+
+    return check
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+def narrowed(params: Json) -> dict[str, Any]:
+    """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
+    choice = params.get("tool_choice")
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return _only(params, {name}, "required")
+        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]} as chosen}:
+            names = {name_of(tool) for tool in allowed}
+            return _only(params, names, chosen.get("mode", "auto"))
+    return dict(params)
+
+
+def _only(params: Json, names: set[str], choice: Any) -> dict[str, Any]:
+    tools = [tool for tool in params.get("tools", ()) if name_of(tool) in names]
+    if not tools:
+        raise invalid_value("tool_choice", "'tool_choice' names no tool that is in 'tools'.")
+    return {**params, "tools": tools, "tool_choice": choice}
+
+
+def name_of(tool: Any) -> str:
+    """The name of a function tool; nothing else has one."""
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    return ""
+
+
+def functions(tools: Sequence[Json]) -> list[dict[str, Any]]:
+    """The functions of function tools, each with its parameters spelled out. Raises `Unsupported` for other kinds."""
+    found = [tool.get("function") for tool in tools if tool.get("type", "function") == "function"]
+    if len(found) < len(tools) or not all(isinstance(one, Mapping) for one in found):
+        raise Unsupported
+    return [{"parameters": {"type": "object", "properties": {}}, **one} for one in found if one is not None]
