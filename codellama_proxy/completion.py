@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -27,7 +26,7 @@ def with_estimate(event: Event, usage: Usage) -> Event:
     """A whole completion that came without usage, completed by our count."""
     completion = orjson.loads(event.body)
     completion["usage"] = usage_json(usage, estimated=True)
-    return replace(event, body=orjson.dumps(completion))
+    return event._replace(body=orjson.dumps(completion))
 
 
 def estimated_chunk(earlier: Event, usage: Usage) -> Event:

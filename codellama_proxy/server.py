@@ -122,7 +122,11 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
         pools = Pools()
         stack.push_async_callback(pools.close)
         cooldowns = Cooldowns(identity_of, time.monotonic)
-        keys, ledger = Keys(writer, reader), Ledger(writer, reader)
+        # A long look at the ledger must not keep a key waiting.
+        ledger_reader = Reader(path)
+        await ledger_reader.open()
+        stack.push_async_callback(ledger_reader.close)
+        keys, ledger = Keys(writer, reader), Ledger(writer, ledger_reader)
         metrics = Metrics(lambda: live.snapshot.models)
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
         accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time)

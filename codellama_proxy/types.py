@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Json = Mapping[str, Any]
 """One JSON object as it came off a wire."""
@@ -325,8 +325,7 @@ class HttpRequest:
     """Parameters the client gave that this provider does not take (`drop_params`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One piece of an answer in OpenAI's shape: a stream's chunk, or a whole completion."""
 
     body: bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import httpx2
@@ -265,14 +266,16 @@ async def open_reply(
 
 
 def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:
+    url, headers = _address(sent.url, tuple(sent.headers.items()))
     timeout = {"connect": min(deployment.timeouts.connect, budget)}
-    return httpx2.Request(
-        sent.method,
-        sent.url,
-        headers={**HEADERS, **sent.headers},
-        content=sent.body,
-        extensions={"timeout": timeout},
-    )
+    body = httpx2.ByteStream(sent.body)
+    return httpx2.Request(sent.method, url, headers=headers, stream=body, extensions={"timeout": timeout})
+
+
+@lru_cache(maxsize=1024)
+def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL, httpx2.Headers]:
+    """The same for every request of a deployment: parsed once."""
+    return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
 
 
 async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> None:

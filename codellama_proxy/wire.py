@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from types import SimpleNamespace
 
 import aiohttp
 import httpx2
+from multidict import CIMultiDict
 from yarl import URL
 
 from codellama_proxy.providers import mock
 from codellama_proxy.types import Mock
 
+STALE = 8  # idle connections that may turn out closed, one after another
 KEEPALIVE = 15.0  # seconds an idle connection is kept: below what providers keep theirs
 
 # The first that matches wins, so subclasses come before their bases.
@@ -49,40 +53,67 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
     """One pool of connections. Must be created in a running event loop."""
 
     def __init__(self) -> None:
+        reuse = aiohttp.TraceConfig()
+        reuse.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[reuse],
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             max_line_size=8190,
             max_field_size=16380,
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = await request.aread()
+        headers = _aiohttp_headers(tuple(request.headers.raw))
+        for _ in range(STALE):
+            used: dict[str, bool] = {}
+            try:
+                response = await self._send(request, body, headers, used)
+            except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
+                # An idle connection may be closed just as it is used again: the request was never read.
+                if not used:
+                    raise translated(error) from error
+            except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+                raise translated(error) from error
+            else:
+                made = httpx2.Response(
+                    response.status, headers=list(response.raw_headers), stream=_AiohttpStream(response)
+                )
+                made.headers.encoding = "latin-1"
+                return made
+        raise httpx2.RemoteProtocolError("every idle connection was stale")
+
+    async def _send(
+        self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str], used: dict[str, bool]
+    ) -> aiohttp.ClientResponse:
         connect = request.extensions.get("timeout", {}).get("connect")
-        try:
-            response = await self._session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                data=request.content,
-                headers=_without_host(request.headers),
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
-            )
-        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            raise translated(error) from error
-        return httpx2.Response(
-            response.status, headers=list(response.raw_headers), stream=_AiohttpStream(response)
+        return await self._session.request(
+            request.method,
+            URL(str(request.url), encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
+            trace_request_ctx=used,
         )
 
     async def aclose(self) -> None:
         await self._session.close()
 
 
-def _without_host(headers: httpx2.Headers) -> Mapping[str, str]:
-    return {name: value for name, value in headers.items() if name not in ("host", "content-length")}
+async def _note_reuse(_: object, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx["reused"] = True
+
+
+@lru_cache(maxsize=1024)
+def _aiohttp_headers(raw: tuple[tuple[bytes, bytes], ...]) -> CIMultiDict[str]:
+    """The same headers on every request of a deployment: converted once. Nobody changes them."""
+    return CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
 
 
 class _AiohttpStream(httpx2.AsyncByteStream):
@@ -118,7 +149,7 @@ class MockWire(httpx2.AsyncBaseTransport):
         self._behaviour = behaviour
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        played = mock.script(request.content, self._behaviour)
+        played = mock.script(await request.aread(), self._behaviour)
         return httpx2.Response(played.status, headers=dict(played.headers), stream=_MockStream(played))
 
 

@@ -70,6 +70,8 @@ def parse_stream(
         return state, ()  # one bad line among good ones: the rest is still an answer
     if not isinstance(chunk, dict):
         return state, ()
+    if (text := _plain_text(chunk, state)) is not None:
+        return state, (Event(frame.data, True, text, None, None, state.model),)
     if chunk.get("error"):
         raise AttemptFailed(in_band(frame.data, chunk))
     choices = chunk.get("choices")
@@ -82,6 +84,26 @@ def parse_stream(
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
     return state, events
+
+
+_PLAIN = frozenset({"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"})
+
+
+def _plain_text(chunk: dict[str, Any], state: StreamState) -> str | None:
+    """The text of a chunk that says some and nothing else, as nearly all do: it needs no second look."""
+    if chunk.get("id") != state.id or chunk.get("created") != state.created or not chunk.keys() <= _PLAIN:
+        return None
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or chunk.get("object") != KIND:
+        return None
+    choice = choices[0]
+    if not isinstance(choice, dict) or choice.get("index") not in state.open:
+        return None
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or len(delta) != 1 or choice.get("finish_reason") is not None:
+        return None
+    text = delta.get("content")
+    return text if isinstance(text, str) and text and choice.get("logprobs") is None else None
 
 
 def _content(

@@ -1,8 +1,7 @@
 """The chat endpoint: an ASGI app, so that one scope holds the whole answer, streams included.
 
-Uvicorn tells of a client that leaves only through `receive`, so a small task waits for that while the request
-runs, and cancels it. Sending goes straight to `send`: no response class stands between the gateway and the
-socket.
+Our protocol class tells when a client leaves, which cancels the request. Sending goes straight to `send`: no
+response class stands between the gateway and the socket.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from codellama_proxy.gateway import Gateway
 from codellama_proxy.sse import HEARTBEAT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large
+from codellama_proxy.web.protocol import LEFT
 
 BODY_TIMEOUT = 30.0
 """Seconds a client may take to send its whole request."""
@@ -50,7 +50,7 @@ class ChatCompletions:
             log.exception("a request ended in a bug")
             await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
-            client.stop_watching()
+            client.close()
 
 
 class AsgiClient:
@@ -61,10 +61,10 @@ class AsgiClient:
         "_headers",
         "_heartbeat",
         "_receive",
+        "_scope",
         "_send",
         "_silent_since",
         "_task",
-        "_watcher",
         "begun",
         "gone",
     )
@@ -77,7 +77,7 @@ class AsgiClient:
         self._receive = receive
         self._send = send
         self._task = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
+        self._scope = scope
         self._beats: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._silent_since = 0.0
@@ -93,7 +93,7 @@ class AsgiClient:
         except TimeoutError:
             message = f"The request body did not arrive within {BODY_TIMEOUT:g} seconds."
             raise ProxyError("request_timeout", message, headers={"connection": "close"}) from None
-        self._watcher = asyncio.create_task(self._watch())
+        self._scope[LEFT] = self._leave
         return body
 
     async def _read(self, limit: int) -> bytes:
@@ -111,11 +111,6 @@ class AsgiClient:
             if not message.get("more_body"):
                 return b"".join(pieces)
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._leave()
-
     def _leave(self) -> None:
         """Nobody reads the answer any more: ends the request that is making it."""
         self.gone = True
@@ -131,7 +126,7 @@ class AsgiClient:
 
     async def write(self, data: bytes, *, last: bool) -> None:
         if last:
-            self.stop_watching()  # from here on, leaving is what a client is expected to do
+            self.close()  # from here on, leaving is what a client is expected to do
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._send({"type": "http.response.body", "body": data, "more_body": not last})
@@ -163,10 +158,9 @@ class AsgiClient:
             await self.begin(error.status, {**error.wire_headers(), "content-length": str(len(error.body()))})
             await self.write(error.body(), last=True)
 
-    def stop_watching(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+    def close(self) -> None:
+        """Nothing of this request is to happen any more."""
+        self._scope.pop(LEFT, None)
         if self._beats is not None:
             self._beats.cancel()
             self._beats = None

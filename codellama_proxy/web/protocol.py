@@ -12,6 +12,10 @@ MAX_HEAD = 64 << 10
 """Bytes of a request's target and headers together."""
 
 
+LEFT = "codellama_proxy.left"
+"""In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
+for `receive` to say so."""
+
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 
 
@@ -37,6 +41,13 @@ class Protocol(HttpToolsProtocol):
         self._unparsed += len(data)
         if self._unparsed > MAX_HEAD and not self.transport.is_closing():
             self._refuse(_too_large())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        unanswered = self.cycle is not None and not self.cycle.response_complete
+        super().connection_lost(exc)
+        left = self.cycle.scope.get(LEFT) if unanswered else None
+        if callable(left):
+            left()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
