@@ -92,8 +92,8 @@ def _begin(found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, li
     model = name_of(message)
     first = shape.head(KIND, answer_id(message, chat), chat.created, model)
     reported = _object(message.get("usage"))
-    role = replace(
-        shape.chunk(first, {"role": "assistant", "content": ""}, content=False), usage=sane(usage(reported))
+    role = shape.chunk(first, {"role": "assistant", "content": ""}, content=False)._replace(
+        usage=sane(usage(reported))
     )
     return StreamState(head=first, usage=reported), [role]
 

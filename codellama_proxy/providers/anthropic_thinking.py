@@ -70,11 +70,9 @@ def _counted(thinking: object) -> bool:
 
 
 def _forgotten(messages: Sequence[Message]) -> bool:
-    """Whether tools are being answered whose call came with thoughts that were not kept."""
-    if messages[-1]["role"] != "tool":
-        return False
-    called = next((message for message in reversed(messages) if message["role"] == "assistant"), {})
-    return not called.get("thinking_blocks")
+    """Whether the last turn called tools and came back without the thoughts that led there."""
+    last: Message = next((message for message in reversed(messages) if message["role"] == "assistant"), {})
+    return bool(last.get("tool_calls")) and not last.get("thinking_blocks")
 
 
 def _without_sampling(asked: Asked) -> Asked:

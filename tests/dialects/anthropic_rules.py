@@ -47,7 +47,7 @@ CLASS_5 = re.compile(r"-5(-\d)?$|opus-4-8")
 FREE_SAMPLING = re.compile(r"-4-[56]")
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - it is what the server does
     """Why, in the words of the 400."""
 
 
@@ -260,5 +260,5 @@ def _schema(schema: Mapping[str, Any]) -> None:
         *schema.get("$defs", {}).values(),
         *schema.get("anyOf", []),
     ]
-    for one in [*inner, schema.get("items", {})]:
+    for one in [*inner, *([schema["items"]] if "items" in schema else [])]:
         _schema(one)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,10 @@ FAULTS: Mapping[str, tuple[int, str, str]] = {
     "spent": (429, "rate_limit_error", "You have reached your spend limit."),
     "overloaded": (529, "overloaded_error", "Overloaded"),
     "unpaid": (401, "authentication_error", "invalid x-api-key"),
+}
+BROKEN: Mapping[str, bytes] = {
+    "break": events({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+    "hang up": b"",
 }
 DETAILS = {"spent": {"error_code": "enforced_spend_limit_reached"}}
 
@@ -99,11 +104,20 @@ class Handler(BaseHTTPRequestHandler):
         pieces = [start(model=body["model"]), {"type": "ping"}]
         for index, one in enumerate(content):
             pieces += told(index, one)
-        if asked == "break":
-            pieces.append({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
-        elif asked != "hang up":
-            pieces += end(reason, **more)
-        return self._send(200, "text/event-stream; charset=utf-8", events(*pieces))
+        if asked in BROKEN:
+            return self._break_off(events(*pieces), BROKEN[asked])
+        return self._send(200, "text/event-stream; charset=utf-8", events(*pieces, *end(reason, **more)))
+
+    def _break_off(self, begun: bytes, rest: bytes) -> None:
+        """The rest comes in a packet of its own, and then no more."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(begun)
+        time.sleep(0.1)
+        self.wfile.write(rest)
 
     def _error(self, status: int, kind: str, message: str, details: Any = None) -> None:
         error = {"type": kind, "message": message, **({"details": details} if details else {})}
