@@ -160,6 +160,7 @@ def test_embeddings_are_booked_too(served: Proxy, upstream: Upstream) -> None:
     answer = served.client.post(
         "/v1/embeddings", json={"model": "embedding", "input": "x"}, headers=served.auth
     )
+    assert answer.status_code == 200
     row = served.row(answer.headers["x-request-id"])
     (usage,) = upstream.journal.usages()
     assert (row["prompt_tokens"], row["completion_tokens"]) == (usage["prompt_tokens"], 0)
