@@ -1,18 +1,24 @@
-"""The command: `codellama-proxy serve | check | schema`."""
+"""The command: `codellama-proxy serve`, and the subcommands of `COMMANDS`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
+from codellama_proxy.cli import check, schema
+from codellama_proxy.cli.command import Command, CommandError
+from codellama_proxy.config.problems import ConfigError
+from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import Settings, environment
+from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.store.database import StoreError
+
+COMMANDS: tuple[Command, ...] = (check.COMMAND, schema.COMMAND)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,11 +33,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--port", help="the port (4000)")
     run.set_defaults(run=serve)
 
-    checked = commands.add_parser("check", help="say everything that is wrong with a configuration")
-    checked.add_argument("config", nargs="?", default=None, help="the file (proxy.yaml)")
-    checked.set_defaults(run=check)
-
-    commands.add_parser("schema", help="print the JSON Schema of proxy.yaml").set_defaults(run=schema)
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.arguments(sub)
+        sub.set_defaults(run=command.run)
     return top
 
 
@@ -42,12 +47,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def serve(args: argparse.Namespace) -> int:
-    # Imported here: `check` and `schema` start faster without the server.
-    from codellama_proxy.config.problems import ConfigError  # noqa: PLC0415
-    from codellama_proxy.config.reload import Live, Source  # noqa: PLC0415
-    from codellama_proxy.providers import IMPLEMENTED  # noqa: PLC0415
-    from codellama_proxy.server import serve as run  # noqa: PLC0415
-    from codellama_proxy.store.database import StoreError  # noqa: PLC0415
+    from codellama_proxy.server import serve as run  # noqa: PLC0415 - the other commands need no server
 
     settings = settings_of(args)
     try:
@@ -59,23 +59,6 @@ def serve(args: argparse.Namespace) -> int:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
-
-
-def check(args: argparse.Namespace) -> int:
-    from codellama_proxy.config.check import check as run  # noqa: PLC0415
-    from codellama_proxy.providers import IMPLEMENTED  # noqa: PLC0415
-
-    path = Path(args.config) if args.config else settings_of(args).config
-    code, lines = run(path, environment(), implemented=IMPLEMENTED)
-    print("\n".join(lines))  # noqa: T201
-    return code
-
-
-def schema(_: argparse.Namespace) -> int:
-    from codellama_proxy.config.check import schema as run  # noqa: PLC0415
-
-    print(json.dumps(run(), indent=2, ensure_ascii=False))  # noqa: T201
-    return 0
 
 
 def _refuse(*lines: str) -> int:
@@ -92,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(
             *(f"{_variable(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         )
+    except CommandError as error:
+        _refuse(f"codellama-proxy {args.command}: {error}")
+        return error.code
+    except StoreError as error:
+        return _refuse(str(error))
 
 
 def _variable(place: tuple[int | str, ...]) -> str:

@@ -632,7 +632,7 @@ def test_settings_without_effect_are_named_only_when_they_differ_from_the_defaul
         entry("weight: 1", "cache: {enabled: true, ttl: 60m}\nlimits: {key: {rpm_limit: null}}").warnings
         == ()
     )
-    different = "cache: {ttl: 2h}\nlimits: {key: {rpm_limit: 1}}\nprojects: {p: {limits: {tpm_limit: 1}}}\n"
+    different = "cache: {ttl: 2h}\nlimits: {key: {rpm_limit: 1}}\nprojects: {p: {limits: {tpm_limit: 100}}}\n"
     warnings = entry("weight: 1", different + "tracking: {requests: {content: true}}").warnings
     expected = {"cache": "cache", "limits": "limits", "projects.*.limits": "projects.p.limits"}
     expected["tracking.requests.content"] = "tracking.requests.content"
@@ -653,6 +653,7 @@ def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
     assert said == [
         "models[0]: no api_key; openai will refuse every request",
         "models[1].fallbacks[0]: its mode is chat, not embedding",
+        "projects.p.models: allows no enabled model, so its keys can use nothing",
         'projects.p.models[0]: "b*" matches no model',
         "projects.p.limits.budget_duration: without max_budget it does nothing",
     ]

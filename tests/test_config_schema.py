@@ -210,8 +210,11 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
 
 
 def test_check_names_a_file_it_cannot_read(tmp_path: Path) -> None:
-    code, lines = check(tmp_path / "none.yaml", {}, implemented=IMPLEMENTED)
-    assert (code, lines) == (1, [f"{tmp_path}/none.yaml:1:1: cannot be read: No such file or directory"])
+    path = tmp_path / "none.yaml"
+    assert check(path, {}, implemented=IMPLEMENTED) == (
+        1,
+        [f"{path}:1:1: cannot be read: No such file or directory", f"{path} is not good: 1 problem."],
+    )
 
 
 def test_the_whole_file_is_one_section() -> None:

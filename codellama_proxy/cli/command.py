@@ -80,6 +80,11 @@ def answer(args: Namespace, data: Any, text: str) -> int:
     return 0
 
 
+def say(text: str) -> None:
+    """Print a part of the answer on stdout."""
+    sys.stdout.write(text + "\n")
+
+
 def note(text: str) -> None:
     """Tell the person something that is not the answer."""
     sys.stderr.write(text + "\n")

@@ -1,10 +1,12 @@
-"""The commands `check` and `schema`: what a person or an editor wants to know about a proxy.yaml."""
+"""What `check` and `schema` say: everything that is wrong with a proxy.yaml, and what an editor should know of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from codellama_proxy.config.document import MAX_BYTES
 from codellama_proxy.config.load import examine
@@ -15,18 +17,77 @@ from codellama_proxy.types import Snapshot
 
 TITLE = "codellama-proxy: proxy.yaml"
 
+Form = Literal["text", "json", "github"]
 
-def check(path: Path, environ: Mapping[str, str], *, implemented: frozenset[str]) -> tuple[int, list[str]]:
-    """The exit code, and the lines to print: every problem, then how it looks altogether."""
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in one file; `snapshot` is what a server would run with, if it could."""
+
+    path: Path
+    problems: tuple[Problem, ...]
+    snapshot: Snapshot | None = None
+
+    @property
+    def code(self) -> int:
+        return 1 if self.snapshot is None else 0
+
+    @property
+    def verdict(self) -> str:
+        if self.snapshot is None:
+            errors = sum(problem.severity == "error" for problem in self.problems)
+            return f"{self.path} is not good: {_count(errors, 'problem')}."
+        return f"{self.path} is good: {_standing(self.snapshot)}."
+
+
+def inspect(path: Path, environ: Mapping[str, str], *, implemented: frozenset[str]) -> Report:
+    """The whole file, as a start would read it."""
     try:
         text = read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:
-        return 1, [str(Problem(1, 1, f"cannot be read: {reason(error)}", source=str(path)))]
+        return Report(path, (Problem(1, 1, f"cannot be read: {reason(error)}", source=str(path)),))
     try:
         loaded = examine(text, environ, source=str(path), implemented=implemented)
     except ConfigError as error:
-        return 1, [*map(str, error.problems), f"{path} is not good: {_count(len(error.errors), 'problem')}."]
-    return 0, [*map(str, loaded.warnings), f"{path} is good: {_standing(loaded.snapshot)}."]
+        return Report(path, error.problems)
+    return Report(path, loaded.warnings, loaded.snapshot)
+
+
+def printed(report: Report, form: Form = "text") -> list[str]:
+    """The lines that `check` prints."""
+    if form == "json":
+        return [_json(report)]
+    if form == "github":
+        return [_annotation(problem) for problem in report.problems]
+    return [*map(str, report.problems), report.verdict]
+
+
+def check(path: Path, environ: Mapping[str, str], *, implemented: frozenset[str]) -> tuple[int, list[str]]:
+    """The exit code, and the lines to print: every problem, then how it looks altogether."""
+    report = inspect(path, environ, implemented=implemented)
+    return report.code, printed(report)
+
+
+def _json(report: Report) -> str:
+    problems = [
+        {"file": problem.source, **{key: value for key, value in asdict(problem).items() if key != "source"}}
+        for problem in report.problems
+    ]
+    summary = {"file": str(report.path), "good": report.snapshot is not None}
+    return json.dumps({**summary, "problems": problems}, ensure_ascii=False)
+
+
+def _annotation(problem: Problem) -> str:
+    """A line that GitHub's runner shows at its place in the file."""
+    place = {"file": problem.source, "line": problem.line, "col": problem.column, "title": "proxy.yaml"}
+    fields = ",".join(f"{name}={_escaped(str(value), ',:')}" for name, value in place.items())
+    return f"::{problem.severity} {fields}::{_escaped(problem.message)}"
+
+
+def _escaped(text: str, more: Sequence[str] = "") -> str:
+    for char in ("%", "\r", "\n", *more):
+        text = text.replace(char, f"%{ord(char):02X}")
+    return text
 
 
 def _standing(snapshot: Snapshot) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from codellama_proxy.catalogue import price_of
-from codellama_proxy.config import build, checks
+from codellama_proxy.config import build, checks, reach
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, described, findings
 from codellama_proxy.config.problems import ConfigError, Problem
@@ -22,8 +21,6 @@ from codellama_proxy.types import Deployment, Snapshot
 
 NO_EFFECT_YET: Mapping[str, str] = {
     "cache": "answers are not cached in this version",
-    "limits": "limits are not enforced in this version",
-    "projects.*.limits": "limits are not enforced in this version",
     "tracking.promptlayer": "nothing is sent to PromptLayer in this version",
     "tracking.requests.content": "prompts and answers are not kept in this version",
     "tracking.requests.retention": "rows are kept for ever in this version",
@@ -60,14 +57,22 @@ def examine(
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(_in_order(problems))
     assert file is not None
+    assert entries is not None
     deployments = _deployments(file, document, implemented)
-    problems += _warnings(file, document, deployments, source)
-    warnings = _in_order(problems)
+    problems += _disabled(document, deployments, source)
+    problems += _without_effect(file, document, source)
+    last: tuple[Problem, ...] = ()
     if all(d.disabled is not None for d in deployments):
         deployments.append(_built_in_mock(deployments, file))
-        warnings += (Problem(*document.position(("models",)), _MOCK_ADDED, "warning", source),)
-    words = tuple(problem.message for problem in warnings)
-    return Loaded(build.snapshot(file, deployments, digest=_digest(text, document), warnings=words), warnings)
+        last = (Problem(*document.position(("models",)), _MOCK_ADDED, "warning", source),)
+    snapshot = build.snapshot(file, deployments, digest=_digest(text, document))
+    for remark in reach.unpriced(snapshot, entries):
+        problems.append(Problem(*document.position(remark.path), remark.message, "warning", source))
+    for remark in reach.remarks(snapshot, file, entries):
+        place, message = at(document, remark.path, remark.message)
+        problems.append(Problem(*place, message, remark.severity, source))
+    warnings = _in_order(problems) + last
+    return Loaded(replace(snapshot, warnings=tuple(problem.message for problem in warnings)), warnings)
 
 
 _MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; it makes its answers up'
@@ -177,30 +182,19 @@ def _built_in_mock(deployments: list[Deployment], file: File) -> Deployment:
     return replace(build.deployment(build.BUILT_IN_MOCK, number, file.timeouts, None), disabled=None)
 
 
-def _warnings(
-    file: File, document: Document, deployments: list[Deployment], source: str
-) -> Iterator[Problem]:
+def _disabled(document: Document, deployments: list[Deployment], source: str) -> Iterator[Problem]:
     for index, deployment in enumerate(deployments):
         if deployment.disabled is not None:
             message = f"{deployment.name} is disabled: {deployment.disabled}"
-            place = document.position(("models", index, "api_key"))
-            yield Problem(*place, message, "warning", source)
-        elif _has_budget(file) and price_of(deployment) is None:
-            message = (
-                f"{deployment.name} has no known price, so requests under a budget are refused; give it one"
-            )
-            yield Problem(*document.position(("models", index)), message, "warning", source)
+            yield Problem(*document.position(("models", index, "api_key")), message, "warning", source)
+
+
+def _without_effect(file: File, document: Document, source: str) -> Iterator[Problem]:
     differing = file.model_dump(by_alias=True, exclude_defaults=True)
     for pattern, sentence in NO_EFFECT_YET.items():
         for path in _matches(differing, tuple(pattern.split("."))):
             message = f"{described(path)} has no effect: {sentence}"
             yield Problem(*document.position(path), message, "warning", source)
-
-
-def _has_budget(file: File) -> bool:
-    scopes = (file.limits.everything, file.limits.project, file.limits.key, file.limits.user)
-    own = (project.limits for project in file.projects.values())
-    return any(limits.max_budget is not None for limits in (*scopes, *own))
 
 
 def _matches(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[Path]:

@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         return value
 
 
+def config_path(given: str | None) -> Path:
+    """The file a command is about: the argument, else `PROXY_CONFIG`. Raises `ValidationError`."""
+    return Path(given) if given else Settings().config
+
+
 def environment(dotenv: Path = Path(".env"), environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What `${NAME}` sees: `.env`, overlaid by the process's own variables unless those are empty."""
     written = _read(dotenv.read_text("utf-8")) if dotenv.is_file() else {}

@@ -1,0 +1,82 @@
+"""One tiny request through every enabled deployment, over the same edge that serves: does it work, and how fast?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from codellama_proxy.chat import ChatRequest, addressed, guardrail_of, parse_chat
+from codellama_proxy.clock import Time
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pools import Pools
+from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.types import Deployment, Failure, Project, Snapshot
+from codellama_proxy.upstream import open_reply
+
+TINY = b'{"prompt": "Say OK.", "max_tokens": 16}'
+PATIENCE = 60.0
+"""Seconds for one answer, however long its own timeouts would wait."""
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How one deployment did."""
+
+    deployment: Deployment
+    works: bool | None
+    """`None`: not tried."""
+    ms: float = 0.0
+    said: str = ""
+
+
+async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[Tried]:
+    """Every enabled deployment, in file order."""
+    turns = asyncio.Semaphore(AT_ONCE)
+    deployments = [d for model in snapshot.models.values() for d in model.deployments]
+
+    async def one(deployment: Deployment) -> Tried:
+        async with turns:
+            return await _tried(deployment, snapshot, pools, time)
+
+    return await asyncio.gather(*(one(deployment) for deployment in deployments))
+
+
+async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> Tried:
+    if deployment.mode != "chat":
+        return Tried(deployment, None, said=f"not tried: its mode is {deployment.mode}")
+    started = time.monotonic()
+    try:
+        await _answered(deployment, snapshot, pools)
+    except AttemptFailed as failed:
+        return Tried(deployment, False, _since(started, time), in_words(failed.failure))
+    except ProxyError as error:
+        return Tried(deployment, False, _since(started, time), error.message)
+    return Tried(deployment, True, _since(started, time))
+
+
+async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
+    chat = _chat(deployment, snapshot)
+    sent = ADAPTERS[deployment.provider].to_request(chat, deployment)
+    reply = await open_reply(pools, sent, chat, deployment, PATIENCE)
+    await reply.close()
+
+
+def _chat(deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
+    """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
+    text = guardrail_of(snapshot.guardrail, Project(""), deployment)
+    chat = replace(parse_chat(TINY, "req_check"), model=deployment.name)
+    return addressed(chat, deployment, text, snapshot.guardrail.client_system, None)
+
+
+def in_words(failure: Failure) -> str:
+    """`401 credential: The upstream did not accept ...`."""
+    status = "" if failure.status is None else f"{failure.status} "
+    why = "" if failure.status is not None else f" ({failure.reason})" if failure.reason else ""
+    return f"{status}{failure.cls}: {failure.message}{why}"
+
+
+def _since(started: float, time: Time) -> float:
+    return (time.monotonic() - started) * 1000
