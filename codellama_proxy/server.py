@@ -28,23 +28,29 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
 from codellama_proxy.counting import Counter
 from codellama_proxy.gateway import Gateway
+from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.store import migrate
 from codellama_proxy.store.database import lock_file, version_warning
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
+from codellama_proxy.store.outbox import Outbox
 from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.writer import Writer
+from codellama_proxy.tracking.delivery import DEFAULT_URL, Delivery
 from codellama_proxy.tracking.log import Format, Handler, Log
-from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.tracking.metrics import Metrics, dropped
+from codellama_proxy.tracking.retention import keep_only
 from codellama_proxy.types import Deployment, Snapshot
-from codellama_proxy.upstream import Pools, identity_of
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import first_key, welcome
+from codellama_proxy.wire import AiohttpWire
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
+FLUSH = 5.0  # seconds for records that still wait to be delivered
+LAST_WORDS = 0.3  # seconds for the same, when a second signal asks to hurry
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
 
 
@@ -55,6 +61,7 @@ class Runtime:
     live: Live
     keys: Keys
     ledger: Ledger
+    outbox: Outbox
     writer: Writer
     gateway: Gateway
     cooldowns: Cooldowns
@@ -129,12 +136,18 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
         keys, ledger = Keys(writer, reader), Ledger(writer, ledger_reader)
         metrics = Metrics(lambda: live.snapshot.models)
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
+        outbox = Outbox(writer, ledger_reader)
+        delivery = Delivery(
+            outbox, AiohttpWire(), lambda: live.snapshot.tracking.promptlayer_key, time, url=promptlayer_url()
+        )
+        stack.push_async_callback(delivery.stop, FLUSH)
+        metrics.watch(lambda: [dropped(ledger.dropped + outbox.dropped + delivery.dropped)])
         accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
-        runtime = Runtime(live, keys, ledger, writer, gateway, cooldowns, metrics, time, master)
+        runtime = Runtime(live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, master)
 
         async def changed(_: Snapshot, new: Snapshot) -> None:
             deployments = _enabled(new)
@@ -149,7 +162,9 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
                 f"{recovered} requests were in flight when the last run ended; they are settled.", "warning"
             )
         prices = asyncio.to_thread(catalogue.warm, _enabled(live.snapshot).values())
-        for task in (live.watch(), keys.watch(), prices):
+        delivery.start()
+        folding = keep_only(ledger, outbox, lambda: live.snapshot.tracking.requests_retention, time)
+        for task in (live.watch(), keys.watch(), prices, folding):
             stack.callback(asyncio.create_task(task).cancel)
         address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
         for line in welcome(live.snapshot, address, settings):
@@ -159,6 +174,10 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
         if (warning := version_warning()) is not None:
             log.line(warning, "warning")
         return await Server(runtime, log).run(sock)
+
+
+def promptlayer_url() -> str:
+    return os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL
 
 
 def tokenizer_files() -> Path:
@@ -210,14 +229,18 @@ class Server(uvicorn.Server):
         yield
 
     def _on_signal(self) -> None:
+        loop, gateway = asyncio.get_running_loop(), self._runtime.gateway
+        message = "The proxy is shutting down."
         if self._runtime.draining:
-            self.force_exit = True
+            gateway.interrupt("shutting_down", message)
+            loop.call_later(LAST_WORDS, self._leave)
             return
         self._runtime.draining = True
         drain = self._runtime.live.snapshot.server.drain
         self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
         self.config.timeout_graceful_shutdown = int(drain + AFTER_DRAIN)
         self.should_exit = True
-        message = "The proxy is shutting down."
-        loop = asyncio.get_running_loop()
-        loop.call_later(drain, self._runtime.gateway.interrupt, "shutting_down", message)
+        loop.call_later(drain, gateway.interrupt, "shutting_down", message)
+
+    def _leave(self) -> None:
+        self.force_exit = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,8 @@ from codellama_proxy import limits, pricing
 from codellama_proxy.admission import Admission, Settlement
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Usage
+from codellama_proxy.transcript import Transcript
+from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Tracking, Usage
 
 CLIENT_LEFT = 499
 ANONYMOUS = "anonymous"
@@ -50,6 +51,8 @@ class Trace:
     """The ledger may hold something for it."""
     admission: Admission | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    unable: set[str] = field(default_factory=set)
+    """Deployments whose dialect has no words for this request."""
     silent: Deployment | None = None
     """Where the request was sent, or is being sent, without an answer: it may have been processed."""
     serving: Deployment | None = None
@@ -74,9 +77,19 @@ class Trace:
     gone: bool = False
     """The client left."""
     error: ProxyError | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    """What is to be kept of it, and told to others."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """The client's headers that are for tracking."""
+    tried: Deployment | None = None
+    """Where it was sent last."""
+    transcript: Transcript | None = None
+    """What was said, where anybody wants to know."""
 
     def note(self, events: Sequence[Event]) -> None:
         """Takes down what the events say about usage and content."""
+        if self.transcript is not None:
+            self.transcript.add(events)
         for event in events:
             if event.text:
                 self.said.append(event.text)

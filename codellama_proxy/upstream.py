@@ -17,11 +17,12 @@ import httpx2
 
 from codellama_proxy import __version__, failures
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.exchange import open_exchange
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import ADAPTERS, Adapter
+from codellama_proxy.pools import Pools
+from codellama_proxy.providers import ADAPTERS, EXCHANGES, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
-from codellama_proxy.types import Deployment, Event, Failure, HttpRequest, Mock
-from codellama_proxy.wire import AiohttpWire, MockWire
+from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
 
 MAX_ANSWER = 16 << 20
 """Bytes of a whole answer, and of one error body times a hundred."""
@@ -30,90 +31,6 @@ MAX_ERROR = 64 << 10
 LAST_BYTES = 0.1
 """Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
-
-Wire = httpx2.AsyncBaseTransport
-MakeWire = Callable[[Deployment], Wire]
-
-
-def wire_for(deployment: Deployment) -> Wire:
-    """The real thing: a pool of connections, or the built-in mock."""
-    if deployment.provider == "mock":
-        return MockWire(deployment.mock or Mock())
-    return AiohttpWire()
-
-
-# --- pools ---------------------------------------------------------------------------------------------------
-
-
-class Pool:
-    """One deployment's wire and how many requests use it."""
-
-    __slots__ = ("_wire", "identity", "retired", "users")
-
-    def __init__(self, identity: object, wire: Wire) -> None:
-        self.identity = identity
-        self._wire = wire
-        self.users = 0
-        self.retired = False
-
-    def take(self) -> Wire:
-        self.users += 1
-        return self._wire
-
-    async def close(self) -> None:
-        await self._wire.aclose()
-
-
-class Pools:
-    """A pool for each deployment, kept over reloads while the entry says where and how to connect in the same words."""
-
-    def __init__(self, make: MakeWire = wire_for) -> None:
-        self._make = make
-        self._pools: dict[str, Pool] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def of(self, deployment: Deployment) -> Pool:
-        identity = identity_of(deployment)
-        pool = self._pools.get(deployment.id)
-        if pool is None or pool.identity != identity:
-            if pool is not None:
-                self._retire(pool)
-            pool = self._pools[deployment.id] = Pool(identity, self._make(deployment))
-        return pool
-
-    def give_back(self, pool: Pool) -> None:
-        pool.users -= 1
-        if pool.retired and not pool.users:
-            self._close(pool)
-
-    def keep_only(self, ids: frozenset[str]) -> None:
-        """After a reload: what is gone closes when its last request ends."""
-        for deployment_id in self._pools.keys() - ids:
-            self._retire(self._pools.pop(deployment_id))
-
-    async def close(self) -> None:
-        for pool in self._pools.values():
-            self._close(pool)
-        self._pools.clear()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-
-    def _retire(self, pool: Pool) -> None:
-        pool.retired = True
-        if not pool.users:
-            self._close(pool)
-
-    def _close(self, pool: Pool) -> None:
-        task = asyncio.get_running_loop().create_task(pool.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-
-def identity_of(deployment: Deployment) -> object:
-    """What connections and cooldowns belong to: they do not survive a change of address or credential."""
-    return deployment.provider, deployment.base_url, deployment.api_key, deployment.mock
-
-
-# --- one attempt ---------------------------------------------------------------------------------------------
 
 
 class Reply:
@@ -251,7 +168,7 @@ async def open_reply(
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
     try:
         async with asyncio.timeout(min(own, budget)):
-            response = await wire.handle_async_request(_request(sent, deployment, budget))
+            response = await _response(wire, sent, chat, deployment, budget)
             reply = Reply(chat, deployment, close, sent.dropped)
             await _receive(reply, response, stream=chat.stream)
     except BaseException as error:
@@ -263,6 +180,24 @@ async def open_reply(
             raise AttemptFailed(failure_of(error)) from None
         raise
     return reply
+
+
+async def _response(
+    wire: Wire, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, budget: float
+) -> httpx2.Response:
+    """What came back: for one request, or for the several that some dialects need."""
+
+    async def send(one: HttpRequest) -> httpx2.Response:
+        return await wire.handle_async_request(_request(one, deployment, budget))
+
+    steps = EXCHANGES.get(deployment.provider)
+    if steps is None:
+        return await send(sent)
+    return await open_exchange(send, _exchanged, steps(sent, chat, deployment), stream=chat.stream)
+
+
+async def _exchanged(response: httpx2.Response) -> bytes:
+    return await _body(response, MAX_ANSWER)
 
 
 def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:

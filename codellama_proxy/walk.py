@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from codellama_proxy import routing
 from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pools import Pools
 from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.routing import GiveUp, Try
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Attempt, Deployment, Failure, Model, Snapshot
-from codellama_proxy.upstream import Pools, Reply, open_reply
+from codellama_proxy.upstream import Reply, open_reply
 
 LEFT = Failure("client_left", reason="client_left")
 
@@ -33,7 +34,8 @@ class Walk:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            chain = routing.candidates(models, chat.mode, self._cooldowns.states(), now, jitter)
+            ordered = routing.candidates(models, chat.mode, self._cooldowns.states(), now, jitter)
+            chain = [d for d in ordered if d.id not in trace.unable]
             step = routing.next_step(chain, trace.attempts, now - trace.started, snapshot.routing, jitter)
             if isinstance(step, GiveUp):
                 raise routing.final_error(trace.attempts, step)
@@ -49,8 +51,17 @@ class Walk:
         """One upstream call, noted in the trace and in the deployment's record."""
         deployment = step.deployment
         here = _addressed(trace, chat, deployment, snapshot)
-        sent = ADAPTERS[deployment.provider].to_request(here, deployment)
+        try:
+            sent = ADAPTERS[deployment.provider].to_request(here, deployment)
+        except ProxyError:
+            if not trace.attempts:
+                raise
+            trace.unable.add(
+                deployment.id
+            )  # a backup that cannot be asked this is none; the first failure stands
+            return None
         silent_before, trace.silent, trace.sent = trace.silent, deployment, here
+        trace.tried = deployment
         started = self._time.monotonic()
         self._cooldowns.begin(deployment)
         failure: Failure | None = None
@@ -59,7 +70,7 @@ class Walk:
             reply = await open_reply(self._pools, sent, here, deployment, step.budget)
         except AttemptFailed as failed:
             failure = failed.failure
-        except asyncio.CancelledError:
+        except BaseException:
             self._cooldowns.abandon(deployment)
             failure = LEFT
             raise

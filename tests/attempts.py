@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pools import Pools
 from codellama_proxy.providers import openai
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest, Timeouts
-from codellama_proxy.upstream import Pools, Reply, open_reply
+from codellama_proxy.upstream import Reply, open_reply
 from tests.building import chat, deployment
 from tests.scripted import Internet, Script
 

@@ -17,6 +17,7 @@ from codellama_proxy.counting import Counter
 from codellama_proxy.delivery import ClientLeft
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
+from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.store.key_values import Change
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
@@ -27,7 +28,6 @@ from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.types import Snapshot
-from codellama_proxy.upstream import Pools, identity_of
 from codellama_proxy.walk import Walk
 from tests.scripted import Internet
 
@@ -77,6 +77,9 @@ class Client:
 
     def credential(self) -> str | None:
         return self._secret
+
+    def hints(self) -> dict[str, str]:
+        return {}
 
     async def body(self, limit: int) -> bytes:
         if len(self._body) > limit:

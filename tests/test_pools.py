@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.pools import Pools, wire_for
 from codellama_proxy.providers import openai
 from codellama_proxy.types import Mock, Secret
-from codellama_proxy.upstream import Pools, Reply, open_reply, wire_for
+from codellama_proxy.upstream import Reply, open_reply
 from codellama_proxy.wire import AiohttpWire, MockWire
 from tests.attempts import A, Call
 from tests.building import chat, deployment
