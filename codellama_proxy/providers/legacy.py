@@ -44,7 +44,7 @@ def restored(event: Event, chat: ChatRequest) -> Event:
         if "tool_calls" in said:
             said.update(_first_function(said.pop("tool_calls")))
         choice["finish_reason"] = _reason(choice.get("finish_reason"))
-    return replace(event, body=orjson.dumps(body), finish_reason=_reason(event.finish_reason))
+    return event._replace(body=orjson.dumps(body), finish_reason=_reason(event.finish_reason))
 
 
 def _reason(reason: str | None) -> str | None:
