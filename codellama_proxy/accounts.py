@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from codellama_proxy import limits, tokens
 from codellama_proxy import trace as traces
-from codellama_proxy.admission import Ask
+from codellama_proxy.admission import Ask, Settlement
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest, guardrail_of
 from codellama_proxy.clock import Time
 from codellama_proxy.counting import Counter
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.trace import Trace
+from codellama_proxy.trace import Books, Trace
+from codellama_proxy.tracking import content, promptlayer
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.types import Deployment, Model, Snapshot, Usage
@@ -105,13 +107,27 @@ class Accounts:
     def _book(self, trace: Trace) -> None:
         done = traces.books(trace, price_of, whole=trace.complete)
         if trace.asked_ledger:
-            self._ledger.settle(traces.settlement(trace, done))
+            self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))
         self._metrics.finished(trace, done)
 
     async def close(self) -> None:
         """Waits for what is still being counted."""
         await asyncio.gather(*self._counting)
+
+
+def _tracked(end: Settlement, trace: Trace, done: Books) -> Settlement:
+    """With what is to be kept of it and told to others; the books never depend on that."""
+    wanted = trace.tracking
+    try:
+        return replace(
+            end,
+            content=content.kept(trace) if wanted.requests_content else None,
+            record=promptlayer.record(trace, done, wanted) if wanted.promptlayer_key else None,
+        )
+    except Exception:
+        log.exception("a request could not be tracked")
+        return end
 
 
 def _prompt_bound(

@@ -85,6 +85,8 @@ class Settlement:
     total_ms: float | None = None
     content: str | None = None
     """JSON with the prompt and the answer, only where the configuration keeps them."""
+    record: bytes | None = None
+    """What a tracking service is to be told of it, where there is one."""
 
 
 class Refused(ProxyError):  # noqa: N818 - it reads as what happened

@@ -28,6 +28,9 @@ class Client(Protocol):
     def credential(self) -> str | None:
         """The secret it presented. Raises `ProxyError` when it presented two."""
 
+    def hints(self) -> dict[str, str]:
+        """Its headers that are for tracking."""
+
     async def body(self, limit: int) -> bytes:
         """The whole request body. Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow."""
 

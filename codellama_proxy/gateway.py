@@ -22,6 +22,7 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import allows
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.trace import ANONYMOUS, Trace
+from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import Key, Model, Snapshot
 from codellama_proxy.upstream import Reply
 from codellama_proxy.walk import Walk
@@ -54,7 +55,7 @@ class Gateway:
     async def chat(self, client: Client) -> None:
         """Answers one chat request, whatever it takes. Only bugs, cancellation and `ClientLeft` get out."""
         snapshot = self._snapshot()
-        trace = self._trace("chat/completions", snapshot)
+        trace = self._trace("chat/completions", client, snapshot)
         task = asyncio.current_task()
         assert task is not None
         reply: Reply | None = None
@@ -92,9 +93,15 @@ class Gateway:
 
     # --- the stages before the ledger ------------------------------------------------------------------------
 
-    def _trace(self, endpoint: str, snapshot: Snapshot) -> Trace:
+    def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> Trace:
         now, wall = self._time.monotonic(), self._time.wall()
-        return Trace(f"req_{secrets.token_hex(12)}", now, wall, endpoint, snapshot.digest)
+        trace = Trace(f"req_{secrets.token_hex(12)}", now, wall, endpoint, snapshot.digest)
+        trace.tracking = snapshot.tracking
+        if snapshot.tracking.promptlayer_key is not None:
+            trace.hints = client.hints()
+        if snapshot.tracking.content:
+            trace.transcript = Transcript()
+        return trace
 
     def _enter(self, task: asyncio.Task[None], trace: Trace, snapshot: Snapshot) -> None:
         if len(self._running) >= snapshot.server.max_parallel_requests:

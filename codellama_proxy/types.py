@@ -5,7 +5,7 @@ Durations are seconds, money is integer nano-USD, prices are nano-USD per millio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -203,6 +203,11 @@ class Tracking:
     requests_content: bool = False
     requests_retention: float = 30 * 86400.0
 
+    @property
+    def content(self) -> bool:
+        """Whether anybody wants to know what was said."""
+        return self.requests_content or (self.promptlayer_key is not None and self.promptlayer_content)
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -323,6 +328,32 @@ class HttpRequest:
     method: str = "POST"
     dropped: tuple[str, ...] = ()
     """Parameters the client gave that this provider does not take (`drop_params`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request of an answer that takes several."""
+
+    request: HttpRequest
+    delay: float = 0.0
+    """Seconds to wait before it is sent."""
+    give_up: HttpRequest | None = None
+    """What to send if the answer is left at this step or while waiting for it."""
+    optional: bool = False
+    """The answer may do without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came back for a `Step`; the body is empty when it was a stream, and has been handed on."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Steps = Generator[Step, Answered, None]
+"""How a dialect tells an answer that takes several requests."""
 
 
 class Event(NamedTuple):

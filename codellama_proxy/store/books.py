@@ -12,7 +12,7 @@ from codellama_proxy import limits
 from codellama_proxy.admission import Admission, Ask, Settlement, Standing, decide
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.pricing import input_cost
-from codellama_proxy.store import folding
+from codellama_proxy.store import folding, outbox
 from codellama_proxy.store.balances import SQL, Balances, standing
 from codellama_proxy.types import Attempt, Usage
 from codellama_proxy.windows import DAY
@@ -34,6 +34,8 @@ class Books:
         self.balances = Balances()
         # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
         self._held: dict[str, _Held] = {}
+        self.dropped = 0
+        """Records for tracking that had to go for newer ones."""
 
     def admit(self, db: sqlite3.Connection, ask: Ask) -> Admission:
         """Read, decide, write; a refusal takes nothing from any scope."""
@@ -57,6 +59,8 @@ class Books:
         held = self._held.pop(end.request_id, None) or _find(db, end.request_id)
         if held is None or not _complete(db, held.seq, end):
             return False
+        if end.record is not None:
+            self.dropped += outbox.put(db, "request", end.request_id, end.record)
         tokens = held.estimate_tokens - _used(end, held.estimate_tokens)
         for account in self.balances.get(db, held.scopes):
             account.settled(held.seq, held.hold_nanos, end.cost_nanos or 0, tokens)

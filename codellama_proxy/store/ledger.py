@@ -67,6 +67,11 @@ class Ledger:
         if self._writer.pending < FORGET_WITHIN:
             self.settle(Settlement(request_id, "error", 503, basis="exact"))
 
+    @property
+    def dropped(self) -> int:
+        """Records for tracking that had to go for newer ones."""
+        return self._books.dropped
+
     async def recover(self) -> int:
         """Settle what the last process left held; how many there were. Call it before the first admission."""
         return await self._writer.run(self._books.recover)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.web import health, keys, metrics, models, spend
+from codellama_proxy.web import feedback, health, keys, metrics, models, spend
 from codellama_proxy.web.chat import ChatCompletions
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 
@@ -42,6 +42,7 @@ def create_app(runtime: Any) -> ASGIApp:
             *_both("GET", "/spend", spend.spend),
             *_both("GET", "/spend/logs", spend.logs),
             *_both("GET", "/requests/{request_id}", spend.one),
+            *_both("POST", "/feedback", feedback.feedback),
             *_both("GET", "/metrics", metrics.metrics),
             *_both("GET", "/health", health.health),
             *_both("GET", "/health/liveliness", health.liveliness),

@@ -25,6 +25,7 @@ SEND_TIMEOUT = 30.0
 """Seconds a client may leave what we sent unread, once its and our buffers are full."""
 HEARTBEAT_AFTER = 15.0
 """Seconds of silence in a stream after which a comment tells the client, and what is between us, to stay."""
+HINTS = (b"traceparent", b"tracestate")
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,13 @@ class AsgiClient:
 
     def credential(self) -> str | None:
         return credential(self._headers)
+
+    def hints(self) -> dict[str, str]:
+        return {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in self._headers
+            if name in HINTS or name.startswith(b"x-promptlayer-")
+        }
 
     async def body(self, limit: int) -> bytes:
         check_body_headers(self._headers, limit)

@@ -1,0 +1,313 @@
+"""A request as PromptLayer's `POST /log-request` wants it: pure, and only fields that are named here.
+
+Messages become "blueprints": content is always a list of blocks. No header, no key and no address is ever
+part of a record, and without `content` nothing that anybody said.
+(docs.promptlayer.com/reference/log-request)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.trace import Books, Trace
+from codellama_proxy.transcript import MOST_BYTES
+from codellama_proxy.types import NANOS, Failure, Tracking
+
+TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
+HINTS = ("x-promptlayer-tags", "x-promptlayer-prompt-name", "x-promptlayer-prompt-version")
+"""Headers by which a client says the same as with `TRACKING_KEYS`."""
+
+MOST_TAGS = 32
+MOST_METADATA = 64
+LONGEST_KEY = 1024
+LONGEST_VALUE = 4096
+LONGEST_MESSAGE = 1024
+REDACTED = "[redacted]"
+TOO_LARGE = "[too large to be tracked]"
+
+PROVIDERS: Mapping[str, str] = {
+    "azure": "openai.azure",
+    "gemini": "google",
+    "bedrock": "amazon.bedrock",
+}
+"""Where PromptLayer has another word than we."""
+
+PARAMETERS = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "reasoning_effort",
+    "verbosity",
+    "logprobs",
+    "top_logprobs",
+    "parallel_tool_calls",
+    "service_tier",
+)
+SPOKEN_PARAMETERS = ("stop", "response_format", "logit_bias", "prediction")
+"""Parameters that carry somebody's words."""
+
+ERROR_TYPES: Mapping[str, str] = {
+    "busy": "PROVIDER_RATE_LIMIT",
+    "credential": "PROVIDER_AUTH_ERROR",
+    "client_left": "UNKNOWN_ERROR",
+}
+
+
+def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
+    """The body of one request that was tried, however it ended."""
+    chat = trace.sent or trace.chat
+    assert chat is not None
+    spoken = tracking.promptlayer_content
+    tried = trace.serving or trace.tried
+    hints = _hints(trace)
+    fields: dict[str, Any] = {
+        "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
+        "model": trace.upstream_model or (tried.model if tried else chat.model) or "unknown",
+        "api_type": "chat-completions",
+        "input": _input(chat, spoken=spoken),
+        "output": _output(trace, spoken=spoken),
+        "request_start_time": _iso(trace.created_at),
+        "request_end_time": _iso(trace.created_at + max(trace.ended - trace.started, 0.0)),
+        "parameters": _parameters(chat, spoken=spoken),
+        "tags": _tags([*tracking.promptlayer_tags, *_listed(hints.get("pl_tags"))]),
+        "metadata": _metadata(trace, done, chat),
+        "input_tokens": done.usage.prompt_tokens,
+        "output_tokens": done.usage.completion_tokens,
+        **_template(hints, spoken=spoken),
+        **_status(trace, spoken=spoken),
+    }
+    if done.cost_nanos is not None:
+        fields["price"] = done.cost_nanos / NANOS
+    return orjson.dumps(fields, option=orjson.OPT_NON_STR_KEYS)
+
+
+def score(value: int, name: str | None) -> bytes:
+    """A score for a request; who delivers it adds the request's number."""
+    return orjson.dumps({"score": value} | ({"name": name} if name else {}))
+
+
+def metadata(given: Mapping[str, Any]) -> bytes:
+    """More metadata for a request."""
+    return orjson.dumps({"metadata": texts(given)})
+
+
+# --- blueprints --------------------------------------------------------------------------------------------
+
+
+def _input(chat: ChatRequest, *, spoken: bool) -> dict[str, Any]:
+    if not spoken:
+        return _chat([_message("user", REDACTED)])
+    if chat.size > MOST_BYTES:
+        return _chat([_message("user", TOO_LARGE)])
+    shown = _chat([blueprint(message) for message in chat.messages])
+    tools = [tool for tool in chat.params.get("tools", ()) if isinstance(tool.get("function"), dict)]
+    if tools:
+        shown["tools"] = [{"type": "function", "function": tool["function"]} for tool in tools]
+        if "tool_choice" in chat.params:
+            shown["tool_choice"] = chat.params["tool_choice"]
+    if chat.params.get("functions"):
+        shown["functions"] = chat.params["functions"]
+    return shown
+
+
+def _output(trace: Trace, *, spoken: bool) -> dict[str, Any]:
+    if trace.serving is None:
+        return _chat([])
+    if not spoken:
+        return _chat([_message("assistant", REDACTED)])
+    choices = trace.transcript.choices() if trace.transcript else []
+    return _chat([blueprint(choice["message"]) for choice in choices])
+
+
+def _chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "chat", "messages": messages, "input_variables": []}
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [_text(text)]}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def blueprint(message: Mapping[str, Any]) -> dict[str, Any]:
+    """One of OpenAI's messages as PromptLayer has it."""
+    shown: dict[str, Any] = {
+        "role": str(message.get("role", "assistant")),
+        "content": [*_thinking(message), *_blocks(message.get("content")), *_refusal(message)],
+    }
+    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    if message.get("function_call"):
+        calls.append(_call({"function": message["function_call"]}))
+    if calls:
+        shown["tool_calls"] = calls
+    for name in ("name", "tool_call_id"):
+        if isinstance(message.get(name), str):
+            shown[name] = message[name]
+    return shown
+
+
+def _blocks(content: Any) -> Iterable[dict[str, Any]]:
+    if isinstance(content, str):
+        return [_text(content)] if content else []
+    return [_block(part) for part in content or () if isinstance(part, dict)]
+
+
+def _block(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Text and pictures; of anything else, what it is."""
+    image = part.get("image_url")
+    if part.get("type") == "text":
+        return _text(str(part.get("text", "")))
+    if part.get("type") == "image_url" and isinstance(image, dict) and isinstance(image.get("url"), str):
+        return {"type": "image_url", "image_url": {"url": image["url"]}}
+    return _text(f"[{part.get('type', 'unknown')}]")
+
+
+def _thinking(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(thought, str) and thought:
+        yield {"type": "thinking", "thinking": thought, "signature": None}
+
+
+def _refusal(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        yield _text(message["refusal"])
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or call.get("custom") or {}
+    arguments = function.get("arguments", function.get("input", ""))
+    return {
+        "id": str(call.get("id") or ""),
+        "type": "function",
+        "function": {
+            "name": str(function.get("name", "")),
+            "arguments": arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode(),
+        },
+    }
+
+
+# --- what belongs to it ------------------------------------------------------------------------------------
+
+
+def _parameters(chat: ChatRequest, *, spoken: bool) -> dict[str, Any]:
+    names = (*PARAMETERS, *SPOKEN_PARAMETERS) if spoken else PARAMETERS
+    return {**{name: chat.params[name] for name in names if name in chat.params}, "stream": chat.stream}
+
+
+def _metadata(trace: Trace, done: Books, chat: ChatRequest) -> dict[str, str]:
+    """The client's own, as strings, under what we say ourselves."""
+    given = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
+    ours: dict[str, Any] = {
+        "request_id": trace.id,
+        "project": trace.project,
+        "key_id": trace.key.key_id if trace.key else None,
+        "user": chat.user,
+        "model_requested": trace.chat.model if trace.chat else None,
+        "model": trace.serving.name if trace.serving else None,
+        "deployment": trace.serving.id if trace.serving else None,
+        "status": trace.status,
+        "http_status": trace.http_status,
+        "finish_reason": trace.finish_reason,
+        "attempts": len(trace.attempts),
+        "basis": done.basis,
+        "cache": trace.cache,
+        "config": trace.config,
+        "cut": "answer" if trace.transcript and trace.transcript.cut else None,
+    }
+    return texts(given) | texts(ours)
+
+
+def texts(given: Mapping[str, Any]) -> dict[str, str]:
+    """Keys and values as strings of bearable length; without those that are null."""
+    kept = [(str(k), v) for k, v in given.items() if v is not None and len(str(k)) <= LONGEST_KEY]
+    return {name: _as_text(value)[:LONGEST_VALUE] for name, value in kept[:MOST_METADATA]}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _hints(trace: Trace) -> dict[str, Any]:
+    """What the client says about the template it used: in the body's metadata, or else in headers."""
+    chat, headers = trace.chat, trace.hints
+    by_header = {
+        "pl_tags": headers.get("x-promptlayer-tags"),
+        "prompt_name": headers.get("x-promptlayer-prompt-name"),
+        "prompt_version": headers.get("x-promptlayer-prompt-version"),
+    }
+    given = chat.metadata if chat else {}
+    by_body = {name: given[name] for name in TRACKING_KEYS & given.keys()}
+    return {name: value for name, value in (by_header | by_body).items() if value is not None}
+
+
+def _template(hints: Mapping[str, Any], *, spoken: bool) -> dict[str, Any]:
+    name = hints.get("prompt_name")
+    if not isinstance(name, str) or not name:
+        return {}
+    shown: dict[str, Any] = {"prompt_name": name}
+    version = str(hints.get("prompt_version", ""))
+    if version.isascii() and version.isdecimal() and int(version[:18]) > 0:
+        shown["prompt_version_number"] = int(version[:18])
+    variables = hints.get("prompt_input_variables")
+    if spoken and isinstance(variables, Mapping):
+        shown["prompt_input_variables"] = dict(variables)
+    return shown
+
+
+def _listed(tags: Any) -> Sequence[str]:
+    if isinstance(tags, str):
+        return tags.split(",")
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else ()
+
+
+def _tags(tags: Iterable[str]) -> list[str]:
+    kept = (tag.strip()[:LONGEST_KEY] for tag in tags)
+    return list(dict.fromkeys(tag for tag in kept if tag))[:MOST_TAGS]
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+
+
+# --- how it went -------------------------------------------------------------------------------------------
+
+
+def _status(trace: Trace, *, spoken: bool) -> dict[str, Any]:
+    """An answer that took several attempts, or that its client left, is a warning."""
+    failed = [attempt.failure for attempt in trace.attempts if attempt.failure is not None]
+    if trace.complete:
+        if not failed:
+            return {"status": "SUCCESS"}
+        words = f"Answered after {len(failed)} failed attempts."
+        return _ended("WARNING", _error_type(failed[-1]), words)
+    if trace.gone:
+        return _ended("WARNING", "PROVIDER_PARTIAL_RESPONSE", "The client left before the answer's end.")
+    kind = _error_type(failed[-1]) if failed else "UNKNOWN_ERROR"
+    if trace.serving is not None:
+        kind = "PROVIDER_PARTIAL_RESPONSE"
+    words = "" if trace.error is None else trace.error.message if spoken else trace.error.code
+    return _ended("ERROR", kind, words or "internal_error")
+
+
+def _ended(status: str, kind: str, words: str) -> dict[str, Any]:
+    return {"status": status, "error_type": kind, "error_message": words[:LONGEST_MESSAGE]}
+
+
+def _error_type(failure: Failure) -> str:
+    if "timeout" in failure.reason or failure.code == "upstream_timeout":
+        return "PROVIDER_TIMEOUT"
+    if "quota" in failure.reason or failure.status == 402:
+        return "PROVIDER_QUOTA_LIMIT"
+    return ERROR_TYPES.get(failure.cls, "PROVIDER_ERROR")

@@ -1,0 +1,79 @@
+"""The fake PromptLayer as tests hold it: the process, how it behaves, and what it was told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.processes import ROOT, until
+
+KEY = "pl_0123456789abcdefghijklmnopqrstuv"
+
+
+class PromptLayer:
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "promptlayer.jsonl"
+        self.path.touch()
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """On the same port as before, if it ran before."""
+        command = [sys.executable, "-m", "tests.promptlayer", "--journal", str(self.path), "--key", KEY]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"PROMPTLAYER_API_URL": self.url, "PROMPTLAYER_API_KEY": KEY}
+
+    def behave(self, **how: Any) -> None:
+        httpx2.post(self.url + "/behave", json=how, trust_env=False).raise_for_status()
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        lines = (json.loads(line) for line in self.path.read_text().splitlines())
+        return [line for line in lines if line["event"] == event]
+
+    def taken(self, path: str = "/log-request") -> list[dict[str, Any]]:
+        """The bodies it accepted."""
+        assert not self.events("refused"), self.events("refused")
+        return [one["body"] for one in self.events("taken") if one["path"] == path]
+
+    def record(self, request_id: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The one record of a request, waited for."""
+
+        def found() -> list[dict[str, Any]]:
+            return [body for body in self.taken() if body["metadata"]["request_id"] == request_id]
+
+        records = until(found, f"a record of {request_id}", within=within)
+        assert len(records) == 1
+        return records[0]
+
+
+@contextmanager
+def promptlayer(directory: Path) -> Iterator[PromptLayer]:
+    one = PromptLayer(directory)
+    try:
+        yield one
+    finally:
+        one.stop()
