@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -16,7 +17,14 @@ LEFT = "codellama_proxy.left"
 """In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
 for `receive` to say so."""
 
+HEAD_TIMEOUT = 10.0
+"""Seconds for a request's head to arrive, from the connection's start or from its own first byte."""
+
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
+
+
+class BadHost(ValueError):  # noqa: N818 - it says what happened
+    """A request without a host, or with two."""
 
 
 class HeadTooLarge(ValueError):  # noqa: N818 - it says what happened
@@ -32,9 +40,18 @@ class Protocol(HttpToolsProtocol):
     _unparsed = 0
     """Bytes of a head that came without ending it: the parser keeps an endless header to itself."""
 
+    _slow: asyncio.TimerHandle | None = None
+    """Ends a connection whose head does not get complete: runs only while one is awaited."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
+        super().connection_made(transport)
+        self._await_head()
+
     def data_received(self, data: bytes) -> None:
         was_in_head = self._in_head
         super().data_received(data)
+        if self._in_head and self._slow is None:
+            self._await_head()
         if not (was_in_head and self._in_head):
             self._unparsed = 0
             return
@@ -43,6 +60,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(_too_large())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_complete()
         unanswered = self.cycle is not None and not self.cycle.response_complete
         super().connection_lost(exc)
         left = self.cycle.scope.get(LEFT) if unanswered else None
@@ -64,7 +82,23 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._head_is_complete()
+        if sum(1 for name, _ in self.headers if name == b"host") != 1:
+            raise BadHost
         super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._slow = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+
+    def _head_is_complete(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            message = f"The request's headers did not arrive within {HEAD_TIMEOUT:g} seconds."
+            self._refuse(ProxyError("request_timeout", message))
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn's one answer to bytes that are no HTTP."""
