@@ -21,9 +21,6 @@ from codellama_proxy.types import Deployment, Snapshot
 
 NO_EFFECT_YET: Mapping[str, str] = {
     "cache": "answers are not cached in this version",
-    "tracking.promptlayer": "nothing is sent to PromptLayer in this version",
-    "tracking.requests.content": "prompts and answers are not kept in this version",
-    "tracking.requests.retention": "rows are kept for ever in this version",
 }
 """Settings that are read but do nothing; said only of values that differ from the default."""
 
