@@ -1,0 +1,315 @@
+"""Requests of the real server as PromptLayer gets them: whole, once, and at nobody's expense."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import until
+from tests.promptlayer.process import KEY, PromptLayer, promptlayer
+from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
+
+TRACKING = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}"}}
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[PromptLayer]:
+    with promptlayer(tmp_path) as one:
+        yield one
+
+
+def tracked(proxy: ProxyFactory, service: PromptLayer, *models: dict[str, Any], **sections: Any) -> Proxy:
+    """A server that tracks at `service`."""
+    return proxy(config(*models, **{"tracking": TRACKING, **sections}), env=service.env)
+
+
+def waiting(one: Proxy) -> int:
+    with closing(sqlite3.connect(one.database)) as db:
+        found: int = db.execute("select count(*) from outbox").fetchone()[0]
+        return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_arrives_whole(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast"))
+    metadata = {
+        "team": "blue",
+        "level": 7,
+        "pl_tags": ["from-body"],
+        "prompt_name": "loops",
+        "prompt_version": 3,
+    }
+    answer = one.chat(
+        messages=[{"role": "user", "content": "a bash loop"}],
+        temperature=0.5,
+        stream=stream,
+        user="alice",
+        metadata={**metadata, "prompt_input_variables": {"n": 3}},
+    )
+    assert answer.status_code == 200
+    request_id = answer.headers["x-request-id"]
+    record, row = service.record(request_id), one.row(request_id)
+    assert record["input"]["messages"] == [
+        {"role": "system", "content": [{"type": "text", "text": GUARDRAIL}]},
+        {"role": "user", "content": [{"type": "text", "text": "a bash loop"}]},
+    ]
+    (said,) = record["output"]["messages"]
+    assert said["role"] == "assistant"
+    assert said["content"][0]["text"]
+    assert record["status"] == "SUCCESS"
+    assert record["parameters"] == {"temperature": 0.5, "stream": stream}
+    assert record["tags"] == ["codellama-proxy", "from-body"]
+    assert record["prompt_name"] == "loops"
+    assert record["prompt_version_number"] == 3
+    assert record["prompt_input_variables"] == {"n": 3}
+    assert record["input_tokens"] == row["prompt_tokens"]
+    assert record["output_tokens"] == row["completion_tokens"]
+    assert record["price"] == pytest.approx(row["cost_usd"])
+    expected = {"team": "blue", "level": "7", "project": "default", "user": "alice", "deployment": "fast#1"}
+    assert expected.items() <= record["metadata"].items()
+    assert not record["metadata"].keys() & {"pl_tags", "prompt_name", "prompt_input_variables"}
+
+
+def test_headers_may_name_tags_and_template(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast"))
+    headers = {
+        **one.auth,
+        "x-promptlayer-tags": "a, b",
+        "x-promptlayer-prompt-name": "greeting",
+        "x-promptlayer-prompt-version": "2",
+    }
+    answer = one.client.post("/chat/completions", json={"prompt": "hi"}, headers=headers)
+    record = service.record(answer.headers["x-request-id"])
+    assert record["tags"] == ["codellama-proxy", "a", "b"]
+    assert (record["prompt_name"], record["prompt_version_number"]) == ("greeting", 2)
+
+
+def test_failures_are_errors_and_rescued_ones_warnings(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    one = tracked(
+        proxy,
+        service,
+        upstream.model("fast"),
+        upstream.model("down", "status=500"),
+        upstream.model("busy", "status=429", fallbacks=["fast"]),
+    )
+    failed, rescued = one.chat(model="down"), one.chat(model="busy")
+    assert (failed.status_code, rescued.status_code) == (502, 200)
+    error = service.record(failed.headers["x-request-id"])
+    assert (error["status"], error["error_type"]) == ("ERROR", "PROVIDER_ERROR")
+    assert error["output"]["messages"] == []
+    warning = service.record(rescued.headers["x-request-id"])
+    assert (warning["status"], warning["error_type"]) == ("WARNING", "PROVIDER_RATE_LIMIT")
+    assert warning["metadata"]["deployment"] == "fast#1"
+
+
+def test_without_content_only_counts_are_sent(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    quiet = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}", "content": False}}
+    one = tracked(proxy, service, upstream.model("fast"), tracking=quiet)
+    answer = one.chat(prompt="CANARY-PROMPT", stop=["CANARY-STOP"])
+    record = service.record(answer.headers["x-request-id"])
+    assert record["input_tokens"] > 0
+    assert "CANARY" not in service.path.read_text()
+    assert GUARDRAIL not in service.path.read_text()
+    said = answer.json()["choices"][0]["message"]["content"]
+    assert said not in str(record)
+
+
+def test_nothing_is_lost_to_a_crash_between_the_answer_and_its_delivery(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    service.behave(status=503)
+    one = tracked(proxy, service, upstream.model("fast"))
+    ids = [one.chat().headers["x-request-id"] for _ in range(20)]
+    until(lambda: one.row(ids[-1]), "the last row is settled")
+    one.kill()
+    service.behave()
+    one.start()
+    for request_id in ids:
+        assert service.record(request_id)["status"] == "SUCCESS"
+    until(lambda: waiting(one) == 0, "the outbox is empty")
+
+
+def test_what_waits_is_delivered_at_shutdown(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    service.behave(delay=0.05)
+    one = tracked(proxy, service, upstream.model("fast"))
+    ids = {one.chat().headers["x-request-id"] for _ in range(30)}
+    one.stop()
+    assert {body["metadata"]["request_id"] for body in service.taken()} == ids
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"status": 500}, {"status": 429, "retry_after": 1}, {"status": 401}, {"delay": 30}], ids=str
+)
+def test_a_service_in_trouble_costs_requests_nothing_and_catches_up(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, trouble: dict[str, Any]
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast"))
+    service.behave(**trouble)
+    started = time.monotonic()
+    ids = [one.chat().headers["x-request-id"] for _ in range(10)]
+    assert time.monotonic() - started < 5
+    until(lambda: service.events("request"), "a try")
+    tried = len(service.events("request"))
+    assert tried <= 10
+    service.behave()
+    for request_id in ids:
+        service.record(request_id, within=20)
+
+
+def test_a_service_that_is_down_is_told_everything_when_it_is_back(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    service.stop()
+    one = tracked(proxy, service, upstream.model("fast"))
+    ids = [one.chat().headers["x-request-id"] for _ in range(10)]
+    until(lambda: "PromptLayer does not take records" in one.log(), "a word in the log")
+    service.start()
+    for request_id in ids:
+        service.record(request_id)
+    warnings = [line for line in one.log_lines() if "PromptLayer" in line["message"]]
+    assert len(warnings) == 1
+
+
+def test_a_record_that_cannot_be_read_is_given_up_and_counted(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    service.behave(status=422)
+    one = tracked(proxy, service, upstream.model("fast"))
+    one.chat()
+    until(lambda: service.events("request"), "a try")
+    page = until(lambda: "proxy_tracking_dropped_total 1.0" in one.admin("GET", "/metrics").text, "the count")
+    assert page
+    until(lambda: waiting(one) == 0, "the outbox is empty")
+
+
+def test_without_a_key_nothing_is_sent_or_kept(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("fast"), tracking=TRACKING), env={"PROMPTLAYER_API_URL": service.url})
+    answer = one.chat()
+    one.row(answer.headers["x-request-id"])
+    until(lambda: waiting(one) == 0, "the outbox is empty")
+    scored = one.client.post(
+        "/feedback",
+        json={"request_id": answer.headers["x-request-id"], "score": 1},
+        headers=one.auth,
+    )
+    assert scored.status_code == 404
+    assert not service.events("request")
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def test_a_score_follows_its_request(proxy: ProxyFactory, service: PromptLayer, upstream: Upstream) -> None:
+    service.behave(status=503)
+    one = tracked(proxy, service, upstream.model("fast"))
+    request_id = one.chat().headers["x-request-id"]
+    body = {"request_id": request_id, "score": 90, "name": "helpful", "metadata": {"by": "bob", "n": 2}}
+    answer = one.client.post("/v1/feedback", json=body, headers=one.auth)
+    assert answer.status_code == 200
+    assert answer.json() == {"request_id": request_id, "score": 90, "status": "accepted"}
+    assert not service.events("taken")
+    service.behave()
+    (score,) = until(lambda: service.taken("/rest/track-score"), "the score", within=10)
+    assert score == {"request_id": 1, "score": 90, "name": "helpful"}
+    (metadata,) = until(lambda: service.taken("/rest/track-metadata"), "the metadata")
+    assert metadata == {"request_id": 1, "metadata": {"by": "bob", "n": "2"}}
+
+
+def test_only_the_requests_project_and_the_administrator_may_score_it(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast"))
+    request_id = one.chat().headers["x-request-id"]
+    body = {"request_id": request_id, "score": 0}
+    other = {"authorization": f"Bearer {one.new_key('ops')['key']}"}
+    strange = one.client.post("/feedback", json=body, headers=other)
+    unknown = one.client.post("/feedback", json={**body, "request_id": "req_none"}, headers=other)
+    assert (strange.status_code, unknown.status_code) == (404, 404)
+    assert strange.json()["error"]["code"] == unknown.json()["error"]["code"]
+    assert one.client.post("/feedback", json=body).status_code == 401
+    assert one.admin("POST", "/feedback", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"score": 101}, "invalid_value"),
+        ({"score": -1}, "invalid_value"),
+        ({"score": True}, "invalid_type"),
+        ({"score": "90"}, "invalid_type"),
+        ({"score": 1.5}, "invalid_type"),
+        ({"score": None}, "missing_required_parameter"),
+        ({"request_id": None}, "missing_required_parameter"),
+        ({"request_id": 7}, "invalid_type"),
+        ({"name": []}, "invalid_type"),
+        ({"name": "x" * 300}, "invalid_value"),
+        ({"metadata": "x"}, "invalid_type"),
+        ({"other": 1}, "unsupported_parameter"),
+    ],
+    ids=str,
+)
+def test_a_bad_score_is_refused(
+    module_proxy: ProxyFactory, upstream_process: Upstream, change: dict[str, Any], code: str
+) -> None:
+    one = _shared(module_proxy, upstream_process)
+    body = {"request_id": "req_1", "score": 50, **change}
+    answer = one.client.post("/feedback", json=body, headers=one.auth)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == code
+
+
+_started: list[Proxy] = []
+
+
+def _shared(module_proxy: ProxyFactory, upstream: Upstream) -> Proxy:
+    if not _started:
+        _started.append(module_proxy(config(upstream.model("fast"))))
+    return _started[0]
+
+
+# --- secrets -----------------------------------------------------------------------------------------------
+
+
+def test_no_secret_leaves_its_place(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, tmp_path: Path
+) -> None:
+    one = tracked(
+        proxy,
+        service,
+        upstream.model("fast", api_key="sk-upstream-secret-CANARY-PROVIDER"),
+        upstream.model("locked", "status=401", api_key="sk-upstream-secret-CANARY-LOCKED"),
+    )
+    answers = [one.chat(stream=stream) for stream in (False, True)]
+    answers += [one.chat(model="locked"), one.client.post("/feedback", json={}, headers=one.auth)]
+    answers += [one.admin("GET", path) for path in ("/metrics", "/health", "/spend/logs", "/key/list")]
+    service.record(answers[0].headers["x-request-id"])
+    service.record(answers[2].headers["x-request-id"])
+    one.stop()
+    places = {
+        "responses": "".join(answer.text + str(answer.headers) for answer in answers),
+        "log": one.log(),
+        "promptlayer": service.path.read_text(),
+        **{file.name: file.read_bytes().decode("latin-1") for file in one.database.parent.glob("proxy.db*")},
+    }
+    secrets = ("CANARY-PROVIDER", "CANARY-LOCKED", one.key, one.key[5:25], KEY, "admin-key-of-the-tests")
+    for place, text in places.items():
+        assert not [secret for secret in secrets if secret in text], place
