@@ -17,7 +17,7 @@ import httpx2
 
 from codellama_proxy import __version__, failures
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.exchange import open_exchange
+from codellama_proxy.exchange import Send, Sleep, open_exchange
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import ADAPTERS, EXCHANGES, Adapter
@@ -148,7 +148,12 @@ class Reply:
 
 
 async def open_reply(
-    pools: Pools, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, budget: float
+    pools: Pools,
+    sent: HttpRequest,
+    chat: ChatRequest,
+    deployment: Deployment,
+    budget: float,
+    sleep: Sleep = asyncio.sleep,
 ) -> Reply:
     """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
 
@@ -157,6 +162,9 @@ async def open_reply(
     pool = pools.of(deployment)
     wire = pool.take()
     response: httpx2.Response | None = None
+
+    async def send(one: HttpRequest) -> httpx2.Response:
+        return await wire.handle_async_request(_request(one, deployment, budget))
 
     async def close() -> None:
         try:
@@ -168,7 +176,7 @@ async def open_reply(
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
     try:
         async with asyncio.timeout(min(own, budget)):
-            response = await _response(wire, sent, chat, deployment, budget)
+            response = await _respond(send, sent, chat, deployment, sleep)
             reply = Reply(chat, deployment, close, sent.dropped)
             await _receive(reply, response, stream=chat.stream)
     except BaseException as error:
@@ -182,18 +190,16 @@ async def open_reply(
     return reply
 
 
-async def _response(
-    wire: Wire, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, budget: float
+async def _respond(
+    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep
 ) -> httpx2.Response:
     """What came back: for one request, or for the several that some dialects need."""
-
-    async def send(one: HttpRequest) -> httpx2.Response:
-        return await wire.handle_async_request(_request(one, deployment, budget))
-
     steps = EXCHANGES.get(deployment.provider)
     if steps is None:
         return await send(sent)
-    return await open_exchange(send, _exchanged, steps(sent, chat, deployment), stream=chat.stream)
+    return await open_exchange(
+        send, _exchanged, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep
+    )
 
 
 async def _exchanged(response: httpx2.Response) -> bytes:

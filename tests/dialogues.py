@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.providers import ADAPTERS, openai
-from tests.dialects import ai21, anthropic, cohere
+from tests.dialects import ai21, anthropic, cohere, replicate
 from tests.saying import Answer, Dialogue, first_message, sse
 
 __all__ = ["DIALOGUES", "Answer", "Dialogue", "sse"]
@@ -117,4 +117,5 @@ DIALOGUES: Mapping[str, Dialogue] = {
     "ai21": ai21.DIALOGUE,
     "anthropic": anthropic.DIALOGUE,
     "cohere": cohere.DIALOGUE,
+    "replicate": replicate.DIALOGUE,
 }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.providers import ai21, anthropic, cohere, openai
+from codellama_proxy.providers import ai21, anthropic, cohere, openai, replicate
 from codellama_proxy.providers.dialects import DIALECTS
 from codellama_proxy.sse import Frame
-from codellama_proxy.types import Deployment, Event, HttpRequest
+from codellama_proxy.types import Deployment, Event, HttpRequest, Steps
 
 
 class Adapter(Protocol):
@@ -32,5 +32,10 @@ ADAPTERS: Mapping[str, Adapter] = {
     "ai21": ai21,
     "anthropic": anthropic,
     "cohere": cohere,
+    "replicate": replicate,
 }
+EXCHANGES: Mapping[str, Callable[[HttpRequest, ChatRequest, Deployment], Steps]] = {
+    "replicate": replicate.exchange,
+}
+"""Whose answers take several requests, beginning with the one that `to_request` makes."""
 IMPLEMENTED = frozenset(ADAPTERS)
