@@ -7,8 +7,10 @@ in a table, and nowhere in code. Fields are documented on `Dialect`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from codellama_proxy.types import Deployment
 
 # Bookkeeping that cannot change an answer: dropped silently for providers that do not know it.
 BOOKKEEPING = frozenset(
@@ -22,6 +24,10 @@ BOOKKEEPING = frozenset(
         "service_tier",
     }
 )
+
+
+OTHERS_FIELDS = frozenset({"thinking_blocks"})
+"""Message fields that only another provider understands: a conversation may go on at a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +45,62 @@ class Dialect:
     reject: frozenset[str] = frozenset()
     """Would change the answer and is not supported: 400, or dropped and reported with `drop_params`."""
     rename: Mapping[str, str] = field(default_factory=dict)
+    functions: bool = False
+    """Knows the legacy functions; else they become tools, and calls of tools become theirs on the way back."""
+    allowed_tools: bool = False
+    """Knows that kind of `tool_choice`; else only those tools are sent."""
     tool_choice: Mapping[str, str] = field(default_factory=dict)
-    """Other words for `tool_choice`; a named choice is looked up as `named`."""
-    message_fields_off: frozenset[str] = frozenset()
+    """Other words for `tool_choice`; a named choice is looked up as `named`, and only that tool is sent."""
+    short_tool_ids: bool = False
+    """Takes ids of tool calls only if they are nine letters and digits."""
+    message_fields_off: frozenset[str] = OTHERS_FIELDS
     """Message fields this provider refuses."""
+    sampling_above_zero: bool = False
+    """Refuses temperature 0 and top_p 0 or 1."""
     integer_logprobs: bool = False
     """`logprobs` is a number here and answers carry the legacy shape."""
     stop_list: bool = False
     """`stop` must be a list."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    azure: bool = False
+    """Addresses and credentials are Azure's."""
 
 
-REASONING_OFF = frozenset({"reasoning_content", "reasoning"})
+REASONING_OFF = OTHERS_FIELDS | {"reasoning_content", "reasoning"}
 
 OPENAI = Dialect(
     base_url="https://api.openai.com/v1",
     max_tokens="by_model",
     developer_role=True,
     drop=frozenset(),
+    functions=True,
+    allowed_tools=True,
     message_fields_off=REASONING_OFF,
 )
+HUGGINGFACE = Dialect(
+    base_url="https://router.huggingface.co/v1",
+    drop=BOOKKEEPING | {"user", "verbosity"},
+    reject=frozenset({"n", "logit_bias"}),
+)
+DEDICATED = replace(HUGGINGFACE, base_url=None, sampling_above_zero=True)
+"""A Hugging Face endpoint of one's own: any of several servers, the strictest of which is TGI."""
 
 DIALECTS: Mapping[str, Dialect] = {
     "openai": OPENAI,
+    "azure": replace(OPENAI, base_url=None, azure=True),
+    "huggingface": HUGGINGFACE,
+    "gemini": Dialect(
+        base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+        drop=BOOKKEEPING | {"user", "verbosity", "parallel_tool_calls"},
+        reject=frozenset({"logit_bias"}),
+        message_fields_off=REASONING_OFF,
+    ),
+    "bedrock": Dialect(
+        base_url="https://bedrock-mantle.us-east-1.api.aws/openai/v1",
+        max_tokens="by_model",
+        drop=BOOKKEEPING | {"user"},
+        message_fields_off=REASONING_OFF,
+    ),
     "together": Dialect(
         base_url="https://api.together.xyz/v1",
         drop=BOOKKEEPING | {"user", "parallel_tool_calls", "verbosity"},
@@ -80,6 +119,7 @@ DIALECTS: Mapping[str, Dialect] = {
         reject=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
         rename={"seed": "random_seed"},
         tool_choice={"required": "any", "named": "any"},
+        short_tool_ids=True,
         message_fields_off=REASONING_OFF,
     ),
     "deepseek": Dialect(base_url="https://api.deepseek.com"),
@@ -89,6 +129,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "cerebras": Dialect(base_url="https://api.cerebras.ai/v1", max_tokens="as_is"),
     "perplexity": Dialect(
         base_url="https://api.perplexity.ai",
+        functions=True,  # so that they are refused by the name the client used
         reject=frozenset({"tools", "tool_choice", "functions", "function_call"}),
     ),
     "nvidia": Dialect(base_url="https://integrate.api.nvidia.com/v1"),
@@ -96,9 +137,25 @@ DIALECTS: Mapping[str, Dialect] = {
     "vllm": Dialect(max_tokens="as_is"),
     "lmstudio": Dialect(base_url="http://localhost:1234/v1"),
     "llamacpp": Dialect(base_url="http://localhost:8080/v1"),
-    "openai_compatible": Dialect(max_tokens="as_is", developer_role=True, drop=frozenset({"metadata"})),
-    "mock": Dialect(base_url="mock://mock", max_tokens="as_is"),
+    "openai_compatible": Dialect(
+        max_tokens="as_is",
+        developer_role=True,
+        drop=frozenset({"metadata"}),
+        functions=True,
+        allowed_tools=True,
+        message_fields_off=frozenset(),
+    ),
+    "mock": Dialect(base_url="mock://mock", max_tokens="as_is", functions=True),
 }
+
+
+def dialect_of(deployment: Deployment) -> Dialect:
+    """The row of an entry: its provider's, unless its address says more."""
+    own = deployment.base_url
+    if deployment.provider == "huggingface" and own and "//router.huggingface.co" not in own:
+        return DEDICATED
+    return DIALECTS[deployment.provider]
+
 
 # Values that ask for nothing: never rejected, because many clients send their defaults.
 DEFAULTS: Mapping[str, object] = {

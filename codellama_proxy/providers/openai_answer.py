@@ -98,10 +98,29 @@ def fix_message(message: dict[str, Any]) -> bool:
     if isinstance(message.get("reasoning"), str) and "reasoning_content" not in message:
         message["reasoning_content"] = message.pop("reasoning")
         changed = True
+    if isinstance(message.get("content"), list):
+        _join_parts(message)
+        changed = True
     if "token_id" in message:
         del message["token_id"]
         changed = True
     return changed
+
+
+def _join_parts(message: dict[str, Any]) -> None:
+    """Content in parts becomes one text, and thoughts among them reasoning."""
+    parts = [part for part in message["content"] if isinstance(part, dict)]
+    text = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    thoughts = "".join(_thought(part.get("thinking")) for part in parts)
+    message["content"] = text or None
+    if thoughts:
+        message["reasoning_content"] = thoughts
+
+
+def _thought(thinking: object) -> str:
+    if isinstance(thinking, list):
+        return "".join(_thought(part.get("text")) for part in thinking if isinstance(part, dict))
+    return thinking if isinstance(thinking, str) else ""
 
 
 def _fix_whole(message: dict[str, Any], request_id: str) -> bool:

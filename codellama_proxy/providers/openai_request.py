@@ -8,20 +8,24 @@ from typing import Any
 import orjson
 
 from codellama_proxy.chat import ChatRequest, Message
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.providers.dialects import DEFAULTS, DIALECTS, Dialect
+from codellama_proxy.providers.addresses import address, credential, upstream_model
+from codellama_proxy.providers.dialects import DEFAULTS, Dialect, dialect_of
+from codellama_proxy.providers.policy import narrowed, unsupported
+from codellama_proxy.providers.tool_ids import shortened
 from codellama_proxy.types import Deployment, HttpRequest
 
 TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
-NEW_MAX_TOKENS = re.compile(r"^(o\d|gpt-[5-9])")  # model families that refuse `max_tokens`
+NEW_MAX_TOKENS = re.compile(r"(?:^|[./])(o\d|gpt-[5-9])")  # model families that refuse `max_tokens`
+LEAST = 0.01
+"""What stands for a temperature or top_p of 0 where it must be above."""
 
 
 def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-    dialect = DIALECTS[deployment.provider]
+    dialect = dialect_of(deployment)
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
-        "model": deployment.model,
+        "model": upstream_model(deployment),
         "messages": [_message(message, dialect) for message in chat.messages],
         **params,
     }
@@ -30,11 +34,12 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
         if dialect.stream_options:
             body["stream_options"] = {"include_usage": True}
     headers = {"content-type": "application/json", **dialect.headers, **deployment.headers}
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
-    base_url = deployment.base_url or dialect.base_url or ""
-    url = base_url.rstrip("/") + "/chat/completions"
-    return HttpRequest(url, headers, orjson.dumps(body), dropped=tuple(dropped))
+    return HttpRequest(
+        address(deployment, dialect, "/chat/completions"),
+        {**headers, **credential(deployment, dialect)},
+        orjson.dumps(body, default=dict),  # an entry's own parameters are read-only mappings
+        dropped=tuple(dropped),
+    )
 
 
 def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
@@ -60,14 +65,9 @@ def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tupl
     return params, dropped
 
 
-def unsupported(provider: str, name: str) -> ProxyError:
-    message = f"Provider '{provider}' does not support '{name}'. Remove it or set drop_params: true."
-    return ProxyError("unsupported_parameter", message, param=name)
-
-
 def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> None:
     old, new = "max_completion_tokens", "max_tokens"
-    if dialect.max_tokens == "by_model" and NEW_MAX_TOKENS.match(deployment.base_model or deployment.model):
+    if dialect.max_tokens == "by_model" and NEW_MAX_TOKENS.search(deployment.base_model or deployment.model):
         old, new = new, old
     elif dialect.max_tokens != "max_tokens":
         return
@@ -76,10 +76,9 @@ def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: 
 
 
 def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
-    choice = params.get("tool_choice")
-    if dialect.tool_choice and choice is not None:
-        word = choice if isinstance(choice, str) else "named"
-        params["tool_choice"] = dialect.tool_choice.get(word, choice)
+    _translate_choice(params, dialect)
+    if dialect.sampling_above_zero:
+        _lift_sampling(params)
     if dialect.stop_list and isinstance(params.get("stop"), str):
         params["stop"] = [params["stop"]]
     if dialect.integer_logprobs:
@@ -88,7 +87,32 @@ def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
             params["logprobs"] = top or 1
 
 
+def _translate_choice(params: dict[str, Any], dialect: Dialect) -> None:
+    choice = params.get("tool_choice")
+    if isinstance(choice, str):
+        params["tool_choice"] = dialect.tool_choice.get(choice, choice)
+    elif choice is not None:
+        is_subset = choice.get("type") == "allowed_tools"
+        if params.get("tools") and (
+            (is_subset and not dialect.allowed_tools) or "named" in dialect.tool_choice
+        ):
+            params |= narrowed(params)
+            choice = params["tool_choice"]
+        word = choice if isinstance(choice, str) else "named"
+        params["tool_choice"] = dialect.tool_choice.get(word, choice)
+
+
+def _lift_sampling(params: dict[str, Any]) -> None:
+    for name in ("temperature", "top_p"):
+        if params.get(name) == 0:
+            params[name] = LEAST
+    if params.get("top_p") == 1:
+        del params["top_p"]
+
+
 def _message(message: Message, dialect: Dialect) -> Message:
+    if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
+        message = shortened(message)
     if not dialect.developer_role and message["role"] == "developer":
         message = {**message, "role": "system"}
     if dialect.message_fields_off and dialect.message_fields_off & message.keys():

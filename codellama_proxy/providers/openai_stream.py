@@ -47,6 +47,8 @@ class StreamState:
     """At least one choice gave its finish reason."""
     calls: Mapping[int, int] = field(default_factory=dict)
     """How many tools each choice called: then its end is `tool_calls` whatever the upstream says."""
+    call_ids: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """By choice and index: some give every call the same number."""
     usage: Mapping[str, Any] | None = None
     """The latest report: some send a running total with every chunk, only the last one counts."""
     done: bool = False
@@ -189,18 +191,23 @@ def _number_calls(
     """Every fragment tells by `index` which call it belongs to; one with a name begins a call."""
     changed = False
     begun = state.calls.get(choice, 0)
+    ids = dict(state.call_ids)
     for call in tool_calls(delta):
         function = call.get("function")
         begins = bool(isinstance(function, dict) and function.get("name"))
         found = call.get("index")
         index = int(found) if isinstance(found, int | float) else (begun if begins else max(begun - 1, 0))
-        if not isinstance(found, int):
+        call_id = call.get("id")
+        if begins and call_id and ids.setdefault((choice, index), call_id) != call_id:
+            index = begun  # a call of its own under the number of an earlier one
+            ids[choice, index] = call_id
+        if not isinstance(found, int) or found != index:
             call["index"] = index
             changed = True
         changed |= fix_tool_call(call, f"call_{chat.id}_{choice}_{index}") if begins else fix_arguments(call)
         begun = max(begun, index + 1)
     if begun != state.calls.get(choice, 0):
-        state = replace(state, calls={**state.calls, choice: begun})
+        state = replace(state, calls={**state.calls, choice: begun}, call_ids=ids)
     return state, changed
 
 

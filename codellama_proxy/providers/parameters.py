@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama_proxy.chat import FIELDS, ChatRequest
-from codellama_proxy.providers.openai_request import unsupported
-from codellama_proxy.providers.policy import asking
+from codellama_proxy.providers.policy import asking, unsupported
 from codellama_proxy.types import Deployment
 
 

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama_proxy.chat import FIELDS, invalid_value
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.providers.dialects import BOOKKEEPING, DEFAULTS
-from codellama_proxy.providers.openai_request import unsupported
 from codellama_proxy.types import Deployment, Json
 
 Rule = str | Callable[[Any], Json]
+
+
+def unsupported(provider: str, name: str) -> ProxyError:
+    message = f"Provider '{provider}' does not support '{name}'. Remove it or set drop_params: true."
+    return ProxyError("unsupported_parameter", message, param=name)
 
 
 class Unsupported(Exception):  # noqa: N818 - it says what a value is
