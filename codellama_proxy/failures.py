@@ -33,6 +33,7 @@ BY_STATUS: Mapping[int, FailureClass] = {
     409: "transient",
     413: "caller",
     422: "caller",
+    424: "transient",
     425: "transient",
     429: "busy",
     498: "busy",
@@ -79,10 +80,20 @@ QUOTA = (
     "usage limit reached",
     "credit balance is too low",
     "exceeded your current quota",
+    "enforced_spend_limit_reached",
+    "contract_spend_limit_reached",
 )
+OUR_FAULT = ("api key not valid", "not supported by any provider")
+"""Said with 400 by providers that mean our key, or our name for the model."""
 LONGEST_WAIT = 86400.0
 """Seconds: who says "in a year" means "not today", and the number has to fit into a header."""
-UNKNOWN_MODEL = ("model_not_found", "deploymentnotfound", "does not exist", "model not found")
+UNKNOWN_MODEL = (
+    "model_not_found",
+    "deploymentnotfound",
+    "does not exist",
+    "model not found",
+    "not_found_error model:",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +151,8 @@ def timed_out(reason: str, *, sent: bool = True) -> Failure:
 def _class_of(status: int, error: UpstreamError, wait: float | None) -> FailureClass:
     text = f"{error.code} {error.type} {error.message}".lower()
     if status in (400, 429) and any(words in text for words in QUOTA):
+        return "credential"
+    if status == 400 and any(words in text for words in OUR_FAULT):
         return "credential"
     if status == 404 and any(words in text for words in UNKNOWN_MODEL):
         return "credential"
@@ -205,7 +218,9 @@ def _error_of(found: Any) -> UpstreamError:
             return UpstreamError(error.message, code, error.type, error.param)
     message = found.get("message") or found.get("msg")
     inner = found.get("innererror")
+    details = found.get("details")
     code = _text(inner.get("code")) if isinstance(inner, dict) else ""
+    code = code or (_text(details.get("error_code")) if isinstance(details, dict) else "")
     if code == "ResponsibleAIPolicyViolation":
         code = "content_filter"
     param = found.get("param")
