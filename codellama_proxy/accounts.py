@@ -7,20 +7,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from codellama_proxy import limits, tokens
+from codellama_proxy import asking, tokens
 from codellama_proxy import trace as traces
-from codellama_proxy.admission import Ask, Settlement
+from codellama_proxy.admission import Settlement
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import ChatRequest, guardrail_of
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.counting import Counter
-from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import content, promptlayer
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
-from codellama_proxy.types import Deployment, Model, Snapshot, Usage
+from codellama_proxy.types import Model, Snapshot, Usage
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +39,17 @@ class Accounts:
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> None:
         """One held row before any byte goes upstream. Raises `ProxyError`: a limit, a missing price, no ledger."""
-        deployments = [d for model in models for d in model.deployments]
-        scopes = limits.scopes_of(snapshot, trace.project, trace.key, chat.user)
-        ask = Ask(
-            request_id=trace.id,
-            created_at=trace.created_at,
-            project=trace.project,
-            key=trace.key,
-            user=chat.user,
-            endpoint=trace.endpoint,
-            model_requested=chat.model,
-            stream=chat.stream,
-            config=snapshot.digest,
-            scopes=scopes,
-            prompt_estimate=await self._estimate(chat, deployments[0], scopes),
-            prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
-            max_tokens=chat.max_tokens,
-            default_max_tokens=max(d.max_output_tokens for d in deployments),
-            n=max(chat.n, *(d.params.get("n", 1) for d in deployments)),
-            prices=tuple([price_of(d) for d in deployments]),
-            candidate_names=tuple([d.name for d in deployments]),
-        )
+        estimate = await self._estimate(trace, chat, models, snapshot)
+        ask = asking.ask_of(trace, chat, models, snapshot, estimate)
         trace.asked_ledger = True
         trace.admission = await self._ledger.admit(ask)
 
-    async def _estimate(self, chat: ChatRequest, first: Deployment, scopes: Sequence[ScopeLimits]) -> int:
+    async def _estimate(
+        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> int:
         """Tokens of the prompt: counted where tokens are limited, else guessed from its size."""
-        if any(scope.limits.tpm_limit is not None for scope in scopes):
-            return await self._counter.prompt(chat, first)
+        if asking.counts_tokens(asking.scopes_of(trace, chat, snapshot)):
+            return await self._counter.prompt(chat, asking.candidates(models)[0])
         return tokens.of_size(chat.size)
 
     async def estimated(self, trace: Trace) -> Usage:
@@ -128,13 +110,3 @@ def _tracked(end: Settlement, trace: Trace, done: Books) -> Settlement:
     except Exception:
         log.exception("a request could not be tracked")
         return end
-
-
-def _prompt_bound(
-    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: str
-) -> int:
-    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
-    settings = snapshot.project(project)
-    guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
-    added = max(len(repr(dict(d.params))) for d in deployments)
-    return chat.size + guardrail + added + tokens.framing_bound(chat.messages)

@@ -1,0 +1,64 @@
+"""What a request asks of the ledger: its scopes, the most it can cost, and who could answer it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from codellama_proxy import limits, tokens
+from codellama_proxy.admission import Ask
+from codellama_proxy.catalogue import price_of
+from codellama_proxy.chat import ChatRequest, guardrail_of
+from codellama_proxy.limits import ScopeLimits
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Deployment, Model, Snapshot
+
+
+def candidates(models: Iterable[Model]) -> list[Deployment]:
+    """Everybody who may be asked."""
+    return [d for model in models for d in model.deployments]
+
+
+def scopes_of(trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> tuple[ScopeLimits, ...]:
+    """The limited scopes of a request."""
+    return limits.scopes_of(snapshot, trace.project, trace.key, chat.user)
+
+
+def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
+    """Whether the prompt's tokens are counted beforehand, or guessed from its size."""
+    return any(scope.limits.tpm_limit is not None for scope in scopes)
+
+
+def ask_of(
+    trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, prompt_estimate: int
+) -> Ask:
+    """`prompt_estimate`: tokens, as near as we know."""
+    deployments = candidates(models)
+    return Ask(
+        request_id=trace.id,
+        created_at=trace.created_at,
+        project=trace.project,
+        key=trace.key,
+        user=chat.user,
+        endpoint=trace.endpoint,
+        model_requested=chat.model,
+        stream=chat.stream,
+        config=snapshot.digest,
+        scopes=scopes_of(trace, chat, snapshot),
+        prompt_estimate=prompt_estimate,
+        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
+        max_tokens=chat.max_tokens,
+        default_max_tokens=max(d.max_output_tokens for d in deployments),
+        n=max(chat.n, *(d.params.get("n", 1) for d in deployments)),
+        prices=tuple([price_of(d) for d in deployments]),
+        candidate_names=tuple([d.name for d in deployments]),
+    )
+
+
+def _prompt_bound(
+    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: str
+) -> int:
+    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
+    settings = snapshot.project(project)
+    guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
+    added = max(len(repr(dict(d.params))) for d in deployments)
+    return chat.size + guardrail + added + tokens.framing_bound(chat.messages)
