@@ -14,8 +14,8 @@ from codellama_proxy.config.check import inspect, printed
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import Problem
 from codellama_proxy.online import Tried, probe
+from codellama_proxy.pools import Pools
 from codellama_proxy.providers import IMPLEMENTED
-from codellama_proxy.upstream import Pools
 from tests.rig import config
 from tests.scripted import Internet, good, refusal
 from tests.upstream.process import Upstream
