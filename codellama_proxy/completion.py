@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from codellama_proxy.types import Event, Usage
+from codellama_proxy.pricing import sane
+from codellama_proxy.types import Event, Json, Usage
 
 
 def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
@@ -47,3 +48,137 @@ def usage_chunk(answer_id: str, created: int, model: str | None, usage: Mapping[
         "usage": usage,
     }
     return Event(orjson.dumps(chunk), usage_only=True)
+
+
+# --- chunks to a completion and back -------------------------------------------------------------------------
+
+_ONCE = frozenset({"role", "id", "type", "index"})
+"""Strings that are said, not spoken piece by piece."""
+
+
+def fold(chunks: Iterable[Json]) -> dict[str, Any]:
+    """The completion that the chunks of one stream add up to."""
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        for name, value in chunk.items():
+            if name != "choices" and (value is not None or name not in whole):
+                whole[name] = value
+        for choice in chunk.get("choices") or ():
+            _add_choice(choices.setdefault(choice["index"], {"message": {}}), choice)
+    for choice in choices.values():
+        choice["message"] = _tidy(choice["message"])
+    return {**whole, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _add_choice(choice: dict[str, Any], chunk: Json) -> None:
+    for name, value in chunk.items():
+        if name == "delta":
+            _add(choice["message"], value)
+        elif name == "logprobs" and value is not None:
+            choice["logprobs"] = choice.get("logprobs") or {}
+            _add(choice["logprobs"], value)
+        elif value is not None or name not in choice:
+            choice[name] = value
+
+
+class _Pieces(list[str]):
+    """A string still being said: joined once, at the end."""
+
+
+def _add(whole: dict[str, Any], delta: Json) -> None:
+    """Strings and lists grow, objects take in, calls find their place by `index`."""
+    for name, value in delta.items():
+        if value is None:
+            whole.setdefault(name, None)
+        elif name == "tool_calls":
+            calls = whole[name] = whole.get(name) or {}
+            for call in value:
+                _add(calls.setdefault(call["index"], {}), call)
+        elif isinstance(value, Mapping):
+            whole[name] = whole.get(name) or {}
+            _add(whole[name], value)
+        elif isinstance(value, str) and name not in _ONCE:
+            whole[name] = whole.get(name) or _Pieces()
+            whole[name].append(value)
+        elif isinstance(value, list):
+            whole[name] = [*(whole.get(name) or ()), *value]
+        else:
+            whole[name] = value
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    return {name: _joined(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _tidy(message: dict[str, Any]) -> dict[str, Any]:
+    """As a whole message has it: calls are a list, and what was never said is null."""
+    message = _joined(message)
+    calls = message.get("tool_calls")
+    if calls:
+        places = (calls[index] for index in sorted(calls))
+        message["tool_calls"] = [{n: v for n, v in call.items() if n != "index"} for call in places]
+    if not message.get("content") and (calls or message.get("function_call") or "content" not in message):
+        message["content"] = None
+    return message
+
+
+def split(completion: Json) -> list[Event]:
+    """The stream that says what the completion says: `fold` of its chunks is the completion again."""
+    common = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
+    common["object"] = "chat.completion.chunk"
+    events = [event for choice in completion["choices"] for event in _chunks_of(common, choice, completion)]
+    usage = completion.get("usage")
+    if usage:
+        last = orjson.dumps({**common, "choices": [], "usage": usage})
+        events.append(Event(last, usage=sane(usage), usage_only=True))
+    return events
+
+
+def _chunks_of(common: Json, choice: Json, completion: Json) -> Iterator[Event]:
+    """Who speaks, what is said, why it ended."""
+    message = choice["message"]
+    spoken = {name: value for name, value in message.items() if name != "role" and value}
+    if calls := spoken.get("tool_calls"):
+        spoken["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    silent = {name: value for name, value in message.items() if name not in spoken}
+    rest = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+
+    def chunk(delta: Json, **more: Any) -> bytes:
+        shown = {"index": choice["index"], "delta": delta, "finish_reason": None, **more}
+        return orjson.dumps({**common, "choices": [shown]})
+
+    yield Event(chunk(silent), model=completion.get("model"))
+    if spoken:
+        logprobs = {"logprobs": choice["logprobs"]} if "logprobs" in choice else {}
+        yield Event(chunk(spoken, **logprobs), content=True, text=said(message))
+    yield Event(chunk({}, **rest), finish_reason=choice.get("finish_reason"))
+
+
+def said(message: Json) -> str:
+    """Everything a message says, for counting."""
+    calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    calls.append(message.get("function_call") or {})
+    words = [message.get("reasoning_content") or message.get("reasoning"), message.get("content")]
+    words += [call.get(name) for call in calls for name in ("name", "arguments")]
+    return "".join(word for word in words if isinstance(word, str))
+
+
+def whole_event(body: bytes) -> Event:
+    """A completion's bytes as the event of a plain answer. Raises `ValueError` when it is not one."""
+    completion = orjson.loads(body)
+    try:
+        choices = completion["choices"]
+        text = "".join([said(choice["message"]) for choice in choices])
+        return Event(
+            body,
+            content=True,
+            text=text,
+            usage=sane(completion.get("usage")),
+            finish_reason=choices[0]["finish_reason"],
+            model=completion.get("model"),
+        )
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError("not a completion") from error
