@@ -10,10 +10,10 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, Message, invalid_value
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import legacy, openai
+from codellama_proxy.providers import legacy, openai_answer, openai_stream
 from codellama_proxy.providers.dialects import BOOKKEEPING
-from codellama_proxy.providers.openai import StreamState
 from codellama_proxy.providers.openai_answer import loads
+from codellama_proxy.providers.openai_stream import StreamState
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest, Json
@@ -42,14 +42,15 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     found = loads(body)
-    return legacy.restored(openai.parse_response(_named(found, deployment), chat, deployment), chat)
+    event = openai_answer.parse_response(_named(found, deployment), chat, deployment)
+    return legacy.restored(event, chat)
 
 
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    state, events = openai.parse_stream(state, _understood(frame, deployment), chat, deployment)
+    state, events = openai_stream.parse_stream(state, _understood(frame, deployment), chat, deployment)
     return state, [legacy.restored(event, chat) for event in events]
 
 

@@ -109,7 +109,7 @@ def _with_logprobs(event: Event, content: Sequence[Json]) -> Event:
         return event
     body = orjson.loads(event.body)
     body["choices"][0]["logprobs"] = {"content": content}
-    return replace(event, body=orjson.dumps(body))
+    return event._replace(body=orjson.dumps(body))
 
 
 # --- streams -------------------------------------------------------------------------------------------------

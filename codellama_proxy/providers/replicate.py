@@ -77,7 +77,7 @@ def _prediction(answered: Answered) -> Json | None:
 
 
 def _pending(found: Json) -> bool:
-    return found.get("status") in PENDING
+    return text_at(found, "status") in PENDING
 
 
 def _requests(found: Json, deployment: Deployment) -> tuple[HttpRequest, HttpRequest]:
@@ -114,7 +114,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     """A prediction that is over as one event. Raises `AttemptFailed` when it is none, or failed."""
     found = loads(body)
     _check(found)
-    if found.get("status") != "succeeded":
+    if text_at(found, "status") != "succeeded":
         raise AttemptFailed(failures.disguised("not_succeeded", status=200))
     text = _output(found)
     first = completion.head("chat.completion", f"chatcmpl-{chat.id}", chat.created, deployment.model)
@@ -123,7 +123,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
 
 def _check(found: Json) -> None:
     """Raises `AttemptFailed` for a prediction that failed."""
-    if found.get("status") in BROKEN:
+    if text_at(found, "status") in BROKEN:
         raise AttemptFailed(_failure(text_at(found, "error")))
 
 
@@ -217,7 +217,7 @@ def _compare(
         return state, []
     if not state.finished:
         _check(found)
-    succeeded = found.get("status") == "succeeded"
+    succeeded = text_at(found, "status") == "succeeded"
     events: list[Event] = []
     output = _output(found)
     if not state.finished and output.startswith(state.said) and (succeeded or output != state.said):
