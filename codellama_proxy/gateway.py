@@ -10,10 +10,9 @@ of `Gateway.chat`; whatever happens in it, its `finally` settles, once.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 from collections.abc import Callable, Sequence
 
-from codellama_proxy import routing
 from codellama_proxy.accounts import Accounts
 from codellama_proxy.chat import ChatRequest, check_client_system, parse_chat
 from codellama_proxy.clock import Time
@@ -95,7 +94,7 @@ class Gateway:
 
     def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> Trace:
         now, wall = self._time.monotonic(), self._time.wall()
-        trace = Trace(f"req_{secrets.token_hex(12)}", now, wall, endpoint, snapshot.digest)
+        trace = Trace(request_id(wall), now, wall, endpoint, snapshot.digest)
         trace.tracking = snapshot.tracking
         if snapshot.tracking.promptlayer_key is not None:
             trace.hints = client.hints()
@@ -123,9 +122,12 @@ class Gateway:
 
     def _chain(self, trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
-        permitted = permission(snapshot, trace.key)
-        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
-        return routing.models_of_chain(snapshot, asked, permitted)
+        return self._walk.chain(chat, permission(snapshot, trace.key), snapshot)
+
+
+def request_id(wall: float) -> str:
+    """Unique, and in the order of time: a ledger's index of such ids grows at its end only."""
+    return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
 def permission(snapshot: Snapshot, key: Key | None) -> Callable[[str], bool]:

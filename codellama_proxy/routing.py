@@ -15,7 +15,7 @@ Cooling is per deployment and outlives requests: `cool` folds each outcome into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -62,13 +62,11 @@ def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Call
 
     Raises `ProxyError` model_not_found; unknown, disabled, not permitted and of another mode look alike.
     """
-    usable = [m for m in snapshot.models.values() if permitted(m.name) and m.deployments[0].mode == mode]
-    for model in usable:
-        if model.name == name:
-            return model
-    known = name in snapshot.models
-    if name is None or (snapshot.routing.unknown_model == "default" and not known):
-        start = starting_model(usable)
+    known = None if name is None else snapshot.models.get(name)
+    if known is not None and _serves(known, mode) and permitted(known.name):
+        return known
+    if name is None or (snapshot.routing.unknown_model == "default" and known is None):
+        start = starting_model(m for m in snapshot.models.values() if _serves(m, mode) and permitted(m.name))
         if start is not None:
             return start
     shown = "No model" if name is None else f"The model '{name[:200]}'"
@@ -76,19 +74,46 @@ def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Call
     raise ProxyError("model_not_found", message, param="model")
 
 
-def starting_model(usable: Sequence[Model]) -> Model | None:
+def starting_model(usable: Iterable[Model]) -> Model | None:
     """Where a request without `model` starts: the first entry; a stand-in mock only when there is nothing else."""
-    return next((model for model in usable if not _stands_in(model)), usable[0] if usable else None)
+    stand_in = None
+    for model in usable:
+        if not _stands_in(model):
+            return model
+        stand_in = stand_in or model
+    return stand_in
+
+
+def _serves(model: Model, mode: str) -> bool:
+    return model.deployments[0].mode == mode
 
 
 def _stands_in(model: Model) -> bool:
     return all(d.provider == "mock" and not d.fallback for d in model.deployments)
 
 
-def models_of_chain(snapshot: Snapshot, first: Model, permitted: Callable[[str], bool]) -> list[Model]:
-    """The asked model and its fallbacks, in order, without those the caller may not use."""
-    names = [first.name, *(name for name in first.fallbacks if name != first.name)]
-    return [snapshot.models[name] for name in names if name in snapshot.models and permitted(name)]
+def models_of_chain(
+    snapshot: Snapshot,
+    first: Model,
+    permitted: Callable[[str], bool],
+    cooling: Mapping[str, Cooling],
+    now: float,
+) -> list[Model]:
+    """The asked model and its fallbacks, in order, without those the caller may not use.
+
+    It ends where `max_attempts` deployments are ready: no request comes further, however long the file is.
+    """
+    chain: list[Model] = []
+    ready = 0
+    for name in (first.name, *first.fallbacks):
+        model = snapshot.models.get(name)
+        if model is None or model in chain or not permitted(name):
+            continue
+        chain.append(model)
+        ready += sum(1 for d in model.deployments if not is_cooling(cooling.get(d.id), now))
+        if ready >= snapshot.routing.max_attempts:
+            break
+    return chain
 
 
 def weighted(deployments: Sequence[Deployment], jitter: Jitter) -> list[Deployment]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from codellama_proxy import routing
 from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
@@ -27,6 +27,14 @@ class Walk:
         self._pools = pools
         self._cooldowns = cooldowns
         self._time = time
+
+    def chain(
+        self, chat: ChatRequest, permitted: Callable[[str], bool], snapshot: Snapshot
+    ) -> Sequence[Model]:
+        """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
+        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        cooling, now = self._cooldowns.states(), self._time.monotonic()
+        return routing.models_of_chain(snapshot, asked, permitted, cooling, now)
 
     async def open(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot

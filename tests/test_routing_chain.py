@@ -3,7 +3,9 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ from codellama_proxy.routing import (
     starting_model,
     weighted,
 )
-from codellama_proxy.types import Deployment, Routing
+from codellama_proxy.types import Deployment, Routing, Snapshot
 from tests.building import deployment, model, snapshot
 
 A, B, C = deployment("a"), deployment("b"), deployment("c")
@@ -108,14 +110,28 @@ def test_unknown_models_may_start_where_unnamed_ones_do() -> None:
         asked_model(lenient, "a", "chat", lambda name: name == "b")
 
 
+def chain_of(
+    snap: Snapshot,
+    permitted: Callable[[str], bool] = everything,
+    cooling: Mapping[str, Cooling] = MappingProxyType({}),
+) -> list[str]:
+    return [m.name for m in models_of_chain(snap, snap.models["a"], permitted, cooling, 0.0)]
+
+
 def test_the_chain_skips_models_the_caller_may_not_use() -> None:
     snap = snapshot(model("a"), model("b"), model("c"))
-    assert [m.name for m in models_of_chain(snap, snap.models["a"], lambda name: name != "b")] == ["a", "c"]
+    assert chain_of(snap, lambda name: name != "b") == ["a", "c"]
 
 
 def test_a_model_is_not_its_own_fallback() -> None:
     snap = snapshot(model("a", fallbacks=("b", "a", "gone")), model("b"))
-    assert [m.name for m in models_of_chain(snap, snap.models["a"], everything)] == ["a", "b"]
+    assert chain_of(snap) == ["a", "b"]
+
+
+def test_a_chain_ends_where_no_request_can_come() -> None:
+    snap = replace(snapshot(*(model(name) for name in "abcdef")), routing=Routing(max_attempts=2))
+    assert chain_of(snap) == ["a", "b"]
+    assert chain_of(snap, cooling={"a#1": Cooling(3, until=10.0, rounds=1)}) == ["a", "b", "c"]
 
 
 def test_allow_lists_take_shell_wildcards_and_mind_case() -> None:
