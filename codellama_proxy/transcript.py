@@ -39,7 +39,8 @@ class Transcript:
         found: dict[int, dict[str, Any]] = {}
         for body in self._bodies:
             for choice in orjson.loads(body).get("choices") or ():
-                _take(found.setdefault(choice.get("index") or 0, _empty()), choice)
+                index = choice.get("index")
+                _take(found.setdefault(index if isinstance(index, int) else 0, _empty()), choice)
         return [{"index": index, **found[index]} for index in sorted(found)]
 
 

@@ -67,15 +67,15 @@ def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
     """The body of one request that was tried, however it ended."""
     chat = trace.sent or trace.chat
     assert chat is not None
-    spoken = tracking.promptlayer_content
+    spoken = tracking.promptlayer_content and chat.size <= MOST_BYTES
     tried = trace.serving or trace.tried
     hints = _hints(trace)
     fields: dict[str, Any] = {
         "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
         "model": trace.upstream_model or (tried.model if tried else chat.model) or "unknown",
         "api_type": "chat-completions",
-        "input": _input(chat, spoken=spoken),
-        "output": _output(trace, spoken=spoken),
+        "input": _input(chat) if spoken else _chat([_message("user", _instead(tracking))]),
+        "output": _output(trace, tracking),
         "request_start_time": _iso(trace.created_at),
         "request_end_time": _iso(trace.created_at + max(trace.ended - trace.started, 0.0)),
         "parameters": _parameters(chat, spoken=spoken),
@@ -104,15 +104,17 @@ def metadata(given: Mapping[str, Any]) -> bytes:
 # --- blueprints --------------------------------------------------------------------------------------------
 
 
-def _input(chat: ChatRequest, *, spoken: bool) -> dict[str, Any]:
-    if not spoken:
-        return _chat([_message("user", REDACTED)])
-    if chat.size > MOST_BYTES:
-        return _chat([_message("user", TOO_LARGE)])
+def _instead(tracking: Tracking) -> str:
+    """What stands for a prompt that is not sent."""
+    return TOO_LARGE if tracking.promptlayer_content else REDACTED
+
+
+def _input(chat: ChatRequest) -> dict[str, Any]:
     shown = _chat([blueprint(message) for message in chat.messages])
-    tools = [tool for tool in chat.params.get("tools", ()) if isinstance(tool.get("function"), dict)]
-    if tools:
-        shown["tools"] = [{"type": "function", "function": tool["function"]} for tool in tools]
+    functions = [_object(tool.get("function")) for tool in chat.params.get("tools", ())]
+    named = [function for function in functions if isinstance(function.get("name"), str)]
+    if named:
+        shown["tools"] = [{"type": "function", "function": function} for function in named]
         if "tool_choice" in chat.params:
             shown["tool_choice"] = chat.params["tool_choice"]
     if chat.params.get("functions"):
@@ -120,13 +122,18 @@ def _input(chat: ChatRequest, *, spoken: bool) -> dict[str, Any]:
     return shown
 
 
-def _output(trace: Trace, *, spoken: bool) -> dict[str, Any]:
+def _output(trace: Trace, tracking: Tracking) -> dict[str, Any]:
     if trace.serving is None:
         return _chat([])
-    if not spoken:
+    if not tracking.promptlayer_content:
         return _chat([_message("assistant", REDACTED)])
     choices = trace.transcript.choices() if trace.transcript else []
     return _chat([blueprint(choice["message"]) for choice in choices])
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """What strangers may have sent instead of an object is none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -147,7 +154,7 @@ def blueprint(message: Mapping[str, Any]) -> dict[str, Any]:
         "role": str(message.get("role", "assistant")),
         "content": [*_thinking(message), *_blocks(message.get("content")), *_refusal(message)],
     }
-    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    calls = [_call(_object(call)) for call in message.get("tool_calls") or ()]
     if message.get("function_call"):
         calls.append(_call({"function": message["function_call"]}))
     if calls:
@@ -186,7 +193,7 @@ def _refusal(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function") or call.get("custom") or {}
+    function = _object(call.get("function") or call.get("custom"))
     arguments = function.get("arguments", function.get("input", ""))
     return {
         "id": str(call.get("id") or ""),
@@ -256,7 +263,7 @@ def _template(hints: Mapping[str, Any], *, spoken: bool) -> dict[str, Any]:
     name = hints.get("prompt_name")
     if not isinstance(name, str) or not name:
         return {}
-    shown: dict[str, Any] = {"prompt_name": name}
+    shown: dict[str, Any] = {"prompt_name": name[:LONGEST_KEY]}
     version = str(hints.get("prompt_version", ""))
     if version.isascii() and version.isdecimal() and int(version[:18]) > 0:
         shown["prompt_version_number"] = int(version[:18])
