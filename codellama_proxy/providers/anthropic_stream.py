@@ -71,7 +71,7 @@ def parse_stream(
         return state, ()
     if found.get("type") == "error" or found.get("error"):
         raise AttemptFailed(in_band(frame.data))
-    kind = found.get("type")
+    kind = _text(found, "type")
     events: list[Event] = []
     if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
         state, events = _begin(found, chat)
