@@ -33,6 +33,7 @@ def ask_of(
 ) -> Ask:
     """`prompt_estimate`: tokens, as near as we know."""
     deployments = candidates(models)
+    scopes = scopes_of(trace, chat, snapshot)
     return Ask(
         request_id=trace.id,
         created_at=trace.created_at,
@@ -43,21 +44,30 @@ def ask_of(
         model_requested=chat.model,
         stream=chat.stream,
         config=snapshot.digest,
-        scopes=scopes_of(trace, chat, snapshot),
+        scopes=scopes,
         prompt_estimate=prompt_estimate,
-        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
+        prompt_bound=_prompt_bound(scopes, chat, deployments, snapshot, trace.project),
         max_tokens=chat.max_tokens,
         default_max_tokens=max(d.max_output_tokens for d in deployments),
         n=max(chat.n, *(d.params.get("n", 1) for d in deployments)),
-        prices=tuple([price_of(d) for d in deployments]),
+        prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
     )
 
 
 def _prompt_bound(
-    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: str
+    scopes: Iterable[ScopeLimits],
+    chat: ChatRequest,
+    deployments: Sequence[Deployment],
+    snapshot: Snapshot,
+    project: str,
 ) -> int:
-    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
+    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take.
+
+    Only a budget asks for it.
+    """
+    if all(scope.limits.max_budget is None for scope in scopes):
+        return 0
     settings = snapshot.project(project)
     guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
     added = max(len(repr(dict(d.params))) for d in deployments)
