@@ -23,6 +23,12 @@ ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 SYSTEM_ROLES = {"system", "developer"}
 
 Message = Mapping[str, Any]
+Endpoint = Literal["chat/completions", "completions", "embeddings"]
+MODES: Mapping[Endpoint, str] = {
+    "chat/completions": "chat",
+    "completions": "completion",
+    "embeddings": "embedding",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +51,34 @@ class ChatRequest:
     """Our request id, for answers that come without an id of their own."""
     created: int = 0
     """Unix seconds, for answers that do not say."""
+    endpoint: Endpoint = "chat/completions"
+    """What it asks for. Only chats have messages: the others have `prompt` or `input` among their `params`."""
+    texts: Sequence[str] | None = None
+    """What the token ids among an embedding's `input` say, for providers that take only text."""
 
     @property
     def mode(self) -> str:
         """Which kind of deployment can answer."""
-        return "chat"
+        return MODES[self.endpoint]
+
+    @property
+    def given(self) -> Any:
+        """What is to be completed or embedded: a text or its token ids, or a list of either."""
+        return self.params.get("prompt" if self.endpoint == "completions" else "input")
 
     @property
     def n(self) -> int:
-        return int(self.params.get("n", 1))
+        """How many answers are generated, and paid for."""
+        n = int(self.params.get("n", 1))
+        if self.endpoint != "completions":
+            return n
+        return max(n, int(self.params.get("best_of", 1))) * len(several(self.given))
 
     @property
     def max_tokens(self) -> int | None:
         """The client's own bound on the answer, tokens per choice."""
+        if self.endpoint == "embeddings":
+            return None
         found: int | None = self.params.get("max_completion_tokens", self.params.get("max_tokens"))
         return found
 
@@ -65,6 +86,12 @@ class ChatRequest:
     def max_tokens_field(self) -> str:
         """The name the client used for it."""
         return "max_completion_tokens" if "max_completion_tokens" in self.params else "max_tokens"
+
+
+def several(given: Any) -> list[Any]:
+    """A prompt or an input as the list it may be: a text is one, and so is a list of token ids."""
+    is_one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
+    return [given] if is_one else given
 
 
 # --- bytes to JSON -------------------------------------------------------------------------------------------
@@ -172,6 +199,15 @@ FIELDS: Mapping[str, tuple[Kind, tuple[float, float] | None]] = {
     "cache": ("object", None),
 }
 
+CHATS_ONLY = frozenset(
+    {
+        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+        *("response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction"),
+        *("logprobs", "top_logprobs", "web_search_options"),
+    }
+)
+"""Parameters that completions and embeddings do not have, or mean something else by."""
+
 MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
 
 # Words that other gateways take as "send it there, with this": here only proxy.yaml decides that.
@@ -227,7 +263,20 @@ def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None
 def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
     """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
     fields = check_fields(parse_json(body), FIELDS)
-    _check_items(fields)
+    check_items(fields)
+    messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
+    return request_of("chat/completions", messages, fields, len(body), request_id, created)
+
+
+def request_of(
+    endpoint: Endpoint,
+    messages: Sequence[Message],
+    fields: dict[str, Any],
+    size: int,
+    request_id: str,
+    created: int,
+) -> ChatRequest:
+    """The request that these checked fields are; what it has no place for stays among them."""
     stream = fields.pop("stream", False)
     options = fields.pop("stream_options", None)
     if options is not None and not stream:
@@ -238,7 +287,6 @@ def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatReque
     model = fields.pop("model", None)
     if model == "":
         raise invalid_value("model", "'model' must not be empty.")
-    messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
     return ChatRequest(
         model=model,
         messages=messages,
@@ -248,13 +296,14 @@ def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatReque
         metadata=fields.pop("metadata", {}),
         cache=fields.pop("cache", {}),
         params=fields,
-        size=len(body),
+        size=size,
         id=request_id,
         created=created,
+        endpoint=endpoint,
     )
 
 
-def _check_items(fields: Mapping[str, Any]) -> None:
+def check_items(fields: Mapping[str, Any]) -> None:
     """The items of arrays that every provider would choke on."""
     stop = fields.get("stop")
     if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
@@ -347,13 +396,23 @@ def addressed(
     chat: ChatRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
 ) -> ChatRequest:
     """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
-    params = {**deployment.params, **chat.params}
+    if chat.endpoint != "chat/completions":
+        params = {**_not_for_chats(deployment.params), **chat.params}
+        messages: Sequence[Message] = ()
+    else:
+        params = {**deployment.params, **chat.params}
+        messages = guarded(chat.messages, text, policy)
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None:
         # The field has two names: neither may say something else.
         params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
         params[chat.max_tokens_field] = bound
-    return replace(chat, messages=guarded(chat.messages, text, policy), params=params)
+    return replace(chat, messages=messages, params=params)
+
+
+def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an entry's parameters, those that mean something where nobody chats."""
+    return {name: value for name, value in params.items() if name not in CHATS_ONLY}
 
 
 def guardrail_of(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:

@@ -85,7 +85,13 @@ def starting_model(usable: Iterable[Model]) -> Model | None:
 
 
 def _serves(model: Model, mode: str) -> bool:
-    return model.deployments[0].mode == mode
+    return any(d.serves(mode) for d in model.deployments)
+
+
+def _serving(model: Model, mode: str) -> Model:
+    """With only those deployments that serve `mode`; nearly always all of them."""
+    serving = tuple([d for d in model.deployments if d.serves(mode)])
+    return model if len(serving) == len(model.deployments) else replace(model, deployments=serving)
 
 
 def _stands_in(model: Model) -> bool:
@@ -98,8 +104,9 @@ def models_of_chain(
     permitted: Callable[[str], bool],
     cooling: Mapping[str, Cooling],
     now: float,
+    mode: str = "chat",
 ) -> list[Model]:
-    """The asked model and its fallbacks, in order, without those the caller may not use.
+    """The asked model and its fallbacks, in order, without those the caller may not use or that do not serve `mode`.
 
     It ends where `max_attempts` deployments are ready: no request comes further, however long the file is.
     """
@@ -108,6 +115,9 @@ def models_of_chain(
     for name in (first.name, *first.fallbacks):
         model = snapshot.models.get(name)
         if model is None or model in chain or not permitted(name):
+            continue
+        model = _serving(model, mode)
+        if not model.deployments:
             continue
         chain.append(model)
         ready += sum(1 for d in model.deployments if not is_cooling(cooling.get(d.id), now))
@@ -130,7 +140,7 @@ def candidates(
 ) -> list[Deployment]:
     """Every deployment of the chain that serves `mode`, cooling ones last, the one that ends soonest first."""
     in_order = [
-        d for model in models for d in weighted([d for d in model.deployments if d.mode == mode], jitter)
+        d for model in models for d in weighted([d for d in model.deployments if d.serves(mode)], jitter)
     ]
     if not any(d.id in cooling for d in in_order):
         return in_order

@@ -107,6 +107,8 @@ class Deployment:
     """Replaces the guardrail's text; `False` for none; `None` to keep the guardrail's."""
     drop_params: bool = False
     mode: Literal["chat", "embedding", "completion"] = "chat"
+    also: frozenset[str] = frozenset()
+    """Other modes it serves: the chat models of some providers complete text too."""
     mock: Mock | None = None
     base_model: str | None = None
     """The model's well-known name, for capabilities and prices."""
@@ -116,6 +118,9 @@ class Deployment:
     """Whether it may serve as a backup for other models."""
     disabled: str | None = None
     """Why nothing may be sent here, in words; `None` when it is enabled."""
+
+    def serves(self, mode: str) -> bool:
+        return mode == self.mode or mode in self.also
 
 
 @dataclass(frozen=True, slots=True)

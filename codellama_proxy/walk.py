@@ -34,7 +34,7 @@ class Walk:
         """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
-        return routing.models_of_chain(snapshot, asked, permitted, cooling, now)
+        return routing.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
 
     async def open(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
