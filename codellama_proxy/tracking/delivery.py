@@ -214,7 +214,7 @@ def _id(body: bytes) -> int | None:
     except orjson.JSONDecodeError:
         return None
     number = found.get("id") if isinstance(found, dict) else None
-    return number if isinstance(number, int) and 0 <= number < 2**63 else None
+    return number if type(number) is int and 0 <= number < 2**63 else None
 
 
 async def _body(response: httpx2.Response) -> bytes:
