@@ -1,0 +1,82 @@
+"""Prompts and answers in the database: only where the configuration keeps them, and no longer than it says."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from tests.processes import until
+from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
+
+KEPT = {"requests": {"content": True}}
+
+
+def details(one: Proxy, request_id: str) -> dict[str, Any]:
+    one.row(request_id)
+    answer = one.client.get(f"/requests/{request_id}", headers=one.auth)
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_prompt_and_answer_are_kept_where_asked_for_and_shown_to_the_project(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("fast"), tracking=KEPT))
+    plain, stream = one.chat(prompt="a loop"), one.chat(prompt="a loop", stream=True)
+    said = plain.json()["choices"][0]["message"]["content"]
+    for answer in (plain, stream):
+        content = details(one, answer.headers["x-request-id"])["content"]
+        assert content["messages"] == [
+            {"role": "system", "content": GUARDRAIL},
+            {"role": "user", "content": "a loop"},
+        ]
+        assert content["choices"][0]["message"]["content"] == said
+        assert content["choices"][0]["finish_reason"] == "stop"
+        assert content["cut"] is False
+
+
+def test_an_answer_that_broke_off_is_kept_as_far_as_it_came(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("short", "cut=2"), tracking=KEPT))
+    content = details(one, one.chat(stream=True).headers["x-request-id"])["content"]
+    assert content["choices"][0]["message"]["content"]
+    assert content["choices"][0]["finish_reason"] is None
+
+
+def test_by_default_nothing_said_is_in_the_database_or_the_log(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("fast")))
+    answer = one.chat(prompt="CANARY-PROMPT")
+    assert "content" not in details(one, answer.headers["x-request-id"])
+    one.stop()
+    files = [file.read_bytes() for file in one.database.parent.glob("proxy.db*")]
+    assert not any(b"CANARY-PROMPT" in data for data in files)
+    assert "CANARY-PROMPT" not in one.log()
+
+
+def test_rows_past_their_retention_become_daily_totals_and_their_content_goes(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    text = config(upstream.model("fast"), tracking={"requests": {"content": True, "retention": "7d"}})
+    one = proxy(text)
+    old, new = one.chat(prompt="CANARY-OLD"), one.chat(prompt="CANARY-NEW")
+    ids = [answer.headers["x-request-id"] for answer in (old, new)]
+    for request_id in ids:
+        one.row(request_id)
+    before = one.admin("GET", "/spend").json()
+    one.stop()
+    with closing(sqlite3.connect(one.database)) as db:
+        db.execute("update requests set created_at = created_at - 8 * 86400 where request_id = ?", (ids[0],))
+        db.commit()
+    one.start()
+    until(lambda: "past their retention" in one.log(), "the fold")
+    assert [row["request_id"] for row in one.rows()] == [ids[1]]
+    after = one.admin("GET", "/spend").json()
+    assert (after["total_cost_usd"], after["total_requests"]) == (before["total_cost_usd"], 2)
+    with closing(sqlite3.connect(one.database)) as db:
+        kept = [row[0] for row in db.execute("select content from request_contents")]
+    assert len(kept) == 1
+    assert "CANARY-NEW" in kept[0]
