@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -44,7 +45,7 @@ from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
-from codellama_proxy.web.protocol import Protocol
+from codellama_proxy.web.protocol import Patience, Protocol
 from codellama_proxy.welcome import first_key, welcome
 from codellama_proxy.wire import AiohttpWire
 
@@ -54,6 +55,7 @@ LAST_WORDS = 0.3  # seconds for the same, when a second signal asks to hurry
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
 
 
+PATIENT = Patience()
 @dataclass(slots=True)
 class Runtime:
     """What handlers find at `app.state.runtime`."""
@@ -71,7 +73,7 @@ class Runtime:
     draining: bool = False
 
 
-def serve(settings: Settings, live: Live) -> int:
+def serve(settings: Settings, live: Live, patience: Patience = PATIENT) -> int:
     """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
     path = Path(settings.database)
     with lock_file(path):
@@ -81,7 +83,7 @@ def serve(settings: Settings, live: Live) -> int:
             logging_to(log_format(settings), settings) as log,
             asyncio.Runner(loop_factory=_uvloop) as runner,
         ):
-            return runner.run(_serve(settings, live, path, sock, log))
+            return runner.run(_serve(settings, live, path, sock, log, patience))
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -118,7 +120,9 @@ def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
         log.stop()
 
 
-async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket, log: Log) -> int:
+async def _serve(
+    settings: Settings, live: Live, path: Path, sock: socket.socket, log: Log, patience: Patience
+) -> int:
     async with contextlib.AsyncExitStack() as stack:
         writer, reader = Writer(path), Reader(path)
         writer.start()
@@ -173,7 +177,7 @@ async def _serve(settings: Settings, live: Live, path: Path, sock: socket.socket
             log.line(line)
         if (warning := version_warning()) is not None:
             log.line(warning, "warning")
-        return await Server(runtime, log).run(sock)
+        return await Server(runtime, log, patience).run(sock)
 
 
 def promptlayer_url() -> str:
@@ -198,11 +202,11 @@ def _host(host: str) -> str:
 class Server(uvicorn.Server):
     """Uvicorn, with signals of our own and a drain that tells clients when it is over."""
 
-    def __init__(self, runtime: Runtime, log: Log) -> None:
+    def __init__(self, runtime: Runtime, log: Log, patience: Patience) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(runtime),
-                http=Protocol,
+                http=functools.partial(Protocol, patience=patience),  # type: ignore[arg-type]  # only called
                 loop="none",
                 lifespan="off",
                 log_config=None,
@@ -226,6 +230,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if self.server_state.tasks:  # those whose connections were cut: their last word is for the books
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
         yield
 
     def _on_signal(self) -> None:
@@ -238,9 +244,12 @@ class Server(uvicorn.Server):
         self._runtime.draining = True
         drain = self._runtime.live.snapshot.server.drain
         self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
-        self.config.timeout_graceful_shutdown = int(drain + AFTER_DRAIN)
         self.should_exit = True
         loop.call_later(drain, gateway.interrupt, "shutting_down", message)
 
     def _leave(self) -> None:
         self.force_exit = True
+        loop.call_later(drain + AFTER_DRAIN, self._leave)
+        """Waits for nobody any more: who is still connected has had its time."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

@@ -66,6 +66,8 @@ class Proxy:
     project: str = "default"
     allow: Sequence[str] = ()
     """Words that the log may have though they look bad."""
+    module: str = "codellama_proxy"
+    """What `python -m` runs: the command, or one that is like it but for its patience."""
 
     key: str = ""
     key_id: str = ""
@@ -97,7 +99,7 @@ class Proxy:
     def command(self) -> list[str]:
         options = {"--config": self.config_path, "--database": self.database, "--port": self.port}
         pairs = [str(part) for pair in options.items() for part in pair]
-        return [sys.executable, "-m", "codellama_proxy", "serve", *pairs]
+        return [sys.executable, "-m", self.module, "serve", *pairs]
 
     def _ready(self) -> bool:
         assert self._process is not None

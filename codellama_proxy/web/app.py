@@ -70,8 +70,20 @@ class Shortcut:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = _spelled(scope)
         direct = scope["path"] in self._paths and scope["method"] == "POST" and not _from_a_browser(scope)
         await (self._endpoint if direct else self._rest)(scope, receive, send)
+
+
+NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")
+
+
+def _spelled(scope: Scope) -> Scope:
+    """Routes are matched as they are written: escapes belong into names, and hide a path from whoever filters paths."""
+    raw: bytes = scope["raw_path"]
+    if b"%" not in raw or raw.decode("ascii").startswith(NAMED):
+        return scope
+    return {**scope, "path": raw.decode("ascii")}
 
 
 def _from_a_browser(scope: Scope) -> bool:

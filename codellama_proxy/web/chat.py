@@ -16,15 +16,9 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.sse import HEARTBEAT
 from codellama_proxy.web.auth import credential
-from codellama_proxy.web.http import check_body_headers, too_large
-from codellama_proxy.web.protocol import LEFT
+from codellama_proxy.web.http import check_body_headers, too_large, too_slow
+from codellama_proxy.web.protocol import LEFT, patience_of
 
-BODY_TIMEOUT = 30.0
-"""Seconds a client may take to send its whole request."""
-SEND_TIMEOUT = 30.0
-"""Seconds a client may leave what we sent unread, once its and our buffers are full."""
-HEARTBEAT_AFTER = 15.0
-"""Seconds of silence in a stream after which a comment tells the client, and what is between us, to stay."""
 HINTS = (b"traceparent", b"tracestate")
 
 log = logging.getLogger(__name__)
@@ -61,6 +55,7 @@ class AsgiClient:
         "_beats",
         "_headers",
         "_heartbeat",
+        "_patience",
         "_receive",
         "_scope",
         "_send",
@@ -79,6 +74,7 @@ class AsgiClient:
         self._send = send
         self._task = asyncio.current_task()
         self._scope = scope
+        self._patience = patience_of(scope)
         self._beats: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._silent_since = 0.0
@@ -96,11 +92,10 @@ class AsgiClient:
     async def body(self, limit: int) -> bytes:
         check_body_headers(self._headers, limit)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
+            async with asyncio.timeout(self._patience.body):
                 body = await self._read(limit)
         except TimeoutError:
-            message = f"The request body did not arrive within {BODY_TIMEOUT:g} seconds."
-            raise ProxyError("request_timeout", message, headers={"connection": "close"}) from None
+            raise too_slow(self._patience.body) from None
         self._scope[LEFT] = self._leave
         return body
 
@@ -130,17 +125,12 @@ class AsgiClient:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):
-            self._listen_to_silence(HEARTBEAT_AFTER)
+            self._listen_to_silence(self._patience.heartbeat)
 
     async def write(self, data: bytes, *, last: bool) -> None:
         if last:
             self.close()  # from here on, leaving is what a client is expected to do
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        except TimeoutError:
-            self.gone = True
-            raise ClientLeft from None
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         self._silent_since = asyncio.get_running_loop().time()
 
     def _listen_to_silence(self, seconds: float) -> None:
@@ -149,16 +139,11 @@ class AsgiClient:
     def _beat(self) -> None:
         """Sends a comment if nothing was sent for long, and looks again later: one timer, never reset."""
         silent = asyncio.get_running_loop().time() - self._silent_since
-        if silent >= HEARTBEAT_AFTER:
-            self._heartbeat = asyncio.create_task(self._send_heartbeat())
+        if silent >= self._patience.heartbeat:
+            if self._heartbeat is None or self._heartbeat.done():
+                self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
             silent = 0.0
-        self._listen_to_silence(HEARTBEAT_AFTER - silent)
-
-    async def _send_heartbeat(self) -> None:
-        try:
-            await self.write(HEARTBEAT, last=False)
-        except ClientLeft:
-            self._leave()
+        self._listen_to_silence(self._patience.heartbeat - silent)
 
     async def fail(self, error: ProxyError) -> None:
         """The last resort: an answer if none has begun, and silence if one has."""
@@ -172,3 +157,5 @@ class AsgiClient:
         if self._beats is not None:
             self._beats.cancel()
             self._beats = None
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()

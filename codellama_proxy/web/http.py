@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.chat import parse_json
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.web.protocol import patience_of
 
 MAX_ADMIN_BODY = 1 << 20
 
@@ -29,8 +31,17 @@ def respond_error(error: ProxyError) -> Response:
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """The body of an admin request. Raises `ProxyError`: 413, 415, or 400 for what is not a JSON object."""
+    """The body of an admin request. Raises `ProxyError`: 408, 413, 415, or 400 for what is not a JSON object."""
     check_body_headers(request.scope["headers"], MAX_ADMIN_BODY)
+    seconds = patience_of(request.scope).body
+    try:
+        async with asyncio.timeout(seconds):
+            return parse_json(await _read(request))
+    except TimeoutError:
+        raise too_slow(seconds) from None
+
+
+async def _read(request: Request) -> bytes:
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
@@ -38,7 +49,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         if size > MAX_ADMIN_BODY:
             raise too_large(MAX_ADMIN_BODY)
         pieces.append(piece)
-    return parse_json(b"".join(pieces))
+    return b"".join(pieces)
 
 
 def check_body_headers(headers: RawHeaders, limit: int) -> None:
@@ -62,6 +73,11 @@ def too_large(limit: int) -> ProxyError:
         f"The request body is larger than {limit} bytes.",
         headers={"connection": "close"},
     )
+
+
+def too_slow(seconds: float) -> ProxyError:
+    message = f"The request body did not arrive within {seconds:g} seconds."
+    return ProxyError("request_timeout", message, headers={"connection": "close"})
 
 
 class Cors:

@@ -1,11 +1,24 @@
-"""Uvicorn's HTTP/1.1, with a bound on heads and our error form for what never becomes a request."""
+"""Uvicorn's HTTP/1.1, with bounds on heads, on silence and on what is left unread, and our error form for what never
+becomes a request.
+
+A connection that is waited for in vain is ended here and nowhere else: whoever answers on it learns that its client
+left. Requests that are pipelined behind another are kept apart from the one being answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from dataclasses import dataclass
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from codellama_proxy.errors import ProxyError
 
@@ -17,14 +30,40 @@ LEFT = "codellama_proxy.left"
 """In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
 for `receive` to say so."""
 
-HEAD_TIMEOUT = 10.0
-"""Seconds for a request's head to arrive, from the connection's start or from its own first byte."""
+PATIENCE = "codellama_proxy.patience"
+"""In a request's scope: the `Patience` of its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that clients may take."""
+
+    head: float = 10.0
+    """For a request's head to arrive, from the connection's start or from its own first byte."""
+    body: float = 30.0
+    """For its body, from the end of its head."""
+    send: float = 30.0
+    """To leave what we sent unread, once its and our buffers are full."""
+    heartbeat: float = 15.0
+    """Of silence in a stream, after which a comment tells the client, and what is between us, to stay."""
+
+
+def patience_of(scope: Scope) -> Patience:
+    found = scope.get(PATIENCE)
+    return found if isinstance(found, Patience) else Patience()
+
+
+_HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[\w.~%!$&'()*+,;=-]+)(?::(\d{0,5}))?", re.ASCII)
 
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 
 
 class BadHost(ValueError):  # noqa: N818 - it says what happened
-    """A request without a host, or with two."""
+    """A request without a host, with two, or with one that is none."""
+
+
+class BadTarget(ValueError):  # noqa: N818 - it says what happened
+    """A request for something else than a path: we are nobody's proxy."""
 
 
 class HeadTooLarge(ValueError):  # noqa: N818 - it says what happened
@@ -43,6 +82,16 @@ class Protocol(HttpToolsProtocol):
     _slow: asyncio.TimerHandle | None = None
     """Ends a connection whose head does not get complete: runs only while one is awaited."""
 
+    _unread: asyncio.TimerHandle | None = None
+    """Ends a connection whose client does not read: runs only while the buffers are full."""
+
+    _answering: RequestResponseCycle | None = None
+    """The request being answered; uvicorn's `cycle` is the one that arrived last."""
+
+    def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience = patience
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         super().connection_made(transport)
         self._await_head()
@@ -50,7 +99,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         was_in_head = self._in_head
         super().data_received(data)
-        if self._in_head and self._slow is None:
+        if self._slow is None and (self._in_head or self._is_owed_a_body()):
             self._await_head()
         if not (was_in_head and self._in_head):
             self._unparsed = 0
@@ -61,14 +110,45 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_complete()
-        unanswered = self.cycle is not None and not self.cycle.response_complete
+        self._has_read()
+        self.pipeline.clear()
+        cycle = self._answering
+        unanswered = cycle is not None and not cycle.response_complete
+        left = cycle.scope.get(LEFT) if cycle is not None and unanswered else None
+        if cycle is not None and unanswered and cycle is not self.cycle:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
-        left = self.cycle.scope.get(LEFT) if unanswered else None
         if callable(left):
             left()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self._patience.send, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._has_read()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closing politely would wait for a client that does not read."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._unread is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._unread = self.loop.call_later(self._patience.send, self.transport.abort)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[PATIENCE] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
         self._head = 0
         self._in_head = True
 
@@ -83,22 +163,50 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_is_complete()
-        if sum(1 for name, _ in self.headers if name == b"host") != 1:
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not _is_addressed(hosts, self.parser.get_http_version()):
             raise BadHost
+        if not self.url.startswith(b"/"):
+            raise BadTarget
         super().on_headers_complete()
+        if self.expect_100_continue:
+            self.cycle.keep_alive = False  # if we refuse, nobody can tell the body from the next request
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
+            self._head_is_complete()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _is_owed_a_body(self) -> bool:
+        """The answer went out before the body had come, and nothing else bounds how long that may take."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.timeout_keep_alive_task is None
 
     def _await_head(self) -> None:
-        self._slow = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+        self._slow = self.loop.call_later(self._patience.head, self._too_slow)
 
     def _head_is_complete(self) -> None:
         if self._slow is not None:
             self._slow.cancel()
             self._slow = None
 
+    def _has_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            message = f"The request's headers did not arrive within {HEAD_TIMEOUT:g} seconds."
-            self._refuse(ProxyError("request_timeout", message))
+        if self.transport.is_closing():
+            return
+        if self._is_owed_a_body() and not self._in_head:
+            self.transport.close()
+            return
+        message = f"The request's headers did not arrive within {self._patience.head:g} seconds."
+        self._refuse(ProxyError("request_timeout", message))
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn's one answer to bytes that are no HTTP."""
@@ -110,10 +218,25 @@ class Protocol(HttpToolsProtocol):
             raise HeadTooLarge
 
     def _refuse(self, error: ProxyError) -> None:
-        # Bytes that spoil a request after its answer has begun only end the connection.
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_answer(error))
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # what comes behind a request does not spoil its answer
+                cycle.keep_alive = False
+                self.pipeline.clear()
+                return
+            if cycle.response_started:  # bytes that spoil it after its answer has begun end the connection
+                self.transport.close()
+                return
+        self.transport.write(_answer(error))
         self.transport.close()
+
+
+def _is_addressed(hosts: list[bytes], version: str) -> bool:
+    """Exactly one host, and one that could be; HTTP/1.0 did not know them yet."""
+    if len(hosts) != 1:
+        return not hosts and version == "1.0"
+    found = _HOST.fullmatch(hosts[0])
+    return found is not None and int(found[1] or 0) < 65536
 
 
 def _too_large() -> ProxyError:
