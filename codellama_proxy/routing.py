@@ -218,8 +218,11 @@ def _last_failure(attempts: Sequence[Attempt], deployment: Deployment) -> Failur
     return next((a.failure for a in reversed(attempts) if a.deployment == deployment.id), None)
 
 
-def final_error(attempts: Sequence[Attempt], gave_up: GiveUp) -> ProxyError:
-    """What the caller sees when no attempt served: the last failure in our words, with every attempt listed."""
+def final_error(attempts: Sequence[Attempt], gave_up: GiveUp, routing: Routing) -> ProxyError:
+    """What the caller sees when no attempt served: the last failure in our words, with every attempt listed.
+
+    Nobody is sent away for longer than we stay away ourselves.
+    """
     listed = [
         {"deployment": a.deployment, "class": a.failure.cls if a.failure else "ok", "status": _status(a)}
         for a in attempts
@@ -227,11 +230,12 @@ def final_error(attempts: Sequence[Attempt], gave_up: GiveUp) -> ProxyError:
     last = attempts[-1].failure if attempts else None
     if last is None or gave_up.reason == "deadline":
         return ProxyError("deadline_exceeded", "No upstream answered before the deadline.", attempts=listed)
+    wait = last.retry_after if last.cls == "busy" else None
     return ProxyError(
         last.code,
         last.message,
         param=last.param,
-        retry_after=last.retry_after if last.cls == "busy" else None,
+        retry_after=None if wait is None else min(wait, routing.cooldown.max_time),
         attempts=listed,
     )
 

@@ -46,7 +46,7 @@ class Walk:
             chain = [d for d in ordered if d.id not in trace.unable]
             step = routing.next_step(chain, trace.attempts, now - trace.started, snapshot.routing, jitter)
             if isinstance(step, GiveUp):
-                raise routing.final_error(trace.attempts, step)
+                raise routing.final_error(trace.attempts, step, snapshot.routing)
             if step.delay:
                 await self._time.sleep(step.delay)
                 trace.waited += step.delay

@@ -194,7 +194,7 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
 @pytest.mark.parametrize("cls", CLASSES)
 def test_the_last_failure_is_what_the_caller_sees(cls: FailureClass) -> None:
     last = failure(cls, code=CODE_OF_CLASS[cls], status=503, message="One sentence.", retry_after=7.0)
-    error = final_error([attempt(A, "disguised"), Attempt("b#1", last, 5.0)], GiveUp("exhausted"))
+    error = final_error([attempt(A, "disguised"), Attempt("b#1", last, 5.0)], GiveUp("exhausted"), Routing())
     assert (error.code, error.message) == (CODE_OF_CLASS[cls], "One sentence.")
     assert error.status == {"caller": 400, "busy": 429}.get(cls, 502)
     assert error.retry_after == (7.0 if cls == "busy" else None)
@@ -205,8 +205,14 @@ def test_the_last_failure_is_what_the_caller_sees(cls: FailureClass) -> None:
     ]
 
 
+@pytest.mark.parametrize(("asked", "told"), [(0.0, 0.0), (7.0, 7.0), (600.0, 600.0), (86400.0, 600.0)])
+def test_nobody_is_told_to_wait_longer_than_a_deployment_is_left_alone(asked: float, told: float) -> None:
+    last = [attempt(A, "busy", retry_after=asked)]
+    assert final_error(last, GiveUp("exhausted"), Routing()).retry_after == told
+
+
 def test_a_timeout_and_a_deadline_are_504() -> None:
     slow = attempt(A, "transient", code="upstream_timeout")
-    assert final_error([slow], GiveUp("exhausted")).code == "upstream_timeout"
-    assert final_error([slow], GiveUp("deadline")).code == "deadline_exceeded"
-    assert final_error([], GiveUp("deadline")).status == 504
+    assert final_error([slow], GiveUp("exhausted"), Routing()).code == "upstream_timeout"
+    assert final_error([slow], GiveUp("deadline"), Routing()).code == "deadline_exceeded"
+    assert final_error([], GiveUp("deadline"), Routing()).status == 504
