@@ -26,7 +26,10 @@ def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
 def with_estimate(event: Event, usage: Usage) -> Event:
     """A whole completion that came without usage, completed by our count."""
     completion = orjson.loads(event.body)
-    completion["usage"] = usage_json(usage, estimated=True)
+    shown = usage_json(usage, estimated=True)
+    if "choices" not in completion:  # embeddings complete nothing
+        del shown["completion_tokens"]
+    completion["usage"] = shown
     return event._replace(body=orjson.dumps(completion))
 
 
@@ -34,14 +37,20 @@ def estimated_chunk(earlier: Event, usage: Usage) -> Event:
     """The last chunk of a stream whose upstream reported no usage, made after an `earlier` one."""
     chunk = orjson.loads(earlier.body)
     shown = usage_json(usage, estimated=True)
-    return usage_chunk(chunk["id"], chunk["created"], chunk.get("model"), shown)
+    return usage_chunk(chunk["id"], chunk["created"], chunk.get("model"), shown, chunk["object"])
 
 
-def usage_chunk(answer_id: str, created: int, model: str | None, usage: Mapping[str, Any]) -> Event:
+def usage_chunk(
+    answer_id: str,
+    created: int,
+    model: str | None,
+    usage: Mapping[str, Any],
+    kind: str = "chat.completion.chunk",
+) -> Event:
     """The last chunk of a stream, for clients that set `stream_options.include_usage`."""
     chunk = {
         "id": answer_id,
-        "object": "chat.completion.chunk",
+        "object": kind,
         "created": created,
         "model": model or "",
         "choices": [],

@@ -20,7 +20,7 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.exchange import Send, Sleep, open_exchange
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
-from codellama_proxy.providers import ADAPTERS, EXCHANGES, Adapter
+from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
 
@@ -48,7 +48,7 @@ class Reply:
         self.first: Sequence[Event] = ()
         self.ended = False
         """The last batch handed out was the last there is."""
-        self._adapter: Adapter = ADAPTERS[deployment.provider]
+        self._adapter: Adapter = SPOKEN[chat.endpoint][deployment.provider]
         self._chat = chat
         self._close = close
         self._chunks: AsyncIterator[bytes] | None = None

@@ -11,7 +11,7 @@ from codellama_proxy.cooldowns import Cooldowns
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
-from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import GiveUp, Try
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Attempt, Deployment, Failure, Model, Snapshot
@@ -60,7 +60,7 @@ class Walk:
         deployment = step.deployment
         here = _addressed(trace, chat, deployment, snapshot)
         try:
-            sent = ADAPTERS[deployment.provider].to_request(here, deployment)
+            sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
         except ProxyError:
             if not trace.attempts:
                 raise

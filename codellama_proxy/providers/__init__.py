@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from codellama_proxy.chat import ChatRequest
-from codellama_proxy.providers import ai21, anthropic, cohere, openai, replicate
+from codellama_proxy.chat import ChatRequest, Endpoint
+from codellama_proxy.providers import (
+    ai21,
+    anthropic,
+    cohere,
+    cohere_embed,
+    embeddings,
+    openai,
+    replicate,
+    text,
+)
 from codellama_proxy.providers.dialects import DIALECTS
+from codellama_proxy.providers.texts import TEXTS
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest, Steps
 
@@ -34,6 +44,12 @@ ADAPTERS: Mapping[str, Adapter] = {
     "cohere": cohere,
     "replicate": replicate,
 }
+SPOKEN: Mapping[Endpoint, Mapping[str, Adapter]] = {
+    "chat/completions": ADAPTERS,
+    "completions": dict.fromkeys(TEXTS, text),
+    "embeddings": {**dict.fromkeys(embeddings.PROVIDERS, embeddings), "cohere": cohere_embed},
+}
+"""Who speaks which provider's dialect at which endpoint."""
 EXCHANGES: Mapping[str, Callable[[HttpRequest, ChatRequest, Deployment], Steps]] = {
     "replicate": replicate.exchange,
 }

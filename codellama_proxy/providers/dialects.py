@@ -170,4 +170,6 @@ DEFAULTS: Mapping[str, object] = {
     "tool_choice": "auto",
     "tools": [],
     "functions": [],
+    "best_of": 1,
+    "echo": False,
 }

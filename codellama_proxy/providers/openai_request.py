@@ -48,8 +48,18 @@ def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tupl
     shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     if shown:
         params["metadata"] = shown
+    params, dropped = sifted(params, deployment, dialect)
+    _rename_max_tokens(params, deployment, dialect)
+    _translate_values(params, dialect)
+    return params, dropped
+
+
+def sifted(
+    params: dict[str, Any], deployment: Deployment, dialect: Dialect, reject: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], list[str]]:
+    """Without what this provider does not take, and the names of what would have mattered. Changes `params`."""
     dropped: list[str] = []
-    for name in sorted(dialect.reject & params.keys()):
+    for name in sorted((dialect.reject | reject) & params.keys()):
         if params[name] != DEFAULTS.get(name):
             if not deployment.drop_params:
                 raise unsupported(deployment.provider, name)
@@ -60,8 +70,6 @@ def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tupl
     for name, other in dialect.rename.items():
         if name in params:
             params[other] = params.pop(name)
-    _rename_max_tokens(params, deployment, dialect)
-    _translate_values(params, dialect)
     return params, dropped
 
 

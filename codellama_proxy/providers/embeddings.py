@@ -1,0 +1,125 @@
+"""Embeddings in OpenAI's dialect: pure functions on values.
+
+What the client asked for is what it gets, floats or base64 (of little-endian 32-bit floats), whichever of the two
+the upstream answers with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest, several
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pricing import sane
+from codellama_proxy.providers.addresses import address, credential, upstream_model
+from codellama_proxy.providers.dialects import DIALECTS, dialect_of
+from codellama_proxy.providers.openai_answer import in_band, loads, name_of
+from codellama_proxy.providers.openai_request import sifted
+from codellama_proxy.providers.policy import unsupported
+from codellama_proxy.sse import Frame
+from codellama_proxy.types import Deployment, Event, HttpRequest
+
+PROVIDERS = DIALECTS.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
+"""Who of this dialect has embeddings."""
+TAKE_IDS = frozenset({"openai", "azure", "vllm", "llamacpp", "fireworks", "openai_compatible", "mock"})
+"""Who takes token ids."""
+ONLY_FLOATS = frozenset({"together", "gemini", "huggingface"})
+"""Who does not know `encoding_format`."""
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    dialect = dialect_of(deployment)
+    params, dropped = sifted(dict(chat.params), deployment, dialect)
+    if deployment.provider not in TAKE_IDS:
+        params["input"] = texts_of(chat, deployment)
+    if deployment.provider in ONLY_FLOATS:
+        params.pop("encoding_format", None)
+    return HttpRequest(
+        address(deployment, dialect, "/embeddings"),
+        {
+            "content-type": "application/json",
+            **dialect.headers,
+            **deployment.headers,
+            **credential(deployment, dialect),
+        },
+        orjson.dumps({"model": upstream_model(deployment), **params}, default=dict),
+        dropped=tuple(dropped),
+    )
+
+
+def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
+    """The input as text. Raises `ProxyError` for token ids that nobody could read."""
+    if isinstance(chat.given, str):
+        return chat.given
+    if all(isinstance(one, str) for one in chat.given):
+        return list(chat.given)
+    if chat.texts is None:
+        raise unsupported(deployment.provider, "input")
+    return chat.texts
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    if found.get("error"):
+        raise AttemptFailed(in_band(body, found))
+    data = found.get("data")
+    if not isinstance(data, list) or len(data) != len(several(chat.given)):
+        raise AttemptFailed(failures.disguised("no_data", status=200))
+    changed = found.get("object") != "list"
+    found["object"] = "list"
+    for place, one in enumerate(data):
+        changed |= _fix(one, place, chat)
+    usage = sane(found.get("usage"))
+    return Event(
+        body=orjson.dumps(found) if changed else body, content=True, usage=usage, model=name_of(found)
+    )
+
+
+def _fix(one: Any, place: int, chat: ChatRequest) -> bool:
+    """One vector, as it was asked for. Whether anything had to be changed."""
+    if not isinstance(one, dict):
+        raise AttemptFailed(failures.disguised("no_embedding", status=200))
+    vector = one.get("embedding")
+    encoded = vectored(vector, as_base64=chat.params.get("encoding_format") == "base64")
+    if isinstance(one.get("index"), int) and one.get("object") == "embedding" and encoded is vector:
+        return False
+    one |= {"object": "embedding", "embedding": encoded}
+    one.setdefault("index", place)
+    return True
+
+
+def vectored(vector: Any, *, as_base64: bool) -> list[float] | str:
+    """The vector in the wanted form; itself if it has it. Raises `AttemptFailed` for what is none."""
+    try:
+        match vector:
+            case [_, *_]:
+                return (
+                    base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+                    if as_base64
+                    else vector
+                )
+            case str() if vector:
+                return vector if as_base64 else floats(vector)
+    except (struct.error, OverflowError, binascii.Error, ValueError):
+        pass
+    raise AttemptFailed(failures.disguised("no_embedding", status=200))
+
+
+def floats(encoded: str) -> list[float]:
+    """Raises `ValueError` or `struct.error`."""
+    raw = base64.b64decode(encoded, validate=True)
+    return list(struct.unpack(f"<{len(raw) // 4}f", raw))
+
+
+def parse_stream(state: Any, frame: Frame, chat: ChatRequest, deployment: Deployment) -> NoReturn:
+    """Nobody streams vectors."""
+    raise AttemptFailed(failures.disguised("a_stream", status=200))

@@ -1,0 +1,153 @@
+"""Plain text completions in OpenAI's dialect: pure functions on values.
+
+Answers are relayed as the bytes that came where they are OpenAI's. Mistral answers as if to a chat, Together
+calls its objects by other names: clients see `text_completion` and `choices[].text` from everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy import failures
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.completion import usage_chunk
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.pricing import sane
+from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
+from codellama_proxy.providers.openai_stream import StreamState
+from codellama_proxy.providers.reading import text_at
+from codellama_proxy.providers.text_request import to_request
+from codellama_proxy.sse import DONE, Frame
+from codellama_proxy.types import Deployment, Event
+
+__all__ = ["parse_response", "parse_stream", "to_request"]
+
+KIND = "text_completion"
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    if found.get("error"):
+        raise AttemptFailed(in_band(body, found))
+    choices = found.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise AttemptFailed(failures.disguised("no_choices", status=200))
+    changed = _fill(found, chat)
+    texts: list[str] = []
+    for place, choice in enumerate(choices):
+        text, fixed = _text(choice, place)
+        if not isinstance(choice.get("text"), str):
+            raise AttemptFailed(failures.disguised("no_text", status=200))
+        changed |= fix_finish(choice, text, {}) or fixed
+        texts.append(text)
+    return Event(
+        body=orjson.dumps(found) if changed else body,
+        content=True,
+        text="".join(texts),
+        usage=sane(found.get("usage")),
+        finish_reason=choices[0].get("finish_reason"),
+        model=name_of(found),
+    )
+
+
+def _fill(found: dict[str, Any], chat: ChatRequest) -> bool:
+    if not found.get("id"):
+        found["id"] = f"cmpl-{chat.id}"
+        fill(found, KIND, chat)
+        return True
+    return fill(found, KIND, chat)
+
+
+def _text(choice: Any, place: int) -> tuple[str, bool]:
+    """What a choice says, in whichever field, moved to `text`; whether anything had to be changed."""
+    if not isinstance(choice, dict):
+        raise AttemptFailed(failures.disguised("no_choices", status=200))
+    changed = False
+    if not isinstance(choice.get("index"), int):
+        choice["index"] = place
+        changed = True
+    for name in ("message", "delta"):
+        if name in choice:
+            other = choice.pop(name)
+            if not isinstance(choice.get("text"), str):
+                choice["text"] = text_at(other, "content")
+            changed = True
+    return text_at(choice, "text"), changed
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state = state or StreamState()
+    if frame.data == DONE:
+        return replace(state, done=True), _closing(state)
+    try:
+        chunk = orjson.loads(frame.data)
+    except orjson.JSONDecodeError:
+        return state, ()  # one bad line among good ones: the rest is still an answer
+    if not isinstance(chunk, dict):
+        return state, ()
+    if chunk.get("error"):
+        raise AttemptFailed(in_band(frame.data, chunk))
+    events: list[Event] = []
+    usage = chunk.get("usage")
+    if isinstance(usage, dict) and usage:
+        state = replace(state, usage=usage)
+        events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
+    if isinstance(chunk.get("choices"), list) and chunk["choices"]:
+        state, event = _content(state, chunk, frame.data, chat)
+        events.append(event)
+    return state, events
+
+
+def _content(
+    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: ChatRequest
+) -> tuple[StreamState, Event]:
+    """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
+    changed = chunk.pop("usage", chunk) is not chunk
+    if state.id is not None and (chunk.get("id"), chunk.get("created")) != (state.id, state.created):
+        chunk["id"], chunk["created"] = state.id, state.created
+        changed = True
+    changed |= _fill(chunk, chat)
+    if state.id is None:
+        state = replace(state, id=chunk["id"], created=chunk["created"], model=name_of(chunk))
+    said = ""
+    reason = None
+    for place, choice in enumerate(chunk["choices"]):
+        state, text, fixed = _choice(state, choice, place)
+        changed |= fixed
+        said += text
+        reason = choice.get("finish_reason") or reason
+    body = orjson.dumps(chunk) if changed else raw
+    return state, Event(body, bool(said) or reason is not None, said, None, reason, state.model)
+
+
+def _choice(state: StreamState, choice: Any, place: int) -> tuple[StreamState, str, bool]:
+    """The state after one choice of a chunk, what it said, and whether it had to be changed."""
+    text, changed = _text(choice, place)
+    if not isinstance(choice.get("text"), str):
+        choice["text"] = ""
+        changed = True
+    index = choice["index"]
+    if choice.get("finish_reason") is not None:
+        changed |= fix_finish(choice, text or ("open" if index in state.open else ""), _NO_CALLS)
+        state = replace(state, open=state.open - {index}, finished=True)
+    elif text and index not in state.open:
+        state = replace(state, open=state.open | {index})
+    return state, text, changed
+
+
+_NO_CALLS: Mapping[str, Any] = {}
+
+
+def _closing(state: StreamState) -> Sequence[Event]:
+    """The usage chunk, once, at the end."""
+    if state.usage is None:
+        return ()
+    return (usage_chunk(state.id or "", state.created, state.model, state.usage, KIND),)
