@@ -82,6 +82,7 @@ QUOTA = (
     "exceeded your current quota",
     "enforced_spend_limit_reached",
     "contract_spend_limit_reached",
+    "calls / month",
 )
 OUR_FAULT = ("api key not valid", "not supported by any provider")
 """Said with 400 by providers that mean our key, or our name for the model."""
@@ -93,6 +94,8 @@ UNKNOWN_MODEL = (
     "does not exist",
     "model not found",
     "not_found_error model:",
+    "make sure the correct model id",
+    "the requested resource could not be found",
 )
 
 

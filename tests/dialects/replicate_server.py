@@ -62,6 +62,10 @@ class Predictions:
         path = asked.path.removeprefix("/v1")
         if asked.method == "POST" and path in INPUTS:
             return self.create(asked, path)
+        if asked.method == "POST" and path.endswith("/predictions"):
+            return told(
+                404, {"title": "", "detail": "The requested resource could not be found.", "status": 404}
+            )
         name = path.split("/")[2] if path.count("/") > 1 else ""
         if name not in self.texts:
             return told(404, {"title": "Not found", "detail": f"no {path}", "status": 404})

@@ -256,6 +256,12 @@ def test_errors_are_openais(
     assert caught.value.code == code
 
 
+def test_a_quota_that_is_used_up_is_no_haste_of_the_caller(client: OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(**ask("spent", "lenient"))
+    assert caught.value.code == "upstream_auth_failed"
+
+
 @pytest.mark.parametrize("model", ["command-locked", "jamba-locked", "llama-locked"])
 def test_a_wrong_key_of_ours_is_not_the_callers_fault(client: OpenAI, model: str) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
@@ -310,9 +316,9 @@ def test_a_prediction_that_fails_is_an_error(
 
 
 def test_a_model_that_is_not_there_is_our_mistake(client: OpenAI) -> None:
-    with pytest.raises(openai.APIStatusError) as caught:
+    with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**ask("hi", "gone"))
-    assert caught.value.status_code in (400, 502)
+    assert caught.value.code == "upstream_auth_failed"
 
 
 def test_a_prediction_nobody_waits_for_is_cancelled(
