@@ -74,7 +74,8 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
             if name != "choices" and (value is not None or name not in whole):
                 whole[name] = value
         for choice in chunk.get("choices") or ():
-            _add_choice(choices.setdefault(choice["index"], {"message": {}}), choice)
+            index = choice.get("index") or 0
+            _add_choice(choices.setdefault(index, {"index": index, "message": {}}), choice)
     for choice in choices.values():
         choice["message"] = _tidy(choice["message"])
     return {**whole, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
@@ -83,7 +84,7 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
 def _add_choice(choice: dict[str, Any], chunk: Json) -> None:
     for name, value in chunk.items():
         if name == "delta":
-            _add(choice["message"], value)
+            _add(choice["message"], value or {})
         elif name == "logprobs" and value is not None:
             choice["logprobs"] = choice.get("logprobs") or {}
             _add(choice["logprobs"], value)
@@ -173,6 +174,12 @@ def said(message: Json) -> str:
     words = [message.get("reasoning_content") or message.get("reasoning"), message.get("content")]
     words += [call.get(name) for call in calls for name in ("name", "arguments")]
     return "".join(word for word in words if isinstance(word, str))
+
+
+def loads(event: Event) -> dict[str, Any]:
+    """The JSON of an event."""
+    found: dict[str, Any] = orjson.loads(event.body)
+    return found
 
 
 def whole_event(body: bytes) -> Event:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,10 +12,9 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.flight import Reply
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Event, Snapshot
-from codellama_proxy.upstream import Reply
-from codellama_proxy.walk import Walk
 
 
 class Client(Protocol):
@@ -27,6 +25,9 @@ class Client(Protocol):
 
     def credential(self) -> str | None:
         """The secret it presented. Raises `ProxyError` when it presented two."""
+
+    def cache_control(self) -> str:
+        """Its `Cache-Control` header; empty for none."""
 
     def hints(self) -> dict[str, str]:
         """Its headers that are for tracking."""
@@ -47,8 +48,7 @@ class ClientLeft(Exception):  # noqa: N818 - it is news, not an error
 class Delivery:
     """Writes answers and errors in the form that is still possible."""
 
-    def __init__(self, walk: Walk, accounts: Accounts, time: Time) -> None:
-        self._walk = walk
+    def __init__(self, accounts: Accounts, time: Time) -> None:
         self._accounts = accounts
         self._time = time
 
@@ -70,13 +70,8 @@ class Delivery:
                     break
                 events = await self._more(trace, reply, deadline)
         except AttemptFailed as failed:
-            self._walk.ended(trace, reply, failed.failure, snapshot)
             raise ProxyError(failed.failure.code, failed.failure.message) from None
-        except (asyncio.CancelledError, ClientLeft):
-            self._walk.abandoned(reply)
-            raise
         trace.complete = True
-        self._walk.ended(trace, reply, None, snapshot)
 
     async def _more(self, trace: Trace, reply: Reply, deadline: float) -> Sequence[Event]:
         started = self._time.monotonic()

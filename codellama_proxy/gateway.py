@@ -1,7 +1,7 @@
 """The way of a request, stage after stage, and the only place that knows the whole of it.
 
-    bytes -> authenticate -> parse -> chain -> admit -> walk (attempt* -> next_step ->) -> first event -> deliver
-                                                                                              '-> settle -> log
+    bytes -> authenticate -> parse -> chain -> cache? -> admit -> walk (attempt* -> next_step ->) -> first event
+                                                                                  deliver -> settle -> log <-'
 
 Streams and plain answers take the same way: a plain answer is a stream of one event. One request is one call
 of `Gateway.chat`; whatever happens in it, its `finally` settles, once.
@@ -19,11 +19,11 @@ from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import allows
+from codellama_proxy.recall import Place, Recall
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.trace import ANONYMOUS, Trace
 from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import Key, Model, Snapshot
-from codellama_proxy.upstream import Reply
 from codellama_proxy.walk import Walk
 
 
@@ -37,12 +37,14 @@ class Gateway:
         walk: Walk,
         accounts: Accounts,
         time: Time,
+        recall: Recall,
     ) -> None:
         self._snapshot = snapshot
         self._keys = keys
         self._walk = walk
         self._accounts = accounts
-        self._delivery = Delivery(walk, accounts, time)
+        self._recall = recall
+        self._delivery = Delivery(accounts, time)
         self._time = time
         self._running: dict[asyncio.Task[None], Trace] = {}
 
@@ -57,14 +59,15 @@ class Gateway:
         trace = self._trace("chat/completions", client, snapshot)
         task = asyncio.current_task()
         assert task is not None
-        reply: Reply | None = None
+        place: Place | None = None
         try:
             self._enter(task, trace, snapshot)
             await self._authenticate(trace, client, snapshot)
             chat = self._parse(trace, await client.body(snapshot.server.max_body), snapshot)
             models = self._chain(trace, chat, snapshot)
             await self._accounts.admit(trace, chat, models, snapshot)
-            reply = await self._walk.open(trace, chat, models, snapshot)
+            place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
+            reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
             await self._delivery.deliver(trace, chat, reply, client, snapshot)
         except ProxyError as error:
             trace.error = error
@@ -81,8 +84,16 @@ class Gateway:
         finally:
             self._running.pop(task, None)
             self._accounts.settle(trace)
-            if reply is not None:
-                await reply.close()
+            await self._end(trace, place)
+
+    async def _end(self, trace: Trace, place: Place | None) -> None:
+        """Settles, once, when what there is to pay is known: a flight goes on while others need it."""
+        try:
+            if place is not None:
+                await place.leave()
+        finally:
+            if place is not None:
+                await place.close()
 
     def interrupt(self, code: str, message: str) -> None:
         """Ends every request in flight with an error: the drain is over."""
@@ -114,8 +125,8 @@ class Gateway:
         trace.key = self._keys.cached(secret) or await self._keys.authenticate(secret)
         trace.project = trace.key.project
 
-    def _parse(self, trace: Trace, body: bytes, snapshot: Snapshot) -> ChatRequest:
-        chat = parse_chat(body, trace.id, int(trace.created_at))
+    def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:
+        chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         trace.chat = chat
         return chat

@@ -30,7 +30,9 @@ from codellama_proxy.cooldowns import Cooldowns
 from codellama_proxy.counting import Counter
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
-from codellama_proxy.store import migrate
+from codellama_proxy.recall import Recall
+from codellama_proxy.store import answer_file, migrate
+from codellama_proxy.store.answers import Answers
 from codellama_proxy.store.database import lock_file, version_warning
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
@@ -39,7 +41,7 @@ from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.delivery import DEFAULT_URL, Delivery
 from codellama_proxy.tracking.log import Format, Handler, Log
-from codellama_proxy.tracking.metrics import Metrics, dropped
+from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped
 from codellama_proxy.tracking.retention import keep_only
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.walk import Walk
@@ -149,7 +151,8 @@ async def _serve(
         accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
-        gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, time)
+        recall = await _recall(stack, live, path, metrics, time)
+        gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
         runtime = Runtime(live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, master)
 
@@ -168,7 +171,7 @@ async def _serve(
         prices = asyncio.to_thread(catalogue.warm, _enabled(live.snapshot).values())
         delivery.start()
         folding = keep_only(ledger, outbox, lambda: live.snapshot.tracking.requests_retention, time)
-        for task in (live.watch(), keys.watch(), prices, folding):
+        for task in (live.watch(), keys.watch(), prices, folding, recall.watch(lambda: live.snapshot)):
             stack.callback(asyncio.create_task(task).cancel)
         address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
         for line in welcome(live.snapshot, address, settings):
@@ -178,6 +181,19 @@ async def _serve(
         if (warning := version_warning()) is not None:
             log.line(warning, "warning")
         return await Server(runtime, log, patience).run(sock)
+
+
+async def _recall(
+    stack: contextlib.AsyncExitStack, live: Live, database: Path, metrics: Metrics, time: Time
+) -> Recall:
+    answers = Answers(answer_file.beside(database), time.monotonic)
+    stack.push_async_callback(answers.close)
+    if live.snapshot.cache.enabled:
+        await answers.open()
+    metrics.watch(lambda: [cache_troubles(answers.troubles)])
+    recall = Recall(answers, time)
+    stack.push_async_callback(recall.close)
+    return recall
 
 
 def promptlayer_url() -> str:

@@ -33,6 +33,8 @@ class Books:
     basis: str
     cost_nanos: int | None
     """`None`: nobody knows the price."""
+    saved_nanos: int = 0
+    """What an answer from the cache would have cost."""
 
 
 @dataclass(slots=True)
@@ -101,6 +103,11 @@ class Trace:
                 self.upstream_model = event.model
 
     @property
+    def cached(self) -> bool:
+        """The answer costs nothing: it was kept, or another request pays for it."""
+        return self.cache in ("hit", "semantic")
+
+    @property
     def status(self) -> str:
         if self.complete:
             return "ok"
@@ -121,7 +128,7 @@ class Trace:
 
 def must_count(trace: Trace) -> bool:
     """Whether the books need a count that has not been made."""
-    if trace.counted is not None:
+    if trace.cached or trace.counted is not None:
         return False
     if trace.serving is None:
         return trace.silent is not None
@@ -136,6 +143,10 @@ def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
     """
     served = trace.serving
     counted = trace.counted or Usage()
+    if trace.cached and served is not None:
+        usage = trace.usage or counted
+        price = price_of(served) if whole else None
+        return Books(usage, "cached", 0, 0 if price is None else pricing.cost(usage, price))
     if served is None:
         if trace.silent is None:
             return Books(Usage(), "exact", 0)
@@ -174,6 +185,7 @@ def settlement(trace: Trace, done: Books) -> Settlement:
         usage=done.usage,
         basis=done.basis,
         cost_nanos=done.cost_nanos,
+        saved_nanos=done.saved_nanos,
         cache=trace.cache,
         total_ms=(trace.ended - trace.started) * 1000,
     )

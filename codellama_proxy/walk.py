@@ -14,10 +14,58 @@ from codellama_proxy.pools import Pools
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import GiveUp, Try
 from codellama_proxy.trace import Trace
-from codellama_proxy.types import Attempt, Deployment, Failure, Model, Snapshot
+from codellama_proxy.types import Attempt, Cooldown, Deployment, Event, Failure, Model, Snapshot
 from codellama_proxy.upstream import Reply, open_reply
 
 LEFT = Failure("client_left", reason="client_left")
+
+
+class Served:
+    """A reply whose end is noted in the trace and in the deployment's record, once."""
+
+    def __init__(self, reply: Reply, trace: Trace, cooldowns: Cooldowns, rules: Cooldown) -> None:
+        self._reply = reply
+        self._trace = trace
+        self._cooldowns = cooldowns
+        self._rules = rules
+        self._noted = False
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._reply.deployment
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return self._reply.dropped
+
+    @property
+    def first(self) -> Sequence[Event]:
+        return self._reply.first
+
+    @property
+    def ended(self) -> bool:
+        return self._reply.ended
+
+    async def more(self, seconds: float) -> Sequence[Event]:
+        """The next batch. Raises `AttemptFailed`."""
+        try:
+            return await self._reply.more(seconds)
+        except AttemptFailed as failed:
+            last = self._trace.attempts[-1]
+            self._trace.attempts[-1] = Attempt(last.deployment, failed.failure, last.ms, last.started)
+            self._noted = True
+            self._cooldowns.end(self.deployment, failed.failure, self._rules)
+            raise
+
+    async def close(self) -> None:
+        """An answer we or the client gave up says nothing about its upstream."""
+        if not self._noted:
+            self._noted = True
+            if self.ended:
+                self._cooldowns.end(self.deployment, None, self._rules)
+            else:
+                self._cooldowns.abandon(self.deployment)
+        await self._reply.close()
 
 
 class Walk:
@@ -38,7 +86,7 @@ class Walk:
 
     async def open(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
-    ) -> Reply:
+    ) -> Served:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
@@ -53,7 +101,7 @@ class Walk:
             reply = await self._attempt(trace, chat, step, snapshot)
             if reply is not None:
                 trace.serving, trace.dropped = step.deployment, reply.dropped
-                return reply
+                return Served(reply, trace, self._cooldowns, snapshot.routing.cooldown)
 
     async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
@@ -85,7 +133,7 @@ class Walk:
         finally:
             waited = self._time.monotonic() - started
             trace.waited += waited
-            trace.attempts.append(Attempt(deployment.id, failure, waited * 1000))
+            trace.attempts.append(Attempt(deployment.id, failure, waited * 1000, started))
         if failure is None:
             self._cooldowns.answered(deployment)
             return reply
@@ -93,17 +141,6 @@ class Walk:
         if not failure.sent or failure.status is not None:
             trace.silent = silent_before
         return None
-
-    def ended(self, trace: Trace, reply: Reply, failure: Failure | None, snapshot: Snapshot) -> None:
-        """The serving attempt is over: whole, or broken after all."""
-        if failure is not None:
-            last = trace.attempts[-1]
-            trace.attempts[-1] = Attempt(last.deployment, failure, last.ms)
-        self._cooldowns.end(reply.deployment, failure, snapshot.routing.cooldown)
-
-    def abandoned(self, reply: Reply) -> None:
-        """We or the client gave the serving attempt up: no word about the upstream."""
-        self._cooldowns.abandon(reply.deployment)
 
 
 def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,6 +19,8 @@ from codellama_proxy.delivery import ClientLeft
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
+from codellama_proxy.recall import Recall
+from codellama_proxy.store.answers import Answers
 from codellama_proxy.store.key_values import Change
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
@@ -71,12 +74,16 @@ class Client:
         self.writes: list[bytes] = []
         self.ended = False
         self.wrote = asyncio.Event()
+        self.cache_header = ""
         self._body = body if isinstance(body, bytes) else orjson.dumps(body)
         self._secret = secret
         self._stops_after = stops_after
 
     def credential(self) -> str | None:
         return self._secret
+
+    def cache_control(self) -> str:
+        return self.cache_header
 
     def hints(self) -> dict[str, str]:
         return {}
@@ -134,7 +141,9 @@ class Rig:
         self.setting = setting
         self.internet = internet
         self.clock = Clock()
-        self.time = Time(monotonic=self.clock, sleep=self.clock.sleep, jitter=lambda: 0.5)
+        self.wall: float | None = None
+        """The date, for tests that depend on it."""
+        self.time = Time(self.clock, self._date, self.clock.sleep, jitter=lambda: 0.5)
         path = directory / "proxy.db"
         prepare(path)
         self.writer, self.reader = Writer(path), Reader(path)
@@ -146,7 +155,9 @@ class Rig:
         metrics = Metrics(lambda: self.setting.models)
         self.accounts = Accounts(self.ledger, Counter(directory), self.lines, metrics, self.time)
         walk = Walk(self.pools, self.cooldowns, self.time)
-        self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.time)
+        self.answers = Answers(directory / "proxy-cache.db", self.clock)
+        self.recall = Recall(self.answers, self.time)
+        self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.recall, self.time)
         self.secret = ""
 
     async def key(self, project: str = "team", **fields: Any) -> str:
@@ -159,6 +170,9 @@ class Rig:
         messages = [{"role": "user", "content": "hello"}]
         secret = self.secret if secret == "" else secret
         return Client({"messages": messages, "stream": stream, **body}, secret, stops_after)
+
+    def _date(self) -> float:
+        return time.time() if self.wall is None else self.wall
 
     async def ask(self, **body: Any) -> Client:
         """A request, answered."""
@@ -201,12 +215,15 @@ def run(directory: Path, setting: Snapshot, internet: Internet, use: Callable[[R
         rig = Rig(setting, internet, directory)
         rig.writer.start()
         await rig.reader.open()
+        await rig.answers.open()
         try:
             rig.secret = await rig.key()
             result = await use(rig)
             await rig.check_nothing_is_open()
             return result
         finally:
+            await rig.recall.close()
+            await rig.answers.close()
             await rig.pools.close()
             await rig.reader.close()
             rig.writer.close()

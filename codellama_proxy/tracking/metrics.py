@@ -222,3 +222,13 @@ def dropped(records: int) -> Metric:
     return CounterMetricFamily(
         "proxy_tracking_dropped", "Records for tracking that were given up.", value=records
     )
+
+
+def cache_troubles(kinds: Mapping[str, int]) -> Metric:
+    """What went wrong with kept answers, each time a miss and no more."""
+    family = CounterMetricFamily(
+        "proxy_cache_troubles", "What went wrong with kept answers.", labels=["kind"]
+    )
+    for kind, count in kinds.items():
+        family.add_metric([kind], count)
+    return family

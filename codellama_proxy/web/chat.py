@@ -84,6 +84,9 @@ class AsgiClient:
 
     def hints(self) -> dict[str, str]:
         return {
+    def cache_control(self) -> str:
+        return ",".join([v.decode("latin-1") for n, v in self._headers if n == b"cache-control"])
+
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in self._headers
             if name in HINTS or name.startswith(b"x-promptlayer-")

@@ -1,0 +1,324 @@
+"""Where a request's answer comes from: kept, on its way to another request like it, or yet to be asked for.
+
+A request gets a `Place` before the ledger admits it. One with an answer in hand is a hit: it is admitted without
+a hold and costs nothing. Every other one asks upstream; what it gets is kept if it may be, and shared with those
+who ask for the same in the meantime. The request that asked pays, even if its client leaves and others stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from codellama_proxy import caching, completion
+from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.clock import Time
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.flight import Flight, Reply, Seat, folded, replayed
+from codellama_proxy.store.answers import Answers
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Deployment, Event, Model, Snapshot
+
+MAINTAIN_EVERY = 1.0
+
+Begin = Callable[[], Awaitable[Reply]]
+FlightKey = tuple[bytes, tuple[str, ...]]
+
+log = logging.getLogger(__name__)
+
+
+class Place(Protocol):
+    """A request's place at its answer. Whoever got it calls `leave`, then `close`, whatever happens."""
+
+    async def reply(self, begin: Begin) -> Reply:
+        """The answer; `begin` asks upstream for it. Raises what `begin` raises."""
+
+    async def leave(self) -> None:
+        """Returns when what the request has to pay for is known."""
+
+    async def close(self) -> None: ...
+
+
+class Recall:
+    """Holds what is kept and what is in the air."""
+
+    def __init__(self, answers: Answers, time: Time) -> None:
+        self._answers = answers
+        self._time = time
+        self._shared: dict[FlightKey, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def place(
+        self,
+        trace: Trace,
+        chat: ChatRequest,
+        models: Sequence[Model],
+        snapshot: Snapshot,
+        cache_control: str,
+    ) -> Place:
+        """`trace.cache` says afterwards what the cache did. Raises `ProxyError`."""
+        wish = caching.wishes(chat.cache, cache_control)
+        if not (snapshot.cache.enabled and snapshot.project(trace.project).cache):
+            return Upstream()
+        asking = Asking(trace, chat, models, snapshot, wish)
+        if not wish.read:
+            trace.cache = "bypass"
+            return self._lead(asking, None) if wish.write else Upstream()
+        trace.cache = "miss"
+        kept = await self._kept(asking)
+        if kept is not None:
+            return kept
+        return await self._in_the_air(asking) if wish.write else Upstream()
+
+    async def _kept(self, asking: Asking) -> Replay | None:
+        snapshot, now = asking.snapshot, self._time.wall()
+        found = await self._answers.find(asking.key, asking.sharing)
+        if found is None or not asking.wish.fresh(found, snapshot.cache.ttl, now):
+            return None
+        giver = next((d for d in asking.models[0].deployments if d.id == found.deployment), None)
+        if giver is None:
+            return None
+        hit(asking.trace, asking.chat, giver, found.dropped)
+        said = (found.event,)
+        return Replay(giver, found.dropped, replayed(said, stream=True) if asking.chat.stream else said)
+
+    async def _in_the_air(self, asking: Asking) -> Place:
+        """A seat in somebody's flight, or a flight of its own if there is none or it fails."""
+        flight_key = (asking.key, tuple([model.name for model in asking.models]))
+        while (flight := self._shared.get(flight_key)) is not None and asking.wish.max_age != 0:
+            seat = await self._follow(asking, flight)
+            if seat is not None:
+                return seat
+            if not flight.given_up:  # it was tried, so nobody waits in line to try it again
+                return self._lead(asking, None)
+        return self._lead(asking, flight_key if flight is None else None)
+
+    async def _follow(self, asking: Asking, flight: Flight) -> Following | None:
+        seat = Seat(flight, asking.chat)
+        started = self._time.monotonic()
+        left = asking.trace.started + asking.snapshot.routing.deadline - started
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                boarded = await seat.board()
+        except TimeoutError:
+            await seat.close()
+            raise ProxyError("deadline_exceeded", "No answer before the deadline.") from None
+        except BaseException:
+            await seat.close()
+            raise
+        finally:
+            asking.trace.waited += self._time.monotonic() - started
+        if not boarded:
+            await seat.close()
+            return None
+        hit(asking.trace, asking.chat, seat.deployment, seat.dropped)
+        return Following(seat)
+
+    def _lead(self, asking: Asking, flight_key: FlightKey | None) -> Leading:
+        flight = Flight(stream=asking.chat.stream)
+        if flight_key is not None:
+            self._shared[flight_key] = flight
+        return Leading(self, asking, flight, flight_key)
+
+    # --- for those who lead ----------------------------------------------------------------------------------
+
+    def start(self, asking: Asking, flight: Flight, flight_key: FlightKey | None, begin: Begin) -> None:
+        deadline = asking.trace.started + asking.snapshot.routing.deadline
+
+        def patience(reply: Reply) -> float:
+            return min(reply.deployment.timeouts.idle, max(deadline - self._time.monotonic(), 0.0))
+
+        def ended() -> None:
+            self.unshare(flight, flight_key)
+            if flight.landed:
+                self._keep(asking, flight)
+
+        task = flight.start(begin, patience, ended)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def unshare(self, flight: Flight, flight_key: FlightKey | None) -> None:
+        if flight_key is not None and self._shared.get(flight_key) is flight:
+            del self._shared[flight_key]
+
+    def _keep(self, asking: Asking, flight: Flight) -> None:
+        """Keeps a whole answer, under the name of the model that gave it."""
+        try:
+            event = _whole([event for batch in flight.batches for event in batch], stream=flight.stream)
+        except (ValueError, TypeError, KeyError):
+            self._answers.troubles["unreadable"] += 1
+            return
+        if event is None:
+            return
+        cache, now = asking.snapshot.cache, self._time.wall()
+        expires = asking.wish.expiry(cache.ttl, now)
+        reply = flight.reply
+        assert reply is not None
+        giver = next((m for m in asking.models if m.name == reply.deployment.name), None)
+        if giver is None or expires <= now:
+            return
+        answer = Answer(event, reply.deployment.id, reply.dropped, now, expires)
+        self._answers.put(asking.key_of(giver), answer, asking.sharing, giver.name, cache.max_entries)
+
+    # --- for the process -------------------------------------------------------------------------------------
+
+    async def watch(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Tidies up, a little at a time, for ever."""
+        while True:
+            if snapshot().cache.enabled:
+                await self._answers.maintain(self._time.wall(), snapshot().cache.max_entries)
+            await asyncio.sleep(MAINTAIN_EVERY)
+
+    async def close(self) -> None:
+        """Ends what is in the air."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
+    """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
+    if sum(len(event.body) for event in said) > MAX_KEPT * (16 if stream else 1):
+        return None  # not worth folding: a chunk is mostly frame, but not that much
+    event = completion.whole_event(folded(said) if stream else said[0].body)
+    keep = len(event.body) <= MAX_KEPT and caching.storable(completion.loads(event))
+    return event if keep else None
+
+
+def hit(trace: Trace, chat: ChatRequest, giver: Deployment, dropped: tuple[str, ...]) -> None:
+    """Notes an answer that costs nothing."""
+    trace.cache = "hit"
+    trace.serving, trace.dropped, trace.sent = giver, dropped, chat
+
+
+class Asking:
+    """One request, as far as the cache is concerned."""
+
+    __slots__ = ("_project", "chat", "key", "models", "sharing", "snapshot", "trace", "wish")
+
+    def __init__(
+        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, wish: Wishes
+    ) -> None:
+        self.trace = trace
+        self.chat = chat
+        self.models = models
+        self.snapshot = snapshot
+        self.wish = wish
+        self.sharing: Sharing = caching.sharing(snapshot, trace.project, trace.key)
+        self.key = self.key_of(models[0])
+
+    def key_of(self, model: Model) -> bytes:
+        """The key of this model's answers to it."""
+        snapshot, scope = self.snapshot, self.sharing
+        project = snapshot.project(self.trace.project)
+        return caching.key_of(scope.kind, scope.name, self.chat, model, snapshot.guardrail, project)
+
+
+# --- places --------------------------------------------------------------------------------------------------
+
+
+class Upstream:
+    """Nothing is kept and nothing is shared."""
+
+    def __init__(self) -> None:
+        self._reply: Reply | None = None
+
+    async def reply(self, begin: Begin) -> Reply:
+        self._reply = await begin()
+        return self._reply
+
+    async def leave(self) -> None:
+        return
+
+    async def close(self) -> None:
+        if self._reply is not None:
+            await self._reply.close()
+
+
+class Replay:
+    """A kept answer: a `Place` and its `Reply` in one."""
+
+    ended = True
+
+    def __init__(self, deployment: Deployment, dropped: tuple[str, ...], first: Sequence[Event]) -> None:
+        self.deployment = deployment
+        self.dropped = dropped
+        self.first = first
+
+    async def reply(self, begin: Begin) -> Reply:
+        del begin
+        return self
+
+    async def more(self, seconds: float) -> Sequence[Event]:
+        raise NotImplementedError(f"nothing comes after the whole, not in {seconds} s either")
+
+    async def leave(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+class Following:
+    """A seat in another request's flight."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    async def reply(self, begin: Begin) -> Reply:
+        del begin
+        return self._seat
+
+    async def leave(self) -> None:
+        return
+
+    async def close(self) -> None:
+        await self._seat.close()
+
+
+class Leading:
+    """The request that asks upstream, and pays."""
+
+    def __init__(self, recall: Recall, asking: Asking, flight: Flight, flight_key: FlightKey | None) -> None:
+        self._recall = recall
+        self._asking = asking
+        self._flight = flight
+        self._flight_key = flight_key
+        self._seat: Seat | None = None
+
+    async def reply(self, begin: Begin) -> Reply:
+        trace = self._asking.trace
+        if trace.admission is not None and trace.admission.clamped:
+            self._keep_to_itself()  # its budget may cut the answer: nobody else's does
+        self._seat = Seat(self._flight, self._asking.chat)
+        self._recall.start(self._asking, self._flight, self._flight_key, begin)
+        if not await self._seat.board():
+            assert self._flight.error is not None
+            raise self._flight.error
+        return self._seat
+
+    def _keep_to_itself(self) -> None:
+        self._give_up()
+        self._flight, self._flight_key = Flight(stream=self._asking.chat.stream), None
+
+    def _give_up(self) -> None:
+        self._recall.unshare(self._flight, self._flight_key)
+        self._flight.give_up()
+
+    async def leave(self) -> None:
+        """A leader who left stays, unseen, until nobody follows: the answer is on its bill."""
+        if self._seat is None:
+            self._give_up()
+            return
+        try:
+            await self._seat.alone()
+        finally:
+            self._asking.trace.note(self._seat.rest())
+
+    async def close(self) -> None:
+        if self._seat is not None:
+            await self._seat.close()
+            await self._flight.closed()
