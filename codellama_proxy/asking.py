@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from codellama_proxy import limits, tokens
 from codellama_proxy.admission import Ask
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import ChatRequest, guardrail_of
+from codellama_proxy.chat import ChatRequest, answers_of, guardrail_of
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Model, Snapshot
@@ -48,11 +48,16 @@ def ask_of(
         prompt_estimate=prompt_estimate,
         prompt_bound=_prompt_bound(scopes, chat, deployments, snapshot, trace.project),
         max_tokens=chat.max_tokens,
-        default_max_tokens=max(d.max_output_tokens for d in deployments),
-        n=max(chat.n, *(d.params.get("n", 1) for d in deployments)),
+        default_max_tokens=_most_tokens(chat, deployments),
+        n=max(answers_of(chat.endpoint, {**d.params, **chat.params}) for d in deployments),
         prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
     )
+
+
+def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:
+    """Of an answer that the client did not bound; vectors have none."""
+    return 0 if chat.endpoint == "embeddings" else max(d.max_output_tokens for d in deployments)
 
 
 def _prompt_bound(

@@ -68,11 +68,7 @@ class ChatRequest:
 
     @property
     def n(self) -> int:
-        """How many answers are generated, and paid for."""
-        n = int(self.params.get("n", 1))
-        if self.endpoint != "completions":
-            return n
-        return max(n, int(self.params.get("best_of", 1))) * len(several(self.given))
+        return answers_of(self.endpoint, self.params)
 
     @property
     def max_tokens(self) -> int | None:
@@ -86,6 +82,14 @@ class ChatRequest:
     def max_tokens_field(self) -> str:
         """The name the client used for it."""
         return "max_completion_tokens" if "max_completion_tokens" in self.params else "max_tokens"
+
+
+def answers_of(endpoint: Endpoint, params: Mapping[str, Any]) -> int:
+    """How many answers are generated, and paid for."""
+    n = int(params.get("n", 1))
+    if endpoint != "completions":
+        return n
+    return max(n, int(params.get("best_of", 1))) * len(several(params["prompt"]))
 
 
 def several(given: Any) -> list[Any]:

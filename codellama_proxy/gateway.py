@@ -4,7 +4,7 @@
                                                                                   deliver -> settle -> log <-'
 
 Streams and plain answers take the same way: a plain answer is a stream of one event. One request is one call
-of `Gateway.chat`; whatever happens in it, its `finally` settles, once.
+of `Gateway.answer`; whatever happens in it, its `finally` settles, once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.accounts import Accounts
-from codellama_proxy.chat import ChatRequest, check_client_system, parse_chat
+from codellama_proxy.chat import ChatRequest, Endpoint, check_client_system
 from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
+from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import allows
 from codellama_proxy.recall import Place, Recall
@@ -53,17 +54,17 @@ class Gateway:
         """Requests in flight."""
         return len(self._running)
 
-    async def chat(self, client: Client) -> None:
-        """Answers one chat request, whatever it takes. Only bugs, cancellation and `ClientLeft` get out."""
+    async def answer(self, endpoint: Endpoint, client: Client) -> None:
+        """Answers one request, whatever it takes. Only bugs, cancellation and `ClientLeft` get out."""
         snapshot = self._snapshot()
-        trace = self._trace("chat/completions", client, snapshot)
+        trace = self._trace(endpoint, client, snapshot)
         task = asyncio.current_task()
         assert task is not None
         place: Place | None = None
         try:
             self._enter(task, trace, snapshot)
             await self._authenticate(trace, client, snapshot)
-            chat = self._parse(trace, await client.body(snapshot.server.max_body), snapshot)
+            chat = self._parse(trace, endpoint, await client.body(snapshot.server.max_body), snapshot)
             models = self._chain(trace, chat, snapshot)
             await self._accounts.admit(trace, chat, models, snapshot)
             place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())

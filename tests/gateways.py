@@ -177,7 +177,7 @@ class Rig:
     async def ask(self, **body: Any) -> Client:
         """A request, answered."""
         client = self.client(**body)
-        await self.gateway.chat(client)
+        await self.gateway.answer("chat/completions", client)
         return client
 
     async def rows(self) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ def test_without_authentication_calls_belong_to_the_anonymous_project(play: Play
 
 def test_there_is_no_room_for_more_than_so_many_requests(play: Play) -> None:
     async def use(rig: Rig) -> None:
-        first = asyncio.create_task(rig.gateway.chat(rig.client()))
+        first = asyncio.create_task(rig.gateway.answer("chat/completions", rig.client()))
         while not internet.asked:
             await asyncio.sleep(0)
         second = await rig.ask()
@@ -221,7 +221,7 @@ def test_a_stream_that_stalls_ends_in_an_error(play: Play) -> None:
 def test_a_drain_that_is_over_interrupts_with_an_error(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=streamed)
-        task = asyncio.create_task(rig.gateway.chat(client))
+        task = asyncio.create_task(rig.gateway.answer("chat/completions", client))
         while not (client.begun if streamed else internet.asked):
             await asyncio.sleep(0)
         rig.gateway.interrupt("shutting_down", "The proxy is shutting down.")
@@ -237,7 +237,7 @@ def test_a_drain_that_is_over_interrupts_with_an_error(play: Play, streamed: boo
 def test_a_body_that_is_no_request_is_refused_before_everything(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = Client(b"{", rig.secret)
-        await rig.gateway.chat(client)
+        await rig.gateway.answer("chat/completions", client)
         assert (client.status, orjson.loads(client.data)["error"]["code"]) == (400, "invalid_json")
         assert await rig.rows() == []
 

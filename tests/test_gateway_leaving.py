@@ -35,7 +35,7 @@ def classes(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 async def started(rig: Rig, client: Client, until: Callable[[], object]) -> asyncio.Task[None]:
     """The request, running, as far as `until`."""
-    task = asyncio.create_task(rig.gateway.chat(client))
+    task = asyncio.create_task(rig.gateway.answer("chat/completions", client))
     while not until():
         await asyncio.sleep(0)
     return task
@@ -85,10 +85,10 @@ def test_a_client_that_stops_reading_is_one_that_left(play: Play, streamed: bool
     async def use(rig: Rig) -> None:
         client = rig.client(stream=streamed, stops_after=writes)
         if writes and not streamed:
-            await rig.gateway.chat(client)  # it has all there is
+            await rig.gateway.answer("chat/completions", client)  # it has all there is
             return
         with pytest.raises(ClientLeft):
-            await rig.gateway.chat(client)
+            await rig.gateway.answer("chat/completions", client)
         row = await rig.row(client)
         assert (row["status"], row["http_status"]) == ("cancelled", 499)
         assert row["completion_tokens"] > 0
@@ -118,7 +118,8 @@ def test_a_client_that_leaves_during_a_wait_pays_nothing(play: Play, streamed: b
 @BOTH
 def test_many_at_once_are_settled_each_for_itself(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
-        tasks = [asyncio.create_task(rig.gateway.chat(rig.client(stream=streamed))) for _ in range(40)]
+        clients = [rig.client(stream=streamed) for _ in range(40)]
+        tasks = [asyncio.create_task(rig.gateway.answer("chat/completions", one)) for one in clients]
         for task in tasks[::4]:
             await asyncio.sleep(0)
             task.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 from codellama_proxy import types as t
 from codellama_proxy.config import schema
 from codellama_proxy.limits import overlay
+from codellama_proxy.providers.texts import also
 
 BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)
 
@@ -65,6 +66,7 @@ def deployment(
         system_prompt=_prompt(entry.system_prompt),
         drop_params=entry.drop_params,
         mode=entry.mode,
+        also=also(entry.provider, entry.base_model or entry.model or entry.name, entry.mode),
         mock=t.Mock(**dict(entry.mock or schema.Mock())) if entry.provider == "mock" else None,
         base_model=entry.base_model,
         extra=_extra(entry),

@@ -17,6 +17,7 @@ from codellama_proxy.config.explain import at, described, findings
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.substitution import lookup_in
+from codellama_proxy.providers import UNABLE
 from codellama_proxy.types import Deployment, Snapshot
 
 NO_EFFECT_YET: Mapping[str, str] = {
@@ -170,6 +171,8 @@ def _deployments(file: File, document: Document, implemented: frozenset[str]) ->
         disabled = document.missing.get(("models", index, "api_key"))
         if entry.provider not in implemented:
             disabled = f"provider {entry.provider} is not available in this version"
+        elif entry.provider in UNABLE[entry.mode]:
+            disabled = f"provider {entry.provider} has no mode {entry.mode}"
         found.append(build.deployment(entry, numbers[entry.name], file.timeouts, disabled))
     return found
 

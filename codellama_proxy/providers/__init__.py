@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from codellama_proxy.chat import ChatRequest, Endpoint
+from codellama_proxy.chat import MODES, ChatRequest, Endpoint
 from codellama_proxy.providers import (
     ai21,
     anthropic,
@@ -50,6 +50,10 @@ SPOKEN: Mapping[Endpoint, Mapping[str, Adapter]] = {
     "embeddings": {**dict.fromkeys(embeddings.PROVIDERS, embeddings), "cohere": cohere_embed},
 }
 """Who speaks which provider's dialect at which endpoint."""
+UNABLE: Mapping[str, frozenset[str]] = {
+    MODES[endpoint]: frozenset(ADAPTERS) - frozenset(dialects) for endpoint, dialects in SPOKEN.items()
+}
+"""By mode: providers that have nothing of the kind."""
 EXCHANGES: Mapping[str, Callable[[HttpRequest, ChatRequest, Deployment], Steps]] = {
     "replicate": replicate.exchange,
 }

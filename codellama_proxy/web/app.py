@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,9 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from codellama_proxy.chat import MODES
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.web import feedback, health, keys, metrics, models, spend
-from codellama_proxy.web.chat import ChatCompletions
+from codellama_proxy.web.chat import Answers
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,10 @@ Endpoint = Callable[[Request], Awaitable[Response]] | ASGIApp
 
 def create_app(runtime: Any) -> ASGIApp:
     """`runtime` is what `serve` built: gateway, keys, ledger, live configuration."""
-    chat = ChatCompletions(runtime.gateway)
+    answers = {f"/{endpoint}": Answers(runtime.gateway, endpoint) for endpoint in MODES}
     app = Starlette(
         routes=[
-            *_both("POST", "/chat/completions", chat),
+            *(route for path, answer in answers.items() for route in _both("POST", path, answer)),
             *_both("GET", "/models", models.list_models),
             *_both("GET", "/models/{id:path}", models.get_model),
             *_both("POST", "/key/generate", keys.generate),
@@ -58,21 +59,22 @@ def create_app(runtime: Any) -> ASGIApp:
     app.router.redirect_slashes = False
     app.state.runtime = runtime
     rest = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins)
-    return Shortcut(chat, ("/chat/completions", "/v1/chat/completions"), rest)
+    return Shortcut({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
 
 
 class Shortcut:
-    """Takes the busiest POSTs past everything that only wraps: their endpoint answers every error itself."""
+    """Takes the busiest POSTs past everything that only wraps: their endpoints answer every error themselves."""
 
-    def __init__(self, endpoint: ASGIApp, paths: Iterable[str], rest: ASGIApp) -> None:
-        self._endpoint = endpoint
-        self._paths = frozenset(paths)
+    def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
+        self._endpoints = endpoints
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope = _spelled(scope)
-        direct = scope["path"] in self._paths and scope["method"] == "POST" and not _from_a_browser(scope)
-        await (self._endpoint if direct else self._rest)(scope, receive, send)
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is None or scope["method"] != "POST" or _from_a_browser(scope):
+            endpoint = self._rest
+        await endpoint(scope, receive, send)
 
 
 NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")

@@ -1,4 +1,4 @@
-"""The chat endpoint: an ASGI app, so that one scope holds the whole answer, streams included.
+"""The endpoints that models answer: an ASGI app each, so that one scope holds the whole answer, streams included.
 
 Our protocol class tells when a client leaves, which cancels the request. Sending goes straight to `send`: no
 response class stands between the gateway and the socket.
@@ -11,6 +11,7 @@ import logging
 
 from starlette.types import Receive, Scope, Send
 
+from codellama_proxy.chat import Endpoint
 from codellama_proxy.delivery import ClientLeft
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
@@ -24,16 +25,17 @@ HINTS = (b"traceparent", b"tracestate")
 log = logging.getLogger(__name__)
 
 
-class ChatCompletions:
-    """POST /chat/completions."""
+class Answers:
+    """POST to one of them."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
         self._gateway = gateway
+        self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = AsgiClient(scope, receive, send)
         try:
-            await self._gateway.chat(client)
+            await self._gateway.answer(self._endpoint, client)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not client.gone or task is None:
