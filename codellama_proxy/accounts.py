@@ -19,6 +19,7 @@ from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import content, promptlayer
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.tracking.spans import Spans
 from codellama_proxy.types import Model, Snapshot, Usage
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,26 @@ log = logging.getLogger(__name__)
 class Accounts:
     """Admits and settles. Every admitted trace is settled once, whatever happened to its request."""
 
-    def __init__(self, ledger: Ledger, counter: Counter, lines: Log, metrics: Metrics, time: Time) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        counter: Counter,
+        lines: Log,
+        metrics: Metrics,
+        time: Time,
+        spans: Spans | None = None,
+    ) -> None:
         self._ledger = ledger
         self._counter = counter
         self._lines = lines
         self._metrics = metrics
+        self._spans = spans
         self._time = time
         self._counting: set[asyncio.Task[None]] = set()
+
+    @property
+    def traced(self) -> bool:
+        return self._spans is not None
 
     async def admit(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
@@ -92,6 +106,8 @@ class Accounts:
             self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))
         self._metrics.finished(trace, done)
+        if self._spans is not None:
+            self._spans.finished(trace, done)
 
     async def close(self) -> None:
         """Waits for what is still being counted."""

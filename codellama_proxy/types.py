@@ -309,6 +309,8 @@ class Attempt:
     deployment: str
     failure: Failure | None
     ms: float
+    started: float = field(default=0.0, compare=False)
+    """Monotonic; 0 where nobody noted it."""
 
     def to_json(self) -> dict[str, Any]:
         """As rows, logs and `error.attempts` show it."""
