@@ -9,11 +9,15 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from codellama_proxy.config.build import freeze
+from codellama_proxy.config.schema import PromptFormat
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import replicate
+from codellama_proxy.providers.replicate_models import MODELS
+from codellama_proxy.providers.replicate_prompt import FORMS
 from codellama_proxy.types import Deployment, Usage
 from tests.building import chat, deployment
 from tests.dialects.replicate import METRICS, PIECES, event, prediction, whole
@@ -328,3 +332,9 @@ def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any]) -> No
     for _, one in said:
         with suppress(AttemptFailed):
             replicate.parse_response(orjson.dumps(one), chat(), entry())
+
+
+def test_the_forms_of_proxy_yaml_are_those_there_are() -> None:
+    named = TypeAdapter(PromptFormat).json_schema()["enum"]
+    assert set(named) == FORMS.keys()
+    assert {known.prompt_format for known in MODELS.values()} <= FORMS.keys()

@@ -27,6 +27,7 @@ Provider = Annotated[PROVIDERS, _word]
 Mode = Annotated[Literal["chat", "embedding", "completion"], _word]
 ClientSystem = Annotated[Literal["keep", "drop", "reject"], _word]
 CallerFault = Annotated[Literal["context_length", "content_filter"], _word]
+PromptFormat = Annotated[Literal["plain", "llama2", "chatml"], _word]
 UnknownModel = Annotated[Literal["error", "default"], _word]
 Origin = Annotated[str, s.text(r"\*|https?://[^/\s]+", "an origin such as https://app.example.com, or *")]
 CacheScope = Annotated[Literal["project", "key", "global"], _word]
@@ -152,7 +153,7 @@ class Entry(Section):
     input_map: Annotated[dict[str, Any], s.JSON_MAP] | None = Field(
         default=None, description="For replicate: our parameters' names in the model's input."
     )
-    prompt_format: UpstreamName | None = Field(
+    prompt_format: PromptFormat | None = Field(
         default=None, description="For replicate: how messages become one prompt."
     )
     base_model: UpstreamName | None = Field(

@@ -74,11 +74,6 @@ def asking(params: Json) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name not in idle}
 
 
-def refused(_value: Any) -> Json:
-    """A rule for what is known and has no counterpart."""
-    raise Unsupported
-
-
 def one_of(*values: str) -> Callable[[Any], str]:
     """Checks a word against those the provider knows."""
 

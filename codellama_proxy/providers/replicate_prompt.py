@@ -12,7 +12,7 @@ def prompt(system: str, turns: Sequence[Turn], form: str) -> str:
     """The whole conversation, to be continued by the assistant. A single question needs no form."""
     if not system and len(turns) == 1 and turns[0][0] == "user":
         return turns[0][1]
-    return FORMS.get(form, plain)(system, turns)
+    return FORMS[form](system, turns)
 
 
 def plain(system: str, turns: Sequence[Turn]) -> str:
