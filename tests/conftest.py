@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sqlite3
 from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rig import ProxyFactory, proxies
 from tests.upstream.process import Upstream, View
+
+
+# Machines are shared: how long an example takes says nothing. In CI the same examples are tried every time.
+settings.register_profile(
+    "shared",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("shared")
 
 
 def pytest_report_header() -> list[str]:

@@ -68,7 +68,8 @@ def test_a_gate_holds_a_stream_until_it_is_opened(upstream: Upstream) -> None:
     with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, trust_env=False) as answer:
         lines = answer.iter_lines()
         until(lambda: "gated-1" in next(lines), "the token before the gate")
-        assert len(upstream.journal.events("sent")) == 2
+        asked = next(r for r in upstream.journal.requests() if r["body"]["model"] == whole["model"])
+        assert [e["token"] for e in upstream.journal.events("sent") if e["request"] == asked["request"]] == [0, 1]
         upstream.open_gate("gated")
         assert list(lines)[-2] == "data: [DONE]"
 
