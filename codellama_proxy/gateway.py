@@ -19,8 +19,8 @@ from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.routing import allows
 from codellama_proxy.recall import Place, Recall
+from codellama_proxy.routing import allows
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.trace import ANONYMOUS, Trace
 from codellama_proxy.transcript import Transcript
@@ -37,8 +37,8 @@ class Gateway:
         keys: Keys,
         walk: Walk,
         accounts: Accounts,
-        time: Time,
         recall: Recall,
+        time: Time,
     ) -> None:
         self._snapshot = snapshot
         self._keys = keys
@@ -66,8 +66,8 @@ class Gateway:
             await self._authenticate(trace, client, snapshot)
             chat = self._parse(trace, endpoint, await client.body(snapshot.server.max_body), snapshot)
             models = self._chain(trace, chat, snapshot)
-            await self._accounts.admit(trace, chat, models, snapshot)
             place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
+            await self._accounts.admit(trace, chat, models, snapshot)
             reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
             await self._delivery.deliver(trace, chat, reply, client, snapshot)
         except ProxyError as error:
@@ -84,7 +84,6 @@ class Gateway:
             raise
         finally:
             self._running.pop(task, None)
-            self._accounts.settle(trace)
             await self._end(trace, place)
 
     async def _end(self, trace: Trace, place: Place | None) -> None:
@@ -93,6 +92,7 @@ class Gateway:
             if place is not None:
                 await place.leave()
         finally:
+            self._accounts.settle(trace)
             if place is not None:
                 await place.close()
 
@@ -108,7 +108,7 @@ class Gateway:
         now, wall = self._time.monotonic(), self._time.wall()
         trace = Trace(request_id(wall), now, wall, endpoint, snapshot.digest)
         trace.tracking = snapshot.tracking
-        if snapshot.tracking.promptlayer_key is not None:
+        if snapshot.tracking.promptlayer_key is not None or self._accounts.traced:
             trace.hints = client.hints()
         if snapshot.tracking.content:
             trace.transcript = Transcript()

@@ -84,11 +84,11 @@ class AsgiClient:
     def credential(self) -> str | None:
         return credential(self._headers)
 
-    def hints(self) -> dict[str, str]:
-        return {
     def cache_control(self) -> str:
         return ",".join([v.decode("latin-1") for n, v in self._headers if n == b"cache-control"])
 
+    def hints(self) -> dict[str, str]:
+        return {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in self._headers
             if name in HINTS or name.startswith(b"x-promptlayer-")
