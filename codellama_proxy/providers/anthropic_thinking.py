@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codellama_proxy.chat import Message, invalid_value
+from codellama_proxy.chat import Message, invalid_type, invalid_value
 from codellama_proxy.providers.anthropic_models import BUDGETS, NEAREST_EFFORT, SMALLEST_BUDGET, Capabilities
 from codellama_proxy.providers.anthropic_tools import FORCED
 from codellama_proxy.providers.parameters import Asked
@@ -30,6 +30,8 @@ def thinking_of(
     """What is said about it, and the parameters that may still be given."""
     asked, found = _by_effort(asked, able, max_tokens)
     thinking = asked.params.get("thinking") or found.thinking
+    if thinking and not isinstance(thinking, Mapping):
+        raise invalid_type("thinking", "object")
     if _counted(thinking) and _forgotten(messages):
         thinking = None
     if choice.get("type") in FORCED and (thinking or able.thinking == "adaptive"):

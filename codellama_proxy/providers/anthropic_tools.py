@@ -9,7 +9,7 @@ from typing import Any
 from codellama_proxy.chat import Message, invalid_value
 from codellama_proxy.providers.anthropic_models import Capabilities
 from codellama_proxy.providers.parameters import Asked
-from codellama_proxy.providers.policy import narrowed
+from codellama_proxy.providers.policy import name_of, narrowed
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 FORCED = ("any", "tool")
@@ -20,7 +20,7 @@ def tool_choice_of(asked: Asked, able: Capabilities) -> tuple[Asked, dict[str, A
     choice = asked.params.get("tool_choice")
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         asked = replace(asked, params=narrowed(asked.params))
-    if any(tool.get("type") != "function" for tool in asked.params.get("tools", ())):
+    if any(tool.get("type", "function") != "function" for tool in asked.params.get("tools", ())):
         asked = asked.refuse("tools")
     if not asked.params.get("tools"):
         return asked.without("tools", "tool_choice", "parallel_tool_calls"), {}
@@ -50,7 +50,7 @@ def tools_of(asked: Asked, messages: Iterable[Message]) -> dict[str, Any]:
     found = [_tool(tool) for tool in asked.params.get("tools", ())]
     if not found:
         calls = [call for message in messages for call in message.get("tool_calls") or ()]
-        names = dict.fromkeys(call["function"]["name"] for call in calls)
+        names = dict.fromkeys(name for call in calls if (name := name_of(call)))
         found = [{"name": name, "input_schema": NO_ARGUMENTS} for name in names]
     return {"tools": found} if found else {}
 

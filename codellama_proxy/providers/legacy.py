@@ -75,14 +75,14 @@ def _modern_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _modern_messages(messages: Sequence[Message]) -> list[Message]:
     found: list[Message] = []
-    latest: dict[Any, str] = {}
+    latest: dict[str, str] = {}
     for message in messages:
         if message["role"] == "function":
-            call_id = latest.get(message.get("name"), f"call_fn_{max(len(latest) - 1, 0)}")
+            call_id = latest.get(str(message.get("name")), f"call_fn_{max(len(latest) - 1, 0)}")
             found.append({"role": "tool", "tool_call_id": call_id, "content": message.get("content") or ""})
         elif isinstance(function := message.get("function_call"), dict) and not message.get("tool_calls"):
             call_id = f"call_fn_{sum(bool(one.get('tool_calls')) for one in found)}"
-            latest[function.get("name")] = call_id
+            latest[str(function.get("name"))] = call_id
             call = {"id": call_id, "type": "function", "function": function}
             rest = {name: value for name, value in message.items() if name != "function_call"}
             found.append({**rest, "tool_calls": [call]})
