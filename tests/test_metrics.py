@@ -1,5 +1,6 @@
 """What Prometheus reads: the right names, the right numbers, and never more series than were meant."""
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import metrics as module
 from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
 from codellama_proxy.types import Attempt, Deployment, Failure, Usage
+from tests.processes import ROOT
 
 GPT = Deployment("gpt-4#1", "gpt-4", "openai", "gpt-4.1")
 LABELS = ("project", "model", "deployment", "status", "direction", "class", "result", "scope", "kind", "le")
@@ -25,6 +27,7 @@ NAMES = {
     "proxy_attempts_total",
     "proxy_cooldown",
     "proxy_cache_total",
+    "proxy_cache_troubles_total",
     "proxy_limited_total",
     "proxy_config_reload_total",
     "proxy_config_loaded_timestamp_seconds",
@@ -160,7 +163,8 @@ def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
 
 def test_the_page_has_every_public_name_and_no_other() -> None:
     metrics = fresh()
-    metrics.watch(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9), module.dropped(3)])
+    metrics.watch(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
+    metrics.watch(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
     page, _ = metrics.page("text/plain")
     shown = {line.split()[2] for line in page.decode().splitlines() if line.startswith("# TYPE")}
     assert shown == NAMES
@@ -175,3 +179,8 @@ def test_openmetrics_is_spoken_to_those_who_ask_for_it() -> None:
     page, content_type = fresh().page("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")
+
+
+def test_the_documentation_names_every_metric_and_no_other() -> None:
+    text = (ROOT / "docs" / "tracking.md").read_text()
+    assert set(re.findall(r"`(proxy_\w+)(?:\{[\w,]+\})?`", text)) == NAMES
