@@ -166,6 +166,44 @@ def test_what_a_model_cannot_do_is_refused_or_reported(name: str, value: Any) ->
     assert_refused("replicate", name, value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "system_prompt",
+        "system_instruction",
+        "prompt_template",
+        "System",
+        "pre_prompt",
+        "instructions",
+        "image",
+    ],
+)
+def test_no_client_puts_another_text_in_the_guardrails_place(name: str) -> None:
+    for model in ("owner/name", "meta/meta-llama-3-8b", "openai/gpt-5", "anthropic/claude-4"):
+        if name == "image" and "claude" not in model:
+            continue
+        with pytest.raises(ProxyError) as caught:
+            sent(model, **{name: "{prompt}"})
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+        kept = body(entry(model, drop_params=True), **{name: "{prompt}"})["input"]
+        assert kept == sent(model)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_length", "max_output_tokens", "num_outputs"])
+def test_no_client_gets_round_the_bound_on_tokens(name: str) -> None:
+    for model in ("owner/name", "meta/llama-2-7b-chat"):
+        with pytest.raises(ProxyError) as caught:
+            sent(model, max_tokens=5, **{name: 100_000})
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+def test_an_entry_may_shape_the_prompt_and_clients_may_not_change_that() -> None:
+    here = entry(params={"prompt_template": "[{prompt}]"})
+    assert body(here, prompt_template="[{prompt}]")["input"]["prompt_template"] == "[{prompt}]"
+    with pytest.raises(ProxyError):
+        body(here, prompt_template="{other}")
+
+
 def test_an_entry_has_the_last_word_on_words() -> None:
     own = freeze(
         {

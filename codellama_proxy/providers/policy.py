@@ -33,8 +33,8 @@ class Policy:
     rules: Mapping[str, Rule]
     drop: frozenset[str] = BOOKKEEPING | {"user"}
     """Removed without a word: it cannot change the answer."""
-    extras: bool = False
-    """Parameters that OpenAI does not know are taken from clients too, as they are."""
+    extras: Callable[[str], bool] = lambda _name: False
+    """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
 
 
 def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -56,8 +56,8 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
 def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
     rule = policy.rules.get(name)
     if rule is None:
-        # What OpenAI does not know is a provider's own word: the entry may use it, a client only where all may.
-        if name in FIELDS or not (policy.extras or name in own):
+        # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
+        if name in FIELDS or not (policy.extras(name) or (name in own and own[name] == value)):
             raise Unsupported
         rule = name
     return {rule: value} if isinstance(rule, str) else rule(value)

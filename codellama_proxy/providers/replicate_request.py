@@ -21,7 +21,12 @@ BASE_URL = "https://api.replicate.com/v1"
 WAIT = 5
 """Seconds for which the first request is kept open. Short: until it is answered nothing can be cancelled."""
 LEAST_CANCEL = 5
+RESERVED = re.compile(
+    r"prompt|system|template|messages|instruction|preamble|^max|length|^num_", re.IGNORECASE
+)
+"""Inputs that could take the guardrail's place or get round the bound on tokens: no client sets them."""
 VERSION = re.compile(r"(?:.*:)?([0-9a-f]{64})")
+CONVERSATION = ("messages", "prompt", "system", "image")
 SPEECH_ROLES = {"user", "assistant"}
 
 
@@ -30,7 +35,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     inputs = inputs_of(deployment)
     params, dropped = translate(chat.params, _policy(inputs), deployment)
     path, version = _place(deployment.model)
-    body = {**version, "input": {**_conversation(chat.messages, inputs), **params}}
+    body = {**version, "input": {**params, **_conversation(chat.messages, inputs)}}
     headers = {**authorised(deployment), "content-type": "application/json"}
     if not chat.stream:
         # Should we be gone by then, nobody else cancels it.
@@ -65,7 +70,7 @@ def _place(model: str) -> tuple[str, Json]:
 
 def _policy(inputs: Inputs) -> Policy:
     rules: dict[str, Rule] = {**inputs.names}
-    for ours in ("messages", "prompt", "system", "image"):
+    for ours in CONVERSATION:
         rules.pop(ours, None)
     if "max_tokens" in rules:
         rules["max_completion_tokens"] = rules["max_tokens"]
@@ -73,7 +78,12 @@ def _policy(inputs: Inputs) -> Policy:
         rules["stop"] = lambda value: {word: _stop(value, word)}
     if warmth := inputs.names.get("temperature"):
         rules["temperature"] = lambda value: {warmth: max(value, inputs.least_temperature)}
-    return Policy(rules, BOOKKEEPING | {"user", "parallel_tool_calls"}, extras=True)
+    own = set(inputs.names.values())
+    return Policy(
+        rules,
+        BOOKKEEPING | {"user", "parallel_tool_calls"},
+        extras=lambda name: name not in own and not RESERVED.search(name),
+    )
 
 
 def _stop(value: str | Sequence[str], word: str) -> Any:
