@@ -14,6 +14,7 @@ from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.counting import Counter
+from codellama_proxy.providers.embeddings import TAKE_IDS, has_ids
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import content, promptlayer
@@ -65,6 +66,14 @@ class Accounts:
         if asking.counts_tokens(asking.scopes_of(trace, chat, snapshot)):
             return await self._counter.prompt(chat, asking.candidates(models)[0])
         return tokens.of_size(chat.size)
+
+    async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
+        """The same; with its token ids as text too if one of its candidates reads only text."""
+        if chat.endpoint != "embeddings" or not has_ids(chat):
+            return chat
+        if all(d.provider in TAKE_IDS for d in asking.candidates(models)):
+            return chat
+        return replace(chat, texts=await self._counter.texts(chat))
 
     async def estimated(self, trace: Trace) -> Usage:
         """Usage that no upstream reported, counted once."""

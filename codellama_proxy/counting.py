@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from codellama_proxy import tokens
-from codellama_proxy.chat import ChatRequest
+from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.tokens import LARGE, Tokenizers
 from codellama_proxy.types import Deployment, Usage
 
@@ -33,11 +33,27 @@ class Counter:
         loaded = await self._loaded()
         model = _known_name(deployment)
 
+        def one(text: str) -> int:
+            return loaded.count(text, model)[0]
+
         def count() -> int:
+            if chat.endpoint != "chat/completions":
+                return tokens.of_given([*several(chat.given), chat.params.get("suffix", "")], one)
             tools = [*chat.params.get("tools", ()), *chat.params.get("functions", ())]
-            return tokens.of_chat(chat.messages, tools, lambda text: loaded.count(text, model)[0])
+            return tokens.of_chat(chat.messages, tools, one)
 
         return await asyncio.to_thread(count) if chat.size >= LARGE else count()
+
+    async def texts(self, chat: ChatRequest) -> list[str] | None:
+        """What the token ids it gives say; `None` if there is no telling."""
+        loaded = await self._loaded()
+
+        def decode() -> list[str | None]:
+            return [one if isinstance(one, str) else loaded.decode(one) for one in several(chat.given)]
+
+        found = await asyncio.to_thread(decode) if chat.size >= LARGE else decode()
+        known = [text for text in found if text is not None]
+        return known if len(known) == len(found) else None
 
     async def _loaded(self) -> Tokenizers:
         async with self._loading:

@@ -66,6 +66,7 @@ class Gateway:
             await self._authenticate(trace, client, snapshot)
             chat = self._parse(trace, endpoint, await client.body(snapshot.server.max_body), snapshot)
             models = self._chain(trace, chat, snapshot)
+            chat = await self._accounts.in_words(chat, models)
             place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
             await self._accounts.admit(trace, chat, models, snapshot)
             reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))

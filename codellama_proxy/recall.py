@@ -61,7 +61,8 @@ class Recall:
     ) -> Place:
         """`trace.cache` says afterwards what the cache did. Raises `ProxyError`."""
         wish = caching.wishes(chat.cache, cache_control)
-        if not (snapshot.cache.enabled and snapshot.project(trace.project).cache):
+        able = chat.endpoint == "chat/completions" and snapshot.cache.enabled  # nothing else is kept
+        if not (able and snapshot.project(trace.project).cache):
             return Upstream()
         asking = Asking(trace, chat, models, snapshot, wish)
         if not wish.read:

@@ -56,6 +56,14 @@ class Tokenizers:
             return estimate(text), False
         return len(encoding.encode(text, disallowed_special=())), _is_openai(model)
 
+    def decode(self, ids: Sequence[int]) -> str | None:
+        """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if nobody can tell."""
+        encoding = self.encodings.get("cl100k_base")
+        try:
+            return None if encoding is None else encoding.decode(ids)
+        except KeyError:  # no such token
+            return None
+
     async def count_aside(self, text: str, model: str) -> tuple[int, bool]:
         """The same, off the event loop when it takes long."""
         if len(text) < LARGE:
@@ -129,6 +137,11 @@ def framing_bound(messages: Sequence[Mapping[str, Any]]) -> int:
     parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
     other = sum(1 for part in parts if part.get("type") != "text")
     return MOST_FRAMING * (len(messages) + 2) + MOST_PART * other
+
+
+def of_given(given: Sequence[Any], count: Count) -> int:
+    """Tokens of prompts or inputs, some of which may be tokens already."""
+    return sum(count(one) if isinstance(one, str) else len(one) for one in given)
 
 
 # --- chats -------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ import orjson
 
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, several
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
 from codellama_proxy.providers.addresses import address, credential, upstream_model
 from codellama_proxy.providers.dialects import DIALECTS, dialect_of
 from codellama_proxy.providers.openai_answer import in_band, loads, name_of
 from codellama_proxy.providers.openai_request import sifted
-from codellama_proxy.providers.policy import unsupported
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest
 
@@ -55,14 +55,19 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     )
 
 
+def has_ids(chat: ChatRequest) -> bool:
+    """Whether there are token ids in the input."""
+    return not all(isinstance(one, str) for one in several(chat.given))
+
+
 def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
     """The input as text. Raises `ProxyError` for token ids that nobody could read."""
-    if isinstance(chat.given, str):
-        return chat.given
-    if all(isinstance(one, str) for one in chat.given):
-        return list(chat.given)
+    if not has_ids(chat):
+        found: str | Sequence[str] = chat.given
+        return found
     if chat.texts is None:
-        raise unsupported(deployment.provider, "input")
+        message = f"Provider '{deployment.provider}' takes text, not token ids."
+        raise ProxyError("unsupported_parameter", message, param="input")
     return chat.texts
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from codellama_proxy.chat import ChatRequest, several
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.providers.addresses import address, credential, upstream_model
 from codellama_proxy.providers.dialects import Dialect, dialect_of
 from codellama_proxy.providers.openai_request import sifted
-from codellama_proxy.providers.policy import unsupported
 from codellama_proxy.providers.texts import END_OF_GAP, TEXTS, Texts, fills_by_tokens, with_gap
 from codellama_proxy.types import Deployment, HttpRequest
 
@@ -56,14 +56,16 @@ def _one_text(prompt: Any, deployment: Deployment) -> str:
     match several(prompt):
         case [str(text)]:
             return text
-    raise unsupported(deployment.provider, "prompt")
+    message = f"Provider '{deployment.provider}' takes one prompt, as text."
+    raise ProxyError("unsupported_parameter", message, param="prompt")
 
 
 def _fill_by_tokens(params: dict[str, Any], deployment: Deployment) -> None:
     """The prompt says where the gap is; the answer ends where the model says that it is filled."""
     before, after = several(params["prompt"]), params.pop("suffix")
     if not all(isinstance(text, str) for text in before):
-        raise unsupported(deployment.provider, "suffix")
+        message = f"Provider '{deployment.provider}' fills in between texts, not token ids."
+        raise ProxyError("unsupported_parameter", message, param="suffix")
     filled = [with_gap(text, after) for text in before]
     params["prompt"] = filled if isinstance(params["prompt"], list) else filled[0]
     stop = params.get("stop") or []

@@ -14,7 +14,8 @@ def kept(trace: Trace) -> str:
     assert chat is not None
     fits = chat.size <= MOST_BYTES
     content = {
-        "messages": chat.messages if fits else None,
+        "messages": chat.messages if fits and chat.endpoint == "chat/completions" else None,
+        **{name: chat.params[name] for name in ("prompt", "suffix", "input") if fits and name in chat.params},
         "tools": chat.params.get("tools") if fits else None,
         "choices": trace.transcript.choices() if trace.transcript else [],
         "cut": not fits or (trace.transcript is not None and trace.transcript.cut),
