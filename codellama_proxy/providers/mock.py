@@ -6,6 +6,8 @@ says is decided here by pure functions; `wire.py` plays the script.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.chat import several
 from codellama_proxy.sse import DONE, encode
-from codellama_proxy.tokens import estimate
+from codellama_proxy.tokens import estimate, of_given
 from codellama_proxy.types import Mock
 
 HELLO_WORLD = """Here is a function that prints "Hello, world!":
@@ -28,6 +31,7 @@ NOT_A_MODEL = (
     "I am codellama-proxy's built-in mock model: everything works, but nobody is thinking. "
     "Set a provider's key (for example TOGETHER_API_KEY) and a real model answers here.\n"
 )
+DIMENSIONS, MOST_DIMENSIONS = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,12 @@ class Script:
 
 
 def script(body: bytes, mock: Mock) -> Script:
-    """What `mock` answers to a chat request's JSON `body`."""
+    """What `mock` answers to a request's JSON `body`: a chat's, a completion's or an embedding's."""
     request = orjson.loads(body)
     if mock.status is not None and mock.status != 200:
         return _refusal(mock)
+    if "input" in request:
+        return _whole(mock, mock.first_token_delay, _embeddings(request))
     tokens = _tokens(mock.reply if mock.reply is not None else _reply(request))
     cut = mock.cut_after_tokens is not None and mock.cut_after_tokens < len(tokens)
     said = tokens[: mock.cut_after_tokens] if cut else tokens
@@ -54,8 +60,14 @@ def script(body: bytes, mock: Mock) -> Script:
         pieces = tuple(_stream(request, said, usage, mock, cut=cut))
         return Script(200, {"content-type": "text/event-stream"}, pieces, cut)
     pause = mock.first_token_delay + (len(said) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
-    answer = orjson.dumps(_completion(request, "".join(said), usage))
-    return Script(200, {"content-type": "application/json"}, ((pause, answer[: 20 if cut else None]),), cut)
+    return _whole(mock, pause, _completion(request, "".join(said), usage), cut=cut)
+
+
+def _whole(mock: Mock, pause: float, answer: Mapping[str, Any], *, cut: bool | None = None) -> Script:
+    """A plain answer; who makes no tokens is cut wherever the mock was told to cut."""
+    cut = mock.cut_after_tokens is not None if cut is None else cut
+    body = orjson.dumps(answer)
+    return Script(200, {"content-type": "application/json"}, ((pause, body[: 20 if cut else None]),), cut)
 
 
 def _refusal(mock: Mock) -> Script:
@@ -68,8 +80,19 @@ def _refusal(mock: Mock) -> Script:
 
 
 def _reply(request: Mapping[str, Any]) -> str:
-    asked = " ".join(_text(message) for message in request["messages"] if message["role"] == "user").lower()
+    asked = " ".join(_texts(request)).lower()
     return HELLO_WORLD + "\n" + NOT_A_MODEL if "hello" in asked and "world" in asked else NOT_A_MODEL
+
+
+def _texts(request: Mapping[str, Any]) -> list[str]:
+    """What the user says, in whichever form; token ids say nothing to it."""
+    if "messages" in request:
+        return [_text(message) for message in request["messages"] if message["role"] == "user"]
+    return [one if isinstance(one, str) else "" for one in _given(request)]
+
+
+def _given(request: Mapping[str, Any]) -> list[Any]:
+    return several(request.get("prompt", request.get("input")))
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -85,29 +108,56 @@ def _tokens(text: str) -> list[str]:
 
 
 def _usage(request: Mapping[str, Any], tokens: list[str]) -> dict[str, int]:
-    prompt = sum(estimate(_text(message)) + 3 for message in request["messages"]) + 3
-    completion = len(tokens) * int(request.get("n", 1))
+    completion = len(tokens) * len(_indexes(request))
+    if "messages" in request:
+        prompt = sum(estimate(_text(message)) + 3 for message in request["messages"]) + 3
+    else:
+        prompt = of_given(_given(request), estimate)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _completion(request: Mapping[str, Any], text: str, usage: Mapping[str, int]) -> dict[str, Any]:
-    choices = [
-        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        for index in range(request.get("n", 1))
+    chats = "messages" in request
+    said = {"message": {"role": "assistant", "content": text}} if chats else {"text": text}
+    choices = [{"index": index, **said, "finish_reason": "stop"} for index in _indexes(request)]
+    kind = "chat.completion" if chats else "text_completion"
+    return {"object": kind, "model": request["model"], "choices": choices, "usage": usage}
+
+
+def _indexes(request: Mapping[str, Any]) -> range:
+    prompts = 1 if "messages" in request else len(_given(request))
+    return range(int(request.get("n", 1)) * prompts)
+
+
+def _embeddings(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Vectors of length 1 that only equal inputs share."""
+    given = _given(request)
+    size = min(request.get("dimensions", DIMENSIONS), MOST_DIMENSIONS)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _vector(orjson.dumps(one), size)}
+        for index, one in enumerate(given)
     ]
-    return {"object": "chat.completion", "model": request["model"], "choices": choices, "usage": usage}
+    tokens = of_given(given, estimate)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": request["model"], "usage": usage}
+
+
+def _vector(seed: bytes, size: int) -> list[float]:
+    raw = hashlib.shake_128(seed).digest(size)
+    length = math.hypot(*(byte - 127.5 for byte in raw))
+    return [(byte - 127.5) / length for byte in raw]
 
 
 def _stream(
     request: Mapping[str, Any], tokens: list[str], usage: Mapping[str, int], mock: Mock, *, cut: bool
 ) -> Iterator[tuple[float, bytes]]:
+    chats = "messages" in request
+    kind = "chat.completion.chunk" if chats else "text_completion"
+
     def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        choices = [
-            {"index": index, "delta": delta, "finish_reason": finish_reason}
-            for index in range(request.get("n", 1))
-        ]
-        body = {"object": "chat.completion.chunk", "model": request["model"], "choices": choices}
-        return encode(orjson.dumps(body))
+        said = {"delta": delta} if chats else {"text": delta.get("content", "")}
+        choices = [{"index": index, **said, "finish_reason": finish_reason} for index in _indexes(request)]
+        return encode(orjson.dumps({"object": kind, "model": request["model"], "choices": choices}))
 
     pause = 1 / mock.tokens_per_second if mock.tokens_per_second else 0.0
     yield mock.first_token_delay, chunk({"role": "assistant", "content": ""})
@@ -115,5 +165,5 @@ def _stream(
         yield pause, chunk({"content": token})
     if cut:
         return
-    last = {"object": "chat.completion.chunk", "model": request["model"], "choices": [], "usage": usage}
+    last = {"object": kind, "model": request["model"], "choices": [], "usage": usage}
     yield 0.0, chunk({}, "stop") + encode(orjson.dumps(last)) + encode(DONE)
