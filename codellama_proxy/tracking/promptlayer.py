@@ -1,6 +1,6 @@
 """A request as PromptLayer's `POST /log-request` wants it: pure, and only fields that are named here.
 
-Messages become "blueprints": content is always a list of blocks. No header, no key and no address is ever
+No header, no key and no address is ever
 part of a record, and without `content` nothing that anybody said.
 (docs.promptlayer.com/reference/log-request)
 """
@@ -15,6 +15,7 @@ import orjson
 
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.trace import Books, Trace
+from codellama_proxy.tracking.blueprints import blueprint, chat_of, message_of, prompt
 from codellama_proxy.transcript import MOST_BYTES
 from codellama_proxy.types import NANOS, Failure, Tracking
 
@@ -74,7 +75,7 @@ def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
         "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
         "model": trace.upstream_model or (tried.model if tried else chat.model) or "unknown",
         "api_type": "chat-completions",
-        "input": _input(chat) if spoken else _chat([_message("user", _instead(tracking))]),
+        "input": prompt(chat) if spoken else chat_of([message_of("user", _instead(tracking))]),
         "output": _output(trace, tracking),
         "request_start_time": _iso(trace.created_at),
         "request_end_time": _iso(trace.created_at + max(trace.ended - trace.started, 0.0)),
@@ -101,7 +102,7 @@ def metadata(given: Mapping[str, Any]) -> bytes:
     return orjson.dumps({"metadata": texts(given)})
 
 
-# --- blueprints --------------------------------------------------------------------------------------------
+# --- what was said ------------------------------------------------------------------------------------------
 
 
 def _instead(tracking: Tracking) -> str:
@@ -109,100 +110,13 @@ def _instead(tracking: Tracking) -> str:
     return TOO_LARGE if tracking.promptlayer_content else REDACTED
 
 
-def _input(chat: ChatRequest) -> dict[str, Any]:
-    shown = _chat([blueprint(message) for message in chat.messages])
-    functions = [_object(tool.get("function")) for tool in chat.params.get("tools", ())]
-    named = [function for function in functions if isinstance(function.get("name"), str)]
-    if named:
-        shown["tools"] = [{"type": "function", "function": function} for function in named]
-        if "tool_choice" in chat.params:
-            shown["tool_choice"] = chat.params["tool_choice"]
-    if chat.params.get("functions"):
-        shown["functions"] = chat.params["functions"]
-    return shown
-
-
 def _output(trace: Trace, tracking: Tracking) -> dict[str, Any]:
     if trace.serving is None:
-        return _chat([])
+        return chat_of([])
     if not tracking.promptlayer_content:
-        return _chat([_message("assistant", REDACTED)])
+        return chat_of([message_of("assistant", REDACTED)])
     choices = trace.transcript.choices() if trace.transcript else []
-    return _chat([blueprint(choice["message"]) for choice in choices])
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    """What strangers may have sent instead of an object is none."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def _chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "chat", "messages": messages, "input_variables": []}
-
-
-def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "content": [_text(text)]}
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def blueprint(message: Mapping[str, Any]) -> dict[str, Any]:
-    """One of OpenAI's messages as PromptLayer has it."""
-    shown: dict[str, Any] = {
-        "role": str(message.get("role", "assistant")),
-        "content": [*_thinking(message), *_blocks(message.get("content")), *_refusal(message)],
-    }
-    calls = [_call(_object(call)) for call in message.get("tool_calls") or ()]
-    if message.get("function_call"):
-        calls.append(_call({"function": message["function_call"]}))
-    if calls:
-        shown["tool_calls"] = calls
-    for name in ("name", "tool_call_id"):
-        if isinstance(message.get(name), str):
-            shown[name] = message[name]
-    return shown
-
-
-def _blocks(content: Any) -> Iterable[dict[str, Any]]:
-    if isinstance(content, str):
-        return [_text(content)] if content else []
-    return [_block(part) for part in content or () if isinstance(part, dict)]
-
-
-def _block(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Text and pictures; of anything else, what it is."""
-    image = part.get("image_url")
-    if part.get("type") == "text":
-        return _text(str(part.get("text", "")))
-    if part.get("type") == "image_url" and isinstance(image, dict) and isinstance(image.get("url"), str):
-        return {"type": "image_url", "image_url": {"url": image["url"]}}
-    return _text(f"[{part.get('type', 'unknown')}]")
-
-
-def _thinking(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(thought, str) and thought:
-        yield {"type": "thinking", "thinking": thought, "signature": None}
-
-
-def _refusal(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    if isinstance(message.get("refusal"), str) and message["refusal"]:
-        yield _text(message["refusal"])
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = _object(call.get("function") or call.get("custom"))
-    arguments = function.get("arguments", function.get("input", ""))
-    return {
-        "id": str(call.get("id") or ""),
-        "type": "function",
-        "function": {
-            "name": str(function.get("name", "")),
-            "arguments": arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode(),
-        },
-    }
+    return chat_of([blueprint(choice["message"]) for choice in choices])
 
 
 # --- what belongs to it ------------------------------------------------------------------------------------
