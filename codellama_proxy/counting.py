@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 
 from codellama_proxy import tokens
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.tokens import LARGE, Tokenizers
 from codellama_proxy.types import Deployment, Usage
+
+
+def tokenizer_files() -> Path:
+    """Where scripts/install put the vocabularies; `TIKTOKEN_CACHE_DIR` says otherwise."""
+    return Path(os.environ.get("TIKTOKEN_CACHE_DIR") or Path(sys.prefix) / "share" / "tiktoken")
 
 
 class Counter:

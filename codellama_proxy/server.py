@@ -27,7 +27,7 @@ from codellama_proxy.clock import Time
 from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
-from codellama_proxy.counting import Counter
+from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.recall import Recall
@@ -43,6 +43,7 @@ from codellama_proxy.tracking.delivery import DEFAULT_URL, Delivery
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped
 from codellama_proxy.tracking.retention import keep_only
+from codellama_proxy.tracking.spans import open_spans
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
@@ -55,9 +56,9 @@ KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load b
 FLUSH = 5.0  # seconds for records that still wait to be delivered
 LAST_WORDS = 0.3  # seconds for the same, when a second signal asks to hurry
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
-
-
 PATIENT = Patience()
+
+
 @dataclass(slots=True)
 class Runtime:
     """What handlers find at `app.state.runtime`."""
@@ -148,7 +149,10 @@ async def _serve(
         )
         stack.push_async_callback(delivery.stop, FLUSH)
         metrics.watch(lambda: [dropped(ledger.dropped + outbox.dropped + delivery.dropped)])
-        accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time)
+        spans = open_spans(os.environ, log)
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH)
+        accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
         recall = await _recall(stack, live, path, metrics, time)
@@ -200,11 +204,6 @@ def promptlayer_url() -> str:
     return os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL
 
 
-def tokenizer_files() -> Path:
-    """Where scripts/install put the vocabularies; `TIKTOKEN_CACHE_DIR` says otherwise."""
-    return Path(os.environ.get("TIKTOKEN_CACHE_DIR") or Path(sys.prefix) / "share" / "tiktoken")
-
-
 def _enabled(snapshot: Snapshot) -> dict[str, Deployment]:
     return {d.id: d for model in snapshot.models.values() for d in model.deployments}
 
@@ -242,12 +241,12 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self.serve(sockets=[sock])
+        if self.server_state.tasks:  # those whose connections were cut: their last word is for the books
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
         return 0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if self.server_state.tasks:  # those whose connections were cut: their last word is for the books
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
         yield
 
     def _on_signal(self) -> None:
@@ -262,10 +261,10 @@ class Server(uvicorn.Server):
         self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
         self.should_exit = True
         loop.call_later(drain, gateway.interrupt, "shutting_down", message)
+        loop.call_later(drain + AFTER_DRAIN, self._leave)
 
     def _leave(self) -> None:
-        self.force_exit = True
-        loop.call_later(drain + AFTER_DRAIN, self._leave)
         """Waits for nobody any more: who is still connected has had its time."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        self.force_exit = True
