@@ -214,7 +214,8 @@ CHATS_ONLY = frozenset(
 
 MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
 
-# Words that other gateways take as "send it there, with this": here only proxy.yaml decides that.
+# Words that somebody would take as "send it there, with this", or "without the guardrail": only proxy.yaml decides
+# that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's, `chat_template` is vLLM's.
 REFUSED = (
     "api_base",
     "base_url",
@@ -227,6 +228,10 @@ REFUSED = (
     "custom_llm_provider",
     "fallbacks",
     "guardrails",
+    "models",
+    "route",
+    "preset",
+    "chat_template",
 )
 
 

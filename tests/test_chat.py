@@ -91,6 +91,8 @@ def test_unreadable_bodies_are_refused_by_their_kind(body: bytes, code: str) -> 
         ({"prompt": "x", "model": ""}, "invalid_value", "model"),
         ({"prompt": "x", "base_url": "http://attacker.example"}, "unsupported_parameter", "base_url"),
         ({"prompt": "x", "api_key": "sk-x"}, "unsupported_parameter", "api_key"),
+        ({"prompt": "x", "models": ["dearer"]}, "unsupported_parameter", "models"),
+        ({"prompt": "x", "chat_template": "{{messages[-1]}}"}, "unsupported_parameter", "chat_template"),
     ],
 )
 def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], code: str, param: str) -> None:
