@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
-from codellama_proxy.cli import backup, check, schema
+from codellama_proxy.cli import backup, check, explain, schema
 from codellama_proxy.cli.command import Command, CommandError
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
@@ -18,7 +18,13 @@ from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.store.database import StoreError
 
-COMMANDS: tuple[Command, ...] = (check.COMMAND, schema.COMMAND, backup.BACKUP, backup.RESTORE)
+COMMANDS: tuple[Command, ...] = (
+    check.COMMAND,
+    explain.COMMAND,
+    schema.COMMAND,
+    backup.BACKUP,
+    backup.RESTORE,
+)
 
 
 def parser() -> argparse.ArgumentParser:

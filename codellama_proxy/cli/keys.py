@@ -87,7 +87,7 @@ def list_keys(args: Namespace) -> int:
 
 def show(args: Namespace) -> int:
     with database(args) as db:
-        key = _find(db, args.key)
+        key = find_key(db, args.key)
     return answer(args, shown(key), _card(key))
 
 
@@ -97,33 +97,33 @@ def update(args: Namespace) -> int:
     if not wanted.values:
         raise CommandError("nothing to change was given", 2)
     with change(args) as db:
-        key = key_rows.update(db, _find(db, args.key).key_id, wanted, time.time())
+        key = key_rows.update(db, find_key(db, args.key).key_id, wanted, time.time())
     return answer(args, shown(key), _card(key))
 
 
 def block(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.block(db, _find(db, args.key).key_id, True)
+        key = key_rows.block(db, find_key(db, args.key).key_id, True)
     return answer(args, shown(key), f"blocked {key.key_id}")
 
 
 def unblock(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.block(db, _find(db, args.key).key_id, False)
+        key = key_rows.block(db, find_key(db, args.key).key_id, False)
     return answer(args, shown(key), f"unblocked {key.key_id}")
 
 
 def rotate(args: Namespace) -> int:
     overlap = 0.0 if args.overlap is None else key_values.duration("--overlap", args.overlap)
     with change(args) as db:
-        key, secret = key_rows.rotate(db, _find(db, args.key).key_id, overlap, time.time())
+        key, secret = key_rows.rotate(db, find_key(db, args.key).key_id, overlap, time.time())
     old = f"the old secret works for {args.overlap} more" if overlap else "the old secret is dead"
     return _with_secret(args, key, secret, f"rotated {key.key_id}: {old}")
 
 
 def delete(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.delete(db, _find(db, args.key).key_id)
+        key = key_rows.delete(db, find_key(db, args.key).key_id)
     return answer(args, {"key_id": key.key_id, "deleted": True}, f"deleted {key.key_id}")
 
 
@@ -185,7 +185,7 @@ def _change(args: Namespace, values: Mapping[str, Any]) -> Change:
     return Change({**values, **read})
 
 
-def _find(db: Connection, given: str) -> Key:
+def find_key(db: Connection, given: str) -> Key:
     """A key by its id, or by enough of the beginning of its secret."""
     if given.startswith("key_"):
         return key_rows.get(db, given)

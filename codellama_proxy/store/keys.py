@@ -71,7 +71,7 @@ class Keys:
         entry = self._known.get(hashed)
         if entry is not None:
             self._known.move_to_end(hashed)
-            return _admitted(entry, self._clock())
+            return admitted(*entry, self._clock())
         if hashed in self._unknown:
             raise invalid_api_key()
         return None
@@ -88,7 +88,7 @@ class Keys:
         entry = (from_row(row), row[10])
         if fresh:
             _remember(self._known, hashed, entry, self._most)
-        return _admitted(entry, self._clock())
+        return admitted(*entry, self._clock())
 
     def forget(self) -> None:
         """Drop what is in memory: something about the keys changed."""
@@ -165,8 +165,8 @@ def invalid_api_key() -> ProxyError:
     return ProxyError("invalid_api_key", "Incorrect API key provided.")
 
 
-def _admitted(entry: _Entry, now: float) -> Key:
-    key, secret_ends = entry
+def admitted(key: Key, secret_ends: float | None, now: float) -> Key:
+    """The key, if it may call. Raises `ProxyError`: key_blocked, key_expired."""
     if key.blocked:
         raise ProxyError("key_blocked", "This API key is blocked.")
     if _over(key.expires_at, now) or _over(secret_ends, now):

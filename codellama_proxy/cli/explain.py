@@ -1,0 +1,169 @@
+"""`codellama-proxy explain`: what would happen to a request, and why; `--simulate`, when upstreams fail as planned."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from codellama_proxy import tokens
+from codellama_proxy.asking import counts_tokens, scopes_of
+from codellama_proxy.chat import ChatRequest, parse_chat
+from codellama_proxy.cli import explained
+from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
+from codellama_proxy.cli.keys import find_key
+from codellama_proxy.config.check import inspect
+from codellama_proxy.config.settings import config_path, environment
+from codellama_proxy.counting import Counter, tokenizer_files
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
+from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
+from codellama_proxy.store.books import Books
+from codellama_proxy.store.database import read_uri
+from codellama_proxy.store.keys import admitted
+from codellama_proxy.types import Deployment, Key, Snapshot
+
+HELLO = b'{"prompt": "Hello"}'
+ANY_KEY = "any"
+"""The id of a key that stands for every key of a project."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "body", nargs="?", help="a file with the request's JSON; - for stdin; default: a short prompt"
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--key", metavar="ID", help="who asks: a key_id, or how its secret begins")
+    who.add_argument("--project", metavar="NAME", help="who asks: any key of this project")
+    parser.add_argument("--model", metavar="NAME", help="the model that is asked for")
+    parser.add_argument("--simulate", metavar="PLAN", help='"codellama: 429 retry-after 20; gpt-4: 500, ok"')
+    parser.add_argument("--config", help="the configuration file (PROXY_CONFIG; proxy.yaml)")
+    parser.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: Namespace) -> int:
+    """Exit code 0: the request would be sent, and answered if that was simulated; 1: it would not."""
+    snapshot = _snapshot(args)
+    chat = _chat(args)
+    plan = _plan(args.simulate, snapshot)
+    now = time.time()
+    with _database(args) as db:
+        key = _key(args, db)
+        standings = unused(now) if db is None else _standings(db, now)
+        told = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now))
+    course = None if plan is None or told.error else _simulated(snapshot, key, chat, told, plan)
+    if args.json:
+        say(json.dumps(explained.as_json(snapshot, key, chat, told, course), ensure_ascii=False))
+    else:
+        used = None if db is None else database_path(args)
+        for line in explained.as_text(snapshot, key, chat, told, course, used):
+            say(line)
+    return 1 if told.error or (course and course.error) else 0
+
+
+def _explained(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
+    try:
+        admitted(key, None, world.now)
+    except ProxyError as error:
+        return Explanation(error=error)
+    return explain(snapshot, key, chat, world)
+
+
+def _simulated(snapshot: Snapshot, key: Key, chat: ChatRequest, told: Explanation, plan: Plan) -> Course:
+    trace = trace_of(snapshot, key, chat, 0.0)
+    trace.admission = told.admission
+    return simulate(trace, chat, told.models, snapshot, plan)
+
+
+# --- what is asked about -----------------------------------------------------------------------------------
+
+
+def _snapshot(args: Namespace) -> Snapshot:
+    report = inspect(config_path(args.config), environment(), implemented=IMPLEMENTED)
+    if report.snapshot is None:
+        for problem in report.problems:
+            note(str(problem))
+        raise CommandError(report.verdict)
+    return report.snapshot
+
+
+def _chat(args: Namespace) -> ChatRequest:
+    try:
+        chat = parse_chat(_body(args.body), "req_explained")
+    except ProxyError as error:
+        raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None
+    return chat if args.model is None else replace(chat, model=args.model)
+
+
+def _body(given: str | None) -> bytes:
+    if given is None:
+        return HELLO
+    try:
+        return sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
+    except OSError as error:
+        raise CommandError(f"cannot read {given}: {error.strerror}", 2) from error
+
+
+def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
+    try:
+        return None if text is None else parse(text, snapshot)
+    except PlanError as error:
+        raise CommandError(str(error), 2) from None
+
+
+# --- who asks ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _database(args: Namespace) -> Iterator[sqlite3.Connection | None]:
+    """The database, only to be read; none if there is no file yet."""
+    path = database_path(args)
+    opened = (
+        closing(sqlite3.connect(read_uri(path), uri=True, isolation_level=None)) if path.exists() else None
+    )
+    try:
+        with opened or nullcontext() as db:
+            yield db
+    except sqlite3.Error as error:
+        raise CommandError(f"cannot read the database {path}: {error}") from error
+
+
+def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:
+    if args.project is not None:
+        return Key(ANY_KEY, args.project)
+    if db is None:
+        raise CommandError(f"there is no database {database_path(args)} that could know the key")
+    try:
+        return find_key(db, args.key)
+    except ProxyError as error:
+        raise CommandError(error.message) from None
+
+
+def _standings(db: sqlite3.Connection, now: float) -> Standings:
+    books = Books()
+    return lambda scopes: books.standings(db, scopes, now) if scopes else []
+
+
+def _count(snapshot: Snapshot, key: Key) -> Count:
+    """As `Accounts` does: counted where tokens are limited, else guessed from the size."""
+    counter = Counter(tokenizer_files())
+
+    def count(chat: ChatRequest, first: Deployment) -> int:
+        trace = trace_of(snapshot, key, chat, 0.0)
+        if counts_tokens(scopes_of(trace, chat, snapshot)):
+            return asyncio.run(counter.prompt(chat, first))
+        return tokens.of_size(chat.size)
+
+    return count
+
+
+COMMAND = Command("explain", "say what would happen to a request, and why", arguments, run)

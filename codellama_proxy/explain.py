@@ -1,0 +1,203 @@
+"""The decision for one request, taken by the functions that decide live, and written down instead of acted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from codellama_proxy import admission, asking, budgets, limits, routing
+from codellama_proxy.admission import Admission, Standing
+from codellama_proxy.catalogue import price_of
+from codellama_proxy.chat import ChatRequest, addressed, check_client_system, guardrail_of
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.gateway import permission
+from codellama_proxy.limits import UNRATED, ScopeLimits
+from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.routing import Cooling, is_cooling
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Deployment, Key, Limits, Model, Price, ScopeKind, Snapshot
+from codellama_proxy.windows import window
+
+Standings = Callable[[Sequence[ScopeLimits]], Sequence[Standing]]
+"""What the scopes have used, as the ledger tells it."""
+Count = Callable[[ChatRequest, Deployment], int]
+"""Tokens of a prompt for a deployment."""
+
+ENDPOINT = "chat/completions"
+FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the answer depends on besides the configuration and the request."""
+
+    count: Count
+    standings: Standings
+    now: float
+    """Unix seconds."""
+    cooling: Mapping[str, Cooling] = field(default_factory=dict)
+    """By deployment id, on a clock that stands at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One deployment of the file, and what it is for this request."""
+
+    deployment: Deployment
+    state: str
+    """`ready`, `cooling`, `disabled`, `not allowed`, `another mode` or `not a fallback`."""
+    why: str = ""
+    guardrail: str = ""
+    price: Price | None = None
+    share: float = 1.0
+    """Of the requests that come to its model."""
+    refuses: str = ""
+    """Why its dialect cannot say this request."""
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit in force, and where it is written."""
+
+    scope: str
+    field: str
+    value: object
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    chain: tuple[Place, ...] = ()
+    """Who is asked, in this order."""
+    others: tuple[Place, ...] = ()
+    """Who is not, and why not."""
+    limits: tuple[Limit, ...] = ()
+    admission: Admission | None = None
+    most_nanos: int | None = None
+    """What the request can cost at most; `None`: somebody in the chain has no price."""
+    prompt_tokens: int = 0
+    error: ProxyError | None = None
+    """What the caller gets instead of an attempt."""
+    models: tuple[Model, ...] = ()
+
+
+def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
+    """From the permission to the admission; everything after it depends on what upstreams do."""
+    trace = trace_of(snapshot, key, chat, world.now)
+    told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
+    try:
+        check_client_system(chat.messages, snapshot.guardrail.client_system)
+        permitted = permission(snapshot, key)
+        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0)
+    except ProxyError as error:
+        return replace(told, error=error, others=tuple(_others(snapshot, key, chat, ())))
+    deployments = asking.candidates(models)
+    scopes = asking.scopes_of(trace, chat, snapshot)
+    estimate = world.count(chat, deployments[0])
+    ask = asking.ask_of(trace, chat, models, snapshot, estimate)
+    told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
+    try:
+        trace.admission = admission.decide(ask, world.standings(scopes)).admission
+    except ProxyError as error:
+        told = replace(told, error=error)
+    chain = routing.candidates(models, chat.mode, world.cooling, 0.0, lambda: 0.5)
+    places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
+    others = tuple(_others(snapshot, key, chat, [d.id for d in chain]))
+    return replace(told, admission=trace.admission, chain=places, others=others)
+
+
+def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
+    """A request as the gateway notes it, that begins now."""
+    trace = Trace("req_explained", 0.0, now, ENDPOINT, snapshot.digest, key=key, project=key.project)
+    trace.chat = chat
+    return trace
+
+
+def unused(now: float) -> Standings:
+    """Scopes that nobody has used yet."""
+
+    def fresh(scope: ScopeLimits) -> Standing:
+        own = scope.limits
+        opened = None if own.max_budget is None else window(own.budget_duration, now, now)
+        rates = limits.refill(UNRATED, own, now)
+        return Standing(scope, rates, resets_at=None if opened is None else opened.end)
+
+    return lambda scopes: [fresh(scope) for scope in scopes]
+
+
+def _most(ask: admission.Ask) -> int | None:
+    if None in ask.prices:
+        return None
+    return budgets.bound(ask.prices, ask.prompt_bound, ask.n).nanos(ask.wanted_tokens)
+
+
+# --- the deployments -----------------------------------------------------------------------------------------
+
+
+def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot, world: World) -> Place:
+    text = guardrail_of(snapshot.guardrail, snapshot.project(trace.project), one)
+    bound = trace.admission.max_tokens if trace.admission else None
+    here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
+    cooling = world.cooling.get(one.id)
+    state, why = "ready", ""
+    if cooling is not None and is_cooling(cooling, 0.0):
+        state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
+    place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
+    try:
+        sent = ADAPTERS[one.provider].to_request(here, one)
+    except ProxyError as error:
+        return replace(place, refuses=error.message)
+    return replace(place, dropped=sent.dropped)
+
+
+def _share(one: Deployment, snapshot: Snapshot) -> float:
+    return one.weight / sum(other.weight for other in snapshot.models[one.name].deployments)
+
+
+def _others(snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str]) -> list[Place]:
+    permitted = permission(snapshot, key)
+    found = []
+    for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
+        if one.id in asked:
+            continue
+        if one.disabled is not None:
+            found.append(Place(one, "disabled", one.disabled))
+        elif not permitted(one.name):
+            found.append(Place(one, "not allowed", _who_refuses(snapshot, key, one.name)))
+        elif one.mode != chat.mode:
+            found.append(Place(one, "another mode", one.mode))
+        else:
+            found.append(Place(one, "not a fallback", "" if asked else "not what was asked for"))
+    return found
+
+
+def _who_refuses(snapshot: Snapshot, key: Key, name: str) -> str:
+    return f"by project {key.project}" if routing.allows(key.models, name) else "by the key"
+
+
+# --- the limits ----------------------------------------------------------------------------------------------
+
+
+def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[Limit]:
+    """Every limit in force, by scope, the widest first."""
+    project = snapshot.project(key.project)
+    of_key = limits.overlay(snapshot.limits["key"], key.limits)
+    found = [
+        *_sourced("global", snapshot.limits["global"], frozenset(), ""),
+        *_sourced("project", project.limits, project.own_limits.given, f"projects.{key.project}.limits"),
+        *_sourced("key", of_key, key.limits.given, "the key"),
+    ]
+    return found if user is None else [*found, *_sourced("user", snapshot.limits["user"], frozenset(), "")]
+
+
+def _sourced(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[Limit]:
+    if not limits.limited(own):
+        return []
+    values = ((name, getattr(own, name)) for name in FIELDS)
+    return [
+        Limit(scope, name, value, source if name in given else f"limits.{scope}")
+        for name, value in values
+        if value is not None and value is not False
+    ]

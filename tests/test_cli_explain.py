@@ -1,0 +1,161 @@
+"""The command `explain`: who is asked and why not, what limits it, and what happens when upstreams fail."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.__main__ import main
+from codellama_proxy.config.load import load
+from codellama_proxy.simulate import PlanError, parse
+from tests.rig import create_key, keys
+
+FILE = """
+models:
+- {name: codellama, provider: together, api_key: sk-planted, price: {input: 1, output: 2}}
+- {name: gpt-4, provider: openai, model: gpt-4.1, api_key: sk-planted, price: {input: 2, output: 8}}
+- {name: claude, provider: anthropic, api_key: '${NOBODY_SETS_THIS}'}
+- {name: vectors, provider: openai, api_key: sk-planted, mode: embedding}
+- {name: spare, provider: mock, fallback: false}
+guardrail: {system_prompt: Only code.}
+limits: {key: {rpm_limit: 60}, project: {max_budget: 20, budget_duration: month}}
+projects: {web: {limits: {rpm_limit: 600}, models: [codellama, 'gpt-*', vectors, claude]}}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROXY_CONFIG", "PROXY_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "proxy.yaml").write_text(FILE)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    assert main(["explain", *arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def timeline(capsys: pytest.CaptureFixture[str], plan: str, *arguments: str, code: int = 0) -> list[str]:
+    assert main(["explain", "--project", "web", "--simulate", plan, *arguments]) == code
+    _, _, found = capsys.readouterr().out.partition("Simulated (pauses are half of their maximum):\n")
+    return [" ".join(line.split()) for line in found.splitlines()]
+
+
+def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--project", "web"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"key any of project web asks for the first model \(configuration [0-9a-f]{12}\)", lines[0]
+    )
+    assert [" ".join(line.split()) for line in lines[1:] if line] == [
+        "Admitted. Prompt: about 5 tokens. It can cost at most: $0.032926.",
+        "Held while it runs: $0.032926, max_tokens 4096 is sent upstream.",
+        "Asked in this order, until one answers (equal weights in random order):",
+        "DEPLOYMENT PROVIDER UPSTREAM MODEL STATE PRICE",
+        "codellama#1 together codellama ready $1.00 in, $2.00 out per million",
+        "gpt-4#1 openai gpt-4.1 ready $2.00 in, $8.00 out per million",
+        "Not asked:",
+        "DEPLOYMENT STATE WHY",
+        "vectors#1 another mode embedding",
+        "spare#1 not allowed by project web",
+        "claude#1 disabled NOBODY_SETS_THIS is not set",
+        "First system message:",
+        "Only code.",
+        "Limits in force (as if nothing had been used yet):",
+        "SCOPE LIMIT VALUE FROM",
+        "project rpm_limit 600 projects.web.limits",
+        "project max_budget $20.00 limits.project",
+        "project budget_duration month limits.project",
+        "key rpm_limit 60 limits.key",
+    ]
+    assert "sk-planted" not in "\n".join(lines)
+
+
+def test_a_model_that_is_not_allowed_is_refused_as_the_server_would(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(capsys, "--project", "web", "--model", "spare", code=1)
+    assert (found["error"]["status"], found["error"]["code"]) == (404, "model_not_found")
+    assert found["chain"] == []
+    assert told(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"] == "spare#1"
+
+
+def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = here / "data" / "proxy.db"
+    made = create_key(database, "web", "--rpm", "5", "--models", "gpt-4")
+    found = told(capsys, "--key", made["key_id"])
+    assert [one["deployment"] for one in found["chain"]] == ["gpt-4#1"]
+    assert {"scope": "key", "limit": "rpm_limit", "value": 5, "from": "the key"} in found["limits"]
+    assert ("codellama#1", "not allowed", "by the key") in [
+        (one["deployment"], one["state"], one["why"]) for one in found["others"]
+    ]
+    keys(database, "block", made["key_id"])
+    assert told(capsys, "--key", made["key"][:11], code=1)["error"]["code"] == "key_blocked"
+
+
+def test_the_body_decides_what_is_held(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = here / "body.json"
+    body.write_text('{"prompt": "hi", "max_tokens": 10, "model": "gpt-4"}')
+    found = told(capsys, "--project", "web", str(body))
+    assert (found["max_tokens"], found["clamped"]) == (None, False)
+    assert 0.00008 < found["hold_usd"] == found["most_usd"] < 0.0004
+    body.write_text('{"prompt": 1}')
+    assert main(["explain", "--project", "web", str(body)]) == 1
+    assert "400 invalid_type" in capsys.readouterr().err
+
+
+def test_a_time_line_of_fallbacks_pauses_and_cooldowns(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert timeline(capsys, "codellama: 429 retry-after 20; gpt-4: 500, ok after 1500ms") == [
+        "0.000 s codellama#1 fails: busy (http_429)",
+        "0.000 s gpt-4#1 fails: transient (http_500)",
+        "0.000 s waits 0.125 s",
+        "0.125 s gpt-4#1 answers after 1.5 s",
+        "1.625 s codellama#1 now cools until 20 s (http_429)",
+        "1.625 s the caller gets the answer of gpt-4#1",
+    ]
+
+
+def test_timeouts_take_as_long_as_they_would_and_no_time_at_all(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "proxy.yaml").write_text(
+        FILE + "timeouts: {answer: 100s}\nrouting: {deadline: 150s, retries: 0}\n"
+    )
+    assert timeline(capsys, "codellama: timeout; gpt-4: timeout", code=1) == [
+        "0.000 s codellama#1 fails after 75 s: transient (answer_timeout)",
+        "75.000 s gpt-4#1 fails after 75 s: transient (answer_timeout)",
+        "150.000 s the caller gets 504 deadline_exceeded: No upstream answered before the deadline.",
+    ]
+
+
+def test_a_callers_fault_ends_the_walk_unless_the_next_model_may_do_better(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(timeline(capsys, "codellama: 400", code=1)) == 2
+    assert timeline(capsys, "codellama: 400 context_length_exceeded")[-1].endswith("the answer of gpt-4#1")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["codellama", "nobody: 500", "gpt-4: 42", "gpt-4: 500 after", "gpt-4: 500 retry-after x", "gpt-4: 200"],
+)
+def test_a_plan_that_makes_no_sense_is_refused(here: Path, plan: str) -> None:
+    with pytest.raises(PlanError):
+        parse(plan, load(FILE.encode(), {}, implemented=frozenset({"together", "openai", "mock"})))
+    assert main(["explain", "--project", "web", "--simulate", plan]) == 2
+
+
+def test_a_broken_file_is_reported_like_check_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text("models: []\nroutng: {}\n")
+    assert main(["explain", "--project", "web"]) == 1
+    assert 'proxy.yaml:2:1: routng: unknown key "routng"' in capsys.readouterr().err
