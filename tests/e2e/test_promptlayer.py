@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -77,6 +78,36 @@ def test_a_request_arrives_whole(
     expected = {"team": "blue", "level": "7", "project": "default", "user": "alice", "deployment": "fast#1"}
     assert expected.items() <= record["metadata"].items()
     assert not record["metadata"].keys() & {"pl_tags", "prompt_name", "prompt_input_variables"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_call_arrives_put_together(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast", "tools"))
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    answer = one.chat(stream=stream, tools=tools)
+    record = service.record(answer.headers["x-request-id"])
+    assert record["input"]["tools"] == tools
+    calls = [call for message in record["output"]["messages"] for call in message["tool_calls"]]
+    assert calls
+    for call in calls:
+        assert call["id"]
+        assert isinstance(json.loads(call["function"]["arguments"]), dict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
+) -> None:
+    one = tracked(proxy, service, upstream.model("fast"), cache={"enabled": True})
+    first, again = one.chat(prompt="same"), one.chat(prompt="same", stream=stream)
+    assert again.headers["x-proxy-cache"] == "hit"
+    fresh = service.record(first.headers["x-request-id"])
+    kept = service.record(again.headers["x-request-id"])
+    assert kept["output"] == fresh["output"]
+    assert (kept["price"], kept["metadata"]["cache"], kept["metadata"]["basis"]) == (0, "hit", "cached")
+    assert kept["status"] == "SUCCESS"
 
 
 def test_headers_may_name_tags_and_template(
