@@ -32,6 +32,8 @@ from codellama_proxy.types import Key, Limits, Snapshot
 
 FORGET_WITHIN = 1000
 """Writes that may wait before we stop asking the store to forget what it could not admit."""
+BETWEEN_FOLDS = 0.02
+"""Seconds for everybody else's writes between two batches of folding."""
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class Ledger:
         done = 0
         while count := await self._writer.run(lambda db: self._books.fold(db, before, self._clock())):
             done += count
+            await asyncio.sleep(BETWEEN_FOLDS)
         return done
 
 
