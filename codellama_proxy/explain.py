@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from codellama_proxy import admission, asking, budgets, limits, routing
+from codellama_proxy import admission, asking, budgets, caching, limits, routing
 from codellama_proxy.admission import Admission, Standing
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest, addressed, check_client_system, guardrail_of
@@ -67,6 +67,18 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Cached:
+    """What the cache has to do with the request."""
+
+    state: str
+    """`used`, or why it is not: `off`, `off for the project`, `not asked by the client`."""
+    scope: str = ""
+    """Who shares the answer."""
+    key: str = ""
+    """The digest it is kept under."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     chain: tuple[Place, ...] = ()
     """Who is asked, in this order."""
@@ -80,6 +92,7 @@ class Explanation:
     error: ProxyError | None = None
     """What the caller gets instead of an attempt."""
     models: tuple[Model, ...] = ()
+    cache: Cached | None = None
 
 
 def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
@@ -99,6 +112,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     ask = asking.ask_of(trace, chat, models, snapshot, estimate)
     told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
     try:
+        told = replace(told, cache=_cached(trace, chat, models[0], snapshot))
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
         told = replace(told, error=error)
@@ -125,6 +139,20 @@ def unused(now: float) -> Standings:
         return Standing(scope, rates, resets_at=None if opened is None else opened.end)
 
     return lambda scopes: [fresh(scope) for scope in scopes]
+
+
+def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -> Cached:
+    """Raises `ProxyError` where the client's own wishes make no sense."""
+    wish, project = caching.wishes(chat.cache, ""), snapshot.project(trace.project)
+    if not snapshot.cache.enabled:
+        return Cached("off")
+    if not project.cache:
+        return Cached("off for the project")
+    if not wish.read and not wish.write:
+        return Cached("not asked by the client")
+    of = caching.sharing(snapshot, trace.project, trace.key)
+    key = caching.key_of(of.kind, of.name, chat, asked, snapshot.guardrail, project)
+    return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
 
 
 def _most(ask: admission.Ask) -> int | None:

@@ -53,7 +53,8 @@ def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[
     assert re.fullmatch(
         r"key any of project web asks for the first model \(configuration [0-9a-f]{12}\)", lines[0]
     )
-    assert [" ".join(line.split()) for line in lines[1:] if line] == [
+    shown = [re.sub(r"\([0-9a-f]{16}\)", "(KEY)", " ".join(line.split())) for line in lines[1:] if line]
+    assert shown == [
         "Admitted. Prompt: about 5 tokens. It can cost at most: $0.032926.",
         "Held while it runs: $0.032926, max_tokens 4096 is sent upstream.",
         "Asked in this order, until one answers (equal weights in random order):",
@@ -67,6 +68,7 @@ def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[
         "claude#1 disabled NOBODY_SETS_THIS is not set",
         "First system message:",
         "Only code.",
+        "Cache: an equal request of the same project shares the answer (KEY).",
         "Limits in force (as if nothing had been used yet):",
         "SCOPE LIMIT VALUE FROM",
         "project rpm_limit 600 projects.web.limits",
@@ -110,6 +112,17 @@ def test_the_body_decides_what_is_held(here: Path, capsys: pytest.CaptureFixture
     body.write_text('{"prompt": 1}')
     assert main(["explain", "--project", "web", str(body)]) == 1
     assert "400 invalid_type" in capsys.readouterr().err
+
+
+def test_the_cache_key_is_that_of_the_request_and_of_who_shares_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = told(capsys, "--project", "web")["cache"]
+    assert (first["state"], first["scope"]) == ("used", "project web")
+    assert told(capsys, "--project", "web")["cache"] == first
+    assert told(capsys, "--project", "web", "--model", "gpt-4")["cache"]["key"] != first["key"]
+    (here / "proxy.yaml").write_text(FILE + "cache: {enabled: false}\n")
+    assert told(capsys, "--project", "web")["cache"]["state"] == "off"
 
 
 def test_a_time_line_of_fallbacks_pauses_and_cooldowns(

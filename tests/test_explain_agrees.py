@@ -214,6 +214,7 @@ def test_explain_and_the_gateway_agree(
     body: dict[str, Any],
     planned: Mapping[str, Sequence[str]],
 ) -> None:
+    body = {"stream": False, **body}
     snapshot = load(explicit(file, fallbacks).encode(), {}, implemented=IMPLEMENTED)
     plan = {name: tuple(FAULTS[one] for one in faults) for name, faults in planned.items()}
     with tempfile.TemporaryDirectory() as place:

@@ -10,7 +10,7 @@ from codellama_proxy.budgets import usd
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.cli.command import table
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.explain import Explanation, Limit, Place
+from codellama_proxy.explain import Cached, Explanation, Limit, Place
 from codellama_proxy.simulate import Course
 from codellama_proxy.trace import usd as number
 from codellama_proxy.types import Key, Price, Snapshot
@@ -39,6 +39,9 @@ def as_text(
         rows = [(one.deployment.id, one.state, one.why or None) for one in told.others]
         yield _indented(table(("deployment", "state", "why"), rows))
     yield from _guardrails(told.chain)
+    if told.cache is not None:
+        yield ""
+        yield f"Cache: {_cache(told.cache)}."
     if told.limits:
         yield ""
         since = "as if nothing had been used yet" if used is None else f"what is used is in {used}"
@@ -114,6 +117,14 @@ def _guardrails(chain: Sequence[Place]) -> Iterator[str]:
             yield _indented(text)
 
 
+def _cache(cached: Cached) -> str:
+    if cached.state != "used":
+        return cached.state
+    return (
+        f"an equal request of the same {cached.scope.partition(' ')[0]} shares the answer ({cached.key[:16]})"
+    )
+
+
 def _limit_row(one: Limit) -> tuple[str, str, str, str]:
     value = (
         usd(one.value) if one.field == "max_budget" and isinstance(one.value, int) else str(one.value).lower()
@@ -164,6 +175,7 @@ def as_json(
         "hold_usd": None if admission is None else number(admission.hold_nanos),
         "max_tokens": None if admission is None else admission.max_tokens,
         "clamped": admission is not None and admission.clamped,
+        "cache": told.cache and {"state": told.cache.state, "scope": told.cache.scope, "key": told.cache.key},
         "simulation": None if course is None else _course_json(course),
     }
 
