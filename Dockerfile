@@ -1,0 +1,44 @@
+# Stage one fetches and compiles, stage two only holds what runs: no pip, no compiler, no source tree.
+# Everything that comes from outside is checked by hash; pin the base as well: --build-arg PYTHON=python@sha256:...
+ARG PYTHON=python:3.13-slim
+
+FROM ${PYTHON} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+RUN ["python", "-m", "venv", "/app/.venv"]
+COPY requirements.txt /src/
+RUN ["/app/.venv/bin/python", "-m", "pip", "install", "--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]
+COPY scripts/seed_tokenizer.py /src/scripts/
+RUN ["/app/.venv/bin/python", "scripts/seed_tokenizer.py", "/app/.venv/share/tiktoken"]
+COPY pyproject.toml README.md LICENSE /src/
+COPY codellama_proxy /src/codellama_proxy
+RUN ["/app/.venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-build-isolation", "."]
+RUN ["/app/.venv/bin/python", "-m", "pip", "uninstall", "--yes", "flit_core", "setuptools", "pip"]
+# The root is read-only later, so the bytecode has to be there.
+RUN ["/app/.venv/bin/python", "-m", "compileall", "-q", "-j", "0", "/app/.venv/lib"]
+COPY scripts/keys.py scripts/healthy.py /app/scripts/
+COPY proxy.yaml proxy.schema.json /config/
+RUN ["install", "-d", "-o", "10001", "-g", "10001", "-m", "0700", "/data"]
+
+FROM ${PYTHON}
+COPY --from=build /app /app
+COPY --from=build /config /config
+COPY --from=build --chown=10001:10001 /data /data
+ENV PATH=/app/.venv/bin:/app/scripts:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SQLITE_TMPDIR=/data \
+    PROXY_CONFIG=/config/proxy.yaml \
+    PROXY_DATABASE=/data/proxy.db \
+    PROXY_HOST=0.0.0.0 \
+    PROXY_PORT=4000 \
+    PROXY_LOG_FORMAT=json
+# No VOLUME: a database in a volume nobody named is lost with the container. Mount one at /data.
+WORKDIR /app
+USER 10001:10001
+EXPOSE 4000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "/app/scripts/healthy.py"]
+# `serve` reads and checks everything before it binds, and takes SIGTERM as process 1: answers may run on for
+# server.drain (25 s), so stop with `docker stop --time 40`.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["codellama-proxy"]
+CMD ["serve"]
