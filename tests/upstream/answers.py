@@ -73,7 +73,8 @@ def said(body: Mapping[str, Any], step: Step) -> str:
         return json.dumps(body)
     if "json" in step:
         return json.dumps({"answer": 42, "from": step.label})
-    default = " ".join(f"{step.label}-{i}" for i in range(int(step.number("tokens", 8))))
+    fat = "-fat" * int(step.number("fat"))
+    default = " ".join(f"{step.label}-{i}{fat}" for i in range(int(step.number("tokens", 8))))
     return step.text("say", default)
 
 

@@ -16,6 +16,7 @@ WORDS: Mapping[str, str] = {
     # what is answered
     "ok": "nothing special",
     "tokens": "how many tokens the answer has (8)",
+    "fat": "how much longer each token is than usual, in fours of characters",
     "say": "this very text as the answer",
     "echo": "the JSON of the received body as the answer",
     "tools": "call every tool that was offered",
