@@ -111,7 +111,7 @@ class Gateway:
         trace.tracking = snapshot.tracking
         if snapshot.tracking.promptlayer_key is not None or self._accounts.traced:
             trace.hints = client.hints()
-        if snapshot.tracking.content:
+        if snapshot.tracking.content and endpoint != "embeddings":  # nobody says anything in vectors
             trace.transcript = Transcript()
         return trace
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.chat import parse_chat
+from codellama_proxy.endpoints import parse_completion, parse_embedding
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import promptlayer
@@ -138,6 +139,31 @@ def test_tool_calls_and_their_answers_are_told() -> None:
     assert body["input"]["messages"][1] == {"role": "assistant", "content": [], "tool_calls": [call]}
     assert body["input"]["messages"][2]["tool_call_id"] == "c1"
     assert body["input"]["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], ["[2 token ids]"]),
+        ([[1], [2, 3]], ["[1 token ids]", "[2 token ids]"]),
+    ],
+)
+def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) -> None:
+    chat = parse_completion(orjson.dumps({"prompt": prompt}))
+    body = told(a_trace(endpoint="completions", chat=chat, sent=chat))
+    assert body["api_type"] == "completions"
+    assert [block["text"] for block in body["input"]["content"]] == shown
+    assert [block["text"] for block in body["output"]["content"]] == ["hello"]
+
+
+def test_embeddings_have_an_input_and_no_words_for_an_answer() -> None:
+    chat = parse_embedding(orjson.dumps({"input": "CANARY"}))
+    trace = a_trace(endpoint="embeddings", chat=chat, sent=chat, transcript=None)
+    body = told(trace)
+    assert (body["input"]["content"][0]["text"], body["output"]["content"]) == ("CANARY", [])
+    assert b"CANARY" not in promptlayer.record(trace, DONE, replace(TRACKING, promptlayer_content=False))
 
 
 def test_pictures_are_told_as_pictures() -> None:

@@ -11,7 +11,9 @@ from codellama_proxy.chat import ChatRequest
 
 
 def prompt(chat: ChatRequest) -> dict[str, Any]:
-    """What was asked, with its tools."""
+    """What was asked, with its tools; of what is no chat, its text."""
+    if chat.endpoint != "chat/completions":
+        return completion_of(_given(chat.given))
     shown = chat_of([blueprint(message) for message in chat.messages])
     functions = [_object(tool.get("function")) for tool in chat.params.get("tools", ())]
     named = [function for function in functions if isinstance(function.get("name"), str)]
@@ -22,6 +24,27 @@ def prompt(chat: ChatRequest) -> dict[str, Any]:
     if chat.params.get("functions"):
         shown["functions"] = chat.params["functions"]
     return shown
+
+
+def answer(chat: ChatRequest, choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was said to it, of each choice."""
+    if chat.endpoint != "chat/completions":
+        return completion_of([choice["message"].get("content") or "" for choice in choices])
+    return chat_of([blueprint(choice["message"]) for choice in choices])
+
+
+def _given(given: Any) -> list[str]:
+    """A text or several; token ids are only counted."""
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [f"[{len(given)} token ids]"]
+    return [text for one in given or () for text in _given(one)]
+
+
+def completion_of(texts: Iterable[str]) -> dict[str, Any]:
+    """A blueprint of what is no chat."""
+    return {"type": "completion", "content": [_text(text) for text in texts], "input_variables": []}
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.trace import Books, Trace
-from codellama_proxy.tracking.blueprints import blueprint, chat_of, message_of, prompt
+from codellama_proxy.tracking.blueprints import answer, chat_of, message_of, prompt
 from codellama_proxy.transcript import MOST_BYTES
 from codellama_proxy.types import NANOS, Failure, Tracking
 
@@ -74,9 +74,9 @@ def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
     fields: dict[str, Any] = {
         "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
         "model": trace.upstream_model or (tried.model if tried else chat.model) or "unknown",
-        "api_type": "chat-completions",
+        "api_type": trace.endpoint.replace("/", "-"),
         "input": prompt(chat) if spoken else chat_of([message_of("user", _instead(tracking))]),
-        "output": _output(trace, tracking),
+        "output": _output(trace, chat, tracking),
         "request_start_time": _iso(trace.created_at),
         "request_end_time": _iso(trace.created_at + max(trace.ended - trace.started, 0.0)),
         "parameters": _parameters(chat, spoken=spoken),
@@ -110,13 +110,13 @@ def _instead(tracking: Tracking) -> str:
     return TOO_LARGE if tracking.promptlayer_content else REDACTED
 
 
-def _output(trace: Trace, tracking: Tracking) -> dict[str, Any]:
+def _output(trace: Trace, chat: ChatRequest, tracking: Tracking) -> dict[str, Any]:
     if trace.serving is None:
         return chat_of([])
     if not tracking.promptlayer_content:
         return chat_of([message_of("assistant", REDACTED)])
     choices = trace.transcript.choices() if trace.transcript else []
-    return chat_of([blueprint(choice["message"]) for choice in choices])
+    return answer(chat, choices)
 
 
 # --- what belongs to it ------------------------------------------------------------------------------------

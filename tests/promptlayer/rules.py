@@ -84,12 +84,16 @@ def log_request(body: Any) -> list[str]:
 
 
 def blueprint(value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and value.get("type") == "completion":
+        if not isinstance(value.get("content"), list) or not all(map(_block, value["content"])):
+            yield "has content that is no list of blocks"
+        return
     if (
         not isinstance(value, dict)
         or value.get("type") != "chat"
         or not isinstance(value.get("messages"), list)
     ):
-        yield "no chat blueprint"
+        yield "no blueprint"
         return
     for index, message in enumerate(value["messages"]):
         for problem in _message(message):
