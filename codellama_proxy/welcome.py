@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from codellama_proxy import __version__
 from codellama_proxy.config.settings import Settings
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import asked_model
 from codellama_proxy.store import key_values
 from codellama_proxy.store.keys import Keys
@@ -24,15 +25,21 @@ def welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[st
         yield f"  disabled  {_described(deployment)}: {deployment.disabled}"
     if all(d.provider == "mock" for d in enabled):
         yield "  No provider's key is set, so the built-in mock model answers. Set one of the variables above."
-    start = asked_model(snapshot, None, "chat", lambda _: True)
-    chain = " -> ".join((start.name, *start.fallbacks))
-    yield f"  Requests without a model go to {chain}."
+    yield f"  {_without_a_model(snapshot)}"
     said = tuple(f"{d.name} is disabled" for d in snapshot.disabled)
     for warning in snapshot.warnings:
         if not warning.startswith(said):
             yield f"  note: {warning}"
     if settings.master_key is None:
         yield "  Admin endpoints are off (PROXY_MASTER_KEY is not set); scripts/keys.py works without them."
+
+
+def _without_a_model(snapshot: Snapshot) -> str:
+    try:
+        start = asked_model(snapshot, None, "chat", lambda _: True)
+    except ProxyError:
+        return "No model can chat: requests for chats are refused."
+    return f"Requests without a model go to {' -> '.join((start.name, *start.fallbacks))}."
 
 
 def _described(deployment: Deployment) -> str:

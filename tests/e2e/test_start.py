@@ -222,3 +222,9 @@ def test_stopping_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstrea
     (row,) = served.rows()
     assert row["status"] == "ok"
     assert row["basis"] == "exact"
+
+
+def test_a_server_may_have_nobody_to_chat_with(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("vectors", mode="embedding")))
+    until(lambda: "No model can chat" in one.log(), "a word about it")
+    assert one.chat().status_code == 404
