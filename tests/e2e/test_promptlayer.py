@@ -110,6 +110,26 @@ def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
     assert kept["status"] == "SUCCESS"
 
 
+def test_completions_and_embeddings_arrive_too(
+    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+) -> None:
+    one = tracked(
+        proxy,
+        service,
+        upstream.model("fill", mode="completion"),
+        upstream.model("vectors", mode="embedding"),
+    )
+    bodies = {"/v1/completions": {"prompt": "def f("}, "/v1/embeddings": {"model": "vectors", "input": "x"}}
+    for path, body in bodies.items():
+        answer = one.client.post(path, json={"model": "fill", **body}, headers=one.auth)
+        assert answer.status_code == 200, answer.text
+        record = service.record(answer.headers["x-request-id"])
+        assert record["api_type"] == path.removeprefix("/v1/")
+        assert record["input"]["content"][-1]["text"].endswith(body.get("prompt") or body["input"])
+        said = [choice["text"] for choice in answer.json().get("choices", ())]
+        assert [block["text"] for block in record["output"]["content"]] == said
+
+
 def test_headers_may_name_tags_and_template(
     proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
 ) -> None:
