@@ -54,6 +54,36 @@ def entry(keys: str, more: str = "", **environ: str) -> Snapshot:
     return loaded(ENTRY % (", " + keys) + more, **environ)
 
 
+# --- who serves what ---------------------------------------------------------------------------------------
+
+KINDS = """
+models:
+  - {name: chat, provider: openai, api_key: k}
+  - {name: text, provider: openai, api_key: k, mode: completion}
+  - {name: both, provider: together, api_key: k}
+  - {name: vectors, provider: vllm, base_url: https://x.example/v1, mode: embedding}
+  - {name: claude, provider: anthropic, api_key: k, mode: completion}
+"""
+
+
+def test_a_model_serves_its_mode_and_what_its_provider_serves_with_it() -> None:
+    models = loaded(KINDS).models
+    serving = {
+        mode: [name for name, model in models.items() if model.deployments[0].serves(mode)]
+        for mode in ("chat", "completion", "embedding")
+    }
+    assert serving == {"chat": ["chat", "both"], "completion": ["text", "both"], "embedding": ["vectors"]}
+    assert models["text"].fallbacks == ("both",)
+    assert models["chat"].fallbacks == ("both",)
+    assert starting_model(loaded(KINDS), "completion") == "text"
+
+
+def test_an_entry_whose_provider_has_nothing_of_its_mode_is_disabled() -> None:
+    [claude] = loaded(KINDS).disabled
+    assert (claude.name, claude.disabled) == ("claude", "provider anthropic has no mode completion")
+    assert any("provider anthropic has no mode completion" in one for one in loaded(KINDS).warnings)
+
+
 # --- the shipped file --------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ def _below(name: str, deployments: Sequence[t.Deployment]) -> Iterable[str]:
     """The models with an enabled entry under this model's first that may be a backup for its mode."""
     first = next(place for place, d in enumerate(deployments) if d.name == name)
     for other in deployments[first + 1 :]:
-        able = other.fallback and other.disabled is None and other.mode == deployments[first].mode
+        able = other.fallback and other.disabled is None and other.serves(deployments[first].mode)
         if able and other.name != name:
             yield other.name
 
