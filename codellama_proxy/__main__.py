@@ -26,6 +26,7 @@ COMMANDS: tuple[Command, ...] = (
     schema.COMMAND,
     backup.BACKUP,
     backup.RESTORE,
+    cache.COMMAND,
 )
 
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("providers", "clock", "config"),
     ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "wire"),
-    ("accounts", "delivery", "flight", "gateway", "walk"),
+    ("accounts", "delivery", "flight", "gateway", "recall", "walk"),
     ("explain", "online", "simulate", "welcome"),
     ("web",),
     ("server", "cli", "__main__"),

@@ -21,7 +21,7 @@ from codellama_proxy.providers import UNABLE
 from codellama_proxy.types import Deployment, Snapshot
 
 NO_EFFECT_YET: Mapping[str, str] = {
-    "cache": "answers are not cached in this version",
+    "cache.semantic": "only identical requests share answers in this version",
 }
 """Settings that are read but do nothing; said only of values that differ from the default."""
 

@@ -50,6 +50,17 @@ def open_file(path: Path) -> sqlite3.Connection:
     return db
 
 
+def existing(path: Path) -> sqlite3.Connection:
+    """A connection to a file that a server may be using: nothing of it is mended. Raises `sqlite3.Error`."""
+    db = connect(path)
+    try:
+        _look(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def _opened(path: Path) -> sqlite3.Connection | None:
     """`None` for a file that is damaged or of another format."""
     try:
