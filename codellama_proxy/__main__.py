@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
-from codellama_proxy.cli import backup, check, diff, explain, importing, schema
+from codellama_proxy.cli import backup, cache, check, diff, explain, importing, schema
 from codellama_proxy.cli.command import Command, CommandError
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
