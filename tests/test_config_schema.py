@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from codellama_proxy.config.check import check, schema
 from codellama_proxy.config.document import parse
 from codellama_proxy.config.load import NO_EFFECT_YET
+from codellama_proxy.config.manual import manual
 from codellama_proxy.config.schema import Entry, File, Section
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.types import Deployment
@@ -91,6 +93,22 @@ def allows(text: str) -> bool:
 
 def test_the_committed_schema_is_the_one_the_code_makes() -> None:
     assert json.loads((ROOT / "proxy.schema.json").read_text()) == SCHEMA
+
+
+def test_the_committed_manual_is_the_one_the_code_makes() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == manual()
+
+
+def test_the_manual_has_every_key_of_every_section_once() -> None:
+    counted = Counter(
+        (title.split("\n")[0], key)
+        for title in manual().split("\n## ")
+        for key in re.findall(r"(?m)^\| `([a-z_]+)` \|", title)
+    )
+    keys = Counter(f.alias or n for s in sections() for n, f in s.model_fields.items())
+    shown = Counter(key for _, key in counted)
+    assert set(counted.values()) == {1}
+    assert shown == keys
 
 
 def test_the_shipped_file_names_the_schema_on_its_first_line_and_obeys_it() -> None:

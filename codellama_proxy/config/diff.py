@@ -149,10 +149,10 @@ def _shown(key: str, value: Any) -> str:
             return f"[{', '.join(str(item) for item in items)}]"
     if key in _NANOS:
         return f"{Decimal(value) / NANOS:f}"
-    return _duration(value) if key in _DURATIONS else f"{value:g}" if isinstance(value, float) else str(value)
+    return duration(value) if key in _DURATIONS else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """As a person would write it: `250ms`, `30s`, `10m`, `30d`."""
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"

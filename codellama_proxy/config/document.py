@@ -25,6 +25,10 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 32
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+END = "# <<< proxy.yaml"
+"""A file that has the line for its beginning (`>>>`) and not this one was not written to its end."""
+_BEGINS = re.compile(r"^# >>> proxy\.yaml\b", re.MULTILINE)
+_ENDS = re.compile(rf"^{END}\b", re.MULTILINE)
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,60}|(0|[1-9][0-9]{0,59})(\.[0-9]{0,60})?)([eE][-+]?[0-9]{1,5})?")
 _WORDS: Mapping[str, Any] = {
@@ -124,6 +128,8 @@ def _decode(content: bytes) -> str:
     text = text.removeprefix("\ufeff")
     if found := _FORBIDDEN.search(text):
         raise _Unreadable(_place(text[: found.start()]), f"character U+{ord(found[0]):04X} is not allowed")
+    if _BEGINS.search(text) and not _ENDS.search(text):
+        raise _Unreadable(_place(text), f"the file is cut short: its last line should begin {END}")
     return text
 
 

@@ -87,13 +87,13 @@ def _keys_at(path: Path) -> list[str]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             section = next(f.annotation for n, f in section.model_fields.items() if (f.alias or n) == part)
         else:
-            section = _section_in(section)
-    return [field.alias or name for name, field in _section_in(section).model_fields.items()]
+            section = section_in(section)
+    return [field.alias or name for name, field in section_in(section).model_fields.items()]
 
 
-def _section_in(annotation: Any) -> Any:
+def section_in(annotation: Any) -> Any:
     """The section that `X`, `X | None`, `tuple[X, ...]` or `dict[..., X]` holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    inner = (_section_in(argument) for argument in get_args(annotation))
+    inner = (section_in(argument) for argument in get_args(annotation))
     return next((found for found in inner if found is not None), None)
