@@ -27,6 +27,8 @@ from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
 MAX_ANSWER = 16 << 20
 """Bytes of a whole answer, and of one error body times a hundred."""
 MAX_STREAM = 64 << 20
+MAX_VECTORS = 64 << 20
+"""Bytes of a whole answer that is embeddings: two thousand of the longest there are."""
 MAX_ERROR = 64 << 10
 LAST_BYTES = 0.1
 """Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
@@ -48,6 +50,8 @@ class Reply:
         self.first: Sequence[Event] = ()
         self.ended = False
         """The last batch handed out was the last there is."""
+        self.most = MAX_VECTORS if chat.endpoint == "embeddings" else MAX_ANSWER
+        """Bytes that a whole answer may have."""
         self._adapter: Adapter = SPOKEN[chat.endpoint][deployment.provider]
         self._chat = chat
         self._close = close
@@ -229,7 +233,7 @@ async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> 
     if encoded:
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
     if not stream:
-        reply.whole(await _body(response, MAX_ANSWER))
+        reply.whole(await _body(response, reply.most))
         return
     if "json" in headers.get("content-type", ""):
         reply.whole(await _body(response, MAX_ANSWER))  # an error in disguise raises here

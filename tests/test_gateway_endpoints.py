@@ -13,6 +13,7 @@ import pytest
 from codellama_proxy.chat import Endpoint
 from codellama_proxy.tokens import FILES
 from codellama_proxy.types import Cache, Limits, Price, Project
+from codellama_proxy.upstream import MAX_ANSWER
 from tests.building import deployment, model, snapshot
 from tests.gateways import Client, Play, Rig, player
 from tests.saying import sse
@@ -235,6 +236,16 @@ def test_vectors_come_in_the_form_that_was_asked_for(play: Play) -> None:
         assert struct.unpack("<2f", raw) == (0.5, -2.0)
 
     play(Internet(e=[vectors([0.5, -2.0])]), use)
+
+
+def test_many_long_vectors_are_one_answer(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await post(rig, "embeddings", input=["x"] * 4, encoding_format="base64")
+        assert client.status == 200
+        assert len(client.data) > MAX_ANSWER
+
+    long = base64.b64encode(bytes(MAX_ANSWER // 4)).decode()
+    play(Internet(e=[vectors(*[long] * 4)]), use)
 
 
 def test_embeddings_without_usage_are_counted(play: Play) -> None:
