@@ -206,6 +206,7 @@ def record(trace: Trace, done: Books) -> dict[str, Any]:
         "status": trace.status,
         "http_status": trace.http_status,
         "error": trace.error.code if trace.error else None,
+        "shadowed": _shadowed(trace),
         "attempts": [attempt.to_json() for attempt in trace.attempts],
         "prompt_tokens": done.usage.prompt_tokens,
         "completion_tokens": done.usage.completion_tokens,
@@ -217,6 +218,13 @@ def record(trace: Trace, done: Books) -> dict[str, Any]:
         "total_ms": round((trace.ended - trace.started) * 1000, 2),
         "config": trace.config,
     }
+
+
+def _shadowed(trace: Trace) -> list[str]:
+    """What shadow limits would have refused: `key:requests`."""
+    if trace.admission is None or not trace.admission.shadowed:
+        return []
+    return [f"{refusal.scope}:{refusal.kind}" for refusal in trace.admission.shadowed]
 
 
 def usd(nanos: int | None) -> float | None:

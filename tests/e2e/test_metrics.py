@@ -91,3 +91,17 @@ def test_openmetrics_is_served_to_prometheus(proxy: ProxyFactory, upstream: Upst
     answer = httpx2.get(one.url + "/metrics", headers={"accept": accept}, trust_env=False)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+def test_a_shadow_limit_only_counts_and_logs(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast"), limits={"project": {"rpm_limit": 1, "shadow": True}}))
+    answers = [one.chat() for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert samples(one)["proxy_limited_total", "project", "requests"] == 2
+    ids = [answer.headers["x-request-id"] for answer in answers]
+
+    def logged() -> list[list[str]] | None:
+        said = {line.get("request_id"): line["shadowed"] for line in one.log_lines() if "shadowed" in line}
+        return [said[one_id] for one_id in ids] if said.keys() >= set(ids) else None
+
+    assert until(logged, "three lines") == [[], ["project:requests"], ["project:requests"]]
