@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codellama_proxy.chat import ChatRequest, addressed, guardrail_of, parse_chat
+from codellama_proxy.chat import ChatRequest, Endpoint, addressed, guardrail_of
 from codellama_proxy.clock import Time
+from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
-from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.providers import SPOKEN
 from codellama_proxy.types import Deployment, Failure, Project, Snapshot
 from codellama_proxy.upstream import open_reply
 
-TINY = b'{"prompt": "Say OK.", "max_tokens": 16}'
+TINY: Mapping[str, tuple[Endpoint, bytes]] = {
+    "chat": ("chat/completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
+    "completion": ("completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
+    "embedding": ("embeddings", b'{"input": "OK"}'),
+}
+"""By the mode of a deployment."""
 PATIENCE = 60.0
 """Seconds for one answer, however long its own timeouts would wait."""
 AT_ONCE = 8
@@ -26,9 +32,8 @@ class Tried:
     """How one deployment did."""
 
     deployment: Deployment
-    works: bool | None
-    """`None`: not tried."""
-    ms: float = 0.0
+    works: bool
+    ms: float
     said: str = ""
 
 
@@ -45,8 +50,6 @@ async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[Tried]
 
 
 async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> Tried:
-    if deployment.mode != "chat":
-        return Tried(deployment, None, said=f"not tried: its mode is {deployment.mode}")
     started = time.monotonic()
     try:
         await _answered(deployment, snapshot, pools)
@@ -59,7 +62,7 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
 
 async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
     chat = _chat(deployment, snapshot)
-    sent = ADAPTERS[deployment.provider].to_request(chat, deployment)
+    sent = SPOKEN[chat.endpoint][deployment.provider].to_request(chat, deployment)
     reply = await open_reply(pools, sent, chat, deployment, PATIENCE)
     await reply.close()
 
@@ -67,7 +70,8 @@ async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) ->
 def _chat(deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
     """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
     text = guardrail_of(snapshot.guardrail, Project(""), deployment)
-    chat = replace(parse_chat(TINY, "req_check"), model=deployment.name)
+    endpoint, body = TINY[deployment.mode]
+    chat = replace(PARSERS[endpoint](body, "req_check", 0), model=deployment.name)
     return addressed(chat, deployment, text, snapshot.guardrail.client_system, None)
 
 

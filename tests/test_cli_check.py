@@ -17,7 +17,7 @@ from codellama_proxy.online import Tried, probe
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import IMPLEMENTED
 from tests.rig import config
-from tests.scripted import Internet, good, refusal
+from tests.scripted import Internet, answer, good, refusal
 from tests.upstream.process import Upstream
 
 BAD = "models: []\nroutng: {}\nlimits: {key: {budget_duration: day}}\n"
@@ -94,6 +94,7 @@ models:
 - {name: locked, provider: openai_compatible, base_url: 'https://h/v1', system_prompt: false}
 - {name: gone, provider: openai_compatible, base_url: 'https://h/v1'}
 - {name: vectors, provider: openai_compatible, base_url: 'https://h/v1', mode: embedding}
+- {name: text, provider: openai_compatible, base_url: 'https://h/v1', mode: completion}
 - {name: off, provider: openai, api_key: '${NO}'}
 """
 
@@ -112,7 +113,11 @@ def probed(internet: Internet) -> list[Tried]:
 
 def test_every_enabled_model_gets_one_guarded_request_and_is_told_apart() -> None:
     internet = Internet(
-        good=[good(streamed=False)], locked=[refusal(401, "bad key sk-1234567890")], gone=[refusal(500)]
+        good=[good(streamed=False)],
+        locked=[refusal(401, "bad key sk-1234567890")],
+        gone=[refusal(500)],
+        vectors=[answer(b'{"data": [{"embedding": [1.0]}]}')],
+        text=[answer(b'{"choices": []}')],
     )
     found = probed(internet)
     assert [(one.deployment.id, one.works, one.said) for one in found] == [
@@ -123,10 +128,13 @@ def test_every_enabled_model_gets_one_guarded_request_and_is_told_apart() -> Non
             "401 credential: The upstream did not accept this proxy's credential or quota for the model.",
         ),
         ("gone#1", False, "500 transient: The upstream failed."),
-        ("vectors#1", None, "not tried: its mode is embedding"),
+        ("vectors#1", True, ""),
+        ("text#1", False, "200 disguised: The upstream's answer was not valid."),
     ]
     sent = {one.deployment: one.body for one in internet.sent}
-    assert sorted(internet.asked) == ["gone#1", "good#1", "locked#1"]
+    assert sorted(internet.asked) == ["gone#1", "good#1", "locked#1", "text#1", "vectors#1"]
+    assert sent["vectors#1"] == {"model": "vectors", "input": "OK"}
+    assert sent["text#1"] == {"model": "text", "prompt": "Say OK.", "max_tokens": 16}
     assert sent["good#1"]["messages"][0] == {"role": "system", "content": "Only code."}
     assert sent["good#1"]["max_tokens"] == 16
     assert sent["good#1"]["seed"] == 1

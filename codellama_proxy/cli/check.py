@@ -40,7 +40,7 @@ def run(args: Namespace) -> int:
             say(line)
         if tried is not None:
             say(_shown(tried))
-    failed = any(one.works is False for one in tried or ())
+    failed = any(not one.works for one in tried or ())
     return 1 if failed else report.code
 
 
@@ -60,19 +60,18 @@ def _row(one: Tried) -> dict[str, Any]:
         "deployment": one.deployment.id,
         "provider": one.deployment.provider,
         "works": one.works,
-        "ms": None if one.works is None else round(one.ms),
+        "ms": round(one.ms),
         "error": one.said or None,
     }
 
 
 def _shown(tried: Sequence[Tried]) -> str:
-    words = {True: "yes", False: "NO", None: "-"}
     rows = [
         (
             one.deployment.id,
             one.deployment.provider,
-            words[one.works],
-            None if one.works is None else f"{one.ms:.0f} ms",
+            "yes" if one.works else "NO",
+            f"{one.ms:.0f} ms",
             one.said or None,
         )
         for one in tried
