@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import embeddings, openai, text
 from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
 from codellama_proxy.types import Mock
 from codellama_proxy.wire import MockWire
@@ -151,3 +151,51 @@ def test_the_wire_plays_the_script(cut: int | None) -> None:
         return received, False
 
     assert asyncio.run(main()) == (body(script(request.body, mock)), cut is not None)
+
+
+# --- what is no chat -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_completes_every_prompt_as_often_as_asked(streamed: bool) -> None:
+    params = {"prompt": ["x", "y"], "n": 2}
+    asked = chat(endpoint="completions", messages=(), stream=streamed, params=params)
+    found = body(script(text.to_request(asked, HERE).body, Mock(reply=REPLY)))
+    if streamed:
+        events, complete = read(text, [found], asked, HERE)
+        assert complete
+    else:
+        events = [text.parse_response(found, asked, HERE)]
+    said = ["", "", "", ""]
+    for event in events:
+        for choice in orjson.loads(event.body)["choices"] if event.body else ():
+            said[choice["index"]] += choice["text"]
+    assert said == [REPLY] * 4
+    usage = next(event.usage for event in events if event.usage)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (2, 16)
+
+
+GOOD = Mock()
+
+
+def embedded(given: Any, mock: Mock = GOOD, **params: Any) -> Script:
+    asked = chat(endpoint="embeddings", messages=(), params={"input": given, **params})
+    return script(embeddings.to_request(asked, HERE).body, mock)
+
+
+def test_its_vectors_are_the_same_for_the_same_input_only() -> None:
+    data = orjson.loads(body(embedded(["a", "b", "a", [1, 2]], dimensions=8)))["data"]
+    one, other, again, ids = (entry["embedding"] for entry in data)
+    assert one == again
+    assert len({tuple(vector) for vector in (one, other, ids)}) == 3
+    assert all(len(vector) == 8 for vector in (one, other, ids))
+
+
+def test_nobody_makes_it_do_much_work() -> None:
+    assert len(orjson.loads(body(embedded("x", dimensions=2**31 - 1)))["data"][0]["embedding"]) == 4096
+
+
+def test_it_refuses_and_breaks_there_as_it_is_told() -> None:
+    assert embedded("x", Mock(status=429, retry_after=7)).status == 429
+    assert embedded("x", Mock(cut_after_tokens=1)).cut
+    assert not embedded("x").cut
