@@ -26,7 +26,7 @@ WHOLE_STOP = DRAIN + AFTER_DRAIN + FLUSH
 HEALTH = {"/health/readiness", "/health/liveliness"}
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
-GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+GUIDES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
 def kind(name: str) -> Any:
@@ -144,3 +144,10 @@ def test_every_link_inside_the_project_leads_somewhere(guide: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", guide.read_text()):
         if "://" not in target:
             assert (guide.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_file_that_a_guide_names_is_there(guide: Path) -> None:
+    paths = r"(?:^|[`\s])((?:tests|scripts|docs|deploy/[\w-]+\.)/?[\w/.-]*\w)(?!\*)\b"
+    named = [name for name in re.findall(paths, guide.read_text(), re.MULTILINE) if "/" in name]
+    assert [name for name in named if not (ROOT / name).exists()] == []
