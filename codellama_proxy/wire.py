@@ -12,9 +12,11 @@ import ssl
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import httpx2
+from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -49,6 +51,17 @@ def translated(error: BaseException) -> httpx2.TransportError:
     return next((to(name) for of, to in ERRORS if isinstance(error, of)), httpx2.TransportError(name))
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Never reuses a connection on which something came unasked: it would be taken for the next request's answer."""
+
+    async def _get(self, key: Any, traces: Any) -> Connection | None:
+        while (found := await super()._get(key, traces)) is not None:
+            if found.protocol is not None and not found.protocol.should_close:
+                return found
+            found.close()
+        return None
+
+
 class AiohttpWire(httpx2.AsyncBaseTransport):
     """One pool of connections. Must be created in a running event loop."""
 
@@ -56,7 +69,7 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
         reuse = aiohttp.TraceConfig()
         reuse.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE),
+            connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,

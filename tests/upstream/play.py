@@ -15,6 +15,8 @@ from tests.upstream.streams import end_stream, open_stream, send_chunk, send_eve
 async def play(call: Call) -> None:
     """The whole answer. Raises `EndedError` when nothing more may follow on this connection."""
     await _answer(call)
+    if "junk" in call.step:
+        await call.connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil")
     if "then_close" in call.step:
         await call.connection.sleep(call.step.number("then_close"))
         raise EndedError
@@ -130,6 +132,14 @@ async def comments_only(call: Call) -> None:
         await call.connection.sleep(0.05)
 
 
+async def roles_only(call: Call) -> None:
+    await open_stream(call)
+    while True:
+        choices = [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+        await send_event(call, json.dumps({"id": "up-roles", "model": "roles", "choices": choices}))
+        await call.connection.sleep(0.05)
+
+
 async def error_event_first(call: Call) -> None:
     await open_stream(call)
     await send_event(call, json.dumps(error(call.step)))
@@ -155,6 +165,7 @@ BEHIND_200: Mapping[str, Callable[[Call], Any]] = {
     "endless": endless,
     "empty_stream": empty_stream,
     "comments_only": comments_only,
+    "roles_only": roles_only,
     "error_event_first": error_event_first,
     "role_then_fail": role_then_fail,
 }

@@ -51,6 +51,7 @@ WORDS: Mapping[str, str] = {
     "cut_clean": "end the body properly after so many tokens, no finish reason, no [DONE]",
     "stall": "after so many tokens send nothing more",
     "comments_only": "a stream of keep-alive comments and no token",
+    "roles_only": "a stream of role deltas and no token",
     # failing behind a 200
     "html": "an HTML page",
     "empty": "no body at all",
@@ -82,6 +83,7 @@ WORDS: Mapping[str, str] = {
     "redirect": "302 to this address",
     "gzip_bomb": "50 MB of zeros, gzip, unasked",
     "endless": "a body that never ends",
+    "junk": "another answer right behind the one that was asked for",
     "bad_headers": "cookies, secrets and hop-by-hop headers",
     "many_headers": "a thousand headers",
     "huge_header": "a header of 64 KiB",
