@@ -89,6 +89,16 @@ def test_the_same_source_builds_the_same_bytes(wheel: Path, tmp_path: Path) -> N
     assert again.read_bytes() == wheel.read_bytes()
 
 
+def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """What `python -m build` does: a source archive first, then the wheel out of it."""
+    code = "import sys; from flit_core import buildapi; print(buildapi.build_sdist(sys.argv[1]))"
+    name = run(sys.executable, "-c", code, str(tmp_path), cwd=ROOT).strip()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-index"]
+    run(*pip, "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tmp_path / name), cwd=tmp_path)
+    (again,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
 @contextlib.contextmanager
 def serving(command: Path, directory: Path, port: int) -> Iterator[None]:
     with (directory / "log").open("wb") as log:
