@@ -1,4 +1,4 @@
-# Stage one fetches and compiles, stage two only holds what runs: no pip, no compiler, no source tree.
+# Stage one fetches and compiles; stage two only gets what runs: an environment without pip, no source tree.
 # Everything that comes from outside is checked by hash; pin the base as well: --build-arg PYTHON=python@sha256:...
 ARG PYTHON=python:3.13-slim
 
