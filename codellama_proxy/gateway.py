@@ -19,7 +19,8 @@ from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.recall import Place, Recall
+from codellama_proxy.places import Place
+from codellama_proxy.recall import Recall
 from codellama_proxy.routing import allows
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.trace import ANONYMOUS, Trace

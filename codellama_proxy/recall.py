@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from codellama_proxy import caching, completion
 from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
@@ -18,38 +18,30 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.flight import Flight, Reply, Seat, folded, replayed
+from codellama_proxy.places import Begin, Following, Place, Replay, Upstream
+from codellama_proxy.semantic import Semantic
+from codellama_proxy.similar import Question, question
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Event, Model, Snapshot
 
 MAINTAIN_EVERY = 1.0
 
-Begin = Callable[[], Awaitable[Reply]]
 FlightKey = tuple[bytes, tuple[str, ...]]
 
 log = logging.getLogger(__name__)
 
 
-class Place(Protocol):
-    """A request's place at its answer. Whoever got it calls `leave`, then `close`, whatever happens."""
-
-    async def reply(self, begin: Begin) -> Reply:
-        """The answer; `begin` asks upstream for it. Raises what `begin` raises."""
-
-    async def leave(self) -> None:
-        """Returns when what the request has to pay for is known."""
-
-    async def close(self) -> None: ...
-
-
 class Recall:
     """Holds what is kept and what is in the air."""
 
-    def __init__(self, answers: Answers, time: Time) -> None:
+    def __init__(self, answers: Answers, semantic: Semantic, time: Time) -> None:
         self._answers = answers
+        self._semantic = semantic
         self._time = time
         self._shared: dict[FlightKey, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def place(
         self,
@@ -69,20 +61,40 @@ class Recall:
             trace.cache = "bypass"
             return self._lead(asking, None) if wish.write else Upstream()
         trace.cache = "miss"
-        kept = await self._kept(asking)
+        kept = await self._kept(asking) or await self._alike(asking)
         if kept is not None:
             return kept
         return await self._in_the_air(asking) if wish.write else Upstream()
 
     async def _kept(self, asking: Asking) -> Replay | None:
-        snapshot, now = asking.snapshot, self._time.wall()
         found = await self._answers.find(asking.key, asking.sharing)
-        if found is None or not asking.wish.fresh(found, snapshot.cache.ttl, now):
+        return self._replay(asking, found, "hit")
+
+    async def _alike(self, asking: Asking) -> Replay | None:
+        """The answer to a request that means the same."""
+        similar = self._semantic.of(asking.snapshot)
+        if similar is None:
+            return None
+        asked = question(asking.chat, asking.models[0], asking.sharing, asking.snapshot)
+        if asked is None:
+            return None
+        started = self._time.monotonic()
+        nearby = await similar.find(asked, asking.snapshot)
+        asking.trace.waited += self._time.monotonic() - started
+        asking.similar = asked, nearby.memo
+        replay = self._replay(asking, nearby.answer, "semantic")
+        if replay is not None:
+            asking.trace.similarity = nearby.similarity
+        return replay
+
+    def _replay(self, asking: Asking, found: Answer | None, how: str) -> Replay | None:
+        """A kept answer for this request, if it is fresh enough and its giver is still there."""
+        if found is None or not asking.wish.fresh(found, asking.snapshot.cache.ttl, self._time.wall()):
             return None
         giver = next((d for d in asking.models[0].deployments if d.id == found.deployment), None)
         if giver is None:
             return None
-        hit(asking.trace, asking.chat, giver, found.dropped)
+        hit(asking.trace, asking.chat, giver, found.dropped, how)
         said = (found.event,)
         return Replay(giver, found.dropped, replayed(said, stream=True) if asking.chat.stream else said)
 
@@ -115,7 +127,7 @@ class Recall:
         if not boarded:
             await seat.close()
             return None
-        hit(asking.trace, asking.chat, seat.deployment, seat.dropped)
+        hit(asking.trace, asking.chat, seat.deployment, seat.dropped, "hit")
         return Following(seat)
 
     def _lead(self, asking: Asking, flight_key: FlightKey | None) -> Leading:
@@ -162,7 +174,14 @@ class Recall:
         if giver is None or expires <= now:
             return
         answer = Answer(event, reply.deployment.id, reply.dropped, now, expires)
-        self._answers.put(asking.key_of(giver), answer, asking.sharing, giver.name, cache.max_entries)
+        key = asking.key_of(giver)
+        self._answers.put(key, answer, asking.sharing, giver.name, cache.max_entries)
+        similar = self._semantic.of(asking.snapshot)
+        if similar is not None and asking.similar is not None and giver is asking.models[0]:
+            asked, memo = asking.similar
+            keeping = asyncio.get_running_loop().create_task(similar.keep(asked, memo, key, answer))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
 
     # --- for the process -------------------------------------------------------------------------------------
 
@@ -174,10 +193,11 @@ class Recall:
             await asyncio.sleep(MAINTAIN_EVERY)
 
     async def close(self) -> None:
-        """Ends what is in the air."""
+        """Ends what is in the air, and waits for what is being kept."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._keeping, return_exceptions=True)
+        await self._semantic.close()
 
 
 def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
@@ -189,16 +209,16 @@ def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     return event if keep else None
 
 
-def hit(trace: Trace, chat: ChatRequest, giver: Deployment, dropped: tuple[str, ...]) -> None:
+def hit(trace: Trace, chat: ChatRequest, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
     """Notes an answer that costs nothing."""
-    trace.cache = "hit"
+    trace.cache = how
     trace.serving, trace.dropped, trace.sent = giver, dropped, chat
 
 
 class Asking:
     """One request, as far as the cache is concerned."""
 
-    __slots__ = ("_project", "chat", "key", "models", "sharing", "snapshot", "trace", "wish")
+    __slots__ = ("chat", "key", "models", "sharing", "similar", "snapshot", "trace", "wish")
 
     def __init__(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, wish: Wishes
@@ -208,6 +228,8 @@ class Asking:
         self.models = models
         self.snapshot = snapshot
         self.wish = wish
+        self.similar: tuple[Question, Any] | None = None
+        """How it may be compared, and what a back end found out about it already."""
         self.sharing: Sharing = caching.sharing(snapshot, trace.project, trace.key)
         self.key = self.key_of(models[0])
 
@@ -216,68 +238,6 @@ class Asking:
         snapshot, scope = self.snapshot, self.sharing
         project = snapshot.project(self.trace.project)
         return caching.key_of(scope.kind, scope.name, self.chat, model, snapshot.guardrail, project)
-
-
-# --- places --------------------------------------------------------------------------------------------------
-
-
-class Upstream:
-    """Nothing is kept and nothing is shared."""
-
-    def __init__(self) -> None:
-        self._reply: Reply | None = None
-
-    async def reply(self, begin: Begin) -> Reply:
-        self._reply = await begin()
-        return self._reply
-
-    async def leave(self) -> None:
-        return
-
-    async def close(self) -> None:
-        if self._reply is not None:
-            await self._reply.close()
-
-
-class Replay:
-    """A kept answer: a `Place` and its `Reply` in one."""
-
-    ended = True
-
-    def __init__(self, deployment: Deployment, dropped: tuple[str, ...], first: Sequence[Event]) -> None:
-        self.deployment = deployment
-        self.dropped = dropped
-        self.first = first
-
-    async def reply(self, begin: Begin) -> Reply:
-        del begin
-        return self
-
-    async def more(self, seconds: float) -> Sequence[Event]:
-        raise NotImplementedError(f"nothing comes after the whole, not in {seconds} s either")
-
-    async def leave(self) -> None:
-        return
-
-    async def close(self) -> None:
-        return
-
-
-class Following:
-    """A seat in another request's flight."""
-
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
-
-    async def reply(self, begin: Begin) -> Reply:
-        del begin
-        return self._seat
-
-    async def leave(self) -> None:
-        return
-
-    async def close(self) -> None:
-        await self._seat.close()
 
 
 class Leading:

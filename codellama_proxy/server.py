@@ -31,6 +31,7 @@ from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.recall import Recall
+from codellama_proxy.semantic import Semantic
 from codellama_proxy.store import answer_file, migrate
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.store.database import lock_file, version_warning
@@ -155,7 +156,7 @@ async def _serve(
         accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
-        recall = await _recall(stack, live, path, metrics, time)
+        recall = await _recall(stack, live, path, metrics, walk, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
         runtime = Runtime(live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, master)
@@ -188,14 +189,14 @@ async def _serve(
 
 
 async def _recall(
-    stack: contextlib.AsyncExitStack, live: Live, database: Path, metrics: Metrics, time: Time
+    stack: contextlib.AsyncExitStack, live: Live, database: Path, metrics: Metrics, walk: Walk, time: Time
 ) -> Recall:
     answers = Answers(answer_file.beside(database), time.monotonic)
     stack.push_async_callback(answers.close)
     if live.snapshot.cache.enabled:
         await answers.open()
     metrics.watch(lambda: [cache_troubles(answers.troubles)])
-    recall = Recall(answers, time)
+    recall = Recall(answers, Semantic(answers, walk, time), time)
     stack.push_async_callback(recall.close)
     return recall
 

@@ -70,6 +70,8 @@ class Trace:
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()
     cache: str = "off"
+    similarity: float | None = None
+    """Of a semantic hit, where it is known."""
     waited: float = 0.0
     """Seconds spent waiting for upstreams."""
     first_token_at: float | None = None
@@ -251,6 +253,8 @@ def headers(trace: Trace, now: float) -> dict[str, str]:
     if trace.serving is not None:
         shown["x-proxy-model"] = _header_text(trace.serving.name)
         shown["x-proxy-deployment"] = _header_text(trace.serving.id)
+    if trace.similarity is not None:
+        shown["x-proxy-similarity"] = f"{trace.similarity:.4f}"
     if trace.dropped:
         shown["x-proxy-dropped-params"] = ",".join(trace.dropped)
     if trace.admission is not None:

@@ -20,6 +20,7 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.recall import Recall
+from codellama_proxy.semantic import Semantic
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.store.key_values import Change
 from codellama_proxy.store.keys import Keys
@@ -32,9 +33,12 @@ from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.types import Snapshot
 from codellama_proxy.walk import Walk
+from tests.building import deployment
 from tests.scripted import Internet
 
 T = TypeVar("T")
+GPTCACHE = deployment("gptcache")
+"""Where an internet has its GPTCache server."""
 
 
 Use = Callable[["Rig"], Awaitable[None]]
@@ -156,7 +160,8 @@ class Rig:
         self.accounts = Accounts(self.ledger, Counter(directory), self.lines, metrics, self.time)
         walk = Walk(self.pools, self.cooldowns, self.time)
         self.answers = Answers(directory / "proxy-cache.db", self.clock)
-        self.recall = Recall(self.answers, self.time)
+        semantic = Semantic(self.answers, walk, self.time, lambda: internet.make(GPTCACHE))
+        self.recall = Recall(self.answers, semantic, self.time)
         self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.recall, self.time)
         self.secret = ""
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy import vectors
 from codellama_proxy.caching import Answer
 from codellama_proxy.completion import whole_event
 from codellama_proxy.store import queries
 from codellama_proxy.store.database import connect
+from codellama_proxy.vectors import Vector
 
-FORMAT = 1
+FORMAT = 2
 """Of the schema and of the keys: a file of another one is made anew."""
 BUSY_MS = 100
 STEP = 500
@@ -91,7 +93,8 @@ def _opened(path: Path) -> sqlite3.Connection | None:
 def _look(db: sqlite3.Connection) -> None:
     """Raises `sqlite3.Error` when a table or a column is not there."""
     db.execute(SQL["find"], (b"",)).fetchall()
-    db.execute(SQL["vectors"], (b"", 0, 0)).fetchall()
+    db.execute(SQL["signs"], (b"", 0, 0)).fetchall()
+    db.execute(SQL["numbers"], (b"",)).fetchall()
 
 
 def _create(db: sqlite3.Connection) -> None:
@@ -156,6 +159,27 @@ def drop_expired(db: sqlite3.Connection, now: float, most: int) -> Sequence[byte
 
 def drop_oldest(db: sqlite3.Connection, most: int) -> Sequence[bytes]:
     return [key for (key,) in db.execute(SQL["oldest"], (most,)).fetchall()]
+
+
+COMPARED = 5000
+"""Vectors looked at for one request: the newest of its bucket."""
+
+
+def put_vector(db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
+    """For an answer that is kept; for no other."""
+    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, key))
+
+
+def nearest(db: sqlite3.Connection, bucket: bytes, vector: Vector, now: float) -> tuple[bytes, float] | None:
+    """The most similar of a bucket: the key of its answer, and how similar it is."""
+    signs = db.execute(SQL["signs"], (bucket, now, COMPARED)).fetchall()
+    best: tuple[bytes, float] | None = None
+    for key in vectors.shortlist(vector.signs, signs):
+        row = db.execute(SQL["numbers"], (key,)).fetchone()
+        found = vectors.similarity(vector, row[0]) if row is not None else 0.0  # purged a moment ago
+        if best is None or found > best[1]:
+            best = (key, found)
+    return best
 
 
 def stats(db: sqlite3.Connection, project: str | None, model: str | None) -> list[tuple[Any, ...]]:

@@ -38,10 +38,15 @@ delete from answers where key in (
 );
 
 -- name: put_vector
--- What an answer's request means, beside those that differ from it only in their last turn.
-insert or replace into vectors (key, bucket, vector) values (?, ?, ?);
+-- What an answer's request means, among those that differ from it only in their last turn.
+insert or replace into vectors (key, bucket, signs, numbers)
+select key, ?, ?, ? from answers where key = ?;
 
--- name: vectors
+-- name: signs
 -- The newest of a bucket, good ones only.
-select vectors.key, vector from vectors join answers using (key)
+select vectors.key, signs from vectors join answers using (key)
 where bucket = ? and expires_at > ? order by vectors.seq desc limit ?;
+
+-- name: numbers
+-- One vector whole.
+select numbers from vectors where key = ?;

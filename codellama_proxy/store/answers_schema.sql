@@ -20,7 +20,8 @@ create table vectors (
     seq integer primary key,
     key blob not null unique references answers (key) on delete cascade,
     bucket blob not null,      -- the digest of everything but the last turn
-    vector blob not null       -- little-endian float32, of length one
+    signs blob not null,       -- of its numbers, a bit each
+    numbers blob not null      -- little-endian float32, of length one
 ) strict;
 
 create index vectors_bucket on vectors (bucket, seq);

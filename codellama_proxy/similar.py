@@ -1,0 +1,181 @@
+"""Answers to requests that mean the same: two back ends behind one small protocol.
+
+Requests are compared only with those of their bucket, which share everything but the last turn: who shares,
+model, guardrail, parameters and earlier turns. Whatever goes wrong in a back end is a miss, and it is then left
+alone for a while. This module has the back end that asks an embedding model of this proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from array import array
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from codellama_proxy import caching
+from codellama_proxy.caching import Answer, Sharing
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.clock import Time
+from codellama_proxy.endpoints import parse_embedding
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.store import answer_file
+from codellama_proxy.store.answers import Answers
+from codellama_proxy.trace import Trace
+from codellama_proxy.types import Model, Snapshot
+from codellama_proxy.vectors import Vector, vector
+from codellama_proxy.walk import Walk
+
+PATIENCE = 1.0
+"""Seconds a request waits to hear whether there is a similar one."""
+REST = 30.0
+"""Seconds a back end is left alone after it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as similar ones see it."""
+
+    bucket: bytes
+    text: str
+    """Its last turn."""
+    sharing: Sharing
+
+
+class Nearby(NamedTuple):
+    """What a back end found."""
+
+    answer: Answer | None = None
+    similarity: float | None = None
+    """Of the two texts, 1 for the same; `None` if the back end does not tell."""
+    memo: Any = None
+    """What it need not find out again to `keep` an answer to this question."""
+
+
+class Similar(Protocol):
+    """A back end. Neither function raises."""
+
+    async def find(self, question: Question, snapshot: Snapshot) -> Nearby: ...
+
+    async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
+        """Keeps an answer that is already kept under its `key`."""
+
+    async def close(self) -> None: ...
+
+
+def question(chat: ChatRequest, model: Model, scope: Sharing, snapshot: Snapshot) -> Question | None:
+    """`None` for a request that only an identical one can answer."""
+    text = caching.last_turn(chat)
+    if text is None:
+        return None
+    project = snapshot.project(scope.project)
+    blank = caching.without_last_turn(chat)
+    rest = caching.key_of(scope.kind, scope.name, blank, model, snapshot.guardrail, project)
+    return Question(hashlib.sha256(b"similar:" + rest).digest(), text, scope)
+
+
+class Circuit:
+    """Whether a back end may be asked: not for a while after it failed."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._rests_until = float("-inf")
+
+    @property
+    def open(self) -> bool:
+        return self._monotonic() < self._rests_until
+
+    def failed(self) -> None:
+        self._rests_until = self._monotonic() + REST
+
+
+# --- embeddings ----------------------------------------------------------------------------------------------
+
+Embed = Callable[[str, Snapshot], Any]
+
+
+class Embeddings:
+    """Compares by the vectors that a model makes of the last turns; they are kept beside the answers."""
+
+    def __init__(self, settings: Mapping[str, Any], answers: Answers, walk: Walk, time: Time) -> None:
+        self._model: str = settings["model"]
+        self._threshold: float = settings["threshold"]
+        self._answers = answers
+        self._walk = walk
+        self._time = time
+        self._circuit = Circuit(time.monotonic)
+        self._asking: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
+
+    async def find(self, question: Question, snapshot: Snapshot) -> Nearby:
+        model = snapshot.models.get(self._model)
+        if model is None or self._circuit.open:
+            return Nearby()
+        question = _among(question, model)
+        found = await self._vector(question, model, snapshot)
+        if found is None:
+            return Nearby()
+        now = self._time.wall()
+        best = await self._answers.read(lambda db: answer_file.nearest(db, question.bucket, found, now))
+        memo = question.bucket, found
+        if best is None or best[1] < self._threshold:
+            return Nearby(memo=memo)
+        return Nearby(await self._answers.find(best[0], question.sharing), min(best[1], 1.0), memo)
+
+    async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
+        del question, answer  # the answer is where identical requests find it; only the way there is new
+        if memo is not None:
+            bucket, found = memo
+            self._answers.write(lambda db: answer_file.put_vector(db, key, bucket, found))
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    async def _vector(self, question: Question, model: Model, snapshot: Snapshot) -> Vector | None:
+        """One call for all who ask the same at the same time."""
+        asked = question.bucket, question.text
+        task = self._asking.get(asked)
+        if task is None:
+            task = self._asking[asked] = asyncio.create_task(self._embed(question.text, model, snapshot))
+            task.add_done_callback(lambda _: self._asking.pop(asked, None))
+        return await asyncio.shield(task)
+
+    async def _embed(self, text: str, model: Model, snapshot: Snapshot) -> Vector | None:
+        now, wall = self._time.monotonic(), self._time.wall()
+        trace = Trace(f"emb_{secrets.token_hex(12)}", now, wall, "embeddings", snapshot.digest)
+        routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                wanted = {"model": model.name, "input": text, "encoding_format": "float"}
+                chat = parse_embedding(orjson.dumps(wanted), trace.id, int(wall))
+                reply = await self._walk.open(trace, chat, [model], replace(snapshot, routing=routing))
+                try:
+                    return vector(numbers_of(reply.first[0].body))
+                finally:
+                    await reply.close()
+        except (ProxyError, AttemptFailed, TimeoutError, ValueError):
+            self._circuit.failed()
+            self._answers.troubles["embedding"] += 1
+            return None
+
+
+def _among(question: Question, model: Model) -> Question:
+    """Vectors of different models cannot be compared, so they are in different buckets."""
+    makers = [[d.provider, d.model, d.params.get("dimensions")] for d in model.deployments]
+    return replace(question, bucket=hashlib.sha256(question.bucket + orjson.dumps(makers)).digest())
+
+
+def numbers_of(body: bytes) -> Sequence[float]:
+    """The vector in an answer of /embeddings. Raises `ValueError`."""
+    try:
+        found = orjson.loads(body)["data"][0]["embedding"]
+        if isinstance(found, str):
+            return array("f", b64decode(found, validate=True))
+        return [float(number) for number in found]
+    except (TypeError, KeyError, IndexError) as error:
+        raise ValueError("not an embedding") from error
