@@ -1,0 +1,284 @@
+"""The end of the process, wished for or not: answers end in words, and the books know every request."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.processes import ROOT, until
+from tests.raw import Wire, request
+from tests.rig import Proxy, ProxyFactory, config, keys
+from tests.upstream.process import PRICE, Upstream
+
+CHAT = "/v1/chat/completions"
+TERM_CODES = (0, 143)
+
+
+def ask(served: Proxy, model: str, *, stream: bool, user: str = "somebody") -> bytes:
+    body = {"model": model, "stream": stream, "user": user, "messages": [{"role": "user", "content": "hi"}]}
+    return request(CHAT, body, **served.auth)
+
+
+def told(served: Proxy) -> float:
+    os.kill(served.pid, signal.SIGTERM)
+    return time.monotonic()
+
+
+def ended(served: Proxy, within: float) -> int:
+    """The exit code of a server that was told to stop."""
+    assert served._process is not None
+    return served._process.wait(within)
+
+
+def is_closed(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def last_event(body: bytes) -> dict[str, Any]:
+    """The error of a stream's last event."""
+    *_, last = body.strip().split(b"\n\n")
+    event: dict[str, Any] = json.loads(last.removeprefix(b"data: "))
+    return event
+
+
+def books(served: Proxy) -> dict[str, dict[str, Any]]:
+    """What a new start finds: every row settled, by model."""
+    served.stop()
+    served.start()
+    rows = served.rows()
+    assert [row for row in rows if row["status"] == "held"] == []
+    assert keys(served.database, "reconcile").returncode == 0
+    return {row["model_requested"]: row for row in rows}
+
+
+def test_who_is_being_served_is_served_to_the_end(proxy: ProxyFactory, upstream: Upstream) -> None:
+    served = proxy(config(upstream.model("open", "gate=2"), upstream.model("late", "delay=0.6")))
+    with ExitStack() as stack:
+        streams = [stack.enter_context(Wire(served.port)) for _ in range(10)]
+        for wire in streams:
+            wire.send(ask(served, "open", stream=True))
+        plain = stack.enter_context(Wire(served.port)).send(ask(served, "late", stream=False))
+        idle = stack.enter_context(Wire(served.port))
+        assert idle.send(request("/health/liveliness", method="GET")).reply("GET").status == 200
+        until(lambda: len(upstream.journal.requests()) == 11, "all of them upstream")
+        began = told(served)
+        until(lambda: is_closed(served.port), "the door is closed", within=1)
+        assert idle.socket.recv(1) == b"", "idle connections are told by closing them"
+        assert plain.reply().status == 200
+        upstream.open_gate("open")
+        replies = [wire.reply() for wire in streams]
+        assert all(reply.body.endswith(b"data: [DONE]\n\n") for reply in replies)
+        assert ended(served, 5) in TERM_CODES
+        assert time.monotonic() - began < 5
+    rows = books(served)
+    assert {(row["status"], row["basis"]) for row in rows.values()} == {("ok", "exact")}
+
+
+def test_when_the_drain_is_over_everybody_hears_it(proxy: ProxyFactory, upstream: Upstream) -> None:
+    text = config(
+        upstream.model("endless", "gate=2"),
+        upstream.model("hanging", "hang"),
+        upstream.model("unread", "tokens=3000;fat=1000"),
+        server={"drain": "800ms"},
+        limits={"project": {"max_budget": 100}},
+    )
+    served = proxy(text)
+    with ExitStack() as stack:
+        stream = stack.enter_context(Wire(served.port)).send(ask(served, "endless", stream=True))
+        plain = stack.enter_context(Wire(served.port)).send(ask(served, "hanging", stream=False))
+        stack.enter_context(Wire(served.port)).send(ask(served, "unread", stream=True))
+        until(lambda: len(upstream.journal.requests()) == 3, "all of them upstream")
+        time.sleep(0.2)
+        began = told(served)
+        refused, body = plain.reply(), stream.reply().body
+        assert 0.6 < time.monotonic() - began < 2.5
+        assert (refused.status, refused.error()["code"]) == (503, "shutting_down")
+        assert refused.headers["retry-after"]
+        assert b"endless-1" in body
+        assert last_event(body)["error"]["code"] == "shutting_down"
+        assert body.count(b'"error"') == 1
+        assert b"[DONE]" not in body
+        assert ended(served, 6) in TERM_CODES, "not even those who do not read hold it up"
+        for one in upstream.journal.requests():
+            assert upstream.journal.closed(one["request"]) or one["body"]["model"].startswith("unread")
+    rows = books(served)
+    assert {name: row["http_status"] for name, row in rows.items()} == {
+        "endless": 200,
+        "hanging": 503,
+        "unread": 200,
+    } | ({"unread": 499} if rows["unread"]["status"] == "cancelled" else {})
+    assert rows["endless"]["status"] == rows["hanging"]["status"] == "error"
+    assert rows["endless"]["completion_tokens"] > 0
+    assert "crash_estimate" not in {row["basis"] for row in rows.values()}, "the end was orderly"
+    assert all(row["cost_usd"] > 0 for row in rows.values())
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(
+    proxy: ProxyFactory, upstream: Upstream, second: signal.Signals
+) -> None:
+    served = proxy(
+        config(upstream.model(f"open-{second}", "gate=2"), upstream.model("unread", "tokens=3000;fat=1000"))
+    )
+    with ExitStack() as stack:
+        stream = stack.enter_context(Wire(served.port)).send(ask(served, f"open-{second}", stream=True))
+        stack.enter_context(Wire(served.port)).send(ask(served, "unread", stream=True))
+        until(lambda: len(upstream.journal.requests()) == 2, "both upstream")
+        time.sleep(0.2)
+        told(served)
+        time.sleep(0.3)
+        os.kill(served.pid, second)
+        began = time.monotonic()
+        assert ended(served, 5) in TERM_CODES
+        assert time.monotonic() - began < 3
+        assert last_event(stream.reply().body)["error"]["code"] == "shutting_down"
+    rows = books(served)
+    assert all(row["cost_usd"] > 0 for row in rows.values())
+    assert "crash_estimate" not in {row["basis"] for row in rows.values()}
+
+
+def test_without_anybody_there_it_ends_at_once(proxy: ProxyFactory, upstream: Upstream) -> None:
+    served = proxy(config(upstream.model("plain")))
+    began = told(served)
+    assert ended(served, 5) in TERM_CODES
+    assert time.monotonic() - began < 2
+    assert not Path(f"{served.database}-wal").exists() or not Path(f"{served.database}-wal").stat().st_size
+
+
+def test_slow_senders_do_not_hold_it_up(proxy: ProxyFactory, upstream: Upstream) -> None:
+    text = config(upstream.model("plain"), server={"drain": "600ms"})
+    served = proxy(text, module="tests.impatient", env={"PYTHONPATH": str(ROOT)})
+    with Wire(served.port) as head, Wire(served.port) as body:
+        head.send(b"POST /v1/chat")
+        body.send(request(CHAT, b"", authorization=f"Bearer {served.key}", content_length="100"))
+        time.sleep(0.1)
+        began = told(served)
+        assert ended(served, 5) in TERM_CODES
+        assert time.monotonic() - began < 4
+    assert upstream.journal.requests() == []
+
+
+# --- kill -9 ---------------------------------------------------------------------------------------------
+
+SCRIPTS = {
+    "slow": "every=0.01",
+    "late": "delay=0.1",
+    "hanging": "hang",
+    "failing": "status=500",
+    "cut": "cut=3;every=0.01",
+}
+
+
+CLIENTS = 6
+
+
+class Traffic:
+    """So many clients asking for this and that, streamed and not, some leaving early, until it ends."""
+
+    def __init__(self, served: Proxy, seed: int, clients: int = CLIENTS) -> None:
+        self.complete: list[str] = []
+        """Users whose answer arrived whole."""
+        self._served = served
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(random.Random(seed * 100 + n), f"{seed}-{n}"))
+            for n in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _run(self, dice: random.Random, name: str) -> None:
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            with suppress(OSError, httpx2.HTTPError, AssertionError):
+                self._one(dice, f"{name}-{number}")
+
+    def _one(self, dice: random.Random, user: str) -> None:
+        model, stream = dice.choice([*SCRIPTS, "plain", "plain", "slow"]), dice.random() < 0.5
+        with Wire(self._served.port, timeout=dice.choice([0.03, 0.3, 2.0])) as wire:
+            reply = wire.send(ask(self._served, model, stream=stream, user=user)).reply()
+            if reply.status == 200 and (not stream or reply.body.endswith(b"[DONE]\n\n")):
+                self.complete.append(user)
+
+
+def test_kill_9_under_traffic_forgets_nothing(proxy: ProxyFactory, upstream: Upstream) -> None:
+    text = config(
+        upstream.model("plain"),
+        *(upstream.model(name, script, fallbacks=["plain"]) for name, script in SCRIPTS.items()),
+        limits={"project": {"max_budget": 1000}},
+        routing={"cooldown": {"failures": 1000}},
+    )
+    served = proxy(text)
+    complete: list[str] = []
+    for round_ in range(3):
+        traffic = Traffic(served, round_)
+        seen = len(upstream.journal.requests())
+        until(partial(_more, upstream, seen + 60), "traffic", within=10)
+        served.kill()
+        traffic.stop()
+        complete += traffic.complete
+        served.start()
+    rows = {row["user"]: row for row in served.rows()}
+    assert len(rows) == len(served.rows()), "one row a request"
+    assert {row["status"] for row in rows.values()} <= {"ok", "error", "cancelled"}
+    assert "crash_estimate" in {row["basis"] for row in rows.values()}
+    assert set(complete) <= rows.keys()
+    late = [user for user in complete if rows[user]["basis"] == "crash_estimate"]
+    assert len(late) <= 3 * CLIENTS, "only what was answered in the moment of a kill was not booked yet"
+    compare(rows, upstream)
+    assert keys(served.database, "reconcile").returncode == 0
+
+
+def _more(upstream: Upstream, count: int) -> bool:
+    return len(upstream.journal.requests()) > count
+
+
+def compare(rows: dict[str, dict[str, Any]], upstream: Upstream) -> None:
+    """Row by row with what really reached the upstream, and what it says it sent."""
+    sent: dict[str, list[dict[str, Any]]] = {}
+    for one in upstream.journal.requests():
+        sent.setdefault(one["body"]["user"], []).append(one)
+    reported = {one["request"]: one["usage"] for one in upstream.journal.events("finished")}
+    assert sent.keys() <= rows.keys(), "nothing went upstream without a row"
+    for user, row in rows.items():
+        calls = sent.get(user, [])
+        if row["basis"] == "crash_estimate":
+            assert row["cost_usd"] > 0
+            continue
+        assert len(row["attempts"]) >= len(calls)
+        if row["status"] == "ok":
+            usage = reported[calls[-1]["request"]]
+            assert row["basis"] == "exact"
+            assert (row["prompt_tokens"], row["completion_tokens"]) == (
+                usage["prompt_tokens"],
+                usage["completion_tokens"],
+            )
+            assert row["cost_usd"] == pytest.approx(price(usage), abs=2e-9)
+        elif calls and row["status"] == "cancelled":
+            assert row["cost_usd"] > 0
+
+
+def price(usage: dict[str, int]) -> float:
+    return (usage["prompt_tokens"] * PRICE["input"] + usage["completion_tokens"] * PRICE["output"]) / 1e6
