@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.config.load import NO_EFFECT_YET, load
+from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.routing import asked_model
 from codellama_proxy.types import Limits, Mock, Price, Secret, Snapshot
@@ -669,29 +669,13 @@ def test_a_url_that_is_not_one_or_carries_more_is_refused(url: str) -> None:
 # --- warnings ----------------------------------------------------------------------------------------------
 
 
-def test_settings_without_effect_are_named_only_when_they_differ_from_the_default() -> None:
-    assert (
-        entry("weight: 1", "cache: {enabled: true, ttl: 60m}\nlimits: {key: {rpm_limit: null}}").warnings
-        == ()
-    )
-    different = "cache: {ttl: 2h}\nlimits: {key: {rpm_limit: 1}}\nprojects: {p: {limits: {tpm_limit: 100}}}\n"
-    warnings = entry("weight: 1", different + "tracking: {requests: {content: true}}").warnings
-    expected = {"cache": "cache", "limits": "limits", "projects.*.limits": "projects.p.limits"}
-    expected["tracking.requests.content"] = "tracking.requests.content"
-    assert list(warnings) == [
-        f"{path} has no effect: {NO_EFFECT_YET[rule]}"
-        for rule, path in expected.items()
-        if rule in NO_EFFECT_YET
-    ]
-
-
 def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
     snapshot = loaded(
         "models: [{name: a, provider: openai}, "
         "{name: e, provider: openai, api_key: k, mode: embedding, fallbacks: [a]}]\n"
         "projects: {p: {models: ['b*'], limits: {budget_duration: 30d}}}\n"
     )
-    said = [warning for warning in snapshot.warnings if "no effect" not in warning]
+    said = list(snapshot.warnings)
     assert said == [
         "models[0]: no api_key; openai will refuse every request",
         "models[1].fallbacks[0]: its mode is chat, not embedding",

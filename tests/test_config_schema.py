@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 
 from codellama_proxy.config.check import check, schema
 from codellama_proxy.config.document import parse
-from codellama_proxy.config.load import NO_EFFECT_YET
 from codellama_proxy.config.manual import manual
 from codellama_proxy.config.schema import Entry, File, Section
 from codellama_proxy.config.settings import Settings, environment
@@ -180,23 +179,6 @@ def test_every_key_of_an_entry_reaches_the_deployment() -> None:
     elsewhere = {"allow_insecure", "fallbacks", "deployment", "api_version", "input_map", "prompt_format"}
     arrives = set(Deployment.__dataclass_fields__)
     assert set(Entry.model_fields) - elsewhere <= arrives
-
-
-def test_settings_without_effect_are_keys_that_exist() -> None:
-    for pattern in NO_EFFECT_YET:
-        rule: dict[str, Any] = SCHEMA
-        for part in pattern.split("."):
-            rule = (
-                next(iter(_object(rule)["patternProperties"].values()))
-                if part == "*"
-                else _object(rule)["properties"][part]
-            )
-
-
-def _object(rule: dict[str, Any]) -> dict[str, Any]:
-    if "$ref" in rule:
-        return dict(SCHEMA["$defs"][rule["$ref"].removeprefix("#/$defs/")])
-    return _object(rule["anyOf"][0]) if "anyOf" in rule else rule
 
 
 # --- check -------------------------------------------------------------------------------------------------

@@ -13,17 +13,12 @@ from pydantic import ValidationError
 
 from codellama_proxy.config import build, checks, reach
 from codellama_proxy.config.document import Document, Path, parse
-from codellama_proxy.config.explain import at, described, findings
+from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.substitution import lookup_in
 from codellama_proxy.providers import UNABLE
 from codellama_proxy.types import Deployment, Snapshot
-
-NO_EFFECT_YET: Mapping[str, str] = {
-    "cache.semantic": "only identical requests share answers in this version",
-}
-"""Settings that are read but do nothing; said only of values that differ from the default."""
 
 _Found = list[Problem]
 
@@ -58,7 +53,6 @@ def examine(
     assert entries is not None
     deployments = _deployments(file, document, implemented)
     problems += _disabled(document, deployments, source)
-    problems += _without_effect(file, document, source)
     last: tuple[Problem, ...] = ()
     if all(d.disabled is not None for d in deployments):
         deployments.append(_built_in_mock(deployments, file))
@@ -187,21 +181,3 @@ def _disabled(document: Document, deployments: list[Deployment], source: str) ->
         if deployment.disabled is not None:
             message = f"{deployment.name} is disabled: {deployment.disabled}"
             yield Problem(*document.position(("models", index, "api_key")), message, "warning", source)
-
-
-def _without_effect(file: File, document: Document, source: str) -> Iterator[Problem]:
-    differing = file.model_dump(by_alias=True, exclude_defaults=True)
-    for pattern, sentence in NO_EFFECT_YET.items():
-        for path in _matches(differing, tuple(pattern.split("."))):
-            message = f"{described(path)} has no effect: {sentence}"
-            yield Problem(*document.position(path), message, "warning", source)
-
-
-def _matches(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[Path]:
-    if not pattern:
-        yield path
-        return
-    names = value if pattern[0] == "*" else [pattern[0]]
-    for name in names if isinstance(value, dict) else ():
-        if name in value:
-            yield from _matches(value[name], pattern[1:], (*path, name))
