@@ -15,6 +15,7 @@ from codellama_proxy.providers.dialects import BOOKKEEPING
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import StreamState
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
+from codellama_proxy.providers.reading import object_in
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest, Json
 
@@ -58,11 +59,8 @@ def _understood(frame: Frame, deployment: Deployment) -> Frame:
     """The frame as OpenAI would have sent it."""
     if frame.data.strip() == DONE:
         return Frame(DONE)
-    try:
-        found = orjson.loads(frame.data)
-    except orjson.JSONDecodeError:
-        return frame
-    if not isinstance(found, dict):
+    found = object_in(frame.data)
+    if found is None:
         return frame
     if "detail" in found:
         raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))

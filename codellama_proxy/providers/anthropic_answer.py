@@ -10,8 +10,7 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import completion as shape
-from codellama_proxy.providers import legacy
+from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.mapping import finish_reason
 from codellama_proxy.providers.openai_answer import loads, name_of, spoken
 from codellama_proxy.types import Deployment, Event, Failure

@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
-from codellama_proxy.providers import completion as shape
-from codellama_proxy.providers import legacy
+from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.anthropic_answer import (
     THINKING,
     answer_id,
@@ -30,6 +27,7 @@ from codellama_proxy.providers.anthropic_answer import (
 )
 from codellama_proxy.providers.openai_answer import name_of
 from codellama_proxy.providers.openai_stream import KIND
+from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event
 
@@ -63,15 +61,12 @@ def parse_stream(
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
-    try:
-        found = orjson.loads(frame.data)
-    except orjson.JSONDecodeError:
-        return state, ()  # one bad line among good ones: the rest is still an answer
-    if not isinstance(found, dict):
+    found = object_in(frame.data)
+    if found is None:
         return state, ()
     if found.get("type") == "error" or found.get("error"):
         raise AttemptFailed(in_band(frame.data))
-    kind = _text(found, "type")
+    kind = text_at(found, "type")
     events: list[Event] = []
     if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
         state, events = _begin(found, chat)
@@ -92,9 +87,7 @@ def _begin(found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, li
     model = name_of(message)
     first = shape.head(KIND, answer_id(message, chat), chat.created, model)
     reported = _object(message.get("usage"))
-    role = shape.chunk(first, {"role": "assistant", "content": ""}, content=False)._replace(
-        usage=sane(usage(reported))
-    )
+    role = shape.opening(first)._replace(usage=sane(usage(reported)))
     return StreamState(head=first, usage=reported), [role]
 
 
@@ -105,11 +98,6 @@ def _object(value: object) -> dict[str, Any]:
 def _index(found: Mapping[str, Any]) -> int:
     index = found.get("index")
     return index if isinstance(index, int) else 0
-
-
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name)
-    return value if isinstance(value, str) else ""
 
 
 # --- blocks --------------------------------------------------------------------------------------------------
@@ -128,9 +116,9 @@ def _start(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, l
         state = replace(state, calls={**state.calls, _index(found): number})
         opened = call(block, "")
         return state, _said(state, opened["function"]["name"], tool_calls=[{"index": number, **opened}])
-    if kind == "text" and (text := _text(block, "text")):
+    if kind == "text" and (text := text_at(block, "text")):
         return state, _said(state, text, content=text)
-    if kind == "thinking" and (text := _text(block, "thinking")):
+    if kind == "thinking" and (text := text_at(block, "thinking")):
         return state, _said(state, text, reasoning_content=text)
     return state, []
 
@@ -138,15 +126,15 @@ def _start(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, l
 def _delta(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
     delta = _object(found.get("delta"))
     match delta.get("type"):
-        case "text_delta" if text := _text(delta, "text"):
+        case "text_delta" if text := text_at(delta, "text"):
             return state, _said(state, text, content=text)
-        case "thinking_delta" if text := _text(delta, "thinking"):
-            block = {**state.block, "thinking": _text(state.block, "thinking") + text}
+        case "thinking_delta" if text := text_at(delta, "thinking"):
+            block = {**state.block, "thinking": text_at(state.block, "thinking") + text}
             return replace(state, block=block), _said(state, text, reasoning_content=text)
         case "signature_delta":
-            signature = _text(state.block, "signature") + _text(delta, "signature")
+            signature = text_at(state.block, "signature") + text_at(delta, "signature")
             return replace(state, block={**state.block, "signature": signature}), []
-        case "input_json_delta" if (text := _text(delta, "partial_json")) and _index(found) in state.calls:
+        case "input_json_delta" if (text := text_at(delta, "partial_json")) and _index(found) in state.calls:
             return replace(state, told=True), _arguments(state, found, text)
     return state, []
 

@@ -14,14 +14,12 @@ import orjson
 
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed, UpstreamError
-from codellama_proxy.pricing import sane
-from codellama_proxy.providers import completion, legacy
+from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.mapping import BROKEN_FINISH, finish_reason
 from codellama_proxy.providers.openai_answer import loads, spoken
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import count_at, dig, listed, text_at
+from codellama_proxy.providers.reading import count_at, dig, listed, object_in, text_at
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event, Failure, Json
 
@@ -38,7 +36,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
         raise AttemptFailed(failures.disguised("finish_error", status=200))
     reason = _reason(ended, called="tool_calls" in message)
     first = _head("chat.completion", found.get("id"), chat, deployment)
-    event = completion.completion(first, message, reason, _usage(found.get("usage")), text)
+    event = shape.completion(first, message, reason, _usage(found.get("usage")), text)
     return legacy.restored(_with_logprobs(event, _logprobs(found.get("logprobs"))), chat)
 
 
@@ -50,7 +48,7 @@ def _not_an_answer(body: bytes, found: Json) -> Failure:
 
 def _head(kind: str, answer_id: Any, chat: ChatRequest, deployment: Deployment) -> dict[str, Any]:
     own = answer_id if isinstance(answer_id, str) and answer_id else chat.id
-    return completion.head(kind, f"chatcmpl-{own}", chat.created, deployment.model)
+    return shape.head(kind, f"chatcmpl-{own}", chat.created, deployment.model)
 
 
 def _message(message: Json, chat: ChatRequest) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def _usage(reported: Any) -> dict[str, Any] | None:
         prompt = count_at(reported, place, "input_tokens")
         answered = count_at(reported, place, "output_tokens")
         if prompt is not None and answered is not None:
-            return completion.usage_of(prompt, answered, count_at(reported, "cached_tokens") or 0)
+            return shape.usage_of(prompt, answered, count_at(reported, "cached_tokens") or 0)
     return None
 
 
@@ -147,11 +145,8 @@ def parse_stream(
     state = state or StreamState()
     if frame.data == DONE:
         return state, ()
-    try:
-        found = orjson.loads(frame.data)
-    except orjson.JSONDecodeError:
-        return state, ()  # one bad line among good ones: the rest is still an answer
-    if not isinstance(found, dict):
+    found = object_in(frame.data)
+    if found is None:
         return state, ()
     if "type" not in found and ("message" in found or "error" in found):
         raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))
@@ -168,9 +163,7 @@ def _events(
     opened: list[Event] = []
     if state.first is None:
         state = replace(state, first=_head(KIND, found.get("id"), chat, deployment))
-        opened.append(
-            completion.chunk(state.first or {}, {"role": "assistant", "content": ""}, content=False)
-        )
+        opened.append(shape.opening(state.first or {}))
     message = dig(found, "delta", "message")
     said: Sequence[Event]
     match kind:
@@ -197,7 +190,7 @@ def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
 
 
 def _chunk(state: StreamState, delta: Json) -> Event:
-    return completion.chunk(state.first or {}, delta, text=spoken(delta))
+    return shape.chunk(state.first or {}, delta, text=spoken(delta))
 
 
 def _call_began(
@@ -240,9 +233,5 @@ def _ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event
     if ended.lower() in BROKEN_FINISH:
         raise AttemptFailed(failures.disguised("finish_error", status=200))
     first = state.first or {}
-    events = [completion.chunk(first, {}, finish_reason=_reason(ended, called=bool(state.calls)))]
-    usage = _usage(dig(found, "delta", "usage"))
-    if usage is not None:
-        events.append(Event(b"", usage=sane(usage)))
-        events.append(usage_chunk(first["id"], first["created"], first["model"], usage))
-    return replace(state, done=True), events
+    end = shape.chunk(first, {}, finish_reason=_reason(ended, called=bool(state.calls)))
+    return replace(state, done=True), [end, *shape.closing(first, _usage(dig(found, "delta", "usage")))]

@@ -70,7 +70,8 @@ def fill(found: dict[str, Any], kind: str, chat: ChatRequest) -> bool:
         found["created"] = chat.created
         changed = True
     if not found.get("id"):
-        found["id"] = f"chatcmpl-{chat.id}"
+        prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
+        found["id"] = f"{prefix}-{chat.id}"
         changed = True
     return changed
 

@@ -25,6 +25,7 @@ from codellama_proxy.providers.openai_answer import (
     spoken,
     tool_calls,
 )
+from codellama_proxy.providers.reading import object_in
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
 
@@ -65,12 +66,9 @@ def parse_stream(
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
     if frame.data == DONE:
-        return replace(state, done=True), _closing(state)
-    try:
-        chunk = orjson.loads(frame.data)
-    except orjson.JSONDecodeError:
-        return state, ()  # one bad line among good ones: the rest is still an answer
-    if not isinstance(chunk, dict):
+        return replace(state, done=True), closing(state)
+    chunk = object_in(frame.data)
+    if chunk is None:
         return state, ()
     if (text := _plain_text(chunk, state)) is not None:
         return state, (Event(frame.data, True, text, None, None, state.model),)
@@ -113,7 +111,7 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     raw, changed = _without_extras(chunk, raw)
-    state, fixed = _constant(state, chunk, chat)
+    state, fixed = constant(state, chunk, chat)
     changed |= fixed
     text = ""
     reason = None
@@ -145,13 +143,15 @@ def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
     return raw, changed
 
 
-def _constant(state: StreamState, chunk: dict[str, Any], chat: ChatRequest) -> tuple[StreamState, bool]:
-    """The same `id` and `created` on every chunk: those of the first."""
+def constant(
+    state: StreamState, chunk: dict[str, Any], chat: ChatRequest, kind: str = KIND
+) -> tuple[StreamState, bool]:
+    """The same `id` and `created` on every chunk: those of the first. Whether anything had to be changed."""
     changed = False
     if state.id is not None and (chunk.get("id") != state.id or chunk.get("created") != state.created):
         chunk["id"], chunk["created"] = state.id, state.created
         changed = True
-    changed |= fill(chunk, KIND, chat)
+    changed |= fill(chunk, kind, chat)
     if state.id is None:
         state = replace(state, id=chunk["id"], created=chunk["created"], model=name_of(chunk))
     return state, changed
@@ -220,8 +220,8 @@ def _finish(state: StreamState, index: int, choice: dict[str, Any], said: str) -
     return replace(state, open=state.open - {index}, finished=True), changed
 
 
-def _closing(state: StreamState) -> Sequence[Event]:
+def closing(state: StreamState, kind: str = KIND) -> Sequence[Event]:
     """The usage chunk, once, at the end."""
     if state.usage is None:
         return ()
-    return (usage_chunk(state.id or "", state.created, state.model, state.usage),)
+    return (usage_chunk(state.id or "", state.created, state.model, state.usage, kind),)

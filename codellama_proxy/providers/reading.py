@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+
+def object_in(data: bytes) -> dict[str, Any] | None:
+    """The object in a stream's frame; `None` for a bad line among good ones: the rest is still an answer."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
 
 def dig(found: Any, *names: str) -> Any:
     """What lies under these names; `None` where anything on the way is no object."""

@@ -17,10 +17,8 @@ import orjson
 
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed, UpstreamError
-from codellama_proxy.pricing import sane
-from codellama_proxy.providers import completion
+from codellama_proxy.providers import shape
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import KIND
 from codellama_proxy.providers.reading import count_at, text_at
@@ -117,8 +115,8 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     if text_at(found, "status") != "succeeded":
         raise AttemptFailed(failures.disguised("not_succeeded", status=200))
     text = _output(found)
-    first = completion.head("chat.completion", f"chatcmpl-{chat.id}", chat.created, deployment.model)
-    return completion.completion(first, {"content": text}, "stop", _usage(found), text)
+    first = shape.head("chat.completion", f"chatcmpl-{chat.id}", chat.created, deployment.model)
+    return shape.completion(first, {"content": text}, "stop", _usage(found), text)
 
 
 def _check(found: Json) -> None:
@@ -142,7 +140,7 @@ def _output(found: Json) -> str:
 def _usage(found: Json) -> dict[str, Any] | None:
     prompt = count_at(found, "metrics", "input_token_count")
     answered = count_at(found, "metrics", "output_token_count")
-    return None if prompt is None or answered is None else completion.usage_of(prompt, answered)
+    return None if prompt is None or answered is None else shape.usage_of(prompt, answered)
 
 
 # --- streams -------------------------------------------------------------------------------------------------
@@ -186,10 +184,10 @@ def _say(
     events: list[Event] = []
     first = state.first
     if first is None:
-        first = completion.head(KIND, f"chatcmpl-{chat.id}", chat.created, deployment.model)
-        events.append(completion.chunk(first, {"role": "assistant", "content": ""}, content=False))
+        first = shape.head(KIND, f"chatcmpl-{chat.id}", chat.created, deployment.model)
+        events.append(shape.opening(first))
     if text:
-        events.append(completion.chunk(first, {"content": text}, text=text))
+        events.append(shape.chunk(first, {"content": text}, text=text))
     return replace(state, first=first, said=state.said + text), events
 
 
@@ -204,7 +202,7 @@ def _finish(
     state, events = _say(state, "", chat, deployment)
     return replace(state, finished=True), [
         *events,
-        completion.chunk(state.first or {}, {}, finish_reason="stop"),
+        shape.chunk(state.first or {}, {}, finish_reason="stop"),
     ]
 
 
@@ -225,17 +223,7 @@ def _compare(
     if not succeeded and not state.finished:
         return state, events
     state, more = _finish(state, b"{}", chat, deployment)
-    return replace(state, done=True), [*events, *more, *_usage_events(state, found)]
-
-
-def _usage_events(state: StreamState, found: Json) -> list[Event]:
-    usage, first = _usage(found), state.first
-    if usage is None or first is None:
-        return []
-    return [
-        Event(b"", usage=sane(usage)),
-        usage_chunk(first["id"], first["created"], first["model"], usage),
-    ]
+    return replace(state, done=True), [*events, *more, *shape.closing(state.first or {}, _usage(found))]
 
 
 def _loads(data: bytes) -> Any:

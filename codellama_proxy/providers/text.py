@@ -14,12 +14,11 @@ import orjson
 
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
-from codellama_proxy.providers.openai_stream import StreamState
-from codellama_proxy.providers.reading import text_at
+from codellama_proxy.providers.openai_stream import StreamState, closing, constant
+from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.providers.text_request import to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
@@ -37,7 +36,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     choices = found.get("choices")
     if not isinstance(choices, list) or not choices:
         raise AttemptFailed(failures.disguised("no_choices", status=200))
-    changed = _fill(found, chat)
+    changed = fill(found, KIND, chat)
     texts: list[str] = []
     for place, choice in enumerate(choices):
         text, fixed = _text(choice, place)
@@ -53,14 +52,6 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
         finish_reason=choices[0].get("finish_reason"),
         model=name_of(found),
     )
-
-
-def _fill(found: dict[str, Any], chat: ChatRequest) -> bool:
-    if not found.get("id"):
-        found["id"] = f"cmpl-{chat.id}"
-        fill(found, KIND, chat)
-        return True
-    return fill(found, KIND, chat)
 
 
 def _text(choice: Any, place: int) -> tuple[str, bool]:
@@ -86,12 +77,9 @@ def parse_stream(
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
     if frame.data == DONE:
-        return replace(state, done=True), _closing(state)
-    try:
-        chunk = orjson.loads(frame.data)
-    except orjson.JSONDecodeError:
-        return state, ()  # one bad line among good ones: the rest is still an answer
-    if not isinstance(chunk, dict):
+        return replace(state, done=True), closing(state, KIND)
+    chunk = object_in(frame.data)
+    if chunk is None:
         return state, ()
     if chunk.get("error"):
         raise AttemptFailed(in_band(frame.data, chunk))
@@ -111,12 +99,8 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     changed = chunk.pop("usage", chunk) is not chunk
-    if state.id is not None and (chunk.get("id"), chunk.get("created")) != (state.id, state.created):
-        chunk["id"], chunk["created"] = state.id, state.created
-        changed = True
-    changed |= _fill(chunk, chat)
-    if state.id is None:
-        state = replace(state, id=chunk["id"], created=chunk["created"], model=name_of(chunk))
+    state, fixed = constant(state, chunk, chat, KIND)
+    changed |= fixed
     said = ""
     reason = None
     for place, choice in enumerate(chunk["choices"]):
@@ -144,10 +128,3 @@ def _choice(state: StreamState, choice: Any, place: int) -> tuple[StreamState, s
 
 
 _NO_CALLS: Mapping[str, Any] = {}
-
-
-def _closing(state: StreamState) -> Sequence[Event]:
-    """The usage chunk, once, at the end."""
-    if state.usage is None:
-        return ()
-    return (usage_chunk(state.id or "", state.created, state.model, state.usage, KIND),)

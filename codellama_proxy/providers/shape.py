@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.completion import usage_chunk
 from codellama_proxy.pricing import sane
 from codellama_proxy.types import Event
 
@@ -44,7 +45,7 @@ def chunk(
     finish_reason: str | None = None,
     content: bool = True,
 ) -> Event:
-    """A piece of a streamed one. Only the opening one, which names the role, has no content."""
+    """A piece of a streamed one. Only the `opening` one has no content."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return Event(
         orjson.dumps({**first, "choices": [choice]}),
@@ -53,6 +54,21 @@ def chunk(
         finish_reason=finish_reason,
         model=first["model"] or None,
     )
+
+
+def opening(first: Mapping[str, Any]) -> Event:
+    """The chunk that says who speaks, and nothing yet."""
+    return chunk(first, {"role": "assistant", "content": ""}, content=False)
+
+
+def closing(first: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[Event]:
+    """What was used, as the books want it and as clients do; nothing where nobody told."""
+    if usage is None:
+        return []
+    return [
+        Event(b"", usage=sane(usage)),
+        usage_chunk(first["id"], first["created"], first["model"], usage),
+    ]
 
 
 def usage_of(
