@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +15,7 @@ from codellama_proxy.__main__ import main
 from codellama_proxy.store import backup
 from codellama_proxy.store.database import StoreError, connect, lock_file
 from codellama_proxy.store.migrate import prepare, shipped
-from tests.processes import environment, until
+from tests.processes import until
 from tests.rig import Proxy, ProxyFactory, config, keys
 
 MOCK = {"name": "mock", "provider": "mock", "mock": {"reply": "ok"}, "price": {"input": 1, "output": 2}}
@@ -25,15 +23,8 @@ Refused = Callable[..., str]
 BUDGET = {"project": {"max_budget": 100, "budget_duration": "month"}}
 
 
-def command(*arguments: str | Path, database: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "codellama_proxy", *map(str, arguments), "--database", str(database)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+def command(*arguments: str | Path, database: Path) -> int:
+    return main([*map(str, arguments), "--database", str(database)])
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Runs a command on `proxy.db` that must fail; the one sentence it says."""
 
     def run(*arguments: str | Path) -> str:
-        assert main([*map(str, arguments), "--database", str(tmp_path / "proxy.db")]) == 1
+        assert command(*arguments, database=tmp_path / "proxy.db") == 1
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)
         return said.err
@@ -89,26 +80,23 @@ def busy(served: Proxy) -> Iterator[list[int]]:
 
 
 def test_the_drill_a_backup_under_load_is_restored_and_everything_holds(
-    proxy: ProxyFactory, tmp_path: Path
+    proxy: ProxyFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = proxy(config(MOCK, limits=BUDGET))
     copy = tmp_path / "backup.db"
     with busy(served) as statuses:
         until(lambda: len(statuses) > 20, "some requests")
-        done = command("backup", copy, database=served.database)
+        assert command("backup", copy, database=served.database) == 0
         before = len(statuses)
         until(lambda: len(statuses) > before + 5, "requests after the backup")
-    assert done.returncode == 0, done.stderr
     assert set(statuses) == {200}
     late = served.new_key("came-after-the-backup")
-    refused = command("restore", copy, database=served.database)
-    assert refused.returncode == 1
-    assert "another server owns" in refused.stderr
+    assert command("restore", copy, database=served.database) == 1
+    assert "another server owns" in capsys.readouterr().err
     served.stop()
     whole = requests(served.database)
 
-    restored = command("restore", copy, database=served.database)
-    assert restored.returncode == 0, restored.stderr
+    assert command("restore", copy, database=served.database) == 0
     assert 20 <= requests(served.database) < whole
     (aside,) = [path for path in served.database.parent.glob("*.before-restore-*") if path.suffix != ".lock"]
     assert requests(aside) == whole, "the database before it is kept"
