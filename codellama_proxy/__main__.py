@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.store import configurations
 from codellama_proxy.store.database import StoreError
 
 COMMANDS: tuple[Command, ...] = (
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--database", help="the database file (data/proxy.db)")
     run.add_argument("--host", help="the address to listen on (127.0.0.1)")
     run.add_argument("--port", help="the port (4000)")
+    run.add_argument("--on-invalid", help="with a bad file: refuse, or serve the last-good one (refuse)")
     run.set_defaults(run=serve)
 
     for command in COMMANDS:
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The environment, overridden by the arguments given. Raises `ValidationError`."""
-    given = {name: getattr(args, name, None) for name in ("config", "database", "host", "port")}
+    given = {name: getattr(args, name, None) for name in ("config", "database", "host", "port", "on_invalid")}
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -60,7 +63,7 @@ def serve(args: argparse.Namespace) -> int:
 
     settings = settings_of(args)
     try:
-        live = Live(Source(settings.config, environment, IMPLEMENTED))
+        live = Live(Source(settings.config, environment, IMPLEMENTED), last_good=_last_good(settings))
         return run(settings, live)
     except ConfigError as error:
         return _refuse(*(str(problem) for problem in error.problems))
@@ -68,6 +71,14 @@ def serve(args: argparse.Namespace) -> int:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+
+
+def _last_good(settings: Settings) -> bytes | None:
+    """Raises `StoreError`."""
+    if settings.on_invalid == "refuse":
+        return None
+    kept = configurations.last_good(Path(settings.database))
+    return None if kept is None else kept.text
 
 
 def _refuse(*lines: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ import uvicorn
 from codellama_proxy import catalogue
 from codellama_proxy.accounts import Accounts
 from codellama_proxy.clock import Time
+from codellama_proxy.config import mounts
 from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
@@ -32,9 +34,9 @@ from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, identity_of
 from codellama_proxy.recall import Recall
 from codellama_proxy.semantic import Semantic
-from codellama_proxy.store import answer_file, migrate
+from codellama_proxy.store import answer_file, configurations, disks, migrate
 from codellama_proxy.store.answers import Answers
-from codellama_proxy.store.database import lock_file, version_warning
+from codellama_proxy.store.database import StoreUnavailable, lock_file, version_warning
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.store.outbox import Outbox
@@ -50,7 +52,7 @@ from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.protocol import Patience, Protocol
-from codellama_proxy.welcome import first_key, welcome
+from codellama_proxy.welcome import alarms, first_key, welcome
 from codellama_proxy.wire import AiohttpWire
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
@@ -165,9 +167,11 @@ async def _serve(
             deployments = _enabled(new)
             pools.keep_only(frozenset(deployments))
             cooldowns.keep_only(deployments)
+            _keep(writer, live)
             await asyncio.to_thread(catalogue.warm, deployments.values())
 
         live.listen(changed)
+        _keep(writer, live)
         recovered = await ledger.recover()
         if recovered:
             log.line(
@@ -183,8 +187,8 @@ async def _serve(
             log.line(line)
         for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
             log.line(line)
-        if (warning := version_warning()) is not None:
-            log.line(warning, "warning")
+        _warn(log, live, settings)
+        unmoved()
         return await Server(runtime, log, patience).run(sock)
 
 
@@ -203,6 +207,31 @@ async def _recall(
 
 def promptlayer_url() -> str:
     return os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL
+
+
+def _warn(log: Log, live: Live, settings: Settings) -> None:
+    for line in alarms(live, settings):
+        log.line(line, "error", logger="codellama_proxy.config")
+    for warning in (
+        version_warning(),
+        disks.warning(Path(settings.database)),
+        mounts.warning(settings.config),
+    ):
+        if warning is not None:
+            log.line(warning, "warning")
+
+
+def unmoved() -> None:
+    """What a start has built stays: the cycle collector, which stops everybody, need not walk it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _keep(writer: Writer, live: Live) -> None:
+    """The configuration in force, for a start that finds the file broken."""
+    kept = configurations.Kept(live.text, live.snapshot.digest, live.loaded_at)
+    with contextlib.suppress(StoreUnavailable):  # closed: the next start has a file, or an older one
+        writer.post(lambda db: configurations.keep(db, kept))
 
 
 def _enabled(snapshot: Snapshot) -> dict[str, Deployment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from codellama_proxy import __version__
+from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import asked_model
@@ -40,6 +41,16 @@ def _without_a_model(snapshot: Snapshot) -> str:
     except ProxyError:
         return "No model can chat: requests for chats are refused."
     return f"Requests without a model go to {' -> '.join((start.name, *start.fallbacks))}."
+
+
+def alarms(live: Live, settings: Settings) -> Iterator[str]:
+    """What a start on the last good configuration says, so that nobody takes it for the file's."""
+    if live.error is not None:
+        yield (
+            f"{settings.config} IS NOT GOOD AND IS NOT SERVED. The last good configuration "
+            f"({live.snapshot.digest}) serves until the file is mended."
+        )
+        yield f"  {live.error}"
 
 
 def _described(deployment: Deployment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from codellama_proxy.config.mounts import mounted_alone
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import SETTLING, Live, Source
 from codellama_proxy.types import Snapshot
@@ -395,3 +397,102 @@ def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, c
     path.write_text(text("b"))
     look(live)
     assert (names(live), live.error) == (["b"], None)
+
+
+# --- the last good configuration ---------------------------------------------------------------------------
+
+
+def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Path, clock: Clock) -> None:
+    path.write_text("models: [")
+    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
+    assert names(live) == ["kept"]
+    assert live.text == text("kept").encode()
+    assert live.error == f"{path}:2:1: not YAML: did not find expected node content"
+    look(live, 2)
+    assert (names(live), live.failures) == (["kept"], 1), "it is the same bad file, and told once"
+    path.write_text(text("mended"))
+    look(live)
+    assert (names(live), live.error, live.text) == (["mended"], None, text("mended").encode())
+
+
+def test_a_good_file_at_the_start_is_not_replaced_by_an_older_one(path: Path) -> None:
+    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode())
+    assert (names(live), live.error) == (["a"], None)
+
+
+def test_a_last_good_text_that_is_no_longer_good_tells_what_is_wrong_with_the_file(path: Path) -> None:
+    path.write_text("models: {}")
+    with pytest.raises(ConfigError, match="expected a list"):
+        Live(Source(path, dict, IMPLEMENTED), last_good=b"models: [")
+
+
+def test_the_last_reload_says_what_it_changed(live: Live, path: Path) -> None:
+    assert live.changes == ()
+    path.write_text(text("a", "timeouts: {idle: 90s}\n"))
+    look(live)
+    assert live.changes == ("a.timeouts.idle 60s → 90s",)
+    path.write_text("bad")
+    look(live)
+    assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
+
+
+def test_the_collector_is_on_again_after_a_reload_good_or_bad(live: Live, path: Path) -> None:
+    for content in (text("b"), "bad"):
+        path.write_text(content)
+        look(live)
+        assert gc.isenabled()
+
+
+def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text())
+    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    path.chmod(0)
+    mine = os.geteuid()
+    try:
+        if mine == 0:
+            os.seteuid(65534)  # nothing is forbidden to root
+        look(live)
+    finally:
+        os.seteuid(mine)
+    assert (names(live), live.error) == (["a"], f"{path}:1:1: cannot be read: Permission denied")
+    path.chmod(0o600)
+    path.write_text(text("b"))
+    look(live)
+    assert (names(live), live.error) == (["b"], None)
+
+
+def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(live: Live, path: Path) -> None:
+    whole = "# >>> proxy.yaml\n" + text("b") + "  - {name: c, provider: mock}\n# <<< proxy.yaml\n"
+    path.write_text(whole[:60])
+    look(live)
+    assert names(live) == ["a"]
+    assert live.error is not None
+    assert "cut short" in live.error
+    path.write_text(whole)
+    look(live)
+    assert names(live) == ["b", "c"]
+
+
+# --- mounts ------------------------------------------------------------------------------------------------
+
+MOUNTINFO = """\
+22 1 0:21 / / rw,relatime - overlay overlay rw
+40 22 8:1 /home/me/proxy.yaml /app/proxy.yaml rw,relatime - ext4 /dev/sda1 rw
+41 22 8:1 /home/me/my\\040conf /app/my\\040conf rw,relatime - ext4 /dev/sda1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "alone"),
+    [
+        ("/app/proxy.yaml", True),
+        ("/app/my conf", True),
+        ("/app/my conf/proxy.yaml", False),
+        ("/etc/proxy.yaml", False),
+    ],
+)
+def test_a_file_that_is_mounted_by_itself_is_recognised(path: str, alone: bool) -> None:
+    assert mounted_alone(Path(path), MOUNTINFO) is alone

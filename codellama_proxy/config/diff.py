@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
@@ -44,23 +45,24 @@ def difference(old: Snapshot, new: Snapshot) -> list[str]:
 
 def _models(old: Snapshot, new: Snapshot) -> Iterator[str]:
     before, after = _deployments(old), _deployments(new)
+    had, has = (Counter(d.name for d in those.values()) for those in (before, after))
     yield from _members(
         "models",
-        dict.fromkeys(d.name for d in before.values()),
-        dict.fromkeys(d.name for d in after.values()),
+        had,
+        has,
     )
-    yield from _order(list(old.models), list(new.models))
+    yield from _order(old.models, new.models)
     for id_, deployment in after.items():
         was = before.get(id_)
-        label = _label(deployment, after)
+        label = deployment.name if has[deployment.name] == 1 else id_
         if was is not None:
             yield from _availability(label, was, deployment)
             switched = (was.disabled is None) != (deployment.disabled is None)
             yield from _fields(label, was, deployment, skip=_DERIVED | ({"api_key"} if switched else set()))
-        elif any(d.name == deployment.name for d in before.values()):
+        elif deployment.name in had:
             yield f"models: +{id_}"
     for id_, deployment in before.items():
-        if id_ not in after and any(d.name == deployment.name for d in after.values()):
+        if id_ not in after and deployment.name in has:
             yield f"models: -{id_}"
     yield from _fallbacks(old.models, new.models)
 
@@ -70,12 +72,7 @@ def _deployments(snapshot: Snapshot) -> dict[str, Deployment]:
     return {d.id: d for d in (*enabled, *snapshot.disabled)}
 
 
-def _label(deployment: Deployment, among: Mapping[str, Deployment]) -> str:
-    alone = sum(d.name == deployment.name for d in among.values()) == 1
-    return deployment.name if alone else deployment.id
-
-
-def _order(old: list[str], new: list[str]) -> Iterator[str]:
+def _order(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]:
     stayed = [name for name in old if name in new]
     if stayed != (now := [name for name in new if name in old]):
         yield f"models: order {', '.join(stayed)} → {', '.join(now)}"
@@ -90,10 +87,14 @@ def _availability(label: str, old: Deployment, new: Deployment) -> Iterator[str]
 
 def _fallbacks(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]:
     """Only what does not already follow from models that came, went or moved."""
-    for name in (name for name in new if name in old):
+    if list(old) != list(new):
+        return
+    for name in new:
+        if old[name].fallbacks == new[name].fallbacks:
+            continue
         before = [other for other in old[name].fallbacks if other in new]
         after = [other for other in new[name].fallbacks if other in old]
-        if before != after and list(old) == list(new):
+        if before != after:
             yield f"{name}.fallbacks {_shown('', before)} → {_shown('', after)}"
 
 

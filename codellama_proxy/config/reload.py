@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,36 @@ class Source:
             raise ConfigError((Problem(1, 1, seen.unreadable, source=str(self.path)),))
         return load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
 
+    def change(self, seen: Seen, old: Snapshot) -> Change:
+        """Raises `ConfigError`."""
+        with _uncollected():
+            new = self.build(seen)
+            return Change(seen.text, new, tuple(difference(old, new)))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A new configuration, and what is new about it."""
+
+    text: bytes
+    snapshot: Snapshot
+    lines: tuple[str, ...]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cycle collector: it would stop every thread for as long as it takes to walk a tree of values.
+
+    The tree has no cycles, so it is gone when it is no longer needed.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
 
 def _value(lookup: Callable[[str], str], name: str) -> str:
     try:
@@ -69,12 +101,16 @@ def _value(lookup: Callable[[str], str], name: str) -> str:
 
 
 class Live:
-    """`snapshot` is what new requests start with; only `watch` replaces it. Making one may raise `ConfigError`."""
+    """`snapshot` is what new requests start with; only `watch` replaces it.
+
+    Making one may raise `ConfigError`, unless there is a `last_good` text to fall back on that is still good.
+    """
 
     def __init__(
         self,
         source: Source,
         *,
+        last_good: bytes | None = None,
         interval: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
@@ -84,13 +120,29 @@ class Live:
         self._interval = interval
         self._sleep = sleep
         self._clock = clock
-        self._seen = source.look()
-        self.snapshot = source.build(self._seen)
-        self.loaded_at = clock()
         self.error: str | None = None
         """What is wrong with the file now; the snapshot is then an older one."""
+        self.changes: tuple[str, ...] = ()
+        """What the last reload changed."""
         self.reloads = 0
         self.failures = 0
+        self._seen = source.look()
+        self.text, self.snapshot = self._first(last_good)
+        self.loaded_at = clock()
+
+    def _first(self, last_good: bytes | None) -> tuple[bytes, Snapshot]:
+        """The text in force, and what it says."""
+        try:
+            return self._seen.text, self._source.build(self._seen)
+        except ConfigError as error:
+            if last_good is None:
+                raise
+            try:
+                snapshot = self._source.build(Seen(last_good))
+            except ConfigError:
+                raise error from None
+            self._stale("; ".join(map(str, error.errors)))
+            return last_good, snapshot
 
     def listen(self, changed: OnChange) -> None:
         """Has `changed` told of every replacement from now on."""
@@ -112,14 +164,14 @@ class Live:
             return  # still being written; the next look will see it
         self._seen = seen
         try:
-            snapshot = await asyncio.to_thread(self._source.build, seen)
+            change = await asyncio.to_thread(self._source.change, seen, self.snapshot)
         except ConfigError as error:
             self._refuse(error.errors)
         except Exception:  # a bug in the loader must not end the watch
             log.exception("configuration not reloaded")
             self._stale("internal error while loading; see the log")
         else:
-            await self._replace(snapshot)
+            await self._replace(change)
 
     def _refuse(self, problems: tuple[Problem, ...]) -> None:
         first, shown = problems[0], "; ".join(str(problem) for problem in problems)
@@ -131,15 +183,17 @@ class Live:
         self.error = error
         self.failures += 1
 
-    async def _replace(self, snapshot: Snapshot) -> None:
-        old, self.snapshot = self.snapshot, snapshot
+    async def _replace(self, change: Change) -> None:
+        old, snapshot = self.snapshot, change.snapshot
+        self.snapshot, self.text, self.changes = snapshot, change.text, change.lines
         self.loaded_at = self._clock()
         self.error = None
         self.reloads += 1
-        changes = difference(old, snapshot) or ["nothing that matters changed"]
-        log.info("configuration reloaded: %s", "; ".join(changes), extra={"config": snapshot.digest})
+        told = "; ".join(change.lines) or "nothing that matters changed"
+        log.info("configuration reloaded: %s", told, extra={"config": snapshot.digest})
+        known = frozenset(old.warnings)
         for warning in snapshot.warnings:
-            if warning not in old.warnings:
+            if warning not in known:
                 log.warning("%s", warning, extra={"config": snapshot.digest})
         for changed in self._listeners:
             try:

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
     master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")
+    on_invalid: Literal["refuse", "last-good"] = Field(
+        default="refuse", description="A start with a bad file: refuse, or serve the last good one."
+    )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         default="info", description="The least severe line to log."
     )
@@ -41,7 +44,7 @@ class Settings(BaseSettings):
         default=None, description="Default: text on a terminal, json elsewhere."
     )
 
-    @field_validator("log_level", "log_format", mode="before")
+    @field_validator("log_level", "log_format", "on_invalid", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

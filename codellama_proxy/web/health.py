@@ -35,7 +35,8 @@ async def health(request: Request) -> Response:
     snapshot = runtime.live.snapshot
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     models = [*(_state(request, d) for d in enabled), *(_disabled(d) for d in snapshot.disabled)]
-    return respond({"models": models, "config": _config(request), "running": runtime.gateway.running})
+    config = {**_config(request), "changes": list(runtime.live.changes)}
+    return respond({"models": models, "config": config, "running": runtime.gateway.running})
 
 
 def _config(request: Request) -> Mapping[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.processes import until
+from tests.processes import environment, until
 from tests.raw import Wire, request
 from tests.rig import Proxy, ProxyFactory, config
 from tests.upstream.process import Upstream
@@ -120,3 +121,38 @@ def test_counters_survive_a_reload(proxy: ProxyFactory, upstream: Upstream) -> N
     assert int(answer.headers["retry-after"]) >= 1
     rewrite(served, config(upstream.model("two"), limits={"key": {"rpm_limit": None}}))
     assert asked(served)["x-proxy-model"] == "two"
+
+
+def test_health_tells_what_the_last_reload_changed(served: Proxy, upstream: Upstream) -> None:
+    assert served.admin("GET", "/health").json()["config"]["changes"] == []
+    rewrite(served, config(upstream.model("old"), upstream.model("other"), upstream.model("third")))
+    assert served.admin("GET", "/health").json()["config"]["changes"] == ["models: +third"]
+
+
+def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_for(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    first = proxy(config(upstream.model("old")), env={"PROXY_ON_INVALID": "last-good"})
+    rewrite(first, config(upstream.model("good", system_prompt="sk-not-a-secret-but-private")))
+    first.stop()
+    first.config_path.write_text("models: [\n")
+    refused = subprocess.run(
+        [*first.command(), "--on-invalid", "refuse"],
+        env=environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert refused.returncode == 1
+    assert f"{first.config_path}:2:1: not YAML" in refused.stderr
+
+    first.start()
+    assert asked(first)["x-proxy-model"] == "good"
+    config_now = readiness(first)
+    assert (config_now["stale"], "not YAML" in config_now["error"]) == (True, True)
+    loud = [line for line in first.log_lines() if line["level"] == "error"]
+    assert "IS NOT GOOD AND IS NOT SERVED" in loud[0]["message"]
+    rewrite(first, config(upstream.model("mended")))
+    assert asked(first)["x-proxy-model"] == "mended"
+    assert not readiness(first)["stale"]
