@@ -1,0 +1,119 @@
+"""Five hundred reloads, half of them of broken files, while streams run: nobody notices."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import until
+from tests.rig import Proxy, config
+from tests.upstream.process import Upstream
+
+RELOADS = 500
+STREAMS = 4
+SETTLED = 150
+"""Reloads after which nothing may grow any more."""
+
+
+class Storming(Proxy):
+    def command(self) -> list[str]:
+        return [part.replace("codellama_proxy", "tests.storming") for part in super().command()]
+
+
+class Streaming(threading.Thread):
+    """Asks for one stream after another, and counts what was not whole."""
+
+    def __init__(self, served: Proxy) -> None:
+        super().__init__(daemon=True)
+        self._served = served
+        self._stop_asking = threading.Event()
+        self.whole = 0
+        self.broken: list[str] = []
+
+    def run(self) -> None:
+        while not self._stop_asking.is_set():
+            try:
+                answer = self._served.chat(stream=True)
+            except Exception as error:
+                self.broken.append(repr(error))
+                return
+            if answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n"):
+                self.whole += 1
+            else:
+                self.broken.append(answer.text)
+
+    def finish(self) -> None:
+        self._stop_asking.set()
+        self.join(20)
+
+
+def resident(pid: int) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def opened(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def state(served: Proxy) -> dict[str, Any]:
+    found: dict[str, Any] = served.client.get("/health/readiness").json()["config"]
+    return found
+
+
+def refused(now: dict[str, Any]) -> bool:
+    return now["error"] is not None
+
+
+def replaced(before: str, now: dict[str, Any]) -> bool:
+    return now["digest"] != before and now["error"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
+@pytest.mark.timeout(170)
+def test_a_storm_of_reloads_costs_no_request_no_memory_and_no_descriptor(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    def good(number: int) -> str:
+        key = f"sk-upstream-secret-{number % 3}"  # another key is another pool of connections
+        return config(
+            upstream.model("steady", "tokens=30", api_key=key, weight=number + 1),
+            upstream.model(f"m{number}"),
+        )
+
+    path = tmp_path / "proxy.yaml"
+    path.write_text(good(0))
+    served = Storming(path, tmp_path / "proxy.db", tmp_path / "log").start()
+    streams = [Streaming(served) for _ in range(STREAMS)]
+    held: list[tuple[int, int]] = []
+    try:
+        for one in streams:
+            one.start()
+        for number in range(RELOADS):
+            text, broken = good(number + 1), number % 2 == 1
+            before = state(served)["digest"]
+            path.write_text(text[: len(text) // 2] if broken else text)
+            seen = refused if broken else functools.partial(replaced, before)
+            until(lambda seen=seen: seen(state(served)), f"reload {number}")  # type: ignore[misc]
+            held.append((resident(served.pid), opened(served.pid)))
+    finally:
+        for one in streams:
+            one.finish()
+        served.stop()
+        gc.collect()
+    assert [one.broken for one in streams] == [[]] * STREAMS
+    assert sum(one.whole for one in streams) > 50
+    early, late = held[SETTLED:][:50], held[-50:]
+    assert max(memory for memory, _ in late) - max(memory for memory, _ in early) < 12_000_000
+    assert max(files for _, files in late) <= max(files for _, files in early) + 3
+    assert not served.complaints()
+    told = [line for line in served.log_lines() if str(line["message"]).startswith("configuration reloaded")]
+    assert len(told) == RELOADS // 2
+    assert "sk-upstream-secret" not in json.dumps(told)
