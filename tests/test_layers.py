@@ -67,7 +67,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
         "semantic",
     ),
     "aiosqlite": ("store.reader",),
-    "yaml": ("config.document", "cli.import_litellm"),
+    "yaml": ("config.document", "config.litellm"),
     "genai_prices": ("catalogue",),
     "tiktoken": ("tokens",),
     "prometheus_client": ("tracking.metrics", "web.metrics"),
