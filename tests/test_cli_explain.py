@@ -12,7 +12,8 @@ import pytest
 from codellama_proxy.__main__ import main
 from codellama_proxy.config.load import load
 from codellama_proxy.simulate import PlanError, parse
-from tests.rig import create_key, keys
+from tests.rig import ADMIN, ProxyFactory, config, create_key, keys
+from tests.upstream.process import Upstream
 
 FILE = """
 models:
@@ -172,3 +173,27 @@ def test_a_broken_file_is_reported_like_check_does(here: Path, capsys: pytest.Ca
     (here / "proxy.yaml").write_text("models: []\nroutng: {}\n")
     assert main(["explain", "--project", "web"]) == 1
     assert 'proxy.yaml:2:1: routng: unknown key "routng"' in capsys.readouterr().err
+
+
+def test_a_running_proxy_is_asked_what_is_cooling(
+    here: Path,
+    proxy: ProxyFactory,
+    upstream: Upstream,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = config(
+        upstream.model("hot", "status=429;retry_after=60", fallbacks=["cool"]), upstream.model("cool")
+    )
+    served = proxy(text)
+    assert served.chat().headers["x-proxy-model"] == "cool"
+    (here / "proxy.yaml").write_text(text)
+    arguments = ("--project", "default", "--server", served.url)
+    assert main(["explain", *arguments]) == 2, "only an administrator may ask"
+    assert main(["explain", *arguments, "--simulate", "cool: 500"]) == 2
+    monkeypatch.setenv("PROXY_MASTER_KEY", ADMIN)
+    first, last = told(capsys, *arguments)["chain"]
+    assert (first["deployment"], first["state"]) == ("cool#1", "ready")
+    assert (last["deployment"], last["state"]) == ("hot#1", "cooling")
+    assert re.fullmatch(r"http_429, [56]\d s more", last["why"])
+    assert main(["explain", "--project", "default", "--server", "http://127.0.0.1:9"]) == 1

@@ -11,7 +11,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 from codellama_proxy import tokens
 from codellama_proxy.asking import counts_tokens, scopes_of
@@ -20,11 +23,12 @@ from codellama_proxy.cli import explained
 from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check import inspect
-from codellama_proxy.config.settings import config_path, environment
+from codellama_proxy.config.settings import Settings, config_path, environment
 from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
 from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.routing import Cooling
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.database import read_uri
@@ -45,6 +49,9 @@ def arguments(parser: ArgumentParser) -> None:
     who.add_argument("--project", metavar="NAME", help="who asks: any key of this project")
     parser.add_argument("--model", metavar="NAME", help="the model that is asked for")
     parser.add_argument("--simulate", metavar="PLAN", help='"codellama: 429 retry-after 20; gpt-4: 500, ok"')
+    parser.add_argument(
+        "--server", metavar="URL", help="ask this running proxy what is cooling (needs PROXY_MASTER_KEY)"
+    )
     parser.add_argument("--config", help="the configuration file (PROXY_CONFIG; proxy.yaml)")
     parser.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -52,6 +59,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Exit code 0: the request would be sent, and answered if that was simulated; 1: it would not."""
+    if args.server and args.simulate:
+        raise CommandError("--simulate begins with nothing cooling: leave --server out", 2)
     snapshot = _snapshot(args)
     chat = _chat(args)
     plan = _plan(args.simulate, snapshot)
@@ -59,7 +68,9 @@ def run(args: Namespace) -> int:
     with _database(args) as db:
         key = _key(args, db)
         standings = unused(now) if db is None else _standings(db, now)
-        told = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now))
+        told = _explained(
+            snapshot, key, chat, World(_count(snapshot, key), standings, now, _cooling(args, now))
+        )
     course = None if plan is None or told.error else _simulated(snapshot, key, chat, told, plan)
     if args.json:
         say(json.dumps(explained.as_json(snapshot, key, chat, told, course), ensure_ascii=False))
@@ -151,6 +162,30 @@ def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:
 def _standings(db: sqlite3.Connection, now: float) -> Standings:
     books = Books()
     return lambda scopes: books.standings(db, scopes, now) if scopes else []
+
+
+def _cooling(args: Namespace, now: float) -> dict[str, Cooling]:
+    """What a running proxy says is cooling, on a clock that stands at 0; nothing without one."""
+    if args.server is None:
+        return {}
+    master = Settings().master_key
+    if master is None:
+        raise CommandError(
+            "PROXY_MASTER_KEY is not set, and only an administrator may ask what is cooling", 2
+        )
+    headers = {"authorization": f"Bearer {master.get_secret_value()}"}
+    try:
+        asked = Request(f"{args.server.rstrip('/')}/health", headers=headers)  # noqa: S310 - the operator's own URL
+        with urlopen(asked, timeout=10) as answer:  # noqa: S310
+            models = json.load(answer)["models"]
+    except (OSError, ValueError, LookupError) as error:
+        raise CommandError(f"{args.server} does not say what is cooling: {error}") from None
+    return {one["deployment"]: _cooled(one, now) for one in models if one["state"] == "cooling"}
+
+
+def _cooled(one: dict[str, Any], now: float) -> Cooling:
+    left = datetime.fromisoformat(one["until"]).timestamp() - now
+    return Cooling(failures=1, until=max(left, 0.001), rounds=1, why=one["why"])
 
 
 def _count(snapshot: Snapshot, key: Key) -> Count:
