@@ -64,13 +64,13 @@ def test_odd_framing_carries_the_same_answer(upstream: Upstream, how: str) -> No
 
 
 def test_a_gate_holds_a_stream_until_it_is_opened(upstream: Upstream) -> None:
-    whole = {"model": "gated/gate=2", "messages": [], "stream": True}
+    whole = {"model": "barred/gate=2", "messages": [], "stream": True}
     with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, trust_env=False) as answer:
         lines = answer.iter_lines()
-        until(lambda: "gated-1" in next(lines), "the token before the gate")
+        until(lambda: "barred-1" in next(lines), "the token before the gate")
         asked = next(r for r in upstream.journal.requests() if r["body"]["model"] == whole["model"])
         assert [e["token"] for e in upstream.journal.events("sent") if e["request"] == asked["request"]] == [0, 1]
-        upstream.open_gate("gated")
+        upstream.open_gate("barred")
         assert list(lines)[-2] == "data: [DONE]"
 
 
