@@ -10,7 +10,7 @@ import pytest
 
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest, Timeouts
 from codellama_proxy.upstream import Reply, open_reply
 from tests.building import chat, deployment
@@ -30,7 +30,7 @@ class Call:
 
     async def open(self, *, streamed: bool, budget: float = 5.0, where: Deployment = A) -> Reply:
         asked = chat(stream=streamed)
-        sent: HttpRequest = openai.to_request(asked, where)
+        sent: HttpRequest = ADAPTERS[where.provider].to_request(asked, where)
         return await open_reply(self.pools, sent, asked, where, budget)
 
     def check_nothing_is_open(self) -> None:

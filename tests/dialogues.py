@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.providers import ADAPTERS, openai
+from codellama_proxy.providers.dialects import DIALECTS
 from tests.dialects import ai21, anthropic, cohere, replicate
 from tests.saying import Answer, Dialogue, first_message, sse
 
@@ -113,7 +113,7 @@ OPENAI = Dialogue(
 
 # A new dialect says the same things in its own words, and is listed here by provider.
 DIALOGUES: Mapping[str, Dialogue] = {
-    **{name: OPENAI for name in ADAPTERS if ADAPTERS[name] is openai},
+    **dict.fromkeys(DIALECTS, OPENAI),
     "ai21": ai21.DIALOGUE,
     "anthropic": anthropic.DIALOGUE,
     "cohere": cohere.DIALOGUE,

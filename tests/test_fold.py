@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy import sse
 from codellama_proxy.completion import fold, split, whole_event
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Usage
 from tests import folding
 from tests.building import chat, deployment
@@ -112,7 +112,7 @@ def test_it_does_not_matter_where_a_stream_is_cut(completion: dict[str, Any], da
 @pytest.mark.parametrize("kind", sorted(OPENAI.answers))
 def test_the_streams_of_providers_fold_to_their_whole_answers(kind: str) -> None:
     said = OPENAI.answers[kind]
-    events, complete = folding.read(openai, [said.stream], chat(stream=True), deployment())
+    events, complete = folding.read(ADAPTERS["openai"], [said.stream], chat(stream=True), deployment())
     assert complete
     found = fold(folding.chunks(events))
     whole = orjson.loads(said.whole)

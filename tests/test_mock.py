@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import embeddings, openai, text
+from codellama_proxy.providers import ADAPTERS, embeddings, text
 from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
 from codellama_proxy.types import Mock
 from codellama_proxy.wire import MockWire
@@ -21,7 +21,7 @@ REPLY = "one two  three\nfour"
 
 def played(mock: Mock, *, streamed: bool = False, said: Any = "hello", **params: Any) -> Script:
     asked = chat(stream=streamed, messages=[{"role": "user", "content": said}], params=params)
-    return script(openai.to_request(asked, HERE).body, mock)
+    return script(ADAPTERS["mock"].to_request(asked, HERE).body, mock)
 
 
 def body(found: Script) -> bytes:
@@ -31,10 +31,10 @@ def body(found: Script) -> bytes:
 def completion(found: Script, *, streamed: bool) -> dict[str, Any]:
     """The answer as our own dialect reads it."""
     if streamed:
-        events, complete = read(openai, [body(found)], chat(stream=True, include_usage=True), HERE)
+        events, complete = read(ADAPTERS["mock"], [body(found)], chat(stream=True, include_usage=True), HERE)
         assert complete
         return fold(events)
-    return orjson.loads(openai.parse_response(body(found), chat(), HERE).body)  # type: ignore[no-any-return]  # JSON
+    return orjson.loads(ADAPTERS["mock"].parse_response(body(found), chat(), HERE).body)  # type: ignore[no-any-return]  # JSON
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -113,7 +113,7 @@ def test_a_status_of_200_is_an_answer() -> None:
 def test_a_stream_is_cut_after_so_many_tokens() -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=2), streamed=True)
     assert found.cut
-    events, complete = read(openai, [body(found)], chat(stream=True), HERE)
+    events, complete = read(ADAPTERS["mock"], [body(found)], chat(stream=True), HERE)
     assert not complete
     assert "".join(event.text for event in events) == "one two  "
 
@@ -122,7 +122,7 @@ def test_a_cut_whole_answer_is_none() -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=0))
     assert found.cut
     with pytest.raises(AttemptFailed):
-        openai.parse_response(body(found), chat(), HERE)
+        ADAPTERS["mock"].parse_response(body(found), chat(), HERE)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -135,7 +135,7 @@ def test_a_cut_beyond_the_end_cuts_nothing(streamed: bool) -> None:
 @pytest.mark.parametrize("cut", [None, 2])
 def test_the_wire_plays_the_script(cut: int | None) -> None:
     mock = Mock(reply=REPLY, cut_after_tokens=cut)
-    request = openai.to_request(chat(stream=True), HERE)
+    request = ADAPTERS["mock"].to_request(chat(stream=True), HERE)
 
     async def main() -> tuple[bytes, bool]:
         answer = await MockWire(mock).handle_async_request(

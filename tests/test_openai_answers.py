@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Event, Usage
 from tests.building import chat, deployment
 from tests.dialogues import HEAD, USAGE, call, chunk, fragment, sse, stream, whole
@@ -20,11 +20,11 @@ DONE = b"[DONE]"
 
 
 def answered(message: dict[str, Any], finish_reason: str = "stop", **more: Any) -> Event:
-    return openai.parse_response(whole(message, finish_reason, **more), chat(), HERE)
+    return ADAPTERS["openai"].parse_response(whole(message, finish_reason, **more), chat(), HERE)
 
 
 def streamed(*data: Any) -> list[Event]:
-    events, complete = read(openai, [sse(*data)], chat(stream=True, include_usage=True), HERE)
+    events, complete = read(ADAPTERS["openai"], [sse(*data)], chat(stream=True, include_usage=True), HERE)
     assert complete
     return events
 
@@ -87,7 +87,7 @@ def test_an_end_after_tool_calls_is_tool_calls() -> None:
 
 def test_a_good_answer_is_relayed_byte_for_byte() -> None:
     odd = b'{ "unknown" : [1, 2.50], ' + whole({"content": "x", "annotations": []})[1:]
-    assert openai.parse_response(odd, chat(), HERE).body == odd
+    assert ADAPTERS["openai"].parse_response(odd, chat(), HERE).body == odd
 
 
 def test_a_good_chunk_is_relayed_byte_for_byte_but_for_its_null_usage() -> None:
@@ -110,7 +110,7 @@ def test_no_null_usage_gets_through_wherever_it_stands(
 
 def test_what_servers_leave_out_is_filled_in() -> None:
     bare = {"choices": [{"index": 0, "message": {"role": "assistant"}, "finish_reason": "stop"}]}
-    found = orjson.loads(openai.parse_response(orjson.dumps(bare), chat(), HERE).body)
+    found = orjson.loads(ADAPTERS["openai"].parse_response(orjson.dumps(bare), chat(), HERE).body)
     assert (found["id"], found["object"], found["created"]) == (
         "chatcmpl-req_1",
         "chat.completion",
@@ -209,7 +209,9 @@ def test_legacy_logprobs_become_openais() -> None:
     ]
     choice = {"index": 0, "message": {"role": "assistant", "content": "ab"}, "finish_reason": "stop"}
     body = orjson.dumps({**HEAD, "choices": [{**choice, "logprobs": legacy}]})
-    assert choice_of(openai.parse_response(body, chat(), HERE))["logprobs"] == {"content": expected}
+    assert choice_of(ADAPTERS["openai"].parse_response(body, chat(), HERE))["logprobs"] == {
+        "content": expected
+    }
     events = streamed(
         *(
             {**HEAD, "choices": [{"index": 0, "delta": {"content": text}, "logprobs": value}]}
@@ -254,6 +256,6 @@ def test_of_running_totals_only_the_last_is_shown_and_only_at_the_end() -> None:
 
 def test_a_stream_without_done_is_whole_when_every_choice_ended() -> None:
     raw = stream(chunk({"content": "x"}), chunk({}, "stop")).replace(b"data: [DONE]\n\n", b"")
-    assert read(openai, [raw], chat(stream=True), HERE)[1]
+    assert read(ADAPTERS["openai"], [raw], chat(stream=True), HERE)[1]
     open_one = sse(chunk({"content": "x"}), {**HEAD, "choices": [{"index": 1, "delta": {"content": "y"}}]})
-    assert not read(openai, [open_one + sse(chunk({}, "stop"))], chat(stream=True), HERE)[1]
+    assert not read(ADAPTERS["openai"], [open_one + sse(chunk({}, "stop"))], chat(stream=True), HERE)[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy import failures
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.providers import ADAPTERS, openai
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.providers.tool_ids import short
 from codellama_proxy.types import Deployment, HttpRequest, Usage
 from tests.building import chat, deployment
@@ -30,7 +30,7 @@ def entry(provider: str, **changes: Any) -> Deployment:
 
 def sent(provider: str, *, entry_has: Any = None, messages: Any = None, **params: Any) -> HttpRequest:
     asked = chat(params=params, **({"messages": messages} if messages else {}))
-    return openai.to_request(asked, entry(provider, **(entry_has or {})))
+    return ADAPTERS[provider].to_request(asked, entry(provider, **(entry_has or {})))
 
 
 def body(provider: str, **more: Any) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def test_content_in_parts_is_text_and_thoughts_among_them_reasoning() -> None:
     parts = [thought, {"type": "text", "text": "4"}]
     said = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-    event = openai.parse_response(
+    event = ADAPTERS["mistral"].parse_response(
         orjson.dumps({"id": "x", "created": 1, "choices": [said], "usage": usage}), chat(), entry("mistral")
     )
     message = orjson.loads(event.body)["choices"][0]["message"]
@@ -295,7 +295,7 @@ def test_content_in_parts_is_text_and_thoughts_among_them_reasoning() -> None:
 
 def test_an_entrys_own_parameters_may_be_nested() -> None:
     own = {"extra_body": {"google": {"thinking_config": {"include_thoughts": True}}}}
-    found = openai.to_request(chat(params=own), entry("gemini", params=own))
+    found = ADAPTERS["gemini"].to_request(chat(params=own), entry("gemini", params=own))
     assert orjson.loads(found.body)["extra_body"] == own["extra_body"]
 
 

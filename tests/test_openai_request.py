@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.providers.dialects import BOOKKEEPING, DEFAULTS, DIALECTS
-from codellama_proxy.providers.openai import to_request
 from codellama_proxy.types import HttpRequest
 from tests.building import chat, deployment
 from tests.dialogues import call
+
+to_request = ADAPTERS["openai"].to_request
 
 PARAMS: dict[str, Any] = {
     "temperature": 0.2,
@@ -142,7 +144,12 @@ def test_metadata_travels_without_what_is_meant_for_tracking() -> None:
         found = orjson.loads(to_request(chat(metadata=metadata), deployment(provider="openai")).body)
         assert found.get("metadata") == kept
         for provider in ("together", "groq", "openai_compatible", "vllm"):
-            assert b"metadata" not in to_request(chat(metadata=metadata), deployment(provider=provider)).body
+            assert (
+                b"metadata"
+                not in ADAPTERS["openai"]
+                .to_request(chat(metadata=metadata), deployment(provider=provider))
+                .body
+            )
 
 
 def test_bookkeeping_is_left_out_without_a_word_where_it_is_not_known() -> None:

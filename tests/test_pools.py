@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codellama_proxy.pools import Pools, wire_for
-from codellama_proxy.providers import openai
+from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Mock, Secret
 from codellama_proxy.upstream import Reply, open_reply
 from codellama_proxy.wire import AiohttpWire, MockWire
@@ -142,7 +142,7 @@ def test_the_built_in_mock_needs_no_network() -> None:
         assert isinstance(real, AiohttpWire)
         await real.aclose()
         assert isinstance(wire_for(mock), MockWire)
-        reply = await open_reply(Pools(), openai.to_request(chat(), mock), chat(), mock, 5.0)
+        reply = await open_reply(Pools(), ADAPTERS["mock"].to_request(chat(), mock), chat(), mock, 5.0)
         await reply.close()
         return reply.first[0].text
 

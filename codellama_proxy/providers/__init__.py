@@ -16,7 +16,7 @@ from codellama_proxy.providers import (
     replicate,
     text,
 )
-from codellama_proxy.providers.dialects import DIALECTS
+from codellama_proxy.providers.dialects import DIALECTS, Dialect
 from codellama_proxy.providers.texts import TEXTS
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest, Steps
@@ -37,13 +37,18 @@ class Adapter(Protocol):
         """One frame's events, and the state for the next; `None` begins. The state tells `done` and `complete`."""
 
 
-ADAPTERS: Mapping[str, Adapter] = {
-    **dict.fromkeys(DIALECTS, openai),
+def adapters(dialects: Mapping[str, Dialect], natives: Mapping[str, Adapter]) -> Mapping[str, Adapter]:
+    """By provider: who has a row in the table of those that speak OpenAI's dialect, and who has a file."""
+    return {**dict.fromkeys(dialects, openai.Speaker(dialects)), **natives}
+
+
+NATIVES: Mapping[str, Adapter] = {
     "ai21": ai21,
     "anthropic": anthropic,
     "cohere": cohere,
     "replicate": replicate,
 }
+ADAPTERS = adapters(DIALECTS, NATIVES)
 SPOKEN: Mapping[Endpoint, Mapping[str, Adapter]] = {
     "chat/completions": ADAPTERS,
     "completions": dict.fromkeys(TEXTS, text),

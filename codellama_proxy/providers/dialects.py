@@ -149,12 +149,12 @@ DIALECTS: Mapping[str, Dialect] = {
 }
 
 
-def dialect_of(deployment: Deployment) -> Dialect:
+def dialect_of(deployment: Deployment, dialects: Mapping[str, Dialect] = DIALECTS) -> Dialect:
     """The row of an entry: its provider's, unless its address says more."""
     own = deployment.base_url
     if deployment.provider == "huggingface" and own and "//router.huggingface.co" not in own:
         return DEDICATED
-    return DIALECTS[deployment.provider]
+    return dialects[deployment.provider]
 
 
 # Values that ask for nothing: never rejected, because many clients send their defaults.

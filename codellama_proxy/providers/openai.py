@@ -1,4 +1,4 @@
-"""OpenAI's dialect, spoken by OpenAI and by everybody in `dialects.DIALECTS`: pure functions on values.
+"""OpenAI's dialect, spoken by OpenAI and by everybody in a table of dialects: pure functions on values.
 
 Answers are relayed as the bytes that came, unless something in them would break a client: an unknown finish
 reason, a missing tool-call index or id, another provider's field for reasoning, usage where none was asked.
@@ -8,39 +8,42 @@ to those who know them as they are, and to the others as tools.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.providers import legacy, openai_answer, openai_request, openai_stream
-from codellama_proxy.providers.dialects import dialect_of
+from codellama_proxy.providers.dialects import Dialect, dialect_of
 from codellama_proxy.providers.openai_stream import StreamState
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest
 
-__all__ = ["StreamState", "parse_response", "parse_stream", "to_request"]
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Speaks to each provider of the table as its row says."""
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-    known = dialect_of(deployment).functions
-    return openai_request.to_request(chat if known else legacy.modern(chat), deployment)
+    dialects: Mapping[str, Dialect]
 
+    def to_request(self, chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+        """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+        dialect = dialect_of(deployment, self.dialects)
+        known = chat if dialect.functions else legacy.modern(chat)
+        return openai_request.to_request(known, deployment, dialect)
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    event = openai_answer.parse_response(body, chat, deployment)
-    return legacy.restored(event, chat) if _translated(chat, deployment) else event
+    def parse_response(self, body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+        """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+        event = openai_answer.parse_response(body, chat, deployment)
+        return legacy.restored(event, chat) if self._translated(chat, deployment) else event
 
+    def parse_stream(
+        self, state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    ) -> tuple[StreamState, Sequence[Event]]:
+        """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+        state, events = openai_stream.parse_stream(state, frame, chat, deployment)
+        if self._translated(chat, deployment):
+            events = [legacy.restored(event, chat) for event in events]
+        return state, events
 
-def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
-) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    state, events = openai_stream.parse_stream(state, frame, chat, deployment)
-    if _translated(chat, deployment):
-        events = [legacy.restored(event, chat) for event in events]
-    return state, events
-
-
-def _translated(chat: ChatRequest, deployment: Deployment) -> bool:
-    return legacy.is_legacy(chat) and not dialect_of(deployment).functions
+    def _translated(self, chat: ChatRequest, deployment: Deployment) -> bool:
+        return legacy.is_legacy(chat) and not dialect_of(deployment, self.dialects).functions

@@ -9,7 +9,7 @@ import orjson
 
 from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.providers.addresses import address, credential, upstream_model
-from codellama_proxy.providers.dialects import DEFAULTS, Dialect, dialect_of
+from codellama_proxy.providers.dialects import DEFAULTS, Dialect
 from codellama_proxy.providers.policy import narrowed, unsupported
 from codellama_proxy.providers.tool_ids import shortened
 from codellama_proxy.types import Deployment, HttpRequest
@@ -20,9 +20,8 @@ LEAST = 0.01
 """What stands for a temperature or top_p of 0 where it must be above."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-    dialect = dialect_of(deployment)
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
