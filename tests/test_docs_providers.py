@@ -13,7 +13,8 @@ from tests.building import chat, deployment
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "providers.md").read_text("utf-8")
-ROWS = [line.split("|") for line in TEXT.splitlines() if line.startswith("| `")]
+TABLE = TEXT.partition("\n## ")[0]
+ROWS = [line.split("|") for line in TABLE.splitlines() if line.startswith("| `")]
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 ASKING = {
     "n": 2,
