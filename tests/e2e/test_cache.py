@@ -1,0 +1,86 @@
+"""The cache of the real server: over restarts, purged from outside, shared by its clients at the same time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.processes import ROOT, environment, until
+from tests.rig import Proxy, ProxyFactory, config
+from tests.upstream.process import Upstream
+
+ON = {"enabled": True}
+
+
+def command(one: Proxy, *words: str) -> Any:
+    """`codellama-proxy cache ...` on the server's database, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "codellama_proxy", "cache", *words, "--database", str(one.database), "--json"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_an_answer_is_there_after_a_restart_and_gone_after_a_purge(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("fast"), cache=ON))
+    first = one.chat()
+    assert first.headers["x-proxy-cache"] == "miss"
+    one.stop()
+    one.start()
+    again = one.chat()
+    assert again.headers["x-proxy-cache"] == "hit"
+    assert again.json() == first.json()
+    row = one.row(again.headers["x-request-id"])
+    assert (row["basis"], row["cache"], row["cost_usd"], row["attempts"]) == ("cached", "hit", 0, [])
+
+    kept = command(one, "stats")
+    assert (kept["answers"], kept["data"][0]["model"]) == (1, "fast")
+    assert command(one, "purge", "--project", "somebody-else") == {"purged": 0}
+    assert command(one, "purge", "--project", one.project) == {"purged": 1}
+    until(lambda: one.chat().headers["x-proxy-cache"] == "miss", "the purge is noticed", within=5)
+    assert len(upstream.journal.requests()) == 2
+
+
+def test_clients_that_ask_the_same_at_the_same_time_share_one_call(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("slow", "first=0.5"), cache=ON))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda streamed: one.chat(stream=streamed), [True, False] * 4))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(upstream.journal.requests()) == 1
+    assert sorted(answer.headers["x-proxy-cache"] for answer in answers) == ["hit"] * 7 + ["miss"]
+    metrics = one.admin("GET", "/metrics").text
+    assert 'proxy_cache_total{result="hit"} 7.0' in metrics
+    assert 'proxy_cache_total{result="miss"} 1.0' in metrics
+
+
+def test_a_damaged_cache_file_stops_nobody(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast"), cache=ON), allow=("cache",))
+    one.chat()
+    one.stop()
+    path = one.database.with_name(f"{one.database.stem}-cache{one.database.suffix}")
+    path.write_bytes(b"\0garbage" * 1000)
+    one.start()
+    assert one.chat().headers["x-proxy-cache"] == "miss"
+    assert one.chat().headers["x-proxy-cache"] == "hit"
+
+
+def test_the_header_of_browsers_reload_button_asks_again(proxy: ProxyFactory, upstream: Upstream) -> None:
+    one = proxy(config(upstream.model("fast"), cache=ON))
+    one.chat()
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    headers = {**one.auth, "cache-control": "no-cache"}
+    answer = one.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.headers["x-proxy-cache"] == "bypass"
+    assert len(upstream.journal.requests()) == 2
