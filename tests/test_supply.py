@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,13 @@ def test_another_version_than_the_locked_one_is_found(tmp_path: Path) -> None:
     assert list(audit.findings(tmp_path, LOCK)) == ["good is 1.1, locked is 1.0"]
 
 
-def test_the_environment_of_this_test_is_as_it_was_installed() -> None:
-    here = Path(sysconfig.get_path("purelib"))
-    lock = locked() | locked("requirements-dev.txt")
-    found = list(audit.findings(here, lock))
-    assert [line for line in found if "is not as it was installed" in line or "missing" in line] == []
-    assert [line for line in found if "locked is" in line] == []
+def test_what_serves_here_is_as_it_was_locked_and_installed() -> None:
+    lock = locked()
+    here = metadata.distributions(path=[sysconfig.get_path("purelib")])
+    serving = [one for one in here if normal(one.name) in lock]
+    assert len(serving) > len(DIRECT)
+    assert list(audit.unlocked({normal(one.name): one.version for one in serving}, lock)) == []
+    assert [finding for one in serving for finding in audit.changed(one)] == []
 
 
 # --- the bill of materials -----------------------------------------------------------------------------
