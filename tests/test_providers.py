@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Deployment
+from tests.adding import ADDED, SAYING
 from tests.building import chat, deployment
 from tests.dialogues import DIALOGUES, sse
 from tests.folding import chunks, cut, fold, read
 
-PROVIDERS = sorted(DIALOGUES)
+SPEAKING = {**ADAPTERS, **ADDED}
+SAID = {**DIALOGUES, **SAYING}
+PROVIDERS = sorted(SAID)
 STREAMED = chat(stream=True, include_usage=True)
-CASES = [(provider, kind) for provider in PROVIDERS for kind in DIALOGUES[provider].answers]
+CASES = [(provider, kind) for provider in PROVIDERS for kind in SAID[provider].answers]
 
 
 def entry(provider: str, **changes: Any) -> Deployment:
@@ -42,14 +45,14 @@ def test_the_guardrail_is_in_every_request(provider: str, streamed: bool) -> Non
             {"role": "user", "content": "hello"},
         ],
     )
-    sent = ADAPTERS[provider].to_request(asked, entry(provider))
-    system = DIALOGUES[provider].first_system(orjson.loads(sent.body))
+    sent = SPEAKING[provider].to_request(asked, entry(provider))
+    system = SAID[provider].first_system(orjson.loads(sent.body))
     assert system.startswith("Only code.")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_request_carries_our_credential_and_the_upstreams_model(provider: str) -> None:
-    sent = ADAPTERS[provider].to_request(chat(), entry(provider, headers={"x-team": "web"}))
+    sent = SPEAKING[provider].to_request(chat(), entry(provider, headers={"x-team": "web"}))
     assert "sk-upstream-secret" in "".join(sent.headers.values())
     assert sent.headers["x-team"] == "web"
     assert sent.headers["content-type"] == "application/json"
@@ -61,7 +64,7 @@ def test_a_request_carries_our_credential_and_the_upstreams_model(provider: str)
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_request_is_the_same_every_time(provider: str) -> None:
-    adapter, asked = ADAPTERS[provider], chat(params={"temperature": 0.5, "max_tokens": 5})
+    adapter, asked = SPEAKING[provider], chat(params={"temperature": 0.5, "max_tokens": 5})
     assert adapter.to_request(asked, entry(provider)) == adapter.to_request(asked, entry(provider))
     assert asked == chat(params={"temperature": 0.5, "max_tokens": 5}), "the request itself is left alone"
 
@@ -71,9 +74,9 @@ def test_a_request_is_the_same_every_time(provider: str) -> None:
 
 @pytest.mark.parametrize(("provider", "kind"), CASES)
 def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> None:
-    answer = DIALOGUES[provider].answers[kind]
-    event = ADAPTERS[provider].parse_response(answer.whole, chat(), entry(provider))
-    events, complete = read(ADAPTERS[provider], [answer.stream], STREAMED, entry(provider))
+    answer = SAID[provider].answers[kind]
+    event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
+    events, complete = read(SPEAKING[provider], [answer.stream], STREAMED, entry(provider))
     assert complete
     assert fold(events) == orjson.loads(event.body)
     assert "".join(e.text for e in events) == event.text == answer.text
@@ -81,10 +84,10 @@ def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> N
 
 @pytest.mark.parametrize(("provider", "kind"), CASES)
 def test_usage_and_ends_are_told_to_the_books(provider: str, kind: str) -> None:
-    answer = DIALOGUES[provider].answers[kind]
-    event = ADAPTERS[provider].parse_response(answer.whole, chat(), entry(provider))
-    events, _ = read(ADAPTERS[provider], [answer.stream], STREAMED, entry(provider))
-    assert event.usage == DIALOGUES[provider].usage
+    answer = SAID[provider].answers[kind]
+    event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
+    events, _ = read(SPEAKING[provider], [answer.stream], STREAMED, entry(provider))
+    assert event.usage == SAID[provider].usage
     assert [e.usage for e in events if e.usage][-1] == event.usage
     assert [e.finish_reason for e in events if e.finish_reason] == [event.finish_reason]
     assert {e.model for e in events if e.model} == {event.model}
@@ -96,15 +99,15 @@ def test_usage_and_ends_are_told_to_the_books(provider: str, kind: str) -> None:
 @given(case=st.sampled_from(CASES), at=st.lists(st.integers(0, 5000), max_size=30))
 def test_any_chunking_gives_the_same_events(case: tuple[str, str], at: list[int]) -> None:
     provider, kind = case
-    raw = DIALOGUES[provider].answers[kind].stream
-    adapter, here = ADAPTERS[provider], entry(provider)
+    raw = SAID[provider].answers[kind].stream
+    adapter, here = SPEAKING[provider], entry(provider)
     assert read(adapter, cut(raw, at), STREAMED, here) == read(adapter, [raw], STREAMED, here)
 
 
 @pytest.mark.parametrize(("provider", "kind"), CASES)
 def test_a_stream_may_come_byte_by_byte(provider: str, kind: str) -> None:
-    raw = DIALOGUES[provider].answers[kind].stream
-    adapter, here = ADAPTERS[provider], entry(provider)
+    raw = SAID[provider].answers[kind].stream
+    adapter, here = SPEAKING[provider], entry(provider)
     single = [raw[i : i + 1] for i in range(len(raw))]
     assert read(adapter, single, STREAMED, here) == read(adapter, [raw], STREAMED, here)
 
@@ -123,42 +126,42 @@ def test_a_stream_may_come_byte_by_byte(provider: str, kind: str) -> None:
 )
 def test_a_200_without_an_answer_is_a_failed_attempt(provider: str, body: bytes) -> None:
     with pytest.raises(AttemptFailed) as caught:
-        ADAPTERS[provider].parse_response(body, chat(), entry(provider))
+        SPEAKING[provider].parse_response(body, chat(), entry(provider))
     assert caught.value.failure.cls == "disguised"
     assert caught.value.failure.status == 200
 
 
 @given(st.sampled_from(CASES), st.integers(1, 5000))
 def test_a_truncated_answer_is_a_failed_attempt(case: tuple[str, str], short: int) -> None:
-    raw = DIALOGUES[case[0]].answers[case[1]].whole
+    raw = SAID[case[0]].answers[case[1]].whole
     with pytest.raises(AttemptFailed):
-        ADAPTERS[case[0]].parse_response(raw[: -1 - short % len(raw)], chat(), entry(case[0]))
+        SPEAKING[case[0]].parse_response(raw[: -1 - short % len(raw)], chat(), entry(case[0]))
 
 
 @given(st.sampled_from(CASES), st.integers(0, 5000))
 def test_a_truncated_stream_is_never_complete(case: tuple[str, str], at: int) -> None:
-    adapter, raw = ADAPTERS[case[0]], DIALOGUES[case[0]].answers[case[1]].stream
+    adapter, raw = SPEAKING[case[0]], SAID[case[0]].answers[case[1]].stream
     events, complete = read(adapter, [raw[: at % len(raw)]], STREAMED, entry(case[0]))
     assert not complete or any(event.finish_reason for event in events)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> None:
-    for error in DIALOGUES[provider].errors:
-        for answer in DIALOGUES[provider].answers.values():
+    for error in SAID[provider].errors:
+        for answer in SAID[provider].answers.values():
             begun = answer.stream[: len(answer.stream) // 2].rpartition(b"\n\n")[0] + b"\n\n"
             for raw in (error, begun + error):
                 with pytest.raises(AttemptFailed) as caught:
-                    read(ADAPTERS[provider], [raw], STREAMED, entry(provider))
+                    read(SPEAKING[provider], [raw], STREAMED, entry(provider))
                 assert caught.value.failure.cls == "disguised"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_one_bad_line_among_good_ones_is_left_out(provider: str) -> None:
-    raw = DIALOGUES[provider].answers["text"].stream
+    raw = SAID[provider].answers["text"].stream
     first, rest = raw.split(b"\n\n", 1)
     bad = sse(b"{not json", b"5", b"") + b": note\n\n"
-    adapter, here = ADAPTERS[provider], entry(provider)
+    adapter, here = SPEAKING[provider], entry(provider)
     assert read(adapter, [first + b"\n\n" + bad + rest], STREAMED, here) == read(
         adapter, [raw], STREAMED, here
     )
@@ -203,7 +206,7 @@ bodies = strangely(
 
 @given(st.sampled_from(PROVIDERS), st.lists(bodies, max_size=4))
 def test_no_json_does_worse_than_a_failed_attempt(provider: str, values: list[Any]) -> None:
-    adapter, here = ADAPTERS[provider], entry(provider)
+    adapter, here = SPEAKING[provider], entry(provider)
     with suppress(AttemptFailed):
         events, _ = read(adapter, [sse(*values, b"[DONE]")], STREAMED, here)
         assert all(isinstance(one, dict) for one in chunks(events))
