@@ -53,12 +53,15 @@ class Target:
     url: str
     key: str = "none"
     pid: int | None = None
+    fields: str = "{}"
+    """More for the body of each request, as JSON."""
 
 
 def call(target: Target, *, connections: int, seconds: float, stream: bool) -> dict[str, float]:
     """One run of the load; adds the server's CPU time per request, in microseconds."""
     before = cpu_seconds(target.pid) if target.pid else 0.0
     options = ["--connections", connections, "--seconds", seconds, "--key", target.key]
+    options += ["--fields", target.fields]
     command = ["taskset", "-c", str(LOAD_CORE), *python("bench.load", target.url, *options)]
     done = subprocess.run(command + ["--stream"] * stream, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
@@ -88,7 +91,7 @@ def proxy(directory: Path, config: str) -> Iterator[Target]:
     (directory / "proxy.yaml").write_text(config)
     database = directory / "proxy.db"
     made = subprocess.run(
-        python("codellama_proxy.cli.keys", "create", "default", "--json", "--database", database),
+        [sys.executable, "scripts/keys.py", "create", "default", "--json", "--database", database],
         capture_output=True,
         check=True,
     )

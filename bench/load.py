@@ -64,10 +64,13 @@ class Caller(asyncio.Protocol):
             self.done.set_exception(exc or ConnectionError("closed early"))
 
 
-async def run(url: str, connections: int, seconds: float, key: str, *, stream: bool) -> dict[str, float]:
+async def run(
+    url: str, connections: int, seconds: float, key: str, *, stream: bool, fields: str = "{}"
+) -> dict[str, float]:
     parts = urlsplit(url)
     messages = [{"role": "user", "content": "write me a function to print hello world"}]
-    body = json.dumps({"model": "bench", "messages": messages, "user": "bench", "stream": stream}).encode()
+    asked = {"model": "bench", "messages": messages, "user": "bench", "stream": stream, **json.loads(fields)}
+    body = json.dumps(asked).encode()
     head = (
         f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -99,6 +102,9 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--key", default="none")
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--fields", default="{}", help="more for the body, as JSON")
     args = parser.parse_args()
-    result = uvloop.run(run(args.url, args.connections, args.seconds, args.key, stream=args.stream))
+    result = uvloop.run(
+        run(args.url, args.connections, args.seconds, args.key, stream=args.stream, fields=args.fields)
+    )
     print(json.dumps(result))

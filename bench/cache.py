@@ -1,0 +1,126 @@
+"""What the cache is worth: hits against misses of an instant upstream, and what 100 000 answers do to a lookup.
+
+    python -m bench.cache [--rounds 3] [--seconds 3]
+
+Everything on, as in `bench.compare`. `off` is the proxy without a cache; `misses` never find anything (a limit of
+age of 0 s) and pay for looking; `hits` are found in memory. Then lookups and memory by how much is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import orjson
+
+from bench import compare
+from bench.compare import Target, in_turns, proxy, row, table, upstream
+from bench.processes import machine
+from codellama_proxy.caching import Answer, Sharing, key_of
+from codellama_proxy.chat import parse_chat
+from codellama_proxy.completion import whole_event
+from codellama_proxy.store.answers import Answers
+from codellama_proxy.types import Deployment, Guardrail, Model, Project
+
+TEAM = Sharing("project", "team", "team")
+LOOKUPS = 20_000
+NOTHING_OLD = '{"cache": {"s-maxage": 0}}'
+WORDS = "x" * 400
+CHAT = parse_chat(
+    orjson.dumps({"messages": [{"role": "user", "content": "write me a function to print hello world"}]})
+)
+MODEL = Model("m", (Deployment("m#1", "m", "openai_compatible", "m"),), ())
+
+
+def answer() -> Answer:
+    choice = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
+    event = whole_event(orjson.dumps({"id": "c", "model": "m", "choices": [choice], "usage": usage}))
+    return Answer(event, "m#1", (), time.time(), time.time() + 3600)
+
+
+async def lookups(count: int) -> tuple[float, float, float, float]:
+    """Microseconds of a key, of a hit in memory and of a miss, with so many kept; and their bytes in memory."""
+    with tempfile.TemporaryDirectory() as directory:
+        answers = Answers(Path(directory) / "cache.db", time.monotonic, memory=1 << 30)
+        await answers.open()
+        try:
+            keys = [number.to_bytes(32, "big") for number in range(count)]
+            for number, key in enumerate(keys):
+                answers.put(key, answer(), TEAM, "m", count)
+                if number % 500 == 0:
+                    await answers.read(lambda _: None)  # lets the disk follow
+            made = timed_keys()
+            found = await timed(answers, keys)
+            missed = await timed(answers, [b"?" + key[1:] for key in keys[:1000]])
+            return made, found, missed, answers.memory.bytes / 1e6
+        finally:
+            await answers.close()
+
+
+def timed_keys() -> float:
+    started = time.perf_counter()
+    for _ in range(LOOKUPS):
+        key_of(
+            "project",
+            "team",
+            CHAT,
+            MODEL,
+            Guardrail("Only respond to questions about code."),
+            Project("team"),
+        )
+    return (time.perf_counter() - started) / LOOKUPS * 1e6
+
+
+async def timed(answers: Answers, keys: list[bytes]) -> float:
+    step = max(len(keys) // 997, 1)
+    started = time.perf_counter()
+    for number in range(LOOKUPS):
+        await answers.find(keys[number * step % len(keys)], TEAM)
+    return (time.perf_counter() - started) / LOOKUPS * 1e6
+
+
+def config(port: str, cache: str) -> str:
+    return compare.CONFIG.format(upstream=port).replace("cache: {enabled: false}", f"cache: {cache}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3)
+    args = parser.parse_args()
+    print(f"Measured on: {machine()}")
+    with contextlib.ExitStack() as stack:
+        direct = stack.enter_context(upstream())
+        port = direct.url.split(":")[2].split("/")[0]
+        targets: list[Target] = []
+        for name, cache in (("off", "{enabled: false}"), ("hits", "{enabled: true}")):
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            one = stack.enter_context(proxy(directory, config(port, cache)))
+            targets.append(Target(name, one.url, one.key, one.pid))
+        misses = Target("misses", targets[1].url, targets[1].key, targets[1].pid, NOTHING_OLD)
+        for title, connections, stream in (
+            ("Whole answers, 32 connections", 32, False),
+            ("Streams, 32 connections", 32, True),
+            ("Whole answers, 1 connection", 1, False),
+        ):
+            work = {"connections": connections, "seconds": args.seconds, "stream": stream}
+            table(title, in_turns([targets[0], misses, targets[1]], args.rounds, **work), "misses")
+    print("\nLookups, µs\n")
+    row("answers kept", "making a key", "a hit in memory", "a miss", "MB of answers", "MB of the process")
+    row(*["---:"] * 6)
+    for count in (1_000, 100_000):
+        made, found, missed, size = asyncio.run(lookups(count))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        row(f"{count:,}", f"{made:.1f}", f"{found:.2f}", f"{missed:.2f}", f"{size:.0f}", f"{peak:.0f}")
+
+
+if __name__ == "__main__":
+    main()
