@@ -40,12 +40,15 @@ insert into request_contents (request_id, content) values (?, ?) on conflict do 
 
 -- name: orphans
 -- What a crash left held, oldest first.
-select request_id, hold_nanos, estimate_nanos, estimate_tokens from requests
-where status = 'held' order by seq;
+with held as materialized (
+    select seq, request_id, hold_nanos, estimate_nanos, estimate_tokens from requests where status = 'held'
+)
+select request_id, hold_nanos, estimate_nanos, estimate_tokens from held order by seq;
 
 -- name: running
--- How many requests of a scope run now.
-select count(*) from requests where status = 'held' and {scope};
+-- How many requests of a scope run now. First what is held, which is little, then whose it is: never all of a key's.
+with held as materialized (select project, key_id, user from requests where status = 'held')
+select count(*) from held where {scope};
 
 -- name: first_use
 -- When a scope was first used.
