@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -436,11 +437,13 @@ def test_the_last_reload_says_what_it_changed(live: Live, path: Path) -> None:
     assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
 
 
-def test_the_collector_is_on_again_after_a_reload_good_or_bad(live: Live, path: Path) -> None:
+def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: Live, path: Path) -> None:
+    interval = sys.getswitchinterval()
     for content in (text("b"), "bad"):
         path.write_text(content)
         look(live)
         assert gc.isenabled()
+        assert sys.getswitchinterval() == interval
 
 
 def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
