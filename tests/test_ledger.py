@@ -14,6 +14,7 @@ import pytest
 from codellama_proxy.admission import Admission, Ask, Refused
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
+from codellama_proxy.store.balances import SQL
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.types import Attempt, Failure, Key, Price, Usage
 from codellama_proxy.windows import DAY
@@ -646,3 +647,12 @@ def test_a_balance_that_is_wrong_is_found(desk: Desk, store: Store) -> None:
         4,
         5,
     )
+
+
+@pytest.mark.parametrize("query", ["running", "orphans"])
+def test_what_is_held_is_found_without_reading_what_is_settled(query: str, store: Store) -> None:
+    statement = SQL[query].replace("{scope}", "key_id = 'key_a'")
+    with store.elsewhere() as db:
+        plan = [row[3] for row in db.execute(f"explain query plan {statement}")]
+    read = [step for step in plan if "requests" in step]
+    assert read == ["SCAN requests USING INDEX requests_held"]
