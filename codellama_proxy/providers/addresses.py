@@ -1,4 +1,4 @@
-"""Where the providers of OpenAI's dialect are reached, and by which header they know us."""
+"""Where the providers of OpenAI's dialect are reached, and by which header they and others know us."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def credential(deployment: Deployment, dialect: Dialect) -> dict[str, str]:
         return {}
     key = deployment.api_key.reveal()
     return {"api-key": key} if dialect.azure else {"authorization": f"Bearer {key}"}
+
+
+def authorised(deployment: Deployment) -> dict[str, str]:
+    """The entry's headers, and its key as a bearer's."""
+    headers = dict(deployment.headers)
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    return headers
 
 
 def upstream_model(deployment: Deployment) -> str:

@@ -11,6 +11,7 @@ from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, Message, invalid_value
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import legacy, openai_answer, openai_stream
+from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import StreamState
@@ -33,9 +34,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     body: dict[str, Any] = {"model": deployment.model, "messages": _messages(chat.messages), **params}
     if chat.stream:
         body["stream"] = True
-    headers = {"content-type": "application/json", **deployment.headers}
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    headers = {"content-type": "application/json", **authorised(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat/completions"
     return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
 

@@ -10,6 +10,7 @@ from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
+from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.cohere_request import BASE_URL
 from codellama_proxy.providers.embeddings import parse_stream, texts_of, vectored
 from codellama_proxy.providers.openai_answer import in_band, loads
@@ -36,9 +37,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     }
     if "dimensions" in chat.params:
         body["output_dimension"] = chat.params["dimensions"]
-    headers = {"content-type": "application/json", **deployment.headers}
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    headers = {"content-type": "application/json", **authorised(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/embed"
     return HttpRequest(url, headers, orjson.dumps(body))
 

@@ -9,6 +9,7 @@ import orjson
 
 from codellama_proxy.chat import ChatRequest, Message, invalid_value
 from codellama_proxy.providers import legacy
+from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING
 from codellama_proxy.providers.policy import Policy, Unsupported, functions, narrowed, one_of, translate
 from codellama_proxy.types import Deployment, HttpRequest, Json
@@ -33,9 +34,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
         "stream": chat.stream,
         **params,
     }
-    headers = {"content-type": "application/json", **deployment.headers}
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    headers = {"content-type": "application/json", **authorised(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat"
     return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from codellama_proxy.chat import FIELDS, ChatRequest
-from codellama_proxy.providers.policy import asking, unsupported
+from codellama_proxy.chat import ChatRequest
+from codellama_proxy.providers.policy import asking, is_own, unsupported
 from codellama_proxy.types import Deployment
 
 
@@ -58,8 +58,8 @@ def asked_of(
     """What is left of the request's parameters for a dialect that has rules for `taken`."""
     extras = {
         name: value
-        for name, value in deployment.params.items()
-        if name not in FIELDS and name not in taken and chat.params.get(name) == value
+        for name, value in chat.params.items()
+        if name not in taken and is_own(name, value, deployment.params)
     }
     params = {name: value for name, value in asking(chat.params).items() if name not in extras}
     asked = Asked(deployment.provider, deployment.drop_params, params, extras=extras)

@@ -57,10 +57,15 @@ def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
     rule = policy.rules.get(name)
     if rule is None:
         # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
-        if name in FIELDS or not (policy.extras(name) or (name in own and own[name] == value)):
+        if name in FIELDS or not (policy.extras(name) or is_own(name, value, own)):
             raise Unsupported
         rule = name
     return {rule: value} if isinstance(rule, str) else rule(value)
+
+
+def is_own(name: str, value: Any, own: Json) -> bool:
+    """Whether it is there because the entry's own parameters say so, in words that OpenAI does not have."""
+    return name not in FIELDS and name in own and own[name] == value
 
 
 def asking(params: Json) -> dict[str, Any]:

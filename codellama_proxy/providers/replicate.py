@@ -19,10 +19,11 @@ from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed, UpstreamError
 from codellama_proxy.providers import shape
+from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import KIND
 from codellama_proxy.providers.reading import count_at, text_at
-from codellama_proxy.providers.replicate_request import authorised, base_url, to_request
+from codellama_proxy.providers.replicate_request import base_url, to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Answered, Deployment, Event, Failure, HttpRequest, Json, Step, Steps
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 
 from codellama_proxy.chat import SYSTEM_ROLES, ChatRequest, Message, invalid_value
+from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, translate
 from codellama_proxy.providers.replicate_models import Inputs, inputs_of
@@ -48,13 +49,6 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
 
 def base_url(deployment: Deployment) -> str:
     return (deployment.base_url or BASE_URL).rstrip("/")
-
-
-def authorised(deployment: Deployment) -> dict[str, str]:
-    headers = dict(deployment.headers)
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
-    return headers
 
 
 def _place(model: str) -> tuple[str, Json]:
