@@ -3,6 +3,9 @@
 The call runs in a task of its own, so it does not end with the request that began it: it ends when the answer
 is whole, when it fails, or when nobody is aboard any more. Whoever comes late gets what has been said, then
 follows live. Who asked for the other form (a stream, or a whole answer) waits for the end and gets it replayed.
+
+A flight is never far ahead of its fastest rider, so a client that reads slowly slows its upstream down as it would
+alone. One that has grown large is shared no further, and forgets what all aboard have had.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.types import Deployment, Event
 
+AHEAD = 256 << 10
+"""Bytes a flight may be ahead of its fastest rider."""
+LARGE = 8 << 20
+"""Bytes up to which all that was said is remembered."""
 SLACK = 0.5
 """Seconds a seat waits longer than its flight does, so that the flight is the first to know why."""
 
@@ -50,22 +57,33 @@ class Flight:
     def __init__(self, *, stream: bool) -> None:
         self.stream = stream
         self.batches: list[Sequence[Event]] = []
+        """What is remembered of it: all, unless it is `large`."""
+        self.forgotten = 0
+        """How many batches before those."""
+        self.size = 0
+        """Bytes of all that was said."""
         self.landed = False
         self.error: BaseException | None = None
         self.given_up = False
         """Whoever was to start it did not: nothing was sent."""
-        self.riders = 0
+        self.seats: set[Seat] = set()
         self.reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._room = asyncio.Event()
 
     @property
     def over(self) -> bool:
         return self.landed or self.given_up or self.error is not None
 
     @property
-    def started(self) -> bool:
-        return self._task is not None
+    def said(self) -> int:
+        """How many batches there were."""
+        return self.forgotten + len(self.batches)
+
+    @property
+    def large(self) -> bool:
+        return self.size > LARGE
 
     def start(
         self,
@@ -73,7 +91,7 @@ class Flight:
         patience: Callable[[Reply], float],
         ended: Callable[[], Any],
     ) -> asyncio.Task[None]:
-        """`patience` tells for how long it waits for the next batch; `ended` is called once it is over."""
+        """`patience`: for how long it waits for the next batch; `ended` is called when nobody may join any more."""
         self._task = asyncio.get_running_loop().create_task(self._fly(begin, patience, ended))
         return self._task
 
@@ -88,6 +106,7 @@ class Flight:
             try:
                 self._publish(reply.first, last=reply.ended, ended=ended)
                 while not reply.ended:
+                    await self._wait_for_riders()
                     batch = await reply.more(patience(reply))
                     self._publish(batch, last=reply.ended, ended=ended)
             finally:
@@ -99,11 +118,27 @@ class Flight:
             self._fail(error, ended)
 
     def _publish(self, batch: Sequence[Event], *, last: bool, ended: Callable[[], Any]) -> None:
+        was_large = self.large
         self.batches.append(batch)
+        self.size += sum([len(event.body) for event in batch])
         self.landed = last
-        if last:
+        if last or self.large != was_large:
             ended()
         self._tell()
+
+    async def _wait_for_riders(self) -> None:
+        while self.seats and self.size - max([seat.had for seat in self.seats]) > AHEAD:
+            self._room.clear()
+            await self._room.wait()
+
+    def taken(self) -> None:
+        """Somebody aboard took what there was."""
+        self._room.set()
+        if self.large and self.seats:
+            done = min([seat.at for seat in self.seats]) - self.forgotten
+            if done > 0:
+                self.forgotten += done
+                del self.batches[:done]
 
     def _fail(self, error: BaseException, ended: Callable[[], Any]) -> None:
         if not self.over:
@@ -125,10 +160,11 @@ class Flight:
         """Returns when something has changed."""
         await self._news.wait()
 
-    def leave(self) -> None:
+    def leave(self, seat: Seat) -> None:
         """One rider less; a flight without any ends."""
-        self.riders -= 1
-        if self.riders <= 0 and self._task is not None and not self.over:
+        self.seats.discard(seat)
+        self._room.set()
+        if not self.seats and self._task is not None and not self.over:
             self._task.cancel()
         self._tell()
 
@@ -144,10 +180,20 @@ class Seat:
     def __init__(self, flight: Flight, chat: ChatRequest) -> None:
         self.flight = flight
         self.first: Sequence[Event] = ()
-        self._chat = chat
-        self._at = 0
-        self._left = False
-        flight.riders += 1
+        self.at = 0
+        """How many batches it has had."""
+        self._bytes = 0
+        self._stream = chat.stream
+        self._lingers = False
+        """It is there for the bill only."""
+        flight.seats.add(self)
+
+    @property
+    def had(self) -> int:
+        """Bytes it has had, or would have had if it did not have to wait for the end."""
+        if self._lingers:
+            return 0
+        return self._bytes if self._stream == self.flight.stream else self.flight.size
 
     @property
     def deployment(self) -> Deployment:
@@ -161,23 +207,23 @@ class Seat:
 
     @property
     def ended(self) -> bool:
-        return self.flight.landed and self._at == len(self.flight.batches)
+        return self.flight.landed and self.at == self.flight.said
 
     async def board(self) -> bool:
         """Waits for the beginning; `False` if there will be none. What made a flight fail is in its `error`."""
-        same = self._chat.stream == self.flight.stream
+        same = self._stream == self.flight.stream
         while not (self.flight.landed or (same and self.flight.batches)):
             if self.flight.over:
                 return False
             await self.flight.news()
         said = self.rest()
-        self.first = said if same else replayed(said, stream=self._chat.stream)
+        self.first = said if same else replayed(said, stream=self._stream)
         return True
 
     async def more(self, seconds: float) -> Sequence[Event]:
         try:
             async with asyncio.timeout(seconds + SLACK):
-                while self._at == len(self.flight.batches):
+                while self.at == self.flight.said:
                     if self.flight.error is not None:
                         raise again(self.flight.error)
                     await self.flight.news()
@@ -187,19 +233,23 @@ class Seat:
 
     def rest(self) -> Sequence[Event]:
         """What was said that this request has not had."""
-        batches = self.flight.batches[self._at :]
-        self._at += len(batches)
+        batches = self.flight.batches[self.at - self.flight.forgotten :]
+        self.at, self._bytes = self.flight.said, self.flight.size
+        self.flight.taken()
         return batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
 
-    async def alone(self) -> None:
-        """Returns when the flight is over, or nobody else is aboard."""
-        while not self.flight.over and self.flight.riders > 1:
-            await self.flight.news()
+    async def linger(self, note: Callable[[Sequence[Event]], None]) -> None:
+        """Listens on until the flight is over, or nobody else is aboard."""
+        self._lingers = True
+        try:
+            while not self.flight.over and len(self.flight.seats) > 1:
+                await self.flight.news()
+                note(self.rest())
+        finally:
+            note(self.rest())
 
     async def close(self) -> None:
-        if not self._left:
-            self._left = True
-            self.flight.leave()
+        self.flight.leave(self)
 
 
 def again(error: BaseException) -> BaseException:

@@ -159,6 +159,8 @@ class Recall:
 
     def _keep(self, asking: Asking, flight: Flight) -> None:
         """Keeps a whole answer, under the name of the model that gave it."""
+        if flight.large:
+            return
         try:
             event = _whole([event for batch in flight.batches for event in batch], stream=flight.stream)
         except (ValueError, TypeError, KeyError):
@@ -202,8 +204,6 @@ class Recall:
 
 def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
-    if sum(len(event.body) for event in said) > MAX_KEPT * (16 if stream else 1):
-        return None  # not worth folding: a chunk is mostly frame, but not that much
     event = completion.whole_event(folded(said) if stream else said[0].body)
     keep = len(event.body) <= MAX_KEPT and caching.storable(completion.loads(event))
     return event if keep else None
@@ -274,10 +274,7 @@ class Leading:
         if self._seat is None:
             self._give_up()
             return
-        try:
-            await self._seat.alone()
-        finally:
-            self._asking.trace.note(self._seat.rest())
+        await self._seat.linger(self._asking.trace.note)
 
     async def close(self) -> None:
         if self._seat is not None:

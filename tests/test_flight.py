@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.flight import AHEAD, LARGE
 from codellama_proxy.types import Cache, Limits, Price, Routing, Timeouts
 from tests.building import deployment, model, snapshot
 from tests.dialogues import OPENAI
@@ -284,6 +285,82 @@ def test_a_stall_is_told_to_all_and_held_against_the_deployment(play: Play) -> N
 
     entry = deployment("a", timeouts=Timeouts(idle=SOON))
     play(Internet(a=[stream(BEGUN, HANG)]), use, snapshot(model("a", entry), cache=Cache()))
+
+
+# --- slow readers and large answers ---------------------------------------------------------------------------
+
+
+class SlowClient(Client):
+    """Reads no further than its first write until it is told to."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client._body, client._secret)
+        self.reads = asyncio.Event()
+
+    async def write(self, data: bytes, *, last: bool) -> None:
+        if self.writes:
+            await self.reads.wait()
+        await super().write(data, last=last)
+
+
+def fat(pieces: int, size: int) -> Any:
+    """A stream of so many chunks, each with so many bytes of text."""
+    frame = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
+    chunks = [frame + b'{"content":"' + b"x" * size + b'"}}]}\n\n' for _ in range(pieces)]
+    last = frame + b'{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    return stream(*chunks, last)
+
+
+def test_a_slow_reader_slows_its_upstream_down(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        slow = SlowClient(rig.client(stream=True))
+        task = send(rig, slow)
+        await until(lambda: slow.writes)
+        await asyncio.sleep(SOON)
+        assert internet.bodies[0].read < 4 * AHEAD, "what it has, what waits for it, and what is on its way"
+        slow.reads.set()
+        await task
+        assert len(slow.said) == 100 * 50_000
+
+    internet = Internet(a=[fat(100, 50_000)])
+    play(internet, use)
+
+
+@BOTH
+def test_a_slow_reader_does_not_slow_the_others_down(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        slow, fast = SlowClient(rig.client(stream=True)), rig.client(stream=streamed)
+        held_up = send(rig, slow)
+        await until(lambda: slow.writes)
+        await send(rig, fast)
+        assert len(fast.said) == 40 * 50_000
+        slow.reads.set()
+        await held_up
+        assert slow.said == fast.said
+        assert len(internet.asked) == 1
+
+    internet = Internet(a=[fat(40, 50_000)])
+    play(internet, use)
+
+
+def test_a_large_answer_is_forgotten_as_it_goes_and_shared_no_further(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        slow = SlowClient(rig.client(stream=True))
+        slow.reads.set()
+        task = send(rig, slow)
+        await until(lambda: rig.recall._shared)
+        (flight,) = rig.recall._shared.values()
+        await until(lambda: flight.size > LARGE + 1_000_000)
+        assert sum(len(event.body) for batch in flight.batches for event in batch) < 1_000_000
+        other = rig.client(stream=True)
+        await send(rig, other)
+        await task
+        assert slow.said == other.said
+        assert len(internet.asked) == 2
+        assert len(rig.answers.memory) == 0
+
+    internet = Internet(a=[fat(300, 50_000)])
+    play(internet, use)
 
 
 # --- who does not share --------------------------------------------------------------------------------------
