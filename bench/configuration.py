@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> None:
         print(f"{models} models, {path.stat().st_size // 1024} KiB: check {min(checks):.0f} ms at best")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             idle, busy = runner.run(_pauses(path, models))
-        print(f"longest pause of the event loop: {idle:.1f} ms idle, {busy:.1f} ms in the best of {ROUNDS} reloads")
+        print(
+            f"longest pause of the event loop: {idle:.1f} ms idle, {busy:.1f} ms in the best of {ROUNDS} reloads"
+        )
 
 
 def _timed(path: Path) -> float:

@@ -48,7 +48,9 @@ def _chunk(choices: list[object], **more: object) -> bytes:
 
 def _stream() -> bytes:
     pieces = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"]
-    pieces += [_chunk([{"index": 0, "delta": {"content": f"word{i} "}, "finish_reason": None}]) for i in range(50)]
+    pieces += [
+        _chunk([{"index": 0, "delta": {"content": f"word{i} "}, "finish_reason": None}]) for i in range(50)
+    ]
     pieces.append(_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
     pieces.append(_chunk([], usage=USAGE))
     pieces.append(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")

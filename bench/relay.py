@@ -1,6 +1,6 @@
 """The baseline: a bare Starlette relay over the same HTTP client and server, and nothing else.
 
-    python -m bench.relay PORT UPSTREAM_URL
+Run it by `python -m bench.relay PORT UPSTREAM_URL`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from tests.rig import ProxyFactory, proxies
 from tests.upstream.process import Upstream, View
 
-
 # Machines are shared: how long an example takes says nothing. In CI the same examples are tried every time.
 settings.register_profile(
     "shared",

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.pools import identity_of
 from codellama_proxy.routing import Cooling, cool, is_cooling
 from codellama_proxy.types import Cooldown, Deployment, Failure, FailureClass, Secret
-from codellama_proxy.pools import identity_of
 from tests.building import deployment, failure
 
 POLICY = Cooldown(failures=3, time=30.0, max_time=600.0, auth_time=300.0)

@@ -68,8 +68,9 @@ def test_a_gate_holds_a_stream_until_it_is_opened(upstream: Upstream) -> None:
     with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, trust_env=False) as answer:
         lines = answer.iter_lines()
         until(lambda: "barred-1" in next(lines), "the token before the gate")
-        asked = next(r for r in upstream.journal.requests() if r["body"]["model"] == whole["model"])
-        assert [e["token"] for e in upstream.journal.events("sent") if e["request"] == asked["request"]] == [0, 1]
+        (asked,) = upstream.journal.requests("barred")
+        sent = upstream.journal.events("sent", request=asked["request"])
+        assert [one["token"] for one in sent] == [0, 1]
         upstream.open_gate("barred")
         assert list(lines)[-2] == "data: [DONE]"
 
