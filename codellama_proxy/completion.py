@@ -176,15 +176,13 @@ def said(message: Json) -> str:
     return "".join(word for word in words if isinstance(word, str))
 
 
-def loads(event: Event) -> dict[str, Any]:
-    """The JSON of an event."""
-    found: dict[str, Any] = orjson.loads(event.body)
-    return found
-
-
 def whole_event(body: bytes) -> Event:
     """A completion's bytes as the event of a plain answer. Raises `ValueError` when it is not one."""
-    completion = orjson.loads(body)
+    return event_of(orjson.loads(body), body)
+
+
+def event_of(completion: Any, body: bytes) -> Event:
+    """The same, parsed already."""
     try:
         choices = completion["choices"]
         text = "".join([said(choice["message"]) for choice in choices])

@@ -261,8 +261,10 @@ def replayed(said: Sequence[Event], *, stream: bool) -> Sequence[Event]:
     """A whole answer in the other form."""
     if stream:
         return completion.split(orjson.loads(said[0].body))
-    return (completion.whole_event(folded(said)),)
+    whole = folded(said)
+    return (completion.event_of(whole, orjson.dumps(whole)),)
 
 
-def folded(said: Sequence[Event]) -> bytes:
-    return orjson.dumps(completion.fold([orjson.loads(event.body) for event in said if event.body]))
+def folded(said: Sequence[Event]) -> dict[str, Any]:
+    """The completion that a stream was."""
+    return completion.fold([orjson.loads(event.body) for event in said if event.body])

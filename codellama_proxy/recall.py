@@ -8,9 +8,10 @@ who ask for the same in the meantime. The request that asked pays, even if its c
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import orjson
 
 from codellama_proxy import caching, completion
 from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
@@ -28,8 +29,6 @@ from codellama_proxy.types import Deployment, Event, Model, Snapshot
 MAINTAIN_EVERY = 1.0
 
 FlightKey = tuple[bytes, tuple[str, ...]]
-
-log = logging.getLogger(__name__)
 
 
 class Recall:
@@ -61,7 +60,9 @@ class Recall:
             trace.cache = "bypass"
             return self._lead(asking, None) if wish.write else Upstream()
         trace.cache = "miss"
-        kept = await self._kept(asking) or await self._alike(asking)
+        kept = await self._kept(asking)
+        if kept is None and asking.flight_key not in self._shared:
+            kept = await self._alike(asking)
         if kept is not None:
             return kept
         return await self._in_the_air(asking) if wish.write else Upstream()
@@ -100,7 +101,7 @@ class Recall:
 
     async def _in_the_air(self, asking: Asking) -> Place:
         """A seat in somebody's flight, or a flight of its own if there is none or it fails."""
-        flight_key = (asking.key, tuple([model.name for model in asking.models]))
+        flight_key = asking.flight_key
         while (flight := self._shared.get(flight_key)) is not None and asking.wish.max_age != 0:
             seat = await self._follow(asking, flight)
             if seat is not None:
@@ -176,7 +177,7 @@ class Recall:
         if giver is None or expires <= now:
             return
         answer = Answer(event, reply.deployment.id, reply.dropped, now, expires)
-        key = asking.key_of(giver)
+        key = asking.key if giver is asking.models[0] else asking.key_of(giver)
         self._answers.put(key, answer, asking.sharing, giver.name, cache.max_entries)
         similar = self._semantic.of(asking.snapshot)
         if similar is not None and asking.similar is not None and giver is asking.models[0]:
@@ -204,9 +205,13 @@ class Recall:
 
 def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
-    event = completion.whole_event(folded(said) if stream else said[0].body)
-    keep = len(event.body) <= MAX_KEPT and caching.storable(completion.loads(event))
-    return event if keep else None
+    if not stream and len(said[0].body) > MAX_KEPT:
+        return None
+    found = folded(said) if stream else orjson.loads(said[0].body)
+    if not caching.storable(found):
+        return None
+    event = completion.event_of(found, orjson.dumps(found)) if stream else said[0]
+    return event if len(event.body) <= MAX_KEPT else None
 
 
 def hit(trace: Trace, chat: ChatRequest, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
@@ -232,6 +237,11 @@ class Asking:
         """How it may be compared, and what a back end found out about it already."""
         self.sharing: Sharing = caching.sharing(snapshot, trace.project, trace.key)
         self.key = self.key_of(models[0])
+
+    @property
+    def flight_key(self) -> FlightKey:
+        """Who shares a call may use the same models."""
+        return self.key, tuple([model.name for model in self.models])
 
     def key_of(self, model: Model) -> bytes:
         """The key of this model's answers to it."""

@@ -34,6 +34,8 @@ from codellama_proxy.walk import Walk
 
 PATIENCE = 1.0
 """Seconds a request waits to hear whether there is a similar one."""
+REMEMBERED = 256
+"""Texts whose vectors are at hand."""
 REST = 30.0
 """Seconds a back end is left alone after it failed."""
 
@@ -137,12 +139,13 @@ class Embeddings:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     async def _vector(self, question: Question, model: Model, snapshot: Snapshot) -> Vector | None:
-        """One call for all who ask the same at the same time."""
+        """One call for all who ask the same at about the same time."""
         asked = question.bucket, question.text
         task = self._asking.get(asked)
-        if task is None:
+        if task is None or (task.done() and task.result() is None):
             task = self._asking[asked] = asyncio.create_task(self._embed(question.text, model, snapshot))
-            task.add_done_callback(lambda _: self._asking.pop(asked, None))
+            if len(self._asking) > REMEMBERED:
+                del self._asking[next(iter(self._asking))]
         return await asyncio.shield(task)
 
     async def _embed(self, text: str, model: Model, snapshot: Snapshot) -> Vector | None:
