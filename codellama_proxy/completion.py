@@ -71,14 +71,31 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for name, value in chunk.items():
-            if name != "choices" and (value is not None or name not in whole):
+            if value is not None or name not in whole:
                 whole[name] = value
         for choice in chunk.get("choices") or ():
             index = choice.get("index") or 0
-            _add_choice(choices.setdefault(index, {"index": index, "message": {}}), choice)
+            begun = choices.get(index)
+            if begun is None:
+                begun = choices[index] = {"index": index, "message": {}}
+            if not _goes_on(begun, choice):
+                _add_choice(begun, choice)
     for choice in choices.values():
         choice["message"] = _tidy(choice["message"])
     return {**whole, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _goes_on(begun: dict[str, Any], choice: Json) -> bool:
+    """Takes in a chunk that only says a bit more, as nearly all do; `False` for any other."""
+    delta = choice.get("delta") or {}
+    said = begun["message"].get("content")
+    more = delta.get("content")
+    plain = len(delta) == 1 and len(choice) == 3 and "index" in choice
+    plain = plain and choice.get("finish_reason", "") is None
+    if not plain or type(said) is not _Pieces or type(more) is not str:
+        return False
+    said.append(more)
+    return True
 
 
 def _add_choice(choice: dict[str, Any], chunk: Json) -> None:

@@ -122,6 +122,15 @@ def test_the_streams_of_providers_fold_to_their_whole_answers(kind: str) -> None
         assert choice["finish_reason"] == wanted["finish_reason"]
 
 
+def test_what_comes_with_a_piece_of_text_is_not_lost() -> None:
+    plain = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
+    scored = {"delta": {"content": "b"}, "finish_reason": None, "logprobs": {"content": [{"token": "b"}]}}
+    last = {"index": 0, "delta": {"content": "c", "refusal": "d"}, "finish_reason": "stop"}
+    (choice,) = fold([{"choices": [one]} for one in (plain, plain, scored, last)])["choices"]
+    assert choice["message"] == {"content": "aabc", "refusal": "d"}
+    assert (choice["finish_reason"], choice["logprobs"]) == ("stop", {"content": [{"token": "b"}]})
+
+
 def test_a_long_stream_folds_in_time_that_grows_with_its_length_only() -> None:
     delta = {"choices": [{"index": 0, "delta": {"content": "x" * 50}}]}
     assert len(fold([delta] * 50_000)["choices"][0]["message"]["content"]) == 2_500_000
