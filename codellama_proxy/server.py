@@ -26,6 +26,7 @@ from codellama_proxy import catalogue
 from codellama_proxy.accounts import Accounts
 from codellama_proxy.clock import Time
 from codellama_proxy.config import mounts
+from codellama_proxy.config.literal import holds_a_secret
 from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
@@ -228,8 +229,14 @@ def unmoved() -> None:
 
 
 def _keep(writer: Writer, live: Live) -> None:
-    """The configuration in force, for a start that finds the file broken."""
-    kept = configurations.Kept(live.text, live.snapshot.digest, live.loaded_at)
+    """The configuration in force, for a start that finds the file broken; none that holds a secret itself."""
+    kept: configurations.Kept | None = configurations.Kept(live.text, live.snapshot.digest, live.loaded_at)
+    if holds_a_secret(live.text, live.snapshot):
+        kept = None
+        logging.getLogger(__name__).warning(
+            "the configuration holds a secret itself, so no copy of it is kept for --on-invalid last-good; "
+            "write ${NAME} instead"
+        )
     with contextlib.suppress(StoreUnavailable):  # closed: the next start has a file, or an older one
         writer.post(lambda db: configurations.keep(db, kept))
 

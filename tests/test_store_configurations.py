@@ -23,6 +23,8 @@ def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
         for one in (FIRST, SECOND):
             keep(db, one)
             assert last_good(path) == one
+        keep(db, None)
+        assert last_good(path) is None
 
 
 def test_no_database_and_one_of_an_older_version_have_none(tmp_path: Path) -> None:

@@ -21,8 +21,11 @@ class Kept:
     """Unix seconds."""
 
 
-def keep(db: sqlite3.Connection, kept: Kept) -> None:
-    """Remember it instead of the one before."""
+def keep(db: sqlite3.Connection, kept: Kept | None) -> None:
+    """Remember it instead of the one before; `None` only forgets that one."""
+    if kept is None:
+        db.execute(SQL["forget"])
+        return
     db.execute(SQL["keep"], {"digest": kept.digest, "text": kept.text, "loaded_at": kept.loaded_at})
 
 

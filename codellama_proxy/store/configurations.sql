@@ -6,3 +6,7 @@ on conflict (id) do update set digest = excluded.digest, text = excluded.text, l
 -- name: last_good
 -- The configuration that was good last.
 select text, digest, loaded_at from configurations;
+
+-- name: forget
+-- Nothing is kept any more.
+delete from configurations;

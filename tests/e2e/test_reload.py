@@ -132,13 +132,17 @@ def test_health_tells_what_the_last_reload_changed(served: Proxy, upstream: Upst
 def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_for(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
-    first = proxy(config(upstream.model("old")), env={"PROXY_ON_INVALID": "last-good"})
-    rewrite(first, config(upstream.model("good", system_prompt="sk-not-a-secret-but-private")))
+    def named(name: str) -> str:
+        return config(upstream.model(name, api_key="${UPSTREAM_KEY}"))
+
+    env = {"PROXY_ON_INVALID": "last-good", "UPSTREAM_KEY": "sk-upstream-secret"}
+    first = proxy(named("old"), env=env)
+    rewrite(first, named("good"))
     first.stop()
     first.config_path.write_text("models: [\n")
     refused = subprocess.run(
         [*first.command(), "--on-invalid", "refuse"],
-        env=environment(),
+        env=environment(**env),
         check=False,
         capture_output=True,
         text=True,

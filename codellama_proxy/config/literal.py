@@ -1,0 +1,24 @@
+"""Whether a configuration's text holds a secret itself instead of naming where it is."""
+
+from __future__ import annotations
+
+import re
+
+from codellama_proxy.types import Deployment, Snapshot
+
+_CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
+"""Names of headers that carry one."""
+
+
+def holds_a_secret(text: bytes, snapshot: Snapshot) -> bool:
+    """What was substituted is not in the text, so only what was written there is found."""
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    found = [secret for d in (*enabled, *snapshot.disabled) for secret in _secrets(d)]
+    if snapshot.tracking.promptlayer_key is not None:
+        found.append(snapshot.tracking.promptlayer_key.reveal())
+    return any(secret.encode() in text for secret in found if secret)
+
+
+def _secrets(deployment: Deployment) -> list[str]:
+    headers = [value for name, value in deployment.headers.items() if _CREDENTIAL.search(name)]
+    return headers if deployment.api_key is None else [*headers, deployment.api_key.reveal()]
