@@ -62,7 +62,8 @@ class Recall:
         trace.cache = "miss"
         kept = await self._kept(asking)
         if kept is None and asking.flight_key not in self._shared:
-            kept = await self._alike(asking)
+            # The second look is for those who were answered while this one was thought about.
+            kept = await self._alike(asking) or await self._kept(asking)
         if kept is not None:
             return kept
         return await self._in_the_air(asking) if wish.write else Upstream()

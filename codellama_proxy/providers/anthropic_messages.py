@@ -42,11 +42,10 @@ def conversation(messages: Sequence[Message], *, late_system: bool) -> Conversat
             (waiting if stays else found.system).extend(blocks)
             continue
         if role != "tool" and waiting:  # nothing may stand between calls and their results
-            found.turns.append({"role": "system", "content": waiting})
+            _add(found.turns, "system", waiting)
             waiting = []
         _add(found.turns, "assistant" if role == "assistant" else "user", blocks)
-    if waiting:
-        found.turns.append({"role": "system", "content": waiting})
+    _add(found.turns, "system", waiting)
     if not found.turns or found.turns[0]["role"] != "user":
         found.turns.insert(0, {"role": "user", "content": [{"type": "text", "text": NO_QUESTION}]})
     return Conversation(found.system, [_finished(turn) for turn in found.turns])

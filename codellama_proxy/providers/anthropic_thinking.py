@@ -73,7 +73,12 @@ def _counted(thinking: object) -> bool:
 
 def _forgotten(messages: Sequence[Message]) -> bool:
     """Whether the last turn called tools and came back without the thoughts that led there."""
-    last: Message = next((message for message in reversed(messages) if message["role"] == "assistant"), {})
+    said = (
+        m
+        for m in reversed(messages)
+        if m["role"] == "assistant" and (m.get("content") or m.get("tool_calls"))
+    )
+    last: Message = next(said, {})
     return bool(last.get("tool_calls")) and not last.get("thinking_blocks")
 
 
