@@ -89,7 +89,9 @@ def _encoding(name: str, directory: Path) -> Encoding:
     os.environ["TIKTOKEN_CACHE_DIR"] = str(directory)
     import tiktoken  # noqa: PLC0415 - not needed without files, and not quick
 
-    return tiktoken.get_encoding(name)
+    encoding = tiktoken.get_encoding(name)
+    encoding._mergeable_ranks = {}  # the counting core has its own copy; this one takes 30 MB and is not read again
+    return encoding
 
 
 def encoding_name(model: str) -> str:
