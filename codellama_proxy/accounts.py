@@ -110,7 +110,7 @@ class Accounts:
             self._book(trace)
 
     def _book(self, trace: Trace) -> None:
-        done = traces.books(trace, price_of, whole=trace.complete)
+        done = traces.books(trace, price_of, whole=trace.complete or trace.answered)
         if trace.asked_ledger:
             self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))

@@ -46,7 +46,7 @@ def ask_of(
         config=snapshot.digest,
         scopes=scopes,
         prompt_estimate=prompt_estimate,
-        prompt_bound=_prompt_bound(scopes, chat, deployments, snapshot, trace.project),
+        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
         max_tokens=chat.max_tokens,
         default_max_tokens=_most_tokens(chat, deployments),
         n=max(answers_of(chat.endpoint, {**d.params, **chat.params}) for d in deployments),
@@ -61,18 +61,12 @@ def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:
 
 
 def _prompt_bound(
-    scopes: Iterable[ScopeLimits],
     chat: ChatRequest,
     deployments: Sequence[Deployment],
     snapshot: Snapshot,
     project: str,
 ) -> int:
-    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take.
-
-    Only a budget asks for it.
-    """
-    if all(scope.limits.max_budget is None for scope in scopes):
-        return 0
+    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
     settings = snapshot.project(project)
     guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
     added = max(len(repr(dict(d.params))) for d in deployments)

@@ -264,7 +264,7 @@ def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None
     if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean"):
         raise invalid_type(name, kind)
     if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
-        raise invalid_value(name, f"'{name}' must be between {bounds[0]:g} and {bounds[1]:g}.")
+        raise invalid_value(name, f"'{name}' must be between {bounds[0]} and {bounds[1]}.")
     if isinstance(value, list) and len(value) > MAX_ITEMS.get(name, len(value)):
         raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
 

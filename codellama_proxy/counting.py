@@ -10,7 +10,7 @@ from pathlib import Path
 from codellama_proxy import tokens
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.tokens import LARGE, Tokenizers
-from codellama_proxy.types import Deployment, Usage
+from codellama_proxy.types import Deployment, Snapshot, Usage
 
 
 def tokenizer_files() -> Path:
@@ -61,6 +61,12 @@ class Counter:
         found = await asyncio.to_thread(decode) if chat.size >= LARGE else decode()
         known = [text for text in found if text is not None]
         return known if len(known) == len(found) else None
+
+    async def warm(self, snapshot: Snapshot) -> None:
+        """Loads the vocabularies ahead of the first request where that request will wait for a count."""
+        limits = [*snapshot.limits.values(), *(project.limits for project in snapshot.projects.values())]
+        if any(limit.tpm_limit is not None for limit in limits):
+            await self._loaded()
 
     async def _loaded(self) -> Tokenizers:
         async with self._loading:

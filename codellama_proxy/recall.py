@@ -286,6 +286,7 @@ class Leading:
             self._give_up()
             return
         await self._seat.linger(self._asking.trace.note)
+        self._asking.trace.answered = self._flight.landed
 
     async def close(self) -> None:
         if self._seat is not None:

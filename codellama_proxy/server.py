@@ -156,7 +156,8 @@ async def _serve(
         spans = open_spans(os.environ, log)
         if spans is not None:
             stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH)
-        accounts = Accounts(ledger, Counter(tokenizer_files()), log, metrics, time, spans)
+        counter = Counter(tokenizer_files())
+        accounts = Accounts(ledger, counter, log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
         recall = await _recall(stack, live, path, metrics, walk, time)
@@ -170,18 +171,22 @@ async def _serve(
             cooldowns.keep_only(deployments)
             _keep(writer, live)
             await asyncio.to_thread(catalogue.warm, deployments.values())
+            await counter.warm(new)
 
         live.listen(changed)
         _keep(writer, live)
-        recovered = await ledger.recover()
-        if recovered:
-            log.line(
-                f"{recovered} requests were in flight when the last run ended; they are settled.", "warning"
-            )
+        await _recover(ledger, log)
         prices = asyncio.to_thread(catalogue.warm, _enabled(live.snapshot).values())
         delivery.start()
         folding = keep_only(ledger, outbox, lambda: live.snapshot.tracking.requests_retention, time)
-        for task in (live.watch(), keys.watch(), prices, folding, recall.watch(lambda: live.snapshot)):
+        for task in (
+            live.watch(),
+            keys.watch(),
+            prices,
+            counter.warm(live.snapshot),
+            folding,
+            recall.watch(lambda: live.snapshot),
+        ):
             stack.callback(asyncio.create_task(task).cancel)
         address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
         for line in welcome(live.snapshot, address, settings):
@@ -191,6 +196,13 @@ async def _serve(
         _warn(log, live, settings)
         unmoved()
         return await Server(runtime, log, patience).run(sock)
+
+
+async def _recover(ledger: Ledger, log: Log) -> None:
+    """Settles what the last run could not."""
+    recovered = await ledger.recover()
+    if recovered:
+        log.line(f"{recovered} requests were in flight when the last run ended; they are settled.", "warning")
 
 
 async def _recall(

@@ -78,6 +78,8 @@ class Trace:
     ended: float = 0.0
     complete: bool = False
     """The whole answer has been handed over."""
+    answered: bool = False
+    """The whole answer came, although the client that asked for it had left: others were waiting for it, too."""
     gone: bool = False
     """The client left."""
     error: ProxyError | None = None
@@ -134,7 +136,7 @@ def must_count(trace: Trace) -> bool:
         return False
     if trace.serving is None:
         return trace.silent is not None
-    return not trace.complete or trace.usage is None
+    return not (trace.complete or trace.answered) or trace.usage is None
 
 
 def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:

@@ -24,7 +24,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Exit code 0: the result can be served; 1: it needs mending first."""
-    made = imported(_read(args.file), args.file)
+    try:
+        made = imported(_read(args.file), args.file)
+    except ConfigError as error:
+        raise CommandError("; ".join(str(problem) for problem in error.errors)) from None
     if args.output is None:
         sys.stdout.write(made.text)
     else:

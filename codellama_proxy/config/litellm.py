@@ -382,7 +382,10 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 _Dumper.add_representer(
     Decimal,
-    lambda dumper, number: dumper.represent_scalar("tag:yaml.org,2002:float", f"{number:f}"),
+    # A whole number must not be called a float: the writer would have to say so with a tag.
+    lambda dumper, number: dumper.represent_scalar(
+        f"tag:yaml.org,2002:{'int' if number == number.to_integral_value() else 'float'}", f"{number:f}"
+    ),
 )
 
 
