@@ -89,6 +89,14 @@ def test_prices_are_exact_and_a_word_that_looks_like_a_number_stays_a_word() -> 
     assert llama.params["stop"] == ("1e3",)
 
 
+def test_whole_prices_are_plain_numbers() -> None:
+    costs = "input_cost_per_token: 0.000003, output_cost_per_token: 0.00001"
+    entry = f"{{model_name: gpt-4o, litellm_params: {{model: openai/gpt-4o, {costs}}}}}"
+    text = imported(f"model_list: [{entry}]".encode(), "config.yaml").text
+    assert "output: 10\n" in text
+    assert "!!" not in text
+
+
 def test_models_fall_back_only_where_litellm_was_told_to() -> None:
     found = {name: model.fallbacks for name, model in snapshot().models.items()}
     assert found == {"gpt-4": ("llama",), "llama": ("gpt-4",), "local": (), "vectors": ()}
