@@ -32,7 +32,14 @@ COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
 
 # Who asks, where to file it, what to charge it to: no answer depends on these.
 BOOKKEEPING = frozenset(
-    {"user", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+    {
+        "user",
+        "store",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
 )
 DEFAULTS: Mapping[str, Any] = {
     "temperature": 1,
@@ -51,7 +58,6 @@ DEFAULTS: Mapping[str, Any] = {
     "function_call": "auto",
     "response_format": {"type": "text"},
     "modalities": ["text"],
-    "store": False,
     "service_tier": "auto",
 }
 

@@ -15,7 +15,7 @@ import orjson
 
 from codellama_proxy import caching, completion
 from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
-from codellama_proxy.chat import ChatRequest
+from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.flight import Flight, Reply, Seat, folded, replayed
@@ -96,7 +96,7 @@ class Recall:
         giver = next((d for d in asking.models[0].deployments if d.id == found.deployment), None)
         if giver is None:
             return None
-        hit(asking.trace, asking.chat, giver, found.dropped, how)
+        hit(asking, giver, found.dropped, how)
         said = (found.event,)
         return Replay(giver, found.dropped, replayed(said, stream=True) if asking.chat.stream else said)
 
@@ -129,7 +129,7 @@ class Recall:
         if not boarded:
             await seat.close()
             return None
-        hit(asking.trace, asking.chat, seat.deployment, seat.dropped, "hit")
+        hit(asking, seat.deployment, seat.dropped, "hit")
         return Following(seat)
 
     def _lead(self, asking: Asking, flight_key: FlightKey | None) -> Leading:
@@ -215,10 +215,13 @@ def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     return event if len(event.body) <= MAX_KEPT else None
 
 
-def hit(trace: Trace, chat: ChatRequest, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
-    """Notes an answer that costs nothing."""
+def hit(asking: Asking, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
+    """Notes an answer that costs nothing, and the request as `giver` got it: with its guardrail."""
+    trace, guardrail = asking.trace, asking.snapshot.guardrail
+    text = guardrail_of(guardrail, asking.snapshot.project(trace.project), giver)
     trace.cache = how
-    trace.serving, trace.dropped, trace.sent = giver, dropped, chat
+    trace.serving, trace.dropped = giver, dropped
+    trace.sent = addressed(asking.chat, giver, text, guardrail.client_system, None)
 
 
 class Asking:
