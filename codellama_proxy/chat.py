@@ -21,6 +21,8 @@ MAX_INT = 2**31 - 1
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 SYSTEM_ROLES = {"system", "developer"}
+TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
+"""Keys of `metadata` that are for prompt tracking, and for no upstream."""
 
 Message = Mapping[str, Any]
 Endpoint = Literal["chat/completions", "completions", "embeddings"]

@@ -7,14 +7,13 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.chat import TRACKING_KEYS, ChatRequest, Message
 from codellama_proxy.providers.addresses import address, credential, upstream_model
 from codellama_proxy.providers.dialects import DEFAULTS, Dialect
 from codellama_proxy.providers.policy import narrowed, unsupported
 from codellama_proxy.providers.tool_ids import shortened
 from codellama_proxy.types import Deployment, HttpRequest
 
-TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
 NEW_MAX_TOKENS = re.compile(r"(?:^|[./])(o\d|gpt-[5-9])")  # model families that refuse `max_tokens`
 LEAST = 0.01
 """What stands for a temperature or top_p of 0 where it must be above."""

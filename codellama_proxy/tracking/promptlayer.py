@@ -13,13 +13,12 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest
+from codellama_proxy.chat import TRACKING_KEYS, ChatRequest
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking.blueprints import answer, chat_of, message_of, prompt
 from codellama_proxy.transcript import MOST_BYTES
 from codellama_proxy.types import NANOS, Failure, Tracking
 
-TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
 HINTS = ("x-promptlayer-tags", "x-promptlayer-prompt-name", "x-promptlayer-prompt-version")
 """Headers by which a client says the same as with `TRACKING_KEYS`."""
 
