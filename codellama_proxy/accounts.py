@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from codellama_proxy import asking, tokens
 from codellama_proxy import trace as traces
@@ -54,18 +53,16 @@ class Accounts:
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> None:
         """One held row before any byte goes upstream. Raises `ProxyError`: a limit, a missing price, no ledger."""
-        estimate = await self._estimate(trace, chat, models, snapshot)
-        ask = asking.ask_of(trace, chat, models, snapshot, estimate)
+        scopes = asking.scopes_of(trace, chat, snapshot)
+        # Tokens of the prompt are counted where tokens are limited, else guessed from its size.
+        if asking.counts_tokens(scopes):
+            estimate = await self._counter.prompt(chat, asking.candidates(models)[0])
+        else:
+            estimate = tokens.of_size(chat.size)
         trace.asked_ledger = True
-        trace.admission = await self._ledger.admit(ask)
-
-    async def _estimate(
-        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
-    ) -> int:
-        """Tokens of the prompt: counted where tokens are limited, else guessed from its size."""
-        if asking.counts_tokens(asking.scopes_of(trace, chat, snapshot)):
-            return await self._counter.prompt(chat, asking.candidates(models)[0])
-        return tokens.of_size(chat.size)
+        trace.admission = await self._ledger.admit(
+            asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+        )
 
     async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""
@@ -73,7 +70,7 @@ class Accounts:
             return chat
         if all(d.provider in TAKE_IDS for d in asking.candidates(models)):
             return chat
-        return replace(chat, texts=await self._counter.texts(chat))
+        return chat._replace(texts=await self._counter.texts(chat))
 
     async def estimated(self, trace: Trace) -> Usage:
         """Usage that no upstream reported, counted once."""
@@ -126,9 +123,10 @@ class Accounts:
 def _tracked(end: Settlement, trace: Trace, done: Books) -> Settlement:
     """With what is to be kept of it and told to others; the books never depend on that."""
     wanted = trace.tracking
+    if not wanted.requests_content and wanted.promptlayer_key is None:
+        return end
     try:
-        return replace(
-            end,
+        return end._replace(
             content=content.kept(trace) if wanted.requests_content else None,
             record=promptlayer.record(trace, done, wanted) if wanted.promptlayer_key else None,
         )

@@ -7,7 +7,6 @@ A request passes all its scopes or none: `decide` looks at every scope before an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from codellama_proxy import budgets, limits
@@ -16,8 +15,7 @@ from codellama_proxy.limits import Rate, Rates, Refusal, ScopeLimits
 from codellama_proxy.types import Attempt, Key, Price, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A request that wants to be admitted. Times are unix seconds."""
 
     request_id: str
@@ -64,8 +62,7 @@ class Admission(NamedTuple):
     """What shadow scopes would have refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How a request ended, whatever happened to it."""
 
     request_id: str

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from codellama_proxy import limits, tokens
 from codellama_proxy.admission import Ask
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import ChatRequest, answers_of, guardrail_of
+from codellama_proxy.chat import ChatRequest, answers_of, guardrail_of, with_own
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.trace import Trace
-from codellama_proxy.types import Deployment, Model, Snapshot
+from codellama_proxy.types import Deployment, Model, Project, Snapshot
 
 
 def candidates(models: Iterable[Model]) -> list[Deployment]:
@@ -20,7 +20,7 @@ def candidates(models: Iterable[Model]) -> list[Deployment]:
 
 def scopes_of(trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> tuple[ScopeLimits, ...]:
     """The limited scopes of a request."""
-    return limits.scopes_of(snapshot, trace.project, trace.key, chat.user)
+    return limits.scopes_of(snapshot, trace.settings, trace.key, chat.user)
 
 
 def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
@@ -29,11 +29,15 @@ def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
 
 
 def ask_of(
-    trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, prompt_estimate: int
+    trace: Trace,
+    chat: ChatRequest,
+    models: Sequence[Model],
+    snapshot: Snapshot,
+    scopes: tuple[ScopeLimits, ...],
+    prompt_estimate: int,
 ) -> Ask:
     """`prompt_estimate`: tokens, as near as we know."""
     deployments = candidates(models)
-    scopes = scopes_of(trace, chat, snapshot)
     return Ask(
         request_id=trace.id,
         created_at=trace.created_at,
@@ -46,10 +50,10 @@ def ask_of(
         config=snapshot.digest,
         scopes=scopes,
         prompt_estimate=prompt_estimate,
-        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.project),
+        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.settings),
         max_tokens=chat.max_tokens,
         default_max_tokens=_most_tokens(chat, deployments),
-        n=max(answers_of(chat.endpoint, {**d.params, **chat.params}) for d in deployments),
+        n=max([answers_of(chat.endpoint, with_own(chat.params, d)) for d in deployments]),
         prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
     )
@@ -57,17 +61,16 @@ def ask_of(
 
 def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:
     """Of an answer that the client did not bound; vectors have none."""
-    return 0 if chat.endpoint == "embeddings" else max(d.max_output_tokens for d in deployments)
+    return 0 if chat.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
 def _prompt_bound(
     chat: ChatRequest,
     deployments: Sequence[Deployment],
     snapshot: Snapshot,
-    project: str,
+    project: Project,
 ) -> int:
     """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
-    settings = snapshot.project(project)
-    guardrail = max(len(guardrail_of(snapshot.guardrail, settings, d).encode()) for d in deployments)
-    added = max(len(repr(dict(d.params))) for d in deployments)
+    guardrail = max([len(guardrail_of(snapshot.guardrail, project, d).encode()) for d in deployments])
+    added = max([len(repr(dict(d.params))) if d.params else 0 for d in deployments])
     return chat.size + guardrail + added + tokens.framing_bound(chat.messages)

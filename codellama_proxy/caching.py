@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -229,7 +229,7 @@ def last_turn(chat: ChatRequest) -> str | None:
 def without_last_turn(chat: ChatRequest) -> ChatRequest:
     """The request with its last turn left blank: the same for all that may be similar."""
     *earlier, last = chat.messages
-    return replace(chat, messages=[*earlier, {**last, "content": ""}])
+    return chat._replace(messages=[*earlier, {**last, "content": ""}])
 
 
 def _only_text(message: Message) -> bool:

@@ -8,8 +8,7 @@ is for the provider, who has the last word. Unknown fields are kept and travel o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -33,8 +32,7 @@ MODES: Mapping[Endpoint, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """One checked request. `params` holds every field that is not here, in the client's words."""
 
     model: str | None
@@ -408,17 +406,22 @@ def addressed(
 ) -> ChatRequest:
     """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
     if chat.endpoint != "chat/completions":
-        params = {**_not_for_chats(deployment.params), **chat.params}
+        params: Mapping[str, Any] = {**_not_for_chats(deployment.params), **chat.params}
         messages: Sequence[Message] = ()
     else:
-        params = {**deployment.params, **chat.params}
+        params = with_own(chat.params, deployment)
         messages = guarded(chat.messages, text, policy)
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None:
         # The field has two names: neither may say something else.
         params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
         params[chat.max_tokens_field] = bound
-    return replace(chat, messages=messages, params=params)
+    return chat._replace(messages=messages, params=params)
+
+
+def with_own(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
+    """A chat's parameters over the entry's own."""
+    return {**deployment.params, **params} if deployment.params else params
 
 
 def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:

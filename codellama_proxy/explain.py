@@ -101,7 +101,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
     try:
         check_client_system(chat.messages, snapshot.guardrail.client_system)
-        permitted = permission(snapshot, key)
+        permitted = permission(trace.settings, key)
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0)
     except ProxyError as error:
@@ -109,7 +109,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     deployments = asking.candidates(models)
     scopes = asking.scopes_of(trace, chat, snapshot)
     estimate = world.count(chat, deployments[0])
-    ask = asking.ask_of(trace, chat, models, snapshot, estimate)
+    ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
     told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
     try:
         told = replace(told, cache=_cached(trace, chat, models[0], snapshot))
@@ -125,6 +125,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
 def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
     """A request as the gateway notes it, that begins now."""
     trace = Trace("req_explained", 0.0, now, ENDPOINT, snapshot.digest, key=key, project=key.project)
+    trace.settings = snapshot.project(key.project)
     trace.chat = chat
     return trace
 
@@ -143,7 +144,7 @@ def unused(now: float) -> Standings:
 
 def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -> Cached:
     """Raises `ProxyError` where the client's own wishes make no sense."""
-    wish, project = caching.wishes(chat.cache, ""), snapshot.project(trace.project)
+    wish, project = caching.wishes(chat.cache, ""), trace.settings
     if not snapshot.cache.enabled:
         return Cached("off")
     if not project.cache:
@@ -165,7 +166,7 @@ def _most(ask: admission.Ask) -> int | None:
 
 
 def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot, world: World) -> Place:
-    text = guardrail_of(snapshot.guardrail, snapshot.project(trace.project), one)
+    text = guardrail_of(snapshot.guardrail, trace.settings, one)
     bound = trace.admission.max_tokens if trace.admission else None
     here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
     cooling = world.cooling.get(one.id)
@@ -185,7 +186,7 @@ def _share(one: Deployment, snapshot: Snapshot) -> float:
 
 
 def _others(snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str]) -> list[Place]:
-    permitted = permission(snapshot, key)
+    permitted = permission(snapshot.project(key.project), key)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
         if one.id in asked:

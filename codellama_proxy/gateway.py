@@ -23,9 +23,9 @@ from codellama_proxy.places import Place
 from codellama_proxy.recall import Recall
 from codellama_proxy.routing import allows
 from codellama_proxy.store.keys import Keys
-from codellama_proxy.trace import ANONYMOUS, Trace
+from codellama_proxy.trace import Trace
 from codellama_proxy.transcript import Transcript
-from codellama_proxy.types import Key, Model, Snapshot
+from codellama_proxy.types import Key, Model, Project, Snapshot
 from codellama_proxy.walk import Walk
 
 
@@ -123,10 +123,10 @@ class Gateway:
 
     async def _authenticate(self, trace: Trace, client: Client, snapshot: Snapshot) -> None:
         secret = client.credential()
-        if secret is None and not snapshot.auth_required:
-            return
-        trace.key = self._keys.cached(secret) or await self._keys.authenticate(secret)
-        trace.project = trace.key.project
+        if secret is not None or snapshot.auth_required:
+            trace.key = self._keys.cached(secret) or await self._keys.authenticate(secret)
+            trace.project = trace.key.project
+        trace.settings = snapshot.project(trace.project)
 
     def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:
         chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
@@ -136,7 +136,7 @@ class Gateway:
 
     def _chain(self, trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
-        return self._walk.chain(chat, permission(snapshot, trace.key), snapshot)
+        return self._walk.chain(chat, permission(trace.settings, trace.key), snapshot)
 
 
 def request_id(wall: float) -> str:
@@ -144,8 +144,13 @@ def request_id(wall: float) -> str:
     return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
-def permission(snapshot: Snapshot, key: Key | None) -> Callable[[str], bool]:
-    """Which models a key may use: its own list and its project's both have to let a name through."""
-    of_key = key.models if key else None
-    of_project = snapshot.project(key.project if key else ANONYMOUS).models
+def permission(project: Project, key: Key | None) -> Callable[[str], bool]:
+    """Which models a key of this project may use: both of their lists have to let a name through."""
+    of_key, of_project = key.models if key else None, project.models
+    if of_key is None and of_project is None:
+        return _any
     return lambda name: allows(of_key, name) and allows(of_project, name)
+
+
+def _any(_: str) -> bool:
+    return True

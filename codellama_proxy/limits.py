@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
-from codellama_proxy.types import Key, Limits, ScopeKind, Snapshot
+from codellama_proxy.types import Key, Limits, Project, ScopeKind, Snapshot
 
 MINUTE = 60.0
 _BETWEEN = "\x1f"
@@ -115,17 +115,20 @@ def scope_ids(project: str, key_id: str | None, user: str | None) -> tuple[str, 
     return ids
 
 
-def scopes_of(snapshot: Snapshot, project: str, key: Key | None, user: str | None) -> tuple[ScopeLimits, ...]:
+def scopes_of(
+    snapshot: Snapshot, project: Project, key: Key | None, user: str | None
+) -> tuple[ScopeLimits, ...]:
     """The scopes of a request that have any limit."""
-    found = [
-        ScopeLimits("global:", snapshot.limits["global"]),
-        ScopeLimits(f"project:{project}", snapshot.project(project).limits),
-    ]
-    if key is not None:
-        found.append(ScopeLimits(f"key:{key.key_id}", overlay(snapshot.limits["key"], key.limits)))
-    if user is not None and limited(snapshot.limits["user"]):
-        found.append(ScopeLimits(f"user:{user_scope(project, user)}", snapshot.limits["user"]))
-    return tuple(scope for scope in found if limited(scope.limits))
+    found = []
+    if limited(of_all := snapshot.limits["global"]):
+        found.append(ScopeLimits("global:", of_all))
+    if limited(project.limits):
+        found.append(ScopeLimits(f"project:{project.name}", project.limits))
+    if key is not None and limited(of_key := overlay(snapshot.limits["key"], key.limits)):
+        found.append(ScopeLimits(f"key:{key.key_id}", of_key))
+    if user is not None and limited(of_user := snapshot.limits["user"]):
+        found.append(ScopeLimits(f"user:{user_scope(project.name, user)}", of_user))
+    return tuple(found)
 
 
 def limited(limits: Limits) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from codellama_proxy.chat import ChatRequest, Endpoint, addressed, guardrail_of
 from codellama_proxy.clock import Time
@@ -71,7 +71,7 @@ def _chat(deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
     """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
     text = guardrail_of(snapshot.guardrail, Project(""), deployment)
     endpoint, body = TINY[deployment.mode]
-    chat = replace(PARSERS[endpoint](body, "req_check", 0), model=deployment.name)
+    chat = PARSERS[endpoint](body, "req_check", 0)._replace(model=deployment.name)
     return addressed(chat, deployment, text, snapshot.guardrail.client_system, None)
 
 

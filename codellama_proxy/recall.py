@@ -53,7 +53,7 @@ class Recall:
         """`trace.cache` says afterwards what the cache did. Raises `ProxyError`."""
         wish = caching.wishes(chat.cache, cache_control)
         able = chat.endpoint == "chat/completions" and snapshot.cache.enabled  # nothing else is kept
-        if not (able and snapshot.project(trace.project).cache):
+        if not (able and trace.settings.cache):
             return Upstream()
         asking = Asking(trace, chat, models, snapshot, wish)
         if not wish.read:
@@ -218,7 +218,7 @@ def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
 def hit(asking: Asking, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
     """Notes an answer that costs nothing, and the request as `giver` got it: with its guardrail."""
     trace, guardrail = asking.trace, asking.snapshot.guardrail
-    text = guardrail_of(guardrail, asking.snapshot.project(trace.project), giver)
+    text = guardrail_of(guardrail, trace.settings, giver)
     trace.cache = how
     trace.serving, trace.dropped = giver, dropped
     trace.sent = addressed(asking.chat, giver, text, guardrail.client_system, None)
@@ -250,8 +250,8 @@ class Asking:
     def key_of(self, model: Model) -> bytes:
         """The key of this model's answers to it."""
         snapshot, scope = self.snapshot, self.sharing
-        project = snapshot.project(self.trace.project)
-        return caching.key_of(scope.kind, scope.name, self.chat, model, snapshot.guardrail, project)
+        settings = self.trace.settings
+        return caching.key_of(scope.kind, scope.name, self.chat, model, snapshot.guardrail, settings)
 
 
 class Leading:

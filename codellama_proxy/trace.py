@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from codellama_proxy import limits, pricing
 from codellama_proxy.admission import Admission, Settlement
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.transcript import Transcript
-from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Tracking, Usage
+from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Project, Tracking, Usage
 
 CLIENT_LEFT = 499
 ANONYMOUS = "anonymous"
 """The project of calls without a key, where those are allowed."""
+NOBODYS = Project(ANONYMOUS)
+UNTRACKED = Tracking()
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -25,8 +27,7 @@ STREAM_HEADERS = {
 PriceOf = Callable[[Deployment], Price | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Books:
+class Books(NamedTuple):
     """What a request used and what that costs."""
 
     usage: Usage
@@ -48,6 +49,8 @@ class Trace:
     config: str
     key: Key | None = None
     project: str = ANONYMOUS
+    settings: Project = NOBODYS
+    """Its project's."""
     chat: ChatRequest | None = None
     asked_ledger: bool = False
     """The ledger may hold something for it."""
@@ -83,7 +86,7 @@ class Trace:
     gone: bool = False
     """The client left."""
     error: ProxyError | None = None
-    tracking: Tracking = field(default_factory=Tracking)
+    tracking: Tracking = UNTRACKED
     """What is to be kept of it, and told to others."""
     hints: Mapping[str, str] = field(default_factory=dict)
     """The client's headers that are for tracking."""
@@ -164,8 +167,7 @@ def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
 
 def _at_least(reported: Usage, counted: Usage) -> Usage:
     completion = max(counted.completion_tokens, reported.completion_tokens)
-    return replace(
-        reported,
+    return reported._replace(
         prompt_tokens=reported.prompt_tokens or counted.prompt_tokens,
         completion_tokens=completion,
     )
@@ -268,4 +270,6 @@ def headers(trace: Trace, now: float) -> dict[str, str]:
 
 def _header_text(name: str) -> str:
     """Header values are Latin-1 without line breaks; a model may be called anything."""
+    if name.isascii() and name.isprintable():
+        return name
     return "".join(char if " " <= char <= "~" else "?" for char in name)

@@ -272,8 +272,7 @@ class Key:
     metadata: Json = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens, in OpenAI's sense: prompt includes cached and cache-write, completion includes reasoning."""
 
     prompt_tokens: int = 0
@@ -325,8 +324,7 @@ class Attempt:
         return shown
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(NamedTuple):
     """What a dialect wants sent. Headers are lower-case; the body is JSON."""
 
     url: str

@@ -144,6 +144,6 @@ class Walk:
 
 
 def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
-    text = guardrail_of(snapshot.guardrail, snapshot.project(trace.project), deployment)
+    text = guardrail_of(snapshot.guardrail, trace.settings, deployment)
     bound = trace.admission.max_tokens if trace.admission else None
     return addressed(chat, deployment, text, snapshot.guardrail.client_system, bound)

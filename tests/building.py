@@ -86,4 +86,4 @@ def chat(**changes: Any) -> ChatRequest:
         id="req_1",
         created=1_700_000_000,
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)

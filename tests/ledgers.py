@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def end(request: Ask | str, cost: int | None = 0, **given: Any) -> Settlement:
         cache="miss",
         total_ms=1.5,
     )
-    return replace(settlement, **given)
+    return settlement._replace(**given)
 
 
 def of_global(**limited: Any) -> ScopeLimits:

@@ -56,8 +56,8 @@ def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[
     )
     shown = [re.sub(r"\([0-9a-f]{16}\)", "(KEY)", " ".join(line.split())) for line in lines[1:] if line]
     assert shown == [
-        "Admitted. Prompt: about 5 tokens. It can cost at most: $0.032926.",
-        "Held while it runs: $0.032926, max_tokens 4096 is sent upstream.",
+        "Admitted. Prompt: about 5 tokens. It can cost at most: $0.032922.",
+        "Held while it runs: $0.032922, max_tokens 4096 is sent upstream.",
         "Asked in this order, until one answers (equal weights in random order):",
         "DEPLOYMENT PROVIDER UPSTREAM MODEL STATE PRICE",
         "codellama#1 together codellama ready $1.00 in, $2.00 out per million",

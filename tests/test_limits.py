@@ -178,16 +178,15 @@ def test_of_several_refusals_the_longest_wait_is_told_and_a_budget_before_all() 
 
 
 def test_only_scopes_with_a_limit_are_looked_at() -> None:
-    found = limits.scopes_of(snapshot(key=Limits(rpm_limit=1)), "web", Key("key_a", "web"), "bob")
+    found = limits.scopes_of(snapshot(key=Limits(rpm_limit=1)), Project("web"), Key("key_a", "web"), "bob")
     assert [(one.kind, one.name) for one in found] == [("key", "key_a")]
-    assert limits.scopes_of(snapshot(), "web", Key("key_a", "web"), "bob") == ()
+    assert limits.scopes_of(snapshot(), Project("web"), Key("key_a", "web"), "bob") == ()
 
 
 def test_a_request_without_key_or_user_belongs_to_global_and_project() -> None:
     every = Limits(rpm_limit=1)
-    found = limits.scopes_of(
-        snapshot(**{"global": every, "project": every, "key": every, "user": every}), "anonymous", None, None
-    )
+    settings = snapshot(**{"global": every, "project": every, "key": every, "user": every})
+    found = limits.scopes_of(settings, settings.project("anonymous"), None, None)
     assert [one.id for one in found] == ["global:", "project:anonymous"]
     assert limits.scope_ids("anonymous", None, None) == ("global:", "project:anonymous")
 
@@ -196,7 +195,7 @@ def test_a_keys_own_limits_replace_the_default_ones_field_by_field() -> None:
     own = Limits(rpm_limit=None, tpm_limit=5, given=frozenset({"rpm_limit", "tpm_limit"}))
     key = Key("key_a", "web", limits=own)
     defaults = Limits(rpm_limit=60, max_parallel_requests=3, given=frozenset({"rpm_limit"}))
-    (found,) = limits.scopes_of(snapshot(key=defaults), "web", key, None)
+    (found,) = limits.scopes_of(snapshot(key=defaults), Project("web"), key, None)
     assert found.limits.rpm_limit is None
     assert found.limits.tpm_limit == 5
     assert found.limits.max_parallel_requests == 3
@@ -204,7 +203,7 @@ def test_a_keys_own_limits_replace_the_default_ones_field_by_field() -> None:
 
 def test_a_projects_limits_come_from_its_snapshot() -> None:
     projects = {"web": Project("web", limits=Limits(rpm_limit=7))}
-    (found,) = limits.scopes_of(snapshot(projects), "web", None, None)
+    (found,) = limits.scopes_of(snapshot(projects), projects["web"], None, None)
     assert found.limits.rpm_limit == 7
 
 

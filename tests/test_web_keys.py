@@ -145,7 +145,7 @@ class Proxy:
             model_requested="m",
             stream=False,
             config="0" * 12,
-            scopes=scopes_of(self.snapshot, key.project, key, None),
+            scopes=scopes_of(self.snapshot, self.snapshot.project(key.project), key, None),
             prompt_estimate=10,
             prompt_bound=10,
             max_tokens=10,

@@ -10,7 +10,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def _chat(args: Namespace) -> ChatRequest:
         chat = parse_chat(_body(args.body), "req_explained")
     except ProxyError as error:
         raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None
-    return chat if args.model is None else replace(chat, model=args.model)
+    return chat if args.model is None else chat._replace(model=args.model)
 
 
 def _body(given: str | None) -> bytes:

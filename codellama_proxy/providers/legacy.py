@@ -10,7 +10,6 @@ name. A legacy answer has room for one call: parallel ones are asked not to come
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -31,7 +30,7 @@ def modern(chat: ChatRequest) -> ChatRequest:
     )
     old = any(message["role"] == "function" or message.get("function_call") for message in chat.messages)
     messages = _modern_messages(chat.messages) if old else chat.messages
-    return replace(chat, params=params, messages=messages)
+    return chat._replace(params=params, messages=messages)
 
 
 def restored(event: Event, chat: ChatRequest) -> Event:

@@ -80,7 +80,7 @@ class Ledger:
 
     async def standing(self, key: Key, snapshot: Snapshot) -> tuple[Standing, ...]:
         """The scopes of a key as they are now: its own and its project's always, others where limited."""
-        scopes = _told(limits.scopes_of(snapshot, key.project, key, None), key)
+        scopes = _told(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
         now = self._clock()
         try:  # on the writer's thread: opening a window may need sums that agree with each other
             standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))

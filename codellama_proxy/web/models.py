@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import permission
+from codellama_proxy.trace import ANONYMOUS
 from codellama_proxy.types import Model
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import respond
@@ -34,7 +35,8 @@ async def _usable(request: Request) -> list[Model]:
     models = snapshot.models.values()
     if who.admin:
         return list(models)
-    permitted = permission(snapshot, who.key)
+    project = snapshot.project(who.key.project if who.key else ANONYMOUS)
+    permitted = permission(project, who.key)
     return [model for model in models if permitted(model.name)]
 
 
