@@ -111,11 +111,16 @@ class Wishes:
         return now + (ttl if self.ttl is None else min(ttl, self.ttl))
 
 
+NO_WISHES = Wishes()
+
+
 # --- the client's wishes -------------------------------------------------------------------------------------
 
 
 def wishes(cache: Json, cache_control: str) -> Wishes:
     """From the body's `cache` object and the `Cache-Control` header. Raises `ProxyError`."""
+    if not cache and not cache_control:
+        return NO_WISHES
     words = [word.strip().lower() for word in cache_control.split(",")] if cache_control else []
     ages = [age for age in (_max_age(word) for word in words) if age is not None]
     age = _seconds(cache, "s-maxage")

@@ -173,7 +173,7 @@ async def open_reply(
     async def close() -> None:
         try:
             if response is not None:
-                await response.aclose()
+                await response.stream.aclose()  # type: ignore[union-attr]  # always an async stream here
         finally:
             pools.give_back(pool)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -57,39 +57,41 @@ class _Connector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> Connection | None:
         while (found := await super()._get(key, traces)) is not None:
             if found.protocol is not None and not found.protocol.should_close:
+                _reused.set(True)
                 return found
             found.close()
         return None
+
+
+_reused: ContextVar[bool] = ContextVar("reused")
+"""Whether the request being sent got a connection that had been idle."""
 
 
 class AiohttpWire(httpx2.AsyncBaseTransport):
     """One pool of connections. Must be created in a running event loop."""
 
     def __init__(self) -> None:
-        reuse = aiohttp.TraceConfig()
-        reuse.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None),
-            trace_configs=[reuse],
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             max_line_size=8190,
             max_field_size=16380,
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        body = await request.aread()
+        body = await _whole(request)
         headers = _aiohttp_headers(tuple(request.headers.raw))
         for _ in range(STALE):
-            used: dict[str, bool] = {}
+            _reused.set(False)
             try:
-                response = await self._send(request, body, headers, used)
+                response = await self._send(request, body, headers)
             except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
                 # An idle connection may be closed just as it is used again: the request was never read.
-                if not used:
+                if not _reused.get():
                     raise translated(error) from error
             except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
                 raise translated(error) from error
@@ -102,7 +104,7 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
         raise httpx2.RemoteProtocolError("every idle connection was stale")
 
     async def _send(
-        self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str], used: dict[str, bool]
+        self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str]
     ) -> aiohttp.ClientResponse:
         connect = request.extensions.get("timeout", {}).get("connect")
         return await self._session.request(
@@ -111,16 +113,24 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
             data=body,
             headers=headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
-            trace_request_ctx=used,
+            timeout=_within(connect),
         )
 
     async def aclose(self) -> None:
         await self._session.close()
 
 
-async def _note_reuse(_: object, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx["reused"] = True
+async def _whole(request: httpx2.Request) -> bytes:
+    """Its body, which nearly always is one piece."""
+    if isinstance(request.stream, httpx2.ByteStream):
+        return b"".join(request.stream)
+    return await request.aread()
+
+
+@lru_cache(maxsize=64)
+def _within(connect: float | None) -> aiohttp.ClientTimeout:
+    """Only the connection is bounded here: `upstream` bounds the rest."""
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
 
 
 @lru_cache(maxsize=1024)
@@ -139,6 +149,8 @@ class _AiohttpStream(httpx2.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._response.content.at_eof():
+            raise StopAsyncIteration
         try:
             chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:

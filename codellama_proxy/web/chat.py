@@ -7,6 +7,7 @@ response class stands between the gateway and the socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from starlette.types import Receive, Scope, Send
@@ -18,8 +19,9 @@ from codellama_proxy.gateway import Gateway
 from codellama_proxy.sse import HEARTBEAT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large, too_slow
-from codellama_proxy.web.protocol import LEFT, patience_of
+from codellama_proxy.web.protocol import LEFT, WHOLE, patience_of
 
+AT_ONCE = contextlib.nullcontext()
 HINTS = (b"traceparent", b"tracestate")
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class AsgiClient:
     async def body(self, limit: int) -> bytes:
         check_body_headers(self._headers, limit)
         try:
-            async with asyncio.timeout(self._patience.body):
+            async with asyncio.timeout(self._patience.body) if WHOLE not in self._scope else AT_ONCE:
                 body = await self._read(limit)
         except TimeoutError:
             raise too_slow(self._patience.body) from None

@@ -30,6 +30,9 @@ LEFT = "codellama_proxy.left"
 """In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
 for `receive` to say so."""
 
+WHOLE = "codellama_proxy.whole"
+"""In a request's scope once its body has come: nothing has to be waited for."""
+
 PATIENCE = "codellama_proxy.patience"
 """In a request's scope: the `Patience` of its connection."""
 
@@ -74,7 +77,7 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     _head = 0
-    """Bytes of the head so far, as the parser hands them out."""
+    """Bytes of the head, once it is there."""
     _in_head = False
     _unparsed = 0
     """Bytes of a head that came without ending it: the parser keeps an endless header to itself."""
@@ -152,17 +155,12 @@ class Protocol(HttpToolsProtocol):
         self._head = 0
         self._in_head = True
 
-    def on_url(self, url: bytes) -> None:
-        self._grow(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._grow(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_is_complete()
+        self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+        if self._head > MAX_HEAD:
+            raise HeadTooLarge
         hosts = [value for name, value in self.headers if name == b"host"]
         if not _is_addressed(hosts, self.parser.get_http_version()):
             raise BadHost
@@ -174,6 +172,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, not ASGI's
         if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
             self._head_is_complete()
             self._unset_keepalive_if_required()
@@ -211,11 +210,6 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Uvicorn's one answer to bytes that are no HTTP."""
         self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
-
-    def _grow(self, size: int) -> None:
-        self._head += size
-        if self._head > MAX_HEAD:
-            raise HeadTooLarge
 
     def _refuse(self, error: ProxyError) -> None:
         cycle = self._answering
