@@ -125,7 +125,5 @@ class Delivery:
 def _wire_form(chat: ChatRequest, events: Sequence[Event], *, ended: bool) -> bytes:
     if not chat.stream:
         return events[0].body
-    shown = [sse.encode(e.body) for e in events if e.body and (chat.include_usage or not e.usage_only)]
-    if ended:
-        shown.append(sse.encode(sse.DONE))
-    return b"".join(shown)
+    shown = [e.body for e in events if e.body and (chat.include_usage or not e.usage_only)]
+    return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)

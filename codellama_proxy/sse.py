@@ -28,9 +28,9 @@ class EventTooLarge(ValueError):  # noqa: N818 - it says what happened
     """One event outgrew `MAX_EVENT`."""
 
 
-def encode(body: bytes) -> bytes:
-    """One event whose data is `body`, which must be a single line (JSON without raw newlines is)."""
-    return b"data: " + body + b"\n\n"
+def encode(*bodies: bytes) -> bytes:
+    """An event for each body, which must be a single line (JSON without raw newlines is)."""
+    return b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n" if bodies else b""
 
 
 class Decoder:
@@ -50,19 +50,15 @@ class Decoder:
         buffer += self._unify_line_ends(chunk)
         if self._at_start and not self._skip_bom():
             return []
-        frames: list[Frame] = []
-        start = 0
-        while (end := buffer.find(b"\n\n", max(start, self._searched))) >= 0:
-            frame = _parse(bytes(buffer[start:end]))
-            if frame is not None:
-                frames.append(frame)
-            start = self._searched = end + 2
-        if start:
-            del buffer[:start]
+        end = buffer.rfind(b"\n\n", self._searched)
+        blocks: list[bytes] = []
+        if end >= 0:
+            blocks = bytes(buffer[:end]).split(b"\n\n")
+            del buffer[: end + 2]
         if len(buffer) > MAX_EVENT:
             raise EventTooLarge(f"an event larger than {MAX_EVENT} bytes")
         self._searched = max(len(buffer) - 1, 0)
-        return frames
+        return [frame for frame in map(_parse, blocks) if frame is not None]
 
     def flush(self) -> list[Frame]:
         """The frame left open at the end of the stream, if there is one."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,6 +25,7 @@ from codellama_proxy.providers.openai_answer import (
     tool_calls,
 )
 from codellama_proxy.providers.reading import object_in
+from codellama_proxy.providers.template import Template, learn
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
 
@@ -33,8 +33,11 @@ DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusa
 KIND = "chat.completion.chunk"
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
+_NO_CALLS: Mapping[int, int] = {}
+_NO_IDS: Mapping[tuple[int, int], str] = {}
+
+
+class StreamState(NamedTuple):
     """What the next frame's meaning depends on."""
 
     id: str | None = None
@@ -46,13 +49,15 @@ class StreamState:
     """Choices that began and have not finished."""
     finished: bool = False
     """At least one choice gave its finish reason."""
-    calls: Mapping[int, int] = field(default_factory=dict)
+    calls: Mapping[int, int] = _NO_CALLS
     """How many tools each choice called: then its end is `tool_calls` whatever the upstream says."""
-    call_ids: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    call_ids: Mapping[tuple[int, int], str] = _NO_IDS
     """By choice and index: some give every call the same number."""
     usage: Mapping[str, Any] | None = None
     """The latest report: some send a running total with every chunk, only the last one counts."""
     done: bool = False
+    usual: Template | None = None
+    """Of the chunks that say some text and nothing else, as nearly all do; while all else here stays the same."""
 
     @property
     def complete(self) -> bool:
@@ -60,50 +65,46 @@ class StreamState:
         return self.done or (self.finished and not self.open)
 
 
+Parse = Callable[[StreamState, bytes], tuple[StreamState, Sequence[Event]]]
+
+
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    state = state or StreamState()
-    if frame.data == DONE:
-        return replace(state, done=True), closing(state)
-    chunk = object_in(frame.data)
+    return recalled(state or StreamState(), frame.data, lambda state, raw: _parsed(state, raw, chat))
+
+
+def recalled(state: StreamState, raw: bytes, parse: Parse) -> tuple[StreamState, Sequence[Event]]:
+    """What `parse` makes of a frame's data, found out by heart if it is like the one before it."""
+    if state.usual is not None and (event := state.usual.event_of(raw)) is not None:
+        return state, (event,)
+    after, events = parse(state, raw)
+    if after is not state:
+        return after._replace(usual=None), events
+    if state.usual is None:
+        state = state._replace(usual=learn(raw, events, lambda other: parse(after, other)[1]))
+    return state, events
+
+
+def _parsed(state: StreamState, raw: bytes, chat: ChatRequest) -> tuple[StreamState, Sequence[Event]]:
+    if raw == DONE:
+        return state._replace(done=True), closing(state)
+    chunk = object_in(raw)
     if chunk is None:
         return state, ()
-    if (text := _plain_text(chunk, state)) is not None:
-        return state, (Event(frame.data, True, text, None, None, state.model),)
     if chunk.get("error"):
-        raise AttemptFailed(in_band(frame.data, chunk))
+        raise AttemptFailed(in_band(raw, chunk))
     choices = chunk.get("choices")
     usage = chunk.get("usage")
     events: list[Event] = []
     if isinstance(usage, dict) and usage:
-        state = replace(state, usage=usage)
+        state = state._replace(usage=usage)
         events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
     if isinstance(choices, list) and choices:
-        state, event = _content(state, chunk, frame.data, chat)
+        state, event = _content(state, chunk, raw, chat)
         events.append(event)
     return state, events
-
-
-_PLAIN = frozenset({"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"})
-
-
-def _plain_text(chunk: dict[str, Any], state: StreamState) -> str | None:
-    """The text of a chunk that says some and nothing else, as nearly all do: it needs no second look."""
-    if chunk.get("id") != state.id or chunk.get("created") != state.created or not chunk.keys() <= _PLAIN:
-        return None
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or chunk.get("object") != KIND:
-        return None
-    choice = choices[0]
-    if not isinstance(choice, dict) or choice.get("index") not in state.open:
-        return None
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or len(delta) != 1 or choice.get("finish_reason") is not None:
-        return None
-    text = delta.get("content")
-    return text if isinstance(text, str) and text and choice.get("logprobs") is None else None
 
 
 def _content(
@@ -153,7 +154,7 @@ def constant(
         changed = True
     changed |= fill(chunk, kind, chat)
     if state.id is None:
-        state = replace(state, id=chunk["id"], created=chunk["created"], model=name_of(chunk))
+        state = state._replace(id=chunk["id"], created=chunk["created"], model=name_of(chunk))
     return state, changed
 
 
@@ -170,7 +171,7 @@ def _choice(state: StreamState, choice: dict[str, Any], chat: ChatRequest) -> tu
         if index in state.named:
             del delta["role"]
             changed = True
-        state = replace(state, named=state.named | {index})
+        state = state._replace(named=state.named | {index})
     changed |= fix_message(delta)
     if delta.get("tool_calls"):
         state, fixed = _number_calls(state, index, delta, chat)
@@ -181,7 +182,7 @@ def _choice(state: StreamState, choice: dict[str, Any], chat: ChatRequest) -> tu
         state, fixed = _finish(state, index, choice, said)
         changed |= fixed
     elif said and index not in state.open:
-        state = replace(state, open=state.open | {index})
+        state = state._replace(open=state.open | {index})
     return state, said, changed
 
 
@@ -207,7 +208,7 @@ def _number_calls(
         changed |= fix_tool_call(call, f"call_{chat.id}_{choice}_{index}") if begins else fix_arguments(call)
         begun = max(begun, index + 1)
     if begun != state.calls.get(choice, 0):
-        state = replace(state, calls={**state.calls, choice: begun}, call_ids=ids)
+        state = state._replace(calls={**state.calls, choice: begun}, call_ids=ids)
     return state, changed
 
 
@@ -217,7 +218,7 @@ def _finish(state: StreamState, index: int, choice: dict[str, Any], said: str) -
     if state.calls.get(index) and choice["finish_reason"] == "stop":
         choice["finish_reason"] = "tool_calls"
         changed = True
-    return replace(state, open=state.open - {index}, finished=True), changed
+    return state._replace(open=state.open - {index}, finished=True), changed
 
 
 def closing(state: StreamState, kind: str = KIND) -> Sequence[Event]:

@@ -7,7 +7,6 @@ calls its objects by other names: clients see `text_completion` and `choices[].t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -17,7 +16,7 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
-from codellama_proxy.providers.openai_stream import StreamState, closing, constant
+from codellama_proxy.providers.openai_stream import StreamState, closing, constant, recalled
 from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.providers.text_request import to_request
 from codellama_proxy.sse import DONE, Frame
@@ -75,21 +74,24 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    state = state or StreamState()
-    if frame.data == DONE:
-        return replace(state, done=True), closing(state, KIND)
-    chunk = object_in(frame.data)
+    return recalled(state or StreamState(), frame.data, lambda state, raw: _parsed(state, raw, chat))
+
+
+def _parsed(state: StreamState, raw: bytes, chat: ChatRequest) -> tuple[StreamState, Sequence[Event]]:
+    if raw == DONE:
+        return state._replace(done=True), closing(state, KIND)
+    chunk = object_in(raw)
     if chunk is None:
         return state, ()
     if chunk.get("error"):
-        raise AttemptFailed(in_band(frame.data, chunk))
+        raise AttemptFailed(in_band(raw, chunk))
     events: list[Event] = []
     usage = chunk.get("usage")
     if isinstance(usage, dict) and usage:
-        state = replace(state, usage=usage)
+        state = state._replace(usage=usage)
         events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
     if isinstance(chunk.get("choices"), list) and chunk["choices"]:
-        state, event = _content(state, chunk, frame.data, chat)
+        state, event = _content(state, chunk, raw, chat)
         events.append(event)
     return state, events
 
@@ -121,9 +123,9 @@ def _choice(state: StreamState, choice: Any, place: int) -> tuple[StreamState, s
     index = choice["index"]
     if choice.get("finish_reason") is not None:
         changed |= fix_finish(choice, text or ("open" if index in state.open else ""), _NO_CALLS)
-        state = replace(state, open=state.open - {index}, finished=True)
+        state = state._replace(open=state.open - {index}, finished=True)
     elif text and index not in state.open:
-        state = replace(state, open=state.open | {index})
+        state = state._replace(open=state.open | {index})
     return state, text, changed
 
 
