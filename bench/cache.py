@@ -14,13 +14,14 @@ import contextlib
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
-from bench import compare
-from bench.compare import Target, in_turns, proxy, row, table, upstream
-from bench.processes import machine
+from bench.compare import ALONE, PLAIN, STREAMS, in_turns, throughput
+from bench.tables import machine, table
+from bench.targets import Target, config, proxy, upstream
 from codellama_proxy.caching import Answer, Sharing, key_of
 from codellama_proxy.chat import parse_chat
 from codellama_proxy.completion import whole_event
@@ -85,8 +86,23 @@ async def timed(answers: Answers, keys: list[bytes]) -> float:
     return (time.perf_counter() - started) / LOOKUPS * 1e6
 
 
-def config(port: str, cache: str) -> str:
-    return compare.CONFIG.format(upstream=port).replace("cache: {enabled: false}", f"cache: {cache}")
+def lookup_table() -> str:
+    header = [
+        "answers kept",
+        "making a key",
+        "a hit in memory",
+        "a miss",
+        "MB of answers",
+        "MB of the process",
+    ]
+    rows = []
+    for count in (1_000, 100_000):
+        made, found, missed, size = asyncio.run(lookups(count))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        rows.append(
+            (f"{count:,}", f"{made:.1f}", f"{found:.2f}", f"{missed:.2f}", f"{size:.0f}", f"{peak:.0f}")
+        )
+    return table(header, rows)
 
 
 def main() -> None:
@@ -99,27 +115,16 @@ def main() -> None:
     print(f"Measured on: {machine()}")
     with contextlib.ExitStack() as stack:
         direct = stack.enter_context(upstream())
-        port = direct.url.split(":")[2].split("/")[0]
-        targets: list[Target] = []
+        started: list[Target] = []
         for name, cache in (("off", "{enabled: false}"), ("hits", "{enabled: true}")):
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            one = stack.enter_context(proxy(directory, config(port, cache)))
-            targets.append(Target(name, one.url, one.key, one.pid))
-        misses = Target("misses", targets[1].url, targets[1].key, targets[1].pid, NOTHING_OLD)
-        for title, connections, stream in (
-            ("Whole answers, 32 connections", 32, False),
-            ("Streams, 32 connections", 32, True),
-            ("Whole answers, 1 connection", 1, False),
-        ):
-            work = {"connections": connections, "seconds": args.seconds, "stream": stream}
-            table(title, in_turns([targets[0], misses, targets[1]], args.rounds, **work), "misses")
-    print("\nLookups, µs\n")
-    row("answers kept", "making a key", "a hit in memory", "a miss", "MB of answers", "MB of the process")
-    row(*["---:"] * 6)
-    for count in (1_000, 100_000):
-        made, found, missed, size = asyncio.run(lookups(count))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        row(f"{count:,}", f"{made:.1f}", f"{found:.2f}", f"{missed:.2f}", f"{size:.0f}", f"{peak:.0f}")
+            started.append(stack.enter_context(proxy(directory, config(direct, cache=cache), name)))
+        off, hits = started
+        misses = replace(hits, name="misses", fields=NOTHING_OLD)
+        for work in (PLAIN, STREAMS, ALONE):
+            found = in_turns([off, misses, hits], work, args.rounds, args.seconds)
+            print(f"\n{work.title}\n\n{throughput(found, 'misses')}")
+    print(f"\nLookups, µs\n\n{lookup_table()}")
 
 
 if __name__ == "__main__":

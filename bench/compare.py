@@ -1,6 +1,6 @@
 """Side by side: the proxy, a bare relay, and whoever else was started, on the same work, in turns.
 
-    python -m bench.compare [--rounds 5] [--seconds 4]
+    python -m bench.compare [--rounds 5] [--seconds 2] [--peers]
 
 Everything on: key, guardrail, limits in three scopes, ledger on disk, metrics, log line to a file. The server has
 one core, the upstream and the load share the other. `direct` shows that those two are not what is measured.
@@ -13,127 +13,149 @@ import contextlib
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import (
-    LOAD_CORE,
-    SERVER_CORE,
-    cpu_seconds,
-    free_port,
-    machine,
-    python,
-    resident_mb,
-    running,
-)
+from bench import peers
+from bench.processes import LOAD_CORE, cpu_seconds, python, resident_mb
+from bench.tables import Promise, Section, at_least, at_most, figure, table
+from bench.targets import Target, config, proxy, relay, upstream
 
-CONFIG = """
-models:
-  - name: bench
-    provider: openai_compatible
-    model: instant
-    base_url: http://127.0.0.1:{upstream}/v1
-    price: {{input: 1, output: 2}}
-guardrail: {{system_prompt: "Only respond to questions about code."}}
-cache: {{enabled: false}}
-limits:
-  global: {{max_parallel_requests: 5000, rpm_limit: 100000000}}
-  project: {{rpm_limit: 100000000, max_budget: 100000, budget_duration: month}}
-  key: {{rpm_limit: 100000000}}
-server: {{max_parallel_requests: 5000}}
-"""
+Figures = Mapping[str, float]
+Found = Mapping[str, Figures]
+
+HOW = """\
+Everything of the proxy is on: key, guardrail, limits in three scopes, ledger on disk, metrics, a log line to a file;
+the cache is off. Each server has one core to itself, the upstream and the load share the other; they take turns, and
+each figure is the median of its turns. `direct` is the load against the upstream without a server: those two are not
+what limits the others. `relay` is a bare Starlette relay over the same HTTP client and server. The machine is shared
+and noisy, so the ratios are what to read."""
 
 
 @dataclass(frozen=True)
-class Target:
-    name: str
-    url: str
-    key: str = "none"
-    pid: int | None = None
-    fields: str = "{}"
-    """More for the body of each request, as JSON."""
+class Work:
+    title: str
+    connections: int
+    stream: bool
 
 
-def call(target: Target, *, connections: int, seconds: float, stream: bool) -> dict[str, float]:
-    """One run of the load; adds the server's CPU time per request, in microseconds."""
+PLAIN = Work("Plain answers, 32 connections", 32, False)
+STREAMS = Work("Streams of 51 chunks, 32 connections", 32, True)
+ALONE = Work("Plain answers, 1 connection", 1, False)
+ALONE_STREAMS = Work("Streams of 51 chunks, 1 connection", 1, True)
+WORKS = (PLAIN, STREAMS, ALONE, ALONE_STREAMS)
+
+
+def call(target: Target, work: Work, seconds: float, *options: object) -> dict[str, float]:
+    """One run of the load; adds the server's CPU time for a request, in microseconds."""
+    given = ["--connections", work.connections, "--seconds", seconds, "--fields", target.fields]
+    given += ["--key", target.key, *["--stream"] * work.stream, *options]
+    for name, value in target.headers.items():
+        given += ["--header", f"{name}: {value}"]
+    command = ["taskset", "-c", str(LOAD_CORE), *python("bench.load", target.url, *given)]
     before = cpu_seconds(target.pid) if target.pid else 0.0
-    options = ["--connections", connections, "--seconds", seconds, "--key", target.key]
-    options += ["--fields", target.fields]
-    command = ["taskset", "-c", str(LOAD_CORE), *python("bench.load", target.url, *options)]
-    done = subprocess.run(command + ["--stream"] * stream, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{target.name}: {done.stderr.splitlines()[-1]}")
     result: dict[str, float] = json.loads(done.stdout)
     if target.pid:
         result["cpu_us"] = (cpu_seconds(target.pid) - before) / result["requests"] * 1e6
     return result
 
 
-@contextlib.contextmanager
-def upstream() -> Iterator[Target]:
-    port = free_port()
-    with running(python("bench.instant", port), LOAD_CORE, port):
-        yield Target("direct", f"http://127.0.0.1:{port}/v1/chat/completions")
-
-
-@contextlib.contextmanager
-def relay(to: Target) -> Iterator[Target]:
-    port = free_port()
-    with running(python("bench.relay", port, to.url), SERVER_CORE, port) as process:
-        yield Target("relay", f"http://127.0.0.1:{port}/v1/chat/completions", pid=process.pid)
-
-
-@contextlib.contextmanager
-def proxy(directory: Path, config: str) -> Iterator[Target]:
-    """The real command, with a key of its own."""
-    port = free_port()
-    (directory / "proxy.yaml").write_text(config)
-    database = directory / "proxy.db"
-    made = subprocess.run(
-        [sys.executable, "scripts/keys.py", "create", "default", "--json", "--database", database],
-        capture_output=True,
-        check=True,
-    )
-    serve = python(
-        "codellama_proxy",
-        "serve",
-        "--config",
-        directory / "proxy.yaml",
-        "--database",
-        database,
-        "--port",
-        port,
-    )
-    with running(serve, SERVER_CORE, port, log=directory / "log") as process:
-        key = json.loads(made.stdout)["key"]
-        yield Target("proxy", f"http://127.0.0.1:{port}/v1/chat/completions", key, process.pid)
-
-
-def in_turns(targets: list[Target], rounds: int, **work: object) -> dict[str, dict[str, float]]:
+def in_turns(targets: Sequence[Target], work: Work, rounds: int, seconds: float) -> Found:
     """The median of every figure, the targets interleaved so that a noisy minute hits all of them."""
     seen: dict[str, list[dict[str, float]]] = {target.name: [] for target in targets}
     for _ in range(rounds):
         for target in targets:
-            seen[target.name].append(call(target, **work))  # type: ignore[arg-type]
-    return {
-        name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
-        for name, runs in seen.items()
-    }
+            seen[target.name].append(call(target, work, seconds))
+    return {name: medians(runs) for name, runs in seen.items()}
 
 
-def row(*cells: object) -> None:
-    print("| " + " | ".join(str(cell) for cell in cells) + " |")
+def medians(runs: Sequence[Figures]) -> Figures:
+    return {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
 
 
-def table(title: str, found: dict[str, dict[str, float]], baseline: str) -> None:
-    print(f"\n{title}\n")
-    row("", "requests/s", f"of {baseline}", "p50 ms", "p99 ms", "server CPU µs/request")
-    row("---", "---:", "---:", "---:", "---:", "---:")
+def throughput(found: Found, baseline: str) -> str:
+    """As a table: how many, and what each costs."""
+    header = ["", "requests/s", f"of {baseline}", "p50 ms", "p99 ms", "server CPU µs/request"]
+    rows = []
     for name, figures in found.items():
         share = figures["per_second"] / found[baseline]["per_second"]
+        times = figure(figures["p50_ms"]), figure(figures["p99_ms"])
         cpu = f"{figures['cpu_us']:.0f}" if "cpu_us" in figures else ""
-        row(name, f"{figures['per_second']:.0f}", f"{share:.0%}", figures["p50_ms"], figures["p99_ms"], cpu)
+        rows.append((name, figure(figures["per_second"]), f"{share:.0%}", *times, cpu))
+    return table(header, rows)
+
+
+def latency(found: Found, baseline: str = "direct") -> str:
+    """As a table: how long an answer takes, and how much of it is the server's."""
+    header = ["", "p50 ms", "p99 ms", "added p50 ms", "added p99 ms", "requests/s"]
+    rows = []
+    for name, figures in found.items():
+        times = figures["p50_ms"], figures["p99_ms"], *added(found, name, baseline)
+        shown = [figure(value) for value in times]
+        if name == baseline:
+            shown[2:] = "", ""
+        rows.append((name, *shown, figure(figures["per_second"])))
+    return table(header, rows)
+
+
+def added(found: Found, name: str, baseline: str = "direct") -> tuple[float, float]:
+    """Milliseconds on top of the baseline's, at the median and at the 99th of a hundred."""
+    p50, p99 = (found[name][one] - found[baseline][one] for one in ("p50_ms", "p99_ms"))
+    return p50, p99
+
+
+def sizes(targets: Sequence[Target]) -> str:
+    """As a table: how soon each answered, and its memory then and now."""
+    rows = [
+        (one.name, figure(one.start_s), f"{one.idle_mb:.0f}", f"{resident_mb(one.pid):.0f}")
+        for one in targets
+        if one.pid
+    ]
+    return table(["", "first answer after s", "MB then", "MB after these runs"], rows)
+
+
+def side_by_side(rounds: int, seconds: float, *, others: bool) -> Section:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        direct = stack.enter_context(upstream())
+        targets = [direct, stack.enter_context(relay(direct))]
+        targets.append(stack.enter_context(proxy(directory, config(direct))))
+        notes = ""
+        if others:
+            beside, notes = peers.started(stack, direct, directory)
+            targets += beside
+        for target in targets:
+            warmed(target)
+        found = {work: in_turns(targets, work, rounds, seconds) for work in WORKS}
+        parts = [HOW, notes] if notes else [HOW]
+        for work in WORKS:
+            shown = throughput(found[work], "relay") if work.connections > 1 else latency(found[work])
+            parts.append(f"### {work.title}\n\n{shown}")
+        parts.append(f"### Start and resident memory\n\n{sizes(targets)}")
+        return Section("Side by side", "\n\n".join(parts), tuple(promised(found)))
+
+
+def warmed(target: Target) -> None:
+    """First calls load what is loaded late; nobody is measured by them."""
+    for work in (PLAIN, STREAMS):
+        call(target, work, 0.5)
+
+
+def promised(found: Mapping[Work, Found]) -> list[Promise]:
+    plain, streams = (
+        found[work]["proxy"]["per_second"] / found[work]["relay"]["per_second"] for work in (PLAIN, STREAMS)
+    )
+    p50, _ = added(found[ALONE], "proxy")
+    return [
+        at_least("requests/s at 32 connections, of the relay's", plain, 0.85, "{:.0%}"),
+        at_least("streams/s at 32 connections, of the relay's", streams, 0.80, "{:.0%}"),
+        at_most("added at one connection, p50", p50, 0.8, "{:.2f} ms"),
+    ]
 
 
 def main() -> None:
@@ -141,29 +163,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--peers", action="store_true")
     args = parser.parse_args()
-    print(f"Measured on: {machine()}")
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        direct = stack.enter_context(upstream())
-        config = CONFIG.format(upstream=direct.url.split(":")[2].split("/")[0])
-        bare = stack.enter_context(relay(direct))
-        ours = stack.enter_context(proxy(directory, config))
-        targets = [direct, bare, ours]
-        idle = resident_mb(ours.pid or 0)
-        work = {"rounds": args.rounds, "seconds": args.seconds}
-        table(
-            "32 connections, plain answers", in_turns(targets, connections=32, stream=False, **work), "relay"
-        )
-        table(
-            "32 connections, streams of 51 chunks",
-            in_turns(targets, connections=32, stream=True, **work),
-            "relay",
-        )
-        table("1 connection, plain answers", in_turns(targets, connections=1, stream=False, **work), "relay")
-        print(f"\nResident memory: {idle:.0f} MB idle, {resident_mb(ours.pid or 0):.0f} MB after all of this")
+    print(side_by_side(args.rounds, args.seconds, others=args.peers))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,7 +2,9 @@
 
     python -m bench.instant PORT
 
-Answers any POST with a short completion, or, if the body asks to stream, with 51 chunks.
+Answers any POST with a short completion, or, if the body asks to stream, with 51 chunks. The first part of the path
+says otherwise: `/failing` answers 500, `/uncounted` streams without usage, `/cut` breaks off in the middle,
+`/endless` begins a stream and says no more.
 """
 
 from __future__ import annotations
@@ -14,23 +16,28 @@ import sys
 import uvloop
 
 MODEL = "instant"
+TEXT = "def hello():\n    print('hello')\n"
+WORDS = [f"word{i} " for i in range(50)]
 USAGE = {"prompt_tokens": 20, "completion_tokens": 50, "total_tokens": 70}
 
 
+def _whole(status: str, body: object) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
 def _answer() -> bytes:
-    message = {"role": "assistant", "content": "def hello():\n    print('hello')\n"}
-    body = json.dumps(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1795340000,
-            "model": MODEL,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": USAGE,
-        }
-    ).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    message = {"role": "assistant", "content": TEXT}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1795340000,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    return _whole("200 OK", body)
 
 
 def _chunk(choices: list[object], **more: object) -> bytes:
@@ -46,18 +53,21 @@ def _chunk(choices: list[object], **more: object) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def _stream() -> bytes:
-    pieces = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"]
-    pieces += [
-        _chunk([{"index": 0, "delta": {"content": f"word{i} "}, "finish_reason": None}]) for i in range(50)
-    ]
-    pieces.append(_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
-    pieces.append(_chunk([], usage=USAGE))
-    pieces.append(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-    return b"".join(pieces)
+def _word(word: str) -> bytes:
+    return _chunk([{"index": 0, "delta": {"content": word}, "finish_reason": None}])
 
 
-ANSWER, STREAM = _answer(), _stream()
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+BODY = b"".join(_word(word) for word in WORDS) + _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+
+ANSWER, STREAM = _answer(), HEAD + BODY + _chunk([], usage=USAGE) + END
+OTHERWISE = {
+    b"failing": _whole("500 Internal Server Error", {"error": {"message": "out of order"}}),
+    b"uncounted": HEAD + BODY + END,
+    b"cut": HEAD + BODY[: len(BODY) // 2],
+    b"endless": HEAD + _word(WORDS[0]),
+}
 
 
 class Instant(asyncio.Protocol):
@@ -75,12 +85,21 @@ class Instant(asyncio.Protocol):
                 return
             body = self.buffer[end + 4 : end + 4 + length]
             self.buffer = self.buffer[end + 4 + length :]
+            self.answer(head, body)
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"post /v1/"):
             streamed = b'"stream":true' in body or b'"stream": true' in body
             self.transport.write(STREAM if streamed else ANSWER)  # type: ignore[attr-defined]
+            return
+        kind = head.split(b"/", 2)[1]
+        self.transport.write(OTHERWISE[kind])  # type: ignore[attr-defined]
+        if kind == b"cut":
+            self.transport.close()
 
 
 async def main(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 
 

@@ -47,7 +47,8 @@ with recursive n (i) as (select 1 union all select i + 1 from n where i < :rows)
 insert into requests (request_id, created_at, project, key_id, user, endpoint, model_requested, model, deployment,
     upstream_model, stream, status, http_status, attempts, prompt_tokens, completion_tokens, cached_tokens,
     cost_nanos, saved_nanos, basis, cache, total_ms, config, hold_nanos, estimate_tokens)
-select 'old_' || hex(randomblob(12)), :now - :rows + i, 'project-' || (i % 50), 'key_' || (i % 1000),
+select 'old_' || hex(randomblob(12)), :now - :rows + i,
+    iif(i % 50, 'project-' || (i % 50), :project), iif(i % 1000, 'key_' || (i % 1000), :key_id),
     'user-' || (i % 5000), '/chat/completions', 'codellama', 'codellama', 'codellama#1', 'CodeLlama-34b', 0,
     'ok', 200, '[]', 100, 50, 0, 50000, 0, 'exact', 'miss', 12.3, '0123456789ab', 0, 100
 from n
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "proxy.db"
             prepare(path)
-            fill(path, already)
+            fill(path, already, "web", KEY.key_id)
             for concurrent in (1, 8, 32, 128):
                 cpu, wall, batch = asyncio.run(measured(path, concurrent))
                 print(f"{already:>9}  {concurrent:>10}  {cpu:>14.1f}  {wall:>15.1f}  {batch:>15.1f}")
@@ -83,10 +84,12 @@ def timed_select(db: sqlite3.Connection) -> float:
     return (time.perf_counter() - before) / 1000
 
 
-def fill(path: Path, rows: int) -> None:
+def fill(path: Path, rows: int, project: str, key_id: str) -> None:
+    """So many settled requests, a 50th of them of this project, a 1000th with this key."""
     if rows:
+        given = {"rows": rows, "now": time.time(), "project": project, "key_id": key_id}
         with closing(sqlite3.connect(path)) as db, db:
-            db.execute(FILL, {"rows": rows, "now": time.time()})
+            db.execute(FILL, given)
 
 
 async def measured(path: Path, concurrent: int) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """The load: so many connections, each sending its next request when it has the whole answer.
 
-    python -m bench.load URL --connections 32 --seconds 5 [--stream] [--key sk-...]
+    python -m bench.load URL --connections 32 --seconds 5 [--stream] [--key sk-...] [--header NAME:VALUE]
 
 Prints one JSON object: requests per second and latencies in milliseconds. Raw asyncio, so that it costs little.
 """
@@ -9,20 +9,60 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import random
 import time
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 import uvloop
 
+PROMPT = "write me a function to print hello world"
+
+
+def chat(*, stream: bool, fields: str = "{}") -> bytes:
+    """The body of a request; `fields` are more of it, as JSON."""
+    messages = [{"role": "user", "content": PROMPT}]
+    asked = {"model": "bench", "messages": messages, "user": "bench", "stream": stream}
+    return json.dumps({**asked, **json.loads(fields)}).encode()
+
+
+def requests(url: SplitResult, keys: Sequence[str], headers: Sequence[str], body: bytes) -> Iterator[bytes]:
+    """Whole requests, for ever: always the same one, or each with any of many keys."""
+    head = f"POST {url.path} HTTP/1.1\r\nhost: {url.netloc}\r\n" + "".join(
+        f"{header}\r\n" for header in headers
+    )
+    rest = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    one = [f"{head}authorization: Bearer {key}\r\n".encode() + rest for key in keys]
+    if len(one) == 1:
+        return itertools.repeat(one[0])
+    dice = random.Random()
+    return (dice.choice(one) for _ in itertools.count())
+
+
+@dataclass
+class Work:
+    """What the connections share."""
+
+    requests: Iterator[bytes]
+    until: float
+    left: int
+    expected: bytes
+    """How an answer begins."""
+    latencies: list[float]
+
+    def over(self) -> bool:
+        return self.left <= 0 or time.perf_counter() >= self.until
+
 
 class Caller(asyncio.Protocol):
-    """One connection that asks again and again until `until`."""
+    """One connection that asks again and again until the work is over."""
 
-    def __init__(self, request: bytes, until: float, latencies: list[float]) -> None:
-        self._request = request
-        self._until = until
-        self._latencies = latencies
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._buffer = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -31,23 +71,23 @@ class Caller(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
+        self._work.left -= 1
         self._started = time.perf_counter()
-        self._transport.write(self._request)  # type: ignore[attr-defined]
+        self._transport.write(next(self._work.requests))  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if not self._whole():
             return
-        if not self._buffer.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"not a 200: {self._buffer[:500]!r}")
+        if not self._buffer.startswith(self._work.expected):
+            self._end(ValueError(f"not {self._work.expected!r}: {self._buffer[:500]!r}"))
+            return
         self._buffer = b""
-        now = time.perf_counter()
-        self._latencies.append(now - self._started)
-        if now < self._until:
-            self._ask()
+        self._work.latencies.append(time.perf_counter() - self._started)
+        if self._work.over():
+            self._end(None)
         else:
-            self._transport.close()
-            self.done.set_result(None)
+            self._ask()
 
     def _whole(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
@@ -59,34 +99,26 @@ class Caller(asyncio.Protocol):
             return self._buffer.endswith(b"0\r\n\r\n")
         return len(self._buffer) >= end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("closed early"))
+            self.done.set_exception(error) if error else self.done.set_result(None)
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or ConnectionError("closed early"))
 
 
-async def run(
-    url: str, connections: int, seconds: float, key: str, *, stream: bool, fields: str = "{}"
-) -> dict[str, float]:
-    parts = urlsplit(url)
-    messages = [{"role": "user", "content": "write me a function to print hello world"}]
-    asked = {"model": "bench", "messages": messages, "user": "bench", "stream": stream, **json.loads(fields)}
-    body = json.dumps(asked).encode()
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    latencies: list[float] = []
+async def run(url: SplitResult, connections: int, work: Work) -> dict[str, float]:
     started = time.perf_counter()
+    work.until += started
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(
-            lambda: Caller(head.encode() + body, started + seconds, latencies), parts.hostname, parts.port
-        )
+        await loop.create_connection(lambda: Caller(work), url.hostname or "", url.port or 80)
         for _ in range(connections)
     ]
     await asyncio.gather(*(caller.done for _, caller in pairs))
     took = time.perf_counter() - started
-    latencies.sort()
+    latencies = sorted(work.latencies)
     return {
         "per_second": round(len(latencies) / took, 1),
         "p50_ms": round(latencies[len(latencies) // 2] * 1000, 3),
@@ -95,16 +127,28 @@ async def run(
     }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("url")
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", type=urlsplit)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--requests", type=int, default=1 << 62, help="end after so many")
     parser.add_argument("--key", default="none")
+    parser.add_argument(
+        "--keys", type=Path, help="a file of keys, one a line: each request takes any of them"
+    )
+    parser.add_argument("--header", action="append", default=[], help="one more for each request: NAME:VALUE")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--fields", default="{}", help="more for the body, as JSON")
+    parser.add_argument("--expect", type=int, default=200, help="the status that every answer has to have")
     args = parser.parse_args()
-    result = uvloop.run(
-        run(args.url, args.connections, args.seconds, args.key, stream=args.stream, fields=args.fields)
-    )
-    print(json.dumps(result))
+    keys = args.keys.read_text().split() if args.keys else [args.key]
+    asked = requests(args.url, keys, args.header, chat(stream=args.stream, fields=args.fields))
+    work = Work(asked, args.seconds, args.requests, f"HTTP/1.1 {args.expect}".encode(), [])
+    print(json.dumps(uvloop.run(run(args.url, args.connections, work))))
+
+
+if __name__ == "__main__":
+    main()

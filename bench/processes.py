@@ -9,9 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 SERVER_CORE, LOAD_CORE = 0, 1
+PATIENCE = 90.0
+"""Seconds until a process that does not come up is given up."""
+
+
+class NotUp(Exception):  # noqa: N818 - a state, not a mistake
+    """A process ended at once, or never became ready; the message says where it tells why."""
+
+
+@dataclass(frozen=True)
+class Running:
+    pid: int
+    seconds: float
+    """From the start of the process until it was ready."""
 
 
 def free_port() -> int:
@@ -26,23 +40,16 @@ def listening(port: int) -> bool:
     return False
 
 
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise SystemExit("nothing came up in time")
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
     core: int,
-    port: int,
+    ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, once it listens."""
+) -> Iterator[Running]:
+    """The process, once it is ready."""
+    started = time.monotonic()
     with (log or Path(os.devnull)).open("wb") as out:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],
@@ -51,44 +58,59 @@ def running(
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-        try:
-            until(lambda: listening(port) or process.poll() is not None)
-            if process.poll() is not None:
-                raise SystemExit(f"{command[:4]} ended at once; see {log}")
-            yield process
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
-            process.kill()
+    try:
+        while not ready():
+            if process.poll() is not None or time.monotonic() > started + PATIENCE:
+                raise NotUp(f"{command[0]} did not come up; {_last_lines(log)}")
+            time.sleep(0.005)
+        yield Running(process.pid, time.monotonic() - started)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+        process.kill()
+        process.wait()
+
+
+def _last_lines(log: Path | None) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines() if log else []
+    return "its last words: " + " / ".join(lines[-3:]) if lines else "it said nothing"
 
 
 def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
 
 
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
 def resident_mb(pid: int) -> float:
-    """Resident memory, MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1000
-    return 0.0
+    """Resident memory of the process and its descendants, MB."""
+    return sum(_resident_kb(one) for one in family(pid)) / 1000
+
+
+def _resident_kb(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+    return 0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
-    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, Linux {os.uname().release}"
+    """Processor time of all threads of the process and its descendants."""
+    ticks = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,77 @@
+"""What is said of measurements: Markdown tables, the machine, and what was promised beside what was found."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A figure that was promised, and what it came to."""
+
+    what: str
+    bound: str
+    found: str
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str
+    promises: Sequence[Promise] = ()
+
+    def __str__(self) -> str:
+        return f"## {self.title}\n\n{self.text}\n"
+
+
+def at_most(what: str, found: float, bound: float, form: str) -> Promise:
+    return Promise(what, f"≤ {form.format(bound)}", form.format(found), found <= bound)
+
+
+def at_least(what: str, found: float, bound: float, form: str) -> Promise:
+    return Promise(what, f"≥ {form.format(bound)}", form.format(found), found >= bound)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The first column to the left, figures to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def promises(sections: Iterable[Section]) -> str:
+    found = [promise for section in sections for promise in section.promises]
+    rows = [(one.what, one.bound, one.found, "yes" if one.kept else "**no**") for one in found]
+    return table(["", "promised", "measured", "kept"], rows)
+
+
+def figure(value: float) -> str:
+    """Three digits that count: 0.123, 1.23, 12.3, 1234."""
+    return f"{value:.{max(0, 3 - len(str(int(value))) if value >= 1 else 3)}f}"
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "unknown processor",
+    )
+    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, Linux {os.uname().release}"
+
+
+def counting() -> float:
+    """Seconds that a loop of ten million additions takes: how fast this machine's Python is just now."""
+    started = time.perf_counter()
+    total = 0
+    for number in range(10_000_000):
+        total += number
+    return time.perf_counter() - started
