@@ -22,6 +22,7 @@ from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
+from codellama_proxy.template import Interpreter
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
 
 MAX_ANSWER = 16 << 20
@@ -57,7 +58,8 @@ class Reply:
         self._close = close
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
-        self._state: Any = None
+        parse = self._adapter.parse_stream
+        self._interpreter = Interpreter(lambda state, frame: parse(state, frame, chat, deployment))
         self._received = 0
         self._failed: AttemptFailed | None = None
         """Raised once the events before it have been handed on."""
@@ -124,8 +126,9 @@ class Reply:
         events = self._events(self._decoder.flush())
         if self.ended:
             return events
-        if self._state is None or not self._state.complete:
-            reason = "cut_stream" if self._state is not None else "empty_stream"
+        state = self._interpreter.state
+        if state is None or not state.complete:
+            reason = "cut_stream" if state is not None else "empty_stream"
             self._failed = AttemptFailed(failures.disguised(reason, status=200))
             if not events:
                 raise self._failed
@@ -134,18 +137,16 @@ class Reply:
 
     def _events(self, frames: Sequence[Frame]) -> list[Event]:
         events: list[Event] = []
+        interpreter = self._interpreter
         for frame in frames:
             try:
-                self._state, more = self._adapter.parse_stream(
-                    self._state, frame, self._chat, self.deployment
-                )
+                events += interpreter.events_of(frame)
             except AttemptFailed as failed:
                 if not events:
                     raise
                 self._failed = failed  # what came before it, in the same packet, was said all the same
                 break
-            events += more
-            if self._state.done:
+            if interpreter.state.done:
                 self.ended = True
                 break
         return events

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pricing",
         "routing",
         "sse",
+        "template",
         "tokens",
         "trace",
         "transcript",

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.providers import openai_stream, text
+from codellama_proxy.providers import ADAPTERS, openai_stream, text
 from codellama_proxy.providers.openai_stream import StreamState
-from codellama_proxy.providers.template import learn
 from codellama_proxy.sse import Frame
+from codellama_proxy.template import Interpreter, learn
 from codellama_proxy.types import Event
 from tests.building import chat, deployment
 
@@ -32,15 +32,36 @@ def completed(said: str, **more: Any) -> bytes:
     return orjson.dumps({"id": "c", "object": "text_completion", "created": 1, "choices": [choice], **more})
 
 
-def events_of(parse: Parse, frames: Sequence[bytes], *, by_heart: bool) -> list[tuple[Any, ...]]:
-    state = None
-    found: list[tuple[Any, ...]] = []
+def reader(parse: Parse) -> Interpreter:
+    return Interpreter(lambda state, frame: parse(state, frame, chat(stream=True), deployment("a")))
+
+
+def seen(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    return [(event.body and orjson.loads(event.body), *event[1:]) for event in events]
+
+
+def told_by_heart(parse: Parse, frames: Sequence[Frame]) -> list[tuple[Any, ...]]:
+    interpreter = reader(parse)
+    return [one for frame in frames for one in seen(interpreter.events_of(frame))]
+
+
+def told_by_the_parser(parse: Parse, frames: Sequence[Frame]) -> list[tuple[Any, ...]]:
+    state, found = None, []
     for frame in frames:
-        state, events = parse(state, Frame(frame), chat(stream=True), deployment("a"))
-        if not by_heart:
-            state = state._replace(usual=None)
-        found += [(event.body and orjson.loads(event.body), *event[1:]) for event in events]
+        state, events = parse(state, frame, chat(stream=True), deployment("a"))
+        found += seen(events)
     return found
+
+
+def read(frames: Sequence[bytes], parse: Parse = openai_stream.parse_stream) -> Interpreter:
+    interpreter = reader(parse)
+    for frame in frames:
+        interpreter.events_of(Frame(frame))
+    return interpreter
+
+
+def unparsed(state: Any, frame: Frame) -> tuple[Any, Sequence[Event]]:
+    raise AssertionError("it was parsed")
 
 
 extras = st.sampled_from(
@@ -66,48 +87,57 @@ def test_a_stream_reads_the_same_with_and_without_templates(
     told: list[tuple[str, dict[str, Any]]], make: Callable[..., bytes]
 ) -> None:
     parse = openai_stream.parse_stream if make is chunk else text.parse_stream
-    frames = [make(one, **more) for one, more in told]
-    assert events_of(parse, frames, by_heart=True) == events_of(parse, frames, by_heart=False)
+    frames = [Frame(make(one, **more)) for one, more in told]
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+
+
+@given(st.lists(said, max_size=12), st.booleans())
+def test_so_does_one_of_another_dialect(told: list[str], thinks: bool) -> None:
+    name = "thinking" if thinks else "text"
+    block: dict[str, Any] = {"index": 0, "content_block": {"type": name, name: ""}}
+    start = {"message": {"id": "m", "model": "c", "usage": {"input_tokens": 1}}}
+    events: list[tuple[str, dict[str, Any]]] = [("message_start", start), ("content_block_start", block)]
+    deltas = [{"type": f"{name}_delta", name: one} for one in told]
+    events += [("content_block_delta", {"index": 0, "delta": delta}) for delta in deltas]
+    frames = [Frame(orjson.dumps({"type": kind, **body}), kind) for kind, body in events]
+    parse = ADAPTERS["anthropic"].parse_stream
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
 def test_any_bytes_in_place_of_the_text_read_the_same(told: list[tuple[bytes, bool]]) -> None:
     before, after = chunk("here").split(b"here")
-    frames = [chunk("one"), chunk("two")] + [before + odd + (after if ends else b"") for odd, ends in told]
-    by_heart = events_of(openai_stream.parse_stream, frames, by_heart=True)
-    assert by_heart == events_of(openai_stream.parse_stream, frames, by_heart=False)
+    odd = [before + one + (after if ends else b"") for one, ends in told]
+    frames = [Frame(one) for one in (chunk("one"), chunk("two"), *odd)]
+    parse = openai_stream.parse_stream
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
 
 
 @pytest.mark.parametrize("more", [{}, {"usage": None}, {"x_groq": {}}, {"object": "wrong"}])
-def test_the_second_chunk_of_its_kind_is_known_by_heart(more: dict[str, Any]) -> None:
-    state: StreamState | None = None
-    for frame in (chunk("one", **more), chunk("two", **more)):
-        state, _ = openai_stream.parse_stream(state, Frame(frame), chat(stream=True), deployment("a"))
-    assert state is not None
-    assert state.usual is not None
-    event = state.usual.event_of(chunk(' three "and" é', **more))
-    assert event is not None
+def test_the_third_chunk_of_its_kind_is_known_by_heart(more: dict[str, Any]) -> None:
+    interpreter = read([chunk("one", **more), chunk("two", **more)])
+    interpreter._parse = unparsed
+    (event,) = interpreter.events_of(Frame(chunk(' three "and" é', **more)))
     assert event.text == ' three "and" é'
     assert orjson.loads(event.body) == orjson.loads(chunk(' three "and" é'))
 
 
 def test_what_depends_on_the_text_has_no_template() -> None:
-    def parse(raw: bytes) -> list[Event]:
-        found = orjson.loads(raw)["said"]
-        return [Event(raw, True, found, finish_reason="stop" if found == "@" else None)]
+    def parse(frame: Frame) -> list[Event]:
+        found = orjson.loads(frame.data)["said"]
+        return [Event(frame.data, True, found, finish_reason="stop" if found == "@" else None)]
 
-    raw = b'{"said":"one"}'
-    assert learn(raw, parse(raw), parse) is None
+    frame = Frame(b'{"said":"one"}')
+    assert learn(frame, parse(frame), parse) is None
 
 
 def test_a_text_that_stands_in_two_places_has_no_template() -> None:
-    assert learn(b'["a","a"]', [Event(b'["a","a"]', True, "a")], lambda _: []) is None
+    assert learn(Frame(b'["a","a"]'), [Event(b'["a","a"]', True, "a")], lambda _: []) is None
 
 
 def test_a_choice_that_ends_ends_its_template() -> None:
-    state: StreamState | None = None
     ended = chunk("").replace(b'"finish_reason":null', b'"finish_reason":"stop"')
-    for frame in (chunk("one"), chunk("two"), ended):
-        state, _ = openai_stream.parse_stream(state, Frame(frame), chat(stream=True), deployment("a"))
-    assert state is not None
-    assert state.usual is None
+    interpreter = read([chunk("one"), chunk("two"), ended])
+    interpreter._parse = unparsed
+    with pytest.raises(AssertionError, match="it was parsed"):
+        interpreter.events_of(Frame(chunk("three")))

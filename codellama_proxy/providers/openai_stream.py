@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,7 +25,6 @@ from codellama_proxy.providers.openai_answer import (
     tool_calls,
 )
 from codellama_proxy.providers.reading import object_in
-from codellama_proxy.providers.template import Template, learn
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
 
@@ -56,8 +55,6 @@ class StreamState(NamedTuple):
     usage: Mapping[str, Any] | None = None
     """The latest report: some send a running total with every chunk, only the last one counts."""
     done: bool = False
-    usual: Template | None = None
-    """Of the chunks that say some text and nothing else, as nearly all do; while all else here stays the same."""
 
     @property
     def complete(self) -> bool:
@@ -65,36 +62,18 @@ class StreamState(NamedTuple):
         return self.done or (self.finished and not self.open)
 
 
-Parse = Callable[[StreamState, bytes], tuple[StreamState, Sequence[Event]]]
-
-
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    return recalled(state or StreamState(), frame.data, lambda state, raw: _parsed(state, raw, chat))
-
-
-def recalled(state: StreamState, raw: bytes, parse: Parse) -> tuple[StreamState, Sequence[Event]]:
-    """What `parse` makes of a frame's data, found out by heart if it is like the one before it."""
-    if state.usual is not None and (event := state.usual.event_of(raw)) is not None:
-        return state, (event,)
-    after, events = parse(state, raw)
-    if after is not state:
-        return after._replace(usual=None), events
-    if state.usual is None:
-        state = state._replace(usual=learn(raw, events, lambda other: parse(after, other)[1]))
-    return state, events
-
-
-def _parsed(state: StreamState, raw: bytes, chat: ChatRequest) -> tuple[StreamState, Sequence[Event]]:
-    if raw == DONE:
+    state = state or StreamState()
+    if frame.data == DONE:
         return state._replace(done=True), closing(state)
-    chunk = object_in(raw)
+    chunk = object_in(frame.data)
     if chunk is None:
         return state, ()
     if chunk.get("error"):
-        raise AttemptFailed(in_band(raw, chunk))
+        raise AttemptFailed(in_band(frame.data, chunk))
     choices = chunk.get("choices")
     usage = chunk.get("usage")
     events: list[Event] = []
@@ -102,7 +81,7 @@ def _parsed(state: StreamState, raw: bytes, chat: ChatRequest) -> tuple[StreamSt
         state = state._replace(usage=usage)
         events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
     if isinstance(choices, list) and choices:
-        state, event = _content(state, chunk, raw, chat)
+        state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
     return state, events
 

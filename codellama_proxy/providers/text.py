@@ -16,7 +16,7 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
-from codellama_proxy.providers.openai_stream import StreamState, closing, constant, recalled
+from codellama_proxy.providers.openai_stream import StreamState, closing, constant
 from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.providers.text_request import to_request
 from codellama_proxy.sse import DONE, Frame
@@ -74,24 +74,21 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
-    return recalled(state or StreamState(), frame.data, lambda state, raw: _parsed(state, raw, chat))
-
-
-def _parsed(state: StreamState, raw: bytes, chat: ChatRequest) -> tuple[StreamState, Sequence[Event]]:
-    if raw == DONE:
+    state = state or StreamState()
+    if frame.data == DONE:
         return state._replace(done=True), closing(state, KIND)
-    chunk = object_in(raw)
+    chunk = object_in(frame.data)
     if chunk is None:
         return state, ()
     if chunk.get("error"):
-        raise AttemptFailed(in_band(raw, chunk))
+        raise AttemptFailed(in_band(frame.data, chunk))
     events: list[Event] = []
     usage = chunk.get("usage")
     if isinstance(usage, dict) and usage:
         state = state._replace(usage=usage)
         events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
     if isinstance(chunk.get("choices"), list) and chunk["choices"]:
-        state, event = _content(state, chunk, raw, chat)
+        state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
     return state, events
 
