@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +67,16 @@ def call(target: Target, work: Work, seconds: float, *options: object) -> dict[s
 
 
 def in_turns(targets: Sequence[Target], work: Work, rounds: int, seconds: float) -> Found:
-    """The median of every figure, the targets interleaved so that a noisy minute hits all of them."""
-    seen: dict[str, list[dict[str, float]]] = {target.name: [] for target in targets}
+    turns = {target.name: functools.partial(call, target, work, seconds) for target in targets}
+    return interleaved(turns, rounds)
+
+
+def interleaved(turns: Mapping[str, Callable[[], Figures]], rounds: int) -> Found:
+    """The median of every figure; all take turns, so that a noisy minute hits all of them."""
+    seen: dict[str, list[Figures]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for target in targets:
-            seen[target.name].append(call(target, work, seconds))
+        for name, turn in turns.items():
+            seen[name].append(turn())
     return {name: medians(runs) for name, runs in seen.items()}
 
 

@@ -11,6 +11,7 @@ Bytes are never decoded here, so a UTF-8 character split between two reads canno
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 MAX_EVENT = 1 << 20
@@ -51,14 +52,12 @@ class Decoder:
         if self._at_start and not self._skip_bom():
             return []
         end = buffer.rfind(b"\n\n", self._searched)
-        blocks: list[bytes] = []
-        if end >= 0:
-            blocks = bytes(buffer[:end]).split(b"\n\n")
-            del buffer[: end + 2]
+        whole = bytes(buffer[: end + 2]) if end >= 0 else b""
+        del buffer[: len(whole)]
         if len(buffer) > MAX_EVENT:
             raise EventTooLarge(f"an event larger than {MAX_EVENT} bytes")
         self._searched = max(len(buffer) - 1, 0)
-        return [frame for frame in map(_parse, blocks) if frame is not None]
+        return _frames(whole)
 
     def flush(self) -> list[Frame]:
         """The frame left open at the end of the stream, if there is one."""
@@ -87,10 +86,19 @@ class Decoder:
         return True
 
 
+_USUAL = re.compile(rb"data: (.+)\n\n")
+
+
+def _frames(whole: bytes) -> list[Frame]:
+    """Of bytes that end where an event ends."""
+    usual = _USUAL.findall(whole)
+    if sum(map(len, usual)) + len(b"data: \n\n") * len(usual) == len(whole):  # that was all: nearly always
+        return [Frame(data) for data in usual]
+    return [frame for frame in map(_parse, whole.split(b"\n\n")) if frame is not None]
+
+
 def _parse(block: bytes) -> Frame | None:
     """One event's lines; `None` when they carry no data."""
-    if block.startswith(b"data:") and b"\n" not in block:  # nearly every event there is
-        return Frame(block[6:] if block[5:6] == b" " else block[5:])
     data: list[bytes] = []
     event = ""
     for line in block.split(b"\n"):

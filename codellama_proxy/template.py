@@ -38,13 +38,14 @@ class Interpreter:
 
     def events_of(self, frame: Frame) -> Sequence[Event]:
         """Raises what the dialect raises."""
-        if self._usual is not None and (event := self._usual.event_of(frame)) is not None:
+        usual = self._usual
+        if usual is not None and (event := usual.event_of(frame)) is not None:
             return (event,)
         before = self.state
         self.state, events = self._parse(before, frame)
         if self.state is not before:
             self._usual = None
-        elif self._usual is None:
+        elif usual is None:
             self._usual = learn(frame, events, lambda other: self._parse(before, other)[1])
         return events
 
@@ -63,11 +64,12 @@ class Template(NamedTuple):
         """What the parser would make of it; `None` for a frame that is not like the template's."""
         kind, before, after, shown_before, shown_after, model = self
         data, event = frame
-        if event != kind or not (data.startswith(before) and data.endswith(after)):
+        if event != kind or not data.startswith(before) or not data.endswith(after):
             return None
-        inside = data[len(before) : len(data) - len(after)]
-        if _INSIDE.fullmatch(inside) is None:
+        found = _INSIDE.fullmatch(data, len(before), len(data) - len(after))
+        if found is None:
             return None
+        inside = found[0]
         try:
             text = orjson.loads(b'"%b"' % inside) if b"\\" in inside else inside.decode()
         except ValueError:
