@@ -1,0 +1,149 @@
+"""What a request costs when there is much of everything: keys, rows in the ledger, models.
+
+    python -m bench.growth [--rounds 5] [--seconds 1]
+
+One server for each case, all of them up, asked in turns; the figure is the server's CPU time for a request, which
+other processes disturb least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.compare import PLAIN, Found, call, interleaved
+from bench.ledger import fill
+from bench.tables import Section, at_most, figure, table
+from bench.targets import Target, config, database, proxy, upstream
+from codellama_proxy.store import key_rows
+from codellama_proxy.store.key_values import Change
+from codellama_proxy.store.migrate import prepare
+
+KEYS, ROWS, MODELS = 100_000, 1_000_000, 500
+FEW_KEYS, FEW_MODELS = 10, 3
+PROJECTS = 100
+FEW = "10 keys, an empty ledger, 3 models"
+TOLERATED = 1.10
+"""What noise alone makes of two equal servers here."""
+MODEL = """\
+  - name: model-{number}
+    provider: openai_compatible
+    base_url: http://127.0.0.1:{port}/v1
+    price: {{input: 1, output: 2}}
+"""
+USED = """
+insert into scopes (scope, rpm_level, rated_at, spent_nanos, held_nanos, folded_nanos)
+select 'key:' || key_id, 1000000, :now, 0, 0, 0 from keys
+"""
+HOW = """\
+One server for each case, all at once, asked in turns: plain answers, 32 connections. What is measured is the CPU time
+of the server. The keys belong to 100 projects, and each has been used before; at most 10 000 keys are kept in memory.
+A 50th of the million rows belongs to the project that asks, a 1 000th to the key. The model that is asked for has all
+the others for its fallbacks."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    target: Target
+    keys: Path
+    """One a line; each request takes any of them."""
+
+    def asked(self, seconds: float) -> dict[str, float]:
+        return call(self.target, PLAIN, seconds, "--keys", self.keys)
+
+
+@contextlib.contextmanager
+def cases() -> Iterator[list[Case]]:
+    """All of them, each with a server that runs."""
+    with contextlib.ExitStack() as stack:
+        direct = stack.enter_context(upstream())
+
+        def case(name: str, keys: int = FEW_KEYS, rows: int = 0, models: int = FEW_MODELS) -> Case:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            secrets = filled(directory, keys, rows)
+            entries = "".join(MODEL.format(number=one, port=direct.port) for one in range(1, models))
+            started = proxy(directory, config(direct, models=entries), name, secrets[0])
+            return Case(name, stack.enter_context(started), listed(directory / "keys", secrets))
+
+        many = case(f"{KEYS:,} keys, any of them asks", keys=KEYS)
+        ten = many.keys.read_text().split()[:FEW_KEYS]
+        yield [
+            case(FEW),
+            Case(f"{KEYS:,} keys, ten of them ask", many.target, listed(many.keys.with_name("ten"), ten)),
+            many,
+            case(f"{ROWS:,} rows in the ledger", rows=ROWS),
+            case(f"{MODELS} models", models=MODELS),
+        ]
+
+
+def filled(directory: Path, keys: int, rows: int) -> list[str]:
+    """The secrets of the keys in a new database."""
+    path = database(directory)
+    prepare(path)
+    now = time.time()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        made = [
+            key_rows.create(db, Change({"key_alias": f"team-{number % PROJECTS}"}), now)
+            for number in range(keys)
+        ]
+        db.execute(USED, {"now": now})
+    key, _ = made[0]
+    fill(path, rows, key.project, key.key_id)
+    return [secret for _, secret in made]
+
+
+def listed(path: Path, secrets: Sequence[str]) -> Path:
+    path.write_text("\n".join(secrets))
+    return path
+
+
+def compared(found: Found) -> str:
+    few = found[FEW]["cpu_us"]
+    rows = [
+        (
+            name,
+            f"{figures['cpu_us']:.0f}",
+            f"{figures['cpu_us'] / few:.0%}",
+            figure(figures["per_second"]),
+            figure(figures["p50_ms"]),
+        )
+        for name, figures in found.items()
+    ]
+    return table(["", "server CPU µs/request", "of the first", "requests/s", "p50 ms"], rows)
+
+
+def growth(rounds: int, seconds: float) -> Section:
+    with cases() as all_of_them:
+        for case in all_of_them:
+            case.asked(0.5)  # the first request of a budget sums up what is recorded
+        turns = {case.name: functools.partial(case.asked, seconds) for case in all_of_them}
+        found = interleaved(turns, rounds)
+    few = found[FEW]["cpu_us"]
+    kept = [
+        at_most(f"CPU of a request: {name}", figures["cpu_us"] / few, TOLERATED, "{:.0%}")
+        for name, figures in found.items()
+        if name != FEW
+    ]
+    return Section("What grows with keys, rows and models", f"{HOW}\n\n{compared(found)}", tuple(kept))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1)
+    args = parser.parse_args()
+    print(growth(args.rounds, args.seconds))
+
+
+if __name__ == "__main__":
+    main()
