@@ -28,6 +28,11 @@ class Running:
     """From the start of the process until it was ready."""
 
 
+def aside() -> None:
+    """Keeps this process, which asks and waits, off the server's core."""
+    os.sched_setaffinity(0, {LOAD_CORE})
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

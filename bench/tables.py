@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ def promises(sections: Iterable[Section]) -> str:
     found = [promise for section in sections for promise in section.promises]
     rows = [(one.what, one.bound, one.found, "yes" if one.kept else "**no**") for one in found]
     return table(["", "promised", "measured", "kept"], rows)
+
+
+def paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def figure(value: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from codellama_proxy.store.checkpoint import Checkpointer
 from codellama_proxy.store.database import StoreError, connect, lock_file, version_warning
-from codellama_proxy.store.writer import StoreUnavailable, Writer
+from codellama_proxy.store.writer import SOON, StoreUnavailable, Writer
 
 
 @pytest.fixture
@@ -378,3 +378,30 @@ def test_versions_with_the_wal_reset_bug_are_warned_about(version: tuple[int, ..
     warning = version_warning(version)
     assert (warning is None) == mended
     assert mended or "WAL-reset" in str(warning)
+
+
+def test_a_write_nobody_waits_for_shares_the_next_commit_or_has_its_own_soon(writer: Writer) -> None:
+    async def use() -> None:
+        await writer.run(insert(0))
+        before = writer.commits
+        writer.post(insert(1))
+        await writer.run(insert(2))
+        assert writer.commits == before + 1
+        writer.post(insert(3))
+        while writer.pending:
+            await asyncio.sleep(0.001)
+        assert writer.commits == before + 2
+
+    asyncio.run(asyncio.wait_for(use(), timeout=10))
+    assert rows(writer) == [0, 1, 2, 3]
+
+
+def test_a_reminder_of_a_loop_that_ended_is_not_waited_for_for_ever(writer: Writer) -> None:
+    async def post(n: int) -> None:
+        writer.post(insert(n))
+
+    asyncio.run(post(1))
+    time.sleep(2 * SOON)
+    writer.post(insert(2))
+    eventually(lambda: writer.pending == 0)
+    assert rows(writer) == [1, 2]

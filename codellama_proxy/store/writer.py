@@ -5,6 +5,9 @@ is atomic, sees every function queued before it, cannot be split by the cancella
 and costs microseconds when many wait. If one fails after it changed something, the batch is taken back and run
 again with a savepoint for each: a function may run twice, but only once into the same transaction.
 
+Functions whose result somebody waits for ring for the thread; those that nobody waits for come along with the next
+batch, or ring when `SOON` is over: a wake-up and a commit cost more than most functions.
+
 A batch that cannot begin or commit fails as a whole with `StoreUnavailable`. Functions queued with
 `keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
 I/O error may have happened all the same, so such functions must be harmless when they run twice.
@@ -13,7 +16,9 @@ I/O error may have happened all the same, so such functions must be harmless whe
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -32,6 +37,8 @@ T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
 
 BATCH = 256
+SOON = 0.005
+"""Seconds that a write may wait for others to share its commit, if nobody waits for it."""
 RETRY_FIRST, RETRY_MAX = 0.1, 2.0
 DRAIN = 10.0
 """Seconds that `close` goes on trying to write what must not be lost."""
@@ -76,7 +83,12 @@ class Writer:
         self.path = Path(path)
         self.commits = 0
         self.page: Page | None = None
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: collections.deque[_Item] = collections.deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._rung = False
+        """The thread is awake, or about to be, and will look at the queue once more."""
+        self._due = 0.0
+        """When somebody will ring for those who do not; monotonic seconds."""
         self._kept: list[_Item] = []
         self._running = 0
         self._failure: str | None = None
@@ -106,7 +118,7 @@ class Writer:
             return
         self._closing = True
         self._give_up_at = time.monotonic() + drain
-        self._queue.put(None)
+        self._ring()
         self._thread.join()
         self._thread = None
         self._checkpointer.close()
@@ -125,7 +137,7 @@ class Writer:
     @property
     def pending(self) -> int:
         """Functions that are not committed yet."""
-        return self._queue.qsize() + len(self._kept) + self._running
+        return len(self._queue) + len(self._kept) + self._running
 
     async def run(self, fn: Write[T]) -> T:
         """The result of `fn`, once it is committed. Cancelling the caller does not stop the function."""
@@ -140,7 +152,19 @@ class Writer:
 
     def post(self, fn: Write[Any]) -> None:
         """`submit` with `keep`, for those who never look at the result: the cheapest way to queue."""
-        self._put(_Item(fn, None, None, keep=True, inside=True))
+        self._queue_up(_Item(fn, None, None, keep=True, inside=True))
+        now = time.monotonic()
+        if self._rung or now < self._due:
+            return
+        try:
+            asyncio.get_running_loop().call_later(SOON, self._remind)
+            self._due = now + SOON
+        except RuntimeError:  # nobody here who could wait
+            self._ring()
+
+    def _remind(self) -> None:
+        if self._queue:
+            self._ring()
 
     async def barrier(self) -> None:
         """Return once everything queued before is committed; `StoreUnavailable` if it could not be."""
@@ -162,14 +186,23 @@ class Writer:
         return await future
 
     def _put(self, item: _Item) -> None:
+        self._queue_up(item)
+        self._ring()
+
+    def _queue_up(self, item: _Item) -> None:
         if self._closing or self._thread is None:
             raise StoreUnavailable("the store is closed")
-        self._queue.put(item)
+        self._queue.append(item)
+
+    def _ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            self._bell.put(None)
 
     # --- on the writer's thread ----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while not (self._closing and self._queue.empty() and self._finished()):
+        while not (self._closing and not self._queue and self._finished()):
             batch = self._take()
             self._running = len(batch)
             try:
@@ -188,20 +221,19 @@ class Writer:
 
     def _take(self) -> list[_Item]:
         """What is kept, then what is queued; waits for work, or for the time to try again."""
-        try:
-            first = self._queue.get(timeout=None if self._failure is None else self._delay)
-        except queue.Empty:
-            first = None
-        batch = self._kept
+        with contextlib.suppress(queue.Empty):
+            self._bell.get(timeout=None if self._failure is None else self._delay)
+        self._rung = False  # whoever comes from here on rings again
+        batch = self._kept + self._drain(BATCH)
         self._kept = []
-        if first is not None:
-            batch.append(first)
-        batch.extend(self._drain(BATCH))
+        if self._queue:
+            self._ring()
         return batch
 
     def _drain(self, most: int | None = None) -> list[_Item]:
-        count = self._queue.qsize() if most is None else min(self._queue.qsize(), most)
-        return [item for item in (self._queue.get_nowait() for _ in range(count)) if item is not None]
+        queued = self._queue
+        count = len(queued) if most is None else min(len(queued), most)
+        return [queued.popleft() for _ in range(count)]
 
     def _commit(self, items: Sequence[_Item]) -> None:
         if not items and self._failure is None:
