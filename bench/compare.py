@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import peers
-from bench.processes import LOAD_CORE, cpu_seconds, python, resident_mb
+from bench.processes import LOAD_CORE, aside, cpu_seconds, python, resident_mb
 from bench.tables import Promise, Section, at_least, at_most, figure, table
 from bench.targets import Target, config, proxy, relay, upstream
 
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--peers", action="store_true")
     args = parser.parse_args()
+    aside()
     print(side_by_side(args.rounds, args.seconds, others=args.peers))
 
 

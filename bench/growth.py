@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench.compare import PLAIN, Found, call, interleaved
 from bench.ledger import fill
+from bench.processes import aside
 from bench.tables import Section, at_most, figure, table
 from bench.targets import Target, config, database, proxy, upstream
 from codellama_proxy.store import key_rows
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1)
     args = parser.parse_args()
+    aside()
     print(growth(args.rounds, args.seconds))
 
 

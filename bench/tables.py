@@ -70,7 +70,8 @@ def machine() -> str:
         ),
         "unknown processor",
     )
-    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, Linux {os.uname().release}"
+    python, kernel = sys.version.split()[0], os.uname().release.partition("-")[0]
+    return f"{model}, {os.cpu_count()} cores, Python {python}, Linux {kernel}"
 
 
 def counting() -> float:
