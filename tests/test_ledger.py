@@ -14,7 +14,8 @@ import pytest
 from codellama_proxy.admission import Admission, Ask, Refused
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
-from codellama_proxy.store.balances import SQL
+from codellama_proxy.store.balances import SQL, Balances
+from codellama_proxy.store.books import Books
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.types import Attempt, Failure, Key, Price, Usage
 from codellama_proxy.windows import DAY
@@ -569,6 +570,27 @@ def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Sto
 
 
 # --- old rows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [0, 1, 1000])
+def test_balances_are_the_same_however_few_of_them_stay_in_memory(store: Store, most: int) -> None:
+    books = Books(Balances(most))
+    with store.elsewhere() as db:
+        for key in ("key_a", "key_b", "key_a", "key_b"):
+            request = ask(of_global(max_parallel_requests=9), of_key(key, max_budget=20), key=Key(key, "web"))
+            db.execute("begin immediate")
+            books.admit(db, request)
+            books.settle(db, end(request, 4))
+            books.admit(db, ask(*request.scopes, key=request.key))
+            books.balances.flush(db)
+            db.execute("commit")
+        scopes = (of_global(max_parallel_requests=9), of_key(max_budget=20), of_key("key_b", max_budget=20))
+        found = books.standings(db, scopes, NOW)
+    assert [(one.running, one.spent_nanos, one.held_nanos) for one in found] == [
+        (4, 0, 0),
+        (0, 8, 10),
+        (0, 8, 10),
+    ]
 
 
 def test_folding_changes_no_sum(desk: Desk, store: Store) -> None:

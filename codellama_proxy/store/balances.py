@@ -1,7 +1,8 @@
 """What each scope has left. Lives on the writer's thread, one transaction at a time.
 
-The rows of `scopes` are the truth between transactions. Within one, an account is read once, changed in
-memory by every request that touches it, and written back once: many requests share the same few scopes.
+An account is read once, changed in memory by every request that touches it, and written back with every commit that
+changed it: many requests share the same few scopes. The rows of `scopes` are the truth; when a transaction fails,
+everything in memory is forgotten and read again.
 
 Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
 summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
@@ -22,6 +23,9 @@ from codellama_proxy.windows import Window, is_rolling, iso, turned, window
 
 SQL = load("ledger")
 MOST_SCOPES = 4
+"""Of one request."""
+MOST_KEPT = 5000
+"""Accounts in memory between two transactions: when there are more, all of them are read again when needed."""
 
 # The rows of `requests` and of `totals` that belong to a scope.
 _WHERE = {
@@ -44,7 +48,7 @@ class Account:
         self.first_seq: int | None = None
         self.spent = self.held = self.folded = 0
         self.running: int | None = None
-        """Requests that run now, once somebody asked: not kept, but counted, so that none can leak."""
+        """Requests that run now, once somebody asked: counted from the rows, and from then on in memory."""
         self.changed = False
 
     def admitted(self, rates: Rates | None, hold: int) -> None:
@@ -73,13 +77,17 @@ class Account:
 
 
 class Balances:
-    """The accounts that one transaction touches."""
+    """The accounts in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most = most
+        self._kept: dict[str, Account] = {}
         self._open: dict[str, Account] = {}
+        """Of those, what the present transaction touches."""
 
-    def begin(self) -> None:
-        """Forget everything: what was not written back belonged to a transaction that failed."""
+    def forget(self) -> None:
+        """What was not written back belonged to a transaction that failed."""
+        self._kept.clear()
         self._open.clear()
 
     def flush(self, db: sqlite3.Connection) -> None:
@@ -89,6 +97,9 @@ class Balances:
             db.executemany(SQL["put_scope"], [_row_of(scope, account) for scope, account in changed])
             for _, account in changed:
                 account.changed = False
+        self._open.clear()
+        if len(self._kept) > self._most:
+            self._kept.clear()
 
     def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[Account]:
         """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
@@ -96,18 +107,22 @@ class Balances:
         try:
             return [opened[scope] for scope in ids]
         except KeyError:
-            self._read(db, tuple([scope for scope in ids if scope not in opened]))
+            self._read(db, tuple([scope for scope in ids if scope not in self._kept]))
+            for scope in ids:
+                opened[scope] = self._kept[scope]
             return [opened[scope] for scope in ids]
 
     def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
-        for scope in ids:
-            self._open[scope] = Account()
+        if not ids:
+            return
+        found = {scope: Account() for scope in ids}
         for row in db.execute(SQL["scopes"], ids + ids[:1] * (MOST_SCOPES - len(ids))):
-            account = self._open[row[0]]
+            account = found[row[0]]
             account.rates = Rates(row[1], row[2], row[3])
             account.duration = row[4]
             account.window = None if row[5] is None else Window(row[5], row[6])
             account.first_seq, account.spent, account.held, account.folded = row[7:]
+        self._kept.update(found)
 
 
 def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: float) -> Standing:
@@ -152,11 +167,12 @@ def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float
 def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window, end: float) -> None:
     """Make `opened` the account's window, with what its requests before `end` have spent and hold."""
     last = _one(db, "before_window", scope, start=opened.start, end=end)
-    account.first_seq = 0 if last is None else last + 1
-    account.spent, account.held = scope_sum(db, "booked", scope, first_seq=account.first_seq)
+    first_seq = 0 if last is None else last + 1
+    spent, held = scope_sum(db, "booked", scope, first_seq=first_seq)
     # Days that were folded are whole: a rolling window that began within one is charged all of it.
-    account.folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
-    account.spent += account.folded
+    folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
+    # Only now, so that a query that fails leaves the account as it was.
+    account.first_seq, account.spent, account.held, account.folded = first_seq, spent + folded, held, folded
     account.window = opened
     account.changed = True
 

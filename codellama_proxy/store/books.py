@@ -30,8 +30,8 @@ class _Held(NamedTuple):
 class Books:
     """One instance for each writer. Functions write rows first and balances last: what fails changed none."""
 
-    def __init__(self) -> None:
-        self.balances = Balances()
+    def __init__(self, balances: Balances | None = None) -> None:
+        self.balances = balances or Balances()
         # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
         self._held: dict[str, _Held] = {}
         self.dropped = 0
@@ -90,7 +90,7 @@ class Books:
     def fold(self, db: sqlite3.Connection, before: float, now: float) -> int:
         """Fold one batch of rows of whole days; how many."""
         self.balances.flush(db)
-        self.balances.begin()
+        self.balances.forget()  # of what is folded the balances are told in the file
         return folding.fold(db, min(before, now // DAY * DAY))
 
 

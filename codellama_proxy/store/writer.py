@@ -47,11 +47,13 @@ log = logging.getLogger(__name__)
 
 
 class Page(Protocol):
-    """What the functions of a transaction share in memory: empty at first, written before the commit."""
+    """What the functions share in memory, from one transaction to the next."""
 
-    def begin(self) -> None: ...
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Before a commit: writes back what changed."""
 
-    def flush(self, db: sqlite3.Connection) -> None: ...
+    def forget(self) -> None:
+        """After a transaction that was taken back, or may have been: the file is the truth."""
 
 
 class _Item:
@@ -242,6 +244,7 @@ class Writer:
         # Savepoints copy every page that changes: only a batch that needs them pays for them.
         if not self._run_all(db, items, _run_plain):
             db.execute("rollback")
+            self._forget()
             self._run_all(db, items, _run_guarded)
         db.execute("commit")
         self.commits += 1
@@ -251,8 +254,6 @@ class Writer:
     ) -> bool:
         """Run the batch in one transaction; `False` if it has to be taken back and run in another way."""
         db.execute("begin immediate")
-        if self.page is not None:
-            self.page.begin()
         for item in items:
             item.error = None
             if not run(db, item):
@@ -282,6 +283,7 @@ class Writer:
     def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
         """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
         self._reset(error)
+        self._forget()
         if self._failure is None:
             log.error("the store cannot write to %s: %s", self.path, error)
         self._failure = str(error)
@@ -291,6 +293,10 @@ class Writer:
         for item in self._kept:
             item.error = None
         _fail((item for item in everything if not item.keep), str(error))
+
+    def _forget(self) -> None:
+        if self.page is not None:
+            self.page.forget()
 
     def _reset(self, error: Exception) -> None:
         """Leave no transaction open; after worse than a lock or a full disk, no connection either."""
