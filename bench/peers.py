@@ -47,14 +47,14 @@ class Absent(Exception):  # noqa: N818 - a state, not a mistake
 def started(stack: contextlib.ExitStack, upstream: Target, directory: Path) -> tuple[list[Target], str]:
     """Those that can be measured, until the stack ends; and what has to be known of them and of those that cannot."""
     found: list[Target] = []
-    notes = [NOTE]
+    notes = []
     for name, peer in PEERS.items():
         try:
             found.append(right(stack.enter_context(peer(upstream, directory))))
         except (Absent, NotUp) as error:
             notes.append(f"**{name} was not measured**: {error}.")
             print(f"\n!!! {name} is not measured: {error}\n", file=sys.stderr)
-    return found, "\n\n".join(notes)
+    return found, "\n\n".join([NOTE] * bool(found) + notes)
 
 
 def right(target: Target) -> Target:
