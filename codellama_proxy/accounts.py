@@ -83,7 +83,8 @@ class Accounts:
 
     def cost_nanos(self, trace: Trace) -> int | None:
         """Of an answer that is in hand whole, with its usage known."""
-        return traces.books(trace, price_of, whole=True).cost_nanos
+        trace.booked = traces.books(trace, price_of, whole=True)
+        return trace.booked.cost_nanos
 
     def settle(self, trace: Trace) -> None:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted."""
@@ -107,7 +108,8 @@ class Accounts:
             self._book(trace)
 
     def _book(self, trace: Trace) -> None:
-        done = traces.books(trace, price_of, whole=trace.complete or trace.answered)
+        whole = trace.complete or trace.answered
+        done = (trace.booked if whole else None) or traces.books(trace, price_of, whole=whole)
         if trace.asked_ledger:
             self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))

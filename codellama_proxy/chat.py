@@ -321,7 +321,7 @@ def check_items(fields: Mapping[str, Any]) -> None:
         for index, item in enumerate(fields.get(name, ())):
             if not isinstance(item, dict):
                 raise invalid_type(f"{name}[{index}]", "object")
-    if all(name in fields for name in MAX_TOKENS_FIELDS):
+    if MAX_TOKENS_FIELDS[0] in fields and MAX_TOKENS_FIELDS[1] in fields:
         message = "Give either 'max_tokens' or 'max_completion_tokens', not both."
         raise invalid_value(MAX_TOKENS_FIELDS[0], message)
 

@@ -103,7 +103,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         permitted = permission(trace.settings, key)
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
-        models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0)
+        models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
         return replace(told, error=error, others=tuple(_others(snapshot, key, chat, ())))
     deployments = asking.candidates(models)
@@ -116,7 +116,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
         told = replace(told, error=error)
-    chain = routing.candidates(models, chat.mode, world.cooling, 0.0, lambda: 0.5)
+    chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
     places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
     others = tuple(_others(snapshot, key, chat, [d.id for d in chain]))
     return replace(told, admission=trace.admission, chain=places, others=others)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from codellama_proxy.types import Json, Price, Usage
 
 PER = 1_000_000
@@ -37,9 +39,7 @@ def sane(reported: object) -> Usage | None:
     if not isinstance(reported, dict):
         return None
     prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens", 0)
-    if isinstance(prompt, bool) or isinstance(completion, bool):
-        return None
-    if not isinstance(prompt, int) or not isinstance(completion, int):
+    if not _count(prompt) or not _count(completion):
         return None
     inputs = _details(reported, "prompt_tokens_details")
     outputs = _details(reported, "completion_tokens_details")
@@ -47,25 +47,21 @@ def sane(reported: object) -> Usage | None:
         Usage(
             prompt,
             completion,
-            _or_zero(inputs.get("cached_tokens")),
-            _or_zero(inputs.get("cache_write_tokens")),
-            _or_zero(outputs.get("reasoning_tokens")),
+            inputs.get("cached_tokens", 0),
+            inputs.get("cache_write_tokens", 0),
+            outputs.get("reasoning_tokens", 0),
         )
     )
 
 
 def checked(usage: Usage) -> Usage | None:
-    """The same for usage that a dialect has read."""
+    """The same for usage that a dialect has read; what is no number counts as 0."""
     if not _count(usage.prompt_tokens) or not _count(usage.completion_tokens):
         return None
-    cached = _within(usage.cached_tokens, usage.prompt_tokens)
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        cached,
-        _within(usage.cache_write_tokens, usage.prompt_tokens - cached),
-        _within(usage.reasoning_tokens, usage.completion_tokens),
-    )
+    prompt, completion, cached, written, reasoning = usage
+    cached = _within(cached, prompt)
+    written, reasoning = _within(written, prompt - cached), _within(reasoning, completion)
+    return Usage(prompt, completion, cached, written, reasoning)
 
 
 def _details(reported: Json, name: str) -> Json:
@@ -73,13 +69,9 @@ def _details(reported: Json, name: str) -> Json:
     return details if isinstance(details, dict) else {}
 
 
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+def _count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MOST_TOKENS  # a bool is no number in JSON
 
 
-def _or_zero(value: object) -> int:
-    return value if isinstance(value, int) and _count(value) else 0
-
-
-def _within(value: int, whole: int) -> int:
+def _within(value: object, whole: int) -> int:
     return value if _count(value) and value <= whole else 0

@@ -85,7 +85,7 @@ def starting_model(usable: Iterable[Model]) -> Model | None:
 
 
 def _serves(model: Model, mode: str) -> bool:
-    return any(d.serves(mode) for d in model.deployments)
+    return bool([d for d in model.deployments if d.serves(mode)])
 
 
 def _serving(model: Model, mode: str) -> Model:
@@ -120,7 +120,7 @@ def models_of_chain(
         if not model.deployments:
             continue
         chain.append(model)
-        ready += sum(1 for d in model.deployments if not is_cooling(cooling.get(d.id), now))
+        ready += len([d for d in model.deployments if not is_cooling(cooling.get(d.id), now)])
         if ready >= snapshot.routing.max_attempts:
             break
     return chain
@@ -136,13 +136,11 @@ def weighted(deployments: Sequence[Deployment], jitter: Jitter) -> list[Deployme
 
 
 def candidates(
-    models: Sequence[Model], mode: str, cooling: Mapping[str, Cooling], now: float, jitter: Jitter
+    models: Sequence[Model], cooling: Mapping[str, Cooling], now: float, jitter: Jitter
 ) -> list[Deployment]:
-    """Every deployment of the chain that serves `mode`, cooling ones last, the one that ends soonest first."""
-    in_order = [
-        d for model in models for d in weighted([d for d in model.deployments if d.serves(mode)], jitter)
-    ]
-    if not any(d.id in cooling for d in in_order):
+    """Every deployment of the chain, cooling ones last, the one that ends soonest first."""
+    in_order = [d for model in models for d in weighted(model.deployments, jitter)]
+    if not cooling:
         return in_order
     ready = [d for d in in_order if not is_cooling(cooling.get(d.id), now)]
     waiting = [d for d in in_order if is_cooling(cooling.get(d.id), now)]

@@ -60,6 +60,8 @@ KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load b
 FLUSH = 5.0  # seconds for records that still wait to be delivered
 LAST_WORDS = 0.3  # seconds for the same, when a second signal asks to hurry
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
+GARBAGE = 10_000
+"""Objects more than there were, after which the collector looks for cycles."""
 PATIENT = Patience()
 
 
@@ -235,9 +237,13 @@ def _warn(log: Log, live: Live, settings: Settings) -> None:
 
 
 def unmoved() -> None:
-    """What a start has built stays: the cycle collector, which stops everybody, need not walk it again."""
+    """What a start has built stays: the cycle collector, which stops everybody, need not walk it again.
+
+    Requests leave no cycles behind, so it need not look for any every few requests either.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 def _keep(writer: Writer, live: Live) -> None:

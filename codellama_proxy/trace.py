@@ -69,6 +69,8 @@ class Trace:
     """The request as its last attempt addressed it: what a count of the prompt counts."""
     counted: Usage | None = None
     """Our own count, where the upstream gave none."""
+    booked: Books | None = None
+    """Of an answer that is in hand whole."""
     said: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()

@@ -90,8 +90,8 @@ class Walk:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            ordered = routing.candidates(models, chat.mode, self._cooldowns.states(), now, jitter)
-            chain = [d for d in ordered if d.id not in trace.unable]
+            ordered = routing.candidates(models, self._cooldowns.states(), now, jitter)
+            chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
             step = routing.next_step(chain, trace.attempts, now - trace.started, snapshot.routing, jitter)
             if isinstance(step, GiveUp):
                 raise routing.final_error(trace.attempts, step, snapshot.routing)

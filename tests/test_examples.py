@@ -55,7 +55,7 @@ def asked(snapshot: Snapshot, *, stream: bool) -> Iterator[tuple[Deployment, Cha
         chat = asking(model, mode, stream=stream and mode != "embedding")
         chain = models_of_chain(snapshot, model, lambda _name: True, {}, 0.0, mode)
         assert [one.name for one in chain] == [model.name, *model.fallbacks]
-        for one in candidates(chain, mode, {}, 0.0, lambda: 0.5):
+        for one in candidates(chain, {}, 0.0, lambda: 0.5):
             text = guardrail_of(snapshot.guardrail, snapshot.project("default"), one)
             here = addressed(chat, one, text, snapshot.guardrail.client_system, None)
             sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)

@@ -59,24 +59,25 @@ def test_every_draw_keeps_every_deployment_once(draws: list[float], order: list[
 def test_cooling_deployments_come_last_the_soonest_first() -> None:
     models = [model("a"), model("b"), model("c")]
     cooling = {"a#1": Cooling(3, until=50.0, rounds=1), "b#1": Cooling(3, until=20.0, rounds=1)}
-    assert [d.id for d in candidates(models, "chat", cooling, 10.0, half)] == ["c#1", "b#1", "a#1"]
-    assert [d.id for d in candidates(models, "chat", cooling, 30.0, half)] == ["b#1", "c#1", "a#1"]
-    assert [d.id for d in candidates(models, "chat", {}, 30.0, half)] == ["a#1", "b#1", "c#1"]
+    assert [d.id for d in candidates(models, cooling, 10.0, half)] == ["c#1", "b#1", "a#1"]
+    assert [d.id for d in candidates(models, cooling, 30.0, half)] == ["b#1", "c#1", "a#1"]
+    assert [d.id for d in candidates(models, {}, 30.0, half)] == ["a#1", "b#1", "c#1"]
 
 
 def test_a_deployment_that_somebody_is_probing_still_comes_last() -> None:
     cooling = {"a#1": Cooling(3, until=5.0, rounds=1, probing=True)}
-    assert [d.id for d in candidates([model("a"), model("b")], "chat", cooling, 10.0, half)] == ["b#1", "a#1"]
+    assert [d.id for d in candidates([model("a"), model("b")], cooling, 10.0, half)] == ["b#1", "a#1"]
 
 
 def test_failures_that_did_not_cool_do_not_change_the_order() -> None:
     models = [model("a"), model("b")]
-    assert [d.id for d in candidates(models, "chat", {"a#1": Cooling(2)}, 0.0, half)] == ["a#1", "b#1"]
+    assert [d.id for d in candidates(models, {"a#1": Cooling(2)}, 0.0, half)] == ["a#1", "b#1"]
 
 
 def test_deployments_of_another_mode_are_no_candidates() -> None:
-    models = [model("m", deployment("m", 1), deployment("m", 2, mode="embedding"))]
-    assert [d.id for d in candidates(models, "chat", {}, 0.0, half)] == ["m#1"]
+    snap = snapshot(model("m", deployment("m", 1), deployment("m", 2, mode="embedding")))
+    (chat,) = models_of_chain(snap, snap.models["m"], lambda _: True, {}, 0.0, "chat")
+    assert [d.id for d in candidates([chat], {}, 0.0, half)] == ["m#1"]
 
 
 def test_a_request_without_a_model_starts_at_the_first_entry_that_is_no_stand_in() -> None:

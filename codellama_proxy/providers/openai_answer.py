@@ -21,18 +21,24 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     choices = completion.get("choices")
     if completion.get("error"):
         raise AttemptFailed(in_band(body, completion))
-    if not isinstance(choices, list) or not choices or not all(isinstance(c, dict) for c in choices):
+    if not isinstance(choices, list) or not choices:
         raise AttemptFailed(failures.disguised("no_choices", status=200))
     changed = fill(completion, "chat.completion", chat)
     text: list[str] = []
     for choice in choices:
+        if not isinstance(choice, dict):
+            raise AttemptFailed(failures.disguised("no_choices", status=200))
         message = choice.get("message")
         if not isinstance(message, dict):
             raise AttemptFailed(failures.disguised("no_message", status=200))
-        changed |= _fix_whole(message, chat.id)
-        text.append(spoken(message))
-        changed |= fix_finish(choice, text[-1], message)
-        changed |= fix_logprobs(choice, text[-1])
+        if _PLAIN.issuperset(message) and isinstance(message.get("content"), str):
+            said = message["content"]
+        else:
+            changed |= _fix_whole(message, chat.id)
+            said = spoken(message)
+        text.append(said)
+        changed |= fix_finish(choice, said, message)
+        changed |= fix_logprobs(choice, said)
     return Event(
         body=orjson.dumps(completion) if changed else body,
         content=True,
@@ -41,6 +47,10 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
         finish_reason=choices[0].get("finish_reason"),
         model=name_of(completion),
     )
+
+
+_PLAIN = frozenset({"role", "content"})
+"""What most messages have: nothing in them needs a repair."""
 
 
 def loads(body: bytes) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _spelled(scope: Scope) -> Scope:
 
 def _from_a_browser(scope: Scope) -> bool:
     """Only browsers send an origin, and only they need CORS headers."""
-    return any(name == b"origin" for name, _ in scope["headers"])
+    return b"origin" in dict(scope["headers"])
 
 
 def _both(method: str, path: str, endpoint: Endpoint) -> list[Route]:

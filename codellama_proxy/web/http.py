@@ -54,7 +54,7 @@ async def _read(request: Request) -> bytes:
 
 def check_body_headers(headers: RawHeaders, limit: int) -> None:
     """What can be refused before a byte of the body is read. Raises `ProxyError` 413 or 415."""
-    found = {name: value for name, value in headers if name.startswith(b"content-")}
+    found = dict(headers)
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b""):
         raise ProxyError("unsupported_content_encoding", "Request bodies must not be compressed.")
