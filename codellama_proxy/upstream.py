@@ -24,6 +24,7 @@ from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
 from codellama_proxy.template import Interpreter
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
+from codellama_proxy.watch import Watch
 
 MAX_ANSWER = 16 << 20
 """Bytes of a whole answer, and of one error body times a hundred."""
@@ -45,6 +46,7 @@ class Reply:
         deployment: Deployment,
         close: Callable[[], Any],
         dropped: tuple[str, ...],
+        watch: Watch,
     ) -> None:
         self.deployment = deployment
         self.dropped = dropped
@@ -56,6 +58,7 @@ class Reply:
         self._adapter: Adapter = SPOKEN[chat.endpoint][deployment.provider]
         self._chat = chat
         self._close = close
+        self._watch = watch
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
@@ -84,7 +87,7 @@ class Reply:
     async def more(self, seconds: float) -> Sequence[Event]:
         """The next batch, which may be empty when it is the last. Raises `AttemptFailed`: cut, stalled or broken."""
         try:
-            async with asyncio.timeout(seconds):
+            with self._watch.within(seconds):
                 while not (events := await self._read()) and not self.ended:
                     pass
         except TimeoutError:
@@ -97,7 +100,7 @@ class Reply:
         """Gives the connection back if nothing but the end of the body is missing, and closes it otherwise."""
         try:
             if self.ended and self._chunks is not None:
-                async with asyncio.timeout(LAST_BYTES):
+                with self._watch.within(LAST_BYTES):
                     while await anext(self._chunks, None) is not None:
                         pass
         except (TimeoutError, httpx2.TransportError):
@@ -171,7 +174,10 @@ async def open_reply(
     async def send(one: HttpRequest) -> httpx2.Response:
         return await wire.handle_async_request(_request(one, deployment, budget))
 
+    watch = Watch()
+
     async def close() -> None:
+        watch.close()
         try:
             if response is not None:
                 await response.stream.aclose()  # type: ignore[union-attr]  # always an async stream here
@@ -180,9 +186,9 @@ async def open_reply(
 
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
     try:
-        async with asyncio.timeout(min(own, budget)):
+        with watch.within(min(own, budget)):
             response = await _respond(send, sent, chat, deployment, sleep)
-            reply = Reply(chat, deployment, close, sent.dropped)
+            reply = Reply(chat, deployment, close, sent.dropped, watch)
             await _receive(reply, response, stream=chat.stream)
     except BaseException as error:
         await close()

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "windows",
     ),
     ("providers", "clock", "config"),
-    ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "wire"),
+    ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "watch", "wire"),
     (
         "accounts",
         "delivery",
