@@ -63,13 +63,14 @@ class Delivery:
         events = reply.first
         try:
             while True:
+                ended = reply.ended
                 trace.note(events)
-                if reply.ended and trace.usage is None:
+                if ended and trace.usage is None:
                     events = await self._with_usage(trace, chat, reply, events)
                 if not client.begun:
                     await client.begin(200, self._headers(trace, chat, events))
-                await client.write(_wire_form(chat, events, ended=reply.ended), last=reply.ended)
-                if reply.ended:
+                await client.write(_wire_form(chat, events, ended=ended), last=ended)
+                if ended:
                     break
                 events = await self._more(trace, reply, deadline)
         except AttemptFailed as failed:

@@ -48,6 +48,9 @@ class Decoder:
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises `EventTooLarge`."""
         buffer = self._buffer
+        if not buffer and not self._at_start and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            self._after_cr = False
+            return _frames(chunk)  # whole events, as most reads are
         buffer += self._unify_line_ends(chunk)
         if self._at_start and not self._skip_bom():
             return []

@@ -59,6 +59,7 @@ class AsgiClient:
         "_beats",
         "_headers",
         "_heartbeat",
+        "_loop",
         "_patience",
         "_receive",
         "_scope",
@@ -76,6 +77,7 @@ class AsgiClient:
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
         self._patience = patience_of(scope)
@@ -138,14 +140,14 @@ class AsgiClient:
         if last:
             self.close()  # from here on, leaving is what a client is expected to do
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        self._silent_since = asyncio.get_running_loop().time()
+        self._silent_since = self._loop.time()
 
     def _listen_to_silence(self, seconds: float) -> None:
-        self._beats = asyncio.get_running_loop().call_later(seconds, self._beat)
+        self._beats = self._loop.call_later(seconds, self._beat)
 
     def _beat(self) -> None:
         """Sends a comment if nothing was sent for long, and looks again later: one timer, never reset."""
-        silent = asyncio.get_running_loop().time() - self._silent_since
+        silent = self._loop.time() - self._silent_since
         if silent >= self._patience.heartbeat:
             if self._heartbeat is None or self._heartbeat.done():
                 self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
