@@ -15,7 +15,7 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,21 +67,23 @@ def call(target: Target, work: Work, seconds: float, *options: object) -> dict[s
 
 
 def in_turns(targets: Sequence[Target], work: Work, rounds: int, seconds: float) -> Found:
+    """The median of every figure."""
     turns = {target.name: functools.partial(call, target, work, seconds) for target in targets}
-    return interleaved(turns, rounds)
+    return {name: chosen(runs, statistics.median) for name, runs in interleaved(turns, rounds).items()}
 
 
-def interleaved(turns: Mapping[str, Callable[[], Figures]], rounds: int) -> Found:
-    """The median of every figure; all take turns, so that a noisy minute hits all of them."""
+def interleaved(turns: Mapping[str, Callable[[], Figures]], rounds: int) -> Mapping[str, Sequence[Figures]]:
+    """Every run; all take turns, so that a noisy minute hits all of them."""
     seen: dict[str, list[Figures]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
             seen[name].append(turn())
-    return {name: medians(runs) for name, runs in seen.items()}
+    return seen
 
 
-def medians(runs: Sequence[Figures]) -> Figures:
-    return {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
+def chosen(runs: Sequence[Figures], choose: Callable[[Iterable[float]], float]) -> Figures:
+    """One value for each figure of several runs."""
+    return {figure: choose([run[figure] for run in runs]) for figure in runs[0]}
 
 
 def throughput(found: Found, baseline: str) -> str:
