@@ -6,11 +6,15 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codellama_proxy import tokens
 from codellama_proxy.chat import ChatRequest, several
-from codellama_proxy.tokens import LARGE, Tokenizers
+from codellama_proxy.tokens import LARGE, OF_IDS, Tokenizers, encoding_name
 from codellama_proxy.types import Deployment, Snapshot, Usage
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
 
 
 def tokenizer_files() -> Path:
@@ -23,7 +27,8 @@ class Counter:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._tokenizers: Tokenizers | None = None
+        self._encodings: dict[str, Encoding | None] = {}
+        self._tokenizers = Tokenizers(self._encodings)
         self._loading: asyncio.Lock = asyncio.Lock()
 
     async def usage(self, chat: ChatRequest, answer: str, deployment: Deployment) -> Usage:
@@ -31,17 +36,16 @@ class Counter:
         prompt = await self.prompt(chat, deployment)
         if not answer:
             return Usage(prompt)
-        loaded = await self._loaded()
-        completion, _ = await loaded.count_aside(answer, _known_name(deployment))
+        completion, _ = await self._tokenizers.count_aside(answer, _known_name(deployment))
         return Usage(prompt, completion)
 
     async def prompt(self, chat: ChatRequest, deployment: Deployment) -> int:
         """Tokens of everything `chat` sends."""
-        loaded = await self._loaded()
         model = _known_name(deployment)
+        await self._load(encoding_name(model))
 
         def one(text: str) -> int:
-            return loaded.count(text, model)[0]
+            return self._tokenizers.count(text, model)[0]
 
         def count() -> int:
             if chat.endpoint != "chat/completions":
@@ -53,26 +57,30 @@ class Counter:
 
     async def texts(self, chat: ChatRequest) -> list[str] | None:
         """What the token ids it gives say; `None` if there is no telling."""
-        loaded = await self._loaded()
+        await self._load(OF_IDS)
 
         def decode() -> list[str | None]:
-            return [one if isinstance(one, str) else loaded.decode(one) for one in several(chat.given)]
+            given = several(chat.given)
+            return [one if isinstance(one, str) else self._tokenizers.decode(one) for one in given]
 
         found = await asyncio.to_thread(decode) if chat.size >= LARGE else decode()
         known = [text for text in found if text is not None]
         return known if len(known) == len(found) else None
 
     async def warm(self, snapshot: Snapshot) -> None:
-        """Loads the vocabularies ahead of the first request where that request will wait for a count."""
+        """Loads vocabularies ahead of the first request where that request will wait for a count."""
         limits = [*snapshot.limits.values(), *(project.limits for project in snapshot.projects.values())]
         if any(limit.tpm_limit is not None for limit in limits):
-            await self._loaded()
+            for name in {
+                encoding_name(_known_name(d)) for m in snapshot.models.values() for d in m.deployments
+            }:
+                await self._load(name)
 
-    async def _loaded(self) -> Tokenizers:
-        async with self._loading:
-            if self._tokenizers is None:
-                self._tokenizers = await asyncio.to_thread(tokens.load, self._directory)
-        return self._tokenizers
+    async def _load(self, name: str) -> None:
+        if name not in self._encodings:
+            async with self._loading:
+                if name not in self._encodings:
+                    self._encodings[name] = await asyncio.to_thread(tokens.load, name, self._directory)
 
 
 def _known_name(deployment: Deployment) -> str:

@@ -31,6 +31,8 @@ FILES: Mapping[str, tuple[str, str]] = {
         "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     ),
 }
+OF_IDS = "cl100k_base"
+"""What clients make token ids with."""
 LARGE = 100_000
 """Characters that take so long to count that the event loop should not wait."""
 
@@ -45,9 +47,9 @@ Count = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Tokenizers:
-    """The vocabularies that were found."""
+    """The vocabularies in memory, by name; `None` for one whose file is missing or damaged."""
 
-    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    encodings: Mapping[str, Encoding | None] = field(default_factory=dict)
 
     def count(self, text: str, model: str) -> tuple[int, bool]:
         """Tokens, and whether they are exact: other makers' models are counted with the nearest vocabulary."""
@@ -58,7 +60,7 @@ class Tokenizers:
 
     def decode(self, ids: Sequence[int]) -> str | None:
         """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if nobody can tell."""
-        encoding = self.encodings.get("cl100k_base")
+        encoding = self.encodings.get(OF_IDS)
         try:
             return None if encoding is None else encoding.decode(ids)
         except KeyError:  # no such token
@@ -71,9 +73,9 @@ class Tokenizers:
         return await asyncio.to_thread(self.count, text, model)
 
 
-def load(directory: Path) -> Tokenizers:
-    """What the directory has, undamaged. Takes half a second, so call it once, off the event loop."""
-    return Tokenizers({name: _encoding(name, directory) for name in FILES if _undamaged(name, directory)})
+def load(name: str, directory: Path) -> Encoding | None:
+    """A vocabulary, if the directory has it undamaged. Takes some tenths of a second and 26 or 48 MB for good."""
+    return _encoding(name, directory) if _undamaged(name, directory) else None
 
 
 def _undamaged(name: str, directory: Path) -> bool:
@@ -95,8 +97,9 @@ def _encoding(name: str, directory: Path) -> Encoding:
 
 
 def encoding_name(model: str) -> str:
-    """OpenAI's older models have their own; o200k_base is the nearest to everything else."""
-    return "cl100k_base" if _OLDER.match(_plain(model)) else "o200k_base"
+    """OpenAI's newer models have the larger one; other makers' are more like the smaller, or smaller still."""
+    name = _plain(model)
+    return "o200k_base" if _OPENAI.match(name) and not _OLDER.match(name) else "cl100k_base"
 
 
 def _is_openai(model: str) -> bool:

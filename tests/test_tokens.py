@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy import tokens
+from codellama_proxy.counting import Counter
 from codellama_proxy.tokens import Tokenizers, estimate
+from tests.building import chat, deployment
 
 SEED = Path(__file__).parent.parent / "scripts" / "seed_tokenizer.py"
 MIXED = "hello world, naïve 世界 <|endoftext|>"
@@ -30,7 +32,7 @@ def seeded() -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizers(seeded: Path) -> Tokenizers:
-    return tokens.load(seeded)
+    return Tokenizers({name: tokens.load(name, seeded) for name in tokens.FILES})
 
 
 @given(st.text())
@@ -45,15 +47,14 @@ def test_more_text_is_never_estimated_at_less(text: str, more: str) -> None:
 
 
 def test_without_files_counts_are_estimates(tmp_path: Path) -> None:
-    empty = tokens.load(tmp_path / "nowhere")
-    assert empty == Tokenizers({})
-    assert empty.count(MIXED, "gpt-4") == (estimate(MIXED), False)
+    assert tokens.load("cl100k_base", tmp_path / "nowhere") is None
+    assert Tokenizers({"cl100k_base": None}).count(MIXED, "gpt-4") == (estimate(MIXED), False)
 
 
 def test_a_damaged_file_is_left_alone_and_not_used(tmp_path: Path) -> None:
     for file, _ in tokens.FILES.values():
         (tmp_path / file).write_bytes(b"damaged")
-    assert tokens.load(tmp_path).encodings == {}
+    assert [tokens.load(name, tmp_path) for name in tokens.FILES] == [None, None]
     assert all((tmp_path / file).read_bytes() == b"damaged" for file, _ in tokens.FILES.values())
 
 
@@ -64,8 +65,8 @@ def test_openais_models_are_counted_exactly(tokenizers: Tokenizers) -> None:
 
 
 def test_other_models_are_counted_nearly_and_say_so(tokenizers: Tokenizers) -> None:
-    assert tokenizers.count(MIXED, "codellama/CodeLlama-34b-Instruct-hf") == (13, False)
-    assert tokenizers.count(MIXED, "claude-sonnet-4-6") == (13, False)
+    assert tokenizers.count(MIXED, "codellama/CodeLlama-34b-Instruct-hf") == (15, False)
+    assert tokenizers.count(MIXED, "claude-sonnet-4-6") == (15, False)
 
 
 def test_a_large_text_is_counted_to_the_same_number_off_the_loop(tokenizers: Tokenizers) -> None:
@@ -89,11 +90,24 @@ def test_a_token_is_never_less_than_a_byte(tokenizers: Tokenizers, text: str) ->
         ("text-embedding-3-small", "cl100k_base"),
         ("gpt-4o", "o200k_base"),
         ("gpt-4.1", "o200k_base"),
-        ("codellama", "o200k_base"),
+        ("gpt-oss-120b", "o200k_base"),
+        ("codellama", "cl100k_base"),
+        ("claude-sonnet-4-6", "cl100k_base"),
     ],
 )
 def test_each_model_has_its_encoding(model: str, encoding: str) -> None:
     assert tokens.encoding_name(model) == encoding
+
+
+def test_a_vocabulary_is_loaded_when_a_model_needs_it(seeded: Path) -> None:
+    async def use() -> list[set[str]]:
+        counter, seen = Counter(seeded), []
+        for model in ("codellama", "gpt-4", "gpt-4o"):
+            await counter.prompt(chat(), deployment("a", model=model))
+            seen.append(set(counter._encodings))
+        return seen
+
+    assert asyncio.run(use()) == [{"cl100k_base"}, {"cl100k_base"}, {"cl100k_base", "o200k_base"}]
 
 
 # --- chats -------------------------------------------------------------------------------------------------
