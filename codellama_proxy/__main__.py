@@ -1,4 +1,4 @@
-"""The command: `codellama-proxy serve`, and the subcommands of `COMMANDS`."""
+"""The command: `codellama-proxy serve`, and the subcommands of `commands`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
-from codellama_proxy.cli import backup, cache, check, diff, explain, importing, schema
 from codellama_proxy.cli.command import Command, CommandError
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
@@ -20,24 +19,29 @@ from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.store import configurations
 from codellama_proxy.store.database import StoreError
 
-COMMANDS: tuple[Command, ...] = (
-    check.COMMAND,
-    diff.COMMAND,
-    explain.COMMAND,
-    importing.COMMAND,
-    schema.COMMAND,
-    backup.BACKUP,
-    backup.RESTORE,
-    cache.COMMAND,
-)
+
+def commands() -> tuple[Command, ...]:
+    """All but `serve`, which has to start in no time and needs none of them."""
+    from codellama_proxy.cli import backup, cache, check, diff, explain, importing, schema  # noqa: PLC0415
+
+    return (
+        check.COMMAND,
+        diff.COMMAND,
+        explain.COMMAND,
+        importing.COMMAND,
+        schema.COMMAND,
+        backup.BACKUP,
+        backup.RESTORE,
+        cache.COMMAND,
+    )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(others: Sequence[Command]) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("codellama-proxy", description=description)
     top.add_argument("--version", action="version", version=f"codellama-proxy {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
+    known = top.add_subparsers(dest="command", required=True)
 
-    run = commands.add_parser("serve", help="serve what proxy.yaml says (each option also as PROXY_...)")
+    run = known.add_parser("serve", help="serve what proxy.yaml says (each option also as PROXY_...)")
     run.add_argument("--config", help="the configuration file (proxy.yaml)")
     run.add_argument("--database", help="the database file (data/proxy.db)")
     run.add_argument("--host", help="the address to listen on (127.0.0.1)")
@@ -45,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--on-invalid", help="with a bad file: refuse, or serve the last-good one (refuse)")
     run.set_defaults(run=serve)
 
-    for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+    for command in others:
+        sub = known.add_parser(command.name, help=command.help, description=command.help)
         command.arguments(sub)
         sub.set_defaults(run=command.run)
     return top
@@ -87,7 +91,8 @@ def _refuse(*lines: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args = parser(() if given[:1] == ["serve"] else commands()).parse_args(given)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)

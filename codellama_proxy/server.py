@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,14 +178,11 @@ async def _serve(
         live.listen(changed)
         _keep(writer, live)
         await _recover(ledger, log)
-        prices = asyncio.to_thread(catalogue.warm, _enabled(live.snapshot).values())
         delivery.start()
         folding = keep_only(ledger, outbox, lambda: live.snapshot.tracking.requests_retention, time)
         for task in (
             live.watch(),
             keys.watch(),
-            prices,
-            counter.warm(live.snapshot),
             folding,
             recall.watch(lambda: live.snapshot),
         ):
@@ -196,8 +193,18 @@ async def _serve(
         for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
             log.line(line)
         _warn(log, live, settings)
-        unmoved()
-        return await Server(runtime, log, patience).run(sock)
+
+        def started() -> None:
+            stack.callback(asyncio.create_task(_warm(live.snapshot, counter)).cancel)
+
+        return await Server(runtime, log, patience, started).run(sock)
+
+
+async def _warm(snapshot: Snapshot, counter: Counter) -> None:
+    """What a start does not wait for: the first request that needs it before would have to."""
+    await asyncio.to_thread(catalogue.warm, _enabled(snapshot).values())
+    await counter.warm(snapshot)
+    unmoved()
 
 
 async def _recover(ledger: Ledger, log: Log) -> None:
@@ -272,7 +279,7 @@ def _host(host: str) -> str:
 class Server(uvicorn.Server):
     """Uvicorn, with signals of our own and a drain that tells clients when it is over."""
 
-    def __init__(self, runtime: Runtime, log: Log, patience: Patience) -> None:
+    def __init__(self, runtime: Runtime, log: Log, patience: Patience, started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(runtime),
@@ -290,6 +297,11 @@ class Server(uvicorn.Server):
         )
         self._runtime = runtime
         self._log = log
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
 
     async def run(self, sock: socket.socket) -> int:  # type: ignore[override]  # ours is a coroutine
         loop = asyncio.get_running_loop()
