@@ -42,6 +42,8 @@ class Ask(NamedTuple):
     prices: tuple[Price | None, ...]
     """Of every candidate, in the order of the chain; empty when nothing goes upstream."""
     candidate_names: tuple[str, ...]
+    counts: bool = True
+    """Rates of requests count it. What is asked for the sake of another request needs their room, but takes none."""
 
     @property
     def wanted_tokens(self) -> int:
@@ -140,7 +142,7 @@ def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
     refusals = [*_rate_refusals(standings, tokens), *money.refusals]
     if refusals:
         _refuse(refusals, standings)
-    rates = [limits.take(s.rates, tokens, _kinds(s.scope, refusals)) for s in standings]
+    rates = [limits.take(s.rates, tokens, _untouched(ask, s.scope, refusals)) for s in standings]
     left = limits.rates_left([s.scope.limits for s in standings], rates)
     shadowed = tuple([refusal for _, refusal in refusals])
     return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
@@ -155,9 +157,17 @@ def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[Sco
     return found
 
 
-def _kinds(scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]) -> Sequence[str]:
-    """What a scope refused; nobody builds a list for what hardly ever happens."""
-    return [refusal.kind for of, refusal in refusals if of is scope] if refusals else ()
+def _untouched(
+    ask: Ask, scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]
+) -> Sequence[str]:
+    """The rates nothing is taken of: what a shadow refused, and places of those who take none.
+
+    Nobody builds a list for what hardly ever happens.
+    """
+    if not refusals:
+        return () if ask.counts else ("requests",)
+    refused = [refusal.kind for of, refusal in refusals if of is scope]
+    return refused if ask.counts else [*refused, "requests"]
 
 
 def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[Standing]) -> None:

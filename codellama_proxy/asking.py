@@ -56,6 +56,7 @@ def ask_of(
         n=max([answers_of(chat.endpoint, with_own(chat.params, d)) for d in deployments]),
         prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
+        counts=trace.counts,
     )
 
 

@@ -20,6 +20,7 @@ from codellama_proxy.caching import MAX_KEPT, Answer
 from codellama_proxy.clock import Time
 from codellama_proxy.completion import whole_event
 from codellama_proxy.similar import PATIENCE, Circuit, Nearby, Question
+from codellama_proxy.trace import Trace
 from codellama_proxy.types import Snapshot
 
 VERSION = 1
@@ -47,8 +48,8 @@ class GptCache:
         self._time = time
         self._circuit = Circuit(time.monotonic)
 
-    async def find(self, question: Question, snapshot: Snapshot) -> Nearby:
-        del snapshot
+    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
+        del asker, snapshot
         now = self._time.wall()
         found = await self._post("/get", {"prompt": self._prompt(question, now)}, question)
         answer = found.get("answer") if isinstance(found, dict) else None

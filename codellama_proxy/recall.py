@@ -81,7 +81,7 @@ class Recall:
         if asked is None:
             return None
         started = self._time.monotonic()
-        nearby = await similar.find(asked, asking.snapshot)
+        nearby = await similar.find(asked, asking.trace, asking.snapshot)
         asking.trace.waited += self._time.monotonic() - started
         asking.similar = asked, nearby.memo
         replay = self._replay(asking, nearby.answer, "semantic")

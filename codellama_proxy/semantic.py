@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx2
 
+from codellama_proxy.accounts import Accounts
 from codellama_proxy.clock import Time
 from codellama_proxy.gptcache import GptCache
-from codellama_proxy.similar import Embeddings, Similar
+from codellama_proxy.similar import Embedder, Embeddings, Similar
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.types import Snapshot
 from codellama_proxy.walk import Walk
@@ -22,9 +23,12 @@ MakeWire = Callable[[], httpx2.AsyncBaseTransport]
 class Semantic:
     """Holds the back end and its connections."""
 
-    def __init__(self, answers: Answers, walk: Walk, time: Time, make: MakeWire = AiohttpWire) -> None:
+    def __init__(
+        self, answers: Answers, walk: Walk, accounts: Accounts, time: Time, make: MakeWire = AiohttpWire
+    ) -> None:
         self._answers = answers
         self._walk = walk
+        self._accounts = accounts
         self._time = time
         self._make = make
         self._wire: httpx2.AsyncBaseTransport | None = None
@@ -45,7 +49,8 @@ class Semantic:
         if settings is None:
             return None
         if settings["backend"] == "embeddings":
-            return Embeddings(settings, self._answers, self._walk, self._time)
+            embedder = Embedder(self._walk, self._accounts, self._time)
+            return Embeddings(settings, self._answers, embedder, self._time)
         if self._wire is None:
             self._wire = self._make()
         return GptCache(settings, snapshot.cache.ttl, self._wire, self._answers.troubles, self._time)

@@ -162,7 +162,7 @@ async def _serve(
         accounts = Accounts(ledger, counter, log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
         walk = Walk(pools, cooldowns, time)
-        recall = await _recall(stack, live, path, metrics, walk, time)
+        recall = await _recall(stack, live, path, metrics, walk, accounts, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
         master = settings.master_key.get_secret_value() if settings.master_key else None
         runtime = Runtime(live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, master)
@@ -215,14 +215,20 @@ async def _recover(ledger: Ledger, log: Log) -> None:
 
 
 async def _recall(
-    stack: contextlib.AsyncExitStack, live: Live, database: Path, metrics: Metrics, walk: Walk, time: Time
+    stack: contextlib.AsyncExitStack,
+    live: Live,
+    database: Path,
+    metrics: Metrics,
+    walk: Walk,
+    accounts: Accounts,
+    time: Time,
 ) -> Recall:
     answers = Answers(answer_file.beside(database), time.monotonic)
     stack.push_async_callback(answers.close)
     if live.snapshot.cache.enabled:
         await answers.open()
     metrics.watch(lambda: [cache_troubles(answers.troubles)])
-    recall = Recall(answers, Semantic(answers, walk, time), time)
+    recall = Recall(answers, Semantic(answers, walk, accounts, time), time)
     stack.push_async_callback(recall.close)
     return recall
 

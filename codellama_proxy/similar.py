@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from array import array
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from codellama_proxy import caching
+from codellama_proxy.accounts import Accounts
 from codellama_proxy.caching import Answer, Sharing
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
@@ -63,7 +63,8 @@ class Nearby(NamedTuple):
 class Similar(Protocol):
     """A back end. Neither function raises."""
 
-    async def find(self, question: Question, snapshot: Snapshot) -> Nearby: ...
+    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
+        """`asker`: the request whose question it is, which pays for what has to be asked to compare it."""
 
     async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
         """Keeps an answer that is already kept under its `key`."""
@@ -99,27 +100,77 @@ class Circuit:
 
 # --- embeddings ----------------------------------------------------------------------------------------------
 
-Embed = Callable[[str, Snapshot], Any]
+
+class Embedder:
+    """Asks a model of this proxy for vectors: a request of its own, on the bill of the one that it is asked for."""
+
+    def __init__(self, walk: Walk, accounts: Accounts, time: Time) -> None:
+        self._walk = walk
+        self._accounts = accounts
+        self._time = time
+
+    async def ask(self, text: str, model: Model, asker: Trace, snapshot: Snapshot) -> bytes | None:
+        """An answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
+        routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
+        snapshot = replace(snapshot, routing=routing)
+        trace = self._trace(asker)
+        wanted = {"model": model.name, "input": text, "encoding_format": "float"}
+        chat = parse_embedding(orjson.dumps(wanted), trace.id, int(trace.created_at))
+        trace.chat = chat = chat._replace(user=asker.chat.user if asker.chat else None)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if not await self._admitted(trace, chat, model, snapshot):
+                    return None
+                reply = await self._walk.open(trace, chat, [model], snapshot)
+                try:
+                    trace.note(reply.first)
+                    trace.complete = True
+                    return reply.first[0].body
+                finally:
+                    await reply.close()
+        except ProxyError as error:
+            trace.error = error
+            raise
+        except TimeoutError:
+            trace.error = ProxyError("deadline_exceeded", "No vector before the deadline.")
+            raise trace.error from None
+        finally:
+            self._accounts.settle(trace)
+
+    async def _admitted(self, trace: Trace, chat: ChatRequest, model: Model, snapshot: Snapshot) -> bool:
+        try:
+            await self._accounts.admit(trace, chat, [model], snapshot)
+        except ProxyError as refusal:
+            trace.error = refusal
+            return False
+        return True
+
+    def _trace(self, asker: Trace) -> Trace:
+        now, wall = self._time.monotonic(), self._time.wall()
+        trace = Trace(f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config)
+        trace.key, trace.project, trace.settings = asker.key, asker.project, asker.settings
+        trace.counts = False
+        return trace
 
 
 class Embeddings:
     """Compares by the vectors that a model makes of the last turns; they are kept beside the answers."""
 
-    def __init__(self, settings: Mapping[str, Any], answers: Answers, walk: Walk, time: Time) -> None:
+    def __init__(self, settings: Mapping[str, Any], answers: Answers, embedder: Embedder, time: Time) -> None:
         self._model: str = settings["model"]
         self._threshold: float = settings["threshold"]
         self._answers = answers
-        self._walk = walk
+        self._embedder = embedder
         self._time = time
         self._circuit = Circuit(time.monotonic)
         self._asking: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
 
-    async def find(self, question: Question, snapshot: Snapshot) -> Nearby:
+    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
         model = snapshot.models.get(self._model)
         if model is None or self._circuit.open:
             return Nearby()
         question = _among(question, model)
-        found = await self._vector(question, model, snapshot)
+        found = await self._vector(question, model, asker, snapshot)
         if found is None:
             return Nearby()
         now = self._time.wall()
@@ -138,30 +189,25 @@ class Embeddings:
     async def close(self) -> None:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    async def _vector(self, question: Question, model: Model, snapshot: Snapshot) -> Vector | None:
-        """One call for all who ask the same at about the same time."""
+    async def _vector(
+        self, question: Question, model: Model, asker: Trace, snapshot: Snapshot
+    ) -> Vector | None:
+        """One call for all who ask the same at about the same time; the first of them pays."""
         asked = question.bucket, question.text
         task = self._asking.get(asked)
         if task is None or (task.done() and task.result() is None):
-            task = self._asking[asked] = asyncio.create_task(self._embed(question.text, model, snapshot))
+            embedding = self._embed(question.text, model, asker, snapshot)
+            task = self._asking[asked] = asyncio.create_task(embedding)
             if len(self._asking) > REMEMBERED:
                 del self._asking[next(iter(self._asking))]
         return await asyncio.shield(task)
 
-    async def _embed(self, text: str, model: Model, snapshot: Snapshot) -> Vector | None:
-        now, wall = self._time.monotonic(), self._time.wall()
-        trace = Trace(f"emb_{secrets.token_hex(12)}", now, wall, "embeddings", snapshot.digest)
-        routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
+    async def _embed(self, text: str, model: Model, asker: Trace, snapshot: Snapshot) -> Vector | None:
+        """A refusal of the ledger is nobody's failure: it concerns who asked, and nobody else."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                wanted = {"model": model.name, "input": text, "encoding_format": "float"}
-                chat = parse_embedding(orjson.dumps(wanted), trace.id, int(wall))
-                reply = await self._walk.open(trace, chat, [model], replace(snapshot, routing=routing))
-                try:
-                    return vector(numbers_of(reply.first[0].body))
-                finally:
-                    await reply.close()
-        except (ProxyError, AttemptFailed, TimeoutError, ValueError):
+            answer = await self._embedder.ask(text, model, asker, snapshot)
+            return None if answer is None else vector(numbers_of(answer))
+        except (ProxyError, AttemptFailed, ValueError):
             self._circuit.failed()
             self._answers.troubles["embedding"] += 1
             return None

@@ -52,6 +52,8 @@ class Trace:
     settings: Project = NOBODYS
     """Its project's."""
     chat: ChatRequest | None = None
+    counts: bool = True
+    """It is one more request of its key. What the proxy asks in order to answer another one is not."""
     asked_ledger: bool = False
     """The ledger may hold something for it."""
     admission: Admission | None = None

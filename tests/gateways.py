@@ -160,7 +160,7 @@ class Rig:
         self.accounts = Accounts(self.ledger, Counter(directory), self.lines, metrics, self.time)
         walk = Walk(self.pools, self.cooldowns, self.time)
         self.answers = Answers(directory / "proxy-cache.db", self.clock)
-        semantic = Semantic(self.answers, walk, self.time, lambda: internet.make(GPTCACHE))
+        semantic = Semantic(self.answers, walk, self.accounts, self.time, lambda: internet.make(GPTCACHE))
         self.recall = Recall(self.answers, semantic, self.time)
         self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.recall, self.time)
         self.secret = ""

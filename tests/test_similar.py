@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.similar import numbers_of
-from codellama_proxy.types import Cache, Price, Project, Snapshot
+from codellama_proxy.types import Cache, Limits, Price, Project, Snapshot
 from codellama_proxy.vectors import SHORTLIST, shortlist, similarity, vector
 from tests.building import deployment, model, snapshot
 from tests.dialogues import OPENAI
@@ -168,6 +168,15 @@ async def kept(rig: Rig) -> None:
     await rig.answers.read(lambda _: None)
 
 
+async def chats(rig: Rig) -> list[dict[str, Any]]:
+    return [row for row in await rig.rows() if row["endpoint"] == "chat/completions"]
+
+
+async def thought(rig: Rig) -> list[dict[str, Any]]:
+    """What finding out about similar ones cost."""
+    return [row for row in await rig.rows() if row["endpoint"] == "embeddings"]
+
+
 def did(client: Client) -> str:
     assert client.status == 200, client.data
     return client.headers["x-proxy-cache"]
@@ -182,7 +191,7 @@ def test_a_similar_request_gets_the_answer(play: Play, internet: Thinking, strea
         assert (did(client), client.said) == ("semantic", TEXT.text)
         assert 0.95 < float(client.headers["x-proxy-similarity"]) < 1
         assert internet.answers == 1
-        row, paid = await rig.rows()
+        row, paid = await chats(rig)
         assert (row["cache"], row["basis"], row["cost_usd"]) == ("semantic", "cached", 0)
         assert row["saved_usd"] == paid["cost_usd"] > 0
 
@@ -307,7 +316,7 @@ def test_a_model_that_fails_is_a_miss_and_left_alone_for_a_while(
         rig.clock.now += 700
         assert did(await ask(rig, "hello", seed=1)) == "miss"
         assert internet.thoughts == thoughts + 1
-        assert [row["status"] for row in await rig.rows()] == ["ok"] * 3
+        assert [row["status"] for row in await chats(rig)] == ["ok"] * 3
 
     play(internet, use)
 
@@ -360,6 +369,101 @@ def test_vectors_of_another_model_are_not_compared(play: Play, internet: Thinkin
         assert did(await ask(rig, "hi there")) == "miss"
 
     play(internet, use)
+
+
+# --- what thinking costs -------------------------------------------------------------------------------------
+
+FREE = model("b", deployment("b", price=Price(0, 0)))
+DEAR = model("emb", deployment("emb", mode="embedding", price=Price(10**9, 0)))
+"""1 000 nano-USD for each token, of which every text has one."""
+
+
+def limited(where: Snapshot, **of_project: Any) -> Snapshot:
+    every = {"global": Limits(), "project": Limits(**of_project), "key": Limits(), "user": Limits()}
+    return replace(where, limits=every, models={**where.models, "b": FREE, "emb": DEAR})
+
+
+def test_thinking_is_booked_on_who_asked(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        await ask(rig, "hello", user="mira")
+        (row,) = await thought(rig)
+        (chat,) = await chats(rig)
+        assert row["cost_usd"] == 1000 / 10**9
+        assert row["prompt_tokens"] == 1
+        same = ("project", "key_id", "user", "config", "status", "http_status", "basis")
+        assert [row[name] for name in same] == [chat[name] for name in same]
+        assert (row["model_requested"], row["model"], row["deployment"]) == ("emb", "emb", "emb#1")
+        assert row["request_id"].removeprefix("emb_") == chat["request_id"].removeprefix("req_")
+
+    play(internet, use, limited(setting()))
+
+
+def test_thinking_once_for_many_is_booked_once(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client(messages=[{"role": "user", "content": "hello"}]) for _ in range(9)]
+        await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))
+        assert len(await thought(rig)) == 1
+        assert len(await chats(rig)) == 9
+
+    play(internet, use)
+
+
+def test_a_budget_without_room_for_thinking_makes_a_miss(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        assert did(await ask(rig, "hello", model="b")) == "miss"
+        assert internet.thoughts == 0
+        assert [row["model"] for row in await rig.rows()] == ["b"]
+        assert not rig.answers.troubles, "nobody failed"
+
+    play(internet, use, limited(setting(), max_budget=1000))
+
+
+def test_under_a_budget_nobody_thinks_at_a_price_that_nobody_knows(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        assert did(await ask(rig, "hello")) == "miss"
+        assert internet.thoughts == 0
+
+    where = limited(setting(), max_budget=10**12)
+    play(internet, use, replace(where, models={**where.models, "emb": setting().models["emb"]}))
+
+
+def test_who_is_over_a_rate_limit_makes_nobody_think(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        assert did(await ask(rig, "hello")) == "miss"
+        refused = await ask(rig, "how do I sort a list?")
+        assert (refused.status, internet.thoughts) == (429, 1)
+
+    play(internet, use, limited(setting(), rpm_limit=1))
+
+
+def test_a_request_with_a_thought_before_it_is_one_request(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        for left, text in ((1, "hello"), (0, "how do I sort a list?")):
+            client = await ask(rig, text)
+            assert (client.status, client.headers["x-ratelimit-remaining-requests"]) == (200, str(left))
+        assert internet.thoughts == 2
+
+    play(internet, use, limited(setting(), rpm_limit=2))
+
+
+def test_a_thought_is_over_before_its_request_runs(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        assert did(await ask(rig, "hello")) == "miss"
+        await kept(rig)
+        assert did(await ask(rig, "hi there")) == "semantic"
+
+    play(internet, use, limited(setting(), max_parallel_requests=1))
+
+
+def test_a_thought_that_came_to_nothing_costs_what_was_sent(play: Play, internet: Thinking) -> None:
+    async def use(rig: Rig) -> None:
+        internet.fails, internet.failing = True, stream(HANG)
+        assert did(await ask(rig, "hello")) == "miss"
+        (row,) = await thought(rig)
+        assert (row["status"], row["basis"], row["http_status"]) == ("error", "ambiguous", 504)
+        assert row["cost_usd"] > 0
+
+    play(internet, use, limited(setting()))
 
 
 # --- the GPTCache back end -----------------------------------------------------------------------------------
