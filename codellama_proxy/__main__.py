@@ -36,7 +36,7 @@ def commands() -> tuple[Command, ...]:
     )
 
 
-def parser(others: Sequence[Command]) -> argparse.ArgumentParser:
+def parser(others: Sequence[Command] = ()) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("codellama-proxy", description=description)
     top.add_argument("--version", action="version", version=f"codellama-proxy {__version__}")
     known = top.add_subparsers(dest="command", required=True)

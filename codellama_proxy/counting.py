@@ -6,15 +6,11 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codellama_proxy import tokens
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.tokens import LARGE, OF_IDS, Tokenizers, encoding_name
 from codellama_proxy.types import Deployment, Snapshot, Usage
-
-if TYPE_CHECKING:
-    from tiktoken import Encoding
 
 
 def tokenizer_files() -> Path:
@@ -27,8 +23,7 @@ class Counter:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._encodings: dict[str, Encoding | None] = {}
-        self._tokenizers = Tokenizers(self._encodings)
+        self._tokenizers = Tokenizers({})
         self._loading: asyncio.Lock = asyncio.Lock()
 
     async def usage(self, chat: ChatRequest, answer: str, deployment: Deployment) -> Usage:
@@ -77,10 +72,11 @@ class Counter:
                 await self._load(name)
 
     async def _load(self, name: str) -> None:
-        if name not in self._encodings:
+        loaded = self._tokenizers.encodings
+        if name not in loaded:
             async with self._loading:
-                if name not in self._encodings:
-                    self._encodings[name] = await asyncio.to_thread(tokens.load, name, self._directory)
+                if name not in loaded:
+                    loaded[name] = await asyncio.to_thread(tokens.load, name, self._directory)
 
 
 def _known_name(deployment: Deployment) -> str:

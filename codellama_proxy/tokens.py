@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ Count = Callable[[str], int]
 class Tokenizers:
     """The vocabularies in memory, by name; `None` for one whose file is missing or damaged."""
 
-    encodings: Mapping[str, Encoding | None] = field(default_factory=dict)
+    encodings: dict[str, Encoding | None]
 
     def count(self, text: str, model: str) -> tuple[int, bool]:
         """Tokens, and whether they are exact: other makers' models are counted with the nearest vocabulary."""

@@ -104,7 +104,7 @@ def test_a_vocabulary_is_loaded_when_a_model_needs_it(seeded: Path) -> None:
         counter, seen = Counter(seeded), []
         for model in ("codellama", "gpt-4", "gpt-4o"):
             await counter.prompt(chat(), deployment("a", model=model))
-            seen.append(set(counter._encodings))
+            seen.append(set(counter._tokenizers.encodings))
         return seen
 
     assert asyncio.run(use()) == [{"cl100k_base"}, {"cl100k_base"}, {"cl100k_base", "o200k_base"}]
