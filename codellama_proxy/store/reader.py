@@ -1,4 +1,4 @@
-"""Reads the database beside the writer, on a connection that cannot write."""
+"""Reads the database beside the writer, on connections that cannot write: what takes long on a thread of its own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Reader:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._db: aiosqlite.Connection | None = None
+        self._quick: sqlite3.Connection | None = None
+        """The event loop's own."""
 
     async def open(self) -> None:
         db = await aiosqlite.connect(read_uri(self._path), uri=True, isolation_level=None)
@@ -27,11 +29,29 @@ class Reader:
         await db.execute_fetchall("pragma trusted_schema=off")
         await db.execute_fetchall(f"pragma busy_timeout={BUSY_MS:d}")
         self._db = db
+        self._quick = sqlite3.connect(read_uri(self._path), uri=True, isolation_level=None, timeout=0)
+        self._quick.execute("pragma query_only=on")
+        self._quick.execute("pragma trusted_schema=off")
 
     async def close(self) -> None:
         db, self._db = self._db, None
+        quick, self._quick = self._quick, None
+        if quick is not None:
+            quick.close()
         if db is not None:
             await db.close()
+
+    def at_once(self, sql: str, parameters: Mapping[str, Any]) -> Row | None:
+        """The row of a lookup by key, which is found before a thread could be woken; `StoreUnavailable` as `all`."""
+        if self._quick is None:
+            raise StoreUnavailable("the store is closed")
+        try:
+            found: Row | None = self._quick.execute(sql, parameters).fetchone()
+        except sqlite3.Error as error:
+            if not unavailable(error):
+                raise
+            raise StoreUnavailable(str(error)) from error
+        return found
 
     async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
         """Every row of one statement; `StoreUnavailable` if the file cannot be read."""
