@@ -79,7 +79,8 @@ class Settlement(NamedTuple):
     basis: str | None = None
     cost_nanos: int | None = 0
     """`None`: nobody knows the price."""
-    saved_nanos: int = 0
+    saved_nanos: int | None = 0
+    """Of an answer from the cache; `None` likewise."""
     cache: str | None = None
     total_ms: float | None = None
     content: str | None = None

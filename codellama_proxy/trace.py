@@ -34,8 +34,8 @@ class Books(NamedTuple):
     basis: str
     cost_nanos: int | None
     """`None`: nobody knows the price."""
-    saved_nanos: int = 0
-    """What an answer from the cache would have cost."""
+    saved_nanos: int | None = 0
+    """What an answer from the cache would have cost; `None`: nobody knows."""
 
 
 @dataclass(slots=True)
@@ -156,8 +156,8 @@ def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
     counted = trace.counted or Usage()
     if trace.cached and served is not None:
         usage = trace.usage or counted
-        price = price_of(served) if whole else None
-        return Books(usage, "cached", 0, 0 if price is None else pricing.cost(usage, price))
+        saved = _priced(usage, "cached", served, price_of).cost_nanos if whole else 0
+        return Books(usage, "cached", 0, saved)
     if served is None:
         if trace.silent is None:
             return Books(Usage(), "exact", 0)

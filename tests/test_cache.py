@@ -98,6 +98,18 @@ def test_a_hit_is_free_and_says_what_it_saved(play: Play, streamed: bool) -> Non
     play(Internet(a=[good(streamed=False)]), use)
 
 
+@BOTH
+def test_what_a_hit_saved_is_unknown_where_the_price_is(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask()
+        assert outcome(await rig.ask(stream=streamed))[0] == "hit"
+        row, paid = await rig.rows()
+        assert (row["basis"], row["cost_usd"], row["saved_usd"]) == ("cached", 0, None)
+        assert (paid["cost_usd"], paid["saved_usd"]) == (None, 0)
+
+    play(Internet(a=[good(streamed=False)]), use, snapshot(model("a"), cache=ON))
+
+
 def test_usage_that_nobody_reported_is_counted_for_a_hit_too(play: Play) -> None:
     async def use(rig: Rig) -> None:
         first, second = await rig.ask(), await rig.ask()
