@@ -19,7 +19,7 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.store import key_rows
 from codellama_proxy.store.key_rows import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
 from codellama_proxy.store.key_values import Change
-from codellama_proxy.store.reader import Reader
+from codellama_proxy.store.reader import Reader, Row
 from codellama_proxy.store.writer import StoreUnavailable, Writer
 from codellama_proxy.types import Key
 
@@ -78,7 +78,7 @@ class Keys:
 
     async def _look_up(self, secret: str) -> Key:
         generation = self._generation
-        row = await _available(self._reader.one(SQL["card_by_hash"], {"hash": key_rows.digest(secret)}))
+        row = await self._card(secret)
         hashed = hashlib.sha256(secret.encode()).digest()
         fresh = generation == self._generation
         if row is None:
@@ -89,6 +89,13 @@ class Keys:
         if fresh:
             _remember(self._known, hashed, entry, self._most)
         return admitted(*entry, self._clock())
+
+    async def _card(self, secret: str) -> Row | None:
+        digest = {"hash": key_rows.digest(secret)}
+        try:
+            return self._reader.at_once(SQL["card_by_hash"], digest)
+        except StoreUnavailable:  # locked for a moment, perhaps: to be waited for elsewhere
+            return await _available(self._reader.one(SQL["card_by_hash"], digest))
 
     def forget(self) -> None:
         """Drop what is in memory: something about the keys changed."""
@@ -141,7 +148,7 @@ class Keys:
 
     async def find(self, secret: str) -> Key:
         """The key that a secret belongs to, whatever its state."""
-        row = await _available(self._reader.one(SQL["card_by_hash"], {"hash": key_rows.digest(secret)}))
+        row = await self._card(secret)
         if row is None:
             raise not_found()
         return from_row(row)
