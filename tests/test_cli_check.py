@@ -77,7 +77,18 @@ def test_a_file_name_or_message_cannot_break_out_of_an_annotation(tmp_path: Path
 def test_warnings_do_not_fail(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text("models: [{name: a, provider: openai, api_key: '${NO}'}]")
     assert main(["check"]) == 0
-    assert "proxy.yaml is good: 1 model ready, 1 disabled." in capsys.readouterr().out
+    assert "proxy.yaml is good: 1 model ready, 1 entry disabled." in capsys.readouterr().out
+
+
+def test_a_disabled_entry_counts_although_its_model_has_others(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "proxy.yaml").write_text(
+        "models: [{name: a, provider: mock}, {name: a, provider: openai, api_key: '${NO}'}, "
+        "{name: a, provider: groq, api_key: '${NO}'}]"
+    )
+    assert main(["check"]) == 0
+    assert "proxy.yaml is good: 1 model ready, 2 entries disabled." in capsys.readouterr().out
 
 
 def test_a_problem_shows_its_severity_only_when_it_is_a_warning() -> None:

@@ -566,6 +566,7 @@ limits: {user: {budget_duration: day}}
         '5:16: models[0].timeouts.conect: unknown key "conect"; did you mean "connect"?',
         '6:17: models[0].fallbacks[0]: there is no model "c"',
         "7:5: models[1].name: required",
+        "7:5: warning: models[1]: no api_key; openai will refuse every request",
         "10:15: models[2].base_url: http:// would show key and prompts to the network; "
         "use https, or allow_insecure: true",
         f"11:20: models[2].fallbacks[1]: {SOME_TEXT}",
@@ -574,6 +575,59 @@ limits: {user: {budget_duration: day}}
         f"14:36: server.max_body: {A_SIZE}",
         "15:34: warning: limits.user.budget_duration: without max_budget it does nothing",
     ]
+
+
+def test_no_mistake_hides_another() -> None:
+    lines = complaints("""\
+models:
+  - name: a
+    provider: opnai
+    base_url: http://api.example.com/v1
+    fallbacks: [c]
+  - provider: mok
+    name: a b
+    fallbacks: [d]
+    price: {input: x}
+  - {name: e, provider: azure, mode: embedding, api_version: v1}
+cache: {semantic: {backend: embedings, model: f}}
+projects: {p: {models: [zz]}}
+""")
+    said = [re.sub(r": expected openai.*; did", "; did", line).removeprefix("proxy.yaml:") for line in lines]
+    assert said == [
+        '3:15: models[0].provider; did you mean "openai"?',
+        "4:15: models[0].base_url: http:// would show key and prompts to the network; "
+        "use https, or allow_insecure: true",
+        '5:17: models[0].fallbacks[0]: there is no model "c"',
+        '6:15: models[1].provider; did you mean "mock"?',
+        f"7:11: models[1].name: {A_NAME}",
+        '8:17: models[1].fallbacks[0]: there is no model "d"',
+        "9:20: models[1].price.input: expected a number",
+        "10:5: models[2]: base_url is required for provider azure",
+        "10:5: warning: models[2]: no api_key; azure will refuse every request",
+        '11:29: cache.semantic.backend: expected embeddings or gptcache; did you mean "embeddings"?',
+        '12:25: warning: projects.p.models[0]: "zz" matches no model',
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: [{name: a, provider: vllm, base_url: 'ftp://x'}]",
+        "models: [{name: a, provider: openai, api_key: [1]}]",
+        "models: [{name: a, provider: azur, deployment: d, mock: {}}]",
+        "models: [{name: a, provider: mock, price: {input: 1, output: x}}]",
+        "models: [{name: a, provider: mock, mode: embeddin}, {name: a, provider: mock, mode: embedding}]",
+        "models: [{name: a, provider: mock, mode: embeddin, price: {input: 1}}]",
+        "models: [{name: a, provider: mock, fallbacks: [b]}, {name: b, provider: mock, mode: embeddin}]",
+        "models: [{name: e, provider: mock, mode: embeddin}]\ncache: {semantic: {backend: embeddings, model: e}}",
+        "models: []\ncache: {semantic: {backend: embeddings, model: 'a b'}}",
+        "models: []\ncache: {semantic: {backend: gptcache, url: 'ftp://x'}}",
+        "models: []\nlimits: {key: {max_budget: x, budget_duration: day}}",
+        "models: []\nlimits: {project: {max_budget: x}}\nprojects: {p: {limits: {budget_duration: day}}}",
+    ],
+)
+def test_what_is_wrong_already_is_not_complained_of_twice(text: str) -> None:
+    assert len(complaints(text)) == 1
 
 
 SECRET = "sk-planted-0123456789"

@@ -192,7 +192,7 @@ def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
     assert lines == [
         f"{path}:16:14: warning: gpt-4 is disabled: OPENAI_API_KEY is not set",
         f"{path}:20:14: warning: claude is disabled: ANTHROPIC_API_KEY is not set",
-        f"{path} is good: 2 models ready, 2 disabled.",
+        f"{path} is good: 2 models ready, 2 entries disabled.",
     ]
 
 

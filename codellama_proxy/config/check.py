@@ -91,8 +91,9 @@ def _escaped(text: str, more: Sequence[str] = "") -> str:
 
 
 def _standing(snapshot: Snapshot) -> str:
-    disabled = len({d.name for d in snapshot.disabled} - snapshot.models.keys())
-    return f"{_count(len(snapshot.models), 'model')} ready, {disabled} disabled"
+    disabled = len(snapshot.disabled)
+    entries = "entry" if disabled == 1 else "entries"
+    return f"{_count(len(snapshot.models), 'model')} ready, {disabled} {entries} disabled"
 
 
 def _count(number: int, noun: str) -> str:

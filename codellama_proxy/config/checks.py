@@ -38,8 +38,11 @@ class Entries:
     names: tuple[str, ...]
     hidden: frozenset[Path] = frozenset()
     """Values no message may show."""
-    missing: frozenset[Path] = frozenset()
-    """Values that will come when their variable is set."""
+    unknown: frozenset[Path] = frozenset()
+    """Values that are unset, or were refused: nothing is said of what depends on them."""
+
+    def mode(self, index: int) -> str | None:
+        return None if ("models", index, "mode") in self.unknown else self.by_index[index].mode
 
 
 def remarks(file: File, entries: Entries) -> Iterator[Remark]:
@@ -47,21 +50,23 @@ def remarks(file: File, entries: Entries) -> Iterator[Remark]:
         path: Path = ("models", index)
         yield from _provider(entry, path, entries)
         yield from _url(entry, path)
-        yield from _price(entry, path)
+        yield from _price(entry, path, entries)
         yield from _fallbacks(entry, path, entries)
     yield from _agreement(entries)
-    yield from _limits(file)
+    yield from _limits(file, entries)
     yield from _projects(file, entries)
     yield from _semantic(file, entries)
 
 
 def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+    if (*path, "provider") in entries.unknown:
+        return
     for key, provider in _ONLY_FOR.items():
         if entry.provider != provider and getattr(entry, key) is not None:
             yield Remark((*path, key), f"only for provider {provider}")
-    if entry.provider in _NEEDS_URL and not entry.base_url and (*path, "base_url") not in entries.missing:
+    if entry.provider in _NEEDS_URL and not entry.base_url and (*path, "base_url") not in entries.unknown:
         yield Remark(path, f"base_url is required for provider {entry.provider}")
-    keyless = not entry.api_key and (*path, "api_key") not in entries.missing
+    keyless = not entry.api_key and (*path, "api_key") not in entries.unknown
     if keyless and not entry.base_url and entry.provider not in _NEEDS_NO_KEY:
         yield Remark(path, f"no api_key; {entry.provider} will refuse every request", "warning")
 
@@ -73,21 +78,23 @@ def _url(entry: Entry, path: Path) -> Iterator[Remark]:
         yield Remark((*path, "base_url"), f"{danger}; use https, or allow_insecure: true")
 
 
-def _price(entry: Entry, path: Path) -> Iterator[Remark]:
-    if entry.price and entry.price.output is None and entry.mode != "embedding":
+def _price(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+    known = not {(*path, "mode"), (*path, "price", "output")} & entries.unknown
+    if entry.price and entry.price.output is None and entry.mode != "embedding" and known:
         yield Remark((*path, "price"), "output is required")
 
 
 def _fallbacks(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
-    modes = {other.name: other.mode for other in entries.by_index.values()}
+    modes = {other.name: entries.mode(index) for index, other in entries.by_index.items()}
+    mode = modes[entry.name]
     for place, name in enumerate(entry.fallbacks or ()):
         here: Path = (*path, "fallbacks", place)
         if name == entry.name:
             yield Remark(here, "a model cannot be its own fallback")
         elif name not in entries.names:
             yield Remark(here, _no_model(name, here, entries))
-        elif modes.get(name, entry.mode) != entry.mode:
-            yield Remark(here, f"its mode is {modes[name]}, not {entry.mode}", "warning")
+        elif mode is not None and (other := modes.get(name)) is not None and other != mode:
+            yield Remark(here, f"its mode is {other}, not {mode}", "warning")
 
 
 def _no_model(name: str, path: Path, entries: Entries) -> str:
@@ -102,14 +109,15 @@ def _agreement(entries: Entries) -> Iterator[Remark]:
     fallbacks: dict[str, tuple[str, ...]] = {}
     for index, entry in entries.by_index.items():
         path: Path = ("models", index)
-        if mode.setdefault(entry.name, entry.mode) != entry.mode:
+        own = entries.mode(index)
+        if own is not None and mode.setdefault(entry.name, own) != own:
             yield Remark((*path, "mode"), "entries that share a name must have the same mode")
         chain = entry.fallbacks
         if chain is not None and fallbacks.setdefault(entry.name, chain) != chain:
             yield Remark((*path, "fallbacks"), "entries that share a name must have the same fallbacks")
 
 
-def _limits(file: File) -> Iterator[Remark]:
+def _limits(file: File, entries: Entries) -> Iterator[Remark]:
     scopes: list[tuple[Path, Limits]] = [
         (("limits", "global"), file.limits.everything),
         (("limits", "project"), file.limits.project),
@@ -117,14 +125,16 @@ def _limits(file: File) -> Iterator[Remark]:
         (("limits", "user"), file.limits.user),
     ]
     for path, limits in scopes:
-        yield from _budget(path, limits, None)
+        yield from _budget(path, limits, None, entries)
+    inherited = file.limits.project.max_budget
     for name, project in file.projects.items():
-        yield from _budget(("projects", name, "limits"), project.limits, file.limits.project.max_budget)
+        yield from _budget(("projects", name, "limits"), project.limits, inherited, entries)
 
 
-def _budget(path: Path, limits: Limits, inherited: int | None) -> Iterator[Remark]:
+def _budget(path: Path, limits: Limits, inherited: int | None, entries: Entries) -> Iterator[Remark]:
+    known = not {(*path, "max_budget"), ("limits", "project", "max_budget")} & entries.unknown
     budget = limits.max_budget if "max_budget" in limits.model_fields_set else inherited
-    if limits.budget_duration is not None and budget is None:
+    if limits.budget_duration is not None and budget is None and known:
         yield Remark((*path, "budget_duration"), "without max_budget it does nothing", "warning")
 
 
@@ -142,13 +152,16 @@ def _semantic(file: File, entries: Entries) -> Iterator[Remark]:
     if semantic is None:
         return
     path: Path = ("cache", "semantic")
+    if {(*path, "model"), (*path, "url")} & entries.unknown:
+        return
+    modes = {entries.mode(index) for index, e in entries.by_index.items() if e.name == semantic.model}
     if semantic.backend == "gptcache":
         yield from _gptcache(semantic.url, path)
     elif semantic.model is None:
         yield Remark(path, "model is required for backend embeddings")
     elif semantic.model not in entries.names:
         yield Remark((*path, "model"), _no_model(semantic.model, (*path, "model"), entries))
-    elif all(e.mode != "embedding" for e in entries.by_index.values() if e.name == semantic.model):
+    elif not modes & {"embedding", None}:
         yield Remark((*path, "model"), "its mode is not embedding")
 
 

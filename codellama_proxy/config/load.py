@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +13,7 @@ from codellama_proxy.config import build, checks, reach
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.salvage import Rest, rest_of
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.substitution import lookup_in
 from codellama_proxy.providers import UNABLE
@@ -98,63 +97,30 @@ def _validated(
     document: Document, problems: _Found, source: str
 ) -> tuple[File | None, checks.Entries | None]:
     """The file, without what had to be refused, so that one run can report the rest as well."""
-    if not isinstance(document.root, dict):
+    root = document.root
+    if not isinstance(root, dict):
         problems.append(Problem(*document.position(()), "expected a mapping with `models:`", source=source))
         return None, None
     try:
-        file, dropped = File.model_validate(document.root), frozenset[int]()
+        file = File.model_validate(root)
+        rest: Rest | None = Rest(file, tuple(range(len(file.models))))
     except ValidationError as error:
         found = findings(document, error)
         problems += [Problem(*place, message, source=source) for place, message in found]
-        rest, dropped = _without(document.root, error)
-        try:
-            file = File.model_validate(rest)
-        except ValidationError:
-            return None, None
-    return file, _entries(file, document, dropped)
+        rest = rest_of(root)
+    return (None, None) if rest is None else (rest.file, _entries(rest, document))
 
 
-def _entries(file: File, document: Document, dropped: frozenset[int]) -> checks.Entries:
+def _entries(rest: Rest, document: Document) -> checks.Entries:
     models = document.root.get("models")
     written = models if isinstance(models, list) else []
-    kept = (index for index in range(len(written)) if index not in dropped)
     names = (entry.get("name") for entry in written if isinstance(entry, dict))
     return checks.Entries(
-        by_index=dict(zip(kept, file.models, strict=True)),
+        by_index=dict(zip(rest.indexes, rest.file.models, strict=True)),
         names=tuple(str(name) for name in names if name is not None),
         hidden=document.substituted,
-        missing=frozenset(document.missing),
+        unknown=frozenset(document.missing) | rest.refused,
     )
-
-
-def _without(root: dict[str, Any], error: ValidationError) -> tuple[dict[str, Any], frozenset[int]]:
-    """A copy of the file without what was refused, and the indexes of the entries that went with it."""
-    rest = copy.deepcopy(root)
-    dropped: set[int] = set()
-    for detail in error.errors(include_url=False):
-        loc = detail["loc"]
-        if loc[:1] == ("models",) and (len(loc) == 2 or (detail["type"] == "missing" and len(loc) == 3)):
-            dropped.add(int(loc[1]))
-        else:
-            _remove(rest, loc[:-1] if detail["type"] == "missing" or loc[-1] == "[key]" else loc)
-    if isinstance(rest.get("models"), list):
-        rest["models"] = [entry for index, entry in enumerate(rest["models"]) if index not in dropped]
-    else:
-        rest["models"] = []
-    return rest, frozenset(dropped)
-
-
-def _remove(root: dict[str, Any], path: Path) -> None:
-    """Of a list with a bad item, all goes: what stays must keep its index."""
-    holder: Any = root
-    if path[:1] == ("models",) and len(path) > 1:
-        holder, path = root["models"][path[1]], path[2:]
-    for place, part in enumerate(path):
-        after = path[place + 1] if place + 1 < len(path) else None
-        if after is None or isinstance(after, int):
-            holder.pop(part, None)
-            return
-        holder = holder.get(part, {})
 
 
 def _deployments(file: File, document: Document, implemented: frozenset[str]) -> list[Deployment]:
