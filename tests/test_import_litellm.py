@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.__main__ import main
-from codellama_proxy.config.litellm import PREFIXES, imported
+from codellama_proxy.config.litellm import imported
+from codellama_proxy.config.litellm_words import PREFIXES
 from codellama_proxy.config.load import load
 from codellama_proxy.config.schema import Entry
 from codellama_proxy.types import Price, Snapshot
@@ -132,6 +133,80 @@ def test_what_has_no_counterpart_is_listed_in_file_order() -> None:
 def test_every_provider_that_has_a_prefix_is_one_of_ours() -> None:
     known = Entry.model_json_schema()["properties"]["provider"]["enum"]
     assert set(PREFIXES.values()) <= set(known)
+
+
+def lines_of(*entries: str) -> bytes:
+    return b"model_list:\n" + "".join(f"  - {entry}\n" for entry in entries).encode()
+
+
+@pytest.mark.parametrize(
+    ("params", "base_url"),
+    [
+        ("model: ollama/llama3, api_base: 'http://localhost:11434'", "http://localhost:11434/v1"),
+        ("model: ollama_chat/llama3, api_base: 'http://gpu:11434/'", "http://gpu:11434/v1"),
+        ("model: ollama/llama3, api_base: 'http://gpu:11434/v1'", "http://gpu:11434/v1"),
+        ("model: ollama/llama3, api_base: os.environ/OLLAMA", "http://from-environment/v1"),
+        ("model: ollama/llama3", None),
+        ("model: huggingface/tgi, api_base: 'https://x.example'", "https://x.example/v1"),
+        ("model: huggingface/tgi, api_base: 'https://x.example/v1/'", "https://x.example/v1"),
+        (
+            "model: huggingface/tgi, api_base: 'https://x.example/v1/chat/completions'",
+            "https://x.example/v1",
+        ),
+        ("model: huggingface/https://x.example", "https://x.example/v1"),
+        ("model: hosted_vllm/m, api_base: 'http://localhost:8000/v1'", "http://localhost:8000/v1"),
+    ],
+)
+def test_an_address_means_the_same_endpoint_as_before(params: str, base_url: str | None) -> None:
+    text = imported(lines_of(f"{{model_name: m, litellm_params: {{{params}}}}}")).text
+    made = load(text.encode(), {"OLLAMA": "http://from-environment"}, implemented=IMPLEMENTED)
+    [one] = made.models["m"].deployments
+    assert one.base_url == base_url
+    assert not one.model.startswith("http")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("azure/gpt-4o", "gpt-4o"),
+        ("azure/eu/gpt-4o-2024-08-06", "gpt-4o-2024-08-06"),
+        ("openai/gpt-4o", "gpt-4o"),
+        ("gpt-4o", "gpt-4o"),
+        ("codellama/CodeLlama-34b-Instruct-hf", "codellama/CodeLlama-34b-Instruct-hf"),
+    ],
+)
+def test_a_base_model_is_named_without_its_provider(written: str, name: str) -> None:
+    params = "{model: azure/mine, api_key: k, api_base: 'https://x.example'}"
+    text = imported(
+        lines_of(f"{{model_name: m, litellm_params: {params}, model_info: {{base_model: {written}}}}}")
+    ).text
+    assert load(text.encode(), {}, implemented=IMPLEMENTED).models["m"].deployments[0].base_model == name
+
+
+def test_an_entry_without_the_key_its_provider_needs_is_listed() -> None:
+    found = imported(
+        lines_of(
+            "{model_name: a, litellm_params: {model: gpt-4o}}",
+            "{model_name: b, litellm_params: {model: ollama/llama3}}",
+            "{model_name: c, litellm_params: {model: azure/x, api_base: 'https://x.example'}}",
+            "{model_name: d, litellm_params: {model: huggingface/tgi, api_base: 'https://x.example'}}",
+        )
+    )
+    why = "has no api_key; LiteLLM takes it from the environment by itself, here write api_key: ${NAME}"
+    assert found.lost == (
+        f"config.yaml:2:21: model_list[0].litellm_params: {why}",
+        f"config.yaml:4:21: model_list[2].litellm_params: {why}",
+    )
+
+
+@pytest.mark.parametrize("config", ["model_list: []", "{}", "model_list: [{model_name: a}]"])
+def test_a_configuration_without_a_model_is_nothing_to_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert main(["import", "litellm", str(tmp_path / "config.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "to be mended: no model could be carried over, so there is nothing to serve" in said
 
 
 WORDS = st.recursive(

@@ -34,6 +34,9 @@ def run(args: Namespace) -> int:
         _write(Path(args.output), made.text)
     for line in made.lost:
         note(f"not carried over: {line}")
+    if not made.models:
+        note("to be mended: no model could be carried over, so there is nothing to serve")
+        return 1
     try:
         examine(
             made.text.encode(), environment(), source=args.output or "proxy.yaml", implemented=IMPLEMENTED

@@ -13,7 +13,7 @@ from codellama_proxy.config.scalars import is_private
 from codellama_proxy.config.schema import Entry, File, Limits
 
 _NEEDS_URL = frozenset({"azure", "vllm", "openai_compatible"})
-_NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
+NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
 _ONLY_FOR = {
     "deployment": "azure",
     "api_version": "azure",
@@ -67,7 +67,7 @@ def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
     if entry.provider in _NEEDS_URL and not entry.base_url and (*path, "base_url") not in entries.unknown:
         yield Remark(path, f"base_url is required for provider {entry.provider}")
     keyless = not entry.api_key and (*path, "api_key") not in entries.unknown
-    if keyless and not entry.base_url and entry.provider not in _NEEDS_NO_KEY:
+    if keyless and not entry.base_url and entry.provider not in NEEDS_NO_KEY:
         yield Remark(path, f"no api_key; {entry.provider} will refuse every request", "warning")
 
 

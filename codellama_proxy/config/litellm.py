@@ -13,79 +13,18 @@ from typing import Any
 
 import yaml
 
+from codellama_proxy.config import litellm_words as words
+from codellama_proxy.config.checks import NEEDS_NO_KEY
 from codellama_proxy.config.document import Document, Path, parse, resolve
 from codellama_proxy.config.explain import described
-
-PREFIXES: Mapping[str, str] = {
-    "openai": "openai",
-    "text-completion-openai": "openai",
-    "azure": "azure",
-    "anthropic": "anthropic",
-    "together_ai": "together",
-    "cohere": "cohere",
-    "cohere_chat": "cohere",
-    "ai21": "ai21",
-    "ai21_chat": "ai21",
-    "replicate": "replicate",
-    "huggingface": "huggingface",
-    "gemini": "gemini",
-    "bedrock": "bedrock",
-    "groq": "groq",
-    "mistral": "mistral",
-    "deepseek": "deepseek",
-    "fireworks_ai": "fireworks",
-    "openrouter": "openrouter",
-    "xai": "xai",
-    "cerebras": "cerebras",
-    "perplexity": "perplexity",
-    "nvidia_nim": "nvidia",
-    "ollama": "ollama",
-    "ollama_chat": "ollama",
-    "vllm": "vllm",
-    "hosted_vllm": "vllm",
-    "lm_studio": "lmstudio",
-    "custom_openai": "openai_compatible",
-}
-KNOWN_NAMES = {
-    "gpt-": "openai",
-    "o1": "openai",
-    "o3": "openai",
-    "o4": "openai",
-    "chatgpt-": "openai",
-    "text-embedding-": "openai",
-    "claude-": "anthropic",
-    "command-": "cohere",
-}
-PARAMS = frozenset(
-    [
-        "temperature",
-        "top_p",
-        "n",
-        "stop",
-        "max_tokens",
-        "max_completion_tokens",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "logit_bias",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "logprobs",
-        "top_logprobs",
-        "service_tier",
-    ]
-)
-MODES = {"chat": "chat", "completion": "completion", "embedding": "embedding"}
-ENVIRONMENT = "os.environ/"
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
     text: str
     """The proxy.yaml."""
+    models: int
+    """How many entries it has."""
     lost: tuple[str, ...]
     """What could not be carried over, as `config.yaml:LINE:COL: what and why`."""
 
@@ -95,7 +34,7 @@ def imported(content: bytes, source: str = "config.yaml") -> Imported:
     document = parse(content, lambda name: f"${{{name}}}", source=source)
     reading = _Reading(document, source)
     found = reading.file()
-    return Imported(_written(found, reading.lost), tuple(reading.lost))
+    return Imported(_written(found, reading.lost), len(found["models"]), tuple(reading.lost))
 
 
 @dataclass(slots=True)
@@ -149,7 +88,9 @@ class _Reading:
             provider, model = self._provider(path, full, params)
             if provider is not None:
                 entry = {"name": name, "provider": provider, "model": model}
-                yield entry | self._params(path, provider, params) | self._info(path, params, info)
+                entry |= self._params(path, provider, params) | self._info(path, params, info)
+                self._reached((*path, "litellm_params"), entry)
+                yield entry
 
     def _provider(self, path: Path, full: str, params: Mapping[str, Any]) -> tuple[str | None, str]:
         custom = params.get("custom_llm_provider")
@@ -157,10 +98,13 @@ class _Reading:
         if isinstance(custom, str):
             prefix, model = custom, full.removeprefix(f"{custom}/")
         elif not slash:
-            prefix, model = next((p for start, p in KNOWN_NAMES.items() if full.startswith(start)), ""), full
-        elif prefix not in PREFIXES and params.get("api_base"):
+            prefix, model = (
+                next((p for start, p in words.KNOWN_NAMES.items() if full.startswith(start)), ""),
+                full,
+            )
+        elif prefix not in words.PREFIXES and params.get("api_base"):
             prefix, model = "custom_openai", full
-        provider = PREFIXES.get(prefix)
+        provider = words.PREFIXES.get(prefix)
         if provider is None:
             self.lose((*path, "litellm_params", "model"), "its provider has no counterpart")
         elif provider == "openai" and params.get("api_base"):
@@ -171,37 +115,56 @@ class _Reading:
         made: dict[str, Any] = {}
         own: dict[str, Any] = {}
         for name, value in params.items():
-            if value is None or name in _ELSEWHERE:
+            if value is None or name in words.ELSEWHERE:
                 continue
-            if name in PARAMS:
-                own[name] = _substituted(value)
-            elif name in _RENAMED:
-                _put(made, _RENAMED[name], _substituted(value))
+            if name in words.PARAMS:
+                own[name] = words.substituted(value)
+            elif name in words.RENAMED:
+                _put(made, words.RENAMED[name], words.substituted(value))
             elif name == "api_version" and provider == "azure":
-                made["api_version"] = str(_substituted(value))
+                made["api_version"] = str(words.substituted(value))
             else:
-                self.lose((*path, "litellm_params", name), _WHY.get(name, "has no counterpart"))
+                self.lose((*path, "litellm_params", name), words.WHY.get(name, "has no counterpart"))
         if own:
             made["params"] = own
         return made
 
+    def _reached(self, path: Path, entry: dict[str, Any]) -> None:
+        """Where the entry's provider is, and whether it has the key it needs."""
+        provider, url = entry["provider"], entry.get("base_url")
+        if provider == "huggingface" and words.is_url(entry["model"]):
+            url, entry["model"] = entry["model"], "tgi"  # an endpoint serves one model, by whatever name
+        if isinstance(url, str):
+            entry["base_url"] = words.address(provider, url)
+            if provider == "huggingface" and url.startswith("$"):
+                self.lose(
+                    (*path, "api_base"), f"became {entry['base_url']}: leave /v1 out if the variable has it"
+                )
+        keyless = entry.get("api_key") is None and provider not in NEEDS_NO_KEY
+        if keyless and (url is None or provider == "azure"):
+            self.lose(
+                path,
+                "has no api_key; LiteLLM takes it from the environment by itself, here write api_key: ${NAME}",
+            )
+
     def _info(self, path: Path, params: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         prices = {**info, **params}
-        price = {to: _per_million(prices[of]) for of, to in _PRICES.items() if _is_number(prices.get(of))}
+        per_token = {to: prices[of] for of, to in words.PRICES.items() if words.is_number(prices.get(of))}
+        price = {to: words.per_million(cost) for to, cost in per_token.items()}
         if {"input", "output"} <= price.keys() or ("input" in price and info.get("mode") == "embedding"):
             made["price"] = price
         for name, to in (("base_model", "base_model"), ("max_input_tokens", "context_window")):
             if info.get(name) is not None:
-                made[to] = info[name]
+                made[to] = words.base_model(info[name]) if isinstance(info[name], str) else info[name]
         mode = info.get("mode")
         if str(params.get("model", "")).startswith("text-completion-"):
             mode = "completion"
-        if mode in MODES and mode != "chat":
-            made["mode"] = MODES[mode]
+        if mode in words.MODES and mode != "chat":
+            made["mode"] = words.MODES[mode]
         elif mode not in (None, "chat"):
             self.lose((*path, "model_info", "mode"), "is not one of chat, completion and embedding")
-        for name in info.keys() - _INFO - _PRICES.keys():
+        for name in info.keys() - words.INFO - words.PRICES.keys():
             self.lose((*path, "model_info", name), "has no counterpart")
         return made
 
@@ -237,11 +200,11 @@ class _Reading:
 
     def _settings(self, made: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
-            if value is None or name in _FALLBACKS:
+            if value is None or name in words.FALLBACKS:
                 if name == "content_policy_fallbacks":
                     _put(made, ("routing", "fallback_on"), ["context_length", "content_filter"])
-            elif name in _SETTINGS:
-                _put(made, _SETTINGS[name], _substituted(value))
+            elif name in words.SETTINGS:
+                _put(made, words.SETTINGS[name], words.substituted(value))
             elif name == "drop_params":
                 for entry in made["models"]:
                     entry["drop_params"] = bool(value)
@@ -255,7 +218,7 @@ class _Reading:
     def _cache(self, made: dict[str, Any], path: Path, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if name == "ttl":
-                made["cache"]["ttl"] = _substituted(value)
+                made["cache"]["ttl"] = words.substituted(value)
             elif name == "type":
                 if value not in ("local", "disk"):
                     self.lose((*path, name), "answers are kept in memory and in the database here")
@@ -268,7 +231,7 @@ class _Reading:
             _put(made, ("tracking", "promptlayer", "api_key"), "${PROMPTLAYER_API_KEY}")
             if told == ["promptlayer"]:
                 return
-        self.lose(path, _WHY.get(str(path[-1]), "has no counterpart"))
+        self.lose(path, words.WHY.get(str(path[-1]), "has no counterpart"))
 
     def _general(self, made: dict[str, Any], values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -277,53 +240,7 @@ class _Reading:
             elif name == "max_parallel_requests" and isinstance(value, int):
                 _put(made, ("limits", "key", "max_parallel_requests"), value)
             else:
-                self.lose(("general_settings", name), _WHY.get(name, "has no counterpart"))
-
-
-_ELSEWHERE = frozenset(
-    {"model", "custom_llm_provider", "input_cost_per_token", "output_cost_per_token", "mode"}
-    | {"cache_read_input_token_cost", "cache_creation_input_token_cost"}
-)
-_RENAMED: Mapping[str, tuple[str, ...]] = {
-    "api_key": ("api_key",),
-    "api_base": ("base_url",),
-    "base_url": ("base_url",),
-    "weight": ("weight",),
-    "timeout": ("timeouts", "answer"),
-    "stream_timeout": ("timeouts", "first_token"),
-    "extra_headers": ("headers",),
-    "drop_params": ("drop_params",),
-}
-_PRICES = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cached_input",
-    "cache_creation_input_token_cost": "cache_write",
-}
-_INFO = frozenset({"mode", "base_model", "max_input_tokens", "id", "max_tokens", "max_output_tokens"})
-_FALLBACKS = frozenset(
-    {"fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "default_fallbacks"}
-)
-_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "num_retries": ("routing", "retries"),
-    "allowed_fails": ("routing", "cooldown", "failures"),
-    "cooldown_time": ("routing", "cooldown", "time"),
-    "request_timeout": ("timeouts", "answer"),
-    "timeout": ("timeouts", "answer"),
-    "stream_timeout": ("timeouts", "first_token"),
-    "max_budget": ("limits", "global", "max_budget"),
-    "budget_duration": ("limits", "global", "budget_duration"),
-}
-_WHY: Mapping[str, str] = {
-    "rpm": "deployments have no limits of their own here; weight shares the traffic",
-    "tpm": "deployments have no limits of their own here",
-    "max_retries": "routing.retries is for all models",
-    "master_key": "set PROXY_MASTER_KEY in the environment",
-    "database_url": "set PROXY_DATABASE in the environment",
-    "organization": "write it into headers, as openai-organization",
-    "routing_strategy": "traffic is shared by weight here",
-    "model_group_alias": "write an entry for each alias",
-}
+                self.lose(("general_settings", name), words.WHY.get(name, "has no counterpart"))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -339,23 +256,6 @@ def _put(made: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for name in path[:-1]:
         made = made.setdefault(name, {})
     made[path[-1]] = value
-
-
-def _substituted(value: Any) -> Any:
-    """`os.environ/X` as `${X}`, however deep."""
-    if isinstance(value, str) and value.startswith(ENVIRONMENT):
-        return f"${{{value.removeprefix(ENVIRONMENT)}}}"
-    if isinstance(value, dict):
-        return {name: _substituted(inner) for name, inner in value.items()}
-    return [_substituted(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | Decimal) and not isinstance(value, bool)
-
-
-def _per_million(per_token: int | Decimal) -> Decimal:
-    return round(Decimal(per_token) * 1_000_000, 9).normalize()
 
 
 def _place(line: str) -> tuple[int, int]:
