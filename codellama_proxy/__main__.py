@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -66,11 +66,13 @@ def serve(args: argparse.Namespace) -> int:
     from codellama_proxy.server import serve as run  # noqa: PLC0415 - the other commands need no server
 
     settings = settings_of(args)
+    kept: bytes | None = None
     try:
-        live = Live(Source(settings.config, environment, IMPLEMENTED), last_good=_last_good(settings))
+        kept = _last_good(settings)
+        live = Live(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
         return run(settings, live)
     except ConfigError as error:
-        return _refuse(*(str(problem) for problem in error.problems))
+        return _refuse(*(str(problem) for problem in error.problems), *_why_not_the_last(settings, kept))
     except StoreError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -83,6 +85,14 @@ def _last_good(settings: Settings) -> bytes | None:
         return None
     kept = configurations.last_good(Path(settings.database))
     return None if kept is None else kept.text
+
+
+def _why_not_the_last(settings: Settings, kept: bytes | None) -> Iterator[str]:
+    """Why not even the last good configuration is served, if it was asked for."""
+    if settings.on_invalid == "last-good":
+        what = f"last good configuration in the database {settings.database}"
+        gone = f"there is no {what}, so nothing is served instead"
+        yield gone if kept is None else f"the {what} is no longer good itself"
 
 
 def _refuse(*lines: str) -> int:

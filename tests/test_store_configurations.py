@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from codellama_proxy.__main__ import main
 from codellama_proxy.store.configurations import Kept, keep, last_good
 from codellama_proxy.store.database import StoreError, connect
 from codellama_proxy.store.migrate import prepare
@@ -25,6 +26,31 @@ def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
             assert last_good(path) == one
         keep(db, None)
         assert last_good(path) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        (None, "there is no last good configuration in the database {}, so nothing is served instead"),
+        (b"models: {}", "the last good configuration in the database {} is no longer good itself"),
+    ],
+)
+def test_a_start_that_finds_no_last_good_configuration_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: bytes | None, why: str
+) -> None:
+    config, database = tmp_path / "proxy.yaml", tmp_path / "proxy.db"
+    config.write_text("models: [\n")
+    if kept is not None:
+        prepare(database)
+        with closing(connect(database)) as db:
+            keep(db, Kept(kept, "0123456789ab", 1000.0))
+    options = ["--config", str(config), "--database", str(database)]
+    assert main(["serve", *options, "--on-invalid", "last-good"]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{config}:2:1: not YAML")
+    assert last == why.format(database)
+    assert main(["serve", *options, "--on-invalid", "refuse"]) == 1
+    assert capsys.readouterr().err.splitlines() == [first]
 
 
 def test_no_database_and_one_of_an_older_version_have_none(tmp_path: Path) -> None:
