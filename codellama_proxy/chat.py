@@ -261,12 +261,18 @@ def check_fields(
 
 def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None) -> None:
     # bool is an int in Python; in JSON it is not.
-    if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean"):
+    wrong = not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean")
+    if wrong and not (kind == "integer" and bounds is not None and _huge(value)):
         raise invalid_type(name, kind)
     if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
         raise invalid_value(name, f"'{name}' must be between {bounds[0]} and {bounds[1]}.")
     if isinstance(value, list) and len(value) > MAX_ITEMS.get(name, len(value)):
         raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
+
+
+def _huge(value: Any) -> bool:
+    """A whole number of more than 64 bits comes as a float: its size is what is wrong with it."""
+    return isinstance(value, float) and abs(value) >= 2**63
 
 
 def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:

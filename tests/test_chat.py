@@ -99,6 +99,30 @@ def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], code: str, par
     assert refused(fields) == (code, param)
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("1" + 30 * "0", "'max_tokens' must be between 1 and 2147483647."),
+        ("-1" + 30 * "0", "'max_tokens' must be between 1 and 2147483647."),
+        ("18446744073709551616", "'max_tokens' must be between 1 and 2147483647."),
+        ("2147483648", "'max_tokens' must be between 1 and 2147483647."),
+        ("0", "'max_tokens' must be between 1 and 2147483647."),
+        ("-1", "'max_tokens' must be between 1 and 2147483647."),
+        ("1.5", "'max_tokens' must be an integer."),
+        ("1e3", "'max_tokens' must be an integer."),
+        ("true", "'max_tokens' must be an integer."),
+        ('"5"', "'max_tokens' must be an integer."),
+    ],
+)
+def test_a_whole_number_is_refused_for_its_size_and_anything_else_for_its_type(
+    number: str, message: str
+) -> None:
+    with pytest.raises(ProxyError) as caught:
+        parse_chat(f'{{"prompt": "x", "max_tokens": {number}}}'.encode())
+    assert caught.value.message == message
+    assert caught.value.code == ("invalid_value" if "between" in message else "invalid_type")
+
+
 WRONG: dict[str, list[Any]] = {
     "boolean": [1, "true", {}, []],
     "integer": [1.5, "1", True, {}, []],
