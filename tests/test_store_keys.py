@@ -279,12 +279,15 @@ def test_the_real_watch_lands_a_revocation_within_a_second(store: Store) -> None
 
 
 class SlowReader(Reader):
-    """Has read its row, and waits before it hands it over."""
+    """Was locked for a moment, then has read its row, and waits before it hands it over."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.has_read = asyncio.Event()
         self.may_return = asyncio.Event()
+
+    def at_once(self, sql: str, parameters: Any) -> tuple[Any, ...] | None:
+        raise StoreUnavailable("database is locked")
 
     async def all(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         rows = await super().all(sql, parameters)
