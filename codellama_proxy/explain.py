@@ -12,7 +12,7 @@ from codellama_proxy.chat import ChatRequest, addressed, check_client_system, gu
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import permission
 from codellama_proxy.limits import UNRATED, ScopeLimits
-from codellama_proxy.providers import ADAPTERS
+from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import Cooling, is_cooling
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Key, Limits, Model, Price, ScopeKind, Snapshot
@@ -23,7 +23,6 @@ Standings = Callable[[Sequence[ScopeLimits]], Sequence[Standing]]
 Count = Callable[[ChatRequest, Deployment], int]
 """Tokens of a prompt for a deployment."""
 
-ENDPOINT = "chat/completions"
 FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration", "shadow")
 
 
@@ -71,7 +70,7 @@ class Cached:
     """What the cache has to do with the request."""
 
     state: str
-    """`used`, or why it is not: `off`, `off for the project`, `not asked by the client`."""
+    """`used`, or why it is not: `off`, `off for the project`, `off: only chats are kept`, `not asked by the client`."""
     scope: str = ""
     """Who shares the answer."""
     key: str = ""
@@ -124,7 +123,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
 
 def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
     """A request as the gateway notes it, that begins now."""
-    trace = Trace("req_explained", 0.0, now, ENDPOINT, snapshot.digest, key=key, project=key.project)
+    trace = Trace("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key, project=key.project)
     trace.settings = snapshot.project(key.project)
     trace.chat = chat
     return trace
@@ -144,6 +143,8 @@ def unused(now: float) -> Standings:
 
 def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -> Cached:
     """Raises `ProxyError` where the client's own wishes make no sense."""
+    if chat.endpoint != "chat/completions":
+        return Cached("off: only chats are kept")
     wish, project = caching.wishes(chat.cache, ""), trace.settings
     if not snapshot.cache.enabled:
         return Cached("off")
@@ -166,7 +167,8 @@ def _most(ask: admission.Ask) -> int | None:
 
 
 def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot, world: World) -> Place:
-    text = guardrail_of(snapshot.guardrail, trace.settings, one)
+    chats = chat.endpoint == "chat/completions"
+    text = guardrail_of(snapshot.guardrail, trace.settings, one) if chats else ""
     bound = trace.admission.max_tokens if trace.admission else None
     here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
     cooling = world.cooling.get(one.id)
@@ -175,7 +177,7 @@ def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot,
         state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
     place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
-        sent = ADAPTERS[one.provider].to_request(here, one)
+        sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
     return replace(place, dropped=sent.dropped)
@@ -195,7 +197,7 @@ def _others(snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str
             found.append(Place(one, "disabled", one.disabled))
         elif not permitted(one.name):
             found.append(Place(one, "not allowed", _who_refuses(snapshot, key, one.name)))
-        elif one.mode != chat.mode:
+        elif not one.serves(chat.mode):
             found.append(Place(one, "another mode", one.mode))
         else:
             found.append(Place(one, "not a fallback", "" if asked else "not what was asked for"))

@@ -89,6 +89,32 @@ def test_a_model_that_is_not_allowed_is_refused_as_the_server_would(
     assert told(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"] == "spare#1"
 
 
+def test_a_request_for_vectors_is_explained_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text(FILE.replace("mode: embedding", "mode: embedding, price: {input: 1}"))
+    found = told(capsys, "--project", "web", "--endpoint", "embeddings")
+    assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("vectors#1", None)]
+    assert found["cache"]["state"] == "off: only chats are kept"
+    assert found["max_tokens"] is None
+    assert {"deployment": "codellama#1", "state": "another mode", "why": "chat"} in found["others"]
+    body = here / "body.json"
+    body.write_text('{"model": "vectors", "input": [[1, 2, 3]]}')
+    assert told(capsys, "--project", "web", "--endpoint", "embeddings", str(body))["prompt_tokens"] > 0
+    assert main(["explain", "--project", "web", str(body)]) == 1
+    assert "the request would get 400 missing_required_parameter" in capsys.readouterr().err
+
+
+def test_a_request_to_complete_is_explained_for_those_who_can(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = here / "body.json"
+    body.write_text('{"prompt": "def f(", "suffix": ")", "max_tokens": 10}')
+    found = told(capsys, "--project", "web", "--endpoint", "completions", str(body))
+    assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("codellama#1", None)]
+    arguments = ["explain", "--project", "web", "--endpoint", "completions", "--simulate", "codellama: ok"]
+    assert main(arguments) == 2
+    assert "--simulate knows the answers to chats only" in capsys.readouterr().err
+
+
 def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

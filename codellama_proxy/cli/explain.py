@@ -17,16 +17,18 @@ from urllib.request import Request, urlopen
 
 from codellama_proxy import tokens
 from codellama_proxy.asking import counts_tokens, scopes_of
-from codellama_proxy.chat import ChatRequest, parse_chat
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.cli import explained
 from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check import inspect
 from codellama_proxy.config.settings import Settings, config_path, environment
 from codellama_proxy.counting import Counter, tokenizer_files
+from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
 from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.providers.embeddings import has_ids
 from codellama_proxy.routing import Cooling
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.store.books import Books
@@ -35,6 +37,7 @@ from codellama_proxy.store.keys import admitted
 from codellama_proxy.types import Deployment, Key, Snapshot
 
 HELLO = b'{"prompt": "Hello"}'
+HELLOS = {"embeddings": b'{"input": "Hello"}'}
 ANY_KEY = "any"
 """The id of a key that stands for every key of a project."""
 
@@ -46,6 +49,12 @@ def arguments(parser: ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--key", metavar="ID", help="who asks: a key_id, or how its secret begins")
     who.add_argument("--project", metavar="NAME", help="who asks: any key of this project")
+    parser.add_argument(
+        "--endpoint",
+        choices=[*PARSERS],
+        default="chat/completions",
+        help="where it is sent (chat/completions)",
+    )
     parser.add_argument("--model", metavar="NAME", help="the model that is asked for")
     parser.add_argument("--simulate", metavar="PLAN", help='"codellama: 429 retry-after 20; gpt-4: 500, ok"')
     parser.add_argument(
@@ -60,6 +69,8 @@ def run(args: Namespace) -> int:
     """Exit code 0: the request would be sent, and answered if that was simulated; 1: it would not."""
     if args.server and args.simulate:
         raise CommandError("--simulate begins with nothing cooling: leave --server out", 2)
+    if args.simulate and args.endpoint != "chat/completions":
+        raise CommandError("--simulate knows the answers to chats only: leave --endpoint out", 2)
     snapshot = _snapshot(args)
     chat = _chat(args)
     plan = _plan(args.simulate, snapshot)
@@ -108,15 +119,16 @@ def _snapshot(args: Namespace) -> Snapshot:
 
 def _chat(args: Namespace) -> ChatRequest:
     try:
-        chat = parse_chat(_body(args.body), "req_explained")
+        body = HELLOS.get(args.endpoint, HELLO) if args.body is None else _body(args.body)
+        chat = PARSERS[args.endpoint](body, "req_explained", 0)
     except ProxyError as error:
         raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None
+    if chat.endpoint == "embeddings" and has_ids(chat):
+        chat = chat._replace(texts=asyncio.run(Counter(tokenizer_files()).texts(chat)))
     return chat if args.model is None else chat._replace(model=args.model)
 
 
-def _body(given: str | None) -> bytes:
-    if given is None:
-        return HELLO
+def _body(given: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
     except OSError as error:
