@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).parent.parent
+
+PORTS = range(12_000, 32_000)
+"""Below those that kernels give to clients and to whoever asks for any port."""
+EACH = 500
+"""Ports between the first ones of two workers."""
 
 T = TypeVar("T")
 
@@ -26,10 +33,38 @@ def until(probe: Callable[[], T | None], what: str, *, within: float = 5.0) -> T
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port that no other test, of this run or of one beside it, is given while this process lives."""
+    for _ in PORTS:
+        port = next(_turns)
+        with contextlib.suppress(OSError):
+            _claims.append(_claim(port))
+            return port
+    raise AssertionError(f"no port is free in {PORTS}")
+
+
+def _claim(port: int) -> socket.socket:
+    """Holding the UDP port of a number says that its TCP port is spoken for; the kernel forgets it with us."""
+    claim = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        claim.bind(("127.0.0.1", port))
+        with socket.socket() as tcp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        raise
+    return claim
+
+
+def _from_our_own() -> Iterator[int]:
+    """All ports, again and again, beginning with those that only this worker begins with."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = worker * EACH % len(PORTS)
+    return itertools.cycle([*PORTS[begin:], *PORTS[:begin]])
+
+
+_claims: list[socket.socket] = []
+_turns = _from_our_own()
 
 
 def end(process: subprocess.Popen[Any], *, within: float = 10.0) -> int:

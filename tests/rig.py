@@ -102,11 +102,16 @@ class Proxy:
         return [sys.executable, "-m", self.module, "serve", *pairs]
 
     def _ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"the server ended at start:\n{self.log()}"
+        self._alive()
+        if f":{self.port} " not in self.log():  # said once the port is ours: before, a stranger may answer there
+            return False
         with contextlib.suppress(ConnectionRefusedError):
             return exchange(self.port, request("/health/readiness", method="GET")).status == 200
         return False
+
+    def _alive(self) -> None:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the server has ended:\n{self.log()}"
 
     def stop(self) -> int:
         """SIGTERM, as an operator would."""
@@ -140,6 +145,7 @@ class Proxy:
 
     @property
     def client(self) -> httpx2.Client:
+        self._alive()
         assert self._client is not None
         return self._client
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from tests.processes import ROOT, until
+from tests.processes import ROOT, free_port, until
 
 KEY = "pl_0123456789abcdefghijklmnopqrstuv"
 
@@ -21,17 +21,17 @@ class PromptLayer:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "promptlayer.jsonl"
         self.path.touch()
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     def start(self) -> None:
-        """On the same port as before, if it ran before."""
+        """Always on the same port, whatever was between."""
         command = [sys.executable, "-m", "tests.promptlayer", "--journal", str(self.path), "--key", KEY]
         self._process = subprocess.Popen(
             [*command, "--port", str(self.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        assert int(self._process.stdout.readline()) == self.port
 
     def stop(self) -> None:
         self._process.kill()
