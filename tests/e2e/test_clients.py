@@ -443,7 +443,7 @@ def test_requests_in_line_are_answered_in_line(served: Proxy, upstream: Upstream
     with Wire(served.port) as wire:
         wire.send(ask(served, "late") + ask(served, "plain", stream=True) + ask(served, "plain"))
         received = b""
-        while b"plain-7" not in received.rpartition(b"[DONE]")[2]:
+        while b"plain-7" not in received.partition(b"[DONE]")[2]:
             received += wire.socket.recv(65536)
     assert received.index(b"late-0") < received.index(b"plain-0") < received.index(b"[DONE]")
     assert upstream.journal.models() == ["late", "plain", "plain"]
