@@ -1,50 +1,92 @@
-"""The baseline: a bare Starlette relay over the same HTTP client and server, and nothing else.
+"""The baselines: relays over the same HTTP client and server as the proxy's, which do nothing else.
 
-Run it by `python -m bench.relay PORT UPSTREAM_URL`.
+Run one by `python -m bench.relay PORT UPSTREAM_URL`: a Starlette application, as anyone would write it. With `--asgi`
+it is one coroutine without Starlette, the least that Python does here.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import httpx2
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bench.targets import PATH
 from codellama_proxy.wire import AiohttpWire
 
+KEPT = (b"content-type", b"content-length")
 
-class Relay:
-    def __init__(self, upstream: str) -> None:
-        self._upstream = upstream
+
+class Upstream:
+    """Where a relay sends everything, as it came."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._wire: AiohttpWire | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, body: bytes) -> httpx2.Response:
         if self._wire is None:
             self._wire = AiohttpWire()
+        headers = {"content-type": "application/json"}
+        return await self._wire.handle_async_request(
+            httpx2.Request("POST", self._url, headers=headers, content=body)
+        )
+
+
+def starlette(upstream: Upstream) -> ASGIApp:
+    async def relay(request: Request) -> StreamingResponse:
+        response = await upstream.answer(await request.body())
+        kept = {name.decode(): value.decode() for name, value in _kept(response)}
+        return StreamingResponse(response.stream, response.status_code, kept)
+
+    return Starlette(routes=[Route(PATH, relay, methods=["POST"])])
+
+
+def asgi(upstream: Upstream) -> ASGIApp:
+    async def relay(scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
         while True:
             message = await receive()
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        headers = {"content-type": "application/json"}
-        request = httpx2.Request("POST", self._upstream, headers=headers, content=body)
-        response = await self._wire.handle_async_request(request)
-        kept = [(name, value) for name, value in response.headers.raw if name.lower() in KEPT]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-        async for chunk in response.stream:  # type: ignore[union-attr]
+        response = await upstream.answer(body)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status_code,
+                "headers": _kept(response),
+            }
+        )
+        async for chunk in response.stream:  # type: ignore[union-attr]  # async here
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
         await response.aclose()
 
+    return relay
 
-KEPT = (b"content-type", b"content-length")
 
-if __name__ == "__main__":
+def _kept(response: httpx2.Response) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in response.headers.raw if name.lower() in KEPT]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("port", type=int)
+    parser.add_argument("upstream")
+    parser.add_argument("--asgi", action="store_true")
+    args = parser.parse_args()
+    make = asgi if args.asgi else starlette
     uvicorn.run(
-        Relay(sys.argv[2]),
-        port=int(sys.argv[1]),
+        make(Upstream(args.upstream)),
+        port=args.port,
         http="httptools",
         loop="uvloop",
         lifespan="off",
@@ -52,3 +94,7 @@ if __name__ == "__main__":
         log_level="warning",
         server_header=False,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -106,9 +106,9 @@ def upstream() -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def relay(to: Target) -> Iterator[Target]:
+def relay(to: Target, name: str = "relay", *options: str) -> Iterator[Target]:
     port = free_port()
-    with serving(Target("relay", at(port)), python("bench.relay", port, to.url)) as target:
+    with serving(Target(name, at(port)), python("bench.relay", port, to.url, *options)) as target:
         yield target
 
 
