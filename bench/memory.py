@@ -42,7 +42,8 @@ KINDS = {"failing": "instant", "uncounted": "codellama", "cut": "gpt-4", "endles
 HOW = """\
 Ready is what `/health/readiness` says. Then {total:,} requests from {clients} connections, all kinds at once: {shares}.
 Of each stream that the upstream does not count or cuts off, or that its client leaves, the proxy counts the tokens
-itself, for which it loads a vocabulary; that of OpenAI's newer models takes 48 MB more once it is needed. Then half as many again: memory is flat if that adds nothing."""
+itself, for which it loads a vocabulary; that of OpenAI's newer models takes 48 MB more once it is needed. Then half as
+many again: memory is flat if that adds nothing."""
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
