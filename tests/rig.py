@@ -103,7 +103,8 @@ class Proxy:
 
     def _ready(self) -> bool:
         self._alive()
-        if f":{self.port} " not in self.log():  # said once the port is ours: before, a stranger may answer there
+        # It says its address once it is bound: before that, a stranger may answer there.
+        if f":{self.port} " not in self.log():
             return False
         with contextlib.suppress(ConnectionRefusedError):
             return exchange(self.port, request("/health/readiness", method="GET")).status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -21,13 +22,53 @@ TRACKING = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}"}}
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[PromptLayer]:
+def own_service(tmp_path: Path) -> Iterator[PromptLayer]:
+    """For what a service that others use must not go through."""
     with promptlayer(tmp_path) as one:
         yield one
 
 
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PromptLayer]:
+    with promptlayer(tmp_path_factory.mktemp("promptlayer")) as one:
+        yield one
+
+
+@pytest.fixture
+def service(shared_service: PromptLayer) -> PromptLayer:
+    return shared_service.fresh()
+
+
+@pytest.fixture(scope="module")
+def shared(module_proxy: ProxyFactory, shared_service: PromptLayer, upstream_process: Upstream) -> Proxy:
+    model = upstream_process.model
+    return tracked(
+        module_proxy,
+        shared_service,
+        model("fast"),
+        model("caller", "tools"),
+        model("fill", mode="completion"),
+        model("vectors", mode="embedding"),
+        model("down", "status=500"),
+        model("busy", "status=429", fallbacks=["fast"]),
+    )
+
+
+@pytest.fixture
+def served(shared: Proxy, service: PromptLayer) -> Proxy:
+    """A server that tracks at `service`, and has nothing left to tell it."""
+    until(lambda: waiting(shared) == 0, "the outbox is empty", within=10)
+    service.fresh()
+    return shared
+
+
+@pytest.fixture(scope="module")
+def caching(module_proxy: ProxyFactory, shared_service: PromptLayer, upstream_process: Upstream) -> Proxy:
+    return tracked(module_proxy, shared_service, upstream_process.model("fast"), cache={"enabled": True})
+
+
 def tracked(proxy: ProxyFactory, service: PromptLayer, *models: dict[str, Any], **sections: Any) -> Proxy:
-    """A server that tracks at `service`."""
+    """A server of its own that tracks at `service`."""
     return proxy(config(*models, **{"tracking": TRACKING, **sections}), env=service.env)
 
 
@@ -38,10 +79,7 @@ def waiting(one: Proxy) -> int:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_arrives_whole(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
-) -> None:
-    one = tracked(proxy, service, upstream.model("fast"))
+def test_a_request_arrives_whole(served: Proxy, service: PromptLayer, stream: bool) -> None:
     metadata = {
         "team": "blue",
         "level": 7,
@@ -49,7 +87,7 @@ def test_a_request_arrives_whole(
         "prompt_name": "loops",
         "prompt_version": 3,
     }
-    answer = one.chat(
+    answer = served.chat(
         messages=[{"role": "user", "content": "a bash loop"}],
         temperature=0.5,
         stream=stream,
@@ -58,7 +96,7 @@ def test_a_request_arrives_whole(
     )
     assert answer.status_code == 200
     request_id = answer.headers["x-request-id"]
-    record, row = service.record(request_id), one.row(request_id)
+    record, row = service.record(request_id), served.row(request_id)
     assert record["input"]["messages"] == [
         {"role": "system", "content": [{"type": "text", "text": GUARDRAIL}]},
         {"role": "user", "content": [{"type": "text", "text": "a bash loop"}]},
@@ -81,12 +119,9 @@ def test_a_request_arrives_whole(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_call_arrives_put_together(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
-) -> None:
-    one = tracked(proxy, service, upstream.model("fast", "tools"))
+def test_a_tool_call_arrives_put_together(served: Proxy, service: PromptLayer, stream: bool) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
-    answer = one.chat(stream=stream, tools=tools)
+    answer = served.chat(model="caller", stream=stream, tools=tools)
     record = service.record(answer.headers["x-request-id"])
     assert record["input"]["tools"] == tools
     calls = [call for message in record["output"]["messages"] for call in message["tool_calls"]]
@@ -98,10 +133,10 @@ def test_a_tool_call_arrives_put_together(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, stream: bool
+    caching: Proxy, service: PromptLayer, stream: bool
 ) -> None:
-    one = tracked(proxy, service, upstream.model("fast"), cache={"enabled": True})
-    first, again = one.chat(prompt="same"), one.chat(prompt="same", stream=stream)
+    prompt = f"same, streamed: {stream}"
+    first, again = caching.chat(prompt=prompt), caching.chat(prompt=prompt, stream=stream)
     assert again.headers["x-proxy-cache"] == "hit"
     fresh = service.record(first.headers["x-request-id"])
     kept = service.record(again.headers["x-request-id"])
@@ -110,18 +145,10 @@ def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
     assert kept["status"] == "SUCCESS"
 
 
-def test_completions_and_embeddings_arrive_too(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
-) -> None:
-    one = tracked(
-        proxy,
-        service,
-        upstream.model("fill", mode="completion"),
-        upstream.model("vectors", mode="embedding"),
-    )
+def test_completions_and_embeddings_arrive_too(served: Proxy, service: PromptLayer) -> None:
     bodies = {"/v1/completions": {"prompt": "def f("}, "/v1/embeddings": {"model": "vectors", "input": "x"}}
     for path, body in bodies.items():
-        answer = one.client.post(path, json={"model": "fill", **body}, headers=one.auth)
+        answer = served.client.post(path, json={"model": "fill", **body}, headers=served.auth)
         assert answer.status_code == 200, answer.text
         record = service.record(answer.headers["x-request-id"])
         assert record["api_type"] == path.removeprefix("/v1/")
@@ -130,33 +157,21 @@ def test_completions_and_embeddings_arrive_too(
         assert [block["text"] for block in record["output"]["content"]] == said
 
 
-def test_headers_may_name_tags_and_template(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
-) -> None:
-    one = tracked(proxy, service, upstream.model("fast"))
+def test_headers_may_name_tags_and_template(served: Proxy, service: PromptLayer) -> None:
     headers = {
-        **one.auth,
+        **served.auth,
         "x-promptlayer-tags": "a, b",
         "x-promptlayer-prompt-name": "greeting",
         "x-promptlayer-prompt-version": "2",
     }
-    answer = one.client.post("/chat/completions", json={"prompt": "hi"}, headers=headers)
+    answer = served.client.post("/chat/completions", json={"prompt": "hi"}, headers=headers)
     record = service.record(answer.headers["x-request-id"])
     assert record["tags"] == ["codellama-proxy", "a", "b"]
     assert (record["prompt_name"], record["prompt_version_number"]) == ("greeting", 2)
 
 
-def test_failures_are_errors_and_rescued_ones_warnings(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
-) -> None:
-    one = tracked(
-        proxy,
-        service,
-        upstream.model("fast"),
-        upstream.model("down", "status=500"),
-        upstream.model("busy", "status=429", fallbacks=["fast"]),
-    )
-    failed, rescued = one.chat(model="down"), one.chat(model="busy")
+def test_failures_are_errors_and_rescued_ones_warnings(served: Proxy, service: PromptLayer) -> None:
+    failed, rescued = served.chat(model="down"), served.chat(model="busy")
     assert (failed.status_code, rescued.status_code) == (502, 200)
     error = service.record(failed.headers["x-request-id"])
     assert (error["status"], error["error_type"]) == ("ERROR", "PROVIDER_ERROR")
@@ -167,54 +182,53 @@ def test_failures_are_errors_and_rescued_ones_warnings(
 
 
 def test_without_content_only_counts_are_sent(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
     quiet = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}", "content": False}}
-    one = tracked(proxy, service, upstream.model("fast"), tracking=quiet)
+    one = tracked(proxy, own_service, upstream.model("fast"), tracking=quiet)
     answer = one.chat(prompt="CANARY-PROMPT", stop=["CANARY-STOP"])
-    record = service.record(answer.headers["x-request-id"])
+    record = own_service.record(answer.headers["x-request-id"])
     assert record["input_tokens"] > 0
-    assert "CANARY" not in service.path.read_text()
-    assert GUARDRAIL not in service.path.read_text()
+    assert "CANARY" not in own_service.path.read_text()
+    assert GUARDRAIL not in own_service.path.read_text()
     said = answer.json()["choices"][0]["message"]["content"]
     assert said not in str(record)
 
 
 def test_nothing_is_lost_to_a_crash_between_the_answer_and_its_delivery(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
-    service.behave(status=503)
-    one = tracked(proxy, service, upstream.model("fast"))
+    own_service.behave(status=503)
+    one = tracked(proxy, own_service, upstream.model("fast"))
     ids = [one.chat().headers["x-request-id"] for _ in range(20)]
     until(lambda: one.row(ids[-1]), "the last row is settled")
     one.kill()
-    service.behave()
+    own_service.behave()
     one.start()
     for request_id in ids:
-        assert service.record(request_id)["status"] == "SUCCESS"
+        assert own_service.record(request_id)["status"] == "SUCCESS"
     until(lambda: waiting(one) == 0, "the outbox is empty")
 
 
 def test_what_waits_is_delivered_at_shutdown(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
-    service.behave(delay=0.05)
-    one = tracked(proxy, service, upstream.model("fast"))
+    own_service.behave(delay=0.05)
+    one = tracked(proxy, own_service, upstream.model("fast"))
     ids = {one.chat().headers["x-request-id"] for _ in range(30)}
     one.stop()
-    assert {body["metadata"]["request_id"] for body in service.taken()} == ids
+    assert {body["metadata"]["request_id"] for body in own_service.taken()} == ids
 
 
 @pytest.mark.parametrize(
     "trouble", [{"status": 500}, {"status": 429, "retry_after": 1}, {"status": 401}, {"delay": 30}], ids=str
 )
 def test_a_service_in_trouble_costs_requests_nothing_and_catches_up(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, trouble: dict[str, Any]
+    served: Proxy, service: PromptLayer, trouble: dict[str, Any]
 ) -> None:
-    one = tracked(proxy, service, upstream.model("fast"))
     service.behave(**trouble)
     started = time.monotonic()
-    ids = [one.chat().headers["x-request-id"] for _ in range(10)]
+    ids = [served.chat().headers["x-request-id"] for _ in range(10)]
     assert time.monotonic() - started < 5
     until(lambda: service.events("request"), "a try")
     tried = len(service.events("request"))
@@ -225,35 +239,39 @@ def test_a_service_in_trouble_costs_requests_nothing_and_catches_up(
 
 
 def test_a_service_that_is_down_is_told_everything_when_it_is_back(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
-    service.stop()
-    one = tracked(proxy, service, upstream.model("fast"))
+    own_service.stop()
+    one = tracked(proxy, own_service, upstream.model("fast"))
     ids = [one.chat().headers["x-request-id"] for _ in range(10)]
     until(lambda: "PromptLayer does not take records" in one.log(), "a word in the log")
-    service.start()
+    own_service.start()
     for request_id in ids:
-        service.record(request_id)
+        own_service.record(request_id)
     warnings = [line for line in one.log_lines() if "PromptLayer" in line["message"]]
     assert len(warnings) == 1
 
 
-def test_a_record_that_cannot_be_read_is_given_up_and_counted(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
-) -> None:
+def test_a_record_that_cannot_be_read_is_given_up_and_counted(served: Proxy, service: PromptLayer) -> None:
+    before = dropped(served)
     service.behave(status=422)
-    one = tracked(proxy, service, upstream.model("fast"))
-    one.chat()
+    served.chat()
     until(lambda: service.events("request"), "a try")
-    page = until(lambda: "proxy_tracking_dropped_total 1.0" in one.admin("GET", "/metrics").text, "the count")
-    assert page
-    until(lambda: waiting(one) == 0, "the outbox is empty")
+    until(lambda: dropped(served) == before + 1, "the count")
+    until(lambda: waiting(served) == 0, "the outbox is empty")
+
+
+def dropped(one: Proxy) -> float:
+    page = one.admin("GET", "/metrics").text
+    return float(re.findall(r"^proxy_tracking_dropped_total (\S+)$", page, re.MULTILINE)[0])
 
 
 def test_without_a_key_nothing_is_sent_or_kept(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
-    one = proxy(config(upstream.model("fast"), tracking=TRACKING), env={"PROMPTLAYER_API_URL": service.url})
+    one = proxy(
+        config(upstream.model("fast"), tracking=TRACKING), env={"PROMPTLAYER_API_URL": own_service.url}
+    )
     answer = one.chat()
     one.row(answer.headers["x-request-id"])
     until(lambda: waiting(one) == 0, "the outbox is empty")
@@ -263,41 +281,40 @@ def test_without_a_key_nothing_is_sent_or_kept(
         headers=one.auth,
     )
     assert scored.status_code == 404
-    assert not service.events("request")
+    assert not own_service.events("request")
 
 
 # --- scores ------------------------------------------------------------------------------------------------
 
 
-def test_a_score_follows_its_request(proxy: ProxyFactory, service: PromptLayer, upstream: Upstream) -> None:
+def test_a_score_follows_its_request(served: Proxy, service: PromptLayer) -> None:
     service.behave(status=503)
-    one = tracked(proxy, service, upstream.model("fast"))
-    request_id = one.chat().headers["x-request-id"]
+    request_id = served.chat().headers["x-request-id"]
     body = {"request_id": request_id, "score": 90, "name": "helpful", "metadata": {"by": "bob", "n": 2}}
-    answer = one.client.post("/v1/feedback", json=body, headers=one.auth)
+    answer = served.client.post("/v1/feedback", json=body, headers=served.auth)
     assert answer.status_code == 200
     assert answer.json() == {"request_id": request_id, "score": 90, "status": "accepted"}
     assert not service.events("taken")
     service.behave()
     (score,) = until(lambda: service.taken("/rest/track-score"), "the score", within=10)
-    assert score == {"request_id": 1, "score": 90, "name": "helpful"}
+    number = service.number(request_id)
+    assert score == {"request_id": number, "score": 90, "name": "helpful"}
     (metadata,) = until(lambda: service.taken("/rest/track-metadata"), "the metadata")
-    assert metadata == {"request_id": 1, "metadata": {"by": "bob", "n": "2"}}
+    assert metadata == {"request_id": number, "metadata": {"by": "bob", "n": "2"}}
 
 
 def test_only_the_requests_project_and_the_administrator_may_score_it(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream
+    served: Proxy, service: PromptLayer
 ) -> None:
-    one = tracked(proxy, service, upstream.model("fast"))
-    request_id = one.chat().headers["x-request-id"]
+    request_id = served.chat().headers["x-request-id"]
     body = {"request_id": request_id, "score": 0}
-    other = {"authorization": f"Bearer {one.new_key('ops')['key']}"}
-    strange = one.client.post("/feedback", json=body, headers=other)
-    unknown = one.client.post("/feedback", json={**body, "request_id": "req_none"}, headers=other)
+    other = {"authorization": f"Bearer {served.new_key('ops')['key']}"}
+    strange = served.client.post("/feedback", json=body, headers=other)
+    unknown = served.client.post("/feedback", json={**body, "request_id": "req_none"}, headers=other)
     assert (strange.status_code, unknown.status_code) == (404, 404)
     assert strange.json()["error"]["code"] == unknown.json()["error"]["code"]
-    assert one.client.post("/feedback", json=body).status_code == 401
-    assert one.admin("POST", "/feedback", json=body).status_code == 200
+    assert served.client.post("/feedback", json=body).status_code == 401
+    assert served.admin("POST", "/feedback", json=body).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -318,47 +335,35 @@ def test_only_the_requests_project_and_the_administrator_may_score_it(
     ],
     ids=str,
 )
-def test_a_bad_score_is_refused(
-    module_proxy: ProxyFactory, upstream_process: Upstream, change: dict[str, Any], code: str
-) -> None:
-    one = _shared(module_proxy, upstream_process)
+def test_a_bad_score_is_refused(shared: Proxy, change: dict[str, Any], code: str) -> None:
     body = {"request_id": "req_1", "score": 50, **change}
-    answer = one.client.post("/feedback", json=body, headers=one.auth)
+    answer = shared.client.post("/feedback", json=body, headers=shared.auth)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == code
-
-
-_started: list[Proxy] = []
-
-
-def _shared(module_proxy: ProxyFactory, upstream: Upstream) -> Proxy:
-    if not _started:
-        _started.append(module_proxy(config(upstream.model("fast"))))
-    return _started[0]
 
 
 # --- secrets -----------------------------------------------------------------------------------------------
 
 
 def test_no_secret_leaves_its_place(
-    proxy: ProxyFactory, service: PromptLayer, upstream: Upstream, tmp_path: Path
+    proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream, tmp_path: Path
 ) -> None:
     one = tracked(
         proxy,
-        service,
+        own_service,
         upstream.model("fast", api_key="sk-upstream-secret-CANARY-PROVIDER"),
         upstream.model("locked", "status=401", api_key="sk-upstream-secret-CANARY-LOCKED"),
     )
     answers = [one.chat(stream=stream) for stream in (False, True)]
     answers += [one.chat(model="locked"), one.client.post("/feedback", json={}, headers=one.auth)]
     answers += [one.admin("GET", path) for path in ("/metrics", "/health", "/spend/logs", "/key/list")]
-    service.record(answers[0].headers["x-request-id"])
-    service.record(answers[2].headers["x-request-id"])
+    own_service.record(answers[0].headers["x-request-id"])
+    own_service.record(answers[2].headers["x-request-id"])
     one.stop()
     places = {
         "responses": "".join(answer.text + str(answer.headers) for answer in answers),
         "log": one.log(),
-        "promptlayer": service.path.read_text(),
+        "promptlayer": own_service.path.read_text(),
         **{file.name: file.read_bytes().decode("latin-1") for file in one.database.parent.glob("proxy.db*")},
     }
     secrets = ("CANARY-PROVIDER", "CANARY-LOCKED", one.key, one.key[5:25], KEY, "admin-key-of-the-tests")

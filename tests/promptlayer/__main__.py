@@ -63,12 +63,12 @@ class PromptLayer:
             wrong = CHECKS[path](body, self._logged)
             if body.pop("api_key", None) != self._key:
                 wrong.append("api_key is wrong")
-        self.write("refused" if wrong else "taken", path=path, body=body, wrong=wrong)
+        self._logged += path == "/log-request" and not wrong
+        self.write("refused" if wrong else "taken", path=path, body=body, wrong=wrong, id=self._logged)
         if wrong:
             return JSONResponse({"detail": wrong}, 422)
         if path != "/log-request":
             return JSONResponse({"success": True})
-        self._logged += 1
         answer = {"id": self._logged, "prompt_version": None, "status": "SUCCESS"}
         return JSONResponse({**answer, "error_type": None, "error_message": None}, 201)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -21,6 +21,7 @@ class PromptLayer:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "promptlayer.jsonl"
         self.path.touch()
+        self._begin = 0
         self.port = free_port()
         self.start()
 
@@ -50,14 +51,28 @@ class PromptLayer:
     def behave(self, **how: Any) -> None:
         httpx2.post(self.url + "/behave", json=how, trust_env=False).raise_for_status()
 
+    def fresh(self) -> Self:
+        """The same process, as good as new: it behaves, and what it was told before is forgotten."""
+        self.behave()
+        self._begin = self.path.stat().st_size
+        return self
+
     def events(self, event: str) -> list[dict[str, Any]]:
-        lines = (json.loads(line) for line in self.path.read_text().splitlines())
+        with self.path.open(encoding="utf-8") as file:
+            file.seek(self._begin)
+            lines = [json.loads(line) for line in file if line.endswith("\n")]
         return [line for line in lines if line["event"] == event]
 
     def taken(self, path: str = "/log-request") -> list[dict[str, Any]]:
         """The bodies it accepted."""
         assert not self.events("refused"), self.events("refused")
         return [one["body"] for one in self.events("taken") if one["path"] == path]
+
+    def number(self, request_id: str) -> int:
+        """Its own number for a request it has a record of."""
+        logged = [one for one in self.events("taken") if one["path"] == "/log-request"]
+        (number,) = (one["id"] for one in logged if one["body"]["metadata"]["request_id"] == request_id)
+        return int(number)
 
     def record(self, request_id: str, *, within: float = 10.0) -> dict[str, Any]:
         """The one record of a request, waited for."""
