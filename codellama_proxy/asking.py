@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from codellama_proxy import limits, tokens
 from codellama_proxy.admission import Ask
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import ChatRequest, answers_of, guardrail_of, with_own
+from codellama_proxy.chat import ChatRequest, answers_of
+from codellama_proxy.guardrail import guardrail_of, with_own
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Model, Project, Snapshot

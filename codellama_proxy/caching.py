@@ -15,15 +15,9 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import (
-    MAX_TOKENS_FIELDS,
-    ChatRequest,
-    Message,
-    guarded,
-    guardrail_of,
-    invalid_type,
-    invalid_value,
-)
+from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.fields import MAX_TOKENS_FIELDS, invalid_type, invalid_value
+from codellama_proxy.guardrail import guarded, guardrail_of
 from codellama_proxy.types import Deployment, Event, Guardrail, Json, Key, Model, Project, Snapshot
 
 MAX_KEPT = 1 << 20

@@ -1,8 +1,7 @@
-"""The chat request: parsed once from strangers' bytes, checked shallowly, given its guardrail.
+"""The request that models answer, and chats: parsed once from strangers' bytes.
 
 The proxy speaks OpenAI's Chat Completions (platform.openai.com/docs/api-reference/chat) plus `prompt`, one user
-message in short. Checks are shallow on purpose: types and ranges that are wrong for every provider; the rest
-is for the provider, who has the last word. Unknown fields are kept and travel on.
+message in short.
 """
 
 from __future__ import annotations
@@ -10,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import orjson
-
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import Deployment, Guardrail, Project
+from codellama_proxy.fields import FIELDS, check_fields, check_items, invalid_type, invalid_value, parse_json
 
-MAX_DEPTH = 64
-MAX_INT = 2**31 - 1
-MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
-SYSTEM_ROLES = {"system", "developer"}
 TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
 """Keys of `metadata` that are for prompt tracking, and for no upstream."""
 
@@ -98,183 +91,6 @@ def several(given: Any) -> list[Any]:
     return [given] if is_one else given
 
 
-# --- bytes to JSON -------------------------------------------------------------------------------------------
-
-
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises `ProxyError`: invalid_json, invalid_encoding, json_too_deep, invalid_type."""
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise _unreadable(body, str(error)) from None
-    # Fewer brackets than the limit cannot nest deeper than it: most bodies need no walk.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(found, MAX_DEPTH):
-        raise ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-    if not isinstance(found, dict):
-        raise ProxyError("invalid_type", "The request body must be a JSON object.")
-    return found
-
-
-def _unreadable(body: bytes, reason: str) -> ProxyError:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return ProxyError("invalid_encoding", "The request body is not valid UTF-8.")
-    if body.startswith(b"\xef\xbb\xbf"):
-        return ProxyError("invalid_encoding", "The request body begins with a byte order mark. Remove it.")
-    if "surrogate" in reason:
-        return ProxyError("invalid_encoding", "The request body contains half of a surrogate pair.")
-    if "depth" in reason:
-        return ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-    return ProxyError("invalid_json", f"The request body is not valid JSON: {reason}.")
-
-
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-# --- checks --------------------------------------------------------------------------------------------------
-
-Kind = Literal[
-    "boolean", "integer", "number", "string", "object", "array", "string or array", "string or object"
-]
-
-_PYTHON: Mapping[Kind, tuple[type, ...]] = {
-    "boolean": (bool,),
-    "integer": (int,),
-    "number": (int, float),
-    "string": (str,),
-    "object": (dict,),
-    "array": (list,),
-    "string or array": (str, list),
-    "string or object": (str, dict),
-}
-
-# field -> its JSON type, and the range where OpenAI's reference gives one that holds for everybody.
-FIELDS: Mapping[str, tuple[Kind, tuple[float, float] | None]] = {
-    "model": ("string", None),
-    "messages": ("array", None),
-    "prompt": ("string", None),
-    "stream": ("boolean", None),
-    "stream_options": ("object", None),
-    "max_tokens": ("integer", (1, MAX_INT)),
-    "max_completion_tokens": ("integer", (1, MAX_INT)),
-    "temperature": ("number", (0, 2)),
-    "top_p": ("number", (0, 1)),
-    "n": ("integer", (1, 128)),
-    "stop": ("string or array", None),
-    "presence_penalty": ("number", (-2, 2)),
-    "frequency_penalty": ("number", (-2, 2)),
-    "logit_bias": ("object", None),
-    "logprobs": ("boolean", None),
-    "top_logprobs": ("integer", (0, 20)),
-    "seed": ("integer", (-(2**63), 2**63 - 1)),
-    "tools": ("array", None),
-    "tool_choice": ("string or object", None),
-    "parallel_tool_calls": ("boolean", None),
-    "functions": ("array", None),
-    "function_call": ("string or object", None),
-    "response_format": ("object", None),
-    "reasoning_effort": ("string", None),
-    "verbosity": ("string", None),
-    "modalities": ("array", None),
-    "audio": ("object", None),
-    "prediction": ("object", None),
-    "metadata": ("object", None),
-    "store": ("boolean", None),
-    "service_tier": ("string", None),
-    "user": ("string", None),
-    "safety_identifier": ("string", None),
-    "prompt_cache_key": ("string", None),
-    "prompt_cache_options": ("object", None),
-    "prompt_cache_retention": ("string", None),
-    "moderation": ("object", None),
-    "web_search_options": ("object", None),
-    "cache": ("object", None),
-}
-
-CHATS_ONLY = frozenset(
-    {
-        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
-        *("response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction"),
-        *("logprobs", "top_logprobs", "web_search_options"),
-    }
-)
-"""Parameters that completions and embeddings do not have, or mean something else by."""
-
-MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
-
-# Words that somebody would take as "send it there, with this", or "without the guardrail": only proxy.yaml decides
-# that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's, `chat_template` is vLLM's.
-REFUSED = (
-    "api_base",
-    "base_url",
-    "api_key",
-    "api_version",
-    "organization",
-    "extra_headers",
-    "extra_body",
-    "extra_query",
-    "custom_llm_provider",
-    "fallbacks",
-    "guardrails",
-    "models",
-    "route",
-    "preset",
-    "chat_template",
-)
-
-
-def invalid_type(param: str, expected: str) -> ProxyError:
-    article = "an" if expected[0] in "aeio" else "a"
-    return ProxyError("invalid_type", f"'{param}' must be {article} {expected}.", param=param)
-
-
-def invalid_value(param: str, message: str) -> ProxyError:
-    return ProxyError("invalid_value", message, param=param)
-
-
-def check_fields(
-    body: Mapping[str, Any], fields: Mapping[str, tuple[Kind, tuple[float, float] | None]]
-) -> dict[str, Any]:
-    """The body without its nulls (null means absent, as in OpenAI's API), every known field checked."""
-    present = {name: value for name, value in body.items() if value is not None}
-    for name, value in present.items():
-        rule = fields.get(name)
-        if rule is not None:
-            _check(name, value, *rule)
-        elif name in REFUSED:
-            message = f"'{name}' is not supported: where requests go is decided by the proxy's configuration."
-            raise ProxyError("unsupported_parameter", message, param=name)
-    return present
-
-
-def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None) -> None:
-    # bool is an int in Python; in JSON it is not.
-    wrong = not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean")
-    if wrong and not (kind == "integer" and bounds is not None and _huge(value)):
-        raise invalid_type(name, kind)
-    if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
-        raise invalid_value(name, f"'{name}' must be between {bounds[0]} and {bounds[1]}.")
-    if isinstance(value, list) and len(value) > MAX_ITEMS.get(name, len(value)):
-        raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
-
-
-def _huge(value: Any) -> bool:
-    """A whole number of more than 64 bits comes as a float: its size is what is wrong with it."""
-    return isinstance(value, float) and abs(value) >= 2**63
-
-
 def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
     """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
     fields = check_fields(parse_json(body), FIELDS)
@@ -316,20 +132,6 @@ def request_of(
         created=created,
         endpoint=endpoint,
     )
-
-
-def check_items(fields: Mapping[str, Any]) -> None:
-    """The items of arrays that every provider would choke on."""
-    stop = fields.get("stop")
-    if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
-        raise invalid_type("stop", "string or array of strings")
-    for name in ("tools", "functions"):
-        for index, item in enumerate(fields.get(name, ())):
-            if not isinstance(item, dict):
-                raise invalid_type(f"{name}[{index}]", "object")
-    if MAX_TOKENS_FIELDS[0] in fields and MAX_TOKENS_FIELDS[1] in fields:
-        message = "Give either 'max_tokens' or 'max_completion_tokens', not both."
-        raise invalid_value(MAX_TOKENS_FIELDS[0], message)
 
 
 def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:
@@ -384,60 +186,3 @@ def _check_content(content: Any, role: str, at: str) -> None:
             raise invalid_type(f"{at}.content[{index}]", "object with a 'type'")
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise invalid_type(f"{at}.content[{index}].text", "string")
-
-
-# --- the guardrail -------------------------------------------------------------------------------------------
-
-
-def check_client_system(messages: Sequence[Message], policy: str) -> None:
-    """Refuses system messages of the client when the configuration says so."""
-    if policy != "reject":
-        return
-    for index, message in enumerate(messages):
-        if message["role"] in SYSTEM_ROLES:
-            at = f"messages[{index}].role"
-            raise invalid_value(at, "System messages are set by this proxy and not accepted from clients.")
-
-
-def guarded(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
-    """The messages as every upstream gets them: the guardrail first, then the client's as `policy` has it."""
-    if policy == "drop":
-        messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
-    first = [{"role": "system", "content": text}] if text else []
-    return [*first, *messages]
-
-
-def addressed(
-    chat: ChatRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
-) -> ChatRequest:
-    """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
-    if chat.endpoint != "chat/completions":
-        params: Mapping[str, Any] = {**_not_for_chats(deployment.params), **chat.params}
-        messages: Sequence[Message] = ()
-    else:
-        params = with_own(chat.params, deployment)
-        messages = guarded(chat.messages, text, policy)
-    bound = chat.max_tokens if max_tokens is None else max_tokens
-    if bound is not None:
-        # The field has two names: neither may say something else.
-        params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
-        params[chat.max_tokens_field] = bound
-    return chat._replace(messages=messages, params=params)
-
-
-def with_own(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
-    """A chat's parameters over the entry's own."""
-    return {**deployment.params, **params} if deployment.params else params
-
-
-def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an entry's parameters, those that mean something where nobody chats."""
-    return {name: value for name, value in params.items() if name not in CHATS_ONLY}
-
-
-def guardrail_of(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:
-    """The text that comes first. The project has the last word, then the model entry; empty for none."""
-    for own in (project.guardrail, deployment.system_prompt):
-        if own is not None:
-            return own or ""
-    return guardrail.system_prompt or ""

@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from codellama_proxy.chat import (
+from codellama_proxy.chat import ChatRequest, Endpoint, parse_chat, request_of
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import (
     FIELDS,
     MAX_INT,
-    ChatRequest,
-    Endpoint,
     Kind,
     check_fields,
     check_items,
     invalid_type,
     invalid_value,
-    parse_chat,
     parse_json,
-    request_of,
 )
-from codellama_proxy.errors import ProxyError
 
 Rules = Mapping[str, tuple[Kind, tuple[float, float] | None]]
 

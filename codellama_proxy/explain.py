@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from codellama_proxy import admission, asking, budgets, caching, limits, routing
 from codellama_proxy.admission import Admission, Standing
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import ChatRequest, addressed, check_client_system, guardrail_of
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import permission
+from codellama_proxy.guardrail import addressed, check_client_system, guardrail_of
 from codellama_proxy.limits import UNRATED, ScopeLimits
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import Cooling, is_cooling

@@ -14,11 +14,12 @@ import random
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.accounts import Accounts
-from codellama_proxy.chat import ChatRequest, Endpoint, check_client_system
+from codellama_proxy.chat import ChatRequest, Endpoint
 from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.guardrail import check_client_system
 from codellama_proxy.places import Place
 from codellama_proxy.recall import Recall
 from codellama_proxy.routing import allows

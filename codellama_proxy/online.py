@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from codellama_proxy.chat import ChatRequest, Endpoint, addressed, guardrail_of
+from codellama_proxy.chat import ChatRequest, Endpoint
 from codellama_proxy.clock import Time
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.types import Deployment, Failure, Project, Snapshot

@@ -15,10 +15,11 @@ import orjson
 
 from codellama_proxy import caching, completion
 from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
-from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.flight import Flight, Reply, Seat, folded, replayed
+from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.places import Begin, Following, Place, Replay, Upstream
 from codellama_proxy.semantic import Semantic
 from codellama_proxy.similar import Question, question

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from codellama_proxy import routing
-from codellama_proxy.chat import ChatRequest, addressed, guardrail_of
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import GiveUp, Try

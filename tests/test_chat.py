@@ -9,15 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.chat import (
-    FIELDS,
-    addressed,
-    guarded,
-    guardrail_of,
-    parse_chat,
-    parse_json,
-)
+from codellama_proxy.chat import parse_chat
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import FIELDS, parse_json
+from codellama_proxy.guardrail import addressed, guarded, guardrail_of
 from codellama_proxy.types import Deployment, Guardrail, Project
 from tests.building import chat, deployment
 

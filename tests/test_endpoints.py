@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.chat import FIELDS, ChatRequest, Endpoint, addressed, several
+from codellama_proxy.chat import ChatRequest, Endpoint, several
 from codellama_proxy.endpoints import COMPLETION_FIELDS, EMBEDDING_FIELDS, PARSERS
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import FIELDS
+from codellama_proxy.guardrail import addressed
 from tests.building import deployment
 
 OTHERS: list[Endpoint] = ["completions", "embeddings"]

@@ -10,9 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.chat import ChatRequest, Endpoint, addressed, guardrail_of
+from codellama_proxy.chat import ChatRequest, Endpoint
 from codellama_proxy.config.load import load
 from codellama_proxy.endpoints import PARSERS
+from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.providers import IMPLEMENTED, SPOKEN
 from codellama_proxy.routing import candidates, models_of_chain
 from codellama_proxy.types import Deployment, Model, Snapshot

@@ -22,6 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "completion",
         "endpoints",
         "failures",
+        "fields",
+        "guardrail",
         "limits",
         "pricing",
         "routing",

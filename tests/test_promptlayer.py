@@ -89,7 +89,7 @@ def told(trace: Trace, tracking: Tracking = TRACKING, done: Books = DONE) -> dic
     return body
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(requests, st.booleans())
 def test_any_request_becomes_a_valid_record(body: dict[str, Any], content: bool) -> None:
     told(a_trace(body), replace(TRACKING, promptlayer_content=content))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from codellama_proxy import budgets, tokens
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.chat import guardrail_of
 from codellama_proxy.config.checks import Entries, Remark
 from codellama_proxy.config.document import Path
 from codellama_proxy.config.schema import File
+from codellama_proxy.guardrail import guardrail_of
 from codellama_proxy.routing import allows
 from codellama_proxy.types import Deployment, Limits, Model, Project, Snapshot
 

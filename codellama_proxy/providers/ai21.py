@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from codellama_proxy import failures
-from codellama_proxy.chat import ChatRequest, Message, invalid_value
+from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy, openai_answer, openai_stream
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING

@@ -12,8 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from codellama_proxy.chat import SYSTEM_ROLES, Message, invalid_value
+from codellama_proxy.chat import Message
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import invalid_value
+from codellama_proxy.guardrail import SYSTEM_ROLES
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.ASCII)

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest, invalid_value
+from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy
 from codellama_proxy.providers.anthropic_messages import (
     Block,

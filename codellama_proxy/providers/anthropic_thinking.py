@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codellama_proxy.chat import Message, invalid_type, invalid_value
+from codellama_proxy.chat import Message
+from codellama_proxy.fields import invalid_type, invalid_value
 from codellama_proxy.providers.anthropic_models import BUDGETS, NEAREST_EFFORT, SMALLEST_BUDGET, Capabilities
 from codellama_proxy.providers.anthropic_tools import FORCED
 from codellama_proxy.providers.parameters import Asked

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from codellama_proxy.chat import Message, invalid_value
+from codellama_proxy.chat import Message
+from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers.anthropic_models import Capabilities
 from codellama_proxy.providers.parameters import Asked
 from codellama_proxy.providers.policy import name_of, narrowed

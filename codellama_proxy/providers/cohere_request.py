@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest, Message, invalid_value
+from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING

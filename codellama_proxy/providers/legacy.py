@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest, Message, invalid_value
+from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.fields import invalid_value
 from codellama_proxy.types import Event
 
 

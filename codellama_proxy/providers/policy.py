@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codellama_proxy.chat import FIELDS, invalid_value
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import FIELDS, invalid_value
 from codellama_proxy.providers.dialects import BOOKKEEPING, DEFAULTS
 from codellama_proxy.types import Deployment, Json
 

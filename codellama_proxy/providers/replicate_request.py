@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import orjson
 
-from codellama_proxy.chat import SYSTEM_ROLES, ChatRequest, Message, invalid_value
+from codellama_proxy.chat import ChatRequest, Message
+from codellama_proxy.fields import invalid_value
+from codellama_proxy.guardrail import SYSTEM_ROLES
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.dialects import BOOKKEEPING
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, translate

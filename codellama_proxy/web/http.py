@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama_proxy.chat import parse_json
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.fields import parse_json
 from codellama_proxy.web.protocol import patience_of
 
 MAX_ADMIN_BODY = 1 << 20
