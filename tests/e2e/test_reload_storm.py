@@ -1,4 +1,4 @@
-"""Five hundred reloads, half of them of broken files, while streams run: nobody notices."""
+"""Three hundred reloads, half of them of broken files, while streams run: nobody notices."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.processes import until
 from tests.rig import Proxy, config
 from tests.upstream.process import Upstream
 
-RELOADS = 500
+RELOADS = 300
 STREAMS = 4
-SETTLED = 150
+SETTLED = 100
 """Reloads after which nothing may grow any more."""
 
 
@@ -84,7 +84,7 @@ def test_a_storm_of_reloads_costs_no_request_no_memory_and_no_descriptor(
     def good(number: int) -> str:
         key = f"sk-upstream-secret-{number % 3}"  # another key is another pool of connections
         return config(
-            upstream.model("steady", "tokens=30", api_key=key, weight=number + 1),
+            upstream.model("steady", "tokens=30;every=0.003", api_key=key, weight=number + 1),
             upstream.model(f"m{number}"),
         )
 
