@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -65,6 +66,14 @@ def _from_our_own() -> Iterator[int]:
 
 _claims: list[socket.socket] = []
 _turns = _from_our_own()
+
+
+def journal(path: Path, begin: int) -> list[dict[str, Any]]:
+    """The JSON lines of a file from a place on, without one that is still being written."""
+    with path.open(encoding="utf-8") as file:
+        file.seek(begin)
+        whole = file.read().rpartition("\n")[0]  # at once: a loop would go on with the rest of a half line
+    return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def end(process: subprocess.Popen[Any], *, within: float = 10.0) -> int:

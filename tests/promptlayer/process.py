@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Self
 
 import httpx2
 
-from tests.processes import ROOT, free_port, until
+from tests.processes import ROOT, free_port, journal, until
 
 KEY = "pl_0123456789abcdefghijklmnopqrstuv"
 
@@ -58,10 +57,7 @@ class PromptLayer:
         return self
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        with self.path.open(encoding="utf-8") as file:
-            file.seek(self._begin)
-            lines = [json.loads(line) for line in file if line.endswith("\n")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in journal(self.path, self._begin) if line["event"] == event]
 
     def taken(self, path: str = "/log-request") -> list[dict[str, Any]]:
         """The bodies it accepted."""

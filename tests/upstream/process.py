@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any, Self
 
 import httpx2
 
-from tests.processes import ROOT
+from tests.processes import ROOT, journal
 from tests.upstream.script import parse
 
 PRICE = {"input": 1.5, "output": 6}
@@ -26,11 +25,8 @@ class View:
         self._start = path.stat().st_size
 
     def events(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as file:
-            file.seek(self._start)
-            lines = [json.loads(line) for line in file if line.endswith("\n")]
         wanted = {**facts, **({"event": event} if event else {})}
-        return [line for line in lines if wanted.items() <= line.items()]
+        return [line for line in journal(self._path, self._start) if wanted.items() <= line.items()]
 
     def requests(self, model: str | None = None) -> list[dict[str, Any]]:
         """Requests that came, all or those for one model's name (or its label)."""
