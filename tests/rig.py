@@ -138,6 +138,12 @@ class Proxy:
         assert self._process is not None
         return self._process.pid
 
+    def save(self, text: str) -> None:
+        """A new proxy.yaml, whole at once, the way editors do."""
+        draft = self.config_path.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(self.config_path)
+
     # speaking to it
 
     @property

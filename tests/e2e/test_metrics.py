@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import until
+from tests.processes import ROOT, until
 from tests.rig import Proxy, ProxyFactory, config
 from tests.test_metrics import LABELS, NAMES
 from tests.upstream.process import Upstream
@@ -61,23 +61,27 @@ def test_a_cooling_deployment_and_a_refusal_show(proxy: ProxyFactory, upstream: 
 
 
 def test_reloads_count_whether_they_were_taken_over_or_not(proxy: ProxyFactory, upstream: Upstream) -> None:
-    one = proxy(config(upstream.model("fast")))
-    one.config_path.write_text(config(upstream.model("fast"), upstream.model("more")))
+    one = proxy(config(upstream.model("fast")), module="tests.storming", env={"PYTHONPATH": str(ROOT)})
+    one.save(config(upstream.model("fast"), upstream.model("more")))
     until(lambda: samples(one)["proxy_config_reload_total", "ok"] == 1, "the reload is counted")
-    one.config_path.write_text("models: 7")
+    one.save("models: 7")
     until(lambda: samples(one)["proxy_config_reload_total", "error"] == 1, "the refusal is counted")
     assert samples(one)["proxy_cooldown", "more#1"] == 0
 
 
+@pytest.fixture(scope="module")
+def public(module_proxy: ProxyFactory, upstream_process: Upstream) -> Proxy:
+    return module_proxy(config(upstream_process.model("fast"), metrics={"public": True}))
+
+
 def test_the_page_is_the_administrators_until_the_configuration_opens_it(
-    proxy: ProxyFactory, upstream: Upstream
+    proxy: ProxyFactory, public: Proxy, upstream: Upstream
 ) -> None:
     closed = proxy(config(upstream.model("fast")))
     for path in ("/metrics", "/v1/metrics"):
         assert closed.client.get(path).status_code == 401
         assert closed.client.get(path, headers=closed.auth).status_code == 403
         assert closed.admin("GET", path).status_code == 200
-    public = proxy(config(upstream.model("fast"), metrics={"public": True}))
     for path in ("/metrics", "/v1/metrics"):
         assert public.client.get(path).status_code == 200
     page = public.client.get("/metrics").text
@@ -85,10 +89,9 @@ def test_the_page_is_the_administrators_until_the_configuration_opens_it(
     assert shown >= NAMES
 
 
-def test_openmetrics_is_served_to_prometheus(proxy: ProxyFactory, upstream: Upstream) -> None:
-    one = proxy(config(upstream.model("fast"), metrics={"public": True}))
+def test_openmetrics_is_served_to_prometheus(public: Proxy) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
-    answer = httpx2.get(one.url + "/metrics", headers={"accept": accept}, trust_env=False)
+    answer = httpx2.get(public.url + "/metrics", headers={"accept": accept}, trust_env=False)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.processes import environment, until
+from tests.processes import ROOT, environment, until
 from tests.raw import Wire, request
 from tests.rig import Proxy, ProxyFactory, config
 from tests.upstream.process import Upstream
 
 WITHIN = 4.0
 """Seconds: looked at every second, read twice 200 ms apart, built, swapped."""
+HASTY = {"module": "tests.storming", "env": {"PYTHONPATH": str(ROOT)}}
 
 
 def readiness(served: Proxy) -> dict[str, Any]:
@@ -26,17 +27,27 @@ def readiness(served: Proxy) -> dict[str, Any]:
 
 
 def rewrite(served: Proxy, text: str) -> str:
-    """Saves a new file the way editors do and waits until it is in force; its digest."""
+    """Saves a new file and waits until it is in force; its digest."""
     before = readiness(served)["digest"]
-    draft = served.config_path.with_suffix(".draft")
-    draft.write_text(text)
-    draft.replace(served.config_path)
+    served.save(text)
     return until(lambda: (d := readiness(served)["digest"]) != before and d, "the new file", within=WITHIN)
 
 
+@pytest.fixture(scope="module")
+def hasty(module_proxy: ProxyFactory, upstream_process: Upstream) -> Proxy:
+    """The server, but looking at its file all the time."""
+    return module_proxy(first(upstream_process), **HASTY)
+
+
 @pytest.fixture
-def served(proxy: ProxyFactory, upstream: Upstream) -> Proxy:
-    return proxy(config(upstream.model("old"), upstream.model("other")))
+def served(hasty: Proxy, upstream: Upstream) -> Proxy:
+    if hasty.config_path.read_text() != first(upstream):
+        rewrite(hasty, first(upstream))
+    return hasty
+
+
+def first(upstream: Upstream) -> str:
+    return config(upstream.model("old"), upstream.model("other"))
 
 
 def asked(served: Proxy, **body: Any) -> Mapping[str, str]:
@@ -45,17 +56,21 @@ def asked(served: Proxy, **body: Any) -> Mapping[str, str]:
     return answer.headers
 
 
-def test_models_are_added_reordered_and_removed_by_saving_the_file(served: Proxy, upstream: Upstream) -> None:
+def test_models_are_added_reordered_and_removed_by_saving_the_file(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
     model = upstream.model
-    first = asked(served)
-    assert first["x-proxy-model"] == "old"
+    served = proxy(first(upstream))
+    at_start = asked(served)
+    assert at_start["x-proxy-model"] == "old"
+    assert served.admin("GET", "/health").json()["config"]["changes"] == []
     assert served.chat(model="new").status_code == 404
 
     digest = rewrite(served, config(model("new"), model("old"), model("other")))
     assert asked(served, model="new")["x-proxy-model"] == "new"
     answer = asked(served)
     assert answer["x-proxy-model"] == "new", "the first entry is the default"
-    assert answer["x-proxy-config"] == digest != first["x-proxy-config"]
+    assert answer["x-proxy-config"] == digest != at_start["x-proxy-config"]
 
     rewrite(served, config(model("other"), model("new")))
     assert served.chat(model="old").status_code == 404
@@ -68,7 +83,7 @@ def test_models_are_added_reordered_and_removed_by_saving_the_file(served: Proxy
 def test_a_broken_file_changes_nothing_and_is_reported(served: Proxy, upstream: Upstream) -> None:
     before = readiness(served)
     assert not before["error"]
-    served.config_path.write_text("models:\n  - name: x\n    provider: mock\n    wieght: 2\n")
+    served.save("models:\n  - name: x\n    provider: mock\n    wieght: 2\n")
     error = until(lambda: readiness(served)["error"], "the problem shows", within=WITHIN)
     assert "4" in json.dumps(error)
     assert "wieght" in json.dumps(error)
@@ -111,7 +126,7 @@ def test_a_stream_ends_on_the_configuration_it_began_with(served: Proxy, upstrea
 
 def test_counters_survive_a_reload(proxy: ProxyFactory, upstream: Upstream) -> None:
     limits = {"key": {"rpm_limit": 2}}
-    served = proxy(config(upstream.model("one"), limits=limits))
+    served = proxy(config(upstream.model("one"), limits=limits), **HASTY)
     asked(served)
     asked(served)
     assert served.chat().status_code == 429
@@ -124,7 +139,6 @@ def test_counters_survive_a_reload(proxy: ProxyFactory, upstream: Upstream) -> N
 
 
 def test_health_tells_what_the_last_reload_changed(served: Proxy, upstream: Upstream) -> None:
-    assert served.admin("GET", "/health").json()["config"]["changes"] == []
     rewrite(served, config(upstream.model("old"), upstream.model("other"), upstream.model("third")))
     assert served.admin("GET", "/health").json()["config"]["changes"] == ["models: +third"]
 
@@ -136,12 +150,12 @@ def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_f
         return config(upstream.model(name, api_key="${UPSTREAM_KEY}"))
 
     env = {"PROXY_ON_INVALID": "last-good", "UPSTREAM_KEY": "sk-upstream-secret"}
-    first = proxy(named("old"), env=env)
-    rewrite(first, named("good"))
-    first.stop()
-    first.config_path.write_text("models: [\n")
+    served = proxy(named("old"), env=env)
+    rewrite(served, named("good"))
+    served.stop()
+    served.config_path.write_text("models: [\n")
     refused = subprocess.run(
-        [*first.command(), "--on-invalid", "refuse"],
+        [*served.command(), "--on-invalid", "refuse"],
         env=environment(**env),
         check=False,
         capture_output=True,
@@ -149,14 +163,14 @@ def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_f
         timeout=20,
     )
     assert refused.returncode == 1
-    assert f"{first.config_path}:2:1: not YAML" in refused.stderr
+    assert f"{served.config_path}:2:1: not YAML" in refused.stderr
 
-    first.start()
-    assert asked(first)["x-proxy-model"] == "good"
-    config_now = readiness(first)
+    served.start()
+    assert asked(served)["x-proxy-model"] == "good"
+    config_now = readiness(served)
     assert (config_now["stale"], "not YAML" in config_now["error"]) == (True, True)
-    loud = [line for line in first.log_lines() if line["level"] == "error"]
+    loud = [line for line in served.log_lines() if line["level"] == "error"]
     assert "IS NOT GOOD AND IS NOT SERVED" in loud[0]["message"]
-    rewrite(first, config(upstream.model("mended")))
-    assert asked(first)["x-proxy-model"] == "mended"
-    assert not readiness(first)["stale"]
+    rewrite(served, config(upstream.model("mended")))
+    assert asked(served)["x-proxy-model"] == "mended"
+    assert not readiness(served)["stale"]
