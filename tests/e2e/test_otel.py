@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.processes import until
+from tests.processes import free_port, until
 from tests.rig import ProxyFactory, config
 from tests.upstream.process import Upstream
 
@@ -158,7 +158,11 @@ def test_spans_that_wait_are_sent_at_shutdown(
 
 
 def test_a_collector_that_is_down_costs_nothing(proxy: ProxyFactory, upstream: Upstream) -> None:
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    }
     one = proxy(config(upstream.model("fast")), env=env, allow=["Failed to export", "otlp", "Connection"])
     assert all(one.chat().status_code == 200 for _ in range(5))
     assert one.stop() == 0
