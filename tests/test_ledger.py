@@ -569,6 +569,27 @@ def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Sto
     assert store.level("project:web") == 57
 
 
+def test_a_folding_that_fails_takes_back_nothing_that_was_booked_beside_it(store: Store) -> None:
+    async def use(ledger: Ledger) -> list[object]:
+        scope = of_project(max_budget=BUDGET)
+        old, running = ask(scope, created_at=NOW - 2 * DAY), ask(scope)
+        await ledger.admit(old)
+        ledger.settle(end(old, 7))
+        await ledger.admit(running)
+        ledger.settle(end(running, 3))
+        answers = await asyncio.gather(
+            ledger.admit(ask(scope)), ledger.fold(NOW - DAY), return_exceptions=True
+        )
+        assert await ledger.reconcile() == []
+        return answers
+
+    with store.elsewhere() as db:
+        db.execute("create trigger broken before insert on totals begin select raise(abort, 'broken'); end")
+    answers = store.run(use)
+    assert [type(answer) for answer in answers] == [Admission, sqlite3.IntegrityError]
+    assert store.balance("project:web") == (10, 5)
+
+
 # --- old rows -----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -405,3 +406,28 @@ def test_a_reminder_of_a_loop_that_ended_is_not_waited_for_for_ever(writer: Writ
     writer.post(insert(2))
     eventually(lambda: writer.pending == 0)
     assert rows(writer) == [1, 2]
+
+
+class HastyLoop(asyncio.SelectorEventLoop):
+    """Its timers ring too early, as those of loops do that count in whole milliseconds."""
+
+    def call_later(self, delay: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        return super().call_later(delay / 1000, callback, *args, **kwargs)
+
+
+def test_a_write_behind_a_reminder_that_came_early_is_not_left_behind(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codellama_proxy.store.writer.SOON", 5.0)
+
+    async def use() -> None:
+        for n in range(3):
+            writer.post(insert(n))
+            until = time.monotonic() + 3
+            while writer.pending:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.1)
+
+    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+        runner.run(use())
+    assert rows(writer) == [0, 1, 2]

@@ -150,9 +150,10 @@ def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: L
         _sum_up(db, scope, account, window(duration, now, _anchor(db, scope, duration, now)), math.inf)
         account.duration = duration
     elif not opened.contains(now):
-        account.window = turned(opened, duration, now)
-        if account.window.start > opened.start:
-            _sum_up(db, scope, account, account.window, account.window.end or math.inf)
+        now_open = turned(opened, duration, now)
+        if now_open.start > opened.start:
+            _sum_up(db, scope, account, now_open, now_open.end or math.inf)
+        account.window = now_open
         account.changed = True
 
 

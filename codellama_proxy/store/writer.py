@@ -50,10 +50,10 @@ class Page(Protocol):
     """What the functions share in memory, from one transaction to the next."""
 
     def flush(self, db: sqlite3.Connection) -> None:
-        """Before a commit: writes back what changed."""
+        """Before a commit or a savepoint: writes back what changed."""
 
     def forget(self) -> None:
-        """After a transaction that was taken back, or may have been: the file is the truth."""
+        """After what was taken back, or may have been: the file is the truth."""
 
 
 class _Item:
@@ -165,6 +165,8 @@ class Writer:
             self._ring()
 
     def _remind(self) -> None:
+        # Event loops count in milliseconds, so it may be early: whoever comes now needs another.
+        self._due = 0.0
         if self._queue:
             self._ring()
 
@@ -245,7 +247,7 @@ class Writer:
         if not self._run_all(db, items, _run_plain):
             db.execute("rollback")
             self._forget()
-            self._run_all(db, items, _run_guarded)
+            self._run_all(db, items, self._run_guarded)
         db.execute("commit")
         self.commits += 1
 
@@ -260,6 +262,22 @@ class Writer:
                 return False
         if self.page is not None:
             self.page.flush(db)
+        return True
+
+    def _run_guarded(self, db: sqlite3.Connection, item: _Item) -> bool:
+        """In a savepoint of its own, so that a failure takes back no other function's work, in file or memory."""
+        if self.page is not None:
+            self.page.flush(db)
+        db.execute("savepoint item")
+        try:
+            item.result = item.fn(db)
+        except Exception as error:
+            if unavailable(error) or not db.in_transaction:
+                raise
+            item.error = error
+            db.execute("rollback to item")
+            self._forget()
+        db.execute("release item")
         return True
 
     def _committed(self, batch: Sequence[_Item]) -> None:
@@ -332,20 +350,6 @@ def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
             raise
         item.error = error
         return db.total_changes == before
-    return True
-
-
-def _run_guarded(db: sqlite3.Connection, item: _Item) -> bool:
-    """In a savepoint of its own, so that a failure takes back no other function's work."""
-    db.execute("savepoint item")
-    try:
-        item.result = item.fn(db)
-    except Exception as error:
-        if unavailable(error) or not db.in_transaction:
-            raise
-        item.error = error
-        db.execute("rollback to item")
-    db.execute("release item")
     return True
 
 
