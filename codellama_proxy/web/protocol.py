@@ -80,7 +80,8 @@ class Protocol(HttpToolsProtocol):
     """Bytes of the head, once it is there."""
     _in_head = False
     _unparsed = 0
-    """Bytes of a head that came without ending it: the parser keeps an endless header to itself."""
+    """Bytes that came since the last head began, or ended, or its body went on: the parser keeps an endless header to
+    itself, and what follows a body is nobody's."""
 
     _slow: asyncio.TimerHandle | None = None
     """Ends a connection whose head does not get complete: runs only while one is awaited."""
@@ -100,14 +101,10 @@ class Protocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        self._unparsed += len(data)
         super().data_received(data)
         if self._slow is None and (self._in_head or self._is_owed_a_body()):
             self._await_head()
-        if not (was_in_head and self._in_head):
-            self._unparsed = 0
-            return
-        self._unparsed += len(data)
         if self._unparsed > MAX_HEAD and not self.transport.is_closing():
             self._refuse(_too_large())
 
@@ -152,11 +149,12 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[PATIENCE] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
-        self._head = 0
+        self._head = self._unparsed = 0
         self._in_head = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._unparsed = 0
         self._head_is_complete()
         self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if self._head > MAX_HEAD:
@@ -167,10 +165,16 @@ class Protocol(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             raise BadTarget
         super().on_headers_complete()
+        self.headers = []  # trailers are no headers
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # if we refuse, nobody can tell the body from the next request
 
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._unparsed = 0
         super().on_message_complete()
         self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, not ASGI's
         if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
@@ -201,9 +205,6 @@ class Protocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             return
-        if self._is_owed_a_body() and not self._in_head:
-            self.transport.close()
-            return
         message = f"The request's headers did not arrive within {self._patience.head:g} seconds."
         self._refuse(ProxyError("request_timeout", message))
 
@@ -212,6 +213,9 @@ class Protocol(HttpToolsProtocol):
         self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
 
     def _refuse(self, error: ProxyError) -> None:
+        if self._is_owed_a_body() and not self._in_head:  # it has its answer
+            self.transport.close()
+            return
         cycle = self._answering
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:  # what comes behind a request does not spoil its answer

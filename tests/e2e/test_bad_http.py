@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -240,3 +241,38 @@ def test_pipelined_requests_are_answered_in_order(served: Proxy) -> None:
     # A body of JSON has no line end, so the next status line may follow it directly.
     statuses += [part.split()[0] for part in received.split(b"}HTTP/1.1 ")[1:]]
     assert sorted(statuses) == [b"200", b"404", b"404"]
+
+
+@pytest.mark.parametrize("authorised", [True, False])
+@pytest.mark.parametrize("endless", ["x-many: 1\r\n", "e"])
+def test_trailers_that_never_end_close_the_connection(
+    served: Proxy, endless: str, *, authorised: bool
+) -> None:
+    chunked = {"content-length": "", "transfer-encoding": "chunked"}
+    head = request(CHAT, b"", **{**(served.auth if authorised else {}), **chunked})
+    with Wire(served.port) as wire:
+        wire.send(head + b"2\r\n{}\r\n0\r\nx-first: ")
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):  # noqa: PT012
+            for _ in range(1000):
+                wire.socket.sendall(endless.encode() * (32_768 // len(endless)))
+
+
+def test_trailers_are_no_headers(served: Proxy) -> None:
+    chunked = {"content-length": "", "transfer-encoding": "chunked"}
+    (name, value), *_ = served.auth.items()
+    head = request(CHAT, b"", **chunked)
+    reply = exchange(served.port, head + f"2\r\n{{}}\r\n0\r\n{name}: {value}\r\n\r\n".encode())
+    refused(reply, 401, "invalid_api_key")
+
+
+def test_pipelined_requests_that_end_in_the_middle_of_packets_are_all_answered(served: Proxy) -> None:
+    one = request("/health/liveliness", method="GET", **{"x-padding": "p" * 20_000})
+    many, answers = one * 10, b""
+    with Wire(served.port) as wire:
+        for at in range(-10_000, len(many), len(one)):
+            wire.send(many[max(at, 0) : at + len(one)])
+            time.sleep(0.01)
+        while answers.count(b"HTTP/1.1 ") < 10:
+            answers += (piece := wire.socket.recv(65_536))
+            assert piece
+    assert answers.count(b"HTTP/1.1 200 ") == 10
