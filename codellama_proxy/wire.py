@@ -91,7 +91,7 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
                 response = await self._send(request, body, headers)
             except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
                 # An idle connection may be closed just as it is used again: the request was never read.
-                if not _reused.get():
+                if not _reused.get() or _was_heard(error):
                     raise translated(error) from error
             except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
                 raise translated(error) from error
@@ -118,6 +118,11 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+def _was_heard(error: BaseException) -> bool:
+    """Whether an answer had begun: then the request was read, and must not be sent again."""
+    return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
 async def _whole(request: httpx2.Request) -> bytes:

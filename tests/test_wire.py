@@ -1,5 +1,7 @@
 """Whatever can break on the wire, in httpx2's words or aiohttp's, is a transient failure."""
 
+import asyncio
+import contextlib
 import ssl
 from typing import Any
 
@@ -8,7 +10,7 @@ import httpx2
 import pytest
 
 from codellama_proxy.upstream import failure_of
-from codellama_proxy.wire import translated
+from codellama_proxy.wire import AiohttpWire, translated
 from tests.attempts import playing, reading, said
 from tests.dialogues import OPENAI, chunk, sse
 from tests.scripted import answer, stream
@@ -105,3 +107,42 @@ def test_every_error_of_aiohttp_says_whether_anything_was_sent(kind: type[BaseEx
 )
 def test_errors_keep_their_meaning(error: BaseException, to: type[httpx2.TransportError]) -> None:
     assert type(translated(error)) is to
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [(b"", 2), (b"HTTP/1.1 2", 1), (b"HTTP/1.1 200 OK\r\ncontent-type: text/pl", 1)],
+)
+def test_a_request_is_sent_again_only_if_nothing_was_heard_of_it(said: bytes, sent: int) -> None:
+    """Its connection was idle and is closed, at once or when an answer has begun."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while len(heard) != 1:
+                heard.append(await reader.readuntil(b"asked"))
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            heard.append(await reader.readuntil(b"asked"))
+            writer.write(said)
+            await writer.drain()
+        writer.close()
+
+    async def ask(wire: AiohttpWire, port: int) -> None:
+        url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
+        request = httpx2.Request("POST", url, headers=length, stream=httpx2.ByteStream(b"asked"))
+        response = await wire.handle_async_request(request)
+        await response.aread()
+        await response.aclose()
+
+    async def use() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, AiohttpWire() as wire:
+            port = server.sockets[0].getsockname()[1]
+            await ask(wire, port)
+            if sent == 1:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    await ask(wire, port)
+            else:
+                await ask(wire, port)
+
+    asyncio.run(asyncio.wait_for(use(), timeout=10))
+    assert len(heard) == 1 + sent
