@@ -86,15 +86,16 @@ class Accounts:
         trace.booked = traces.books(trace, price_of, whole=True)
         return trace.booked.cost_nanos
 
-    def settle(self, trace: Trace) -> None:
-        """The end of a request, in the books and in the log: now, or as soon as its tokens are counted."""
+    def settle(self, trace: Trace) -> asyncio.Task[None] | None:
+        """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
         trace.ended = self._time.monotonic()
         if not traces.must_count(trace):
             self._book(trace)
-            return
+            return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(trace))
         self._counting.add(task)
         task.add_done_callback(self._counting.discard)
+        return task
 
     async def _count_and_book(self, trace: Trace) -> None:
         try:

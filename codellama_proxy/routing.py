@@ -88,10 +88,10 @@ def _serves(model: Model, mode: str) -> bool:
     return bool([d for d in model.deployments if d.serves(mode)])
 
 
-def _serving(model: Model, mode: str) -> Model:
+def serving(model: Model, mode: str) -> Model:
     """With only those deployments that serve `mode`; nearly always all of them."""
-    serving = tuple([d for d in model.deployments if d.serves(mode)])
-    return model if len(serving) == len(model.deployments) else replace(model, deployments=serving)
+    found = tuple([d for d in model.deployments if d.serves(mode)])
+    return model if len(found) == len(model.deployments) else replace(model, deployments=found)
 
 
 def _stands_in(model: Model) -> bool:
@@ -116,7 +116,7 @@ def models_of_chain(
         model = snapshot.models.get(name)
         if model is None or model in chain or not permitted(name):
             continue
-        model = _serving(model, mode)
+        model = serving(model, mode)
         if not model.deployments:
             continue
         chain.append(model)

@@ -25,6 +25,7 @@ from codellama_proxy.clock import Time
 from codellama_proxy.endpoints import parse_embedding
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.routing import serving
 from codellama_proxy.store import answer_file
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.trace import Trace
@@ -135,7 +136,9 @@ class Embedder:
             trace.error = ProxyError("deadline_exceeded", "No vector before the deadline.")
             raise trace.error from None
         finally:
-            self._accounts.settle(trace)
+            counting = self._accounts.settle(trace)
+            if counting is not None:
+                await asyncio.shield(counting)  # it is over before the request runs that it is asked for
 
     async def _admitted(self, trace: Trace, chat: ChatRequest, model: Model, snapshot: Snapshot) -> bool:
         try:
@@ -166,8 +169,9 @@ class Embeddings:
         self._asking: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
 
     async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
-        model = snapshot.models.get(self._model)
-        if model is None or self._circuit.open:
+        named = snapshot.models.get(self._model)
+        model = named and serving(named, "embedding")
+        if model is None or not model.deployments or self._circuit.open:
             return Nearby()
         question = _among(question, model)
         found = await self._vector(question, model, asker, snapshot)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_proxy import tokens
 from codellama_proxy.similar import numbers_of
 from codellama_proxy.types import Cache, Limits, Price, Project, Snapshot
 from codellama_proxy.vectors import SHORTLIST, shortlist, similarity, vector
@@ -113,6 +115,8 @@ class Thinking(Internet):
     failing: Script | Exception | None = answer(b"{}")
     """How `emb` fails, while it does."""
     fails = False
+    reports = True
+    """Whether it says how many tokens it read."""
 
     def next_of(self, deployment: str) -> Script | Exception | None:
         if deployment != "emb#1":
@@ -125,7 +129,8 @@ class Thinking(Internet):
             "index": 0,
             "embedding": MEANING[text if isinstance(text, str) else text[0]],
         }
-        return answer(orjson.dumps({"object": "list", "data": [one], "usage": {"prompt_tokens": 1}}))
+        usage = {"usage": {"prompt_tokens": 1}} if self.reports else {}
+        return answer(orjson.dumps({"object": "list", "data": [one], **usage}))
 
     @property
     def thoughts(self) -> int:
@@ -464,6 +469,36 @@ def test_a_thought_that_came_to_nothing_costs_what_was_sent(play: Play, internet
         assert row["cost_usd"] > 0
 
     play(internet, use, limited(setting()))
+
+
+def test_a_thought_of_unknown_length_is_over_before_its_request_runs(
+    play: Play, internet: Thinking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, directory: Path) -> None:
+        """There are no vocabularies, and finding that out takes long."""
+        time.sleep(0.1)
+
+    monkeypatch.setattr(tokens, "load", load)
+
+    async def use(rig: Rig) -> None:
+        internet.reports = False
+        assert did(await ask(rig, "hello")) == "miss"
+        (row,) = await thought(rig)
+        assert (row["status"], row["basis"]) == ("ok", "estimated")
+        assert row["cost_usd"] > 0
+
+    play(internet, use, limited(setting(), max_parallel_requests=1))
+
+
+def test_only_deployments_that_make_vectors_are_asked_for_them(play: Play, internet: Thinking) -> None:
+    both = model("emb", deployment("emb", 2), deployment("emb", 1, mode="embedding"))
+
+    async def use(rig: Rig) -> None:
+        for text in ("hello", "how do I sort a list?", "long"):
+            assert did(await ask(rig, text)) == "miss"
+        assert set(internet.asked) == {"a#1", "emb#1"}
+
+    play(internet, use, replace(setting(), models={**setting().models, "emb": both}))
 
 
 # --- the GPTCache back end -----------------------------------------------------------------------------------
