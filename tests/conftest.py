@@ -24,6 +24,14 @@ settings.register_profile(
 settings.load_profile("shared")
 
 
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What `-n auto` is: more than there are cores, because much of a test is waiting for another process."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
+
 def pytest_report_header() -> list[str]:
     names = ("starlette", "uvicorn", "httpx2", "aiohttp", "orjson", "pydantic", "aiosqlite", "openai")
     found = ", ".join(f"{name} {_version(name)}" for name in names)
