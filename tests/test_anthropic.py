@@ -463,7 +463,9 @@ def test_thoughts_come_back_with_the_results_or_the_model_does_not_think() -> No
     found = body(HAIKU, messages=kept, **asked)
     assert found["messages"][1]["content"][0] == thought
     assert found["thinking"]["type"] == "enabled"
-    assert "thinking" not in body(HAIKU, messages=[user(), assistant(None, call()), result()], **asked)
+    for silent in ((), (assistant(" "),), (assistant([{"type": "text", "text": "\n"}]),)):
+        forgotten = [user(), assistant(None, call()), result(), *silent]
+        assert "thinking" not in body(HAIKU, messages=forgotten, **asked)
 
 
 def test_structured_output_is_asked_for() -> None:

@@ -74,13 +74,20 @@ def _counted(thinking: object) -> bool:
 
 def _forgotten(messages: Sequence[Message]) -> bool:
     """Whether the last turn called tools and came back without the thoughts that led there."""
-    said = (
-        m
-        for m in reversed(messages)
-        if m["role"] == "assistant" and (m.get("content") or m.get("tool_calls"))
-    )
+    said = (m for m in reversed(messages) if m["role"] == "assistant" and (_says(m) or m.get("tool_calls")))
     last: Message = next(said, {})
     return bool(last.get("tool_calls")) and not last.get("thinking_blocks")
+
+
+def _says(message: Message) -> bool:
+    """Whether anything is left of it: empty texts are not sent."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return bool(content.strip())
+    texts = ("text", "refusal")
+    return any(
+        part["type"] not in texts or str(part.get(part["type"]) or "").strip() for part in content or ()
+    )
 
 
 def _without_sampling(asked: Asked) -> Asked:
