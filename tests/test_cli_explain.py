@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +225,17 @@ def test_a_running_proxy_is_asked_what_is_cooling(
     assert (last["deployment"], last["state"]) == ("hot#1", "cooling")
     assert re.fullmatch(r"http_429, [56]\d s more", last["why"])
     assert main(["explain", "--project", "default", "--server", "http://127.0.0.1:9"]) == 1
+
+
+def test_a_reader_that_has_had_enough_is_no_error(here: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "codellama_proxy", "explain", "--project", "web"],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, b"")

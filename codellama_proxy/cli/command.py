@@ -76,13 +76,20 @@ def change(args: Namespace) -> Iterator[sqlite3.Connection]:
 
 def answer(args: Namespace, data: Any, text: str) -> int:
     """Print the answer on stdout, as JSON if that was asked for."""
-    sys.stdout.write((json.dumps(data, ensure_ascii=False) if args.json else text) + "\n")
+    say(json.dumps(data, ensure_ascii=False) if args.json else text)
     return 0
 
 
 def say(text: str) -> None:
     """Print a part of the answer on stdout."""
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except (
+        BrokenPipeError
+    ):  # `| head` has had enough; what is left in the buffer must not fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 def note(text: str) -> None:
