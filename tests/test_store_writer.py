@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from codellama_proxy.store.checkpoint import Checkpointer
-from codellama_proxy.store.database import StoreError, connect, lock_file, version_warning
+from codellama_proxy.store.database import (
+    StoreError,
+    connect,
+    lock_file,
+    passing,
+    unavailable,
+    version_warning,
+)
 from codellama_proxy.store.writer import SOON, StoreUnavailable, Writer
 
 
@@ -431,3 +438,14 @@ def test_a_write_behind_a_reminder_that_came_early_is_not_left_behind(
     with asyncio.Runner(loop_factory=HastyLoop) as runner:
         runner.run(use())
     assert rows(writer) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL],
+)
+def test_what_passes_by_itself_is_an_outage_that_spoils_no_connection(code: int) -> None:
+    error = sqlite3.OperationalError("later, perhaps")
+    error.sqlite_errorcode = code
+    assert unavailable(error)
+    assert passing(error)

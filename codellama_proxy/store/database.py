@@ -15,7 +15,9 @@ WAL_LIMIT = 64 * 1024 * 1024
 """Bytes after which the log is truncated instead of merely copied back."""
 
 # SQLite's primary result codes that say the file or the disk is at fault, not the statement.
-_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+_PASSING = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL}
+)
 _BROKEN = frozenset(
     {
         sqlite3.SQLITE_NOMEM,
