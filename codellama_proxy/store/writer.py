@@ -269,12 +269,7 @@ class Writer:
         if self.page is not None:
             self.page.flush(db)
         db.execute("savepoint item")
-        try:
-            item.result = item.fn(db)
-        except Exception as error:
-            if unavailable(error) or not db.in_transaction:
-                raise
-            item.error = error
+        if not _run(db, item):
             db.execute("rollback to item")
             self._forget()
         db.execute("release item")
@@ -343,14 +338,18 @@ class Writer:
 def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
     """`False` if the function failed after it had changed something."""
     before = db.total_changes
+    return _run(db, item) or db.total_changes == before
+
+
+def _run(db: sqlite3.Connection, item: _Item) -> bool:
+    """Whether the function did it; its own mistake is its own, the store's is raised."""
     try:
         item.result = item.fn(db)
     except Exception as error:
         if unavailable(error) or not db.in_transaction:
             raise
         item.error = error
-        return db.total_changes == before
-    return True
+    return item.error is None
 
 
 def _nothing(_: sqlite3.Connection) -> None:
