@@ -78,8 +78,8 @@ class Keys:
 
     async def _look_up(self, secret: str) -> Key:
         generation = self._generation
-        row = await self._card(secret)
         hashed = hashlib.sha256(secret.encode()).digest()
+        row = await self._card(hashed.hex())
         fresh = generation == self._generation
         if row is None:
             if fresh:
@@ -90,12 +90,12 @@ class Keys:
             _remember(self._known, hashed, entry, self._most)
         return admitted(*entry, self._clock())
 
-    async def _card(self, secret: str) -> Row | None:
-        digest = {"hash": key_rows.digest(secret)}
+    async def _card(self, digest: str) -> Row | None:
+        wanted = {"hash": digest}
         try:
-            return self._reader.at_once(SQL["card_by_hash"], digest)
+            return self._reader.at_once(SQL["card_by_hash"], wanted)
         except StoreUnavailable:  # locked for a moment, perhaps: to be waited for elsewhere
-            return await _available(self._reader.one(SQL["card_by_hash"], digest))
+            return await _available(self._reader.one(SQL["card_by_hash"], wanted))
 
     def forget(self) -> None:
         """Drop what is in memory: something about the keys changed."""
@@ -148,7 +148,7 @@ class Keys:
 
     async def find(self, secret: str) -> Key:
         """The key that a secret belongs to, whatever its state."""
-        row = await self._card(secret)
+        row = await self._card(key_rows.digest(secret))
         if row is None:
             raise not_found()
         return from_row(row)
