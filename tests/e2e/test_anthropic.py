@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.dialects.anthropic_server import KEY, Server, serving
 from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.sdk import openai_of
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "get_weather", "description": "The weather of a city.", "parameters": PARAMETERS}
@@ -53,10 +53,7 @@ def served(server: Server, module_proxy: ProxyFactory) -> Proxy:
 
 @pytest.fixture
 def client(served: Proxy) -> Iterator[OpenAI]:
-    http = httpx2.Client(trust_env=False)
-    with OpenAI(
-        base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20, max_retries=0
-    ) as one:
+    with openai_of(served) as one:
         yield one
 
 

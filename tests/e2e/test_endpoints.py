@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import httpx2
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.sdk import openai_of
 from tests.upstream.process import Upstream
 
 BOTH = pytest.mark.parametrize("streamed", [False, True])
@@ -39,10 +39,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 @pytest.fixture
 def client(served: Proxy) -> Iterator[OpenAI]:
-    http = httpx2.Client(trust_env=False)
-    with OpenAI(
-        base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20, max_retries=0
-    ) as one:
+    with openai_of(served) as one:
         yield one
 
 

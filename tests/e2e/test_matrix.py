@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai import OpenAI
@@ -16,6 +15,7 @@ from codellama_proxy.providers import ADAPTERS, NATIVES
 from tests.dialects import ai21_server, anthropic_server, cohere_server, replicate_server
 from tests.dialects.loopback import serving
 from tests.rig import Proxy, ProxyFactory, config
+from tests.sdk import openai_of
 from tests.upstream.process import Upstream
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -101,10 +101,7 @@ def served(places: Mapping[str, Place], upstream_process: Upstream, module_proxy
 
 @pytest.fixture(scope="module")
 def client(served: Proxy) -> Iterator[OpenAI]:
-    http = httpx2.Client(trust_env=False)
-    with OpenAI(
-        base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20, max_retries=0
-    ) as one:
+    with openai_of(served) as one:
         yield one
 
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.sdk import openai_of
 from tests.upstream.process import Upstream
 
 PROVIDERS = ("azure", "huggingface", "gemini", "bedrock", "mistral")
@@ -44,10 +44,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 @pytest.fixture
 def client(served: Proxy) -> Iterator[OpenAI]:
-    http = httpx2.Client(trust_env=False)
-    with OpenAI(
-        base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20, max_retries=0
-    ) as one:
+    with openai_of(served) as one:
         yield one
 
 
