@@ -124,7 +124,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
 
 def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
     """A request as the gateway notes it, that begins now."""
-    trace = Trace("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key, project=key.project)
+    trace = Trace("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
     trace.chat = chat
     return trace

@@ -24,7 +24,7 @@ from codellama_proxy.places import Place
 from codellama_proxy.recall import Recall
 from codellama_proxy.routing import allows
 from codellama_proxy.store.keys import Keys
-from codellama_proxy.trace import Trace
+from codellama_proxy.trace import ANONYMOUS, Trace
 from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import Key, Model, Project, Snapshot
 from codellama_proxy.walk import Walk
@@ -126,8 +126,7 @@ class Gateway:
         secret = client.credential()
         if secret is not None or snapshot.auth_required:
             trace.key = self._keys.cached(secret) or await self._keys.authenticate(secret)
-            trace.project = trace.key.project
-        trace.settings = snapshot.project(trace.project)
+        trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
 
     def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:
         chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))

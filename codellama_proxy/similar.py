@@ -151,7 +151,7 @@ class Embedder:
     def _trace(self, asker: Trace) -> Trace:
         now, wall = self._time.monotonic(), self._time.wall()
         trace = Trace(f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config)
-        trace.key, trace.project, trace.settings = asker.key, asker.project, asker.settings
+        trace.key, trace.settings = asker.key, asker.settings
         trace.counts = False
         return trace
 

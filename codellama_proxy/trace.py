@@ -48,7 +48,6 @@ class Trace:
     endpoint: str
     config: str
     key: Key | None = None
-    project: str = ANONYMOUS
     settings: Project = NOBODYS
     """Its project's."""
     chat: ChatRequest | None = None
@@ -112,6 +111,10 @@ class Trace:
                 self.finish_reason = event.finish_reason
             if event.model is not None:
                 self.upstream_model = event.model
+
+    @property
+    def project(self) -> str:
+        return self.settings.name
 
     @property
     def cached(self) -> bool:

@@ -12,7 +12,7 @@ from codellama_proxy.limits import Refusal
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import metrics as module
 from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
-from codellama_proxy.types import Attempt, Deployment, Failure, Usage
+from codellama_proxy.types import Attempt, Deployment, Failure, Project, Usage
 from tests.processes import ROOT
 
 GPT = Deployment("gpt-4#1", "gpt-4", "openai", "gpt-4.1")
@@ -43,7 +43,7 @@ def a_trace(**given: Any) -> Trace:
         "created_at": 1e9,
         "endpoint": "chat/completions",
         "config": "0123456789ab",
-        "project": "web",
+        "settings": Project("web"),
         "serving": GPT,
         "attempts": [Attempt("gpt-4#1", None, 800.0)],
         "waited": 0.8,
@@ -135,7 +135,7 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
 def test_projects_beyond_the_bound_are_counted_together() -> None:
     metrics = fresh()
     for number in range(MOST_VALUES["project"] + 25):
-        metrics.finished(a_trace(project=f"p{number}"), DONE)
+        metrics.finished(a_trace(settings=Project(f"p{number}")), DONE)
     found = samples(metrics)
     of_requests = [key for key in found if key[0] == "proxy_requests_total"]
     assert len(of_requests) == MOST_VALUES["project"] + 1
@@ -148,7 +148,7 @@ def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
     for project in range(MOST_VALUES["project"]):
         for model in range(30):
             serving = Deployment(f"m{model}#1", f"m{model}", "openai", "m")
-            metrics.finished(a_trace(project=f"p{project}", serving=serving, attempts=[]), DONE)
+            metrics.finished(a_trace(settings=Project(f"p{project}"), serving=serving, attempts=[]), DONE)
     page, _ = metrics.page("text/plain")
     counts = [line.split()[-1] for line in page.splitlines() if line.startswith(b"proxy_requests_total{")]
     assert len(counts) <= module.MOST_SERIES + 3
@@ -157,7 +157,7 @@ def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
 
 def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(project='we"b\n{x="1"} 7'), DONE)
+    metrics.finished(a_trace(settings=Project('we"b\n{x="1"} 7')), DONE)
     assert samples(metrics)["proxy_requests_total", 'we"b\n{x="1"} 7', "gpt-4", "ok"] == 1
 
 
