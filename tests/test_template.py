@@ -32,8 +32,15 @@ def completed(said: str, **more: Any) -> bytes:
     return orjson.dumps({"id": "c", "object": "text_completion", "created": 1, "choices": [choice], **more})
 
 
-def reader(parse: Parse) -> Interpreter:
-    return Interpreter(lambda state, frame: parse(state, frame, chat(stream=True), deployment("a")))
+def reader(parse: Parse, parsed: list[bytes] | None = None) -> Interpreter:
+    """`parsed` is told what it had to parse."""
+
+    def of_a_stream(state: Any, frame: Frame) -> tuple[StreamState, Sequence[Event]]:
+        if parsed is not None:
+            parsed.append(frame.data)
+        return parse(state, frame, chat(stream=True), deployment("a"))
+
+    return Interpreter(of_a_stream)
 
 
 def seen(events: Sequence[Event]) -> list[tuple[Any, ...]]:
@@ -53,15 +60,13 @@ def told_by_the_parser(parse: Parse, frames: Sequence[Frame]) -> list[tuple[Any,
     return found
 
 
-def read(frames: Sequence[bytes], parse: Parse = openai_stream.parse_stream) -> Interpreter:
-    interpreter = reader(parse)
+def read(frames: Sequence[bytes]) -> tuple[Sequence[Event], bool]:
+    """The events of the last frame, and whether it had to be parsed."""
+    parsed: list[bytes] = []
+    interpreter = reader(openai_stream.parse_stream, parsed)
     for frame in frames:
-        interpreter.events_of(Frame(frame))
-    return interpreter
-
-
-def unparsed(state: Any, frame: Frame) -> tuple[Any, Sequence[Event]]:
-    raise AssertionError("it was parsed")
+        events = interpreter.events_of(Frame(frame))
+    return events, frames[-1] in parsed
 
 
 extras = st.sampled_from(
@@ -115,9 +120,8 @@ def test_any_bytes_in_place_of_the_text_read_the_same(told: list[tuple[bytes, bo
 
 @pytest.mark.parametrize("more", [{}, {"usage": None}, {"x_groq": {}}, {"object": "wrong"}])
 def test_the_third_chunk_of_its_kind_is_known_by_heart(more: dict[str, Any]) -> None:
-    interpreter = read([chunk("one", **more), chunk("two", **more)])
-    interpreter._parse = unparsed
-    (event,) = interpreter.events_of(Frame(chunk(' three "and" é', **more)))
+    (event,), was_parsed = read([chunk(said, **more) for said in ("one", "two", ' three "and" é')])
+    assert not was_parsed
     assert event.text == ' three "and" é'
     assert orjson.loads(event.body) == orjson.loads(chunk(' three "and" é'))
 
@@ -137,7 +141,5 @@ def test_a_text_that_stands_in_two_places_has_no_template() -> None:
 
 def test_a_choice_that_ends_ends_its_template() -> None:
     ended = chunk("").replace(b'"finish_reason":null', b'"finish_reason":"stop"')
-    interpreter = read([chunk("one"), chunk("two"), ended])
-    interpreter._parse = unparsed
-    with pytest.raises(AssertionError, match="it was parsed"):
-        interpreter.events_of(Frame(chunk("three")))
+    _, was_parsed = read([chunk("one"), chunk("two"), ended, chunk("three")])
+    assert was_parsed
