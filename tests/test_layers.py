@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "vectors",
         "windows",
     ),
-    ("providers", "clock", "config"),
+    ("providers", "clock", "config", "mountinfo"),
     ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "watch", "wire"),
     (
         "accounts",

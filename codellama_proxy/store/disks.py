@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 
-MOUNTS = Path("/proc/self/mountinfo")
+from codellama_proxy.mountinfo import parse, read
+
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 
 
 def filesystem(place: PurePosixPath, mountinfo: str) -> str | None:
     """The type of the file system that holds `place`: of the deepest mount above it, the latest one."""
     found, depth = None, 0
-    for line in mountinfo.splitlines():
-        left, dash, right = line.partition(" - ")
-        fields = left.split()
-        if not dash or len(fields) < 5:
-            continue
-        point = PurePosixPath(_unescaped(fields[4]))
+    for mount in parse(mountinfo):
+        point = PurePosixPath(mount.point)
         if place.is_relative_to(point) and len(point.parts) >= depth:
-            found, depth = right.split()[0], len(point.parts)
+            found, depth = mount.kind, len(point.parts)
     return found
 
 
@@ -29,16 +25,7 @@ def remote(kind: str | None) -> bool:
 
 def warning(database: Path) -> str | None:
     """A sentence for the start, where there is something to say."""
-    try:
-        mounts = MOUNTS.read_text("utf-8", "replace")
-    except OSError:  # not Linux
-        return None
-    kind = filesystem(PurePosixPath(database.resolve().parent), mounts)
+    kind = filesystem(PurePosixPath(database.resolve().parent), read())
     if not remote(kind):
         return None
     return f"{database} is on a network file system ({kind}), where SQLite may lose what it wrote: use a local disk"
-
-
-def _unescaped(point: str) -> str:
-    """Spaces are `\\040` there."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
