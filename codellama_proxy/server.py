@@ -37,10 +37,11 @@ from codellama_proxy.recall import Recall
 from codellama_proxy.semantic import Semantic
 from codellama_proxy.store import answer_file, configurations, disks, migrate
 from codellama_proxy.store.answers import Answers
-from codellama_proxy.store.database import StoreUnavailable, lock_file, version_warning
+from codellama_proxy.store.database import StoreUnavailable, version_warning
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.store.outbox import Outbox
+from codellama_proxy.store.ownership import Owned, owned
 from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.delivery import DEFAULT_URL, Delivery
@@ -85,14 +86,14 @@ class Runtime:
 def serve(settings: Settings, live: Live, patience: Patience = PATIENT) -> int:
     """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
     path = Path(settings.database)
-    with lock_file(path):
+    with owned(path) as database:
         migrate.prepare(path)
         with (
             listening(settings.host, settings.port) as sock,
             logging_to(log_format(settings), settings) as log,
             asyncio.Runner(loop_factory=_uvloop) as runner,
         ):
-            return runner.run(_serve(settings, live, path, sock, log, patience))
+            return runner.run(_serve(settings, live, path, database, sock, log, patience))
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -130,10 +131,16 @@ def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
 
 
 async def _serve(
-    settings: Settings, live: Live, path: Path, sock: socket.socket, log: Log, patience: Patience
+    settings: Settings,
+    live: Live,
+    path: Path,
+    database: Owned,
+    sock: socket.socket,
+    log: Log,
+    patience: Patience,
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
-        writer, reader = Writer(path), Reader(path)
+        writer, reader = Writer(path, database.lost), Reader(path)
         writer.start()
         stack.push_async_callback(asyncio.to_thread, writer.close)
         await reader.open()

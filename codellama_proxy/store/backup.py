@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from codellama_proxy.store import migrate
-from codellama_proxy.store.database import StoreError, connect, lock_file, read_uri
+from codellama_proxy.store.database import StoreError, connect, read_uri
+from codellama_proxy.store.ownership import unused
 
 LOGS = ("-wal", "-shm")
 """What SQLite keeps beside a database. Next to another database of the same name they would destroy it."""
@@ -32,7 +33,8 @@ def backup(source: Path, target: Path) -> int:
 def restore(source: Path, database: Path, moment: str) -> Path | None:
     """Put a copy in the place of `database`, which no server may use; where the one before it went, if any."""
     check(source)
-    with lock_file(database):
+    database = Path(os.path.realpath(database))  # a link to it stays one
+    with unused(database):
         with _in_words(database), _unfinished(database) as copy:
             shutil.copyfile(source, copy)
             _sync(copy)

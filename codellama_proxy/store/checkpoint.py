@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from codellama_proxy.store.database import WAL_LIMIT, connect
+from codellama_proxy.store.database import WAL_LIMIT, StoreError, connect
 
 EVERY = 1.0
 BUSY_MS = 1000
@@ -22,11 +22,22 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """`commits` tells how often the writer committed; no change means there is nothing to copy."""
+    """`commits` tells how often the writer committed; no change means there is nothing to copy.
 
-    def __init__(self, path: Path, commits: Callable[[], int], *, every: float = EVERY) -> None:
+    `lost` tells why the path no longer leads to the file that is written to; then nothing is copied.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        commits: Callable[[], int],
+        *,
+        every: float = EVERY,
+        lost: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
+        self._lost = lost
         self._commits = commits
         self._seen = commits()
         self._every = every
@@ -53,9 +64,11 @@ class Checkpointer:
     def _checkpoint(self, db: sqlite3.Connection | None, how: str) -> sqlite3.Connection | None:
         """The connection to use next time; none after an error."""
         try:
+            if self._lost() is not None:
+                return db
             db = db or connect(self._path, busy_ms=BUSY_MS)
             db.execute(f"pragma wal_checkpoint({how})").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreError) as error:
             log.warning("the log of %s was not copied back: %s", self._path, error)
             if db is not None:
                 db.close()

@@ -39,6 +39,10 @@ class StoreUnavailable(StoreError):  # noqa: N818 - it reads as what it is: a st
     """A write did not happen: locked, disk full, I/O error. It may work later."""
 
 
+class StoreLost(StoreError):  # noqa: N818 - a state, as above
+    """The file is no longer where it was opened."""
+
+
 def unavailable(error: BaseException) -> bool:
     """Whether the file or the disk is at fault, not the statement."""
     return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
@@ -56,7 +60,7 @@ def _code(error: sqlite3.Error) -> int:
 def connect(path: Path, *, create: bool = False, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
     """A connection for writing. Without `create` a missing file stays missing: losing money is not silent."""
     if create:
-        _create(path)
+        create_file(path)
     db = sqlite3.connect(
         _uri(path, "rw"), uri=True, isolation_level=None, check_same_thread=False, cached_statements=512
     )
@@ -83,9 +87,10 @@ def _uri(path: Path, mode: str) -> str:
     return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
-def _create(path: Path) -> None:
-    """SQLite gives its log files the mode of the database, so this is the only place that decides it.
+def create_file(path: Path) -> None:
+    """Make an empty file for the database, unless there is one. Raises `StoreError`.
 
+    SQLite gives its log files the mode of the database, so this is the only place that decides it.
     A file that exists is not opened: closing it would drop the locks of this process's other connections.
     """
     try:
@@ -100,8 +105,9 @@ def _create(path: Path) -> None:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Hold `<db>.lock`: two servers on one file would each believe its own counters."""
-    lock = path.with_name(path.name + ".lock")
+    """Hold `<db>.lock` beside the real file: two servers on one would each believe its own counters."""
+    real = Path(os.path.realpath(path))
+    lock = real.with_name(real.name + ".lock")
     try:
         lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

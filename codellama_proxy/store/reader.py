@@ -32,6 +32,8 @@ class Reader:
         self._quick = sqlite3.connect(read_uri(self._path), uri=True, isolation_level=None, timeout=0)
         self._quick.execute("pragma query_only=on")
         self._quick.execute("pragma trusted_schema=off")
+        # From its first statement on a connection keeps the write-ahead log where it is.
+        self._quick.execute("select 1 from sqlite_schema").fetchone()
 
     async def close(self) -> None:
         db, self._db = self._db, None

@@ -29,7 +29,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from codellama_proxy.store.checkpoint import Checkpointer
-from codellama_proxy.store.database import StoreError, StoreUnavailable, connect, passing, unavailable
+from codellama_proxy.store.database import (
+    StoreError,
+    StoreLost,
+    StoreUnavailable,
+    connect,
+    passing,
+    unavailable,
+)
 
 __all__ = ["StoreError", "StoreUnavailable", "Write", "Writer"]
 
@@ -81,8 +88,10 @@ class _Item:
 class Writer:
     """The write side of one database file. `start` and `close` block; everything else does not."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, lost: Callable[[], str | None] = lambda: None) -> None:
+        """`lost` tells why nothing may be written to the file any more; asked before each batch."""
         self.path = Path(path)
+        self._lost = lost
         self.commits = 0
         self.page: Page | None = None
         self._queue: collections.deque[_Item] = collections.deque()
@@ -100,7 +109,7 @@ class Writer:
         self._db: sqlite3.Connection | None = None
         self._opened = 0
         self._thread: threading.Thread | None = None
-        self._checkpointer = Checkpointer(self.path, lambda: self.commits)
+        self._checkpointer = Checkpointer(self.path, lambda: self.commits, lost=lost)
 
     # --- for everybody -------------------------------------------------------------------------------------
 
@@ -240,6 +249,9 @@ class Writer:
         return [queued.popleft() for _ in range(count)]
 
     def _commit(self, items: Sequence[_Item]) -> None:
+        lost = self._lost()
+        if lost is not None:
+            raise StoreLost(lost)
         if not items and self._failure is None:
             return
         db = self._connected()
@@ -312,8 +324,11 @@ class Writer:
             self.page.forget()
 
     def _reset(self, error: Exception) -> None:
-        """Leave no transaction open; after worse than a lock or a full disk, no connection either."""
-        if self._db is None:
+        """Leave no transaction open; after worse than a lock or a full disk, no connection either.
+
+        A file that was lost may be put back, and until then the connection is the only way to it.
+        """
+        if self._db is None or isinstance(error, StoreLost):
             return
         try:
             if self._db.in_transaction:
