@@ -8,19 +8,20 @@ One classifier for all providers and for streams and plain answers alike (the cl
     transient   it may well work the next time
     disguised   said 200 and meant a failure
 
-Upstream text reaches callers only through `sentence`, which keeps one plain sentence without addresses.
+An upstream's own words are kept apart (`Failure.said`), and shown only after `told` has cleaned them with what is known
+of the deployment's secrets.
 """
 
 from __future__ import annotations
 
 import email.utils
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from codellama_proxy.masking import Clean, sentence, words
 from codellama_proxy.types import Failure, FailureClass
 
 BY_STATUS: Mapping[int, FailureClass] = {
@@ -86,6 +87,8 @@ QUOTA = (
 )
 OUR_FAULT = ("api key not valid", "not supported by any provider")
 """Said with 400 by providers that mean our key, or our name for the model."""
+LONGEST_PARAM = 256
+"""Characters."""
 LONGEST_WAIT = 86400.0
 """Seconds: who says "in a year" means "not today", and the number has to fit into a header."""
 UNKNOWN_MODEL = (
@@ -185,16 +188,30 @@ def _failure(
     code = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}.get(
         reason, CODE_OF_CLASS[cls]
     )
-    shown = sentence(error.message) if cls == "caller" else ""
+    callers = cls == "caller"
     return Failure(
         cls,
         status=status,
         code=code,
-        message=shown or MESSAGE_OF_CLASS[cls],
+        message=MESSAGE_OF_CLASS[cls],
         retry_after=wait,
-        param=error.param if cls == "caller" else None,
         reason=reason,
+        said=error.message if callers else "",
+        said_param=error.param if callers else None,
     )
+
+
+TOLD_WHOLE = frozenset({None, 200, 400, 413, 422})
+"""Statuses with which a caller's fault is told in all of the upstream's words."""
+
+
+def told(failure: Failure, clean: Clean) -> Failure:
+    """The failure as it may be shown: with the upstream's words, cleaned of what `clean` and we take for secrets."""
+    if not failure.said and failure.said_param is None:
+        return failure
+    shown = (words if failure.status in TOLD_WHOLE else sentence)(failure.said, clean)
+    param = words(failure.said_param or "", clean, LONGEST_PARAM) or None
+    return replace(failure, message=shown or failure.message, param=param, said="", said_param=None)
 
 
 # --- reading what upstreams say ------------------------------------------------------------------------------
@@ -237,23 +254,6 @@ def _error_of(found: Any) -> UpstreamError:
 
 def _text(value: Any) -> str:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-
-
-_ADDRESS = r"\b(?:https?|wss?)://\S+|\b(?:[\w-]+\.)+[a-z]{2,}(?::\d+|/)\S*"
-_HOST = r"\blocalhost\b\S*|\b\d{1,3}(?:\.\d{1,3}){3}\b\S*|\[[0-9a-f:]*:[0-9a-f:]*\]\S*"
-_KEY = r"\bBearer\s+\S+|\b(?:[gc]?sk|key|hf|r8|fw|xai|pplx|nvapi)[-_][\w*.-]{6,}|\b(?=[\w-]*\d)[\w-]{32,}"
-_REMOVED = re.compile(f"{_ADDRESS}|{_HOST}|{_KEY}", re.IGNORECASE | re.ASCII)
-
-
-def sentence(text: str, limit: int = 200) -> str:
-    """At most one sentence of upstream text, without markup, addresses or anything that looks like a key."""
-    if re.search(r"<[a-zA-Z!/?]", text):
-        return ""
-    text = " ".join(text[:2000].split())
-    text = _REMOVED.sub("[removed]", "".join(char for char in text if char.isprintable()))
-    end = re.search(r"[.!?](?=\s)", text)
-    text = text[: end.end()] if end else text
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -10,12 +10,15 @@ from codellama_proxy import limits, pricing
 from codellama_proxy.admission import Admission, Settlement
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.masking import mask_for
 from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Project, Tracking, Usage
 
 CLIENT_LEFT = 499
 ANONYMOUS = "anonymous"
 """The project of calls without a key, where those are allowed."""
+LONGEST_NAME = 256
+"""Characters of a name that an upstream gives to its model."""
 NOBODYS = Project(ANONYMOUS)
 UNTRACKED = Tracking()
 STREAM_HEADERS = {
@@ -110,7 +113,13 @@ class Trace:
             if event.finish_reason is not None:
                 self.finish_reason = event.finish_reason
             if event.model is not None:
-                self.upstream_model = event.model
+                self._note_model(event.model)
+
+    def _note_model(self, name: str) -> None:
+        """The upstream's own word, which may be anything."""
+        served = self.serving
+        known = served is not None and name == served.model and not served.secrets
+        self.upstream_model = name if known or served is None else mask_for(served)(name[:LONGEST_NAME])
 
     @property
     def project(self) -> str:

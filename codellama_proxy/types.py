@@ -118,6 +118,8 @@ class Deployment:
     """Whether it may serve as a backup for other models."""
     disabled: str | None = None
     """Why nothing may be sent here, in words; `None` when it is enabled."""
+    secrets: frozenset[Secret] = frozenset()
+    """What `${...}` put into the entry and into the guardrails: never to be shown."""
 
     def serves(self, mode: str) -> bool:
         return mode == self.mode or mode in self.also
@@ -299,6 +301,9 @@ class Failure:
     """`context_length`, `content_filter` or a word for logs: `connect`, `first_token_timeout`, `http_500` ..."""
     sent: bool = True
     """Whether the request may have reached the upstream."""
+    said: str = field(default="", repr=False)
+    """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
+    said_param: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from codellama_proxy import __version__, failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.exchange import Send, Sleep, open_exchange
 from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.masking import Clean, mask_for
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
@@ -47,6 +48,7 @@ class Reply:
         close: Callable[[], Any],
         dropped: tuple[str, ...],
         watch: Watch,
+        clean: Callable[[], Clean],
     ) -> None:
         self.deployment = deployment
         self.dropped = dropped
@@ -59,6 +61,7 @@ class Reply:
         self._chat = chat
         self._close = close
         self._watch = watch
+        self._clean = clean
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
@@ -94,6 +97,8 @@ class Reply:
             raise AttemptFailed(failures.timed_out("idle_timeout")) from None
         except httpx2.TransportError as error:
             raise AttemptFailed(failure_of(error)) from None
+        except AttemptFailed as failed:
+            raise AttemptFailed(failures.told(failed.failure, self._clean())) from None
         return events
 
     async def close(self) -> None:
@@ -165,7 +170,7 @@ async def open_reply(
 ) -> Reply:
     """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
 
-    Raises `AttemptFailed`.
+    Raises `AttemptFailed`, its message cleaned of this deployment's secrets.
     """
     pool = pools.of(deployment)
     wire = pool.take()
@@ -184,11 +189,14 @@ async def open_reply(
         finally:
             pools.give_back(pool)
 
+    def clean() -> Clean:
+        return mask_for(deployment, sent.url)
+
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
     try:
         with watch.within(min(own, budget)):
             response = await _respond(send, sent, chat, deployment, sleep)
-            reply = Reply(chat, deployment, close, sent.dropped, watch)
+            reply = Reply(chat, deployment, close, sent.dropped, watch, clean)
             await _receive(reply, response, stream=chat.stream)
     except BaseException as error:
         await close()
@@ -197,6 +205,8 @@ async def open_reply(
             raise AttemptFailed(failures.timed_out(reason)) from None
         if isinstance(error, httpx2.TransportError):
             raise AttemptFailed(failure_of(error)) from None
+        if isinstance(error, AttemptFailed):
+            raise AttemptFailed(failures.told(error.failure, clean())) from None
         raise
     return reply
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy import failures
 from codellama_proxy.errors import CODES
-from codellama_proxy.failures import UpstreamError, of_status, parse_error, retry_after, sentence
+from codellama_proxy.failures import UpstreamError, of_status, parse_error, retry_after, told
+from codellama_proxy.masking import sentence
 from codellama_proxy.types import Failure, FailureClass
 
 NOW = 1_800_000_000.0
@@ -20,7 +21,7 @@ NOW = 1_800_000_000.0
 
 def answer(status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> Failure:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return of_status(status, headers or {}, parse_error(raw), NOW)
+    return told(of_status(status, headers or {}, parse_error(raw), NOW), str)
 
 
 # --- the table of classes ------------------------------------------------------------------------------------
@@ -194,11 +195,26 @@ def test_every_form_of_error_body_is_read(body: Any, error: UpstreamError) -> No
     assert parse_error(body if isinstance(body, bytes) else orjson.dumps(body)) == error
 
 
-def test_a_callers_fault_is_told_in_one_sentence_with_its_param() -> None:
-    found = answer(
-        400, {"error": {"message": "Invalid 'stop': too many. See https://x.example/docs.", "param": "stop"}}
-    )
-    assert (found.message, found.param) == ("Invalid 'stop': too many.", "stop")
+FAULT = {
+    "error": {"message": "Invalid 'stop': too many. See https://x.example/docs for more.", "param": "stop"}
+}
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_callers_fault_is_told_whole_with_its_param(status: int) -> None:
+    found = answer(status, FAULT)
+    assert (found.message, found.param) == ("Invalid 'stop': too many. See [removed] for more.", "stop")
+    assert len(answer(status, {"error": {"message": "word " * 5000, "param": "p" * 5000}}).message) <= 1000
+
+
+def test_any_other_fault_of_the_caller_is_told_in_one_sentence() -> None:
+    assert answer(405, FAULT).message == "Invalid 'stop': too many."
+
+
+def test_an_upstreams_own_words_are_shown_only_cleaned() -> None:
+    raw = of_status(400, {}, parse_error(orjson.dumps(FAULT)), NOW)
+    assert (raw.message, raw.param) == ("The upstream refused the request.", None)
+    assert "stop" not in repr(raw)
 
 
 # --- what may be shown ---------------------------------------------------------------------------------------

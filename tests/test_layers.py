@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "fields",
         "guardrail",
         "limits",
+        "masking",
         "pricing",
         "routing",
         "sse",

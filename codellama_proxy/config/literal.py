@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
+from codellama_proxy.masking import CREDENTIAL
 from codellama_proxy.types import Deployment, Snapshot
-
-_CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
-"""Names of headers that carry one."""
 
 
 def holds_a_secret(text: bytes, snapshot: Snapshot) -> bool:
@@ -20,5 +16,5 @@ def holds_a_secret(text: bytes, snapshot: Snapshot) -> bool:
 
 
 def _secrets(deployment: Deployment) -> list[str]:
-    headers = [value for name, value in deployment.headers.items() if _CREDENTIAL.search(name)]
+    headers = [value for name, value in deployment.headers.items() if CREDENTIAL.search(name)]
     return headers if deployment.api_key is None else [*headers, deployment.api_key.reveal()]
