@@ -2,12 +2,14 @@
 
 httpx2 is the interface (and `MockTransport` the place where tests plug in a fake internet); aiohttp moves the
 bytes, which it does three times faster. Raw bytes only: no decompression, no redirects, no cookies, no proxies
-from the environment. Every aiohttp error leaves here as one of httpx2's (`ERRORS`).
+from the environment. A request is written once, so that an attempt is one request for the upstream, too. Every aiohttp
+error leaves here as one of httpx2's (`ERRORS`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -23,7 +25,6 @@ from yarl import URL
 from codellama_proxy.providers import mock
 from codellama_proxy.types import Mock
 
-STALE = 8  # idle connections that may turn out closed, one after another
 KEEPALIVE = 15.0  # seconds an idle connection is kept: below what providers keep theirs
 
 # The first that matches wins, so subclasses come before their bases.
@@ -51,28 +52,93 @@ def translated(error: BaseException) -> httpx2.TransportError:
     return next((to(name) for of, to in ERRORS if isinstance(error, of)), httpx2.TransportError(name))
 
 
+class _Sending:
+    """One request on its way to the kernel."""
+
+    __slots__ = ("fresh", "reused", "taken")
+
+    def __init__(self, *, fresh: bool) -> None:
+        self.fresh = fresh
+        """It must not use a connection that has been idle."""
+        self.reused = False
+        """It got a connection that had been idle."""
+        self.taken = True
+        """The kernel may have taken some of it. `False` only where that is known not to be so."""
+
+
+_sending: ContextVar[_Sending] = ContextVar("sending")
+
+
 class _Connector(aiohttp.TCPConnector):
-    """Never reuses a connection on which something came unasked: it would be taken for the next request's answer."""
+    """Reuses a connection only while nothing came on it unasked and its other end has not closed it."""
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
-        while (found := await super()._get(key, traces)) is not None:
-            if found.protocol is not None and not found.protocol.should_close:
-                _reused.set(True)
-                return found
-            found.close()
+        sending = _sending.get()
+        if sending.fresh or (found := await super()._get(key, traces)) is None:
+            return None
+        if await _usable(found):
+            sending.reused = True
+            return found
+        found.close()
+        return None  # the others may have been closed with it
+
+    def drop_idle(self) -> None:
+        """Closes the connections that are not in use: one of them turned out dead after it was written to."""
+        for idle in self._conns.values():
+            for protocol, _ in idle:
+                protocol.close()
+        self._conns.clear()
+
+
+class _Request(aiohttp.ClientRequest):
+    """Looks at an idle connection once more at the moment its first byte would be written."""
+
+    async def write_bytes(self, writer: Any, conn: Connection, content_length: int | None = None) -> None:
+        sending = _sending.get()
+        if sending.reused and not await _usable(conn):
+            sending.taken = False
+            if conn.protocol is not None:
+                conn.protocol.set_exception(aiohttp.ClientConnectionResetError("closed while idle"))
+            return
+        await super().write_bytes(writer, conn, content_length)
+
+
+async def _usable(idle: Connection) -> bool:
+    """Whether a request may be written to it. What came meanwhile (TLS tickets, an end) is read first."""
+    if not _stands(idle):
+        return False
+    if _waits(idle.transport) is not None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+    return _stands(idle) and _waits(idle.transport) in (None, select.POLLIN)
+
+
+def _stands(idle: Connection) -> bool:
+    protocol, transport = idle.protocol, idle.transport
+    if protocol is None or transport is None or transport.is_closing():
+        return False
+    return not protocol.should_close
+
+
+def _waits(transport: asyncio.Transport | None) -> int | None:
+    """What the kernel has to say about an idle connection: `None`, or the bits of `poll`."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.fileno() < 0:
         return None
-
-
-_reused: ContextVar[bool] = ContextVar("reused")
-"""Whether the request being sent got a connection that had been idle."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+    found = poll.poll(0)
+    return found[0][1] if found else None
 
 
 class AiohttpWire(httpx2.AsyncBaseTransport):
     """One pool of connections. Must be created in a running event loop."""
 
     def __init__(self) -> None:
+        self._connector = _Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE),
+            connector=self._connector,
+            request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -81,27 +147,37 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
             max_line_size=8190,
             max_field_size=16380,
         )
+        # aiohttp sends a GET again when its connection breaks; an attempt is one request.
+        self._session._retry_connection = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = await _whole(request)
         headers = _aiohttp_headers(tuple(request.headers.raw))
-        for _ in range(STALE):
-            _reused.set(False)
-            try:
-                response = await self._send(request, body, headers)
-            except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
-                # An idle connection may be closed just as it is used again: the request was never read.
-                if not _reused.get() or _was_heard(error):
-                    raise translated(error) from error
-            except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-                raise translated(error) from error
-            else:
-                made = httpx2.Response(
-                    response.status, headers=list(response.raw_headers), stream=_AiohttpStream(response)
-                )
-                made.headers.encoding = "latin-1"
-                return made
-        raise httpx2.RemoteProtocolError("every idle connection was stale")
+        try:
+            response = await self._sent_once(request, body, headers)
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            raise translated(error) from error
+        made = httpx2.Response(
+            response.status, headers=list(response.raw_headers), stream=_AiohttpStream(response)
+        )
+        made.headers.encoding = "latin-1"
+        return made
+
+    async def _sent_once(
+        self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str]
+    ) -> aiohttp.ClientResponse:
+        """The upstream sees the request once at most: only one that the kernel has not taken is sent anew."""
+        sending = _Sending(fresh=False)
+        _sending.set(sending)
+        try:
+            return await self._send(request, body, headers)
+        except (aiohttp.ClientError, OSError):
+            if sending.taken:
+                if sending.reused:
+                    self._connector.drop_idle()
+                raise
+        _sending.set(_Sending(fresh=True))
+        return await self._send(request, body, headers)
 
     async def _send(
         self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str]
@@ -118,11 +194,6 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._session.close()
-
-
-def _was_heard(error: BaseException) -> bool:
-    """Whether an answer had begun: then the request was read, and must not be sent again."""
-    return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
 async def _whole(request: httpx2.Request) -> bytes:

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import struct
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -109,40 +113,133 @@ def test_errors_keep_their_meaning(error: BaseException, to: type[httpx2.Transpo
     assert type(translated(error)) is to
 
 
-@pytest.mark.parametrize(
-    ("said", "sent"),
-    [(b"", 2), (b"HTTP/1.1 2", 1), (b"HTTP/1.1 200 OK\r\ncontent-type: text/pl", 1)],
-)
-def test_a_request_is_sent_again_only_if_nothing_was_heard_of_it(said: bytes, sent: int) -> None:
-    """Its connection was idle and is closed, at once or when an answer has begun."""
-    heard: list[bytes] = []
+# --- one attempt is one request ------------------------------------------------------------------------------
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while len(heard) != 1:
-                heard.append(await reader.readuntil(b"asked"))
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            heard.append(await reader.readuntil(b"asked"))
-            writer.write(said)
-            await writer.drain()
-        writer.close()
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+BODY = b"asked"
 
-    async def ask(wire: AiohttpWire, port: int) -> None:
-        url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
-        request = httpx2.Request("POST", url, headers=length, stream=httpx2.ByteStream(b"asked"))
-        response = await wire.handle_async_request(request)
-        await response.aread()
-        await response.aclose()
 
-    async def use() -> None:
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, AiohttpWire() as wire:
-            port = server.sockets[0].getsockname()[1]
+class Peer(threading.Thread):
+    """An upstream on plain sockets: answers, then treats the connection or the next request on it as it is told."""
+
+    def __init__(self, idle: str, said: bytes, mortal: int) -> None:
+        super().__init__(daemon=True)
+        self._idle = idle
+        self._said = said
+        self._mortal = mortal
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.requests = 0
+        self.connections = 0
+        self.closed = threading.Event()
+        """The connection that was idle has been closed."""
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._listener.accept()[0]
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        first = self.connections <= self._mortal
+        answered = 0
+        with connection:
+            while self._asked(connection):
+                self.requests += 1
+                if first and answered and self._idle == "stays":
+                    connection.sendall(self._said)
+                    return
+                connection.sendall(OK)
+                answered += 1
+                if first and self._idle == "half-closed":
+                    connection.shutdown(socket.SHUT_WR)
+                    self.closed.set()
+                elif first and self._idle != "stays":
+                    break
+            if self._idle == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.closed.set()
+
+    @staticmethod
+    def _asked(connection: socket.socket) -> bool:
+        heard = b""
+        while not heard.endswith(BODY):
+            piece = connection.recv(65536)
+            if not piece:
+                return False
+            heard += piece
+        return True
+
+
+async def ask(wire: AiohttpWire, port: int, method: str = "POST") -> None:
+    url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
+    request = httpx2.Request(method, url, headers=length, stream=httpx2.ByteStream(BODY))
+    response = await wire.handle_async_request(request)
+    assert await response.aread() == b"ok"
+    await response.aclose()
+
+
+@contextlib.contextmanager
+def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
+    """The first `mortal` connections end when they are idle, or at their second request."""
+    one = Peer(idle, said, mortal)
+    one.start()
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
+def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -> None:
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
             await ask(wire, port)
-            if sent == 1:
-                with pytest.raises(httpx2.RemoteProtocolError):
-                    await ask(wire, port)
-            else:
-                await ask(wire, port)
+            with pytest.raises(httpx2.RemoteProtocolError) as caught:
+                await ask(wire, port, method)
+            assert failure_of(caught.value).sent
+            assert upstream.requests == 2
+            await ask(wire, port)
 
-    asyncio.run(asyncio.wait_for(use(), timeout=10))
-    assert len(heard) == 1 + sent
+    with peer("stays", said) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+    assert upstream.requests == 3
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+@pytest.mark.parametrize("idle", ["closed", "half-closed", "reset"])
+def test_a_connection_closed_while_idle_is_replaced_and_costs_no_request(idle: str, noticed: bool) -> None:
+    """Whether or not the event loop has been told of the end that the kernel knows of."""
+
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
+            await ask(wire, port)
+            assert upstream.closed.wait(5)
+            if noticed:
+                await asyncio.sleep(0.01)
+            await ask(wire, port)
+
+    with peer(idle) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+    assert (upstream.requests, upstream.connections) == (2, 2)
+
+
+def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> None:
+    """An upstream that restarts has closed them all: the next attempt must reach it."""
+
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
+            await asyncio.gather(*[ask(wire, port) for _ in range(4)])
+            assert upstream.connections == 4
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await ask(wire, port)
+            await ask(wire, port)
+            assert (upstream.requests, upstream.connections) == (6, 5)
+
+    with peer("stays", mortal=4) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
