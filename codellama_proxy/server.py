@@ -149,14 +149,14 @@ async def _serve(
         pools = Pools()
         stack.push_async_callback(pools.close)
         cooldowns = Cooldowns(identity_of, time.monotonic)
-        # A long look at the ledger must not keep a key waiting.
-        ledger_reader = Reader(path)
-        await ledger_reader.open()
-        stack.push_async_callback(ledger_reader.close)
-        keys, ledger = Keys(writer, reader), Ledger(writer, ledger_reader)
+        # Lists and sums may take long: no lookup of a request waits for them.
+        reports = Reader(path)
+        await reports.open()
+        stack.push_async_callback(reports.close)
+        keys, ledger = Keys(writer, reader, reports=reports), Ledger(writer, reports)
         metrics = Metrics(lambda: live.snapshot.models)
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
-        outbox = Outbox(writer, ledger_reader)
+        outbox = Outbox(writer, reader)
         delivery = Delivery(
             outbox, AiohttpWire(), lambda: live.snapshot.tracking.promptlayer_key, time, url=promptlayer_url()
         )

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 HOUR, DAY = 3600, 86400
+LAST_MOMENT = 253_402_300_799.0
+"""The end of the year 9999."""
 FIRST_MONDAY = 4 * DAY
 """The first Monday of the Unix epoch, which began on a Thursday."""
 

@@ -363,6 +363,7 @@ def test_a_key_sees_itself_and_nobody_else(proxy: Proxy) -> None:
         other = await proxy.ok("POST", "/key/generate", {"key_alias": "b"})
         secret = mine["key"]
         assert (await proxy.ok("GET", "/key/info", secret=secret))["key_id"] == mine["key_id"]
+        assert (await proxy.ok("GET", f"/key/info?key={secret}", secret=secret))["key_id"] == mine["key_id"]
         own = f"/key/info?key_id={mine['key_id']}"
         assert (await proxy.ok("GET", own, secret=secret))["key_id"] == mine["key_id"]
         for query in (f"key_id={other['key_id']}", f"key={other['key']}", "key_id=key_nope", "key_id="):

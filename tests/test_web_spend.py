@@ -157,6 +157,21 @@ def test_pages_hold_every_row_once_newest_first(proxy: Proxy) -> None:
     proxy.run(use)
 
 
+def test_what_came_before_a_request_is_found_without_counting(proxy: Proxy) -> None:
+    async def use(proxy: Proxy) -> None:
+        made = [await proxy.spend(1, project=project) for project in ("web", "ops") * 4]
+        seen, found = [made[-1]], await proxy.ok("/spend/logs", before=made[-1], size=3)
+        while found["data"]:
+            assert found.keys() == {"data", "size"}
+            seen += [row["request_id"] for row in found["data"]]
+            found = await proxy.ok("/spend/logs", before=seen[-1], size=3)
+        assert seen == made[::-1]
+        found = await proxy.ok("/spend/logs", before=made[5], project="web")
+        assert [row["request_id"] for row in found["data"]] == [made[4], made[2], made[0]]
+
+    proxy.run(use)
+
+
 def test_each_filter_finds_its_rows_and_no_others(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         await proxy.spend(1, project="ops")
@@ -211,12 +226,17 @@ def test_a_running_request_is_listed_as_held(proxy: Proxy) -> None:
         ({"start": "-1"}, "invalid_value", "start"),
         ({"start": "nan"}, "invalid_value", "start"),
         ({"end": "9" * 400}, "invalid_value", "end"),
+        ({"end": "9999-12-31T23:59:59-14:00"}, "invalid_value", "end"),
+        ({"start": "0001-01-01T00:00:00+14:00"}, "invalid_value", "start"),
+        ({"project": ["web", "ops"]}, "invalid_value", "project"),
+        ({"before": "req_unknown"}, "invalid_value", "before"),
+        ({"before": "req_unknown", "page": "1"}, "invalid_value", "page"),
         ({"end": "2026-13-01"}, "invalid_value", "end"),
         ({"projekt": "web"}, "unsupported_parameter", "projekt"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(
-    proxy: Proxy, query: dict[str, str], code: str, param: str
+    proxy: Proxy, query: dict[str, Any], code: str, param: str
 ) -> None:
     async def use(proxy: Proxy) -> None:
         assert await proxy.error("/spend/logs", **query) == (400, code, param)
@@ -262,8 +282,39 @@ def test_nothing_spent_sums_up_to_nothing(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         for groups in ("", "project", "day,user"):
             found = await proxy.ok("/spend", group_by=groups)
-            assert found == {"data": [], "total_cost_usd": 0.0, "total_requests": 0}
+            sums = {"data": [], "total_cost_usd": 0.0, "total_requests": 0, "total": 0}
+            assert found == {**sums, "page": 1, "size": 1000}
         assert await proxy.error("/spend", group_by="project,colour") == (400, "invalid_value", "group_by")
+
+    proxy.run(use)
+
+
+def test_groups_come_in_pages_and_the_sums_are_over_all_of_them(proxy: Proxy) -> None:
+    async def use(proxy: Proxy) -> None:
+        for number in range(7):
+            await proxy.spend(None if number == 3 else number * 10**9, user=f"user-{number}")
+        pages = [await proxy.ok("/spend", group_by="user,project", page=page, size=3) for page in range(1, 5)]
+        assert [(p["total"], p["total_requests"], p["total_cost_usd"]) for p in pages] == [(7, 7, 18.0)] * 4
+        groups = [(group["user"], group["cost_usd"]) for page in pages for group in page["data"]]
+        costs = [0, 1, 2, None, 4, 5, 6]
+        assert groups == [(f"user-{number}", cost) for number, cost in enumerate(costs)]
+        for query in ({"size": 1001}, {"size": 0}, {"page": 0}, {"page": "1" * 11}):
+            assert (await proxy.error("/spend", **query))[:2] == (400, "invalid_value")
+
+    proxy.run(use)
+
+
+@pytest.mark.parametrize(
+    "end", ["9999-12-31", "9999-12-31T23:59:59", "9999-12-31T23:59:59.999", 253402300799]
+)
+def test_the_last_day_of_the_calendar_ends_nothing_too_early(proxy: Proxy, end: str | int) -> None:
+    async def use(proxy: Proxy) -> None:
+        await proxy.spend(1)
+        await proxy.ledger.fold(NOW + 9 * DAY)
+        await proxy.spend(1)
+        assert (await proxy.ok("/spend", end=end))["total_requests"] == 2
+        assert (await proxy.ok("/spend", start=end))["total_requests"] == 0
+        assert (await proxy.ok("/spend/logs", end=end))["total"] <= 2
 
     proxy.run(use)
 

@@ -41,12 +41,15 @@ class Keys:
         writer: Writer,
         reader: Reader,
         *,
+        reports: Reader | None = None,
         clock: Callable[[], float] = time.time,
         cached: int = CACHED,
         cached_unknown: int = CACHED_UNKNOWN,
     ) -> None:
         self._writer = writer
         self._reader = reader
+        self._reports = reports or reader
+        """For what may take long, so that no lookup waits for it."""
         self._clock = clock
         self._most = cached
         self._most_unknown = cached_unknown
@@ -156,8 +159,8 @@ class Keys:
     async def page(self, page: int, size: int, project: str | None = None) -> tuple[tuple[Key, ...], int]:
         """Keys, the newest first, pages from 1; and how many there are."""
         asked = {"project": project, "size": size, "skip": (page - 1) * size}
-        rows = await _available(self._reader.all(SQL["page_of_cards"], asked))
-        total = await _available(self._reader.one(SQL["count_keys"], {"project": project}))
+        rows = await _available(self._reports.all(SQL["page_of_cards"], asked))
+        total = await _available(self._reports.one(SQL["count_keys"], {"project": project}))
         return tuple(from_row(row) for row in rows), int(total[0]) if total else 0
 
     async def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:

@@ -106,9 +106,20 @@ class Ledger:
         rows = await self._read(*spending.request_query(request_id))
         return spending.whole_row(rows[0]) if rows else None
 
-    async def spend(self, group_by: Sequence[str], filters: Filters) -> dict[str, Any]:
-        """Sums over rows and daily totals, as `/spend` answers them."""
-        return spending.summary(group_by, await self._read(*spending.spend_query(group_by, filters)))
+    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
+        """Rows older than one, newest first; `None` if that one is not there."""
+        found = await self._read(spending.SQL["seq_of"], (request_id,))
+        if not found:
+            return None
+        rows = await self._read(*spending.before_query(filters, found[0][0], size))
+        return [spending.log_row(row) for row in rows]
+
+    async def spend(
+        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = spending.MOST_ROWS
+    ) -> dict[str, Any]:
+        """Sums over rows and daily totals, as `/spend` answers them: a page of groups, and all groups' sums."""
+        rows = await self._read(*spending.spend_page_query(group_by, filters, page, size))
+        return spending.page_of_groups(group_by, rows)
 
     async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:

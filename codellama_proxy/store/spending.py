@@ -16,12 +16,15 @@ import orjson
 from codellama_proxy.limits import user_name
 from codellama_proxy.store.queries import load
 from codellama_proxy.types import NANOS
-from codellama_proxy.windows import iso
+from codellama_proxy.windows import DAY, LAST_MOMENT, iso
 
 SQL = load("spending")
 GROUPS = ("project", "key", "model", "user", "day", "status")
 STATUSES = ("ok", "error", "cancelled", "held")
 MOST_ROWS = 1000
+"""On one page."""
+LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
+"""Of the calendar that dates are written in."""
 
 Row = Sequence[Any]
 Query = tuple[str, list[Any]]
@@ -92,6 +95,12 @@ def logs_query(filters: Filters, page: int, size: int) -> Query:
     return SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=where), [*values, size, (page - 1) * size]
 
 
+def before_query(filters: Filters, seq: int, size: int) -> Query:
+    """Rows older than one, newest first."""
+    where, values = _requests_where(filters)
+    return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=where), [*values, seq, size]
+
+
 def count_query(filters: Filters) -> Query:
     where, values = _requests_where(filters)
     return SQL["count"].format(where=where), values
@@ -108,19 +117,38 @@ def after_query(seq: int, size: int) -> Query:
 
 def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
     """Sums by any of `GROUPS`; without a group, one row."""
-    names = [name for name in GROUPS if name in group_by]
+    names = _named(group_by)
     requests, values = _requests_where(filters)
     totals, more = _totals_where(filters)
-    places = ", ".join(str(place) for place in range(1, len(names) + 1))
     sql = SQL["spend"].format(
         names="".join(f"{name}_, " for name in names),
         of_requests=_columns((_IN_REQUESTS.get(name, name), name) for name in names),
         of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
         requests=requests,
         totals=totals,
-        order=f"group by {places} order by {places}" if names else "",
+        order=f"group by {_places(names)} order by {_places(names)}" if names else "",
     )
     return sql, values + more
+
+
+def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size: int) -> Query:
+    """One page of `spend_query`, and the sums over all of them; read by `page_of_groups`."""
+    sql, values = spend_query(group_by, filters)
+    names = _named(group_by)
+    whole = SQL["spend_page"].format(
+        spend=sql,
+        nulls="null, " * len(names),
+        order="order by " + _places(names, 2) if names else "",
+    )
+    return whole, [*values, size, (page - 1) * size]
+
+
+def _named(group_by: Sequence[str]) -> list[str]:
+    return [name for name in GROUPS if name in group_by]
+
+
+def _places(names: Sequence[str], first: int = 1) -> str:
+    return ", ".join(str(place) for place in range(first, first + len(names)))
 
 
 def _columns(named: Iterable[tuple[str, str]]) -> str:
@@ -150,8 +178,13 @@ def _totals_where(filters: Filters) -> Query:
         ("user = ?", None if filters.user is None else user_name(filters.user)),
         ("status = ?", filters.status),
         ("day >= ?", None if filters.start is None else iso(filters.start)[:10]),
-        ("day < ?", None if filters.end is None else iso(filters.end + 86399)[:10]),
+        ("day < ?", _day_after(filters.end)),
     )
+
+
+def _day_after(end: float | None) -> str | None:
+    """The first day that lies wholly after `end`; none if that is no longer in the calendar."""
+    return None if end is None or end > LAST_MIDNIGHT else iso(end + DAY - 1)[:10]
 
 
 def _where(*conditions: tuple[str, Any]) -> Query:
@@ -184,14 +217,27 @@ def whole_row(row: Row) -> dict[str, Any]:
 
 
 def summary(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
-    """The answer of `/spend`."""
-    names = [name for name in GROUPS if name in group_by]
-    data = [_group(names, row) for row in rows]
+    """Every group of `spend_query`, and their sums."""
+    names = _named(group_by)
     at = len(names)
+    sums = [sum(column) for column in zip(*(row[at:] for row in rows), strict=True)] or [0] * 6
+    return _summary(names, rows, sums)
+
+
+def page_of_groups(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+    """One page of groups out of `spend_page_query`, `total` groups in all, and the sums over those."""
+    names = _named(group_by)
+    (whole,) = (row for row in rows if row[0] is not None)
+    groups = [row[1:] for row in rows if row[0] is None]
+    sums = whole[1 + len(names) :]
+    return {**_summary(names, groups, sums), "total": whole[0] if names or sums[0] else 0}
+
+
+def _summary(names: Sequence[str], rows: Sequence[Row], sums: Sequence[int]) -> dict[str, Any]:
     return {
-        "data": data if names or rows[0][at] else [],
-        "total_cost_usd": usd(sum(row[at + 3] for row in rows)),
-        "total_requests": sum(row[at] for row in rows),
+        "data": [_group(names, row) for row in rows] if names or sums[0] else [],
+        "total_cost_usd": usd(sums[3]),
+        "total_requests": sums[0],
     }
 
 

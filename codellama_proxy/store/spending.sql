@@ -6,6 +6,14 @@ select {columns} from requests where {where} order by seq desc limit ? offset ?;
 -- How many requests there are in all pages.
 select count(*) from requests where {where};
 
+-- name: before
+-- Requests older than one, newest first.
+select {columns} from requests where {where} and seq < ? order by seq desc limit ?;
+
+-- name: seq_of
+-- Where a request stands in the order of all.
+select seq from requests where request_id = ?;
+
 -- name: whole
 -- One request and its content.
 select {columns}, content from requests left join request_contents using (request_id) where request_id = ?;
@@ -16,8 +24,9 @@ select seq, {columns} from requests where seq > ? order by seq limit ?;
 
 -- name: spend
 -- Sums over what is still kept and what was folded, by any of the groups.
-select {names} coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-       coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0), coalesce(sum(unpriced), 0)
+select {names} coalesce(sum(requests), 0) as requests, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
+       coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
+       coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
 from (
     select {of_requests} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
            cost_nanos is null and status <> 'held' as unpriced
@@ -26,6 +35,16 @@ from (
     select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from totals where {totals}
 ) {order};
+
+-- name: spend_page
+-- One page of groups, and in the row that has a count in front how many groups there are and their sums.
+with grouped as ({spend})
+select count(*), {nulls} coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0),
+       coalesce(sum(completion_tokens), 0), coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0),
+       coalesce(sum(unpriced), 0)
+from grouped
+union all
+select * from (select null, * from grouped {order} limit ? offset ?);
 
 -- name: uncertain
 -- What is booked on another basis than what an upstream said.

@@ -14,9 +14,10 @@ from codellama_proxy.store.key_values import shown
 from codellama_proxy.store.keys import Keys, invalid_api_key
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.types import Json, Key, Snapshot
-from codellama_proxy.web.auth import caller, require_admin
+from codellama_proxy.web.auth import caller, credential, require_admin
 from codellama_proxy.web.http import json_object, respond
 from codellama_proxy.web.key_info import limits_shown, own_standing, scopes_shown
+from codellama_proxy.web.query import MOST_PAGES, Query
 
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
@@ -49,11 +50,11 @@ async def info(request: Request) -> Response:
 
 
 async def list_keys(request: Request) -> Response:
-    """All keys, the newest first."""
+    """All keys, or those of one project, the newest first."""
     await require_admin(request)
-    page = _number(request, "page", 1, 1_000_000)
-    size = _number(request, "size", PAGE_SIZE, MAX_PAGE_SIZE)
-    keys, total = await _keys(request).page(page, size)
+    query = Query(request, ("page", "size", "project"))
+    page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MAX_PAGE_SIZE)
+    keys, total = await _keys(request).page(page, size, query.text("project"))
     return respond({"data": [shown(key) for key in keys], "page": page, "size": size, "total": total})
 
 
@@ -111,13 +112,13 @@ def _keys(request: Request) -> Keys:
 async def _asked(request: Request) -> tuple[Key, bool]:
     """The key to show, and whether it is an administrator who looks."""
     who = await caller(request)
-    key_id = request.query_params.get("key_id")
-    secret = request.query_params.get("key")
+    query = Query(request, ("key_id", "key"))
+    key_id, secret = query.text("key_id"), query.text("key")
     if who.admin:
         return await _keys(request).get(await _named(request, key_id, secret)), True
     if who.key is None:
         raise invalid_api_key()
-    if secret is not None or key_id not in {None, who.key.key_id}:
+    if key_id not in {None, who.key.key_id} or secret not in {None, credential(request.scope["headers"])}:
         raise ProxyError("admin_required", "Only an administrator may look at other keys.")
     return who.key, False
 
@@ -144,12 +145,3 @@ def _only(rest: Json, known: Iterable[str] = ()) -> None:
     unknown = next((field[:64] for field in rest if field not in known), None)
     if unknown is not None:
         raise ProxyError("unsupported_parameter", f"'{unknown}' is not known here.", param=unknown)
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    given = request.query_params.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal() and len(given) < 10 and 1 <= int(given) <= most):
-        raise ProxyError("invalid_value", f"'{name}' must be a number from 1 to {most}.", param=name)
-    return int(given)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
 from dataclasses import replace
-from datetime import UTC, datetime
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,39 +13,53 @@ from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.store.spending import GROUPS, MOST_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.windows import DAY
+from codellama_proxy.web.query import MOST_PAGES, Query, invalid
 
 PAGE_SIZE = 50
-MOST_PAGES = 10**9
-LAST_MOMENT = 253_402_300_799.0
-"""The end of the year 9999."""
 
 _FILTERS = ("project", "key_id", "model", "user", "status", "request_id", "start", "end")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 # --- handlers ----------------------------------------------------------------------------------------------
 
 
 async def spend(request: Request) -> Response:
-    """Sums by any groups; without admin rights, of one's own project only."""
-    group_by, filters = _groups(request), _filters(request, ("group_by",))
+    """A page of sums by any groups; without admin rights, of one's own project only."""
+    query = Query(request, (*_FILTERS, "group_by", "page", "size"))
+    group_by, filters = _groups(query), _filters(query)
+    page, size = query.number("page", 1, MOST_PAGES), query.number("size", MOST_ROWS, MOST_ROWS)
     who = await caller(request)
     if not who.admin:
         if who.key is None:
             await require_admin(request)
         else:
             filters = _within(filters, who.key.project)
-    return respond(await _ledger(request).spend(group_by, filters))
+    found = await _ledger(request).spend(group_by, filters, page, size)
+    return respond({**found, "page": page, "size": size})
 
 
 async def logs(request: Request) -> Response:
-    """One page of requests, the newest first."""
+    """One page of requests, the newest first; or those before one of them, which takes no counting."""
     await require_admin(request)
-    filters = _filters(request, ("page", "size"))
-    page, size = _number(request, "page", 1, MOST_PAGES), _number(request, "size", PAGE_SIZE, MOST_ROWS)
+    query = Query(request, (*_FILTERS, "page", "size", "before"))
+    filters, size = _filters(query), query.number("size", PAGE_SIZE, MOST_ROWS)
+    before = query.text("before")
+    if before is not None:
+        return respond({"data": await _before(request, query, filters, before, size), "size": size})
+    page = query.number("page", 1, MOST_PAGES)
     rows, total = await _ledger(request).logs(filters, page, size)
     return respond({"data": rows, "page": page, "size": size, "total": total})
+
+
+async def _before(
+    request: Request, query: Query, filters: Filters, before: str, size: int
+) -> list[dict[str, Any]]:
+    if "page" in query:
+        raise invalid("page", "makes no sense beside 'before'")
+    rows = await _ledger(request).before(filters, before, size)
+    if rows is None:
+        raise invalid("before", "is not the id of a request that is kept")
+    return rows
 
 
 async def one(request: Request) -> Response:
@@ -75,64 +87,22 @@ def _within(filters: Filters, project: str) -> Filters:
     return replace(filters, project=project, end=0.0)
 
 
-def _filters(request: Request, others: Collection[str]) -> Filters:
-    given = request.query_params
-    for name in given:
-        if name not in _FILTERS and name not in others:
-            raise ProxyError(
-                "unsupported_parameter", f"There is no parameter '{name[:100]}'.", param=name[:100]
-            )
-    status = given.get("status")
-    if status is not None and status not in STATUSES:
-        raise _invalid("status", f"must be one of {', '.join(STATUSES)}")
+def _filters(query: Query) -> Filters:
     return Filters(
-        project=given.get("project"),
-        key_id=given.get("key_id"),
-        model=given.get("model"),
-        user=given.get("user"),
-        status=status,
-        request_id=given.get("request_id"),
-        start=_moment(request, "start"),
-        end=_moment(request, "end"),
+        project=query.text("project"),
+        key_id=query.text("key_id"),
+        model=query.text("model"),
+        user=query.text("user"),
+        status=query.one_of("status", STATUSES),
+        request_id=query.text("request_id"),
+        start=query.moment("start"),
+        end=query.moment("end", end=True),
     )
 
 
-def _groups(request: Request) -> tuple[str, ...]:
-    given = request.query_params.get("group_by", "")
+def _groups(query: Query) -> tuple[str, ...]:
+    given = query.text("group_by") or ""
     groups = tuple(name.strip() for name in given.split(",") if name.strip())
     if any(group not in GROUPS for group in groups):
-        raise _invalid("group_by", f"must be any of {', '.join(GROUPS)}, separated by commas")
+        raise invalid("group_by", f"must be any of {', '.join(GROUPS)}, separated by commas")
     return groups
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    given = request.query_params.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal() and len(given) < 11 and 1 <= int(given) <= most):
-        raise _invalid(name, f"must be a number from 1 to {most}")
-    return int(given)
-
-
-def _moment(request: Request, name: str) -> float | None:
-    """Unix seconds, or an ISO date or time, UTC unless it says otherwise; an end that is a day includes it."""
-    given = request.query_params.get(name)
-    if given is None:
-        return None
-    try:
-        if re.fullmatch(r"\d+(\.\d+)?", given, re.ASCII):
-            moment = float(given)
-        else:
-            # A plus that nobody escaped arrives as a space.
-            parsed = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
-            moment = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-            moment += DAY if name == "end" and _DATE.fullmatch(given) else 0
-    except (ValueError, OverflowError):
-        moment = -1.0
-    if not 0 <= moment <= LAST_MOMENT:
-        raise _invalid(name, "must be an ISO date or time, or unix seconds")
-    return moment
-
-
-def _invalid(param: str, must: str) -> ProxyError:
-    return ProxyError("invalid_value", f"'{param}' {must}.", param=param)
