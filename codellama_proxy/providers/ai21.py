@@ -13,7 +13,7 @@ from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy, openai_answer, openai_stream
 from codellama_proxy.providers.addresses import authorised
-from codellama_proxy.providers.dialects import BOOKKEEPING
+from codellama_proxy.providers.dialects import BOOKKEEPING, THINKING_PARTS
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import StreamState
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
@@ -127,7 +127,11 @@ def _plain(message: Message, at: str) -> dict[str, Any]:
     if found["role"] == "developer":
         found["role"] = "system"
     if isinstance(parts := found.get("content"), list):
-        found["content"] = "\n".join(_text(part, f"{at}.content[{i}]") for i, part in enumerate(parts))
+        found["content"] = "\n".join(
+            _text(part, f"{at}.content[{i}]")
+            for i, part in enumerate(parts)
+            if part["type"] not in THINKING_PARTS
+        )
     return found
 
 

@@ -179,10 +179,20 @@ def _part(part: Mapping[str, Any], at: str) -> Block | None:
             block = {"type": "image", "source": _image(part.get("image_url"), at)}
         case "file":
             block = _document(part.get("file"), at)
+        case "thinking" | "redacted_thinking" | "reasoning":
+            return _thought(part)
         case other:
             message = f"Provider 'anthropic' does not support content of type '{other}'."
             raise ProxyError("unsupported_parameter", message, param=at)
     return {**block, **_cache_mark(part)}
+
+
+def _thought(part: Mapping[str, Any]) -> Block | None:
+    """A thinking block of Claude's own, which is signed; another model's thoughts are left out."""
+    names = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}.get(part["type"])
+    if names is None or not all(isinstance(part.get(name), str) and part[name] for name in names[-1:]):
+        return None
+    return {"type": part["type"], **{name: str(part.get(name) or "") for name in names}}
 
 
 def _cache_mark(of: Mapping[str, Any]) -> Block:

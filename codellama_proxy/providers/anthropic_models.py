@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from codellama_proxy.types import Deployment
@@ -24,6 +24,8 @@ class Capabilities:
     """The most `max_tokens` may be, where that is known."""
     sampling: bool = False
     """Takes temperature, top_p and top_k."""
+    one_of_two: bool = False
+    """Takes either temperature or top_p."""
     prefill: bool = False
     """Continues an assistant message that ends the conversation."""
     thinking: Literal["none", "budget", "adaptive", "always"] = "adaptive"
@@ -36,16 +38,20 @@ class Capabilities:
 
 
 OLD = Capabilities(8192, sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
-BUDGET = Capabilities(64_000, sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+CLAUDE_4 = Capabilities(64_000, sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+BUDGET = replace(CLAUDE_4, one_of_two=True)
 OPUS_4_5 = Capabilities(
     64_000,
     sampling=True,
+    one_of_two=True,
     prefill=True,
     thinking="budget",
     efforts=("low", "medium", "high"),
     late_system=False,
 )
-CLAUDE_4_6 = Capabilities(128_000, sampling=True, efforts=("low", "medium", "high", "max"), late_system=False)
+CLAUDE_4_6 = Capabilities(
+    128_000, sampling=True, one_of_two=True, efforts=("low", "medium", "high", "max"), late_system=False
+)
 CLAUDE_4_7 = Capabilities(128_000, late_system=False)
 CLAUDE_5 = Capabilities(128_000)
 ALWAYS_THINKING = Capabilities(128_000, thinking="always", forced_tools=False)
@@ -55,7 +61,8 @@ COMPATIBLE = Capabilities(sampling=True, prefill=True, thinking="budget", effort
 # The first pattern found in the name decides. Dates follow names, so a number must not go on.
 FAMILIES: tuple[tuple[str, Capabilities], ...] = (
     (r"claude-(?:instant|2|3)", OLD),
-    (r"claude-(?:opus|sonnet)-4(?:-[01])?(?!-?\d(?!\d))", BUDGET),
+    (r"claude-(?:opus|sonnet)-4-1(?!\d)", BUDGET),
+    (r"claude-(?:opus|sonnet)-4(?:-0)?(?!-?\d(?!\d))", CLAUDE_4),
     (r"(?:haiku|sonnet)-4-5", BUDGET),
     (r"opus-4-5", OPUS_4_5),
     (r"(?:sonnet|opus)-4-6", CLAUDE_4_6),

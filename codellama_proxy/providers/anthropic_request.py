@@ -32,6 +32,7 @@ from codellama_proxy.providers.anthropic_models import (
 from codellama_proxy.providers.anthropic_thinking import Thinking, thinking_of
 from codellama_proxy.providers.anthropic_tools import tool_choice_of, tools_of
 from codellama_proxy.providers.dialects import BOOKKEEPING
+from codellama_proxy.providers.identity import impersonal
 from codellama_proxy.providers.parameters import Asked, asked_of
 from codellama_proxy.providers.schemas import closed
 from codellama_proxy.types import Deployment, HttpRequest
@@ -46,7 +47,7 @@ TAKEN = frozenset(
         *("thinking", "cache_control", "betas"),
     }
 )
-DROPPED = BOOKKEEPING | {"verbosity"}
+DROPPED = BOOKKEEPING - TAKEN | {"verbosity"}
 """Removed without a word: they cannot change an answer."""
 REPORTED = frozenset({"seed"})
 """Removed and reported: only a hint anywhere."""
@@ -125,7 +126,10 @@ def _betas(betas: object) -> dict[str, str]:
 
 
 def _sampling(asked: Asked, able: Capabilities) -> Asked:
-    """Models that sample as they like take no word about it; the others take temperatures up to 1."""
+    """Models that sample as they like take no word about it; the others take temperatures up to 1.
+
+    Many clients always send temperature and top_p: where only one is taken, temperature is kept, as with thinking.
+    """
     params = asked.params
     if not able.sampling:
         for name in SAMPLING:
@@ -133,7 +137,11 @@ def _sampling(asked: Asked, able: Capabilities) -> Asked:
         return asked
     if params.get("temperature", 0) > 1:
         asked = asked.refuse("temperature").given(temperature=1.0)
-    return asked.without("top_p") if params.get("top_p") == 1 else asked
+    if params.get("top_p") == 1:
+        asked = asked.without("top_p")
+    if able.one_of_two and {"temperature", "top_p"} <= asked.params.keys():
+        return asked.without("temperature") if params["temperature"] == 1 else asked.drop("top_p")
+    return asked
 
 
 def _max_tokens(asked: Asked, able: Capabilities, deployment: Deployment) -> int:
@@ -154,7 +162,7 @@ def _plain(asked: Asked) -> dict[str, Any]:
 def _user(chat: ChatRequest, asked: Asked) -> dict[str, Any]:
     params = asked.params
     found = params.get("user") or params.get("safety_identifier") or chat.metadata.get("user_id")
-    return {"metadata": {"user_id": found}} if isinstance(found, str) else {}
+    return {"metadata": {"user_id": impersonal(found)}} if isinstance(found, str) else {}
 
 
 # --- messages ------------------------------------------------------------------------------------------------

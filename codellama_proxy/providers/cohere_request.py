@@ -11,7 +11,7 @@ from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy
 from codellama_proxy.providers.addresses import authorised
-from codellama_proxy.providers.dialects import BOOKKEEPING
+from codellama_proxy.providers.dialects import BOOKKEEPING, THINKING_PARTS
 from codellama_proxy.providers.policy import Policy, Unsupported, functions, narrowed, one_of, translate
 from codellama_proxy.types import Deployment, HttpRequest, Json
 
@@ -125,7 +125,11 @@ def _message(message: Message, at: str) -> Json:
         found["tool_calls"] = [_call(call) for call in found["tool_calls"]]
     content = found.get("content")
     if isinstance(content, list):
-        found["content"] = [_part(part, f"{at}.content[{i}]") for i, part in enumerate(content)]
+        found["content"] = [
+            _part(part, f"{at}.content[{i}]")
+            for i, part in enumerate(content)
+            if part["type"] not in THINKING_PARTS
+        ]
     elif not content and "tool_calls" in found:
         found.pop("content", None)
     return found

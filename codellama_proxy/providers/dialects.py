@@ -24,10 +24,16 @@ BOOKKEEPING = frozenset(
         "service_tier",
     }
 )
-
-
-OTHERS_FIELDS = frozenset({"thinking_blocks"})
+CACHE_KEY = frozenset({"prompt_cache_key"})
+"""Bookkeeping that some providers want: repeated prompts then cost a fraction."""
+OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields"})
 """Message fields that only another provider understands: a conversation may go on at a new one."""
+STRICT_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
+"""All the message fields that providers take which refuse what they do not know."""
+CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
+"""What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
+THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Kinds of content that repeat a model's thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,14 @@ class Dialect:
     """Takes ids of tool calls only if they are nine letters and digits."""
     message_fields_off: frozenset[str] = OTHERS_FIELDS
     """Message fields this provider refuses."""
+    message_fields: frozenset[str] | None = None
+    """All the message fields it takes; `None`: it takes or ignores any other."""
+    cache_marks: frozenset[str] = frozenset()
+    """Those of `CACHE_MARKS` that it takes."""
+    thinking_parts: bool = False
+    """Takes `THINKING_PARTS` in content."""
+    short_ids: bool = False
+    """Refuses identifiers of users and of cache keys over 64 characters."""
     sampling_above_zero: bool = False
     """Refuses temperature 0 and top_p 0 or 1."""
     integer_logprobs: bool = False
@@ -76,11 +90,14 @@ OPENAI = Dialect(
     functions=True,
     allowed_tools=True,
     message_fields_off=REASONING_OFF,
+    cache_marks=frozenset({"prompt_cache_breakpoint"}),
+    short_ids=True,
 )
 HUGGINGFACE = Dialect(
     base_url="https://router.huggingface.co/v1",
     drop=BOOKKEEPING | {"user", "verbosity"},
     reject=frozenset({"n", "logit_bias"}),
+    message_fields_off=REASONING_OFF,
 )
 DEDICATED = replace(HUGGINGFACE, base_url=None, sampling_above_zero=True)
 """A Hugging Face endpoint of one's own: any of several servers, the strictest of which is TGI."""
@@ -110,27 +127,38 @@ DIALECTS: Mapping[str, Dialect] = {
     "groq": Dialect(
         base_url="https://api.groq.com/openai/v1",
         reject=frozenset({"logprobs", "logit_bias", "top_logprobs", "n"}),
-        message_fields_off=REASONING_OFF | {"name"},
+        message_fields=STRICT_FIELDS - {"name"},
     ),
     "mistral": Dialect(
         base_url="https://api.mistral.ai/v1",
         stream_options=False,
-        drop=BOOKKEEPING | {"user"},
+        drop=BOOKKEEPING - CACHE_KEY | {"user"},
         reject=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
         rename={"seed": "random_seed"},
         tool_choice={"required": "any", "named": "any"},
         short_tool_ids=True,
-        message_fields_off=REASONING_OFF,
+        message_fields=STRICT_FIELDS | {"prefix"},
+        thinking_parts=True,
     ),
     "deepseek": Dialect(base_url="https://api.deepseek.com"),
-    "fireworks": Dialect(base_url="https://api.fireworks.ai/inference/v1"),
-    "openrouter": Dialect(base_url="https://openrouter.ai/api/v1", max_tokens="as_is"),
+    "fireworks": Dialect(base_url="https://api.fireworks.ai/inference/v1", drop=BOOKKEEPING - CACHE_KEY),
+    "openrouter": Dialect(
+        base_url="https://openrouter.ai/api/v1",
+        max_tokens="as_is",
+        drop=BOOKKEEPING - CACHE_KEY,
+        cache_marks=CACHE_MARKS,
+    ),
     "xai": Dialect(base_url="https://api.x.ai/v1", max_tokens="as_is"),
-    "cerebras": Dialect(base_url="https://api.cerebras.ai/v1", max_tokens="as_is"),
+    "cerebras": Dialect(
+        base_url="https://api.cerebras.ai/v1",
+        max_tokens="as_is",
+        message_fields=STRICT_FIELDS | {"reasoning"},
+    ),
     "perplexity": Dialect(
         base_url="https://api.perplexity.ai",
         functions=True,  # so that they are refused by the name the client used
         reject=frozenset({"tools", "tool_choice", "functions", "function_call"}),
+        message_fields_off=REASONING_OFF,
     ),
     "nvidia": Dialect(base_url="https://integrate.api.nvidia.com/v1"),
     "ollama": Dialect(base_url="http://localhost:11434/v1"),
@@ -144,6 +172,8 @@ DIALECTS: Mapping[str, Dialect] = {
         functions=True,
         allowed_tools=True,
         message_fields_off=frozenset(),
+        cache_marks=CACHE_MARKS,
+        thinking_parts=True,
     ),
     "mock": Dialect(base_url="mock://mock", max_tokens="as_is", functions=True),
 }

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import TRACKING_KEYS, ChatRequest, Message
+from codellama_proxy.chat import TRACKING_KEYS, ChatRequest
 from codellama_proxy.providers.addresses import address, credential, upstream_model
-from codellama_proxy.providers.dialects import DEFAULTS, Dialect
-from codellama_proxy.providers.policy import narrowed, unsupported
-from codellama_proxy.providers.tool_ids import shortened
+from codellama_proxy.providers.dialects import CACHE_MARKS, DEFAULTS, Dialect
+from codellama_proxy.providers.identity import short
+from codellama_proxy.providers.openai_messages import message_for, tools_for
+from codellama_proxy.providers.openai_models import NEUTRAL, refused, renames_max_tokens
+from codellama_proxy.providers.policy import narrowed, unsupported, with_tools_only
 from codellama_proxy.types import Deployment, HttpRequest
 
-NEW_MAX_TOKENS = re.compile(r"(?:^|[./])(o\d|gpt-[5-9])")  # model families that refuse `max_tokens`
+IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
 LEAST = 0.01
 """What stands for a temperature or top_p of 0 where it must be above."""
 
@@ -24,7 +25,7 @@ def to_request(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> H
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
-        "messages": [_message(message, dialect) for message in chat.messages],
+        "messages": [message_for(message, dialect) for message in chat.messages],
         **params,
     }
     if chat.stream:
@@ -46,7 +47,8 @@ def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tupl
     shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     if shown:
         params["metadata"] = shown
-    params, dropped = sifted(params, deployment, dialect)
+    params, dropped = sifted(with_tools_only(params), deployment, dialect)
+    dropped += _drop_refused(params, deployment, dialect)
     _rename_max_tokens(params, deployment, dialect)
     _translate_values(params, dialect)
     return params, dropped
@@ -63,17 +65,35 @@ def sifted(
                 raise unsupported(deployment.provider, name)
             dropped.append(name)
         del params[name]
-    for name in dialect.drop & params.keys():
+    for name in (dialect.drop | (CACHE_MARKS - dialect.cache_marks)) & params.keys():
         del params[name]
+    if dialect.short_ids:
+        params |= {name: short(params[name]) for name in IDENTIFIERS if isinstance(params.get(name), str)}
     for name, other in dialect.rename.items():
         if name in params:
             params[other] = params.pop(name)
     return params, dropped
 
 
+def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> list[str]:
+    """Takes away what the model is known to refuse: values that ask for nothing always, others with `drop_params`.
+
+    Without `drop_params` the provider itself says what is wrong. Returns the names of what would have mattered.
+    """
+    if dialect.max_tokens != "by_model":
+        return []
+    dropped = []
+    for name in sorted(refused(deployment, params) & params.keys()):
+        idle = params[name] == NEUTRAL.get(name, DEFAULTS.get(name))
+        if idle or deployment.drop_params:
+            del params[name]
+            dropped += [] if idle else [name]
+    return dropped
+
+
 def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> None:
     old, new = "max_completion_tokens", "max_tokens"
-    if dialect.max_tokens == "by_model" and NEW_MAX_TOKENS.search(deployment.base_model or deployment.model):
+    if dialect.max_tokens == "by_model" and renames_max_tokens(deployment):
         old, new = new, old
     elif dialect.max_tokens != "max_tokens":
         return
@@ -82,6 +102,8 @@ def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: 
 
 
 def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
+    if params.get("tools"):
+        params["tools"] = tools_for(params["tools"], dialect)
     _translate_choice(params, dialect)
     if dialect.sampling_above_zero:
         _lift_sampling(params)
@@ -114,13 +136,3 @@ def _lift_sampling(params: dict[str, Any]) -> None:
             params[name] = LEAST
     if params.get("top_p") == 1:
         del params["top_p"]
-
-
-def _message(message: Message, dialect: Dialect) -> Message:
-    if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
-        message = shortened(message)
-    if not dialect.developer_role and message["role"] == "developer":
-        message = {**message, "role": "system"}
-    if dialect.message_fields_off and dialect.message_fields_off & message.keys():
-        return {name: value for name, value in message.items() if name not in dialect.message_fields_off}
-    return message

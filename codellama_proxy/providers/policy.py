@@ -70,10 +70,8 @@ def is_own(name: str, value: Any, own: Json) -> bool:
 
 def asking(params: Json) -> dict[str, Any]:
     """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
+    params = with_tools_only(params)
     idle = {name for name, value in params.items() if value is None or value == DEFAULTS.get(name)}
-    if not params.get("tools"):
-        idle |= {"tool_choice"} if params.get("tool_choice") in ("auto", "none") else set()
-        idle |= {"parallel_tool_calls"}
     if not params.get("logprobs"):
         idle |= {"top_logprobs"}
     return {name: value for name, value in params.items() if name not in idle}
@@ -92,9 +90,20 @@ def one_of(*values: str) -> Callable[[Any], str]:
 
 # --- tools ---------------------------------------------------------------------------------------------------
 
+NEED_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+NEED_FUNCTIONS = frozenset({"functions", "function_call"})
+
+
+def with_tools_only(params: Json) -> dict[str, Any]:
+    """Without empty lists of tools and without choices among none: many providers refuse both."""
+    idle = frozenset[str]() if params.get("tools") else NEED_TOOLS
+    idle |= frozenset() if params.get("functions") else NEED_FUNCTIONS
+    return {name: value for name, value in params.items() if name not in idle}
+
 
 def narrowed(params: Json) -> dict[str, Any]:
     """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
+    params = with_tools_only(params)
     choice = params.get("tool_choice")
     match choice:
         case {"type": "function", "function": {"name": str(name)}}:
@@ -102,7 +111,7 @@ def narrowed(params: Json) -> dict[str, Any]:
         case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]} as chosen}:
             names = {name_of(tool) for tool in allowed}
             return _only(params, names, chosen.get("mode", "auto"))
-    return dict(params)
+    return params
 
 
 def _only(params: Json, names: set[str], choice: Any) -> dict[str, Any]:

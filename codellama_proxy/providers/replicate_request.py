@@ -14,7 +14,7 @@ from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.fields import invalid_value
 from codellama_proxy.guardrail import SYSTEM_ROLES
 from codellama_proxy.providers.addresses import authorised
-from codellama_proxy.providers.dialects import BOOKKEEPING
+from codellama_proxy.providers.dialects import BOOKKEEPING, THINKING_PARTS
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, translate
 from codellama_proxy.providers.replicate_models import Inputs, inputs_of
 from codellama_proxy.providers.replicate_prompt import Turn, prompt
@@ -128,7 +128,7 @@ def _text(content: Any, at: str, *, pictures: bool) -> str:
         kind = part["type"]
         if kind in ("text", "refusal"):
             texts.append(str(part.get(kind) or ""))
-        elif kind != "image_url" or not pictures:
+        elif kind not in THINKING_PARTS and (kind != "image_url" or not pictures):
             where = f"{at}.content[{index}].type"
             raise invalid_value(where, f"Provider 'replicate' does not support content of type '{kind}'.")
     return "\n".join(texts)
