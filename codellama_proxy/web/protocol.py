@@ -2,17 +2,18 @@
 becomes a request.
 
 A connection that is waited for in vain is ended here and nowhere else: whoever answers on it learns that its client
-left. Requests that are pipelined behind another are kept apart from the one being answered.
+left. Requests that are pipelined behind another are kept apart from the one being answered. Offers to speak another
+protocol are ignored: the parser stops at them, so their heads are parsed a second time without the offer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -21,10 +22,14 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.web import framing
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's target and headers together."""
 
+MAX_BEHIND = 256 << 10
+"""Bytes that may come behind a request before it is answered: a client that sends more has its connection closed
+after that answer. Reading never pauses meanwhile, because only reading tells that a client left."""
 
 LEFT = "codellama_proxy.left"
 """In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
@@ -56,17 +61,7 @@ def patience_of(scope: Scope) -> Patience:
     return found if isinstance(found, Patience) else Patience()
 
 
-_HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[\w.~%!$&'()*+,;=-]+)(?::(\d{0,5}))?", re.ASCII)
-
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
-
-
-class BadHost(ValueError):  # noqa: N818 - it says what happened
-    """A request without a host, with two, or with one that is none."""
-
-
-class BadTarget(ValueError):  # noqa: N818 - it says what happened
-    """A request for something else than a path: we are nobody's proxy."""
 
 
 class HeadTooLarge(ValueError):  # noqa: N818 - it says what happened
@@ -92,6 +87,15 @@ class Protocol(HttpToolsProtocol):
     _answering: RequestResponseCycle | None = None
     """The request being answered; uvicorn's `cycle` is the one that arrived last."""
 
+    _offer: framing.Headers | None = None
+    """The headers of a request that offers another protocol, until its head has been parsed without the offer."""
+
+    _behind = 0
+    """Bytes that came behind the request being answered."""
+
+    _deaf = False
+    """What still comes is thrown away: the connection ends with the answer being made."""
+
     def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
@@ -101,12 +105,53 @@ class Protocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf or self._is_too_far_behind(len(data)):
+            return
         self._unparsed += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
         if self._slow is None and (self._in_head or self._is_owed_a_body()):
             self._await_head()
         if self._unparsed > MAX_HEAD and not self.transport.is_closing():
             self._refuse(_too_large())
+        if self._is_answering_a_whole_request():
+            self.flow.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            assert self._offer is not None
+            head = framing.without_offer(self.parser.get_method(), self.url, self._offer)
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            self.parser.feed_data(head)
+
+    def _is_answering_a_whole_request(self) -> bool:
+        cycle = self._answering
+        return cycle is not None and not cycle.response_complete and not cycle.more_body
+
+    def _is_too_far_behind(self, size: int) -> bool:
+        if not self._is_answering_a_whole_request():
+            return False
+        self._behind += size
+        if self._behind > MAX_BEHIND:
+            self._end_with_this_answer()
+        return self._deaf
+
+    def _end_with_this_answer(self) -> None:
+        assert self._answering is not None
+        self._answering.keep_alive = False
+        self.pipeline.clear()
+        self._head_is_complete()
+        self._deaf = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_complete()
@@ -144,6 +189,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        self._behind = 0
         super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
@@ -159,11 +205,13 @@ class Protocol(HttpToolsProtocol):
         self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if self._head > MAX_HEAD:
             raise HeadTooLarge
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if not _is_addressed(hosts, self.parser.get_http_version()):
-            raise BadHost
-        if not self.url.startswith(b"/"):
-            raise BadTarget
+        version = self.parser.get_http_version()
+        framing.check(self.parser.get_method(), self.url, version, self.headers)
+        if self.parser.should_upgrade():
+            self._offer = self.headers
+            return
+        if self._offer is not None:
+            self.headers[:], self._offer = self._offer, None
         super().on_headers_complete()
         self.headers = []  # trailers are no headers
         if self.expect_100_continue:
@@ -175,6 +223,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
+        if self._offer is not None:
+            return
         super().on_message_complete()
         self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, not ASGI's
         if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
@@ -208,10 +258,6 @@ class Protocol(HttpToolsProtocol):
         message = f"The request's headers did not arrive within {self._patience.head:g} seconds."
         self._refuse(ProxyError("request_timeout", message))
 
-    def send_400_response(self, msg: str) -> None:
-        """Uvicorn's one answer to bytes that are no HTTP."""
-        self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
-
     def _refuse(self, error: ProxyError) -> None:
         if self._is_owed_a_body() and not self._in_head:  # it has its answer
             self.transport.close()
@@ -219,22 +265,13 @@ class Protocol(HttpToolsProtocol):
         cycle = self._answering
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:  # what comes behind a request does not spoil its answer
-                cycle.keep_alive = False
-                self.pipeline.clear()
+                self._end_with_this_answer()
                 return
             if cycle.response_started:  # bytes that spoil it after its answer has begun end the connection
                 self.transport.close()
                 return
         self.transport.write(_answer(error))
         self.transport.close()
-
-
-def _is_addressed(hosts: list[bytes], version: str) -> bool:
-    """Exactly one host, and one that could be; HTTP/1.0 did not know them yet."""
-    if len(hosts) != 1:
-        return not hosts and version == "1.0"
-    found = _HOST.fullmatch(hosts[0])
-    return found is not None and int(found[1] or 0) < 65536
 
 
 def _too_large() -> ProxyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -276,3 +277,44 @@ def test_pipelined_requests_that_end_in_the_middle_of_packets_are_all_answered(s
             answers += (piece := wire.socket.recv(65_536))
             assert piece
     assert answers.count(b"HTTP/1.1 200 ") == 10
+
+
+OFFERS = {
+    "h2c": {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "HTTP2_Settings": "AAEAAEAAAAIAAAAA"},
+    "websocket": {"connection": "upgrade", "upgrade": "websocket", "sec_websocket_version": "13"},
+    "tls": {"connection": "keep-alive, Upgrade", "upgrade": "TLS/1.0, HTTP/1.1"},
+}
+ALLOWED = json.dumps({"messages": [{"role": "user", "content": "allowed"}]}).encode()
+CODED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ALLOWED), ALLOWED)
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_to_upgrade_is_ignored(
+    served: Proxy, upstream: Upstream, offer: str, chunked: bool, pieces: int
+) -> None:
+    framing = {"content-length": "", "transfer-encoding": "chunked"} if chunked else {}
+    headers = {**served.auth, **OFFERS[offer], "content-length": str(len(ALLOWED)), **framing}
+    data = request(CHAT, b"", **headers) + (CODED if chunked else ALLOWED)
+    size = len(data) // pieces + 1
+    with Wire(served.port) as wire:
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):  # and the connection is still one for HTTP/1.1
+            for at in range(0, len(data), size):
+                wire.send(data[at : at + size])
+                time.sleep(0.005 if pieces > 1 else 0)
+            assert wire.reply().status == 200
+    assert len(upstream.journal.bodies()) == 2
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+def test_a_body_behind_an_offer_is_no_request(served: Proxy, upstream: Upstream, offer: str) -> None:
+    hidden = request(CHAT, ALLOWED, **served.auth)
+    headers = {**OFFERS[offer], "authorization": "Bearer sk-nobody"}
+    with Wire(served.port) as wire:
+        wire.send(request(CHAT, hidden, **headers))
+        refused(wire.reply(), 401, "invalid_api_key")
+        wire.send(request("/health/liveliness", method="GET"))
+        assert json.loads(wire.reply("GET").body) == {"status": "alive"}
+    assert upstream.journal.bodies() == []

@@ -28,8 +28,10 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     )
 
 
-def ask(served: Proxy, model: str, streamed: bool, key: str | None = None) -> bytes:
-    body = {"model": model, "stream": streamed, "messages": [{"role": "user", "content": "hi there"}]}
+def ask(
+    served: Proxy, model: str, streamed: bool, key: str | None = None, content: str = "hi there"
+) -> bytes:
+    body = {"model": model, "stream": streamed, "messages": [{"role": "user", "content": content}]}
     return request("/v1/chat/completions", body, authorization=f"Bearer {key or served.key}")
 
 
@@ -140,3 +142,17 @@ def test_many_who_leave_do_not_keep_others_out(served: Proxy, upstream: Upstream
 def test_after_all_that_nothing_is_held(served: Proxy) -> None:
     until(lambda: not [row for row in served.rows() if row["status"] == "held"], "no held rows")
     assert served.chat(model="spare").status_code == 200
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("behind", [b"", request("/health/liveliness", method="GET") * 20])
+def test_leaving_is_noticed_after_a_large_body(
+    served: Proxy, upstream: Upstream, streamed: bool, behind: bytes
+) -> None:
+    before = rows_before(served, "hanging")
+    wire = Wire(served.port).send(ask(served, "hanging", streamed, content="x" * 1_000_000) + behind)
+    number = arrived(upstream, "hanging")
+    left = leave(wire, "close")
+    closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
+    assert closed[0]["at"] - left < 1.0
+    assert row_of(served, "hanging", before + 1)["http_status"] == 499
