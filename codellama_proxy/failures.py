@@ -21,6 +21,7 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy import wording
 from codellama_proxy.masking import Clean, sentence, words
 from codellama_proxy.types import Failure, FailureClass
 
@@ -30,6 +31,7 @@ BY_STATUS: Mapping[int, FailureClass] = {
     402: "credential",
     403: "credential",
     404: "caller",
+    407: "credential",
     408: "transient",
     409: "transient",
     413: "caller",
@@ -59,47 +61,12 @@ MESSAGE_OF_CLASS: Mapping[FailureClass, str] = {
     "client_left": "The client left.",
 }
 
-CONTEXT_LENGTH = (
-    "maximum context length",
-    "context length",
-    "context window",
-    "exceed context limit",
-    "prompt is too long",
-    "input is too long",
-    "too many tokens",
-    "exceeds the available context size",
-    "exceeds the maximum number of tokens allowed",
-    "input tokens exceed the configured limit",
-    "maximum input length is",
-    "reduce the length",
-)
-CONTEXT_LENGTH_PAIRS = (("max_new_tokens", "must be"), ("current length is", "while limit is"))
-CONTENT_FILTER = ("safety system", "content management policy")
-CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation"}
-QUOTA = (
-    "insufficient_quota",
-    "usage limit reached",
-    "credit balance is too low",
-    "exceeded your current quota",
-    "enforced_spend_limit_reached",
-    "contract_spend_limit_reached",
-    "calls / month",
-)
-OUR_FAULT = ("api key not valid", "not supported by any provider")
-"""Said with 400 by providers that mean our key, or our name for the model."""
 LONGEST_PARAM = 256
 """Characters."""
 LONGEST_WAIT = 86400.0
 """Seconds: who says "in a year" means "not today", and the number has to fit into a header."""
-UNKNOWN_MODEL = (
-    "model_not_found",
-    "deploymentnotfound",
-    "does not exist",
-    "model not found",
-    "not_found_error model:",
-    "make sure the correct model id",
-    "the requested resource could not be found",
-)
+CALLER_REASONS = frozenset({400, 403, 413, 422, 498})
+"""Statuses with which a request may have been refused for what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +77,10 @@ class UpstreamError:
     code: str = ""
     type: str = ""
     param: str | None = None
+    status: int | None = None
+    """The HTTP status that it says itself, from 400 on."""
+    flagged: bool = False
+    """A moderation says what it found."""
 
 
 class AttemptFailed(Exception):  # noqa: N818 - it is news for the routing loop, not an error of ours
@@ -124,18 +95,33 @@ def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now
     """An answer whose status is not 200. `now` is unix seconds, for HTTP dates."""
     if status < 400:
         return disguised("redirect" if status >= 300 else f"http_{status}", status=status)
-    wait = retry_after(headers, now)
-    cls = _class_of(status, error, wait)
-    reason = _caller_reason(error) if status in (400, 403, 413, 422) else ""
-    if reason:
-        cls = "caller"
-    return _failure(cls, status, error, reason=reason or f"http_{status}", wait=wait)
+    return _classed(status, error, f"http_{status}", retry_after(headers, now))
 
 
 def in_band(error: UpstreamError, status: int | None = None) -> Failure:
-    """An error inside a 200: as the whole body, as a stream's first event, or later in it."""
+    """An error inside a 200: as the whole body, as a stream's first event, or later in it.
+
+    One that says a status, or has a code or type that stands for one, means what it means with that status.
+    """
+    own = error.status or wording.STATUSES.get(error.code) or wording.STATUSES.get(error.type)
+    if own is None and status is not None and status >= 400:
+        own = status
+    if own is not None:
+        return _classed(own, error, "error_in_200")
     reason = _caller_reason(error)
     return _failure("caller" if reason else "disguised", status, error, reason=reason or "error_in_200")
+
+
+def _classed(status: int, error: UpstreamError, otherwise: str, wait: float | None = None) -> Failure:
+    """`otherwise` is the reason where the error has no better one."""
+    reason = _caller_reason(error) if status in CALLER_REASONS else ""
+    if reason:
+        return _failure("caller", status, error, reason=reason, wait=wait)
+    cls = _class_of(status, error, wait)
+    if cls == "caller" and status in (400, 404) and wording.passes_over(error.message):
+        passed = _failure("credential", status, error, reason=otherwise, wait=wait)
+        return replace(passed, cools=False)
+    return _failure(cls, status, error, reason=otherwise, wait=wait)
 
 
 def disguised(reason: str, *, status: int | None = None) -> Failure:
@@ -155,12 +141,10 @@ def timed_out(reason: str, *, sent: bool = True) -> Failure:
 
 
 def _class_of(status: int, error: UpstreamError, wait: float | None) -> FailureClass:
-    text = f"{error.code} {error.type} {error.message}".lower()
-    if status in (400, 429) and any(words in text for words in QUOTA):
+    said = {error.code.lower(), error.type.lower()}
+    if status in (400, 429) and said & wording.QUOTA:
         return "credential"
-    if status == 400 and any(words in text for words in OUR_FAULT):
-        return "credential"
-    if status == 404 and any(words in text for words in UNKNOWN_MODEL):
+    if status in (400, 404) and said & (wording.KEY | wording.MODEL):
         return "credential"
     if status == 503 and wait is not None:
         return "busy"
@@ -168,18 +152,7 @@ def _class_of(status: int, error: UpstreamError, wait: float | None) -> FailureC
 
 
 def _caller_reason(error: UpstreamError) -> str:
-    text = error.message.lower()
-    if error.code == "context_length_exceeded":
-        return "context_length"
-    if error.code in CONTENT_FILTER_CODES or any(words in text for words in CONTENT_FILTER):
-        return "content_filter"
-    if "string_above_max_length" in text:
-        return ""
-    if any(words in text for words in CONTEXT_LENGTH):
-        return "context_length"
-    if any(first in text and second in text for first, second in CONTEXT_LENGTH_PAIRS):
-        return "context_length"
-    return ""
+    return wording.caller_reason(error.message, error.code, flagged=error.flagged)
 
 
 def _failure(
@@ -234,22 +207,47 @@ def _error_of(found: Any) -> UpstreamError:
         inner = found.get(wrapper)
         if isinstance(inner, dict | list | str) and inner:
             error = _error_of(inner)
-            code = error.code or _text(found.get("error_type"))
-            return UpstreamError(error.message, code, error.type, error.param)
-    message = found.get("message") or found.get("msg")
-    inner = found.get("innererror")
-    details = found.get("details")
-    code = _text(inner.get("code")) if isinstance(inner, dict) else ""
-    code = code or (_text(details.get("error_code")) if isinstance(details, dict) else "")
-    if code == "ResponsibleAIPolicyViolation":
-        code = "content_filter"
+            return replace(
+                error,
+                code=error.code or _text(found.get("error_type")) or _text(found.get("code")),
+                type=error.type or _text(found.get("type")),
+                status=error.status or _own_status(found),
+            )
     param = found.get("param")
     return UpstreamError(
-        _text(message),
-        code or _text(found.get("code")),
+        _text(found.get("message") or found.get("msg")),
+        _inner_code(found) or _text(found.get("code")),
         _text(found.get("type")),
         param if isinstance(param, str) else None,
+        _own_status(found),
+        _flagged(found.get("metadata")),
     )
+
+
+def _inner_code(found: Mapping[str, Any]) -> str:
+    """The more exact code that some put further inside: Azure, Anthropic, Google."""
+    inner, details = found.get("innererror"), found.get("details")
+    if isinstance(inner, dict) and (code := _text(inner.get("code"))):
+        return "content_filter" if code == "ResponsibleAIPolicyViolation" else code
+    if isinstance(details, dict):
+        return _text(details.get("error_code"))
+    reasons = [d.get("reason") for d in details if isinstance(d, dict)] if isinstance(details, list) else []
+    return next((reason for reason in reasons if isinstance(reason, str)), "")
+
+
+def _own_status(found: Mapping[str, Any]) -> int | None:
+    for name in ("status_code", "code", "status"):
+        value = found.get(name)
+        if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
+            return value
+    return None
+
+
+def _flagged(metadata: Any) -> bool:
+    """OpenRouter's form: what a moderation objects to, and where."""
+    return isinstance(metadata, dict) and bool(metadata.get("reasons") or metadata.get("flagged_input"))
 
 
 def _text(value: Any) -> str:

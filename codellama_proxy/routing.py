@@ -271,7 +271,7 @@ def cool(state: Cooling | None, failure: Failure | None, policy: Cooldown, now: 
     """
     if failure is None:
         return state if state is not None and now < state.until else None
-    if failure.cls in ("caller", "client_left"):
+    if failure.cls in ("caller", "client_left") or not failure.cools:
         return state if state is None else replace(state, probing=False)
     state = state or Cooling()
     failures = state.failures + 1

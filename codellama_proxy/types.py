@@ -301,6 +301,8 @@ class Failure:
     """`context_length`, `content_filter` or a word for logs: `connect`, `first_token_timeout`, `http_500` ..."""
     sent: bool = True
     """Whether the request may have reached the upstream."""
+    cools: bool = True
+    """Whether it may rest the deployment for others, as its class does; `False`: known by words only."""
     said: str = field(default="", repr=False)
     """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
     said_param: str | None = field(default=None, repr=False)

@@ -93,13 +93,21 @@ def test_only_its_own_last_event_ends_a_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("overloaded_error", 529), ("rate_limit_error", 429), ("unheard_of", 200)]
+    ("kind", "cls", "status"),
+    [
+        ("overloaded_error", "busy", 529),
+        ("rate_limit_error", "busy", 429),
+        ("invalid_request_error", "caller", 400),
+        ("authentication_error", "credential", 401),
+        ("api_error", "transient", 500),
+        ("unheard_of", "disguised", 200),
+    ],
 )
-def test_an_error_event_has_the_status_of_its_kind(kind: str, status: int) -> None:
+def test_an_error_event_has_the_status_of_its_kind(kind: str, cls: str, status: int) -> None:
     raw = events(start(), {"type": "error", "error": {"type": kind, "message": "no"}})
     with pytest.raises(AttemptFailed) as caught:
         read(anthropic, [raw], chat(), entry())
-    assert (caught.value.failure.cls, caught.value.failure.status) == ("disguised", status)
+    assert (caught.value.failure.cls, caught.value.failure.status) == (cls, status)
 
 
 strange = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "x", [], [1], {}, {"a": 1}])

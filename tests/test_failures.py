@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy import failures
+from codellama_proxy import failures, routing
 from codellama_proxy.errors import CODES
 from codellama_proxy.failures import UpstreamError, of_status, parse_error, retry_after, told
 from codellama_proxy.masking import sentence
-from codellama_proxy.types import Failure, FailureClass
+from codellama_proxy.types import Cooldown, Failure, FailureClass
 
 NOW = 1_800_000_000.0
 
@@ -43,9 +43,27 @@ CODE: dict[str, str] = {
         *((status, b"", {}, "caller") for status in (400, 404, 405, 413, 414, 415, 422, 451)),
         *((status, b"", {}, "credential") for status in (401, 402, 403)),
         (429, QUOTA, {"retry-after": "1"}, "credential"),
-        (400, {"error": {"message": "Usage limit reached for this month"}}, {}, "credential"),
-        (400, {"error": {"message": "Your credit balance is too low to use this API"}}, {}, "credential"),
-        (429, {"message": "You are using a Trial key, limited to 1000 API calls / month."}, {}, "credential"),
+        (400, {"error": {"message": "No.", "type": "billing_error"}}, {}, "credential"),
+        (
+            429,
+            {"error": {"message": "No.", "details": {"error_code": "enforced_spend_limit_reached"}}},
+            {},
+            "credential",
+        ),
+        (
+            400,
+            [{"error": {"code": 400, "message": "No.", "details": [{"reason": "API_KEY_INVALID"}]}}],
+            {},
+            "credential",
+        ),
+        (
+            400,
+            {"error": {"message": "No.", "param": "model", "code": "model_not_supported"}},
+            {},
+            "credential",
+        ),
+        (407, b"", {}, "credential"),
+        (429, {"message": "You are using a Trial key, limited to 1000 API calls / month."}, {}, "busy"),
         (429, {"message": "You are using a Trial key, limited to 20 API calls / minute."}, {}, "busy"),
         (404, {"message": "model 'x' not found, make sure the correct model ID was used"}, {}, "credential"),
         (404, {"detail": "The requested resource could not be found.", "status": 404}, {}, "credential"),
@@ -153,10 +171,135 @@ def test_codes_and_filters_are_recognised(body: Any) -> None:
     assert failures.in_band(parse_error(orjson.dumps(body))).reason == found.reason, "inside a 200 too"
 
 
-def test_any_other_error_inside_a_200_is_a_disguise() -> None:
-    found = failures.in_band(UpstreamError("Rate limited, slow down."), 429)
-    assert (found.cls, found.status, found.code) == ("disguised", 429, "upstream_invalid_response")
-    assert "slow down" not in found.message
+def test_an_error_inside_a_200_that_says_no_status_is_a_disguise() -> None:
+    for body in (
+        {"error": {"message": "Sorry."}},
+        {"error": {"message": "Sorry.", "code": 1300, "type": "x"}},
+    ):
+        found = failures.in_band(parse_error(orjson.dumps(body)), 200)
+        assert (found.cls, found.status, found.code) == ("disguised", 200, "upstream_invalid_response")
+        assert "Sorry" not in found.message
+
+
+# --- faults of ours are known by facts -----------------------------------------------------------------------
+
+ECHOED = [
+    "insufficient_quota",
+    "You exceeded your current quota, please check your plan and billing details.",
+    "Your credit balance is too low",
+    "usage limit reached",
+    "enforced_spend_limit_reached",
+    "API key not valid. Please pass a valid API key.",
+    "The model `x` does not exist",
+    "model_not_found",
+    "model is not supported by any provider",
+]
+
+
+@pytest.mark.parametrize("words", ECHOED)
+@pytest.mark.parametrize("around", ["Bad content: '{}'", "messages.0.content: {} is not allowed", "{}"])
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_no_words_of_a_request_rest_a_deployment(words: str, around: str, status: int) -> None:
+    for body in ({"error": {"message": around.format(words), "code": "invalid_value"}}, {"detail": words}):
+        found = answer(status, body)
+        assert found.cls == "caller" or not found.cools
+        assert failures.in_band(
+            parse_error(orjson.dumps({"error": {"message": words, "code": 400}}))
+        ).cls in (
+            "caller",
+            "credential",
+        )
+
+
+@given(
+    st.text(max_size=20), st.sampled_from(ECHOED), st.text(max_size=20), st.sampled_from([400, 404, 413, 422])
+)
+def test_what_a_message_says_never_rests_a_deployment(
+    before: str, words: str, after: str, status: int
+) -> None:
+    found = answer(status, {"error": {"message": before + words + after}})
+    assert routing.cool(None, found, Cooldown(failures=1), 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "model 'codellama:70b' not found, make sure the correct model ID was used",
+        'model "codellama" not found, try pulling it first',
+        "The requested resource could not be found.",
+        "model: claude-x",
+        "The model `codellama` does not exist.",
+        "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+    ],
+)
+def test_what_only_words_call_our_fault_is_tried_elsewhere_and_rests_nothing(message: str) -> None:
+    found = answer(404 if "model" in message else 400, {"error": {"message": message}})
+    assert (found.cls, found.cools) == ("credential", False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": 403, "message": "No.", "metadata": {"reasons": ["violence"], "flagged_input": "x"}},
+        {"code": 403, "message": "No.", "metadata": {"flagged_input": "x", "provider_name": "p"}},
+        {"message": "No.", "code": "content_policy_violation"},
+        {"message": "No.", "code": "moderation_blocked"},
+        {"message": "Content violates usage guidelines."},
+        {"message": "Your prompt was flagged by our moderation."},
+    ],
+)
+def test_what_a_moderation_refuses_is_the_callers(error: Any) -> None:
+    found = answer(403, {"error": error})
+    assert (found.cls, found.code, CODES[found.code][0]) == ("caller", "content_filter", 400)
+    inside = failures.in_band(parse_error(orjson.dumps({"error": {"code": 403, **error}})))
+    assert inside.cls == "caller"
+
+
+# --- errors inside a 200 that say their status ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [
+        *((status, "caller") for status in (400, 404, 413, 422)),
+        *((status, "credential") for status in (401, 402, 403)),
+        *((status, "busy") for status in (429, 529)),
+        *((status, "transient") for status in (500, 502)),
+    ],
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda status: {"error": {"message": "m", "code": status}},
+        lambda status: {"error": {"message": "m", "code": str(status)}},
+        lambda status: {"error": {"message": "m", "type": "x", "code": "y", "status_code": status}},
+        lambda status: {"error": {"message": "m"}, "status_code": status},
+        lambda status: {"error": "m", "code": status},
+        lambda status: {"object": "error", "message": "m", "code": status},
+        lambda status: {"status": status, "detail": "m"},
+        lambda status: [{"error": {"code": status, "message": "m", "status": "INVALID_ARGUMENT"}}],
+    ],
+)
+def test_an_error_inside_a_200_is_classed_by_the_status_it_says(status: int, cls: str, shape: Any) -> None:
+    found = failures.in_band(parse_error(orjson.dumps(shape(status))), 200)
+    assert (found.cls, found.status, found.code) == (cls, status, CODE[cls])
+    assert found.said == ("m" if cls == "caller" else "")
+
+
+@pytest.mark.parametrize(
+    ("error", "cls"),
+    [
+        ({"type": "invalid_request_error", "code": "tool_use_failed", "failed_generation": "x"}, "caller"),
+        ({"type": "invalid_request_error", "message": "m"}, "caller"),
+        ({"type": "rate_limit_error", "message": "m"}, "busy"),
+        ({"type": "overloaded_error", "message": "m"}, "busy"),
+        ({"type": "authentication_error", "message": "m"}, "credential"),
+        ({"type": "insufficient_quota", "code": "insufficient_quota"}, "credential"),
+        ({"type": "invalid_request_error", "code": "model_not_found"}, "credential"),
+    ],
+)
+def test_codes_and_types_stand_for_their_status(error: Any, cls: str) -> None:
+    assert failures.in_band(parse_error(orjson.dumps({"error": error})), 200).cls == cls
 
 
 # --- error bodies --------------------------------------------------------------------------------------------
@@ -171,7 +314,7 @@ def test_any_other_error_inside_a_200_is_a_disguise() -> None:
         ),
         (
             {"error": {"message": "m", "type": "BadRequestError", "param": None, "code": 400}},
-            UpstreamError("m", "400", "BadRequestError"),
+            UpstreamError("m", "400", "BadRequestError", status=400),
         ),
         ({"error": "m"}, UpstreamError("m")),
         ({"error": "m", "error_type": "overloaded"}, UpstreamError("m", "overloaded")),
@@ -181,7 +324,10 @@ def test_any_other_error_inside_a_200_is_a_disguise() -> None:
         ({"errors": ["m", "n"]}, UpstreamError("m")),
         ({"errors": [{"message": "m"}]}, UpstreamError("m")),
         ({"object": "error", "message": "m", "code": 40303}, UpstreamError("m", "40303")),
-        ([{"error": {"code": 400, "message": "m", "status": "INVALID"}}], UpstreamError("m", "400")),
+        (
+            [{"error": {"code": 400, "message": "m", "status": "INVALID"}}],
+            UpstreamError("m", "400", status=400),
+        ),
         ({"error": {"message": ["m"], "param": ["p"], "code": True}}, UpstreamError()),
         ("m", UpstreamError("m")),
         ([], UpstreamError()),

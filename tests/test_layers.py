@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "transcript",
         "vectors",
         "windows",
+        "wording",
     ),
     ("providers", "clock", "config", "mountinfo"),
     ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "watch", "wire"),

@@ -15,18 +15,6 @@ from codellama_proxy.providers.mapping import finish_reason
 from codellama_proxy.providers.openai_answer import loads, name_of, spoken
 from codellama_proxy.types import Deployment, Event, Failure
 
-STATUSES: Mapping[str, int] = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 THINKING = ("thinking", "redacted_thinking")
 
 
@@ -47,8 +35,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
 
 def in_band(raw: bytes) -> Failure:
     """An error that came with status 200."""
-    error = failures.parse_error(raw)
-    return failures.in_band(error, STATUSES.get(error.type, 200))
+    return failures.in_band(failures.parse_error(raw), 200)
 
 
 def answer_id(found: Mapping[str, Any], chat: ChatRequest) -> str:

@@ -64,10 +64,7 @@ def loads(body: bytes) -> dict[str, Any]:
 
 
 def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
-    inner = found.get("error")
-    status = inner.get("code") if isinstance(inner, dict) else None
-    is_status = isinstance(status, int) and 400 <= status < 600
-    return failures.in_band(failures.parse_error(raw), status if is_status else 200)
+    return failures.in_band(failures.parse_error(raw), 200)
 
 
 def fill(found: dict[str, Any], kind: str, chat: ChatRequest) -> bool:

@@ -253,10 +253,10 @@ def test_errors_are_openais(
     assert caught.value.code == code
 
 
-def test_a_quota_that_is_used_up_is_no_haste_of_the_caller(client: OpenAI) -> None:
-    with pytest.raises(openai.InternalServerError) as caught:
+def test_a_quota_that_only_words_speak_of_is_a_429_like_others(client: OpenAI) -> None:
+    with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(**ask("spent", "lenient"))
-    assert caught.value.code == "upstream_auth_failed"
+    assert caught.value.code == "upstream_rate_limited"
 
 
 @pytest.mark.parametrize("model", ["command-locked", "jamba-locked", "llama-locked"])
