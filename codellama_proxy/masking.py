@@ -10,11 +10,12 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
-from codellama_proxy.types import Deployment
+from codellama_proxy.types import Deployment, Snapshot
 
 CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 """Names of headers that carry one."""
@@ -88,21 +89,51 @@ def mask_for(deployment: Deployment, url: str = "") -> Mask:
 
     `url` is the address of the request at hand.
     """
-    secrets = {secret.reveal() for secret in deployment.secrets}
-    literals: set[str] = set()
-    if deployment.api_key is not None:
-        secrets.add(deployment.api_key.reveal())
-    for name, value in deployment.headers.items():
-        (secrets if CREDENTIAL.search(name) else literals).add(value)
+    secrets = {secret.reveal() for secret in deployment.secrets} | set(credentials(deployment))
+    literals = set(deployment.headers.values())
     for address in filter(None, (deployment.base_url, url)):
         literals.update(_address_forms(address))
     return _mask(frozenset(secrets), frozenset(literals))
+
+
+def mask_of(snapshot: Snapshot) -> Mask:
+    """Knows every secret of the configuration: for all that shows some of it."""
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    secrets = {secret.reveal() for secret in snapshot.secrets}
+    for deployment in (*enabled, *snapshot.disabled):
+        secrets.update(credentials(deployment))
+    if snapshot.tracking.promptlayer_key is not None:
+        secrets.add(snapshot.tracking.promptlayer_key.reveal())
+    return _mask(frozenset(secrets), frozenset())
+
+
+def credentials(deployment: Deployment) -> Iterator[str]:
+    """The entry's key, and its headers that are one."""
+    if deployment.api_key is not None:
+        yield deployment.api_key.reveal()
+    yield from (value for name, value in deployment.headers.items() if CREDENTIAL.search(name))
 
 
 @lru_cache(maxsize=256)
 def _mask(secrets: frozenset[str], literals: frozenset[str]) -> Mask:
     """Building one takes longer than using it."""
     return Mask(secrets, literals)
+
+
+def masked(value: Any, clean: Clean) -> Any:
+    """JSON, every text in it cleaned; names of fields are not."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {name: masked(inner, clean) for name, inner in value.items()}
+    return [masked(inner, clean) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def without_credentials(url: str) -> str:
+    """An address without a user's name, password and query."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
 
 
 def _address_forms(url: str) -> Iterator[str]:

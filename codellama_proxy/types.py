@@ -245,6 +245,10 @@ class Snapshot:
     metrics_public: bool = False
     warnings: tuple[str, ...] = ()
     """What a person should know but need not mend: disabled entries, keys without effect yet."""
+    secrets: frozenset[Secret] = field(default=frozenset(), compare=False)
+    """What `${...}` put in anywhere: never to be shown."""
+    hidden: frozenset[str] = field(default=frozenset(), compare=False)
+    """Where it was put in: `models.NAME#1.base_url`, `limits.global.max_budget`."""
 
     def project(self, name: str) -> Project:
         """The project's settings; one that the file does not name has the defaults of `limits.project`."""

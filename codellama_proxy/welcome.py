@@ -8,6 +8,7 @@ from codellama_proxy import __version__
 from codellama_proxy.config.reload import Live
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.masking import mask_of
 from codellama_proxy.routing import asked_model
 from codellama_proxy.store import key_values
 from codellama_proxy.store.keys import Keys
@@ -17,7 +18,11 @@ EXAMPLE = '{"prompt": "write me a function to print hello world"}'
 
 
 def welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
-    """The lines of a start, in the order a newcomer needs them."""
+    """The lines of a start, in the order a newcomer needs them; nothing that came out of `${...}`."""
+    return map(mask_of(snapshot), _welcome(snapshot, address, settings))
+
+
+def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
     yield f"codellama-proxy {__version__} on {address} (configuration {settings.config}, {snapshot.digest})"
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     for deployment in enabled:

@@ -27,6 +27,7 @@ from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
+from codellama_proxy.masking import mask_of, masked
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.providers.embeddings import has_ids
 from codellama_proxy.routing import Cooling
@@ -82,12 +83,14 @@ def run(args: Namespace) -> int:
             snapshot, key, chat, World(_count(snapshot, key), standings, now, _cooling(args, now))
         )
     course = None if plan is None or told.error else _simulated(snapshot, key, chat, told, plan)
+    clean = mask_of(snapshot)
     if args.json:
-        say(json.dumps(explained.as_json(snapshot, key, chat, told, course), ensure_ascii=False))
+        shown = masked(explained.as_json(snapshot, key, chat, told, course), clean)
+        say(json.dumps(shown, ensure_ascii=False))
     else:
         used = None if db is None else database_path(args)
         for line in explained.as_text(snapshot, key, chat, told, course, used):
-            say(line)
+            say(clean(line))
     return 1 if told.error or (course and course.error) else 0
 
 

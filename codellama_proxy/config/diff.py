@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
+from codellama_proxy.masking import mask_of, without_credentials
 from codellama_proxy.types import NANOS, Deployment, Model, Secret, Snapshot
 
 _DURATIONS = frozenset(
@@ -30,20 +31,43 @@ _NAMES = {
     "metrics_public": "metrics.public",
 }
 """Fields whose key in the file is another."""
-_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given"})
-_OWN_LINES = frozenset({"digest", "models", "disabled", "projects", "warnings"})
+_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets"})
+_OWN_LINES = frozenset({"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden"})
 
 
 def difference(old: Snapshot, new: Snapshot) -> list[str]:
     """Lines such as `models: +claude-fast` and `codellama.timeouts.first_token 30s → 10s`."""
-    return [
-        *_models(old, new),
-        *_named("projects", old.projects, new.projects),
-        *_fields("", old, new, skip=_OWN_LINES),
+    hidden = old.hidden | new.hidden
+    lines = [
+        *_models(old, new, hidden),
+        *_named("projects", old.projects, new.projects, hidden),
+        *_fields(Place("", hidden), old, new, skip=_OWN_LINES),
     ]
+    before, after = mask_of(old), mask_of(new)
+    return [after(before(line)) for line in lines]
 
 
-def _models(old: Snapshot, new: Snapshot) -> Iterator[str]:
+class Place(NamedTuple):
+    """A part of the file: how lines call it, where it stands, and which places are not shown."""
+
+    label: str
+    hidden: frozenset[str]
+    path: str = ""
+
+    def inner(self, key: str) -> Place:
+        label = f"{self.label}.{key}" if self.label else key
+        return Place(label, self.hidden, f"{self.path}.{key}" if self.path else label)
+
+    @property
+    def is_hidden(self) -> bool:
+        """Some of it came out of `${...}`, here or where every entry has its default from."""
+        general = ".".join(self.path.split(".")[-2:]) if ".timeouts." in self.path else self.path
+        return any(
+            place in (self.path, general) or place.startswith(f"{self.path}.") for place in self.hidden
+        )
+
+
+def _models(old: Snapshot, new: Snapshot, hidden: frozenset[str]) -> Iterator[str]:
     before, after = _deployments(old), _deployments(new)
     had, has = (Counter(d.name for d in those.values()) for those in (before, after))
     yield from _members(
@@ -58,7 +82,8 @@ def _models(old: Snapshot, new: Snapshot) -> Iterator[str]:
         if was is not None:
             yield from _availability(label, was, deployment)
             switched = (was.disabled is None) != (deployment.disabled is None)
-            yield from _fields(label, was, deployment, skip=_DERIVED | ({"api_key"} if switched else set()))
+            place = Place(label, hidden, f"models.{id_}")
+            yield from _fields(place, was, deployment, skip=_DERIVED | ({"api_key"} if switched else set()))
         elif deployment.name in had:
             yield f"models: +{id_}"
     for id_, deployment in before.items():
@@ -98,11 +123,14 @@ def _fallbacks(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[s
             yield f"{name}.fallbacks {_shown('', before)} → {_shown('', after)}"
 
 
-def _named(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _named(
+    label: str, old: Mapping[str, Any], new: Mapping[str, Any], hidden: frozenset[str]
+) -> Iterator[str]:
     yield from _members(label, old, new)
     for name in new:
         if name in old:
-            yield from _fields(f"{label}.{name}", old[name], new[name], skip=frozenset({"name", "limits"}))
+            place = Place(f"{label}.{name}", hidden, f"{label}.{name}")
+            yield from _fields(place, old[name], new[name], skip=frozenset({"name", "limits"}))
 
 
 def _members(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -111,26 +139,25 @@ def _members(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
             yield f"{label}: {', '.join(sign + name for name in names)}"
 
 
-def _fields(label: str, old: Any, new: Any, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+def _fields(place: Place, old: Any, new: Any, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     for field in fields(new):
         if field.name not in skip:
             key = "limits" if field.name == "own_limits" else _NAMES.get(field.name, field.name)
-            yield from _value(label, key, getattr(old, field.name), getattr(new, field.name))
+            yield from _value(place.inner(key), key, getattr(old, field.name), getattr(new, field.name))
 
 
-def _value(label: str, key: str, old: Any, new: Any) -> Iterator[str]:
+def _value(place: Place, key: str, old: Any, new: Any) -> Iterator[str]:
     if old == new:
         return
-    path = f"{label}.{key}" if label else key
     if is_dataclass(old) and is_dataclass(new):
-        yield from _fields(path, old, new, skip=frozenset({"given"}))
+        yield from _fields(place, old, new, skip=frozenset({"given"}))
     elif key == "limits" and isinstance(old, Mapping):
         for scope in new:
-            yield from _value(path, scope, old[scope], new[scope])
-    elif _is_hidden(key, old) or _is_hidden(key, new):
-        yield f"{path} changed"
+            yield from _value(place.inner(scope), scope, old[scope], new[scope])
+    elif place.is_hidden or _is_hidden(key, old) or _is_hidden(key, new):
+        yield f"{place.label} changed"
     else:
-        yield f"{path} {_shown(key, old)} → {_shown(key, new)}"
+        yield f"{place.label} {_shown(key, old)} → {_shown(key, new)}"
 
 
 def _is_hidden(key: str, value: Any) -> bool:
@@ -150,6 +177,8 @@ def _shown(key: str, value: Any) -> str:
             return f"[{', '.join(str(item) for item in items)}]"
     if key in _NANOS:
         return f"{Decimal(value) / NANOS:f}"
+    if isinstance(value, str) and "://" in value:
+        return without_credentials(value)
     return duration(value) if key in _DURATIONS else f"{value:g}" if isinstance(value, float) else str(value)
 
 

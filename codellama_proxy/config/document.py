@@ -61,8 +61,8 @@ class Document:
     values: Mapping[Path, Position]
     missing: Mapping[Path, str]
     """Values that need a variable or file which has nothing to give, and why; they are `None` in `root`."""
-    substituted: frozenset[Path]
-    """Values that were made by substitution: never to be shown."""
+    substituted: Mapping[Path, tuple[str, ...]]
+    """Values that were made by substitution, and what was put into them: never to be shown."""
     inputs: tuple[tuple[str, str], ...]
     """What was looked up, and found."""
     problems: tuple[tuple[Position, str], ...]
@@ -231,7 +231,7 @@ class _Reader:
     keys: dict[Path, Position] = field(default_factory=dict)
     values: dict[Path, Position] = field(default_factory=dict)
     missing: dict[Path, str] = field(default_factory=dict)
-    substituted: set[Path] = field(default_factory=set)
+    substituted: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     inputs: list[tuple[str, str]] = field(default_factory=list)
 
     def document(self, root: _Node) -> Document:
@@ -241,7 +241,7 @@ class _Reader:
             self.keys,
             self.values,
             self.missing,
-            frozenset(self.substituted),
+            self.substituted,
             tuple(self.inputs),
             tuple(self.problems),
         )
@@ -274,7 +274,7 @@ class _Reader:
         if "${" not in text:
             return text if node.quoted else resolve(text)
         expanded = expand(text, self.lookup)
-        self.substituted.add(path)
+        self.substituted[path] = tuple(value for _, value in expanded.inputs)
         self.inputs.extend(expanded.inputs)
         if expanded.malformed:
             self.problems.append((node.position, _SUBSTITUTIONS))

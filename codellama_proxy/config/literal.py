@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from codellama_proxy.masking import CREDENTIAL
-from codellama_proxy.types import Deployment, Snapshot
+from codellama_proxy.masking import credentials
+from codellama_proxy.types import Snapshot
 
 
 def holds_a_secret(text: bytes, snapshot: Snapshot) -> bool:
     """What was substituted is not in the text, so only what was written there is found."""
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
-    found = [secret for d in (*enabled, *snapshot.disabled) for secret in _secrets(d)]
+    found = [secret for d in (*enabled, *snapshot.disabled) for secret in credentials(d)]
     if snapshot.tracking.promptlayer_key is not None:
         found.append(snapshot.tracking.promptlayer_key.reveal())
     return any(secret.encode() in text for secret in found if secret)
-
-
-def _secrets(deployment: Deployment) -> list[str]:
-    headers = [value for name, value in deployment.headers.items() if CREDENTIAL.search(name)]
-    return headers if deployment.api_key is None else [*headers, deployment.api_key.reveal()]

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from codellama_proxy.config import build, checks, reach
+from codellama_proxy.config import build, checks, hidden, reach
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.salvage import Rest, rest_of
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.substitution import lookup_in
+from codellama_proxy.masking import Mask
 from codellama_proxy.providers import UNABLE
 from codellama_proxy.types import Deployment, Snapshot
 
@@ -47,7 +48,7 @@ def examine(
         place, message = at(document, remark.path, remark.message)
         problems.append(Problem(*place, message, remark.severity, source))
     if any(problem.severity == "error" for problem in problems):
-        raise ConfigError(_in_order(problems))
+        raise ConfigError(_in_order(problems, document))
     assert file is not None
     assert entries is not None
     deployments = _deployments(file, document, implemented)
@@ -56,21 +57,28 @@ def examine(
     if all(d.disabled is not None for d in deployments):
         deployments.append(_built_in_mock(deployments, file))
         last = (Problem(*document.position(("models",)), _MOCK_ADDED, "warning", source),)
-    snapshot = build.snapshot(file, deployments, digest=_digest(text, document))
+    snapshot = replace(
+        build.snapshot(file, deployments, digest=_digest(text, document)),
+        secrets=hidden.secrets_of(document),
+        hidden=hidden.places(document, (entry.name for entry in file.models)),
+    )
     for remark in reach.unpriced(snapshot, entries):
         problems.append(Problem(*document.position(remark.path), remark.message, "warning", source))
     for remark in reach.remarks(snapshot, file, entries):
         place, message = at(document, remark.path, remark.message)
         problems.append(Problem(*place, message, remark.severity, source))
-    warnings = _in_order(problems) + last
+    warnings = _in_order(problems, document) + last
     return Loaded(replace(snapshot, warnings=tuple(problem.message for problem in warnings)), warnings)
 
 
 _MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; it makes its answers up'
 
 
-def _in_order(problems: _Found) -> tuple[Problem, ...]:
-    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+def _in_order(problems: _Found, document: Document) -> tuple[Problem, ...]:
+    """Each once, and without what `${...}` put in."""
+    clean = Mask(secret.reveal() for secret in hidden.secrets_of(document))
+    shown = dict.fromkeys(replace(problem, message=clean(problem.message)) for problem in problems)
+    return tuple(sorted(shown, key=lambda problem: (problem.line, problem.column)))
 
 
 def _digest(text: bytes, document: Document) -> str:
@@ -118,7 +126,7 @@ def _entries(rest: Rest, document: Document) -> checks.Entries:
     return checks.Entries(
         by_index=dict(zip(rest.indexes, rest.file.models, strict=True)),
         names=tuple(str(name) for name in names if name is not None),
-        hidden=document.substituted,
+        hidden=frozenset(document.substituted),
         unknown=frozenset(document.missing) | rest.refused,
     )
 
@@ -133,7 +141,8 @@ def _deployments(file: File, document: Document, implemented: frozenset[str]) ->
             disabled = f"provider {entry.provider} is not available in this version"
         elif entry.provider in UNABLE[entry.mode]:
             disabled = f"provider {entry.provider} has no mode {entry.mode}"
-        found.append(build.deployment(entry, numbers[entry.name], file.timeouts, disabled))
+        made = build.deployment(entry, numbers[entry.name], file.timeouts, disabled)
+        found.append(replace(made, secrets=hidden.entrys_secrets(document, index)))
     return found
 
 

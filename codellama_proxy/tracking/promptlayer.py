@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.chat import TRACKING_KEYS, ChatRequest
+from codellama_proxy.masking import mask_for, masked
 from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking.blueprints import answer, chat_of, message_of, prompt
 from codellama_proxy.transcript import MOST_BYTES
@@ -69,16 +70,17 @@ def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
     assert chat is not None
     spoken = tracking.promptlayer_content and chat.size <= MOST_BYTES
     tried = trace.serving or trace.tried
+    clean = mask_for(tried) if tried is not None else str
     hints = _hints(trace)
     fields: dict[str, Any] = {
         "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
-        "model": trace.upstream_model or (tried.model if tried else chat.model) or "unknown",
+        "model": trace.upstream_model or (clean(tried.model) if tried else chat.model) or "unknown",
         "api_type": trace.endpoint.replace("/", "-"),
         "input": prompt(chat) if spoken else chat_of([message_of("user", _instead(tracking))]),
         "output": _output(trace, chat, tracking),
         "request_start_time": _iso(trace.created_at),
         "request_end_time": _iso(trace.created_at + max(trace.ended - trace.started, 0.0)),
-        "parameters": _parameters(chat, spoken=spoken),
+        "parameters": masked(_parameters(chat, spoken=spoken), clean),
         "tags": _tags([*tracking.promptlayer_tags, *_listed(hints.get("pl_tags"))]),
         "metadata": _metadata(trace, done, chat),
         "input_tokens": done.usage.prompt_tokens,

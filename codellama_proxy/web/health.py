@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from codellama_proxy.masking import mask_of, masked
 from codellama_proxy.routing import is_cooling
 from codellama_proxy.types import Deployment
 from codellama_proxy.web.auth import require_admin
@@ -36,7 +37,10 @@ async def health(request: Request) -> Response:
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     models = [*(_state(request, d) for d in enabled), *(_disabled(d) for d in snapshot.disabled)]
     config = {**_config(request), "changes": list(runtime.live.changes)}
-    return respond({"models": models, "config": config, "running": runtime.gateway.running})
+    shown = masked(
+        {"models": models, "config": config, "running": runtime.gateway.running}, mask_of(snapshot)
+    )
+    return respond(shown)
 
 
 def _config(request: Request) -> Mapping[str, Any]:
