@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy import wording
+from codellama_proxy import repairs, wording
 from codellama_proxy.masking import Clean, sentence, words
 from codellama_proxy.types import Failure, FailureClass
 
@@ -171,7 +171,12 @@ def _failure(
         reason=reason,
         said=error.message if callers else "",
         said_param=error.param if callers else None,
+        unsupported=_unsupported(error) if callers and status in (400, 422) else "",
     )
+
+
+def _unsupported(error: UpstreamError) -> str:
+    return repairs.named(error.code, error.type, error.message, error.param)
 
 
 TOLD_WHOLE = frozenset({None, 200, 400, 413, 422})
@@ -213,7 +218,7 @@ def _error_of(found: Any) -> UpstreamError:
                 type=error.type or _text(found.get("type")),
                 status=error.status or _own_status(found),
             )
-    param = found.get("param")
+    param = found.get("param") or _location(found.get("loc"))
     return UpstreamError(
         _text(found.get("message") or found.get("msg")),
         _inner_code(found) or _text(found.get("code")),
@@ -248,6 +253,13 @@ def _own_status(found: Mapping[str, Any]) -> int | None:
 def _flagged(metadata: Any) -> bool:
     """OpenRouter's form: what a moderation objects to, and where."""
     return isinstance(metadata, dict) and bool(metadata.get("reasons") or metadata.get("flagged_input"))
+
+
+def _location(loc: Any) -> str | None:
+    """FastAPI's way to say which field it means: `["body", "top_k"]`."""
+    if not isinstance(loc, list) or len(loc) < 2 or loc[0] != "body":
+        return None
+    return ".".join(str(part) for part in loc[1:] if isinstance(part, str | int)) or None
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,8 @@ list of finished attempts is all the state there is. Rules, in the order they bi
 1. never more than `max_attempts`, never past `deadline`;
 2. a caller's fault ends the walk unless `fallback_on` names its reason;
 3. a deployment that has not been tried in this request comes before one that failed in it;
-4. only transient and disguised failures are tried again in the same place, `retries` times, after a jittered
+4. a deployment that refused one parameter is tried again without it, if the entry has `drop_params`;
+5. only transient and disguised failures are tried again in the same place, `retries` times, after a jittered
    wait; a busy one after its Retry-After, if that is at most `max_retry_after` and nothing else is left.
 
 Cooling is per deployment and outlives requests: `cool` folds each outcome into the `Cooling` it left behind.
@@ -164,6 +165,8 @@ def next_step(
     if len(attempts) >= routing.max_attempts:
         return GiveUp("attempts")
     last = attempts[-1].failure if attempts else None
+    if last is not None and (repair := _repair(chain, attempts, last)) is not None:
+        return Try(repair, 0.0, remaining / 2 if len(chain) > 1 else remaining)
     if last is not None and last.cls == "caller" and last.reason not in routing.fallback_on:
         return GiveUp("caller")
     tried = {attempt.deployment for attempt in attempts}
@@ -172,6 +175,16 @@ def next_step(
         more = len(fresh) > 1 and len(attempts) + 1 < routing.max_attempts
         return Try(fresh[0], 0.0, remaining / 2 if more else remaining)
     return _again(chain, attempts, remaining, routing, jitter)
+
+
+def _repair(chain: Sequence[Deployment], attempts: Sequence[Attempt], last: Failure) -> Deployment | None:
+    """The deployment that refused one parameter, which may be left out: once for each parameter."""
+    if not last.unsupported:
+        return None
+    here = [a for a in attempts if a.deployment == attempts[-1].deployment]
+    if sum(a.failure is not None and a.failure.unsupported == last.unsupported for a in here) > 1:
+        return None
+    return next((d for d in chain if d.id == attempts[-1].deployment), None)
 
 
 def _again(
@@ -209,7 +222,9 @@ def _delay_before(failure: Failure | None, tries: int, routing: Routing, jitter:
 
 
 def _tries(attempts: Sequence[Attempt], deployment: Deployment) -> int:
-    return sum(1 for attempt in attempts if attempt.deployment == deployment.id)
+    """Without those that were refused for a parameter."""
+    here = (a.failure for a in attempts if a.deployment == deployment.id)
+    return sum(1 for failure in here if failure is None or not failure.unsupported)
 
 
 def _last_failure(attempts: Sequence[Attempt], deployment: Deployment) -> Failure | None:

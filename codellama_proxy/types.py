@@ -310,6 +310,8 @@ class Failure:
     said: str = field(default="", repr=False)
     """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
     said_param: str | None = field(default=None, repr=False)
+    unsupported: str = field(default="", repr=False)
+    """The parameter that the upstream does not take: the next try on this deployment leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)

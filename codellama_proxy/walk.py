@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from codellama_proxy import routing
+from codellama_proxy import repairs, routing
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
@@ -107,9 +107,11 @@ class Walk:
     async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
         deployment = step.deployment
-        here = _addressed(trace, chat, deployment, snapshot)
+        addressed_chat = _addressed(trace, chat, deployment, snapshot)
+        here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
         try:
             sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
+            sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
         except ProxyError:
             if not trace.attempts:
                 raise
@@ -126,7 +128,7 @@ class Walk:
         try:
             reply = await open_reply(self._pools, sent, here, deployment, step.budget)
         except AttemptFailed as failed:
-            failure = failed.failure
+            failure = repairs.judged(failed.failure, here, deployment)
         except BaseException:
             self._cooldowns.abandon(deployment)
             failure = LEFT

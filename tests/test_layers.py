@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "limits",
         "masking",
         "pricing",
+        "repairs",
         "routing",
         "sse",
         "template",
