@@ -53,7 +53,8 @@ from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
-from codellama_proxy.web.protocol import Patience, Protocol
+from codellama_proxy.web.patience import Patience
+from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import alarms, first_key, welcome
 from codellama_proxy.wire import AiohttpWire
 
@@ -296,7 +297,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(runtime),
-                http=functools.partial(Protocol, patience=patience),  # type: ignore[arg-type]  # only called
+                http=functools.partial(  # type: ignore[arg-type]  # only called
+                    Protocol, patience=patience, max_body=lambda: runtime.live.snapshot.server.max_body
+                ),
                 loop="none",
                 lifespan="off",
                 log_config=None,

@@ -218,7 +218,7 @@ class Tracking:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    max_body: int = 10_000_000
+    max_body: int = 32_000_000
     """Bytes."""
     max_parallel_requests: int = 1000
     drain: float = 25.0

@@ -9,7 +9,7 @@ from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import environment
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.server import serve
-from codellama_proxy.web.protocol import Patience
+from codellama_proxy.web.patience import Patience
 
 PATIENCE = Patience(head=0.6, body=0.8, send=1.0, heartbeat=0.3)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from codellama_proxy.web.protocol import MAX_BEHIND, Patience, Protocol
+from codellama_proxy.web.patience import Patience
+from codellama_proxy.web.protocol import MAX_BEHIND, Protocol
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -69,7 +70,7 @@ class Connection:
         config = uvicorn.Config(self._app, loop="none", ws="none", interface="asgi3", **quiet)
         config.load()
         self.transport = Transport()
-        self.protocol = Protocol(config, ServerState(), {}, patience=Patience())
+        self.protocol = Protocol(config, ServerState(), {}, patience=Patience(), max_body=lambda: 32_000_000)
         self.protocol.connection_made(self.transport)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -285,7 +285,7 @@ class Auth(Section):
 
 class Server(Section):
     max_body: Annotated[int, s.size(1024, 2**30)] = Field(
-        default=10_000_000, description="The largest request."
+        default=32_000_000, description="The largest request."
     )
     max_parallel_requests: Annotated[int, s.whole(1, 10**6)] = Field(
         default=1000, description="Requests at once."

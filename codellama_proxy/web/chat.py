@@ -19,7 +19,8 @@ from codellama_proxy.gateway import Gateway
 from codellama_proxy.sse import HEARTBEAT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large, too_slow
-from codellama_proxy.web.protocol import LEFT, WHOLE, patience_of
+from codellama_proxy.web.patience import patience_of
+from codellama_proxy.web.protocol import LEFT, WHOLE
 
 AT_ONCE = contextlib.nullcontext()
 HINTS = (b"traceparent", b"tracestate")

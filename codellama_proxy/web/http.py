@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.fields import parse_json
-from codellama_proxy.web.protocol import patience_of
+from codellama_proxy.web.patience import patience_of
 
 MAX_ADMIN_BODY = 1 << 20
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.web import framing
+from codellama_proxy.web.patience import PATIENCE, Patience
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's target and headers together."""
@@ -38,34 +38,27 @@ for `receive` to say so."""
 WHOLE = "codellama_proxy.whole"
 """In a request's scope once its body has come: nothing has to be waited for."""
 
-PATIENCE = "codellama_proxy.patience"
-"""In a request's scope: the `Patience` of its connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds that clients may take."""
-
-    head: float = 10.0
-    """For a request's head to arrive, from the connection's start or from its own first byte."""
-    body: float = 30.0
-    """For its body, from the end of its head."""
-    send: float = 30.0
-    """To leave what we sent unread, once its and our buffers are full."""
-    heartbeat: float = 15.0
-    """Of silence in a stream, after which a comment tells the client, and what is between us, to stay."""
-
-
-def patience_of(scope: Scope) -> Patience:
-    found = scope.get(PATIENCE)
-    return found if isinstance(found, Patience) else Patience()
-
-
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
+
+
+MAX_OVER = 8 << 20
+"""Bytes over the largest body that are read and thrown away when its request has been refused: a client that finds
+its connection reset while it sends may never read the refusal."""
 
 
 class HeadTooLarge(ValueError):  # noqa: N818 - it says what happened
     """Raised inside the parser's callbacks, to stop it."""
+
+
+class Lingering:
+    """The transport as a request sees it whose body is still coming: closing waits for the rest of the body."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class Protocol(HttpToolsProtocol):
@@ -93,12 +86,19 @@ class Protocol(HttpToolsProtocol):
     _behind = 0
     """Bytes that came behind the request being answered."""
 
+    _size = 0
+    """Bytes of the body that have come."""
+
+    _lingers = False
+    """The connection is closed as soon as the rest of the body has come."""
+
     _deaf = False
     """What still comes is thrown away: the connection ends with the answer being made."""
 
-    def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, patience: Patience, max_body: Callable[[], int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
+        self._max_body = max_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         super().connection_made(transport)
@@ -113,12 +113,17 @@ class Protocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError:
             self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
-        if self._slow is None and (self._in_head or self._is_owed_a_body()):
+        if self._slow is None and self._in_head:
             self._await_head()
+        elif self._is_owed_a_body():
+            self._await_rest()
         if self._unparsed > MAX_HEAD and not self.transport.is_closing():
             self._refuse(_too_large())
         if self._is_answering_a_whole_request():
             self.flow.resume_reading()
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and cycle.transport is self.transport:
+            cycle.transport = Lingering(self.transport, self._close_after_the_body)  # type: ignore[assignment]
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -184,6 +189,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._lingers:
+            self._unset_keepalive_if_required()  # another timer is running
         if self._unread is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._unread = self.loop.call_later(self._patience.send, self.transport.abort)
 
@@ -195,7 +202,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[PATIENCE] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
-        self._head = self._unparsed = 0
+        self._head = self._unparsed = self._size = 0
         self._in_head = True
 
     def on_headers_complete(self) -> None:
@@ -220,6 +227,9 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
         super().on_body(body)
+        self._size += len(body)
+        if self.cycle.response_complete and self._size > self._max_body() + MAX_OVER:
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
@@ -227,12 +237,24 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, not ASGI's
+        if self._lingers:
+            self.transport.close()
+            return
         if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
             self._head_is_complete()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def _close_after_the_body(self) -> None:
+        if not self.cycle.more_body:
+            self.transport.close()
+            return
+        self._lingers = True
+        if self.expect_100_continue:  # it may not send any body: it can see at once that this is the end
+            self.transport.write_eof()
+        self._await_rest()
 
     def _is_owed_a_body(self) -> bool:
         """The answer went out before the body had come, and nothing else bounds how long that may take."""
@@ -241,6 +263,10 @@ class Protocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._slow = self.loop.call_later(self._patience.head, self._too_slow)
+
+    def _await_rest(self) -> None:
+        if self._slow is None:
+            self._slow = self.loop.call_later(self._patience.body, self._too_slow)
 
     def _head_is_complete(self) -> None:
         if self._slow is not None:
