@@ -60,9 +60,9 @@ class Accounts:
         else:
             estimate = tokens.of_size(chat.size)
         trace.asked_ledger = True
-        trace.admission = await self._ledger.admit(
-            asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
-        )
+        ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+        trace.admission = await self._ledger.admit(ask)
+        trace.bounds = asking.bounds_of(ask, trace.admission)
 
     async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""

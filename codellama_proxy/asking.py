@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from codellama_proxy import limits, tokens
-from codellama_proxy.admission import Ask
+from codellama_proxy.admission import Admission, Ask
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest, answers_of
 from codellama_proxy.guardrail import guardrail_of, with_own
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Model, Project, Snapshot
+from codellama_proxy.usage import Bounds
 
 
 def candidates(models: Iterable[Model]) -> list[Deployment]:
@@ -59,6 +60,13 @@ def ask_of(
         candidate_names=tuple([d.name for d in deployments]),
         counts=trace.counts,
     )
+
+
+def bounds_of(ask: Ask, admission: Admission) -> Bounds:
+    """What the request can use at most, for judging what its upstream will report."""
+    told = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
+    each = ask.wanted_tokens if told is None else told
+    return Bounds(ask.prompt_bound, each * ask.n, told is not None, ask.n)
 
 
 def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:

@@ -1,7 +1,6 @@
 """Looks prices up in the bundled catalogue, offline; the only module that knows it.
 
-A model with dearer tiers for long prompts is charged its base price. What the catalogue does not know has no
-price: nobody guesses one.
+What the catalogue does not know has no price: nobody guesses one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-from codellama_proxy.types import NANOS, Deployment, Price
+from codellama_proxy.types import NANOS, Deployment, Price, Rates
 
 # Our name of a provider -> the catalogue's. Who runs models on their own machines has no price.
 PROVIDERS: Mapping[str, str] = {
@@ -33,6 +32,9 @@ PROVIDERS: Mapping[str, str] = {
 }
 
 
+CLASSES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
+KILO = 1000
+"""The catalogue's prices for server tools are for a thousand calls."""
 FREE = Price(0, 0)
 """What the built-in mock costs."""
 
@@ -78,15 +80,38 @@ def _named(provider: str, model: str) -> tuple[str | None, str]:
 
 
 def _price(found: Any) -> Price | None:
-    paid_in, paid_out = _nanos(found.input_mtok), _nanos(found.output_mtok)
+    base = _rates(found, 0)
+    if base is None:
+        return None
+    starts = {tier.start for name in CLASSES for tier in getattr(getattr(found, name), "tiers", ())}
+    above = [(start, rates) for start in sorted(starts) if (rates := _rates(found, start)) is not None]
+    searches = found.web_searches_kcount
+    return Price(
+        base.input,
+        base.output,
+        base.cached_input,
+        base.cache_write,
+        base.cache_write_1h,
+        above=tuple(above),
+        server_tools=() if searches is None else (("web_search", (_nanos(searches) or 0) * KILO),),
+    )
+
+
+def _rates(found: Any, start: int) -> Rates | None:
+    """The catalogue's rates for prompts of more than `start` tokens."""
+    paid_in, paid_out, cached, written, hour = (
+        _nanos(_tier(getattr(found, name), start)) for name in CLASSES
+    )
     if paid_in is None:
         return None
-    return Price(
-        input=paid_in,
-        output=paid_in if paid_out is None else paid_out,  # embeddings: nothing comes out
-        cached_input=_nanos(found.cache_read_mtok),
-        cache_write=_nanos(found.cache_write_mtok),
-    )
+    return Rates(
+        paid_in, paid_in if paid_out is None else paid_out, cached, written, hour
+    )  # vectors: no output
+
+
+def _tier(price: Any, start: int) -> Any:
+    reached = [tier.price for tier in getattr(price, "tiers", ()) if start and tier.start <= start]
+    return reached[-1] if reached else price
 
 
 def _nanos(usd: Any) -> int | None:

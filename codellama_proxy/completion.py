@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.pricing import sane
 from codellama_proxy.types import Event, Json, Usage
+from codellama_proxy.usage import usage_in
 
 
 def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def split(completion: Json) -> list[Event]:
     usage = completion.get("usage")
     if usage:
         last = orjson.dumps({**common, "choices": [], "usage": usage})
-        events.append(Event(last, usage=sane(usage), usage_only=True))
+        events.append(Event(last, usage=usage_in(completion), usage_only=True))
     return events
 
 
@@ -207,7 +207,7 @@ def event_of(completion: Any, body: bytes) -> Event:
             body,
             content=True,
             text=text,
-            usage=sane(completion.get("usage")),
+            usage=usage_in(completion),
             finish_reason=choices[0]["finish_reason"],
             model=completion.get("model"),
         )

@@ -65,7 +65,7 @@ class Delivery:
             while True:
                 ended = reply.ended
                 trace.note(events)
-                if ended and trace.usage is None:
+                if ended and traces.lacking(trace):
                     events = await self._with_usage(trace, chat, reply, events)
                 if not client.begun:
                     await client.begin(200, self._headers(trace, chat, events))
@@ -95,6 +95,8 @@ class Delivery:
     ) -> Sequence[Event]:
         """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
         counted = await self._accounts.estimated(trace)
+        if trace.usage is not None:
+            return events
         if not chat.stream:
             return [completion.with_estimate(events[0], counted)]
         first = next(event for event in reply.first if event.body)

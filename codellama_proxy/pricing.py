@@ -1,77 +1,98 @@
-"""Turns tokens into nano-USD, and refuses usage that cannot be true; never in favour of a lower charge."""
+"""Turns tokens into nano-USD; in doubt, never in favour of a lower charge."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from collections.abc import Iterable
 
-from codellama_proxy.types import Json, Price, Usage
+from codellama_proxy.types import Price, Rates, Usage
 
 PER = 1_000_000
-"""Prices are for so many tokens."""
-MOST_TOKENS = 1_000_000_000
-"""No request of today uses more: a larger number is a mistake."""
+"""Prices are for so many tokens, or calls."""
+PLAIN_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+"""Service tiers that cost the usual price, where an upstream says that it served in one of them."""
+UNDECIDED_TIERS = frozenset({"", "auto"})
+"""Wishes that leave the tier to the upstream."""
 
 
-def cost(usage: Usage, price: Price) -> int:
-    """Nano-USD, rounded up once. Parts that contradict the whole count as plain tokens."""
+def cost(usage: Usage, price: Price, asked_tier: str = "") -> int:
+    """Nano-USD, rounded up once. Parts that contradict the whole count as plain tokens.
+
+    `asked_tier`: the service tier that the request named. It counts where the upstream does not say which one it was:
+    then the charge is the dearest of those that may apply.
+    """
+    units = max(_units(usage, rates) for rates in _applicable(usage, price, asked_tier))
+    calls = dict(usage.tool_calls)
+    units += sum(max(calls.get(name, 0), 0) * nanos for name, nanos in price.server_tools)
+    return -(-units // PER)
+
+
+def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Rates]:
+    tiers = dict(price.service_tiers)
+    by_length = of_length(price, max(usage.prompt_tokens, 0))
+    reported = usage.service_tier
+    tier = tiers.get(reported or asked_tier)
+    if tier is None:
+        return (by_length,)
+    found = tier if by_length is price else dearest((tier, by_length))
+    return (found,) if reported else (found, by_length)
+
+
+def of_length(price: Price, prompt_tokens: int) -> Rates:
+    """The rates for a prompt of this length; the price itself for a short one."""
+    found: Rates = price
+    for tokens, rates in price.above:
+        if prompt_tokens > tokens:
+            found = rates
+    return found
+
+
+def reachable(price: Price, prompt_bound: int, asked_tier: str = "") -> Rates:
+    """The dearest of each class that a request may meet, whatever its upstream makes of it."""
+    rates: list[Rates] = [price]
+    rates += [tier for tokens, tier in price.above if prompt_bound > tokens]
+    open_tier = asked_tier in UNDECIDED_TIERS
+    rates += [tier for name, tier in price.service_tiers if open_tier or name == asked_tier]
+    return dearest(rates)
+
+
+def dearest(rates: Iterable[Rates]) -> Rates:
+    """Of each class the highest price among them."""
+    given = tuple(rates)
+    return Rates(
+        max(one.input for one in given),
+        max(one.output for one in given),
+        max(_cached(one) for one in given),
+        max(_written(one) for one in given),
+        max(_written_1h(one) for one in given),
+    )
+
+
+def _units(usage: Usage, rates: Rates) -> int:
     prompt = max(usage.prompt_tokens, 0)
     cached = usage.cached_tokens if 0 <= usage.cached_tokens <= prompt else 0
     written = min(max(usage.cache_write_tokens, 0), prompt - cached)
-    units = (
-        (prompt - cached - written) * price.input
-        + cached * (price.input if price.cached_input is None else price.cached_input)
-        + written * (price.input if price.cache_write is None else price.cache_write)
-        + max(usage.completion_tokens, 0) * price.output
+    hour = min(max(usage.cache_write_1h_tokens, 0), written)
+    return (
+        (prompt - cached - written) * rates.input
+        + cached * _cached(rates)
+        + (written - hour) * _written(rates)
+        + hour * _written_1h(rates)
+        + max(usage.completion_tokens, 0) * rates.output
     )
-    return -(-units // PER)
+
+
+def _cached(rates: Rates) -> int:
+    return rates.input if rates.cached_input is None else rates.cached_input
+
+
+def _written(rates: Rates) -> int:
+    return rates.input if rates.cache_write is None else rates.cache_write
+
+
+def _written_1h(rates: Rates) -> int:
+    return max(2 * rates.input, _written(rates)) if rates.cache_write_1h is None else rates.cache_write_1h
 
 
 def input_cost(tokens: int, price: Price) -> int:
     """What plain input costs."""
-    return -(-max(tokens, 0) * price.input // PER)
-
-
-def sane(reported: object) -> Usage | None:
-    """An upstream's `usage` object in OpenAI's shape; `None` if it says nothing or nothing that can be true.
-
-    An explicit 0 stays 0. Details that contradict the totals are dropped: they could only lower the charge.
-    """
-    if not isinstance(reported, dict):
-        return None
-    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens", 0)
-    if not _count(prompt) or not _count(completion):
-        return None
-    inputs = _details(reported, "prompt_tokens_details")
-    outputs = _details(reported, "completion_tokens_details")
-    return checked(
-        Usage(
-            prompt,
-            completion,
-            inputs.get("cached_tokens", 0),
-            inputs.get("cache_write_tokens", 0),
-            outputs.get("reasoning_tokens", 0),
-        )
-    )
-
-
-def checked(usage: Usage) -> Usage | None:
-    """The same for usage that a dialect has read; what is no number counts as 0."""
-    if not _count(usage.prompt_tokens) or not _count(usage.completion_tokens):
-        return None
-    prompt, completion, cached, written, reasoning = usage
-    cached = _within(cached, prompt)
-    written, reasoning = _within(written, prompt - cached), _within(reasoning, completion)
-    return Usage(prompt, completion, cached, written, reasoning)
-
-
-def _details(reported: Json, name: str) -> Json:
-    details = reported.get(name)
-    return details if isinstance(details, dict) else {}
-
-
-def _count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= MOST_TOKENS  # a bool is no number in JSON
-
-
-def _within(value: object, whole: int) -> int:
-    return value if _count(value) and value <= whole else 0
+    return cost(Usage(max(tokens, 0)), price)

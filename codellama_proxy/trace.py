@@ -10,9 +10,11 @@ from codellama_proxy import limits, pricing
 from codellama_proxy.admission import Admission, Settlement
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.extras import asked_tier
 from codellama_proxy.masking import mask_for
 from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Project, Tracking, Usage
+from codellama_proxy.usage import Bounds, Window, believed, merged
 
 CLIENT_LEFT = 499
 ANONYMOUS = "anonymous"
@@ -21,6 +23,7 @@ LONGEST_NAME = 256
 """Characters of a name that an upstream gives to its model."""
 NOBODYS = Project(ANONYMOUS)
 UNTRACKED = Tracking()
+UNKNOWN_BOUNDS = Bounds()
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -39,6 +42,8 @@ class Books(NamedTuple):
     """`None`: nobody knows the price."""
     saved_nanos: int | None = 0
     """What an answer from the cache would have cost; `None`: nobody knows."""
+    capped: bool = False
+    """The upstream reported more than can be."""
 
 
 @dataclass(slots=True)
@@ -68,7 +73,11 @@ class Trace:
     """Whose answer goes to the client."""
     upstream_model: str | None = None
     usage: Usage | None = None
-    """The upstream's latest report."""
+    """The upstream's reports, the latest first."""
+    told_at: int = 0
+    """How many pieces of `said` had come by the latest report."""
+    bounds: Bounds = UNKNOWN_BOUNDS
+    """What it can use at most."""
     sent: ChatRequest | None = None
     """The request as its last attempt addressed it: what a count of the prompt counts."""
     counted: Usage | None = None
@@ -108,8 +117,7 @@ class Trace:
         for event in events:
             if event.text:
                 self.said.append(event.text)
-            if event.usage is not None:
-                self.usage = event.usage
+            self.note_usage(event.usage)
             if event.finish_reason is not None:
                 self.finish_reason = event.finish_reason
             if event.model is not None:
@@ -120,6 +128,12 @@ class Trace:
         served = self.serving
         known = served is not None and name == served.model and not served.secrets
         self.upstream_model = name if known or served is None else mask_for(served)(name[:LONGEST_NAME])
+
+    def note_usage(self, told: Usage | None) -> None:
+        """Takes down what the upstream reports as used, for all that was said until now."""
+        if told is not None:
+            self.usage = merged(self.usage, told)
+            self.told_at = len(self.said)
 
     @property
     def project(self) -> str:
@@ -155,7 +169,24 @@ def must_count(trace: Trace) -> bool:
         return False
     if trace.serving is None:
         return trace.silent is not None
-    return not (trace.complete or trace.answered) or trace.usage is None
+    if trace.usage is None or not (trace.complete or trace.answered):
+        return True
+    return lacking(trace)
+
+
+def lacking(trace: Trace) -> bool:
+    """Whether a class of the usage is to be counted: the upstream did not report it, or said more after its report."""
+    usage = trace.usage
+    if usage is None:
+        return True
+    if trace.cached:
+        return False
+    return usage.prompt_tokens == 0 or (not usage.completion_tokens and bool(trace.said)) or said_more(trace)
+
+
+def said_more(trace: Trace) -> bool:
+    """Whether something was said after the latest report on usage."""
+    return len(trace.said) > trace.told_at
 
 
 def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
@@ -166,32 +197,31 @@ def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
     """
     served = trace.serving
     counted = trace.counted or Usage()
+    tier = asked_tier(trace.sent.params) if trace.sent is not None else ""
+
+    def priced(usage: Usage, basis: str, deployment: Deployment) -> Books:
+        price = price_of(deployment)
+        return Books(usage, basis, None if price is None else pricing.cost(usage, price, tier))
+
     if trace.cached and served is not None:
         usage = trace.usage or counted
-        saved = _priced(usage, "cached", served, price_of).cost_nanos if whole else 0
-        return Books(usage, "cached", 0, saved)
+        return Books(usage, "cached", 0, priced(usage, "cached", served).cost_nanos if whole else 0)
     if served is None:
         if trace.silent is None:
             return Books(Usage(), "exact", 0)
-        return _priced(Usage(counted.prompt_tokens), "ambiguous", trace.silent, price_of)
+        return priced(Usage(counted.prompt_tokens), "ambiguous", trace.silent)
     if trace.usage is None:
-        return _priced(counted, "estimated", served, price_of)
-    if whole:
-        return _priced(trace.usage, "exact", served, price_of)
-    return _priced(_at_least(trace.usage, counted), "estimated", served, price_of)
+        return priced(counted, "estimated", served)
+    more = said_more(trace) or not whole
+    found = believed(trace.usage, counted, trace.bounds, _window(served, price_of), said_more=more)
+    basis = "exact" if whole and not found.counted else "estimated"
+    return priced(found.usage, basis, served)._replace(capped=found.capped)
 
 
-def _at_least(reported: Usage, counted: Usage) -> Usage:
-    completion = max(counted.completion_tokens, reported.completion_tokens)
-    return reported._replace(
-        prompt_tokens=reported.prompt_tokens or counted.prompt_tokens,
-        completion_tokens=completion,
-    )
-
-
-def _priced(usage: Usage, basis: str, deployment: Deployment, price_of: PriceOf) -> Books:
+def _window(deployment: Deployment, price_of: PriceOf) -> Window:
     price = price_of(deployment)
-    return Books(usage, basis, None if price is None else pricing.cost(usage, price))
+    longest = price.above[-1][0] if price is not None and price.above else 0
+    return Window(deployment.context_window, longest)
 
 
 def settlement(trace: Trace, done: Books) -> Settlement:

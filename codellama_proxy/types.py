@@ -61,13 +61,25 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """Nano-USD per million tokens. A missing class costs what plain input costs."""
+class Rates:
+    """Nano-USD per million tokens. A missing class costs what plain input costs, an hour in the cache twice that."""
 
     input: int
     output: int
     cached_input: int | None = None
     cache_write: int | None = None
+    cache_write_1h: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price(Rates):
+    """The rates of short prompts in the usual service tier, and what differs from them."""
+
+    above: tuple[tuple[int, Rates], ...] = ()
+    """Rates of prompts with more tokens than so many, the fewest first."""
+    service_tiers: tuple[tuple[str, Rates], ...] = ()
+    server_tools: tuple[tuple[str, int], ...] = ()
+    """Nano-USD for a million calls of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +298,12 @@ class Usage(NamedTuple):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    """Of the cache-write tokens, those that are kept for an hour."""
+    tool_calls: tuple[tuple[str, int], ...] = ()
+    """Calls of the provider's own tools, by name: `web_search`, `web_fetch`."""
+    service_tier: str = ""
+    """As the upstream reported it; empty where it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +325,8 @@ class Failure:
     """Whether the request may have reached the upstream."""
     cools: bool = True
     """Whether it may rest the deployment for others, as its class does; `False`: known by words only."""
+    usage: Usage | None = None
+    """What the upstream reported as used along with the error."""
     said: str = field(default="", repr=False)
     """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
     said_param: str | None = field(default=None, repr=False)

@@ -52,6 +52,7 @@ class Served:
         try:
             return await self._reply.more(seconds)
         except AttemptFailed as failed:
+            self._trace.note_usage(failed.failure.usage)
             last = self._trace.attempts[-1]
             self._trace.attempts[-1] = Attempt(last.deployment, failed.failure, last.ms, last.started)
             self._noted = True

@@ -262,10 +262,10 @@ def test_the_golden_answer() -> None:
         ({"billed_units": {"input_tokens": 3.0, "output_tokens": 4.0}}, Usage(3, 4)),
         (
             {"tokens": {"input_tokens": 5}, "billed_units": {"input_tokens": 3, "output_tokens": 4}},
-            Usage(3, 4),
+            Usage(5, 4),
         ),
-        ({"tokens": {"input_tokens": -1, "output_tokens": 2}}, None),
-        ({"tokens": {"input_tokens": "1", "output_tokens": 2}}, None),
+        ({"tokens": {"input_tokens": -1, "output_tokens": 2}}, Usage(0, 2)),
+        ({"tokens": {"input_tokens": "1", "output_tokens": 2}}, Usage(0, 2)),
         ({}, None),
         (None, None),
     ],

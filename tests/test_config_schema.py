@@ -102,7 +102,7 @@ def test_the_manual_has_every_key_of_every_section_once() -> None:
     counted = Counter(
         (title.split("\n")[0], key)
         for title in manual().split("\n## ")
-        for key in re.findall(r"(?m)^\| `([a-z_]+)` \|", title)
+        for key in re.findall(r"(?m)^\| `([a-z_0-9]+)` \|", title)
     )
     keys = Counter(f.alias or n for s in sections() for n, f in s.model_fields.items())
     shown = Counter(key for _, key in counted)

@@ -33,6 +33,7 @@ NAMES = {
     "proxy_config_loaded_timestamp_seconds",
     "proxy_tracking_dropped_total",
     "proxy_unpriced_requests_total",
+    "proxy_usage_capped_total",
 }
 
 
@@ -103,9 +104,10 @@ def test_every_attempt_counts_with_its_class_of_failure() -> None:
 
 def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None))
+    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None, capped=True))
     found = samples(metrics)
     assert found["proxy_unpriced_requests_total", "gpt-4"] == 1
+    assert found["proxy_usage_capped_total", "gpt-4"] == 1
     assert not [name for name, *_ in found if name == "proxy_cost_usd_total"]
 
 

@@ -12,7 +12,7 @@ from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import ADAPTERS
 from codellama_proxy.types import Event, Usage
 from tests.building import chat, deployment
-from tests.dialogues import HEAD, USAGE, call, chunk, fragment, sse, stream, whole
+from tests.dialogues import HEAD, call, chunk, fragment, sse, stream, whole
 from tests.folding import chunks, fold, read
 
 HERE = deployment(provider="together")
@@ -239,7 +239,7 @@ def test_an_explicit_zero_stays_zero() -> None:
 
 
 def test_of_running_totals_only_the_last_is_shown_and_only_at_the_end() -> None:
-    totals = [{**USAGE, "completion_tokens": n} for n in (1, 2, 3)]
+    totals = [{"prompt_tokens": 20, "completion_tokens": n, "total_tokens": 20 + n} for n in (1, 2, 3)]
     events = streamed(
         chunk({"role": "assistant", "content": "a"}, usage=totals[0]),
         chunk({"content": "b"}, usage=totals[1]),

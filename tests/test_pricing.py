@@ -1,5 +1,6 @@
 """Prices: exact integers, rounded up once; nonsense from upstream never lowers a charge."""
 
+from dataclasses import asdict
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -9,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy import catalogue, pricing
-from codellama_proxy.types import Deployment, Price, Usage
+from codellama_proxy.types import Deployment, Price, Rates, Usage
 
 counts = st.integers(-(10**6), 10**9)
 units = st.integers(0, 10**13)
 prices = st.builds(Price, units, units, st.none() | units, st.none() | units)
 usages = st.builds(Usage, counts, counts, counts, counts, counts)
-NONSENSE: tuple[Any, ...] = (None, -1, 1.5, 10**12, "100", True, [], {}, float("nan"))
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), prices)
@@ -32,7 +32,7 @@ def test_a_cost_is_never_negative(usage: Usage, price: Price) -> None:
 @given(usages, prices)
 def test_parts_larger_than_the_whole_never_lower_the_charge(usage: Usage, price: Price) -> None:
     if usage.cached_tokens > usage.prompt_tokens:
-        plain = Usage(usage.prompt_tokens, usage.completion_tokens, 0, usage.cache_write_tokens)
+        plain = usage._replace(cached_tokens=0)
         assert pricing.cost(usage, price) == pricing.cost(plain, price)
 
 
@@ -56,58 +56,6 @@ def test_plain_input_costs_the_same_either_way() -> None:
     assert pricing.input_cost(123, Price(777, 1)) == pricing.cost(Usage(123), Price(777, 1))
 
 
-# --- what upstreams say --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_totals_that_cannot_be_true_are_no_usage(nonsense: Any) -> None:
-    assert pricing.sane({"prompt_tokens": nonsense, "completion_tokens": 5}) is None
-    assert pricing.sane({"prompt_tokens": 5, "completion_tokens": nonsense}) is None
-
-
-@pytest.mark.parametrize("nonsense", [*NONSENSE, 6])
-def test_details_that_cannot_be_true_are_dropped(nonsense: Any) -> None:
-    reported = {
-        "prompt_tokens": 5,
-        "completion_tokens": 5,
-        "prompt_tokens_details": {"cached_tokens": nonsense, "cache_write_tokens": nonsense},
-        "completion_tokens_details": {"reasoning_tokens": nonsense},
-    }
-    assert pricing.sane(reported) == Usage(5, 5)
-
-
-def test_an_explicit_nothing_stays_nothing() -> None:
-    assert pricing.sane({"prompt_tokens": 0, "completion_tokens": 0}) == Usage()
-
-
-@pytest.mark.parametrize("missing", [None, {}, {"total_tokens": 5}, [], "usage"])
-def test_missing_usage_is_no_usage(missing: Any) -> None:
-    assert pricing.sane(missing) is None
-
-
-def test_details_are_kept_where_they_fit() -> None:
-    reported = {
-        "prompt_tokens": 10,
-        "completion_tokens": 4,
-        "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 4},
-        "completion_tokens_details": {"reasoning_tokens": 3},
-    }
-    assert pricing.sane(reported) == Usage(10, 4, 6, 4, 3)
-    assert pricing.sane(reported | {"prompt_tokens_details": None}) == Usage(10, 4, 0, 0, 3)
-
-
-def test_parts_may_not_be_more_than_the_whole_together() -> None:
-    assert pricing.checked(Usage(10, 0, 6, 5)) == Usage(10, 0, 6, 0)
-
-
-@given(usages, prices)
-def test_checked_usage_never_costs_less_than_reported(usage: Usage, price: Price) -> None:
-    dearest = max(price.input, price.cached_input or 0, price.cache_write or 0)
-    checked = pricing.checked(usage)
-    if checked is not None and dearest == price.input:
-        assert pricing.cost(checked, price) >= pricing.cost(usage, price)
-
-
 # --- the catalogue -------------------------------------------------------------------------------------------
 
 
@@ -121,7 +69,9 @@ def test_the_configured_price_wins() -> None:
 
 
 def test_known_models_have_the_catalogues_price() -> None:
-    assert catalogue.price_of(deployment("openai", "gpt-4.1")) == Price(2 * 10**9, 8 * 10**9, 5 * 10**8)
+    price = catalogue.price_of(deployment("openai", "gpt-4.1"))
+    assert price is not None
+    assert (price.input, price.output, price.cached_input) == (2 * 10**9, 8 * 10**9, 5 * 10**8)
     codellama = deployment("together", "codellama/CodeLlama-34b-Instruct-hf")
     assert catalogue.price_of(codellama) == Price(776_000_000, 776_000_000)
 
@@ -149,5 +99,68 @@ def test_hugging_face_names_the_partner_after_a_colon() -> None:
     assert catalogue.look_up("huggingface", "meta-llama/Llama-3.3-70B-Instruct:together") is not None
 
 
-def test_tiers_are_charged_at_their_base() -> None:
-    assert catalogue.look_up("gemini", "gemini-2.5-pro") == Price(1_250_000_000, 10 * 10**9, 125_000_000)
+@pytest.mark.parametrize(
+    ("provider", "name", "tokens", "short", "long"),
+    [
+        ("gemini", "gemini-2.5-pro", 200_000, (1.25, 10), (2.5, 15)),
+        ("openai", "gpt-5.4", 272_000, (2.5, 15), (5, 22.5)),
+        ("anthropic", "claude-sonnet-4-5", 200_000, (3, 15), (6, 22.5)),
+    ],
+)
+def test_long_prompts_have_the_catalogues_price_for_them(
+    provider: str, name: str, tokens: int, short: tuple[float, float], long: tuple[float, float]
+) -> None:
+    price = catalogue.look_up(provider, name)
+    assert price is not None
+    for prompt, (paid_in, paid_out) in ((tokens, short), (tokens + 1, long)):
+        expected = round((prompt * paid_in + 1000 * paid_out) * 1000)
+        assert pricing.cost(Usage(prompt, 1000), price) == expected
+
+
+def test_an_hour_in_the_cache_has_its_own_price() -> None:
+    price = catalogue.look_up("anthropic", "claude-sonnet-4-5")
+    assert price is not None
+    usage = Usage(1000, 0, 0, 1000, 0, cache_write_1h_tokens=400)
+    assert pricing.cost(usage, price) == 400 * 6000 + 600 * 3750
+    assert pricing.cost(usage, Price(3 * 10**9, 0, None, 3_750_000_000)) == 400 * 6000 + 600 * 3750
+
+
+TIERED = Price(
+    10**6,
+    2 * 10**6,
+    above=((100, Rates(2 * 10**6, 3 * 10**6)),),
+    service_tiers=(("priority", Rates(5 * 10**6, 7 * 10**6)), ("flex", Rates(10**5, 10**5))),
+    server_tools=(("web_search", 10**10),),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "asked", "nanos"),
+    [
+        (Usage(10, 10), "", 30),
+        (Usage(10, 10), "priority", 120),
+        (Usage(10, 10, service_tier="default"), "priority", 30),
+        (Usage(10, 10, service_tier="priority"), "", 120),
+        (Usage(10, 10, service_tier="flex"), "flex", 2),
+        (Usage(10, 10), "flex", 30),
+        (Usage(10, 10), "unheard", 30),
+        (Usage(200, 10), "", 430),
+        (Usage(200, 10, service_tier="priority"), "", 1070),
+        (Usage(200, 10, service_tier="flex"), "", 430),
+        (Usage(10, 10, tool_calls=(("web_search", 2), ("web_fetch", 9))), "", 30 + 20_000),
+    ],
+)
+def test_the_service_tier_is_the_reported_one_else_the_dearest_that_may_apply(
+    usage: Usage, asked: str, nanos: int
+) -> None:
+    assert pricing.cost(usage, TIERED, asked) == nanos
+
+
+@given(usages, st.sampled_from(["", "auto", "priority", "flex", "default"]), st.data())
+def test_what_a_request_may_meet_is_never_dearer_than_what_is_held(
+    usage: Usage, asked: str, data: st.DataObject
+) -> None:
+    told = data.draw(st.sampled_from(["", asked, *(["priority", "flex"] if asked in ("", "auto") else [])]))
+    usage = usage._replace(service_tier=told)
+    rates = pricing.reachable(TIERED, max(usage.prompt_tokens, 0), asked)
+    assert pricing.cost(usage, TIERED, asked) <= pricing.cost(usage, Price(**asdict(rates)))

@@ -76,7 +76,41 @@ def deployment(
 
 
 def _price(price: schema.Price | None) -> t.Price | None:
-    return t.Price(price.input, price.output or 0, price.cached_input, price.cache_write) if price else None
+    if price is None:
+        return None
+    base = t.Rates(
+        price.input, price.output or 0, price.cached_input, price.cache_write, price.cache_write_1h
+    )
+    above = ((price.above.tokens, _rates(price.above, base)),) if price.above else ()
+    return t.Price(
+        **{name: getattr(base, name) for name in _CLASSES},
+        above=above,
+        service_tiers=tuple((name, _rates(tier, base)) for name, tier in price.service_tiers.items()),
+        server_tools=tuple((name, usd * _KILO) for name, usd in price.server_tools.items()),
+    )
+
+
+_CLASSES = ("input", "output", "cached_input", "cache_write", "cache_write_1h")
+_KILO = 1000
+"""The file's prices of server tools are for a thousand calls."""
+
+
+def _rates(tier: schema.TierPrice, base: t.Rates) -> t.Rates:
+    """A tier's rates. Its input and output default to the base's; what it leaves out of the rest grows like input."""
+    paid_in = base.input if tier.input is None else tier.input
+
+    def grown(own: int | None, usual: int | None) -> int | None:
+        if own is not None or usual is None or not base.input:
+            return usual if own is None else own
+        return -(-usual * paid_in // base.input)
+
+    return t.Rates(
+        paid_in,
+        base.output if tier.output is None else tier.output,
+        grown(tier.cached_input, base.cached_input),
+        grown(tier.cache_write, base.cache_write),
+        grown(tier.cache_write_1h, base.cache_write_1h),
+    )
 
 
 def _timeouts(own: schema.OwnTimeouts, general: schema.Timeouts) -> t.Timeouts:

@@ -37,6 +37,7 @@ Pause = Annotated[float, s.duration("0s", "30d")]
 Dollars = Annotated[int, s.usd(10**6)]
 Count = Annotated[int, s.whole(0, 10**12)]
 Tokens = Annotated[int, s.whole(1, 10**8)]
+Tier = Annotated[str, s.text(r"[a-z][a-z0-9_-]{0,31}", "a name of small letters, digits, _ and -")]
 
 
 class Section(BaseModel):
@@ -50,6 +51,24 @@ class Section(BaseModel):
         return {} if value is None else value
 
 
+class TierPrice(Section):
+    """A class left out: input and output cost the usual price, the others grow as input does."""
+
+    input: Dollars | None = Field(default=None, description="USD per million input tokens.")
+    output: Dollars | None = Field(default=None, description="USD per million output tokens.")
+    cached_input: Dollars | None = Field(default=None, description="USD per million cached input tokens.")
+    cache_write: Dollars | None = Field(
+        default=None, description="USD per million tokens written to the provider's cache."
+    )
+    cache_write_1h: Dollars | None = Field(
+        default=None, description="USD per million tokens written to the provider's cache for an hour."
+    )
+
+
+class LongPrice(TierPrice):
+    tokens: Tokens = Field(description="For prompts with more tokens than this.")
+
+
 class Price(Section):
     input: Dollars = Field(description="USD per million input tokens.")
     output: Dollars | None = Field(
@@ -60,6 +79,18 @@ class Price(Section):
     )
     cache_write: Dollars | None = Field(
         default=None, description="USD per million tokens written to the provider's cache; default: input."
+    )
+    cache_write_1h: Dollars | None = Field(
+        default=None, description="USD per million tokens written to the provider's cache for an hour."
+    )
+    above: LongPrice | None = Field(default=None, description="Other prices for long prompts.")
+    service_tiers: dict[Tier, TierPrice] = Field(
+        default={},
+        description="Other prices by service tier; a tier without one cannot be used under a budget.",
+    )
+    server_tools: dict[Tier, Dollars] = Field(
+        default={},
+        description="USD per 1000 calls of the provider's own tools; those without cannot be used under a budget.",
     )
 
 

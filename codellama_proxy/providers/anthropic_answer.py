@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.mapping import finish_reason
 from codellama_proxy.providers.openai_answer import loads, name_of, spoken
 from codellama_proxy.types import Deployment, Event, Failure
+from codellama_proxy.usage import read_usage, usage_in
 
 THINKING = ("thinking", "redacted_thinking")
 
@@ -22,7 +24,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     """A whole message as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     found = loads(body)
     if found.get("type") == "error" or found.get("error"):
-        raise AttemptFailed(in_band(body))
+        raise AttemptFailed(in_band(body, found))
     content = found.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise AttemptFailed(failures.disguised("no_content", status=200))
@@ -33,9 +35,9 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     return legacy.restored(event, chat)
 
 
-def in_band(raw: bytes) -> Failure:
+def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
     """An error that came with status 200."""
-    return failures.in_band(failures.parse_error(raw), 200)
+    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
 def answer_id(found: Mapping[str, Any], chat: ChatRequest) -> str:
@@ -62,22 +64,8 @@ def refusal(found: Mapping[str, Any]) -> dict[str, str]:
 
 def usage(found: object) -> dict[str, Any] | None:
     """Anthropic counts cached tokens apart from the rest of the input; OpenAI within it."""
-    if not isinstance(found, Mapping) or not _is_count(found.get("input_tokens")):
-        return None
-    read, written = _count(found, "cache_read_input_tokens"), _count(found, "cache_creation_input_tokens")
-    details = found.get("output_tokens_details")
-    thinking = _count(details, "thinking_tokens") if isinstance(details, Mapping) else 0
-    prompt = found["input_tokens"] + read + written
-    return shape.usage_of(prompt, _count(found, "output_tokens"), read, written, thinking)
-
-
-def _count(found: Mapping[str, Any], name: str) -> int:
-    value = found.get(name)
-    return int(value) if _is_count(value) else 0  # type: ignore[arg-type]  # a count is an int
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    read = read_usage(found)
+    return None if read is None else shape.usage_json(read)
 
 
 def arguments(block: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.anthropic_answer import (
     THINKING,
@@ -30,6 +29,7 @@ from codellama_proxy.providers.openai_stream import KIND
 from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event
+from codellama_proxy.usage import read_usage
 
 ENDS = ("message_delta", "message_stop")
 
@@ -65,7 +65,7 @@ def parse_stream(
     if found is None:
         return state, ()
     if found.get("type") == "error" or found.get("error"):
-        raise AttemptFailed(in_band(frame.data))
+        raise AttemptFailed(in_band(frame.data, found))
     kind = text_at(found, "type")
     events: list[Event] = []
     if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
@@ -87,7 +87,7 @@ def _begin(found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, li
     model = name_of(message)
     first = shape.head(KIND, answer_id(message, chat), chat.created, model)
     reported = _object(message.get("usage"))
-    role = shape.opening(first)._replace(usage=sane(usage(reported)))
+    role = shape.opening(first)._replace(usage=read_usage(usage(reported)))
     return StreamState(head=first, usage=reported), [role]
 
 
@@ -164,7 +164,7 @@ BLOCKS = {"content_block_start": _start, "content_block_delta": _delta, "content
 def _ending(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
     reported = {name: value for name, value in _object(found.get("usage")).items() if value is not None}
     state = replace(state, end=_object(found.get("delta")), usage={**state.usage, **reported})
-    return state, [Event(b"", usage=sane(usage(state.usage)))]
+    return state, [Event(b"", usage=read_usage(usage(state.usage)))]
 
 
 def _closing(state: StreamState) -> list[Event]:
@@ -174,5 +174,6 @@ def _closing(state: StreamState) -> list[Event]:
     events = [shape.chunk(first, said, text=said.get("refusal", ""), finish_reason=reason)]
     total = usage(state.usage)
     if total is not None:
+        events.append(Event(b"", usage=read_usage(total)))
         events.append(usage_chunk(first["id"], first["created"], first["model"], total))
     return events

@@ -19,9 +19,10 @@ from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.mapping import BROKEN_FINISH, finish_reason
 from codellama_proxy.providers.openai_answer import loads, spoken
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import count_at, dig, listed, object_in, text_at
+from codellama_proxy.providers.reading import dig, listed, object_in, text_at
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event, Failure, Json
+from codellama_proxy.usage import read_usage
 
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
@@ -84,12 +85,18 @@ def _reason(ended: str, *, called: bool) -> str:
 
 def _usage(reported: Any) -> dict[str, Any] | None:
     """What the tokens say, or what was billed where they say nothing; both are floats on the wire."""
-    for place in ("tokens", "billed_units"):
-        prompt = count_at(reported, place, "input_tokens")
-        answered = count_at(reported, place, "output_tokens")
-        if prompt is not None and answered is not None:
-            return shape.usage_of(prompt, answered, count_at(reported, "cached_tokens") or 0)
-    return None
+    read = read_usage(
+        {
+            **_object(dig(reported, "billed_units")),
+            **_object(dig(reported, "tokens")),
+            "cached_tokens": dig(reported, "cached_tokens"),
+        }
+    )
+    return None if read is None else shape.usage_json(read)
+
+
+def _object(found: Any) -> Json:
+    return found if isinstance(found, Mapping) else {}
 
 
 def _logprobs(items: Any) -> list[Json]:

@@ -9,13 +9,13 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.cohere_request import BASE_URL
 from codellama_proxy.providers.embeddings import parse_stream, texts_of, vectored
 from codellama_proxy.providers.openai_answer import in_band, loads
 from codellama_proxy.providers.reading import count_at, dig
 from codellama_proxy.types import Deployment, Event, HttpRequest
+from codellama_proxy.usage import usage_in
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 
@@ -59,4 +59,4 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     tokens = count_at(found, "meta", "billed_units", "input_tokens")
     if tokens is not None:
         shown["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Event(orjson.dumps(shown), content=True, usage=sane(shown.get("usage")), model=deployment.model)
+    return Event(orjson.dumps(shown), content=True, usage=usage_in(shown), model=deployment.model)

@@ -18,13 +18,13 @@ from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers.addresses import address, credential, upstream_model
 from codellama_proxy.providers.dialects import DIALECTS, dialect_of
 from codellama_proxy.providers.openai_answer import in_band, loads, name_of
 from codellama_proxy.providers.openai_request import sifted
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest
+from codellama_proxy.usage import usage_in
 
 PROVIDERS = DIALECTS.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
 """Who of this dialect has embeddings."""
@@ -83,7 +83,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     found["object"] = "list"
     for place, one in enumerate(data):
         changed |= _fix(one, place, chat)
-    usage = sane(found.get("usage"))
+    usage = usage_in(found)
     return Event(
         body=orjson.dumps(found) if changed else body, content=True, usage=usage, model=name_of(found)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,9 +11,9 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers.mapping import BROKEN_FINISH, finish_reason
 from codellama_proxy.types import Deployment, Event, Failure
+from codellama_proxy.usage import usage_in
 
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
@@ -43,7 +44,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
         body=orjson.dumps(completion) if changed else body,
         content=True,
         text="".join(text),
-        usage=sane(completion.get("usage")),
+        usage=usage_in(completion),
         finish_reason=choices[0].get("finish_reason"),
         model=name_of(completion),
     )
@@ -64,7 +65,7 @@ def loads(body: bytes) -> dict[str, Any]:
 
 
 def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
-    return failures.in_band(failures.parse_error(raw), 200)
+    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
 def fill(found: dict[str, Any], kind: str, chat: ChatRequest) -> bool:

@@ -11,7 +11,6 @@ from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.completion import usage_chunk
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import (
     fill,
     fix_arguments,
@@ -27,6 +26,7 @@ from codellama_proxy.providers.openai_answer import (
 from codellama_proxy.providers.reading import object_in
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
+from codellama_proxy.usage import reported_in, usage_in
 
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
 KIND = "chat.completion.chunk"
@@ -75,14 +75,14 @@ def parse_stream(
     if chunk.get("error"):
         raise AttemptFailed(in_band(frame.data, chunk))
     choices = chunk.get("choices")
-    usage = chunk.get("usage")
+    told, usage = reported_in(chunk), usage_in(chunk)
     events: list[Event] = []
-    if isinstance(usage, dict) and usage:
-        state = state._replace(usage=usage)
-        events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
     if isinstance(choices, list) and choices:
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
+    if told is not None:  # after the content that it counts
+        state = state._replace(usage=told)
+        events.append(Event(b"", usage=usage, model=name_of(chunk)))
     return state, events
 
 

@@ -22,10 +22,11 @@ from codellama_proxy.providers import shape
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import count_at, text_at
+from codellama_proxy.providers.reading import text_at
 from codellama_proxy.providers.replicate_request import base_url, to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Answered, Deployment, Event, Failure, HttpRequest, Json, Step, Steps
+from codellama_proxy.usage import read_usage
 
 __all__ = ["exchange", "parse_response", "parse_stream", "to_request"]
 
@@ -139,9 +140,8 @@ def _output(found: Json) -> str:
 
 
 def _usage(found: Json) -> dict[str, Any] | None:
-    prompt = count_at(found, "metrics", "input_token_count")
-    answered = count_at(found, "metrics", "output_token_count")
-    return None if prompt is None or answered is None else shape.usage_of(prompt, answered)
+    read = read_usage(found.get("metrics"))
+    return None if read is None else shape.usage_json(read)
 
 
 # --- streams -------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from codellama_proxy.completion import usage_chunk
-from codellama_proxy.pricing import sane
-from codellama_proxy.types import Event
+from codellama_proxy.types import Event, Usage
+from codellama_proxy.usage import read_usage
 
 
 def head(kind: str, answer_id: str, created: int, model: str | None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def completion(
         orjson.dumps(body),
         content=True,
         text=text,
-        usage=sane(usage),
+        usage=read_usage(usage),
         finish_reason=finish_reason,
         model=first["model"] or None,
     )
@@ -66,19 +66,30 @@ def closing(first: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[E
     if usage is None:
         return []
     return [
-        Event(b"", usage=sane(usage)),
+        Event(b"", usage=read_usage(usage)),
         usage_chunk(first["id"], first["created"], first["model"], usage),
     ]
 
 
-def usage_of(
-    prompt: int, completion_tokens: int, cached: int = 0, written: int = 0, reasoning: int = 0
-) -> dict[str, Any]:
-    """OpenAI's `usage`: the prompt's tokens include those read from and written to a cache."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
+def usage_of(prompt: int, completion_tokens: int) -> dict[str, Any]:
+    """OpenAI's `usage`, for a dialect that tells two figures."""
+    return usage_json(Usage(prompt, completion_tokens))
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage` object, in which nothing that costs something is lost."""
+    details = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
+    if usage.cache_write_1h_tokens:
+        details["cache_write_1h_tokens"] = usage.cache_write_1h_tokens
+    shown: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+    if usage.tool_calls:
+        shown["server_tool_use"] = {f"{name}_requests": calls for name, calls in usage.tool_calls}
+    if usage.service_tier:
+        shown["service_tier"] = usage.service_tier
+    return shown

@@ -14,13 +14,13 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.pricing import sane
 from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
 from codellama_proxy.providers.openai_stream import StreamState, closing, constant
 from codellama_proxy.providers.reading import object_in, text_at
 from codellama_proxy.providers.text_request import to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
+from codellama_proxy.usage import reported_in, usage_in
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 
@@ -47,7 +47,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
         body=orjson.dumps(found) if changed else body,
         content=True,
         text="".join(texts),
-        usage=sane(found.get("usage")),
+        usage=usage_in(found),
         finish_reason=choices[0].get("finish_reason"),
         model=name_of(found),
     )
@@ -83,13 +83,13 @@ def parse_stream(
     if chunk.get("error"):
         raise AttemptFailed(in_band(frame.data, chunk))
     events: list[Event] = []
-    usage = chunk.get("usage")
-    if isinstance(usage, dict) and usage:
-        state = state._replace(usage=usage)
-        events.append(Event(b"", usage=sane(usage), model=name_of(chunk)))
+    told, usage = reported_in(chunk), usage_in(chunk)
     if isinstance(chunk.get("choices"), list) and chunk["choices"]:
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
+    if told is not None:  # after the content that it counts
+        state = state._replace(usage=told)
+        events.append(Event(b"", usage=usage, model=name_of(chunk)))
     return state, events
 
 

@@ -34,6 +34,7 @@ OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 
 
 _REQUESTS = "Requests by how they ended: ok, error or cancelled."
 _ATTEMPTS = "Upstream calls by how they ended: ok, or a class of failure."
+_CAPPED = "Answers whose upstream reported more usage than is possible."
 _LIMITED = "Refusals by limits; those that shadow limits would make, too."
 _SECONDS = "From a request's arrival to its answer's end."
 _OVERHEAD = "Of that, what was not spent waiting for upstreams."
@@ -122,6 +123,7 @@ class Metrics:
         self._tokens = tally("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
         self._cost = tally("proxy_cost_usd", "What answers cost, in USD.", "project", "model")
         self._unpriced = tally("proxy_unpriced_requests", "Requests whose cost nobody knows.", "model")
+        self._capped = tally("proxy_usage_capped", _CAPPED, "model")
         self._attempts = tally("proxy_attempts", _ATTEMPTS, "deployment", "class")
         self._cache = tally("proxy_cache", "Requests by what the cache did.", "result")
         self._limited = tally("proxy_limited", _LIMITED, "scope", "kind")
@@ -132,7 +134,14 @@ class Metrics:
         self.watch(self._own)
 
     def _own(self) -> Iterator[Metric]:
-        for counted in (self._requests, self._tokens, self._cost, self._unpriced, self._attempts):
+        for counted in (
+            self._requests,
+            self._tokens,
+            self._cost,
+            self._unpriced,
+            self._capped,
+            self._attempts,
+        ):
             yield counted.family()
         for more in (self._cache, self._limited, self._seconds, self._overhead, self._first_token):
             yield more.family()
@@ -166,6 +175,8 @@ class Metrics:
             self._tokens.add((model, "prompt"), done.usage.prompt_tokens)
         if done.usage.completion_tokens:
             self._tokens.add((model, "completion"), done.usage.completion_tokens)
+        if done.capped:
+            self._capped.add((model,))
         if done.cost_nanos is None:
             self._unpriced.add((model,))
         else:
