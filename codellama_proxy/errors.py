@@ -45,6 +45,7 @@ CODES: Mapping[str, tuple[int, str, bool]] = {
     "overloaded": (503, "server_error", True),
     "accounting_unavailable": (503, "server_error", True),
     "shutting_down": (503, "server_error", True),
+    "upstream_unavailable": (503, "server_error", True),
     "upstream_timeout": (504, "server_error", False),
     "deadline_exceeded": (504, "server_error", False),
 }

@@ -9,12 +9,12 @@ from codellama_proxy import admission, asking, budgets, caching, limits, routing
 from codellama_proxy.admission import Admission, Standing
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.cooling import Cooling, is_cooling
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import permission
 from codellama_proxy.guardrail import addressed, check_client_system, guardrail_of
 from codellama_proxy.limits import UNRATED, ScopeLimits
 from codellama_proxy.providers import SPOKEN
-from codellama_proxy.routing import Cooling, is_cooling
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Key, Limits, Model, Price, ScopeKind, Snapshot
 from codellama_proxy.windows import window

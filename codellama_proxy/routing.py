@@ -6,30 +6,26 @@ list of finished attempts is all the state there is. Rules, in the order they bi
 
 1. never more than `max_attempts`, never past `deadline`;
 2. a caller's fault ends the walk unless `fallback_on` names its reason;
-3. a deployment that has not been tried in this request comes before one that failed in it;
-4. a deployment that refused one parameter is tried again without it, if the entry has `drop_params`;
-5. only transient and disguised failures are tried again in the same place, `retries` times, after a jittered
-   wait; a busy one after its Retry-After, if that is at most `max_retry_after` and nothing else is left.
+3. a deployment that refused one parameter is tried again without it, if the entry has `drop_params`;
+4. after a transient or disguised failure comes another ready deployment of the same name, then, `retries` times for
+   a name, one that failed like this, after a jittered wait;
+5. then the next deployment that has not been tried in this request;
+6. a busy one comes again after its Retry-After, if that is at most `max_retry_after` and nothing else is left.
 
-Cooling is per deployment and outlives requests: `cool` folds each outcome into the `Cooling` it left behind.
+A deployment that another request is probing is not asked (`cooling.py`); when all of the chain are cooling and the one
+that is ready first is being probed, there is no attempt at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
+from codellama_proxy.cooling import Cooling, is_cooling, soonest
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import (
-    Attempt,
-    Cooldown,
-    Deployment,
-    Failure,
-    Model,
-    Routing,
-    Snapshot,
-)
+from codellama_proxy.types import Attempt, Deployment, Failure, FailureClass, Model, Routing, Snapshot
 
 Jitter = Callable[[], float]
 """A number in [0, 1)."""
@@ -47,7 +43,19 @@ class Try:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     reason: str
-    """`deadline`, `attempts`, `caller` or `exhausted`."""
+    """`deadline`, `attempts`, `caller`, `exhausted` or `resting`: all are cooling, and another request is the probe."""
+    wait: float = 0.0
+    """Of `resting`: seconds until the first one is ready."""
+    cls: FailureClass = "transient"
+    """Of `resting`: the failure that cooled it."""
+
+
+PASSING = ("transient", "disguised")
+"""Failures after which the same deployment may be tried again at once."""
+RESTING: Mapping[str, tuple[str, str]] = {
+    "busy": ("upstream_rate_limited", "The upstream is rate limited or overloaded."),
+    "transient": ("upstream_unavailable", "No upstream for this model is available now."),
+}
 
 
 # --- the chain -----------------------------------------------------------------------------------------------
@@ -157,78 +165,127 @@ def next_step(
     elapsed: float,
     routing: Routing,
     jitter: Jitter,
+    cooling: Mapping[str, Cooling] = MappingProxyType({}),
+    now: float = 0.0,
 ) -> Try | GiveUp:
-    """What to do after these attempts, `elapsed` seconds into the request."""
+    """What to do after these attempts, `elapsed` seconds into the request; `now` is the time of `cooling`."""
     remaining = routing.deadline - elapsed
     if remaining <= 0:
         return GiveUp("deadline")
     if len(attempts) >= routing.max_attempts:
         return GiveUp("attempts")
+    walk = _Walk([d for d in chain if not _probed(cooling.get(d.id))], attempts, routing, jitter)
+    if (repair := walk.repair()) is not None:
+        return Try(repair, 0.0, remaining / 2 if walk.goes_on_without(repair) else remaining)
     last = attempts[-1].failure if attempts else None
-    if last is not None and (repair := _repair(chain, attempts, last)) is not None:
-        return Try(repair, 0.0, remaining / 2 if len(chain) > 1 else remaining)
     if last is not None and last.cls == "caller" and last.reason not in routing.fallback_on:
         return GiveUp("caller")
-    tried = {attempt.deployment for attempt in attempts}
-    fresh = [d for d in chain if d.id not in tried]
-    if fresh:
-        more = len(fresh) > 1 and len(attempts) + 1 < routing.max_attempts
-        return Try(fresh[0], 0.0, remaining / 2 if more else remaining)
-    return _again(chain, attempts, remaining, routing, jitter)
-
-
-def _repair(chain: Sequence[Deployment], attempts: Sequence[Attempt], last: Failure) -> Deployment | None:
-    """The deployment that refused one parameter, which may be left out: once for each parameter."""
-    if not last.unsupported:
-        return None
-    here = [a for a in attempts if a.deployment == attempts[-1].deployment]
-    if sum(a.failure is not None and a.failure.unsupported == last.unsupported for a in here) > 1:
-        return None
-    return next((d for d in chain if d.id == attempts[-1].deployment), None)
-
-
-def _again(
-    chain: Sequence[Deployment],
-    attempts: Sequence[Attempt],
-    remaining: float,
-    routing: Routing,
-    jitter: Jitter,
-) -> Try | GiveUp:
-    """A second try somewhere that failed: the first in chain order that its failure and the time allow."""
-    for deployment in sorted(chain, key=lambda d: _reluctance(attempts, d)):
-        failure = _last_failure(attempts, deployment)
-        delay = _delay_before(failure, _tries(attempts, deployment), routing, jitter)
-        if delay is not None and delay < remaining:
-            return Try(deployment, delay, remaining - delay)
+    first = soonest(chain, cooling, now)
+    if first is not None and first.probing and not attempts:
+        return GiveUp("resting", max(first.until - now, 0.0), first.cls)
+    resting = frozenset(d.id for d in chain if is_cooling(cooling.get(d.id), now))
+    for deployment, delay in walk.options(resting):
+        if delay < remaining:
+            left = remaining - delay
+            return Try(deployment, delay, left / 2 if walk.goes_on_without(deployment) else left)
     return GiveUp("exhausted")
 
 
-def _reluctance(attempts: Sequence[Attempt], deployment: Deployment) -> tuple[bool, int]:
-    """Those that have no room come last, those tried least come first."""
-    failure = _last_failure(attempts, deployment)
-    return failure is not None and failure.cls == "busy", _tries(attempts, deployment)
+def _probed(state: Cooling | None) -> bool:
+    return state is not None and state.probing
 
 
-def _delay_before(failure: Failure | None, tries: int, routing: Routing, jitter: Jitter) -> float | None:
-    """Seconds before this place may be tried again; `None`: not in this request."""
-    if failure is None:
-        return None
-    if failure.cls == "busy":
-        wait = failure.retry_after
-        return wait if wait is not None and wait <= routing.max_retry_after else None
-    if failure.cls in ("transient", "disguised") and tries <= routing.retries:
-        return jitter() * min(routing.backoff_max, routing.backoff_initial * 2.0 ** (tries - 1))
-    return None
+class _Walk:
+    """The deployments that may still be asked, and what became of those that were."""
+
+    def __init__(
+        self, chain: Sequence[Deployment], attempts: Sequence[Attempt], routing: Routing, jitter: Jitter
+    ) -> None:
+        self._chain = chain
+        self._attempts = attempts
+        self._routing = routing
+        self._jitter = jitter
+        tried = {attempt.deployment for attempt in attempts}
+        self._fresh = [d for d in chain if d.id not in tried]
+
+    def options(self, resting: frozenset[str]) -> Iterator[tuple[Deployment, float]]:
+        """Where it may go next and after how many seconds, best first."""
+        yield from self._same_model(resting)
+        yield from ((d, 0.0) for d in self._fresh)
+        yield from self._again(self._chain)
+
+    def repair(self) -> Deployment | None:
+        """The deployment that refused one parameter, which may be left out: once for each parameter."""
+        last = self._attempts[-1] if self._attempts else None
+        if last is None or last.failure is None or not last.failure.unsupported:
+            return None
+        here = [a.failure for a in self._attempts if a.deployment == last.deployment]
+        if sum(f is not None and f.unsupported == last.failure.unsupported for f in here) > 1:
+            return None
+        return next((d for d in self._chain if d.id == last.deployment), None)
+
+    def goes_on_without(self, deployment: Deployment) -> bool:
+        """Whether another deployment could still follow an attempt at this one."""
+        if len(self._attempts) + 1 >= self._routing.max_attempts:
+            return False
+        others = [d for d in self._chain if d.id != deployment.id]
+        return any(d in self._fresh or self._delay_before(d) is not None for d in others)
+
+    def _same_model(self, resting: frozenset[str]) -> Iterator[tuple[Deployment, float]]:
+        """After a failure that may pass: another deployment of the name, else one of them once more."""
+        last = self._attempts[-1] if self._attempts else None
+        if last is None or last.failure is None or last.failure.cls not in PASSING:
+            return
+        name = _name(last)
+        alike = [d for d in self._chain if d.name == name and d.id not in resting]
+        yield from ((d, 0.0) for d in self._fresh if d in alike)
+        again = [d for d in alike if d not in self._fresh and self._last_failure(d).cls in PASSING]
+        yield from self._again(sorted(again, key=lambda d: d.id != last.deployment))
+
+    def _again(self, deployments: Iterable[Deployment]) -> Iterator[tuple[Deployment, float]]:
+        """Those that failed and may be tried once more: the ones without room last, those tried least first."""
+        waits = ((d, self._delay_before(d)) for d in sorted(deployments, key=self._reluctance))
+        yield from ((d, delay) for d, delay in waits if delay is not None)
+
+    def _reluctance(self, deployment: Deployment) -> tuple[bool, int]:
+        if deployment in self._fresh:
+            return False, 0
+        return self._last_failure(deployment).cls == "busy", self._tries(deployment)
+
+    def _delay_before(self, deployment: Deployment) -> float | None:
+        """Seconds before this place may be tried again; `None`: not in this request."""
+        if deployment in self._fresh:
+            return None
+        failure, routing = self._last_failure(deployment), self._routing
+        if failure.cls == "busy":
+            wait = failure.retry_after
+            return wait if wait is not None and wait <= routing.max_retry_after else None
+        if failure.cls not in PASSING or self._retried(deployment.name) >= routing.retries:
+            return None
+        most = routing.backoff_initial * 2.0 ** (self._tries(deployment) - 1)
+        return self._jitter() * min(routing.backoff_max, most)
+
+    def _retried(self, name: str) -> int:
+        """How many attempts at the deployments of a name were not the first of their deployment."""
+        ids = [a.deployment for a in self._attempts if _name(a) == name and not _refused(a)]
+        return len(ids) - len(set(ids))
+
+    def _tries(self, deployment: Deployment) -> int:
+        return sum(1 for a in self._attempts if a.deployment == deployment.id and not _refused(a))
+
+    def _last_failure(self, deployment: Deployment) -> Failure:
+        """Of one that was tried: every attempt of a walk that goes on has failed."""
+        failed = (a.failure for a in reversed(self._attempts) if a.deployment == deployment.id)
+        return next(failure for failure in failed if failure is not None)
 
 
-def _tries(attempts: Sequence[Attempt], deployment: Deployment) -> int:
-    """Without those that were refused for a parameter."""
-    here = (a.failure for a in attempts if a.deployment == deployment.id)
-    return sum(1 for failure in here if failure is None or not failure.unsupported)
+def _name(attempt: Attempt) -> str:
+    return attempt.deployment.rpartition("#")[0]
 
 
-def _last_failure(attempts: Sequence[Attempt], deployment: Deployment) -> Failure | None:
-    return next((a.failure for a in reversed(attempts) if a.deployment == deployment.id), None)
+def _refused(attempt: Attempt) -> bool:
+    """Whether it was for a parameter that the next one leaves out."""
+    return attempt.failure is not None and bool(attempt.failure.unsupported)
 
 
 def final_error(attempts: Sequence[Attempt], gave_up: GiveUp, routing: Routing) -> ProxyError:
@@ -240,6 +297,9 @@ def final_error(attempts: Sequence[Attempt], gave_up: GiveUp, routing: Routing) 
         {"deployment": a.deployment, "class": a.failure.cls if a.failure else "ok", "status": _status(a)}
         for a in attempts
     ]
+    if gave_up.reason == "resting":
+        code, message = RESTING["busy" if gave_up.cls == "busy" else "transient"]
+        return ProxyError(code, message, retry_after=gave_up.wait, attempts=listed)
     last = attempts[-1].failure if attempts else None
     if last is None or gave_up.reason == "deadline":
         return ProxyError("deadline_exceeded", "No upstream answered before the deadline.", attempts=listed)
@@ -255,52 +315,3 @@ def final_error(attempts: Sequence[Attempt], gave_up: GiveUp, routing: Routing) 
 
 def _status(attempt: Attempt) -> int | None:
     return attempt.failure.status if attempt.failure else 200
-
-
-# --- cooling -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cooling:
-    """What a deployment's recent failures left behind."""
-
-    failures: int = 0
-    """Upstream-caused ones in a row."""
-    until: float = 0.0
-    """Monotonic seconds; in the past: the next request is the probe."""
-    rounds: int = 0
-    """How often in a row it was cooled: the doubling."""
-    why: str = ""
-    probing: bool = False
-
-
-def is_cooling(state: Cooling | None, now: float) -> bool:
-    """Cooling, or being probed by somebody else right now."""
-    return state is not None and state.rounds > 0 and (now < state.until or state.probing)
-
-
-def cool(state: Cooling | None, failure: Failure | None, policy: Cooldown, now: float) -> Cooling | None:
-    """The state after one more outcome; `None` is the clean slate that a success leaves.
-
-    A cooldown runs to its end: an answer that began before it says nothing about now.
-    """
-    if failure is None:
-        return state if state is not None and now < state.until else None
-    if failure.cls in ("caller", "client_left") or not failure.cools:
-        return state if state is None else replace(state, probing=False)
-    state = state or Cooling()
-    failures = state.failures + 1
-    if now < state.until:  # it was already cooling: one outage is not counted once per request in flight
-        return replace(state, failures=failures, probing=False)
-    due = failures >= policy.failures or state.rounds > 0 or failure.cls in ("credential", "busy")
-    if not due:
-        return replace(state, failures=failures, why=failure.reason, probing=False)
-    seconds = min(_cooling_time(state, failure, policy), policy.max_time)
-    return Cooling(failures, now + seconds, state.rounds + 1, failure.reason)
-
-
-def _cooling_time(state: Cooling, failure: Failure, policy: Cooldown) -> float:
-    if failure.cls == "busy" and failure.retry_after is not None:
-        return failure.retry_after
-    first = policy.auth_time if failure.cls == "credential" else policy.time
-    return first * 2.0 ** min(state.rounds, 30)

@@ -19,9 +19,9 @@ import orjson
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.cooling import is_cooling
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.pools import Pools, identity_of
-from codellama_proxy.routing import is_cooling
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Attempt, Deployment, Model, Snapshot
 from codellama_proxy.walk import Walk

@@ -65,8 +65,6 @@ class Served:
             self._noted = True
             if self.ended:
                 self._cooldowns.end(self.deployment, None, self._rules)
-            else:
-                self._cooldowns.abandon(self.deployment)
         await self._reply.close()
 
 
@@ -94,12 +92,15 @@ class Walk:
             now, jitter = self._time.monotonic(), self._time.jitter
             ordered = routing.candidates(models, self._cooldowns.states(), now, jitter)
             chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
-            step = routing.next_step(chain, trace.attempts, now - trace.started, snapshot.routing, jitter)
+            elapsed, states = now - trace.started, self._cooldowns.states()
+            step = routing.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
             if isinstance(step, GiveUp):
                 raise routing.final_error(trace.attempts, step, snapshot.routing)
             if step.delay:
                 await self._time.sleep(step.delay)
                 trace.waited += step.delay
+                if self._cooldowns.is_probed(step.deployment):
+                    continue  # another request was there first
             reply = await self._attempt(trace, chat, step, snapshot)
             if reply is not None:
                 trace.serving, trace.dropped = step.deployment, reply.dropped
@@ -123,7 +124,8 @@ class Walk:
         silent_before, trace.silent, trace.sent = trace.silent, deployment, here
         trace.tried = deployment
         started = self._time.monotonic()
-        self._cooldowns.begin(deployment)
+        again = any(attempt.deployment == deployment.id for attempt in trace.attempts)
+        probe = self._cooldowns.begin(deployment, again=again)
         failure: Failure | None = None
         reply: Reply | None = None
         try:
@@ -131,7 +133,7 @@ class Walk:
         except AttemptFailed as failed:
             failure = repairs.judged(failed.failure, here, deployment)
         except BaseException:
-            self._cooldowns.abandon(deployment)
+            self._cooldowns.abandon(deployment, probe)
             failure = LEFT
             raise
         finally:
@@ -139,9 +141,9 @@ class Walk:
             trace.waited += waited
             trace.attempts.append(Attempt(deployment.id, failure, waited * 1000, started))
         if failure is None:
-            self._cooldowns.answered(deployment)
+            self._cooldowns.answered(deployment, probe)
             return reply
-        self._cooldowns.end(deployment, failure, snapshot.routing.cooldown)
+        self._cooldowns.end(deployment, failure, snapshot.routing.cooldown, probe)
         if not failure.sent or failure.status is not None:
             trace.silent = silent_before
         return None

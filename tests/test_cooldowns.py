@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.cooldowns import Cooldowns
+from codellama_proxy.cooldowns import Cooldowns, Probe
+from codellama_proxy.cooling import Cooling, cool, is_cooling
 from codellama_proxy.pools import identity_of
-from codellama_proxy.routing import Cooling, cool, is_cooling
 from codellama_proxy.types import Cooldown, Deployment, Failure, FailureClass, Secret
 from tests.building import deployment, failure
 
@@ -32,11 +32,13 @@ class Book:
         self.cooldowns = Cooldowns(identity_of, self.clock)
 
     def outcome(self, cls: FailureClass | None, one: Deployment = A, **changes: object) -> None:
-        self.cooldowns.begin(one)
-        self.ended(cls, one, **changes)
+        probe = self.cooldowns.begin(one)
+        self.ended(cls, one, probe, **changes)
 
-    def ended(self, cls: FailureClass | None, one: Deployment = A, **changes: object) -> None:
-        self.cooldowns.end(one, failure(cls, **changes) if cls else None, POLICY)
+    def ended(
+        self, cls: FailureClass | None, one: Deployment = A, probe: Probe | None = None, **changes: object
+    ) -> None:
+        self.cooldowns.end(one, failure(cls, **changes) if cls else None, POLICY, probe)
 
     def cools_for(self, one: Deployment = A) -> float:
         """Seconds from now; 0 when it is ready."""
@@ -123,9 +125,10 @@ def test_after_a_cooldown_exactly_one_request_probes(book: Book) -> None:
     book.outcome("busy", retry_after=10.0)
     book.clock.now += 10.0
     assert not book.cooling(), "ready for its probe"
-    book.cooldowns.begin(A)
+    probe = book.cooldowns.begin(A)
     assert book.cooling(), "for everybody else"
-    book.cooldowns.answered(A)
+    assert book.cooldowns.begin(A) is None
+    book.cooldowns.answered(A, probe)
     assert not book.cooling()
     assert book.cooldowns.states() == {}
 
@@ -143,19 +146,61 @@ def test_every_end_of_a_probe_is_an_end(book: Book, cls: FailureClass | None) ->
 def test_an_abandoned_probe_lets_the_next_one_try(book: Book) -> None:
     book.outcome("busy", retry_after=10.0)
     book.clock.now += 10.0
-    book.cooldowns.begin(A)
-    book.cooldowns.abandon(A)
+    book.cooldowns.abandon(A, book.cooldowns.begin(A))
     assert not book.cooling()
     book.cooldowns.begin(A)
     assert book.cooling()
 
 
 def test_an_answer_that_began_before_a_cooldown_does_not_end_it(book: Book) -> None:
-    book.cooldowns.begin(A)
-    book.cooldowns.answered(A)
+    book.cooldowns.answered(A, book.cooldowns.begin(A))
     book.outcome("busy", retry_after=20.0)
     book.ended(None)
     assert book.cools_for() == 20.0
+
+
+def test_a_probe_during_the_rest_ends_it_or_doubles_it(book: Book) -> None:
+    for _ in range(3):
+        book.outcome("transient")
+    book.clock.now += 10.0
+    book.outcome("transient")
+    assert book.cools_for() == 60.0
+    probe = book.cooldowns.begin(A)
+    book.cooldowns.answered(A, probe)
+    assert book.cools_for() == 0.0
+    book.ended(None, A, probe)
+    assert book.cooldowns.states() == {}
+
+
+def test_a_probe_that_is_told_to_wait_briefly_shortens_nothing(book: Book) -> None:
+    book.outcome("credential")
+    book.outcome("busy", retry_after=1.0)
+    assert book.cools_for() == 300.0
+
+
+@pytest.mark.parametrize("cls", ["transient", "credential", "busy", "caller", None])
+def test_no_other_attempt_ends_a_probe(book: Book, cls: FailureClass | None) -> None:
+    """Those that began before the rest, or before the probe, have no say in it."""
+    for _ in range(3):
+        book.outcome("transient")
+    book.clock.now += 31.0
+    probe = book.cooldowns.begin(A)
+    until = book.cooldowns.states()[A.id].until
+    if cls is not None:
+        book.ended(cls)
+        assert book.cooldowns.is_probed(A)
+        assert book.cooldowns.states()[A.id].until == until
+        book.ended("transient", A, probe)
+        assert book.cools_for() == 60.0
+
+
+def test_a_request_that_fails_again_in_the_same_place_doubles_nothing(book: Book) -> None:
+    for _ in range(3):
+        book.outcome("transient")
+    again = book.cooldowns.begin(A, again=True)
+    book.ended("transient", A, again)
+    assert book.cools_for() == 30.0
+    assert not book.cooldowns.is_probed(A)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy import failures, routing
+from codellama_proxy import cooling, failures
 from codellama_proxy.errors import CODES
 from codellama_proxy.failures import UpstreamError, of_status, parse_error, retry_after, told
 from codellama_proxy.masking import sentence
@@ -218,7 +218,7 @@ def test_what_a_message_says_never_rests_a_deployment(
     before: str, words: str, after: str, status: int
 ) -> None:
     found = answer(status, {"error": {"message": before + words + after}})
-    assert routing.cool(None, found, Cooldown(failures=1), 0.0) is None
+    assert cooling.cool(None, found, Cooldown(failures=1), 0.0) is None
 
 
 @pytest.mark.parametrize(

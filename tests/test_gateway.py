@@ -32,12 +32,17 @@ def test_models_are_tried_in_their_order_until_one_answers(play: Play, streamed:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
         assert (client.status, client.said) == (200, TEXT.text)
-        assert internet.asked == ["a#1", "b#1", "c#1"]
+        assert internet.asked == ["a#1", "a#1", "b#1", "c#1"]
         assert client.headers["x-proxy-model"] == "c"
         assert client.headers["x-proxy-deployment"] == "c#1"
-        assert client.headers["x-proxy-attempts"] == "3"
+        assert client.headers["x-proxy-attempts"] == "4"
         assert client.headers["x-proxy-config"] == "0123456789ab"
-        assert [a["class"] for a in (await rig.row(client))["attempts"]] == ["transient", "busy", "ok"]
+        assert [a["class"] for a in (await rig.row(client))["attempts"]] == [
+            "transient",
+            "transient",
+            "busy",
+            "ok",
+        ]
 
     internet = Internet(a=[refusal(500)], b=[refusal(429, retry_after="60")], c=[good(streamed=streamed)])
     play(internet, use)

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "catalogue",
         "chat",
         "completion",
+        "cooling",
         "endpoints",
         "extras",
         "failures",

@@ -84,8 +84,9 @@ def test_a_repair_is_an_attempt_and_counts_as_one(play: Play) -> None:
 def test_a_failure_after_the_repair_is_handled_like_any_other(play: Play) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask(temperature=0.2)).status == 200
-        assert internet.asked == ["a#1", "a#1", "b#1"]
-        assert "temperature" in internet.sent[2].body, "only the deployment that refused it goes without"
+        assert internet.asked == ["a#1", "a#1", "a#1", "b#1"]
+        assert ["temperature" in one.body for one in internet.sent] == [True, False, False, True]
+        assert "temperature" in internet.sent[3].body, "only the deployment that refused it goes without"
 
     internet = Internet(a=[unsupported("temperature"), refusal(500)], b=[good(streamed=False)])
     play(internet, use)

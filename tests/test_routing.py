@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_proxy.cooling import Cooling
 from codellama_proxy.errors import CODES
 from codellama_proxy.failures import CODE_OF_CLASS
 from codellama_proxy.routing import (
@@ -54,7 +55,10 @@ failures = st.builds(
 @st.composite
 def walks(draw: Any) -> tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]:
     """A request whose every attempt fails, played to its end on a clock of its own."""
-    chain = [deployment(name) for name in "abcd"[: draw(st.integers(1, 4))]]
+    names = draw(
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), min_size=1, max_size=4, unique=True)
+    )
+    chain = [deployment(name, number) for name, number in sorted(names)]
     routing = draw(routings())
     elapsed = 0.0
     attempts: list[Attempt] = []
@@ -83,13 +87,33 @@ def histories(walk: Walk) -> Iterator[tuple[Try, Sequence[tuple[Try, Failure]]]]
 
 
 @given(walks())
-def test_a_failed_deployment_is_not_repeated_while_a_fresh_one_is_left(walk: Walk) -> None:
+def test_only_what_may_pass_is_tried_again_while_a_fresh_deployment_is_left(walk: Walk) -> None:
+    """And then only where no fresh deployment of the same name is left."""
+    chain = walk[0]
     for step, before in histories(walk):
         tried = {earlier.deployment.id for earlier, _ in before}
-        if step.deployment.id in tried:
-            assert tried == {d.id for d in walk[0]}
-        else:
+        if step.deployment.id not in tried:
             assert step.delay == 0
+        elif tried != {d.id for d in chain}:
+            last, why = before[-1]
+            assert why.cls in ("transient", "disguised")
+            assert step.deployment.name == last.deployment.name
+            assert tried >= {d.id for d in chain if d.name == step.deployment.name}
+
+
+@given(walks())
+def test_a_name_is_retried_as_often_as_it_may_before_the_next_model(walk: Walk) -> None:
+    chain, routing, _, _ = walk
+    for step, before in histories(walk):
+        if not before or step.deployment.name == before[-1][0].deployment.name:
+            continue
+        last, why = before[-1]
+        name = last.deployment.name
+        ids = [earlier.deployment.id for earlier, _ in before if earlier.deployment.name == name]
+        first_time = step.deployment.id not in {earlier.deployment.id for earlier, _ in before}
+        if why.cls in ("transient", "disguised") and first_time and step.budget > 2 * routing.backoff_max:
+            assert set(ids) == {d.id for d in chain if d.name == name}
+            assert len(ids) - len(set(ids)) >= routing.retries
 
 
 @given(walks())
@@ -104,6 +128,9 @@ def test_only_failures_that_may_pass_are_tried_again_in_the_same_place(walk: Wal
     _, routing, _, _ = walk
     for step, before in histories(walk):
         here = [why for earlier, why in before if earlier.deployment == step.deployment]
+        alike = [
+            earlier.deployment.id for earlier, _ in before if earlier.deployment.name == step.deployment.name
+        ]
         if not here:
             continue
         assert here[-1].cls in ("busy", "transient", "disguised")
@@ -111,7 +138,7 @@ def test_only_failures_that_may_pass_are_tried_again_in_the_same_place(walk: Wal
             assert here[-1].retry_after is not None
             assert step.delay == here[-1].retry_after <= routing.max_retry_after
         else:
-            assert len(here) <= routing.retries
+            assert len(alike) - len(set(alike)) < routing.retries
             assert step.delay < min(routing.backoff_max, routing.backoff_initial * 2 ** (len(here) - 1))
 
 
@@ -124,9 +151,12 @@ def test_a_busy_deployment_is_waited_for_only_when_no_other_may_be_tried(walk: W
         why = last.get(step.deployment.id)
         if why is None or why.cls != "busy":
             continue
-        others = [d.id for d in chain if last[d.id].cls in ("transient", "disguised")]
-        left = step.delay + step.budget
-        assert all(tries[d] > routing.retries or left <= routing.backoff_max for d in others)
+        others = [d for d in chain if last[d.id].cls in ("transient", "disguised")]
+        left = step.delay + 2 * step.budget
+        for other in others:
+            alike = [d for d in chain if d.name == other.name]
+            retried = sum(tries[d.id] - 1 for d in alike)
+            assert retried >= routing.retries or left <= 2 * routing.backoff_max
 
 
 @given(walks())
@@ -155,10 +185,82 @@ def test_a_walk_ends_for_the_reason_it_gives(walk: Walk) -> None:
 def test_half_of_what_remains_shrinks_with_the_time() -> None:
     routing = Routing(deadline=100)
     assert next_step([A, B, C], [], 0.0, routing, half) == Try(A, 0.0, 50.0)
-    assert next_step([A, B, C], [attempt(A)], 50.0, routing, half) == Try(B, 0.0, 25.0)
-    assert next_step([A, B, C], [attempt(A), attempt(B)], 75.0, routing, half) == Try(C, 0.0, 25.0)
+    gone = [attempt(A, "credential"), attempt(B, "credential")]
+    assert next_step([A, B, C], gone[:1], 50.0, routing, half) == Try(B, 0.0, 25.0)
+    assert next_step([A, B, C], gone, 75.0, routing, half) == Try(C, 0.0, 25.0)
+    assert next_step([A, B], [attempt(A)], 60.0, replace(routing, backoff_initial=0.0), half) == Try(
+        A, 0.0, 20.0
+    )
     assert next_step([A, B], [], 0.0, replace(routing, max_attempts=1), half) == Try(A, 0.0, 100.0)
     assert next_step([A], [], 100.0, routing, half) == GiveUp("deadline")
+
+
+M1, M2, N = deployment("m", 1), deployment("m", 2), deployment("n")
+
+
+@pytest.mark.parametrize(
+    ("chain", "classes", "retries", "asked"),
+    [
+        ([M1, N], ["transient", "transient", "transient", "transient"], 1, [M1, M1, N, N]),
+        ([M1, N], ["transient"] * 5, 2, [M1, M1, M1, N, N, N]),
+        ([M1, N], ["disguised", "transient"], 0, [M1, N]),
+        ([M1, M2, N], ["transient"] * 4, 1, [M1, M2, M2, N, N]),
+        ([M1, M2, N], ["transient", "credential", "credential"], 1, [M1, M2, N, M1]),
+        ([M1, M2, N], ["credential", "transient", "transient"], 1, [M1, M2, M2, N]),
+        ([M1, M2, N], ["busy", "busy"], 1, [M1, M2, N]),
+        ([M1, N], ["credential"], 3, [M1, N]),
+    ],
+)
+def test_after_a_failure_that_may_pass_comes_the_same_name(
+    chain: list[Deployment], classes: list[FailureClass], retries: int, asked: list[Deployment]
+) -> None:
+    routing = Routing(retries=retries, max_attempts=20)
+    attempts: list[Attempt] = []
+    for expected, cls in zip(asked, [*classes, "credential"], strict=False):
+        step = next_step(chain, attempts, 0.0, routing, half)
+        assert isinstance(step, Try)
+        assert step.deployment == expected
+        assert (step.delay > 0) is (expected.id in {a.deployment for a in attempts})
+        attempts.append(attempt(expected, cls))
+
+
+def resting(until: float, *, probing: bool = False, cls: FailureClass = "transient") -> Cooling:
+    return Cooling(3, until=until, rounds=1, probing=probing, cls=cls)
+
+
+def test_a_deployment_that_cools_is_no_fresh_one_of_the_same_name() -> None:
+    step = next_step([M1, N, M2], [attempt(M1)] * 2, 0.0, Routing(), half, {"m#2": resting(50.0)}, 10.0)
+    assert isinstance(step, Try)
+    assert step.deployment == N
+
+
+def test_what_its_failure_cooled_is_not_tried_again_before_the_next_model() -> None:
+    step = next_step([N, M1], [attempt(M1)], 0.0, Routing(), half, {"m#1": resting(50.0)}, 10.0)
+    assert isinstance(step, Try)
+    assert step.deployment == N
+
+
+def test_of_a_chain_that_cools_one_request_asks_the_one_that_is_ready_first() -> None:
+    cooling = {"m#1": resting(20.0), "n#1": resting(50.0)}
+    step = next_step([M1, N], [], 0.0, Routing(), half, cooling, 10.0)
+    assert isinstance(step, Try)
+    assert step.deployment == M1
+    busy = {"m#1": resting(20.0, probing=True, cls="busy"), "n#1": resting(50.0)}
+    gave_up = next_step([M1, N], [], 0.0, Routing(), half, busy, 10.0)
+    assert gave_up == GiveUp("resting", 10.0, "busy")
+    error = final_error([], gave_up, Routing())
+    assert (error.code, error.status, error.retry_after) == ("upstream_rate_limited", 429, 10.0)
+    down = next_step([M1], [], 0.0, Routing(), half, {"m#1": resting(5.0, probing=True)}, 10.0)
+    assert isinstance(down, GiveUp)
+    error = final_error([], down, Routing())
+    assert (error.code, error.status, error.retry_after) == ("upstream_unavailable", 503, 0.0)
+    assert error.wire_headers()["retry-after"] == "1"
+
+
+def test_what_another_request_probes_is_not_asked() -> None:
+    cooling = {"m#1": resting(5.0, probing=True)}
+    step = next_step([N, M1], [attempt(N, "credential")], 0.0, Routing(), half, cooling, 10.0)
+    assert step == GiveUp("exhausted")
 
 
 def test_retries_wait_with_full_jitter() -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_proxy.cooling import Cooling
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.routing import (
-    Cooling,
     allows,
     asked_model,
     candidates,

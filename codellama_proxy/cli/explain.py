@@ -23,6 +23,7 @@ from codellama_proxy.cli.command import Command, CommandError, database_path, no
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check import inspect
 from codellama_proxy.config.settings import Settings, config_path, environment
+from codellama_proxy.cooling import Cooling
 from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
@@ -30,7 +31,6 @@ from codellama_proxy.explain import Count, Explanation, Standings, World, explai
 from codellama_proxy.masking import mask_of, masked
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.providers.embeddings import has_ids
-from codellama_proxy.routing import Cooling
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.database import read_uri

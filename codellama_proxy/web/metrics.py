@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from codellama_proxy.config.reload import Live
 from codellama_proxy.cooldowns import Cooldowns
-from codellama_proxy.routing import is_cooling
+from codellama_proxy.cooling import is_cooling
 from codellama_proxy.tracking import metrics as tracked
 from codellama_proxy.web.auth import require_admin
 

@@ -93,6 +93,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("flapping", "status=500", fallbacks=["good"]),
             model("fickle", "then_close=0"),
             model("hostile", "endless", timeouts={"answer": "2s"}),
+            routing={"max_attempts": 6},
             projects={"narrow": {"models": ["first", "third", "good"]}},
         )
     )
@@ -114,18 +115,21 @@ GOOD = " ".join(f"good-{i}" for i in range(8))
 def test_a_failure_before_the_first_token_is_served_by_the_next_model(
     served: Proxy, upstream: Upstream, script: str, cls: str | None, streamed: bool
 ) -> None:
+    """After one more try of the same one, where the failure may pass."""
     name = label(script, streamed)
+    tries = 1 if cls in ("busy", "credential") else 2
     answer = served.chat(model=name, stream=streamed)
     assert answer.status_code == 200, answer.text
     assert said(answer.text) == GOOD, "not one byte of the failed deployment may show"
     assert answer.headers["x-proxy-model"] == "good"
     assert answer.headers["x-proxy-deployment"] == "good#1"
-    assert answer.headers["x-proxy-attempts"] == "2"
-    assert upstream.journal.models() == [name, "good"]
+    assert answer.headers["x-proxy-attempts"] == str(tries + 1)
+    assert upstream.journal.models() == [name] * tries + ["good"]
     row = served.row(answer.headers["x-request-id"])
-    assert [attempt["deployment"] for attempt in row["attempts"]] == [f"{name}#1", "good#1"]
-    assert row["attempts"][1]["class"] == "ok"
-    assert row["attempts"][0]["class"] in ((cls,) if cls else ("transient", "disguised"))
+    assert [attempt["deployment"] for attempt in row["attempts"]] == [f"{name}#1"] * tries + ["good#1"]
+    *failed, last = [attempt["class"] for attempt in row["attempts"]]
+    assert last == "ok"
+    assert set(failed) <= ({cls} if cls else {"transient", "disguised"})
     assert (row["model_requested"], row["model"], row["status"]) == (name, "good", "ok")
 
 
@@ -202,10 +206,14 @@ def test_too_long_a_prompt_may_move_on(served: Proxy) -> None:
 
 def test_fallbacks_are_tried_in_their_order(served: Proxy, upstream: Upstream) -> None:
     answer = served.chat(model="first")
-    assert upstream.journal.models() == ["first", "second", "third", "good"]
-    assert answer.headers["x-proxy-attempts"] == "4"
+    assert upstream.journal.models() == ["first", "first", "second", "third", "good"]
+    assert answer.headers["x-proxy-attempts"] == "5"
     row = served.row(answer.headers["x-request-id"])
-    assert [attempt["class"] for attempt in row["attempts"]] == ["transient", "busy", "credential", "ok"]
+    assert [attempt["class"] for attempt in row["attempts"]] == ["transient"] * 2 + [
+        "busy",
+        "credential",
+        "ok",
+    ]
 
 
 def test_the_chain_skips_models_the_key_may_not_use(served: Proxy, upstream: Upstream) -> None:
@@ -242,7 +250,9 @@ def test_deployments_of_one_name_stand_in_for_each_other(served: Proxy) -> None:
 def test_a_deployment_that_keeps_failing_is_left_alone_for_a_while(served: Proxy, upstream: Upstream) -> None:
     for _ in range(6):
         assert said(served.chat(model="flapping").text) == GOOD
-    assert upstream.journal.models().count("flapping") == 3, "three failures in a row cool it"
+    assert upstream.journal.models().count("flapping") == 3, (
+        "three failures in a row cool it, retries among them"
+    )
     health = served.admin("GET", "/health").json()
     assert "cooling" in json.dumps(_entry(health, "flapping"))
 

@@ -1,0 +1,106 @@
+"""Whom a cooling deployment gets to see: one request at a time, however many come at once."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.types import Cooldown, Routing
+from tests.building import model, snapshot
+from tests.dialogues import OPENAI
+from tests.gateways import Play, Rig, player
+from tests.scripted import Internet, Script, good, refusal
+
+TEXT = OPENAI.answers["text"]
+BOTH = pytest.mark.parametrize("streamed", [False, True])
+MANY = 12
+RULES = Routing(retries=0, cooldown=Cooldown(failures=1, time=30.0))
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    return player(tmp_path, snapshot(model("a"), routing=RULES))
+
+
+def slowly(script: Script) -> Script:
+    """The same answer, a little later."""
+    return Script((0.02, *script.pieces), script.status, script.headers)
+
+
+async def at_once(rig: Rig, *, streamed: bool) -> list[Any]:
+    asking = [rig.ask(stream=streamed, messages=saying(f"question {number}")) for number in range(MANY)]
+    return list(await asyncio.gather(*asking))
+
+
+def saying(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("first", "status", "code", "wait"),
+    [
+        (refusal(500), 503, "upstream_unavailable", 30),
+        (refusal(401), 503, "upstream_unavailable", 300),
+        (refusal(429, retry_after="40"), 429, "upstream_rate_limited", 40),
+    ],
+)
+def test_one_of_many_probes_and_the_others_hear_at_once_when_to_come_again(
+    play: Play, streamed: bool, first: Script, status: int, code: str, wait: int
+) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask(stream=streamed)
+        asked = len(rig.internet.asked)
+        rig.clock.now += 10.0
+        clients = await at_once(rig, streamed=streamed)
+        assert rig.internet.asked[asked:] == ["a#1"]
+        refused = [client for client in clients if client.status != 200]
+        assert len(refused) == MANY - 1
+        for client in refused:
+            assert (client.status, client.json["error"]["code"]) == (status, code)
+            assert client.headers["retry-after"] == str(wait - 10)
+            assert client.headers["x-proxy-attempts"] == "0"
+        assert all(client.said == TEXT.text for client in await at_once(rig, streamed=streamed)), "it is over"
+
+    play(Internet(a=[first, slowly(good(streamed=streamed))]), use)
+
+
+@BOTH
+def test_a_probe_that_fails_doubles_the_rest_and_lets_the_next_one_try(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        for after, wait in [(0.0, 30.0), (1.0, 60.0), (1.0, 120.0)]:
+            rig.clock.now += after
+            assert (await rig.ask(stream=streamed)).status == 502
+            assert rig.cooldowns.states()["a#1"].until == rig.clock.now + wait
+        assert rig.internet.asked == ["a#1"] * 3
+
+    play(Internet(a=[refusal(500)]), use)
+
+
+@BOTH
+def test_a_chain_that_cools_is_probed_where_it_is_ready_first(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        assert (await rig.ask(stream=streamed)).status == 429
+        assert rig.internet.asked == ["a#1", "b#1"]
+        clients = await at_once(rig, streamed=streamed)
+        assert rig.internet.asked[2:] == ["b#1"]
+        assert sorted(client.status for client in clients) == [200] + [429] * (MANY - 1)
+        assert {client.headers.get("retry-after") for client in clients} == {None, "20"}
+
+    internet = Internet(a=[refusal(401)], b=[refusal(429, retry_after="20"), slowly(good(streamed=streamed))])
+    play(internet, use, snapshot(model("a"), model("b"), routing=RULES))
+
+
+@BOTH
+def test_a_client_that_leaves_its_probe_makes_room_for_the_next(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask(stream=streamed)
+        leaving = asyncio.create_task(rig.ask(stream=streamed, messages=saying("leaving")))
+        while len(rig.internet.asked) < 2:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert (await rig.ask(stream=streamed, messages=saying("next"))).said == TEXT.text
+
+    play(Internet(a=[refusal(500), None, good(streamed=streamed)]), use)
