@@ -51,9 +51,13 @@ class Accounts:
 
     async def admit(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
-    ) -> None:
-        """One held row before any byte goes upstream. Raises `ProxyError`: a limit, a missing price, no ledger."""
+    ) -> Sequence[Model]:
+        """One held row before any byte goes upstream; the models that may be asked, where a budget bears them.
+
+        Raises `ProxyError`: a limit, a missing price, no ledger.
+        """
         scopes = asking.scopes_of(trace, chat, snapshot)
+        models = asking.payable(models, scopes)
         # Tokens of the prompt are counted where tokens are limited, else guessed from its size.
         if asking.counts_tokens(scopes):
             estimate = await self._counter.prompt(chat, asking.candidates(models)[0])
@@ -63,6 +67,7 @@ class Accounts:
         ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
         trace.admission = await self._ledger.admit(ask)
         trace.bounds = asking.bounds_of(ask, trace.admission)
+        return models
 
     async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""

@@ -187,7 +187,7 @@ def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
             return _Money(refusals=(s.over_budget(),))
     if not budgeted or not ask.prices:
         return _NOTHING
-    if real and None in ask.prices:
+    if real and all(price is None for price in ask.prices):
         raise _not_priced(ask)
     cost = budgets.bound(ask.prices, ask.prompt_bound, ask.n)
     wanted = ask.wanted_tokens
@@ -222,7 +222,7 @@ def _over(hold: int, budgeted: Sequence[Standing]) -> tuple[tuple[ScopeLimits, R
 
 
 def _not_priced(ask: Ask) -> ProxyError:
-    name = next(name for name, price in zip(ask.candidate_names, ask.prices, strict=True) if price is None)
+    name = ask.candidate_names[0]
     return ProxyError(
         "model_not_priced",
         f"The model `{name}` has no known price and cannot be used under a budget. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from codellama_proxy import limits, tokens
 from codellama_proxy.admission import Admission, Ask
@@ -28,6 +29,23 @@ def scopes_of(trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> tuple[Scop
 def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
     """Whether the prompt's tokens are counted beforehand, or guessed from its size."""
     return any(scope.limits.tpm_limit is not None for scope in scopes)
+
+
+def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
+    """Whether a budget can refuse the request."""
+    return any(scope.limits.max_budget is not None and not scope.limits.shadow for scope in scopes)
+
+
+def payable(models: Sequence[Model], scopes: Iterable[ScopeLimits]) -> Sequence[Model]:
+    """The chain without those that a budget passes over: what they cost is unknown. All of it if nothing is left."""
+    if not budgeted(scopes) or all(price_of(d) is not None for d in candidates(models)):
+        return models
+    able = [replace(model, deployments=_priced(model.deployments)) for model in models]
+    return [model for model in able if model.deployments] or models
+
+
+def _priced(deployments: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    return tuple(d for d in deployments if price_of(d) is not None)
 
 
 def ask_of(

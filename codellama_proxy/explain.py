@@ -106,8 +106,10 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
         return replace(told, error=error, others=tuple(_others(snapshot, key, chat, ())))
-    deployments = asking.candidates(models)
     scopes = asking.scopes_of(trace, chat, snapshot)
+    every = asking.candidates(models)
+    models = list(asking.payable(models, scopes))
+    deployments = asking.candidates(models)
     estimate = world.count(chat, deployments[0])
     ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
     told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
@@ -118,7 +120,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
         told = replace(told, error=error)
     chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
     places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
-    others = tuple(_others(snapshot, key, chat, [d.id for d in chain]))
+    others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
     return replace(told, admission=trace.admission, chain=places, others=others)
 
 
@@ -188,7 +190,10 @@ def _share(one: Deployment, snapshot: Snapshot) -> float:
     return one.weight / sum(other.weight for other in snapshot.models[one.name].deployments)
 
 
-def _others(snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str]) -> list[Place]:
+def _others(
+    snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str], chain: Sequence[str] = ()
+) -> list[Place]:
+    """Who is not asked. `chain`: who would be, if there were no budget."""
     permitted = permission(snapshot.project(key.project), key)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
@@ -200,6 +205,8 @@ def _others(snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str
             found.append(Place(one, "not allowed", _who_refuses(snapshot, key, one.name)))
         elif not one.serves(chat.mode):
             found.append(Place(one, "another mode", one.mode))
+        elif one.id in chain:
+            found.append(Place(one, "passed over", "no known price under a budget"))
         else:
             found.append(Place(one, "not a fallback", "" if asked else "not what was asked for"))
     return found

@@ -220,7 +220,8 @@ def test_a_refusal_names_scope_limit_spent_and_reset() -> None:
 
 
 def test_an_unpriced_candidate_is_refused_by_name_under_a_budget() -> None:
-    wish = ask(prices=(PRICE, None), candidate_names=("codellama", "mystery"))
+    assert decide(ask(prices=(PRICE, None), candidate_names=("a", "b")), [standing(max_budget=10**12)])
+    wish = ask(prices=(None, None), candidate_names=("mystery", "b"))
     with pytest.raises(ProxyError) as refused:
         decide(wish, [standing(max_budget=10**12)])
     assert (refused.value.status, refused.value.code) == (400, "model_not_priced")

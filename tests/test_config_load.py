@@ -745,7 +745,7 @@ def test_a_model_without_a_price_is_named_when_something_has_a_budget() -> None:
         "{name: c, provider: openai, api_key: k, price: {input: 1, output: 1}}, "
         "{name: d, provider: openai, api_key: '${NO}'}]\n"
     )
-    said = "b has no known price, so requests under a budget are refused; give it one"
+    said = "b has no known price, so requests under a budget pass it over, or are refused; give it one"
     assert said not in loaded(models).warnings
     for scope in ("limits: {global: {max_budget: 1}}", "projects: {p: {limits: {max_budget: 1}}}"):
         unpriced = [warning for warning in loaded(models + scope).warnings if "price" in warning]

@@ -18,7 +18,7 @@ def warnings(text: str, **environ: str) -> list[str]:
     return [str(one).removeprefix("proxy.yaml:").replace("warning: ", "") for one in found]
 
 
-NO_PRICE = "a has no known price, so requests under a budget are refused; give it one"
+NO_PRICE = "a has no known price, so requests under a budget pass it over, or are refused; give it one"
 NO_MODEL = "allows no enabled model, so its keys can use nothing"
 NO_USER = "no project of this file that may use the model may use this fallback"
 CIRCLE = "the fallbacks run in a circle: %s; a request tries each model once"

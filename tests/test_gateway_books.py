@@ -1,5 +1,6 @@
 """What a request leaves in the books, however it ends: one row, settled once, that says what happened."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,35 @@ def test_under_a_budget_the_answer_is_bounded_in_every_attempt(play: Play, strea
         limits={**PRICED.limits, "global": Limits(max_budget=10_000_000, given=frozenset({"max_budget"}))},
     )
     play(Internet(a=[refusal(500)], b=[good(streamed=streamed)]), use, setting)
+
+
+BUDGETED = {**PRICED.limits, "global": Limits(max_budget=10**9, given=frozenset({"max_budget"}))}
+
+
+@BOTH
+@pytest.mark.parametrize("asked", ["a", "mystery"])
+def test_a_budget_passes_over_what_has_no_price(play: Play, streamed: bool, asked: str) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(stream=streamed, model=asked)
+        assert client.headers["x-proxy-model"] == "b"
+        row = await rig.row(client)
+        assert (row["model"], row["cost_usd"]) == ("b", COST)
+        assert "mystery#1" not in {one["deployment"] for one in row["attempts"]}
+
+    setting = snapshot(*PRICED.models.values(), limits=BUDGETED)
+    a, b = setting.models["a"], setting.models["b"]
+    chain = snapshot(
+        replace(a, fallbacks=("mystery", "b")), model("mystery", fallbacks=("b",)), b, limits=BUDGETED
+    )
+    play(Internet(a=[refusal(500)], b=[good(streamed=streamed)], mystery=[]), use, chain)
+
+
+@BOTH
+def test_only_unpriced_candidates_are_refused_under_a_budget(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(stream=streamed)
+        assert (client.status, client.json["error"]["code"]) == (400, "model_not_priced")
+        assert "`mystery`" in client.json["error"]["message"]
+        assert rig.internet.asked == []
+
+    play(Internet(mystery=[]), use, snapshot(model("mystery"), limits=BUDGETED))

@@ -104,7 +104,7 @@ def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
 
 
 def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
-    """The models that a budget refuses because nobody knows what they cost."""
+    """The models that a budget passes over, or refuses, because what they cost is unknown."""
     budgeted = [scope for scope in _scopes(snapshot) if scope.binds("max_budget")]
     if not budgeted:
         return
@@ -114,7 +114,9 @@ def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
         numbers[entry.name] = numbers.get(entry.name, 0) + 1
         deployment = deployments.get(f"{entry.name}#{numbers[entry.name]}")
         if deployment is not None and price_of(deployment) is None and _may_meet(budgeted, entry.name):
-            message = "has no known price, so requests under a budget are refused; give it one"
+            message = (
+                "has no known price, so requests under a budget pass it over, or are refused; give it one"
+            )
             yield Remark(("models", index), f"{entry.name} {message}", "warning")
 
 
