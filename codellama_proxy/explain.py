@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from codellama_proxy import admission, asking, budgets, caching, limits, routing
+from codellama_proxy import admission, asking, budgets, caching, limits, privileged, routing
 from codellama_proxy.admission import Admission, Standing
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest
@@ -101,7 +101,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
     try:
         check_client_system(chat.messages, snapshot.guardrail.client_system)
-        permitted = permission(trace.settings, key)
+        permitted = permission(trace.settings, key, chat.endpoint)
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
@@ -180,10 +180,11 @@ def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot,
         state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
     place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
+        gone = privileged.refused_from(chat, one)
         sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
-    return replace(place, dropped=sent.dropped)
+    return replace(place, dropped=(*sent.dropped, *gone))
 
 
 def _share(one: Deployment, snapshot: Snapshot) -> float:
@@ -194,7 +195,7 @@ def _others(
     snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str], chain: Sequence[str] = ()
 ) -> list[Place]:
     """Who is not asked. `chain`: who would be, if there were no budget."""
-    permitted = permission(snapshot.project(key.project), key)
+    permitted = permission(snapshot.project(key.project), key, chat.endpoint)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
         if one.id in asked:

@@ -6,6 +6,7 @@ is for the provider, who has the last word. Unknown fields are kept and travel o
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -134,8 +135,8 @@ CHATS_ONLY = frozenset(
 
 MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
 
-# Words that somebody would take as "send it there, with this", or "without the guardrail": only proxy.yaml decides
-# that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's, `chat_template` is vLLM's.
+# Words that would be taken as "send it there, with this", or "without the guardrail": only proxy.yaml decides
+# that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's. See also `privileged`.
 REFUSED = (
     "api_base",
     "base_url",
@@ -151,8 +152,12 @@ REFUSED = (
     "models",
     "route",
     "preset",
-    "chat_template",
 )
+
+
+def folded(name: str) -> str:
+    """The name as a reader takes it that does not regard case, width or ligatures."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def invalid_type(param: str, expected: str) -> ProxyError:
@@ -173,6 +178,10 @@ def check_fields(
         rule = fields.get(name)
         if rule is not None:
             _check(name, value, *rule)
+        elif (known := folded(name)) != name and (known in fields or known in FIELDS or known in REFUSED):
+            # Some upstreams read names without regard to case: there it would say the same field once more.
+            message = f"'{name[:64]}' is not a field of this API; did you mean '{known}'?"
+            raise ProxyError("unsupported_parameter", message, param=name[:64])
         elif name in REFUSED:
             message = f"'{name}' is not supported: where requests go is decided by the proxy's configuration."
             raise ProxyError("unsupported_parameter", message, param=name)

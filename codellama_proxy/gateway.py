@@ -136,7 +136,7 @@ class Gateway:
 
     def _chain(self, trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
-        return self._walk.chain(chat, permission(trace.settings, trace.key), snapshot)
+        return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
 
 
 def request_id(wall: float) -> str:
@@ -144,13 +144,27 @@ def request_id(wall: float) -> str:
     return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
-def permission(project: Project, key: Key | None) -> Callable[[str], bool]:
-    """Which models a key of this project may use: both of their lists have to let a name through."""
+def permission(project: Project, key: Key | None, endpoint: str = "") -> Callable[[str], bool]:
+    """Which models a key of this project may use at an endpoint: both of their lists have to let a name through."""
+    if (
+        project.endpoints is not None
+        and endpoint
+        and ENDPOINT_NAMES.get(endpoint, endpoint) not in project.endpoints
+    ):
+        return _none
     of_key, of_project = key.models if key else None, project.models
     if of_key is None and of_project is None:
         return _any
     return lambda name: allows(of_key, name) and allows(of_project, name)
 
 
+ENDPOINT_NAMES = {"chat/completions": "chat"}
+"""How a project's `endpoints` calls those that have another name there."""
+
+
 def _any(_: str) -> bool:
     return True
+
+
+def _none(_: str) -> bool:
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codellama_proxy import privileged
 from codellama_proxy.chat import ChatRequest, Message
 from codellama_proxy.fields import CHATS_ONLY, MAX_TOKENS_FIELDS, invalid_value
 from codellama_proxy.types import Deployment, Guardrail, Project
@@ -33,7 +34,11 @@ def guarded(messages: Sequence[Message], text: str, policy: str) -> list[Message
 def addressed(
     chat: ChatRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
 ) -> ChatRequest:
-    """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound."""
+    """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound.
+
+    What only the configuration may set is left out of the client's parameters.
+    """
+    chat = privileged.without(chat)
     if chat.endpoint != "chat/completions":
         params: Mapping[str, Any] = {**_not_for_chats(deployment.params), **chat.params}
         messages: Sequence[Message] = ()

@@ -120,7 +120,7 @@ class Deployment:
     drop_params: bool = False
     mode: Literal["chat", "embedding", "completion"] = "chat"
     also: frozenset[str] = frozenset()
-    """Other modes it serves: the chat models of some providers complete text too."""
+    """Other modes it serves: a chat model with `completions: true` completes text too."""
     mock: Mock | None = None
     base_model: str | None = None
     """The model's well-known name, for capabilities and prices."""
@@ -203,6 +203,8 @@ class Project:
     guardrail: str | Literal[False] | None = None
     """Own text, `False` for none, `None` to keep the guardrail's."""
     cache: bool = True
+    endpoints: frozenset[str] | None = None
+    """What its keys may call: `chat`, `completions`, `embeddings`, `messages`, `responses`; `None`: all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from codellama_proxy import repairs, routing
+from codellama_proxy import privileged, repairs, routing
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
@@ -112,6 +112,7 @@ class Walk:
         addressed_chat = _addressed(trace, chat, deployment, snapshot)
         here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
         try:
+            gone = (*gone, *privileged.refused_from(chat, deployment))
             sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
             sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
         except ProxyError:

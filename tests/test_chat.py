@@ -87,7 +87,10 @@ def test_unreadable_bodies_are_refused_by_their_kind(body: bytes, code: str) -> 
         ({"prompt": "x", "base_url": "http://attacker.example"}, "unsupported_parameter", "base_url"),
         ({"prompt": "x", "api_key": "sk-x"}, "unsupported_parameter", "api_key"),
         ({"prompt": "x", "models": ["dearer"]}, "unsupported_parameter", "models"),
-        ({"prompt": "x", "chat_template": "{{messages[-1]}}"}, "unsupported_parameter", "chat_template"),
+        ({"prompt": "x", "Messages": []}, "unsupported_parameter", "Messages"),
+        ({"prompt": "x", "ME\u017f\u017fAGES": []}, "unsupported_parameter", "ME\u017f\u017fAGES"),
+        ({"prompt": "x", "MAX_TOKENS": 5}, "unsupported_parameter", "MAX_TOKENS"),
+        ({"prompt": "x", "Base_URL": "x"}, "unsupported_parameter", "Base_URL"),
     ],
 )
 def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], code: str, param: str) -> None:

@@ -19,7 +19,7 @@ from tests.upstream.process import Upstream
 
 FILE = """
 models:
-- {name: codellama, provider: together, api_key: sk-planted, price: {input: 1, output: 2}}
+- {name: codellama, provider: together, api_key: sk-planted, completions: true, price: {input: 1, output: 2}}
 - {name: gpt-4, provider: openai, model: gpt-4.1, api_key: sk-planted, price: {input: 2, output: 8}}
 - {name: claude, provider: anthropic, api_key: '${NOBODY_SETS_THIS}'}
 - {name: vectors, provider: openai, api_key: sk-planted, mode: embedding}

@@ -60,13 +60,13 @@ KINDS = """
 models:
   - {name: chat, provider: openai, api_key: k}
   - {name: text, provider: openai, api_key: k, mode: completion}
-  - {name: both, provider: together, api_key: k}
+  - {name: both, provider: together, api_key: k, completions: true}
   - {name: vectors, provider: vllm, base_url: https://x.example/v1, mode: embedding}
   - {name: claude, provider: anthropic, api_key: k, mode: completion}
 """
 
 
-def test_a_model_serves_its_mode_and_what_its_provider_serves_with_it() -> None:
+def test_a_model_serves_its_mode_and_what_its_entry_adds() -> None:
     models = loaded(KINDS).models
     serving = {
         mode: [name for name, model in models.items() if model.deployments[0].serves(mode)]
@@ -731,6 +731,7 @@ def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
     )
     said = list(snapshot.warnings)
     assert said == [
+        "guardrail: missing, so no system prompt stands before the requests; write one, or false for none",
         "models[0]: no api_key; openai will refuse every request",
         "models[1].fallbacks[0]: its mode is chat, not embedding",
         "projects.p.models: allows no enabled model, so its keys can use nothing",

@@ -9,6 +9,7 @@ from codellama_proxy.config.load import examine
 IMPLEMENTED = frozenset({"openai", "vllm", "mock"})
 A = "models:\n- {name: a, provider: mock}\n"
 AB = A + "- {name: b, provider: mock}\n"
+OFF = "guardrail: {system_prompt: false}\n"
 PRICED = "models:\n- {name: a, provider: mock, price: {input: 1, output: 1000}}\n"
 UNPRICED = "models:\n- {name: a, provider: vllm, base_url: 'https://h'}\n- {name: b, provider: mock}\n"
 
@@ -147,9 +148,50 @@ WARNED = {
 }
 
 
+NO_TEXT = "so no system prompt stands before the requests; write one, or false for none"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (A, [f"1:1: guardrail: missing, {NO_TEXT}"]),
+        (A + "guardrail:\n", [f"3:11: guardrail: missing, {NO_TEXT}"]),
+        (A + "guardrail: {client_system: drop}\n", [f"3:12: guardrail: missing, {NO_TEXT}"]),
+        *(
+            (
+                A + f"guardrail: {{system_prompt: {blank}}}\n",
+                [f"3:28: guardrail.system_prompt: empty, {NO_TEXT}"],
+            )
+            for blank in ("''", "' '", '"\\n\\t"', "null", "'${BLANK:- }'")
+        ),
+        (A + OFF, []),
+        (
+            "models:\n- {name: a, provider: mock, system_prompt: ' '}\n" + OFF,
+            [f"2:44: models[0].system_prompt: empty, {NO_TEXT}"],
+        ),
+        (A + OFF + "projects: {p: {guardrail: ''}}\n", [f"4:27: projects.p.guardrail: empty, {NO_TEXT}"]),
+        ("models:\n- {name: a, provider: mock, mode: embedding}\n", []),
+    ],
+)
+def test_a_guardrail_without_a_text_is_told(text: str, expected: list[str]) -> None:
+    assert warnings(text) == expected
+
+
+def test_a_chat_model_that_completes_text_has_no_guardrail_there() -> None:
+    entry = "models:\n- {name: a, provider: %s, completions: true%s}\n" + OFF
+    [told] = warnings(entry % ("mock", ""))
+    assert (
+        told
+        == "2:42: models[0].completions: no guardrail is in front of what /completions sends to this model"
+    )
+    assert warnings(entry % ("mock", ", mode: completion")) == [
+        "2:42: models[0].completions: only for mode chat"
+    ]
+
+
 @pytest.mark.parametrize(("text", "expected"), WARNED.values(), ids=WARNED)
 def test_what_can_never_happen_is_warned_of(text: str, expected: list[str]) -> None:
-    assert warnings(text) == expected
+    assert warnings(text if "guardrail" in text else text + OFF) == expected
 
 
 def test_no_warning_shows_what_a_variable_holds() -> None:
@@ -165,5 +207,5 @@ def test_no_warning_shows_what_a_variable_holds() -> None:
 
 def test_a_very_long_chain_of_fallbacks_is_followed_to_its_end() -> None:
     entries = [f"- {{name: m{i}, provider: mock, fallbacks: [m{(i + 1) % 1500}]}}" for i in range(1500)]
-    [only] = warnings("models:\n" + "\n".join(entries))
+    [only] = warnings("models:\n" + "\n".join(entries) + f"\n{OFF}")
     assert only.startswith("1501:")

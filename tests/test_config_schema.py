@@ -176,7 +176,15 @@ def test_every_key_is_described_and_every_section_closed_and_frozen() -> None:
 
 
 def test_every_key_of_an_entry_reaches_the_deployment() -> None:
-    elsewhere = {"allow_insecure", "fallbacks", "deployment", "api_version", "input_map", "prompt_format"}
+    elsewhere = {
+        "allow_insecure",
+        "completions",
+        "fallbacks",
+        "deployment",
+        "api_version",
+        "input_map",
+        "prompt_format",
+    }
     arrives = set(Deployment.__dataclass_fields__)
     assert set(Entry.model_fields) - elsewhere <= arrives
 

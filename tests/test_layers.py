@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "limits",
         "masking",
         "pricing",
+        "privileged",
         "repairs",
         "routing",
         "sse",

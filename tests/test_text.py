@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.config.load import load
+from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers import text
-from codellama_proxy.providers.texts import TEXTS, also
+from codellama_proxy.providers import IMPLEMENTED, text
+from codellama_proxy.providers.texts import TEXTS
 from codellama_proxy.types import Deployment, Event, Usage
 from tests.building import chat, deployment
 from tests.folding import cut, read
@@ -57,13 +59,21 @@ def test_each_provider_completes_at_its_address(provider: str, base_url: str | N
     assert sent.method == "POST"
 
 
-def test_chat_models_complete_where_their_provider_lets_them() -> None:
-    able = {provider for provider in TEXTS if "completion" in also(provider, "codestral-2501", "chat")}
-    raw = {"together", "fireworks", "vllm", "llamacpp", "lmstudio", "openrouter", "ollama", "deepseek"}
-    assert able == {*raw, "mistral"}
-    assert also("mistral", "mistral-large-latest", "chat") == frozenset()
-    assert also("together", "m", "embedding") == frozenset()
-    assert also("anthropic", "m", "chat") == frozenset()
+@pytest.mark.parametrize("provider", TEXTS)
+def test_chat_models_complete_only_where_their_entry_says_so(provider: str) -> None:
+    entry = f"{{name: a, provider: {provider}, model: codestral, api_key: k, base_url: 'https://h/v1'%s}}"
+    plain, told = (
+        load(f"models: [{entry % more}]".encode(), {}, implemented=IMPLEMENTED).models["a"].deployments[0]
+        for more in ("", ", completions: true")
+    )
+    assert (plain.serves("chat"), plain.serves("completion")) == (True, False)
+    assert (told.serves("chat"), told.serves("completion")) == (True, True)
+
+
+def test_a_provider_without_completions_cannot_be_told_to_complete() -> None:
+    text = b"models: [{name: a, provider: anthropic, api_key: k, completions: true}]"
+    with pytest.raises(ConfigError, match="provider anthropic has no /completions"):
+        load(text, {}, implemented=IMPLEMENTED)
 
 
 # --- words ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from typing import Any
 from codellama_proxy import types as t
 from codellama_proxy.config import schema
 from codellama_proxy.limits import overlay
-from codellama_proxy.providers.texts import also
 
 BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)
 
@@ -66,7 +65,7 @@ def deployment(
         system_prompt=_prompt(entry.system_prompt),
         drop_params=entry.drop_params,
         mode=entry.mode,
-        also=also(entry.provider, entry.base_model or entry.model or entry.name, entry.mode),
+        also=frozenset({"completion"}) if entry.completions else frozenset(),
         mock=t.Mock(**dict(entry.mock or schema.Mock())) if entry.provider == "mock" else None,
         base_model=entry.base_model,
         extra=_extra(entry),
@@ -194,7 +193,15 @@ def _project(name: str, project: schema.Project, base: t.Limits) -> t.Project:
         models=project.models,
         guardrail=_prompt(project.guardrail),
         cache=project.cache,
+        endpoints=_endpoints(project),
     )
+
+
+def _endpoints(project: schema.Project) -> frozenset[str] | None:
+    if project.endpoints is None and project.completions:
+        return None
+    listed = frozenset(schema.ENDPOINTS if project.endpoints is None else project.endpoints)
+    return listed if project.completions else listed - {"completions"}
 
 
 def _cache(cache: schema.Cache) -> t.Cache:

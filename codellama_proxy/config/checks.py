@@ -11,6 +11,7 @@ from codellama_proxy.config.document import Path
 from codellama_proxy.config.problems import did_you_mean
 from codellama_proxy.config.scalars import is_private
 from codellama_proxy.config.schema import Entry, File, Limits
+from codellama_proxy.providers.texts import TEXTS
 
 _NEEDS_URL = frozenset({"azure", "vllm", "openai_compatible"})
 NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
@@ -52,10 +53,23 @@ def remarks(file: File, entries: Entries) -> Iterator[Remark]:
         yield from _url(entry, path)
         yield from _price(entry, path, entries)
         yield from _fallbacks(entry, path, entries)
+        yield from _completions(entry, path, entries)
     yield from _agreement(entries)
     yield from _limits(file, entries)
     yield from _projects(file, entries)
     yield from _semantic(file, entries)
+
+
+def _completions(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+    if not entry.completions or {(*path, "mode"), (*path, "provider")} & entries.unknown:
+        return
+    here: Path = (*path, "completions")
+    if entry.mode != "chat":
+        yield Remark(here, "only for mode chat", "warning")
+    elif entry.provider not in TEXTS:
+        yield Remark(here, f"provider {entry.provider} has no /completions")
+    else:
+        yield Remark(here, "no guardrail is in front of what /completions sends to this model", "warning")
 
 
 def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:

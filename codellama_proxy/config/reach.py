@@ -47,6 +47,7 @@ def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark
     yield from _never_reached(snapshot, file)
     yield from _never_met(snapshot)
     yield from _pauses(file)
+    yield from _guardrails(snapshot, file, entries)
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -127,6 +128,29 @@ def _may_meet(budgeted: Sequence[Scope], name: str) -> bool:
 
 def _deployments(snapshot: Snapshot) -> list[Deployment]:
     return [d for model in snapshot.models.values() for d in model.deployments]
+
+
+# --- guardrails -----------------------------------------------------------------------------------------------
+
+
+def _guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+    """Where a text is expected and there is none. `false` says that none is wanted."""
+    nothing = "so no system prompt stands before the requests; write one, or false for none"
+    path: Path = ("guardrail", "system_prompt")
+    chats = any(deployment.serves("chat") for deployment in _deployments(snapshot))
+    if file.guardrail.system_prompt == "" and chats:
+        written = "system_prompt" in file.guardrail.model_fields_set
+        yield Remark(
+            path if written else ("guardrail",), f"{'empty' if written else 'missing'}, {nothing}", "warning"
+        )
+    for index, entry in entries.by_index.items():
+        path = ("models", index, "system_prompt")
+        if entry.system_prompt == "":
+            yield Remark(path, f"empty, {nothing}", "warning")
+    for name, project in file.projects.items():
+        path = ("projects", name, "guardrail")
+        if project.guardrail == "":
+            yield Remark(path, f"empty, {nothing}", "warning")
 
 
 # --- limits ------------------------------------------------------------------------------------------------

@@ -180,15 +180,15 @@ def usd(high: int) -> Scalar:
 
 
 def _prompt(value: Any) -> str | bool:
-    if value is None or plain(value) is False or value == "":
+    if plain(value) is False:
         return False
-    if not isinstance(value, str):
+    if value is not None and not isinstance(value, str):
         refuse("expected text, or false for none")
-    return str(value)
+    return str(value or "") if (value or "").strip() else ""
 
 
 PROMPT = Scalar(_prompt, {"anyOf": [{"type": "string"}, {"const": False}, {"type": "null"}]})
-"""A system prompt; `false` for none."""
+"""A system prompt; `false` for none. An empty or blank one is read as an empty text, and told."""
 
 
 def _secret(value: Any) -> Secret | None:

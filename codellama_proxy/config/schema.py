@@ -31,6 +31,8 @@ PromptFormat = Annotated[Literal["plain", "llama2", "chatml"], _word]
 UnknownModel = Annotated[Literal["error", "default"], _word]
 Origin = Annotated[str, s.text(r"\*|https?://[^/\s]+", "an origin such as https://app.example.com, or *")]
 CacheScope = Annotated[Literal["project", "key", "global"], _word]
+ENDPOINTS = ("chat", "completions", "embeddings", "messages", "responses")
+EndpointName = Annotated[Literal["chat", "completions", "embeddings", "messages", "responses"], _word]
 Backend = Annotated[Literal["embeddings", "gptcache"], _word]
 Patience = Annotated[float, s.duration()]
 Pause = Annotated[float, s.duration("0s", "30d")]
@@ -176,6 +178,10 @@ class Entry(Section):
         default=False, description="Drop unsupported parameters instead of refusing them."
     )
     mode: Mode = Field(default="chat", description="What the model does.")
+    completions: Flag = Field(
+        default=False,
+        description="This chat model also serves /completions, where there is no guardrail.",
+    )
     mock: Mock | None = Field(
         default=None, description="For provider mock: what it answers, how badly it behaves."
     )
@@ -194,7 +200,7 @@ class Entry(Section):
 
 class Guardrail(Section):
     system_prompt: Prompt = Field(
-        default=False, description="The first system message of every request; false for none."
+        default="", description="The first system message of every request; false for none."
     )
     client_system: ClientSystem = Field(
         default="keep",
@@ -267,6 +273,10 @@ class Project(Section):
         default=None, description="Its own prompt instead of the guardrail's; false for none."
     )
     cache: Flag = Field(default=True, description="May its answers come from the cache?")
+    completions: Flag = Field(default=True, description="May its keys call /completions?")
+    endpoints: tuple[EndpointName, ...] | None = Field(
+        default=None, description="What its keys may call; default: everything."
+    )
 
 
 class Semantic(Section):

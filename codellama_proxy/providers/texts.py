@@ -1,8 +1,7 @@
 """What differs between the providers whose OpenAI dialect completes plain text, as data, and who they are.
 
-A deployment completes text if its entry says `mode: completion`, or if it is one of those chat models that their
-provider completes text with too. `suffix` asks to fill in the middle; CodeLlama does that by tokens of its own
-wherever an endpoint has no such parameter.
+A deployment completes text if its entry says `mode: completion` or `completions: true`. `suffix` asks to fill in the
+middle; CodeLlama does that by tokens of its own wherever an endpoint has no such parameter.
 """
 
 from __future__ import annotations
@@ -12,14 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CODELLAMA = re.compile(r"code-?llama(?!.*70b)", re.IGNORECASE)  # the 70B models were not taught to
-EVERY = re.compile("")
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
     path: str = "/completions"
-    chats: re.Pattern[str] | None = None
-    """Chat models by whose upstream name the provider completes text too."""
     suffix: bool = True
     """Has the parameter."""
     one_text: bool = False
@@ -28,23 +24,22 @@ class Texts:
     """Besides what its chats reject."""
 
 
-RAW = Texts(chats=EVERY, suffix=False)
+RAW = Texts(suffix=False)
 """A server that completes whatever it is given."""
 
 TEXTS: Mapping[str, Texts] = {
     "openai": Texts(),
     "azure": Texts(),
-    "together": Texts(chats=EVERY, suffix=False, one_text=True),
+    "together": Texts(suffix=False, one_text=True),
     "fireworks": RAW,
     "vllm": RAW,
     "llamacpp": RAW,
     "lmstudio": RAW,
-    "openrouter": Texts(chats=EVERY, suffix=False, one_text=True),
-    "ollama": Texts(chats=EVERY, one_text=True),
-    "deepseek": Texts(path="/beta/completions", chats=EVERY, one_text=True),
+    "openrouter": Texts(suffix=False, one_text=True),
+    "ollama": Texts(one_text=True),
+    "deepseek": Texts(path="/beta/completions", one_text=True),
     "mistral": Texts(
         path="/fim/completions",
-        chats=re.compile("codestral"),
         one_text=True,
         reject=frozenset({"n", "best_of", "echo", "presence_penalty", "frequency_penalty"}),
     ),
@@ -55,13 +50,6 @@ TEXTS: Mapping[str, Texts] = {
     "openai_compatible": Texts(suffix=False),
     "mock": Texts(),
 }
-
-
-def also(provider: str, model: str, mode: str) -> frozenset[str]:
-    """What an entry for chats serves besides."""
-    row = TEXTS.get(provider)
-    able = mode == "chat" and row is not None and row.chats is not None and row.chats.search(model)
-    return frozenset({"completion"}) if able else frozenset()
 
 
 def fills_by_tokens(row: Texts, model: str) -> bool:

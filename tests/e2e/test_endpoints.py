@@ -22,8 +22,8 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     return module_proxy(
         config(
             model("plain"),
-            model("codellama", "say=middle", provider="together"),
-            model("codestral", "say=middle", provider="mistral"),
+            model("codellama", "say=middle", provider="together", completions=True),
+            model("codestral", "say=middle", provider="mistral", completions=True),
             model("fim-down", "status=503", mode="completion", fallbacks=["fim"]),
             model("fim", "say=middle", mode="completion"),
             model("fim-cut", "cut=2", mode="completion"),
@@ -33,6 +33,11 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("embedding-down", "status=500", mode="embedding", fallbacks=["embedding"]),
             {"name": "mock-text", "provider": "mock", "mode": "completion", "mock": {"reply": "one two"}},
             {"name": "mock-vectors", "provider": "mock", "mode": "embedding"},
+            projects={
+                "no-text": {"completions": False},
+                "chats": {"endpoints": ["chat", "messages"]},
+                "vectors-only": {"endpoints": ["embeddings", "completions"], "completions": False},
+            },
         )
     )
 
@@ -136,6 +141,32 @@ def test_a_model_of_another_kind_is_not_found(
     answer = served.client.post(prefix + path, json=body, headers=served.auth)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert upstream.journal.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("project", "allowed"),
+    [
+        ("no-text", {"chat/completions", "embeddings"}),
+        ("chats", {"chat/completions"}),
+        ("vectors-only", {"embeddings"}),
+    ],
+)
+def test_a_project_calls_only_what_it_may(
+    served: Proxy, upstream: Upstream, project: str, allowed: set[str]
+) -> None:
+    auth = {"authorization": f"Bearer {served.new_key(project)['key']}"}
+    names = {"chat/completions": "plain", "completions": "codellama", "embeddings": "embedding"}
+    for path, name in names.items():
+        for model in (name, None):
+            body = {"model": model, "prompt": "x", "input": "x"}
+            answer = served.client.post(f"/v1/{path}", json=body, headers=auth)
+            assert (answer.status_code == 200) == (path in allowed), answer.text
+            if path not in allowed and model:
+                unknown = served.client.post(f"/v1/{path}", json={**body, "model": "nix"}, headers=auth)
+                assert answer.text.replace(name, "nix") == unknown.text, (
+                    "it looks like a model that is not there"
+                )
+    assert len(upstream.journal.requests()) == 2 * len(allowed)
 
 
 def test_the_sdks_default_is_base64_and_costs_are_booked(

@@ -45,6 +45,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("worse", "html", fallbacks=[]),
             model("retried", "status=500|ok"),
             model("strict", system_prompt="Answer in Rust."),
+            model("lenient", drop_params=True),
             model("unguarded-model", system_prompt=False, fallbacks=["plain"]),
             projects={
                 "unguarded": {"guardrail": False},
@@ -90,6 +91,24 @@ def test_no_query_switches_it_off(served: Proxy, upstream: Upstream) -> None:
     body = {"model": "plain", "messages": [USER]}
     served.client.post("/v1/chat/completions?guardrail=false&system_prompt=", json=body, headers=served.auth)
     assert all(body["messages"][0] == FIRST for body in upstream.journal.bodies())
+
+
+@pytest.mark.parametrize(
+    "field", ["chat_template", "chat_template_kwargs", "data_sources", "documents", "truncate_prompt_tokens"]
+)
+def test_what_could_take_its_place_is_refused_or_dropped(
+    served: Proxy, upstream: Upstream, field: str
+) -> None:
+    answer = served.chat(model="plain", **{field: {"enable": True}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "unsupported_parameter"
+    assert answer.json()["error"]["param"] == field
+    assert upstream.journal.requests() == []
+    answer = served.chat(model="lenient", **{field: {"enable": True}})
+    assert (answer.status_code, answer.headers["x-proxy-dropped-params"]) == (200, field)
+    [body] = upstream.journal.bodies()
+    assert field not in body
+    assert body["messages"][0] == FIRST
 
 
 def test_a_model_entry_may_replace_it(served: Proxy, upstream: Upstream) -> None:
