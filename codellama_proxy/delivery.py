@@ -81,7 +81,7 @@ class Delivery:
         started = self._time.monotonic()
         try:
             left = max(deadline - started, 0.0)
-            return await reply.more(min(reply.deployment.timeouts.idle, left))
+            return await reply.more(left)
         except AttemptFailed:
             if self._time.monotonic() >= deadline - EARLY:
                 message = "The answer was not complete at the deadline."

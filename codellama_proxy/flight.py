@@ -46,7 +46,7 @@ class Reply(Protocol):
         """The last batch handed out was the last there is."""
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """Raises `AttemptFailed`."""
+        """Raises `AttemptFailed`: broken, silent for its idle timeout, or not here within `seconds`."""
 
     async def close(self) -> None: ...
 
@@ -88,7 +88,7 @@ class Flight:
     def start(
         self,
         begin: Callable[[], Awaitable[Reply]],
-        patience: Callable[[Reply], float],
+        patience: Callable[[], float],
         ended: Callable[[], Any],
     ) -> asyncio.Task[None]:
         """`patience`: for how long it waits for the next batch; `ended` is called when nobody may join any more."""
@@ -98,7 +98,7 @@ class Flight:
     async def _fly(
         self,
         begin: Callable[[], Awaitable[Reply]],
-        patience: Callable[[Reply], float],
+        patience: Callable[[], float],
         ended: Callable[[], Any],
     ) -> None:
         try:
@@ -107,7 +107,7 @@ class Flight:
                 self._publish(reply.first, last=reply.ended, ended=ended)
                 while not reply.ended:
                     await self._wait_for_riders()
-                    batch = await reply.more(patience(reply))
+                    batch = await reply.more(patience())
                     self._publish(batch, last=reply.ended, ended=ended)
             finally:
                 await reply.close()

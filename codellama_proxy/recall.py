@@ -144,8 +144,8 @@ class Recall:
     def start(self, asking: Asking, flight: Flight, flight_key: FlightKey | None, begin: Begin) -> None:
         deadline = asking.trace.started + asking.snapshot.routing.deadline
 
-        def patience(reply: Reply) -> float:
-            return min(reply.deployment.timeouts.idle, max(deadline - self._time.monotonic(), 0.0))
+        def patience() -> float:
+            return max(deadline - self._time.monotonic(), 0.0)
 
         def ended() -> None:
             self.unshare(flight, flight_key)

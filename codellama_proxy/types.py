@@ -411,3 +411,5 @@ class Event(NamedTuple):
     """The upstream's own name for what answered."""
     usage_only: bool = False
     """A chunk without choices that is there for its usage: shown only to clients that asked for it."""
+    alive: bool = False
+    """Belongs to the answer but has nothing to show yet: a block's start, thoughts that are kept hidden."""

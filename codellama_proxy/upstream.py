@@ -75,24 +75,40 @@ class Reply:
         self.first = (self._adapter.parse_response(body, self._chat, self.deployment),)
         self.ended = True
 
-    async def begin(self, chunks: AsyncIterator[bytes]) -> None:
-        """Reads a stream up to its first event with content; what came before it is kept."""
+    async def begin(self, chunks: AsyncIterator[bytes], first: float, end: float) -> None:
+        """Reads a stream up to its first event with content; what came before it is kept.
+
+        `first` is the event loop's time by which the answer must have begun, if only with what stays hidden. After
+        that every byte shows that the upstream lives, until `end`.
+        """
         self._chunks = chunks
         held: list[Event] = []
-        while not any(event.content for event in held):
+        begun = found = False
+        while not found:
             if self.ended:
                 raise AttemptFailed(failures.disguised("empty_stream", status=200))
-            held += await self._read()
+            try:
+                events = await (self._next(end) if begun else self._read_until(first))
+            except TimeoutError:
+                raise AttemptFailed(
+                    failures.timed_out("idle_timeout" if begun else "first_token_timeout")
+                ) from None
+            held += events
+            found = any(event.content for event in events)
+            begun = begun or any(event.alive for event in events)
         if self._failed is not None:
             raise self._failed  # nothing has been handed out yet
         self.first = held
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch, which may be empty when it is the last. Raises `AttemptFailed`: cut, stalled or broken."""
+        """The next batch, which may be empty when it is the last. Raises `AttemptFailed`: cut, stalled or broken.
+
+        It waits for `seconds`, as long as the upstream is never silent for longer than the idle timeout.
+        """
+        end = asyncio.get_running_loop().time() + seconds
         try:
-            with self._watch.within(seconds):
-                while not (events := await self._read()) and not self.ended:
-                    pass
+            while not (events := await self._next(end)) and not self.ended:
+                pass
         except TimeoutError:
             raise AttemptFailed(failures.timed_out("idle_timeout")) from None
         except httpx2.TransportError as error:
@@ -112,6 +128,15 @@ class Reply:
             pass  # the answer is complete: how its connection ends is nobody's concern
         finally:
             await self._close()
+
+    async def _next(self, end: float) -> list[Event]:
+        """What one read gives, if it does not take longer than the idle timeout. Raises `TimeoutError`."""
+        silent = asyncio.get_running_loop().time() + self.deployment.timeouts.idle
+        return await self._read_until(min(silent, end))
+
+    async def _read_until(self, at: float) -> list[Event]:
+        with self._watch.until(at):
+            return await self._read()
 
     async def _read(self) -> list[Event]:
         assert self._chunks is not None
@@ -193,11 +218,15 @@ async def open_reply(
         return mask_for(deployment, sent.url)
 
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
+    now = asyncio.get_running_loop().time()
+    first = now + min(own, budget)
     try:
-        with watch.within(min(own, budget)):
+        with watch.until(first):
             response = await _respond(send, sent, chat, deployment, sleep)
             reply = Reply(chat, deployment, close, sent.dropped, watch, clean)
-            await _receive(reply, response, stream=chat.stream)
+            begins = await _receive(reply, response, stream=chat.stream)
+        if begins:
+            await reply.begin(aiter(response.stream), first, now + budget)  # type: ignore[arg-type]  # always async
     except BaseException as error:
         await close()
         if isinstance(error, TimeoutError):
@@ -240,7 +269,8 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
     return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
 
 
-async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> None:
+async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> bool:
+    """Takes an answer that comes whole; `True` for a stream that is yet to be read."""
     headers = response.headers
     encoded = headers.get("content-encoding", "identity") != "identity"
     if response.status_code != 200:
@@ -251,11 +281,11 @@ async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> 
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
     if not stream:
         reply.whole(await _body(response, reply.most))
-        return
+        return False
     if "json" in headers.get("content-type", ""):
         reply.whole(await _body(response, MAX_ANSWER))  # an error in disguise raises here
         raise AttemptFailed(failures.disguised("not_a_stream", status=200))
-    await reply.begin(aiter(response.stream))  # type: ignore[arg-type]  # always an async stream here
+    return True
 
 
 async def _body(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:

@@ -29,7 +29,11 @@ class Watch:
 
     def within(self, seconds: float) -> Self:
         """`with watch.within(5): await ...` raises `TimeoutError` when that takes longer."""
-        self._until = until = self._loop.time() + seconds
+        return self.until(self._loop.time() + seconds)
+
+    def until(self, until: float) -> Self:
+        """The same, until a time of the event loop's clock."""
+        self._until = until
         if until < self._rings_at:
             self.close()
             self._set(until)

@@ -33,8 +33,8 @@ class Call:
         sent: HttpRequest = ADAPTERS[where.provider].to_request(asked, where)
         return await open_reply(self.pools, sent, asked, where, budget)
 
-    def check_nothing_is_open(self) -> None:
-        assert self.pools.of(A).users == 0
+    def check_nothing_is_open(self, where: Deployment = A) -> None:
+        assert self.pools.of(where).users == 0
         assert all(body.closed for body in self.internet.bodies)
 
 
@@ -45,20 +45,20 @@ def playing(*scripts: Script | Exception | None, streamed: bool, **how: Any) -> 
     async def main() -> Failure:
         with pytest.raises(AttemptFailed) as caught:
             await call.open(streamed=streamed, **how)
-        call.check_nothing_is_open()
+        call.check_nothing_is_open(how.get("where", A))
         return caught.value.failure
 
     return asyncio.run(main()), call
 
 
 def reading(
-    script: Script, *, streamed: bool = True, idle: float = 5.0
+    script: Script, *, streamed: bool = True, idle: float = 5.0, where: Deployment = A, budget: float = 5.0
 ) -> tuple[list[Event], Failure | None, Call]:
     """All events of an attempt, and the failure that ended it."""
     call = Call(script)
 
     async def main() -> tuple[list[Event], Failure | None]:
-        reply = await call.open(streamed=streamed)
+        reply = await call.open(streamed=streamed, where=where, budget=budget)
         events = list(reply.first)
         try:
             while not reply.ended:
@@ -67,7 +67,7 @@ def reading(
             return events, failed.failure
         finally:
             await reply.close()
-            call.check_nothing_is_open()
+            call.check_nothing_is_open(where)
         return events, None
 
     return *asyncio.run(main()), call

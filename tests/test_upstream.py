@@ -2,12 +2,15 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 
 from codellama_proxy.sse import MAX_EVENT
+from codellama_proxy.types import Deployment, Timeouts
 from codellama_proxy.upstream import MAX_ANSWER, MAX_ERROR, MAX_STREAM
 from tests.attempts import HASTY, Call, playing, reading, said
+from tests.building import deployment
 from tests.dialogues import HEAD, OPENAI, chunk, sse
 from tests.scripted import HANG, Piece, Script, answer, good, refusal, stream
 
@@ -126,10 +129,108 @@ def test_an_attempt_gets_no_more_than_its_budget() -> None:
 
 
 def test_a_stream_that_stalls_fails_at_the_idle_timeout() -> None:
-    events, failed, _ = reading(stream(ROLE + WORDS, *PINGS), idle=0.03)
+    events, failed, _ = reading(stream(ROLE + WORDS, HANG), where=LIVELY)
     assert said(events) == "def f"
     assert failed is not None
     assert (failed.reason, failed.code) == ("idle_timeout", "upstream_timeout")
+
+
+def test_every_byte_of_a_stream_is_life_until_the_deadline() -> None:
+    events, failed, _ = reading(stream(ROLE + WORDS, *PINGS[:40], END), where=LIVELY)
+    assert (said(events), failed) == ("def f", None)
+    events, failed, _ = reading(stream(ROLE + WORDS, *PINGS), idle=0.1, where=LIVELY)
+    assert said(events) == "def f"
+    assert failed is not None
+    assert failed.code == "upstream_timeout"
+
+
+# --- thinking that is not shown ------------------------------------------------------------------------------
+
+LIVELY = deployment("a", timeouts=Timeouts(first_token=0.03, idle=0.03))
+CLAUDE = deployment("a", provider="anthropic", timeouts=LIVELY.timeouts)
+COMMAND = deployment("a", provider="cohere", timeouts=LIVELY.timeouts)
+
+
+def events(*these: dict[str, Any]) -> bytes:
+    return b"".join(b"event: %s\n%s" % (one["type"].encode(), sse(one)) for one in these)
+
+
+MESSAGE = {"type": "message_start", "message": {"id": "m", "role": "assistant", "usage": {"input_tokens": 1}}}
+CLAUDE_END = events(
+    {"type": "content_block_stop", "index": 0},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "def f"}},
+    {"type": "content_block_stop", "index": 1},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+)
+COMMAND_END = events(
+    {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "def f"}}}},
+    {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
+)
+
+
+def opened(**block: str) -> bytes:
+    return events(MESSAGE, {"type": "content_block_start", "index": 0, "content_block": block})
+
+
+HIDDEN = [
+    (CLAUDE, opened(type="thinking", thinking=""), events({"type": "ping"}), CLAUDE_END),
+    (CLAUDE, opened(type="redacted_thinking", data="x"), events({"type": "ping"}), CLAUDE_END),
+    (CLAUDE, opened(type="server_tool_use", name="web_search"), b": ping\n\n", CLAUDE_END),
+    (CLAUDE, opened(type="text", text=""), b":\n\n", CLAUDE_END),
+    (
+        LIVELY,
+        sse(
+            chunk(
+                {"role": "assistant", "content": "", "reasoning_details": [{"type": "reasoning.encrypted"}]}
+            )
+        ),
+        b": OPENROUTER PROCESSING\n\n",
+        WORDS + END,
+    ),
+    (
+        COMMAND,
+        events(
+            {"type": "message-start", "id": "m"},
+            {"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "thinking"}}}},
+        ),
+        b": ping\n\n",
+        COMMAND_END,
+    ),
+]
+
+
+@pytest.mark.parametrize(("where", "begun", "ping", "rest"), HIDDEN)
+def test_an_answer_that_has_begun_in_secret_may_take_its_time(
+    where: Deployment, begun: bytes, ping: bytes, rest: bytes
+) -> None:
+    thinking: list[Piece] = [ping, 0.005] * 30
+    found, failed, _ = reading(stream(begun, *thinking, rest), where=where)
+    assert (said(found), failed) == ("def f", None)
+
+
+@pytest.mark.parametrize(("where", "begun", "ping", "rest"), HIDDEN)
+def test_hidden_thinking_ends_with_silence_or_with_the_time_there_is(
+    where: Deployment, begun: bytes, ping: bytes, rest: bytes
+) -> None:
+    failed, _ = playing(stream(begun, ping, HANG), streamed=True, where=where)
+    assert (failed.cls, failed.reason) == ("transient", "idle_timeout")
+    endless: list[Piece] = [ping, 0.005] * 1000
+    failed, _ = playing(stream(begun, *endless), streamed=True, where=where, budget=0.1)
+    assert (failed.cls, failed.code) == ("transient", "upstream_timeout")
+
+
+@pytest.mark.parametrize(
+    ("where", "begun", "ping"),
+    [(CLAUDE, events(MESSAGE), events({"type": "ping"})), (LIVELY, ROLE, b": OPENROUTER PROCESSING\n\n")],
+)
+def test_what_only_says_that_an_answer_will_come_is_no_beginning(
+    where: Deployment, begun: bytes, ping: bytes
+) -> None:
+    endless: list[Piece] = [ping, 0.005] * 1000
+    failed, _ = playing(stream(begun, *endless), streamed=True, where=where)
+    assert failed.reason == "first_token_timeout"
 
 
 # --- answers -------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def _start(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, l
         return state, _said(state, text, content=text)
     if kind == "thinking" and (text := text_at(block, "thinking")):
         return state, _said(state, text, reasoning_content=text)
-    return state, []
+    return state, [Event(b"", alive=True)]
 
 
 def _delta(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:

@@ -186,6 +186,8 @@ def _events(
             state, said = _ended(state, found)
         case _:
             said = _said(state, message, found.get("logprobs"))
+            if not said and kind == "content-start":
+                said = [Event(b"", alive=True)]
     return state, [*opened, *said]
 
 

@@ -95,7 +95,7 @@ def _content(
     changed |= fixed
     text = ""
     reason = None
-    meaningful = False
+    meaningful = alive = False
     for choice in chunk["choices"]:
         if not isinstance(choice, dict):
             raise AttemptFailed(failures.disguised("no_choices", status=200))
@@ -103,9 +103,11 @@ def _content(
         changed |= fixed
         text += said
         meaningful |= any(choice["delta"].get(name) for name in DELTAS)
+        alive |= any(value for name, value in choice["delta"].items() if name != "role")
         reason = choice.get("finish_reason") or reason
     body = orjson.dumps(chunk) if changed else raw
-    return state, Event(body, meaningful or reason is not None, text, None, reason, state.model)
+    content = meaningful or reason is not None
+    return state, Event(body, content, text, None, reason, state.model, alive=alive and not content)
 
 
 def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
