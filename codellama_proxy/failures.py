@@ -199,7 +199,7 @@ def parse_error(body: bytes) -> UpstreamError:
     """Any provider's error body (reference forms: OpenAI, FastAPI's `detail`, `message`, lists, plain text)."""
     try:
         return _error_of(orjson.loads(body))
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, RecursionError):
         return UpstreamError(message=body[:2000].decode("utf-8", "replace"))
 
 

@@ -29,7 +29,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise _unreadable(body, str(error)) from None
     # Fewer brackets than the limit cannot nest deeper than it: most bodies need no walk.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(found, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
         raise ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     if not isinstance(found, dict):
         raise ProxyError("invalid_type", "The request body must be a JSON object.")
@@ -50,8 +50,9 @@ def _unreadable(body: bytes, reason: str) -> ProxyError:
     return ProxyError("invalid_json", f"The request body is not valid JSON: {reason}.")
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested in it over more levels than that."""
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         level = [
             child

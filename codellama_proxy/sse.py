@@ -30,7 +30,9 @@ class EventTooLarge(ValueError):  # noqa: N818 - it says what happened
 
 
 def encode(*bodies: bytes) -> bytes:
-    """An event for each body, which must be a single line (JSON without raw newlines is)."""
+    """An event for each body, whose lines become `data` lines (JSON has one)."""
+    if any(b"\n" in body for body in bodies):
+        bodies = tuple(body.replace(b"\n", b"\ndata: ") for body in bodies)
     return b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n" if bodies else b""
 
 
@@ -89,7 +91,8 @@ class Decoder:
         return True
 
 
-_USUAL = re.compile(rb"data: (.+)\n\n")
+_USUAL = re.compile(rb"^data: ([^\n]++)\n\n", re.MULTILINE)
+"""Looks at each line once, whatever is in it."""
 
 
 def _frames(whole: bytes) -> list[Frame]:

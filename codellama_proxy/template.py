@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from codellama_proxy.parsing import Halves, Unreadable
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Event
 
@@ -35,6 +36,12 @@ class Interpreter:
         """The dialect's, after what was read so far."""
         self._parse = parse
         self._usual: Template | None = None
+        self._halves = Halves()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing that was said is missing, as far as the dialect can tell."""
+        return self.state is not None and self.state.complete and not self._halves.open
 
     def events_of(self, frame: Frame) -> Sequence[Event]:
         """Raises what the dialect raises."""
@@ -42,12 +49,30 @@ class Interpreter:
         if usual is not None and (event := usual.event_of(frame)) is not None:
             return (event,)
         before = self.state
-        self.state, events = self._parse(before, frame)
-        if self.state is not before:
+        frame, events = self._parsed(frame)
+        if self.state is not before or self._halves.open:
             self._usual = None
         elif usual is None:
             self._usual = learn(frame, events, lambda other: self._parse(before, other)[1])
         return events
+
+    def _parsed(self, frame: Frame) -> tuple[Frame, Sequence[Event]]:
+        """The frame as it was read, and its events."""
+        if self._halves.open or (read := self._read(frame)) is None:
+            if frame.data.lstrip().startswith(b"{"):
+                frame = frame._replace(data=self._halves.mended(frame.data))
+            read = self._parse(self.state, frame)
+        self.state, events = read
+        if self._halves.open and self.state.done:
+            raise Unreadable("half_character")
+        return frame, events
+
+    def _read(self, frame: Frame) -> tuple[Any, Sequence[Event]] | None:
+        """`None`: the frame is no JSON as it came."""
+        try:
+            return self._parse(self.state, frame)
+        except Unreadable:
+            return None
 
 
 class Template(NamedTuple):

@@ -20,6 +20,7 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.exchange import Send, Sleep, open_exchange
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.masking import Clean, mask_for
+from codellama_proxy.parsing import Unreadable
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
@@ -156,12 +157,14 @@ class Reply:
 
     def _last(self) -> list[Event]:
         """The end of the body: fine after the dialect's terminal event, a failure before it."""
-        events = self._events(self._decoder.flush())
+        try:
+            events = self._events(self._decoder.flush())
+        except Unreadable:
+            events = []  # an event that is cut off is none: that is how streams are to be read
         if self.ended:
             return events
-        state = self._interpreter.state
-        if state is None or not state.complete:
-            reason = "cut_stream" if state is not None else "empty_stream"
+        if not self._interpreter.complete:
+            reason = "cut_stream" if self._interpreter.state is not None else "empty_stream"
             self._failed = AttemptFailed(failures.disguised(reason, status=200))
             if not events:
                 raise self._failed

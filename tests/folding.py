@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import orjson
 
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.parsing import Unreadable
 from codellama_proxy.providers import Adapter
 from codellama_proxy.sse import Decoder
+from codellama_proxy.template import Interpreter
 from codellama_proxy.types import Deployment, Event
 
 
@@ -19,15 +22,17 @@ def read(
 ) -> tuple[list[Event], bool]:
     """The events of a stream that arrives in these pieces, and whether it was complete when it ended."""
     decoder = Decoder()
-    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.flush()
-    state: Any = None
+    whole = [frame for piece in pieces for frame in decoder.feed(piece)]
+    interpreter = Interpreter(lambda state, frame: adapter.parse_stream(state, frame, chat, deployment))
     events: list[Event] = []
-    for frame in frames:
-        state, more = adapter.parse_stream(state, frame, chat, deployment)
-        events += more
-        if state.done:
-            break
-    return events, state is not None and state.complete
+    for frame in whole:
+        events += interpreter.events_of(frame)
+        if interpreter.state.done:
+            return events, True
+    with suppress(Unreadable):  # cut in the middle
+        for frame in decoder.flush():
+            events += interpreter.events_of(frame)
+    return events, interpreter.complete
 
 
 def cut(raw: bytes, at: Sequence[int]) -> list[bytes]:

@@ -464,3 +464,11 @@ def test_retry_after_is_read_in_every_form(headers: Mapping[str, str], seconds: 
 def test_no_retry_after_does_worse_than_nothing(value: str) -> None:
     seconds = retry_after({"retry-after": value, "retry-after-ms": value}, NOW)
     assert seconds is None or 0 <= seconds <= 86400
+
+
+@pytest.mark.parametrize("wrapped", [b'{"error":%s}', b"[%s]", b'{"detail":[%s]}'])
+def test_an_error_that_is_nested_too_deep_is_still_an_error(wrapped: bytes) -> None:
+    body = b'"no"'
+    for _ in range(500):
+        body = wrapped % body
+    assert parse_error(body).message

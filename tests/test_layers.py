@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "guardrail",
         "limits",
         "masking",
+        "parsing",
         "pricing",
         "privileged",
         "repairs",

@@ -17,14 +17,15 @@ from tests.folding import chunks, fold, read
 
 HERE = deployment(provider="together")
 DONE = b"[DONE]"
+STREAMED = chat(stream=True, include_usage=True)
 
 
-def answered(message: dict[str, Any], finish_reason: str = "stop", **more: Any) -> Event:
+def answered(message: dict[str, Any], finish_reason: Any = "stop", **more: Any) -> Event:
     return ADAPTERS["openai"].parse_response(whole(message, finish_reason, **more), chat(), HERE)
 
 
 def streamed(*data: Any) -> list[Event]:
-    events, complete = read(ADAPTERS["openai"], [sse(*data)], chat(stream=True, include_usage=True), HERE)
+    events, complete = read(ADAPTERS["openai"], [sse(*data)], STREAMED, HERE)
     assert complete
     return events
 
@@ -41,9 +42,9 @@ REASONS = {
     "tool_calls": "tool_use tool_calls TOOL_CALL",
     "function_call": "function_call",
     "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII "
-    "IMAGE_SAFETY MODEL_ARMOR LANGUAGE guardrail_intervened content_filtered",
+    "IMAGE_SAFETY MODEL_ARMOR LANGUAGE guardrail_intervened content_filtered sensitive",
 }
-MAPPED = [(found, ours) for ours, words in REASONS.items() for found in words.split()] + [("", "stop")]
+MAPPED = [(found, ours) for ours, words in REASONS.items() for found in words.split()]
 
 
 @pytest.mark.parametrize(("found", "ours"), MAPPED)
@@ -54,19 +55,7 @@ def test_finish_reasons_are_openais_five(found: str, ours: str) -> None:
     assert choice_of(last)["finish_reason"] == last.finish_reason == ours
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        "ERROR",
-        "error",
-        "TIMEOUT",
-        "failed",
-        "MALFORMED_FUNCTION_CALL",
-        "UNEXPECTED_TOOL_CALL",
-        "OTHER",
-        "incomplete",
-    ],
-)
+@pytest.mark.parametrize("found", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OTHER", "incomplete"])
 def test_a_broken_end_is_a_failure_unless_something_was_said(found: str) -> None:
     assert answered({"content": "x"}, found).finish_reason == "stop"
     assert streamed(chunk({"content": "x"}), chunk({}, found), DONE)[-1].finish_reason == "stop"
@@ -74,6 +63,34 @@ def test_a_broken_end_is_a_failure_unless_something_was_said(found: str) -> None
         answered({"content": ""}, found)
     with pytest.raises(AttemptFailed):
         streamed(chunk({"role": "assistant"}), chunk({}, found), DONE)
+
+
+ABANDONED = ["ERROR", "TIMEOUT", "failed", "abort", "insufficient_system_resource", "network_error"]
+
+
+@pytest.mark.parametrize("found", ABANDONED)
+@pytest.mark.parametrize("said", ["", "half of"])
+def test_an_answer_that_the_upstream_gave_up_is_none(found: str, said: str) -> None:
+    with pytest.raises(AttemptFailed):
+        answered({"content": said}, found)
+    with pytest.raises(AttemptFailed):
+        streamed(chunk({"content": said}), chunk({}, found), DONE)
+
+
+@pytest.mark.parametrize("empty", ["", False, 0, [], {}])
+def test_an_empty_finish_reason_is_no_end(empty: Any) -> None:
+    assert answered({"content": "x"}, empty).finish_reason is None
+    events, complete = read(ADAPTERS["openai"], [sse(chunk({"content": "x"}, empty))], STREAMED, HERE)
+    assert not complete
+    assert [choice_of(event)["finish_reason"] for event in events] == [None]
+
+
+@pytest.mark.parametrize("odd", [True, 5, ["stop"], {"reason": "stop"}])
+def test_a_finish_reason_of_another_kind_is_unreadable(odd: Any) -> None:
+    with pytest.raises(AttemptFailed):
+        answered({"content": "x"}, odd)
+    with pytest.raises(AttemptFailed):
+        read(ADAPTERS["openai"], [sse(chunk({"content": "x"}, odd))], STREAMED, HERE)
 
 
 def test_an_end_after_tool_calls_is_tool_calls() -> None:
@@ -149,8 +166,8 @@ def test_whole_tool_calls_are_made_whole() -> None:
     message = choice_of(answered({"tool_calls": [bare, none]}, "tool_calls"))["message"]
     assert message["content"] is None
     assert message["tool_calls"] == [
-        {"id": "call_req_1_0", **call("f", '{"a":[1]}', "call_req_1_0")},
-        {**call("g", "{}", "call_req_1_1"), "extra_content": {"kept": True}},
+        call("f", '{"a":[1]}', "call_req_1_0_0"),
+        {**call("g", "{}", "call_req_1_0_1"), "extra_content": {"kept": True}},
     ]
 
 

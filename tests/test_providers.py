@@ -156,15 +156,89 @@ def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> No
                 assert caught.value.failure.cls in ("busy", "disguised", "transient"), "by its own status"
 
 
+BROKEN = [
+    *(b"{not json", b'{"choices": [{"index": 0, "delta": {"content": "LOST"}', b"5", b"null", b'"text"'),
+    *(
+        b"[]",
+        b"[1]",
+        b"NaN",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": "\\ud83d"}',
+        b'{"a": "\\ude00"}',
+        b"{}}",
+    ),
+    *(
+        b'{"a": "\x00"}',
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}",
+        b"[" * 100_000,
+    ),
+]
+
+
+JSON_PIECES = [provider for provider in PROVIDERS if provider != "replicate"]
+"""Whose streams are JSON, piece by piece; Replicate's are text."""
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("provider", JSON_PIECES)
+def test_a_piece_that_cannot_be_read_fails_the_attempt(provider: str, broken: bytes) -> None:
+    first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
+    with pytest.raises(AttemptFailed):
+        read(SPEAKING[provider], [first + b"\n\n" + sse(broken) + rest], STREAMED, entry(provider))
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_one_bad_line_among_good_ones_is_left_out(provider: str) -> None:
+def test_what_carries_nothing_is_left_out(provider: str) -> None:
     raw = SAID[provider].answers["text"].stream
     first, rest = raw.split(b"\n\n", 1)
-    bad = sse(b"{not json", b"5", b"") + b": note\n\n"
+    nothing = b": note\n\ndata\n\ndata: \n\nevent: ping\ndata: now\n\n" + sse({})
     adapter, here = SPEAKING[provider], entry(provider)
-    assert read(adapter, [first + b"\n\n" + bad + rest], STREAMED, here) == read(
+    assert read(adapter, [first + b"\n\n" + nothing + rest], STREAMED, here) == read(
         adapter, [raw], STREAMED, here
     )
+
+
+ERRORS = [
+    sse({"error": {"message": "no"}}),
+    sse({"error": "no"}),
+    sse({"error": ["no"]}),
+    sse({"error": True}),
+    sse({"error": ""}),
+    sse({"object": "error", "message": "engine died", "type": "InternalServerError", "code": 500}),
+    sse({"type": "error", "message": "no"}),
+    sse({"detail": "no"}),
+    sse({"detail": [{"msg": "no"}]}),
+    sse({"message": "no", "code": 500}),
+    sse({"code": 500, "msg": "no"}),
+    sse({"status": "error"}),
+    sse({"status": 503}),
+    sse({"success": False}),
+    sse({"errors": [{"message": "no"}]}),
+    sse({"error_code": 336, "error_msg": "no"}),
+    sse({"base_resp": {"status_code": 1004, "status_msg": "no"}}),
+    sse([{"error": {"code": 503, "message": "no"}}]),
+    b"event: error\n" + sse({"message": "no"}),
+    b"event: error\n" + sse(b"engine died"),
+    b"event: error\n" + sse({}),
+    b"event: ERROR\n" + sse(b"[" * 2000),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("provider", JSON_PIECES)
+def test_an_error_in_any_shape_is_one_wherever_it_comes(provider: str, error: bytes) -> None:
+    first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
+    for begun in (b"", first + b"\n\n"):
+        with pytest.raises(AttemptFailed):
+            read(SPEAKING[provider], [begun + error + rest], STREAMED, entry(provider))
+    body = (
+        error.removeprefix(b"event: error\n").removeprefix(b"event: ERROR\n").removeprefix(b"data: ").strip()
+    )
+    with pytest.raises(AttemptFailed):
+        SPEAKING[provider].parse_response(body, chat(), entry(provider))
 
 
 strange = st.recursive(

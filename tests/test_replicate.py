@@ -306,7 +306,13 @@ def test_usage_is_what_the_metrics_say(metrics: Any, usage: Usage | None) -> Non
     assert [e.usage for e in events if e.usage] == ([usage] if usage else [])
 
 
-@pytest.mark.parametrize("output", [None, [], {}, 5, [1, None]])
+@pytest.mark.parametrize("output", [{}, 5, [1], ["a", {}]])
+def test_an_output_that_is_no_text_is_no_answer(output: Any) -> None:
+    with pytest.raises(AttemptFailed):
+        replicate.parse_response(orjson.dumps(prediction("succeeded", output)), chat(), entry())
+
+
+@pytest.mark.parametrize("output", [None, [], "", [None, ""]])
 def test_an_answer_without_text_is_empty(output: Any) -> None:
     raw = orjson.dumps(prediction("succeeded", output))
     choice = orjson.loads(replicate.parse_response(raw, chat(), entry()).body)["choices"][0]

@@ -320,8 +320,8 @@ def test_an_error_inside_a_stream_is_a_failure() -> None:
         read(text, [sse(piece("x"), {"error": {"message": "broke"}})], STREAMED, VLLM)
 
 
-def test_lines_that_mean_nothing_are_left_out() -> None:
-    raw = sse(b"{", [1], {}, piece("x"), {**HEAD, "choices": [{}]}, piece("", "stop"), b"[DONE]")
+def test_pieces_without_content_are_left_out() -> None:
+    raw = sse({}, b"", piece("x"), {**HEAD, "choices": [{}]}, piece("", "stop"), b"[DONE]")
     events, complete = read(text, [raw], STREAMED, VLLM)
     assert complete
     assert "".join(event.text for event in events) == "x"

@@ -7,9 +7,7 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, Message
-from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.fields import invalid_value
 from codellama_proxy.providers import legacy, openai_answer, openai_stream
 from codellama_proxy.providers.addresses import authorised
@@ -17,7 +15,7 @@ from codellama_proxy.providers.dialects import BOOKKEEPING, THINKING_PARTS
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import StreamState
 from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
-from codellama_proxy.providers.reading import object_in
+from codellama_proxy.providers.reading import piece_of
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest, Json
 
@@ -59,12 +57,8 @@ def _understood(frame: Frame, deployment: Deployment) -> Frame:
     """The frame as OpenAI would have sent it."""
     if frame.data.strip() == DONE:
         return Frame(DONE)
-    found = object_in(frame.data)
-    if found is None:
-        return frame
-    if "detail" in found:
-        raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))
-    return Frame(_named(found, deployment))
+    found = piece_of(frame, openai_answer.in_band)
+    return Frame(b"") if found is None else Frame(_named(found, deployment))
 
 
 def _named(found: Json, deployment: Deployment) -> bytes:

@@ -14,6 +14,7 @@ from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.mapping import finish_reason
 from codellama_proxy.providers.openai_answer import loads, name_of, spoken
+from codellama_proxy.providers.reading import is_error, text_at, words_at, wrong
 from codellama_proxy.types import Deployment, Event, Failure
 from codellama_proxy.usage import read_usage, usage_in
 
@@ -23,12 +24,12 @@ THINKING = ("thinking", "redacted_thinking")
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """A whole message as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     found = loads(body)
-    if found.get("type") == "error" or found.get("error"):
+    if is_error(found):
         raise AttemptFailed(in_band(body, found))
     content = found.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise AttemptFailed(failures.disguised("no_content", status=200))
-    message = _message(content, found)
+        wrong("no_content")
+    message = _message(content, found, chat)
     first = shape.head("chat.completion", answer_id(found, chat), chat.created, name_of(found))
     reason = ended(found.get("stop_reason"), called="tool_calls" in message)
     event = shape.completion(first, message, reason, usage(found.get("usage")), spoken(message))
@@ -74,17 +75,19 @@ def arguments(block: Mapping[str, Any]) -> str:
     return orjson.dumps(found).decode() if isinstance(found, dict) else "{}"
 
 
-def call(block: Mapping[str, Any], said: str) -> dict[str, Any]:
-    return {
-        "id": str(block.get("id") or ""),
-        "type": "function",
-        "function": {"name": str(block.get("name") or ""), "arguments": said},
-    }
+def call(block: Mapping[str, Any], said: str, own_id: str) -> dict[str, Any]:
+    """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptFailed` for no name."""
+    name = text_at(block, "name")
+    if not name:
+        wrong("call_without_name")
+    function = {"name": name, "arguments": said}
+    return {"id": text_at(block, "id") or own_id, "type": "function", "function": function}
 
 
-def _message(content: list[dict[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+def _message(content: list[dict[str, Any]], found: Mapping[str, Any], chat: ChatRequest) -> dict[str, Any]:
     thinking = [block for block in content if block.get("type") in THINKING]
-    calls = [call(block, arguments(block)) for block in content if block.get("type") == "tool_use"]
+    tools = [block for block in content if block.get("type") == "tool_use"]
+    calls = [call(one, arguments(one), f"call_{chat.id}_{at}") for at, one in enumerate(tools)]
     reasoning = _joined(thinking, "thinking")
     text = _joined([block for block in content if block.get("type") == "text"], "text")
     message: dict[str, Any] = {"content": text or (None if calls or refusal(found) else "")}
@@ -98,4 +101,4 @@ def _message(content: list[dict[str, Any]], found: Mapping[str, Any]) -> dict[st
 
 
 def _joined(blocks: list[dict[str, Any]], name: str) -> str:
-    return "".join(block[name] for block in blocks if isinstance(block.get(name), str))
+    return "".join(words_at(block, name) for block in blocks)

@@ -12,7 +12,6 @@ from typing import Any
 
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.completion import usage_chunk
-from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.providers import legacy, shape
 from codellama_proxy.providers.anthropic_answer import (
     THINKING,
@@ -26,12 +25,16 @@ from codellama_proxy.providers.anthropic_answer import (
 )
 from codellama_proxy.providers.openai_answer import name_of
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import object_in, text_at
-from codellama_proxy.sse import Frame
+from codellama_proxy.providers.reading import piece_of, text_at, words_at, wrong
+from codellama_proxy.providers.tool_calls import MOST_CALLS, number
+from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
 from codellama_proxy.usage import read_usage
 
 ENDS = ("message_delta", "message_stop")
+
+Parts = tuple[Any, tuple[str, str]] | None
+"""Pieces of a block's fields: all but the last, and the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,14 @@ class StreamState:
     usage: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[int, int] = field(default_factory=dict)
     """Tool calls by their block's index: the how-manieth each is."""
+    called: int = 0
+    """How many there were."""
     block: Mapping[str, Any] = field(default_factory=dict)
-    """The block being told, as far as it must be told whole: thinking, or a call's input."""
+    """The block being told, as it began."""
+    place: int = 0
+    """Its index."""
+    parts: Parts = None
+    """What came of it since then and must be told whole: the latest piece, after those before it."""
     told: bool = False
     """The call's input came in pieces."""
     end: Mapping[str, Any] = field(default_factory=dict)
@@ -61,24 +70,25 @@ def parse_stream(
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
-    found = object_in(frame.data)
+    if frame.data.strip() == DONE:
+        return state, ()
+    found = piece_of(frame, in_band)
     if found is None:
         return state, ()
-    if found.get("type") == "error" or found.get("error"):
-        raise AttemptFailed(in_band(frame.data, found))
     kind = text_at(found, "type")
     events: list[Event] = []
     if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
         state, events = _begin(found, chat)
     if kind in BLOCKS:
-        state, more = BLOCKS[kind](state, found)
+        state, more = BLOCKS[kind](state, found, chat)
         events += more
     elif kind == "message_delta":
         state, more = _ending(state, found)
         events += more
     elif kind == "message_stop":
-        state, more = replace(state, done=True), _closing(state)
-        events += more
+        state, last = _stop(state, {}, chat)
+        events += [*last, *_closing(state)]
+        state = replace(state, done=True)
     return state, [legacy.restored(event, chat) for event in events]
 
 
@@ -95,9 +105,10 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _index(found: Mapping[str, Any]) -> int:
-    index = found.get("index")
-    return index if isinstance(index, int) else 0
+def _index(state: StreamState, found: Mapping[str, Any]) -> int:
+    """The block an event belongs to: the one being told, where it does not say."""
+    index = number(found.get("index"))
+    return state.place if index is None else index
 
 
 # --- blocks --------------------------------------------------------------------------------------------------
@@ -107,51 +118,80 @@ def _said(state: StreamState, text: str, **delta: Any) -> list[Event]:
     return [shape.chunk(state.head or {}, delta, text=text)]
 
 
-def _start(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
+def _start(
+    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+) -> tuple[StreamState, list[Event]]:
+    state, earlier = _stop(state, {}, chat)  # where the end of the block before it did not come
     block = _object(found.get("content_block"))
-    kind = block.get("type")
-    state = replace(state, block=block, told=False)
-    if kind == "tool_use":
-        number = len(state.calls)
-        state = replace(state, calls={**state.calls, _index(found): number})
-        opened = call(block, "")
-        return state, _said(state, opened["function"]["name"], tool_calls=[{"index": number, **opened}])
-    if kind == "text" and (text := text_at(block, "text")):
-        return state, _said(state, text, content=text)
-    if kind == "thinking" and (text := text_at(block, "thinking")):
-        return state, _said(state, text, reasoning_content=text)
-    return state, [Event(b"", alive=True)]
+    place = _index(state, found)
+    state = replace(state, block=block, place=place, told=False)
+    match block.get("type"):
+        case "tool_use":
+            nth = state.called
+            if nth >= MOST_CALLS:
+                wrong("bad_tool_calls")
+            opened = call(block, "", f"call_{chat.id}_{nth}")
+            state = replace(state, calls={**state.calls, place: nth}, called=nth + 1)
+            said = _said(state, opened["function"]["name"], tool_calls=[{"index": nth, **opened}])
+            return state, [*earlier, *said]
+        case "text" if text := words_at(block, "text"):
+            return state, [*earlier, *_said(state, text, content=text)]
+        case "thinking" if text := words_at(block, "thinking"):
+            return state, [*earlier, *_said(state, text, reasoning_content=text)]
+    return state, [*earlier, Event(b"", alive=True)]
 
 
-def _delta(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
-    delta = _object(found.get("delta"))
+def _delta(
+    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+) -> tuple[StreamState, list[Event]]:
+    delta = found.get("delta")
+    if not isinstance(delta, dict):
+        wrong("bad_delta")
     match delta.get("type"):
-        case "text_delta" if text := text_at(delta, "text"):
+        case "text_delta" if text := words_at(delta, "text"):
             return state, _said(state, text, content=text)
-        case "thinking_delta" if text := text_at(delta, "thinking"):
-            block = {**state.block, "thinking": text_at(state.block, "thinking") + text}
-            return replace(state, block=block), _said(state, text, reasoning_content=text)
+        case "thinking_delta" if text := words_at(delta, "thinking"):
+            return _with_part(state, "thinking", text), _said(state, text, reasoning_content=text)
         case "signature_delta":
-            signature = text_at(state.block, "signature") + text_at(delta, "signature")
-            return replace(state, block={**state.block, "signature": signature}), []
-        case "input_json_delta" if (text := text_at(delta, "partial_json")) and _index(found) in state.calls:
-            return replace(state, told=True), _arguments(state, found, text)
+            return _with_part(state, "signature", words_at(delta, "signature")), []
+        case "input_json_delta" if text := words_at(delta, "partial_json"):
+            if _index(state, found) in state.calls:
+                return (state if state.told else replace(state, told=True)), _arguments(state, found, text)
+            if not state.block:
+                wrong("call_without_name")
     return state, []
 
 
-def _stop(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
+def _with_part(state: StreamState, name: str, text: str) -> StreamState:
+    """Takes in a piece of what the block must be told as at its end; joined only then."""
+    return replace(state, parts=(state.parts, (name, text)))
+
+
+def _stop(state: StreamState, found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, list[Event]]:
+    if not state.block or _index(state, found) != state.place:
+        return state, []
     block = state.block
-    closed = replace(state, block={}, told=False)
+    closed = replace(state, block={}, parts=None, told=False)
     if block.get("type") in THINKING:
         # Whole, as it must come back with the results of the tools that were called.
-        return closed, [shape.chunk(state.head or {}, {"thinking_blocks": [block]}, content=False)]
-    if block.get("type") == "tool_use" and not state.told and _index(found) in state.calls:
+        whole = _whole_block(block, state.parts)
+        return closed, [shape.chunk(state.head or {}, {"thinking_blocks": [whole]}, content=False)]
+    if block.get("type") == "tool_use" and not state.told and state.place in state.calls:
         return closed, _arguments(state, found, arguments(block))
     return closed, []
 
 
+def _whole_block(block: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    pieces: dict[str, list[str]] = {}
+    while parts is not None:
+        parts, (name, text) = parts
+        pieces.setdefault(name, []).append(text)
+    joined = {name: text_at(block, name) + "".join(reversed(texts)) for name, texts in pieces.items()}
+    return {**block, **joined}
+
+
 def _arguments(state: StreamState, found: Mapping[str, Any], text: str) -> list[Event]:
-    piece = {"index": state.calls[_index(found)], "function": {"arguments": text}}
+    piece = {"index": state.calls[_index(state, found)], "function": {"arguments": text}}
     return _said(state, text, tool_calls=[piece])
 
 
@@ -169,7 +209,7 @@ def _ending(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, 
 
 def _closing(state: StreamState) -> list[Event]:
     first = state.head or {}
-    reason = ended(state.end.get("stop_reason"), called=bool(state.calls))
+    reason = ended(state.end.get("stop_reason"), called=state.called > 0)
     said = refusal(state.end)
     events = [shape.chunk(first, said, text=said.get("refusal", ""), finish_reason=reason)]
     total = usage(state.usage)

@@ -15,36 +15,41 @@ import orjson
 from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed, UpstreamError
-from codellama_proxy.providers import legacy, shape
-from codellama_proxy.providers.mapping import BROKEN_FINISH, finish_reason
-from codellama_proxy.providers.openai_answer import loads, spoken
+from codellama_proxy.providers import legacy, shape, tool_calls
+from codellama_proxy.providers.mapping import ABANDONED, BROKEN_FINISH, finish_reason
+from codellama_proxy.providers.openai_answer import in_band, loads, spoken
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import dig, listed, object_in, text_at
+from codellama_proxy.providers.reading import (
+    dig,
+    is_error,
+    listed,
+    piece_of,
+    text_at,
+    words_at,
+    wrong,
+)
+from codellama_proxy.providers.tool_calls import MOST_CALLS, number
 from codellama_proxy.sse import DONE, Frame
-from codellama_proxy.types import Deployment, Event, Failure, Json
+from codellama_proxy.types import Deployment, Event, Json
 from codellama_proxy.usage import read_usage
 
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     found = loads(body)
+    if is_error(found):
+        raise AttemptFailed(in_band(body, found))
     if not isinstance(found.get("message"), Mapping):
-        raise AttemptFailed(_not_an_answer(body, found))
+        wrong("no_message")
     message = _message(found["message"], chat)
     text = spoken(message)
     ended = text_at(found, "finish_reason")
-    if ended.lower() in BROKEN_FINISH and not text:
-        raise AttemptFailed(failures.disguised("finish_error", status=200))
+    if ended.lower() in ABANDONED or (ended.lower() in BROKEN_FINISH and not text):
+        wrong("finish_error")
     reason = _reason(ended, called="tool_calls" in message)
     first = _head("chat.completion", found.get("id"), chat, deployment)
     event = shape.completion(first, message, reason, _usage(found.get("usage")), text)
     return legacy.restored(_with_logprobs(event, _logprobs(found.get("logprobs"))), chat)
-
-
-def _not_an_answer(body: bytes, found: Json) -> Failure:
-    if "message" in found or "error" in found:
-        return failures.in_band(failures.parse_error(body), 200)
-    return failures.disguised("no_message", status=200)
 
 
 def _head(kind: str, answer_id: Any, chat: ChatRequest, deployment: Deployment) -> dict[str, Any]:
@@ -55,27 +60,17 @@ def _head(kind: str, answer_id: Any, chat: ChatRequest, deployment: Deployment) 
 def _message(message: Json, chat: ChatRequest) -> dict[str, Any]:
     parts = message.get("content")
     blocks = [parts] if isinstance(parts, str) else listed(parts)
-    text = "".join(one if isinstance(one, str) else text_at(one, "text") for one in blocks)
-    thoughts = text_at(message, "tool_plan") + "".join(text_at(one, "thinking") for one in blocks)
-    calls = [
-        _call(call, f"call_{chat.id}_{index}")
-        for index, call in enumerate(listed(message.get("tool_calls")))
-        if text_at(call, "function", "name")
-    ]
+    text = "".join(one if isinstance(one, str) else words_at(one, "text") for one in blocks)
+    thoughts = words_at(message, "tool_plan") + "".join(words_at(one, "thinking") for one in blocks)
+    called = {"tool_calls": message.get("tool_calls")}
+    tool_calls.whole(called, f"call_{chat.id}")
+    calls = listed(called.get("tool_calls"))
     said: dict[str, Any] = {"content": text or (None if calls else "")}
     if thoughts:
         said["reasoning_content"] = thoughts
     if calls:
         said["tool_calls"] = calls
     return said
-
-
-def _call(call: Json, own_id: str) -> dict[str, Any]:
-    function = {
-        "name": text_at(call, "function", "name"),
-        "arguments": text_at(call, "function", "arguments") or "{}",
-    }
-    return {"id": text_at(call, "id") or own_id, "type": "function", "function": function}
 
 
 def _reason(ended: str, *, called: bool) -> str:
@@ -134,8 +129,10 @@ class StreamState:
 
     first: Json | None = None
     """What every chunk begins with, once the opening one has gone out."""
-    calls: Mapping[Any, int] = field(default_factory=dict)
+    calls: Mapping[int | None, int] = field(default_factory=dict)
     """Which of our tool calls an event's index means."""
+    called: int = 0
+    """How many there were."""
     silent: frozenset[int] = frozenset()
     """Calls that have not said any arguments."""
     done: bool = False
@@ -150,13 +147,11 @@ def parse_stream(
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
-    if frame.data == DONE:
+    if frame.data.strip() == DONE:
         return state, ()
-    found = object_in(frame.data)
+    found = piece_of(frame, in_band)
     if found is None:
         return state, ()
-    if "type" not in found and ("message" in found or "error" in found):
-        raise AttemptFailed(failures.in_band(failures.parse_error(frame.data), 200))
     state, events = _events(state, found, chat, deployment)
     return state, [legacy.restored(event, chat) for event in events]
 
@@ -179,7 +174,9 @@ def _events(
         case "tool-call-start":
             state, said = _call_began(state, found, dig(message, "tool_calls"), chat)
         case "tool-call-delta":
-            state, said = _call_went_on(state, found, text_at(message, "tool_calls", "function", "arguments"))
+            state, said = _call_went_on(
+                state, found, words_at(message, "tool_calls", "function", "arguments")
+            )
         case "tool-call-end":
             state, said = _call_ended(state, found)
         case "message-end":
@@ -192,8 +189,8 @@ def _events(
 
 
 def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
-    text, thought = text_at(message, "content", "text"), text_at(message, "content", "thinking")
-    thought += text_at(message, "tool_plan")
+    text, thought = words_at(message, "content", "text"), words_at(message, "content", "thinking")
+    thought += words_at(message, "tool_plan")
     said = {name: value for name, value in (("reasoning_content", thought), ("content", text)) if value}
     return [_with_logprobs(_chunk(state, said), _logprobs(logprobs))] if said else []
 
@@ -206,30 +203,39 @@ def _call_began(
     state: StreamState, found: Json, call: Any, chat: ChatRequest
 ) -> tuple[StreamState, Sequence[Event]]:
     """The calls are numbered anew: an event's index may begin anywhere."""
-    index = len(state.calls)
-    arguments = text_at(call, "function", "arguments")
+    index = state.called
+    name, arguments = words_at(call, "function", "name"), words_at(call, "function", "arguments")
+    if not name or index >= MOST_CALLS:
+        wrong("bad_tool_calls")
     begun = {
         "index": index,
         "id": text_at(call, "id") or f"call_{chat.id}_{index}",
         "type": "function",
-        "function": {"name": text_at(call, "function", "name"), "arguments": arguments},
+        "function": {"name": name, "arguments": arguments},
     }
-    calls = {**state.calls, str(found.get("index")): index}
+    calls = {**state.calls, _index(found): index}
     silent = state.silent if arguments else state.silent | {index}
-    return replace(state, calls=calls, silent=silent), [_chunk(state, {"tool_calls": [begun]})]
+    state = replace(state, calls=calls, called=index + 1, silent=silent)
+    return state, [_chunk(state, {"tool_calls": [begun]})]
+
+
+def _index(found: Json) -> int | None:
+    return number(found.get("index"))
 
 
 def _call_went_on(state: StreamState, found: Json, arguments: str) -> tuple[StreamState, Sequence[Event]]:
-    index = state.calls.get(str(found.get("index")), len(state.calls) - 1)
+    index = state.calls.get(_index(found), state.called - 1)
     if not arguments or index < 0:
         return state, ()
     delta = {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
-    return replace(state, silent=state.silent - {index}), [_chunk(state, delta)]
+    if index in state.silent:
+        state = replace(state, silent=state.silent - {index})
+    return state, [_chunk(state, delta)]
 
 
 def _call_ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
     """No arguments at all are an empty object of them."""
-    if state.calls.get(str(found.get("index"))) not in state.silent:
+    if state.calls.get(_index(found)) not in state.silent:
         return state, ()
     return _call_went_on(state, found, "{}")
 
@@ -239,8 +245,8 @@ def _ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event
     error, ended = text_at(found, "delta", "error"), text_at(found, "delta", "finish_reason")
     if error:
         raise AttemptFailed(failures.in_band(UpstreamError(message=error), 200))
-    if ended.lower() in BROKEN_FINISH:
-        raise AttemptFailed(failures.disguised("finish_error", status=200))
+    if ended.lower() in ABANDONED | BROKEN_FINISH:
+        wrong("finish_error")
     first = state.first or {}
-    end = shape.chunk(first, {}, finish_reason=_reason(ended, called=bool(state.calls)))
+    end = shape.chunk(first, {}, finish_reason=_reason(ended, called=state.called > 0))
     return replace(state, done=True), [end, *shape.closing(first, _usage(dig(found, "delta", "usage")))]

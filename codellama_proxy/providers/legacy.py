@@ -54,7 +54,7 @@ def _reason(reason: str | None) -> str | None:
 def _first_function(calls: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The first call, or a fragment of it, without what only tools have."""
     for call in calls:
-        if call.get("index", 0) == 0:
+        if call.get("index", 0) == 0 and "function" in call:
             return {"function_call": call["function"]}
     return {}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 FINISH_REASONS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "end", "pause_turn", ""), "stop"
+        ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "end", "pause_turn"), "stop"
     ),
     **dict.fromkeys(
         ("length", "max_tokens", "model_length", "model_context_window_exceeded", "max_new_tokens"), "length"
@@ -27,15 +27,21 @@ FINISH_REASONS: Mapping[str, str] = {
             "language",
             "guardrail_intervened",
             "content_filtered",
+            "sensitive",
         ),
         "content_filter",
     ),
 }
 
+ABANDONED = frozenset(
+    {
+        *("error", "timeout", "failed", "abort", "aborted", "cancelled", "canceled"),
+        *("engine_error", "server_error", "network_error", "insufficient_system_resource"),
+    }
+)
+"""Reasons that mean the upstream gave up in the middle: what it said until then is no answer."""
+
 BROKEN_FINISH = {
-    "error",
-    "timeout",
-    "failed",
     "malformed_function_call",
     "unexpected_tool_call",
     "other",

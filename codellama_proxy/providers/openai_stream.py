@@ -7,33 +7,44 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.completion import usage_chunk
-from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.providers import tool_calls
 from codellama_proxy.providers.openai_answer import (
+    MOST_CHOICES,
+    check_choice,
     fill,
-    fix_arguments,
     fix_finish,
+    fix_indexes,
     fix_logprobs,
     fix_message,
-    fix_tool_call,
     in_band,
+    is_usage,
     name_of,
     spoken,
-    tool_calls,
 )
-from codellama_proxy.providers.reading import object_in
+from codellama_proxy.providers.reading import piece_of, wrong
+from codellama_proxy.providers.tool_calls import Calls
 from codellama_proxy.sse import DONE, Frame
-from codellama_proxy.types import Deployment, Event
+from codellama_proxy.types import Deployment, Event, Usage
 from codellama_proxy.usage import reported_in, usage_in
 
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
 KIND = "chat.completion.chunk"
 
 
-_NO_CALLS: Mapping[int, int] = {}
-_NO_IDS: Mapping[tuple[int, int], str] = {}
+class ChoiceState(NamedTuple):
+    """One choice of a stream, so far."""
+
+    named: bool = False
+    """It said whose role it speaks in; once is enough."""
+    open: bool = False
+    """It said something and has not finished."""
+    calls: Calls = Calls()
+
+
+_NEW = ChoiceState()
+_NONE: Mapping[int, ChoiceState] = {}
 
 
 class StreamState(NamedTuple):
@@ -42,16 +53,9 @@ class StreamState(NamedTuple):
     id: str | None = None
     created: int = 0
     model: str | None = None
-    named: frozenset[int] = frozenset()
-    """Choices that said whose role they speak in; once is enough."""
-    open: frozenset[int] = frozenset()
-    """Choices that began and have not finished."""
-    finished: bool = False
-    """At least one choice gave its finish reason."""
-    calls: Mapping[int, int] = _NO_CALLS
-    """How many tools each choice called: then its end is `tool_calls` whatever the upstream says."""
-    call_ids: Mapping[tuple[int, int], str] = _NO_IDS
-    """By choice and index: some give every call the same number."""
+    choices: Mapping[int, ChoiceState] = _NONE
+    finished: int = 0
+    """How many times a choice gave its finish reason."""
     usage: Mapping[str, Any] | None = None
     """The latest report: some send a running total with every chunk, only the last one counts."""
     done: bool = False
@@ -59,31 +63,72 @@ class StreamState(NamedTuple):
     @property
     def complete(self) -> bool:
         """Nothing is missing, whether or not `[DONE]` came."""
-        return self.done or (self.finished and not self.open)
+        return self.done or (self.finished > 0 and not any(one.open for one in self.choices.values()))
+
+    def with_choices(self, changed: Mapping[int, ChoiceState]) -> StreamState:
+        """Raises `AttemptFailed` when there are more than any answer has."""
+        if not changed:
+            return self
+        choices = {**self.choices, **changed}
+        if len(choices) > MOST_CHOICES:
+            wrong("too_many_choices")
+        return self._replace(choices=choices)
 
 
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
     state = state or StreamState()
-    if frame.data == DONE:
+    if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state)
-    chunk = object_in(frame.data)
+    chunk = piece_of(frame, in_band)
     if chunk is None:
         return state, ()
-    if chunk.get("error"):
-        raise AttemptFailed(in_band(frame.data, chunk))
-    choices = chunk.get("choices")
-    told, usage = reported_in(chunk), usage_in(chunk)
+    told = reported(chunk)
     events: list[Event] = []
-    if isinstance(choices, list) and choices:
+    if begun(frame.data, chunk):
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
-    if told is not None:  # after the content that it counts
-        state = state._replace(usage=told)
-        events.append(Event(b"", usage=usage, model=name_of(chunk)))
-    return state, events
+    return with_report(state, told, events)
+
+
+class Report(NamedTuple):
+    """What a chunk tells about usage."""
+
+    shown: Mapping[str, Any]
+    """For the client, at the end."""
+    usage: Usage | None
+    model: str | None
+
+
+def reported(chunk: Mapping[str, Any]) -> Report | None:
+    """To be read before the chunk is changed."""
+    told = reported_in(chunk)
+    return None if told is None else Report(told, usage_in(chunk), name_of(chunk))
+
+
+def with_report(
+    state: StreamState, told: Report | None, events: list[Event]
+) -> tuple[StreamState, Sequence[Event]]:
+    """The usage comes after the content that it counts."""
+    if told is None:
+        return state, events
+    if is_usage(told.shown):
+        state = state._replace(usage=told.shown)
+    return state, [*events, Event(b"", usage=told.usage, model=told.model)]
+
+
+def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
+    """Whether a chunk has choices. Raises `AttemptFailed` for those that are none."""
+    choices = chunk.get("choices")
+    if not choices:
+        return False
+    if not isinstance(choices, list) or len(choices) > MOST_CHOICES:
+        wrong("no_choices")
+    for choice in choices:
+        check_choice(raw, choice)
+    return True
 
 
 def _content(
@@ -91,23 +136,33 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     raw, changed = _without_extras(chunk, raw)
+    changed |= b"\n" in raw  # an event of several lines: clients get one
     state, fixed = constant(state, chunk, chat)
-    changed |= fixed
-    text = ""
+    changed |= fixed | fix_indexes(chunk["choices"])
+    texts: list[str] = []
     reason = None
     meaningful = alive = False
+    after: dict[int, ChoiceState] = {}
+    finished = state.finished
     for choice in chunk["choices"]:
-        if not isinstance(choice, dict):
-            raise AttemptFailed(failures.disguised("no_choices", status=200))
-        state, said, fixed = _choice(state, choice, chat)
+        index = choice["index"]
+        before = state.choices.get(index, _NEW)
+        now, said, fixed = _choice(before, choice, f"call_{chat.id}_{index}")
+        if now != before:
+            after[index] = now
         changed |= fixed
-        text += said
+        texts.append(said)
         meaningful |= any(choice["delta"].get(name) for name in DELTAS)
+        alive |= now.calls is not before.calls
         alive |= any(value for name, value in choice["delta"].items() if name != "role")
-        reason = choice.get("finish_reason") or reason
+        if ended := choice.get("finish_reason"):
+            reason, finished = ended, finished + 1
+    state = state.with_choices(after)
+    if finished != state.finished:
+        state = state._replace(finished=finished)
     body = orjson.dumps(chunk) if changed else raw
-    content = meaningful or reason is not None
-    return state, Event(body, content, text, None, reason, state.model, alive=alive and not content)
+    said, content = "".join(texts), meaningful or reason is not None
+    return state, Event(body, content, said, None, reason, state.model, alive=alive and not content)
 
 
 def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
@@ -130,7 +185,8 @@ def constant(
 ) -> tuple[StreamState, bool]:
     """The same `id` and `created` on every chunk: those of the first. Whether anything had to be changed."""
     changed = False
-    if state.id is not None and (chunk.get("id") != state.id or chunk.get("created") != state.created):
+    told = chunk.get("id"), chunk.get("created")
+    if state.id is not None and (told != (state.id, state.created) or type(told[1]) is not int):
         chunk["id"], chunk["created"] = state.id, state.created
         changed = True
     changed |= fill(chunk, kind, chat)
@@ -139,67 +195,61 @@ def constant(
     return state, changed
 
 
-def _choice(state: StreamState, choice: dict[str, Any], chat: ChatRequest) -> tuple[StreamState, str, bool]:
+def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[ChoiceState, str, bool]:
     """The state after one choice of a chunk, what it said, and whether it had to be changed."""
-    changed = False
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        delta = choice["delta"] = {}
-        changed = True
-    found = choice.get("index")
-    index = found if isinstance(found, int) else 0
+    delta, changed = _delta(choice)
+    state = before
     if "role" in delta:
-        if index in state.named:
+        if state.named:
             del delta["role"]
             changed = True
-        state = state._replace(named=state.named | {index})
+        else:
+            state = state._replace(named=True)
     changed |= fix_message(delta)
-    if delta.get("tool_calls"):
-        state, fixed = _number_calls(state, index, delta, chat)
+    if "tool_calls" in delta:
+        state, fixed = _calls(state, delta, own_id)
         changed |= fixed
     said = spoken(delta)
     changed |= fix_logprobs(choice, said)
-    if choice.get("finish_reason") is not None:
-        state, fixed = _finish(state, index, choice, said)
+    changed |= fix_finish(choice, said or ("open" if state.open else ""), delta)
+    if choice.get("finish_reason"):
+        state, fixed = _finish(state, choice)
         changed |= fixed
-    elif said and index not in state.open:
-        state = state._replace(open=state.open | {index})
+    elif said and not state.open:
+        state = state._replace(open=True)
     return state, said, changed
 
 
-def _number_calls(
-    state: StreamState, choice: int, delta: Mapping[str, Any], chat: ChatRequest
-) -> tuple[StreamState, bool]:
-    """Every fragment tells by `index` which call it belongs to; one with a name begins a call."""
+def _delta(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What a choice adds, wherever the upstream put it, and whether that was another place."""
+    delta = choice.get("delta")
+    if isinstance(delta, dict):
+        return delta, False
+    if delta:
+        wrong("bad_delta")
+    message, text = choice.pop("message", None), choice.pop("text", None)
+    if not isinstance(message, dict | None) or not isinstance(text, str | None):
+        wrong("bad_delta")
+    choice["delta"] = message or ({"content": text} if text else {})
+    return choice["delta"], True
+
+
+def _calls(state: ChoiceState, delta: dict[str, Any], own_id: str) -> tuple[ChoiceState, bool]:
+    if not delta["tool_calls"]:
+        del delta["tool_calls"]
+        return state, True
+    calls, changed = tool_calls.numbered(state.calls, delta, own_id)
+    return (state if calls is state.calls else state._replace(calls=calls)), changed
+
+
+def _finish(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, bool]:
+    """The end of a choice. Whether it had to be changed."""
     changed = False
-    begun = state.calls.get(choice, 0)
-    ids = dict(state.call_ids)
-    for call in tool_calls(delta):
-        function = call.get("function")
-        begins = bool(isinstance(function, dict) and function.get("name"))
-        found = call.get("index")
-        index = int(found) if isinstance(found, int | float) else (begun if begins else max(begun - 1, 0))
-        call_id = call.get("id")
-        if begins and call_id and ids.setdefault((choice, index), call_id) != call_id:
-            index = begun  # a call of its own under the number of an earlier one
-            ids[choice, index] = call_id
-        if not isinstance(found, int) or found != index:
-            call["index"] = index
-            changed = True
-        changed |= fix_tool_call(call, f"call_{chat.id}_{choice}_{index}") if begins else fix_arguments(call)
-        begun = max(begun, index + 1)
-    if begun != state.calls.get(choice, 0):
-        state = state._replace(calls={**state.calls, choice: begun}, call_ids=ids)
-    return state, changed
-
-
-def _finish(state: StreamState, index: int, choice: dict[str, Any], said: str) -> tuple[StreamState, bool]:
-    """The finish reason in OpenAI's words; the choice is over."""
-    changed = fix_finish(choice, said or ("open" if index in state.open else ""), choice["delta"])
-    if state.calls.get(index) and choice["finish_reason"] == "stop":
+    if state.calls.begun and choice["finish_reason"] == "stop":
         choice["finish_reason"] = "tool_calls"
         changed = True
-    return state._replace(open=state.open - {index}, finished=True), changed
+    calls, added = tool_calls.ended(state.calls, choice["delta"], whole=choice["finish_reason"] != "length")
+    return state._replace(open=False, calls=calls), changed or added
 
 
 def closing(state: StreamState, kind: str = KIND) -> Sequence[Event]:

@@ -22,7 +22,7 @@ from codellama_proxy.providers import shape
 from codellama_proxy.providers.addresses import authorised
 from codellama_proxy.providers.openai_answer import loads
 from codellama_proxy.providers.openai_stream import KIND
-from codellama_proxy.providers.reading import text_at
+from codellama_proxy.providers.reading import text_at, wrong
 from codellama_proxy.providers.replicate_request import base_url, to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Answered, Deployment, Event, Failure, HttpRequest, Json, Step, Steps
@@ -135,8 +135,10 @@ def _failure(message: str) -> Failure:
 def _output(found: Json) -> str:
     """Text models answer with a list of pieces, or one text."""
     output = found.get("output")
-    pieces = output if isinstance(output, list) else [output]
-    return "".join(piece for piece in pieces if isinstance(piece, str))
+    pieces = [piece for piece in (output if isinstance(output, list) else [output]) if piece is not None]
+    if not all(isinstance(piece, str) for piece in pieces):
+        wrong("not_a_text")
+    return "".join(pieces)
 
 
 def _usage(found: Json) -> dict[str, Any] | None:
@@ -147,13 +149,17 @@ def _usage(found: Json) -> dict[str, Any] | None:
 # --- streams -------------------------------------------------------------------------------------------------
 
 
+Said = tuple[Any, str] | None
+"""The latest piece of the text, after those before it: joined only when it is compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamState:
     """What the next event's meaning depends on."""
 
     first: Json | None = None
     """What every chunk begins with, once the opening one has gone out."""
-    said: str = ""
+    said: Said = None
     finished: bool = False
     """The finish reason has gone out."""
     done: bool = False
@@ -189,7 +195,15 @@ def _say(
         events.append(shape.opening(first))
     if text:
         events.append(shape.chunk(first, {"content": text}, text=text))
-    return replace(state, first=first, said=state.said + text), events
+    return replace(state, first=first, said=(state.said, text) if text else state.said), events
+
+
+def _joined(said: Said) -> str:
+    pieces: list[str] = []
+    while said is not None:
+        said, piece = said
+        pieces.append(piece)
+    return "".join(reversed(pieces))
 
 
 def _finish(
@@ -218,9 +232,9 @@ def _compare(
         _check(found)
     succeeded = text_at(found, "status") == "succeeded"
     events: list[Event] = []
-    output = _output(found)
-    if not state.finished and output.startswith(state.said) and (succeeded or output != state.said):
-        state, events = _say(state, output[len(state.said) :], chat, deployment)
+    output, said = _output(found), _joined(state.said)
+    if not state.finished and output.startswith(said) and (succeeded or output != said):
+        state, events = _say(state, output[len(said) :], chat, deployment)
     if not succeeded and not state.finished:
         return state, events
     state, more = _finish(state, b"{}", chat, deployment)

@@ -6,21 +6,36 @@ calls its objects by other names: clients see `text_completion` and `choices[].t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.failures import AttemptFailed
-from codellama_proxy.providers.openai_answer import fill, fix_finish, in_band, loads, name_of
-from codellama_proxy.providers.openai_stream import StreamState, closing, constant
-from codellama_proxy.providers.reading import object_in, text_at
+from codellama_proxy.providers.openai_answer import (
+    choices_of,
+    document,
+    fill,
+    fix_finish,
+    fix_indexes,
+    fix_usage,
+    in_band,
+    name_of,
+)
+from codellama_proxy.providers.openai_stream import (
+    ChoiceState,
+    StreamState,
+    begun,
+    closing,
+    constant,
+    reported,
+    with_report,
+)
+from codellama_proxy.providers.reading import piece_of, words_at, wrong
 from codellama_proxy.providers.text_request import to_request
 from codellama_proxy.sse import DONE, Frame
 from codellama_proxy.types import Deployment, Event
-from codellama_proxy.usage import reported_in, usage_in
+from codellama_proxy.usage import usage_in
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 
@@ -29,68 +44,62 @@ KIND = "text_completion"
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    found = loads(body)
-    if found.get("error"):
-        raise AttemptFailed(in_band(body, found))
-    choices = found.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise AttemptFailed(failures.disguised("no_choices", status=200))
-    changed = fill(found, KIND, chat)
+    body, found = document(body)
+    choices = choices_of(body, found)
+    changed = fill(found, KIND, chat) | fix_indexes(choices)
     texts: list[str] = []
-    for place, choice in enumerate(choices):
-        text, fixed = _text(choice, place)
-        if not isinstance(choice.get("text"), str):
-            raise AttemptFailed(failures.disguised("no_text", status=200))
-        changed |= fix_finish(choice, text, {}) or fixed
+    for choice in choices:
+        moved = _move_text(choice)
+        text = choice.get("text")
+        if not isinstance(text, str):
+            wrong("no_text")
+        changed |= moved | fix_finish(choice, text, {})
         texts.append(text)
+    usage = usage_in(found)
+    changed |= fix_usage(found)
     return Event(
         body=orjson.dumps(found) if changed else body,
         content=True,
         text="".join(texts),
-        usage=usage_in(found),
+        usage=usage,
         finish_reason=choices[0].get("finish_reason"),
         model=name_of(found),
     )
 
 
-def _text(choice: Any, place: int) -> tuple[str, bool]:
-    """What a choice says, in whichever field, moved to `text`; whether anything had to be changed."""
-    if not isinstance(choice, dict):
-        raise AttemptFailed(failures.disguised("no_choices", status=200))
+def _move_text(choice: dict[str, Any]) -> bool:
+    """What a choice says, in whichever field, moved to `text`; whether anything had to be changed.
+
+    Raises `AttemptFailed` for what is no text.
+    """
     changed = False
-    if not isinstance(choice.get("index"), int):
-        choice["index"] = place
-        changed = True
     for name in ("message", "delta"):
         if name in choice:
             other = choice.pop(name)
-            if not isinstance(choice.get("text"), str):
-                choice["text"] = text_at(other, "content")
+            if choice.get("text") is None:
+                choice["text"] = words_at(other, "content")
             changed = True
-    return text_at(choice, "text"), changed
+    if not isinstance(choice.get("text"), str | None):
+        wrong("no_text")
+    return changed
 
 
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
     state = state or StreamState()
-    if frame.data == DONE:
+    if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state, KIND)
-    chunk = object_in(frame.data)
+    chunk = piece_of(frame, in_band)
     if chunk is None:
         return state, ()
-    if chunk.get("error"):
-        raise AttemptFailed(in_band(frame.data, chunk))
+    told = reported(chunk)
     events: list[Event] = []
-    told, usage = reported_in(chunk), usage_in(chunk)
-    if isinstance(chunk.get("choices"), list) and chunk["choices"]:
+    if begun(frame.data, chunk):
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
-    if told is not None:  # after the content that it counts
-        state = state._replace(usage=told)
-        events.append(Event(b"", usage=usage, model=name_of(chunk)))
-    return state, events
+    return with_report(state, told, events)
 
 
 def _content(
@@ -98,32 +107,40 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     changed = chunk.pop("usage", chunk) is not chunk
+    changed |= b"\n" in raw  # an event of several lines: clients get one
     state, fixed = constant(state, chunk, chat, KIND)
-    changed |= fixed
-    said = ""
+    changed |= fixed | fix_indexes(chunk["choices"])
+    texts: list[str] = []
     reason = None
-    for place, choice in enumerate(chunk["choices"]):
-        state, text, fixed = _choice(state, choice, place)
+    after: dict[int, ChoiceState] = {}
+    finished = state.finished
+    for choice in chunk["choices"]:
+        before = state.choices.get(choice["index"], ChoiceState())
+        now, text, fixed = _choice(before, choice)
+        if now != before:
+            after[choice["index"]] = now
         changed |= fixed
-        said += text
-        reason = choice.get("finish_reason") or reason
+        texts.append(text)
+        if ended := choice.get("finish_reason"):
+            reason, finished = ended, finished + 1
+    state = state.with_choices(after)
+    if finished != state.finished:
+        state = state._replace(finished=finished)
     body = orjson.dumps(chunk) if changed else raw
+    said = "".join(texts)
     return state, Event(body, bool(said) or reason is not None, said, None, reason, state.model)
 
 
-def _choice(state: StreamState, choice: Any, place: int) -> tuple[StreamState, str, bool]:
+def _choice(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, str, bool]:
     """The state after one choice of a chunk, what it said, and whether it had to be changed."""
-    text, changed = _text(choice, place)
-    if not isinstance(choice.get("text"), str):
+    changed = _move_text(choice)
+    if choice.get("text") is None:
         choice["text"] = ""
         changed = True
-    index = choice["index"]
-    if choice.get("finish_reason") is not None:
-        changed |= fix_finish(choice, text or ("open" if index in state.open else ""), _NO_CALLS)
-        state = state._replace(open=state.open - {index}, finished=True)
-    elif text and index not in state.open:
-        state = state._replace(open=state.open | {index})
+    text = choice["text"]
+    changed |= fix_finish(choice, text or ("open" if state.open else ""), {})
+    if choice.get("finish_reason"):
+        state = state._replace(open=False)
+    elif text and not state.open:
+        state = state._replace(open=True)
     return state, text, changed
-
-
-_NO_CALLS: Mapping[str, Any] = {}

@@ -25,14 +25,14 @@ ODD = [
     "trailers",
     "continue100",
     "no_done",
-    "bad_line=4",
     "bad_headers",
     "close",
     "no_usage",
     "usage_with_finish",
 ]
 CUT = [  # tokens apart, so that the first is out before the failure comes
-    f"{how};every=0.02" for how in ("cut=3", "cut_open=3", "cut_clean=3", "stall=3", "error_event_after=3")
+    f"{how};every=0.02"
+    for how in ("cut=3", "cut_open=3", "cut_clean=3", "stall=3", "error_event_after=3", "bad_line=3")
 ]
 HARD_TEXT = (
     'a\n\ndata: {"error": {"message": "x"}}\n\ndata: [DONE]\n\n\r\u2028\u2029\x00\x85 \u00e9\U0001f9ea end'
