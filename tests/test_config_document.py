@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from codellama_proxy.config.document import Document, Substituted, parse, plain, resolve
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.substitution import expand, lookup_in, references
+from codellama_proxy.config.yaml_words import SENTENCES
 
 
 def parsed(text: str | bytes, **environ: str) -> Document:
@@ -155,16 +156,17 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
 )
 
+TAGS = "text that begins with ! must be in quotes; tags (`!...`) are not allowed"
 REFUSED = {
     b"": "1:1: the file is empty; it needs at least `models:`",
     b"\n# nothing\n---\n...\n": None,
     b"a: 1\n---\nb: 2\n": "2:1: one document only: nothing may follow `---`",
-    b"a: b: c": "1:5: not YAML: mapping values are not allowed in this context",
-    b"a: [1, 2": "2:1: not YAML: did not find expected ',' or ']'",
-    b"a: 'open": "1:9: not YAML: found unexpected end of stream",
+    b"a: b: c": f"1:5: not YAML: {SENTENCES[0][1]}",
+    b"a: [1, 2": '2:1: not YAML: a [ is open here: a "," or the closing ] is missing',
+    b"a: 'open": "1:9: not YAML: a quote is opened and not closed before the file ends",
     b"a:\n\tb: 1": "2:1: not YAML: indented with a tab; use spaces",
     b"a: {b: ${C}}": '1:9: not YAML: inside { } and [ ], "${...}" must be quoted',
-    b"a: @x": "1:4: not YAML: found character that cannot start any token",
+    b"a: @x": "1:4: not YAML: a value cannot begin with this character; put it in quotes",
     b"a: 1\nb: \x00": "2:4: character U+0000 is not allowed",
     b"a: \x1b[0m": "1:4: character U+001B is not allowed",
     b"a: \xe9": "1:4: not UTF-8",
@@ -197,12 +199,12 @@ def test_a_bomb_is_refused_before_it_costs_anything(content: bytes) -> None:
     assert time.process_time() - started < 0.5
 
 
-TAGS = ["!!python/object/apply:os.system ['true']", "!!str 1", "!x 1", "! 1", "!!binary aGk=", "!!set {a}"]
+TAGGED = ["!!python/object/apply:os.system ['true']", "!!str 1", "!x 1", "! 1", "!!binary aGk=", "!!set {a}"]
 
 
-@pytest.mark.parametrize("tagged", TAGS)
+@pytest.mark.parametrize("tagged", TAGGED)
 def test_tags_are_refused_and_never_obeyed(tagged: str) -> None:
-    assert parsed(f"a: {tagged}\n").problems == (((1, 4), "tags (`!...`) are not allowed"),)
+    assert parsed(f"a: {tagged}\n").problems == (((1, 4), TAGS),)
 
 
 def test_every_duplicate_key_is_named_with_the_line_of_the_first() -> None:
@@ -215,7 +217,9 @@ def test_every_duplicate_key_is_named_with_the_line_of_the_first() -> None:
 
 
 def test_a_key_that_is_not_text_is_refused() -> None:
-    assert parsed("? [a]\n: 1\n").problems == (((1, 3), "a key must be text"),)
+    assert parsed("? [a]\n: 1\n").problems == (
+        ((1, 3), "a key must be text: a list or a mapping cannot be one"),
+    )
 
 
 # --- substitution ------------------------------------------------------------------------------------------

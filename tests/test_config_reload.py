@@ -177,7 +177,7 @@ def spoil_by_a_dangling_link(path: Path) -> None:
 
 
 SPOILS = {
-    spoil_by_syntax: "2:1: not YAML: did not find expected node content",
+    spoil_by_syntax: "2:1: not YAML: something is missing here: a value, or the closing ] or }",
     spoil_by_deleting: "1:1: cannot be read: No such file or directory",
     spoil_by_emptying: "1:1: the file is empty; it needs at least `models:`",
     spoil_by_a_directory: "1:1: cannot be read: Is a directory",
@@ -408,7 +408,7 @@ def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Pa
     live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
     assert names(live) == ["kept"]
     assert live.text == text("kept").encode()
-    assert live.error == f"{path}:2:1: not YAML: did not find expected node content"
+    assert live.error == f"{path}:2:1: not YAML: something is missing here: a value, or the closing ] or }}"
     look(live, 2)
     assert (names(live), live.failures) == (["kept"], 1), "it is the same bad file, and told once"
     path.write_text(text("mended"))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from codellama_proxy.config.check import check, schema
 from codellama_proxy.config.document import parse
+from codellama_proxy.config.explain import A_MAPPING
 from codellama_proxy.config.manual import manual
 from codellama_proxy.config.schema import Entry, File, Section
 from codellama_proxy.config.settings import Settings, environment
@@ -212,7 +213,7 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
     assert lines == [
         f"{path}:2:33: warning: limits.key.budget_duration: without max_budget it does nothing",
         f'{path}:3:1: routng: unknown key "routng"; did you mean "routing"?',
-        f"{path}:4:7: auth: expected a mapping",
+        f"{path}:4:7: auth: {A_MAPPING}; to let anybody call, write {{required: false}}",
         f"{path} is not good: 2 problems.",
     ]
 

@@ -11,11 +11,14 @@ from typing import Any, Literal
 from codellama_proxy.config.document import MAX_BYTES
 from codellama_proxy.config.load import examine
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.schema import File
+from codellama_proxy.config.schema import File, Section
 from codellama_proxy.config.substitution import read_regular, reason
 from codellama_proxy.types import Snapshot
 
 TITLE = "codellama-proxy: proxy.yaml"
+
+MAY_BE_FALSE = {part.__name__ for part in Section.__subclasses__() if part.off is not None} | {"Semantic"}
+"""Sections in whose place `false` may stand."""
 
 Form = Literal["text", "json", "github"]
 
@@ -133,6 +136,8 @@ def _widened(core: dict[str, Any], *, may_be_empty: bool) -> dict[str, Any]:
     options = list(_options(core))
     if any(_is_section(option) for option in options) and may_be_empty and {"type": "null"} not in options:
         options.append({"type": "null"})
+    if any(option.get("$ref", "").rpartition("/")[2] in MAY_BE_FALSE for option in options):
+        options.append({"const": False})
     if any(_is_scalar(option) for option in options):
         options.append({"$ref": "#/$defs/Substitution"})
     return options[0] if len(options) == 1 else {"anyOf": options}

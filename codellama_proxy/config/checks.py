@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Literal
 
+from codellama_proxy.config import entry_checks
 from codellama_proxy.config.document import Path
 from codellama_proxy.config.problems import did_you_mean
+from codellama_proxy.config.remark import Entries, Remark
 from codellama_proxy.config.scalars import is_private
 from codellama_proxy.config.schema import Entry, File, Limits
 from codellama_proxy.providers.texts import TEXTS
 
 _NEEDS_URL = frozenset({"azure", "vllm", "openai_compatible"})
-NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
 _ONLY_FOR = {
     "deployment": "azure",
     "api_version": "azure",
@@ -24,32 +23,11 @@ _ONLY_FOR = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
-    path: Path
-    message: str
-    severity: Literal["error", "warning"] = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """The entries that could be read, by their index in the file, and every name the file gives to one."""
-
-    by_index: Mapping[int, Entry]
-    names: tuple[str, ...]
-    hidden: frozenset[Path] = frozenset()
-    """Values no message may show."""
-    unknown: frozenset[Path] = frozenset()
-    """Values that are unset, or were refused: nothing is said of what depends on them."""
-
-    def mode(self, index: int) -> str | None:
-        return None if ("models", index, "mode") in self.unknown else self.by_index[index].mode
-
-
 def remarks(file: File, entries: Entries) -> Iterator[Remark]:
     for index, entry in entries.by_index.items():
         path: Path = ("models", index)
         yield from _provider(entry, path, entries)
+        yield from entry_checks.remarks(entry, path, entries)
         yield from _url(entry, path)
         yield from _price(entry, path, entries)
         yield from _fallbacks(entry, path, entries)
@@ -58,6 +36,7 @@ def remarks(file: File, entries: Entries) -> Iterator[Remark]:
     yield from _limits(file, entries)
     yield from _projects(file, entries)
     yield from _semantic(file, entries)
+    yield from _promptlayer(file, entries)
 
 
 def _completions(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
@@ -80,9 +59,6 @@ def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
             yield Remark((*path, key), f"only for provider {provider}")
     if entry.provider in _NEEDS_URL and not entry.base_url and (*path, "base_url") not in entries.unknown:
         yield Remark(path, f"base_url is required for provider {entry.provider}")
-    keyless = not entry.api_key and (*path, "api_key") not in entries.unknown
-    if keyless and not entry.base_url and entry.provider not in NEEDS_NO_KEY:
-        yield Remark(path, f"no api_key; {entry.provider} will refuse every request", "warning")
 
 
 def _url(entry: Entry, path: Path) -> Iterator[Remark]:
@@ -184,3 +160,9 @@ def _gptcache(url: str | None, path: Path) -> Iterator[Remark]:
         yield Remark(path, "url is required for backend gptcache")
     elif url.startswith("http:") and not is_private(url):
         yield Remark((*path, "url"), "http:// would show prompts to the network; use https")
+
+
+def _promptlayer(file: File, entries: Entries) -> Iterator[Remark]:
+    key, path = file.tracking.promptlayer.api_key, ("tracking", "promptlayer", "api_key")
+    if key is not None and path not in entries.hidden:
+        yield from entry_checks.of_key(key.reveal(), path, None, "PROMPTLAYER_API_KEY")

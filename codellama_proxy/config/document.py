@@ -16,6 +16,7 @@ import yaml
 
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.substitution import Lookup, expand
+from codellama_proxy.config.yaml_words import in_plain_words
 
 Path = tuple[str | int, ...]
 Position = tuple[int, int]
@@ -106,7 +107,7 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml") -> Docu
         position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise ConfigError((Problem(*position, _in_words(error, content, position), source=source),)) from None
     except yaml.YAMLError:
-        raise ConfigError((Problem(1, 1, "not YAML", source=source),)) from None
+        raise ConfigError((Problem(1, 1, f"not YAML: {in_plain_words(None)}", source=source),)) from None
 
 
 class _Unreadable(Exception):  # noqa: N818 - a stop, turned into a `Problem` by `parse`
@@ -138,14 +139,14 @@ def _place(before: str) -> Position:
 
 
 def _in_words(error: yaml.MarkedYAMLError, content: bytes, position: Position) -> str:
-    """libyaml's own sentence, which never quotes the file, or the reason behind the usual ones."""
+    """What is probably wrong, or the reason behind the usual mistakes; it never quotes the file."""
     lines = content.decode(errors="replace").splitlines()
     line = lines[position[0] - 1] if position[0] <= len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "not YAML: indented with a tab; use spaces"
     if line[: position[1]].endswith("${"):
         return 'not YAML: inside { } and [ ], "${...}" must be quoted'
-    return f"not YAML: {error.problem or 'syntax error'}"
+    return f"not YAML: {in_plain_words(error.problem)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:
-            self.problems.append((position, "tags (`!...`) are not allowed"))
+            self.problems.append(
+                (position, "text that begins with ! must be in quotes; tags (`!...`) are not allowed")
+            )
         node = self._content(event, position, depth)
         if max(node.size, self._nodes) > MAX_VALUES:
             raise _Unreadable(position, "too many values")
@@ -258,7 +261,7 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key.scalar is None:
-                self.problems.append((key.position, "a key must be text"))
+                self.problems.append((key.position, "a key must be text: a list or a mapping cannot be one"))
             elif key.scalar in found:
                 first = self.keys[*path, key.scalar][0]
                 self.problems.append(

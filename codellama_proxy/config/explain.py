@@ -9,11 +9,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from codellama_proxy.config import guesses
 from codellama_proxy.config.document import Document, Path, Position
 from codellama_proxy.config.problems import did_you_mean
 from codellama_proxy.config.schema import File
 
 Finding = tuple[Position, str]
+A_MAPPING = "expected a mapping: keys and their values, each as `key: value`"
+A_LIST = "expected a list: items on lines of their own that begin with `- `, or in [ ]"
 
 
 def described(path: Path) -> str:
@@ -56,39 +59,61 @@ def _message(detail: ErrorDetails, path: Path) -> str:
             return detail["msg"]
         case "literal_error":
             expected = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
-            return f"expected {_either(expected)}{_guess(detail['input'], expected)}"
+            return f"expected {_either(expected)}{_guess(detail['input'], expected, path)}"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return "expected a mapping"
+            return f"{A_MAPPING}{_off(detail['input'], path)}"
         case "tuple_type":
-            return "expected a list"
-    return f"not valid ({detail['type']})"
+            return A_LIST
+    return "not valid"
 
 
 def _either(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _guess(value: Any, known: Sequence[str]) -> str:
+def _guess(value: Any, known: Sequence[str], path: Path) -> str:
     """Shows one of `known`, never the value."""
-    return did_you_mean(value, known) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    meant = guesses.of_provider(value) if path[-1:] == ("provider",) else None
+    return f'; did you mean "{meant}"?' if meant else did_you_mean(value, known)
+
+
+def _off(value: Any, path: Path) -> str:
+    """Of a section written as one word."""
+    if path == ("auth",):
+        return "; to let anybody call, write {required: false}"
+    word = value if isinstance(value, str) else ""
+    return "; for none write false" if word.lower() in ("off", "no", "none", "disabled") else ""
 
 
 def _unknown(path: Path) -> str:
     key, known = str(path[-1]), _keys_at(path[:-1])
     if key == "<<":
         return f"{described(path)}: merge keys are not YAML 1.2; write the keys out"
+    meant = guesses.of_key(_section_at(path[:-1]).__name__, key)
+    if meant is not None:
+        word = re.fullmatch(r"write (\w+)", meant)
+        hint = f'did you mean "{word[1]}"?' if word else meant
+        return f'{described(path)}: unknown key "{_short(key)}"; {hint}'
     hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
     return f'{described(path)}: unknown key "{_short(key)}"{hint}'
 
 
 def _keys_at(path: Path) -> list[str]:
+    return [field.alias or name for name, field in _section_at(path).model_fields.items()]
+
+
+def _section_at(path: Path) -> type[BaseModel]:
+    """The class of the section that stands there."""
     section: Any = File
     for part in path:
         if isinstance(section, type) and issubclass(section, BaseModel):
             section = next(f.annotation for n, f in section.model_fields.items() if (f.alias or n) == part)
         else:
             section = section_in(section)
-    return [field.alias or name for name, field in section_in(section).model_fields.items()]
+    found: type[BaseModel] = section_in(section)
+    return found
 
 
 def section_in(annotation: Any) -> Any:

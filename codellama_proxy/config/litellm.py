@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from codellama_proxy.config import litellm_words as words
-from codellama_proxy.config.checks import NEEDS_NO_KEY
 from codellama_proxy.config.document import Document, Path, parse, resolve
+from codellama_proxy.config.entry_checks import NEEDS_NO_KEY
 from codellama_proxy.config.explain import described
 
 

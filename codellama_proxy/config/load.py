@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from codellama_proxy.config import build, checks, hidden, reach
+from codellama_proxy.config.credentials import with_customary
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.remark import Entries
 from codellama_proxy.config.salvage import Rest, rest_of
-from codellama_proxy.config.schema import File
+from codellama_proxy.config.schema import Entry, File
 from codellama_proxy.config.substitution import lookup_in
 from codellama_proxy.masking import Mask
 from codellama_proxy.providers import UNABLE
@@ -40,19 +42,22 @@ def examine(
     text: bytes, environ: Mapping[str, str], *, source: str = "proxy.yaml", implemented: frozenset[str]
 ) -> Loaded:
     """`load`, with the warnings' positions."""
-    document = parse(text, lookup_in(environ), source=source)
+    lookup = lookup_in(environ)
+    document = with_customary(parse(text, lookup, source=source), lookup)
     problems = [Problem(*place, message, source=source) for place, message in document.problems]
     problems += [Problem(*place, message, source=source) for place, message in _unset(document)]
     file, entries = _validated(document, problems, source)
     for remark in checks.remarks(file, entries) if file and entries else ():
         place, message = at(document, remark.path, remark.message)
         problems.append(Problem(*place, message, remark.severity, source))
+    if file and entries:
+        problems += _disabled(document, entries, implemented, source)
+        problems += _of_whole(document, _with_all(file, entries, implemented), file, entries, source)
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(_in_order(problems, document))
     assert file is not None
     assert entries is not None
     deployments = _deployments(file, document, implemented)
-    problems += _disabled(document, deployments, source)
     last: tuple[Problem, ...] = ()
     if all(d.disabled is not None for d in deployments):
         deployments.append(_built_in_mock(deployments, file))
@@ -62,13 +67,31 @@ def examine(
         secrets=hidden.secrets_of(document),
         hidden=hidden.places(document, (entry.name for entry in file.models)),
     )
-    for remark in reach.unpriced(snapshot, entries):
-        problems.append(Problem(*document.position(remark.path), remark.message, "warning", source))
-    for remark in reach.remarks(snapshot, file, entries):
-        place, message = at(document, remark.path, remark.message)
-        problems.append(Problem(*place, message, remark.severity, source))
+    problems += _of_whole(document, snapshot, file, entries, source)
     warnings = _in_order(problems, document) + last
     return Loaded(replace(snapshot, warnings=tuple(problem.message for problem in warnings)), warnings)
+
+
+def _with_all(file: File, entries: Entries, implemented: frozenset[str]) -> Snapshot:
+    """As if every key were set: whether one is here and now must not hide what is wrong with the file."""
+    numbers: Counter[str] = Counter()
+    deployments = []
+    for entry in entries.by_index.values():
+        numbers[entry.name] += 1
+        unable = _unable(entry, implemented)
+        deployments.append(build.deployment(entry, numbers[entry.name], file.timeouts, unable))
+    return build.snapshot(file, deployments, digest="")
+
+
+def _of_whole(
+    document: Document, snapshot: Snapshot, file: File, entries: Entries, source: str
+) -> Iterator[Problem]:
+    """What can never happen with this configuration."""
+    for remark in reach.unpriced(snapshot, entries):
+        yield Problem(*document.position(remark.path), remark.message, "warning", source)
+    for remark in reach.remarks(snapshot, file, entries):
+        place, message = at(document, remark.path, remark.message)
+        yield Problem(*place, message, remark.severity, source)
 
 
 _MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; it makes its answers up'
@@ -101,9 +124,7 @@ def _unset(document: Document) -> Iterator[tuple[tuple[int, int], str]]:
             yield at(document, path, why)
 
 
-def _validated(
-    document: Document, problems: _Found, source: str
-) -> tuple[File | None, checks.Entries | None]:
+def _validated(document: Document, problems: _Found, source: str) -> tuple[File | None, Entries | None]:
     """The file, without what had to be refused, so that one run can report the rest as well."""
     root = document.root
     if not isinstance(root, dict):
@@ -119,11 +140,11 @@ def _validated(
     return (None, None) if rest is None else (rest.file, _entries(rest, document))
 
 
-def _entries(rest: Rest, document: Document) -> checks.Entries:
+def _entries(rest: Rest, document: Document) -> Entries:
     models = document.root.get("models")
     written = models if isinstance(models, list) else []
     names = (entry.get("name") for entry in written if isinstance(entry, dict))
-    return checks.Entries(
+    return Entries(
         by_index=dict(zip(rest.indexes, rest.file.models, strict=True)),
         names=tuple(str(name) for name in names if name is not None),
         hidden=frozenset(document.substituted),
@@ -136,14 +157,21 @@ def _deployments(file: File, document: Document, implemented: frozenset[str]) ->
     found = []
     for index, entry in enumerate(file.models):
         numbers[entry.name] += 1
-        disabled = document.missing.get(("models", index, "api_key"))
-        if entry.provider not in implemented:
-            disabled = f"provider {entry.provider} is not available in this version"
-        elif entry.provider in UNABLE[entry.mode]:
-            disabled = f"provider {entry.provider} has no mode {entry.mode}"
+        disabled = _unable(entry, implemented) or document.missing.get(("models", index, "api_key"))
         made = build.deployment(entry, numbers[entry.name], file.timeouts, disabled)
         found.append(replace(made, secrets=hidden.entrys_secrets(document, index)))
     return found
+
+
+def _unable(entry: Entry, implemented: frozenset[str]) -> str | None:
+    """Why no key would help."""
+    if entry.provider not in implemented:
+        return f"provider {entry.provider} is not available in this version"
+    return (
+        f"provider {entry.provider} has no mode {entry.mode}"
+        if entry.provider in UNABLE[entry.mode]
+        else None
+    )
 
 
 def _built_in_mock(deployments: list[Deployment], file: File) -> Deployment:
@@ -151,8 +179,14 @@ def _built_in_mock(deployments: list[Deployment], file: File) -> Deployment:
     return replace(build.deployment(build.BUILT_IN_MOCK, number, file.timeouts, None), disabled=None)
 
 
-def _disabled(document: Document, deployments: list[Deployment], source: str) -> Iterator[Problem]:
-    for index, deployment in enumerate(deployments):
-        if deployment.disabled is not None:
-            message = f"{deployment.name} is disabled: {deployment.disabled}"
-            yield Problem(*document.position(("models", index, "api_key")), message, "warning", source)
+def _disabled(
+    document: Document, entries: Entries, implemented: frozenset[str], source: str
+) -> Iterator[Problem]:
+    for index, entry in entries.by_index.items():
+        path: Path = ("models", index)
+        known = not {(*path, "provider"), (*path, "mode")} & entries.unknown
+        why = (_unable(entry, implemented) if known else None) or document.missing.get((*path, "api_key"))
+        if why:
+            name = f"models[{index}]" if (*path, "name") in entries.unknown else entry.name
+            message = f"{name} is disabled: {why}"
+            yield Problem(*document.position((*path, "api_key")), message, "warning", source)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from codellama_proxy import budgets, tokens
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.config.checks import Entries, Remark
 from codellama_proxy.config.document import Path
+from codellama_proxy.config.remark import Entries, Remark
 from codellama_proxy.config.schema import File
 from codellama_proxy.guardrail import guardrail_of
 from codellama_proxy.routing import allows
@@ -114,7 +114,10 @@ def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
     for index, entry in entries.by_index.items():
         numbers[entry.name] = numbers.get(entry.name, 0) + 1
         deployment = deployments.get(f"{entry.name}#{numbers[entry.name]}")
-        if deployment is not None and price_of(deployment) is None and _may_meet(budgeted, entry.name):
+        names = {("models", index, key) for key in ("provider", "model", "price", "base_model", "name")}
+        if deployment is None or names & entries.unknown or price_of(deployment) is not None:
+            continue
+        if _may_meet(budgeted, entry.name):
             message = (
                 "has no known price, so requests under a budget pass it over, or are refused; give it one"
             )

@@ -27,7 +27,6 @@ _WINDOW = r"hour|day|week|month|[1-9][0-9]{0,3}[hd]"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding"}
-_OWN_PARAMS = {"model", "messages", "prompt", "input", "stream"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +75,18 @@ WINDOW = text(_WINDOW, "hour, day, week, month, or a length such as 12h or 30d")
 def _flag(value: Any) -> bool:
     found = plain(value)
     if not isinstance(found, bool):
-        refuse("expected true or false")
+        refuse(f"expected true or false{_flag_hint(found)}")
     return found
+
+
+def _flag_hint(found: Any) -> str:
+    """YAML 1.1 had more words for them."""
+    word = found.lower() if isinstance(found, str) else ""
+    if word in ("true", "false"):
+        return ", without quotes"
+    return {"yes": "; write true", "on": "; write true", "no": "; write false", "off": "; write false"}.get(
+        word, ""
+    )
 
 
 FLAG = Scalar(_flag, {"type": "boolean"})
@@ -196,7 +205,7 @@ def _secret(value: Any) -> Secret | None:
         return None
     found = _text(value).strip()
     if not re.fullmatch(r"[\x21-\x7e]*", found):
-        refuse("expected a secret of printable characters without spaces")
+        refuse("expected a secret of printable characters without spaces; from a variable, write ${NAME}")
     return Secret(found) if found else None
 
 
@@ -241,8 +250,9 @@ _PRIVATE = tuple(
 
 
 def _headers(value: Any) -> dict[str, str]:
-    found = {str(name).lower(): _header(name, content) for name, content in _mapping(value).items()}
-    if len(found) != len(_mapping(value)):
+    given = {name: content for name, content in _mapping(value).items() if content is not None}
+    found = {str(name).lower(): _header(name, content) for name, content in given.items()}
+    if len(found) != len(given):
         refuse("two headers differ only in upper and lower case")
     return found
 
@@ -264,7 +274,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        refuse("expected a mapping")
+        refuse("expected a mapping: names and their values, each as `name: value`")
     return value
 
 
@@ -284,12 +294,4 @@ def _json(value: Any) -> Any:
     return found
 
 
-def _params(value: Any) -> Any:
-    found = _mapping(value)
-    if own := sorted(_OWN_PARAMS & found.keys()):
-        refuse(f"{own[0]} cannot be set here")
-    return _json(found)
-
-
-PARAMS = Scalar(_params, {"type": "object"})
 JSON_MAP = Scalar(lambda value: _json(_mapping(value)), {"type": "object"})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from codellama_proxy.config import scalars as s
-from codellama_proxy.config.document import Substituted
+from codellama_proxy.config.document import Substituted, plain
 from codellama_proxy.types import Secret
 
 PROVIDERS = Literal[
@@ -17,6 +18,11 @@ PROVIDERS = Literal[
 ]  # fmt: skip
 
 _word = BeforeValidator(lambda value: str(value) if isinstance(value, Substituted) else value)
+
+_NONE_FOR_FALSE = BeforeValidator(lambda value: None if plain(value) is False else value)
+
+_LIST_FOR_FALSE = BeforeValidator(lambda value: () if plain(value) is False else value)
+_KEYS_FOR_FALSE = BeforeValidator(lambda value: {} if value is None or plain(value) is False else value)
 
 Flag = Annotated[bool, s.FLAG]
 Name = Annotated[str, s.NAME]
@@ -47,10 +53,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    off: ClassVar[Mapping[str, Any] | None] = None
+    """What `false` in its place stands for; `None`: it cannot be switched off."""
+
     @model_validator(mode="before")
     @classmethod
     def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+        if value is None:
+            return {}
+        if cls.off is not None and not isinstance(value, dict | list) and plain(value) is False:
+            return dict(cls.off)
+        return value
 
 
 class TierPrice(Section):
@@ -143,7 +156,8 @@ class Entry(Section):
     )
     allow_insecure: Flag = Field(default=False, description="Allow http:// to a host on the internet.")
     api_key: Annotated[Secret | None, s.SECRET] = Field(
-        default=None, description="The provider's key; a variable that is unset or empty disables the entry."
+        default=None,
+        description="The provider's key. Left out: the provider's customary variable. Unset or empty: disabled.",
     )
     price: Price | None = Field(
         default=None, description="USD per million tokens; default: the price catalogue."
@@ -158,14 +172,14 @@ class Entry(Section):
         default=1.0, description="Share of the traffic among deployments of one name."
     )
     fallback: Flag = Field(default=True, description="May it serve as a backup for other models?")
-    fallbacks: tuple[Name, ...] | None = Field(
+    fallbacks: Annotated[tuple[Name, ...] | None, _LIST_FOR_FALSE] = Field(
         default=None,
         description="Tried after this one; [] for none; default: all below it with fallback: true.",
     )
     timeouts: OwnTimeouts = Field(
         default=OwnTimeouts(), description="Its own timeouts, over the general ones."
     )
-    params: Annotated[dict[str, Any], s.PARAMS] = Field(
+    params: Annotated[dict[str, Any], s.JSON_MAP] = Field(
         default={}, description="Added where the client gave none."
     )
     headers: Annotated[dict[str, str], s.HEADERS] = Field(
@@ -199,6 +213,8 @@ class Entry(Section):
 
 
 class Guardrail(Section):
+    off = {"system_prompt": False}
+
     system_prompt: Prompt = Field(
         default="", description="The first system message of every request; false for none."
     )
@@ -245,6 +261,8 @@ class Routing(Section):
 class Limits(Section):
     """null: no limit; 0: none allowed."""
 
+    off = dict.fromkeys(("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget"))
+
     rpm_limit: Count | None = Field(default=None, description="Requests a minute.")
     tpm_limit: Count | None = Field(default=None, description="Tokens a minute.")
     max_parallel_requests: Count | None = Field(default=None, description="Requests at the same time.")
@@ -258,6 +276,8 @@ class Limits(Section):
 
 
 class Scopes(Section):
+    off = {}
+
     everything: Limits = Field(default=Limits(), alias="global", description="The whole installation.")
     project: Limits = Field(default=Limits(), description="Every project.")
     key: Limits = Field(default=Limits(), description="Every key.")
@@ -289,6 +309,8 @@ class Semantic(Section):
 
 
 class Cache(Section):
+    off = {"enabled": False}
+
     enabled: Flag = Field(default=True, description="Answer identical requests from memory and disk.")
     ttl: Annotated[float, s.duration("1s", "365d")] = Field(
         default=3600.0, description="How long an answer is good."
@@ -297,16 +319,22 @@ class Cache(Section):
         default=10_000, description="How many answers are kept."
     )
     scope: CacheScope = Field(default="project", description="Who shares answers.")
-    semantic: Semantic | None = Field(default=None, description="Also answer similar requests.")
+    semantic: Annotated[Semantic | None, _NONE_FOR_FALSE] = Field(
+        default=None, description="Also answer similar requests."
+    )
 
 
 class PromptLayer(Section):
+    off = {}
+
     api_key: Annotated[Secret | None, s.SECRET] = Field(default=None, description="Its key; unset: off.")
     content: Flag = Field(default=True, description="Send prompts and answers too.")
     tags: tuple[UpstreamName, ...] = Field(default=("codellama-proxy",), description="Tags on every request.")
 
 
 class Requests(Section):
+    off = {}
+
     content: Flag = Field(default=False, description="Keep prompts and answers too.")
     retention: Annotated[float, s.duration("1h", "36500d")] = Field(
         default=30 * 86400.0, description="How long single requests are kept; daily totals stay."
@@ -314,6 +342,8 @@ class Requests(Section):
 
 
 class Tracking(Section):
+    off = {}
+
     promptlayer: PromptLayer = Field(default=PromptLayer(), description="Every request, sent to PromptLayer.")
     requests: Requests = Field(default=Requests(), description="The request log in the database.")
 
@@ -338,6 +368,8 @@ class Server(Section):
 
 
 class Metrics(Section):
+    off = {}
+
     public: Flag = Field(default=False, description="Show /metrics without the admin key.")
 
 
@@ -351,7 +383,7 @@ class File(Section):
     routing: Routing = Field(default=Routing(), description="Tries, pauses and fallbacks.")
     timeouts: Timeouts = Field(default=Timeouts(), description="How long one upstream call may take.")
     limits: Scopes = Field(default=Scopes(), description="What each scope may use.")
-    projects: dict[ProjectName, Project] = Field(
+    projects: Annotated[dict[ProjectName, Project], _KEYS_FOR_FALSE] = Field(
         default={}, description="Projects with settings of their own."
     )
     cache: Cache = Field(default=Cache(), description="Answers kept for identical requests.")
