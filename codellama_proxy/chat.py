@@ -6,6 +6,7 @@ message in short.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,9 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.fields import FIELDS, check_fields, check_items, invalid_type, invalid_value, parse_json
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+MAX_NAME = 256
+"""Characters of a client's `model` or `user` that are kept."""
+
 TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
 """Keys of `metadata` that are for prompt tracking, and for no upstream."""
 
@@ -119,11 +123,11 @@ def request_of(
     if model == "":
         raise invalid_value("model", "'model' must not be empty.")
     return ChatRequest(
-        model=model,
+        model=shortened(model),
         messages=messages,
         stream=stream,
         include_usage=bool(include_usage),
-        user=fields.get("user"),
+        user=shortened(fields.get("user")),
         metadata=fields.pop("metadata", {}),
         cache=fields.pop("cache", {}),
         params=fields,
@@ -132,6 +136,14 @@ def request_of(
         created=created,
         endpoint=endpoint,
     )
+
+
+def shortened(name: str | None) -> str | None:
+    """A client's name for rows and log lines: one that is too long ends in its hash, which keeps it distinct."""
+    if name is None or len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name[: MAX_NAME - 65]}~{digest}"
 
 
 def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:

@@ -91,6 +91,8 @@ class ProxyError(Exception):
     def wire_headers(self) -> dict[str, str]:
         """Headers that belong to the error: whether and when to come again."""
         headers = {"content-type": "application/json", **self.headers}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         if not self.retryable:
             headers["x-should-retry"] = "false"
         elif self.status in (429, 503):

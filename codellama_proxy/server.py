@@ -46,13 +46,14 @@ from codellama_proxy.store.reader import Reader
 from codellama_proxy.store.writer import Writer
 from codellama_proxy.tracking.delivery import DEFAULT_URL, Delivery
 from codellama_proxy.tracking.log import Format, Handler, Log
-from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped
+from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
 from codellama_proxy.tracking.retention import keep_only
 from codellama_proxy.tracking.spans import open_spans
 from codellama_proxy.types import Deployment, Snapshot
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
+from codellama_proxy.web.observed import Observer
 from codellama_proxy.web.patience import Patience
 from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import alarms, first_key, welcome
@@ -80,6 +81,7 @@ class Runtime:
     cooldowns: Cooldowns
     metrics: Metrics
     time: Time
+    observer: Observer
     master_key: str | None
     draining: bool = False
 
@@ -154,7 +156,9 @@ async def _serve(
         reports = Reader(path)
         await reports.open()
         stack.push_async_callback(reports.close)
-        keys, ledger = Keys(writer, reader, reports=reports), Ledger(writer, reports)
+        master = settings.master_key.get_secret_value() if settings.master_key else None
+        keys = Keys(writer, reader, reports=reports, master_key=master)
+        ledger = Ledger(writer, reports)
         metrics = Metrics(lambda: live.snapshot.models)
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
         outbox = Outbox(writer, reader)
@@ -162,7 +166,12 @@ async def _serve(
             outbox, AiohttpWire(), lambda: live.snapshot.tracking.promptlayer_key, time, url=promptlayer_url()
         )
         stack.push_async_callback(delivery.stop, FLUSH)
-        metrics.watch(lambda: [dropped(ledger.dropped + outbox.dropped + delivery.dropped)])
+        metrics.watch(
+            lambda: [
+                dropped(ledger.dropped + outbox.dropped + delivery.dropped),
+                lines_dropped(log.dropped),
+            ]
+        )
         spans = open_spans(os.environ, log)
         if spans is not None:
             stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH)
@@ -172,8 +181,10 @@ async def _serve(
         walk = Walk(pools, cooldowns, time)
         recall = await _recall(stack, live, path, metrics, walk, accounts, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
-        master = settings.master_key.get_secret_value() if settings.master_key else None
-        runtime = Runtime(live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, master)
+        observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
+        runtime = Runtime(
+            live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, observer, master
+        )
 
         async def changed(_: Snapshot, new: Snapshot) -> None:
             deployments = _enabled(new)
@@ -195,17 +206,21 @@ async def _serve(
             recall.watch(lambda: live.snapshot),
         ):
             stack.callback(asyncio.create_task(task).cancel)
-        address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
-        for line in welcome(live.snapshot, address, settings):
-            log.line(line)
-        for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
-            log.line(line)
-        _warn(log, live, settings)
+        await _greet(log, live, keys, settings, sock)
 
         def started() -> None:
             stack.callback(asyncio.create_task(_warm(live.snapshot, counter)).cancel)
 
         return await Server(runtime, log, patience, started).run(sock)
+
+
+async def _greet(log: Log, live: Live, keys: Keys, settings: Settings, sock: socket.socket) -> None:
+    address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
+    for line in welcome(live.snapshot, address, settings):
+        log.line(line)
+    for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
+        log.line(line)
+    _warn(log, live, settings)
 
 
 async def _warm(snapshot: Snapshot, counter: Counter) -> None:
@@ -298,7 +313,10 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 create_app(runtime),
                 http=functools.partial(  # type: ignore[arg-type]  # only called
-                    Protocol, patience=patience, max_body=lambda: runtime.live.snapshot.server.max_body
+                    Protocol,
+                    patience=patience,
+                    max_body=lambda: runtime.live.snapshot.server.max_body,
+                    malformed=runtime.observer.malformed,
                 ),
                 loop="none",
                 lifespan="off",

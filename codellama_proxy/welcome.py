@@ -55,7 +55,7 @@ def alarms(live: Live, settings: Settings) -> Iterator[str]:
             f"{settings.config} IS NOT GOOD AND IS NOT SERVED. The last good configuration "
             f"({live.snapshot.digest}) serves until the file is mended."
         )
-        yield f"  {live.error}"
+        yield from (f"  {line}" for line in live.error.splitlines())
 
 
 def _described(deployment: Deployment) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from codellama_proxy.errors import ProxyError
 from codellama_proxy.web.patience import Patience
 from codellama_proxy.web.protocol import MAX_BEHIND, Protocol
 
@@ -64,14 +65,25 @@ class Connection:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.refused: list[tuple[str, int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         quiet = {"log_config": None, "access_log": False, "proxy_headers": False}
         config = uvicorn.Config(self._app, loop="none", ws="none", interface="asgi3", **quiet)
         config.load()
         self.transport = Transport()
-        self.protocol = Protocol(config, ServerState(), {}, patience=Patience(), max_body=lambda: 32_000_000)
+        self.protocol = Protocol(
+            config,
+            ServerState(),
+            {},
+            patience=Patience(),
+            max_body=lambda: 32_000_000,
+            malformed=self._refused,
+        )
         self.protocol.connection_made(self.transport)
+
+    def _refused(self, request_id: str, error: ProxyError) -> None:
+        self.refused.append((request_id, error.status))
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, more = b"", True

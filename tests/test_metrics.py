@@ -29,6 +29,8 @@ NAMES = {
     "proxy_cache_total",
     "proxy_cache_troubles_total",
     "proxy_limited_total",
+    "proxy_http_requests_total",
+    "proxy_log_lines_dropped_total",
     "proxy_config_reload_total",
     "proxy_config_loaded_timestamp_seconds",
     "proxy_tracking_dropped_total",
@@ -167,6 +169,7 @@ def test_the_page_has_every_public_name_and_no_other() -> None:
     metrics = fresh()
     metrics.watch(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
     metrics.watch(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
+    metrics.watch(lambda: [module.lines_dropped(2)])
     page, _ = metrics.page("text/plain")
     shown = {line.split()[2] for line in page.decode().splitlines() if line.startswith("# TYPE")}
     assert shown == NAMES

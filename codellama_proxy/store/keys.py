@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.store import key_rows
@@ -29,6 +30,11 @@ CACHED = 10_000
 CACHED_UNKNOWN = 1_000
 WATCH_EVERY = 0.5
 
+NO_KEY = (
+    "No API key was provided: send it as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'."
+)
+MASTER_KEY = "This is the master key, which only administers: make a virtual key and use that here."
+
 _Entry = tuple[Key, float | None]
 """A key, and when the secret that opened it ends."""
 
@@ -42,6 +48,7 @@ class Keys:
         reader: Reader,
         *,
         reports: Reader | None = None,
+        master_key: str | None = None,
         clock: Callable[[], float] = time.time,
         cached: int = CACHED,
         cached_unknown: int = CACHED_UNKNOWN,
@@ -50,6 +57,7 @@ class Keys:
         self._reader = reader
         self._reports = reports or reader
         """For what may take long, so that no lookup waits for it."""
+        self._master_key = master_key
         self._clock = clock
         self._most = cached
         self._most_unknown = cached_unknown
@@ -60,24 +68,34 @@ class Keys:
     # --- every request -------------------------------------------------------------------------------------
 
     async def authenticate(self, secret: str | None) -> Key:
-        """Whose secret it is; `ProxyError` 401 if nobody's, or if the key is blocked or expired."""
+        """Whose secret it is.
+
+        Raises `ProxyError` 401: there is none, it is no key's, or the key is blocked or expired.
+        """
+        if secret is None:
+            raise self._refusal(None)
         key = self.cached(secret)
-        return key if key is not None else await self._look_up(secret or "")
+        return key if key is not None else await self._look_up(secret)
 
     def cached(self, secret: str | None) -> Key | None:
         """As `authenticate`, from memory alone: `None` if only the database knows."""
-        if not secret or len(secret) != SECRET_LENGTH or not secret.startswith(SECRET_START):
-            raise invalid_api_key()
-        if not secret.isascii():
-            raise invalid_api_key()
+        if not _may_be_ours(secret):
+            raise self._refusal(secret)
         hashed = hashlib.sha256(secret.encode()).digest()
         entry = self._known.get(hashed)
         if entry is not None:
             self._known.move_to_end(hashed)
             return admitted(*entry, self._clock())
         if hashed in self._unknown:
-            raise invalid_api_key()
+            raise self._refusal(secret)
         return None
+
+    def _refusal(self, secret: str | None) -> ProxyError:
+        if secret is None:
+            return ProxyError("invalid_api_key", NO_KEY)
+        if self._master_key and hmac.compare_digest(self._master_key.encode(), secret.encode()):
+            return ProxyError("invalid_api_key", MASTER_KEY)
+        return invalid_api_key()
 
     async def _look_up(self, secret: str) -> Key:
         generation = self._generation
@@ -87,7 +105,7 @@ class Keys:
         if row is None:
             if fresh:
                 _remember(self._unknown, hashed, None, self._most_unknown)
-            raise invalid_api_key()
+            raise self._refusal(secret)
         entry = (from_row(row), row[10])
         if fresh:
             _remember(self._known, hashed, entry, self._most)
@@ -170,8 +188,14 @@ class Keys:
             self.forget()
 
 
+def _may_be_ours(secret: str | None) -> TypeGuard[str]:
+    if secret is None or len(secret) != SECRET_LENGTH:
+        return False
+    return secret.startswith(SECRET_START) and secret.isascii()
+
+
 def invalid_api_key() -> ProxyError:
-    """Missing, malformed or unknown: nobody learns which."""
+    """Malformed or unknown: one body for both."""
     return ProxyError("invalid_api_key", "Incorrect API key provided.")
 
 

@@ -1,22 +1,25 @@
 """Log lines on stdout: JSON for collectors, text for people. What may be said is decided by who calls.
 
-Nothing here ever waits: lines are handed to a thread that writes them in batches, and when nobody reads stdout
-the oldest are dropped and counted, because a stalled log must not stall an answer.
+Nothing here ever waits: lines are handed to a thread that writes them in batches, and when stdout is not read
+the oldest are dropped and counted, because a stalled log must not stall an answer. Lines are bounded in length
+(`tracking/lines.py`).
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, BinaryIO, Literal
 
-import orjson
+from codellama_proxy.tracking import lines
 
-MAX_LINES = 10_000
+MAX_HELD = 8 << 20
+"""Bytes of lines that wait to be written; as many may be with the thread that writes."""
 GATHER = 0.02  # seconds a batch is gathered: bounds how often the thread wakes
 
 Format = Literal["json", "text"]
@@ -30,6 +33,9 @@ class Log:
         self.dropped = 0
         self._out = out
         self._lines: collections.deque[bytes] = collections.deque()
+        self._held = 0
+        self._told = 0
+        """Of `dropped`, how many a line has told of."""
         self._some = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -44,26 +50,37 @@ class Log:
 
     def line(self, text: str, level: str = "info", **fields: Any) -> None:
         """One event in words."""
-        if self.form == "json":
-            self._put(orjson.dumps({"time": _now(), "level": level, "message": text, **fields}, default=str))
-        else:
-            mark = "" if level == "info" else f"{level}: "
-            self._put(f"{mark}{_printable(text)}".encode("utf-8", "backslashreplace"))
+        said = {"level": level, "message": text, **fields}
+        self._put(lines.as_json(said) if self.form == "json" else lines.as_text(text, level))
 
     def request(self, record: Mapping[str, Any]) -> None:
         """One finished request: exactly the record's fields, which hold no content and no secret."""
         if self.form == "json":
-            self._put(orjson.dumps({"time": _now(), "level": "info", "message": "request", **record}))
+            self._put(lines.as_json({"level": "info", "message": "request", **record}))
         else:
-            self._put(readable(record).encode("utf-8", "backslashreplace"))
+            self._put(lines.as_text(readable(lines.bounded(record))))
 
     def _put(self, line: bytes) -> None:
-        if len(self._lines) >= MAX_LINES:
-            self._lines.popleft()
-            self.dropped += 1
         self._lines.append(line)
+        self._held += len(line)
+        while self._held > MAX_HELD and self._lines:
+            self._held -= len(self._lines.popleft())
+            self.dropped += 1
         if not self._some.is_set():
             self._some.set()
+
+    def _take(self) -> list[bytes]:
+        batch = []
+        with contextlib.suppress(IndexError):
+            while True:
+                batch.append(self._lines.popleft())
+        self._held = 0
+        return batch
+
+    def _lost(self, count: int) -> bytes:
+        text = f"{count} log lines were dropped: stdout was not read in time."
+        said = {"level": "warning", "message": text}
+        return lines.as_json(said) if self.form == "json" else lines.as_text(text, "warning")
 
     def _run(self) -> None:
         while True:
@@ -76,7 +93,10 @@ class Log:
                 return
 
     def _write(self) -> None:
-        batch = [self._lines.popleft() for _ in range(len(self._lines))]
+        batch = self._take()
+        if self.dropped > self._told:
+            batch.append(self._lost(self.dropped - self._told))
+            self._told = self.dropped
         try:
             self._out.write(b"\n".join(batch) + b"\n" if batch else b"")
             self._out.flush()
@@ -110,7 +130,9 @@ def _place(error: BaseException) -> str:
 
 
 def readable(record: Mapping[str, Any]) -> str:
-    """A request on one line for a person at a terminal."""
+    """A request in the words of one line, for a person at a terminal."""
+    if "attempts" not in record:
+        return _refused_or_administered(record)
     served = record.get("model") or "-"
     asked = record.get("model_requested")
     model = served if asked in (None, served) else f"{asked} -> {served}"
@@ -134,13 +156,19 @@ def readable(record: Mapping[str, Any]) -> str:
         record.get("error") or "",
         f"(after {', '.join(failed)})" if failed else "",
     ]
-    return _printable(" ".join(part for part in parts if part))
+    return " ".join(part for part in parts if part)
 
 
-def _printable(text: str) -> str:
-    """Without control characters: a client's words must not move anybody's cursor."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _refused_or_administered(record: Mapping[str, Any]) -> str:
+    """A request that never reached the gateway."""
+    parts = [
+        datetime.now().astimezone().strftime("%H:%M:%S"),
+        str(record.get("http_status")),
+        record.get("method") or "-",
+        record.get("path") or record.get("endpoint") or "-",
+        record.get("project") or "",
+        f"{record['total_ms']:.0f} ms" if "total_ms" in record else "",
+        record.get("request_id") or "",
+        record.get("error") or "",
+    ]
+    return " ".join(part for part in parts if part)

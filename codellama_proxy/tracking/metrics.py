@@ -36,6 +36,7 @@ _REQUESTS = "Requests by how they ended: ok, error or cancelled."
 _ATTEMPTS = "Upstream calls by how they ended: ok, or a class of failure."
 _CAPPED = "Answers whose upstream reported more usage than is possible."
 _LIMITED = "Refusals by limits; those that shadow limits would make, too."
+_HTTP = "Requests over HTTP, served or refused, of every route."
 _SECONDS = "From a request's arrival to its answer's end."
 _OVERHEAD = "Of that, what was not spent waiting for upstreams."
 _UNTIL_FIRST = "Until a stream's first content."
@@ -127,6 +128,7 @@ class Metrics:
         self._attempts = tally("proxy_attempts", _ATTEMPTS, "deployment", "class")
         self._cache = tally("proxy_cache", "Requests by what the cache did.", "result")
         self._limited = tally("proxy_limited", _LIMITED, "scope", "kind")
+        self._http = tally("proxy_http_requests", _HTTP, "route", "method", "status")
         self._seconds = Spread("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
         self._overhead = Spread("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
         self._first_token = Spread("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
@@ -143,8 +145,19 @@ class Metrics:
             self._attempts,
         ):
             yield counted.family()
-        for more in (self._cache, self._limited, self._seconds, self._overhead, self._first_token):
+        for more in (
+            self._http,
+            self._cache,
+            self._limited,
+            self._seconds,
+            self._overhead,
+            self._first_token,
+        ):
             yield more.family()
+
+    def http(self, route: str, method: str, status: int) -> None:
+        """One request over HTTP; each of the labels has few values."""
+        self._http.add((route, method, str(status)))
 
     def finished(self, trace: Trace, done: Books) -> None:
         """One request has ended."""
@@ -233,6 +246,11 @@ def dropped(records: int) -> Metric:
     return CounterMetricFamily(
         "proxy_tracking_dropped", "Records for tracking that were given up.", value=records
     )
+
+
+def lines_dropped(lines: int) -> Metric:
+    """How many log lines were given up because their reader did not read."""
+    return CounterMetricFamily("proxy_log_lines_dropped", "Log lines that were given up.", value=lines)
 
 
 def cache_troubles(kinds: Mapping[str, int]) -> Metric:

@@ -18,6 +18,8 @@ from codellama_proxy.errors import ProxyError
 from codellama_proxy.web import feedback, health, keys, metrics, models, spend
 from codellama_proxy.web.chat import Answers
 from codellama_proxy.web.http import Cors, RequestId, respond_error
+from codellama_proxy.web.observed import ERROR, Observed
+from codellama_proxy.web.paths import Paths, spelled
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,9 @@ Endpoint = Callable[[Request], Awaitable[Response]] | ASGIApp
 
 def create_app(runtime: Any) -> ASGIApp:
     """`runtime` is what `serve` built: gateway, keys, ledger, live configuration."""
-    answers = {f"/{endpoint}": Answers(runtime.gateway, endpoint) for endpoint in MODES}
+    answers = {
+        f"/{endpoint}": Answers(runtime.gateway, endpoint, lambda: runtime.observer) for endpoint in MODES
+    }
     app = Starlette(
         routes=[
             *(route for path, answer in answers.items() for route in _both("POST", path, answer)),
@@ -58,7 +62,9 @@ def create_app(runtime: Any) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime
-    rest = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins)
+    app.state.paths = Paths(route.path for route in app.routes if isinstance(route, Route))
+    shared = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins)
+    rest = Observed(shared, app.state.paths, lambda: runtime.observer)
     return Shortcut({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
 
 
@@ -70,22 +76,11 @@ class Shortcut:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = _spelled(scope)
+        scope = spelled(scope)
         endpoint = self._endpoints.get(scope["path"])
         if endpoint is None or scope["method"] != "POST" or _from_a_browser(scope):
             endpoint = self._rest
         await endpoint(scope, receive, send)
-
-
-NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")
-
-
-def _spelled(scope: Scope) -> Scope:
-    """Routes are matched as they are written: escapes belong into names, and hide a path from whoever filters paths."""
-    raw: bytes = scope["raw_path"]
-    if b"%" not in raw or raw.decode("ascii").startswith(NAMED):
-        return scope
-    return {**scope, "path": raw.decode("ascii")}
 
 
 def _from_a_browser(scope: Scope) -> bool:
@@ -97,8 +92,9 @@ def _both(method: str, path: str, endpoint: Endpoint) -> list[Route]:
     return [Route(prefix + path, endpoint, methods=[method]) for prefix in ("", "/v1")]
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProxyError)
+    request.scope[ERROR] = error.code
     return respond_error(error)
 
 
@@ -106,10 +102,13 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         message = f"{request.method} is not allowed here."
-        return respond_error(ProxyError("method_not_allowed", message, headers=dict(error.headers or {})))
-    return respond_error(ProxyError("not_found", "There is nothing at this path."))
+        allowed = dict(error.headers or {})
+        return await _refused(request, ProxyError("method_not_allowed", message, headers=allowed))
+    nearest = request.app.state.paths.nearest(request.scope["path"])
+    message = f"There is nothing at this path. The nearest one is {nearest}."
+    return await _refused(request, ProxyError("not_found", message))
 
 
-async def _bug(_: Request, error: Exception) -> Response:
+async def _bug(request: Request, error: Exception) -> Response:
     log.error("a request ended in a bug", exc_info=error)
-    return respond_error(ProxyError("internal_error", "Something went wrong in the proxy."))
+    return await _refused(request, ProxyError("internal_error", "Something went wrong in the proxy."))

@@ -10,6 +10,10 @@ from starlette.requests import Request
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.types import Key
+from codellama_proxy.web.observed import CALLER
+
+NO_BEARER = "-"
+"""Stands for the credential of a scheme other than Bearer: it is nobody's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Caller:
 
 
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The secret a request presents, from `Authorization: Bearer`, `x-api-key` or `api-key`.
+    """The secret a request presents, `None` for none, from `Authorization: Bearer`, `x-api-key` or `api-key`.
 
     Some clients send both of the first two, and `Bearer undefined` when they have only the second. Two
     `Authorization` headers are refused: whoever is in front of us may have checked the other one.
@@ -34,12 +38,12 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
                     "invalid_value", "There are two Authorization headers.", param="authorization"
                 )
             kind, _, rest = value.decode("latin-1").partition(" ")
-            bearer = rest.strip() if kind.lower() == "bearer" else ""
+            bearer = rest.strip() if kind.lower() == "bearer" else NO_BEARER
         elif name in (b"x-api-key", b"api-key"):
             plain = plain or value.decode("latin-1").strip()
-    if bearer and (bearer not in ("undefined", "null") or not plain):
+    if bearer and (bearer not in (NO_BEARER, "undefined", "null") or not plain):
         return bearer
-    return plain or bearer
+    return plain or None
 
 
 def is_master(request: Request) -> bool:
@@ -55,6 +59,12 @@ def _is(master_key: str | None, presented: str | None) -> bool:
 
 async def caller(request: Request) -> Caller:
     """Raises `ProxyError` 401."""
+    found = await _caller(request)
+    request.scope[CALLER] = found
+    return found
+
+
+async def _caller(request: Request) -> Caller:
     runtime = request.app.state.runtime
     secret = credential(request.scope["headers"])
     if _is(runtime.master_key, secret):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,8 +18,10 @@ from codellama_proxy.delivery import ClientLeft
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.gateway import Gateway
 from codellama_proxy.sse import HEARTBEAT
+from codellama_proxy.trace import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large, too_slow
+from codellama_proxy.web.observed import BOOKED, Observer
 from codellama_proxy.web.patience import patience_of
 from codellama_proxy.web.protocol import LEFT, WHOLE
 
@@ -31,12 +34,14 @@ log = logging.getLogger(__name__)
 class Answers:
     """POST to one of them."""
 
-    def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
+    def __init__(self, gateway: Gateway, endpoint: Endpoint, observer: Callable[[], Observer]) -> None:
         self._gateway = gateway
         self._endpoint = endpoint
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = AsgiClient(scope, receive, send)
+        scope[BOOKED] = True
         try:
             await self._gateway.answer(self._endpoint, client)
         except asyncio.CancelledError:
@@ -51,6 +56,7 @@ class Answers:
             await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
             client.close()
+            self._observer().count(f"/{self._endpoint}", "POST", client.status)
 
 
 class AsgiClient:
@@ -69,10 +75,13 @@ class AsgiClient:
         "_task",
         "begun",
         "gone",
+        "status",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = False
+        self.status = CLIENT_LEFT
+        """That it was told, or that it left before it was told any."""
         self.gone = False
         """It left before it had the whole answer."""
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -132,6 +141,7 @@ class AsgiClient:
 
     async def begin(self, status: int, headers: dict[str, str]) -> None:
         self.begun = True
+        self.status = status
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):

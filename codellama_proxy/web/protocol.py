@@ -95,8 +95,17 @@ class Protocol(HttpToolsProtocol):
     _deaf = False
     """What still comes is thrown away: the connection ends with the answer being made."""
 
-    def __init__(self, *args: Any, patience: Patience, max_body: Callable[[], int], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        patience: Patience,
+        max_body: Callable[[], int],
+        malformed: Callable[[str, ProxyError], None],
+        **kwargs: Any,
+    ) -> None:
+        """`malformed` is told the id and the error of each answer to bytes that were no request."""
         super().__init__(*args, **kwargs)
+        self._malformed = malformed
         self._patience = patience
         self._max_body = max_body
 
@@ -296,19 +305,22 @@ class Protocol(HttpToolsProtocol):
             if cycle.response_started:  # bytes that spoil it after its answer has begun end the connection
                 self.transport.close()
                 return
-        self.transport.write(_answer(error))
+        request_id = f"req_{secrets.token_hex(12)}"
+        self.transport.write(_answer(error, request_id))
         self.transport.close()
+        if cycle is None or cycle.response_complete:  # else its request leaves a line
+            self._malformed(request_id, error)
 
 
 def _too_large() -> ProxyError:
     return ProxyError("headers_too_large", f"The request's headers are larger than {MAX_HEAD} bytes.")
 
 
-def _answer(error: ProxyError) -> bytes:
+def _answer(error: ProxyError, request_id: str) -> bytes:
     body = error.body()
     headers = {
         **error.wire_headers(),
-        "x-request-id": f"req_{secrets.token_hex(12)}",
+        "x-request-id": request_id,
         "content-length": str(len(body)),
         "connection": "close",
     }

@@ -36,10 +36,8 @@ WITH_A_KEY = [
 ]
 OPEN = [("GET", "/health/liveliness"), ("GET", "/health/liveness"), ("GET", "/health/readiness")]
 PREFIXES = ["", "/v1"]
+NO_KEYS = ["", "Bearer", "Bearer "]
 WRONG_KEYS = [
-    "",
-    "Bearer",
-    "Bearer ",
     "Bearer undefined",
     "Bearer sk-",
     "Bearer sk-" + "x" * 40,
@@ -76,13 +74,23 @@ def wrong(served: Proxy, template: str) -> str:
     )
 
 
+@pytest.mark.parametrize("value", NO_KEYS)
+def test_a_missing_key_is_told_as_missing(served: Proxy, upstream: Upstream, value: str) -> None:
+    reply = exchange(served.port, request("/v1/chat/completions", {"messages": USER}, authorization=value))
+    assert reply.status == 401
+    assert reply.error()["code"] == "invalid_api_key"
+    assert reply.error()["message"].startswith("No API key was provided")
+    assert upstream.journal.requests() == []
+
+
 @pytest.mark.parametrize("template", WRONG_KEYS, ids=lambda template: repr(template)[:40])
 def test_every_wrong_key_gets_the_same_answer(served: Proxy, upstream: Upstream, template: str) -> None:
-    missing = exchange(served.port, request("/v1/chat/completions", {"messages": USER}))
+    unknown = {"authorization": "Bearer sk-" + "u" * 43}
+    expected = exchange(served.port, request("/v1/chat/completions", {"messages": USER}, **unknown))
     value = wrong(served, template)
     reply = exchange(served.port, request("/v1/chat/completions", {"messages": USER}, authorization=value))
-    assert reply.status == missing.status == 401
-    assert reply.body == missing.body
+    assert reply.status == expected.status == 401
+    assert reply.body == expected.body
     assert reply.error()["code"] == "invalid_api_key"
     assert reply.headers["x-should-retry"] == "false"
     assert upstream.journal.requests() == []

@@ -404,8 +404,6 @@ ADMIN_PATHS = [
     "/key/%6cist",
     "/key/list%00",
     "/key/list/",
-    "//key/list",
-    "/v1//key/list",
     "/key/./list",
     "/x/../key/list",
     "/models/../key/list",

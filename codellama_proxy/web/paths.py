@@ -1,0 +1,69 @@
+"""Paths as clients write them, and the routes they mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+UNKNOWN = "unknown"
+"""The route of every path that is none."""
+
+VERSION = "/v1"
+LONGEST = 64
+"""Characters of an unknown path that are compared with the known ones."""
+
+_NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")
+_SLASHES = re.compile("/{2,}")
+_VERSIONS = re.compile("^(?:/v1)+(?=/|$)")
+
+
+def spelled(scope: Scope) -> Scope:
+    """The scope with its path as routes are matched: repeated slashes and versions are one.
+
+    Escapes belong into names, and hide a path from whoever filters paths: elsewhere they stay as they are.
+    """
+    raw: bytes = scope["raw_path"]
+    if b"%" not in raw and b"//" not in raw and not raw.startswith(b"/v1/v1"):
+        return scope
+    path = _VERSIONS.sub(VERSION, _SLASHES.sub("/", raw.decode("ascii")))
+    return {**scope, "path": unquote(path) if path.startswith(_NAMED) else path}
+
+
+class Paths:
+    """The known ones. `templates` are those of the routes, with and without the version."""
+
+    def __init__(self, templates: Iterable[str]) -> None:
+        plain = {template.replace(":path}", "}").removeprefix(VERSION) for template in templates}
+        self._known = sorted(plain)
+        self._named = {one.partition("{")[0]: one for one in self._known if "{" in one}
+        self._labels: Mapping[str, str] = {
+            prefix + one: one for one in self._known if "{" not in one for prefix in ("", VERSION)
+        }
+
+    def route(self, path: str) -> str:
+        """The template a path belongs to, without the version; `unknown` for none."""
+        found = self._labels.get(path)
+        if found is not None:
+            return found
+        plain = path.removeprefix(VERSION)
+        for prefix, template in self._named.items():
+            if plain.startswith(prefix) and len(plain) > len(prefix):
+                return template
+        return UNKNOWN
+
+    def nearest(self, path: str) -> str:
+        """The known path that a wrong one resembles most, with the version if that has one."""
+        prefix = VERSION if path.startswith(VERSION) else ""
+        wanted = path[:LONGEST].removeprefix(VERSION).lower()
+        matcher: SequenceMatcher[Any] = SequenceMatcher(None, "", wanted, autojunk=False)
+
+        def likeness(known: str) -> float:
+            matcher.set_seq1(known)
+            return matcher.ratio()
+
+        return prefix + max(self._known, key=likeness)
