@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from codellama_proxy import asking, tokens
+from codellama_proxy import asking, charging, tokens
 from codellama_proxy import trace as traces
-from codellama_proxy.admission import Settlement
+from codellama_proxy.admission import Extension, Refused, Settlement
 from codellama_proxy.catalogue import price_of
+from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.counting import Counter
@@ -20,7 +21,7 @@ from codellama_proxy.tracking import content, promptlayer
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.tracking.spans import Spans
-from codellama_proxy.types import Model, Snapshot, Usage
+from codellama_proxy.types import Deployment, Model, Snapshot, Usage
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,10 @@ class Accounts:
             estimate = tokens.of_size(chat.size)
         trace.asked_ledger = True
         ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+        trace.scopes = scopes
         trace.admission = await self._ledger.admit(ask)
         trace.bounds = asking.bounds_of(ask, trace.admission)
+        trace.held_nanos = trace.admission.hold_nanos
         return models
 
     async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
@@ -77,24 +80,54 @@ class Accounts:
             return chat
         return chat._replace(texts=await self._counter.texts(chat))
 
-    async def estimated(self, trace: Trace) -> Usage:
-        """Usage that no upstream reported, counted once."""
-        if trace.counted is None:
-            where = trace.serving or trace.silent
-            assert trace.sent is not None
-            assert where is not None
-            trace.counted = await self._counter.usage(trace.sent, trace.answer, where)
-        return trace.counted
+    async def extend(self, trace: Trace, deployment: Deployment) -> bool:
+        """Before one more attempt: has the ledger hold what the earlier ones may have cost, beside its own bound.
 
-    def cost_nanos(self, trace: Trace) -> int | None:
-        """Of an answer that is in hand whole, with its usage known."""
-        trace.booked = traces.books(trace, price_of, whole=True)
-        return trace.booked.cost_nanos
+        `False` where a budget has no room for that. Raises `ProxyError` accounting_unavailable.
+        """
+        await self._charge(trace)
+        spent = traces.books(trace, price_of).cost_nanos or 0
+        held = trace.admission.hold_nanos if trace.admission else 0
+        attempts = tuple([call.attempt() for call in trace.calls])
+        wanted = Extension(
+            trace.id, trace.scopes, max(held + spent - trace.held_nanos, 0), deployment, attempts
+        )
+        if not wanted.nanos or not any(scope.limits.max_budget is not None for scope in trace.scopes):
+            self._ledger.note(wanted)
+            return True
+        try:
+            trace.held_nanos += await self._ledger.extend(wanted)
+        except Refused:
+            return False
+        return True
+
+    async def estimated(self, call: Call) -> Usage:
+        """Usage that no upstream reported, counted once."""
+        if call.counted is None:
+            try:
+                call.counted = await self._counter.usage(call.sent, call.text, call.deployment)
+            except Exception:
+                log.exception("tokens could not be counted; estimated from their size")
+                call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
+        return call.counted
+
+    async def cost_nanos(self, trace: Trace) -> int | None:
+        """Of a request whose answer is in hand whole."""
+        await self._charge(trace)
+        return traces.books(trace, price_of).cost_nanos
+
+    async def _charge(self, trace: Trace) -> None:
+        """Every ended call has its charge afterwards, for good."""
+        for call in traces.uncharged(trace):
+            if charging.must_count(call):
+                await self.estimated(call)
+            call.charge = charging.charge(call, price_of(call.deployment))
 
     def settle(self, trace: Trace) -> asyncio.Task[None] | None:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
         trace.ended = self._time.monotonic()
-        if not traces.must_count(trace):
+        trace.close_calls()
+        if not any(charging.must_count(call) for call in traces.uncharged(trace)):
             self._book(trace)
             return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(trace))
@@ -104,18 +137,15 @@ class Accounts:
 
     async def _count_and_book(self, trace: Trace) -> None:
         try:
-            await self.estimated(trace)
-        except Exception:
-            log.exception("tokens could not be counted; estimated from their size")
-            trace.counted = Usage(
-                tokens.of_size(trace.chat.size if trace.chat else 0), tokens.estimate(trace.answer)
-            )
+            await self._charge(trace)
         finally:
             self._book(trace)
 
     def _book(self, trace: Trace) -> None:
-        whole = trace.complete or trace.answered
-        done = (trace.booked if whole else None) or traces.books(trace, price_of, whole=whole)
+        for call in traces.uncharged(trace):
+            call.charge = charging.charge(call, price_of(call.deployment))
+        trace.close_calls()
+        done = traces.books(trace, price_of)
         if trace.asked_ledger:
             self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))

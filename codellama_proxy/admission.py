@@ -12,7 +12,7 @@ from typing import NamedTuple
 from codellama_proxy import budgets, limits
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rate, Rates, Refusal, ScopeLimits
-from codellama_proxy.types import Attempt, Key, Price, Usage
+from codellama_proxy.types import Attempt, Deployment, Key, Price, Usage
 
 
 class Ask(NamedTuple):
@@ -42,6 +42,8 @@ class Ask(NamedTuple):
     prices: tuple[Price | None, ...]
     """Of every candidate, in the order of the chain; empty when nothing goes upstream."""
     candidate_names: tuple[str, ...]
+    deployment: Deployment | None = None
+    """Where it is going to be sent first; `None` when nothing goes upstream."""
     counts: bool = True
     """Rates of requests count it. What is asked for the sake of another request needs their room, but takes none."""
 
@@ -64,6 +66,20 @@ class Admission(NamedTuple):
     """What shadow scopes would have refused."""
 
 
+class Extension(NamedTuple):
+    """One more attempt of an admitted request."""
+
+    request_id: str
+    scopes: tuple[ScopeLimits, ...]
+    """Those it was admitted to."""
+    nanos: int
+    """What has to be held in addition, because earlier attempts cost something."""
+    deployment: Deployment
+    """Where it is going to be sent."""
+    attempts: tuple[Attempt, ...]
+    """The earlier ones, with their charges."""
+
+
 class Settlement(NamedTuple):
     """How a request ended, whatever happened to it."""
 
@@ -82,6 +98,8 @@ class Settlement(NamedTuple):
     saved_nanos: int | None = 0
     """Of an answer from the cache; `None` likewise."""
     cache: str | None = None
+    first_ms: float | None = None
+    """Milliseconds until the first content."""
     total_ms: float | None = None
     content: str | None = None
     """JSON with the prompt and the answer, only where the configuration keeps them."""
@@ -147,6 +165,20 @@ def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
     left = limits.rates_left([s.scope.limits for s in standings], rates)
     shadowed = tuple([refusal for _, refusal in refusals])
     return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
+
+
+def extra(extension: Extension, standings: Sequence[Standing]) -> int:
+    """The nano-USD to be held in addition; `standings` of the budgets that count the request. Raises `Refused`.
+
+    Shadow budgets refuse nothing, so what they hold ends at what they have.
+    """
+    real = [s for s in standings if not s.scope.limits.shadow]
+    for s in real:
+        if extension.nanos > s.headroom:
+            raise Refused(s.over_budget()[1], None, None)
+    if real or not standings:
+        return extension.nanos
+    return max(0, min([extension.nanos, *[s.headroom for s in standings]]))
 
 
 def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[ScopeLimits, Refusal]]:

@@ -76,6 +76,9 @@ def ask_of(
         n=max([answers_of(chat.endpoint, with_own(chat.params, d)) for d in deployments]),
         prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
+        deployment=None
+        if trace.cached
+        else next((d for d in trace.planned if d in deployments), deployments[0]),
         counts=trace.counts,
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from codellama_proxy import completion, sse
+from codellama_proxy import charging, completion, sse
 from codellama_proxy import trace as traces
 from codellama_proxy.accounts import Accounts
+from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
@@ -38,6 +39,9 @@ class Client(Protocol):
     async def body(self, limit: int) -> bytes:
         """The whole request body. Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow."""
 
+    def stay(self, left: Callable[[], None]) -> None:
+        """From here on its leaving does not end the request: it only calls `left`, and writing raises `ClientLeft`."""
+
     async def begin(self, status: int, headers: dict[str, str]) -> None: ...
 
     async def write(self, data: bytes, *, last: bool) -> None:
@@ -65,10 +69,12 @@ class Delivery:
             while True:
                 ended = reply.ended
                 trace.note(events)
-                if ended and traces.lacking(trace):
-                    events = await self._with_usage(trace, chat, reply, events)
+                call = trace.kept or trace.calls[-1]
+                lacking = call.usage is None if trace.kept else charging.lacking(call)
+                if ended and lacking:
+                    events = await self._with_usage(call, chat, reply, events)
                 if not client.begun:
-                    await client.begin(200, self._headers(trace, chat, events))
+                    await client.begin(200, await self._headers(trace, chat, events))
                 await client.write(_wire_form(chat, events, ended=ended), last=ended)
                 if ended:
                     break
@@ -91,24 +97,23 @@ class Delivery:
             trace.waited += self._time.monotonic() - started
 
     async def _with_usage(
-        self, trace: Trace, chat: ChatRequest, reply: Reply, events: Sequence[Event]
+        self, call: Call, chat: ChatRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
         """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
-        counted = await self._accounts.estimated(trace)
-        if trace.usage is not None:
+        counted = await self._accounts.estimated(call)
+        if call.usage is not None:
             return events
         if not chat.stream:
             return [completion.with_estimate(events[0], counted)]
         first = next(event for event in reply.first if event.body)
         return [*events, completion.estimated_chunk(first, counted)]
 
-    def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
-        now = self._time.monotonic()
+    async def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
+        now = trace.first_at = self._time.monotonic()
         headers = traces.headers(trace, now)
         if chat.stream:
-            trace.first_token_at = now
             return {**traces.STREAM_HEADERS, **headers}
-        cost = traces.usd_text(self._accounts.cost_nanos(trace))
+        cost = traces.usd_text(await self._accounts.cost_nanos(trace))
         if cost is not None:
             headers["x-proxy-cost-usd"] = cost
         length = str(len(events[0].body))

@@ -94,7 +94,8 @@ class AttemptFailed(Exception):  # noqa: N818 - it is news for the routing loop,
 def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now: float) -> Failure:
     """An answer whose status is not 200. `now` is unix seconds, for HTTP dates."""
     if status < 400:
-        return disguised("redirect" if status >= 300 else f"http_{status}", status=status)
+        reason = "redirect" if status >= 300 else f"http_{status}"
+        return replace(disguised(reason, status=status), refused=status >= 300)
     return _classed(status, error, f"http_{status}", retry_after(headers, now))
 
 
@@ -125,8 +126,21 @@ def _classed(status: int, error: UpstreamError, otherwise: str, wait: float | No
 
 
 def disguised(reason: str, *, status: int | None = None) -> Failure:
-    """A 200 that is not an answer: `not_json`, `no_choices`, `empty_stream`, `cut_stream`, `too_large` ..."""
-    return _failure("disguised", status, UpstreamError(), reason=reason)
+    """A 200 that is not an answer: `not_json`, `no_choices`, `empty_stream`, `cut_stream` ..."""
+    return _failure("disguised", status, UpstreamError(), reason=reason, refused=False)
+
+
+def too_large(*, answered: bool) -> Failure:
+    """What we cut. An answer is as large as its request made it: it is not tried again, and cools no deployment."""
+    if not answered:
+        return disguised("too_large", status=200)
+    return Failure(
+        "caller",
+        status=200,
+        code="upstream_invalid_response",
+        message="The upstream's answer is larger than this proxy accepts.",
+        reason="too_large",
+    )
 
 
 def unreachable(reason: str, *, sent: bool) -> Failure:
@@ -156,7 +170,13 @@ def _caller_reason(error: UpstreamError) -> str:
 
 
 def _failure(
-    cls: FailureClass, status: int | None, error: UpstreamError, *, reason: str, wait: float | None = None
+    cls: FailureClass,
+    status: int | None,
+    error: UpstreamError,
+    *,
+    reason: str,
+    wait: float | None = None,
+    refused: bool = True,
 ) -> Failure:
     code = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}.get(
         reason, CODE_OF_CLASS[cls]
@@ -169,6 +189,7 @@ def _failure(
         message=MESSAGE_OF_CLASS[cls],
         retry_after=wait,
         reason=reason,
+        refused=refused,
         said=error.message if callers else "",
         said_param=error.param if callers else None,
         unsupported=_unsupported(error) if callers and status in (400, 422) else "",

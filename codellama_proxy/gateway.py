@@ -70,7 +70,10 @@ class Gateway:
             models = self._chain(trace, chat, snapshot)
             chat = await self._accounts.in_words(chat, models)
             place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
+            self._walk.plan(trace, models)
             models = await self._accounts.admit(trace, chat, models, snapshot)
+            if not chat.stream:
+                client.stay(trace.leave)
             reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
             await self._delivery.deliver(trace, chat, reply, client, snapshot)
         except ProxyError as error:

@@ -15,6 +15,7 @@ import orjson
 
 from codellama_proxy import caching, completion
 from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
+from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
@@ -223,6 +224,7 @@ def hit(asking: Asking, giver: Deployment, dropped: tuple[str, ...], how: str) -
     trace.cache = how
     trace.serving, trace.dropped = giver, dropped
     trace.sent = addressed(asking.chat, giver, text, guardrail.client_system, None)
+    trace.kept = Call(giver, trace.sent, trace.started, whole=True)
 
 
 class Asking:
@@ -269,7 +271,9 @@ class Leading:
         trace = self._asking.trace
         if trace.admission is not None and trace.admission.clamped:
             self._keep_to_itself()  # its budget may cut the answer: nobody else's does
-        self._seat = Seat(self._flight, self._asking.chat)
+        flight = self._flight
+        self._seat = Seat(flight, self._asking.chat)
+        trace.others = lambda: len(flight.seats) > 1
         self._recall.start(self._asking, self._flight, self._flight_key, begin)
         if not await self._seat.board():
             assert self._flight.error is not None
@@ -290,7 +294,6 @@ class Leading:
             self._give_up()
             return
         await self._seat.linger(self._asking.trace.note)
-        self._asking.trace.answered = self._flight.landed
 
     async def close(self) -> None:
         if self._seat is not None:

@@ -178,7 +178,7 @@ async def _serve(
         counter = Counter(tokenizer_files())
         accounts = Accounts(ledger, counter, log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
-        walk = Walk(pools, cooldowns, time)
+        walk = Walk(pools, cooldowns, time, accounts.extend)
         recall = await _recall(stack, live, path, metrics, walk, accounts, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
         observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)

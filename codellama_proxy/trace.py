@@ -6,24 +6,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from codellama_proxy import limits, pricing
+from codellama_proxy import charging, limits
 from codellama_proxy.admission import Admission, Settlement
+from codellama_proxy.charging import UNKNOWN_BOUNDS, Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.extras import asked_tier
+from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.masking import mask_for
 from codellama_proxy.transcript import Transcript
-from codellama_proxy.types import NANOS, Attempt, Deployment, Event, Key, Price, Project, Tracking, Usage
-from codellama_proxy.usage import Bounds, Window, believed, merged
+from codellama_proxy.types import (
+    NANOS,
+    Attempt,
+    Basis,
+    Deployment,
+    Event,
+    Failure,
+    Key,
+    Price,
+    Project,
+    Tracking,
+    Usage,
+)
+from codellama_proxy.usage import Bounds
 
 CLIENT_LEFT = 499
+LEFT = Failure("client_left", reason="client_left")
 ANONYMOUS = "anonymous"
 """The project of calls without a key, where those are allowed."""
 LONGEST_NAME = 256
 """Characters of a name that an upstream gives to its model."""
 NOBODYS = Project(ANONYMOUS)
 UNTRACKED = Tracking()
-UNKNOWN_BOUNDS = Bounds()
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -33,13 +46,18 @@ STREAM_HEADERS = {
 PriceOf = Callable[[Deployment], Price | None]
 
 
+def _none() -> bool:
+    return False
+
+
 class Books(NamedTuple):
-    """What a request used and what that costs."""
+    """What a request used and what that costs: the sum over its upstream calls."""
 
     usage: Usage
-    basis: str
+    basis: Basis
+    """Of the least certain of them."""
     cost_nanos: int | None
-    """`None`: nobody knows the price."""
+    """`None`: the price of at least one of them is unknown."""
     saved_nanos: int | None = 0
     """What an answer from the cache would have cost; `None`: nobody knows."""
     capped: bool = False
@@ -64,27 +82,29 @@ class Trace:
     asked_ledger: bool = False
     """The ledger may hold something for it."""
     admission: Admission | None = None
+    scopes: tuple[ScopeLimits, ...] = ()
+    """The limited scopes it was admitted to."""
+    held_nanos: int = 0
+    """What the ledger holds for it now."""
+    calls: list[Call] = field(default_factory=list)
+    """Its upstream calls, one after another; the last may be under way."""
     attempts: list[Attempt] = field(default_factory=list)
+    """The records of those that have ended, or begun to answer."""
+    others: Callable[[], bool] = _none
+    """Whether other requests wait for its answer, too."""
+    planned: Sequence[Deployment] = ()
+    """The order in which its first attempt looks for a deployment."""
     unable: set[str] = field(default_factory=set)
     """Deployments whose dialect has no words for this request."""
-    silent: Deployment | None = None
-    """Where the request was sent, or is being sent, without an answer: it may have been processed."""
     serving: Deployment | None = None
     """Whose answer goes to the client."""
     upstream_model: str | None = None
-    usage: Usage | None = None
-    """The upstream's reports, the latest first."""
-    told_at: int = 0
-    """How many pieces of `said` had come by the latest report."""
     bounds: Bounds = UNKNOWN_BOUNDS
-    """What it can use at most."""
+    """What each of its calls can use at most."""
     sent: ChatRequest | None = None
-    """The request as its last attempt addressed it: what a count of the prompt counts."""
-    counted: Usage | None = None
-    """Our own count, where the upstream gave none."""
-    booked: Books | None = None
-    """Of an answer that is in hand whole."""
-    said: list[str] = field(default_factory=list)
+    """The request as its last attempt addressed it."""
+    kept: Call | None = None
+    """The call whose answer it gets for nothing: one of an earlier request, or of another that pays for it."""
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()
     cache: str = "off"
@@ -92,12 +112,11 @@ class Trace:
     """Of a semantic hit, where it is known."""
     waited: float = 0.0
     """Seconds spent waiting for upstreams."""
-    first_token_at: float | None = None
+    first_at: float | None = None
+    """When the first content of its answer was in hand."""
     ended: float = 0.0
     complete: bool = False
     """The whole answer has been handed over."""
-    answered: bool = False
-    """The whole answer came, although the client that asked for it had left: others were waiting for it, too."""
     gone: bool = False
     """The client left."""
     error: ProxyError | None = None
@@ -111,13 +130,12 @@ class Trace:
     """What was said, where anybody wants to know."""
 
     def note(self, events: Sequence[Event]) -> None:
-        """Takes down what the events say about usage and content."""
+        """Takes down what is handed on to the client; what it costs is in `calls`."""
         if self.transcript is not None:
             self.transcript.add(events)
+        if self.kept is not None:
+            self.kept.note(events)
         for event in events:
-            if event.text:
-                self.said.append(event.text)
-            self.note_usage(event.usage)
             if event.finish_reason is not None:
                 self.finish_reason = event.finish_reason
             if event.model is not None:
@@ -128,12 +146,6 @@ class Trace:
         served = self.serving
         known = served is not None and name == served.model and not served.secrets
         self.upstream_model = name if known or served is None else mask_for(served)(name[:LONGEST_NAME])
-
-    def note_usage(self, told: Usage | None) -> None:
-        """Takes down what the upstream reports as used, for all that was said until now."""
-        if told is not None:
-            self.usage = merged(self.usage, told)
-            self.told_at = len(self.said)
 
     @property
     def project(self) -> str:
@@ -158,70 +170,34 @@ class Trace:
             return CLIENT_LEFT
         return self.error.status if self.error is not None else 500
 
-    @property
-    def answer(self) -> str:
-        return "".join(self.said)
+    def leave(self) -> None:
+        """The client left; what it asked for is finished without it."""
+        self.gone = True
+
+    def close_calls(self) -> None:
+        """At the request's end: a call that has not ended is one that the client left."""
+        for call in self.calls[len(self.attempts) :]:
+            call.failure = LEFT
+        for call in self.calls:
+            call.end(self.ended)
+        if self.calls:
+            self.attempts = [call.attempt() for call in self.calls]
 
 
-def must_count(trace: Trace) -> bool:
-    """Whether the books need a count that has not been made."""
-    if trace.cached or trace.counted is not None:
-        return False
-    if trace.serving is None:
-        return trace.silent is not None
-    if trace.usage is None or not (trace.complete or trace.answered):
-        return True
-    return lacking(trace)
+def uncharged(trace: Trace) -> list[Call]:
+    """Its ended calls that have no charge yet."""
+    return [call for call in trace.calls if call.ended is not None and call.charge is None]
 
 
-def lacking(trace: Trace) -> bool:
-    """Whether a class of the usage is to be counted: the upstream did not report it, or said more after its report."""
-    usage = trace.usage
-    if usage is None:
-        return True
-    if trace.cached:
-        return False
-    return usage.prompt_tokens == 0 or (not usage.completion_tokens and bool(trace.said)) or said_more(trace)
-
-
-def said_more(trace: Trace) -> bool:
-    """Whether something was said after the latest report on usage."""
-    return len(trace.said) > trace.told_at
-
-
-def books(trace: Trace, price_of: PriceOf, *, whole: bool) -> Books:
-    """The usage to book: what the upstream reported of a `whole` answer, else what we counted of what was said.
-
-    A running total that the upstream gave before its answer broke off never lowers the count. A request that
-    was sent and not answered costs its prompt; one that was refused or never sent costs nothing.
-    """
-    served = trace.serving
-    counted = trace.counted or Usage()
-    tier = asked_tier(trace.sent.params) if trace.sent is not None else ""
-
-    def priced(usage: Usage, basis: str, deployment: Deployment) -> Books:
-        price = price_of(deployment)
-        return Books(usage, basis, None if price is None else pricing.cost(usage, price, tier))
-
-    if trace.cached and served is not None:
-        usage = trace.usage or counted
-        return Books(usage, "cached", 0, priced(usage, "cached", served).cost_nanos if whole else 0)
-    if served is None:
-        if trace.silent is None:
-            return Books(Usage(), "exact", 0)
-        return priced(Usage(counted.prompt_tokens), "ambiguous", trace.silent)
-    if trace.usage is None:
-        return priced(counted, "estimated", served)
-    more = said_more(trace) or not whole
-    found = believed(trace.usage, counted, trace.bounds, _window(served, price_of), said_more=more)
-    basis = "exact" if whole and not found.counted else "estimated"
-    return priced(found.usage, basis, served)._replace(capped=found.capped)
-
-
-def _window(deployment: Deployment, price_of: PriceOf) -> Window:
-    price = price_of(deployment)
-    longest = price.above[-1][0] if price is not None and price.above else 0
-    return Window(deployment.context_window, longest)
+def books(trace: Trace, price_of: PriceOf) -> Books:
+    """What to book, once every call is charged: an answer from the cache is free, and tells what it saved."""
+    kept = trace.kept
+    if kept is None:
+        whole = charging.total([call.charge for call in trace.calls if call.charge is not None])
+        return Books(whole.usage, whole.basis, whole.cost_nanos, capped=whole.capped)
+    usage = kept.usage or kept.counted or Usage()
+    saved = charging.priced(kept, usage, price_of(kept.deployment)) if trace.complete else 0
+    return Books(usage, "cached", 0, saved)
 
 
 def settlement(trace: Trace, done: Books) -> Settlement:
@@ -239,6 +215,7 @@ def settlement(trace: Trace, done: Books) -> Settlement:
         cost_nanos=done.cost_nanos,
         saved_nanos=done.saved_nanos,
         cache=trace.cache,
+        first_ms=first_ms(trace),
         total_ms=(trace.ended - trace.started) * 1000,
     )
 
@@ -266,10 +243,16 @@ def record(trace: Trace, done: Books) -> dict[str, Any]:
         "cost_usd": usd(done.cost_nanos),
         "basis": done.basis,
         "cache": trace.cache,
+        "first_ms": None if (first := first_ms(trace)) is None else round(first, 2),
         "overhead_ms": round((trace.ended - trace.started - trace.waited) * 1000, 2),
         "total_ms": round((trace.ended - trace.started) * 1000, 2),
         "config": trace.config,
     }
+
+
+def first_ms(trace: Trace) -> float | None:
+    """Milliseconds until the first content was in hand; `None` if none came."""
+    return None if trace.first_at is None else (trace.first_at - trace.started) * 1000
 
 
 def _shadowed(trace: Trace) -> list[str]:

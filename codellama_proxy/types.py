@@ -20,6 +20,9 @@ FailureClass = Literal["caller", "credential", "busy", "transient", "disguised",
 
 ScopeKind = Literal["global", "project", "key", "user"]
 
+Basis = Literal["exact", "estimated", "ambiguous", "crash_estimate", "cached"]
+"""How the usage in the books is known: reported, counted, only sent, left by a crash, or from the cache."""
+
 
 class Secret:
     """A string that shows itself only when asked by `reveal`."""
@@ -329,11 +332,24 @@ class Failure:
     """Whether it may rest the deployment for others, as its class does; `False`: known by words only."""
     usage: Usage | None = None
     """What the upstream reported as used along with the error."""
+    refused: bool = False
+    """The upstream answered with an error of its own, so it generated nothing that it did not tell of."""
     said: str = field(default="", repr=False)
     """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
     said_param: str | None = field(default=None, repr=False)
     unsupported: str = field(default="", repr=False)
     """The parameter that the upstream does not take: the next try on this deployment leaves it out."""
+
+
+class Charge(NamedTuple):
+    """What one upstream call used, and what that costs."""
+
+    usage: Usage = Usage()
+    basis: Basis = "exact"
+    cost_nanos: int | None = 0
+    """`None`: the price is unknown."""
+    capped: bool = False
+    """The upstream reported more than is possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,14 +361,24 @@ class Attempt:
     ms: float
     started: float = field(default=0.0, compare=False)
     """Monotonic; 0 where nobody noted it."""
+    at: float = 0.0
+    """Milliseconds from the request's start to the attempt's; `ms` counts from there to its end."""
+    charge: Charge | None = None
+    """`None` until it is worked out."""
 
     def to_json(self) -> dict[str, Any]:
-        """As rows, logs and `error.attempts` show it."""
+        """As rows and logs show it."""
+        usage, basis, cost, _ = self.charge or Charge()
         shown: dict[str, Any] = {
             "deployment": self.deployment,
             "class": self.failure.cls if self.failure else "ok",
             "status": self.failure.status if self.failure else 200,
+            "at": round(self.at, 1),
             "ms": round(self.ms, 1),
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cost_usd": None if cost is None else cost / NANOS,
+            "basis": basis,
         }
         if self.failure and self.failure.reason:
             shown["reason"] = self.failure.reason

@@ -22,7 +22,7 @@ from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.masking import Clean, mask_for
 from codellama_proxy.parsing import Unreadable
 from codellama_proxy.pools import Pools
-from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter
+from codellama_proxy.providers import EXCHANGES, SPOKEN, Adapter, remains
 from codellama_proxy.sse import DONE, Decoder, EventTooLarge, Frame
 from codellama_proxy.template import Interpreter
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
@@ -39,6 +39,13 @@ LAST_BYTES = 0.1
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
 
 
+Note = Callable[[Sequence[Event]], Any]
+
+
+def _unheard(_: Sequence[Event]) -> None:
+    """For callers without books."""
+
+
 class Reply:
     """An answer that has begun. Whoever opened it calls `close`, whatever happens."""
 
@@ -50,6 +57,7 @@ class Reply:
         dropped: tuple[str, ...],
         watch: Watch,
         clean: Callable[[], Clean],
+        note: Note,
     ) -> None:
         self.deployment = deployment
         self.dropped = dropped
@@ -63,17 +71,27 @@ class Reply:
         self._close = close
         self._watch = watch
         self._clean = clean
+        self._note = note
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
         self._interpreter = Interpreter(lambda state, frame: parse(state, frame, chat, deployment))
         self._received = 0
+        self._answered = False
+        """Content has come."""
         self._failed: AttemptFailed | None = None
         """Raised once the events before it have been handed on."""
 
     def whole(self, body: bytes) -> None:
         """Takes a plain answer: one event, and the end."""
-        self.first = (self._adapter.parse_response(body, self._chat, self.deployment),)
+        try:
+            self.first = (self._adapter.parse_response(body, self._chat, self.deployment),)
+        except AttemptFailed as failed:
+            failed.failure = remains.with_usage(failed.failure, body)
+            if not failed.failure.refused:
+                self._note(remains.heard(body))
+            raise
+        self._note(self.first)
         self.ended = True
 
     async def begin(self, chunks: AsyncIterator[bytes], first: float, end: float) -> None:
@@ -97,6 +115,7 @@ class Reply:
             held += events
             found = any(event.content for event in events)
             begun = begun or any(event.alive for event in events)
+        self._answered = True
         if self._failed is not None:
             raise self._failed  # nothing has been handed out yet
         self.first = held
@@ -148,11 +167,11 @@ class Reply:
             return self._last()
         self._received += len(chunk)
         if self._received > MAX_STREAM:
-            raise AttemptFailed(failures.disguised("too_large", status=200))
+            raise AttemptFailed(failures.too_large(answered=self._answered))
         try:
             frames = self._decoder.feed(chunk)
         except EventTooLarge:
-            raise AttemptFailed(failures.disguised("too_large", status=200)) from None
+            raise AttemptFailed(failures.too_large(answered=self._answered)) from None
         return self._events(frames)
 
     def _last(self) -> list[Event]:
@@ -178,6 +197,7 @@ class Reply:
             try:
                 events += interpreter.events_of(frame)
             except AttemptFailed as failed:
+                failed.failure = remains.with_usage(failed.failure, frame.data)
                 if not events:
                     raise
                 self._failed = failed  # what came before it, in the same packet, was said all the same
@@ -185,6 +205,7 @@ class Reply:
             if interpreter.state.done:
                 self.ended = True
                 break
+        self._note(events)
         return events
 
 
@@ -195,9 +216,11 @@ async def open_reply(
     deployment: Deployment,
     budget: float,
     sleep: Sleep = asyncio.sleep,
+    note: Note = _unheard,
 ) -> Reply:
     """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
 
+    `note` hears every event as it comes, also of an answer that fails.
     Raises `AttemptFailed`, its message cleaned of this deployment's secrets.
     """
     pool = pools.of(deployment)
@@ -225,9 +248,9 @@ async def open_reply(
     first = now + min(own, budget)
     try:
         with watch.until(first):
-            response = await _respond(send, sent, chat, deployment, sleep)
-            reply = Reply(chat, deployment, close, sent.dropped, watch, clean)
-            begins = await _receive(reply, response, stream=chat.stream)
+            response = await _respond(send, sent, chat, deployment, sleep, note)
+            reply = Reply(chat, deployment, close, sent.dropped, watch, clean, note)
+            begins = await _receive(reply, response, note, stream=chat.stream)
         if begins:
             await reply.begin(aiter(response.stream), first, now + budget)  # type: ignore[arg-type]  # always async
     except BaseException as error:
@@ -244,19 +267,17 @@ async def open_reply(
 
 
 async def _respond(
-    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep
+    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep, note: Note
 ) -> httpx2.Response:
     """What came back: for one request, or for the several that some dialects need."""
     steps = EXCHANGES.get(deployment.provider)
     if steps is None:
         return await send(sent)
-    return await open_exchange(
-        send, _exchanged, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep
-    )
 
+    async def read(response: httpx2.Response) -> bytes:
+        return await _body(response, MAX_ANSWER, note)
 
-async def _exchanged(response: httpx2.Response) -> bytes:
-    return await _body(response, MAX_ANSWER)
+    return await open_exchange(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
 
 
 def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:
@@ -272,36 +293,52 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
     return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
 
 
-async def _receive(reply: Reply, response: httpx2.Response, *, stream: bool) -> bool:
+async def _receive(reply: Reply, response: httpx2.Response, note: Note, *, stream: bool) -> bool:
     """Takes an answer that comes whole; `True` for a stream that is yet to be read."""
     headers = response.headers
     encoded = headers.get("content-encoding", "identity") != "identity"
     if response.status_code != 200:
-        body = b"" if encoded else await _body(response, MAX_ERROR, cut=True)
+        body = b"" if encoded else await _start_of(response, MAX_ERROR)
         error = failures.parse_error(body)
-        raise AttemptFailed(failures.of_status(response.status_code, headers, error, time.time()))
+        failure = failures.of_status(response.status_code, headers, error, time.time())
+        raise AttemptFailed(remains.with_usage(failure, body))
     if encoded:
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
     if not stream:
-        reply.whole(await _body(response, reply.most))
+        reply.whole(await _body(response, reply.most, note))
         return False
     if "json" in headers.get("content-type", ""):
-        reply.whole(await _body(response, MAX_ANSWER))  # an error in disguise raises here
+        reply.whole(await _body(response, MAX_ANSWER, note))  # an error in disguise raises here
         raise AttemptFailed(failures.disguised("not_a_stream", status=200))
     return True
 
 
-async def _body(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
-    """The whole body, at most `limit` bytes: beyond that it is cut off, or no answer."""
+async def _body(response: httpx2.Response, limit: int, note: Note) -> bytes:
+    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `note` hears what came of one that is not whole."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(pieces))))
+    except BaseException:
+        if pieces and response.status_code == 200:
+            note(remains.heard(b"".join(pieces)))
+        raise
+    return b"".join(pieces)
+
+
+async def _start_of(response: httpx2.Response, limit: int) -> bytes:
+    """The body as far as `limit` bytes, or a piece more."""
     pieces: list[bytes] = []
     size = 0
     async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
         pieces.append(piece)
         size += len(piece)
         if size > limit:
-            if cut:
-                break
-            raise AttemptFailed(failures.disguised("too_large", status=200))
+            break
     return b"".join(pieces)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from codellama_proxy import privileged, repairs, routing
+from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
@@ -14,19 +15,19 @@ from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import GiveUp, Try
-from codellama_proxy.trace import Trace
-from codellama_proxy.types import Attempt, Cooldown, Deployment, Event, Failure, Model, Snapshot
+from codellama_proxy.trace import LEFT, Trace
+from codellama_proxy.types import Cooldown, Deployment, Event, Model, Snapshot
 from codellama_proxy.upstream import Reply, open_reply
-
-LEFT = Failure("client_left", reason="client_left")
 
 
 class Served:
     """A reply whose end is noted in the trace and in the deployment's record, once."""
 
-    def __init__(self, reply: Reply, trace: Trace, cooldowns: Cooldowns, rules: Cooldown) -> None:
+    def __init__(self, reply: Reply, call: Call, cooldowns: Cooldowns, rules: Cooldown, time: Time) -> None:
         self._reply = reply
-        self._trace = trace
+        self._call = call
+        self._time = time
+        self._note_end()
         self._cooldowns = cooldowns
         self._rules = rules
         self._noted = False
@@ -50,17 +51,24 @@ class Served:
     async def more(self, seconds: float) -> Sequence[Event]:
         """The next batch. Raises `AttemptFailed`."""
         try:
-            return await self._reply.more(seconds)
+            events = await self._reply.more(seconds)
         except AttemptFailed as failed:
-            self._trace.note_usage(failed.failure.usage)
-            last = self._trace.attempts[-1]
-            self._trace.attempts[-1] = Attempt(last.deployment, failed.failure, last.ms, last.started)
+            self._call.failed(failed.failure)
+            self._call.end(self._time.monotonic())
             self._noted = True
             self._cooldowns.end(self.deployment, failed.failure, self._rules)
             raise
+        self._note_end()
+        return events
+
+    def _note_end(self) -> None:
+        if self._reply.ended:
+            self._call.whole = True
+            self._call.end(self._time.monotonic())
 
     async def close(self) -> None:
         """An answer we or the client gave up says nothing about its upstream."""
+        self._call.end(self._time.monotonic())
         if not self._noted:
             self._noted = True
             if self.ended:
@@ -68,13 +76,24 @@ class Served:
         await self._reply.close()
 
 
+Room = Callable[[Trace, Deployment], Awaitable[bool]]
+"""Asked before each further attempt: whether the budgets have room for one there."""
+
+
+async def unlimited(trace: Trace, deployment: Deployment) -> bool:
+    """For walks that nobody pays for."""
+    del trace, deployment
+    return True
+
+
 class Walk:
     """Holds the connections and the cooldowns; what happens is noted in the trace."""
 
-    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time) -> None:
+    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: Room = unlimited) -> None:
         self._pools = pools
         self._cooldowns = cooldowns
         self._time = time
+        self._room = room
 
     def chain(
         self, chat: ChatRequest, permitted: Callable[[str], bool], snapshot: Snapshot
@@ -84,13 +103,27 @@ class Walk:
         cooling, now = self._cooldowns.states(), self._time.monotonic()
         return routing.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
 
+    def plan(self, trace: Trace, models: Sequence[Model]) -> None:
+        """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
+        trace.planned = self._order(models)
+
+    def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
+        now, jitter = self._time.monotonic(), self._time.jitter
+        return routing.candidates(models, self._cooldowns.states(), now, jitter)
+
+    def _planned(self, trace: Trace, models: Sequence[Model]) -> Sequence[Deployment]:
+        """The order that was drawn ahead, once, without what the ledger has ruled out since."""
+        planned, trace.planned = trace.planned, ()
+        found = [d for model in models for d in model.deployments] if planned else []
+        return [d for d in planned if d in found]
+
     async def open(
         self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> Served:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            ordered = routing.candidates(models, self._cooldowns.states(), now, jitter)
+            ordered = self._planned(trace, models) or self._order(models)
             chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
             elapsed, states = now - trace.started, self._cooldowns.states()
             step = routing.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
@@ -101,10 +134,18 @@ class Walk:
                 trace.waited += step.delay
                 if self._cooldowns.is_probed(step.deployment):
                     continue  # another request was there first
+            if trace.attempts and not await self._goes_on(trace, step.deployment):
+                raise routing.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
             reply = await self._attempt(trace, chat, step, snapshot)
             if reply is not None:
                 trace.serving, trace.dropped = step.deployment, reply.dropped
-                return Served(reply, trace, self._cooldowns, snapshot.routing.cooldown)
+                return Served(reply, trace.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time)
+
+    async def _goes_on(self, trace: Trace, deployment: Deployment) -> bool:
+        """Whether one more attempt is wanted and paid for; if not, the last failure stands."""
+        if trace.gone and not trace.others():
+            return False
+        return await self._room(trace, deployment)
 
     async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
@@ -122,32 +163,31 @@ class Walk:
                 deployment.id
             )  # a backup that cannot be asked this is none; the first failure stands
             return None
-        silent_before, trace.silent, trace.sent = trace.silent, deployment, here
-        trace.tried = deployment
+        trace.sent, trace.tried = here, deployment
         started = self._time.monotonic()
         again = any(attempt.deployment == deployment.id for attempt in trace.attempts)
         probe = self._cooldowns.begin(deployment, again=again)
-        failure: Failure | None = None
-        reply: Reply | None = None
+        call = Call(deployment, here, started, at=(started - trace.started) * 1000, bounds=trace.bounds)
+        trace.calls.append(call)
         try:
-            reply = await open_reply(self._pools, sent, here, deployment, step.budget)
+            reply = await open_reply(self._pools, sent, here, deployment, step.budget, note=call.note)
         except AttemptFailed as failed:
-            failure = repairs.judged(failed.failure, here, deployment)
+            call.failed(repairs.judged(failed.failure, here, deployment))
+            call.end(self._time.monotonic())
+            self._cooldowns.end(deployment, call.failure, snapshot.routing.cooldown, probe)
+            return None
         except BaseException:
+            call.failure = LEFT
+            call.end(self._time.monotonic())
             self._cooldowns.abandon(deployment, probe)
-            failure = LEFT
             raise
-        finally:
-            waited = self._time.monotonic() - started
-            trace.waited += waited
-            trace.attempts.append(Attempt(deployment.id, failure, waited * 1000, started))
-        if failure is None:
+        else:
             self._cooldowns.answered(deployment, probe)
             return reply
-        self._cooldowns.end(deployment, failure, snapshot.routing.cooldown, probe)
-        if not failure.sent or failure.status is not None:
-            trace.silent = silent_before
-        return None
+        finally:
+            trace.waited += self._time.monotonic() - started
+            if len(trace.attempts) < len(trace.calls):  # else the request was settled in the meantime
+                trace.attempts.append(call.attempt())
 
 
 def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:

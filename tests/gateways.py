@@ -82,6 +82,8 @@ class Client:
         self._body = body if isinstance(body, bytes) else orjson.dumps(body)
         self._secret = secret
         self._stops_after = stops_after
+        self._left: Callable[[], None] | None = None
+        self.gone = False
 
     def credential(self) -> str | None:
         return self._secret
@@ -97,8 +99,21 @@ class Client:
             raise ProxyError("request_too_large", "Too large.")
         return self._body
 
+    def stay(self, left: Callable[[], None]) -> None:
+        self._left = left
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """It goes away, as the web layer tells it."""
+        self.gone = True
+        if self._left is None:
+            task.cancel()
+        else:
+            self._left()
+
     async def begin(self, status: int, headers: dict[str, str]) -> None:
         assert not self.begun
+        if self.gone:
+            raise ClientLeft
         self.begun, self.status, self.headers = True, status, headers
 
     async def write(self, data: bytes, *, last: bool) -> None:
@@ -158,7 +173,7 @@ class Rig:
         self.lines = Log(io.BytesIO(), "json")
         metrics = Metrics(lambda: self.setting.models)
         self.accounts = Accounts(self.ledger, Counter(directory), self.lines, metrics, self.time)
-        walk = Walk(self.pools, self.cooldowns, self.time)
+        walk = Walk(self.pools, self.cooldowns, self.time, self.accounts.extend)
         self.answers = Answers(directory / "proxy-cache.db", self.clock)
         semantic = Semantic(self.answers, walk, self.accounts, self.time, lambda: internet.make(GPTCACHE))
         self.recall = Recall(self.answers, semantic, self.time)

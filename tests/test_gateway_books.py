@@ -115,7 +115,7 @@ def test_an_unknown_price_is_not_zero(play: Play, streamed: bool) -> None:
         (refusal(500), 502, "exact"),
         (refusal(429), 429, "exact"),
         (refusal(400), 400, "exact"),
-        (answer(b"<html>"), 502, "exact"),
+        (answer(b"<html>"), 502, "ambiguous"),
         (httpx2.ConnectError("refused"), 502, "exact"),
         (httpx2.ReadError("gone"), 502, "ambiguous"),
         (httpx2.RemoteProtocolError("gone"), 502, "ambiguous"),

@@ -135,7 +135,11 @@ def test_no_plan_of_faults_mixes_answers_or_books(data: st.DataObject, streamed:
         assert client.headers["x-proxy-attempts"] == str(len(internet.asked))
         assert rig.systems() == [["Only code."]] * len(internet.asked)
         assert row["cost_usd"] is not None
-        assert (row["cost_usd"] > 0) is (client.status == 200 or row["basis"] == "ambiguous")
+        paid = [one for one in row["attempts"] if one["cost_usd"]]
+        assert bool(paid) is (client.status == 200 or row["basis"] in ("ambiguous", "estimated"))
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert row[name] == sum(one[name] for one in row["attempts"])
+        assert row["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in paid), abs=1e-12)
 
     with tempfile.TemporaryDirectory() as directory:
         run(Path(directory), SETTING, internet, use)

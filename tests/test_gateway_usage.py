@@ -147,7 +147,7 @@ def test_a_running_total_in_each_chunk_is_exact(play: Play) -> None:
 def test_usage_told_with_an_error_is_booked(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=True))
-        assert (row["status"], row["basis"]) == ("error", "estimated")
+        assert (row["status"], row["basis"]) == ("error", "exact"), "it is the upstream's last word"
         assert (row["prompt_tokens"], row["completion_tokens"]) == (20, 900)
 
     usage = {"prompt_tokens": 20, "completion_tokens": 900}

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "budgets",
         "caching",
         "catalogue",
+        "charging",
         "chat",
         "completion",
         "cooling",

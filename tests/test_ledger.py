@@ -17,7 +17,7 @@ from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.balances import SQL, Balances
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.types import Attempt, Failure, Key, Price, Usage
+from codellama_proxy.types import Attempt, Charge, Failure, Key, Price, Usage
 from codellama_proxy.windows import DAY
 from tests.ledgers import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 
@@ -151,16 +151,39 @@ def test_the_row_tells_how_it_ended(desk: Desk, store: Store) -> None:
     desk.settle(
         request,
         None,
-        attempts=(failed, Attempt("gpt-4#1", None, 5.0)),
+        first_ms=13.5,
+        attempts=(failed, Attempt("gpt-4#1", None, 5.0, at=12.5, charge=Charge(Usage(10, 20), "exact", 9))),
         usage=Usage(10, 20, 4, 2, 1),
         saved_nanos=9,
         basis="estimated",
     )
     row = desk.run(desk.ledger.request(request.request_id))
     assert row["attempts"] == [
-        {"deployment": "codellama#1", "class": "transient", "status": 503, "ms": 12.3, "reason": "http_503"},
-        {"deployment": "gpt-4#1", "class": "ok", "status": 200, "ms": 5.0},
+        {
+            "deployment": "codellama#1",
+            "class": "transient",
+            "status": 503,
+            "at": 0.0,
+            "ms": 12.3,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "cost_usd": 0,
+            "basis": "exact",
+            "reason": "http_503",
+        },
+        {
+            "deployment": "gpt-4#1",
+            "class": "ok",
+            "status": 200,
+            "at": 12.5,
+            "ms": 5.0,
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "cost_usd": 9e-9,
+            "basis": "exact",
+        },
     ]
+    assert row["first_ms"] == 13.5
     assert (row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"]) == (10, 20, 4)
     assert (row["cost_usd"], row["saved_usd"], row["basis"]) == (None, 9e-9, "estimated")
     assert (row["user"], row["stream"], row["created_at"]) == ("bob", True, "2026-11-22T15:30:00.000Z")

@@ -13,6 +13,7 @@ from codellama_proxy.trace import Books, Trace
 from codellama_proxy.tracking import metrics as module
 from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
 from codellama_proxy.types import Attempt, Deployment, Failure, Project, Usage
+from tests.building import chat
 from tests.processes import ROOT
 
 GPT = Deployment("gpt-4#1", "gpt-4", "openai", "gpt-4.1")
@@ -76,7 +77,7 @@ def fresh() -> Metrics:
 
 def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(first_token_at=100.3), DONE)
+    metrics.finished(a_trace(first_at=100.3, chat=chat(stream=True)), DONE)
     found = samples(metrics)
     assert found["proxy_requests_total", "web", "gpt-4", "ok"] == 1
     assert found["proxy_tokens_total", "gpt-4", "prompt"] == 10

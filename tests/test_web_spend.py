@@ -48,6 +48,7 @@ ROW = {
     "saved_usd",
     "basis",
     "cache",
+    "first_ms",
     "total_ms",
     "config",
 }

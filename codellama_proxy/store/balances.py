@@ -62,9 +62,19 @@ class Account:
         if self.running is not None:
             self.running += 1
 
+    def counts(self, seq: int) -> bool:
+        """Whether its budget's present window has the request."""
+        return self.first_seq is not None and self.first_seq <= seq
+
+    def extended(self, seq: int, hold: int) -> None:
+        """More is held for a request that was admitted."""
+        if hold and self.counts(seq):
+            self.held += hold
+            self.changed = True
+
     def settled(self, seq: int, hold: int, cost: int, tokens: int) -> None:
         """Move a hold to what was spent, if the window has the request; give `tokens` back to the rate."""
-        if self.first_seq is not None and self.first_seq <= seq:
+        if self.counts(seq):
             self.held -= hold
             self.spent += cost
             self.changed = True
@@ -132,14 +142,13 @@ def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: 
         _open_window(db, scope.id, account, limits, now)
     if limits.max_parallel_requests is not None and account.running is None:
         account.running = int(_one(db, "running", scope.id))
-    return Standing(
-        scope,
-        refill(account.rates, limits, now),
-        account.running or 0,
-        account.spent,
-        account.held,
-        account.window.end if account.window else None,
-    )
+    return now_of(scope, account)._replace(rates=refill(account.rates, limits, now))
+
+
+def now_of(scope: ScopeLimits, account: Account) -> Standing:
+    """The scope as the last request left it."""
+    resets_at = account.window.end if account.window else None
+    return Standing(scope, account.rates, account.running or 0, account.spent, account.held, resets_at)
 
 
 def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> None:

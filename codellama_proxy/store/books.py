@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from codellama_proxy import limits
-from codellama_proxy.admission import Admission, Ask, Settlement, Standing, decide
+from codellama_proxy.admission import Admission, Ask, Extension, Settlement, Standing, decide, extra
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.pricing import input_cost
 from codellama_proxy.store import folding, outbox
-from codellama_proxy.store.balances import SQL, Balances, standing
-from codellama_proxy.types import Attempt, Usage
+from codellama_proxy.store.balances import SQL, Balances, now_of, standing
+from codellama_proxy.store.crashes import Orphan, crashed
+from codellama_proxy.types import Attempt
 from codellama_proxy.windows import DAY
 
 
@@ -54,6 +55,29 @@ class Books:
             account.admitted(None, hold)
         return decision.admission
 
+    def extend(self, db: sqlite3.Connection, more: Extension) -> int:
+        """Hold more for a row that is held, if every budget that counts it has room; the nano-USD added."""
+        held = _find(db, more.request_id)
+        if held is None:
+            return 0
+        accounts = dict(zip(held.scopes, self.balances.get(db, held.scopes), strict=True))
+        # A window that turned since does not count the request any more.
+        budgets = [
+            s for s in more.scopes if s.limits.max_budget is not None and accounts[s.id].counts(held.seq)
+        ]
+        nanos = extra(more, [now_of(s, accounts[s.id]) for s in budgets])
+        self._held.pop(more.request_id, None)  # the row is the truth from here on
+        _extend(db, held.seq, more, nanos)
+        for account in accounts.values():
+            account.extended(held.seq, nanos)
+        return nanos
+
+    def note(self, db: sqlite3.Connection, more: Extension) -> None:
+        """What a crash would have to tell of one more attempt that needs nothing held."""
+        held = _find(db, more.request_id)
+        if held is not None:
+            _extend(db, held.seq, more, 0)
+
     def settle(self, db: sqlite3.Connection, end: Settlement) -> bool:
         """Complete a held row and book it; `False` if there is none."""
         held = self._held.pop(end.request_id, None) or _find(db, end.request_id)
@@ -68,19 +92,9 @@ class Books:
 
     def recover(self, db: sqlite3.Connection) -> int:
         """Settle every held row at its hold, else at its input: what is uncertain never lowers a charge."""
-        orphans = db.execute(SQL["orphans"]).fetchall()
-        for request_id, hold, estimate, tokens in orphans:
-            self.settle(
-                db,
-                Settlement(
-                    request_id,
-                    "error",
-                    None,
-                    usage=Usage(tokens),
-                    basis="crash_estimate",
-                    cost_nanos=hold or estimate,
-                ),
-            )
+        orphans = [Orphan(*row) for row in db.execute(SQL["orphans"]).fetchall()]
+        for orphan in orphans:
+            self.settle(db, crashed(orphan))
         return len(orphans)
 
     def standings(self, db: sqlite3.Connection, scopes: Sequence[ScopeLimits], now: float) -> list[Standing]:
@@ -109,6 +123,8 @@ def _insert(db: sqlite3.Connection, ask: Ask, key_id: str | None, hold: int) -> 
         hold,
         None if price is None else input_cost(ask.prompt_estimate, price),
         ask.prompt_estimate,
+        ask.deployment and ask.deployment.name,
+        ask.deployment and ask.deployment.id,
     )
     return db.execute(SQL["hold"], row).lastrowid or 0
 
@@ -139,6 +155,7 @@ def _complete(db: sqlite3.Connection, seq: int, end: Settlement) -> bool:
         end.saved_nanos,
         end.basis,
         end.cache,
+        end.first_ms,
         end.total_ms,
         seq,
         end.request_id,
@@ -148,6 +165,11 @@ def _complete(db: sqlite3.Connection, seq: int, end: Settlement) -> bool:
     if end.content is not None:
         db.execute(SQL["keep_content"], (end.request_id, end.content))
     return True
+
+
+def _extend(db: sqlite3.Connection, seq: int, more: Extension, nanos: int) -> None:
+    row = (nanos, _attempts(more.attempts), more.deployment.name, more.deployment.id, seq)
+    db.execute(SQL["extend"], row)
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:

@@ -15,11 +15,11 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from codellama_proxy import limits
-from codellama_proxy.admission import Admission, Ask, Settlement, Standing
+from codellama_proxy.admission import Admission, Ask, Extension, Settlement, Standing
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store import folding, spending
@@ -55,6 +55,18 @@ class Ledger:
         except StoreUnavailable as error:
             self._forget(ask.request_id)
             raise _unavailable() from error
+
+    async def extend(self, extension: Extension) -> int:
+        """Hold more for one more attempt; the nano-USD added. Raises `Refused` or accounting_unavailable."""
+        try:
+            return await self._writer.run(lambda db: self._books.extend(db, extension))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    def note(self, extension: Extension) -> None:
+        """Queue what a crash would have to tell of one more attempt that needs nothing held."""
+        with suppress(StoreUnavailable):  # closed already: the settlement tells it all
+            self._writer.post(lambda db: self._books.note(db, extension))
 
     def settle(self, settlement: Settlement) -> None:
         """Queue the end of a request, to be tried until it is written; ignored if it was never admitted."""

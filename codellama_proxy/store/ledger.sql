@@ -18,15 +18,20 @@ on conflict (scope) do update set
 -- name: hold
 -- The row of an admitted request.
 insert into requests (request_id, created_at, project, key_id, user, endpoint, model_requested, stream, status,
-                      config, hold_nanos, estimate_nanos, estimate_tokens)
-values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?);
+                      config, hold_nanos, estimate_nanos, estimate_tokens, model, deployment)
+values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?);
+
+-- name: extend
+-- One more attempt of a row that is held: what is held in addition, what came before it, and where it goes.
+update requests set hold_nanos = hold_nanos + ?, attempts = ?, model = ?, deployment = ?
+where seq = ? and status = 'held';
 
 -- name: complete
 -- Completes a row that is still held: the second time there is none.
 update requests set
     status = ?, http_status = ?, attempts = ?, model = ?, deployment = ?, upstream_model = ?,
     prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?,
-    cost_nanos = ?, saved_nanos = ?, basis = ?, cache = ?, total_ms = ?
+    cost_nanos = ?, saved_nanos = ?, basis = ?, cache = ?, first_ms = ?, total_ms = ?
 where seq = ? and request_id = ? and status = 'held';
 
 -- name: held
@@ -41,9 +46,10 @@ insert into request_contents (request_id, content) values (?, ?) on conflict do 
 -- name: orphans
 -- What a crash left held, oldest first.
 with held as materialized (
-    select seq, request_id, hold_nanos, estimate_nanos, estimate_tokens from requests where status = 'held'
+    select seq, request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment
+    from requests where status = 'held'
 )
-select request_id, hold_nanos, estimate_nanos, estimate_tokens from held order by seq;
+select request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment from held order by seq;
 
 -- name: running
 -- How many requests of a scope run now. First what is held, which is little, then whose it is: never all of a key's.

@@ -51,6 +51,7 @@ LOG_COLUMNS = (
     "saved_nanos",
     "basis",
     "cache",
+    "first_ms",
     "total_ms",
     "config",
 )

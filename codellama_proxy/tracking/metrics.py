@@ -166,8 +166,8 @@ class Metrics:
         seconds = trace.ended - trace.started
         self._seconds.add(seconds)
         self._overhead.add(max(seconds - trace.waited, 0.0))
-        if trace.first_token_at is not None:
-            self._first_token.add(trace.first_token_at - trace.started)
+        if trace.first_at is not None and trace.chat is not None and trace.chat.stream:
+            self._first_token.add(trace.first_at - trace.started)
         self._cache.add((trace.cache,))
         for attempt in trace.attempts:
             self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))

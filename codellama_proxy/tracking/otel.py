@@ -96,20 +96,13 @@ class Exported:
             )
             if attempt.failure is not None:
                 _fail(child, attempt.failure.reason or attempt.failure.cls)
-            child.end(_moment(trace, _end_of(trace, attempt)))
+            child.end(_moment(trace, (attempt.started or trace.started) + attempt.ms / 1000))
         span.end(_moment(trace, trace.ended))
 
 
 def _moment(trace: Trace, at: float) -> int:
     """Unix nanoseconds of a monotonic moment."""
     return int((trace.created_at + at - trace.started) * NANOS)
-
-
-def _end_of(trace: Trace, attempt: Attempt) -> float:
-    """The attempt that serves goes on until the answer's end."""
-    if attempt is trace.attempts[-1] and trace.serving is not None:
-        return trace.ended
-    return (attempt.started or trace.started) + attempt.ms / 1000
 
 
 def _fail(span: Span, word: str) -> None:

@@ -53,7 +53,8 @@ class Answers:
             pass
         except Exception:
             log.exception("a request ended in a bug")
-            await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
+            with contextlib.suppress(ClientLeft):
+                await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
             client.close()
             self._observer().count(f"/{self._endpoint}", "POST", client.status)
@@ -66,6 +67,7 @@ class AsgiClient:
         "_beats",
         "_headers",
         "_heartbeat",
+        "_left",
         "_loop",
         "_patience",
         "_receive",
@@ -84,6 +86,8 @@ class AsgiClient:
         """That it was told, or that it left before it was told any."""
         self.gone = False
         """It left before it had the whole answer."""
+        self._left: Callable[[], None] | None = None
+        """Called when it leaves, if the request goes on without it."""
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
@@ -133,13 +137,19 @@ class AsgiClient:
             if not message.get("more_body"):
                 return b"".join(pieces)
 
+    def stay(self, left: Callable[[], None]) -> None:
+        self._left = left
+
     def _leave(self) -> None:
-        """Nobody reads the answer any more: ends the request that is making it."""
+        """The answer has no reader any more: ends the request that is making it, unless it is to be finished."""
         self.gone = True
-        if self._task is not None:
+        if self._left is not None:
+            self._left()
+        elif self._task is not None:
             self._task.cancel()
 
     async def begin(self, status: int, headers: dict[str, str]) -> None:
+        self._check_reader()
         self.begun = True
         self.status = status
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -147,7 +157,12 @@ class AsgiClient:
         if headers["content-type"].startswith("text/event-stream"):
             self._listen_to_silence(self._patience.heartbeat)
 
+    def _check_reader(self) -> None:
+        if self.gone and self._left is not None:
+            raise ClientLeft
+
     async def write(self, data: bytes, *, last: bool) -> None:
+        self._check_reader()
         if last:
             self.close()  # from here on, leaving is what a client is expected to do
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})

@@ -12,17 +12,24 @@ from tests.raw import Wire, request
 from tests.rig import Proxy, ProxyFactory, config
 from tests.upstream.process import Upstream
 
+ANSWER = 0.8
+"""Seconds that a plain answer may take, whether or not its client waits for it."""
+FINISHED = {True: 0.0, False: ANSWER}
+"""Seconds that a call goes on without its client, by whether it is a stream."""
+
 
 @pytest.fixture(scope="module")
 def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     model = upstream_process.model
     return module_proxy(
         config(
-            model("hanging", "hang"),
-            model("slow-head", "stall=0"),
+            model("hanging", "hang", timeouts={"answer": ANSWER}),
+            model("slow-head", "stall=0", timeouts={"answer": ANSWER}),
+            model("slow", "delay=0.4"),
             model("mid", "gate=3"),
             model("slow-failure", "delay=0.4;status=500", fallbacks=["spare"]),
             model("spare"),
+            routing={"cooldown": {"failures": 1000}},
             projects={"single": {"limits": {"max_parallel_requests": 1}}},
         )
     )
@@ -64,7 +71,7 @@ def rows_before(served: Proxy, model: str) -> int:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("model", ["hanging", "slow-head"])
-def test_leaving_before_the_answer_frees_the_upstream(
+def test_leaving_before_the_answer_frees_the_upstream_of_a_stream_and_finishes_a_plain_call(
     served: Proxy, upstream: Upstream, model: str, streamed: bool, how: str
 ) -> None:
     before = rows_before(served, model)
@@ -72,12 +79,27 @@ def test_leaving_before_the_answer_frees_the_upstream(
     number = arrived(upstream, model)
     left = leave(wire, how)
     closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
-    assert closed[0]["at"] - left < 1.0
+    assert closed[0]["at"] - left < 1.0 + FINISHED[streamed]
     row = row_of(served, model, before + 1)
     assert (row["status"], row["http_status"]) == ("cancelled", 499)
     assert row["prompt_tokens"] > 0, "it was sent: its input is booked"
     assert row["cost_usd"] > 0
     assert len(upstream.journal.requests()) == 1, "and nobody else was asked"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_plain_answer_is_booked_as_reported_though_its_client_left(
+    served: Proxy, upstream: Upstream, how: str
+) -> None:
+    before = rows_before(served, "slow")
+    wire = Wire(served.port).send(ask(served, "slow", streamed=False))
+    arrived(upstream, "slow")
+    leave(wire, how)
+    row = row_of(served, "slow", before + 1)
+    assert (row["status"], row["http_status"], row["basis"]) == ("cancelled", 499, "exact")
+    (reported,) = upstream.journal.events("finished")
+    assert row["completion_tokens"] == reported["usage"]["completion_tokens"] > 0
+    assert row["cost_usd"] > 0
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -124,7 +146,7 @@ def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upst
         lambda: served.client.post("/v1/chat/completions", json=body, headers=auth).status_code == 200,
         "the place is free again",
     )
-    assert time.monotonic() - left < 1.5
+    assert time.monotonic() - left < 1.5 + FINISHED[streamed]
 
 
 def test_many_who_leave_do_not_keep_others_out(served: Proxy, upstream: Upstream) -> None:
@@ -154,5 +176,5 @@ def test_leaving_is_noticed_after_a_large_body(
     number = arrived(upstream, "hanging")
     left = leave(wire, "close")
     closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
-    assert closed[0]["at"] - left < 1.0
+    assert closed[0]["at"] - left < 1.0 + FINISHED[streamed]
     assert row_of(served, "hanging", before + 1)["http_status"] == 499

@@ -265,12 +265,14 @@ def compare(rows: dict[str, dict[str, Any]], upstream: Upstream) -> None:
         assert len(row["attempts"]) >= len(calls)
         if row["status"] == "ok":
             usage = reported[calls[-1]["request"]]
-            assert row["basis"] == "exact"
-            assert (row["prompt_tokens"], row["completion_tokens"]) == (
+            served = row["attempts"][-1]
+            assert served["basis"] == "exact"
+            assert (served["prompt_tokens"], served["completion_tokens"]) == (
                 usage["prompt_tokens"],
                 usage["completion_tokens"],
             )
-            assert row["cost_usd"] == pytest.approx(price(usage), abs=2e-9)
+            assert served["cost_usd"] == pytest.approx(price(usage), abs=2e-9)
+            assert row["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in row["attempts"]), abs=2e-9)
         elif calls and row["status"] == "cancelled":
             assert row["cost_usd"] > 0
 

@@ -1,0 +1,3 @@
+-- Milliseconds until the first content of the answer was in hand.
+
+alter table requests add column first_ms real;
