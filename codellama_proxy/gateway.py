@@ -126,9 +126,7 @@ class Gateway:
         self._running[task] = trace
 
     async def _authenticate(self, trace: Trace, client: Client, snapshot: Snapshot) -> None:
-        secret = client.credential()
-        if secret is not None or snapshot.auth_required:
-            trace.key = self._keys.cached(secret) or await self._keys.authenticate(secret)
+        trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
         trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
 
     def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:

@@ -56,7 +56,7 @@ from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.observed import Observer
 from codellama_proxy.web.patience import Patience
 from codellama_proxy.web.protocol import Protocol
-from codellama_proxy.welcome import alarms, first_key, welcome
+from codellama_proxy.welcome import alarms, first_key, open_door, welcome
 from codellama_proxy.wire import AiohttpWire
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
@@ -186,11 +186,11 @@ async def _serve(
             live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, observer, master
         )
 
-        async def changed(_: Snapshot, new: Snapshot) -> None:
+        async def changed(old: Snapshot, new: Snapshot) -> None:
             deployments = _enabled(new)
             pools.keep_only(frozenset(deployments))
             cooldowns.keep_only(deployments)
-            _keep(writer, live)
+            _reloaded(log, writer, live, settings, old)
             await asyncio.to_thread(catalogue.warm, deployments.values())
             await counter.warm(new)
 
@@ -264,6 +264,7 @@ def _warn(log: Log, live: Live, settings: Settings) -> None:
     for line in alarms(live, settings):
         log.line(line, "error", logger="codellama_proxy.config")
     for warning in (
+        open_door(live.snapshot, settings),
         version_warning(),
         disks.warning(Path(settings.database)),
         mounts.warning(settings.config),
@@ -293,6 +294,12 @@ def _keep(writer: Writer, live: Live) -> None:
         )
     with contextlib.suppress(StoreUnavailable):  # closed: the next start has a file, or an older one
         writer.post(lambda db: configurations.keep(db, kept))
+
+
+def _reloaded(log: Log, writer: Writer, live: Live, settings: Settings, old: Snapshot) -> None:
+    _keep(writer, live)
+    if old.auth_required and (opened := open_door(live.snapshot, settings)):
+        log.line(opened, "warning")
 
 
 def _enabled(snapshot: Snapshot) -> dict[str, Deployment]:

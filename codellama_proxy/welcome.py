@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from codellama_proxy import __version__
+from codellama_proxy.config.checks import OPEN
 from codellama_proxy.config.reload import Live
+from codellama_proxy.config.scalars import is_loopback
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.masking import mask_of
@@ -56,6 +58,12 @@ def alarms(live: Live, settings: Settings) -> Iterator[str]:
             f"({live.snapshot.digest}) serves until the file is mended."
         )
         yield from (f"  {line}" for line in live.error.splitlines())
+
+
+def open_door(snapshot: Snapshot, settings: Settings) -> str | None:
+    """A sentence where anybody on the network may call without a key."""
+    told = f"auth.required is false: {OPEN} ({settings.host})"
+    return None if snapshot.auth_required or is_loopback(settings.host) else told
 
 
 def _described(deployment: Deployment) -> str:

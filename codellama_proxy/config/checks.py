@@ -9,7 +9,7 @@ from codellama_proxy.config import entry_checks
 from codellama_proxy.config.document import Path
 from codellama_proxy.config.problems import did_you_mean
 from codellama_proxy.config.remark import Entries, Remark
-from codellama_proxy.config.scalars import is_private
+from codellama_proxy.config.scalars import is_loopback, is_private
 from codellama_proxy.config.schema import Entry, File, Limits
 from codellama_proxy.providers.texts import TEXTS
 
@@ -37,6 +37,15 @@ def remarks(file: File, entries: Entries) -> Iterator[Remark]:
     yield from _projects(file, entries)
     yield from _semantic(file, entries)
     yield from _promptlayer(file, entries)
+
+
+OPEN = "no key is required and the server listens beyond this machine: whoever reaches it may use every model"
+
+
+def open_door(file: File, host: str) -> Iterator[Remark]:
+    """`host`: where the server would listen."""
+    if not file.auth.required and not is_loopback(host):
+        yield Remark(("auth", "required"), OPEN, "warning")
 
 
 def _completions(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:

@@ -23,6 +23,7 @@ from codellama_proxy.providers import UNABLE
 from codellama_proxy.types import Deployment, Snapshot
 
 _Found = list[Problem]
+DEFAULT_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,10 @@ def examine(
         hidden=hidden.places(document, (entry.name for entry in file.models)),
     )
     problems += _of_whole(document, snapshot, file, entries, source)
+    host = environ.get("PROXY_HOST") or DEFAULT_HOST
+    for remark in (*reach.guardrails(snapshot, file, entries), *checks.open_door(file, host)):
+        place, message = at(document, remark.path, remark.message)
+        problems.append(Problem(*place, message, remark.severity, source))
     warnings = _in_order(problems, document) + last
     return Loaded(replace(snapshot, warnings=tuple(problem.message for problem in warnings)), warnings)
 

@@ -47,7 +47,6 @@ def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark
     yield from _never_reached(snapshot, file)
     yield from _never_met(snapshot)
     yield from _pauses(file)
-    yield from _guardrails(snapshot, file, entries)
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -136,11 +135,11 @@ def _deployments(snapshot: Snapshot) -> list[Deployment]:
 # --- guardrails -----------------------------------------------------------------------------------------------
 
 
-def _guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
     """Where a text is expected and there is none. `false` says that none is wanted."""
     nothing = "so no system prompt stands before the requests; write one, or false for none"
     path: Path = ("guardrail", "system_prompt")
-    chats = any(deployment.serves("chat") for deployment in _deployments(snapshot))
+    chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
     if file.guardrail.system_prompt == "" and chats:
         written = "system_prompt" in file.guardrail.model_fields_set
         yield Remark(

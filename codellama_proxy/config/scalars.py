@@ -231,6 +231,14 @@ def _url(value: Any) -> str:
 URL = Scalar(_url, {"type": "string", "pattern": "^https?://[^@?#\\s]+$"})
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower().removesuffix(".") in ("localhost", "ip6-localhost")
+
+
 def is_private(url: str) -> bool:
     """Whether plain http may go there: this machine, or a network that is not the internet."""
     host = (urlsplit(url).hostname or "").removesuffix(".")

@@ -350,7 +350,8 @@ class Tracking(Section):
 
 class Auth(Section):
     required: Flag = Field(
-        default=True, description="false: calls without a key belong to the project anonymous."
+        default=True,
+        description="false: calls without a key, or with an unknown one, belong to the project anonymous.",
     )
 
 

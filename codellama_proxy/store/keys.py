@@ -77,6 +77,18 @@ class Keys:
         key = self.cached(secret)
         return key if key is not None else await self._look_up(secret)
 
+    async def caller(self, secret: str | None, *, required: bool) -> Key | None:
+        """Whose secret it is. `None` for none or an unknown one, where no key is `required`.
+
+        Raises `ProxyError` 401 as `authenticate` does: blocked and expired keys are refused everywhere.
+        """
+        try:
+            return await self.authenticate(secret)
+        except ProxyError as error:
+            if required or error.code != "invalid_api_key":
+                raise
+            return None
+
     def cached(self, secret: str | None) -> Key | None:
         """As `authenticate`, from memory alone: `None` if only the database knows."""
         if not _may_be_ours(secret):

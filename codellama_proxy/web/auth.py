@@ -69,9 +69,7 @@ async def _caller(request: Request) -> Caller:
     secret = credential(request.scope["headers"])
     if _is(runtime.master_key, secret):
         return Caller(admin=True)
-    if secret is None and not runtime.live.snapshot.auth_required:
-        return Caller()
-    return Caller(key=await runtime.keys.authenticate(secret))
+    return Caller(key=await runtime.keys.caller(secret, required=runtime.live.snapshot.auth_required))
 
 
 async def require_admin(request: Request) -> None:

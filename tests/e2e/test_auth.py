@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from codellama_proxy.config.load import examine
+from codellama_proxy.providers import IMPLEMENTED
 from tests.raw import exchange, request
 from tests.rig import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.upstream.process import Upstream
@@ -251,10 +253,58 @@ def test_without_keys_calls_are_anonymous_and_without_a_master_key_nobody_is_adm
     row = served.client.get(f"/requests/{answer.headers['x-request-id']}", headers=served.auth)
     assert row.status_code == 404, "another project's"
     wrong_key = {"authorization": "Bearer sk-wrong"}
-    assert served.client.post("/v1/chat/completions", json=body, headers=wrong_key).status_code == 401
+    assert served.client.post("/v1/chat/completions", json=body, headers=wrong_key).status_code == 200
     for headers in ({}, wrong_key, served.auth, {"authorization": f"Bearer {ADMIN}"}):
         assert served.client.get("/key/list", headers=headers).status_code in (401, 403)
     answer = served.client.get("/key/list", headers=served.auth)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "admin_disabled")
     spent = json.loads(keys(served.database, "spend", "--by", "project", "--json").stdout)
     assert "anonymous" in json.dumps(spent)
+
+
+# --- without keys ------------------------------------------------------------------------------------------
+
+OPEN_DOOR = "no key is required and the server listens beyond this machine"
+
+
+def test_without_required_keys_unknown_ones_are_anonymous(proxy: ProxyFactory, upstream: Upstream) -> None:
+    text = config(upstream.model("plain"), auth={"required": False})
+    served = proxy(text, env={"PROXY_HOST": "0.0.0.0"})
+    assert OPEN_DOOR in served.log()
+    blocked = served.new_key("team")
+    served.admin("POST", "/key/block", json={"key_id": blocked["key_id"]})
+    body = {"messages": USER}
+    strangers = (None, "sk-" + "x" * 40, "sk-proj-abc", "EMPTY", "not needed", ADMIN)
+    for stranger in strangers:
+        headers = {} if stranger is None else {"authorization": f"Bearer {stranger}"}
+        answer = served.client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200, (stranger, answer.text)
+        assert served.row(answer.headers["x-request-id"])["project"] == "anonymous"
+        assert served.client.get("/v1/models", headers=headers).status_code == 200
+    answer = served.client.post("/v1/chat/completions", json=body, headers={"x-api-key": blocked["key"]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_blocked")
+    answer = served.chat()
+    assert served.row(answer.headers["x-request-id"])["project"] == served.project
+    headers = {"authorization": "Bearer sk-wrong"}
+    assert served.client.get("/spend/logs", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("required", "host", "told"),
+    [
+        (False, "0.0.0.0", True),
+        (False, "::", True),
+        (False, "10.0.0.5", True),
+        (False, "example.internal", True),
+        (False, None, False),
+        (False, "127.0.0.2", False),
+        (False, "localhost", False),
+        (False, "::1", False),
+        (True, "0.0.0.0", False),
+    ],
+)
+def test_check_tells_of_an_open_door(required: bool, host: str | None, told: bool) -> None:
+    text = json.dumps({"models": [{"name": "m", "provider": "mock"}], "auth": {"required": required}})
+    environ = {} if host is None else {"PROXY_HOST": host}
+    found = [str(one) for one in examine(text.encode(), environ, implemented=IMPLEMENTED).warnings]
+    assert any(OPEN_DOOR in one and "auth.required" in one for one in found) is told
