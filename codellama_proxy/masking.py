@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from codellama_proxy.types import Deployment, Snapshot
+from codellama_proxy.types import Deployment, Secret, Snapshot
 
 CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 """Names of headers that carry one."""
@@ -91,7 +91,8 @@ def mask_for(deployment: Deployment, url: str = "") -> Mask:
     """
     secrets = {secret.reveal() for secret in deployment.secrets} | set(credentials(deployment))
     literals = set(deployment.headers.values())
-    for address in filter(None, (deployment.base_url, url)):
+    proxy = deployment.proxy.reveal().rpartition("@")[2] if deployment.proxy is not None else ""
+    for address in filter(None, (deployment.base_url, url, f"http://{proxy}" if proxy else "")):
         literals.update(_address_forms(address))
     return _mask(frozenset(secrets), frozenset(literals))
 
@@ -102,16 +103,28 @@ def mask_of(snapshot: Snapshot) -> Mask:
     secrets = {secret.reveal() for secret in snapshot.secrets}
     for deployment in (*enabled, *snapshot.disabled):
         secrets.update(credentials(deployment))
+    secrets.update(proxy_credentials(snapshot.egress.proxy))
     if snapshot.tracking.promptlayer_key is not None:
         secrets.add(snapshot.tracking.promptlayer_key.reveal())
     return _mask(frozenset(secrets), frozenset())
 
 
 def credentials(deployment: Deployment) -> Iterator[str]:
-    """The entry's key, and its headers that are one."""
+    """The entry's key, its headers that are one, and what its proxy wants to know."""
     if deployment.api_key is not None:
         yield deployment.api_key.reveal()
+    yield from proxy_credentials(deployment.proxy)
     yield from (value for name, value in deployment.headers.items() if CREDENTIAL.search(name))
+
+
+def proxy_credentials(proxy: Secret | None) -> Iterator[str]:
+    """User and password of a proxy's URL, as written and as sent."""
+    if proxy is None:
+        return
+    parts = urlsplit(proxy.reveal())
+    if parts.password:
+        user, password = unquote(parts.username or ""), unquote(parts.password)
+        yield from (parts.password, password, f"{user}:{password}")
 
 
 @lru_cache(maxsize=256)

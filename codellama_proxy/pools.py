@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from codellama_proxy.types import Deployment, Mock
+from codellama_proxy.types import Deployment, Egress, Mock
 from codellama_proxy.wire import AiohttpWire, MockWire
 
 Wire = httpx2.AsyncBaseTransport
@@ -18,7 +18,33 @@ def wire_for(deployment: Deployment) -> Wire:
     """The real thing: a pool of connections, or the built-in mock."""
     if deployment.provider == "mock":
         return MockWire(deployment.mock or Mock())
-    return AiohttpWire()
+    return AiohttpWire(deployment.egress)
+
+
+class Service(httpx2.AsyncBaseTransport):
+    """The way to something that is no deployment: follows what the configuration says of it."""
+
+    def __init__(self, egress: Callable[[], Egress], make: Callable[[Egress], Wire] = AiohttpWire) -> None:
+        self._egress = egress
+        self._make = make
+        self._now: tuple[Egress, Wire] | None = None
+        self._former: Wire | None = None
+        """Its last answers may still be read."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        egress = self._egress()
+        if self._now is None or self._now[0] != egress:
+            gone, self._former = self._former, self._now[1] if self._now else None
+            self._now = egress, self._make(egress)
+            if gone is not None:
+                await gone.aclose()
+        return await self._now[1].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for wire in (self._former, self._now[1] if self._now else None):
+            if wire is not None:
+                await wire.aclose()
+        self._former = self._now = None
 
 
 class Pool:
@@ -86,4 +112,4 @@ class Pools:
 
 def identity_of(deployment: Deployment) -> object:
     """What connections and cooldowns belong to: they do not survive a change of address or credential."""
-    return deployment.provider, deployment.base_url, deployment.api_key, deployment.mock
+    return deployment.provider, deployment.base_url, deployment.api_key, deployment.mock, deployment.egress

@@ -15,7 +15,6 @@ from codellama_proxy.similar import Embedder, Embeddings, Similar
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.types import Snapshot
 from codellama_proxy.walk import Walk
-from codellama_proxy.wire import AiohttpWire
 
 MakeWire = Callable[[], httpx2.AsyncBaseTransport]
 
@@ -23,9 +22,7 @@ MakeWire = Callable[[], httpx2.AsyncBaseTransport]
 class Semantic:
     """Holds the back end and its connections."""
 
-    def __init__(
-        self, answers: Answers, walk: Walk, accounts: Accounts, time: Time, make: MakeWire = AiohttpWire
-    ) -> None:
+    def __init__(self, answers: Answers, walk: Walk, accounts: Accounts, time: Time, make: MakeWire) -> None:
         self._answers = answers
         self._walk = walk
         self._accounts = accounts

@@ -32,7 +32,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.cooldowns import Cooldowns
 from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.gateway import Gateway
-from codellama_proxy.pools import Pools, identity_of
+from codellama_proxy.pools import Pools, Service, identity_of
 from codellama_proxy.recall import Recall
 from codellama_proxy.semantic import Semantic
 from codellama_proxy.store import answer_file, configurations, disks, migrate
@@ -49,7 +49,7 @@ from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
 from codellama_proxy.tracking.retention import keep_only
 from codellama_proxy.tracking.spans import open_spans
-from codellama_proxy.types import Deployment, Snapshot
+from codellama_proxy.types import Deployment, Egress, Snapshot
 from codellama_proxy.walk import Walk
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.metrics import standing
@@ -57,7 +57,6 @@ from codellama_proxy.web.observed import Observer
 from codellama_proxy.web.patience import Patience
 from codellama_proxy.web.protocol import Protocol
 from codellama_proxy.welcome import alarms, first_key, open_door, welcome
-from codellama_proxy.wire import AiohttpWire
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
 FLUSH = 5.0  # seconds for records that still wait to be delivered
@@ -163,7 +162,11 @@ async def _serve(
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
         outbox = Outbox(writer, reader)
         delivery = Delivery(
-            outbox, AiohttpWire(), lambda: live.snapshot.tracking.promptlayer_key, time, url=promptlayer_url()
+            outbox,
+            Service(egress_of(live)),
+            lambda: live.snapshot.tracking.promptlayer_key,
+            time,
+            url=promptlayer_url(),
         )
         stack.push_async_callback(delivery.stop, FLUSH)
         metrics.watch(
@@ -251,9 +254,14 @@ async def _recall(
     if live.snapshot.cache.enabled:
         await answers.open()
     metrics.watch(lambda: [cache_troubles(answers.troubles)])
-    recall = Recall(answers, Semantic(answers, walk, accounts, time), time)
+    recall = Recall(answers, Semantic(answers, walk, accounts, time, lambda: Service(egress_of(live))), time)
     stack.push_async_callback(recall.close)
     return recall
+
+
+def egress_of(live: Live) -> Callable[[], Egress]:
+    """The way out that the configuration in force says."""
+    return lambda: live.snapshot.egress
 
 
 def promptlayer_url() -> str:

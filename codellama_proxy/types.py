@@ -54,6 +54,24 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """Certificates that are trusted besides the system's."""
+
+    path: str
+    certificates: str = field(repr=False)
+    """PEM, as they were when the configuration was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """How an upstream is reached."""
+
+    proxy: Secret | None = None
+    """An HTTP proxy's URL, which may hold a user name and a password; `None`: directly."""
+    ca_bundle: Bundle | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds. `answer` bounds a whole non-streamed answer; `first_token` and `idle` bound streams."""
 
@@ -131,10 +149,19 @@ class Deployment:
     """Keys that only one provider has: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
     fallback: bool = True
     """Whether it may serve as a backup for other models."""
+    proxy: Secret | None = None
+    """An HTTP proxy's URL on the way there; `None`: directly."""
+    ca_bundle: Bundle | None = None
+    """Certificates that are trusted there besides the system's."""
     disabled: str | None = None
     """Why nothing may be sent here, in words; `None` when it is enabled."""
     secrets: frozenset[Secret] = frozenset()
     """What `${...}` put into the entry and into the guardrails: never to be shown."""
+
+    @property
+    def egress(self) -> Egress:
+        """How it is reached."""
+        return Egress(self.proxy, self.ca_bundle)
 
     def serves(self, mode: str) -> bool:
         return mode == self.mode or mode in self.also
@@ -258,6 +285,8 @@ class Snapshot:
     cache: Cache
     tracking: Tracking
     server: Server
+    egress: Egress = Egress()
+    """How all that is no entry of `models:` is reached."""
     auth_required: bool = True
     metrics_public: bool = False
     warnings: tuple[str, ...] = ()

@@ -347,7 +347,7 @@ NOT_SENT: Mapping[type[httpx2.TransportError], str] = {
     httpx2.ConnectError: "connect",
     httpx2.PoolTimeout: "connect_timeout",
     httpx2.UnsupportedProtocol: "address",
-    httpx2.ProxyError: "connect",
+    httpx2.ProxyError: "proxy",
 }
 
 

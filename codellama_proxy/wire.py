@@ -9,6 +9,7 @@ error leaves here as one of httpx2's (`ERRORS`).
 from __future__ import annotations
 
 import asyncio
+import base64
 import select
 import ssl
 from collections.abc import AsyncIterator
@@ -23,8 +24,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from codellama_proxy.providers import mock
-from codellama_proxy.types import Mock
+from codellama_proxy.types import Egress, Mock
 
+DIRECT = Egress()
 KEEPALIVE = 15.0  # seconds an idle connection is kept: below what providers keep theirs
 
 # The first that matches wins, so subclasses come before their bases.
@@ -37,6 +39,7 @@ ERRORS: tuple[tuple[type[BaseException], type[httpx2.TransportError]], ...] = (
     (aiohttp.ServerFingerprintMismatch, httpx2.ConnectError),
     (aiohttp.InvalidURL, httpx2.UnsupportedProtocol),
     (aiohttp.NonHttpUrlClientError, httpx2.UnsupportedProtocol),
+    (aiohttp.ClientHttpProxyError, httpx2.ProxyError),
     (aiohttp.ClientPayloadError, httpx2.RemoteProtocolError),
     (aiohttp.ClientResponseError, httpx2.RemoteProtocolError),
     (aiohttp.ServerDisconnectedError, httpx2.RemoteProtocolError),
@@ -132,10 +135,12 @@ def _waits(transport: asyncio.Transport | None) -> int | None:
 
 
 class AiohttpWire(httpx2.AsyncBaseTransport):
-    """One pool of connections. Must be created in a running event loop."""
+    """One pool of connections, on one way out. Must be created in a running event loop."""
 
-    def __init__(self) -> None:
-        self._connector = _Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE)
+    def __init__(self, egress: Egress = DIRECT) -> None:
+        self._proxy, self._for_proxy = _proxy_of(egress)
+        trust = _trust(egress.ca_bundle.certificates) if egress.ca_bundle is not None else True
+        self._connector = _Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE, ssl=trust)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             request_class=_Request,
@@ -183,17 +188,40 @@ class AiohttpWire(httpx2.AsyncBaseTransport):
         self, request: httpx2.Request, body: bytes, headers: CIMultiDict[str]
     ) -> aiohttp.ClientResponse:
         connect = request.extensions.get("timeout", {}).get("connect")
+        if self._for_proxy and request.url.scheme == "http":  # without a tunnel it reads the request itself
+            headers = CIMultiDict(headers, **self._for_proxy)
         return await self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
             data=body,
             headers=headers,
             allow_redirects=False,
+            proxy=self._proxy,
+            proxy_headers=self._for_proxy or None,
             timeout=_within(connect),
         )
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+def _proxy_of(egress: Egress) -> tuple[URL | None, dict[str, str]]:
+    """Its address, and the header with the user and password that were part of it."""
+    if egress.proxy is None:
+        return None, {}
+    url = URL(egress.proxy.reveal())
+    if not (url.user or url.password):
+        return url, {}
+    credentials = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    return url.with_user(None), {"Proxy-Authorization": f"Basic {credentials}"}
+
+
+@lru_cache(maxsize=8)
+def _trust(certificates: str) -> ssl.SSLContext:
+    """The system's certificates and these."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(cadata=certificates)
+    return context
 
 
 async def _whole(request: httpx2.Request) -> bytes:

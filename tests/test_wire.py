@@ -69,6 +69,7 @@ NEVER_CONNECTED = {
     "ClientConnectorSSLError",
     "ClientConnectorCertificateError",
     "ClientConnectorDNSError",
+    "ClientHttpProxyError",
     "ClientProxyConnectionError",
     "ClientSSLError",
     "UnixClientConnectorError",

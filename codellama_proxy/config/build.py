@@ -38,6 +38,7 @@ def snapshot(
         cache=_cache(file.cache),
         tracking=_tracking(file.tracking),
         server=t.Server(**dict(file.server)),
+        egress=t.Egress(file.egress.proxy or None, file.egress.ca_bundle),
         auth_required=file.auth.required,
         metrics_public=file.metrics.public,
         warnings=warnings,
@@ -45,9 +46,15 @@ def snapshot(
 
 
 def deployment(
-    entry: schema.Entry, number: int, general: schema.Timeouts, disabled: str | None
+    entry: schema.Entry,
+    number: int,
+    general: schema.Timeouts,
+    disabled: str | None,
+    egress: schema.Egress | None = None,
 ) -> t.Deployment:
     """`number` counts from 1 among the entries that share a name."""
+    egress = egress or schema.Egress()
+    proxy = egress.proxy if entry.proxy is None else entry.proxy
     return t.Deployment(
         id=f"{entry.name}#{number}",
         name=entry.name,
@@ -70,6 +77,8 @@ def deployment(
         base_model=entry.base_model,
         extra=_extra(entry),
         fallback=entry.fallback,
+        proxy=proxy or None,
+        ca_bundle=egress.ca_bundle,
         disabled=disabled,
     )
 

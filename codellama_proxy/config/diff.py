@@ -17,7 +17,7 @@ _DURATIONS = frozenset(
     | {"ttl", "drain", "requests.retention"}
 )
 _NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write"})
-_UNSHOWN = frozenset({"params", "headers", "extra", "mock.reply"})
+_UNSHOWN = frozenset({"params", "headers", "extra", "mock.reply", "certificates"})
 """May hold secrets, or fill a screen."""
 _NAMES = {
     "backoff_initial": "backoff.initial",
@@ -31,7 +31,7 @@ _NAMES = {
     "metrics_public": "metrics.public",
 }
 """Fields whose key in the file is another."""
-_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets"})
+_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets", "ca_bundle"})
 _OWN_LINES = frozenset({"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden"})
 
 

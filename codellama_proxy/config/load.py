@@ -163,7 +163,7 @@ def _deployments(file: File, document: Document, implemented: frozenset[str]) ->
     for index, entry in enumerate(file.models):
         numbers[entry.name] += 1
         disabled = _unable(entry, implemented) or document.missing.get(("models", index, "api_key"))
-        made = build.deployment(entry, numbers[entry.name], file.timeouts, disabled)
+        made = build.deployment(entry, numbers[entry.name], file.timeouts, disabled, file.egress)
         found.append(replace(made, secrets=hidden.entrys_secrets(document, index)))
     return found
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from codellama_proxy.config import scalars as s
 from codellama_proxy.config.document import Substituted, plain
-from codellama_proxy.types import Secret
+from codellama_proxy.config.egress import CA_BUNDLE, PROXY
+from codellama_proxy.types import Bundle, Secret
 
 PROVIDERS = Literal[
     "openai", "together", "anthropic", "azure", "cohere", "ai21", "replicate", "huggingface", "gemini",
@@ -29,6 +30,7 @@ Name = Annotated[str, s.NAME]
 ProjectName = Annotated[str, s.PROJECT]
 UpstreamName = Annotated[str, s.UPSTREAM_NAME]
 Prompt = Annotated[str | Literal[False], s.PROMPT]
+Proxy = Annotated[Secret | Literal[False] | None, PROXY]
 Provider = Annotated[PROVIDERS, _word]
 Mode = Annotated[Literal["chat", "embedding", "completion"], _word]
 ClientSystem = Annotated[Literal["keep", "drop", "reject"], _word]
@@ -178,6 +180,9 @@ class Entry(Section):
     )
     timeouts: OwnTimeouts = Field(
         default=OwnTimeouts(), description="Its own timeouts, over the general ones."
+    )
+    proxy: Proxy = Field(
+        default=None, description="The HTTP proxy on the way to it; false for none; default: egress.proxy."
     )
     params: Annotated[dict[str, Any], s.JSON_MAP] = Field(
         default={}, description="Added where the client gave none."
@@ -348,6 +353,19 @@ class Tracking(Section):
     requests: Requests = Field(default=Requests(), description="The request log in the database.")
 
 
+class Egress(Section):
+    """How upstreams are reached. The environment's proxy variables count only where the file names them."""
+
+    proxy: Proxy = Field(
+        default=None,
+        description="An HTTP proxy such as http://proxy.example:3128, for private addresses too; default: none.",
+    )
+    ca_bundle: Annotated[Bundle | None, CA_BUNDLE] = Field(
+        default=None,
+        description="A file of certificates (PEM) that are trusted besides the system's; read with proxy.yaml.",
+    )
+
+
 class Auth(Section):
     required: Flag = Field(
         default=True,
@@ -383,6 +401,7 @@ class File(Section):
     )
     routing: Routing = Field(default=Routing(), description="Tries, pauses and fallbacks.")
     timeouts: Timeouts = Field(default=Timeouts(), description="How long one upstream call may take.")
+    egress: Egress = Field(default=Egress(), description="The way to upstreams and services.")
     limits: Scopes = Field(default=Scopes(), description="What each scope may use.")
     projects: Annotated[dict[ProjectName, Project], _KEYS_FOR_FALSE] = Field(
         default={}, description="Projects with settings of their own."
