@@ -59,6 +59,7 @@ class Accounts:
         """
         scopes = asking.scopes_of(trace, chat, snapshot)
         models = asking.payable(models, scopes)
+        trace.budgeted = asking.budgeted(scopes)
         # Tokens of the prompt are counted where tokens are limited, else guessed from its size.
         if asking.counts_tokens(scopes):
             estimate = await self._counter.prompt(chat, asking.candidates(models)[0])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from codellama_proxy import budgets, limits
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rate, Rates, Refusal, ScopeLimits
-from codellama_proxy.types import Attempt, Deployment, Key, Price, Usage
+from codellama_proxy.types import Attempt, Deployment, Key, Tariff, Usage
 
 
 class Ask(NamedTuple):
@@ -39,13 +39,23 @@ class Ask(NamedTuple):
     default_max_tokens: int
     """What a budget has sent upstream if the client named none; 0 where nothing is generated."""
     n: int
-    prices: tuple[Price | None, ...]
-    """Of every candidate, in the order of the chain; empty when nothing goes upstream."""
+    prices: tuple[Tariff | None, ...]
+    """Of every candidate the dearest rates it may meet, in the order of the chain; empty when nothing goes upstream."""
     candidate_names: tuple[str, ...]
     deployment: Deployment | None = None
     """Where it is going to be sent first; `None` when nothing goes upstream."""
+    bounds: tuple[int, ...] = ()
+    """`prompt_bound` of each candidate; empty where it is the same for all."""
+    calls_units: int = 0
+    """What calls of server tools can cost, in nano-USD for a million requests like it."""
     counts: bool = True
     """Rates of requests count it. What is asked for the sake of another request needs their room, but takes none."""
+
+    @property
+    def bound(self) -> budgets.Bound:
+        """What it can cost at most, at the dearest candidate."""
+        bounds = self.bounds or (self.prompt_bound,) * len(self.prices)
+        return budgets.bound(self.prices, bounds, self.n, self.calls_units)
 
     @property
     def wanted_tokens(self) -> int:
@@ -136,8 +146,12 @@ class Standing(NamedTuple):
         """What a budget has left."""
         return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
 
-    def over_budget(self) -> tuple[ScopeLimits, Refusal]:
-        return self.scope, budgets.over_budget(self.scope, self.spent_nanos, self.held_nanos, self.resets_at)
+    def over_budget(self, most_nanos: int) -> tuple[ScopeLimits, Refusal]:
+        """`most_nanos`: what the request could have cost."""
+        refusal = budgets.over_budget(
+            self.scope, self.spent_nanos, self.held_nanos, self.resets_at, most_nanos
+        )
+        return self.scope, refusal
 
 
 class Decision(NamedTuple):
@@ -175,7 +189,7 @@ def extra(extension: Extension, standings: Sequence[Standing]) -> int:
     real = [s for s in standings if not s.scope.limits.shadow]
     for s in real:
         if extension.nanos > s.headroom:
-            raise Refused(s.over_budget()[1], None, None)
+            raise Refused(s.over_budget(extension.nanos)[1], None, None)
     if real or not standings:
         return extension.nanos
     return max(0, min([extension.nanos, *[s.headroom for s in standings]]))
@@ -214,21 +228,22 @@ def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence
 def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
     """The hold, and how many tokens it pays for."""
     real = [s for s in budgeted if not s.scope.limits.shadow]
+    most = ask.bound.nanos(ask.wanted_tokens) if budgeted and any(ask.prices) else 0
     for s in real:
         if s.scope.limits.max_budget == 0:
-            return _Money(refusals=(s.over_budget(),))
+            return _Money(refusals=(s.over_budget(most),))
     if not budgeted or not ask.prices:
         return _NOTHING
     if real and all(price is None for price in ask.prices):
         raise _not_priced(ask)
-    cost = budgets.bound(ask.prices, ask.prompt_bound, ask.n)
+    cost = ask.bound
     wanted = ask.wanted_tokens
     if not real:
-        return _shadow_money(cost.nanos(wanted), budgeted)
+        return _shadow_money(most, budgeted)
     tightest = min(real, key=_headroom) if len(real) > 1 else real[0]
     allowed = budgets.fit(cost, wanted, tightest.headroom)
     if allowed is None:
-        return _Money(refusals=(tightest.over_budget(),))
+        return _Money(refusals=(tightest.over_budget(most),))
     clamped = allowed < wanted
     sent = allowed if clamped or (ask.max_tokens is None and allowed > 0) else None
     hold = cost.nanos(allowed)
@@ -250,7 +265,7 @@ def _shadow_money(wanted: int, shadows: Sequence[Standing]) -> _Money:
 
 def _over(hold: int, budgeted: Sequence[Standing]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
     """What a shadow says to the hold; it fits the others."""
-    return tuple(s.over_budget() for s in budgeted if hold > s.headroom)
+    return tuple(s.over_budget(hold) for s in budgeted if hold > s.headroom)
 
 
 def _not_priced(ask: Ask) -> ProxyError:

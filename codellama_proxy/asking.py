@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from codellama_proxy import limits, tokens
+from codellama_proxy import extras, limits, media, pricing, tokens
 from codellama_proxy.admission import Admission, Ask
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest, answers_of
 from codellama_proxy.guardrail import guardrail_of, with_own
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.trace import Trace
-from codellama_proxy.types import Deployment, Model, Project, Snapshot
-from codellama_proxy.usage import Bounds
+from codellama_proxy.types import Deployment, Model, Project, Snapshot, Tariff
+from codellama_proxy.usage import OWN_TOKENS, Bounds
 
 
 def candidates(models: Iterable[Model]) -> list[Deployment]:
@@ -58,6 +58,10 @@ def ask_of(
 ) -> Ask:
     """`prompt_estimate`: tokens, as near as we know."""
     deployments = candidates(models)
+    bounds = _prompt_bounds(chat, deployments, snapshot, trace.settings)
+    prices: tuple[Tariff | None, ...] = ()
+    if not trace.cached:
+        prices = tuple([_rates(chat, d, bound) for d, bound in zip(deployments, bounds, strict=True)])
     return Ask(
         request_id=trace.id,
         created_at=trace.created_at,
@@ -70,11 +74,13 @@ def ask_of(
         config=snapshot.digest,
         scopes=scopes,
         prompt_estimate=prompt_estimate,
-        prompt_bound=_prompt_bound(chat, deployments, snapshot, trace.settings),
+        prompt_bound=max(bounds),
         max_tokens=chat.max_tokens,
         default_max_tokens=_most_tokens(chat, deployments),
         n=max([answers_of(chat.endpoint, with_own(chat.params, d)) for d in deployments]),
-        prices=() if trace.cached else tuple([price_of(d) for d in deployments]),
+        prices=prices,
+        bounds=bounds,
+        calls_units=max([_calls_units(chat, d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
         deployment=None
         if trace.cached
@@ -95,13 +101,49 @@ def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:
     return 0 if chat.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
-def _prompt_bound(
-    chat: ChatRequest,
-    deployments: Sequence[Deployment],
-    snapshot: Snapshot,
-    project: Project,
-) -> int:
-    """Tokens the prompt cannot exceed: its bytes with the guardrail's, and room for what frames and pictures take."""
-    guardrail = max([len(guardrail_of(snapshot.guardrail, project, d).encode()) for d in deployments])
-    added = max([len(repr(dict(d.params))) if d.params else 0 for d in deployments])
-    return chat.size + guardrail + added + tokens.framing_bound(chat.messages)
+def _prompt_bounds(
+    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: Project
+) -> tuple[int, ...]:
+    """Tokens that the prompt cannot exceed at each deployment.
+
+    Its bytes with the guardrail's, pictures and the like by the provider's formula, what frames take and what providers
+    add by themselves.
+    """
+    brought, encoded = media.found_in(chat.messages)
+    shared = chat.size - encoded + tokens.framing_bound(chat.messages)
+    if chat.endpoint == "chat/completions":
+        shared += OWN_TOKENS
+
+    def bound(deployment: Deployment) -> int:
+        own = len(guardrail_of(snapshot.guardrail, project, deployment).encode())
+        own += len(repr(dict(deployment.params))) if deployment.params else 0
+        found = shared + own + media.bound(brought, deployment)
+        found += extras.CALL_TOKENS * sum(one.calls for one in _extras(chat, deployment))
+        return min(found, deployment.context_window or found)
+
+    return tuple([bound(deployment) for deployment in deployments])
+
+
+def _extras(chat: ChatRequest, deployment: Deployment) -> list[extras.Extra]:
+    """What costs extra there and is paid for."""
+    here = chat._replace(params=with_own(chat.params, deployment))
+    price = price_of(deployment)
+    return [one for one in extras.extras_of(here) if one.paid_by(deployment.price, price)]
+
+
+def _rates(chat: ChatRequest, deployment: Deployment, bound: int) -> Tariff | None:
+    """The dearest price that a token of the prompt, and one of the answer, can have there."""
+    price = price_of(deployment)
+    if price is None:
+        return None
+    wished = with_own(chat.params, deployment)
+    found = pricing.reachable(price, bound, extras.asked_tier(wished))
+    hour = any(one.hour for one in _extras(chat, deployment))
+    classes = (found.input, found.cached_input, found.cache_write, found.cache_write_1h if hour else 0)
+    return Tariff(max(one or 0 for one in classes), found.output)
+
+
+def _calls_units(chat: ChatRequest, deployment: Deployment) -> int:
+    """What its calls of server tools can cost there, in nano-USD for a million requests like it."""
+    prices = dict(deployment.price.server_tools) if deployment.price else {}
+    return sum(one.calls * prices.get(one.tool, 0) for one in _extras(chat, deployment))

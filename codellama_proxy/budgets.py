@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from codellama_proxy.limits import Refusal, ScopeLimits
-from codellama_proxy.types import NANOS, Price
+from codellama_proxy.types import NANOS, Tariff
 from codellama_proxy.windows import iso
 
 LEAST_TOKENS = 16
@@ -32,14 +32,20 @@ class Bound(NamedTuple):
         return None if self.output_units == 0 else left // self.output_units
 
 
-def bound(prices: Iterable[Price | None], prompt_bound: int, n: int) -> Bound:
-    """At the dearest candidate, for any class the tokens could turn out to be."""
+def bound(
+    prices: Iterable[Tariff | None], prompt_bounds: Iterable[int], n: int, calls_units: int = 0
+) -> Bound:
+    """At the dearest candidate, for any class the tokens could turn out to be.
+
+    `prompt_bounds`: tokens of the prompt at each candidate; `calls_units`: of server tools.
+    """
     dearest_input = dearest_output = 0
-    for price in prices:
+    for price, prompt in zip(prices, prompt_bounds, strict=True):
         if price is not None:
-            dearest_input = max(dearest_input, price.input, price.cached_input or 0, price.cache_write or 0)
+            token = max(price.input, price.cached_input or 0, price.cache_write or 0)
+            dearest_input = max(dearest_input, prompt * token)
             dearest_output = max(dearest_output, price.output)
-    return Bound(prompt_bound * dearest_input, max(n, 1) * dearest_output)
+    return Bound(dearest_input + calls_units, max(n, 1) * dearest_output)
 
 
 def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
@@ -50,13 +56,14 @@ def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
     return min(wanted, fits) if fits >= min(wanted, LEAST_TOKENS) else None
 
 
-def over_budget(scope: ScopeLimits, spent: int, held: int, resets_at: float | None) -> Refusal:
-    """Names scope, limit, spent and reset."""
+def over_budget(scope: ScopeLimits, spent: int, held: int, resets_at: float | None, most: int = 0) -> Refusal:
+    """Names scope, limit, spent, reset, and what the request could have cost."""
     running = f", {usd(held)} held by running requests" if held else ""
     reset = "never resets" if resets_at is None else f"resets at {iso(resets_at)}"
+    could = f" The request could have cost up to {usd(most)}." if most else ""
     message = (
         f"Budget exceeded for {scope.label}: limit {usd(scope.limits.max_budget or 0)}, "
-        f"spent {usd(spent)}{running}; it {reset}."
+        f"spent {usd(spent)}{running}; it {reset}.{could}"
     )
     return Refusal("insufficient_quota", "insufficient_quota", message, None, scope.kind, "budget")
 

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-from codellama_proxy.types import NANOS, Deployment, Price, Rates
+from codellama_proxy.types import NANOS, Deployment, Price, Tariff
 
 # Our name of a provider -> the catalogue's. Who runs models on their own machines has no price.
 PROVIDERS: Mapping[str, str] = {
@@ -97,14 +97,14 @@ def _price(found: Any) -> Price | None:
     )
 
 
-def _rates(found: Any, start: int) -> Rates | None:
+def _rates(found: Any, start: int) -> Tariff | None:
     """The catalogue's rates for prompts of more than `start` tokens."""
     paid_in, paid_out, cached, written, hour = (
         _nanos(_tier(getattr(found, name), start)) for name in CLASSES
     )
     if paid_in is None:
         return None
-    return Rates(
+    return Tariff(
         paid_in, paid_in if paid_out is None else paid_out, cached, written, hour
     )  # vectors: no output
 

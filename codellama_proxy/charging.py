@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from codellama_proxy import pricing
 from codellama_proxy.chat import ChatRequest
-from codellama_proxy.extras import asked_tier
+from codellama_proxy.extras import asked_tier, with_asked_calls
 from codellama_proxy.types import Attempt, Basis, Charge, Deployment, Event, Failure, Price, Usage
 from codellama_proxy.usage import Bounds, Window, believed, merged
 
@@ -132,7 +132,8 @@ def charge(call: Call, price: Price | None) -> Charge:
 def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     """Nano-USD; `None` where the price is unknown and something was used."""
     if price is not None:
-        return pricing.cost(usage, price, asked_tier(call.sent.params))
+        charged = with_asked_calls(usage, call.sent) if usage != Usage() else usage
+        return pricing.cost(charged, price, asked_tier(call.sent.params))
     return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0
 
 

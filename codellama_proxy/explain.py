@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from codellama_proxy import admission, asking, budgets, caching, limits, privileged, routing
+from codellama_proxy import admission, asking, caching, extras, limits, privileged, routing
 from codellama_proxy.admission import Admission, Standing
 from codellama_proxy.catalogue import price_of
 from codellama_proxy.chat import ChatRequest
@@ -109,6 +109,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     scopes = asking.scopes_of(trace, chat, snapshot)
     every = asking.candidates(models)
     models = list(asking.payable(models, scopes))
+    trace.budgeted = asking.budgeted(scopes)
     deployments = asking.candidates(models)
     estimate = world.count(chat, deployments[0])
     ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
@@ -163,7 +164,7 @@ def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -
 def _most(ask: admission.Ask) -> int | None:
     if None in ask.prices:
         return None
-    return budgets.bound(ask.prices, ask.prompt_bound, ask.n).nanos(ask.wanted_tokens)
+    return ask.bound.nanos(ask.wanted_tokens)
 
 
 # --- the deployments -----------------------------------------------------------------------------------------
@@ -173,6 +174,7 @@ def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot,
     chats = chat.endpoint == "chat/completions"
     text = guardrail_of(snapshot.guardrail, trace.settings, one) if chats else ""
     bound = trace.admission.max_tokens if trace.admission else None
+    unpaid: tuple[str, ...] = ()
     here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
     cooling = world.cooling.get(one.id)
     state, why = "ready", ""
@@ -181,10 +183,12 @@ def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot,
     place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
         gone = privileged.refused_from(chat, one)
+        if trace.budgeted:
+            here, unpaid = extras.paid(here, one, price_of(one))
         sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
-    return replace(place, dropped=(*sent.dropped, *gone))
+    return replace(place, dropped=(*sent.dropped, *gone, *unpaid))
 
 
 def _share(one: Deployment, snapshot: Snapshot) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codellama_proxy.types import Price, Rates, Usage
+from codellama_proxy.types import Price, Tariff, Usage
 
 PER = 1_000_000
 """Prices are for so many tokens, or calls."""
 PLAIN_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 """Service tiers that cost the usual price, where an upstream says that it served in one of them."""
+MODES = frozenset({"fast", "us"})
+"""Tiers that are asked for by other parameters than the service tier, and not told as one."""
 UNDECIDED_TIERS = frozenset({"", "auto"})
 """Wishes that leave the tier to the upstream."""
 
@@ -26,39 +28,40 @@ def cost(usage: Usage, price: Price, asked_tier: str = "") -> int:
     return -(-units // PER)
 
 
-def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Rates]:
+def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Tariff]:
     tiers = dict(price.service_tiers)
     by_length = of_length(price, max(usage.prompt_tokens, 0))
     reported = usage.service_tier
-    tier = tiers.get(reported or asked_tier)
-    if tier is None:
-        return (by_length,)
-    found = tier if by_length is price else dearest((tier, by_length))
-    return (found,) if reported else (found, by_length)
+    sure = bool(reported) and asked_tier not in MODES
+    names = {reported} if sure else {reported, asked_tier}
+    applicable = [tiers[name] for name in names if name in tiers]
+    if by_length is not price:
+        applicable = [dearest((tier, by_length)) for tier in applicable]
+    return applicable if sure and applicable else [*applicable, by_length]
 
 
-def of_length(price: Price, prompt_tokens: int) -> Rates:
+def of_length(price: Price, prompt_tokens: int) -> Tariff:
     """The rates for a prompt of this length; the price itself for a short one."""
-    found: Rates = price
+    found: Tariff = price
     for tokens, rates in price.above:
         if prompt_tokens > tokens:
             found = rates
     return found
 
 
-def reachable(price: Price, prompt_bound: int, asked_tier: str = "") -> Rates:
+def reachable(price: Price, prompt_bound: int, asked_tier: str = "") -> Tariff:
     """The dearest of each class that a request may meet, whatever its upstream makes of it."""
-    rates: list[Rates] = [price]
+    rates: list[Tariff] = [price]
     rates += [tier for tokens, tier in price.above if prompt_bound > tokens]
     open_tier = asked_tier in UNDECIDED_TIERS
     rates += [tier for name, tier in price.service_tiers if open_tier or name == asked_tier]
     return dearest(rates)
 
 
-def dearest(rates: Iterable[Rates]) -> Rates:
+def dearest(rates: Iterable[Tariff]) -> Tariff:
     """Of each class the highest price among them."""
     given = tuple(rates)
-    return Rates(
+    return Tariff(
         max(one.input for one in given),
         max(one.output for one in given),
         max(_cached(one) for one in given),
@@ -67,7 +70,7 @@ def dearest(rates: Iterable[Rates]) -> Rates:
     )
 
 
-def _units(usage: Usage, rates: Rates) -> int:
+def _units(usage: Usage, rates: Tariff) -> int:
     prompt = max(usage.prompt_tokens, 0)
     cached = usage.cached_tokens if 0 <= usage.cached_tokens <= prompt else 0
     written = min(max(usage.cache_write_tokens, 0), prompt - cached)
@@ -81,18 +84,18 @@ def _units(usage: Usage, rates: Rates) -> int:
     )
 
 
-def _cached(rates: Rates) -> int:
+def _cached(rates: Tariff) -> int:
     return rates.input if rates.cached_input is None else rates.cached_input
 
 
-def _written(rates: Rates) -> int:
+def _written(rates: Tariff) -> int:
     return rates.input if rates.cache_write is None else rates.cache_write
 
 
-def _written_1h(rates: Rates) -> int:
+def _written_1h(rates: Tariff) -> int:
     return max(2 * rates.input, _written(rates)) if rates.cache_write_1h is None else rates.cache_write_1h
 
 
-def input_cost(tokens: int, price: Price) -> int:
+def input_cost(tokens: int, rates: Tariff) -> int:
     """What plain input costs."""
-    return cost(Usage(max(tokens, 0)), price)
+    return -(-max(tokens, 0) * rates.input // PER)

@@ -133,15 +133,13 @@ def _weight(char: str) -> float:
     return 2.0 if code > 0xFFFF else 0.3
 
 
-MOST_FRAMING, MOST_PART = 16, 10_000
-"""What no provider takes more of: tokens around one message, and for one picture, sound or document by address."""
+MOST_FRAMING = 16
+"""What no provider takes more tokens for than this: the frame of one message."""
 
 
 def framing_bound(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens that a prompt may take beyond one for each of its bytes."""
-    parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
-    other = sum(1 for part in parts if part.get("type") != "text")
-    return MOST_FRAMING * (len(messages) + 2) + MOST_PART * other
+    """Tokens that a prompt of texts may take beyond one for each of its bytes."""
+    return MOST_FRAMING * (len(messages) + 2)
 
 
 def of_given(given: Sequence[Any], count: Count) -> int:

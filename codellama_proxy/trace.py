@@ -99,6 +99,8 @@ class Trace:
     serving: Deployment | None = None
     """Whose answer goes to the client."""
     upstream_model: str | None = None
+    budgeted: bool = False
+    """A budget can refuse it, so all it asks for needs a price."""
     bounds: Bounds = UNKNOWN_BOUNDS
     """What each of its calls can use at most."""
     sent: ChatRequest | None = None

@@ -82,7 +82,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class Tariff:
     """Nano-USD per million tokens. A missing class costs what plain input costs, an hour in the cache twice that."""
 
     input: int
@@ -93,12 +93,12 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Price(Rates):
+class Price(Tariff):
     """The rates of short prompts in the usual service tier, and what differs from them."""
 
-    above: tuple[tuple[int, Rates], ...] = ()
-    """Rates of prompts with more tokens than so many, the fewest first."""
-    service_tiers: tuple[tuple[str, Rates], ...] = ()
+    above: tuple[tuple[int, Tariff], ...] = ()
+    """Tariff of prompts with more tokens than so many, the fewest first."""
+    service_tiers: tuple[tuple[str, Tariff], ...] = ()
     server_tools: tuple[tuple[str, int], ...] = ()
     """Nano-USD for a million calls of each."""
 

@@ -246,7 +246,7 @@ def believed(reported: Usage, counted: Usage, bounds: Bounds, window: Window, *,
 
 
 def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: Window) -> Believed:
-    own = bounds.prompt + OWN_TOKENS
+    own = bounds.prompt
     most_prompt = window.most(own)
     if window.told:
         most_completion = window.told * bounds.n

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from codellama_proxy import privileged, repairs, routing
+from codellama_proxy import extras, privileged, repairs, routing
+from codellama_proxy.catalogue import price_of
 from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
@@ -154,6 +155,9 @@ class Walk:
         here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
         try:
             gone = (*gone, *privileged.refused_from(chat, deployment))
+            if trace.budgeted:
+                here, unpaid = extras.paid(here, deployment, price_of(deployment))
+                gone = (*gone, *unpaid)
             sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
             sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
         except ProxyError:

@@ -139,7 +139,7 @@ def test_no_answer_within_its_limits_costs_more_than_the_hold(
     cached = data.draw(st.integers(0, prompt))
     written = data.draw(st.integers(0, prompt - cached))
     usage = Usage(prompt, data.draw(st.integers(0, max_tokens * n)), cached, written)
-    hold = budgets.bound(candidates, prompt_bound, n).nanos(max_tokens)
+    hold = budgets.bound(candidates, [prompt_bound] * len(candidates), n).nanos(max_tokens)
     assert cost(usage, data.draw(st.sampled_from(candidates))) <= hold
 
 
@@ -149,7 +149,7 @@ def test_no_answer_within_its_limits_costs_more_than_the_hold(
 def test_what_fits_is_the_most_that_fits(
     candidates: list[Price], prompt_bound: int, n: int, headroom: int
 ) -> None:
-    cost_bound = budgets.bound(candidates, prompt_bound, n)
+    cost_bound = budgets.bound(candidates, [prompt_bound] * len(candidates), n)
     fits = cost_bound.tokens(headroom)
     if fits is None:
         assert cost_bound.nanos(10**12) <= headroom
@@ -161,7 +161,7 @@ def test_what_fits_is_the_most_that_fits(
 
 @given(st.integers(0, 10**5), st.integers(-(10**12), 10**12))
 def test_a_clamped_answer_is_never_shorter_than_the_least(wanted: int, headroom: int) -> None:
-    allowed = budgets.fit(budgets.bound([PRICE], 10, 1), wanted, headroom)
+    allowed = budgets.fit(budgets.bound([PRICE], [10], 1), wanted, headroom)
     assert allowed is None or min(wanted, budgets.LEAST_TOKENS) <= allowed <= wanted
 
 
@@ -215,7 +215,8 @@ def test_a_refusal_names_scope_limit_spent_and_reset() -> None:
     with pytest.raises(Refused) as refused:
         decide(ask(), [tight])
     assert refused.value.message == (
-        "Budget exceeded for project web: limit $1.25, spent $1.25; it resets at 2026-12-01T00:00:00Z."
+        "Budget exceeded for project web: limit $1.25, spent $1.25; it resets at 2026-12-01T00:00:00Z. "
+        "The request could have cost up to $0.0026576."
     )
 
 

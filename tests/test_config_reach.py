@@ -127,9 +127,9 @@ WARNED = {
         PRICED + "limits: {key: {max_budget: 0.001}}\n",
         [f"3:28: limits.key.max_budget: {TOO_LITTLE_MONEY}"],
     ),
-    "enough money for one token": (PRICED + "limits: {key: {max_budget: 0.0011}}\n", []),
+    "enough money for one token": (PRICED + "limits: {key: {max_budget: 0.0021}}\n", []),
     "a guardrail that eats the budget": (
-        PRICED + f"guardrail: {{system_prompt: {'x' * 50}}}\nlimits: {{key: {{max_budget: 0.0011}}}}\n",
+        PRICED + f"guardrail: {{system_prompt: {'x' * 50}}}\nlimits: {{key: {{max_budget: 0.0021}}}}\n",
         [f"4:28: limits.key.max_budget: {TOO_LITTLE_MONEY}"],
     ),
     # pauses

@@ -237,7 +237,8 @@ def test_explain_and_the_gateway_agree(
     assert slept == list(course.slept)
     assert (served, status) == (course.served, "ok" if course.served else "error")
     assert told.admission is not None
-    assert internet.held == {told.admission.hold_nanos}
+    # Attempts that cost something extend the hold of those that follow.
+    assert min(internet.held) == told.admission.hold_nanos
     if course.error is not None:
         assert client.json["error"]["code"] == course.error.code
     places = {one.deployment.id: one for one in told.chain}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.types import Price, Rates
+from codellama_proxy.types import Price, Tariff
 from tests.building import deployment, model, snapshot
 from tests.dialogues import chunk, sse, whole
 from tests.gateways import Play, Rig, player
@@ -15,7 +15,7 @@ PRICE = Price(
     input=2_000_000_000,
     output=8_000_000_000,
     cached_input=200_000_000,
-    above=((200_000, Rates(4_000_000_000, 12_000_000_000)),),
+    above=((200_000, Tariff(4_000_000_000, 12_000_000_000)),),
 )
 SETTING = snapshot(model("a", deployment("a", price=PRICE)))
 BOTH = pytest.mark.parametrize("streamed", [False, True])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy import catalogue, pricing
-from codellama_proxy.types import Deployment, Price, Rates, Usage
+from codellama_proxy.types import Deployment, Price, Tariff, Usage
 
 counts = st.integers(-(10**6), 10**9)
 units = st.integers(0, 10**13)
@@ -128,8 +128,8 @@ def test_an_hour_in_the_cache_has_its_own_price() -> None:
 TIERED = Price(
     10**6,
     2 * 10**6,
-    above=((100, Rates(2 * 10**6, 3 * 10**6)),),
-    service_tiers=(("priority", Rates(5 * 10**6, 7 * 10**6)), ("flex", Rates(10**5, 10**5))),
+    above=((100, Tariff(2 * 10**6, 3 * 10**6)),),
+    service_tiers=(("priority", Tariff(5 * 10**6, 7 * 10**6)), ("flex", Tariff(10**5, 10**5))),
     server_tools=(("web_search", 10**10),),
 )
 

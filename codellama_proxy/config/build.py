@@ -86,7 +86,7 @@ def deployment(
 def _price(price: schema.Price | None) -> t.Price | None:
     if price is None:
         return None
-    base = t.Rates(
+    base = t.Tariff(
         price.input, price.output or 0, price.cached_input, price.cache_write, price.cache_write_1h
     )
     above = ((price.above.tokens, _rates(price.above, base)),) if price.above else ()
@@ -103,7 +103,7 @@ _KILO = 1000
 """The file's prices of server tools are for a thousand calls."""
 
 
-def _rates(tier: schema.TierPrice, base: t.Rates) -> t.Rates:
+def _rates(tier: schema.TierPrice, base: t.Tariff) -> t.Tariff:
     """A tier's rates. Its input and output default to the base's; what it leaves out of the rest grows like input."""
     paid_in = base.input if tier.input is None else tier.input
 
@@ -112,7 +112,7 @@ def _rates(tier: schema.TierPrice, base: t.Rates) -> t.Rates:
             return usual if own is None else own
         return -(-usual * paid_in // base.input)
 
-    return t.Rates(
+    return t.Tariff(
         paid_in,
         base.output if tier.output is None else tier.output,
         grown(tier.cached_input, base.cached_input),

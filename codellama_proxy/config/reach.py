@@ -16,6 +16,7 @@ from codellama_proxy.config.schema import File
 from codellama_proxy.guardrail import guardrail_of
 from codellama_proxy.routing import allows
 from codellama_proxy.types import Deployment, Limits, Model, Project, Snapshot
+from codellama_proxy.usage import OWN_TOKENS
 
 SMALLEST = ({"role": "user", "content": "x"},)
 """No chat request is smaller, in tokens or in bytes."""
@@ -221,8 +222,9 @@ def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> bu
     """Of the model alone: its fallbacks can only add to it."""
     whose = project or Project("")
     text = max(len(guardrail_of(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
-    prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST)
-    return budgets.bound((price_of(d) for d in model.deployments), prompt, 1)
+    prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST) + OWN_TOKENS
+    prices = [price_of(d) for d in model.deployments]
+    return budgets.bound(prices, [prompt] * len(prices), 1)
 
 
 # --- pauses ------------------------------------------------------------------------------------------------
