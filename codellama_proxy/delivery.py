@@ -36,8 +36,17 @@ class Client(Protocol):
     def hints(self) -> dict[str, str]:
         """Its headers that are for tracking."""
 
-    async def body(self, limit: int) -> bytes:
-        """The whole request body. Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow."""
+    def is_arriving(self) -> bool:
+        """Whether some of its body is still to come."""
+
+    def address(self) -> str:
+        """Where it calls from."""
+
+    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
+        """The whole request body; `grew` hears the size of each piece and may raise.
+
+        Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow.
+        """
 
     def stay(self, left: Callable[[], None]) -> None:
         """From here on its leaving does not end the request: it only calls `left`, and writing raises `ClientLeft`."""

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.accounts import Accounts
+from codellama_proxy.arrivals import Arrivals, room_of
 from codellama_proxy.chat import ChatRequest, Endpoint
 from codellama_proxy.clock import Time
 from codellama_proxy.delivery import Client, ClientLeft, Delivery
@@ -50,10 +51,12 @@ class Gateway:
         self._delivery = Delivery(accounts, time)
         self._time = time
         self._running: dict[asyncio.Task[None], Trace] = {}
+        self._arriving: dict[asyncio.Task[None], Trace] = {}
+        self._arrivals = Arrivals()
 
     @property
     def running(self) -> int:
-        """Requests in flight."""
+        """Requests in flight, whose bodies have come."""
         return len(self._running)
 
     async def answer(self, endpoint: Endpoint, client: Client) -> None:
@@ -64,9 +67,10 @@ class Gateway:
         assert task is not None
         place: Place | None = None
         try:
-            self._enter(task, trace, snapshot)
             await self._authenticate(trace, client, snapshot)
-            chat = self._parse(trace, endpoint, await client.body(snapshot.server.max_body), snapshot)
+            body = await self._body(task, trace, client, snapshot)
+            self._enter(task, trace, snapshot)
+            chat = self._parse(trace, endpoint, body, snapshot)
             models = self._chain(trace, chat, snapshot)
             chat = await self._accounts.in_words(chat, models)
             place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
@@ -104,7 +108,7 @@ class Gateway:
 
     def interrupt(self, code: str, message: str) -> None:
         """Ends every request in flight with an error: the drain is over."""
-        for task, trace in self._running.items():
+        for task, trace in {**self._running, **self._arriving}.items():
             trace.error = ProxyError(code, message)
             task.cancel()
 
@@ -120,10 +124,28 @@ class Gateway:
             trace.transcript = Transcript()
         return trace
 
+    async def _body(
+        self, task: asyncio.Task[None], trace: Trace, client: Client, snapshot: Snapshot
+    ) -> bytes:
+        most = snapshot.server.max_body
+        self._check_room(snapshot)  # whoever would be refused need not send all of it first
+        if not client.is_arriving():
+            return await client.body(most, _any_size)
+        who = trace.key.key_id if trace.key else client.address()
+        self._arriving[task] = trace
+        try:
+            with self._arrivals.one(who, room_of(snapshot, trace.settings, trace.key)) as grew:
+                return await client.body(most, grew)
+        finally:
+            del self._arriving[task]
+
     def _enter(self, task: asyncio.Task[None], trace: Trace, snapshot: Snapshot) -> None:
+        self._check_room(snapshot)
+        self._running[task] = trace
+
+    def _check_room(self, snapshot: Snapshot) -> None:
         if len(self._running) >= snapshot.server.max_parallel_requests:
             raise ProxyError("overloaded", "The proxy has no room for more requests now.", retry_after=1.0)
-        self._running[task] = trace
 
     async def _authenticate(self, trace: Trace, client: Client, snapshot: Snapshot) -> None:
         trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
@@ -161,6 +183,10 @@ def permission(project: Project, key: Key | None, endpoint: str = "") -> Callabl
 
 ENDPOINT_NAMES = {"chat/completions": "chat"}
 """How a project's `endpoints` calls those that have another name there."""
+
+
+def _any_size(_: int) -> None:
+    """A body that is here already is bounded by what one read takes."""
 
 
 def _any(_: str) -> bool:

@@ -94,7 +94,13 @@ class Client:
     def hints(self) -> dict[str, str]:
         return {}
 
-    async def body(self, limit: int) -> bytes:
+    def is_arriving(self) -> bool:
+        return False
+
+    def address(self) -> str:
+        return "127.0.0.1"
+
+    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         if len(self._body) > limit:
             raise ProxyError("request_too_large", "Too large.")
         return self._body

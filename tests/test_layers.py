@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cooldowns", "counting", "exchange", "pools", "store", "tracking", "upstream", "watch", "wire"),
     (
         "accounts",
+        "arrivals",
         "delivery",
         "flight",
         "gateway",

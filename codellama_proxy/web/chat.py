@@ -112,17 +112,23 @@ class AsgiClient:
             if name in HINTS or name.startswith(b"x-promptlayer-")
         }
 
-    async def body(self, limit: int) -> bytes:
+    def is_arriving(self) -> bool:
+        return WHOLE not in self._scope
+
+    def address(self) -> str:
+        return str((self._scope.get("client") or ("",))[0])
+
+    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         check_body_headers(self._headers, limit)
         try:
             async with asyncio.timeout(self._patience.body) if WHOLE not in self._scope else AT_ONCE:
-                body = await self._read(limit)
+                body = await self._read(limit, grew)
         except TimeoutError:
             raise too_slow(self._patience.body) from None
         self._scope[LEFT] = self._leave
         return body
 
-    async def _read(self, limit: int) -> bytes:
+    async def _read(self, limit: int, grew: Callable[[int], None]) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -133,6 +139,7 @@ class AsgiClient:
             size += len(piece)
             if size > limit:
                 raise too_large(limit)
+            grew(len(piece))
             pieces.append(piece)
             if not message.get("more_body"):
                 return b"".join(pieces)
