@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
-from codellama_proxy.cli.command import Command, CommandError
+from codellama_proxy.cli.command import Command, ending
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.store import configurations
-from codellama_proxy.store.database import StoreError
+from codellama_proxy.store.database import named
 
 
 def commands() -> tuple[Command, ...]:
@@ -49,6 +47,7 @@ def parser(others: Sequence[Command] = ()) -> argparse.ArgumentParser:
     run.add_argument("--on-invalid", help="with a bad file: refuse, or serve the last-good one (refuse)")
     run.set_defaults(run=serve)
 
+    known.add_parser("keys", help="administer keys, as scripts/keys.py does", add_help=False)
     for command in others:
         sub = known.add_parser(command.name, help=command.help, description=command.help)
         command.arguments(sub)
@@ -66,6 +65,7 @@ def serve(args: argparse.Namespace) -> int:
     from codellama_proxy.server import serve as run  # noqa: PLC0415 - the other commands need no server
 
     settings = settings_of(args)
+    named(settings.database)
     kept: bytes | None = None
     try:
         kept = _last_good(settings)
@@ -73,9 +73,9 @@ def serve(args: argparse.Namespace) -> int:
         return run(settings, live)
     except ConfigError as error:
         return _refuse(*(str(problem) for problem in error.problems), *_why_not_the_last(settings, kept))
-    except StoreError as error:
-        return _refuse(str(error))
     except OSError as error:
+        if error.filename is not None:  # it is about that file
+            raise
         return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
 
 
@@ -101,24 +101,15 @@ def _refuse(*lines: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if argv is None else argv
-    args = parser(() if given[:1] == ["serve"] else commands()).parse_args(given)
-    run: Callable[[argparse.Namespace], int] = args.run
-    try:
-        return run(args)
-    except ValidationError as error:
-        return _refuse(
-            *(f"{_variable(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        )
-    except CommandError as error:
-        _refuse(f"codellama-proxy {args.command}: {error}")
-        return error.code
-    except StoreError as error:
-        return _refuse(str(error))
+    """The exit code, as of every command."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["keys"]:
+        from codellama_proxy.cli import keys  # noqa: PLC0415 - a start of the server needs no other command
 
-
-def _variable(place: tuple[int | str, ...]) -> str:
-    return "PROXY_" + "_".join(str(part) for part in place).upper()
+        return keys.main(given[1:], "codellama-proxy keys")
+    return ending(
+        "codellama-proxy", lambda: parser(() if given[:1] == ["serve"] else commands()).parse_args(given)
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from codellama_proxy.recall import Recall
 from codellama_proxy.semantic import Semantic
 from codellama_proxy.store import answer_file, configurations, disks, migrate
 from codellama_proxy.store.answers import Answers
-from codellama_proxy.store.database import StoreUnavailable, version_warning
+from codellama_proxy.store.database import StoreUnavailable, named, version_warning
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.store.ledger import Ledger
 from codellama_proxy.store.outbox import Outbox
@@ -87,7 +87,7 @@ class Runtime:
 
 def serve(settings: Settings, live: Live, patience: Patience = PATIENT) -> int:
     """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
-    path = Path(settings.database)
+    path = named(settings.database)
     with owned(path) as database:
         migrate.prepare(path)
         with (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from codellama_proxy.cli.command import Command, CommandError, answer, database_path, table
+from codellama_proxy.cli.command import Command, answer, database_path, in_words, table
 from codellama_proxy.store import answer_file
 
 
@@ -53,11 +53,8 @@ def _file(args: Namespace) -> Iterator[sqlite3.Connection | None]:
     if not path.exists():
         yield None
         return
-    try:
-        with closing(answer_file.existing(path)) as db:
-            yield db
-    except sqlite3.Error as error:
-        raise CommandError(f"cannot use the cache {path}: {error}") from error
+    with in_words(path, "cache"), closing(answer_file.existing(path)) as db:
+        yield db
 
 
 def _date(seconds: Any) -> str:

@@ -6,19 +6,26 @@ import json
 import os
 import sqlite3
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
+from pydantic import ValidationError
 
-from codellama_proxy.store.database import StoreError, connect
-from codellama_proxy.store.migrate import migrate, shipped
+from codellama_proxy.errors import ProxyError
+from codellama_proxy.store.database import StoreError, connect, connect_to_read, named
+from codellama_proxy.store.migrate import is_current, migrate, shipped
+from codellama_proxy.store.ownership import reached_elsewhere
 
 DEFAULT_DATABASE = "data/proxy.db"
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells tell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +47,38 @@ class CommandError(Exception):
 
 
 def database_path(args: Namespace, environ: Mapping[str, str] = os.environ) -> Path:
-    """`--database`, else `PROXY_DATABASE` from the environment or `.env`, else the server's default."""
+    """`--database`, else `PROXY_DATABASE` from the environment or `.env`, else the default. Raises `StoreError`."""
     given = getattr(args, "database", None) or environ.get("PROXY_DATABASE")
-    named = given or dotenv_values(".env").get("PROXY_DATABASE") or DEFAULT_DATABASE
-    if "://" in named:
-        raise CommandError(f"the database must be a file, not {named.partition('://')[0]}://", 2)
-    return Path(named)
+    return named(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
 
 
-@contextmanager
-def database(args: Namespace) -> Iterator[sqlite3.Connection]:
-    """A short-lived connection to the database, made and migrated if need be; it never checkpoints."""
-    path = database_path(args)
+def _dotenv() -> Mapping[str, str | None]:
+    """Raises `CommandError` for a file that cannot be read."""
     try:
-        with closing(connect(path, create=True)) as db:
-            migrate(db, shipped())
-            yield db
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot use the database {path}: {error}") from error
+        return dotenv_values(".env") if Path(".env").is_file() else {}
+    except (OSError, UnicodeError):
+        raise CommandError(".env cannot be read") from None
 
 
 @contextmanager
-def change(args: Namespace) -> Iterator[sqlite3.Connection]:
-    """The database inside one transaction, which is taken back if anything fails."""
-    with database(args) as db:
+def reading(args: Namespace) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads: the database is not made, and changed only if it has to be migrated."""
+    path = database_path(args)
+    with in_words(path):
+        with closing(connect_to_read(path)) as db:
+            current = is_current(db)
+            if current:
+                yield db
+        if not current:
+            with _migrated(path, create=False) as db:
+                yield db
+
+
+@contextmanager
+def change(args: Namespace, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """The database inside one transaction, which is taken back if anything fails. It never checkpoints."""
+    path = database_path(args)
+    with in_words(path), _migrated(path, create=create) as db:
         db.execute("begin immediate")
         try:
             yield db
@@ -74,6 +89,107 @@ def change(args: Namespace) -> Iterator[sqlite3.Connection]:
             raise
 
 
+@contextmanager
+def _migrated(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
+    if not create and not path.exists():
+        raise StoreError(f"there is no database {path}")
+    reached_elsewhere(path)
+    with closing(connect(path, create=create)) as db:
+        migrate(db, shipped())
+        yield db
+
+
+@contextmanager
+def in_words(path: Path, what: str = "database") -> Iterator[None]:
+    """What SQLite complains of, as `StoreError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot use the {what} {path}: {error}") from error
+
+
+# --- how a command ends --------------------------------------------------------------------------------------
+
+
+def ending(program: str, parse: Callable[[], Namespace]) -> int:
+    """Parse and run a command; its exit code. What goes wrong is one sentence on stderr, never a traceback.
+
+    0: done; 1: it cannot be done; 2: it was asked for wrongly; 130: it was interrupted.
+    """
+    _open_standard_streams()
+    name = program
+    try:
+        try:
+            args = parse()
+            name = f"{program} {args.command}"
+            code = int(args.run(args))
+        finally:  # also after --help, which exits
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return 0
+    except KeyboardInterrupt:
+        _discard_stdout()
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError):
+            _discard_stdout()
+        sentences, code = _said(error)
+        for sentence in sentences:
+            note(f"{name}: {sentence}")
+    return code
+
+
+def _said(error: Exception) -> tuple[list[str], int]:
+    """The sentences for an error, and the exit code."""
+    match error:
+        case CommandError():
+            return [str(error)], error.code
+        case ProxyError():
+            return [error.message], 1 if error.status == 404 else 2
+        case StoreError():
+            return [str(error)], 1
+        case ValidationError():
+            return [_about_a_setting(one["loc"], one["msg"]) for one in error.errors()], 1
+        case OSError():
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return [f"{where}{error.strerror or error}"], 1
+        case UnicodeError():
+            return ["there is text that is not UTF-8"], 1
+    if os.environ.get("PROXY_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error)
+    # Its words may say anything, a secret too.
+    return [f"a mistake of the program ({type(error).__name__}); PROXY_LOG_LEVEL=debug tells more"], 1
+
+
+def _about_a_setting(place: tuple[int | str, ...], message: str) -> str:
+    variable = "PROXY_" + "_".join(str(part) for part in place).upper()
+    return f"{variable}: {message.removeprefix('Value error, ')}"
+
+
+def _open_standard_streams() -> None:
+    """Where a caller has closed one: else the next file opened would get its number, and be written to."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115 - for good
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_stdout() -> None:
+    """What is left in its buffer must not fail again at the exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- what it says --------------------------------------------------------------------------------------------
+
+
 def answer(args: Namespace, data: Any, text: str) -> int:
     """Print the answer on stdout, as JSON if that was asked for."""
     say(json.dumps(data, ensure_ascii=False) if args.json else text)
@@ -82,19 +198,14 @@ def answer(args: Namespace, data: Any, text: str) -> int:
 
 def say(text: str) -> None:
     """Print a part of the answer on stdout."""
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # `| head` has had enough; what is left in the buffer must not fail again at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """Tell the person something that is not the answer."""
-    sys.stderr.write(text + "\n")
+    with suppress(OSError):  # nobody reads it
+        sys.stderr.write(text + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -19,7 +19,7 @@ from codellama_proxy import tokens
 from codellama_proxy.asking import counts_tokens, scopes_of
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.cli import explained
-from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
+from codellama_proxy.cli.command import Command, CommandError, database_path, in_words, note, say
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check import inspect
 from codellama_proxy.config.settings import Settings, config_path, environment
@@ -33,12 +33,14 @@ from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.providers.embeddings import has_ids
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.store.books import Books
-from codellama_proxy.store.database import read_uri
+from codellama_proxy.store.database import connect_to_read
 from codellama_proxy.store.keys import admitted
 from codellama_proxy.types import Deployment, Key, Snapshot
 
 HELLO = b'{"prompt": "Hello"}'
 HELLOS = {"embeddings": b'{"input": "Hello"}'}
+MOST_BYTES = 1 << 26
+"""Of a request's body."""
 ANY_KEY = "any"
 """The id of a key that stands for every key of a project."""
 
@@ -133,9 +135,13 @@ def _chat(args: Namespace) -> ChatRequest:
 
 def _body(given: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
+        with sys.stdin.buffer if given == "-" else Path(given).open("rb") as file:
+            body = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise CommandError(f"cannot read {given}: {error.strerror}", 2) from error
+    if len(body) > MOST_BYTES:
+        raise CommandError(f"{given} has more than {MOST_BYTES} bytes", 2)
+    return body
 
 
 def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
@@ -152,14 +158,8 @@ def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
 def _database(args: Namespace) -> Iterator[sqlite3.Connection | None]:
     """The database, only to be read; none if there is no file yet."""
     path = database_path(args)
-    opened = (
-        closing(sqlite3.connect(read_uri(path), uri=True, isolation_level=None)) if path.exists() else None
-    )
-    try:
-        with opened or nullcontext() as db:
-            yield db
-    except sqlite3.Error as error:
-        raise CommandError(f"cannot read the database {path}: {error}") from error
+    with in_words(path), closing(connect_to_read(path)) if path.exists() else nullcontext() as db:
+        yield db
 
 
 def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:

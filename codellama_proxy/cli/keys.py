@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +11,8 @@ from sqlite3 import Connection
 from typing import Any, NoReturn
 
 from codellama_proxy.cli import spend
-from codellama_proxy.cli.command import Command, CommandError, answer, change, database, note, table
-from codellama_proxy.errors import ProxyError
+from codellama_proxy.cli.command import Command, CommandError, answer, change, ending, note, reading, table
 from codellama_proxy.store import key_rows, key_values
-from codellama_proxy.store.database import StoreError
 from codellama_proxy.store.key_values import Change, shown
 from codellama_proxy.types import Key
 
@@ -72,21 +68,21 @@ OPTIONS: Mapping[str, tuple[str, Read, str]] = {
 
 def create(args: Namespace) -> int:
     wanted = _change(args, {"key_alias": key_values.alias("PROJECT", args.project)})
-    with change(args) as db:
+    with change(args, create=True) as db:
         key, secret = key_rows.create(db, wanted, time.time())
     return _with_secret(args, key, secret, f"created {key.key_id} for the project {key.project}")
 
 
 def list_keys(args: Namespace) -> int:
     asked = {"project": args.project, "size": -1, "skip": 0}
-    with database(args) as db:
+    with reading(args) as db:
         keys = [key_rows.from_row(row) for row in db.execute(key_rows.SQL["page_of_cards"], asked)]
     rows = [_row(key, time.time()) for key in keys]
     return answer(args, [shown(key) for key in keys], table(COLUMNS, rows))
 
 
 def show(args: Namespace) -> int:
-    with database(args) as db:
+    with reading(args) as db:
         key = find_key(db, args.key)
     return answer(args, shown(key), _card(key))
 
@@ -248,14 +244,14 @@ class _Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def parser(commands: Sequence[Command] = COMMANDS) -> ArgumentParser:
+def parser(commands: Sequence[Command] = COMMANDS, program: str = "keys.py") -> ArgumentParser:
     """The whole command line, one subcommand for each row of the table."""
     common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument(
         "--database", default=SUPPRESS, help="the database file (PROXY_DATABASE; data/proxy.db)"
     )
     common.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
-    top = _Parser(prog="keys.py", description=ABOUT, parents=[common], allow_abbrev=False)
+    top = _Parser(prog=program, description=ABOUT, parents=[common], allow_abbrev=False)
     subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in commands:
         sub = subcommands.add_parser(command.name, help=command.help, parents=[common], allow_abbrev=False)
@@ -264,22 +260,6 @@ def parser(commands: Sequence[Command] = COMMANDS) -> ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 1: it cannot be done; 2: it was asked for wrongly."""
-    args = parser().parse_args(argv, Namespace(json=False))
-    try:
-        return int(args.run(args))
-    except ProxyError as error:
-        return _failed(error.message, 1 if error.status == 404 else 2)
-    except CommandError as error:
-        return _failed(str(error), error.code)
-    except StoreError as error:
-        return _failed(str(error), 1)
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _failed(message: str, code: int) -> int:
-    note(f"keys.py: {message}")
-    return code
+def main(argv: Sequence[str] | None = None, program: str = "keys.py") -> int:
+    """The exit code, as of every command."""
+    return ending(program, lambda: parser(program=program).parse_args(argv, Namespace(json=False)))

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from sqlite3 import Connection
 from typing import Any
 
-from codellama_proxy.cli.command import Command, CommandError, answer, database, table
+from codellama_proxy.cli.command import Command, CommandError, answer, reading, table
 from codellama_proxy.store import folding, key_values, spending
 from codellama_proxy.store.spending import GROUPS, Filters
 
@@ -31,14 +31,14 @@ def spend(args: Namespace) -> int:
         raise CommandError(f"--by {unknown[0]}: it is any of {', '.join(GROUPS)}", 2)
     start = None if args.since is None else time.time() - key_values.duration("--since", args.since)
     sql, values = spending.spend_query(groups, Filters(start=start))
-    with database(args) as db:
+    with reading(args) as db:
         found = spending.summary(groups, db.execute(sql, values).fetchall())
     return answer(args, found, _spend_table([name for name in GROUPS if name in groups], found))
 
 
 def reconcile(args: Namespace) -> int:
     """Exit code 1 if a balance is not what its rows say."""
-    with database(args) as db:
+    with reading(args) as db:
         differences = folding.reconcile(db)
         uncertain = db.execute(spending.SQL["uncertain"]).fetchall()
     bases = [
@@ -54,7 +54,7 @@ def logs(args: Namespace) -> int:
     """What is recorded, oldest first; with `--follow`, what ends from now on, until interrupted."""
     if args.last < 0:
         raise CommandError("--last: it is a number of requests", 2)
-    with database(args) as db:
+    with reading(args) as db:
         (seq,) = db.execute(spending.SQL["before_last"], (args.last,)).fetchone()
         if args.follow:
             try:

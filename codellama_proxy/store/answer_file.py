@@ -16,7 +16,7 @@ from codellama_proxy import vectors
 from codellama_proxy.caching import Answer
 from codellama_proxy.completion import whole_event
 from codellama_proxy.store import queries
-from codellama_proxy.store.database import connect
+from codellama_proxy.store.database import CACHE, connect
 from codellama_proxy.vectors import Vector
 
 FORMAT = 2
@@ -42,7 +42,7 @@ def beside(database: Path) -> Path:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """A connection to a file of this format, made if need be. Raises `sqlite3.Error`."""
+    """A connection to a file of this format, made if need be. Raises `sqlite3.Error`, `StoreError` if not ours."""
     db = _opened(path)
     if db is None:
         remove(path)
@@ -54,7 +54,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 def existing(path: Path) -> sqlite3.Connection:
     """A connection to a file that a server may be using: nothing of it is mended. Raises `sqlite3.Error`."""
-    db = connect(path)
+    db = connect(path, kind=CACHE)
     try:
         _look(db)
     except BaseException:
@@ -66,7 +66,7 @@ def existing(path: Path) -> sqlite3.Connection:
 def _opened(path: Path) -> sqlite3.Connection | None:
     """`None` for a file that is damaged or of another format."""
     try:
-        db = connect(path, create=True, busy_ms=BUSY_MS)
+        db = connect(path, create=True, busy_ms=BUSY_MS, kind=CACHE)
     except sqlite3.DatabaseError as error:
         if kind_of(error) == "damaged":
             return None

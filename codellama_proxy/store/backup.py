@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from codellama_proxy.store import migrate
-from codellama_proxy.store.database import StoreError, connect, read_uri
+from codellama_proxy.store.database import StoreError, connect_to_read
 from codellama_proxy.store.ownership import unused
 
 LOGS = ("-wal", "-shm")
@@ -21,7 +21,8 @@ def backup(source: Path, target: Path) -> int:
     """A checked copy of `source` as of now, in one file; its bytes. Servers and writers go on meanwhile."""
     _must_exist(source)
     with _in_words(target), _reserved(target), _unfinished(target) as copy:
-        with closing(connect(source)) as db:
+        with closing(connect_to_read(source)) as db:
+            db.execute("pragma query_only=off")  # it is another file that is written
             db.execute("vacuum into ?", (str(copy),))
         check(copy)
         _sync(copy)
@@ -49,7 +50,7 @@ def check(path: Path) -> None:
     """Raises `StoreError` unless this is a whole database of a proxy."""
     _must_exist(path)
     try:
-        with closing(sqlite3.connect(read_uri(path), uri=True)) as db:
+        with closing(connect_to_read(path)) as db:
             (result,) = db.execute("pragma integrity_check(1)").fetchone()
             (ours,) = db.execute("select count(*) from sqlite_schema where name = '_migrations'").fetchone()
     except sqlite3.Error as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codellama_proxy.store import queries
-from codellama_proxy.store.database import StoreError, read_uri
+from codellama_proxy.store.database import StoreError, connect_to_read
 
 SQL = queries.load("configurations")
 
@@ -34,7 +34,7 @@ def last_good(path: Path) -> Kept | None:
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(read_uri(path), uri=True)) as db:
+        with closing(connect_to_read(path)) as db:
             row = db.execute(SQL["last_good"]).fetchone()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):  # the database of an older version

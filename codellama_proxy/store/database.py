@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 BUSY_MS = 5000
@@ -43,6 +45,14 @@ class StoreLost(StoreError):  # noqa: N818 - a state, as above
     """The file is no longer where it was opened."""
 
 
+def named(database: str) -> Path:
+    """The file that a setting names. Raises `StoreError` for an address, of which only the scheme is repeated."""
+    scheme, colon, _ = database.partition("://")
+    if colon:
+        raise StoreError(f"the database must be a file, not {scheme[:20]!r}://...")
+    return Path(database)
+
+
 def unavailable(error: BaseException) -> bool:
     """Whether the file or the disk is at fault, not the statement."""
     return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
@@ -57,15 +67,36 @@ def _code(error: sqlite3.Error) -> int:
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # primary: without what SQLite adds to it
 
 
-def connect(path: Path, *, create: bool = False, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
-    """A connection for writing. Without `create` a missing file stays missing: losing money is not silent."""
+class Kind(NamedTuple):
+    """Which of our files it is."""
+
+    application_id: int
+    """In the header of the file."""
+    before: str
+    """Finds a row in files that were made before they had an id."""
+
+
+LEDGER = Kind(0x636C7078, "select 1 from _migrations where name = '0001_keys'")
+CACHE = Kind(0x636C7063, "select 1 from sqlite_schema where name = 'answers' and sql like '%deployment%'")
+
+
+def connect(
+    path: Path, *, create: bool = False, busy_ms: int = BUSY_MS, kind: Kind = LEDGER
+) -> sqlite3.Connection:
+    """A connection for writing. Without `create` a missing file stays missing: losing money is not silent.
+
+    Raises `StoreError` for a file that is not ours, before anything of it is changed, and `sqlite3.Error`.
+    """
     if create:
         create_file(path)
+    _must_be_regular(path)
     db = sqlite3.connect(
         _uri(path, "rw"), uri=True, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     try:
         db.execute(f"pragma busy_timeout={busy_ms:d}")
+        if _recognised(db, path, kind) == 0 and create and _empty(db):
+            mark(db, kind)
         db.execute("pragma journal_mode=wal")
         db.execute("pragma synchronous=normal")
         db.execute("pragma foreign_keys=on")
@@ -76,6 +107,66 @@ def connect(path: Path, *, create: bool = False, busy_ms: int = BUSY_MS) -> sqli
         db.close()
         raise
     return db
+
+
+def connect_to_read(path: Path, kind: Kind = LEDGER) -> sqlite3.Connection:
+    """A connection that only reads. Raises `StoreError` for a file that is missing or not ours; `sqlite3.Error`."""
+    if not path.exists():
+        raise StoreError(f"there is no database {path}")
+    _must_be_regular(path)
+    # One that may write, where it may, removes at its end the log that it had to make.
+    db = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
+    try:
+        db.execute("pragma query_only=on")
+        db.execute(f"pragma busy_timeout={BUSY_MS:d}")
+        db.execute("pragma trusted_schema=off")
+        _recognised(db, path, kind)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def mark(db: sqlite3.Connection, kind: Kind = LEDGER) -> None:
+    """Say in the file whose it is."""
+    if _application_id(db) != kind.application_id:
+        db.execute(f"pragma application_id={kind.application_id:d}")
+
+
+def _recognised(db: sqlite3.Connection, path: Path, kind: Kind) -> int:
+    """The file's application id: ours, or 0 in one that is empty or older than the id. Raises `StoreError`."""
+    found = _application_id(db)
+    if found != kind.application_id and (found != 0 or not (_empty(db) or _ours_before(db, kind))):
+        raise StoreError(f"{path} is not a database of this proxy; it was left as it is")
+    return found
+
+
+def _application_id(db: sqlite3.Connection) -> int:
+    return int(db.execute("pragma application_id").fetchone()[0])
+
+
+def _empty(db: sqlite3.Connection) -> bool:
+    return db.execute("select 1 from sqlite_schema limit 1").fetchone() is None
+
+
+def _ours_before(db: sqlite3.Connection, kind: Kind) -> bool:
+    try:
+        return db.execute(kind.before).fetchone() is not None
+    except sqlite3.OperationalError as error:
+        if _code(error) == sqlite3.SQLITE_ERROR:  # no such table, or no such column
+            return False
+        raise
+
+
+def _must_be_regular(path: Path) -> None:
+    """Opening a pipe would wait for a writer for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # SQLite tells it
+        return
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise StoreError(f"cannot open the database {path}: it is {what}")
 
 
 def read_uri(path: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from codellama_proxy.store.database import StoreError, connect
+from codellama_proxy.store.database import StoreError, connect, mark
 
 QUICK_CHECK_LIMIT = 200 * 1024 * 1024
 """Bytes up to which the whole file is checked at every start."""
@@ -73,6 +73,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 def migrate(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
     """Apply what is missing. `db` is in autocommit mode."""
+    mark(db)
     db.execute(_RECORDS)
     for migration in pending(migrations, _applied(db)):
         db.execute("begin immediate")
@@ -97,6 +98,16 @@ def pending(migrations: Sequence[Migration], applied: Sequence[tuple[str, str]])
             raise StoreError(f"migration {name} is not the one that was applied to this database")
     done = {name for name, _ in applied}
     return tuple(migration for migration in migrations if migration.name not in done)
+
+
+def is_current(db: sqlite3.Connection) -> bool:
+    """Whether every migration of this program is applied. Raises `StoreError` for the database of a newer one."""
+    try:
+        return not pending(shipped(), _applied(db))
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise
 
 
 def _applied(db: sqlite3.Connection) -> list[tuple[str, str]]:

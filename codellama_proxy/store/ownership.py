@@ -57,8 +57,8 @@ def owned(path: Path) -> Iterator[Owned]:
 
     Close every connection to it before this ends.
     """
+    create_file(path)
     with lock_file(path):
-        create_file(path)
         handle = _locked(path)
         try:
             status = os.fstat(handle)
@@ -94,6 +94,22 @@ def in_use(path: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def reached_elsewhere(path: Path) -> None:
+    """Raises `StoreError` for a hard link to a database that a server uses under its other name.
+
+    SQLite keeps the log beside the name it was given: a second log for one file would destroy it.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        linked = real.stat().st_nlink > 1
+    except OSError:
+        return
+    if linked and not real.with_name(real.name + "-wal").exists() and in_use(real):
+        raise StoreError(
+            f"{path} is a hard link to a database that a server uses under another name: use that one"
+        )
 
 
 def _locked(path: Path) -> int:
