@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codellama_proxy import tokens
 from codellama_proxy.chat import ChatRequest, several
-from codellama_proxy.tokens import LARGE, OF_IDS, Tokenizers, encoding_name
+from codellama_proxy.tokens import LARGE, MOST_MESSAGES, OF_IDS, Tally, Tokenizers, encoding_name
 from codellama_proxy.types import Deployment, Snapshot, Usage
 
 
@@ -43,10 +43,13 @@ class Counter:
             return self._tokenizers.count(text, model)[0]
 
         def count() -> int:
+            tally = Tally(one)
             if chat.endpoint != "chat/completions":
-                return tokens.of_given([*several(chat.given), chat.params.get("suffix", "")], one)
+                return tokens.of_given([*several(chat.given), chat.params.get("suffix", "")], tally)
             tools = [*chat.params.get("tools", ()), *chat.params.get("functions", ())]
-            return tokens.of_chat(chat.messages, tools, one)
+            if len(chat.messages) + len(tools) > MOST_MESSAGES:
+                return tokens.of_size(chat.size)
+            return tokens.of_chat(chat.messages, tools, tally)
 
         return await asyncio.to_thread(count) if chat.size >= LARGE else count()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,8 +34,17 @@ FILES: Mapping[str, tuple[str, str]] = {
 }
 OF_IDS = "cl100k_base"
 """What clients make token ids with."""
-LARGE = 100_000
+LARGE = 20_000
 """Characters that take so long to count that the event loop should not wait."""
+MOST_COUNTED = 250_000
+"""Characters of one request that are counted, in a third of a second at worst; the rest is estimated from them."""
+MOST_MESSAGES = 20_000
+"""Messages that are looked at one by one."""
+LONG_RUN = 2_000
+"""Characters without a change between white space and other text: longer runs are counted in pieces, as the library
+takes time and stack out of proportion for them."""
+SLICES = 25
+"""Places from which a text is sampled."""
 
 PER_MESSAGE, PER_NAME, PER_REPLY, PER_TOOL = 3, 1, 3, 10
 IMAGE, IMAGE_LOW = 1000, 85
@@ -56,14 +66,18 @@ class Tokenizers:
         encoding = self.encodings.get(encoding_name(model))
         if encoding is None:
             return estimate(text), False
-        return len(encoding.encode(text, disallowed_special=())), _is_openai(model)
+        if len(text) > MOST_COUNTED:
+            return sampled(text, MOST_COUNTED, lambda piece: _encoded(encoding, piece)), False
+        pieces = _pieces(text)
+        counted = sum(_encoded(encoding, piece) for piece in pieces)
+        return counted, len(pieces) == 1 and _is_openai(model)
 
     def decode(self, ids: Sequence[int]) -> str | None:
         """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if nobody can tell."""
         encoding = self.encodings.get(OF_IDS)
         try:
             return None if encoding is None else encoding.decode(ids)
-        except KeyError:  # no such token
+        except Exception:  # no such token, or no such number
             return None
 
     async def count_aside(self, text: str, model: str) -> tuple[int, bool]:
@@ -71,6 +85,65 @@ class Tokenizers:
         if len(text) < LARGE:
             return self.count(text, model)
         return await asyncio.to_thread(self.count, text, model)
+
+
+class Tally:
+    """Counts the texts of one request: the first `MOST_COUNTED` characters of them, the rest in proportion."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._left = MOST_COUNTED
+        self._characters = 0
+        self._tokens = 0
+
+    def __call__(self, text: str) -> int:
+        if len(text) <= self._left:
+            found = self._count(text)
+            counted = len(text)
+        elif self._left >= SLICES:
+            found = sampled(text, self._left, self._count)
+            counted = self._left
+        else:
+            return max(-(-len(text) * self._tokens // max(self._characters, 1)), of_size(len(text)))
+        self._left -= counted
+        self._characters += len(text)
+        self._tokens += found
+        return found
+
+
+def sampled(text: str, most: int, count: Count) -> int:
+    """Tokens of a long text, from slices of it that are `most` characters together; at most its bytes."""
+    width = max(most // SLICES, 1)
+    step = len(text) / SLICES
+    slices = [text[at : at + width] for at in (int(step * number) for number in range(SLICES))]
+    characters = sum(map(len, slices))
+    found = -(
+        -sum(count(piece) for one in slices for piece in _pieces(one)) * len(text) // max(characters, 1)
+    )
+    return min(found, len(text.encode("utf-8", "surrogatepass")))
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, cut where a run is too long to be counted at once."""
+    if len(text) < LONG_RUN:
+        return [text]
+    cuts = [0]
+    for run in _RUNS.finditer(text):
+        if run.end() - run.start() >= LONG_RUN:
+            cuts += [*range(run.start(), run.end(), LONG_RUN), run.end()]
+    cuts.append(len(text))
+    return [text[start:end] for start, end in itertools.pairwise(cuts) if start < end]
+
+
+_RUNS = re.compile(r"\s+|\S+")
+
+
+def _encoded(encoding: Encoding, text: str) -> int:
+    """Tokens of a short piece; estimated if the library cannot say."""
+    try:
+        return len(encoding.encode(text, disallowed_special=()))
+    except Exception:
+        return estimate(text)
 
 
 def load(name: str, directory: Path) -> Encoding | None:
@@ -116,6 +189,8 @@ def estimate(text: str) -> int:
         return 0
     if text.isascii():
         return max(1, -(-len(text) // 4))
+    if len(text) > LARGE:
+        return sampled(text, LARGE, estimate)
     return max(1, round(sum(map(_weight, text))))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,72 @@ def test_seeding_that_fails_warns_and_does_not_fail_the_installation(tmp_path: P
     done = seed(str(tmp_path / "files"), PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
     assert done.returncode == 0
     assert "tokens are only estimated" in done.stderr
+
+
+# --- what strangers send ---------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "spaces": " " * 1_000_000,
+    "newlines": "\n" * 4_000_000,
+    "one word": "a" * 200_000,
+    "digits": " 1" * 500_000,
+    "ideographs": "漢字" * 300_000,
+    "marks": "a\u0301" * 200_000,
+    "half a pair": "\ud83d" * 100_000,
+    "emoji": "😀" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "codellama"])
+def test_hostile_texts_are_counted_soon(tokenizers: Tokenizers, name: str, model: str) -> None:
+    text = HOSTILE[name]
+    began = time.process_time()
+    found, exact = tokenizers.count(text, model)
+    assert time.process_time() - began < 2.0, "seconds of CPU, on a machine that may be slow"
+    assert not exact
+    assert 0 < found <= len(text.encode("utf-8", "surrogatepass"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([" ", "\n", "a", "x1", "é", "漢", "\ud83d", "<|"]), st.integers(1, 5000))
+    )
+)
+def test_a_count_never_raises_and_is_bounded_by_bytes(
+    tokenizers: Tokenizers, runs: list[tuple[str, int]]
+) -> None:
+    text = "".join(piece * times for piece, times in runs)
+    for model in ("gpt-4o", "gpt-4"):
+        found, _ = tokenizers.count(text, model)
+        assert bool(text) <= found <= len(text.encode("utf-8", "surrogatepass"))
+
+
+def test_a_text_without_long_runs_is_counted_as_the_library_counts(tokenizers: Tokenizers) -> None:
+    text = "some words, and some more of them; " * 500
+    encoding = tokenizers.encodings["o200k_base"]
+    assert encoding is not None
+    assert tokenizers.count(text, "gpt-4o") == (len(encoding.encode(text)), True)
+
+
+def test_a_sample_is_near_the_whole(tokenizers: Tokenizers) -> None:
+    text = "some words, and some more of them; " * 50_000
+    encoding = tokenizers.encodings["o200k_base"]
+    assert encoding is not None
+    exact = len(encoding.encode(text[:350_000])) * 5
+    assert tokenizers.count(text, "gpt-4o")[0] == pytest.approx(exact, rel=0.02)
+
+
+def test_many_texts_together_are_counted_up_to_a_bound() -> None:
+    asked: list[int] = []
+
+    def count(text: str) -> int:
+        asked.append(len(text))
+        return len(text)
+
+    tally = tokens.Tally(count)
+    assert sum(tally("x" * 1000) for _ in range(10_000)) == 10_000_000
+    assert sum(asked) <= tokens.MOST_COUNTED
+    huge = tokens.Tally(count)
+    assert huge("y" * 10_000_000) == 10_000_000
+    assert sum(asked) <= 2 * tokens.MOST_COUNTED
