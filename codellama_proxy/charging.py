@@ -24,6 +24,9 @@ from codellama_proxy.usage import Bounds, Window, believed, merged
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""
 UNKNOWN_BOUNDS = Bounds()
+LEFT = Failure("client_left", reason="client_left")
+LEFT_MIDWAY = Failure("client_left", 200, reason="client_left")
+"""The answer had begun."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,12 @@ class Call:
         """The first end counts."""
         if self.ended is None:
             self.ended = now
+
+    def leave(self, now: float, failure: Failure = LEFT_MIDWAY) -> None:
+        """It is given up, unless it has ended."""
+        if self.ended is None:
+            self.failure = failure
+            self.end(now)
 
     @property
     def text(self) -> str:

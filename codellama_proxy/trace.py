@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from codellama_proxy import charging, limits
 from codellama_proxy.admission import Admission, Settlement
-from codellama_proxy.charging import UNKNOWN_BOUNDS, Call
+from codellama_proxy.charging import LEFT, UNKNOWN_BOUNDS, Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
@@ -20,7 +20,6 @@ from codellama_proxy.types import (
     Basis,
     Deployment,
     Event,
-    Failure,
     Key,
     Price,
     Project,
@@ -30,7 +29,6 @@ from codellama_proxy.types import (
 from codellama_proxy.usage import Bounds
 
 CLIENT_LEFT = 499
-LEFT = Failure("client_left", reason="client_left")
 ANONYMOUS = "anonymous"
 """The project of calls without a key, where those are allowed."""
 LONGEST_NAME = 256
@@ -179,9 +177,9 @@ class Trace:
     def close_calls(self) -> None:
         """At the request's end: a call that has not ended is one that the client left."""
         for call in self.calls[len(self.attempts) :]:
-            call.failure = LEFT
+            call.leave(self.ended, LEFT)
         for call in self.calls:
-            call.end(self.ended)
+            call.leave(self.ended)
         if self.calls:
             self.attempts = [call.attempt() for call in self.calls]
 

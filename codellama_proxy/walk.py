@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from codellama_proxy import extras, privileged, repairs, routing
 from codellama_proxy.catalogue import price_of
-from codellama_proxy.charging import Call
+from codellama_proxy.charging import LEFT, Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.cooldowns import Cooldowns
@@ -16,7 +16,7 @@ from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.pools import Pools
 from codellama_proxy.providers import SPOKEN
 from codellama_proxy.routing import GiveUp, Try
-from codellama_proxy.trace import LEFT, Trace
+from codellama_proxy.trace import Trace
 from codellama_proxy.types import Cooldown, Deployment, Event, Model, Snapshot
 from codellama_proxy.upstream import Reply, open_reply
 
@@ -69,7 +69,7 @@ class Served:
 
     async def close(self) -> None:
         """An answer we or the client gave up says nothing about its upstream."""
-        self._call.end(self._time.monotonic())
+        self._call.leave(self._time.monotonic())
         if not self._noted:
             self._noted = True
             if self.ended:
@@ -181,8 +181,7 @@ class Walk:
             self._cooldowns.end(deployment, call.failure, snapshot.routing.cooldown, probe)
             return None
         except BaseException:
-            call.failure = LEFT
-            call.end(self._time.monotonic())
+            call.leave(self._time.monotonic(), LEFT)
             self._cooldowns.abandon(deployment, probe)
             raise
         else:

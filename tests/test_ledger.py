@@ -8,17 +8,20 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from codellama_proxy.admission import Admission, Ask, Refused
+from codellama_proxy.admission import Admission, Ask, Extension, Refused
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.balances import SQL, Balances
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.ledger import Ledger
+from codellama_proxy.store.spending import Filters
 from codellama_proxy.types import Attempt, Charge, Failure, Key, Price, Usage
 from codellama_proxy.windows import DAY
+from tests.building import deployment
 from tests.ledgers import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 
 BUDGET = 100
@@ -445,6 +448,97 @@ def test_what_a_crash_left_held_is_settled_at_the_most_it_may_have_cost(store: S
     ]
 
 
+def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
+    budget = of_project(max_budget=BUDGET)
+    first, second = deployment("first"), deployment("second")
+    failure = Failure("transient", 502, reason="http_502")
+    failed = Attempt("first#1", failure, 7.0, at=1.0, charge=Charge(Usage(3, 2), "estimated", 4))
+
+    async def crash(ledger: Ledger) -> None:
+        held = [ask(budget, deployment=first), ask(budget, deployment=first), ask(deployment=first)]
+        for one in held:
+            await ledger.admit(one)
+        await ledger.extend(Extension(held[1].request_id, (budget,), 4, second, (failed,)))
+        ledger.note(Extension(held[2].request_id, (), 0, second, (failed,)))
+
+    async def recover(ledger: Ledger) -> list[dict[str, Any]]:
+        await ledger.recover()
+        assert await ledger.reconcile() == []
+        rows, _ = await ledger.logs(Filters(), 1, 10)
+        return rows[::-1]
+
+    store.run(crash)
+    once, twice, unlimited = store.run(recover)
+    assert [row["model"] for row in (once, twice, unlimited)] == ["first", "second", "second"]
+    assert [row["deployment"] for row in (once, twice, unlimited)] == ["first#1", "second#1", "second#1"]
+    assert [[one["deployment"] for one in row["attempts"]] for row in (once, twice)] == [
+        ["first#1"],
+        ["first#1", "second#1"],
+    ]
+    assert [row["cost_usd"] for row in (once, twice, unlimited)] == [5e-9, 9e-9, 5e-9]
+    for row in (once, twice, unlimited):
+        assert row["basis"] == row["attempts"][-1]["basis"] == "crash_estimate"
+        assert (row["attempts"][-1]["class"], row["attempts"][-1]["reason"]) == ("transient", "crash")
+        assert round(row["cost_usd"] * 1e9) == sum(round(one["cost_usd"] * 1e9) for one in row["attempts"])
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert row[name] == sum(one[name] for one in row["attempts"])
+    assert twice["attempts"][0] == failed.to_json()
+    assert store.balance("project:web") == (19, 0)
+
+
+# --- further attempts -----------------------------------------------------------------------------------------
+
+
+def extension(request: Ask, nanos: int, *scopes: ScopeLimits) -> Extension:
+    return Extension(request.request_id, scopes, nanos, deployment("second"), ())
+
+
+def test_a_further_attempt_holds_more_in_every_scope_or_in_none(desk: Desk, store: Store) -> None:
+    wide, narrow = of_global(max_budget=1000), of_key(max_budget=20)
+    request = desk.admit(ask(wide, narrow))
+    assert desk.run(desk.ledger.extend(extension(request, 10, wide, narrow))) == 10
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
+    with pytest.raises(Refused) as refused:
+        desk.run(desk.ledger.extend(extension(request, 6, wide, narrow)))
+    assert refused.value.code == "insufficient_quota"
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
+    desk.settle(request, 12)
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(12, 0), (12, 0)]
+    assert desk.reconciles()
+
+
+def test_a_shadow_budget_refuses_no_further_attempt(desk: Desk, store: Store) -> None:
+    shadow = of_key(max_budget=8, shadow=True)
+    request = desk.admit(ask(shadow))
+    assert desk.run(desk.ledger.extend(extension(request, 10, shadow))) == 3
+    assert store.balance(shadow.id) == (0, 8)
+    desk.settle(request, 15)
+    assert store.balance(shadow.id) == (15, 0)
+    assert desk.reconciles()
+
+
+def test_a_further_attempt_of_what_is_not_held_holds_nothing(desk: Desk, store: Store) -> None:
+    budget = of_key(max_budget=1000)
+    request = desk.admit(ask(budget))
+    desk.settle(request, 3)
+    assert desk.run(desk.ledger.extend(extension(request, 10, budget))) == 0
+    assert store.balance(budget.id) == (3, 0)
+    assert desk.reconciles()
+
+
+def test_a_further_attempt_across_the_edge_of_a_window_belongs_to_the_old_one(
+    desk: Desk, store: Store
+) -> None:
+    hour = of_key(max_budget=20, budget_duration="hour")
+    request = desk.admit(ask(hour))
+    store.now = NOW + 3600
+    assert desk.run(desk.ledger.extend(extension(request, 100, hour))) == 100
+    assert store.balance(hour.id) == (0, 0)
+    desk.settle(request, 90)
+    assert store.balance(hour.id) == (0, 0)
+    assert desk.reconciles()
+
+
 def _serve_until_killed(path: Path, admitted: "multiprocessing.connection.Connection") -> None:
     store = Store(path)
 
@@ -652,7 +746,7 @@ def test_folding_changes_no_sum(desk: Desk, store: Store) -> None:
 
 
 async def _sums(ledger: Ledger) -> list[object]:
-    from codellama_proxy.store.spending import GROUPS, Filters  # noqa: PLC0415
+    from codellama_proxy.store.spending import GROUPS  # noqa: PLC0415
 
     filters = (
         Filters(),

@@ -12,14 +12,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from codellama_proxy.admission import Ask, Refused
+from codellama_proxy.admission import Ask, Extension, Refused
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.types import Key
+from codellama_proxy.types import Attempt, Charge, Failure, Key, Usage
 from codellama_proxy.windows import DAY
+from tests.building import deployment
 from tests.ledgers import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 
 PARALLEL = 4
+SECOND = deployment("second")
+FAILED = Attempt("first#1", Failure("transient", reason="read"), 1.0, charge=Charge(Usage(1), "ambiguous", 0))
 LENGTHS: Mapping[str | None, int] = {"day": DAY, "hour": 3600}
 
 
@@ -30,6 +33,8 @@ class Row:
     scopes: frozenset[str]
     created_at: float
     hold: int
+    asked: tuple[str, str | None, str | None]
+    """Project, key and user."""
     cost: int | None = None
     """`None` while it is held."""
 
@@ -94,8 +99,29 @@ class LedgerMachine(RuleBasedStateMachine):
         admission = self.runner.run(self.ledger.admit(request))
         assert expected == (max_tokens if admission.max_tokens is None else admission.max_tokens)
         assert admission.hold_nanos == (expected * n if self._budgeted(request) else 0)
-        self.rows[request.request_id] = Row(_ids(request), self.now, admission.hold_nanos)
+        asked = project, key, user
+        self.rows[request.request_id] = Row(_ids(request), self.now, admission.hold_nanos, asked)
         return request.request_id
+
+    @rule(request_id=requests, nanos=st.integers(0, 60))
+    def extend(self, request_id: str, nanos: int) -> None:
+        """One more attempt: its request holds more, if every budget that counts it has room for that."""
+        row = self.rows[request_id]
+        scopes = self._scopes(*row.asked)
+        counting = [
+            scope
+            for scope in scopes
+            if scope.limits.max_budget is not None and row.inside(self.budgets[scope.id][1], self.now)
+        ]
+        wanted = Extension(request_id, scopes, nanos, SECOND, (FAILED,))
+        if row.cost is not None:  # a crash has settled it
+            assert self.runner.run(self.ledger.extend(wanted)) == 0
+        elif any(self._room(scope) < nanos for scope in counting):
+            with pytest.raises(Refused):
+                self.runner.run(self.ledger.extend(wanted))
+        else:
+            assert self.runner.run(self.ledger.extend(wanted)) == nanos
+            row.hold += nanos
 
     @rule(target=ended, request_id=consumes(requests), share=st.floats(0, 1))
     def settle(self, request_id: str, share: float) -> str:

@@ -142,13 +142,14 @@ def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: 
         _open_window(db, scope.id, account, limits, now)
     if limits.max_parallel_requests is not None and account.running is None:
         account.running = int(_one(db, "running", scope.id))
-    return now_of(scope, account)._replace(rates=refill(account.rates, limits, now))
-
-
-def now_of(scope: ScopeLimits, account: Account) -> Standing:
-    """The scope as the last request left it."""
-    resets_at = account.window.end if account.window else None
-    return Standing(scope, account.rates, account.running or 0, account.spent, account.held, resets_at)
+    return Standing(
+        scope,
+        refill(account.rates, limits, now),
+        account.running or 0,
+        account.spent,
+        account.held,
+        account.window.end if account.window else None,
+    )
 
 
 def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> None:

@@ -13,7 +13,7 @@ from codellama_proxy.admission import Admission, Ask, Extension, Settlement, Sta
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.pricing import input_cost
 from codellama_proxy.store import folding, outbox
-from codellama_proxy.store.balances import SQL, Balances, now_of, standing
+from codellama_proxy.store.balances import SQL, Balances, standing
 from codellama_proxy.store.crashes import Orphan, crashed
 from codellama_proxy.types import Attempt
 from codellama_proxy.windows import DAY
@@ -55,17 +55,16 @@ class Books:
             account.admitted(None, hold)
         return decision.admission
 
-    def extend(self, db: sqlite3.Connection, more: Extension) -> int:
+    def extend(self, db: sqlite3.Connection, more: Extension, now: float) -> int:
         """Hold more for a row that is held, if every budget that counts it has room; the nano-USD added."""
         held = _find(db, more.request_id)
         if held is None:
             return 0
         accounts = dict(zip(held.scopes, self.balances.get(db, held.scopes), strict=True))
-        # A window that turned since does not count the request any more.
-        budgets = [
-            s for s in more.scopes if s.limits.max_budget is not None and accounts[s.id].counts(held.seq)
-        ]
-        nanos = extra(more, [now_of(s, accounts[s.id]) for s in budgets])
+        budgets = [s for s in more.scopes if s.limits.max_budget is not None]
+        standings = [standing(db, scope, accounts[scope.id], now) for scope in budgets]
+        # A window that has turned since does not count the request any more.
+        nanos = extra(more, [one for one in standings if accounts[one.scope.id].counts(held.seq)])
         self._held.pop(more.request_id, None)  # the row is the truth from here on
         _extend(db, held.seq, more, nanos)
         for account in accounts.values():

@@ -59,7 +59,8 @@ class Ledger:
     async def extend(self, extension: Extension) -> int:
         """Hold more for one more attempt; the nano-USD added. Raises `Refused` or accounting_unavailable."""
         try:
-            return await self._writer.run(lambda db: self._books.extend(db, extension))
+            now = self._clock()
+            return await self._writer.run(lambda db: self._books.extend(db, extension, now))
         except StoreUnavailable as error:
             raise _unavailable() from error
 
