@@ -1,5 +1,6 @@
 """Completions and embeddings through the real gateway: the way of a chat, with other words at both ends."""
 
+import asyncio
 import base64
 import struct
 import sys
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 
@@ -336,3 +338,54 @@ def test_the_cache_keeps_nothing_of_them(play: Play) -> None:
 
     internet = Internet(a=[text(streamed=False)], e=[vectors([1.0])])
     play(internet, use, replace(SETTING, cache=Cache(enabled=True)))
+
+
+# --- attempts that failed ------------------------------------------------------------------------------------
+
+ASKED: dict[Endpoint, dict[str, Any]] = {
+    "completions": {"model": "a", "prompt": "def f(", "max_tokens": 9},
+    "embeddings": {"model": "e", "input": "hello"},
+}
+
+
+def answers_of(endpoint: Endpoint) -> Script:
+    if endpoint == "completions":
+        return text(streamed=False)
+    data = [{"object": "embedding", "index": 0, "embedding": [1.0]}]
+    return answer(orjson.dumps({"object": "list", "data": data, "model": "m", "usage": REPORTED}))
+
+
+@pytest.mark.parametrize("endpoint", ASKED)
+def test_a_failed_attempt_is_booked_beside_the_one_that_served(play: Play, endpoint: Endpoint) -> None:
+    async def use(rig: Rig) -> None:
+        client = await post(rig, endpoint, **ASKED[endpoint])
+        row = await rig.row(client)
+        *failed, served = row["attempts"]
+        assert {one["basis"] for one in failed} == {"ambiguous"} == {row["basis"]}
+        assert all(one["prompt_tokens"] > 0 for one in failed)
+        assert (served["prompt_tokens"], served["basis"]) == (5, "exact")
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert row[name] == sum(one[name] for one in row["attempts"])
+        assert row["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in row["attempts"]))
+        assert float(client.headers["x-proxy-cost-usd"]) == pytest.approx(row["cost_usd"])
+
+    lost, good = httpx2.ReadError("gone"), answers_of(endpoint)
+    play(Internet(a=[lost], b=[good], e=[lost], f=[good]), use)
+
+
+@pytest.mark.parametrize("endpoint", ASKED)
+def test_an_answer_whose_client_left_is_finished_and_booked(play: Play, endpoint: Endpoint) -> None:
+    async def use(rig: Rig) -> None:
+        client = Client(ASKED[endpoint], rig.secret)
+        task = asyncio.create_task(rig.gateway.answer(endpoint, client))
+        while not rig.internet.asked:
+            await asyncio.sleep(0)
+        client.leave(task)
+        await asyncio.gather(task, return_exceptions=True)
+        row = await rig.row()
+        assert (row["status"], row["http_status"], row["basis"]) == ("cancelled", 499, "exact")
+        assert row["prompt_tokens"] == 5
+
+    script = answers_of(endpoint)
+    late = Script((0.02, *script.pieces), script.status, script.headers)
+    play(Internet(a=[late], b=[], e=[late], f=[]), use)

@@ -273,4 +273,10 @@ def test_kill_9_loses_no_row_and_frees_every_hold(proxy: ProxyFactory, upstream:
     assert {row["status"] for row in orphans} == {"error"}
     assert {row["basis"] for row in orphans} == {"crash_estimate"}
     assert all(row["cost_usd"] > 0 for row in orphans)
+    assert {row["model"] for row in orphans} == {"hanging", "mid"}
+    for row in orphans:
+        assert row["deployment"] == f"{row['model']}#1"
+        (attempt,) = row["attempts"]
+        assert (attempt["deployment"], attempt["basis"]) == (row["deployment"], "crash_estimate")
+        assert attempt["cost_usd"] == row["cost_usd"]
     assert keys(served.database, "reconcile").returncode == 0
