@@ -1,8 +1,8 @@
 """The process: everything is built here in order, served, and taken down in the opposite order.
 
 Uvicorn would end the process on SIGTERM before the books are closed, so the signals are ours: the first begins
-a shutdown (readiness says so, listeners close, answers run on for `server.drain` seconds), the second ends it at
-once. Either way what was spent is written before the writer closes.
+a shutdown (readiness says so, after `server.drain_delay` seconds listeners close, answers run on for `server.drain`
+seconds), the second ends it at once. Either way what was spent is written before the writer closes.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from codellama_proxy.welcome import alarms, first_key, open_door, welcome
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
 FLUSH = 5.0  # seconds for records that still wait to be delivered
 LAST_WORDS = 0.3  # seconds for the same, when a second signal asks to hurry
+GOODBYE = "The proxy is shutting down."
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
 GARBAGE = 10_000
 """Objects more than there were, after which the collector looks for cycles."""
@@ -367,16 +368,26 @@ class Server(uvicorn.Server):
 
     def _on_signal(self) -> None:
         loop, gateway = asyncio.get_running_loop(), self._runtime.gateway
-        message = "The proxy is shutting down."
         if self._runtime.draining:
-            gateway.interrupt("shutting_down", message)
+            self.should_exit = True
+            gateway.interrupt("shutting_down", GOODBYE)
             loop.call_later(LAST_WORDS, self._leave)
             return
         self._runtime.draining = True
+        delay = self._runtime.live.snapshot.server.drain_delay
+        if not delay:
+            self._drain()
+            return
+        self._log.line(f"Shutting down in {delay:g} s; until then new requests are served.")
+        loop.call_later(delay, self._drain)
+
+    def _drain(self) -> None:
+        """Closes the door; whoever is being served has the time of the drain."""
+        loop = asyncio.get_running_loop()
         drain = self._runtime.live.snapshot.server.drain
         self._log.line(f"Shutting down: open answers may run on for {drain:g} s.")
         self.should_exit = True
-        loop.call_later(drain, gateway.interrupt, "shutting_down", message)
+        loop.call_later(drain, self._runtime.gateway.interrupt, "shutting_down", GOODBYE)
         loop.call_later(drain + AFTER_DRAIN, self._leave)
 
     def _leave(self) -> None:

@@ -266,6 +266,7 @@ class Server:
     """Bytes."""
     max_parallel_requests: int = 1000
     drain: float = 25.0
+    drain_delay: float = 0.0
     cors_origins: tuple[str, ...] = ()
 
 

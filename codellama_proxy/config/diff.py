@@ -14,7 +14,7 @@ from codellama_proxy.types import NANOS, Deployment, Model, Secret, Snapshot
 _DURATIONS = frozenset(
     {"connect", "first_token", "idle", "answer", "first_token_delay", "retry_after"}
     | {"deadline", "backoff.initial", "backoff.max", "max_retry_after", "time", "max_time", "auth_time"}
-    | {"ttl", "drain", "requests.retention"}
+    | {"ttl", "drain", "drain_delay", "requests.retention"}
 )
 _NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write"})
 _UNSHOWN = frozenset({"params", "headers", "extra", "mock.reply", "certificates"})

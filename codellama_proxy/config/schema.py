@@ -383,6 +383,10 @@ class Server(Section):
     drain: Annotated[float, s.duration("0s", "1h")] = Field(
         default=25.0, description="Time to finish when stopping."
     )
+    drain_delay: Annotated[float, s.duration("0s", "1h")] = Field(
+        default=0.0,
+        description="Before that, time in which readiness already says no and new requests are still served.",
+    )
     cors_origins: tuple[Origin, ...] = Field(default=(), description="Web pages that may call the proxy.")
 
 

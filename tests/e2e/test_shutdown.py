@@ -90,6 +90,47 @@ def test_who_is_being_served_is_served_to_the_end(proxy: ProxyFactory, upstream:
     assert {(row["status"], row["basis"]) for row in rows.values()} == {("ok", "exact")}
 
 
+def readiness(wire: Wire) -> tuple[int, str]:
+    reply = wire.send(request("/health/readiness", method="GET")).reply("GET")
+    return reply.status, json.loads(reply.body)["status"]
+
+
+def test_before_the_drain_readiness_says_no_and_requests_are_served(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    served = proxy(config(upstream.model("open", "gate=2"), server={"drain_delay": "1s"}))
+    with ExitStack() as stack:
+        kept = stack.enter_context(Wire(served.port))
+        assert readiness(kept) == (200, "ready")
+        stream = stack.enter_context(Wire(served.port)).send(ask(served, "open", stream=True))
+        until(upstream.journal.requests, "it is upstream")
+        began = told(served)
+        until(lambda: readiness(kept) == (503, "shutting_down"), "readiness on a connection that was there")
+        with Wire(served.port) as new:
+            assert readiness(new) == (503, "shutting_down")
+            assert new.send(request("/health/liveliness", method="GET")).reply("GET").status == 200
+            upstream.open_gate("open")
+            assert new.send(ask(served, "open", stream=False)).reply().status == 200
+        assert time.monotonic() - began < 1, "all of that before the drain"
+        until(lambda: is_closed(served.port), "the door is closed", within=2)
+        assert time.monotonic() - began > 0.9
+        assert stream.reply().body.endswith(b"data: [DONE]\n\n")
+        assert ended(served, 5) in TERM_CODES
+
+
+def test_a_second_signal_does_not_wait_for_the_delay(proxy: ProxyFactory, upstream: Upstream) -> None:
+    served = proxy(config(upstream.model("waiting", "gate=2"), server={"drain_delay": "1m"}))
+    with Wire(served.port) as wire:
+        wire.send(ask(served, "waiting", stream=True))
+        until(upstream.journal.requests, "it is upstream")
+        told(served)
+        time.sleep(0.2)
+        assert not is_closed(served.port)
+        told(served)
+        assert last_event(wire.reply().body)["error"]["code"] == "shutting_down"
+        assert ended(served, 5) in TERM_CODES
+
+
 def test_when_the_drain_is_over_everybody_hears_it(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(
         upstream.model("endless", "gate=2"),
