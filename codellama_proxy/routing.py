@@ -18,6 +18,7 @@ that is ready first is being probed, there is no attempt at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -183,7 +184,7 @@ def next_step(
     first = soonest(chain, cooling, now)
     if first is not None and first.probing and not attempts:
         return GiveUp("resting", max(first.until - now, 0.0), first.cls)
-    resting = frozenset(d.id for d in chain if is_cooling(cooling.get(d.id), now))
+    resting = {d.id: cooling[d.id].until for d in chain if is_cooling(cooling.get(d.id), now)}
     for deployment, delay in walk.options(resting):
         if delay < remaining:
             left = remaining - delay
@@ -208,10 +209,11 @@ class _Walk:
         tried = {attempt.deployment for attempt in attempts}
         self._fresh = [d for d in chain if d.id not in tried]
 
-    def options(self, resting: frozenset[str]) -> Iterator[tuple[Deployment, float]]:
-        """Where it may go next and after how many seconds, best first."""
+    def options(self, resting: Mapping[str, float]) -> Iterator[tuple[Deployment, float]]:
+        """Where it may go next and after how many seconds, best first. `resting`: until when, by id."""
         yield from self._same_model(resting)
-        yield from ((d, 0.0) for d in self._fresh)
+        fresh = sorted(self._fresh, key=lambda d: resting.get(d.id, -math.inf)) if resting else self._fresh
+        yield from ((d, 0.0) for d in fresh)
         yield from self._again(self._chain)
 
     def repair(self) -> Deployment | None:
@@ -231,7 +233,7 @@ class _Walk:
         others = [d for d in self._chain if d.id != deployment.id]
         return any(d in self._fresh or self._delay_before(d) is not None for d in others)
 
-    def _same_model(self, resting: frozenset[str]) -> Iterator[tuple[Deployment, float]]:
+    def _same_model(self, resting: Mapping[str, float]) -> Iterator[tuple[Deployment, float]]:
         """After a failure that may pass: another deployment of the name, else one of them once more."""
         last = self._attempts[-1] if self._attempts else None
         if last is None or last.failure is None or last.failure.cls not in PASSING:

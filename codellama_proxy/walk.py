@@ -133,10 +133,10 @@ class Walk:
             if step.delay:
                 await self._time.sleep(step.delay)
                 trace.waited += step.delay
-                if self._cooldowns.is_probed(step.deployment):
-                    continue  # another request was there first
             if trace.attempts and not await self._goes_on(trace, step.deployment):
                 raise routing.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
+            if self._cooldowns.is_probed(step.deployment):
+                continue  # another request was there first, while this one waited
             reply = await self._attempt(trace, chat, step, snapshot)
             if reply is not None:
                 trace.serving, trace.dropped = step.deployment, reply.dropped

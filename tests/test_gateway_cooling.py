@@ -4,14 +4,16 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from codellama_proxy.types import Cooldown, Routing
-from tests.building import model, snapshot
+from codellama_proxy.types import Cooldown, Limits, Price, Routing
+from tests.building import deployment, model, snapshot
 from tests.dialogues import OPENAI
 from tests.gateways import Play, Rig, player
 from tests.scripted import Internet, Script, good, refusal
 
+LIMITS = snapshot(model("a")).limits
 TEXT = OPENAI.answers["text"]
 BOTH = pytest.mark.parametrize("streamed", [False, True])
 MANY = 12
@@ -104,3 +106,24 @@ def test_a_client_that_leaves_its_probe_makes_room_for_the_next(play: Play, stre
         assert (await rig.ask(stream=streamed, messages=saying("next"))).said == TEXT.text
 
     play(Internet(a=[refusal(500), None, good(streamed=streamed)]), use)
+
+
+@BOTH
+def test_whoever_waited_for_the_ledger_looks_again_before_it_asks(play: Play, streamed: bool) -> None:
+    """Each has a failed attempt to pay for before it may ask the one that cools."""
+
+    async def use(rig: Rig) -> None:
+        await rig.ask(stream=streamed)
+        assert rig.internet.asked == ["a#1", "b#1"]
+        clients = await at_once(rig, streamed=streamed)
+        assert rig.internet.asked[2:].count("b#1") == 1
+        assert sorted(client.status for client in clients) == [200] + [502] * (MANY - 1)
+
+    price = Price(input=10**9, output=10**9)
+    setting = snapshot(
+        *(model(name, deployment(name, price=price)) for name in "ab"),
+        limits={**LIMITS, "global": Limits(max_budget=10**12, given=frozenset({"max_budget"}))},
+        routing=Routing(retries=0, cooldown=Cooldown(failures=1000)),
+    )
+    broken = httpx2.ReadError("gone")
+    play(Internet(a=[broken], b=[refusal(401), slowly(good(streamed=streamed))]), use, setting)
