@@ -30,6 +30,7 @@ ALONE: dict[str, tuple[int, str, int]] = {
     "status=413": (400, "upstream_rejected", 1),
     "status=400;code=context_length_exceeded": (400, "context_length_exceeded", 1),
     "status=400;code=content_filter": (400, "content_filter", 1),
+    "status=400;message=You exceeded your current quota": (400, "upstream_rejected", 1),
     "status=401": (502, "upstream_auth_failed", 1),
     "status=403": (502, "upstream_auth_failed", 1),
     "status=402": (502, "upstream_auth_failed", 1),
@@ -50,6 +51,11 @@ ALONE: dict[str, tuple[int, str, int]] = {
     "html": (502, "upstream_invalid_response", 2),
     "empty": (502, "upstream_invalid_response", 2),
     "error_200": (502, "upstream_invalid_response", 2),
+    "error_200;code=400": (400, "upstream_rejected", 1),
+    "error_200;code=tool_use_failed": (400, "upstream_rejected", 1),
+    "error_200;code=401": (502, "upstream_auth_failed", 1),
+    "error_200;code=429": (429, "upstream_rate_limited", 1),
+    "error_200;code=503": (502, "upstream_error", 2),
     "gzip_bomb": (502, "upstream_invalid_response", 2),
     "redirect=http://169.254.169.254/": (502, "upstream_invalid_response", 2),
     "huge_header": (502, "upstream_error", 2),
@@ -61,6 +67,8 @@ ALONE_STREAMED: dict[str, tuple[int, str, int]] = {
     "stall=0": (504, "upstream_timeout", 2),
     "empty_stream": (502, "upstream_invalid_response", 2),
     "error_event_first": (502, "upstream_invalid_response", 2),
+    "error_event_first;code=400": (400, "upstream_rejected", 1),
+    "role_then_fail;code=tool_use_failed": (400, "upstream_rejected", 1),
     "role_then_fail": (502, "upstream_invalid_response", 2),
     "cut_clean=0": (502, "upstream_invalid_response", 2),
 }
@@ -99,6 +107,8 @@ def served(upstream_process: Upstream, canary: Upstream, module_proxy: ProxyFact
         *(model(f"odd-{how}", how) for how in ODD),
         *(model(f"moved-{status}", f"redirect={elsewhere}", fallbacks=["good"]) for status in (1, 2)),
         model("junk", "junk"),
+        model("picky", "error_event_after=2;code=400"),
+        model("echoing", "status=400;message=insufficient_quota: model_not_found"),
         model("forever", "every=0.05;tokens=2000"),
         model("stalling", "stall=3;every=0.01", timeouts=QUICK, fallbacks=["good"]),
         model("good"),
@@ -243,6 +253,17 @@ def test_a_stalled_stream_ends_without_another_voice(served: Proxy, upstream: Up
     assert json.loads(answer.text.strip().split("\n\n")[-1][6:])["error"]["code"] == "upstream_timeout"
     assert "[DONE]" not in answer.text
     assert upstream.journal.models() == ["stalling"]
+
+
+@pytest.mark.parametrize(("name", "streamed"), [("picky", True), ("echoing", False), ("echoing", True)])
+def test_no_request_can_rest_a_deployment_for_the_others(served: Proxy, name: str, streamed: bool) -> None:
+    """Whether its fault is told with a status, inside of a stream, or in the words of a quota that is used up."""
+    for _ in range(4):
+        answer = served.chat(model=name, stream=streamed)
+        assert answer.headers["x-proxy-attempts"] == "1"
+        assert "upstream_rejected" in answer.text
+        assert served.row(answer.headers["x-request-id"])["attempts"][0]["class"] == "caller"
+    assert state(served, name)["state"] == "ready"
 
 
 # --- cooling -----------------------------------------------------------------------------------------------
