@@ -110,7 +110,7 @@ def untouched(upstream: Upstream, attacker: Attacker) -> None:
     for sent in upstream.journal.requests():
         label = str(sent["body"]["model"]).partition("/")[0]
         assert sent["path"] in ENDPOINTS
-        assert ["authorization", f"Bearer sk-upstream-secret-{label}"] in sent["headers"]
+        assert ["authorization", f"Bearer sk-upstream-secret-{label[::-1]}"] in sent["headers"]
         assert "evil" not in str(sent["headers"])
         assert attacker.host not in str(sent["headers"])
         if sent["path"].endswith("/chat/completions"):

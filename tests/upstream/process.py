@@ -93,7 +93,7 @@ class Upstream:
             "name": name,
             "provider": "openai_compatible",
             "base_url": self.url,
-            "api_key": f"sk-upstream-secret-{name}",
+            "api_key": f"sk-upstream-secret-{name[::-1]}",  # no name in it, so that names are not hidden
             "model": upstream_model,
             "price": PRICE,
             "fallbacks": [],
