@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from codellama_proxy.types import Event, Json, Usage
-from codellama_proxy.usage import usage_in
+from codellama_proxy.usage import merged, usage_in
 
 
 def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
@@ -63,32 +63,42 @@ def usage_chunk(
 
 _ONCE = frozenset({"role", "id", "type", "index"})
 """Strings that are said, not spoken piece by piece."""
+TEXT = "text_completion"
 
 
 def fold(chunks: Iterable[Json]) -> dict[str, Any]:
-    """The completion that the chunks of one stream add up to."""
+    """The completion that the chunks of one stream add up to, whatever they carry beside what is known.
+
+    Takes time in proportion to their size.
+    """
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for name, value in chunk.items():
             if value is not None or name not in whole:
                 whole[name] = value
-        for choice in chunk.get("choices") or ():
-            index = choice.get("index") or 0
+        for place, choice in enumerate(chunk.get("choices") or ()):
+            index = _place(choice, place)
             begun = choices.get(index)
             if begun is None:
-                begun = choices[index] = {"index": index, "message": {}}
+                begun = choices[index] = {"index": index}
             if not _goes_on(begun, choice):
                 _add_choice(begun, choice)
+    kind = TEXT if whole.get("object") == TEXT else "chat.completion"
     for choice in choices.values():
-        choice["message"] = _tidy(choice["message"])
-    return {**whole, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
+        _close(choice, kind)
+    return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _place(part: Json, otherwise: int) -> int:
+    index = part.get("index")
+    return index if type(index) is int else otherwise
 
 
 def _goes_on(begun: dict[str, Any], choice: Json) -> bool:
     """Takes in a chunk that only says a bit more, as nearly all do; `False` for any other."""
     delta = choice.get("delta") or {}
-    said = begun["message"].get("content")
+    said = begun.get("message", _NOTHING).get("content")
     more = delta.get("content")
     plain = len(delta) == 1 and len(choice) == 3 and "index" in choice
     plain = plain and choice.get("finish_reason", "") is None
@@ -98,13 +108,15 @@ def _goes_on(begun: dict[str, Any], choice: Json) -> bool:
     return True
 
 
+_NOTHING: Json = {}
+
+
 def _add_choice(choice: dict[str, Any], chunk: Json) -> None:
     for name, value in chunk.items():
         if name == "delta":
-            _add(choice["message"], value or {})
-        elif name == "logprobs" and value is not None:
-            choice["logprobs"] = choice.get("logprobs") or {}
-            _add(choice["logprobs"], value)
+            _add(choice.setdefault("message", {}), value or {})
+        elif name in ("logprobs", "text"):
+            _add(choice, {name: value})
         elif value is not None or name not in choice:
             choice[name] = value
 
@@ -113,39 +125,65 @@ class _Pieces(list[str]):
     """A string still being said: joined once, at the end."""
 
 
+class _Items(list[Any]):
+    """A list still being told, which is nobody else's."""
+
+
 def _add(whole: dict[str, Any], delta: Json) -> None:
-    """Strings and lists grow, objects take in, calls find their place by `index`."""
+    """Strings and lists grow, objects take in, calls find their place by `index`.
+
+    A field that changes its kind begins anew: only fields that no client reads do.
+    """
     for name, value in delta.items():
         if value is None:
             whole.setdefault(name, None)
-        elif name == "tool_calls":
-            calls = whole[name] = whole.get(name) or {}
-            for call in value:
-                _add(calls.setdefault(call["index"], {}), call)
+        elif name == "tool_calls" and isinstance(value, list):
+            calls = _of_kind(dict, whole, name)
+            for place, call in enumerate(value):
+                _add(calls.setdefault(_place(call, place), {}), call)
         elif isinstance(value, Mapping):
-            whole[name] = whole.get(name) or {}
-            _add(whole[name], value)
+            _add(_of_kind(dict, whole, name), value)
         elif isinstance(value, str) and name not in _ONCE:
-            whole[name] = whole.get(name) or _Pieces()
-            whole[name].append(value)
+            _of_kind(_Pieces, whole, name).append(value)
         elif isinstance(value, list):
-            whole[name] = [*(whole.get(name) or ()), *value]
+            _of_kind(_Items, whole, name).extend(value)
         else:
             whole[name] = value
+
+
+def _of_kind(kind: type[Any], whole: dict[str, Any], name: str) -> Any:
+    found = whole.get(name)
+    if type(found) is not kind:
+        found = whole[name] = kind()
+    return found
 
 
 def _joined(value: Any) -> Any:
     if isinstance(value, _Pieces):
         return "".join(value)
+    if isinstance(value, _Items):
+        return list(value)
     return {name: _joined(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _close(choice: dict[str, Any], kind: str) -> None:
+    """A choice as a whole answer has it."""
+    for name in ("logprobs", "text"):
+        if name in choice:
+            choice[name] = _joined(choice[name])
+    choice.setdefault("finish_reason", None)
+    if kind == TEXT:
+        choice["text"] = choice.get("text") or ""
+    else:
+        choice["message"] = _tidy(choice.get("message") or {})
 
 
 def _tidy(message: dict[str, Any]) -> dict[str, Any]:
     """As a whole message has it: calls are a list, and what was never said is null."""
-    message = _joined(message)
-    calls = message.get("tool_calls")
+    calls = message.pop("tool_calls", None)
+    message = {"role": "assistant", **_joined(message)}
     if calls:
-        places = (calls[index] for index in sorted(calls))
+        places = (_joined(calls[index]) for index in sorted(calls))
         message["tool_calls"] = [{n: v for n, v in call.items() if n != "index"} for call in places]
     if not message.get("content") and (calls or message.get("function_call") or "content" not in message):
         message["content"] = None
@@ -155,8 +193,10 @@ def _tidy(message: dict[str, Any]) -> dict[str, Any]:
 def split(completion: Json) -> list[Event]:
     """The stream that says what the completion says: `fold` of its chunks is the completion again."""
     common = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
-    common["object"] = "chat.completion.chunk"
-    events = [event for choice in completion["choices"] for event in _chunks_of(common, choice, completion)]
+    chunks_of = _text_chunks_of if completion.get("object") == TEXT else _chunks_of
+    if chunks_of is _chunks_of:
+        common["object"] = "chat.completion.chunk"
+    events = [event for choice in completion["choices"] for event in chunks_of(common, choice)]
     usage = completion.get("usage")
     if usage:
         last = orjson.dumps({**common, "choices": [], "usage": usage})
@@ -164,12 +204,12 @@ def split(completion: Json) -> list[Event]:
     return events
 
 
-def _chunks_of(common: Json, choice: Json, completion: Json) -> Iterator[Event]:
+def _chunks_of(common: Json, choice: Json) -> Iterator[Event]:
     """Who speaks, what is said, why it ended."""
     message = choice["message"]
     spoken = {name: value for name, value in message.items() if name != "role" and value}
     if calls := spoken.get("tool_calls"):
-        spoken["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+        spoken["tool_calls"] = [{**call, "index": index} for index, call in enumerate(calls)]
     silent = {name: value for name, value in message.items() if name not in spoken}
     rest = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
 
@@ -177,11 +217,37 @@ def _chunks_of(common: Json, choice: Json, completion: Json) -> Iterator[Event]:
         shown = {"index": choice["index"], "delta": delta, "finish_reason": None, **more}
         return orjson.dumps({**common, "choices": [shown]})
 
-    yield Event(chunk(silent), model=completion.get("model"))
+    yield Event(chunk(silent), model=common.get("model"))
     if spoken:
         logprobs = {"logprobs": choice["logprobs"]} if "logprobs" in choice else {}
         yield Event(chunk(spoken, **logprobs), content=True, text=said(message))
     yield Event(chunk({}, **rest), finish_reason=choice.get("finish_reason"))
+
+
+def _text_chunks_of(common: Json, choice: Json) -> Iterator[Event]:
+    body = orjson.dumps({**common, "choices": [choice]})
+    yield Event(body, True, choice["text"], None, choice.get("finish_reason"), common.get("model"))
+
+
+def as_stream(whole: Event) -> list[Event]:
+    """A whole answer as the events of a stream. Raises what is raised for a body that is no completion."""
+    events = split(orjson.loads(whole.body))
+    if whole.usage is not None and not events[-1].usage_only:
+        events.append(Event(b""))
+    if whole.usage is not None:
+        events[-1] = events[-1]._replace(usage=whole.usage)
+    return events
+
+
+def as_whole(events: Sequence[Event]) -> Event:
+    """The whole answer that a stream's events add up to. Raises `ValueError` when they are none."""
+    completion = fold([orjson.loads(event.body) for event in events if event.body])
+    whole = event_of(completion, orjson.dumps(completion))
+    told: Usage | None = None
+    for event in events:
+        if event.usage is not None:
+            told = merged(told, event.usage)
+    return whole._replace(usage=told) if told is not None else whole
 
 
 def said(message: Json) -> str:
@@ -202,7 +268,9 @@ def event_of(completion: Any, body: bytes) -> Event:
     """The same, parsed already."""
     try:
         choices = completion["choices"]
-        text = "".join([said(choice["message"]) for choice in choices])
+        text = "".join(
+            [choice["text"] if "text" in choice else said(choice["message"]) for choice in choices]
+        )
         return Event(
             body,
             content=True,

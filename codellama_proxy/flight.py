@@ -11,18 +11,21 @@ alone. One that has grown large is shared no further, and forgets what all aboar
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
-
-import orjson
 
 from codellama_proxy import completion, failures
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.types import Deployment, Event
 
+log = logging.getLogger(__name__)
+
 AHEAD = 256 << 10
 """Bytes a flight may be ahead of its fastest rider."""
+AT_ONCE = 128 << 10
+"""Bytes of an answer that are put together on the event loop: a few milliseconds. More is left to a thread."""
 LARGE = 8 << 20
 """Bytes up to which all that was said is remembered."""
 SLACK = 0.5
@@ -93,6 +96,8 @@ class Flight:
     ) -> asyncio.Task[None]:
         """`patience`: for how long it waits for the next batch; `ended` is called when nobody may join any more."""
         self._task = asyncio.get_running_loop().create_task(self._fly(begin, patience, ended))
+        # Whatever ends the task, even before it has begun, reaches those who wait.
+        self._task.add_done_callback(lambda _: self._fail(abandoned(), ended))
         return self._task
 
     async def _fly(
@@ -112,7 +117,7 @@ class Flight:
             finally:
                 await reply.close()
         except asyncio.CancelledError:
-            self._fail(AttemptFailed(failures.unreachable("abandoned", sent=True)), ended)
+            self._fail(abandoned(), ended)
             raise
         except Exception as error:  # whoever is aboard raises it
             self._fail(error, ended)
@@ -123,7 +128,7 @@ class Flight:
         self.size += sum([len(event.body) for event in batch])
         self.landed = last
         if last or self.large != was_large:
-            ended()
+            _call(ended)
         self._tell()
 
     async def _wait_for_riders(self) -> None:
@@ -143,7 +148,7 @@ class Flight:
     def _fail(self, error: BaseException, ended: Callable[[], Any]) -> None:
         if not self.over:
             self.error = error
-            ended()
+            _call(ended)
             self._tell()
 
     def give_up(self) -> None:
@@ -217,7 +222,14 @@ class Seat:
                 return False
             await self.flight.news()
         said = self.rest()
-        self.first = said if same else replayed(said, stream=self._stream)
+        if same:
+            self.first = said
+            return True
+        try:
+            self.first = await in_other_form(said, self.flight.size, stream=self._stream)
+        except Exception:
+            log.exception("an answer could not be shared in the other form")
+            return False
         return True
 
     async def more(self, seconds: float) -> Sequence[Event]:
@@ -257,14 +269,25 @@ def again(error: BaseException) -> BaseException:
     return AttemptFailed(error.failure) if isinstance(error, AttemptFailed) else error
 
 
+def abandoned() -> AttemptFailed:
+    return AttemptFailed(failures.unreachable("abandoned", sent=True))
+
+
+def _call(ended: Callable[[], Any]) -> None:
+    """What is done with an answer besides answering never costs the answer."""
+    try:
+        ended()
+    except Exception:
+        log.exception("an answer could not be kept")
+
+
+async def in_other_form(said: Sequence[Event], size: int, *, stream: bool) -> Sequence[Event]:
+    """What was said, as a stream or whole; a large answer is not converted on the event loop."""
+    if size <= AT_ONCE:
+        return replayed(said, stream=stream)
+    return await asyncio.to_thread(replayed, said, stream=stream)
+
+
 def replayed(said: Sequence[Event], *, stream: bool) -> Sequence[Event]:
-    """A whole answer in the other form."""
-    if stream:
-        return completion.split(orjson.loads(said[0].body))
-    whole = folded(said)
-    return (completion.event_of(whole, orjson.dumps(whole)),)
-
-
-def folded(said: Sequence[Event]) -> dict[str, Any]:
-    """The completion that a stream was."""
-    return completion.fold([orjson.loads(event.body) for event in said if event.body])
+    """A whole answer in the other form. Raises `ValueError` and others for what is none."""
+    return completion.as_stream(said[0]) if stream else (completion.as_whole(said),)

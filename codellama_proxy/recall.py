@@ -8,7 +8,7 @@ who ask for the same in the meantime. The request that asked pays, even if its c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.flight import Flight, Reply, Seat, folded, replayed
+from codellama_proxy.flight import AT_ONCE, SLACK, Flight, Reply, Seat, replayed
 from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.places import Begin, Following, Place, Replay, Upstream
 from codellama_proxy.semantic import Semantic
@@ -29,6 +29,8 @@ from codellama_proxy.trace import Trace
 from codellama_proxy.types import Deployment, Event, Model, Snapshot
 
 MAINTAIN_EVERY = 1.0
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What taking an answer apart may raise: it costs the copy that was to be kept or replayed, nothing else."""
 
 FlightKey = tuple[bytes, tuple[str, ...]]
 
@@ -98,9 +100,15 @@ class Recall:
         giver = next((d for d in asking.models[0].deployments if d.id == found.deployment), None)
         if giver is None:
             return None
+        said: Sequence[Event] = (found.event,)
+        if asking.chat.stream:
+            try:
+                said = replayed(said, stream=True)
+            except UNREADABLE:
+                self._answers.troubles["unreadable"] += 1
+                return None
         hit(asking, giver, found.dropped, how)
-        said = (found.event,)
-        return Replay(giver, found.dropped, replayed(said, stream=True) if asking.chat.stream else said)
+        return Replay(giver, found.dropped, said)
 
     async def _in_the_air(self, asking: Asking) -> Place:
         """A seat in somebody's flight, or a flight of its own if there is none or it fails."""
@@ -116,13 +124,8 @@ class Recall:
     async def _follow(self, asking: Asking, flight: Flight) -> Following | None:
         seat = Seat(flight, asking.chat)
         started = self._time.monotonic()
-        left = asking.trace.started + asking.snapshot.routing.deadline - started
         try:
-            async with asyncio.timeout(max(left, 0.0)):
-                boarded = await seat.board()
-        except TimeoutError:
-            await seat.close()
-            raise ProxyError("deadline_exceeded", "No answer before the deadline.") from None
+            boarded = await self.in_time(asking, seat.board(), slack=0.0)
         except BaseException:
             await seat.close()
             raise
@@ -133,6 +136,15 @@ class Recall:
             return None
         hit(asking, seat.deployment, seat.dropped, "hit")
         return Following(seat)
+
+    async def in_time(self, asking: Asking, boarding: Awaitable[bool], slack: float = SLACK) -> bool:
+        """What `boarding` says. Raises `ProxyError` when it takes longer than the request's deadline."""
+        left = asking.trace.started + asking.snapshot.routing.deadline - self._time.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0) + slack):
+                return await boarding
+        except TimeoutError:
+            raise ProxyError("deadline_exceeded", "No answer before the deadline.") from None
 
     def _lead(self, asking: Asking, flight_key: FlightKey | None) -> Leading:
         flight = Flight(stream=asking.chat.stream)
@@ -162,20 +174,34 @@ class Recall:
             del self._shared[flight_key]
 
     def _keep(self, asking: Asking, flight: Flight) -> None:
-        """Keeps a whole answer, under the name of the model that gave it."""
-        if flight.large:
+        """Keeps a whole answer, under the name of the model that gave it; at once if it is not long."""
+        reply = flight.reply
+        if flight.large or reply is None:
+            return
+        said = [event for batch in flight.batches for event in batch]
+        if flight.size > AT_ONCE:
+            self._later(self._keep_long(asking, reply, said, stream=flight.stream))
             return
         try:
-            event = _whole([event for batch in flight.batches for event in batch], stream=flight.stream)
-        except (ValueError, TypeError, KeyError):
+            event = _whole(said, stream=flight.stream)
+        except UNREADABLE:
             self._answers.troubles["unreadable"] += 1
             return
+        self._put(asking, reply, event)
+
+    async def _keep_long(self, asking: Asking, reply: Reply, said: Sequence[Event], *, stream: bool) -> None:
+        try:
+            event = await asyncio.to_thread(_whole, said, stream=stream)
+        except UNREADABLE:
+            self._answers.troubles["unreadable"] += 1
+            return
+        self._put(asking, reply, event)
+
+    def _put(self, asking: Asking, reply: Reply, event: Event | None) -> None:
         if event is None:
             return
         cache, now = asking.snapshot.cache, self._time.wall()
         expires = asking.wish.expiry(cache.ttl, now)
-        reply = flight.reply
-        assert reply is not None
         giver = next((m for m in asking.models if m.name == reply.deployment.name), None)
         if giver is None or expires <= now:
             return
@@ -185,9 +211,12 @@ class Recall:
         similar = self._semantic.of(asking.snapshot)
         if similar is not None and asking.similar is not None and giver is asking.models[0]:
             asked, memo = asking.similar
-            keeping = asyncio.get_running_loop().create_task(similar.keep(asked, memo, key, answer))
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
+            self._later(similar.keep(asked, memo, key, answer))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
 
     # --- for the process -------------------------------------------------------------------------------------
 
@@ -208,13 +237,10 @@ class Recall:
 
 def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
-    if not stream and len(said[0].body) > MAX_KEPT:
+    if sum(len(event.text) if stream else len(event.body) for event in said) > MAX_KEPT:
         return None
-    found = folded(said) if stream else orjson.loads(said[0].body)
-    if not caching.storable(found):
-        return None
-    event = completion.event_of(found, orjson.dumps(found)) if stream else said[0]
-    return event if len(event.body) <= MAX_KEPT else None
+    event = completion.as_whole(said) if stream else said[0]
+    return event if caching.storable(orjson.loads(event.body)) and len(event.body) <= MAX_KEPT else None
 
 
 def hit(asking: Asking, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
@@ -275,7 +301,7 @@ class Leading:
         self._seat = Seat(flight, self._asking.chat)
         trace.others = lambda: len(flight.seats) > 1
         self._recall.start(self._asking, self._flight, self._flight_key, begin)
-        if not await self._seat.board():
+        if not await self._recall.in_time(self._asking, self._seat.board()):
             assert self._flight.error is not None
             raise self._flight.error
         return self._seat

@@ -127,7 +127,7 @@ def test_what_comes_with_a_piece_of_text_is_not_lost() -> None:
     scored = {"delta": {"content": "b"}, "finish_reason": None, "logprobs": {"content": [{"token": "b"}]}}
     last = {"index": 0, "delta": {"content": "c", "refusal": "d"}, "finish_reason": "stop"}
     (choice,) = fold([{"choices": [one]} for one in (plain, plain, scored, last)])["choices"]
-    assert choice["message"] == {"content": "aabc", "refusal": "d"}
+    assert choice["message"] == {"role": "assistant", "content": "aabc", "refusal": "d"}
     assert (choice["finish_reason"], choice["logprobs"]) == ("stop", {"content": [{"token": "b"}]})
 
 
