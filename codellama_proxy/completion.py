@@ -10,6 +10,9 @@ import orjson
 from codellama_proxy.types import Event, Json, Usage
 from codellama_proxy.usage import merged, usage_in
 
+AT_ONCE = 128 << 10
+"""Bytes of an answer that are taken apart or put together on the event loop: more is left to a thread."""
+
 
 def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
     """OpenAI's `usage` object; `estimated` marks one that we counted."""

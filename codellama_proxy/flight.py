@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from codellama_proxy import completion, failures
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.completion import AT_ONCE
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.types import Deployment, Event
 
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 
 AHEAD = 256 << 10
 """Bytes a flight may be ahead of its fastest rider."""
-AT_ONCE = 128 << 10
-"""Bytes of an answer that are put together on the event loop: a few milliseconds. More is left to a thread."""
 LARGE = 8 << 20
 """Bytes up to which all that was said is remembered."""
 SLACK = 0.5

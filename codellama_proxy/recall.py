@@ -18,8 +18,9 @@ from codellama_proxy.caching import MAX_KEPT, Answer, Sharing, Wishes
 from codellama_proxy.charging import Call
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.clock import Time
+from codellama_proxy.completion import AT_ONCE
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.flight import AT_ONCE, SLACK, Flight, Reply, Seat, replayed
+from codellama_proxy.flight import SLACK, Flight, Reply, Seat, replayed
 from codellama_proxy.guardrail import addressed, guardrail_of
 from codellama_proxy.places import Begin, Following, Place, Replay, Upstream
 from codellama_proxy.semantic import Semantic

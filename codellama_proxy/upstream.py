@@ -8,15 +8,18 @@ stream of one event. `Reply.more` yields the rest in batches: what arrived toget
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import httpx2
 
-from codellama_proxy import __version__, failures
+from codellama_proxy import __version__, completion, failures, forms
 from codellama_proxy.chat import ChatRequest
+from codellama_proxy.completion import AT_ONCE
 from codellama_proxy.exchange import Send, Sleep, open_exchange
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.masking import Clean, mask_for
@@ -28,6 +31,10 @@ from codellama_proxy.template import Interpreter
 from codellama_proxy.types import Deployment, Event, Failure, HttpRequest
 from codellama_proxy.watch import Watch
 
+log = logging.getLogger(__name__)
+
+SLICE = 32 << 10
+"""Bytes of a stream that are read without a pause for others."""
 MAX_ANSWER = 16 << 20
 """Bytes of a whole answer, and of one error body times a hundred."""
 MAX_STREAM = 64 << 20
@@ -77,22 +84,54 @@ class Reply:
         parse = self._adapter.parse_stream
         self._interpreter = Interpreter(lambda state, frame: parse(state, frame, chat, deployment))
         self._received = 0
+        self._left = memoryview(b"")
+        """What came and is not read yet."""
         self._answered = False
         """Content has come."""
         self._failed: AttemptFailed | None = None
         """Raised once the events before it have been handed on."""
 
-    def whole(self, body: bytes) -> None:
-        """Takes a plain answer: one event, and the end."""
+    async def whole(self, body: bytes) -> None:
+        """Takes a plain answer: one event, and the end. Where a stream was asked for, the events it amounts to."""
+        at_once = len(body) <= AT_ONCE
         try:
-            self.first = (self._adapter.parse_response(body, self._chat, self.deployment),)
+            event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
         except AttemptFailed as failed:
             failed.failure = remains.with_usage(failed.failure, body)
             if not failed.failure.refused:
                 self._note(remains.heard(body))
             raise
-        self._note(self.first)
+        self._note((event,))
         self.ended = True
+
+    def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
+        """A whole answer as one event, and in the form that was asked for. Raises `AttemptFailed`."""
+        try:
+            event = self._adapter.parse_response(body, self._chat, self.deployment)
+            return event, completion.as_stream(event) if self._chat.stream else (event,)
+        except AttemptFailed:
+            raise
+        except Exception as error:
+            raise _unforeseen(error) from None
+
+    async def gathered(self, chunks: AsyncIterator[bytes]) -> None:
+        """Takes a stream where a plain answer was asked for: the one that it adds up to."""
+        self._chunks = chunks
+        said: list[Event] = []
+        while not self.ended:
+            said += await self._read()
+            if self._received > self.most:
+                raise AttemptFailed(failures.too_large(answered=self._answered))
+        if not any(event.content for event in said):
+            raise AttemptFailed(failures.disguised("empty_stream", status=200))
+        try:
+            at_once = self._received <= AT_ONCE
+            whole = (
+                completion.as_whole(said) if at_once else await asyncio.to_thread(completion.as_whole, said)
+            )
+        except Exception as error:
+            raise _unforeseen(error) from None
+        self.first = (whole,)
 
     async def begin(self, chunks: AsyncIterator[bytes], first: float, end: float) -> None:
         """Reads a stream up to its first event with content; what came before it is kept.
@@ -162,7 +201,7 @@ class Reply:
         assert self._chunks is not None
         if self._failed is not None:
             raise self._failed
-        chunk = await anext(self._chunks, None)
+        chunk = await self._slice(self._chunks)
         if chunk is None:
             return self._last()
         self._received += len(chunk)
@@ -173,6 +212,17 @@ class Reply:
         except EventTooLarge:
             raise AttemptFailed(failures.too_large(answered=self._answered)) from None
         return self._events(frames)
+
+    async def _slice(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """What comes next: of a large piece one part after another, so that others get their turn in between."""
+        if self._left:
+            await asyncio.sleep(0)
+        elif (chunk := await anext(chunks, None)) is None or len(chunk) <= SLICE:
+            return chunk
+        else:
+            self._left = memoryview(chunk)
+        part, self._left = bytes(self._left[:SLICE]), self._left[SLICE:]
+        return part
 
     def _last(self) -> list[Event]:
         """The end of the body: fine after the dialect's terminal event, a failure before it."""
@@ -196,10 +246,11 @@ class Reply:
         for frame in frames:
             try:
                 events += interpreter.events_of(frame)
-            except AttemptFailed as failed:
+            except Exception as error:
+                failed = error if isinstance(error, AttemptFailed) else _unforeseen(error)
                 failed.failure = remains.with_usage(failed.failure, frame.data)
                 if not events:
-                    raise
+                    raise failed from None
                 self._failed = failed  # what came before it, in the same packet, was said all the same
                 break
             if interpreter.state.done:
@@ -207,6 +258,13 @@ class Reply:
                 break
         self._note(events)
         return events
+
+
+def _unforeseen(error: Exception) -> AttemptFailed:
+    """An answer that a dialect stumbles over costs an attempt, and a line in the log that quotes nothing of it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("an answer could not be read: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
+    return Unreadable("unreadable")
 
 
 async def open_reply(
@@ -250,9 +308,9 @@ async def open_reply(
         with watch.until(first):
             response = await _respond(send, sent, chat, deployment, sleep, note)
             reply = Reply(chat, deployment, close, sent.dropped, watch, clean, note)
-            begins = await _receive(reply, response, note, stream=chat.stream)
-        if begins:
-            await reply.begin(aiter(response.stream), first, now + budget)  # type: ignore[arg-type]  # always async
+            stream = await _receive(reply, response, note, asked=chat.stream)
+        if stream is not None:
+            await reply.begin(stream, first, now + budget)
     except BaseException as error:
         await close()
         if isinstance(error, TimeoutError):
@@ -275,7 +333,7 @@ async def _respond(
         return await send(sent)
 
     async def read(response: httpx2.Response) -> bytes:
-        return await _body(response, MAX_ANSWER, note)
+        return await _body(_bytes(response), MAX_ANSWER, note if response.status_code == 200 else _unheard)
 
     return await open_exchange(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
 
@@ -293,8 +351,13 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
     return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
 
 
-async def _receive(reply: Reply, response: httpx2.Response, note: Note, *, stream: bool) -> bool:
-    """Takes an answer that comes whole; `True` for a stream that is yet to be read."""
+async def _receive(
+    reply: Reply, response: httpx2.Response, note: Note, *, asked: bool
+) -> AsyncIterator[bytes] | None:
+    """Takes an answer that is to be had whole; else returns the stream that is yet to be read.
+
+    `asked`: for a stream. Raises `AttemptFailed`.
+    """
     headers = response.headers
     encoded = headers.get("content-encoding", "identity") != "identity"
     if response.status_code != 200:
@@ -304,27 +367,57 @@ async def _receive(reply: Reply, response: httpx2.Response, note: Note, *, strea
         raise AttemptFailed(remains.with_usage(failure, body))
     if encoded:
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
-    if not stream:
-        reply.whole(await _body(response, reply.most, note))
-        return False
-    if "json" in headers.get("content-type", ""):
-        reply.whole(await _body(response, MAX_ANSWER, note))  # an error in disguise raises here
-        raise AttemptFailed(failures.disguised("not_a_stream", status=200))
-    return True
+    came = Body(_bytes(response))
+    if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
+        await reply.whole(await _body(came, reply.most, note))
+    elif asked:
+        return came
+    else:
+        await reply.gathered(came)
+    return None
 
 
-async def _body(response: httpx2.Response, limit: int, note: Note) -> bytes:
+def _bytes(response: httpx2.Response) -> AsyncIterator[bytes]:
+    return aiter(response.stream)  # type: ignore[arg-type]  # always an async stream here
+
+
+class Body:
+    """The pieces of a body, whose beginning can be looked at before it is read."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._seen: list[bytes] = []
+
+    async def beginning(self) -> bytes:
+        """As much as is needed to see what it begins with beside white space."""
+        head = b""
+        while not forms.beginning(head) and len(head) < MAX_ERROR:
+            piece = await anext(self._pieces, None)
+            if piece is None:
+                break
+            self._seen.append(piece)
+            head += piece
+        return head
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._seen.pop(0) if self._seen else await anext(self._pieces)
+
+
+async def _body(chunks: AsyncIterator[bytes], limit: int, note: Note) -> bytes:
     """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `note` hears what came of one that is not whole."""
     pieces: list[bytes] = []
     size = 0
     try:
-        async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
+        async for piece in chunks:
             pieces.append(piece)
             size += len(piece)
             if size > limit:
                 raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(pieces))))
     except BaseException:
-        if pieces and response.status_code == 200:
+        if pieces:
             note(remains.heard(b"".join(pieces)))
         raise
     return b"".join(pieces)

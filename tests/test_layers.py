@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "extras",
         "failures",
         "fields",
+        "forms",
         "guardrail",
         "limits",
         "media",
