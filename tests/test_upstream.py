@@ -144,7 +144,7 @@ def test_every_byte_of_a_stream_is_life_until_the_deadline() -> None:
 
 # --- thinking that is not shown ------------------------------------------------------------------------------
 
-LIVELY = deployment("a", timeouts=Timeouts(first_token=0.03, idle=0.03))
+LIVELY = deployment("a", timeouts=Timeouts(first_token=0.1, idle=0.1))
 CLAUDE = deployment("a", provider="anthropic", timeouts=LIVELY.timeouts)
 COMMAND = deployment("a", provider="cohere", timeouts=LIVELY.timeouts)
 
@@ -203,7 +203,7 @@ HIDDEN = [
 def test_an_answer_that_has_begun_in_secret_may_take_its_time(
     where: Deployment, begun: bytes, ping: bytes, rest: bytes
 ) -> None:
-    thinking: list[Piece] = [ping, 0.005] * 30
+    thinking: list[Piece] = [ping, 0.01] * 20
     found, failed, _ = reading(stream(begun, *thinking, rest), where=where)
     assert (said(found), failed) == ("def f", None)
 
