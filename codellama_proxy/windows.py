@@ -13,7 +13,11 @@ LAST_MOMENT = 253_402_300_799.0
 FIRST_MONDAY = 4 * DAY
 """The first Monday of the Unix epoch, which began on a Thursday."""
 
-_ROLLING = re.compile(r"([1-9]\d{0,5})([hd])")
+ROLLING = r"[1-9][0-9]{0,5}[hd]"
+GRAMMAR = rf"hour|day|week|month|{ROLLING}"
+"""What a budget's duration may be, wherever it is written."""
+_ROLLING = re.compile(ROLLING)
+_DURATION = re.compile(GRAMMAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ FOR_EVER = Window(0.0, None)
 def is_rolling(duration: str | None) -> bool:
     """Whether the windows begin with the scope's first use and not with the calendar."""
     return duration is not None and _ROLLING.fullmatch(duration) is not None
+
+
+def is_duration(text: str) -> bool:
+    """Whether a budget may have it."""
+    return _DURATION.fullmatch(text) is not None
 
 
 def window(duration: str | None, now: float, anchor: float) -> Window:
@@ -71,7 +80,7 @@ def _length(duration: str) -> int:
     found = _ROLLING.fullmatch(duration)
     if found is None:
         raise ValueError(f"not a budget duration: {duration!r}")
-    return int(found[1]) * (HOUR if found[2] == "h" else DAY)
+    return int(duration[:-1]) * (HOUR if duration[-1] == "h" else DAY)
 
 
 def turned(opened: Window, duration: str | None, now: float) -> Window:

@@ -1,5 +1,7 @@
 """Budgets as pure functions: bounds that hold, windows that turn once, decisions that take all or nothing."""
 
+import json
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 
 from codellama_proxy import budgets
 from codellama_proxy.admission import Ask, Refused, Standing, decide
+from codellama_proxy.config.load import load
+from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rates, ScopeLimits
 from codellama_proxy.pricing import cost
+from codellama_proxy.store import key_values
 from codellama_proxy.types import Limits, Price, Usage
 from codellama_proxy.windows import DAY, FOR_EVER, Window, is_rolling, turned, window
 
@@ -95,6 +100,30 @@ def test_a_rolling_window_counts_from_the_first_use() -> None:
     assert is_rolling("30d")
     assert not is_rolling("day")
     assert not is_rolling(None)
+
+
+MODEL = "models: [{name: m, provider: mock}]\n"
+GOOD = ["hour", "day", "week", "month", "1h", "24h", "20000h", "999999d"]
+BAD = ["", "0h", "07d", "-1d", "1m", "30s", "1y", "5M", "1000000h", "day ", "Day", "٣d", "1.5h", "1h\n"]
+
+
+@pytest.mark.parametrize("duration", [*GOOD, *BAD])
+def test_every_entrance_takes_the_same_durations(duration: str) -> None:
+    good = duration in GOOD
+
+    def by_file() -> None:
+        text = MODEL + f"limits: {{global: {{max_budget: 1, budget_duration: {json.dumps(duration)}}}}}\n"
+        load(text.encode(), {}, implemented=frozenset({"mock"}))
+
+    def by_key() -> None:
+        key_values.budget_duration("budget_duration", duration)
+
+    def by_window() -> None:
+        assert window(duration, NOW, NOW).contains(NOW)
+
+    for entrance, refusal in ((by_file, ConfigError), (by_key, ProxyError), (by_window, ValueError)):
+        with nullcontext() if good else pytest.raises(refusal):
+            entrance()
 
 
 def test_a_duration_nobody_knows_is_an_error() -> None:

@@ -18,12 +18,12 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from codellama_proxy.config.document import Quoted, plain
 from codellama_proxy.types import NANOS, Secret
+from codellama_proxy.windows import GRAMMAR
 
 _UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(B|KB|MB|GB|KiB|MiB|GiB)"
-_WINDOW = r"hour|day|week|month|[1-9][0-9]{0,3}[hd]"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding"}
@@ -69,7 +69,7 @@ NAME = text(_NAME, "a name of letters, digits and . _ : / @ + -")
 PROJECT = text(r"[A-Za-z0-9._-]{1,64}", "a project name of letters, digits and . _ -")
 UPSTREAM_NAME = text(r"\S(?:[^\x00-\x1f\x7f]*\S)?", "text on one line, without spaces around it", 512)
 PATTERN = text(r"\S+", "a model name, or a pattern such as gpt-*")
-WINDOW = text(_WINDOW, "hour, day, week, month, or a length such as 12h or 30d")
+WINDOW = text(GRAMMAR, "hour, day, week, month, or a length such as 12h or 30d")
 
 
 def _flag(value: Any) -> bool:

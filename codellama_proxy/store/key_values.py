@@ -12,6 +12,7 @@ from typing import Any
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.types import NANOS, Json, Key, Limits
+from codellama_proxy.windows import is_duration
 
 DEFAULT_PROJECT = "default"
 MAX_USD = 1_000_000_000
@@ -22,7 +23,6 @@ MAX_MODELS = 256
 
 _ALIAS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DURATION = re.compile(r"([0-9]{1,10})([smhd])")
-_BUDGET_DURATION = re.compile(r"hour|day|week|month|[1-9][0-9]{0,4}[hd]")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration")
 
@@ -60,7 +60,7 @@ def duration(param: str, value: Any) -> float:
 
 def budget_duration(param: str, value: Any) -> str:
     """The length of a budget's window."""
-    if not _BUDGET_DURATION.fullmatch(_string(param, value)):
+    if not is_duration(_string(param, value)):
         raise _invalid(param, "must be 'hour', 'day', 'week', 'month', or a length like '24h' or '30d'")
     return str(value)
 
