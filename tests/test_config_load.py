@@ -433,7 +433,7 @@ BROKEN = [
     (M + "routing: {retrys: 1}\n", ['2:11: routing.retrys: unknown key "retrys"; did you mean "retries"?']),
     (M + "auth: {zzz: 1}\n", ['2:8: auth.zzz: unknown key "zzz"; known here: required']),
     (M + "limits: {key: {rpm: 1}}\n", ['2:16: limits.key.rpm: unknown key "rpm"; did you mean "rpm_limit"?']),
-    (M + "<<: {}\n", ["2:1: <<: merge keys are not YAML 1.2; write the keys out"]),
+    (M + "<<: {}\n", ["2:1: <<: unknown key: merge keys are not YAML 1.2; write the keys out"]),
     (M + "auth: {}\nauth: {}\n", ['3:1: duplicate key "auth"; the first is on line 2']),
     (M + "auth: yes\n", [f"2:7: auth: {A_MAPPING}; to let anybody call, write {{required: false}}"]),
     (M + "auth: {required: no}\n", ["2:18: auth.required: expected true or false; write false"]),

@@ -83,7 +83,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
         "semantic",
     ),
     "aiosqlite": ("store.reader",),
-    "yaml": ("config.document", "config.litellm"),
+    "yaml": ("config.document", "config.litellm_written"),
     "genai_prices": ("catalogue",),
     "tiktoken": ("tokens",),
     "prometheus_client": ("tracking.metrics", "web.metrics"),

@@ -42,6 +42,13 @@ _WORDS: Mapping[str, Any] = {
 }
 
 
+_FLAGS_1_1: Mapping[str, bool] = {
+    form: meaning
+    for word, meaning in (("yes", True), ("on", True), ("no", False), ("off", False))
+    for form in (word, word.capitalize(), word.upper())
+}
+
+
 class Substituted(str):
     """A scalar that substitution made look like a number or boolean: text where text is wanted."""
 
@@ -88,16 +95,28 @@ def resolve(text: str) -> Any:
     return text
 
 
+def resolve_1_1(text: str) -> Any:
+    """An unquoted scalar's value by YAML 1.1, which most other tools follow; dates stay text."""
+    if text in _FLAGS_1_1:
+        return _FLAGS_1_1[text]
+    if re.fullmatch(r"[-+]?[0-9]{1,40}(_[0-9]{1,40}){1,20}", text):
+        return int(text.replace("_", ""))
+    return int(text, 8) if re.fullmatch(r"[-+]?0[0-7]{1,40}", text) else resolve(text)
+
+
 def plain(value: Any) -> Any:
     """The value for a place that wants a number or a boolean."""
     return resolve(value) if isinstance(value, Substituted) else value
 
 
-def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml") -> Document:
-    """Raises `ConfigError` for what is not YAML; what can be read past is in `problems`."""
+def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy: bool = False) -> Document:
+    """Raises `ConfigError` for what is not YAML; what can be read past is in `problems`.
+
+    `legacy`: by the rules of YAML 1.1, with its words for true and false, and merge keys.
+    """
     try:
         composer = _Composer(yaml.parse(_decode(content), Loader=yaml.CSafeLoader))
-        reader = _Reader(lookup, composer.problems)
+        reader = _Reader(lookup, composer.problems, legacy)
         return reader.document(composer.document())
     except _Unreadable as error:
         line, column = error.position
@@ -231,6 +250,7 @@ class _Reader:
 
     lookup: Lookup
     problems: list[tuple[Position, str]]
+    legacy: bool = False
     keys: dict[Path, Position] = field(default_factory=dict)
     values: dict[Path, Position] = field(default_factory=dict)
     missing: dict[Path, str] = field(default_factory=dict)
@@ -259,7 +279,7 @@ class _Reader:
 
     def _mapping(self, pairs: tuple[tuple[_Node, _Node], ...], path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for key, value in pairs:
+        for key, value in self._merged(pairs) if self.legacy else pairs:
             if key.scalar is None:
                 self.problems.append((key.position, "a key must be text: a list or a mapping cannot be one"))
             elif key.scalar in found:
@@ -272,10 +292,26 @@ class _Reader:
                 found[key.scalar] = self._value(value, (*path, key.scalar))
         return found
 
+    def _merged(self, pairs: tuple[tuple[_Node, _Node], ...]) -> tuple[tuple[_Node, _Node], ...]:
+        """With what `<<` brings in; of a key that is there twice, the last counts."""
+        found: dict[str | None, tuple[_Node, _Node]] = {}
+        sources: list[_Node] = []
+        for key, value in pairs:
+            if key.scalar == "<<" and not key.quoted:
+                sources += value.items if value.items is not None else (value,)
+            else:
+                found[key.scalar] = (key, value)
+        for source in sources:
+            if source.pairs is None:
+                self.problems.append((source.position, "<<: there is no mapping here to merge"))
+            for key, value in self._merged(source.pairs or ()):
+                found.setdefault(key.scalar, (key, value))
+        return tuple(found.values())
+
     def _scalar(self, node: _Node, path: Path) -> Any:
         text = node.scalar or ""
         if "${" not in text:
-            return text if node.quoted else resolve(text)
+            return text if node.quoted else (resolve_1_1 if self.legacy else resolve)(text)
         expanded = expand(text, self.lookup)
         self.substituted[path] = tuple(value for _, value in expanded.inputs)
         self.inputs.extend(expanded.inputs)

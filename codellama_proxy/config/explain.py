@@ -35,14 +35,20 @@ def at(document: Document, path: Path, message: str) -> Finding:
 
 
 def findings(document: Document, error: ValidationError) -> Iterator[Finding]:
+    for path, message in faults(document, error):
+        if path in document.keys and message.startswith("unknown key"):
+            yield document.keys[path], f"{described(path)}: {message}"
+        else:
+            yield at(document, path, message)
+
+
+def faults(document: Document, error: ValidationError) -> Iterator[tuple[Path, str]]:
+    """Each value that was refused, and why."""
     for detail in error.errors(include_url=False):
         path = _path(detail)
-        if path in document.missing:
-            continue  # there is no value to judge, and that has its own message
-        if detail["type"] == "extra_forbidden":
-            yield document.keys[path], _unknown(path)
-        else:
-            yield at(document, path, _message(detail, path))
+        if path not in document.missing:  # else there is no value to judge, and that has its own message
+            unknown = detail["type"] == "extra_forbidden"
+            yield path, _unknown(path) if unknown else _message(detail, path)
 
 
 def _path(detail: ErrorDetails) -> Path:
@@ -90,14 +96,14 @@ def _off(value: Any, path: Path) -> str:
 def _unknown(path: Path) -> str:
     key, known = str(path[-1]), _keys_at(path[:-1])
     if key == "<<":
-        return f"{described(path)}: merge keys are not YAML 1.2; write the keys out"
+        return "unknown key: merge keys are not YAML 1.2; write the keys out"
     meant = guesses.of_key(_section_at(path[:-1]).__name__, key)
     if meant is not None:
         word = re.fullmatch(r"write (\w+)", meant)
         hint = f'did you mean "{word[1]}"?' if word else meant
-        return f'{described(path)}: unknown key "{_short(key)}"; {hint}'
+        return f'unknown key "{_short(key)}"; {hint}'
     hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
-    return f'{described(path)}: unknown key "{_short(key)}"{hint}'
+    return f'unknown key "{_short(key)}"{hint}'
 
 
 def _keys_at(path: Path) -> list[str]:

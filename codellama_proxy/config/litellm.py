@@ -1,22 +1,23 @@
 """A LiteLLM proxy configuration to a proxy.yaml, and what of it has no counterpart, with line and column. Pure.
 
 LiteLLM falls back only where told to, so every model gets its `fallbacks` written down. What is not understood
-is listed, never guessed at.
+is listed, never guessed at. The result is always one that `check` accepts, once its variables are set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
-import yaml
-
+from codellama_proxy.config import litellm_entries
 from codellama_proxy.config import litellm_words as words
-from codellama_proxy.config.document import Document, Path, parse, resolve
-from codellama_proxy.config.entry_checks import NEEDS_NO_KEY
+from codellama_proxy.config.document import MAX_BYTES, Document, Path, parse
 from codellama_proxy.config.explain import described
+from codellama_proxy.config.litellm_entries import mapping, put
+from codellama_proxy.config.litellm_written import body, written
+from codellama_proxy.config.mending import mended
+from codellama_proxy.config.problems import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,143 +31,73 @@ class Imported:
 
 
 def imported(content: bytes, source: str = "config.yaml") -> Imported:
-    """Raises `ConfigError` for what is not YAML."""
-    document = parse(content, lambda name: f"${{{name}}}", source=source)
-    reading = _Reading(document, source)
+    """Raises `ConfigError` for what is not YAML, or cannot become a configuration at all."""
+    document = parse(content, lambda name: f"${{{name}}}", source=source, legacy=True)
+    if not isinstance(document.root, dict):
+        raise ConfigError((Problem(1, 1, "expected a mapping with `model_list:`", source=source),))
+    reading = _Reading(document)
     found = reading.file()
-    return Imported(_written(found, reading.lost), len(found["models"]), tuple(reading.lost))
+    try:
+        text = mended(found, body, reading.take_back)
+    except ConfigError:
+        raise ConfigError((Problem(1, 1, "no configuration can be made of this", source=source),)) from None
+    lost = tuple(reading.told(source))
+    whole = written(text, lost)
+    if len(whole.encode()) > MAX_BYTES:
+        raise ConfigError((Problem(1, 1, "what is made of it is larger than 1 MiB", source=source),))
+    return Imported(whole, len(found["models"]), lost)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """Takes what it understands out of the document; `lost` gets the rest."""
+    """Takes what it understands out of the document; `lost` gets the rest, by line and column."""
 
     document: Document
-    source: str
-    lost: list[str] = field(default_factory=list)
+    lost: list[tuple[int, int, str]] = field(default_factory=list)
+    origins: list[Path] = field(default_factory=list)
+    """Where each entry that was made comes from."""
 
     def file(self) -> dict[str, Any]:
-        root = _mapping(self.document.root)
-        for position, message in self.document.problems:
-            self.lost.append(f"{self.source}:{position[0]}:{position[1]}: {message}")
-        entries = [
-            entry
-            for index, item in enumerate(_list(root, "model_list"))
-            for entry in self._entry(index, item)
-        ]
+        root: dict[str, Any] = self.document.root
+        self.lost += [(*position, message) for position, message in self.document.problems]
+        entries = []
+        for index, item in enumerate(_list(root, "model_list")):
+            made_of = litellm_entries.entry(("model_list", index), item, self.lose)
+            if made_of is not None:
+                entries.append(made_of)
+                self.origins.append(("model_list", index))
         made: dict[str, Any] = {"models": entries, "routing": {}, "cache": {"enabled": False}, "limits": {}}
-        general = _mapping(root.get("litellm_settings"))
-        router = _mapping(root.get("router_settings"))
+        general, router = mapping(root.get("litellm_settings")), mapping(root.get("router_settings"))
         self._fallbacks(entries, {"litellm_settings": general, "router_settings": router})
         self._settings(made, "litellm_settings", general)
         self._settings(made, "router_settings", router)
-        self._general(made, _mapping(root.get("general_settings")))
+        self._general(made, mapping(root.get("general_settings")))
         known = {"model_list", "litellm_settings", "router_settings", "general_settings"}
         for name in root.keys() - known:
             self.lose((name,), "has no counterpart")
-        self.lost.sort(key=_place)
+        for name in known & root.keys():
+            if root[name] is not None and not isinstance(root[name], list if name == "model_list" else dict):
+                self.lose((name,), "is not understood")
         return {name: value for name, value in made.items() if value or name == "models"}
 
     def lose(self, path: Path, why: str) -> None:
         line, column = self.document.keys.get(path) or self.document.position(path)
-        self.lost.append(f"{self.source}:{line}:{column}: {described(path)}: {why}")
+        self.lost.append((line, column, f"{described(path)}: {why}"))
 
-    # --- models ----------------------------------------------------------------------------------------------
-
-    def _entry(self, index: int, item: Any) -> Iterator[dict[str, Any]]:
-        path: Path = ("model_list", index)
-        params, info = (
-            _mapping(_mapping(item).get("litellm_params")),
-            _mapping(_mapping(item).get("model_info")),
-        )
-        name, full = _mapping(item).get("model_name"), params.get("model")
-        if not isinstance(name, str) or not isinstance(full, str):
-            self.lose(path, "model_name and litellm_params.model are needed")
-        elif "*" in name or "*" in full:
-            self.lose(path, "wildcards have no counterpart: write each model down")
+    def take_back(self, path: Path, why: str) -> None:
+        """Something that was made of it is not valid here."""
+        if path[:1] == ("models",) and len(path) > 1 and isinstance(path[1], int):
+            origin = self.origins[path[1]]
+            if len(path) == 2:
+                del self.origins[path[1]]
+            self.lose(origin, f"{described(path[2:])}: {why}" if len(path) > 2 else why)
         else:
-            provider, model = self._provider(path, full, params)
-            if provider is not None:
-                entry = {"name": name, "provider": provider, "model": model}
-                entry |= self._params(path, provider, params) | self._info(path, params, info)
-                self._reached((*path, "litellm_params"), entry)
-                yield entry
+            self.lose((), f"{described(path)}: {why}")
 
-    def _provider(self, path: Path, full: str, params: Mapping[str, Any]) -> tuple[str | None, str]:
-        custom = params.get("custom_llm_provider")
-        prefix, slash, model = full.partition("/")
-        if isinstance(custom, str):
-            prefix, model = custom, full.removeprefix(f"{custom}/")
-        elif not slash:
-            prefix, model = (
-                next((p for start, p in words.KNOWN_NAMES.items() if full.startswith(start)), ""),
-                full,
-            )
-        elif prefix not in words.PREFIXES and params.get("api_base"):
-            prefix, model = "custom_openai", full
-        provider = words.PREFIXES.get(prefix)
-        if provider is None:
-            self.lose((*path, "litellm_params", "model"), "its provider has no counterpart")
-        elif provider == "openai" and params.get("api_base"):
-            provider = "openai_compatible"
-        return provider, model.removeprefix("converse/") if provider == "bedrock" else model
-
-    def _params(self, path: Path, provider: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        own: dict[str, Any] = {}
-        for name, value in params.items():
-            if value is None or name in words.ELSEWHERE:
-                continue
-            if name in words.PARAMS:
-                own[name] = words.substituted(value)
-            elif name in words.RENAMED:
-                _put(made, words.RENAMED[name], words.substituted(value))
-            elif name == "api_version" and provider == "azure":
-                made["api_version"] = str(words.substituted(value))
-            else:
-                self.lose((*path, "litellm_params", name), words.WHY.get(name, "has no counterpart"))
-        if own:
-            made["params"] = own
-        return made
-
-    def _reached(self, path: Path, entry: dict[str, Any]) -> None:
-        """Where the entry's provider is, and whether it has the key it needs."""
-        provider, url = entry["provider"], entry.get("base_url")
-        if provider == "huggingface" and words.is_url(entry["model"]):
-            url, entry["model"] = entry["model"], "tgi"  # an endpoint serves one model, by whatever name
-        if isinstance(url, str):
-            entry["base_url"] = words.address(provider, url)
-            if provider == "huggingface" and url.startswith("$"):
-                self.lose(
-                    (*path, "api_base"), f"became {entry['base_url']}: leave /v1 out if the variable has it"
-                )
-        keyless = entry.get("api_key") is None and provider not in NEEDS_NO_KEY
-        if keyless and (url is None or provider == "azure"):
-            self.lose(
-                path,
-                "has no api_key; LiteLLM takes it from the environment by itself, here write api_key: ${NAME}",
-            )
-
-    def _info(self, path: Path, params: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        prices = {**info, **params}
-        per_token = {to: prices[of] for of, to in words.PRICES.items() if words.is_number(prices.get(of))}
-        price = {to: words.per_million(cost) for to, cost in per_token.items()}
-        if {"input", "output"} <= price.keys() or ("input" in price and info.get("mode") == "embedding"):
-            made["price"] = price
-        for name, to in (("base_model", "base_model"), ("max_input_tokens", "context_window")):
-            if info.get(name) is not None:
-                made[to] = words.base_model(info[name]) if isinstance(info[name], str) else info[name]
-        mode = info.get("mode")
-        if str(params.get("model", "")).startswith("text-completion-"):
-            mode = "completion"
-        if mode in words.MODES and mode != "chat":
-            made["mode"] = words.MODES[mode]
-        elif mode not in (None, "chat"):
-            self.lose((*path, "model_info", "mode"), "is not one of chat, completion and embedding")
-        for name in info.keys() - words.INFO - words.PRICES.keys():
-            self.lose((*path, "model_info", name), "has no counterpart")
-        return made
+    def told(self, source: str) -> list[str]:
+        """In file order, on one line each."""
+        lines = dict.fromkeys(sorted(self.lost, key=lambda found: found[:2]))
+        return [_printable(f"{source}:{line}:{column}: {why}") for line, column, why in lines]
 
     # --- fallbacks -------------------------------------------------------------------------------------------
 
@@ -186,7 +117,7 @@ class _Reading:
 
     def _wanted(self, path: Path, written: Any, wanted: dict[str, list[str]]) -> None:
         for index, item in enumerate(written if isinstance(written, list) else []):
-            for name, others in _mapping(item).items():
+            for name, others in mapping(item).items():
                 if name not in wanted:
                     self.lose((*path, index), "is for a model that is not carried over")
                     continue
@@ -200,25 +131,42 @@ class _Reading:
 
     def _settings(self, made: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
+            path: Path = (section, name)
             if value is None or name in words.FALLBACKS:
-                if name == "content_policy_fallbacks":
-                    _put(made, ("routing", "fallback_on"), ["context_length", "content_filter"])
+                if name == "content_policy_fallbacks" and value:
+                    put(made, ("routing", "fallback_on"), ["context_length", "content_filter"])
             elif name in words.SETTINGS:
-                _put(made, words.SETTINGS[name], words.substituted(value))
-            elif name == "drop_params":
-                for entry in made["models"]:
-                    entry["drop_params"] = bool(value)
-            elif name == "cache":
-                made["cache"]["enabled"] = bool(value)
+                self._setting(made, path, words.SETTINGS[name], value)
+            elif name in ("drop_params", "cache"):
+                self._switch(made, path, value)
             elif name == "cache_params":
-                self._cache(made, (section, name), _mapping(value))
+                self._cache(made, path, mapping(value))
+            elif name in words.CALLBACKS:
+                self._callbacks(made, path, value)
             elif not (name == "routing_strategy" and value == "simple-shuffle"):
-                self._callbacks(made, (section, name), value)
+                self.lose(path, words.WHY.get(name, "has no counterpart"))
+
+    def _setting(self, made: dict[str, Any], path: Path, to: tuple[str, ...], value: Any) -> None:
+        number = words.number(value)
+        if words.writable(value):
+            put(made, to, words.substituted(value) if number is None else number)
+        else:
+            self.lose(path, litellm_entries.UNWRITABLE)
+
+    def _switch(self, made: dict[str, Any], path: Path, value: Any) -> None:
+        flag = words.flag(value)
+        if flag is None:
+            self.lose(path, "is neither true nor false")
+        elif path[-1] == "cache":
+            made["cache"]["enabled"] = flag
+        elif flag:
+            for entry in made["models"]:
+                entry.setdefault("drop_params", True)
 
     def _cache(self, made: dict[str, Any], path: Path, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
-            if name == "ttl":
-                made["cache"]["ttl"] = words.substituted(value)
+            if name == "ttl" and value is not None:
+                self._setting(made, (*path, name), ("cache", "ttl"), value)
             elif name == "type":
                 if value not in ("local", "disk"):
                     self.lose((*path, name), "answers are kept in memory and in the database here")
@@ -226,72 +174,30 @@ class _Reading:
                 self.lose((*path, name), "has no counterpart")
 
     def _callbacks(self, made: dict[str, Any], path: Path, value: Any) -> None:
-        told = value if isinstance(value, list) else [value]
-        if path[-1] in ("success_callback", "callbacks") and "promptlayer" in told:
-            _put(made, ("tracking", "promptlayer", "api_key"), "${PROMPTLAYER_API_KEY}")
-            if told == ["promptlayer"]:
-                return
-        self.lose(path, words.WHY.get(str(path[-1]), "has no counterpart"))
+        """What watches requests: PromptLayer is asked once, whatever lists it; metrics are always there."""
+        for index, one in enumerate(value if isinstance(value, list) else [value]):
+            if one == "promptlayer":
+                if path[-1] != "failure_callback":
+                    put(made, ("tracking", "promptlayer", "api_key"), "${PROMPTLAYER_API_KEY}")
+            elif one != "prometheus":
+                where = (*path, index) if isinstance(value, list) else path
+                self.lose(where, "has no counterpart; promptlayer and prometheus have")
 
     def _general(self, made: dict[str, Any], values: Mapping[str, Any]) -> None:
+        scopes = {"global_max_parallel_requests": "global", "max_parallel_requests": "key"}
         for name, value in values.items():
-            if name == "global_max_parallel_requests" and isinstance(value, int):
-                _put(made, ("limits", "global", "max_parallel_requests"), value)
-            elif name == "max_parallel_requests" and isinstance(value, int):
-                _put(made, ("limits", "key", "max_parallel_requests"), value)
-            else:
+            number = words.number(value)
+            if name in scopes and number is not None:
+                put(made, ("limits", scopes[name], "max_parallel_requests"), number)
+            elif value is not None:
                 self.lose(("general_settings", name), words.WHY.get(name, "has no counterpart"))
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _printable(line: str) -> str:
+    """On one line, so that it can be a comment."""
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def _list(root: Mapping[str, Any], name: str) -> Sequence[Any]:
     found = root.get(name)
     return found if isinstance(found, list) else []
-
-
-def _put(made: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
-        made = made.setdefault(name, {})
-    made[path[-1]] = value
-
-
-def _place(line: str) -> tuple[int, int]:
-    _, row, column, _ = line.split(":", 3)
-    return int(row), int(column)
-
-
-# --- writing -------------------------------------------------------------------------------------------------
-
-
-class _Dumper(yaml.SafeDumper):
-    """Block style, with exact decimals."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    """Quoted where proxy.yaml's rules, which are YAML 1.2's, would read something else."""
-    style = "'" if not isinstance(resolve(text), str) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(
-    Decimal,
-    # A whole number must not be called a float: the writer would have to say so with a tag.
-    lambda dumper, number: dumper.represent_scalar(
-        f"tag:yaml.org,2002:{'int' if number == number.to_integral_value() else 'float'}", f"{number:f}"
-    ),
-)
-
-
-def _written(file: Mapping[str, Any], lost: Sequence[str]) -> str:
-    head = ["# yaml-language-server: $schema=proxy.schema.json", "# Made from a LiteLLM configuration."]
-    if lost:
-        head += ["#", "# Not carried over:", *(f"#   {line}" for line in lost)]
-    body = yaml.dump(dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    return "\n".join(head) + "\n\n" + body

@@ -142,10 +142,10 @@ def _validated(document: Document, problems: _Found, source: str) -> tuple[File 
         found = findings(document, error)
         problems += [Problem(*place, message, source=source) for place, message in found]
         rest = rest_of(root)
-    return (None, None) if rest is None else (rest.file, _entries(rest, document))
+    return (None, None) if rest is None else (rest.file, entries_of(rest, document))
 
 
-def _entries(rest: Rest, document: Document) -> Entries:
+def entries_of(rest: Rest, document: Document) -> Entries:
     models = document.root.get("models")
     written = models if isinstance(models, list) else []
     names = (entry.get("name") for entry in written if isinstance(entry, dict))
