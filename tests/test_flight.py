@@ -390,7 +390,7 @@ def test_only_those_share_who_may_and_want_to(play: Play, how: str) -> None:
 
 def test_an_answer_that_a_budget_may_cut_is_nobody_elses(play: Play) -> None:
     async def use(rig: Rig) -> None:
-        poor = await rig.key(max_budget=2_000_000)
+        poor = await rig.key(max_budget=6_000_000)
         clamped, rich = rig.client(secret=poor, max_tokens=4000), rig.client(max_tokens=4000)
         await together(rig, clamped, rich)
         assert int(clamped.headers["x-proxy-max-tokens"]) < 4000
