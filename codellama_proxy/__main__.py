@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
-from codellama_proxy.cli.command import Command, ending
+from codellama_proxy.cli.command import Command, Parser, ending
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import Settings, environment
@@ -35,7 +35,7 @@ def commands() -> tuple[Command, ...]:
 
 
 def parser(others: Sequence[Command] = ()) -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("codellama-proxy", description=description)
+    top = Parser("codellama-proxy", description=description)
     top.add_argument("--version", action="version", version=f"codellama-proxy {__version__}")
     known = top.add_subparsers(dest="command", required=True)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from codellama_proxy.cli.command import Command, database_path, note, say
 from codellama_proxy.store import backup as store
+from codellama_proxy.store.database import named
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="the copy")
+    parser.add_argument("file", help="the copy")
     parser.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
 
 
 def backup(args: Namespace) -> int:
     source = database_path(args)
-    size = store.backup(source, args.file)
+    size = store.backup(source, named(args.file))
     say(f"{source} is copied to {args.file}: {size} bytes, checked.")
     return 0
 
@@ -25,7 +25,7 @@ def backup(args: Namespace) -> int:
 def restore(args: Namespace) -> int:
     database = database_path(args)
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = store.restore(args.file, database, moment)
+    aside = store.restore(named(args.file), database, moment)
     say(f"{args.file} is now {database}.")
     if aside is not None:
         note(f"The one before it is {aside}.")

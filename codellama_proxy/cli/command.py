@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import sys
 import traceback
@@ -13,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
@@ -50,6 +51,18 @@ def database_path(args: Namespace, environ: Mapping[str, str] = os.environ) -> P
     """`--database`, else `PROXY_DATABASE` from the environment or `.env`, else the default. Raises `StoreError`."""
     given = getattr(args, "database", None) or environ.get("PROXY_DATABASE")
     return named(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+
+
+def without_passwords(message: str) -> str:
+    """A complaint about arguments, which may repeat an address with a password in it."""
+    return re.sub(r"(:/+)[^@\s]*@", r"\1****@", message)
+
+
+class Parser(ArgumentParser):
+    """Repeats no password that stands in an argument."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_passwords(message))
 
 
 def _dotenv() -> Mapping[str, str | None]:

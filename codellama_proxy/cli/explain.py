@@ -28,7 +28,7 @@ from codellama_proxy.counting import Counter, tokenizer_files
 from codellama_proxy.endpoints import PARSERS
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
-from codellama_proxy.masking import mask_of, masked
+from codellama_proxy.masking import mask_of, masked, without_credentials
 from codellama_proxy.providers import IMPLEMENTED
 from codellama_proxy.providers.embeddings import has_ids
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
@@ -193,7 +193,9 @@ def _cooling(args: Namespace, now: float) -> dict[str, Cooling]:
         with urlopen(asked, timeout=10) as answer:  # noqa: S310
             models = json.load(answer)["models"]
     except (OSError, ValueError, LookupError) as error:
-        raise CommandError(f"{args.server} does not say what is cooling: {error}") from None
+        raise CommandError(
+            f"{without_credentials(args.server)} does not say what is cooling: {error}"
+        ) from None
     return {one["deployment"]: _cooled(one, now) for one in models if one["state"] == "cooling"}
 
 

@@ -11,7 +11,17 @@ from sqlite3 import Connection
 from typing import Any, NoReturn
 
 from codellama_proxy.cli import spend
-from codellama_proxy.cli.command import Command, CommandError, answer, change, ending, note, reading, table
+from codellama_proxy.cli.command import (
+    Command,
+    CommandError,
+    answer,
+    change,
+    ending,
+    note,
+    reading,
+    table,
+    without_passwords,
+)
 from codellama_proxy.store import key_rows, key_values
 from codellama_proxy.store.key_values import Change, shown
 from codellama_proxy.types import Key
@@ -241,7 +251,7 @@ class _Parser(ArgumentParser):
     """Says in one sentence what is wrong, instead of the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {without_passwords(message)}\n")
 
 
 def parser(commands: Sequence[Command] = COMMANDS, program: str = "keys.py") -> ArgumentParser:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from codellama_proxy.store.location import AddressError, path_of
+
 BUSY_MS = 5000
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes after which the log is truncated instead of merely copied back."""
@@ -46,11 +48,11 @@ class StoreLost(StoreError):  # noqa: N818 - a state, as above
 
 
 def named(database: str) -> Path:
-    """The file that a setting names. Raises `StoreError` for an address, of which only the scheme is repeated."""
-    scheme, colon, _ = database.partition("://")
-    if colon:
-        raise StoreError(f"the database must be a file, not {scheme[:20]!r}://...")
-    return Path(database)
+    """The file that a setting names. Raises `StoreError` for an address, without repeating it."""
+    try:
+        return path_of(database)
+    except AddressError as error:
+        raise StoreError(str(error)) from None
 
 
 def unavailable(error: BaseException) -> bool:
