@@ -23,6 +23,9 @@ SENTENCES = tuple(
         rf"\bun(?:supported|known) (?:parameter|value|field):? {_QUOTED}",
         rf"\bunrecognized (?:request argument supplied|field):? {_QUOTED}",
         rf"\bproperty {_QUOTED} is unsupported",
+        rf"\bdoes not support (?:the )?parameter:? {_QUOTED}",
+        rf"\bargument not supported on this model: {_QUOTED}",
+        rf"\bunknown name {_QUOTED}: cannot find field",
         rf"\band {_QUOTED} cannot both be specified",
         rf"{_QUOTED}: extra inputs are not permitted",
         r"[`'\"]([A-Za-z_]\w{0,63})[`'\"] is (?:not supported|deprecated)",
@@ -45,12 +48,14 @@ def named(code: str, kind: str, message: str, param: str | None) -> str:
     if {code, kind} & CODES and param:
         return param
     found = (pattern.search(message[:1000]) for pattern in SENTENCES)
-    return next((match[1] for match in found if match), "")
+    return next((match[1].rstrip(".") for match in found if match), "")
 
 
 def judged(failure: Failure, chat: ChatRequest, deployment: Deployment) -> Failure:
     """The failure, its `unsupported` kept only if this request can go on without that parameter."""
     name = OURS.get(failure.unsupported, failure.unsupported)
+    if name not in chat.params:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # some say presencePenalty
     can = deployment.drop_params and name in chat.params and name not in NEEDED
     return failure if not failure.unsupported else replace(failure, unsupported=name if can else "")
 

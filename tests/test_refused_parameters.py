@@ -286,6 +286,13 @@ def test_a_message_of_thoughts_only_keeps_its_calls(provider: str) -> None:
     assert not found[1].get("content")
 
 
+@pytest.mark.parametrize("provider", ["cohere", "ai21", "replicate", "openai", "mistral"])
+def test_a_cache_mark_of_the_whole_request_is_left_out_without_a_word(provider: str) -> None:
+    found = sent(provider, cache_control=MARK)
+    assert "cache_control" not in _keys(orjson.loads(found.body))
+    assert found.dropped == ()
+
+
 def test_a_server_of_an_unknown_kind_gets_everything_as_it_came() -> None:
     found = body("openai_compatible", messages=FOREIGN, tools=[TOOL])
     assert (found["messages"], found["tools"]) == (FOREIGN, [TOOL])

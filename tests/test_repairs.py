@@ -126,6 +126,15 @@ def test_the_bound_on_the_answer_is_renamed_and_never_dropped(play: Play) -> Non
     play(internet, use)
 
 
+def test_a_name_in_another_spelling_is_understood(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(presence_penalty=0.5)
+        assert client.headers["x-proxy-dropped-params"] == "presence_penalty"
+
+    said = unsupported(None, "", "Argument not supported on this model: presencePenalty")
+    play(Internet(a=[said, good(streamed=False)]), use)
+
+
 SAID: list[tuple[int, Any, str]] = [
     (400, {"error": {"message": "Unrecognized request argument supplied: top_k", "param": None}}, "top_k"),
     (
@@ -141,6 +150,13 @@ SAID: list[tuple[int, Any, str]] = [
         "top_p",
     ),
     (400, {"error": {"message": "property 'seed' is unsupported"}}, "seed"),
+    (400, {"error": {"message": "Model grok-4 does not support parameter stop."}}, "stop"),
+    (400, {"code": "x", "error": "Argument not supported on this model: presencePenalty"}, "presencePenalty"),
+    (
+        400,
+        [{"error": {"code": 400, "message": 'Invalid JSON. Unknown name "logit_bias": Cannot find field.'}}],
+        "logit_bias",
+    ),
     (
         422,
         {

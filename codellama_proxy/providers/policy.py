@@ -13,7 +13,7 @@ from typing import Any
 
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.fields import FIELDS, invalid_value
-from codellama_proxy.providers.dialects import BOOKKEEPING, DEFAULTS
+from codellama_proxy.providers.dialects import BOOKKEEPING, CACHE_MARKS, DEFAULTS
 from codellama_proxy.types import Deployment, Json
 
 Rule = str | Callable[[Any], Json]
@@ -42,7 +42,7 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
     sent: dict[str, Any] = {}
     dropped: list[str] = []
     for name, value in asking(params).items():
-        if name in policy.drop:
+        if name in policy.drop or (name in CACHE_MARKS and name not in policy.rules):
             continue
         try:
             sent |= _said(policy, name, value, own=deployment.params)
