@@ -175,7 +175,9 @@ def next_step(
         return GiveUp("deadline")
     if len(attempts) >= routing.max_attempts:
         return GiveUp("attempts")
-    walk = _Walk([d for d in chain if not _probed(cooling.get(d.id))], attempts, routing, jitter)
+    resting = {d.id: cooling[d.id] for d in chain if is_cooling(cooling.get(d.id), now)}
+    asked = [d for d in chain if d.id not in resting or not resting[d.id].probing]
+    walk = _Walk(asked, attempts, routing, jitter, resting)
     if (repair := walk.repair()) is not None:
         return Try(repair, 0.0, remaining / 2 if walk.goes_on_without(repair) else remaining)
     last = attempts[-1].failure if attempts else None
@@ -184,36 +186,36 @@ def next_step(
     first = soonest(chain, cooling, now)
     if first is not None and first.probing and not attempts:
         return GiveUp("resting", max(first.until - now, 0.0), first.cls)
-    resting = {d.id: cooling[d.id].until for d in chain if is_cooling(cooling.get(d.id), now)}
-    for deployment, delay in walk.options(resting):
+    for deployment, delay in walk.options():
         if delay < remaining:
             left = remaining - delay
             return Try(deployment, delay, left / 2 if walk.goes_on_without(deployment) else left)
     return GiveUp("exhausted")
 
 
-def _probed(state: Cooling | None) -> bool:
-    return state is not None and state.probing
-
-
 class _Walk:
     """The deployments that may still be asked, and what became of those that were."""
 
     def __init__(
-        self, chain: Sequence[Deployment], attempts: Sequence[Attempt], routing: Routing, jitter: Jitter
+        self,
+        chain: Sequence[Deployment],
+        attempts: Sequence[Attempt],
+        routing: Routing,
+        jitter: Jitter,
+        resting: Mapping[str, Cooling],
     ) -> None:
         self._chain = chain
         self._attempts = attempts
         self._routing = routing
         self._jitter = jitter
+        self._resting = resting
         tried = {attempt.deployment for attempt in attempts}
         self._fresh = [d for d in chain if d.id not in tried]
 
-    def options(self, resting: Mapping[str, float]) -> Iterator[tuple[Deployment, float]]:
-        """Where it may go next and after how many seconds, best first. `resting`: until when, by id."""
-        yield from self._same_model(resting)
-        fresh = sorted(self._fresh, key=lambda d: resting.get(d.id, -math.inf)) if resting else self._fresh
-        yield from ((d, 0.0) for d in fresh)
+    def options(self) -> Iterator[tuple[Deployment, float]]:
+        """Where it may go next and after how many seconds, best first."""
+        yield from self._same_model()
+        yield from ((d, 0.0) for d in sorted(self._fresh, key=self._ready_at))
         yield from self._again(self._chain)
 
     def repair(self) -> Deployment | None:
@@ -233,13 +235,17 @@ class _Walk:
         others = [d for d in self._chain if d.id != deployment.id]
         return any(d in self._fresh or self._delay_before(d) is not None for d in others)
 
-    def _same_model(self, resting: Mapping[str, float]) -> Iterator[tuple[Deployment, float]]:
+    def _ready_at(self, deployment: Deployment) -> float:
+        state = self._resting.get(deployment.id)
+        return -math.inf if state is None else state.until
+
+    def _same_model(self) -> Iterator[tuple[Deployment, float]]:
         """After a failure that may pass: another deployment of the name, else one of them once more."""
         last = self._attempts[-1] if self._attempts else None
         if last is None or last.failure is None or last.failure.cls not in PASSING:
             return
         name = _name(last)
-        alike = [d for d in self._chain if d.name == name and d.id not in resting]
+        alike = [d for d in self._chain if d.name == name and d.id not in self._resting]
         yield from ((d, 0.0) for d in self._fresh if d in alike)
         again = [d for d in alike if d not in self._fresh and self._last_failure(d).cls in PASSING]
         yield from self._again(sorted(again, key=lambda d: d.id != last.deployment))
@@ -263,6 +269,9 @@ class _Walk:
             wait = failure.retry_after
             return wait if wait is not None and wait <= routing.max_retry_after else None
         if failure.cls not in PASSING or self._retried(deployment.name) >= routing.retries:
+            return None
+        state = self._resting.get(deployment.id)
+        if state is not None and state.rounds > 1:  # this request was its probe, and failed
             return None
         most = routing.backoff_initial * 2.0 ** (self._tries(deployment) - 1)
         return self._jitter() * min(routing.backoff_max, most)

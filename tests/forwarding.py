@@ -65,10 +65,15 @@ class Listener:
 
 
 class Origin(Listener):
-    """Answers every request with `ok`, behind TLS if it has a certificate."""
+    """Answers every request with `ok`, behind TLS if it has a certificate.
 
-    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+    `closes`: ends each connection after an answer, without having said so.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None, *, closes: bool = False) -> None:
         self._context = None
+        self._closes = closes
+        self.closed = threading.Event()
         if certificate is not None:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._context.load_cert_chain(*certificate)
@@ -84,6 +89,9 @@ class Origin(Listener):
                 while missing > 0:
                     missing -= len(connection.recv(65536))
                 connection.sendall(ANSWER)
+                if self._closes:
+                    break
+        self.closed.set()
 
 
 class ForwardProxy(Listener):
@@ -136,7 +144,7 @@ def certified(directory: Path, host: str) -> tuple[Path, tuple[Path, Path]]:
     ca, ca_key, chain, key = (directory / name for name in ("ca.pem", "ca.key", "host.pem", "host.key"))
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     run([*new, "-days", "2", "-subj", "/CN=test authority", "-keyout", str(ca_key), "-out", str(ca)])
-    named = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"]
+    named = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host},DNS:localhost"]
     signed = ["-CA", str(ca), "-CAkey", str(ca_key), "-keyout", str(key), "-out", str(chain)]
     run([*new, "-days", "2", *named, "-addext", "basicConstraints=critical,CA:false", *signed])
     return ca, (chain, key)

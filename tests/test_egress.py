@@ -82,6 +82,30 @@ def test_https_goes_through_a_tunnel_that_is_kept(
     assert origin.seen[0].headers["authorization"] == "Bearer sk-upstream"
 
 
+@pytest.mark.parametrize("noticed", [False, True])
+@pytest.mark.parametrize("through", [False, True])
+def test_a_tls_connection_closed_while_idle_costs_no_request(
+    authority: tuple[Path, tuple[Path, Path]], bundle: Bundle, through: bool, noticed: bool
+) -> None:
+    origin = Origin(authority[1], closes=True)
+    proxy = ForwardProxy(origin.port)
+    way = Secret(f"http://127.0.0.1:{proxy.port}")
+    there = f"https://{HOST}/v1" if through else f"https://localhost:{origin.port}/v1"
+
+    async def main() -> None:
+        async with AiohttpWire(Egress(way if through else None, bundle)) as wire:
+            for _ in range(3):
+                origin.closed.clear()
+                await post(wire, there)
+                assert await asyncio.to_thread(origin.closed.wait, 5)
+                if noticed:
+                    await asyncio.sleep(0.02)
+
+    with listening(origin, proxy):
+        asyncio.run(asyncio.wait_for(main(), 10))
+    assert len(origin.seen) == 3
+
+
 def test_http_is_asked_of_the_proxy_by_its_whole_address() -> None:
     origin = Origin()
     proxy = ForwardProxy(origin.port)

@@ -81,6 +81,19 @@ def test_a_probe_that_fails_doubles_the_rest_and_lets_the_next_one_try(play: Pla
 
 
 @BOTH
+def test_a_probe_is_one_upstream_call(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        await rig.ask(stream=streamed)
+        asked = len(rig.internet.asked)
+        clients = await at_once(rig, streamed=streamed)
+        assert len(rig.internet.asked) == asked + 1
+        assert sorted(client.status for client in clients) == [502] + [503] * (MANY - 1)
+
+    retrying = Routing(retries=3, max_attempts=10, cooldown=Cooldown(failures=1, time=30.0))
+    play(Internet(a=[slowly(refusal(500))]), use, snapshot(model("a"), routing=retrying))
+
+
+@BOTH
 def test_a_chain_that_cools_is_probed_where_it_is_ready_first(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask(stream=streamed)).status == 429

@@ -257,6 +257,16 @@ def test_of_a_chain_that_cools_one_request_asks_the_one_that_is_ready_first() ->
     assert error.wire_headers()["retry-after"] == "1"
 
 
+@pytest.mark.parametrize(("rounds", "again"), [(1, True), (2, False)])
+def test_a_probe_that_failed_is_not_tried_again_at_once(rounds: int, again: bool) -> None:
+    """What this request itself was the first to cool is, as far as `retries` go."""
+    cooling = {"m#1": Cooling(3, until=50.0, rounds=rounds)}
+    step = next_step([M1], [attempt(M1)], 0.0, Routing(), half, cooling, 10.0)
+    assert isinstance(step, Try) is again
+    busy = next_step([M1], [attempt(M1, "busy", retry_after=1.0)], 0.0, Routing(), half, cooling, 10.0)
+    assert isinstance(busy, Try)
+
+
 def test_what_another_request_probes_is_not_asked() -> None:
     cooling = {"m#1": resting(5.0, probing=True)}
     step = next_step([N, M1], [attempt(N, "credential")], 0.0, Routing(), half, cooling, 10.0)

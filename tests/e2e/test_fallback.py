@@ -140,12 +140,15 @@ def test_an_upstream_that_refuses_connections_is_passed_over(served: Proxy, stre
     assert answer.elapsed.total_seconds() < 2
 
 
-def test_an_upstream_that_hangs_up_between_requests_has_not_failed(served: Proxy, upstream: Upstream) -> None:
+def test_an_upstream_that_hangs_up_between_requests_is_asked_anew(served: Proxy, upstream: Upstream) -> None:
+    """A request that was written just before the end is an attempt of its own; none is sent behind our count."""
+    attempts = 0
     for round_ in range(40):
         answer = served.chat(model="fickle", stream=round_ % 2 == 0)
-        assert answer.headers["x-proxy-attempts"] == "1"
+        assert answer.headers["x-proxy-attempts"] in ("1", "2")
+        attempts += int(answer.headers["x-proxy-attempts"])
         assert said(answer.text).startswith("fickle-0 ")
-    assert len(upstream.journal.requests()) == 40
+    assert 40 <= len(upstream.journal.requests()) <= attempts < 60, "nearly always the end is noticed in time"
 
 
 def test_an_endless_answer_does_not_fill_our_memory(served: Proxy) -> None:
