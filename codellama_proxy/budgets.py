@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from codellama_proxy.limits import Refusal, ScopeLimits
-from codellama_proxy.types import NANOS, Tariff
+from codellama_proxy.money import dollars
+from codellama_proxy.types import Tariff
 from codellama_proxy.windows import iso
 
 LEAST_TOKENS = 16
@@ -58,18 +59,11 @@ def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
 
 def over_budget(scope: ScopeLimits, spent: int, held: int, resets_at: float | None, most: int = 0) -> Refusal:
     """Names scope, limit, spent, reset, and what the request could have cost."""
-    running = f", {usd(held)} held by running requests" if held else ""
+    running = f", {dollars(held)} held by running requests" if held else ""
     reset = "never resets" if resets_at is None else f"resets at {iso(resets_at)}"
-    could = f" The request could have cost up to {usd(most)}." if most else ""
+    could = f" The request could have cost up to {dollars(most)}." if most else ""
     message = (
-        f"Budget exceeded for {scope.label}: limit {usd(scope.limits.max_budget or 0)}, "
-        f"spent {usd(spent)}{running}; it {reset}.{could}"
+        f"Budget exceeded for {scope.label}: limit {dollars(scope.limits.max_budget or 0)}, "
+        f"spent {dollars(spent)}{running}; it {reset}.{could}"
     )
     return Refusal("insufficient_quota", "insufficient_quota", message, None, scope.kind, "budget")
-
-
-def usd(nanos: int) -> str:
-    """`$1.25`, exact."""
-    sign, whole, rest = "-" if nanos < 0 else "", *divmod(abs(nanos), NANOS)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{sign}${whole}.{decimals}"

@@ -14,6 +14,7 @@ from codellama_proxy.clock import Time
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed
 from codellama_proxy.flight import Reply
+from codellama_proxy.money import usd_text
 from codellama_proxy.trace import Trace
 from codellama_proxy.types import Event, Snapshot
 
@@ -122,7 +123,7 @@ class Delivery:
         headers = traces.headers(trace, now)
         if chat.stream:
             return {**traces.STREAM_HEADERS, **headers}
-        cost = traces.usd_text(await self._accounts.cost_nanos(trace))
+        cost = usd_text(await self._accounts.cost_nanos(trace))
         if cost is not None:
             headers["x-proxy-cost-usd"] = cost
         length = str(len(events[0].body))

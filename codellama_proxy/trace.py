@@ -13,9 +13,9 @@ from codellama_proxy.chat import ChatRequest
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import ScopeLimits
 from codellama_proxy.masking import mask_for
+from codellama_proxy.money import usd
 from codellama_proxy.transcript import Transcript
 from codellama_proxy.types import (
-    NANOS,
     Attempt,
     Basis,
     Deployment,
@@ -260,18 +260,6 @@ def _shadowed(trace: Trace) -> list[str]:
     if trace.admission is None or not trace.admission.shadowed:
         return []
     return [f"{refusal.scope}:{refusal.kind}" for refusal in trace.admission.shadowed]
-
-
-def usd(nanos: int | None) -> float | None:
-    return None if nanos is None else nanos / NANOS
-
-
-def usd_text(nanos: int | None) -> str | None:
-    """Plain decimal, never an exponent: `0.00123`."""
-    if nanos is None:
-        return None
-    whole, part = divmod(nanos, NANOS)
-    return f"{whole}.{part:09d}".rstrip("0").rstrip(".")
 
 
 def headers(trace: Trace, now: float) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy import budgets
+from codellama_proxy import budgets, money
 from codellama_proxy.admission import Ask, Refused, Standing, decide
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError
@@ -323,7 +323,7 @@ def test_one_refusing_scope_refuses_for_all() -> None:
     ("nanos", "text"), [(0, "$0.00"), (1, "$0.000000001"), (1_250_000_000, "$1.25"), (-500_000_000, "-$0.50")]
 )
 def test_money_is_told_exactly(nanos: int, text: str) -> None:
-    assert budgets.usd(nanos) == text
+    assert money.dollars(nanos) == text
 
 
 def test_a_refusal_for_ever_says_so() -> None:

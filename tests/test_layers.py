@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "limits",
         "media",
         "masking",
+        "money",
         "parsing",
         "pixels",
         "pricing",

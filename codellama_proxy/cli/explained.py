@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from codellama_proxy.budgets import usd
 from codellama_proxy.chat import ChatRequest
 from codellama_proxy.cli.command import table
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.explain import Cached, Explanation, Limit, Place
+from codellama_proxy.money import dollars, usd
 from codellama_proxy.simulate import Course
-from codellama_proxy.trace import usd as number
 from codellama_proxy.types import Key, Price, Snapshot
 
 
@@ -55,7 +54,9 @@ def _verdict(told: Explanation) -> Iterator[str]:
     if told.error is not None:
         yield f"Refused before any model is asked: {_error(told.error)}"
         return
-    most = "unknown: a model of the chain has no price" if told.most_nanos is None else usd(told.most_nanos)
+    most = (
+        "unknown: a model of the chain has no price" if told.most_nanos is None else dollars(told.most_nanos)
+    )
     yield f"Admitted. Prompt: about {told.prompt_tokens} tokens. It can cost at most: {most}."
     admission = told.admission
     if admission is None or (not admission.hold_nanos and admission.max_tokens is None):
@@ -67,7 +68,7 @@ def _verdict(told: Explanation) -> Iterator[str]:
         if admission.max_tokens is None
         else f", max_tokens {admission.max_tokens}{clamped} is sent upstream"
     )
-    yield f"Held while it runs: {usd(admission.hold_nanos)}{bound}."
+    yield f"Held while it runs: {dollars(admission.hold_nanos)}{bound}."
     for refusal in admission.shadowed:
         yield f"Only counted, because of shadow: {refusal.message}"
 
@@ -101,7 +102,9 @@ def _state(one: Place) -> str:
 
 
 def _price(price: Price | None) -> str:
-    return "unknown" if price is None else f"{usd(price.input)} in, {usd(price.output)} out per million"
+    return (
+        "unknown" if price is None else f"{dollars(price.input)} in, {dollars(price.output)} out per million"
+    )
 
 
 def _guardrails(chain: Sequence[Place]) -> Iterator[str]:
@@ -127,7 +130,9 @@ def _cache(cached: Cached) -> str:
 
 def _limit_row(one: Limit) -> tuple[str, str, str, str]:
     value = (
-        usd(one.value) if one.field == "max_budget" and isinstance(one.value, int) else str(one.value).lower()
+        dollars(one.value)
+        if one.field == "max_budget" and isinstance(one.value, int)
+        else str(one.value).lower()
     )
     return one.scope, one.field, value, one.source
 
@@ -171,8 +176,8 @@ def as_json(
         ],
         "limits": [_limit_json(one) for one in told.limits],
         "prompt_tokens": told.prompt_tokens,
-        "most_usd": number(told.most_nanos),
-        "hold_usd": None if admission is None else number(admission.hold_nanos),
+        "most_usd": usd(told.most_nanos),
+        "hold_usd": None if admission is None else usd(admission.hold_nanos),
         "max_tokens": None if admission is None else admission.max_tokens,
         "clamped": admission is not None and admission.clamped,
         "cache": told.cache and {"state": told.cache.state, "scope": told.cache.scope, "key": told.cache.key},
@@ -197,7 +202,7 @@ def _place_json(one: Place) -> dict[str, Any]:
         "why": one.why or None,
         "share": one.share,
         "guardrail": one.guardrail or None,
-        "price": price and {"input": number(price.input), "output": number(price.output)},
+        "price": price and {"input": usd(price.input), "output": usd(price.output)},
         "cannot_be_asked": one.refuses or None,
         "dropped_params": list(one.dropped),
     }
@@ -205,7 +210,7 @@ def _place_json(one: Place) -> dict[str, Any]:
 
 def _limit_json(one: Limit) -> dict[str, Any]:
     money = one.field == "max_budget" and isinstance(one.value, int)
-    value = number(one.value) if money else one.value  # type: ignore[arg-type]  # money is an integer
+    value = usd(one.value) if money else one.value  # type: ignore[arg-type]  # money is an integer
     return {"scope": one.scope, "limit": one.field, "value": value, "from": one.source}
 
 

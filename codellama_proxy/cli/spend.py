@@ -11,6 +11,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from codellama_proxy.cli.command import Command, CommandError, answer, reading, table
+from codellama_proxy.money import usd
 from codellama_proxy.store import folding, key_values, spending
 from codellama_proxy.store.spending import GROUPS, Filters
 
@@ -42,8 +43,7 @@ def reconcile(args: Namespace) -> int:
         differences = folding.reconcile(db)
         uncertain = db.execute(spending.SQL["uncertain"]).fetchall()
     bases = [
-        {"basis": basis, "requests": requests, "cost_usd": spending.usd(cost)}
-        for basis, requests, cost in uncertain
+        {"basis": basis, "requests": requests, "cost_usd": usd(cost)} for basis, requests, cost in uncertain
     ]
     found = {"ok": not differences, "differences": [asdict(one) for one in differences], "not_exact": bases}
     answer(args, found, _reconciled(differences, bases))

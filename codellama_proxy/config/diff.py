@@ -16,8 +16,10 @@ _DURATIONS = frozenset(
     | {"deadline", "backoff.initial", "backoff.max", "max_retry_after", "time", "max_time", "auth_time"}
     | {"ttl", "drain", "drain_delay", "requests.retention"}
 )
-_NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write"})
-_UNSHOWN = frozenset({"params", "headers", "extra", "mock.reply", "certificates"})
+_NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write", "cache_write_1h"})
+_UNSHOWN = frozenset(
+    {"params", "headers", "extra", "mock.reply", "certificates", "above", "service_tiers", "server_tools"}
+)
 """May hold secrets, or fill a screen."""
 _NAMES = {
     "backoff_initial": "backoff.initial",

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.money import usd
 from codellama_proxy.types import NANOS, Json, Key, Limits
 from codellama_proxy.windows import is_duration
 
@@ -182,11 +183,6 @@ def shown(key: Key) -> dict[str, Any]:
         "max_parallel_requests": limits.max_parallel_requests,
         "metadata": dict(key.metadata),
     }
-
-
-def usd(nanos: int | None) -> float | None:
-    """USD as a JSON number; the nearest float prints as the exact decimal."""
-    return None if nanos is None else float(Decimal(nanos) / NANOS)
 
 
 def iso(moment: float | None) -> str | None:

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from codellama_proxy.limits import user_name
+from codellama_proxy.money import usd
 from codellama_proxy.store.queries import load
-from codellama_proxy.types import NANOS
 from codellama_proxy.windows import DAY, LAST_MOMENT, iso
 
 SQL = load("spending")
@@ -194,11 +194,6 @@ def _where(*conditions: tuple[str, Any]) -> Query:
 
 
 # --- answers ------------------------------------------------------------------------------------------------
-
-
-def usd(nanos: int | None) -> float | None:
-    """The nearest number of USD; the division of integers rounds once."""
-    return None if nanos is None else nanos / NANOS
 
 
 def log_row(row: Row) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from codellama_proxy.admission import Standing
 from codellama_proxy.limits import overlay
-from codellama_proxy.store.key_values import LIMIT_FIELDS, iso, usd
+from codellama_proxy.money import usd
+from codellama_proxy.store.key_values import LIMIT_FIELDS, iso
 from codellama_proxy.types import Key, Limits, Snapshot
 
 
