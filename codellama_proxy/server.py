@@ -35,7 +35,7 @@ from codellama_proxy.gateway import Gateway
 from codellama_proxy.pools import Pools, Service, identity_of
 from codellama_proxy.recall import Recall
 from codellama_proxy.semantic import Semantic
-from codellama_proxy.store import answer_file, configurations, disks, migrate
+from codellama_proxy.store import answer_file, configurations, disks, installation, migrate
 from codellama_proxy.store.answers import Answers
 from codellama_proxy.store.database import StoreUnavailable, named, version_warning
 from codellama_proxy.store.keys import Keys
@@ -91,6 +91,7 @@ def serve(settings: Settings, live: Live, patience: Patience = PATIENT) -> int:
     path = named(settings.database)
     with owned(path) as database:
         migrate.prepare(path)
+        live.key_digests(installation.digest_key(path))
         with (
             listening(settings.host, settings.port) as sock,
             logging_to(log_format(settings), settings) as log,

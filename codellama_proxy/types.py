@@ -275,7 +275,7 @@ class Snapshot:
     """Everything proxy.yaml says, deeply immutable. A request reads one from start to end."""
 
     digest: str
-    """The first 12 hex digits of the SHA-256 over the file and what was substituted into it."""
+    """12 hex digits that change with the file and what was substituted into it, keyed (`config/digest.py`)."""
     models: Mapping[str, Model]
     """Enabled models by public name, in file order."""
     disabled: tuple[Deployment, ...]
@@ -296,6 +296,8 @@ class Snapshot:
     """What `${...}` put in anywhere: never to be shown."""
     hidden: frozenset[str] = field(default=frozenset(), compare=False)
     """Where it was put in: `models.NAME#1.base_url`, `limits.global.max_budget`."""
+    fingerprint: bytes = field(default=b"", repr=False, compare=False)
+    """What the digest is made of: never shown, as secrets could be tried against it."""
 
     def project(self, name: str) -> Project:
         """The project's settings; one that the file does not name has the defaults of `limits.project`."""

@@ -10,6 +10,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from codellama_proxy.cli import explained
 from codellama_proxy.cli.command import Command, CommandError, database_path, in_words, note, say
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check import inspect
+from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.settings import Settings, config_path, environment
 from codellama_proxy.cooling import Cooling
 from codellama_proxy.counting import Counter, tokenizer_files
@@ -34,6 +36,7 @@ from codellama_proxy.providers.embeddings import has_ids
 from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.store.books import Books
 from codellama_proxy.store.database import connect_to_read
+from codellama_proxy.store.installation import known_digest_key
 from codellama_proxy.store.keys import admitted
 from codellama_proxy.types import Deployment, Key, Snapshot
 
@@ -80,6 +83,8 @@ def run(args: Namespace) -> int:
     now = time.time()
     with _database(args) as db:
         key = _key(args, db)
+        if db is not None:
+            snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, known_digest_key(db)))
         standings = unused(now) if db is None else _standings(db, now)
         told = _explained(
             snapshot, key, chat, World(_count(snapshot, key), standings, now, _cooling(args, now))

@@ -34,7 +34,9 @@ _NAMES = {
 }
 """Fields whose key in the file is another."""
 _DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets", "ca_bundle"})
-_OWN_LINES = frozenset({"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden"})
+_OWN_LINES = frozenset(
+    {"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden", "fingerprint"}
+)
 
 
 def difference(old: Snapshot, new: Snapshot) -> list[str]:

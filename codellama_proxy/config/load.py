@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from codellama_proxy.config import build, checks, hidden, reach
 from codellama_proxy.config.credentials import with_customary
+from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.document import Document, Path, parse
 from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
@@ -63,8 +64,10 @@ def examine(
     if all(d.disabled is not None for d in deployments):
         deployments.append(_built_in_mock(deployments, file))
         last = (Problem(*document.position(("models",)), _MOCK_ADDED, "warning", source),)
+    fingerprint = _fingerprint(text, document)
     snapshot = replace(
-        build.snapshot(file, deployments, digest=_digest(text, document)),
+        build.snapshot(file, deployments, digest=keyed(fingerprint)),
+        fingerprint=fingerprint,
         secrets=hidden.secrets_of(document),
         hidden=hidden.places(document, (entry.name for entry in file.models)),
     )
@@ -109,11 +112,11 @@ def _in_order(problems: _Found, document: Document) -> tuple[Problem, ...]:
     return tuple(sorted(shown, key=lambda problem: (problem.line, problem.column)))
 
 
-def _digest(text: bytes, document: Document) -> str:
+def _fingerprint(text: bytes, document: Document) -> bytes:
     digest = hashlib.sha256(text)
     for name, value in document.inputs:
         digest.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:12]
+    return digest.digest()
 
 
 def _may_be_unset(path: Path) -> bool:

@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from codellama_proxy.config.diff import difference
+from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.document import MAX_BYTES
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
@@ -45,6 +46,8 @@ class Source:
     path: Path
     environ: Environ
     implemented: frozenset[str]
+    digest_key: bytes | None = field(default=None, repr=False)
+    """`None`: the digest holds for this process alone."""
 
     def look(self) -> Seen:
         try:
@@ -61,7 +64,8 @@ class Source:
         """Raises `ConfigError`."""
         if seen.unreadable:
             raise ConfigError((Problem(1, 1, seen.unreadable, source=str(self.path)),))
-        return load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
+        made = load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
+        return replace(made, digest=keyed(made.fingerprint, self.digest_key))
 
     def change(self, seen: Seen, old: Snapshot) -> Change:
         """Raises `ConfigError`."""
@@ -147,6 +151,11 @@ class Live:
                 raise error from None
             self._stale("; ".join(map(str, error.errors)))
             return last_good, snapshot
+
+    def key_digests(self, key: bytes) -> None:
+        """The digest in force and those to come are keyed with what belongs to the installation."""
+        self._source = replace(self._source, digest_key=key)
+        self.snapshot = replace(self.snapshot, digest=keyed(self.snapshot.fingerprint, key))
 
     def listen(self, changed: OnChange) -> None:
         """Has `changed` told of every replacement from now on."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +56,23 @@ def asked(served: Proxy, **body: Any) -> Mapping[str, str]:
     answer = served.chat(**body)
     assert answer.status_code == 200, answer.text
     return answer.headers
+
+
+def test_the_digest_is_the_installations_own_and_survives_a_restart(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    served, other = proxy(first(upstream)), proxy(first(upstream))
+    digest = readiness(served)["digest"]
+    text = served.config_path.read_bytes()
+    assert digest != readiness(other)["digest"], "it proves nothing about what is in the file"
+    assert digest != hashlib.sha256(text).hexdigest()[: len(digest)]
+    explained = [sys.executable, "-m", "codellama_proxy", "explain", "--project", "a", "--json"]
+    explained += ["--config", str(served.config_path), "--database", str(served.database)]
+    done = subprocess.run(explained, cwd=ROOT, env=environment(), capture_output=True, timeout=30, check=True)
+    assert json.loads(done.stdout)["config"] == digest
+    served.stop()
+    served.start()
+    assert readiness(served)["digest"] == digest
 
 
 def test_models_are_added_reordered_and_removed_by_saving_the_file(

@@ -1,0 +1,7 @@
+-- name: give
+-- A value, unless there is one already.
+insert into installation (name, value) values (:name, :value) on conflict (name) do nothing;
+
+-- name: value
+-- What was given.
+select value from installation where name = :name;
