@@ -8,18 +8,20 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codellama_proxy.chat import MODES
 from codellama_proxy.errors import ProxyError
+from codellama_proxy.trace import CLIENT_LEFT
 from codellama_proxy.web import feedback, health, keys, metrics, models, spend
 from codellama_proxy.web.chat import Answers
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.paths import Paths, spelled
+from codellama_proxy.web.protocol import REFUSED
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def create_app(runtime: Any) -> ASGIApp:
         exception_handlers={
             ProxyError: _refused,
             HTTPException: _not_routed,
+            ClientDisconnect: _left,
             Exception: _bug,
         },
     )
@@ -96,6 +99,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProxyError)
     request.scope[ERROR] = error.code
     return respond_error(error)
+
+
+async def _left(request: Request, _: Exception) -> Response:
+    """An answer for the log: its client left while it sent, or was refused for what it sent."""
+    refused = request.scope.get(REFUSED)
+    return Response(status_code=CLIENT_LEFT) if refused is None else await _refused(request, refused)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -23,7 +23,7 @@ from codellama_proxy.web.auth import credential
 from codellama_proxy.web.http import check_body_headers, too_large, too_slow
 from codellama_proxy.web.observed import BOOKED, Observer
 from codellama_proxy.web.patience import patience_of
-from codellama_proxy.web.protocol import LEFT, WHOLE
+from codellama_proxy.web.protocol import LEFT, REFUSED, WHOLE
 
 AT_ONCE = contextlib.nullcontext()
 HINTS = (b"traceparent", b"tracestate")
@@ -134,7 +134,7 @@ class AsgiClient:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientLeft
+                raise self._scope.get(REFUSED) or ClientLeft
             piece = message.get("body", b"")
             size += len(piece)
             if size > limit:

@@ -38,6 +38,9 @@ for `receive` to say so."""
 WHOLE = "codellama_proxy.whole"
 """In a request's scope once its body has come: nothing has to be waited for."""
 
+REFUSED = "codellama_proxy.refused"
+"""In a request's scope: the `ProxyError` that its connection was answered with, because the body broke off."""
+
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 
 
@@ -308,8 +311,10 @@ class Protocol(HttpToolsProtocol):
         request_id = f"req_{secrets.token_hex(12)}"
         self.transport.write(_answer(error, request_id))
         self.transport.close()
-        if cycle is None or cycle.response_complete:  # else its request leaves a line
+        if cycle is None or cycle.response_complete:
             self._malformed(request_id, error)
+        else:  # its request leaves a line
+            cycle.scope[REFUSED] = error  # type: ignore[literal-required]  # ours, not ASGI's
 
 
 def _too_large() -> ProxyError:

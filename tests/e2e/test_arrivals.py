@@ -84,7 +84,7 @@ def test_a_wrong_key_is_refused_before_its_body(served: Proxy) -> None:
 
 
 def test_a_full_server_refuses_before_the_body(served: Proxy, upstream: Upstream) -> None:
-    hanging = request(CHAT, {"model": "hanging", "prompt": "x"}, **served.auth)
+    hanging = request(CHAT, {"model": "hanging", "prompt": "x", "stream": True}, **served.auth)
     with contextlib.ExitStack() as stack:
         for _ in range(ROOM):
             stack.enter_context(Wire(served.port)).send(hanging)

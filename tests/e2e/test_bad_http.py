@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,3 +318,33 @@ def test_a_body_behind_an_offer_is_no_request(served: Proxy, upstream: Upstream,
         wire.send(request("/health/liveliness", method="GET"))
         assert json.loads(wire.reply("GET").body) == {"status": "alive"}
     assert upstream.journal.bodies() == []
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+public class Ask {
+    public static void main(String[] given) throws Exception {
+        HttpClient client = HttpClient.newHttpClient();
+        HttpRequest request = HttpRequest.newBuilder(URI.create(given[0]))
+            .header("authorization", "Bearer " + given[1]).header("content-type", "application/json")
+            .POST(HttpRequest.BodyPublishers.ofString(given[2])).build();
+        for (int i = 0; i < 3; i++) {
+            System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).statusCode());
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK here")
+def test_the_jdks_own_client_is_served(served: Proxy, upstream: Upstream, tmp_path: Path) -> None:
+    """It offers h2c with its first request, whatever that is."""
+    source = tmp_path / "Ask.java"
+    source.write_text(JAVA)
+    command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(source)]
+    given = [f"{served.url}{CHAT}", served.key, ALLOWED.decode()]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["200"] * 3
+    assert len(upstream.journal.bodies()) == 3

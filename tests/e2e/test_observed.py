@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.processes import until
-from tests.raw import Reply, exchange, refused, request
+from tests.raw import Reply, Wire, exchange, refused, request
 from tests.rig import ADMIN, Proxy, ProxyFactory, config
 
 CHAT = "/v1/chat/completions"
@@ -125,6 +125,51 @@ def test_a_huge_name_is_neither_a_huge_line_nor_a_huge_row(served: Proxy, field:
     assert max(len(line.encode()) for line in served.log().splitlines()) <= 16_000
     if field == "user":
         assert len(served.row(number)["user"]) <= 256
+
+
+BODIES = ["/v1/chat/completions", "/v1/embeddings", "/key/update", "/feedback"]
+
+
+def newest(served: Proxy, path: str, error: str | None, status: int) -> dict[str, Any]:
+    """The last line of an endpoint with this error and status, waited for."""
+    endpoint = path.removeprefix("/v1").strip("/")
+
+    def found() -> list[dict[str, Any]]:
+        wanted = (endpoint, error, status)
+        lines = [line for line in served.log_lines() if "endpoint" in line]
+        return [one for one in lines if (one["endpoint"], one["error"], one["http_status"]) == wanted]
+
+    return until(found, f"a line with {status}")[-1]
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_client_that_leaves_while_it_sends_is_no_error(served: Proxy, path: str) -> None:
+    with Wire(served.port) as wire:
+        wire.send(
+            request(path, b'{"a"', authorization=f"Bearer {credential(served, path)}", content_length="500")
+        )
+        until(lambda: arriving(served), "it is being read")
+        wire.reset()
+    assert newest(served, path, None, 499)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_body_that_breaks_off_in_nonsense_is_told_and_logged(served: Proxy, path: str) -> None:
+    headers = {"authorization": f"Bearer {credential(served, path)}", "content-length": ""}
+    head = request(path, b"", **headers, transfer_encoding="chunked")
+    with Wire(served.port) as wire:
+        wire.send(head + b"2\r\n{}\r\nnonsense\r\n")
+        refused(wire.reply(), 400, "invalid_value")
+    assert newest(served, path, "invalid_value", 400)["status"] == "error"
+
+
+def credential(served: Proxy, path: str) -> str:
+    return ADMIN if path == "/key/update" else served.key
+
+
+def arriving(served: Proxy) -> bool:
+    """Two requests later, the one before them has been begun."""
+    return all(served.client.get("/health/liveness").status_code == 200 for _ in range(2))
 
 
 # --- paths ----------------------------------------------------------------------------------------
