@@ -321,6 +321,17 @@ def test_anthropic_gets_its_own_signed_thoughts_and_no_others() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "block", [{}, {"type": None}, {"type": "text"}, {"thinking": "x"}, {"type": ["thinking"]}]
+)
+def test_a_block_that_is_no_thought_is_left_out(block: dict[str, Any]) -> None:
+    said = {"role": "assistant", "content": "Yes.", "thinking_blocks": [block]}
+    found = body(
+        "anthropic", messages=[{"role": "user", "content": "hi"}, said, {"role": "user", "content": "and?"}]
+    )
+    assert found["messages"][1] == {"role": "assistant", "content": "Yes."}
+
+
 PARTS = st.sampled_from([
     {"type": "text", "text": "x"},
     {"type": "text", "text": "x", "cache_control": MARK},

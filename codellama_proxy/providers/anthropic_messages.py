@@ -19,6 +19,8 @@ from codellama_proxy.guardrail import SYSTEM_ROLES
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.ASCII)
+THOUGHTS = ("thinking", "redacted_thinking")
+"""Kinds of blocks that hold a model's thoughts."""
 NO_QUESTION = "."
 """Stands where the first user message is missing: a conversation must begin with one."""
 
@@ -112,7 +114,7 @@ def _blocks(message: Message, at: str) -> list[Block]:
 def _assistant(message: Message, at: str) -> list[Block]:
     thinking = message.get("thinking_blocks")
     blocks = (
-        [dict(block) for block in thinking if isinstance(block, Mapping)]
+        [dict(block) for block in thinking if isinstance(block, Mapping) and block.get("type") in THOUGHTS]
         if isinstance(thinking, list)
         else []
     )
