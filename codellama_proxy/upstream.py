@@ -41,6 +41,8 @@ MAX_STREAM = 64 << 20
 MAX_VECTORS = 64 << 20
 """Bytes of a whole answer that is embeddings: two thousand of the longest there are."""
 MAX_ERROR = 64 << 10
+LARGE = 1 << 20
+"""Bytes that take so long to search that the event loop should not wait."""
 LAST_BYTES = 0.1
 """Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
@@ -418,7 +420,8 @@ async def _body(chunks: AsyncIterator[bytes], limit: int, note: Note) -> bytes:
                 raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(pieces))))
     except BaseException:
         if pieces:
-            note(remains.heard(b"".join(pieces)))
+            come = b"".join(pieces)
+            note(remains.heard(come) if size < LARGE else await asyncio.to_thread(remains.heard, come))
         raise
     return b"".join(pieces)
 

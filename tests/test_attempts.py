@@ -391,3 +391,49 @@ def test_a_stream_whose_client_left_before_its_first_word_costs_its_prompt(play:
         use,
         snapshot(*PATIENT.models.values(), routing=ROUTING, cache=Cache(enabled=cached)),
     )
+
+
+# --- shared calls --------------------------------------------------------------------------------------------
+
+SHARED = snapshot(*PATIENT.models.values(), routing=ROUTING, cache=Cache())
+
+
+@BOTH
+def test_only_the_one_that_asked_first_pays_though_it_left(play: Play, streamed: bool) -> None:
+    """Also for a second attempt, as long as others wait for the answer."""
+
+    async def use(rig: Rig) -> None:
+        first = rig.client(stream=streamed)
+        task = await begun(rig, first)
+        others = [rig.client(stream=streamed) for _ in range(3)]
+        tasks = [asyncio.create_task(rig.gateway.answer("chat/completions", one)) for one in others]
+        await asyncio.sleep(0.01)
+        first.leave(task)
+        await asyncio.gather(task, *tasks, return_exceptions=True)
+        assert rig.internet.asked == ["a#1", "b#1"]
+        assert {one.said for one in others} == {TEXT.text}
+        rows = await rig.rows()
+        (paid,) = [row for row in rows if row["attempts"]]
+        check_sums(paid)
+        assert (paid["status"], paid["basis"]) == ("cancelled", "ambiguous")
+        assert [one["basis"] for one in paid["attempts"]] == ["ambiguous", "exact"]
+        free = [row for row in rows if row is not paid]
+        assert [(row["status"], row["basis"], row["cost_usd"]) for row in free] == [("ok", "cached", 0)] * 3
+
+    lost = Script((0.05, httpx2.ReadError("gone")), 200, stream().headers if streamed else answer().headers)
+    play(Internet(a=[lost], b=[good(streamed=streamed)]), use, SHARED)
+
+
+def test_a_follower_that_leaves_costs_nothing(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        first, follower = rig.client(), rig.client()
+        task = await begun(rig, first)
+        following = asyncio.create_task(rig.gateway.answer("chat/completions", follower))
+        await asyncio.sleep(0.01)
+        follower.leave(following)
+        await asyncio.gather(task, following, return_exceptions=True)
+        rows = await rig.rows()
+        assert sum(row["cost_usd"] for row in rows) == cost(20, 7)
+        assert rig.internet.asked == ["a#1"]
+
+    play(Internet(a=[answer(0.05, TEXT.whole)], b=[]), use, SHARED)
