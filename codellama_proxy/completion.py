@@ -214,7 +214,8 @@ def _chunks_of(common: Json, choice: Json) -> Iterator[Event]:
     if calls := spoken.get("tool_calls"):
         spoken["tool_calls"] = [{**call, "index": index} for index, call in enumerate(calls)]
     silent = {name: value for name, value in message.items() if name not in spoken}
-    rest = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+    told = ("message", "logprobs") if spoken else ("message",)
+    rest = {name: value for name, value in choice.items() if name not in told}
 
     def chunk(delta: Json, **more: Any) -> bytes:
         shown = {"index": choice["index"], "delta": delta, "finish_reason": None, **more}
@@ -257,7 +258,8 @@ def said(message: Json) -> str:
     """Everything a message says, for counting."""
     calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
     calls.append(message.get("function_call") or {})
-    words = [message.get("reasoning_content") or message.get("reasoning"), message.get("content")]
+    words = [message.get("reasoning_content") or message.get("reasoning")]
+    words += [message.get("content"), message.get("refusal")]
     words += [call.get(name) for call in calls for name in ("name", "arguments")]
     return "".join(word for word in words if isinstance(word, str))
 
