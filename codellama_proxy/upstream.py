@@ -41,8 +41,6 @@ MAX_STREAM = 64 << 20
 MAX_VECTORS = 64 << 20
 """Bytes of a whole answer that is embeddings: two thousand of the longest there are."""
 MAX_ERROR = 64 << 10
-LARGE = 1 << 20
-"""Bytes that take so long to search that the event loop should not wait."""
 LAST_BYTES = 0.1
 """Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
@@ -291,6 +289,8 @@ async def open_reply(
         return await wire.handle_async_request(_request(one, deployment, budget))
 
     watch = Watch()
+    come: list[bytes] = []
+    """The pieces of a whole answer that is still coming."""
 
     async def close() -> None:
         watch.close()
@@ -308,13 +308,15 @@ async def open_reply(
     first = now + min(own, budget)
     try:
         with watch.until(first):
-            response = await _respond(send, sent, chat, deployment, sleep, note)
+            response = await _respond(send, sent, chat, deployment, sleep, come)
             reply = Reply(chat, deployment, close, sent.dropped, watch, clean, note)
-            stream = await _receive(reply, response, note, asked=chat.stream)
+            stream = await _receive(reply, response, come, asked=chat.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
         await close()
+        if come:
+            note(await asyncio.to_thread(remains.heard, b"".join(come)))
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if chat.stream else "answer_timeout"
             raise AttemptFailed(failures.timed_out(reason)) from None
@@ -327,7 +329,7 @@ async def open_reply(
 
 
 async def _respond(
-    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep, note: Note
+    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep, come: list[bytes]
 ) -> httpx2.Response:
     """What came back: for one request, or for the several that some dialects need."""
     steps = EXCHANGES.get(deployment.provider)
@@ -335,7 +337,7 @@ async def _respond(
         return await send(sent)
 
     async def read(response: httpx2.Response) -> bytes:
-        return await _body(_bytes(response), MAX_ANSWER, note if response.status_code == 200 else _unheard)
+        return await _body(_bytes(response), MAX_ANSWER, come if response.status_code == 200 else [])
 
     return await open_exchange(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
 
@@ -354,7 +356,7 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
 
 
 async def _receive(
-    reply: Reply, response: httpx2.Response, note: Note, *, asked: bool
+    reply: Reply, response: httpx2.Response, come: list[bytes], *, asked: bool
 ) -> AsyncIterator[bytes] | None:
     """Takes an answer that is to be had whole; else returns the stream that is yet to be read.
 
@@ -371,7 +373,7 @@ async def _receive(
         raise AttemptFailed(failures.disguised("content_encoding", status=200))
     came = Body(_bytes(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
-        await reply.whole(await _body(came, reply.most, note))
+        await reply.whole(await _body(came, reply.most, come))
     elif asked:
         return came
     else:
@@ -408,22 +410,17 @@ class Body:
         return self._seen.pop(0) if self._seen else await anext(self._pieces)
 
 
-async def _body(chunks: AsyncIterator[bytes], limit: int, note: Note) -> bytes:
-    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `note` hears what came of one that is not whole."""
-    pieces: list[bytes] = []
+async def _body(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> bytes:
+    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `come` has the pieces until all are here."""
     size = 0
-    try:
-        async for piece in chunks:
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(pieces))))
-    except BaseException:
-        if pieces:
-            come = b"".join(pieces)
-            note(remains.heard(come) if size < LARGE else await asyncio.to_thread(remains.heard, come))
-        raise
-    return b"".join(pieces)
+    async for piece in chunks:
+        come.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(come))))
+    body = b"".join(come)
+    come.clear()
+    return body
 
 
 async def _start_of(response: httpx2.Response, limit: int) -> bytes:
