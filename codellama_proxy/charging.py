@@ -128,7 +128,8 @@ def charge(call: Call, price: Price | None) -> Charge:
         ended = call.whole or call.last_word
         more = said_more(call) or not ended
         found = believed(call.usage, counted, call.bounds, _window(call.deployment, price), said_more=more)
-        basis: Basis = "exact" if ended and not found.counted else "estimated"
+        sure = ended and not found.counted and not found.capped
+        basis: Basis = "exact" if sure else "estimated"
         return Charge(found.usage, basis, priced(call, found.usage, price), found.capped)
     if call.whole or call.said:
         return Charge(counted, "estimated", priced(call, counted, price))

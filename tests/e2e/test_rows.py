@@ -23,7 +23,6 @@ KINDS: dict[str, str] = {
     "long": "tokens=300",
     "big": "usage=123457,7891",
     "cached": "usage=1000,10,600",
-    "nothing": "usage=0,0",
     "tooling": "tools",
     "twice": "usage_twice;usage=77,11",
     "with-finish": "usage_with_finish;usage=78,12",
@@ -36,6 +35,8 @@ ODD: dict[str, str] = {
     "words": 'usage_json={"prompt_tokens": "many", "completion_tokens": "few", "total_tokens": "x"}',
     "absurd": 'usage_json={"prompt_tokens": 1000000000000, "completion_tokens": 1, "total_tokens": 1}',
     "empty": "usage_json={}",
+    "nothing": "usage=0,0",
+    "left-out": 'usage_json={"prompt_tokens": 0, "completion_tokens": 6, "total_tokens": 6}',
 }
 
 
@@ -44,7 +45,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     model = upstream_process.model
     return module_proxy(
         config(
-            *(model(name, script, price=PRICE) for name, script in KINDS.items()),
+            *(model(name, script, price=PRICE, context_window=200_000) for name, script in KINDS.items()),
             *(model(f"odd-{name}", script, price=PRICE) for name, script in ODD.items()),
             model("free", price={"input": 0, "output": 0}),
             model("mystery", price=None),
