@@ -20,7 +20,7 @@ from codellama_proxy.config.explain import A_LIST, A_MAPPING
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.routing import asked_model
-from codellama_proxy.types import Limits, Mock, Price, Secret, Snapshot
+from codellama_proxy.types import Limits, Mock, Price, Secret, Snapshot, Tariff
 
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "azure", "vllm", "openai_compatible", "mock"})
 SHIPPED = (Path(__file__).parent.parent / "proxy.yaml").read_bytes()
@@ -290,6 +290,44 @@ def test_prices_are_exact_to_the_ninth_decimal(price: Fraction) -> None:
     written = f"{nanos // 10**9}.{nanos % 10**9:09d}"
     found = entry(f"price: {{input: {written}, output: 0}}").models["a"].deployments[0].price
     assert found == Price(input=nanos, output=0)
+
+
+def test_a_price_may_differ_by_length_tier_and_tool() -> None:
+    written = (
+        "price: {input: 3, output: 15, cached_input: 0.3, cache_write: 3.75, cache_write_1h: 6, "
+        "above: {tokens: 200000, input: 6, output: 22.5}, "
+        "service_tiers: {priority: {input: 4.5}, flex: {input: 1.5, output: 7.5, cached_input: 0.2}}, "
+        "server_tools: {web_search: 10.00}}"
+    )
+    usd = 10**9
+    assert entry(written).models["a"].deployments[0].price == Price(
+        3 * usd,
+        15 * usd,
+        3 * usd // 10,
+        375 * usd // 100,
+        6 * usd,
+        above=((200_000, Tariff(6 * usd, 225 * usd // 10, 6 * usd // 10, 75 * usd // 10, 12 * usd)),),
+        service_tiers=(
+            ("priority", Tariff(45 * usd // 10, 15 * usd, 45 * usd // 100, 5_625_000_000, 9 * usd)),
+            ("flex", Tariff(15 * usd // 10, 75 * usd // 10, 2 * usd // 10, 1_875_000_000, 3 * usd)),
+        ),
+        server_tools=(("web_search", 10 * usd * 1000),),
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "above: {input: 2}",
+        "above: {tokens: 0}",
+        "service_tiers: {Priority!: {input: 1}}",
+        "service_tiers: {priority: {input: -1}}",
+        "server_tools: {web_search: free}",
+    ],
+)
+def test_a_price_that_makes_no_sense_is_a_mistake(written: str) -> None:
+    with pytest.raises(ConfigError):
+        entry(f"price: {{input: 1, output: 1, {written}}}")
 
 
 # --- who answers -------------------------------------------------------------------------------------------

@@ -153,3 +153,14 @@ def test_usage_told_with_an_error_is_booked(play: Play) -> None:
     usage = {"prompt_tokens": 20, "completion_tokens": 900}
     error = {"error": {"message": "overloaded", "type": "server_error"}, "usage": usage}
     play(Internet(a=[stream(sse(chunk(SAID)), sse(error))]), use)
+
+
+@BOTH
+def test_a_long_prompt_costs_what_the_catalogue_says_of_long_prompts(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed))
+        assert (row["basis"], row["prompt_tokens"], row["cost_usd"]) == ("exact", 300_000, 0.765)
+
+    usage = {"prompt_tokens": 300_000, "completion_tokens": 1000, "total_tokens": 301_000}
+    gemini = deployment("a", provider="gemini", model="gemini-2.5-pro")
+    play(Internet(a=[telling(usage, streamed=streamed)]), use, snapshot(model("a", gemini)))
