@@ -98,8 +98,6 @@ class Reply:
             event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
         except AttemptFailed as failed:
             failed.failure = remains.with_usage(failed.failure, body)
-            if not failed.failure.refused:
-                self._note(remains.heard(body))
             raise
         self._note((event,))
         self.ended = True
@@ -290,7 +288,7 @@ async def open_reply(
 
     watch = Watch()
     come: list[bytes] = []
-    """The pieces of a whole answer that is still coming."""
+    """The pieces of a whole answer, until it is read."""
 
     async def close() -> None:
         watch.close()
@@ -315,7 +313,7 @@ async def open_reply(
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
         await close()
-        if come:
+        if come and not (isinstance(error, AttemptFailed) and error.failure.refused):
             note(await asyncio.to_thread(remains.heard, b"".join(come)))
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if chat.stream else "answer_timeout"
@@ -337,7 +335,9 @@ async def _respond(
         return await send(sent)
 
     async def read(response: httpx2.Response) -> bytes:
-        return await _body(_bytes(response), MAX_ANSWER, come if response.status_code == 200 else [])
+        body = await _body(_bytes(response), MAX_ANSWER, come)
+        come.clear()
+        return body
 
     return await open_exchange(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
 
@@ -374,6 +374,7 @@ async def _receive(
     came = Body(_bytes(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
         await reply.whole(await _body(came, reply.most, come))
+        come.clear()
     elif asked:
         return came
     else:
@@ -411,16 +412,14 @@ class Body:
 
 
 async def _body(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> bytes:
-    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `come` has the pieces until all are here."""
+    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `come` gets its pieces."""
     size = 0
     async for piece in chunks:
         come.append(piece)
         size += len(piece)
         if size > limit:
             raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(come))))
-    body = b"".join(come)
-    come.clear()
-    return body
+    return b"".join(come)
 
 
 async def _start_of(response: httpx2.Response, limit: int) -> bytes:
