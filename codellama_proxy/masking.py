@@ -30,6 +30,8 @@ MOST = 16_384
 """Characters of one secret whose parts are recognised."""
 READ = 4000
 """Characters of an upstream's text that are looked at."""
+UNSURE = 300
+"""Characters at the end of a text that was cut: half of a word there is not recognised."""
 LONGEST = 1000
 """Characters of it that are shown."""
 LONG_WORD = 20
@@ -61,7 +63,9 @@ class Mask:
             PART: frozenset(part for form in forms for part in _parts(form, PART)),
             PROSE_PART: frozenset(part for text in prose for part in _parts(text[:MOST], PROSE_PART)),
         }
-        whole.update(one for one in literals if len(one) >= SHORTEST)
+        for one in literals:
+            if len(one) >= SHORTEST:
+                whole |= {one, quote(one, safe=""), json.dumps(one)[1:-1]}
         whole.update(text for text in prose if SHORTEST <= len(text) < PROSE_PART)
         ordered = sorted(whole, key=len, reverse=True)
         alternatives = "|".join(_standing_alone(one) for one in ordered)
@@ -84,13 +88,13 @@ class Mask:
         return "".join(_pieces(text, hidden))
 
 
-def mask_for(deployment: Deployment, url: str = "") -> Mask:
+def mask_for(deployment: Deployment, url: str = "", more: Iterable[str] = ()) -> Mask:
     """Knows the deployment's key, header values, addresses, and what was substituted into its entry.
 
-    `url` is the address of the request at hand.
+    `url` is the address of the request at hand, `more` what else it must not show.
     """
     secrets = {secret.reveal() for secret in deployment.secrets} | set(credentials(deployment))
-    literals = set(deployment.headers.values())
+    literals = {*deployment.headers.values(), *more}
     proxy = deployment.proxy.reveal().rpartition("@")[2] if deployment.proxy is not None else ""
     for address in filter(None, (deployment.base_url, url, f"http://{proxy}" if proxy else "")):
         literals.update(_address_forms(address))
@@ -232,16 +236,14 @@ _TAG = re.compile(r"<[a-zA-Z!/?][^<>]*>")
 
 def words(text: str, clean: Clean, limit: int = LONGEST) -> str:
     """An upstream's text without markup, addresses or secrets, at most `limit` characters; nothing of a page."""
-    text = text[:READ]
-    if _PAGE.search(text):
+    if _PAGE.search(text[:READ]):
         return ""
-    return _cut(_cleaned(_MARKUP.sub(lambda found: f"< {found[0][1]}", _TAG.sub("", text)), clean), limit)
+    return _cut(_cleaned(text, clean), limit)
 
 
 def sentence(text: str, clean: Clean = str, limit: int = 200) -> str:
     """At most one sentence of it; nothing of a text with markup."""
-    text = text[:READ]
-    if _MARKUP.search(text):
+    if _MARKUP.search(text[:READ]):
         return ""
     text = _cleaned(text, clean)
     end = re.search(r"[.!?](?=\s)", text)
@@ -249,8 +251,11 @@ def sentence(text: str, clean: Clean = str, limit: int = 200) -> str:
 
 
 def _cleaned(text: str, clean: Clean) -> str:
+    whole = len(text) <= READ
+    text = _MARKUP.sub(lambda found: f"< {found[0][1]}", _TAG.sub("", text[:READ]))
     text = "".join(char for char in " ".join(text.split()) if char.isprintable())
-    return _LOOKS_SECRET.sub(REMOVED, clean(text))
+    text = _LOOKS_SECRET.sub(REMOVED, clean(text))
+    return text if whole else text[:-UNSURE]
 
 
 def _cut(text: str, limit: int) -> str:

@@ -299,7 +299,7 @@ async def open_reply(
             pools.give_back(pool)
 
     def clean() -> Clean:
-        return mask_for(deployment, sent.url)
+        return mask_for(deployment, sent.url, _personal(chat))
 
     own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
     now = asyncio.get_running_loop().time()
@@ -324,6 +324,12 @@ async def open_reply(
             raise AttemptFailed(failures.told(error.failure, clean())) from None
         raise
     return reply
+
+
+def _personal(chat: ChatRequest) -> tuple[str, ...]:
+    """Who asks: an error may be told to another caller who waits for the same answer."""
+    named = (chat.user, chat.params.get("safety_identifier"), chat.params.get("prompt_cache_key"))
+    return tuple(one for one in (*named, *chat.metadata.values()) if isinstance(one, str))
 
 
 async def _respond(

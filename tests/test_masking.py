@@ -94,6 +94,17 @@ def test_markup_is_taken_out(text: str, shown: str) -> None:
     assert words(text, str) == shown
 
 
+@given(st.integers(0, 40))
+def test_nothing_is_recognised_too_late_because_the_text_was_cut(place: int) -> None:
+    name = "alice@tenant-one.example"
+    text = "x " * 1990 + " " * place
+    for told in (
+        words(text[:3980] + "y" * place + name + " z" * 500, Mask([], [name]), 9999),
+        sentence(text + name),
+    ):
+        assert "alice" not in told
+
+
 @given(st.text(max_size=3000))
 def test_what_is_shown_is_bounded_and_printable(text: str) -> None:
     assert len(words(text, str)) <= 1000

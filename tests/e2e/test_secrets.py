@@ -80,6 +80,8 @@ class Echo(BaseHTTPRequestHandler):
         values = [self.path, *self.headers.values(), body.decode()]
         # Short pieces first: what is shown of the text is its beginning.
         words = [value.removeprefix("Bearer ") for value in self.headers.values()]
+        asked = json.loads(body) if body.startswith(b"{") else {}
+        words = [str(asked.get("user")), str(asked.get("metadata")), *words]
         encoded = [base64.b64encode(f"x:{word}".encode()).decode() for word in words]
         return " ".join([*words, *(quote(word, safe="") for word in words), *encoded, *values])
 
@@ -229,6 +231,15 @@ def test_no_answer_repeats_a_secret(served: Proxy) -> None:
         assert answer.status_code == 400
         assert "[removed]" in answer.json()["error"]["message"]
         assert leaks(answer.text) == []
+
+
+def test_who_asks_is_not_told_to_another_who_waits_for_the_same_answer(served: Proxy) -> None:
+    who = {"user": "alice@tenant-one.example", "metadata": {"ticket": "TICKET-48151623"}}
+    for streamed in (False, True):
+        answer = served.chat({"model": "openai_compatible-whole400", "stream": streamed, **who})
+        assert answer.status_code == 400
+        assert "alice" not in answer.text, answer.text[:1500]
+        assert "48151623" not in answer.text
 
 
 def test_the_callers_fault_is_still_told(served: Proxy) -> None:
