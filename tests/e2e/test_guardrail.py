@@ -47,6 +47,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("strict", system_prompt="Answer in Rust."),
             model("lenient", drop_params=True),
             model("unguarded-model", system_prompt=False, fallbacks=["plain"]),
+            routing={"max_attempts": 6, "cooldown": {"failures": 100}},
             projects={
                 "unguarded": {"guardrail": False},
                 "own-text": {"guardrail": "Only speak of SQL."},
@@ -71,7 +72,7 @@ def test_it_is_first_in_every_body(
 
 
 @pytest.mark.parametrize(
-    ("model", "streamed", "calls"), [("broken", False, 3), ("broken", True, 3), ("retried", True, 2)]
+    ("model", "streamed", "calls"), [("broken", False, 5), ("broken", True, 5), ("retried", True, 2)]
 )
 def test_every_attempt_has_it(
     served: Proxy, upstream: Upstream, model: str, streamed: bool, calls: int
