@@ -217,6 +217,7 @@ def test_entries_go_the_general_way_unless_they_name_another() -> None:
     assert ways(loaded(general, ", proxy: 'http://u:pw@q:2/'")) == ["http://u:pw@q:2", "http://p:1"]
     assert ways(loaded("egress: {proxy: false}\n", ", proxy: 'http://q:2'")) == ["http://q:2", None]
     assert loaded(general).egress.proxy == Secret("http://p:1")
+    assert loaded("egress: false\n").egress == Egress()
 
 
 def test_the_environments_proxy_counts_where_the_file_names_it() -> None:

@@ -356,6 +356,7 @@ class Tracking(Section):
 class Egress(Section):
     """How upstreams are reached. The environment's proxy variables count only where the file names them."""
 
+    off = {}
     proxy: Proxy = Field(
         default=None,
         description="An HTTP proxy such as http://proxy.example:3128, for private addresses too; default: none.",
