@@ -17,8 +17,8 @@ JSON = {"content-type": "application/json"}
 SSE = {"content-type": "text/event-stream"}
 HANG = float("inf")
 
-Piece = bytes | float | Exception
-"""Bytes that arrive, seconds of silence, or the way it breaks."""
+Piece = bytes | float | Exception | asyncio.Event
+"""Bytes that arrive, seconds of silence, the way it breaks, or what is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ class Body(httpx2.AsyncByteStream):
         for piece in self._pieces:
             if isinstance(piece, float):
                 await asyncio.sleep(piece if piece != HANG else 3600)
+                continue
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
                 continue
             if isinstance(piece, Exception):
                 raise piece

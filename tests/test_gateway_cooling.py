@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from codellama_proxy.types import Cooldown, Limits, Price, Routing
 from tests.building import deployment, model, snapshot
 from tests.dialogues import OPENAI
-from tests.gateways import Play, Rig, player
+from tests.gateways import Client, Play, Rig, player
 from tests.scripted import Internet, Script, good, refusal
 
 LIMITS = snapshot(model("a")).limits
@@ -25,14 +24,25 @@ def play(tmp_path: Path) -> Play:
     return player(tmp_path, snapshot(model("a"), routing=RULES))
 
 
-def slowly(script: Script) -> Script:
-    """The same answer, a little later."""
-    return Script((0.02, *script.pieces), script.status, script.headers)
+class Late:
+    """An answer that comes when all others have been refused."""
 
+    def __init__(self, script: Script) -> None:
+        self._gate = asyncio.Event()
+        self.script = Script((self._gate, *script.pieces), script.status, script.headers)
 
-async def at_once(rig: Rig, *, streamed: bool) -> list[Any]:
-    asking = [rig.ask(stream=streamed, messages=saying(f"question {number}")) for number in range(MANY)]
-    return list(await asyncio.gather(*asking))
+    async def asked(self, rig: Rig, *, streamed: bool) -> list[Client]:
+        """What many requests at once get."""
+        asking = [
+            asyncio.create_task(rig.ask(stream=streamed, messages=saying(f"question {number}")))
+            for number in range(MANY)
+        ]
+        async with asyncio.timeout(10):
+            waiting = set(asking)
+            while len(waiting) > 1 and not self._gate.is_set():
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            self._gate.set()
+            return list(await asyncio.gather(*asking))
 
 
 def saying(text: str) -> list[dict[str, str]]:
@@ -51,11 +61,13 @@ def saying(text: str) -> list[dict[str, str]]:
 def test_one_of_many_probes_and_the_others_hear_at_once_when_to_come_again(
     play: Play, streamed: bool, first: Script, status: int, code: str, wait: int
 ) -> None:
+    late = Late(good(streamed=streamed))
+
     async def use(rig: Rig) -> None:
         await rig.ask(stream=streamed)
         asked = len(rig.internet.asked)
         rig.clock.now += 10.0
-        clients = await at_once(rig, streamed=streamed)
+        clients = await late.asked(rig, streamed=streamed)
         assert rig.internet.asked[asked:] == ["a#1"]
         refused = [client for client in clients if client.status != 200]
         assert len(refused) == MANY - 1
@@ -63,9 +75,11 @@ def test_one_of_many_probes_and_the_others_hear_at_once_when_to_come_again(
             assert (client.status, client.json["error"]["code"]) == (status, code)
             assert client.headers["retry-after"] == str(wait - 10)
             assert client.headers["x-proxy-attempts"] == "0"
-        assert all(client.said == TEXT.text for client in await at_once(rig, streamed=streamed)), "it is over"
+        assert all(client.said == TEXT.text for client in await late.asked(rig, streamed=streamed)), (
+            "it is over"
+        )
 
-    play(Internet(a=[first, slowly(good(streamed=streamed))]), use)
+    play(Internet(a=[first, late.script]), use)
 
 
 @BOTH
@@ -82,28 +96,32 @@ def test_a_probe_that_fails_doubles_the_rest_and_lets_the_next_one_try(play: Pla
 
 @BOTH
 def test_a_probe_is_one_upstream_call(play: Play, streamed: bool) -> None:
+    late = Late(refusal(500))
+
     async def use(rig: Rig) -> None:
         await rig.ask(stream=streamed)
         asked = len(rig.internet.asked)
-        clients = await at_once(rig, streamed=streamed)
+        clients = await late.asked(rig, streamed=streamed)
         assert len(rig.internet.asked) == asked + 1
         assert sorted(client.status for client in clients) == [502] + [503] * (MANY - 1)
 
     retrying = Routing(retries=3, max_attempts=10, cooldown=Cooldown(failures=1, time=30.0))
-    play(Internet(a=[slowly(refusal(500))]), use, snapshot(model("a"), routing=retrying))
+    play(Internet(a=[late.script]), use, snapshot(model("a"), routing=retrying))
 
 
 @BOTH
 def test_a_chain_that_cools_is_probed_where_it_is_ready_first(play: Play, streamed: bool) -> None:
+    late = Late(good(streamed=streamed))
+
     async def use(rig: Rig) -> None:
         assert (await rig.ask(stream=streamed)).status == 429
         assert rig.internet.asked == ["a#1", "b#1"]
-        clients = await at_once(rig, streamed=streamed)
+        clients = await late.asked(rig, streamed=streamed)
         assert rig.internet.asked[2:] == ["b#1"]
         assert sorted(client.status for client in clients) == [200] + [429] * (MANY - 1)
         assert {client.headers.get("retry-after") for client in clients} == {None, "20"}
 
-    internet = Internet(a=[refusal(401)], b=[refusal(429, retry_after="20"), slowly(good(streamed=streamed))])
+    internet = Internet(a=[refusal(401)], b=[refusal(429, retry_after="20"), late.script])
     play(internet, use, snapshot(model("a"), model("b"), routing=RULES))
 
 
@@ -125,10 +143,12 @@ def test_a_client_that_leaves_its_probe_makes_room_for_the_next(play: Play, stre
 def test_whoever_waited_for_the_ledger_looks_again_before_it_asks(play: Play, streamed: bool) -> None:
     """Each has a failed attempt to pay for before it may ask the one that cools."""
 
+    late = Late(good(streamed=streamed))
+
     async def use(rig: Rig) -> None:
         await rig.ask(stream=streamed)
         assert rig.internet.asked == ["a#1", "b#1"]
-        clients = await at_once(rig, streamed=streamed)
+        clients = await late.asked(rig, streamed=streamed)
         assert rig.internet.asked[2:].count("b#1") == 1
         assert sorted(client.status for client in clients) == [200] + [502] * (MANY - 1)
 
@@ -139,4 +159,4 @@ def test_whoever_waited_for_the_ledger_looks_again_before_it_asks(play: Play, st
         routing=Routing(retries=0, cooldown=Cooldown(failures=1000)),
     )
     broken = httpx2.ReadError("gone")
-    play(Internet(a=[broken], b=[refusal(401), slowly(good(streamed=streamed))]), use, setting)
+    play(Internet(a=[broken], b=[refusal(401), late.script]), use, setting)
