@@ -586,7 +586,7 @@ FILES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(FILES)
 def test_whatever_is_made_passes_check(file: dict[str, Any]) -> None:
     for name in file["model_list"] if isinstance(file["model_list"], list) else ():
