@@ -106,7 +106,8 @@ def test_a_probe_is_one_upstream_call(play: Play, streamed: bool) -> None:
         assert sorted(client.status for client in clients) == [502] + [503] * (MANY - 1)
 
     retrying = Routing(retries=3, max_attempts=10, cooldown=Cooldown(failures=1, time=30.0))
-    play(Internet(a=[late.script]), use, snapshot(model("a"), routing=retrying))
+    down = [refusal(500)] * 4
+    play(Internet(a=[*down, late.script]), use, snapshot(model("a"), routing=retrying))
 
 
 @BOTH
