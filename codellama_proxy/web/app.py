@@ -20,7 +20,7 @@ from codellama_proxy.web import feedback, health, keys, metrics, models, spend
 from codellama_proxy.web.chat import Answers
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.observed import ERROR, Observed
-from codellama_proxy.web.paths import Paths, spelled
+from codellama_proxy.web.paths import Paths, spell
 from codellama_proxy.web.protocol import REFUSED
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Shortcut:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = spelled(scope)
+        spell(scope)
         endpoint = self._endpoints.get(scope["path"])
         if endpoint is None or scope["method"] != "POST" or _from_a_browser(scope):
             endpoint = self._rest

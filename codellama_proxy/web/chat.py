@@ -24,6 +24,7 @@ from codellama_proxy.web.http import check_body_headers, too_large, too_slow
 from codellama_proxy.web.observed import BOOKED, Observer
 from codellama_proxy.web.patience import patience_of
 from codellama_proxy.web.protocol import LEFT, REFUSED, WHOLE
+from codellama_proxy.web.rest import take_rest
 
 AT_ONCE = contextlib.nullcontext()
 HINTS = (b"traceparent", b"tracestate")
@@ -157,6 +158,8 @@ class AsgiClient:
 
     async def begin(self, status: int, headers: dict[str, str]) -> None:
         self._check_reader()
+        if status >= 400:
+            await take_rest(self._scope, self._receive)
         self.begun = True
         self.status = status
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -13,6 +13,7 @@ from codellama_proxy.trace import CLIENT_LEFT
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import OTHER, Metrics
 from codellama_proxy.web.paths import UNKNOWN, Paths
+from codellama_proxy.web.rest import take_rest
 
 CALLER = "codellama_proxy.caller"
 """In a request's scope: the `Caller`, once it is known."""
@@ -96,6 +97,8 @@ class Observed:
             nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status >= 400:
+                    await take_rest(scope, receive)
                 request_id = dict(message["headers"]).get(b"x-request-id", b"").decode("latin-1")
             await send(message)
 

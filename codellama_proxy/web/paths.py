@@ -22,16 +22,16 @@ _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(?:/v1)+(?=/|$)")
 
 
-def spelled(scope: Scope) -> Scope:
-    """The scope with its path as routes are matched: repeated slashes and versions are one.
+def spell(scope: Scope) -> None:
+    """Gives the scope the path that routes are matched by: repeated slashes and versions are one.
 
     Escapes belong into names, and hide a path from whoever filters paths: elsewhere they stay as they are.
     """
     raw: bytes = scope["raw_path"]
     if b"%" not in raw and b"//" not in raw and not raw.startswith(b"/v1/v1"):
-        return scope
+        return
     path = _VERSIONS.sub(VERSION, _SLASHES.sub("/", raw.decode("ascii")))
-    return {**scope, "path": unquote(path) if path.startswith(_NAMED) else path}
+    scope["path"] = unquote(path) if path.startswith(_NAMED) else path
 
 
 class Paths:

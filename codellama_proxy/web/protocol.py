@@ -38,6 +38,9 @@ for `receive` to say so."""
 WHOLE = "codellama_proxy.whole"
 """In a request's scope once its body has come: nothing has to be waited for."""
 
+REST = "codellama_proxy.rest"
+"""In the scope of a request whose body did not come with its head: says how many more bytes of it are read at most."""
+
 REFUSED = "codellama_proxy.refused"
 """In a request's scope: the `ProxyError` that its connection was answered with, because the body broke off."""
 
@@ -136,6 +139,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and cycle.more_body and cycle.transport is self.transport:
             cycle.transport = Lingering(self.transport, self._close_after_the_body)  # type: ignore[assignment]
+            cycle.scope[REST] = self._room_left  # type: ignore[literal-required]  # ours, not ASGI's
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -240,7 +244,7 @@ class Protocol(HttpToolsProtocol):
         self._unparsed = 0
         super().on_body(body)
         self._size += len(body)
-        if self.cycle.response_complete and self._size > self._max_body() + MAX_OVER:
+        if self.cycle.response_complete and self._room_left() < 0:
             self.transport.close()
 
     def on_message_complete(self) -> None:
@@ -258,6 +262,9 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def _room_left(self) -> int:
+        return self._max_body() + MAX_OVER - self._size
 
     def _close_after_the_body(self) -> None:
         if not self.cycle.more_body:

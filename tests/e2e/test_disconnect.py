@@ -178,3 +178,15 @@ def test_leaving_is_noticed_after_a_large_body(
     closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
     assert closed[0]["at"] - left < 1.0 + FINISHED[streamed]
     assert row_of(served, "hanging", before + 1)["http_status"] == 499
+
+
+@pytest.mark.parametrize("path", ["//v1/chat/completions", "/v1/v1/chat/completions"])
+def test_leaving_is_noticed_on_a_path_spelled_oddly(served: Proxy, upstream: Upstream, path: str) -> None:
+    before = rows_before(served, "hanging")
+    data = ask(served, "hanging", streamed=True, content="x" * 300_000)
+    wire = Wire(served.port).send(data.replace(b"/v1/chat/completions", path.encode(), 1))
+    number = arrived(upstream, "hanging")
+    left = leave(wire, "close")
+    closed = until(lambda: upstream.journal.closed(number), "the upstream's close")
+    assert closed[0]["at"] - left < 1.0
+    assert row_of(served, "hanging", before + 1)["http_status"] == 499

@@ -172,3 +172,26 @@ def test_the_default_is_32_mb(upstream_process: Upstream, module_proxy: ProxyFac
     for size, code in ((32_000_000, "invalid_json"), (32_000_001, "request_too_large")):
         reply = http_client(one, b" " * size)
         assert reply.error()["code"] == code
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("key", "code"), [("sk-nobody", "invalid_api_key"), ("", "request_too_large")])
+def test_a_refusal_waits_for_a_body_that_is_being_sent(
+    served: Proxy, key: str, code: str, chunked: bool
+) -> None:
+    piece = b"x" * 300_000
+    framing = {"content-length": str(5 * len(piece))}
+    if chunked:
+        framing = {"content-length": "", "transfer-encoding": "chunked"}
+        piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+    with Wire(served.port) as wire:
+        wire.send(request(CHAT, b"", authorization=f"Bearer {key or served.key}", **framing))
+        for _ in range(5):
+            time.sleep(0.06)
+            wire.socket.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                wire.socket.recv(1)
+            wire.socket.settimeout(10)
+            wire.socket.sendall(piece)
+        wire.socket.sendall(b"0\r\n\r\n" if chunked else b"")
+        assert wire.reply().error()["code"] == code
