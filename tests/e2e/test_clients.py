@@ -22,6 +22,8 @@ from tests.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
 ROOM = 25
+ANSWER = 0.5
+"""Seconds that a plain answer may take: it is finished although its client has left."""
 LATE = 1.5
 """Seconds a timer may be late on a busy machine."""
 
@@ -31,8 +33,8 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     model = upstream_process.model
     text = config(
         model("plain"),
-        model("hanging", "hang"),
-        model("gated", "gate=3"),
+        model("hanging", "hang", timeouts={"answer": ANSWER}),
+        model("gated", "gate=3", timeouts={"answer": ANSWER}),
         model("silent", "gate=3"),
         model("slow", "every=0.02"),
         model("late", "delay=0.3"),
@@ -41,6 +43,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
         model("endless", "tokens=8000;fat=1000"),
         model("huge", "tokens=3000;fat=1000"),
         server={"max_parallel_requests": ROOM},
+        routing={"cooldown": {"failures": 1000}},
     )
     return module_proxy(text, module="tests.impatient", env={"PYTHONPATH": str(ROOT)})
 
