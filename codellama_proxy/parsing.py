@@ -19,6 +19,12 @@ from codellama_proxy.fields import deeper_than
 
 MAX_DEPTH = 200
 """Levels of nesting. The serialiser takes 254, and answers are put into a few levels of ours."""
+MOST_PARTS = 20_000
+"""Brackets in one piece of a stream: what has more takes too long to look through between two others."""
+MOST_MENDED = 64 << 10
+"""Bytes of a piece that is mended, text by text: that is slow."""
+MOST_MENDED_WHOLE = 1 << 20
+"""Of a whole document."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -41,10 +47,17 @@ def loads(data: bytes) -> Any:
     return found
 
 
+def piece(data: bytes) -> Any:
+    """The value of one piece of a stream. Raises `AttemptFailed`."""
+    if data.count(b"{") + data.count(b"[") > MOST_PARTS:
+        raise AttemptFailed(failures.disguised("too_many_parts", status=200))
+    return loads(data)
+
+
 def mended(data: bytes) -> bytes:
     """A whole document with what can be mended in its encoding. Raises `Unreadable`."""
     halves = Halves()
-    found = halves.mended(data.removeprefix(BOM))
+    found = halves.mended(data.removeprefix(BOM), MOST_MENDED_WHOLE)
     if halves.open:
         raise Unreadable("half_character")
     return found
@@ -65,11 +78,13 @@ class Halves:
         self.open: dict[Path, str] = {}
         """By the text that they are part of: the path to it, in which lists go by their items' `index`."""
 
-    def mended(self, data: bytes) -> bytes:
+    def mended(self, data: bytes, most: int = MOST_MENDED) -> bytes:
         """The piece, with the half that was missing at its beginning and without the one at its end.
 
         Raises `Unreadable`.
         """
+        if len(data) > most:
+            raise Unreadable
         try:
             found = json.loads(
                 data.decode("utf-8", "replace"), parse_constant=_refused, parse_int=_int, parse_float=_float

@@ -15,6 +15,8 @@ import re
 from typing import NamedTuple
 
 MAX_EVENT = 1 << 20
+MOST_LINES = 10_000
+"""Of one event."""
 BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
 HEARTBEAT = b": ping\n\n"
@@ -26,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class EventTooLarge(ValueError):  # noqa: N818 - it says what happened
-    """One event outgrew `MAX_EVENT`."""
+    """One event outgrew `MAX_EVENT` or `MOST_LINES`."""
 
 
 def encode(*bodies: bytes) -> bytes:
@@ -65,7 +67,7 @@ class Decoder:
         return _frames(whole)
 
     def flush(self) -> list[Frame]:
-        """The frame left open at the end of the stream, if there is one."""
+        """The frame left open at the end of the stream, if there is one. Raises `EventTooLarge`."""
         frame = _parse(bytes(self._buffer))
         self._buffer.clear()
         self._searched = 0
@@ -104,7 +106,9 @@ def _frames(whole: bytes) -> list[Frame]:
 
 
 def _parse(block: bytes) -> Frame | None:
-    """One event's lines; `None` when they carry no data."""
+    """One event's lines; `None` when they carry no data. Raises `EventTooLarge`."""
+    if len(block) > MOST_LINES and block.count(b"\n") > MOST_LINES:
+        raise EventTooLarge(f"an event of more than {MOST_LINES} lines")
     data: list[bytes] = []
     event = ""
     for line in block.split(b"\n"):

@@ -33,7 +33,7 @@ from codellama_proxy.watch import Watch
 
 log = logging.getLogger(__name__)
 
-SLICE = 32 << 10
+SLICE = 16 << 10
 """Bytes of a stream that are read without a pause for others."""
 MAX_ANSWER = 16 << 20
 """Bytes of a whole answer, and of one error body times a hundred."""
@@ -226,7 +226,7 @@ class Reply:
         """The end of the body: fine after the dialect's terminal event, a failure before it."""
         try:
             events = self._events(self._decoder.flush())
-        except Unreadable:
+        except (Unreadable, EventTooLarge):
             events = []  # an event that is cut off is none: that is how streams are to be read
         if self.ended:
             return events

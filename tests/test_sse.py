@@ -1,12 +1,13 @@
 """The SSE decoder: any legal form, any chunking, bounded memory."""
 
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.sse import MAX_EVENT, Decoder, EventTooLarge, Frame, encode
+from codellama_proxy.sse import MAX_EVENT, MOST_LINES, Decoder, EventTooLarge, Frame, encode
 
 
 def decode(*chunks: bytes) -> list[Frame]:
@@ -71,3 +72,22 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
         decoder.feed(b"x" * (MAX_EVENT // 10))
     with pytest.raises(EventTooLarge):
         decoder.feed(b"x" * (MAX_EVENT // 10))
+
+
+def test_an_event_of_endless_lines_is_refused() -> None:
+    with pytest.raises(EventTooLarge):
+        Decoder().feed(b"data:\n" * (2 * MOST_LINES) + b"\n")
+
+
+@pytest.mark.parametrize("line", [b"data: ", b"data: x\ndata: ", b"data: \n"])
+def test_no_line_is_looked_at_again_and_again(line: bytes) -> None:
+    """Takes no time where reading is linear, minutes where it is not."""
+    raw = line * 150_000
+    decoder = Decoder()
+    with suppress(EventTooLarge):
+        decoder.feed(raw[: MAX_EVENT - 10] + b"\n:\n\n")
+
+
+def test_what_has_several_lines_is_written_as_several() -> None:
+    assert encode(b"a\nb", b"c") == b"data: a\ndata: b\n\ndata: c\n\n"
+    assert decode(encode(b"a\n\nb")) == [Frame(b"a\n\nb")]

@@ -53,7 +53,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
 
 _PLAIN = frozenset({"role", "content"})
 """What most messages have: nothing in them needs a repair."""
-MOST_CHOICES = 4096
+MOST_CHOICES = 2048
 """Of one answer: more than `n` times the texts that any upstream completes at once."""
 
 

@@ -18,6 +18,9 @@ _ERROR_FIELDS = (
     *("detail", "errors", "fault", "exception", "msg", "err", "error_message", "error_msg", "error_code"),
     *("errorMessage", "errorCode", "error_type"),
 )
+_CODES = ("status", "code", "status_code", "statusCode")
+_TELLING = frozenset({*_ERROR_FIELDS, *_CODES, "message", "error", "success", "base_resp"})
+"""Fields of which an object that tells a failure has at least one."""
 _ERROR_STATUSES = ("error", "failed", "failure", "fail")
 
 
@@ -31,7 +34,7 @@ def piece_of(frame: Frame, failure: Callable[[bytes, Json], Failure]) -> dict[st
         raise AttemptFailed(failure(data, {}))
     if not data or data.isspace() or frame.event.lower() in KEEPALIVE_EVENTS:
         return None
-    found = parsing.loads(data)
+    found = parsing.piece(data)
     if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
         raise AttemptFailed(failure(data, found[0]))
     if not isinstance(found, dict):
@@ -59,6 +62,8 @@ def is_error(found: Json) -> bool:
 
 def _reports_failure(found: Json) -> bool:
     """The shapes without an `error` field; for objects that carry no content."""
+    if _TELLING.isdisjoint(found):
+        return False
     if isinstance(found.get("message"), str) or any(found.get(name) for name in _ERROR_FIELDS):
         return True
     if found.get("error") in ("", {}, []):
@@ -66,10 +71,7 @@ def _reports_failure(found: Json) -> bool:
     status = found.get("status")
     if status in _ERROR_STATUSES or found.get("success") is False:
         return True
-    codes = (status, found.get("code"), found.get("status_code"), found.get("statusCode"))
-    if any(_is_status(code) for code in codes):
-        return True
-    return bool(dig(found, "base_resp", "status_code"))
+    return any(_is_status(found.get(name)) for name in _CODES) or bool(dig(found, "base_resp", "status_code"))
 
 
 def _is_status(value: object) -> bool:

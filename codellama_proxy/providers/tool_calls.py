@@ -15,7 +15,7 @@ import orjson
 
 from codellama_proxy.providers.reading import wrong
 
-MOST_CALLS = 256
+MOST_CALLS = 128
 """Of one choice."""
 MOST_HELD = 1 << 14
 """Characters of arguments that come before their call's name."""
@@ -55,6 +55,31 @@ class Calls(NamedTuple):
     """By the upstream's index."""
 
 
+class Register:
+    """The calls of one choice while a delta is read, found by what upstreams know them by."""
+
+    def __init__(self, begun: Sequence[Call]) -> None:
+        self.calls: list[Call] = []
+        self.by_at: dict[int | None, int] = {}
+        """The latest call of an index; under `None`, of all."""
+        self.by_id: dict[tuple[str, int | None], int] = {}
+        """The latest call of an id and an index; under `None`, of an id."""
+        for call in begun:
+            self.add(call)
+
+    def add(self, call: Call) -> None:
+        self.by_at[call.at] = self.by_at[None] = len(self.calls)
+        self.by_id[call.id, call.at] = self.by_id[call.id, None] = len(self.calls)
+        self.calls.append(call)
+
+    def named(self, call_id: str, at: int | None) -> int | None:
+        """Which call an id means that comes with this index."""
+        if (place := self.by_id.get((call_id, at))) is not None:
+            return place
+        place = self.by_id.get((call_id, None))
+        return place if place is not None and self.calls[place].at is None else None
+
+
 class Fragment(NamedTuple):
     """A piece of a call, read. `function` is the object in `piece` that has the name and the arguments."""
 
@@ -74,17 +99,18 @@ def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, b
     `own_id` begins the ids that we give. Raises `AttemptFailed` for what is no fragment.
     """
     fragments, changed = _fragments(delta["tool_calls"])
-    begun, held = list(calls.begun), dict(calls.held)
+    register, held = Register(calls.begun), dict(calls.held)
+    begun = register.calls
     touched: set[int] = set()
     kept: list[dict[str, Any]] = []
     for fragment in fragments:
-        place = _place(begun, fragment, touched)
+        place = _place(register, fragment, touched)
         if place is None and not fragment.name:
             _hold(held, fragment)
             continue
         if place is None:
             place = len(begun)
-            fixed = _begin(begun, fragment, held.pop(fragment.at, Held()), own_id)
+            fixed = _begin(register, fragment, held.pop(fragment.at, Held()), own_id)
         else:
             fixed = _go_on(begun, place, fragment)
         touched.add(place)
@@ -130,13 +156,13 @@ def whole(message: dict[str, Any], own_id: str) -> bool:
         return False
     fragments, changed = _fragments(message["tool_calls"])
     kept: list[dict[str, Any]] = []
-    begun: list[Call] = []
+    register = Register(())
     for fragment in fragments:
         if not fragment.name and fragment.arguments in ("", "{}"):
             continue  # a placeholder
         if not fragment.name:
             wrong("call_without_name")
-        changed |= _begin(begun, fragment, Held(), own_id)
+        changed |= _begin(register, fragment, Held(), own_id)
         if not fragment.function[fragment.words]:
             fragment.function[fragment.words] = "{}"
             changed = True
@@ -188,25 +214,17 @@ def number(value: object) -> int | None:
     return int(value) if value == int(value) else None
 
 
-def _place(begun: Sequence[Call], fragment: Fragment, touched: set[int]) -> int | None:
+def _place(register: Register, fragment: Fragment, touched: set[int]) -> int | None:
     """Which call it continues; `None` if it begins one, or if there is none yet."""
-    places = range(len(begun) - 1, -1, -1)
-    if fragment.id:
-        same = (n for n in places if begun[n].id == fragment.id and _agree(begun[n].at, fragment.at))
-        if (place := next(same, None)) is not None:
-            return (
-                None if _is_another(begun[place], fragment, repeats=True, touched=place in touched) else place
-            )
-    place = next((n for n in places if fragment.at is None or begun[n].at == fragment.at), None)
+    begun = register.calls
+    if fragment.id and (place := register.named(fragment.id, fragment.at)) is not None:
+        return None if _is_another(begun[place], fragment, repeats=True, touched=place in touched) else place
+    place = register.by_at.get(fragment.at)
     if place is None or not fragment.name:
         return place
     if fragment.id and begun[place].id:
         return None  # a call of its own under the number of an earlier one
     return None if _is_another(begun[place], fragment, repeats=False, touched=place in touched) else place
-
-
-def _agree(one: int | None, other: int | None) -> bool:
-    return one is None or other is None or one == other
 
 
 def _is_another(call: Call, fragment: Fragment, *, repeats: bool, touched: bool) -> bool:
@@ -221,19 +239,19 @@ def _is_another(call: Call, fragment: Fragment, *, repeats: bool, touched: bool)
     return whole and bool(fragment.arguments)
 
 
-def _begin(begun: list[Call], fragment: Fragment, held: Held, own_id: str) -> bool:
+def _begin(register: Register, fragment: Fragment, held: Held, own_id: str) -> bool:
     """Adds a call. Whether the piece had to be changed."""
-    if len(begun) >= MOST_CALLS:
+    if len(register.calls) >= MOST_CALLS:
         wrong("bad_tool_calls")
     piece, words = fragment.piece, fragment.words
     told = fragment.id or held.id
     said = held.arguments + fragment.arguments
-    known = told and told not in {call.id for call in begun}
-    wanted = told if known else f"{own_id}_{len(begun)}"
+    known = told and (told, None) not in register.by_id
+    wanted = told if known else f"{own_id}_{len(register.calls)}"
     kind = "custom" if words == "input" else "function"
     changed = piece.get("id") != wanted or piece.get("type") != kind or fragment.function.get(words) != said
     piece["id"], piece["type"], fragment.function[words] = wanted, kind, said
-    begun.append(_with_arguments(Call(fragment.at, told, fragment.name), said))
+    register.add(_with_arguments(Call(fragment.at, told, fragment.name), said))
     return changed
 
 
@@ -243,7 +261,7 @@ def _go_on(begun: list[Call], place: int, fragment: Fragment) -> bool:
     if not fragment.name and call.open is not None:
         call = call._replace(open=None, quoted=False)
     if not call.id and fragment.id:
-        call = call._replace(id=fragment.id)
+        call = call._replace(id=fragment.id)  # known by it from the next delta on
     begun[place] = _with_arguments(call, fragment.arguments)
     changed = False
     for name in ("id", "type"):
