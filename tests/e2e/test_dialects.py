@@ -331,8 +331,9 @@ def test_a_prediction_nobody_waits_for_is_cancelled(
 def test_a_client_that_leaves_takes_its_prediction_along(
     served: Proxy, predictions: replicate_server.Predictions, streaming: bool
 ) -> None:
+    """A stream at once; a plain call when the time for its answer is over."""
     before = len(predictions.texts)
-    body = ask("endless", "llama", stream=streaming)
+    body = ask("endless", "llama" if streaming else "hasty", stream=streaming)
     wire = Wire(served.port).send(request("/v1/chat/completions", body, authorization=f"Bearer {served.key}"))
     until(lambda: len(predictions.texts) > before, "the prediction")
     name = f"p{before + 1}"
