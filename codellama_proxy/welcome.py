@@ -12,7 +12,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.masking import mask_of
 from codellama_proxy.routing import asked_model
-from codellama_proxy.store import key_values
+from codellama_proxy.store import audit, key_values
 from codellama_proxy.store.keys import Keys
 from codellama_proxy.types import Deployment, Snapshot
 
@@ -82,7 +82,7 @@ async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: b
         return [
             f"There are no keys yet. Make one: scripts/keys.py create default --database {settings.database}",
         ]
-    _, secret = await keys.create(key_values.read({"key_alias": "default"}))
+    _, secret = await keys.create(key_values.read({"key_alias": "default"}), by=audit.CLI)
     return [
         "",
         f"  A key for the project default, shown only now: {secret}",

@@ -101,3 +101,8 @@ def turned(opened: Window, duration: str | None, now: float) -> Window:
 def iso(at: float) -> str:
     """`2026-11-22T10:00:00Z`."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def iso_ms(at: float) -> str:
+    """`2026-11-22T10:00:00.000Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

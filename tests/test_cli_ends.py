@@ -28,6 +28,7 @@ READING: Mapping[str, tuple[str, ...]] = {
     "keys spend": ("keys", "spend"),
     "keys logs": ("keys", "logs"),
     "keys reconcile": ("keys", "reconcile"),
+    "keys audit": ("keys", "audit"),
     "cache stats": ("cache", "stats"),
     "explain": ("explain", "--project", "web"),
     "backup": ("backup", "copy.db"),

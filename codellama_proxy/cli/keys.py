@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from sqlite3 import Connection
 from typing import Any, NoReturn
 
-from codellama_proxy.cli import spend
+from codellama_proxy.cli import changes, spend
 from codellama_proxy.cli.command import (
     Command,
     CommandError,
@@ -22,7 +22,7 @@ from codellama_proxy.cli.command import (
     table,
     without_passwords,
 )
-from codellama_proxy.store import key_rows, key_values
+from codellama_proxy.store import audit, key_rows, key_values
 from codellama_proxy.store.key_values import Change, shown
 from codellama_proxy.types import Key
 
@@ -79,7 +79,7 @@ OPTIONS: Mapping[str, tuple[str, Read, str]] = {
 def create(args: Namespace) -> int:
     wanted = _change(args, {"key_alias": key_values.alias("PROJECT", args.project)})
     with change(args, create=True) as db:
-        key, secret = key_rows.create(db, wanted, time.time())
+        key, secret = audit.create(db, audit.CLI, wanted, time.time())
     return _with_secret(args, key, secret, f"created {key.key_id} for the project {key.project}")
 
 
@@ -103,33 +103,33 @@ def update(args: Namespace) -> int:
     if not wanted.values:
         raise CommandError("nothing to change was given", 2)
     with change(args) as db:
-        key = key_rows.update(db, find_key(db, args.key).key_id, wanted, time.time())
+        key = audit.update(db, audit.CLI, find_key(db, args.key).key_id, wanted, time.time())
     return answer(args, shown(key), _card(key))
 
 
 def block(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.block(db, find_key(db, args.key).key_id, True)
+        key = audit.block(db, audit.CLI, find_key(db, args.key).key_id, True, time.time())
     return answer(args, shown(key), f"blocked {key.key_id}")
 
 
 def unblock(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.block(db, find_key(db, args.key).key_id, False)
+        key = audit.block(db, audit.CLI, find_key(db, args.key).key_id, False, time.time())
     return answer(args, shown(key), f"unblocked {key.key_id}")
 
 
 def rotate(args: Namespace) -> int:
     overlap = 0.0 if args.overlap is None else key_values.duration("--overlap", args.overlap)
     with change(args) as db:
-        key, secret = key_rows.rotate(db, find_key(db, args.key).key_id, overlap, time.time())
+        key, secret = audit.rotate(db, audit.CLI, find_key(db, args.key).key_id, overlap, time.time())
     old = f"the old secret works for {args.overlap} more" if overlap else "the old secret is dead"
     return _with_secret(args, key, secret, f"rotated {key.key_id}: {old}")
 
 
 def delete(args: Namespace) -> int:
     with change(args) as db:
-        key = key_rows.delete(db, find_key(db, args.key).key_id)
+        key = audit.delete(db, audit.CLI, find_key(db, args.key).key_id, time.time())
     return answer(args, {"key_id": key.key_id, "deleted": True}, f"deleted {key.key_id}")
 
 
@@ -175,6 +175,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("rotate", "a new secret for the same key", _of_rotate, rotate),
     Command("delete", "remove a key; what it spent stays on record", _key, delete),
     *spend.COMMANDS,
+    changes.COMMAND,
 )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.store import key_rows
+from codellama_proxy.store import audit, key_rows
 from codellama_proxy.store.key_rows import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
 from codellama_proxy.store.key_values import Change
 from codellama_proxy.store.reader import Reader, Row
@@ -153,25 +153,33 @@ class Keys:
 
     # --- administrators ------------------------------------------------------------------------------------
 
-    async def create(self, change: Change) -> tuple[Key, str]:
-        """A new key, and its secret for the only time."""
-        return await self._write(lambda db: key_rows.create(db, change, self._clock()))
+    async def create(self, change: Change, by: str = audit.MASTER) -> tuple[Key, str]:
+        """A new key, and its secret for the only time. `by`: who it is recorded for, here and below."""
+        return await self._write(lambda db: audit.create(db, by, change, self._clock()))
 
-    async def update(self, key_id: str, change: Change) -> Key:
-        return await self._write(lambda db: key_rows.update(db, key_id, change, self._clock()))
+    async def update(self, key_id: str, change: Change, by: str = audit.MASTER) -> Key:
+        return await self._write(lambda db: audit.update(db, by, key_id, change, self._clock()))
 
-    async def block(self, key_id: str) -> Key:
-        return await self._write(lambda db: key_rows.block(db, key_id, True))
+    async def block(self, key_id: str, by: str = audit.MASTER) -> Key:
+        return await self._write(lambda db: audit.block(db, by, key_id, True, self._clock()))
 
-    async def unblock(self, key_id: str) -> Key:
-        return await self._write(lambda db: key_rows.block(db, key_id, False))
+    async def unblock(self, key_id: str, by: str = audit.MASTER) -> Key:
+        return await self._write(lambda db: audit.block(db, by, key_id, False, self._clock()))
 
-    async def rotate(self, key_id: str, overlap: float = 0.0) -> tuple[Key, str]:
+    async def rotate(self, key_id: str, overlap: float = 0.0, by: str = audit.MASTER) -> tuple[Key, str]:
         """The same key with a new secret; the old one stays valid for `overlap` seconds."""
-        return await self._write(lambda db: key_rows.rotate(db, key_id, overlap, self._clock()))
+        return await self._write(lambda db: audit.rotate(db, by, key_id, overlap, self._clock()))
 
-    async def delete(self, key_id: str) -> Key:
-        return await self._write(lambda db: key_rows.delete(db, key_id))
+    async def delete(self, key_id: str, by: str = audit.MASTER) -> Key:
+        return await self._write(lambda db: audit.delete(db, by, key_id, self._clock()))
+
+    async def changes(self, filters: audit.Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        """Recorded changes of keys, the newest first, pages from 1; and how many there are."""
+        sql, values = audit.page_query(filters, page, size)
+        rows = await _available(self._reports.all(sql, tuple(values)))
+        sql, values = audit.count_query(filters)
+        total = await _available(self._reports.one(sql, tuple(values)))
+        return [audit.entry(row) for row in rows], int(total[0]) if total else 0
 
     async def get(self, key_id: str) -> Key:
         row = await _available(self._reader.one(SQL["card_by_id"], {"key_id": key_id}))

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
+from typing import Any
+
+Query = tuple[str, list[Any]]
+"""A statement and its values; or a condition and its values."""
 
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
@@ -35,3 +39,9 @@ def parse(text: str) -> dict[str, str]:
 def _sections(text: str) -> Iterator[tuple[str, str]]:
     _, *parts = _NAME.split(text)
     return zip(parts[::2], parts[1::2], strict=True)
+
+
+def where(*conditions: tuple[str, Any]) -> Query:
+    """All conditions whose value is not `None`, and those values; without any, what is always true."""
+    asked = [(sql, value) for sql, value in conditions if value is not None]
+    return " and ".join(sql for sql, _ in asked) or "1", [value for _, value in asked]

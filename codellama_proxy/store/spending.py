@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from codellama_proxy.limits import user_name
 from codellama_proxy.money import usd
-from codellama_proxy.store.queries import load
-from codellama_proxy.windows import DAY, LAST_MOMENT, iso
+from codellama_proxy.store.queries import Query, load, where
+from codellama_proxy.windows import DAY, LAST_MOMENT, iso, iso_ms
 
 SQL = load("spending")
 GROUPS = ("project", "key", "model", "user", "day", "status")
@@ -27,7 +26,6 @@ LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
 """Of the calendar that dates are written in."""
 
 Row = Sequence[Any]
-Query = tuple[str, list[Any]]
 
 LOG_COLUMNS = (
     "request_id",
@@ -92,19 +90,19 @@ def of_scope(scope: str) -> Filters:
 
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
-    where, values = _requests_where(filters)
-    return SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=where), [*values, size, (page - 1) * size]
+    which, values = _requests_where(filters)
+    return SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, size, (page - 1) * size]
 
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:
     """Rows older than one, newest first."""
-    where, values = _requests_where(filters)
-    return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=where), [*values, seq, size]
+    which, values = _requests_where(filters)
+    return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, seq, size]
 
 
 def count_query(filters: Filters) -> Query:
-    where, values = _requests_where(filters)
-    return SQL["count"].format(where=where), values
+    which, values = _requests_where(filters)
+    return SQL["count"].format(where=which), values
 
 
 def request_query(request_id: str) -> Query:
@@ -157,7 +155,7 @@ def _columns(named: Iterable[tuple[str, str]]) -> str:
 
 
 def _requests_where(filters: Filters) -> Query:
-    return _where(
+    return where(
         ("project = ?", filters.project),
         ("key_id = ?", filters.key_id),
         ("model = ?", filters.model),
@@ -172,7 +170,7 @@ def _requests_where(filters: Filters) -> Query:
 def _totals_where(filters: Filters) -> Query:
     if filters.request_id is not None:
         return "0", []
-    return _where(
+    return where(
         ("project = ?", filters.project),
         ("key_id = ?", filters.key_id),
         ("model = ?", filters.model),
@@ -186,11 +184,6 @@ def _totals_where(filters: Filters) -> Query:
 def _day_after(end: float | None) -> str | None:
     """The first day that lies wholly after `end`; none if that is no longer in the calendar."""
     return None if end is None or end > LAST_MIDNIGHT else iso(end + DAY - 1)[:10]
-
-
-def _where(*conditions: tuple[str, Any]) -> Query:
-    asked = [(sql, value) for sql, value in conditions if value is not None]
-    return " and ".join(sql for sql, _ in asked) or "1", [value for _, value in asked]
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -260,13 +253,9 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _time(value: float) -> str:
-    return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 _SHOWN_AS = {"cost_nanos": "cost_usd", "saved_nanos": "saved_usd", "hold_nanos": "hold_usd"}
 _SHOWN: Mapping[str, Callable[[Any], Any]] = {
-    "created_at": _time,
+    "created_at": iso_ms,
     "stream": bool,
     "attempts": lambda text: orjson.loads(text) if text else [],
     "cost_nanos": usd,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from codellama_proxy.chat import MODES
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.trace import CLIENT_LEFT
-from codellama_proxy.web import feedback, health, keys, metrics, models, spend
+from codellama_proxy.web import audit, feedback, health, keys, metrics, models, spend
 from codellama_proxy.web.chat import Answers
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.observed import ERROR, Observed
@@ -46,6 +46,7 @@ def create_app(runtime: Any) -> ASGIApp:
             *_both("POST", "/key/unblock", keys.unblock),
             *_both("POST", "/key/delete", keys.delete),
             *_both("POST", "/key/regenerate", keys.regenerate),
+            *_both("GET", "/audit", audit.audit),
             *_both("GET", "/spend", spend.spend),
             *_both("GET", "/spend/logs", spend.logs),
             *_both("GET", "/requests/{request_id}", spend.one),
