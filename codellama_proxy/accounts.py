@@ -87,7 +87,7 @@ class Accounts:
         `False` where a budget has no room for that. Raises `ProxyError` accounting_unavailable.
         """
         await self._charge(trace)
-        spent = traces.books(trace, price_of).cost_nanos or 0
+        spent = sum([call.charge.cost_nanos or 0 for call in trace.calls if call.charge is not None])
         held = trace.admission.hold_nanos if trace.admission else 0
         attempts = tuple([call.attempt() for call in trace.calls])
         wanted = Extension(
