@@ -96,6 +96,8 @@ class Trace:
     """Deployments whose dialect has no words for this request."""
     serving: Deployment | None = None
     """Whose answer goes to the client."""
+    named_model: str | None = None
+    """The name as the upstream gave it last: not to be shown."""
     upstream_model: str | None = None
     budgeted: bool = False
     """A budget can refuse it, so all it asks for needs a price."""
@@ -143,7 +145,10 @@ class Trace:
 
     def _note_model(self, name: str) -> None:
         """The upstream's own word, which may be anything."""
-        served = self.serving
+        if name == self.named_model:
+            return  # every piece of a stream repeats it
+        served = self.serving or self.tried
+        self.named_model = name if served is not None else None
         known = served is not None and name == served.model and not served.secrets
         self.upstream_model = name if known or served is None else mask_for(served)(name[:LONGEST_NAME])
 
