@@ -142,6 +142,10 @@ def test_what_clients_count_on_is_filled_in() -> None:
         ({"data": {}}, "no_data"),
         (answer([1.0], [2.0]), "no_data"),
         ({"data": [5]}, "no_embedding"),
+        ({"data": [{"embedding": ["x"]}]}, "no_embedding"),
+        ({"data": [{"embedding": [1, None]}]}, "no_embedding"),
+        ({"data": [{"embedding": {"0": 1}}]}, "no_embedding"),
+        ({"data": [{"embedding": "AADAfw=="}]}, "no_embedding"),  # not a number
         ({"data": [{}]}, "no_embedding"),
     ],
 )

@@ -276,3 +276,11 @@ def test_a_stream_without_done_is_whole_when_every_choice_ended() -> None:
     assert read(ADAPTERS["openai"], [raw], chat(stream=True), HERE)[1]
     open_one = sse(chunk({"content": "x"}), {**HEAD, "choices": [{"index": 1, "delta": {"content": "y"}}]})
     assert not read(ADAPTERS["openai"], [open_one + sse(chunk({}, "stop"))], chat(stream=True), HERE)[1]
+
+
+def test_a_stream_that_lacks_a_choice_that_was_asked_for_is_not_complete() -> None:
+    one = [chunk({"content": "x"}), chunk({}, "stop")]
+    other = {"choices": [{"index": 1, "delta": {"content": "y"}, "finish_reason": "stop"}]}
+    two = STREAMED._replace(params={"n": 2})
+    for pieces, complete in ((one, False), ([*one, other], True), ([*one, DONE], True)):
+        assert read(ADAPTERS["openai"], [sse(*pieces)], two, HERE)[1] is complete

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import orjson
 
-from codellama_proxy import failures
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.errors import ProxyError
-from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.failures import AttemptFailed, disguised
 from codellama_proxy.providers.addresses import address, credential, upstream_model
 from codellama_proxy.providers.dialects import DIALECTS, dialect_of
-from codellama_proxy.providers.openai_answer import in_band, loads, name_of
+from codellama_proxy.providers.openai_answer import document, fix_indexes, fix_usage, in_band, name_of
 from codellama_proxy.providers.openai_request import sifted
+from codellama_proxy.providers.reading import is_error, wrong
 from codellama_proxy.sse import Frame
 from codellama_proxy.types import Deployment, Event, HttpRequest
 from codellama_proxy.usage import usage_in
@@ -73,32 +74,31 @@ def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    found = loads(body)
-    if found.get("error"):
-        raise AttemptFailed(in_band(body, found))
+    body, found = document(body)
     data = found.get("data")
+    if not isinstance(data, list) and is_error(found):
+        raise AttemptFailed(in_band(body, found))
     if not isinstance(data, list) or len(data) != len(several(chat.given)):
-        raise AttemptFailed(failures.disguised("no_data", status=200))
-    changed = found.get("object") != "list"
-    found["object"] = "list"
-    for place, one in enumerate(data):
-        changed |= _fix(one, place, chat)
+        wrong("no_data")
+    if not all(isinstance(one, dict) for one in data):
+        wrong("no_embedding")
     usage = usage_in(found)
+    changed = fix_indexes(data) | fix_usage(found) | (found.get("object") != "list")
+    found["object"] = "list"
+    for one in data:
+        changed |= _fix(one, chat)
     return Event(
         body=orjson.dumps(found) if changed else body, content=True, usage=usage, model=name_of(found)
     )
 
 
-def _fix(one: Any, place: int, chat: ChatRequest) -> bool:
+def _fix(one: dict[str, Any], chat: ChatRequest) -> bool:
     """One vector, as it was asked for. Whether anything had to be changed."""
-    if not isinstance(one, dict):
-        raise AttemptFailed(failures.disguised("no_embedding", status=200))
     vector = one.get("embedding")
     encoded = vectored(vector, as_base64=chat.params.get("encoding_format") == "base64")
-    if isinstance(one.get("index"), int) and one.get("object") == "embedding" and encoded is vector:
+    if one.get("object") == "embedding" and encoded is vector:
         return False
     one |= {"object": "embedding", "embedding": encoded}
-    one.setdefault("index", place)
     return True
 
 
@@ -106,25 +106,29 @@ def vectored(vector: Any, *, as_base64: bool) -> list[float] | str:
     """The vector in the wanted form; itself if it has it. Raises `AttemptFailed` for what is none."""
     try:
         match vector:
-            case [_, *_]:
-                return (
-                    base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-                    if as_base64
-                    else vector
-                )
+            case [_, *_] if _NUMBERS.issuperset(map(type, vector)):
+                packed = struct.pack(f"<{len(vector)}f", *vector) if as_base64 else b""
+                return base64.b64encode(packed).decode() if as_base64 else vector
             case str() if vector:
-                return vector if as_base64 else floats(vector)
+                found = floats(vector)
+                return vector if as_base64 else found
     except (struct.error, OverflowError, binascii.Error, ValueError):
         pass
-    raise AttemptFailed(failures.disguised("no_embedding", status=200))
+    raise AttemptFailed(disguised("no_embedding", status=200))
+
+
+_NUMBERS = frozenset({int, float})
 
 
 def floats(encoded: str) -> list[float]:
     """Raises `ValueError` or `struct.error`."""
     raw = base64.b64decode(encoded, validate=True)
-    return list(struct.unpack(f"<{len(raw) // 4}f", raw))
+    found = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+    if not all(map(math.isfinite, found)):
+        raise ValueError("not finite")
+    return found
 
 
 def parse_stream(state: Any, frame: Frame, chat: ChatRequest, deployment: Deployment) -> NoReturn:
     """Nobody streams vectors."""
-    raise AttemptFailed(failures.disguised("a_stream", status=200))
+    raise AttemptFailed(disguised("a_stream", status=200))

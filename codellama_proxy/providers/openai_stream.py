@@ -56,6 +56,8 @@ class StreamState(NamedTuple):
     choices: Mapping[int, ChoiceState] = _NONE
     finished: int = 0
     """How many times a choice gave its finish reason."""
+    wanted: int = 1
+    """How many choices were asked for."""
     usage: Mapping[str, Any] | None = None
     """The latest report: some send a running total with every chunk, only the last one counts."""
     done: bool = False
@@ -63,7 +65,8 @@ class StreamState(NamedTuple):
     @property
     def complete(self) -> bool:
         """Nothing is missing, whether or not `[DONE]` came."""
-        return self.done or (self.finished > 0 and not any(one.open for one in self.choices.values()))
+        whole = self.finished >= self.wanted
+        return self.done or (whole and not any(one.open for one in self.choices.values()))
 
     def with_choices(self, changed: Mapping[int, ChoiceState]) -> StreamState:
         """Raises `AttemptFailed` when there are more than any answer has."""
@@ -79,7 +82,7 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
-    state = state or StreamState()
+    state = state or StreamState(wanted=wanted(chat))
     if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state)
     chunk = piece_of(frame, in_band)
@@ -91,6 +94,12 @@ def parse_stream(
         state, event = _content(state, chunk, frame.data, chat)
         events.append(event)
     return with_report(state, told, events)
+
+
+def wanted(chat: ChatRequest) -> int:
+    """How many choices an answer to it has."""
+    n = chat.params.get("n")
+    return n if isinstance(n, int) else 1
 
 
 class Report(NamedTuple):

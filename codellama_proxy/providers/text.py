@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest
+from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.providers.openai_answer import (
     choices_of,
     document,
@@ -29,6 +29,7 @@ from codellama_proxy.providers.openai_stream import (
     closing,
     constant,
     reported,
+    wanted,
     with_report,
 )
 from codellama_proxy.providers.reading import piece_of, words_at, wrong
@@ -88,7 +89,7 @@ def parse_stream(
     state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
-    state = state or StreamState()
+    state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
     if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state, KIND)
     chunk = piece_of(frame, in_band)
