@@ -6,7 +6,6 @@ import asyncio
 import json
 import sqlite3
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from codellama_proxy.simulate import Course, Fault, Plan, simulate
 from codellama_proxy.store import key_values
 from codellama_proxy.types import Deployment, Key, Snapshot
 from tests.gateways import Client, Rig, run
+from tests.ledgers import NOW
 from tests.scripted import Internet, Script, good, refusal
 
 NAMES = ("a", "b", "c")
@@ -171,6 +171,7 @@ def lived(
     directory: Path, snapshot: Snapshot, internet: Internet, limits: dict[str, Any], body: dict[str, Any]
 ) -> tuple[Client, list[Any], list[float], Key]:
     async def use(rig: Rig) -> tuple[Client, list[Any], list[float], Key]:
+        rig.wall = NOW
         key, secret = await rig.keys.create(key_values.read({"key_alias": "team", **limits}))
         client = await rig.ask(secret=secret, **body)
         await rig.accounts.close()
@@ -191,8 +192,7 @@ def explained(
             return asyncio.run(counter.prompt(asked, first))
         return tokens.of_size(asked.size)
 
-    now = time.time()
-    told = explain(snapshot, key, chat, World(count, unused(now), now))
+    told = explain(snapshot, key, chat, World(count, unused(NOW), NOW))
     if told.error is not None:
         return told, None
     trace = trace_of(snapshot, key, chat, 0.0)

@@ -107,6 +107,13 @@ def test_a_hold_becomes_what_was_spent(desk: Desk, store: Store) -> None:
     assert desk.reconciles()
 
 
+def test_names_that_clients_make_up_are_kept_short(desk: Desk, store: Store) -> None:
+    request = ask(user="u" * 10**6, model_requested="m" * 10**6)
+    desk.spend(request, 7)
+    row = desk.run(desk.ledger.request(request.request_id))
+    assert (row["model_requested"], len(row["user"]) <= 256) == ("m" * 256, True)
+
+
 def test_settling_twice_books_once(desk: Desk, store: Store) -> None:
     request = desk.admit(ask(of_project(max_budget=BUDGET)))
     desk.settle(request, 3)

@@ -18,6 +18,9 @@ from codellama_proxy.store.crashes import Orphan, crashed
 from codellama_proxy.types import Attempt
 from codellama_proxy.windows import DAY
 
+LONGEST_NAME = 256
+"""Characters that are kept of a name that a client made up."""
+
 
 class _Held(NamedTuple):
     """What settling a held row takes."""
@@ -116,7 +119,7 @@ def _insert(db: sqlite3.Connection, ask: Ask, key_id: str | None, hold: int) -> 
         key_id,
         None if ask.user is None else limits.user_name(ask.user),
         ask.endpoint,
-        ask.model_requested,
+        ask.model_requested and ask.model_requested[:LONGEST_NAME],
         ask.stream,
         ask.config,
         hold,

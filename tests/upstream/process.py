@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx2
 
-from tests.processes import ROOT, journal
+from tests.processes import ROOT, journal, until
 from tests.upstream.script import parse
 
 PRICE = {"input": 1.5, "output": 6}
@@ -41,10 +41,20 @@ class View:
         return [str(body["model"]).partition("/")[0] for body in self.bodies()]
 
     def usages(self, model: str | None = None) -> list[Any]:
-        """What usage was reported for each request, in order."""
+        """What usage was reported for each request, in order.
+
+        An answer is written down as finished after its last byte was sent, when the proxy may have booked it already.
+        """
         ids = [one["request"] for one in self.requests(model)]
-        reported = {one["request"]: one["usage"] for one in self.events("finished")}
-        return [reported.get(one) for one in ids]
+
+        def finished() -> dict[int, Any] | None:
+            found = {one["request"]: one["usage"] for one in self.events("finished")}
+            left = {one["request"]: None for one in self.events("closed", by_peer=True) if "request" in one}
+            ended = {**left, **found}
+            return ended if ended.keys() >= set(ids) else None
+
+        reported = until(finished, "the end of each answer") if ids else {}
+        return [reported[one] for one in ids]
 
     def closed(self, request: int) -> list[dict[str, Any]]:
         """When the peer hung up while this request was being answered."""
