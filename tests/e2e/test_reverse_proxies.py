@@ -20,6 +20,8 @@ from tests.raw import Reply, Wire, request
 from tests.rig import Proxy, ProxyFactory, config
 from tests.upstream.process import Upstream
 
+pytestmark = pytest.mark.filterwarnings("default:.*nothing is proved behind")
+
 CHAT = "/v1/chat/completions"
 NAME = "llm.example.com"
 LIMIT = 2_000_000
