@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.flight import AHEAD, LARGE
-from codellama_proxy.types import Cache, Limits, Price, Routing, Timeouts
-from tests.building import deployment, model, snapshot
+from codellama_proxy.failures import AttemptFailed
+from codellama_proxy.flight import AHEAD, LARGE, Flight, Seat
+from codellama_proxy.types import Cache, Event, Limits, Price, Routing, Timeouts
+from tests.building import chat, deployment, model, snapshot
 from tests.dialogues import OPENAI
 from tests.gateways import Client, Rig, run
 from tests.scripted import HANG, Internet, answer, good, refusal, stream
@@ -426,3 +427,70 @@ def test_limits_count_every_follower(play: Play) -> None:
     limits = {kind: Limits() for kind in ("global", "project", "user")} | {"key": Limits(rpm_limit=3)}
     internet = Internet(a=[answer(SOON, TEXT.whole)])
     play(internet, use, replace(CACHED, limits=limits))
+
+
+# --- whatever goes wrong beside the answer -------------------------------------------------------------------
+
+
+class Whole:
+    """A plain answer that is there at once."""
+
+    deployment = ENTRY
+    dropped: tuple[str, ...] = ()
+    first = (Event(TEXT.whole, content=True),)
+    ended = True
+
+    async def more(self, seconds: float) -> Any:
+        raise AssertionError("there is no more")
+
+    async def close(self) -> None:
+        return
+
+
+async def begin() -> Whole:
+    return Whole()
+
+
+def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
+    async def use() -> None:
+        flight = Flight(stream=False)
+        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight.start(begin, lambda: 1.0, lambda: None).cancel()
+        async with asyncio.timeout(2):
+            assert [await seat.board() for seat in seats] == [False, False]
+        assert isinstance(flight.error, AttemptFailed)
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("error", [ValueError, AttributeError, RecursionError, RuntimeError])
+def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> None:
+    def ended() -> None:
+        raise error
+
+    async def use() -> None:
+        flight = Flight(stream=False)
+        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight.start(begin, lambda: 1.0, ended)
+        async with asyncio.timeout(2):
+            assert [await seat.board() for seat in seats] == [True, True]
+        assert "".join(event.text for event in seats[1].first) == TEXT.text
+
+    asyncio.run(use())
+
+
+def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
+    class Odd(Whole):
+        first = (Event(b'{"choices": 5}', content=True),)
+
+    async def begin_oddly() -> Odd:
+        return Odd()
+
+    async def use() -> None:
+        flight = Flight(stream=False)
+        same, other = Seat(flight, chat()), Seat(flight, chat(stream=True))
+        flight.start(begin_oddly, lambda: 1.0, lambda: None)
+        async with asyncio.timeout(2):
+            assert (await same.board(), await other.board()) == (True, False)
+
+    asyncio.run(use())
