@@ -90,9 +90,8 @@ class Accounts:
         spent = sum([call.charge.cost_nanos or 0 for call in trace.calls if call.charge is not None])
         held = trace.admission.hold_nanos if trace.admission else 0
         attempts = tuple([call.attempt() for call in trace.calls])
-        wanted = Extension(
-            trace.id, trace.scopes, max(held + spent - trace.held_nanos, 0), deployment, attempts
-        )
+        more = max(held + spent - trace.held_nanos, 0)
+        wanted = Extension(trace.id, trace.scopes, more, deployment, attempts, price_of(deployment))
         if not wanted.nanos or not any(scope.limits.max_budget is not None for scope in trace.scopes):
             self._ledger.note(wanted)
             return True

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from codellama_proxy import budgets, limits
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.limits import Rate, Rates, Refusal, ScopeLimits
-from codellama_proxy.types import Attempt, Deployment, Key, Tariff, Usage
+from codellama_proxy.types import Attempt, Deployment, Key, Price, Tariff, Usage
 
 
 class Ask(NamedTuple):
@@ -40,7 +40,7 @@ class Ask(NamedTuple):
     """What a budget has sent upstream if the client named none; 0 where nothing is generated."""
     n: int
     prices: tuple[Tariff | None, ...]
-    """Of every candidate the dearest rates it may meet, in the order of the chain; empty when nothing goes upstream."""
+    """Of every candidate the dearest rates it may meet, the first to be asked in front; empty for none."""
     candidate_names: tuple[str, ...]
     deployment: Deployment | None = None
     """Where it is going to be sent first; `None` when nothing goes upstream."""
@@ -88,6 +88,8 @@ class Extension(NamedTuple):
     """Where it is going to be sent."""
     attempts: tuple[Attempt, ...]
     """The earlier ones, with their charges."""
+    price: Price | None = None
+    """Of the deployment; `None`: it is unknown."""
 
 
 class Settlement(NamedTuple):

@@ -57,7 +57,9 @@ def ask_of(
     prompt_estimate: int,
 ) -> Ask:
     """`prompt_estimate`: tokens, as near as we know."""
-    deployments = candidates(models)
+    possible = candidates(models)
+    first = next((d for d in trace.planned if d in possible), possible[0])
+    deployments = [first, *[d for d in possible if d is not first]]
     bounds = _prompt_bounds(chat, deployments, snapshot, trace.settings)
     prices: tuple[Tariff | None, ...] = ()
     if not trace.cached:
@@ -82,9 +84,7 @@ def ask_of(
         bounds=bounds,
         calls_units=max([_calls_units(chat, d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
-        deployment=None
-        if trace.cached
-        else next((d for d in trace.planned if d in deployments), deployments[0]),
+        deployment=None if trace.cached else first,
         counts=trace.counts,
     )
 

@@ -466,7 +466,7 @@ def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
         for one in held:
             await ledger.admit(one)
         await ledger.extend(Extension(held[1].request_id, (budget,), 4, second, (failed,)))
-        ledger.note(Extension(held[2].request_id, (), 0, second, (failed,)))
+        ledger.note(Extension(held[2].request_id, (), 0, second, (failed,), Price(2 * 10**6, 0)))
 
     async def recover(ledger: Ledger) -> list[dict[str, Any]]:
         await ledger.recover()
@@ -482,7 +482,7 @@ def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
         ["first#1"],
         ["first#1", "second#1"],
     ]
-    assert [row["cost_usd"] for row in (once, twice, unlimited)] == [5e-9, 9e-9, 5e-9]
+    assert [row["cost_usd"] for row in (once, twice, unlimited)] == [5e-9, 9e-9, 6e-9]
     for row in (once, twice, unlimited):
         assert row["basis"] == row["attempts"][-1]["basis"] == "crash_estimate"
         assert (row["attempts"][-1]["class"], row["attempts"][-1]["reason"]) == ("transient", "crash")
@@ -490,7 +490,7 @@ def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
         for name in ("prompt_tokens", "completion_tokens"):
             assert row[name] == sum(one[name] for one in row["attempts"])
     assert twice["attempts"][0] == failed.to_json()
-    assert store.balance("project:web") == (19, 0)
+    assert store.balance("project:web") == (20, 0)
 
 
 # --- further attempts -----------------------------------------------------------------------------------------

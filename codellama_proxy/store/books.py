@@ -69,7 +69,7 @@ class Books:
         # A window that has turned since does not count the request any more.
         nanos = extra(more, [one for one in standings if accounts[one.scope.id].counts(held.seq)])
         self._held.pop(more.request_id, None)  # the row is the truth from here on
-        _extend(db, held.seq, more, nanos)
+        _extend(db, held, more, nanos)
         for account in accounts.values():
             account.extended(held.seq, nanos)
         return nanos
@@ -78,7 +78,7 @@ class Books:
         """What a crash would have to tell of one more attempt that needs nothing held."""
         held = _find(db, more.request_id)
         if held is not None:
-            _extend(db, held.seq, more, 0)
+            _extend(db, held, more, 0)
 
     def settle(self, db: sqlite3.Connection, end: Settlement) -> bool:
         """Complete a held row and book it; `False` if there is none."""
@@ -169,9 +169,10 @@ def _complete(db: sqlite3.Connection, seq: int, end: Settlement) -> bool:
     return True
 
 
-def _extend(db: sqlite3.Connection, seq: int, more: Extension, nanos: int) -> None:
-    row = (nanos, _attempts(more.attempts), more.deployment.name, more.deployment.id, seq)
-    db.execute(SQL["extend"], row)
+def _extend(db: sqlite3.Connection, held: _Held, more: Extension, nanos: int) -> None:
+    estimate = None if more.price is None else input_cost(held.estimate_tokens, more.price)
+    where = more.deployment
+    db.execute(SQL["extend"], (nanos, estimate, _attempts(more.attempts), where.name, where.id, held.seq))
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:

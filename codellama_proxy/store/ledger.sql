@@ -23,7 +23,7 @@ values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?);
 
 -- name: extend
 -- One more attempt of a row that is held: what is held in addition, what came before it, and where it goes.
-update requests set hold_nanos = hold_nanos + ?, attempts = ?, model = ?, deployment = ?
+update requests set hold_nanos = hold_nanos + ?, estimate_nanos = ?, attempts = ?, model = ?, deployment = ?
 where seq = ? and status = 'held';
 
 -- name: complete
