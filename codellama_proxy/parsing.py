@@ -21,6 +21,9 @@ MAX_DEPTH = 200
 """Levels of nesting. The serialiser takes 254, and answers are put into a few levels of ours."""
 MOST_PARTS = 20_000
 """Brackets in one piece of a stream: what has more takes too long to look through between two others."""
+MOST_PARTS_WHOLE = 400_000
+MOST_VALUES_WHOLE = 2_000_000
+"""Brackets and commas in a whole answer: the parser holds up all else, in whichever thread it runs."""
 MOST_MENDED = 64 << 10
 """Bytes of a piece that is mended, text by text: that is slow."""
 MOST_MENDED_WHOLE = 1 << 20
@@ -50,6 +53,15 @@ def loads(data: bytes) -> Any:
 def piece(data: bytes) -> Any:
     """The value of one piece of a stream. Raises `AttemptFailed`."""
     if data.count(b"{") + data.count(b"[") > MOST_PARTS:
+        raise AttemptFailed(failures.disguised("too_many_parts", status=200))
+    return loads(data)
+
+
+def whole(data: bytes) -> Any:
+    """The value of a whole answer. Raises `AttemptFailed`."""
+    if len(data) > MOST_PARTS_WHOLE and (
+        data.count(b"{") + data.count(b"[") > MOST_PARTS_WHOLE or data.count(b",") > MOST_VALUES_WHOLE
+    ):
         raise AttemptFailed(failures.disguised("too_many_parts", status=200))
     return loads(data)
 

@@ -318,3 +318,10 @@ def test_a_document_that_parsers_disagree_on_is_read_whole_or_fails(document: by
             assert read_one() == "ab"
         except AttemptFailed:
             continue
+
+
+@pytest.mark.parametrize("many", [b"[1" + b",1" * 2_100_000 + b"]", b"[{}" + b",{}" * 410_000 + b"]"])
+def test_a_whole_answer_of_too_many_values_fails(many: bytes) -> None:
+    with pytest.raises(AttemptFailed) as caught:
+        answered(within(many)[1])
+    assert caught.value.failure.reason == "too_many_parts"

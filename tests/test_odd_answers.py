@@ -333,3 +333,36 @@ def test_completions_are_understood_in_the_other_form(tmp_path: Path, streamed: 
         assert (row["status"], row["basis"]) == ("ok", "exact")
 
     run(tmp_path, snapshot(model("a", entry)), Internet(a=[script]), use)
+
+
+def test_calls_under_one_index_keep_their_arguments_in_every_form(tmp_path: Path) -> None:
+    def part(call: dict[str, Any]) -> dict[str, Any]:
+        return chunk({"tool_calls": [{"index": 0, **call}]})
+
+    pieces = [
+        part({"id": name, "type": "function", "function": {"name": name, "arguments": ""}})
+        if begins
+        else part({"function": {"arguments": f'{{"{name}":1}}'}})
+        for name in "fg"
+        for begins in (True, False)
+    ]
+
+    async def use(rig: Rig) -> None:
+        first, other = await asyncio.gather(rig.ask(stream=True), rig.ask())
+        kept, kept_whole = await rig.ask(stream=True), await rig.ask()
+        for client in (other, kept_whole):
+            calls = client.json["choices"][0]["message"]["tool_calls"]
+            assert [(call["id"], call["function"]["arguments"]) for call in calls] == [
+                ("f", '{"f":1}'),
+                ("g", '{"g":1}'),
+            ]
+        for client in (first, kept):
+            said = {0: "", 1: ""}
+            for event in client.events[:-1]:
+                for call in event["choices"][0]["delta"].get("tool_calls", []):
+                    said[call["index"]] += call["function"]["arguments"]
+            assert said == {0: '{"f":1}', 1: '{"g":1}'}
+        assert len(internet.asked) == 1
+
+    internet = Internet(a=[stream(sse(*pieces, chunk({}, "tool_calls"), DONE))])
+    play(tmp_path, internet, use)

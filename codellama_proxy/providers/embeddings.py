@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from codellama_proxy import parsing
 from codellama_proxy.chat import ChatRequest, several
 from codellama_proxy.errors import ProxyError
 from codellama_proxy.failures import AttemptFailed, disguised
@@ -74,7 +75,7 @@ def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
 
 def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
     """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    body, found = document(body)
+    body, found = document(body, parsing.loads)  # vectors are many numbers
     data = found.get("data")
     if not isinstance(data, list) and is_error(found):
         raise AttemptFailed(in_band(body, found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,10 +96,10 @@ def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
     return changed
 
 
-def document(body: bytes) -> tuple[bytes, dict[str, Any]]:
+def document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> tuple[bytes, dict[str, Any]]:
     """A whole answer as one object, and the bytes that say so. Raises `AttemptFailed`."""
     try:
-        found = parsing.loads(body)
+        found = read(body)
     except Unreadable:
         body = parsing.mended(body)
         found = parsing.loads(body)
