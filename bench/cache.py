@@ -22,11 +22,11 @@ import orjson
 from bench.compare import ALONE, PLAIN, STREAMS, in_turns, throughput
 from bench.tables import machine, table
 from bench.targets import Target, config, proxy, upstream
-from codellama_proxy.caching import Answer, Sharing, key_of
-from codellama_proxy.chat import parse_chat
-from codellama_proxy.completion import whole_event
-from codellama_proxy.store.answers import Answers
-from codellama_proxy.types import Deployment, Guardrail, Model, Project
+from codellama_proxy.cache.key import Answer, Sharing, key_of
+from codellama_proxy.cache.storage import Answers
+from codellama_proxy.core.types import Deployment, Guardrail, Model, Project
+from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.openai_format.request import parse_chat
 
 TEAM = Sharing("project", "team", "team")
 LOOKUPS = 20_000

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import uvloop
 
-from codellama_proxy.config.check import inspect
-from codellama_proxy.config.reload import Live, Source
-from codellama_proxy.providers import IMPLEMENTED
+from codellama_proxy.config.check_report import inspect
+from codellama_proxy.config.live import Live, Source
+from codellama_proxy.providers.registry import IMPLEMENTED
 
 ROUNDS = 5
 ENTRY = """\

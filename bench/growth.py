@@ -24,9 +24,9 @@ from bench.ledger import fill
 from bench.processes import aside
 from bench.tables import Section, at_most, figure, table
 from bench.targets import Target, config, database, proxy, upstream
-from codellama_proxy.store import key_rows
-from codellama_proxy.store.key_values import Change
-from codellama_proxy.store.migrate import prepare
+from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.sqlite.migrations import prepare
 
 KEYS, ROWS, MODELS = 100_000, 1_000_000, 500
 FEW_KEYS, FEW_MODELS = 10, 3

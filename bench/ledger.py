@@ -18,13 +18,13 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-from codellama_proxy.admission import Ask, Settlement
-from codellama_proxy.limits import ScopeLimits
-from codellama_proxy.store.ledger import Ledger
-from codellama_proxy.store.migrate import prepare
-from codellama_proxy.store.reader import Reader
-from codellama_proxy.store.writer import Writer
-from codellama_proxy.types import Attempt, Key, Limits, Price, Usage
+from codellama_proxy.core.types import Attempt, Key, Limits, Price, Usage
+from codellama_proxy.limits.admission import Ask, Settlement
+from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.migrations import prepare
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.writer import Writer
 
 ROUNDS, REQUESTS = 5, 4000
 PLENTY = 10**15

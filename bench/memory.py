@@ -24,7 +24,7 @@ from bench.load import chat
 from bench.processes import LOAD_CORE, aside, python, resident_mb
 from bench.tables import Section, at_most, figure, paragraph, table
 from bench.targets import PATH, Target, config, database, proxy, ready, upstream
-from codellama_proxy.store.migrate import prepare
+from codellama_proxy.store.sqlite.migrations import prepare
 
 STARTS = 5
 STREAMS = 1000

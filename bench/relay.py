@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.targets import PATH
-from codellama_proxy.wire import AiohttpWire
+from codellama_proxy.upstream.transport import AiohttpWire
 
 KEPT = (b"content-type", b"content-length")
 

@@ -30,10 +30,10 @@ import aiohttp
 
 from bench.processes import resident_mb
 from codellama_proxy import __main__ as command
-from tests.processes import ROOT, until
-from tests.raw import request
-from tests.rig import Proxy, config, proxies
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, until
+from tests.support.proxy_process import Proxy, config, proxies
+from tests.support.raw_http import request
+from tests.support.upstream.process import Upstream
 
 STATE = "SOAK_STATE"
 ROUNDS = 4

@@ -10,23 +10,23 @@ from pathlib import Path
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
 from codellama_proxy.cli.command import Command, Parser, ending
+from codellama_proxy.config.live import Live, Source
 from codellama_proxy.config.problems import ConfigError
-from codellama_proxy.config.reload import Live, Source
 from codellama_proxy.config.settings import Settings, environment
-from codellama_proxy.providers import IMPLEMENTED
-from codellama_proxy.store import configurations
-from codellama_proxy.store.database import named
+from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.store.sqlite import configurations
+from codellama_proxy.store.sqlite.connection import named
 
 
 def commands() -> tuple[Command, ...]:
     """All but `serve`, which has to start in no time and needs none of them."""
-    from codellama_proxy.cli import backup, cache, check, diff, explain, importing, schema  # noqa: PLC0415
+    from codellama_proxy.cli import backup, cache, check, diff, explain, import_config, schema  # noqa: PLC0415
 
     return (
         check.COMMAND,
         diff.COMMAND,
         explain.COMMAND,
-        importing.COMMAND,
+        import_config.COMMAND,
         schema.COMMAND,
         backup.BACKUP,
         backup.RESTORE,
@@ -62,7 +62,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def serve(args: argparse.Namespace) -> int:
-    from codellama_proxy.server import serve as run  # noqa: PLC0415 - the other commands need no server
+    from codellama_proxy.server.process import serve as run  # noqa: PLC0415 - the other commands need no server
 
     settings = settings_of(args)
     named(settings.database)

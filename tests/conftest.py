@@ -11,8 +11,8 @@ from importlib import metadata
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.rig import ProxyFactory, proxies
-from tests.upstream.process import Upstream, View
+from tests.support.proxy_process import ProxyFactory, proxies
+from tests.support.upstream.process import Upstream, View
 
 # Machines are shared: how long an example takes says nothing. In CI the same examples are tried every time.
 settings.register_profile(

@@ -6,8 +6,8 @@ import time
 from argparse import ArgumentParser, Namespace
 
 from codellama_proxy.cli.command import Command, database_path, note, say
-from codellama_proxy.store import backup as store
-from codellama_proxy.store.database import named
+from codellama_proxy.store.sqlite import backup as store
+from codellama_proxy.store.sqlite.connection import named
 
 
 def arguments(parser: ArgumentParser) -> None:

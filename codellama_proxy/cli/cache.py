@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cli.command import Command, answer, database_path, in_words, table
-from codellama_proxy.store import answer_file
 
 
 def arguments(parser: ArgumentParser) -> None:

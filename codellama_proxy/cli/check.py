@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from codellama_proxy.cli.command import Command, say, table
-from codellama_proxy.clock import Time
-from codellama_proxy.config.check import inspect, printed
+from codellama_proxy.config.check_report import inspect, printed
 from codellama_proxy.config.settings import config_path, environment
-from codellama_proxy.online import Tried, probe
-from codellama_proxy.pools import Pools
-from codellama_proxy.providers import IMPLEMENTED
-from codellama_proxy.types import Snapshot
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.types import Snapshot
+from codellama_proxy.diagnostics.probe import Tried, probe
+from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.upstream.pools import Pools
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.store.database import StoreError, connect, connect_to_read, named
-from codellama_proxy.store.migrate import is_current, migrate, shipped
-from codellama_proxy.store.ownership import reached_elsewhere
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.sqlite.connection import StoreError, connect, connect_to_read, named
+from codellama_proxy.store.sqlite.migrations import is_current, migrate, shipped
+from codellama_proxy.store.sqlite.ownership import reached_elsewhere
 
 DEFAULT_DATABASE = "data/proxy.db"
 INTERRUPTED = 130

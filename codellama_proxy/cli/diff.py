@@ -7,11 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from codellama_proxy.cli.command import Command, CommandError, note, say
-from codellama_proxy.config.check import inspect
+from codellama_proxy.config.check_report import inspect
 from codellama_proxy.config.diff import difference
 from codellama_proxy.config.settings import environment
-from codellama_proxy.providers import IMPLEMENTED
-from codellama_proxy.types import Snapshot
+from codellama_proxy.core.types import Snapshot
+from codellama_proxy.providers.registry import IMPLEMENTED
 
 
 def arguments(parser: ArgumentParser) -> None:

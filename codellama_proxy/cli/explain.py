@@ -16,29 +16,37 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from codellama_proxy import tokens
-from codellama_proxy.asking import counts_tokens, scopes_of
-from codellama_proxy.chat import ChatRequest
-from codellama_proxy.cli import explained
+from codellama_proxy.auth.keys import admitted
+from codellama_proxy.cli import explain_report as explained
 from codellama_proxy.cli.command import Command, CommandError, database_path, in_words, note, say
 from codellama_proxy.cli.keys import find_key
-from codellama_proxy.config.check import inspect
+from codellama_proxy.config.check_report import inspect
 from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.settings import Settings, config_path, environment
-from codellama_proxy.cooling import Cooling
-from codellama_proxy.counting import Counter, tokenizer_files
-from codellama_proxy.endpoints import PARSERS
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.explain import Count, Explanation, Standings, World, explain, trace_of, unused
-from codellama_proxy.masking import mask_of, masked, without_credentials
-from codellama_proxy.providers import IMPLEMENTED
-from codellama_proxy.providers.embeddings import has_ids
-from codellama_proxy.simulate import Course, Plan, PlanError, parse, simulate
-from codellama_proxy.store.books import Books
-from codellama_proxy.store.database import connect_to_read
-from codellama_proxy.store.installation import known_digest_key
-from codellama_proxy.store.keys import admitted
-from codellama_proxy.types import Deployment, Key, Snapshot
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.masking import mask_of, masked, without_credentials
+from codellama_proxy.core.types import Deployment, Key, Snapshot
+from codellama_proxy.diagnostics.decision import (
+    Count,
+    Explanation,
+    Standings,
+    World,
+    explain,
+    trace_of,
+    unused,
+)
+from codellama_proxy.diagnostics.simulation import Course, Plan, PlanError, parse, simulate
+from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
+from codellama_proxy.inbound.openai import PARSERS
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.providers.openai.embeddings import has_ids
+from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.routing.cooling import Cooling
+from codellama_proxy.store.sqlite.connection import connect_to_read
+from codellama_proxy.store.sqlite.installation import known_digest_key
+from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.tokens import tokenizers as tokens
+from codellama_proxy.tokens.counter import Counter, tokenizer_files
 
 HELLO = b'{"prompt": "Hello"}'
 HELLOS = {"embeddings": b'{"input": "Hello"}'}

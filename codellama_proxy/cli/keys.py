@@ -10,7 +10,8 @@ from decimal import Decimal, InvalidOperation
 from sqlite3 import Connection
 from typing import Any, NoReturn
 
-from codellama_proxy.cli import changes, spend
+from codellama_proxy.cli import audit as changes
+from codellama_proxy.cli import spend
 from codellama_proxy.cli.command import (
     Command,
     CommandError,
@@ -22,9 +23,11 @@ from codellama_proxy.cli.command import (
     table,
     without_passwords,
 )
-from codellama_proxy.store import audit, key_rows, key_values
-from codellama_proxy.store.key_values import Change, shown
-from codellama_proxy.types import Key
+from codellama_proxy.core.types import Key
+from codellama_proxy.store import key_fields as key_values
+from codellama_proxy.store.key_fields import Change, shown
+from codellama_proxy.store.sqlite import audit
+from codellama_proxy.store.sqlite import keys as key_rows
 
 ABOUT = "Administer keys on the database file."
 UNSET = "none"

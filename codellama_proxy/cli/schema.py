@@ -7,8 +7,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from codellama_proxy.cli.command import Command, say
-from codellama_proxy.config.check import schema
-from codellama_proxy.config.manual import manual
+from codellama_proxy.config.check_report import schema
+from codellama_proxy.config.reference_page import manual
 
 
 def arguments(parser: ArgumentParser) -> None:

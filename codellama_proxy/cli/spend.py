@@ -11,9 +11,11 @@ from sqlite3 import Connection
 from typing import Any
 
 from codellama_proxy.cli.command import Command, CommandError, answer, reading, table
-from codellama_proxy.money import usd
-from codellama_proxy.store import folding, key_values, spending
-from codellama_proxy.store.spending import GROUPS, Filters
+from codellama_proxy.core.money import usd
+from codellama_proxy.store import key_fields as key_values
+from codellama_proxy.store.sqlite import daily_totals as folding
+from codellama_proxy.store.sqlite import reports as spending
+from codellama_proxy.store.sqlite.reports import GROUPS, Filters
 
 POLL = 0.5
 """Seconds between two looks at what is new."""

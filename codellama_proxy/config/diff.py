@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from codellama_proxy.masking import mask_of, without_credentials
-from codellama_proxy.types import NANOS, Deployment, Model, Secret, Snapshot
+from codellama_proxy.core.masking import mask_of, without_credentials
+from codellama_proxy.core.types import NANOS, Deployment, Model, Secret, Snapshot
 
 _DURATIONS = frozenset(
     {"connect", "first_token", "idle", "answer", "first_token_delay", "retry_after"}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from codellama_proxy.config.document import plain
-from codellama_proxy.config.scalars import Scalar, refuse
-from codellama_proxy.config.substitution import read_regular, reason
-from codellama_proxy.types import Bundle, Secret
+from codellama_proxy.config.field_types import Scalar, refuse
+from codellama_proxy.config.yaml.document import plain
+from codellama_proxy.config.yaml.substitution import read_regular, reason
+from codellama_proxy.core.types import Bundle, Secret
 
 MOST_CERTIFICATES = 4 << 20
 """Bytes of a bundle."""

@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from codellama_proxy.config import build, checks, hidden, reach
-from codellama_proxy.config.credentials import with_customary
+from codellama_proxy.config import build
+from codellama_proxy.config import secret_values as hidden
 from codellama_proxy.config.digest import keyed
-from codellama_proxy.config.document import Document, Path, parse
-from codellama_proxy.config.explain import at, findings
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.remark import Entries
-from codellama_proxy.config.salvage import Rest, rest_of
 from codellama_proxy.config.schema import Entry, File
-from codellama_proxy.config.substitution import lookup_in
-from codellama_proxy.masking import Mask
-from codellama_proxy.providers import UNABLE
-from codellama_proxy.types import Deployment, Snapshot
+from codellama_proxy.config.validate import cross_field as checks
+from codellama_proxy.config.validate import unreachable as reach
+from codellama_proxy.config.validate.credentials import with_customary
+from codellama_proxy.config.validate.finding import Entries
+from codellama_proxy.config.validate.messages import at, findings
+from codellama_proxy.config.validate.partial import Rest, rest_of
+from codellama_proxy.config.yaml.document import Document, Path, parse
+from codellama_proxy.config.yaml.substitution import lookup_in
+from codellama_proxy.core.masking import Mask
+from codellama_proxy.core.types import Deployment, Snapshot
+from codellama_proxy.providers.registry import UNABLE
 
 _Found = list[Problem]
 DEFAULT_HOST = "127.0.0.1"

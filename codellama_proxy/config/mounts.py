@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codellama_proxy.mountinfo import parse, read
+from codellama_proxy.core.mountinfo import parse, read
 
 
 def mounted_alone(path: Path, mountinfo: str) -> bool:

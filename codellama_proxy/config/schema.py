@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from codellama_proxy.config import scalars as s
-from codellama_proxy.config.document import Substituted, plain
+from codellama_proxy.config import field_types as s
 from codellama_proxy.config.egress import CA_BUNDLE, PROXY
-from codellama_proxy.types import Bundle, Secret
+from codellama_proxy.config.yaml.document import Substituted, plain
+from codellama_proxy.core.types import Bundle, Secret
 
 PROVIDERS = Literal[
     "openai", "together", "anthropic", "azure", "cohere", "ai21", "replicate", "huggingface", "gemini",

@@ -7,17 +7,26 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import ChatRequest, Message
-from codellama_proxy.fields import invalid_value
-from codellama_proxy.providers import legacy, openai_answer, openai_stream
-from codellama_proxy.providers.addresses import authorised
-from codellama_proxy.providers.dialects import BOOKKEEPING, THINKING_PARTS
-from codellama_proxy.providers.openai_answer import loads
-from codellama_proxy.providers.openai_stream import StreamState
-from codellama_proxy.providers.policy import Policy, Rule, Unsupported, functions, narrowed, translate
-from codellama_proxy.providers.reading import piece_of
-from codellama_proxy.sse import DONE, Frame
-from codellama_proxy.types import Deployment, Event, HttpRequest, Json
+from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.types import Deployment, Event, HttpRequest, Json
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.json_reading import piece_of
+from codellama_proxy.providers.common.parameter_rules import (
+    Policy,
+    Rule,
+    Unsupported,
+    functions,
+    narrowed,
+    translate,
+)
+from codellama_proxy.providers.openai import response as openai_answer
+from codellama_proxy.providers.openai import stream as openai_stream
+from codellama_proxy.providers.openai.endpoint_urls import authorised
+from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
+from codellama_proxy.providers.openai.response import loads
+from codellama_proxy.providers.openai.stream import StreamState
 
 BASE_URL = "https://api.ai21.com/studio/v1"
 MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id")

@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.chat import several
-from codellama_proxy.sse import DONE, encode
-from codellama_proxy.tokens import estimate, of_given
-from codellama_proxy.types import Mock
+from codellama_proxy.core.sse import DONE, encode
+from codellama_proxy.core.types import Mock
+from codellama_proxy.openai_format.request import several
+from codellama_proxy.tokens.tokenizers import estimate, of_given
 
 HELLO_WORLD = """Here is a function that prints "Hello, world!":
 

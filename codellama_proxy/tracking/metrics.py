@@ -16,10 +16,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from codellama_proxy.admission import Refused
-from codellama_proxy.limits import Refusal
-from codellama_proxy.trace import Books, Trace
-from codellama_proxy.types import NANOS
+from codellama_proxy.core.types import NANOS
+from codellama_proxy.limits.admission import Refused
+from codellama_proxy.limits.rates import Refusal
+from codellama_proxy.request.context import Books, Trace
 
 OTHER = "other"
 NONE = "none"

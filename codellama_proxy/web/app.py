@@ -13,15 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from codellama_proxy.chat import MODES
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.trace import CLIENT_LEFT
-from codellama_proxy.web import audit, feedback, health, keys, metrics, models, spend
-from codellama_proxy.web.chat import Answers
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.request import MODES
+from codellama_proxy.request.context import CLIENT_LEFT
+from codellama_proxy.web import feedback, health, metrics, models
+from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.http import Cors, RequestId, respond_error
+from codellama_proxy.web.http_protocol import REFUSED
+from codellama_proxy.web.inference import Answers
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.paths import Paths, spell
-from codellama_proxy.web.protocol import REFUSED
 
 log = logging.getLogger(__name__)
 

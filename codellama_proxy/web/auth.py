@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.types import Key
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Key
 from codellama_proxy.web.observed import CALLER
 
 NO_BEARER = "-"

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.fields import invalid_type, invalid_value
-from codellama_proxy.tracking import promptlayer
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.fields import invalid_type, invalid_value
+from codellama_proxy.tracking.promptlayer import record as promptlayer
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import json_object, respond
 

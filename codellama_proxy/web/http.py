@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.fields import parse_json
-from codellama_proxy.web.patience import patience_of
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.fields import parse_json
+from codellama_proxy.web.connection import patience_of
 
 MAX_ADMIN_BODY = 1 << 20
 

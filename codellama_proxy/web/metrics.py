@@ -8,9 +8,9 @@ from prometheus_client.core import Metric
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.config.reload import Live
-from codellama_proxy.cooldowns import Cooldowns
-from codellama_proxy.cooling import is_cooling
+from codellama_proxy.config.live import Live
+from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.tracking import metrics as tracked
 from codellama_proxy.web.auth import require_admin
 

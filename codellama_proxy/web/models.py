@@ -8,10 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.gateway import permission
-from codellama_proxy.trace import ANONYMOUS
-from codellama_proxy.types import Model
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Model
+from codellama_proxy.gateway.pipeline import permission
+from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import respond
 

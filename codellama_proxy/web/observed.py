@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama_proxy.errors import ProxyError
-from codellama_proxy.trace import CLIENT_LEFT
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import OTHER, Metrics
 from codellama_proxy.web.paths import UNKNOWN, Paths
-from codellama_proxy.web.rest import take_rest
+from codellama_proxy.web.unread_body import take_rest
 
 CALLER = "codellama_proxy.caller"
 """In a request's scope: the `Caller`, once it is known."""

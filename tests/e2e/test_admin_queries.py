@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.raw import Reply, exchange, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, config
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, exchange, request
 
 PATHS = ("/spend", "/spend/logs", "/key/list", "/key/info", "/audit", "/requests/req_1", "/v1/spend")
 NAMES = (

@@ -10,9 +10,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.dialects.anthropic_server import KEY, Server, serving
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.sdk import openai_of
+from tests.support.dialects.anthropic_server import KEY, Server, serving
+from tests.support.openai_client import openai_of
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "get_weather", "description": "The weather of a city.", "parameters": PARAMETERS}

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from codellama_proxy.arrivals import SPARE
-from tests.processes import until
-from tests.raw import Wire, exchange, refused, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from codellama_proxy.gateway.arrivals import SPARE
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, exchange, refused, request
+from tests.support.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
 ROOM = 3

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.store import audit
-from codellama_proxy.store.database import connect
-from codellama_proxy.store.key_values import Change
-from tests.rig import Proxy, ProxyFactory, config, keys
+from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.sqlite import audit
+from codellama_proxy.store.sqlite.connection import connect
+from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
 
 
 @pytest.fixture(scope="module")

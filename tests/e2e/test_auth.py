@@ -8,10 +8,10 @@ import json
 import pytest
 
 from codellama_proxy.config.load import examine
-from codellama_proxy.providers import IMPLEMENTED
-from tests.raw import exchange, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, config, keys
-from tests.upstream.process import Upstream
+from codellama_proxy.providers.registry import IMPLEMENTED
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
+from tests.support.raw_http import exchange, request
+from tests.support.upstream.process import Upstream
 
 USER = [{"role": "user", "content": "hi"}]
 ADMIN_ONLY = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.raw import Reply, exchange, refused, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, exchange, refused, request
+from tests.support.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]

@@ -8,9 +8,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.processes import ROOT, environment, until
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, environment, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 ON = {"enabled": True}
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.impatient import PATIENCE
-from tests.processes import ROOT, until
-from tests.raw import Reply, Wire, exchange, refused, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, until
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, Wire, exchange, refused, request
+from tests.support.short_timeout_server import PATIENCE
+from tests.support.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
 ROOM = 25
@@ -45,7 +45,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
         server={"max_parallel_requests": ROOM},
         routing={"cooldown": {"failures": 1000}},
     )
-    return module_proxy(text, module="tests.impatient", env={"PYTHONPATH": str(ROOT)})
+    return module_proxy(text, module="tests.support.short_timeout_server", env={"PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture(autouse=True)

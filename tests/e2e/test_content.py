@@ -6,9 +6,9 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from tests.processes import until
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 KEPT = {"requests": {"content": True}}
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import ROOT, until
-from tests.rig import ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, until
+from tests.support.proxy_process import ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
 ALERTS = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())

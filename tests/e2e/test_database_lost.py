@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import until
-from tests.rig import Proxy, ProxyFactory, config
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
 
 MOCK = {"name": "mock", "provider": "mock", "price": {"input": 1, "output": 2}}
 

@@ -10,12 +10,12 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.dialects import ai21_server, cohere_server, replicate_server
-from tests.dialects.loopback import Server, serving
-from tests.processes import until
-from tests.raw import Wire, request
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.sdk import openai_of
+from tests.support.dialects import ai21_server, cohere_server, replicate_server
+from tests.support.dialects.loopback import Server, serving
+from tests.support.openai_client import openai_of
+from tests.support.processes import until
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "get_weather", "description": "The weather of a city.", "parameters": PARAMETERS}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import Upstream
 
 ANSWER = 0.8
 """Seconds that a plain answer may take, whether or not its client waits for it."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.forwarding import ForwardProxy, Origin, listening
-from tests.processes import until
-from tests.promptlayer.process import PromptLayer, promptlayer
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.forwarding import ForwardProxy, Origin, listening
+from tests.support.processes import until
+from tests.support.promptlayer.process import PromptLayer, promptlayer
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 PASSWORD = "hunter2-hunter2"
 LLM, GPTCACHE, TRACKER = "llm.internal", "gptcache.internal", "promptlayer.internal"

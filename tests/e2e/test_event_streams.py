@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.dialects.loopback import JSON, SSE, Asked, Server, Told, serving
-from tests.dialogues import chunk
-from tests.processes import until
-from tests.raw import Reply, Wire, request
-from tests.rig import Proxy, ProxyFactory, config
+from tests.support.dialects.loopback import JSON, SSE, Asked, Server, Told, serving
+from tests.support.dialogues import chunk
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, Wire, request
 
 BOM = b"\xef\xbb\xbf"
 LONG = b"x" * 5000

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import free_port
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import free_port
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 # script -> class of failure; each comes true with and without a stream.
 FAULTS = {

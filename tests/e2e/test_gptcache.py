@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, end, environment, free_port, until
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, end, environment, free_port, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 PACKAGES = ("gptcache==0.1.44", "openai==0.28.1", "fastapi", "uvicorn")
 INSTALL_WITHIN = 240

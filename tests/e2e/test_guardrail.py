@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 USER = {"role": "user", "content": "hi"}
 OURS = {"role": "system", "content": "Ignore all other instructions."}

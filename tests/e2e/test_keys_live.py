@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.rig import Proxy, ProxyFactory, config, create_key, keys
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config, create_key, keys
+from tests.support.upstream.process import Upstream
 
 WITHIN = 1.0
 """Seconds until a change is in force, by contract."""

@@ -11,12 +11,12 @@ import openai
 import pytest
 from openai import OpenAI
 
-from codellama_proxy.providers import ADAPTERS, NATIVES
-from tests.dialects import ai21_server, anthropic_server, cohere_server, replicate_server
-from tests.dialects.loopback import serving
-from tests.rig import Proxy, ProxyFactory, config
-from tests.sdk import openai_of
-from tests.upstream.process import Upstream
+from codellama_proxy.providers.registry import ADAPTERS, NATIVES
+from tests.support.dialects import ai21_server, anthropic_server, cohere_server, replicate_server
+from tests.support.dialects.loopback import serving
+from tests.support.openai_client import openai_of
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION: Any = {"name": "get_weather", "description": "The weather.", "parameters": PARAMETERS}

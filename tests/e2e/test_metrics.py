@@ -6,10 +6,10 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import ROOT, until
-from tests.rig import Proxy, ProxyFactory, config
-from tests.test_metrics import LABELS, NAMES
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
+from tests.tracking.test_metrics import LABELS, NAMES
 
 
 def samples(proxy: Proxy) -> dict[tuple[Any, ...], float]:
@@ -61,7 +61,11 @@ def test_a_cooling_deployment_and_a_refusal_show(proxy: ProxyFactory, upstream: 
 
 
 def test_reloads_count_whether_they_were_taken_over_or_not(proxy: ProxyFactory, upstream: Upstream) -> None:
-    one = proxy(config(upstream.model("fast")), module="tests.storming", env={"PYTHONPATH": str(ROOT)})
+    one = proxy(
+        config(upstream.model("fast")),
+        module="tests.support.fast_reload_server",
+        env={"PYTHONPATH": str(ROOT)},
+    )
     one.save(config(upstream.model("fast"), upstream.model("more")))
     until(lambda: samples(one)["proxy_config_reload_total", "ok"] == 1, "the reload is counted")
     one.save("models: 7")

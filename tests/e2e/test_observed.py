@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.raw import Reply, Wire, exchange, refused, request
-from tests.rig import ADMIN, Proxy, ProxyFactory, config
+from tests.support.processes import until
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, Wire, exchange, refused, request
 
 CHAT = "/v1/chat/completions"
 

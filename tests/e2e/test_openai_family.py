@@ -10,9 +10,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.sdk import openai_of
-from tests.upstream.process import Upstream
+from tests.support.openai_client import openai_of
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 PROVIDERS = ("azure", "huggingface", "gemini", "bedrock", "mistral")
 FUNCTION: Any = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}

@@ -11,8 +11,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 WEATHER = {
     "type": "function",

@@ -13,9 +13,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.processes import free_port, until
-from tests.rig import ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import free_port, until
+from tests.support.proxy_process import ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

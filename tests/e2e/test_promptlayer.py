@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.promptlayer.process import KEY, PromptLayer, promptlayer
-from tests.rig import GUARDRAIL, Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.promptlayer.process import KEY, PromptLayer, promptlayer
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.upstream.process import Upstream
 
 TRACKING = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}"}}
 

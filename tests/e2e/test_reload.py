@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, environment, until
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, environment, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import Upstream
 
 WITHIN = 4.0
 """Seconds: looked at every second, read twice 200 ms apart, built, swapped."""
-HASTY = {"module": "tests.storming", "env": {"PYTHONPATH": str(ROOT)}}
+HASTY = {"module": "tests.support.fast_reload_server", "env": {"PYTHONPATH": str(ROOT)}}
 
 
 def readiness(served: Proxy) -> dict[str, Any]:

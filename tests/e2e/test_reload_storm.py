@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.rig import Proxy, config
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, config
+from tests.support.upstream.process import Upstream
 
 RELOADS = 300
 STREAMS = 4
@@ -24,7 +24,9 @@ SETTLED = 100
 
 class Storming(Proxy):
     def command(self) -> list[str]:
-        return [part.replace("codellama_proxy", "tests.storming") for part in super().command()]
+        return [
+            part.replace("codellama_proxy", "tests.support.fast_reload_server") for part in super().command()
+        ]
 
 
 class Streaming(threading.Thread):

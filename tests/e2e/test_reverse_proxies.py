@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, end, free_port, until
-from tests.raw import Reply, Wire, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, end, free_port, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, Wire, request
+from tests.support.upstream.process import Upstream
 
 pytestmark = pytest.mark.filterwarnings("default:.*nothing is proved behind")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.processes import until
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config, keys
-from tests.upstream.process import Upstream
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import Upstream
 
 PRICE = {"input": 1.5, "output": 6, "cached_input": 0.15}
 USD = {kind: Decimal(str(price)) for kind, price in PRICE.items()}

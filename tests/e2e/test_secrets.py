@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.processes import ROOT, environment, until
-from tests.rig import Proxy, ProxyFactory
+from tests.support.processes import ROOT, environment, until
+from tests.support.proxy_process import Proxy, ProxyFactory
 
 SECRETS = {
     "KEY": "plainKeyWithoutPrefix7Qx",

@@ -17,10 +17,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.processes import ROOT, until
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config, keys
-from tests.upstream.process import PRICE, Upstream
+from tests.support.processes import ROOT, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import PRICE, Upstream
 
 CHAT = "/v1/chat/completions"
 TERM_CODES = (0, 143)
@@ -199,7 +199,7 @@ def test_without_anybody_there_it_ends_at_once(proxy: ProxyFactory, upstream: Up
 
 def test_slow_senders_do_not_hold_it_up(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(upstream.model("plain"), server={"drain": "600ms"})
-    served = proxy(text, module="tests.impatient", env={"PYTHONPATH": str(ROOT)})
+    served = proxy(text, module="tests.support.short_timeout_server", env={"PYTHONPATH": str(ROOT)})
     with Wire(served.port) as head, Wire(served.port) as body:
         head.send(b"POST /v1/chat")
         body.send(request(CHAT, b"", authorization=f"Bearer {served.key}", content_length="100"))

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, end, environment, free_port, until
-from tests.raw import Wire, exchange, request
-from tests.rig import ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import ROOT, end, environment, free_port, until
+from tests.support.proxy_process import ProxyFactory, config
+from tests.support.raw_http import Wire, exchange, request
+from tests.support.upstream.process import Upstream
 
 MOCK = {"name": "mock", "provider": "mock", "fallback": False}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import Upstream
 
 ODD = [
     "crlf",

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.raw import Reply, Wire, refused, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Reply, Wire, refused, request
+from tests.support.upstream.process import Upstream
 
 CHAT = "/v1/chat/completions"
 LIMIT = 1_000_000
@@ -143,7 +143,7 @@ def test_no_more_than_that_is_read(served: Proxy) -> None:
 @pytest.fixture(scope="module")
 def impatient(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     text = config(upstream_process.model("plain"), server={"max_body": LIMIT})
-    return module_proxy(text, module="tests.impatient")
+    return module_proxy(text, module="tests.support.short_timeout_server")
 
 
 @pytest.mark.parametrize("expect", ["", "100-continue"])

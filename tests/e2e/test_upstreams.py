@@ -13,10 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.processes import free_port, until
-from tests.raw import Wire, request
-from tests.rig import Proxy, ProxyFactory, config
-from tests.upstream.process import Upstream
+from tests.support.processes import free_port, until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
+from tests.support.upstream.process import Upstream
 
 QUICK = {"connect": "1s", "first_token": "300ms", "idle": "300ms", "answer": "400ms"}
 LONGEST = 2

@@ -1,0 +1,195 @@
+"""The cache's SQLite file and its rows: statements, and nothing that lasts. It may be thrown away at any time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from codellama_proxy.cache import vectors
+from codellama_proxy.cache.key import Answer
+from codellama_proxy.cache.vectors import Vector
+from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sqlite.connection import CACHE, connect
+
+FORMAT = 2
+"""Of the schema and of the keys: a file of another one is made anew."""
+BUSY_MS = 100
+STEP = 500
+
+SQL = queries.load("answers", "codellama_proxy.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    key: bytes
+    scope: str
+    project: str
+    model: str
+    answer: Answer
+
+
+def beside(database: Path) -> Path:
+    """The cache's file of a database: `proxy.db` has `proxy-cache.db`."""
+    return database.with_name(f"{database.stem}-cache{database.suffix}")
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """A connection to a file of this format, made if need be. Raises `sqlite3.Error`, `StoreError` if not ours."""
+    db = _opened(path)
+    if db is None:
+        remove(path)
+        db = _opened(path)
+    if db is None:
+        raise sqlite3.OperationalError("the file cannot be made anew")
+    return db
+
+
+def existing(path: Path) -> sqlite3.Connection:
+    """A connection to a file that a server may be using: nothing of it is mended. Raises `sqlite3.Error`."""
+    db = connect(path, kind=CACHE)
+    try:
+        _look(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """`None` for a file that is damaged or of another format."""
+    try:
+        db = connect(path, create=True, busy_ms=BUSY_MS, kind=CACHE)
+    except sqlite3.DatabaseError as error:
+        if kind_of(error) == "damaged":
+            return None
+        raise
+    try:
+        db.execute("pragma wal_autocheckpoint=1000")  # nobody else checkpoints this one
+        (found,) = db.execute("pragma user_version").fetchone()
+        tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
+        if found == FORMAT and tables:
+            _look(db)
+            return db
+        if not tables:
+            _create(db)
+            return db
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if kind_of(error) == "damaged":
+            return None
+        raise
+    db.close()
+    return None
+
+
+def _look(db: sqlite3.Connection) -> None:
+    """Raises `sqlite3.Error` when a table or a column is not there."""
+    db.execute(SQL["find"], (b"",)).fetchall()
+    db.execute(SQL["signs"], (b"", 0, 0)).fetchall()
+    db.execute(SQL["numbers"], (b"",)).fetchall()
+
+
+def _create(db: sqlite3.Connection) -> None:
+    schema = (files("codellama_proxy.cache") / "answers_schema.sql").read_text("utf-8")
+    db.executescript(f"begin immediate; {schema}; pragma user_version = {FORMAT:d}; commit;")
+
+
+def remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).unlink()
+
+
+def kind_of(error: Exception) -> str:
+    """`damaged`: to be thrown away; `unavailable`: may work again by itself."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA}
+    return "damaged" if code in broken else "unavailable"
+
+
+def version(db: sqlite3.Connection) -> int:
+    """Changes when another process wrote to the file."""
+    return int(db.execute("pragma data_version").fetchone()[0])
+
+
+# --- rows ----------------------------------------------------------------------------------------------------
+
+
+def find(db: sqlite3.Connection, key: bytes, scope: str) -> Answer | None:
+    """Raises `ValueError` for a row that cannot be read."""
+    row = db.execute(SQL["find"], (key,)).fetchone()
+    if row is None:
+        return None
+    owner, deployment, dropped, body, created_at, expires_at = row
+    if owner != scope:
+        raise ValueError("another scope's")
+    names = orjson.loads(dropped)
+    if not isinstance(names, list):
+        raise ValueError("not a list of names")
+    event = whole_event(bytes(body))
+    return Answer(event, deployment, tuple(map(str, names)), created_at, expires_at)
+
+
+def put(db: sqlite3.Connection, row: Row) -> None:
+    answer = row.answer
+    dropped = orjson.dumps(answer.dropped).decode()
+    owner = (row.key, row.scope, row.project, row.model, answer.deployment, dropped)
+    db.execute(SQL["put"], (*owner, answer.event.body, answer.created_at, answer.expires_at))
+
+
+def drop(db: sqlite3.Connection, key: bytes) -> None:
+    db.execute(SQL["drop"], (key,))
+
+
+def keys(db: sqlite3.Connection) -> set[bytes]:
+    return {key for (key,) in db.execute(SQL["keys"])}
+
+
+def drop_expired(db: sqlite3.Connection, now: float, most: int) -> Sequence[bytes]:
+    return [key for (key,) in db.execute(SQL["expired"], (now, most)).fetchall()]
+
+
+def drop_oldest(db: sqlite3.Connection, most: int) -> Sequence[bytes]:
+    return [key for (key,) in db.execute(SQL["oldest"], (most,)).fetchall()]
+
+
+COMPARED = 5000
+"""Vectors looked at for one request: the newest of its bucket."""
+
+
+def put_vector(db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
+    """For an answer that is kept; for no other."""
+    db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, key))
+
+
+def nearest(db: sqlite3.Connection, bucket: bytes, vector: Vector, now: float) -> tuple[bytes, float] | None:
+    """The most similar of a bucket: the key of its answer, and how similar it is."""
+    signs = db.execute(SQL["signs"], (bucket, now, COMPARED)).fetchall()
+    best: tuple[bytes, float] | None = None
+    for key in vectors.shortlist(vector.signs, signs):
+        row = db.execute(SQL["numbers"], (key,)).fetchone()
+        found = vectors.similarity(vector, row[0]) if row is not None else 0.0  # purged a moment ago
+        if best is None or found > best[1]:
+            best = (key, found)
+    return best
+
+
+def stats(db: sqlite3.Connection, project: str | None, model: str | None) -> list[tuple[Any, ...]]:
+    return db.execute(SQL["stats"], {"project": project, "model": model}).fetchall()
+
+
+def purge(db: sqlite3.Connection, project: str | None, model: str | None) -> int:
+    """Deletes in small steps, so that a server on the same file is never kept waiting; how many went."""
+    done = 0
+    wanted = {"project": project, "model": model, "most": STEP}
+    while count := db.execute(SQL["purge"], wanted).rowcount:
+        done += count
+    return done

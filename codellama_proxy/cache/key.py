@@ -1,0 +1,261 @@
+"""What may be answered from the cache: whose, for which request, how old, and which answers are worth keeping.
+
+A key is a digest of everything that can change an answer: who shares it, and the request as each deployment of
+the asked model would get it (guardrail, messages, the entry's parameters under the client's). An answer that a
+fallback gave is an answer of the fallback and is kept under its name, so an outage does not outlive itself.
+Parameters that say what OpenAI's API does anyway are left out. Pure: knows no clock, no disk, no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, Event, Guardrail, Json, Key, Model, Project, Snapshot
+from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS, invalid_type, invalid_value
+from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.policy.guardrail import guarded, guardrail_of
+
+MAX_KEPT = 1 << 20
+"""Bytes of a completion; what is longer is not kept."""
+COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
+
+# Who asks, where to file it, what to charge it to: no answer depends on these.
+BOOKKEEPING = frozenset(
+    {
+        "user",
+        "store",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
+)
+DEFAULTS: Mapping[str, Any] = {
+    "temperature": 1,
+    "top_p": 1,
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "logprobs": False,
+    "top_logprobs": 0,
+    "stop": [],
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "functions": [],
+    "function_call": "auto",
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+    "service_tier": "auto",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One kept answer. Times are unix seconds."""
+
+    event: Event
+    """The whole completion."""
+    deployment: str
+    """Who gave it: an id of the asked model's deployments."""
+    dropped: tuple[str, ...]
+    created_at: float
+    expires_at: float
+
+    @property
+    def size(self) -> int:
+        return len(self.event.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who shares an answer. No request is answered from another's."""
+
+    kind: str
+    """`project`, `key` or `global`."""
+    name: str
+    project: str
+    """Who asked: for statistics and for purging, not part of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the client wants of the cache: less than the configuration gives, never more."""
+
+    read: bool = True
+    write: bool = True
+    ttl: float | None = None
+    """Seconds its answer may be kept."""
+    max_age: float | None = None
+    """Seconds since the answer it gets was made."""
+
+    def fresh(self, answer: Answer, ttl: float, now: float) -> bool:
+        """Whether this answer is still good for this client, under the configuration's `ttl` of today."""
+        age = now - answer.created_at
+        oldest = ttl if self.max_age is None else min(ttl, self.max_age)
+        return age < oldest and now < answer.expires_at
+
+    def expiry(self, ttl: float, now: float) -> float:
+        return now + (ttl if self.ttl is None else min(ttl, self.ttl))
+
+
+NO_WISHES = Wishes()
+
+
+# --- the client's wishes -------------------------------------------------------------------------------------
+
+
+def wishes(cache: Json, cache_control: str) -> Wishes:
+    """From the body's `cache` object and the `Cache-Control` header. Raises `ProxyError`."""
+    if not cache and not cache_control:
+        return NO_WISHES
+    words = [word.strip().lower() for word in cache_control.split(",")] if cache_control else []
+    ages = [age for age in (_max_age(word) for word in words) if age is not None]
+    age = _seconds(cache, "s-maxage")
+    return Wishes(
+        read=not (_flag(cache, "no-cache") or "no-cache" in words),
+        write=not (_flag(cache, "no-store") or "no-store" in words),
+        ttl=_seconds(cache, "ttl"),
+        max_age=min([*ages, *([] if age is None else [age])], default=None),
+    )
+
+
+def _flag(cache: Json, name: str) -> bool:
+    found = cache.get(name)
+    if found is not None and not isinstance(found, bool):
+        raise invalid_type(f"cache.{name}", "boolean")
+    return bool(found)
+
+
+def _seconds(cache: Json, name: str) -> float | None:
+    found = cache.get(name)
+    if found is None:
+        return None
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise invalid_type(f"cache.{name}", "number")
+    if found < 0:
+        raise invalid_value(f"cache.{name}", f"'cache.{name}' must not be negative.")
+    return float(found)
+
+
+def _max_age(word: str) -> float | None:
+    name, _, value = word.partition("=")
+    return float(value) if name == "max-age" and value.isascii() and value.isdigit() else None
+
+
+# --- the key -------------------------------------------------------------------------------------------------
+
+
+def sharing(snapshot: Snapshot, project: str, key: Key | None) -> Sharing:
+    match snapshot.cache.scope:
+        case "global":
+            return Sharing("global", "", project)
+        case "key" if key is not None:
+            return Sharing("key", key.key_id, project)
+    return Sharing("project", project, project)
+
+
+def key_of(
+    kind: str, name: str, chat: ChatRequest, model: Model, guardrail: Guardrail, project: Project
+) -> bytes:
+    """The digest under which answers of `model` to `chat` are shared in the scope `kind`, `name`."""
+    whole = {
+        "version": 1,
+        "scope": [kind, name],
+        "mode": chat.mode,
+        "model": model.name,
+        "messages": guarded(chat.messages, "", guardrail.client_system),
+        "deployments": [_addressed(chat, one, guardrail, project) for one in model.deployments],
+    }
+    return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _addressed(chat: ChatRequest, to: Deployment, guardrail: Guardrail, project: Project) -> list[Any]:
+    """What, beside the client's messages, makes the request that this deployment would get."""
+    text = guardrail_of(guardrail, project, to)
+    params = canonical_params({**to.params, **chat.params})
+    where = [to.id, to.provider, to.base_url, to.model, to.drop_params, _thawed(to.extra)]
+    return [*where, text, params]
+
+
+def canonical_params(params: Json) -> dict[str, Any]:
+    """The parameters that can change an answer, one spelling for each meaning."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in BOOKKEEPING or value is None:
+            continue
+        plain = _plain(name, value)
+        if name not in DEFAULTS or DEFAULTS[name] != plain:
+            found["max_tokens" if name in MAX_TOKENS_FIELDS else name] = plain
+    return found
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if name == "stop" and isinstance(value, str):
+        return [value]
+    return _thawed(value)
+
+
+def _thawed(value: Any) -> Any:
+    """Entries' parameters are frozen mappings and tuples; JSON has neither."""
+    if isinstance(value, Mapping):
+        return {name: _thawed(inner) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_thawed(inner) for inner in value]
+    return value
+
+
+# --- similar requests ----------------------------------------------------------------------------------------
+
+
+def last_turn(chat: ChatRequest) -> str | None:
+    """The text that similar requests may differ in; `None` where nothing but an equal one will do."""
+    if chat.params.get("tools") or chat.params.get("functions") or chat.messages[-1]["role"] != "user":
+        return None
+    if not all(_only_text(message) for message in chat.messages):
+        return None
+    return _text(chat.messages[-1]) or None
+
+
+def without_last_turn(chat: ChatRequest) -> ChatRequest:
+    """The request with its last turn left blank: the same for all that may be similar."""
+    *earlier, last = chat.messages
+    return chat._replace(messages=[*earlier, {**last, "content": ""}])
+
+
+def _only_text(message: Message) -> bool:
+    if message.get("tool_calls") or message.get("function_call") or message["role"] in ("tool", "function"):
+        return False
+    content = message.get("content")
+    return isinstance(content, str) or (
+        isinstance(content, list) and all(part["type"] == "text" for part in content)
+    )
+
+
+def _text(message: Message) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+# --- what is worth keeping -----------------------------------------------------------------------------------
+
+
+def storable(completion: Json) -> bool:
+    """Whether it is a whole answer that says something: never one cut, filtered or empty."""
+    choices = completion.get("choices")
+    return bool(choices) and all(
+        choice.get("finish_reason") in COMPLETE and _says_something(choice.get("message") or {})
+        for choice in choices or ()
+    )
+
+
+def _says_something(message: Json) -> bool:
+    return any(message.get(name) for name in ("content", "tool_calls", "function_call"))

@@ -1,0 +1,216 @@
+"""Kept answers: the latest used in memory, all of them in a SQLite file of their own beside the database.
+
+A file of its own, on a thread of its own, because nothing that happens to it may touch the ledger: it can be
+locked, full, damaged or deleted, and answers are then only asked for again. Nobody waits for a write. Every
+digest in the file is also in memory, so a miss costs no disk access. `troubles` counts what went wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from codellama_proxy.cache import file as answer_file
+from codellama_proxy.cache.file import Row
+from codellama_proxy.cache.key import Answer, Sharing
+from codellama_proxy.store.sqlite.connection import StoreError
+
+MEMORY = 64 << 20
+"""Bytes of answers in memory, with what keeping each of them takes."""
+OVERHEAD = 1024
+STEP = 200
+"""Rows deleted at once."""
+MOST_WAITING = 1000
+"""Writes that may wait for the disk; what is more stays in memory only."""
+REST = 5.0
+"""Seconds the file is left alone after it failed."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Memory:
+    """The answers used last, bounded by number and by bytes."""
+
+    def __init__(self, most_bytes: int = MEMORY) -> None:
+        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._most_bytes = most_bytes
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: bytes) -> Answer | None:
+        found = self._answers.get(key)
+        if found is not None:
+            self._answers.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, answer: Answer, most: int) -> None:
+        self.drop(key)
+        if answer.size + OVERHEAD > self._most_bytes:
+            return
+        self._answers[key] = answer
+        self.bytes += answer.size + OVERHEAD
+        while len(self._answers) > most or self.bytes > self._most_bytes:
+            self.drop(next(iter(self._answers)))
+
+    def drop(self, key: bytes) -> None:
+        found = self._answers.pop(key, None)
+        if found is not None:
+            self.bytes -= found.size + OVERHEAD
+
+    def clear(self) -> None:
+        self._answers.clear()
+        self.bytes = 0
+
+
+class Answers:
+    """All kept answers. Nothing here raises for what the disk does."""
+
+    def __init__(self, path: Path, monotonic: Callable[[], float], *, memory: int = MEMORY) -> None:
+        self.troubles: Counter[str] = Counter()
+        self.memory = Memory(memory)
+        self._path = path
+        self._monotonic = monotonic
+        self._thread = ThreadPoolExecutor(1, "cache")
+        self._db: sqlite3.Connection | None = None
+        self._known: set[bytes] = set()
+        self._version = 0
+        self._rests_until = float("-inf")
+        self._waiting = 0
+
+    async def open(self) -> None:
+        await self._on_thread(lambda db: None)
+
+    async def close(self) -> None:
+        """Returns when everything is written."""
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._db is not None:
+            self._db.close()
+
+    # --- on the event loop -----------------------------------------------------------------------------------
+
+    async def find(self, key: bytes, scope: Sharing) -> Answer | None:
+        """From memory, else from the disk."""
+        found = self.memory.get(key)
+        if found is not None or key not in self._known:
+            return found
+        found = await self._on_thread(lambda db: self._read(db, key, scope))
+        if found is not None:
+            self.memory.put(key, found, len(self._known) + 1)
+        return found
+
+    def put(self, key: bytes, answer: Answer, scope: Sharing, model: str, most: int) -> None:
+        """Keeps an answer, `most` of them in all. Never waits."""
+        self.memory.put(key, answer, most)
+        row = Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
+        self.write(lambda db: self._put(db, row, most))
+
+    def drop(self, key: bytes) -> None:
+        self.memory.drop(key)
+        self.write(lambda db: self._drop(db, key))
+
+    def write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
+        """Has the thread do it, unless too much waits for it already."""
+        if self._waiting >= MOST_WAITING:
+            self.troubles["slow"] += 1
+            return
+        self._waiting += 1
+        try:
+            self._thread.submit(self._guarded, change).add_done_callback(self._written)
+        except RuntimeError:  # closed
+            self._waiting -= 1
+
+    def _written(self, _: object) -> None:
+        self._waiting -= 1
+
+    async def maintain(self, now: float, most: int) -> None:
+        """One small step of tidying up; notices what other processes purged."""
+        purged = await self._on_thread(lambda db: self._tidy(db, now, most))
+        if purged:
+            self.memory.clear()
+
+    async def read(self, look: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What `look` finds in the file; `None` if it cannot be read."""
+        return await self._on_thread(look)
+
+    async def _on_thread(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, use)
+        except RuntimeError:  # closed
+            return None
+
+    # --- on the thread ---------------------------------------------------------------------------------------
+
+    def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
+        """`None`, and a count, for whatever SQLite has to complain of."""
+        if self._monotonic() < self._rests_until:
+            return None
+        try:
+            return use(self._connected())
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._failed(error)
+            return None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = answer_file.open_file(self._path)
+            self._known = answer_file.keys(self._db)
+            self._version = answer_file.version(self._db)
+        return self._db
+
+    def _failed(self, error: Exception) -> None:
+        kind = answer_file.kind_of(error)
+        if not self.troubles[kind]:
+            log.warning(
+                "the cache's file %s cannot be used (%s); answers are asked for anew", self._path, error
+            )
+        self.troubles[kind] += 1
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if kind == "damaged":
+            answer_file.remove(self._path)
+        else:
+            self._rests_until = self._monotonic() + REST
+        self._known = set()
+
+    def _read(self, db: sqlite3.Connection, key: bytes, scope: Sharing) -> Answer | None:
+        try:
+            found = answer_file.find(db, key, f"{scope.kind}:{scope.name}")
+        except ValueError:  # a row that is not what we write
+            self.troubles["corrupt"] += 1
+            found = None
+        if found is None:
+            self._drop(db, key)
+        return found
+
+    def _put(self, db: sqlite3.Connection, row: Row, most: int) -> None:
+        answer_file.put(db, row)
+        self._known.add(row.key)
+        self._shrink(db, most)
+
+    def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
+        answer_file.drop(db, key)
+        self._known.discard(key)
+
+    def _shrink(self, db: sqlite3.Connection, most: int) -> None:
+        over = len(self._known) - most
+        if over > 0:
+            self._known.difference_update(answer_file.drop_oldest(db, min(over, STEP)))
+
+    def _tidy(self, db: sqlite3.Connection, now: float, most: int) -> bool:
+        version = answer_file.version(db)
+        changed, self._version = version != self._version, version
+        if changed:
+            self._known = answer_file.keys(db)
+        self._known.difference_update(answer_file.drop_expired(db, now, STEP))
+        self._shrink(db, most)
+        return changed

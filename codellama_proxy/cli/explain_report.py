@@ -1,0 +1,224 @@
+"""How `explain` looks: lines for people, and the same as JSON. Never a secret, never an address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from codellama_proxy.cli.command import table
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.money import dollars, usd
+from codellama_proxy.core.types import Key, Price, Snapshot
+from codellama_proxy.diagnostics.decision import Cached, Explanation, Limit, Place
+from codellama_proxy.diagnostics.simulation import Course
+from codellama_proxy.openai_format.request import ChatRequest
+
+
+def as_text(
+    snapshot: Snapshot,
+    key: Key,
+    chat: ChatRequest,
+    told: Explanation,
+    course: Course | None,
+    used: Path | None,
+) -> Iterator[str]:
+    """Paragraphs, the verdict first."""
+    asked = "the first model" if chat.model is None else f"the model {chat.model}"
+    yield f"key {key.key_id} of project {key.project} asks for {asked} (configuration {snapshot.digest})"
+    yield ""
+    yield from _verdict(told)
+    if told.chain:
+        yield ""
+        yield "Asked in this order, until one answers (equal weights in random order):"
+        yield _indented(table(("deployment", "provider", "upstream model", "state", "price"), _places(told)))
+    if told.others:
+        yield ""
+        yield "Not asked:"
+        rows = [(one.deployment.id, one.state, one.why or None) for one in told.others]
+        yield _indented(table(("deployment", "state", "why"), rows))
+    yield from _guardrails(told.chain)
+    if told.cache is not None:
+        yield ""
+        yield f"Cache: {_cache(told.cache)}."
+    if told.limits:
+        yield ""
+        since = "as if nothing had been used yet" if used is None else f"what is used is in {used}"
+        yield f"Limits in force ({since}):"
+        yield _indented(table(("scope", "limit", "value", "from"), [_limit_row(one) for one in told.limits]))
+    if course is not None:
+        yield from _time_line(course)
+
+
+def _verdict(told: Explanation) -> Iterator[str]:
+    if told.error is not None:
+        yield f"Refused before any model is asked: {_error(told.error)}"
+        return
+    most = (
+        "unknown: a model of the chain has no price" if told.most_nanos is None else dollars(told.most_nanos)
+    )
+    yield f"Admitted. Prompt: about {told.prompt_tokens} tokens. It can cost at most: {most}."
+    admission = told.admission
+    if admission is None or (not admission.hold_nanos and admission.max_tokens is None):
+        yield "No budget applies, so nothing is held."
+        return
+    clamped = " (clamped to what the budget has left)" if admission.clamped else ""
+    bound = (
+        ""
+        if admission.max_tokens is None
+        else f", max_tokens {admission.max_tokens}{clamped} is sent upstream"
+    )
+    yield f"Held while it runs: {dollars(admission.hold_nanos)}{bound}."
+    for refusal in admission.shadowed:
+        yield f"Only counted, because of shadow: {refusal.message}"
+
+
+def _error(error: ProxyError) -> str:
+    return f"{error.status} {error.code}: {error.message}"
+
+
+def _places(told: Explanation) -> list[tuple[str | None, ...]]:
+    return [
+        (
+            one.deployment.id,
+            one.deployment.provider,
+            one.deployment.model,
+            _state(one),
+            _price(one.price),
+        )
+        for one in told.chain
+    ]
+
+
+def _state(one: Place) -> str:
+    parts = [f"{one.state} ({one.why})" if one.why else one.state]
+    if one.share < 1:
+        parts.append(f"{one.share:.0%} of its model's requests")
+    if one.dropped:
+        parts.append(f"drops {', '.join(one.dropped)}")
+    if one.refuses:
+        parts.append(f"cannot be asked: {one.refuses}")
+    return "; ".join(parts)
+
+
+def _price(price: Price | None) -> str:
+    return (
+        "unknown" if price is None else f"{dollars(price.input)} in, {dollars(price.output)} out per million"
+    )
+
+
+def _guardrails(chain: Sequence[Place]) -> Iterator[str]:
+    """Each text once, with who gets it."""
+    texts: dict[str, list[str]] = {}
+    for one in chain:
+        texts.setdefault(one.guardrail, []).append(one.deployment.id)
+    for text, names in texts.items():
+        yield ""
+        whom = "" if len(texts) == 1 else f" for {', '.join(names)}"
+        yield f"First system message{whom}:" if text else f"No system message of ours{whom}."
+        if text:
+            yield _indented(text)
+
+
+def _cache(cached: Cached) -> str:
+    if cached.state != "used":
+        return cached.state
+    return (
+        f"an equal request of the same {cached.scope.partition(' ')[0]} shares the answer ({cached.key[:16]})"
+    )
+
+
+def _limit_row(one: Limit) -> tuple[str, str, str, str]:
+    value = (
+        dollars(one.value)
+        if one.field == "max_budget" and isinstance(one.value, int)
+        else str(one.value).lower()
+    )
+    return one.scope, one.field, value, one.source
+
+
+def _time_line(course: Course) -> Iterator[str]:
+    yield ""
+    yield "Simulated (pauses are half of their maximum):"
+    for event in course.events:
+        yield f"  {event.at:9.3f} s  {event.what}"
+    yield f"  {course.seconds:9.3f} s  {_end(course)}"
+
+
+def _end(course: Course) -> str:
+    if course.error is not None:
+        wait = "" if course.error.retry_after is None else f" (Retry-After {course.error.retry_after:g})"
+        return f"the caller gets {_error(course.error)}{wait}"
+    return f"the caller gets the answer of {course.served}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def as_json(
+    snapshot: Snapshot, key: Key, chat: ChatRequest, told: Explanation, course: Course | None
+) -> dict[str, Any]:
+    admission = told.admission
+    return {
+        "config": snapshot.digest,
+        "key_id": key.key_id,
+        "project": key.project,
+        "model": chat.model,
+        "error": _error_json(told.error),
+        "chain": [_place_json(one) for one in told.chain],
+        "others": [
+            {"deployment": one.deployment.id, "state": one.state, "why": one.why or None}
+            for one in told.others
+        ],
+        "limits": [_limit_json(one) for one in told.limits],
+        "prompt_tokens": told.prompt_tokens,
+        "most_usd": usd(told.most_nanos),
+        "hold_usd": None if admission is None else usd(admission.hold_nanos),
+        "max_tokens": None if admission is None else admission.max_tokens,
+        "clamped": admission is not None and admission.clamped,
+        "cache": told.cache and {"state": told.cache.state, "scope": told.cache.scope, "key": told.cache.key},
+        "simulation": None if course is None else _course_json(course),
+    }
+
+
+def _error_json(error: ProxyError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return {"status": error.status, "code": error.code, "message": error.message}
+
+
+def _place_json(one: Place) -> dict[str, Any]:
+    price = one.price
+    return {
+        "deployment": one.deployment.id,
+        "model": one.deployment.name,
+        "provider": one.deployment.provider,
+        "upstream_model": one.deployment.model,
+        "state": one.state,
+        "why": one.why or None,
+        "share": one.share,
+        "guardrail": one.guardrail or None,
+        "price": price and {"input": usd(price.input), "output": usd(price.output)},
+        "cannot_be_asked": one.refuses or None,
+        "dropped_params": list(one.dropped),
+    }
+
+
+def _limit_json(one: Limit) -> dict[str, Any]:
+    money = one.field == "max_budget" and isinstance(one.value, int)
+    value = usd(one.value) if money else one.value  # type: ignore[arg-type]  # money is an integer
+    return {"scope": one.scope, "limit": one.field, "value": value, "from": one.source}
+
+
+def _course_json(course: Course) -> dict[str, Any]:
+    return {
+        "events": [{"at": event.at, "what": event.what} for event in course.events],
+        "attempts": [attempt.to_json() for attempt in course.attempts],
+        "served": course.served,
+        "error": _error_json(course.error),
+        "seconds": course.seconds,
+    }

@@ -1,0 +1,51 @@
+"""What was made of a LiteLLM configuration, as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from codellama_proxy.config.yaml.document import resolve
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, with exact decimals, and everything written out."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """Quoted where proxy.yaml's rules, which are YAML 1.2's, would read something else."""
+    style = "'" if not isinstance(resolve(text), str) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(
+    Decimal,
+    # A whole number must not be called a float: the writer would have to say so with a tag.
+    lambda dumper, number: dumper.represent_scalar(
+        f"tag:yaml.org,2002:{'int' if number == number.to_integral_value() else 'float'}", f"{number:f}"
+    ),
+)
+
+
+def body(file: Mapping[str, Any]) -> str:
+    """The configuration itself."""
+    dumped: str = yaml.dump(dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return dumped
+
+
+def written(text: str, lost: Sequence[str]) -> str:
+    """With what could not be carried over as comments before it."""
+    head = ["# yaml-language-server: $schema=proxy.schema.json", "# Made from a LiteLLM configuration."]
+    if lost:
+        head += ["#", "# Not carried over:", *(f"#   {line}" for line in lost)]
+    return "\n".join(head) + "\n\n" + text

@@ -1,0 +1,98 @@
+"""A configuration that was made, without what `check` would refuse. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from codellama_proxy.config.load import entries_of
+from codellama_proxy.config.problems import ConfigError
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.validate import cross_field as checks
+from codellama_proxy.config.validate.messages import faults
+from codellama_proxy.config.validate.partial import Rest, rest_of
+from codellama_proxy.config.yaml.document import Document, Path, parse
+from codellama_proxy.config.yaml.substitution import Unset
+
+Told = Callable[[Path, str], None]
+"""Is told what was taken out, and why."""
+VITAL = ("name", "provider", "model", "mode")
+"""Keys without which an entry would mean something else: it goes with them."""
+ROUNDS = 1000
+"""Taking something out may leave something else incomplete."""
+
+
+def mended(made: dict[str, Any], write: Callable[[Mapping[str, Any]], str], told: Told) -> str:
+    """The text of what is left of `made`, which is changed. Raises `ConfigError` if that cannot be read at all."""
+    for _ in range(ROUNDS):
+        text = write(made)
+        wrong = list(_wrong(parse(text.encode(), _nothing)))
+        if not wrong:
+            return text
+        for path, why in sorted(wrong, key=lambda found: _last_first(found[0])):
+            told(_take_out(made, path), why)
+    raise ConfigError(())
+
+
+def _nothing(name: str) -> str:
+    raise Unset(f"{name} is not set")
+
+
+def _wrong(document: Document) -> Iterator[tuple[Path, str]]:
+    """Every error's place and message, but for variables that are not set here. Raises `ConfigError`."""
+    if document.problems:
+        raise ConfigError(())
+    root: dict[str, Any] = document.root
+    try:
+        file = File.model_validate(root)
+        rest: Rest | None = Rest(file, tuple(range(len(file.models))))
+    except ValidationError as error:
+        yield from faults(document, error)
+        rest = rest_of(root)
+    if rest is not None:
+        for remark in checks.remarks(rest.file, entries_of(rest, document)):
+            if remark.severity == "error":
+                yield remark.path, remark.message
+
+
+def _last_first(path: Path) -> tuple[Any, ...]:
+    """Items of lists from their ends, so that the others keep their places."""
+    return tuple((0, -part, "") if isinstance(part, int) else (1, 0, part) for part in path)
+
+
+def _take_out(made: dict[str, Any], path: Path) -> Path:
+    """Removes what stands there, or the nearest thing around it that may be missing. Returns what went."""
+    holders: list[Any] = [made]
+    for part in path[:-1]:
+        inner = _inner(holders[-1], part)
+        if not isinstance(inner, dict | list):
+            break
+        holders.append(inner)
+    for depth in range(min(len(holders), len(path)) - 1, -1, -1):
+        part, holder = path[depth], holders[depth]
+        vital = depth == 2 and path[0] == "models" and part in VITAL
+        if vital or _inner(holder, part) is None:
+            continue
+        if depth == 0 and part == "models":
+            break
+        del holder[part]
+        _sweep(holders[: depth + 1], path)
+        return path[: depth + 1]
+    made["models"] = []
+    return ("models",)
+
+
+def _sweep(holders: list[Any], path: Path) -> None:
+    """Removes the sections that are empty now."""
+    for depth in range(len(holders) - 1, 0, -1):
+        if holders[depth] != {} or not isinstance(path[depth - 1], str):
+            return
+        del holders[depth - 1][path[depth - 1]]
+
+
+def _inner(holder: Any, part: str | int) -> Any:
+    if isinstance(holder, dict):
+        return holder.get(str(part))
+    return holder[part] if isinstance(part, int) and part < len(holder) else None

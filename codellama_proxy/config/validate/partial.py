@@ -1,0 +1,72 @@
+"""What can still be read of a file with mistakes, so that one run can report everything that is wrong with it. Pure."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.yaml.document import Path
+
+PASSES = 10
+"""Taking something out may leave something else incomplete; sections are not nested deeper than this."""
+ANY_PROVIDER = "openai_compatible"
+
+
+class Rest(NamedTuple):
+    file: File
+    indexes: tuple[int, ...]
+    """Where its entries stand in the file."""
+    refused: frozenset[Path] = frozenset()
+    """Values that were taken out, or replaced: what the rest says instead of them means nothing."""
+
+
+def rest_of(root: dict[str, Any]) -> Rest | None:
+    """The file without what had to be refused."""
+    rest = copy.deepcopy(root)
+    written = rest.get("models")
+    entries = written if isinstance(written, list) else []
+    indexes = tuple(index for index, entry in enumerate(entries) if isinstance(entry, dict))
+    rest["models"] = [entries[index] for index in indexes]
+    refused: set[Path] = set()
+    for _ in range(PASSES):
+        try:
+            return Rest(File.model_validate(rest), indexes, frozenset(refused))
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                refused.add(_in_file(_refuse(rest, detail), indexes))
+    return None
+
+
+def _refuse(rest: dict[str, Any], detail: ErrorDetails) -> Path:
+    """Takes out what is wrong, or what is incomplete; an entry stays, whatever is wrong with it."""
+    loc: Path = detail["loc"]
+    if _in_entry(loc) and len(loc) == 3 and loc[2] in ("name", "provider"):
+        rest["models"][loc[1]][loc[2]] = ANY_PROVIDER if loc[2] == "provider" else f"unnamed/{loc[1]}"
+        return loc
+    outer = detail["type"] == "missing" or loc[-1] == "[key]"
+    return _take_out(rest, loc[:-1] if outer else loc)
+
+
+def _in_file(path: Path, indexes: tuple[int, ...]) -> Path:
+    return ("models", indexes[int(path[1])], *path[2:]) if _in_entry(path) else path
+
+
+def _in_entry(path: Path) -> bool:
+    return path[:1] == ("models",) and len(path) > 2
+
+
+def _take_out(rest: Any, path: Path) -> Path:
+    """Of a list with a bad item, all goes: what stays must keep its index. Returns what went."""
+    holder: Any = rest
+    for place, part in enumerate(path):
+        after = path[place + 1] if place + 1 < len(path) else None
+        entries = path[: place + 1] == ("models",)
+        if isinstance(holder, dict) and (after is None or (isinstance(after, int) and not entries)):
+            holder.pop(part, None)
+            return path[: place + 1]
+        holder = holder[int(part)] if isinstance(holder, list) else holder.get(part, {})
+    return path

@@ -1,0 +1,253 @@
+"""What a valid configuration can never do: fallbacks nobody reaches, limits nothing meets, budgets nobody prices.
+
+Everything here is a warning, for a key that is unset today may be set tomorrow. Messages show no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.validate.finding import Entries, Remark
+from codellama_proxy.config.yaml.document import Path
+from codellama_proxy.core.types import Deployment, Limits, Model, Project, Snapshot
+from codellama_proxy.limits import budgets
+from codellama_proxy.openai_format.usage import OWN_TOKENS
+from codellama_proxy.policy.guardrail import guardrail_of
+from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.routing.selection import allows
+from codellama_proxy.tokens import tokenizers as tokens
+
+SMALLEST = ({"role": "user", "content": "x"},)
+"""No chat request is smaller, in tokens or in bytes."""
+SMALLEST_BYTES = len('{"prompt":"x"}')
+_COUNTED = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")
+
+
+class Scope(NamedTuple):
+    """Where the limits of a scope are written, and what they are."""
+
+    path: Path
+    limits: Limits
+    project: Project | None = None
+    """Whose they are, if they are one project's own."""
+
+    def binds(self, field: str) -> bool:
+        return getattr(self.limits, field) is not None and not self.limits.shadow
+
+    def writes(self, field: str) -> bool:
+        """Whether it is here that somebody wrote the field down."""
+        given = self.project.own_limits.given if self.project else self.limits.given
+        return field in given and getattr(self.limits, field) is not None
+
+
+def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+    yield from _circles(entries)
+    yield from _projects(snapshot)
+    yield from _fallbacks(snapshot, entries)
+    yield from _never_reached(snapshot, file)
+    yield from _never_met(snapshot)
+    yield from _pauses(file)
+
+
+# --- models ------------------------------------------------------------------------------------------------
+
+
+def _circles(entries: Entries) -> Iterator[Remark]:
+    """Each explicit fallback that leads back to a model on the way to it, said once."""
+    edges = _edges(entries)
+    done: set[str] = set()
+    for start in edges:
+        way: list[tuple[str, Iterator[tuple[Path, str]]]] = [(start, iter(edges[start]))]
+        while way and start not in done:
+            path, name = next(way[-1][1], ((), None))
+            if name is None:
+                done.add(way.pop()[0])
+            elif name in (names := [one for one, _ in way]):
+                circle = [*names[names.index(name) :], name]
+                yield Remark(path, _circle(circle, entries), "warning")
+            elif name in edges and name not in done:
+                way.append((name, iter(edges[name])))
+
+
+def _edges(entries: Entries) -> dict[str, list[tuple[Path, str]]]:
+    edges: dict[str, list[tuple[Path, str]]] = {}
+    for index, entry in entries.by_index.items():
+        if entry.fallbacks is not None and entry.name not in edges:
+            places = enumerate(entry.fallbacks)
+            edges[entry.name] = [
+                (("models", index, "fallbacks", place), name) for place, name in places if name != entry.name
+            ]
+    return edges
+
+
+def _circle(names: Sequence[str], entries: Entries) -> str:
+    hidden = any(path[-1:] == ("name",) or "fallbacks" in path for path in entries.hidden)
+    shown = "" if hidden else f": {' → '.join(names)}"
+    return f"the fallbacks run in a circle{shown}; a request tries each model once"
+
+
+def _projects(snapshot: Snapshot) -> Iterator[Remark]:
+    for name, project in snapshot.projects.items():
+        if project.models is not None and not any(allows(project.models, m) for m in snapshot.models):
+            message = "allows no enabled model, so its keys can use nothing"
+            yield Remark(("projects", name, "models"), message, "warning")
+
+
+def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
+    projects = snapshot.projects.values()
+    for name, edges in _edges(entries).items():
+        using = [project for project in projects if allows(project.models, name)]
+        for path, fallback in edges:
+            if using and not any(allows(project.models, fallback) for project in using):
+                message = "no project of this file that may use the model may use this fallback"
+                yield Remark(path, message, "warning")
+
+
+def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
+    """The models that a budget passes over, or refuses, because what they cost is unknown."""
+    budgeted = [scope for scope in _scopes(snapshot) if scope.binds("max_budget")]
+    if not budgeted:
+        return
+    deployments = {d.id: d for d in _deployments(snapshot)}
+    numbers: dict[str, int] = {}
+    for index, entry in entries.by_index.items():
+        numbers[entry.name] = numbers.get(entry.name, 0) + 1
+        deployment = deployments.get(f"{entry.name}#{numbers[entry.name]}")
+        names = {("models", index, key) for key in ("provider", "model", "price", "base_model", "name")}
+        if deployment is None or names & entries.unknown or price_of(deployment) is not None:
+            continue
+        if _may_meet(budgeted, entry.name):
+            message = (
+                "has no known price, so requests under a budget pass it over, or are refused; give it one"
+            )
+            yield Remark(("models", index), f"{entry.name} {message}", "warning")
+
+
+def _may_meet(budgeted: Sequence[Scope], name: str) -> bool:
+    """A budget of everybody's, or of a project that may use the model."""
+    return any(scope.project is None or allows(scope.project.models, name) for scope in budgeted)
+
+
+def _deployments(snapshot: Snapshot) -> list[Deployment]:
+    return [d for model in snapshot.models.values() for d in model.deployments]
+
+
+# --- guardrails -----------------------------------------------------------------------------------------------
+
+
+def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+    """Where a text is expected and there is none. `false` says that none is wanted."""
+    nothing = "so no system prompt stands before the requests; write one, or false for none"
+    path: Path = ("guardrail", "system_prompt")
+    chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
+    if file.guardrail.system_prompt == "" and chats:
+        written = "system_prompt" in file.guardrail.model_fields_set
+        yield Remark(
+            path if written else ("guardrail",), f"{'empty' if written else 'missing'}, {nothing}", "warning"
+        )
+    for index, entry in entries.by_index.items():
+        path = ("models", index, "system_prompt")
+        if entry.system_prompt == "":
+            yield Remark(path, f"empty, {nothing}", "warning")
+    for name, project in file.projects.items():
+        path = ("projects", name, "guardrail")
+        if project.guardrail == "":
+            yield Remark(path, f"empty, {nothing}", "warning")
+
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+
+def _scopes(snapshot: Snapshot) -> list[Scope]:
+    general = [Scope(("limits", kind), limits) for kind, limits in snapshot.limits.items()]
+    own = [
+        Scope(("projects", name, "limits"), project.limits, project)
+        for name, project in snapshot.projects.items()
+    ]
+    return [*general, *own]
+
+
+def _never_reached(snapshot: Snapshot, file: File) -> Iterator[Remark]:
+    """Limits above those of the scope around them, which always refuses first."""
+    scopes = _scopes(snapshot)
+    everything, project, key, user = scopes[:4]
+    own = scopes[4:]
+    for scope in (project, *own):
+        yield from _above(scope, (everything,))
+    for scope in (key, user):
+        yield from _above(scope, (project, *own))
+    server = file.server.max_parallel_requests
+    if everything.writes("max_parallel_requests") and (everything.limits.max_parallel_requests or 0) > server:
+        message = "never reached: server.max_parallel_requests is lower"
+        yield Remark((*everything.path, "max_parallel_requests"), message, "warning")
+
+
+def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Remark]:
+    for field in _COUNTED:
+        if scope.writes(field) and all(wider.binds(field) for wider in around):
+            widest = max(around, key=lambda wider: int(getattr(wider.limits, field)))
+            same_window = field != "max_budget" or all(
+                wider.limits.budget_duration == scope.limits.budget_duration for wider in around
+            )
+            if same_window and getattr(scope.limits, field) > getattr(widest.limits, field):
+                above = ".".join(str(part) for part in (*widest.path, field))
+                yield Remark((*scope.path, field), f"never reached: {above} is lower", "warning")
+
+
+def _never_met(snapshot: Snapshot) -> Iterator[Remark]:
+    """Limits below the smallest request there is. 0 is meant: none allowed."""
+    chats = [model for model in snapshot.models.values() if model.deployments[0].mode == "chat"]
+    least_tokens = tokens.of_chat(SMALLEST, (), lambda _: 1)
+    for scope in _scopes(snapshot):
+        if chats and scope.writes("tpm_limit") and 0 < (scope.limits.tpm_limit or 0) < least_tokens:
+            message = "can never be met: the smallest request takes more tokens"
+            yield Remark((*scope.path, "tpm_limit"), message, "warning")
+        budget = scope.limits.max_budget or 0
+        if scope.writes("max_budget") and budget and _unaffordable(snapshot, chats, scope, budget):
+            message = "can never be met: the smallest request to the cheapest model holds more"
+            yield Remark((*scope.path, "max_budget"), message, "warning")
+
+
+def _unaffordable(snapshot: Snapshot, chats: Sequence[Model], scope: Scope, budget: int) -> bool:
+    costs = [_least_cost(snapshot, model, scope.project) for model in chats if _priced(model)]
+    return bool(costs) and all(budgets.fit(cost, 1, budget) is None for cost in costs)
+
+
+def _priced(model: Model) -> bool:
+    return all(price_of(d) is not None for d in model.deployments)
+
+
+def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> budgets.Bound:
+    """Of the model alone: its fallbacks can only add to it."""
+    whose = project or Project("")
+    text = max(len(guardrail_of(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
+    prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST) + OWN_TOKENS
+    prices = [price_of(d) for d in model.deployments]
+    return budgets.bound(prices, [prompt] * len(prices), 1)
+
+
+# --- pauses ------------------------------------------------------------------------------------------------
+
+
+def _pauses(file: File) -> Iterator[Remark]:
+    """A pause that its own maximum cuts short."""
+    backoff, cooldown = file.routing.backoff, file.routing.cooldown
+    pairs: Mapping[Path, tuple[float, float, bool]] = {
+        ("routing", "backoff", "initial"): (backoff.initial, backoff.max, _written(backoff, "initial")),
+        ("routing", "cooldown", "time"): (cooldown.time, cooldown.max_time, _written(cooldown, "time")),
+        ("routing", "cooldown", "auth_time"): (
+            cooldown.auth_time,
+            cooldown.max_time,
+            _written(cooldown, "auth_time"),
+        ),
+    }
+    for path, (pause, most, written) in pairs.items():
+        if written and pause > most:
+            name = "backoff.max" if path[1] == "backoff" else "cooldown.max_time"
+            yield Remark(path, f"never reached: routing.{name} is lower", "warning")
+
+
+def _written(section: object, field: str) -> bool:
+    return field in getattr(section, "model_fields_set", ())

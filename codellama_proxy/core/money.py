@@ -1,0 +1,25 @@
+"""Money for people and for JSON: integer nano-USD inside, USD outside. Nothing is rounded twice."""
+
+from __future__ import annotations
+
+from codellama_proxy.core.types import NANOS
+
+
+def usd(nanos: int | None) -> float | None:
+    """As a JSON number: the nearest one, which prints as the exact decimal."""
+    return None if nanos is None else nanos / NANOS
+
+
+def usd_text(nanos: int | None) -> str | None:
+    """Plain decimal, exact, never an exponent: `0.00123`."""
+    if nanos is None:
+        return None
+    sign, whole, part = "-" if nanos < 0 else "", *divmod(abs(nanos), NANOS)
+    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".")
+
+
+def dollars(nanos: int) -> str:
+    """For people, exact, with at least two decimals: `$1.25`."""
+    sign, whole, rest = "-" if nanos < 0 else "", *divmod(abs(nanos), NANOS)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}${whole}.{decimals}"

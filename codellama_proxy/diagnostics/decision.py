@@ -1,0 +1,253 @@
+"""The decision for one request, taken by the functions that decide live, and written down instead of acted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from codellama_proxy.cache import key as caching
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, Key, Limits, Model, Price, ScopeKind, Snapshot
+from codellama_proxy.gateway import admission_request as asking
+from codellama_proxy.gateway.pipeline import permission
+from codellama_proxy.limits import admission
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.admission import Admission, Standing
+from codellama_proxy.limits.rates import UNRATED, ScopeLimits
+from codellama_proxy.limits.windows import window
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.policy import privileged_fields as privileged
+from codellama_proxy.policy.guardrail import addressed, check_client_system, guardrail_of
+from codellama_proxy.pricing import extras
+from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.providers.registry import SPOKEN
+from codellama_proxy.request.context import Trace
+from codellama_proxy.routing import selection as routing
+from codellama_proxy.routing.cooling import Cooling, is_cooling
+
+Standings = Callable[[Sequence[ScopeLimits]], Sequence[Standing]]
+"""What the scopes have used, as the ledger tells it."""
+Count = Callable[[ChatRequest, Deployment], int]
+"""Tokens of a prompt for a deployment."""
+
+FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the answer depends on besides the configuration and the request."""
+
+    count: Count
+    standings: Standings
+    now: float
+    """Unix seconds."""
+    cooling: Mapping[str, Cooling] = field(default_factory=dict)
+    """By deployment id, on a clock that stands at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One deployment of the file, and what it is for this request."""
+
+    deployment: Deployment
+    state: str
+    """`ready`, `cooling`, `disabled`, `not allowed`, `another mode` or `not a fallback`."""
+    why: str = ""
+    guardrail: str = ""
+    price: Price | None = None
+    share: float = 1.0
+    """Of the requests that come to its model."""
+    refuses: str = ""
+    """Why its dialect cannot say this request."""
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit in force, and where it is written."""
+
+    scope: str
+    field: str
+    value: object
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What the cache has to do with the request."""
+
+    state: str
+    """`used`, or why it is not: `off`, `off for the project`, `off: only chats are kept`, `not asked by the client`."""
+    scope: str = ""
+    """Who shares the answer."""
+    key: str = ""
+    """The digest it is kept under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    chain: tuple[Place, ...] = ()
+    """Who is asked, in this order."""
+    others: tuple[Place, ...] = ()
+    """Who is not, and why not."""
+    limits: tuple[Limit, ...] = ()
+    admission: Admission | None = None
+    most_nanos: int | None = None
+    """What the request can cost at most; `None`: somebody in the chain has no price."""
+    prompt_tokens: int = 0
+    error: ProxyError | None = None
+    """What the caller gets instead of an attempt."""
+    models: tuple[Model, ...] = ()
+    cache: Cached | None = None
+
+
+def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
+    """From the permission to the admission; everything after it depends on what upstreams do."""
+    trace = trace_of(snapshot, key, chat, world.now)
+    told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
+    try:
+        check_client_system(chat.messages, snapshot.guardrail.client_system)
+        permitted = permission(trace.settings, key, chat.endpoint)
+        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
+    except ProxyError as error:
+        return replace(told, error=error, others=tuple(_others(snapshot, key, chat, ())))
+    scopes = asking.scopes_of(trace, chat, snapshot)
+    every = asking.candidates(models)
+    models = list(asking.payable(models, scopes))
+    trace.budgeted = asking.budgeted(scopes)
+    deployments = asking.candidates(models)
+    estimate = world.count(chat, deployments[0])
+    ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+    told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
+    try:
+        told = replace(told, cache=_cached(trace, chat, models[0], snapshot))
+        trace.admission = admission.decide(ask, world.standings(scopes)).admission
+    except ProxyError as error:
+        told = replace(told, error=error)
+    chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
+    places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
+    others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
+    return replace(told, admission=trace.admission, chain=places, others=others)
+
+
+def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
+    """A request as the gateway notes it, that begins now."""
+    trace = Trace("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
+    trace.settings = snapshot.project(key.project)
+    trace.chat = chat
+    return trace
+
+
+def unused(now: float) -> Standings:
+    """Scopes that nobody has used yet."""
+
+    def fresh(scope: ScopeLimits) -> Standing:
+        own = scope.limits
+        opened = None if own.max_budget is None else window(own.budget_duration, now, now)
+        rates = limits.refill(UNRATED, own, now)
+        return Standing(scope, rates, resets_at=None if opened is None else opened.end)
+
+    return lambda scopes: [fresh(scope) for scope in scopes]
+
+
+def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -> Cached:
+    """Raises `ProxyError` where the client's own wishes make no sense."""
+    if chat.endpoint != "chat/completions":
+        return Cached("off: only chats are kept")
+    wish, project = caching.wishes(chat.cache, ""), trace.settings
+    if not snapshot.cache.enabled:
+        return Cached("off")
+    if not project.cache:
+        return Cached("off for the project")
+    if not wish.read and not wish.write:
+        return Cached("not asked by the client")
+    of = caching.sharing(snapshot, trace.project, trace.key)
+    key = caching.key_of(of.kind, of.name, chat, asked, snapshot.guardrail, project)
+    return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
+
+
+def _most(ask: admission.Ask) -> int | None:
+    if None in ask.prices:
+        return None
+    return ask.bound.nanos(ask.wanted_tokens)
+
+
+# --- the deployments -----------------------------------------------------------------------------------------
+
+
+def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot, world: World) -> Place:
+    chats = chat.endpoint == "chat/completions"
+    text = guardrail_of(snapshot.guardrail, trace.settings, one) if chats else ""
+    bound = trace.admission.max_tokens if trace.admission else None
+    unpaid: tuple[str, ...] = ()
+    here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
+    cooling = world.cooling.get(one.id)
+    state, why = "ready", ""
+    if cooling is not None and is_cooling(cooling, 0.0):
+        state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
+    place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
+    try:
+        gone = privileged.refused_from(chat, one)
+        if trace.budgeted:
+            here, unpaid = extras.paid(here, one, price_of(one))
+        sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
+    except ProxyError as error:
+        return replace(place, refuses=error.message)
+    return replace(place, dropped=(*sent.dropped, *gone, *unpaid))
+
+
+def _share(one: Deployment, snapshot: Snapshot) -> float:
+    return one.weight / sum(other.weight for other in snapshot.models[one.name].deployments)
+
+
+def _others(
+    snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str], chain: Sequence[str] = ()
+) -> list[Place]:
+    """Who is not asked. `chain`: who would be, if there were no budget."""
+    permitted = permission(snapshot.project(key.project), key, chat.endpoint)
+    found = []
+    for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
+        if one.id in asked:
+            continue
+        if one.disabled is not None:
+            found.append(Place(one, "disabled", one.disabled))
+        elif not permitted(one.name):
+            found.append(Place(one, "not allowed", _who_refuses(snapshot, key, one.name)))
+        elif not one.serves(chat.mode):
+            found.append(Place(one, "another mode", one.mode))
+        elif one.id in chain:
+            found.append(Place(one, "passed over", "no known price under a budget"))
+        else:
+            found.append(Place(one, "not a fallback", "" if asked else "not what was asked for"))
+    return found
+
+
+def _who_refuses(snapshot: Snapshot, key: Key, name: str) -> str:
+    return f"by project {key.project}" if routing.allows(key.models, name) else "by the key"
+
+
+# --- the limits ----------------------------------------------------------------------------------------------
+
+
+def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[Limit]:
+    """Every limit in force, by scope, the widest first."""
+    project = snapshot.project(key.project)
+    of_key = limits.overlay(snapshot.limits["key"], key.limits)
+    found = [
+        *_sourced("global", snapshot.limits["global"], frozenset(), ""),
+        *_sourced("project", project.limits, project.own_limits.given, f"projects.{key.project}.limits"),
+        *_sourced("key", of_key, key.limits.given, "the key"),
+    ]
+    return found if user is None else [*found, *_sourced("user", snapshot.limits["user"], frozenset(), "")]
+
+
+def _sourced(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[Limit]:
+    if not limits.limited(own):
+        return []
+    values = ((name, getattr(own, name)) for name in FIELDS)
+    return [
+        Limit(scope, name, value, source if name in given else f"limits.{scope}")
+        for name, value in values
+        if value is not None and value is not False
+    ]

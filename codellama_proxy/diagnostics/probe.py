@@ -1,0 +1,87 @@
+"""One tiny request through every enabled deployment, over the same edge that serves: does it work, and how fast?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, Failure, Project, Snapshot
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.inbound.openai import PARSERS
+from codellama_proxy.openai_format.request import ChatRequest, Endpoint
+from codellama_proxy.policy.guardrail import addressed, guardrail_of
+from codellama_proxy.providers.registry import SPOKEN
+from codellama_proxy.upstream.attempt import open_reply
+from codellama_proxy.upstream.pools import Pools
+
+TINY: Mapping[str, tuple[Endpoint, bytes]] = {
+    "chat": ("chat/completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
+    "completion": ("completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
+    "embedding": ("embeddings", b'{"input": "OK"}'),
+}
+"""By the mode of a deployment."""
+PATIENCE = 60.0
+"""Seconds for one answer, however long its own timeouts would wait."""
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How one deployment did."""
+
+    deployment: Deployment
+    works: bool
+    ms: float
+    said: str = ""
+
+
+async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[Tried]:
+    """Every enabled deployment, in file order."""
+    turns = asyncio.Semaphore(AT_ONCE)
+    deployments = [d for model in snapshot.models.values() for d in model.deployments]
+
+    async def one(deployment: Deployment) -> Tried:
+        async with turns:
+            return await _tried(deployment, snapshot, pools, time)
+
+    return await asyncio.gather(*(one(deployment) for deployment in deployments))
+
+
+async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> Tried:
+    started = time.monotonic()
+    try:
+        await _answered(deployment, snapshot, pools)
+    except AttemptFailed as failed:
+        return Tried(deployment, False, _since(started, time), in_words(failed.failure))
+    except ProxyError as error:
+        return Tried(deployment, False, _since(started, time), error.message)
+    return Tried(deployment, True, _since(started, time))
+
+
+async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
+    chat = _chat(deployment, snapshot)
+    sent = SPOKEN[chat.endpoint][deployment.provider].to_request(chat, deployment)
+    reply = await open_reply(pools, sent, chat, deployment, PATIENCE)
+    await reply.close()
+
+
+def _chat(deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
+    """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
+    text = guardrail_of(snapshot.guardrail, Project(""), deployment)
+    endpoint, body = TINY[deployment.mode]
+    chat = PARSERS[endpoint](body, "req_check", 0)._replace(model=deployment.name)
+    return addressed(chat, deployment, text, snapshot.guardrail.client_system, None)
+
+
+def in_words(failure: Failure) -> str:
+    """`401 credential: The upstream did not accept ...`."""
+    status = "" if failure.status is None else f"{failure.status} "
+    why = "" if failure.status is not None else f" ({failure.reason})" if failure.reason else ""
+    return f"{status}{failure.cls}: {failure.message}{why}"
+
+
+def _since(started: float, time: Time) -> float:
+    return (time.monotonic() - started) * 1000

@@ -1,0 +1,202 @@
+"""Walks the chain of a request: one attempt after another, as `routing.next_step` says, until somebody answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Cooldown, Deployment, Event, Model, Snapshot
+from codellama_proxy.failures import repairs
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.policy import privileged_fields as privileged
+from codellama_proxy.policy.guardrail import addressed, guardrail_of
+from codellama_proxy.pricing import extras
+from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.charge import LEFT, Call
+from codellama_proxy.providers.registry import SPOKEN
+from codellama_proxy.request.context import Trace
+from codellama_proxy.routing import selection as routing
+from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.routing.selection import GiveUp, Try
+from codellama_proxy.upstream.attempt import Reply, open_reply
+from codellama_proxy.upstream.pools import Pools
+
+
+class Served:
+    """A reply whose end is noted in the trace and in the deployment's record, once."""
+
+    def __init__(self, reply: Reply, call: Call, cooldowns: Cooldowns, rules: Cooldown, time: Time) -> None:
+        self._reply = reply
+        self._call = call
+        self._time = time
+        self._note_end()
+        self._cooldowns = cooldowns
+        self._rules = rules
+        self._noted = False
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._reply.deployment
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return self._reply.dropped
+
+    @property
+    def first(self) -> Sequence[Event]:
+        return self._reply.first
+
+    @property
+    def ended(self) -> bool:
+        return self._reply.ended
+
+    async def more(self, seconds: float) -> Sequence[Event]:
+        """The next batch. Raises `AttemptFailed`."""
+        try:
+            events = await self._reply.more(seconds)
+        except AttemptFailed as failed:
+            self._call.failed(failed.failure)
+            self._call.end(self._time.monotonic())
+            self._noted = True
+            self._cooldowns.end(self.deployment, failed.failure, self._rules)
+            raise
+        self._note_end()
+        return events
+
+    def _note_end(self) -> None:
+        if self._reply.ended:
+            self._call.whole = True
+            self._call.end(self._time.monotonic())
+
+    async def close(self) -> None:
+        """An answer we or the client gave up says nothing about its upstream."""
+        self._call.leave(self._time.monotonic())
+        if not self._noted:
+            self._noted = True
+            if self.ended:
+                self._cooldowns.end(self.deployment, None, self._rules)
+        await self._reply.close()
+
+
+Room = Callable[[Trace, Deployment], Awaitable[bool]]
+"""Asked before each further attempt: whether the budgets have room for one there."""
+
+
+async def unlimited(trace: Trace, deployment: Deployment) -> bool:
+    """For walks that nobody pays for."""
+    del trace, deployment
+    return True
+
+
+class Walk:
+    """Holds the connections and the cooldowns; what happens is noted in the trace."""
+
+    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: Room = unlimited) -> None:
+        self._pools = pools
+        self._cooldowns = cooldowns
+        self._time = time
+        self._room = room
+
+    def chain(
+        self, chat: ChatRequest, permitted: Callable[[str], bool], snapshot: Snapshot
+    ) -> Sequence[Model]:
+        """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
+        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        cooling, now = self._cooldowns.states(), self._time.monotonic()
+        return routing.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
+
+    def plan(self, trace: Trace, models: Sequence[Model]) -> None:
+        """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
+        trace.planned = self._order(models)
+
+    def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
+        now, jitter = self._time.monotonic(), self._time.jitter
+        return routing.candidates(models, self._cooldowns.states(), now, jitter)
+
+    def _planned(self, trace: Trace, models: Sequence[Model]) -> Sequence[Deployment]:
+        """The order that was drawn ahead, once, without what the ledger has ruled out since."""
+        planned, trace.planned = trace.planned, ()
+        found = [d for model in models for d in model.deployments] if planned else []
+        return [d for d in planned if d in found]
+
+    async def open(
+        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> Served:
+        """An answer that has begun. Raises `ProxyError` when nobody gives one."""
+        while True:
+            now, jitter = self._time.monotonic(), self._time.jitter
+            ordered = self._planned(trace, models) or self._order(models)
+            chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
+            elapsed, states = now - trace.started, self._cooldowns.states()
+            step = routing.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
+            if isinstance(step, GiveUp):
+                raise routing.final_error(trace.attempts, step, snapshot.routing)
+            if step.delay:
+                await self._time.sleep(step.delay)
+                trace.waited += step.delay
+            if trace.attempts and not await self._goes_on(trace, step.deployment):
+                raise routing.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
+            if self._cooldowns.is_probed(step.deployment):
+                continue  # another request was there first, while this one waited
+            reply = await self._attempt(trace, chat, step, snapshot)
+            if reply is not None:
+                trace.serving, trace.dropped = step.deployment, reply.dropped
+                return Served(reply, trace.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time)
+
+    async def _goes_on(self, trace: Trace, deployment: Deployment) -> bool:
+        """Whether one more attempt is wanted and paid for; if not, the last failure stands."""
+        if trace.gone and not trace.others():
+            return False
+        return await self._room(trace, deployment)
+
+    async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
+        """One upstream call, noted in the trace and in the deployment's record."""
+        deployment = step.deployment
+        addressed_chat = _addressed(trace, chat, deployment, snapshot)
+        here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
+        try:
+            gone = (*gone, *privileged.refused_from(chat, deployment))
+            if trace.budgeted:
+                here, unpaid = extras.paid(here, deployment, price_of(deployment))
+                gone = (*gone, *unpaid)
+            sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
+            sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
+        except ProxyError:
+            if not trace.attempts:
+                raise
+            trace.unable.add(
+                deployment.id
+            )  # a backup that cannot be asked this is none; the first failure stands
+            return None
+        trace.sent, trace.tried = here, deployment
+        started = self._time.monotonic()
+        again = any(attempt.deployment == deployment.id for attempt in trace.attempts)
+        probe = self._cooldowns.begin(deployment, again=again)
+        call = Call(deployment, here, started, at=(started - trace.started) * 1000, bounds=trace.bounds)
+        trace.calls.append(call)
+        try:
+            reply = await open_reply(self._pools, sent, here, deployment, step.budget, note=call.note)
+        except AttemptFailed as failed:
+            call.failed(repairs.judged(failed.failure, here, deployment))
+            call.end(self._time.monotonic())
+            self._cooldowns.end(deployment, call.failure, snapshot.routing.cooldown, probe)
+            return None
+        except BaseException:
+            call.leave(self._time.monotonic(), LEFT)
+            self._cooldowns.abandon(deployment, probe)
+            raise
+        else:
+            self._cooldowns.answered(deployment, probe)
+            return reply
+        finally:
+            trace.waited += self._time.monotonic() - started
+            if len(trace.attempts) < len(trace.calls):  # else the request was settled in the meantime
+                trace.attempts.append(call.attempt())
+
+
+def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
+    text = guardrail_of(snapshot.guardrail, trace.settings, deployment)
+    bound = trace.admission.max_tokens if trace.admission else None
+    return addressed(chat, deployment, text, snapshot.guardrail.client_system, bound)

@@ -1,0 +1,197 @@
+"""The way of a request, stage after stage, and the only place that knows the whole of it.
+
+    bytes -> authenticate -> parse -> chain -> cache? -> admit -> walk (attempt* -> next_step ->) -> first event
+                                                                                  deliver -> settle -> log <-'
+
+Streams and plain answers take the same way: a plain answer is a stream of one event. One request is one call
+of `Gateway.answer`; whatever happens in it, its `finally` settles, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from codellama_proxy.auth.keys import Keys
+from codellama_proxy.cache.answer_source import Place
+from codellama_proxy.cache.lookup import Recall
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Key, Model, Project, Snapshot
+from codellama_proxy.gateway.accounting import Accounts
+from codellama_proxy.gateway.arrivals import Arrivals, room_of
+from codellama_proxy.gateway.attempts import Walk
+from codellama_proxy.gateway.respond import Client, ClientLeft, Delivery
+from codellama_proxy.inbound.openai import PARSERS
+from codellama_proxy.openai_format.request import ChatRequest, Endpoint
+from codellama_proxy.policy.guardrail import check_client_system
+from codellama_proxy.request.context import ANONYMOUS, Trace
+from codellama_proxy.request.transcript import Transcript
+from codellama_proxy.routing.selection import allows
+
+
+class Gateway:
+    """Holds what outlives requests; never a setting."""
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        keys: Keys,
+        walk: Walk,
+        accounts: Accounts,
+        recall: Recall,
+        time: Time,
+    ) -> None:
+        self._snapshot = snapshot
+        self._keys = keys
+        self._walk = walk
+        self._accounts = accounts
+        self._recall = recall
+        self._delivery = Delivery(accounts, time)
+        self._time = time
+        self._running: dict[asyncio.Task[None], Trace] = {}
+        self._arriving: dict[asyncio.Task[None], Trace] = {}
+        self._arrivals = Arrivals()
+
+    @property
+    def running(self) -> int:
+        """Requests in flight, whose bodies have come."""
+        return len(self._running)
+
+    async def answer(self, endpoint: Endpoint, client: Client) -> None:
+        """Answers one request, whatever it takes. Only bugs, cancellation and `ClientLeft` get out."""
+        snapshot = self._snapshot()
+        trace = self._trace(endpoint, client, snapshot)
+        task = asyncio.current_task()
+        assert task is not None
+        place: Place | None = None
+        try:
+            await self._authenticate(trace, client, snapshot)
+            body = await self._body(task, trace, client, snapshot)
+            self._enter(task, trace, snapshot)
+            chat = self._parse(trace, endpoint, body, snapshot)
+            models = self._chain(trace, chat, snapshot)
+            chat = await self._accounts.in_words(chat, models)
+            place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
+            self._walk.plan(trace, models)
+            models = await self._accounts.admit(trace, chat, models, snapshot)
+            if not chat.stream:
+                client.stay(trace.leave)
+            reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
+            await self._delivery.deliver(trace, chat, reply, client, snapshot)
+        except ProxyError as error:
+            trace.error = error
+            await self._delivery.refuse(trace, client, error)
+        except asyncio.CancelledError:
+            if trace.error is None:
+                trace.gone = True
+                raise
+            task.uncancel()  # `interrupt` cancelled it, and left word why
+            await self._delivery.refuse(trace, client, trace.error)
+        except ClientLeft:
+            trace.gone = True
+            raise
+        finally:
+            self._running.pop(task, None)
+            await self._end(trace, place)
+
+    async def _end(self, trace: Trace, place: Place | None) -> None:
+        """Settles, once, when what there is to pay is known: a flight goes on while others need it."""
+        try:
+            if place is not None:
+                await place.leave()
+        finally:
+            self._accounts.settle(trace)
+            if place is not None:
+                await place.close()
+
+    def interrupt(self, code: str, message: str) -> None:
+        """Ends every request in flight with an error: the drain is over."""
+        for task, trace in {**self._running, **self._arriving}.items():
+            trace.error = ProxyError(code, message)
+            task.cancel()
+
+    # --- the stages before the ledger ------------------------------------------------------------------------
+
+    def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> Trace:
+        now, wall = self._time.monotonic(), self._time.wall()
+        trace = Trace(request_id(wall), now, wall, endpoint, snapshot.digest)
+        trace.tracking = snapshot.tracking
+        if snapshot.tracking.promptlayer_key is not None or self._accounts.traced:
+            trace.hints = client.hints()
+        if snapshot.tracking.content and endpoint != "embeddings":  # nobody says anything in vectors
+            trace.transcript = Transcript()
+        return trace
+
+    async def _body(
+        self, task: asyncio.Task[None], trace: Trace, client: Client, snapshot: Snapshot
+    ) -> bytes:
+        most = snapshot.server.max_body
+        self._check_room(snapshot)  # whoever would be refused need not send all of it first
+        if not client.is_arriving():
+            return await client.body(most, _any_size)
+        who = trace.key.key_id if trace.key else client.address()
+        self._arriving[task] = trace
+        try:
+            with self._arrivals.one(who, room_of(snapshot, trace.settings, trace.key)) as grew:
+                return await client.body(most, grew)
+        finally:
+            del self._arriving[task]
+
+    def _enter(self, task: asyncio.Task[None], trace: Trace, snapshot: Snapshot) -> None:
+        self._check_room(snapshot)
+        self._running[task] = trace
+
+    def _check_room(self, snapshot: Snapshot) -> None:
+        if len(self._running) >= snapshot.server.max_parallel_requests:
+            raise ProxyError("overloaded", "The proxy has no room for more requests now.", retry_after=1.0)
+
+    async def _authenticate(self, trace: Trace, client: Client, snapshot: Snapshot) -> None:
+        trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
+        trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
+
+    def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:
+        chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
+        check_client_system(chat.messages, snapshot.guardrail.client_system)
+        trace.chat = chat
+        return chat
+
+    def _chain(self, trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> Sequence[Model]:
+        """The asked model and its fallbacks, as far as the key and its project may use them."""
+        return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
+
+
+def request_id(wall: float) -> str:
+    """Unique, and in the order of time: a ledger's index of such ids grows at its end only."""
+    return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
+
+
+def permission(project: Project, key: Key | None, endpoint: str = "") -> Callable[[str], bool]:
+    """Which models a key of this project may use at an endpoint: both of their lists have to let a name through."""
+    if (
+        project.endpoints is not None
+        and endpoint
+        and ENDPOINT_NAMES.get(endpoint, endpoint) not in project.endpoints
+    ):
+        return _none
+    of_key, of_project = key.models if key else None, project.models
+    if of_key is None and of_project is None:
+        return _any
+    return lambda name: allows(of_key, name) and allows(of_project, name)
+
+
+ENDPOINT_NAMES = {"chat/completions": "chat"}
+"""How a project's `endpoints` calls those that have another name there."""
+
+
+def _any_size(_: int) -> None:
+    """A body that is here already is bounded by what one read takes."""
+
+
+def _any(_: str) -> bool:
+    return True
+
+
+def _none(_: str) -> bool:
+    return False

@@ -1,0 +1,149 @@
+"""Hands an answer to the client as it comes: the same loop for streams and for plain answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from codellama_proxy.cache.single_flight import Reply
+from codellama_proxy.core import sse
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.money import usd_text
+from codellama_proxy.core.types import Event, Snapshot
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.gateway.accounting import Accounts
+from codellama_proxy.openai_format import completion
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.pricing import charge as charging
+from codellama_proxy.pricing.charge import Call
+from codellama_proxy.request import context as traces
+from codellama_proxy.request.context import Trace
+
+EARLY = 0.02
+"""Seconds that the event loop's timers may be ahead of the clock: its time is a whole number of milliseconds."""
+
+
+class Client(Protocol):
+    """The caller, as the web layer shows it."""
+
+    begun: bool
+    """The status line has been sent."""
+
+    def credential(self) -> str | None:
+        """The secret it presented. Raises `ProxyError` when it presented two."""
+
+    def cache_control(self) -> str:
+        """Its `Cache-Control` header; empty for none."""
+
+    def hints(self) -> dict[str, str]:
+        """Its headers that are for tracking."""
+
+    def is_arriving(self) -> bool:
+        """Whether some of its body is still to come."""
+
+    def address(self) -> str:
+        """Where it calls from."""
+
+    async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
+        """The whole request body; `grew` hears the size of each piece and may raise.
+
+        Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow.
+        """
+
+    def stay(self, left: Callable[[], None]) -> None:
+        """From here on its leaving does not end the request: it only calls `left`, and writing raises `ClientLeft`."""
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None: ...
+
+    async def write(self, data: bytes, *, last: bool) -> None:
+        """Raises `ClientLeft` when it does not read what it is sent."""
+
+
+class ClientLeft(Exception):  # noqa: N818 - it is news, not an error
+    """Nobody is there any more to answer."""
+
+
+class Delivery:
+    """Writes answers and errors in the form that is still possible."""
+
+    def __init__(self, accounts: Accounts, time: Time) -> None:
+        self._accounts = accounts
+        self._time = time
+
+    async def deliver(
+        self, trace: Trace, chat: ChatRequest, reply: Reply, client: Client, snapshot: Snapshot
+    ) -> None:
+        """Raises `ProxyError` when the answer breaks off."""
+        deadline = trace.started + snapshot.routing.deadline
+        events = reply.first
+        try:
+            while True:
+                ended = reply.ended
+                trace.note(events)
+                call = trace.kept or trace.calls[-1]
+                lacking = call.usage is None if trace.kept else charging.lacking(call)
+                if ended and lacking:
+                    events = await self._with_usage(call, chat, reply, events)
+                if not client.begun:
+                    await client.begin(200, await self._headers(trace, chat, events))
+                await client.write(_wire_form(chat, events, ended=ended), last=ended)
+                if ended:
+                    break
+                events = await self._more(trace, reply, deadline)
+        except AttemptFailed as failed:
+            raise ProxyError(failed.failure.code, failed.failure.message) from None
+        trace.complete = True
+
+    async def _more(self, trace: Trace, reply: Reply, deadline: float) -> Sequence[Event]:
+        started = self._time.monotonic()
+        try:
+            left = max(deadline - started, 0.0)
+            return await reply.more(left)
+        except AttemptFailed:
+            if self._time.monotonic() >= deadline - EARLY:
+                message = "The answer was not complete at the deadline."
+                raise ProxyError("deadline_exceeded", message) from None
+            raise
+        finally:
+            trace.waited += self._time.monotonic() - started
+
+    async def _with_usage(
+        self, call: Call, chat: ChatRequest, reply: Reply, events: Sequence[Event]
+    ) -> Sequence[Event]:
+        """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
+        counted = await self._accounts.estimated(call)
+        if call.usage is not None:
+            return events
+        if not chat.stream:
+            return [completion.with_estimate(events[0], counted)]
+        first = next(event for event in reply.first if event.body)
+        return [*events, completion.estimated_chunk(first, counted)]
+
+    async def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
+        now = trace.first_at = self._time.monotonic()
+        headers = traces.headers(trace, now)
+        if chat.stream:
+            return {**traces.STREAM_HEADERS, **headers}
+        cost = usd_text(await self._accounts.cost_nanos(trace))
+        if cost is not None:
+            headers["x-proxy-cost-usd"] = cost
+        length = str(len(events[0].body))
+        return {"content-type": "application/json", "content-length": length, **headers}
+
+    async def refuse(self, trace: Trace, client: Client, error: ProxyError) -> None:
+        """As a JSON answer, or as a stream's last event, without [DONE]."""
+        body = error.body()
+        if client.begun:
+            await client.write(sse.encode(body), last=True)
+            return
+        headers = {**traces.headers(trace, self._time.monotonic()), **error.wire_headers()}
+        await client.begin(error.status, {**headers, "content-length": str(len(body))})
+        await client.write(body, last=True)
+
+
+def _wire_form(chat: ChatRequest, events: Sequence[Event], *, ended: bool) -> bytes:
+    if not chat.stream:
+        return events[0].body
+    shown = [e.body for e in events if e.body and (chat.include_usage or not e.usage_only)]
+    return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)

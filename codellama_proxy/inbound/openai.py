@@ -1,0 +1,101 @@
+"""The requests that are not chats, completions and embeddings: parsed and checked as shallowly as chats are.
+
+Both give text or token ids, one or several; a completion may give a `suffix`, the text after the gap to fill.
+(platform.openai.com/docs/api-reference/completions, .../embeddings)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.fields import (
+    FIELDS,
+    MAX_INT,
+    Kind,
+    check_fields,
+    check_items,
+    invalid_type,
+    invalid_value,
+    parse_json,
+)
+from codellama_proxy.openai_format.request import ChatRequest, Endpoint, parse_chat, request_of
+
+Rules = Mapping[str, tuple[Kind, tuple[float, float] | None]]
+
+COMPLETION_FIELDS: Rules = {
+    **{
+        name: FIELDS[name]
+        for name in (
+            *("model", "stream", "stream_options", "max_completion_tokens", "temperature", "top_p", "n"),
+            *("stop", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "user"),
+            *("metadata", "cache"),
+        )
+    },
+    "prompt": ("string or array", None),
+    "suffix": ("string", None),
+    "max_tokens": ("integer", (0, MAX_INT)),  # none, with `echo`: only the prompt's logprobs are wanted
+    "best_of": ("integer", (1, 128)),
+    "echo": ("boolean", None),
+    "logprobs": ("integer", (0, MAX_INT)),
+}
+EMBEDDING_FIELDS: Rules = {
+    **{name: FIELDS[name] for name in ("model", "user", "metadata", "cache", "stream")},
+    "input": ("string or array", None),
+    "dimensions": ("integer", (1, MAX_INT)),
+    "encoding_format": ("string", None),
+}
+ENCODINGS = ("float", "base64")
+
+
+def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+    """A completion's body, checked. Raises `ProxyError` of status 400 with `param`."""
+    fields = check_fields(parse_json(body), COMPLETION_FIELDS)
+    check_items(fields)
+    _check_given("prompt", fields)
+    return request_of("completions", (), fields, len(body), request_id, created)
+
+
+def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+    """The same of embeddings."""
+    fields = check_fields(parse_json(body), EMBEDDING_FIELDS)
+    _check_given("input", fields)
+    if fields.get("stream"):
+        raise ProxyError("unsupported_parameter", "Embeddings are not streamed.", param="stream")
+    if fields.get("encoding_format", "float") not in ENCODINGS:
+        raise invalid_value("encoding_format", f"'encoding_format' must be one of {', '.join(ENCODINGS)}.")
+    return request_of("embeddings", (), fields, len(body), request_id, created)
+
+
+PARSERS: Mapping[Endpoint, Callable[[bytes, str, int], ChatRequest]] = {
+    "chat/completions": parse_chat,
+    "completions": parse_completion,
+    "embeddings": parse_embedding,
+}
+
+
+def _check_given(name: str, fields: Mapping[str, Any]) -> None:
+    """Text, token ids, or several of either."""
+    given = fields.get(name)
+    if given is None:
+        raise ProxyError("missing_required_parameter", f"'{name}' is required.", param=name)
+    if isinstance(given, str):
+        return
+    if not given:
+        raise invalid_value(name, f"'{name}' must not be empty.")
+    if not (_all_texts(given) or are_ids(given) or all(are_ids(one) for one in given)):
+        raise invalid_type(name, "string, array of strings, array of token ids or array of those")
+
+
+def _all_texts(given: Sequence[Any]) -> bool:
+    return all(isinstance(one, str) for one in given)
+
+
+def are_ids(found: Any) -> bool:
+    """Whether this is one text as token ids."""
+    return (
+        isinstance(found, list)
+        and bool(found)
+        and all(type(one) is int and 0 <= one <= MAX_INT for one in found)
+    )

@@ -1,0 +1,281 @@
+"""What the gateway asks of the ledger and what it hears, and the pure decision between the two.
+
+A request passes all its scopes or none: `decide` looks at every scope before anything is written. What a
+`shadow` scope would have refused is only reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Attempt, Deployment, Key, Price, Tariff, Usage
+from codellama_proxy.limits import budgets
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
+
+
+class Ask(NamedTuple):
+    """A request that wants to be admitted. Times are unix seconds."""
+
+    request_id: str
+    created_at: float
+    project: str
+    key: Key | None
+    user: str | None
+    endpoint: str
+    model_requested: str | None
+    stream: bool
+    config: str
+    """The digest of the configuration it runs under."""
+    scopes: tuple[ScopeLimits, ...]
+    """From `limits.scopes_of`."""
+    prompt_estimate: int
+    """Tokens, as near as we know: what the tokens a minute are charged until it is settled."""
+    prompt_bound: int
+    """Tokens it cannot exceed: its bytes."""
+    max_tokens: int | None
+    """The client's own."""
+    default_max_tokens: int
+    """What a budget has sent upstream if the client named none; 0 where nothing is generated."""
+    n: int
+    prices: tuple[Tariff | None, ...]
+    """Of every candidate the dearest rates it may meet, the first to be asked in front; empty for none."""
+    candidate_names: tuple[str, ...]
+    deployment: Deployment | None = None
+    """Where it is going to be sent first; `None` when nothing goes upstream."""
+    bounds: tuple[int, ...] = ()
+    """`prompt_bound` of each candidate; empty where it is the same for all."""
+    calls_units: int = 0
+    """What calls of server tools can cost, in nano-USD for a million requests like it."""
+    counts: bool = True
+    """Rates of requests count it. What is asked for the sake of another request needs their room, but takes none."""
+
+    @property
+    def bound(self) -> budgets.Bound:
+        """What it can cost at most, at the dearest candidate."""
+        bounds = self.bounds or (self.prompt_bound,) * len(self.prices)
+        return budgets.bound(self.prices, bounds, self.n, self.calls_units)
+
+    @property
+    def wanted_tokens(self) -> int:
+        return self.default_max_tokens if self.max_tokens is None else self.max_tokens
+
+
+class Admission(NamedTuple):
+    """What was held for a request, and what it has to obey."""
+
+    max_tokens: int | None = None
+    """To be sent upstream; `None`: leave the request as it is."""
+    clamped: bool = False
+    hold_nanos: int = 0
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    """What is left in the tightest scopes, for the headers."""
+    shadowed: tuple[Refusal, ...] = ()
+    """What shadow scopes would have refused."""
+
+
+class Extension(NamedTuple):
+    """One more attempt of an admitted request."""
+
+    request_id: str
+    scopes: tuple[ScopeLimits, ...]
+    """Those it was admitted to."""
+    nanos: int
+    """What has to be held in addition, because earlier attempts cost something."""
+    deployment: Deployment
+    """Where it is going to be sent."""
+    attempts: tuple[Attempt, ...]
+    """The earlier ones, with their charges."""
+    price: Price | None = None
+    """Of the deployment; `None`: it is unknown."""
+
+
+class Settlement(NamedTuple):
+    """How a request ended, whatever happened to it."""
+
+    request_id: str
+    status: str
+    """`ok`, `error` or `cancelled`."""
+    http_status: int | None
+    attempts: tuple[Attempt, ...] = ()
+    model: str | None = None
+    deployment: str | None = None
+    upstream_model: str | None = None
+    usage: Usage | None = None
+    basis: str | None = None
+    cost_nanos: int | None = 0
+    """`None`: nobody knows the price."""
+    saved_nanos: int | None = 0
+    """Of an answer from the cache; `None` likewise."""
+    cache: str | None = None
+    first_ms: float | None = None
+    """Milliseconds until the first content."""
+    total_ms: float | None = None
+    content: str | None = None
+    """JSON with the prompt and the answer, only where the configuration keeps them."""
+    record: bytes | None = None
+    """What a tracking service is to be told of it, where there is one."""
+
+
+class Refused(ProxyError):  # noqa: N818 - it reads as what happened
+    """A limit said no; `refusal` tells metrics which."""
+
+    def __init__(self, refusal: Refusal, requests: Rate | None, tokens: Rate | None) -> None:
+        super().__init__(
+            refusal.code,
+            refusal.message,
+            type=refusal.type,
+            retry_after=refusal.retry_after,
+            headers=limits.headers(requests, tokens),
+        )
+        self.refusal = refusal
+
+
+class Standing(NamedTuple):
+    """A scope as it is when a request asks: levels refilled, window turned, running requests counted."""
+
+    scope: ScopeLimits
+    rates: Rates
+    running: int = 0
+    spent_nanos: int = 0
+    held_nanos: int = 0
+    resets_at: float | None = None
+
+    @property
+    def headroom(self) -> int:
+        """What a budget has left."""
+        return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
+
+    def over_budget(self, most_nanos: int) -> tuple[ScopeLimits, Refusal]:
+        """`most_nanos`: what the request could have cost."""
+        refusal = budgets.over_budget(
+            self.scope, self.spent_nanos, self.held_nanos, self.resets_at, most_nanos
+        )
+        return self.scope, refusal
+
+
+class Decision(NamedTuple):
+    """An admission, and the levels each scope is left with."""
+
+    admission: Admission
+    rates: Sequence[Rates]
+
+
+class _Money(NamedTuple):
+    hold_nanos: int = 0
+    max_tokens: int | None = None
+    clamped: bool = False
+    refusals: tuple[tuple[ScopeLimits, Refusal], ...] = ()
+
+
+def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
+    """Admit, or raise `Refused` (or `model_not_priced`)."""
+    tokens = ask.prompt_estimate
+    money = _money(ask, [s for s in standings if s.scope.limits.max_budget is not None])
+    refusals = [*_rate_refusals(standings, tokens), *money.refusals]
+    if refusals:
+        _refuse(refusals, standings)
+    rates = [limits.take(s.rates, tokens, _untouched(ask, s.scope, refusals)) for s in standings]
+    left = limits.rates_left([s.scope.limits for s in standings], rates)
+    shadowed = tuple([refusal for _, refusal in refusals])
+    return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
+
+
+def extra(extension: Extension, standings: Sequence[Standing]) -> int:
+    """The nano-USD to be held in addition; `standings` of the budgets that count the request. Raises `Refused`.
+
+    Shadow budgets refuse nothing, so what they hold ends at what they have.
+    """
+    real = [s for s in standings if not s.scope.limits.shadow]
+    for s in real:
+        if extension.nanos > s.headroom:
+            raise Refused(s.over_budget(extension.nanos)[1], None, None)
+    if real or not standings:
+        return extension.nanos
+    return max(0, min([extension.nanos, *[s.headroom for s in standings]]))
+
+
+def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[ScopeLimits, Refusal]]:
+    found: list[tuple[ScopeLimits, Refusal]] = []
+    for scope, rates, running, *_ in standings:
+        refusals = limits.check(scope, rates, tokens, running)
+        if refusals:
+            found += [(scope, refusal) for refusal in refusals]
+    return found
+
+
+def _untouched(
+    ask: Ask, scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]
+) -> Sequence[str]:
+    """The rates nothing is taken of: what a shadow refused, and places of those who take none.
+
+    Nobody builds a list for what hardly ever happens.
+    """
+    if not refusals:
+        return () if ask.counts else ("requests",)
+    refused = [refusal.kind for of, refusal in refusals if of is scope]
+    return refused if ask.counts else [*refused, "requests"]
+
+
+def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[Standing]) -> None:
+    """Raise the worst of them that is not a shadow's."""
+    refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
+    if refusal is not None:
+        told = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
+        raise Refused(refusal, *told)
+
+
+def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
+    """The hold, and how many tokens it pays for."""
+    real = [s for s in budgeted if not s.scope.limits.shadow]
+    most = ask.bound.nanos(ask.wanted_tokens) if budgeted and any(ask.prices) else 0
+    for s in real:
+        if s.scope.limits.max_budget == 0:
+            return _Money(refusals=(s.over_budget(most),))
+    if not budgeted or not ask.prices:
+        return _NOTHING
+    if real and all(price is None for price in ask.prices):
+        raise _not_priced(ask)
+    cost = ask.bound
+    wanted = ask.wanted_tokens
+    if not real:
+        return _shadow_money(most, budgeted)
+    tightest = min(real, key=_headroom) if len(real) > 1 else real[0]
+    allowed = budgets.fit(cost, wanted, tightest.headroom)
+    if allowed is None:
+        return _Money(refusals=(tightest.over_budget(most),))
+    clamped = allowed < wanted
+    sent = allowed if clamped or (ask.max_tokens is None and allowed > 0) else None
+    hold = cost.nanos(allowed)
+    return _Money(hold, sent, clamped, _over(hold, budgeted) if len(real) < len(budgeted) else ())
+
+
+_NOTHING = _Money()
+
+
+def _headroom(standing: Standing) -> int:
+    return standing.headroom
+
+
+def _shadow_money(wanted: int, shadows: Sequence[Standing]) -> _Money:
+    """A shadow changes nothing of the request, so it holds at most what there is."""
+    room = min(shadow.headroom for shadow in shadows)
+    return _Money(hold_nanos=max(0, min(wanted, room)), refusals=_over(wanted, shadows))
+
+
+def _over(hold: int, budgeted: Sequence[Standing]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
+    """What a shadow says to the hold; it fits the others."""
+    return tuple(s.over_budget(hold) for s in budgeted if hold > s.headroom)
+
+
+def _not_priced(ask: Ask) -> ProxyError:
+    name = ask.candidate_names[0]
+    return ProxyError(
+        "model_not_priced",
+        f"The model `{name}` has no known price and cannot be used under a budget. "
+        "Its price can be set in the configuration.",
+        param="model",
+    )

@@ -1,0 +1,284 @@
+"""Decides what a scope may use a minute and at once, as pure functions on numbers; `budgets` knows money.
+
+A rate is a token bucket of size N that refills evenly over a minute. Its level may fall below nothing when a
+request turns out to have used more tokens than it was admitted with; the debt is then paid back first.
+
+The hard question is what a refusal may promise. A bucket knows when it will be full enough, so `retry_after`
+is exact. Nobody knows when a running request ends, so for parallel requests it is a guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
+
+from codellama_proxy.core.types import Key, Limits, Project, ScopeKind, Snapshot
+
+MINUTE = 60.0
+_BETWEEN = "\x1f"
+USER_LENGTH = 256
+"""Longer user names are kept as their hash."""
+GUESS = 1.0
+"""Seconds after which to try again when too many requests run."""
+CLOCK_SLACK = 1.0
+"""Requests are admitted slightly out of the order of their times; only a larger step back moved the clock."""
+
+
+class ScopeLimits(NamedTuple):
+    """One scope of a request, and what it may use."""
+
+    id: str
+    """`kind:name`. The name is empty for global, the project, the key's id, or see `user_scope`."""
+    limits: Limits
+
+    @property
+    def kind(self) -> ScopeKind:
+        return cast("ScopeKind", self.id.partition(":")[0])
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(":")[2]
+
+    @property
+    def label(self) -> str:
+        """As people read it."""
+        if self.kind == "global":
+            return "the whole installation"
+        return f"{self.kind} {self.name.rpartition(_BETWEEN)[2]}"
+
+
+class Rates(NamedTuple):
+    """The levels of a scope's two buckets; `None` where there is no limit."""
+
+    rpm_level: float | None = None
+    tpm_level: float | None = None
+    rated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a scope says no, and after how many seconds it would say yes."""
+
+    code: str
+    type: str
+    message: str
+    retry_after: float | None
+    scope: ScopeKind
+    kind: str
+    """`requests`, `tokens`, `parallel` or `budget`."""
+
+
+class Rate(NamedTuple):
+    """One bucket as the headers tell it."""
+
+    limit: int
+    remaining: int
+    reset: float
+    """Seconds until it is full again."""
+
+
+UNRATED = Rates()
+
+
+# --- scopes ------------------------------------------------------------------------------------------------
+
+
+def overlay(base: Limits, over: Limits) -> Limits:
+    """`base`, with the fields somebody wrote down in `over`."""
+    if not over.given:
+        return base
+    return replace(base, given=base.given | over.given, **{name: getattr(over, name) for name in over.given})
+
+
+def user_name(user: str) -> str:
+    """The user as the ledger knows it: what is too long, or no text, by its hash."""
+    if len(user) <= USER_LENGTH and user.isprintable():
+        return user
+    return "sha256:" + hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def user_scope(project: str, user: str) -> str:
+    """No project name contains the separator, so two pairs never meet in one name."""
+    return f"{project}{_BETWEEN}{user_name(user)}"
+
+
+def scope_ids(project: str, key_id: str | None, user: str | None) -> tuple[str, ...]:
+    """Every scope a request belongs to, limited or not."""
+    ids: tuple[str, ...] = ("global:", f"project:{project}")
+    if key_id is not None:
+        ids += (f"key:{key_id}",)
+    if user is not None:
+        ids += (f"user:{user_scope(project, user)}",)
+    return ids
+
+
+def scopes_of(
+    snapshot: Snapshot, project: Project, key: Key | None, user: str | None
+) -> tuple[ScopeLimits, ...]:
+    """The scopes of a request that have any limit."""
+    found = []
+    if limited(of_all := snapshot.limits["global"]):
+        found.append(ScopeLimits("global:", of_all))
+    if limited(project.limits):
+        found.append(ScopeLimits(f"project:{project.name}", project.limits))
+    if key is not None and limited(of_key := overlay(snapshot.limits["key"], key.limits)):
+        found.append(ScopeLimits(f"key:{key.key_id}", of_key))
+    if user is not None and limited(of_user := snapshot.limits["user"]):
+        found.append(ScopeLimits(f"user:{user_scope(project.name, user)}", of_user))
+    return tuple(found)
+
+
+def limited(limits: Limits) -> bool:
+    """Whether there is anything to check."""
+    return not (
+        limits.rpm_limit is None
+        and limits.tpm_limit is None
+        and limits.max_parallel_requests is None
+        and limits.max_budget is None
+    )
+
+
+# --- rates -------------------------------------------------------------------------------------------------
+
+
+def refill(rates: Rates, limits: Limits, now: float) -> Rates:
+    """The levels at `now`. A clock that was set back starts to refill from where it is now."""
+    most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
+    if most_requests is None and most_tokens is None:
+        return UNRATED
+    rpm, tpm, rated_at = rates
+    at = rated_at if now <= rated_at <= now + CLOCK_SLACK else now
+    minutes = (at - rated_at) / MINUTE if at > rated_at else 0.0
+    return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
+
+
+def _level(level: float | None, limit: int | None, minutes: float) -> float | None:
+    if limit is None:
+        return None
+    if level is None:
+        return float(limit)
+    level += minutes * limit
+    return level if level < limit else float(limit)
+
+
+def take(rates: Rates, tokens: int, refused: Collection[str] = ()) -> Rates:
+    """What is left after one request; of the kinds a shadow would have `refused`, nothing is taken."""
+    if rates is UNRATED:
+        return rates
+    rpm, tpm, at = rates
+    if rpm is not None and "requests" not in refused:
+        rpm -= 1
+    if tpm is not None and "tokens" not in refused:
+        tpm -= tokens
+    return Rates(rpm, tpm, at)
+
+
+def check(scope: ScopeLimits, rates: Rates, tokens: int, running: int) -> tuple[Refusal, ...]:
+    """Everything but the budget: parallel requests, then requests and tokens a minute."""
+    limits = scope.limits
+    refusals: tuple[Refusal, ...] = ()
+    if limits.max_parallel_requests is not None and running >= limits.max_parallel_requests:
+        refusals += (_too_many(scope, limits.max_parallel_requests),)
+    if limits.rpm_limit is not None and rates.rpm_level is not None:
+        wait = _wait(rates.rpm_level, limits.rpm_limit, 1)
+        if wait:
+            refusals += (_too_fast(scope, "requests", limits.rpm_limit, wait),)
+    if limits.tpm_limit is not None and rates.tpm_level is not None:
+        wait = _wait(rates.tpm_level, limits.tpm_limit, tokens)
+        if 0 < limits.tpm_limit < tokens:
+            refusals += (_too_large(scope, limits.tpm_limit, tokens),)
+        elif wait:
+            refusals += (_too_fast(scope, "tokens", limits.tpm_limit, wait),)
+    return refusals
+
+
+def _wait(level: float, limit: int, need: int) -> float:
+    """Seconds until the bucket holds enough; 0 if it does now."""
+    if limit == 0:
+        return MINUTE
+    missing = need - level
+    # Two microseconds of refill: what the float of a date cannot tell apart.
+    if missing <= limit / MINUTE * 2e-6 + 1e-9:
+        return 0.0
+    return missing * MINUTE / limit
+
+
+def _too_many(scope: ScopeLimits, limit: int) -> Refusal:
+    message = f"Too many requests at once for {scope.label}: at most {limit} may run in parallel."
+    wait = GUESS if limit else MINUTE
+    return Refusal("concurrency_limit_exceeded", "requests", message, wait, scope.kind, "parallel")
+
+
+def _too_fast(scope: ScopeLimits, kind: str, limit: int, wait: float) -> Refusal:
+    message = f"Rate limit reached for {scope.label}: {limit} {kind} per minute."
+    if limit:
+        message += f" Please try again in {reset_text(wait)}."
+    return Refusal("rate_limit_exceeded", kind, message, wait, scope.kind, kind)
+
+
+def _too_large(scope: ScopeLimits, limit: int, tokens: int) -> Refusal:
+    message = (
+        f"Request too large for {scope.label}: it needs about {tokens} tokens, and the limit of "
+        f"{limit} tokens per minute can never let it pass. Please send less."
+    )
+    return Refusal("rate_limit_exceeded", "tokens", message, MINUTE, scope.kind, "tokens")
+
+
+def worst(refusals: Iterable[Refusal]) -> Refusal | None:
+    """The one to tell: a budget that no waiting mends, else the longest wait."""
+    return max(
+        refusals,
+        key=lambda refusal: math.inf if refusal.retry_after is None else refusal.retry_after,
+        default=None,
+    )
+
+
+# --- headers -----------------------------------------------------------------------------------------------
+
+
+def rates_left(scopes: Sequence[Limits], levels: Sequence[Rates]) -> tuple[Rate | None, Rate | None]:
+    """Requests and tokens left in the tightest scope of each. Shadows are not told: they refuse nothing."""
+    requests = tokens = math.inf
+    of_requests = of_tokens = -1
+    for limits, (rpm, tpm, _) in zip(scopes, levels, strict=True):
+        if limits.shadow:
+            continue
+        if rpm is not None and limits.rpm_limit is not None and rpm < requests:
+            requests, of_requests = rpm, limits.rpm_limit
+        if tpm is not None and limits.tpm_limit is not None and tpm < tokens:
+            tokens, of_tokens = tpm, limits.tpm_limit
+    return _left(requests, of_requests), _left(tokens, of_tokens)
+
+
+def _left(level: float, limit: int) -> Rate | None:
+    if limit < 0:
+        return None
+    missing = limit - level if level < limit else 0.0
+    remaining = int(level + 1e-6) if level > 0 else 0
+    return Rate(limit, remaining, missing * MINUTE / limit if limit else MINUTE)
+
+
+def headers(requests: Rate | None, tokens: Rate | None) -> Mapping[str, str]:
+    """OpenAI's `x-ratelimit-*`; nothing where there is no limit."""
+    told: dict[str, str] = {}
+    for kind, rate in (("requests", requests), ("tokens", tokens)):
+        if rate is not None:
+            told[f"x-ratelimit-limit-{kind}"] = str(rate.limit)
+            told[f"x-ratelimit-remaining-{kind}"] = str(rate.remaining)
+            told[f"x-ratelimit-reset-{kind}"] = reset_text(rate.reset)
+    return told
+
+
+def reset_text(seconds: float) -> str:
+    """OpenAI's format: `120ms`, `1s`, `6m0s`, `1h0m0s`; rounded up, for it is a promise."""
+    milliseconds = math.ceil(round(seconds * 1000, 3))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, left = divmod(math.ceil(milliseconds / 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{left}s"
+    return f"{minutes}m{left}s" if minutes else f"{left}s"

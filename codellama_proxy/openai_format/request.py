@@ -1,0 +1,207 @@
+"""The request that models answer, and chats: parsed once from strangers' bytes.
+
+The proxy speaks OpenAI's Chat Completions (platform.openai.com/docs/api-reference/chat) plus `prompt`, one user
+message in short.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.fields import (
+    FIELDS,
+    check_fields,
+    check_items,
+    invalid_type,
+    invalid_value,
+    parse_json,
+)
+
+ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+MAX_NAME = 256
+"""Characters of a client's `model` or `user` that are kept."""
+
+TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
+"""Keys of `metadata` that are for prompt tracking, and for no upstream."""
+
+Message = Mapping[str, Any]
+Endpoint = Literal["chat/completions", "completions", "embeddings"]
+MODES: Mapping[Endpoint, str] = {
+    "chat/completions": "chat",
+    "completions": "completion",
+    "embeddings": "embedding",
+}
+
+
+class ChatRequest(NamedTuple):
+    """One checked request. `params` holds every field that is not here, in the client's words."""
+
+    model: str | None
+    messages: Sequence[Message]
+    stream: bool
+    include_usage: bool
+    """The client wants the usage chunk of a stream."""
+    params: Mapping[str, Any]
+    user: str | None
+    metadata: Mapping[str, Any]
+    cache: Mapping[str, Any]
+    """LiteLLM's per-request `cache` object: `no-cache`, `no-store`, `ttl`, `s-maxage`."""
+    size: int
+    """Bytes of the request as it came."""
+    id: str = ""
+    """Our request id, for answers that come without an id of their own."""
+    created: int = 0
+    """Unix seconds, for answers that do not say."""
+    endpoint: Endpoint = "chat/completions"
+    """What it asks for. Only chats have messages: the others have `prompt` or `input` among their `params`."""
+    texts: Sequence[str] | None = None
+    """What the token ids among an embedding's `input` say, for providers that take only text."""
+
+    @property
+    def mode(self) -> str:
+        """Which kind of deployment can answer."""
+        return MODES[self.endpoint]
+
+    @property
+    def given(self) -> Any:
+        """What is to be completed or embedded: a text or its token ids, or a list of either."""
+        return self.params.get("prompt" if self.endpoint == "completions" else "input")
+
+    @property
+    def n(self) -> int:
+        return answers_of(self.endpoint, self.params)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The client's own bound on the answer, tokens per choice."""
+        if self.endpoint == "embeddings":
+            return None
+        found: int | None = self.params.get("max_completion_tokens", self.params.get("max_tokens"))
+        return found
+
+    @property
+    def max_tokens_field(self) -> str:
+        """The name the client used for it."""
+        return "max_completion_tokens" if "max_completion_tokens" in self.params else "max_tokens"
+
+
+def answers_of(endpoint: Endpoint, params: Mapping[str, Any]) -> int:
+    """How many answers are generated, and paid for."""
+    n = int(params.get("n", 1))
+    if endpoint != "completions":
+        return n
+    return max(n, int(params.get("best_of", 1))) * len(several(params["prompt"]))
+
+
+def several(given: Any) -> list[Any]:
+    """A prompt or an input as the list it may be: a text is one, and so is a list of token ids."""
+    is_one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
+    return [given] if is_one else given
+
+
+def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+    """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
+    fields = check_fields(parse_json(body), FIELDS)
+    check_items(fields)
+    messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
+    return request_of("chat/completions", messages, fields, len(body), request_id, created)
+
+
+def request_of(
+    endpoint: Endpoint,
+    messages: Sequence[Message],
+    fields: dict[str, Any],
+    size: int,
+    request_id: str,
+    created: int,
+) -> ChatRequest:
+    """The request that these checked fields are; what it has no place for stays among them."""
+    stream = fields.pop("stream", False)
+    options = fields.pop("stream_options", None)
+    if options is not None and not stream:
+        raise invalid_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+    include_usage = (options or {}).get("include_usage")
+    if include_usage is not None and not isinstance(include_usage, bool):
+        raise invalid_type("stream_options.include_usage", "boolean")
+    model = fields.pop("model", None)
+    if model == "":
+        raise invalid_value("model", "'model' must not be empty.")
+    return ChatRequest(
+        model=shortened(model),
+        messages=messages,
+        stream=stream,
+        include_usage=bool(include_usage),
+        user=shortened(fields.get("user")),
+        metadata=fields.pop("metadata", {}),
+        cache=fields.pop("cache", {}),
+        params=fields,
+        size=size,
+        id=request_id,
+        created=created,
+        endpoint=endpoint,
+    )
+
+
+def shortened(name: str | None) -> str | None:
+    """A client's name for rows and log lines: one that is too long ends in its hash, which keeps it distinct."""
+    if name is None or len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name[: MAX_NAME - 65]}~{digest}"
+
+
+def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:
+    if prompt is not None:
+        if messages is not None:
+            raise invalid_value("prompt", "Give either 'prompt' or 'messages', not both.")
+        return [{"role": "user", "content": prompt}]
+    if messages is None:
+        raise ProxyError(
+            "missing_required_parameter", "'messages' (or 'prompt') is required.", param="messages"
+        )
+    if not messages:
+        raise invalid_value("messages", "'messages' must not be empty.")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+    return messages
+
+
+def _check_message(message: Any, at: str) -> None:
+    if not isinstance(message, dict):
+        raise invalid_type(at, "object")
+    role = message.get("role")
+    if role is None:
+        raise ProxyError("missing_required_parameter", f"'{at}.role' is required.", param=f"{at}.role")
+    if not isinstance(role, str):
+        raise invalid_type(f"{at}.role", "string")
+    if role not in ROLES:
+        raise invalid_value(f"{at}.role", f"'{at}.role' must be one of {', '.join(sorted(ROLES))}.")
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        raise ProxyError(
+            "missing_required_parameter", f"'{at}.tool_call_id' is required.", param=f"{at}.tool_call_id"
+        )
+    _check_content(message.get("content"), role, at)
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise invalid_type(f"{at}.tool_calls", "array of objects")
+
+
+def _check_content(content: Any, role: str, at: str) -> None:
+    if isinstance(content, str):
+        return
+    if content is None:
+        if role not in ("assistant", "function"):  # an assistant may only have called tools
+            raise ProxyError(
+                "missing_required_parameter", f"'{at}.content' is required.", param=f"{at}.content"
+            )
+        return
+    if not isinstance(content, list):
+        raise invalid_type(f"{at}.content", "string or array")
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise invalid_type(f"{at}.content[{index}]", "object with a 'type'")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise invalid_type(f"{at}.content[{index}].text", "string")

@@ -1,0 +1,270 @@
+"""Reads the usage that upstreams report, in every spelling, and decides how far it is believed.
+
+Numbers are tokens in OpenAI's sense: the prompt includes what was read from and written to a cache, the completion
+includes reasoning. A class that an upstream does not report, or reports as nonsense, is 0 here: where there was
+such content, it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from codellama_proxy.core.types import Usage
+
+MOST_TOKENS = 1_000_000_000
+"""Larger figures are read as this one, which no request can use."""
+OWN_TOKENS = 1_000
+"""What providers add to a prompt by themselves: templates, the prompts of their tools."""
+FAR = 10
+"""So many times its bound, a figure is no usage any more."""
+PRICED_WINDOWS = 5
+"""A model whose price changes at so many tokens has a context window of at most so many times that."""
+UNBOUNDED_ANSWER = 200_000
+"""Tokens of one answer that are possible where nothing bounded it."""
+
+PROMPT = ("prompt_tokens", "input_tokens", "input_token_count", "prompt_eval_count", "inputTokens")
+COMPLETION = ("completion_tokens", "output_tokens", "output_token_count", "eval_count", "outputTokens")
+TOTAL = ("total_tokens", "totalTokens")
+PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
+BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+"""Anthropic's names: tokens that `input_tokens` does not include."""
+CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cacheReadInputTokens")
+WRITTEN = (
+    "cache_write_tokens",
+    "cache_creation_tokens",
+    "cache_creation_input_tokens",
+    "cacheWriteInputTokens",
+)
+WRITTEN_1H = ("cache_write_1h_tokens", "ephemeral_1h_input_tokens")
+REASONING = ("reasoning_tokens", "thinking_tokens")
+TOOL_CALLS: Mapping[str, str] = {
+    "web_search_requests": "web_search",
+    "web_fetch_requests": "web_fetch",
+    "code_execution_requests": "code_execution",
+    "num_search_queries": "web_search",
+    "num_sources_used": "web_search",
+}
+"""Calls of the provider's own tools -> our names of them."""
+
+
+def usage_in(found: Mapping[str, Any]) -> Usage | None:
+    """The usage that an answer, a chunk or an error event tells, wherever it stands in it; `None` if it tells none."""
+    usage = read_usage(reported_in(found))
+    tier = found.get("service_tier")
+    if usage is not None and not usage.service_tier and isinstance(tier, str):
+        return usage._replace(service_tier=tier[:32])
+    return usage
+
+
+def reported_in(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The `usage` object itself, as the upstream told it."""
+    if isinstance(own := found.get("usage"), dict) and own:
+        return own
+    choices = found.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for place in (first, *[found.get(name) for name in ("x_groq", "error", "message", "response")]):
+        if isinstance(place, dict) and isinstance(told := place.get("usage"), dict) and told:
+            return told
+    return None
+
+
+def read_usage(reported: object) -> Usage | None:
+    """A `usage` object in any of the known spellings; `None` if it tells nothing.
+
+    Details that contradict the whole are dropped: they could only lower the charge. Reasoning and other output
+    that stands beside the completion, as `total_tokens` shows, is added to it.
+    """
+    if not isinstance(reported, Mapping):
+        return None
+    prompt, completion, total = (_first(reported, names) for names in (PROMPT, COMPLETION, TOTAL))
+    inside = [reported, *_objects(reported, PROMPT_DETAILS), *_objects(reported, ("cache_creation",))]
+    cached, written, hour = (_inside(inside, names) for names in (CACHED, WRITTEN, WRITTEN_1H))
+    hour = hour or 0
+    if written is None:
+        written = hour + (_first(inside[-1], ("ephemeral_5m_input_tokens",)) or 0)
+    prompt = _whole_prompt(reported, prompt, (cached or 0) + written)
+    if prompt is None and completion is None and total is None:
+        return None
+    reasoning = _inside([reported, *_objects(reported, COMPLETION_DETAILS)], REASONING) or 0
+    prompt, completion = _with_total(reported, prompt or 0, completion or 0, total or 0, reasoning)
+    cached = _within(cached or 0, prompt)
+    written = _within(written, prompt - cached)
+    return Usage(
+        prompt,
+        completion,
+        cached,
+        written,
+        _within(reasoning, completion),
+        _within(hour, written),
+        tuple(_tool_calls(reported)),
+        _tier(reported),
+    )
+
+
+def _whole_prompt(reported: Mapping[str, Any], prompt: int | None, beside: int) -> int | None:
+    """With the parts that some upstreams tell apart from it."""
+    misses = _first(reported, ("prompt_cache_miss_tokens",))
+    if prompt is None and misses is not None:
+        return min(misses + beside, MOST_TOKENS)
+    apart = "prompt_tokens" not in reported and any(name in reported for name in (*BESIDE, "cache_creation"))
+    return min((prompt or 0) + beside, MOST_TOKENS) if apart else prompt
+
+
+def _with_total(
+    reported: Mapping[str, Any], prompt: int, completion: int, total: int, reasoning: int
+) -> tuple[int, int]:
+    """Prompt and completion that add up to what the upstream calls the total."""
+    if not prompt and not completion:
+        return total, 0  # an embedding, or unknown: the prompt is the larger part of nearly all requests
+    if reasoning > completion:
+        completion += reasoning
+    if total > prompt + completion:
+        if not prompt and "prompt_tokens" not in reported:
+            return total - completion, completion
+        completion = total - prompt
+    return prompt, min(completion, MOST_TOKENS)
+
+
+def _tool_calls(reported: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    found: dict[str, int] = {}
+    for place in (reported, *_objects(reported, ("server_tool_use",))):
+        for spelling, name in TOOL_CALLS.items():
+            calls = _count(place.get(spelling)) or 0
+            found[name] = max(found.get(name, 0), calls)
+    return ((name, calls) for name, calls in found.items() if calls)
+
+
+def _tier(reported: Mapping[str, Any]) -> str:
+    """The service tier; a faster mode that costs more is one, too."""
+    for name in ("speed", "service_tier"):
+        tier = reported.get(name)
+        if isinstance(tier, str) and tier not in ("", "standard"):
+            return tier[:32]
+    tier = reported.get("service_tier")
+    return tier[:32] if isinstance(tier, str) else ""
+
+
+def _objects(reported: Mapping[str, Any], names: Iterable[str]) -> list[Mapping[str, Any]]:
+    return [found for name in names if isinstance(found := reported.get(name), Mapping)]
+
+
+def _inside(places: Iterable[Mapping[str, Any]], names: Iterable[str]) -> int | None:
+    """The largest of them: upstreams that tell a figure in two spellings leave one of them at 0."""
+    names = tuple(names)
+    found = [count for place in places if (count := _first(place, names)) is not None]
+    return max(found, default=None)
+
+
+def _first(place: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    """The first of them that is told and not 0; 0 if only that is told; `None` if none is."""
+    told = [count for name in names if (count := _count(place.get(name))) is not None]
+    return next((count for count in told if count), 0 if told else None)
+
+
+def _count(value: object) -> int | None:
+    """A count as JSON may have it, at most `MOST_TOKENS`; `None` for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < 0:  # a bool is no number in JSON
+        return None
+    return min(value, MOST_TOKENS)
+
+
+def _within(value: int, whole: int) -> int:
+    return value if value <= whole else 0
+
+
+def merged(earlier: Usage | None, later: Usage) -> Usage:
+    """Two reports on one answer: the later one, and of the earlier one what the later one does not tell."""
+    if earlier is None:
+        return later
+    prompt = later if later.prompt_tokens else earlier
+    completion = later if later.completion_tokens else earlier
+    return Usage(
+        prompt.prompt_tokens,
+        completion.completion_tokens,
+        prompt.cached_tokens,
+        prompt.cache_write_tokens,
+        completion.reasoning_tokens,
+        prompt.cache_write_1h_tokens,
+        later.tool_calls or earlier.tool_calls,
+        later.service_tier or earlier.service_tier,
+    )
+
+
+# --- how far it is believed ----------------------------------------------------------------------------------
+
+
+class Bounds(NamedTuple):
+    """What a request could use at most, as far as the proxy knows. Tokens."""
+
+    prompt: int = MOST_TOKENS
+    completion: int = MOST_TOKENS
+    """Of all its answers together."""
+    bounded: bool = True
+    """The upstream was told so; else it is only what the entry calls usual."""
+    n: int = 1
+
+
+class Window(NamedTuple):
+    """What is known of a model's context window. Tokens."""
+
+    told: int | None = None
+    """As the configuration has it."""
+    priced: int = 0
+    """The longest prompt that has a price of its own: the model takes more than that."""
+
+    def most(self, bound: int) -> int:
+        """Beyond which a figure cannot be."""
+        return self.told or max(FAR * bound, PRICED_WINDOWS * self.priced)
+
+
+class Believed(NamedTuple):
+    """What is booked of a report."""
+
+    usage: Usage
+    counted: bool = False
+    """Part of it is our own count."""
+    capped: bool = False
+    """Part of it could not be true."""
+
+
+def believed(reported: Usage, counted: Usage, bounds: Bounds, window: Window, *, said_more: bool) -> Believed:
+    """A report on a whole answer, as it is booked.
+
+    `counted`: our own count where it was needed, else zeros. `said_more`: something was said after the report.
+    """
+    usage, added = reported, False
+    if not usage.prompt_tokens and counted.prompt_tokens:
+        usage, added = usage._replace(prompt_tokens=counted.prompt_tokens), True
+    unsure = said_more or not usage.completion_tokens
+    if unsure and counted.completion_tokens > usage.completion_tokens:
+        usage, added = usage._replace(completion_tokens=counted.completion_tokens), True
+    return _possible(usage, counted, bounds, window)._replace(counted=added)
+
+
+def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: Window) -> Believed:
+    own = bounds.prompt
+    most_prompt = window.most(own)
+    if window.told:
+        most_completion = window.told * bounds.n
+    else:
+        most_completion = max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
+    capped = False
+    if usage.prompt_tokens > most_prompt:
+        prompt = max(min(own, most_prompt), counted.prompt_tokens)
+        usage = usage._replace(
+            prompt_tokens=prompt,
+            cached_tokens=_within(usage.cached_tokens, prompt),
+            cache_write_tokens=_within(
+                usage.cache_write_tokens, prompt - _within(usage.cached_tokens, prompt)
+            ),
+        )
+        capped = True
+    if usage.completion_tokens > most_completion:
+        completion = max(min(bounds.completion, most_completion), counted.completion_tokens)
+        usage = usage._replace(completion_tokens=completion, reasoning_tokens=0)
+        capped = True
+    return Believed(usage, capped=capped)

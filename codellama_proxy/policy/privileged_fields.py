@@ -1,0 +1,53 @@
+"""Fields of a chat that no client may set, because they could take the guardrail's place.
+
+Such a field replaces the template that the messages are put into, adds instructions or documents of its own, cuts the
+beginning of the prompt off, or hands the prompt over in another form. It is refused with 400, or dropped where the
+entry has `drop_params`; the entry's own `params` may have it. One rule for every provider: fields that no provider is
+known to have are judged by their names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment
+from codellama_proxy.openai_format.fields import FIELDS, folded
+from codellama_proxy.openai_format.request import ChatRequest
+
+_PRIVILEGED = re.compile(
+    r"template|guardrail|jinja"  # vLLM, SGLang, llama.cpp, Hugging Face, Together, Bedrock
+    r"|^system|^instructions?$|^preamble|^pre_?prompt|tool_?prompt|^prompt(?!_?logprobs)"
+    r"|raw_?prompt|^raw$|^nvext$"
+    r"|^(?:add_?(?:generation_prompt|special_tokens)|continue_?final_message)$"
+    r"|trunc|^transforms$|^context|^n_(?:keep|discard)$|^num_(?:ctx|keep)$|^options$"
+    r"|^documents?$|^data_?sources?$|^connectors$|^plugins$|^cached_?content|^google$|^provider$"
+    r"|^(?:input|prompt|token)_?(?:ids|embeds|embeddings)$"
+    r"|logits?_?processors?|^lora|^adapter|^(?:id_slot|slot_id)$"
+    r"|^(?:conversation|thread|agent|assistant)(?:_?id)?$|^previous_response",
+)
+
+
+def privileged(names: Iterable[str]) -> tuple[str, ...]:
+    """Those names that only the configuration may set for a chat, in order."""
+    return tuple(sorted(name for name in names if name not in FIELDS and _PRIVILEGED.search(folded(name))))
+
+
+def refused_from(chat: ChatRequest, deployment: Deployment) -> tuple[str, ...]:
+    """The client's fields that are dropped for this deployment. Raises `ProxyError` if it does not drop any."""
+    found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
+    if found and not deployment.drop_params:
+        message = (
+            f"'{found[0][:64]}' is for the proxy's configuration alone. Remove it or set drop_params: true."
+        )
+        raise ProxyError("unsupported_parameter", message, param=found[0][:64])
+    return tuple(name[:64] for name in found)
+
+
+def without(chat: ChatRequest) -> ChatRequest:
+    """The request without such fields."""
+    found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
+    if not found:
+        return chat
+    return chat._replace(params={name: value for name, value in chat.params.items() if name not in found})

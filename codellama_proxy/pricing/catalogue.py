@@ -1,0 +1,122 @@
+"""Looks prices up in the bundled catalogue, offline; the only module that knows it.
+
+What the catalogue does not know has no price: nobody guesses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from typing import Any
+
+from codellama_proxy.core.types import NANOS, Deployment, Price, Tariff
+
+# Our name of a provider -> the catalogue's. Who runs models on their own machines has no price.
+PROVIDERS: Mapping[str, str] = {
+    "openai": "openai",
+    "together": "together",
+    "anthropic": "anthropic",
+    "azure": "azure",
+    "cohere": "cohere",
+    "gemini": "google",
+    "bedrock": "aws",
+    "groq": "groq",
+    "mistral": "mistral",
+    "deepseek": "deepseek",
+    "fireworks": "fireworks",
+    "openrouter": "openrouter",
+    "xai": "x-ai",
+    "cerebras": "cerebras",
+    "perplexity": "perplexity",
+}
+
+
+CLASSES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
+KILO = 1000
+"""The catalogue's prices for server tools are for a thousand calls."""
+FREE = Price(0, 0)
+"""What the built-in mock costs."""
+
+
+def price_of(deployment: Deployment) -> Price | None:
+    """The price written in the configuration, else the catalogue's, else none.
+
+    The first look into the catalogue takes a quarter of a second; `warm` takes it off the request path.
+    """
+    if deployment.price is not None:
+        return deployment.price
+    if deployment.provider == "mock":
+        return FREE
+    return look_up(deployment.provider, deployment.base_model or deployment.model)
+
+
+def warm(deployments: Iterable[Deployment]) -> None:
+    """Look everything up once, on a thread that may wait."""
+    for deployment in deployments:
+        price_of(deployment)
+
+
+@lru_cache(maxsize=4096)
+def look_up(provider: str, model: str) -> Price | None:
+    known, name = _named(provider, model)
+    if known is None:
+        return None
+    from genai_prices import Usage, calc_price  # noqa: PLC0415 - it takes 0.2 s, which a start has not got
+
+    try:
+        found = calc_price(Usage(input_tokens=1, output_tokens=1), name, provider_id=known).model_price
+    except LookupError:
+        return None
+    return _price(found)
+
+
+def _named(provider: str, model: str) -> tuple[str | None, str]:
+    """Hugging Face names the partner that answers after a colon."""
+    if provider == "huggingface":
+        name, _, partner = model.partition(":")
+        return (f"huggingface_{partner}" if partner else None), name
+    return PROVIDERS.get(provider), model
+
+
+def _price(found: Any) -> Price | None:
+    base = _rates(found, 0)
+    if base is None:
+        return None
+    starts = {tier.start for name in CLASSES for tier in getattr(getattr(found, name), "tiers", ())}
+    above = [(start, rates) for start in sorted(starts) if (rates := _rates(found, start)) is not None]
+    searches = found.web_searches_kcount
+    return Price(
+        base.input,
+        base.output,
+        base.cached_input,
+        base.cache_write,
+        base.cache_write_1h,
+        above=tuple(above),
+        server_tools=() if searches is None else (("web_search", (_nanos(searches) or 0) * KILO),),
+    )
+
+
+def _rates(found: Any, start: int) -> Tariff | None:
+    """The catalogue's rates for prompts of more than `start` tokens."""
+    paid_in, paid_out, cached, written, hour = (
+        _nanos(_tier(getattr(found, name), start)) for name in CLASSES
+    )
+    if paid_in is None:
+        return None
+    return Tariff(
+        paid_in, paid_in if paid_out is None else paid_out, cached, written, hour
+    )  # vectors: no output
+
+
+def _tier(price: Any, start: int) -> Any:
+    reached = [tier.price for tier in getattr(price, "tiers", ()) if start and tier.start <= start]
+    return reached[-1] if reached else price
+
+
+def _nanos(usd: Any) -> int | None:
+    """The catalogue's decimals may carry the noise of floats; ten places are more than any price has."""
+    if usd is None:
+        return None
+    base = usd if isinstance(usd, Decimal) else Decimal(usd.base)
+    return int((round(base, 10) * NANOS).to_integral_value(ROUND_CEILING))

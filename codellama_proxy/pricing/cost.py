@@ -1,0 +1,101 @@
+"""Turns tokens into nano-USD; in doubt, never in favour of a lower charge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from codellama_proxy.core.types import Price, Tariff, Usage
+
+PER = 1_000_000
+"""Prices are for so many tokens, or calls."""
+PLAIN_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+"""Service tiers that cost the usual price, where an upstream says that it served in one of them."""
+MODES = frozenset({"fast", "us"})
+"""Tiers that are asked for by other parameters than the service tier, and not told as one."""
+UNDECIDED_TIERS = frozenset({"", "auto"})
+"""Wishes that leave the tier to the upstream."""
+
+
+def cost(usage: Usage, price: Price, asked_tier: str = "") -> int:
+    """Nano-USD, rounded up once. Parts that contradict the whole count as plain tokens.
+
+    `asked_tier`: the service tier that the request named. It counts where the upstream does not say which one it was:
+    then the charge is the dearest of those that may apply.
+    """
+    units = max(_units(usage, rates) for rates in _applicable(usage, price, asked_tier))
+    calls = dict(usage.tool_calls)
+    units += sum(max(calls.get(name, 0), 0) * nanos for name, nanos in price.server_tools)
+    return -(-units // PER)
+
+
+def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Tariff]:
+    tiers = dict(price.service_tiers)
+    by_length = of_length(price, max(usage.prompt_tokens, 0))
+    reported = usage.service_tier
+    sure = bool(reported) and asked_tier not in MODES
+    names = {reported} if sure else {reported, asked_tier}
+    applicable = [tiers[name] for name in names if name in tiers]
+    if by_length is not price:
+        applicable = [dearest((tier, by_length)) for tier in applicable]
+    return applicable if sure and applicable else [*applicable, by_length]
+
+
+def of_length(price: Price, prompt_tokens: int) -> Tariff:
+    """The rates for a prompt of this length; the price itself for a short one."""
+    found: Tariff = price
+    for tokens, rates in price.above:
+        if prompt_tokens > tokens:
+            found = rates
+    return found
+
+
+def reachable(price: Price, prompt_bound: int, asked_tier: str = "") -> Tariff:
+    """The dearest of each class that a request may meet, whatever its upstream makes of it."""
+    rates: list[Tariff] = [price]
+    rates += [tier for tokens, tier in price.above if prompt_bound > tokens]
+    open_tier = asked_tier in UNDECIDED_TIERS
+    rates += [tier for name, tier in price.service_tiers if open_tier or name == asked_tier]
+    return dearest(rates)
+
+
+def dearest(rates: Iterable[Tariff]) -> Tariff:
+    """Of each class the highest price among them."""
+    given = tuple(rates)
+    return Tariff(
+        max(one.input for one in given),
+        max(one.output for one in given),
+        max(_cached(one) for one in given),
+        max(_written(one) for one in given),
+        max(_written_1h(one) for one in given),
+    )
+
+
+def _units(usage: Usage, rates: Tariff) -> int:
+    prompt = max(usage.prompt_tokens, 0)
+    cached = usage.cached_tokens if 0 <= usage.cached_tokens <= prompt else 0
+    written = min(max(usage.cache_write_tokens, 0), prompt - cached)
+    hour = min(max(usage.cache_write_1h_tokens, 0), written)
+    return (
+        (prompt - cached - written) * rates.input
+        + cached * _cached(rates)
+        + (written - hour) * _written(rates)
+        + hour * _written_1h(rates)
+        + max(usage.completion_tokens, 0) * rates.output
+    )
+
+
+def _cached(rates: Tariff) -> int:
+    return rates.input if rates.cached_input is None else rates.cached_input
+
+
+def _written(rates: Tariff) -> int:
+    return rates.input if rates.cache_write is None else rates.cache_write
+
+
+def _written_1h(rates: Tariff) -> int:
+    return max(2 * rates.input, _written(rates)) if rates.cache_write_1h is None else rates.cache_write_1h
+
+
+def input_cost(tokens: int, rates: Tariff) -> int:
+    """What plain input costs."""
+    return -(-max(tokens, 0) * rates.input // PER)

@@ -1,0 +1,253 @@
+"""What a request may ask for that costs more than its tokens: the one table of it. Pure.
+
+Under a budget such a wish needs a price in the entry's own `price`: else it is refused, or dropped with `drop_params`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, Price, Usage
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.pricing.cost import PLAIN_TIERS
+
+MOST_CALLS = 10
+"""Calls of one tool that a request is held for, where it does not say how many it allows."""
+CALL_TOKENS = 10_000
+"""What the results of one call add to a prompt."""
+VERSION = re.compile(r"(_preview)?(_\d{8}|_\d{4}_\d\d_\d\d)?$")
+CLIENT_TOOLS = re.compile(
+    r"(function|custom|allowed_tools|namespace|tool_search|local_shell|shell|apply_patch"
+    r"|(bash|text_editor|computer|computer_use|memory)(_preview)?(_\d{8})?)$"
+)
+"""Tools that run at the client, or cost nothing."""
+SEARCH = "web_search"
+TOOL_NAMES: Mapping[str, str] = {
+    "web": SEARCH,
+    "google_search": SEARCH,
+    "googlesearch": SEARCH,
+    "browser_search": SEARCH,
+    "openrouter:web_search": SEARCH,
+}
+"""Other names of the same tool."""
+
+
+class Extra(NamedTuple):
+    """One thing that costs extra."""
+
+    param: str
+    """The parameter that asks for it."""
+    tier: str = ""
+    """The service tier whose price it needs."""
+    tool: str = ""
+    """The server tool whose price it needs."""
+    calls: int = 0
+    """How often the tool can be called."""
+    hour: bool = False
+    """It needs a price for an hour in the cache."""
+
+    def paid_by(self, written: Price | None, known: Price | None) -> bool:
+        """`written`: the entry's own price; `known`: the one that is charged."""
+        if self.hour:
+            return known is not None and known.cache_write_1h is not None
+        if written is None:
+            return False
+        return self.tier in dict(written.service_tiers) or self.tool in dict(written.server_tools)
+
+
+Found = Iterator[Extra]
+
+
+def extras_of(chat: ChatRequest) -> list[Extra]:
+    """Everything in the request that costs extra."""
+    found = [
+        extra
+        for name, read in TABLE.items()
+        if (value := chat.params.get(name)) is not None
+        for extra in read(name, value)
+    ]
+    if _asks_for_an_hour(chat):
+        found.append(Extra("cache_control", hour=True))
+    return found
+
+
+def _tier(name: str, value: Any) -> Found:
+    if isinstance(value, str) and value not in PLAIN_TIERS:
+        yield Extra(name, tier=value)
+
+
+def _search(name: str, value: Any) -> Found:
+    if value is not False:
+        yield Extra(name, tool=SEARCH, calls=MOST_CALLS)
+
+
+def _search_parameters(name: str, value: Any) -> Found:
+    if not (isinstance(value, Mapping) and value.get("mode") == "off"):
+        yield Extra(name, tool=SEARCH, calls=_most(value, "max_search_results", 30))
+
+
+def _tools(name: str, value: Any) -> Found:
+    for tool in value if isinstance(value, list | tuple) else ():
+        if (called := server_tool(tool)) is not None:
+            yield Extra(name, tool=called, calls=_most(tool, "max_uses", MOST_CALLS))
+
+
+def _plugins(name: str, value: Any) -> Found:
+    for plugin in value if isinstance(value, list | tuple) else ():
+        own = plugin.get("id") if isinstance(plugin, Mapping) else plugin
+        yield Extra(name, tool=_tool_name(own if isinstance(own, str) else ""), calls=MOST_CALLS)
+
+
+def _modalities(name: str, value: Any) -> Found:
+    for kind in value if isinstance(value, list | tuple) else ():
+        if kind != "text":
+            yield Extra(name, tool=kind if isinstance(kind, str) else "?", calls=1)
+
+
+def _audio(name: str, value: Any) -> Found:
+    yield Extra(name, tool="audio", calls=1)
+
+
+def _unpriceable(name: str, value: Any) -> Found:
+    """It chooses who serves, and so the price."""
+    if value:
+        yield Extra(name, tool=f"?{name}")
+
+
+TABLE: Mapping[str, Callable[[str, Any], Found]] = {
+    "service_tier": _tier,
+    "speed": _tier,
+    "inference_geo": lambda name, value: _tier(name, "" if value == "global" else value),
+    "web_search_options": _search,
+    "enable_search": _search,
+    "search_parameters": _search_parameters,
+    "tools": _tools,
+    "plugins": _plugins,
+    "modalities": _modalities,
+    "audio": _audio,
+    "provider": _unpriceable,
+    "models": _unpriceable,
+    "route": _unpriceable,
+}
+
+
+def server_tool(tool: Any) -> str | None:
+    """The name of a tool that runs at the provider, as prices have it; `None` for any other."""
+    kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
+    if not isinstance(kind, str) or CLIENT_TOOLS.match(kind):
+        return None
+    return _tool_name(kind)
+
+
+def _tool_name(kind: str) -> str:
+    plain = VERSION.sub("", kind.lower())
+    return TOOL_NAMES.get(plain, plain)
+
+
+def _most(value: Any, name: str, usual: int) -> int:
+    most = value.get(name) if isinstance(value, Mapping) else None
+    return most if type(most) is int and 0 < most <= 1000 else usual
+
+
+def asked_tier(params: Mapping[str, Any]) -> str:
+    """The service tier that a request names, or leaves to the upstream (`auto`); empty for none."""
+    for name in ("speed", "inference_geo", "service_tier"):
+        tier = params.get(name)
+        if isinstance(tier, str) and tier not in (PLAIN_TIERS - {"auto"} | {"global"}):
+            return tier
+    return "default" if params.get("service_tier") in PLAIN_TIERS - {"", "auto"} else ""
+
+
+def with_asked_calls(usage: Usage, chat: ChatRequest) -> Usage:
+    """The usage with one call of each tool that was asked for by a parameter and that the upstream does not count."""
+    told = dict(usage.tool_calls)
+    asked = {extra.tool: 1 for extra in extras_of(chat) if extra.tool and extra.param != "tools"}
+    return usage._replace(tool_calls=tuple({**asked, **told}.items())) if asked else usage
+
+
+# --- an hour in the cache ------------------------------------------------------------------------------------
+
+
+def _asks_for_an_hour(chat: ChatRequest) -> bool:
+    return any(_is_hour(mark) for mark in _marks(chat))
+
+
+def _is_hour(mark: Any) -> bool:
+    return isinstance(mark, Mapping) and mark.get("ttl") == "1h"
+
+
+def _marks(chat: ChatRequest) -> Iterator[Any]:
+    yield chat.params.get("cache_control")
+    for holder in (*chat.messages, *_listed(chat.params.get("tools"))):
+        yield holder.get("cache_control") if isinstance(holder, Mapping) else None
+    for message in chat.messages:
+        for part in _listed(message.get("content")):
+            yield part.get("cache_control") if isinstance(part, Mapping) else None
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+# --- refused or dropped --------------------------------------------------------------------------------------
+
+
+def paid(
+    chat: ChatRequest, deployment: Deployment, known: Price | None
+) -> tuple[ChatRequest, tuple[str, ...]]:
+    """The request without what has no price at this deployment, and the parameters that were left out for it.
+
+    Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
+    """
+    unpaid = [extra for extra in extras_of(chat) if not extra.paid_by(deployment.price, known)]
+    if not unpaid:
+        return chat, ()
+    if not deployment.drop_params:
+        raise ProxyError(
+            "unsupported_parameter",
+            f"'{unpaid[0].param}' asks for something that costs extra and has no price for the model "
+            f"'{deployment.name}', so it cannot be used under a budget. Remove it, or give it a price in the "
+            "configuration.",
+            param=unpaid[0].param,
+        )
+    return _without(chat, unpaid), tuple(sorted({extra.param for extra in unpaid}))
+
+
+def _without(chat: ChatRequest, unpaid: Sequence[Extra]) -> ChatRequest:
+    gone = {extra.param for extra in unpaid} - {"tools", "cache_control"}
+    params = {name: value for name, value in chat.params.items() if name not in gone}
+    tools = {extra.tool for extra in unpaid if extra.param == "tools"}
+    if tools:
+        params["tools"] = [tool for tool in params["tools"] if server_tool(tool) not in tools]
+        if not params["tools"]:
+            params = {name: value for name, value in params.items() if name not in TOOL_FIELDS}
+    chat = chat._replace(params=params)
+    return _without_hours(chat) if any(extra.hour for extra in unpaid) else chat
+
+
+TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+
+
+def _without_hours(chat: ChatRequest) -> ChatRequest:
+    """Kept in the cache for the usual time."""
+    params = {name: _shorter(value) if name == "tools" else value for name, value in chat.params.items()}
+    return chat._replace(
+        params=_shorter(params), messages=[_shorter(dict(message)) for message in chat.messages]
+    )
+
+
+def _shorter(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_shorter(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = dict(value)
+    mark = found.get("cache_control")
+    if isinstance(mark, Mapping) and _is_hour(mark):
+        found["cache_control"] = {name: one for name, one in mark.items() if name != "ttl"}
+    if isinstance(found.get("content"), list | tuple):
+        found["content"] = _shorter(found["content"])
+    return found

@@ -1,0 +1,93 @@
+"""What each family of Claude models can do, as data: to be corrected here and nowhere in code.
+
+An unknown `claude-*` is taken to be of the newest class. A name that is not Claude's at all belongs to a server
+that only speaks the dialect: it gets the plain, old form of everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from codellama_proxy.core.types import Deployment
+
+NEW_VERSION = "2026-10-21"
+OLD_VERSION = "2023-06-01"
+"""The last version of the API that takes sampling parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    max_output: int | None = None
+    """The most `max_tokens` may be, where that is known."""
+    sampling: bool = False
+    """Takes temperature, top_p and top_k."""
+    one_of_two: bool = False
+    """Takes either temperature or top_p."""
+    prefill: bool = False
+    """Continues an assistant message that ends the conversation."""
+    thinking: Literal["none", "budget", "adaptive", "always"] = "adaptive"
+    forced_tools: bool = True
+    """Takes `tool_choice` any and tool, though never while thinking."""
+    efforts: tuple[str, ...] = ("low", "medium", "high", "xhigh", "max")
+    """The words of `output_config.effort`, ascending; none if it is not taken."""
+    late_system: bool = True
+    """Takes system messages in the middle of the conversation."""
+
+
+OLD = Capabilities(8192, sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
+CLAUDE_4 = Capabilities(64_000, sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+BUDGET = replace(CLAUDE_4, one_of_two=True)
+OPUS_4_5 = Capabilities(
+    64_000,
+    sampling=True,
+    one_of_two=True,
+    prefill=True,
+    thinking="budget",
+    efforts=("low", "medium", "high"),
+    late_system=False,
+)
+CLAUDE_4_6 = Capabilities(
+    128_000, sampling=True, one_of_two=True, efforts=("low", "medium", "high", "max"), late_system=False
+)
+CLAUDE_4_7 = Capabilities(128_000, late_system=False)
+CLAUDE_5 = Capabilities(128_000)
+ALWAYS_THINKING = Capabilities(128_000, thinking="always", forced_tools=False)
+NEWEST = Capabilities(thinking="always", forced_tools=False)
+COMPATIBLE = Capabilities(sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+
+# The first pattern found in the name decides. Dates follow names, so a number must not go on.
+FAMILIES: tuple[tuple[str, Capabilities], ...] = (
+    (r"claude-(?:instant|2|3)", OLD),
+    (r"claude-(?:opus|sonnet)-4-1(?!\d)", BUDGET),
+    (r"claude-(?:opus|sonnet)-4(?:-0)?(?!-?\d(?!\d))", CLAUDE_4),
+    (r"(?:haiku|sonnet)-4-5", BUDGET),
+    (r"opus-4-5", OPUS_4_5),
+    (r"(?:sonnet|opus)-4-6", CLAUDE_4_6),
+    (r"opus-4-7", CLAUDE_4_7),
+    (r"opus-4-8", CLAUDE_5),
+    (r"(?:opus|sonnet|fable|mythos)-5-[1-9](?!\d)|(?:fable|mythos)-5", ALWAYS_THINKING),
+    (r"haiku-5|(?:opus|sonnet)-5", CLAUDE_5),
+    (r"claude", NEWEST),
+)
+
+# reasoning_effort -> what it becomes where a model has no word for it.
+NEAREST_EFFORT: Mapping[str, str] = {"minimal": "low", "xhigh": "high", "max": "high"}
+BUDGETS: Mapping[str, int] = {
+    "minimal": 1024,
+    "low": 1024,
+    "medium": 4096,
+    "high": 16_384,
+    "xhigh": 16_384,
+    "max": 16_384,
+}
+"""Thinking tokens, for models that count them instead of taking a word."""
+SMALLEST_BUDGET = 1024
+
+
+def capabilities(deployment: Deployment) -> Capabilities:
+    """By the model's well-known name, if the entry gives one."""
+    name = (deployment.base_model or deployment.model).lower().replace(".", "-")
+    return next((found for pattern, found in FAMILIES if re.search(pattern, name)), COMPATIBLE)

@@ -1,0 +1,223 @@
+"""A chat request as Anthropic's Messages API wants it from the model at hand.
+
+The API's version follows the body: the last one that takes sampling parameters if there are any, else the
+newest; an entry's own `anthropic-version` header has the last word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.providers.anthropic.capabilities import (
+    NEW_VERSION,
+    OLD_VERSION,
+    Capabilities,
+    capabilities,
+)
+from codellama_proxy.providers.anthropic.json_schema import closed
+from codellama_proxy.providers.anthropic.messages import (
+    Block,
+    Conversation,
+    conversation,
+    prefilled,
+    trimmed,
+)
+from codellama_proxy.providers.anthropic.thinking import Thinking, thinking_of
+from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.parameters import Asked, asked_of
+from codellama_proxy.providers.common.user_ids import impersonal
+from codellama_proxy.providers.openai.profiles import BOOKKEEPING
+
+BASE_URL = "https://api.anthropic.com"
+BEARER_HOSTS = re.compile(r"https://[^/]*\.api\.aws(?:/|$)")  # Claude on Bedrock takes its key as a bearer's
+SAMPLING = ("temperature", "top_p", "top_k")
+TAKEN = frozenset(
+    {
+        *("max_tokens", "max_completion_tokens", *SAMPLING, "stop", "user", "safety_identifier"),
+        *("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"),
+        *("thinking", "cache_control", "betas"),
+    }
+)
+DROPPED = BOOKKEEPING - TAKEN | {"verbosity"}
+"""Removed without a word: they cannot change an answer."""
+REPORTED = frozenset({"seed"})
+"""Removed and reported: only a hint anywhere."""
+JSON_ONLY = "Respond with one valid JSON object only, without code fences."
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError`: unsupported_parameter, invalid_value."""
+    able = capabilities(deployment)
+    chat = legacy.modern(chat)
+    asked = asked_of(chat, deployment, TAKEN, DROPPED, REPORTED)
+    asked = _sampling(asked, able)
+    talk = _conversation(chat, able)
+    asked, choice = tool_choice_of(asked, able)
+    max_tokens = _max_tokens(asked, able, deployment)
+    asked, thought = thinking_of(asked, able, chat.messages, max_tokens, choice)
+    body = {
+        "model": deployment.model,
+        "max_tokens": max_tokens,
+        **_system(talk, asked),
+        "messages": talk.turns,
+        **_plain(asked),
+        **tools_of(asked, chat.messages),
+        **({"tool_choice": choice} if choice else {}),
+        **_output(asked, thought),
+        **_user(chat, asked),
+        **asked.extras,
+        **({"stream": True} if chat.stream else {}),
+    }
+    return HttpRequest(
+        _url(deployment),
+        _headers(deployment, body, asked.params.get("betas")),
+        orjson.dumps(body, default=dict),  # an entry's own parameters are read-only mappings
+        dropped=tuple(sorted(asked.dropped)),
+    )
+
+
+# --- where and as whom ---------------------------------------------------------------------------------------
+
+
+def _url(deployment: Deployment) -> str:
+    """With or without the version and the endpoint in the entry's address."""
+    base = (deployment.base_url or BASE_URL).rstrip("/")
+    return base.removesuffix("/messages").removesuffix("/v1") + "/v1/messages"
+
+
+def _headers(deployment: Deployment, body: Mapping[str, Any], betas: object) -> dict[str, str]:
+    sampled = any(name in body for name in SAMPLING)
+    headers = {
+        "content-type": "application/json",
+        "anthropic-version": OLD_VERSION if sampled else NEW_VERSION,
+        **_betas(betas),
+        **deployment.headers,
+    }
+    if deployment.api_key is not None:
+        key = deployment.api_key.reveal()
+        if BEARER_HOSTS.match(deployment.base_url or ""):
+            headers["authorization"] = f"Bearer {key}"
+        else:
+            headers["x-api-key"] = key
+    return headers
+
+
+def _betas(betas: object) -> dict[str, str]:
+    if betas is None:
+        return {}
+    names: Sequence[Any] = betas if isinstance(betas, list | tuple) else [betas]
+    if not names or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII) for name in names
+    ):
+        raise invalid_value("betas", "'betas' must be an array of names.")
+    return {"anthropic-beta": ",".join(names)}
+
+
+# --- parameters ----------------------------------------------------------------------------------------------
+
+
+def _sampling(asked: Asked, able: Capabilities) -> Asked:
+    """Models that sample as they like take no word about it; the others take temperatures up to 1.
+
+    Many clients always send temperature and top_p: where only one is taken, temperature is kept, as with thinking.
+    """
+    params = asked.params
+    if not able.sampling:
+        for name in SAMPLING:
+            asked = asked.refuse(name, unless=1)
+        return asked
+    if params.get("temperature", 0) > 1:
+        asked = asked.refuse("temperature").given(temperature=1.0)
+    if params.get("top_p") == 1:
+        asked = asked.without("top_p")
+    if able.one_of_two and {"temperature", "top_p"} <= asked.params.keys():
+        return asked.without("temperature") if params["temperature"] == 1 else asked.drop("top_p")
+    return asked
+
+
+def _max_tokens(asked: Asked, able: Capabilities, deployment: Deployment) -> int:
+    """Required here. No answer gets longer than the model's own limit, so asking for more is no mistake."""
+    params = asked.params
+    found = params.get("max_completion_tokens", params.get("max_tokens", deployment.max_output_tokens))
+    return int(min(found, able.max_output or found))
+
+
+def _plain(asked: Asked) -> dict[str, Any]:
+    """What only changes its name."""
+    found = {name: asked.params[name] for name in (*SAMPLING, "cache_control") if name in asked.params}
+    stop = asked.params.get("stop")
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    return {**found, **({"stop_sequences": stops} if stops else {})}
+
+
+def _user(chat: ChatRequest, asked: Asked) -> dict[str, Any]:
+    params = asked.params
+    found = params.get("user") or params.get("safety_identifier") or chat.metadata.get("user_id")
+    return {"metadata": {"user_id": impersonal(found)}} if isinstance(found, str) else {}
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def _conversation(chat: ChatRequest, able: Capabilities) -> Conversation:
+    talk = conversation(chat.messages, late_system=able.late_system)
+    if not prefilled(talk):
+        return talk
+    if not able.prefill:
+        at = f"messages[{len(chat.messages) - 1}]"
+        raise invalid_value(at, "This model does not continue an assistant message: end with a user message.")
+    return trimmed(talk)
+
+
+def _system(talk: Conversation, asked: Asked) -> dict[str, Any]:
+    """One text, or blocks where a part of it is marked for the cache."""
+    blocks: Sequence[Block] = talk.system
+    if _format(asked).get("type") == "json_object":
+        blocks = [*blocks, {"type": "text", "text": JSON_ONLY}]
+    if not blocks:
+        return {}
+    if any(block.keys() != {"type", "text"} for block in blocks):
+        return {"system": blocks}
+    return {"system": "\n\n".join(block["text"] for block in blocks)}
+
+
+# --- the form of the answer ----------------------------------------------------------------------------------
+
+
+def _format(asked: Asked) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = asked.params.get("response_format", {})
+    return found
+
+
+def _output(asked: Asked, thought: Thinking) -> dict[str, Any]:
+    """`output_config` and `thinking`."""
+    output = {"effort": thought.effort} if thought.effort else {}
+    match _format(asked).get("type", "text"):
+        case "text" | "json_object":
+            form: dict[str, Any] = {}
+        case "json_schema":
+            form = {"format": {"type": "json_schema", "schema": _schema(_format(asked))}}
+        case other:
+            message = f"Provider 'anthropic' does not support the response format '{other}'."
+            raise ProxyError("unsupported_parameter", message, param="response_format")
+    config = {**output, **form}
+    found = {"output_config": config} if config else {}
+    return {**found, **({"thinking": thought.thinking} if thought.thinking else {})}
+
+
+def _schema(found: Mapping[str, Any]) -> Any:
+    wanted = found.get("json_schema")
+    schema = wanted.get("schema") if isinstance(wanted, Mapping) else None
+    if not isinstance(schema, Mapping):
+        at = "response_format.json_schema.schema"
+        raise ProxyError("missing_required_parameter", f"'{at}' is required.", param=at)
+    return closed(schema)

@@ -1,0 +1,105 @@
+"""A whole answer of Anthropic's Messages API as an OpenAI completion, and what streams share with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, Event, Failure
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.usage import read_usage, usage_in
+from codellama_proxy.providers.common import answers as shape
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.finish_reasons import finish_reason
+from codellama_proxy.providers.common.json_reading import is_error, text_at, words_at, wrong
+from codellama_proxy.providers.openai.response import loads, name_of, spoken
+
+THINKING = ("thinking", "redacted_thinking")
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole message as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    if is_error(found):
+        raise AttemptFailed(in_band(body, found))
+    content = found.get("content")
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        wrong("no_content")
+    message = _message(content, found, chat)
+    first = shape.head("chat.completion", answer_id(found, chat), chat.created, name_of(found))
+    reason = ended(found.get("stop_reason"), called="tool_calls" in message)
+    event = shape.completion(first, message, reason, usage(found.get("usage")), spoken(message))
+    return legacy.restored(event, chat)
+
+
+def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
+    """An error that came with status 200."""
+    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
+
+
+def answer_id(found: Mapping[str, Any], chat: ChatRequest) -> str:
+    own = found.get("id")
+    return f"chatcmpl-{own if isinstance(own, str) and own else chat.id}"
+
+
+def ended(stop_reason: object, *, called: bool) -> str:
+    """OpenAI's word for why it ended. An answer that called tools ended for that."""
+    reason = finish_reason(stop_reason) if isinstance(stop_reason, str) else "stop"
+    if called and reason == "stop":
+        return "tool_calls"
+    return "stop" if reason == "tool_calls" and not called else reason
+
+
+def refusal(found: Mapping[str, Any]) -> dict[str, str]:
+    """What a message says of itself when the model refused."""
+    if found.get("stop_reason") != "refusal":
+        return {}
+    details = found.get("stop_details")
+    explanation = details.get("explanation") if isinstance(details, dict) else None
+    return {"refusal": explanation if isinstance(explanation, str) and explanation else "refused"}
+
+
+def usage(found: object) -> dict[str, Any] | None:
+    """Anthropic counts cached tokens apart from the rest of the input; OpenAI within it."""
+    read = read_usage(found)
+    return None if read is None else shape.usage_json(read)
+
+
+def arguments(block: Mapping[str, Any]) -> str:
+    """A call's input as OpenAI has it: a string of JSON."""
+    found = block.get("input")
+    return orjson.dumps(found).decode() if isinstance(found, dict) else "{}"
+
+
+def call(block: Mapping[str, Any], said: str, own_id: str) -> dict[str, Any]:
+    """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptFailed` for no name."""
+    name = text_at(block, "name")
+    if not name:
+        wrong("call_without_name")
+    function = {"name": name, "arguments": said}
+    return {"id": text_at(block, "id") or own_id, "type": "function", "function": function}
+
+
+def _message(content: list[dict[str, Any]], found: Mapping[str, Any], chat: ChatRequest) -> dict[str, Any]:
+    thinking = [block for block in content if block.get("type") in THINKING]
+    tools = [block for block in content if block.get("type") == "tool_use"]
+    calls = [call(one, arguments(one), f"call_{chat.id}_{at}") for at, one in enumerate(tools)]
+    reasoning = _joined(thinking, "thinking")
+    text = _joined([block for block in content if block.get("type") == "text"], "text")
+    message: dict[str, Any] = {"content": text or (None if calls or refusal(found) else "")}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if thinking:
+        message["thinking_blocks"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return {**message, **refusal(found)}
+
+
+def _joined(blocks: list[dict[str, Any]], name: str) -> str:
+    return "".join(words_at(block, name) for block in blocks)

@@ -1,0 +1,220 @@
+"""A streamed answer of Anthropic's Messages API as OpenAI's chunks.
+
+Blocks are counted over all kinds, tool calls only among themselves. Usage in `message_delta` is a running total
+whose missing fields keep what `message_start` said. Only `message_stop` ends the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.openai_format.completion import usage_chunk
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.usage import read_usage
+from codellama_proxy.providers.anthropic.response import (
+    THINKING,
+    answer_id,
+    arguments,
+    call,
+    ended,
+    in_band,
+    refusal,
+    usage,
+)
+from codellama_proxy.providers.common import answers as shape
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.json_reading import piece_of, text_at, words_at, wrong
+from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
+from codellama_proxy.providers.openai.response import name_of
+from codellama_proxy.providers.openai.stream import KIND
+
+ENDS = ("message_delta", "message_stop")
+
+Parts = tuple[Any, tuple[str, str]] | None
+"""Pieces of a block's fields: all but the last, and the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What the next event's meaning depends on."""
+
+    head: Mapping[str, Any] | None = None
+    """What every chunk begins with; `None` until the first."""
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[int, int] = field(default_factory=dict)
+    """Tool calls by their block's index: the how-manieth each is."""
+    called: int = 0
+    """How many there were."""
+    block: Mapping[str, Any] = field(default_factory=dict)
+    """The block being told, as it began."""
+    place: int = 0
+    """Its index."""
+    parts: Parts = None
+    """What came of it since then and must be told whole: the latest piece, after those before it."""
+    told: bool = False
+    """The call's input came in pieces."""
+    end: Mapping[str, Any] = field(default_factory=dict)
+    """Why it stopped."""
+    done: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.done
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state = state or StreamState()
+    if frame.data.strip() == DONE:
+        return state, ()
+    found = piece_of(frame, in_band)
+    if found is None:
+        return state, ()
+    kind = text_at(found, "type")
+    events: list[Event] = []
+    if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
+        state, events = _begin(found, chat)
+    if kind in BLOCKS:
+        state, more = BLOCKS[kind](state, found, chat)
+        events += more
+    elif kind == "message_delta":
+        state, more = _ending(state, found)
+        events += more
+    elif kind == "message_stop":
+        state, last = _stop(state, {}, chat)
+        events += [*last, *_closing(state)]
+        state = replace(state, done=True)
+    return state, [legacy.restored(event, chat) for event in events]
+
+
+def _begin(found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, list[Event]]:
+    message = _object(found.get("message"))
+    model = name_of(message)
+    first = shape.head(KIND, answer_id(message, chat), chat.created, model)
+    reported = _object(message.get("usage"))
+    role = shape.opening(first)._replace(usage=read_usage(usage(reported)))
+    return StreamState(head=first, usage=reported), [role]
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _index(state: StreamState, found: Mapping[str, Any]) -> int:
+    """The block an event belongs to: the one being told, where it does not say."""
+    index = number(found.get("index"))
+    return state.place if index is None else index
+
+
+# --- blocks --------------------------------------------------------------------------------------------------
+
+
+def _said(state: StreamState, text: str, **delta: Any) -> list[Event]:
+    return [shape.chunk(state.head or {}, delta, text=text)]
+
+
+def _start(
+    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+) -> tuple[StreamState, list[Event]]:
+    state, earlier = _stop(state, {}, chat)  # where the end of the block before it did not come
+    block = _object(found.get("content_block"))
+    place = _index(state, found)
+    state = replace(state, block=block, place=place, told=False)
+    match block.get("type"):
+        case "tool_use":
+            nth = state.called
+            if nth >= MOST_CALLS:
+                wrong("bad_tool_calls")
+            opened = call(block, "", f"call_{chat.id}_{nth}")
+            state = replace(state, calls={**state.calls, place: nth}, called=nth + 1)
+            said = _said(state, opened["function"]["name"], tool_calls=[{"index": nth, **opened}])
+            return state, [*earlier, *said]
+        case "text" if text := words_at(block, "text"):
+            return state, [*earlier, *_said(state, text, content=text)]
+        case "thinking" if text := words_at(block, "thinking"):
+            return state, [*earlier, *_said(state, text, reasoning_content=text)]
+    return state, [*earlier, Event(b"", alive=True)]
+
+
+def _delta(
+    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+) -> tuple[StreamState, list[Event]]:
+    delta = found.get("delta")
+    if not isinstance(delta, dict):
+        wrong("bad_delta")
+    match delta.get("type"):
+        case "text_delta" if text := words_at(delta, "text"):
+            return state, _said(state, text, content=text)
+        case "thinking_delta" if text := words_at(delta, "thinking"):
+            return _with_part(state, "thinking", text), _said(state, text, reasoning_content=text)
+        case "signature_delta":
+            return _with_part(state, "signature", words_at(delta, "signature")), []
+        case "input_json_delta" if text := words_at(delta, "partial_json"):
+            if _index(state, found) in state.calls:
+                return (state if state.told else replace(state, told=True)), _arguments(state, found, text)
+            if not state.block:
+                wrong("call_without_name")
+    return state, []
+
+
+def _with_part(state: StreamState, name: str, text: str) -> StreamState:
+    """Takes in a piece of what the block must be told as at its end; joined only then."""
+    return replace(state, parts=(state.parts, (name, text)))
+
+
+def _stop(state: StreamState, found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, list[Event]]:
+    if not state.block or _index(state, found) != state.place:
+        return state, []
+    block = state.block
+    closed = replace(state, block={}, parts=None, told=False)
+    if block.get("type") in THINKING:
+        # Whole, as it must come back with the results of the tools that were called.
+        whole = _whole_block(block, state.parts)
+        return closed, [shape.chunk(state.head or {}, {"thinking_blocks": [whole]}, content=False)]
+    if block.get("type") == "tool_use" and not state.told and state.place in state.calls:
+        return closed, _arguments(state, found, arguments(block))
+    return closed, []
+
+
+def _whole_block(block: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    pieces: dict[str, list[str]] = {}
+    while parts is not None:
+        parts, (name, text) = parts
+        pieces.setdefault(name, []).append(text)
+    joined = {name: text_at(block, name) + "".join(reversed(texts)) for name, texts in pieces.items()}
+    return {**block, **joined}
+
+
+def _arguments(state: StreamState, found: Mapping[str, Any], text: str) -> list[Event]:
+    piece = {"index": state.calls[_index(state, found)], "function": {"arguments": text}}
+    return _said(state, text, tool_calls=[piece])
+
+
+BLOCKS = {"content_block_start": _start, "content_block_delta": _delta, "content_block_stop": _stop}
+
+
+# --- the end -------------------------------------------------------------------------------------------------
+
+
+def _ending(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, list[Event]]:
+    reported = {name: value for name, value in _object(found.get("usage")).items() if value is not None}
+    state = replace(state, end=_object(found.get("delta")), usage={**state.usage, **reported})
+    return state, [Event(b"", usage=read_usage(usage(state.usage)))]
+
+
+def _closing(state: StreamState) -> list[Event]:
+    first = state.head or {}
+    reason = ended(state.end.get("stop_reason"), called=state.called > 0)
+    said = refusal(state.end)
+    events = [shape.chunk(first, said, text=said.get("refusal", ""), finish_reason=reason)]
+    total = usage(state.usage)
+    if total is not None:
+        events.append(Event(b"", usage=read_usage(total)))
+        events.append(usage_chunk(first["id"], first["created"], first["model"], total))
+    return events

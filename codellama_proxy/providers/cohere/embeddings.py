@@ -1,0 +1,62 @@
+"""Embeddings in Cohere's words (its v2 embed): pure functions on values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, Event, HttpRequest
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.openai_format.usage import usage_in
+from codellama_proxy.providers.cohere.request import BASE_URL
+from codellama_proxy.providers.common.json_reading import count_at, dig
+from codellama_proxy.providers.openai.embeddings import parse_stream, texts_of, vectored
+from codellama_proxy.providers.openai.endpoint_urls import authorised
+from codellama_proxy.providers.openai.response import in_band, loads
+
+__all__ = ["parse_response", "parse_stream", "to_request"]
+
+OWN = ("input_type", "truncate", "priority")
+"""Parameters that Cohere's users know; OpenAI has none of them."""
+INPUT_TYPE = "search_document"
+"""Cohere wants to be told what the vectors are for; this is what most are."""
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    texts = texts_of(chat, deployment)
+    body: dict[str, Any] = {
+        "model": deployment.model,
+        "texts": [texts] if isinstance(texts, str) else texts,
+        "input_type": INPUT_TYPE,
+        "embedding_types": ["float"],
+        **{name: chat.params[name] for name in OWN if name in chat.params},
+    }
+    if "dimensions" in chat.params:
+        body["output_dimension"] = chat.params["dimensions"]
+    headers = {"content-type": "application/json", **authorised(deployment)}
+    url = (deployment.base_url or BASE_URL).rstrip("/") + "/embed"
+    return HttpRequest(url, headers, orjson.dumps(body))
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    found = loads(body)
+    vectors = dig(found, "embeddings", "float")
+    if not isinstance(vectors, list) or len(vectors) != len(several(chat.given)):
+        if "message" in found or found.get("error"):
+            raise AttemptFailed(in_band(body, found))
+        raise AttemptFailed(failures.disguised("no_data", status=200))
+    as_base64 = chat.params.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": place, "embedding": vectored(vector, as_base64=as_base64)}
+        for place, vector in enumerate(vectors)
+    ]
+    shown: dict[str, Any] = {"object": "list", "data": data, "model": deployment.model}
+    tokens = count_at(found, "meta", "billed_units", "input_tokens")
+    if tokens is not None:
+        shown["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return Event(orjson.dumps(shown), content=True, usage=usage_in(shown), model=deployment.model)

@@ -1,0 +1,155 @@
+"""A chat request in the words of Cohere's v2 chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, HttpRequest, Json
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.parameter_rules import (
+    Policy,
+    Unsupported,
+    functions,
+    narrowed,
+    one_of,
+    translate,
+)
+from codellama_proxy.providers.openai.endpoint_urls import authorised
+from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
+
+BASE_URL = "https://api.cohere.com/v2"
+MOST_STOPS = 5
+LEAST_P, MOST_P = 0.01, 0.99
+THINKING_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None}
+"""Tokens for each effort; `None`: as many as it takes."""
+MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "tool_plan"})
+PARTS = {"text": ("type", "text"), "image_url": ("type", "image_url"), "document": ("type", "document")}
+"""The kinds of content there are, and their fields."""
+
+
+def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    chat = legacy.modern(chat)
+    params, dropped = translate(narrowed(chat.params), POLICY, deployment)
+    body = {
+        "model": deployment.model,
+        "messages": [_message(message, f"messages[{at}]") for at, message in enumerate(chat.messages)],
+        "stream": chat.stream,
+        **params,
+    }
+    headers = {"content-type": "application/json", **authorised(deployment)}
+    url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat"
+    return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
+
+
+# --- parameters ----------------------------------------------------------------------------------------------
+
+
+def _stop(value: str | Sequence[str]) -> Json:
+    stops = [value] if isinstance(value, str) else value
+    if len(stops) > MOST_STOPS:
+        raise Unsupported
+    return {"stop_sequences": stops}
+
+
+def _penalty(name: str) -> Any:
+    def rule(value: float) -> Json:
+        if not 0 <= value <= 1:
+            raise Unsupported
+        return {name: value}
+
+    return rule
+
+
+def _tools(tools: Sequence[Json]) -> Json:
+    found = functions(tools)
+    strict = [function.pop("strict", None) is True for function in found]
+    sent: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in found]}
+    if all(strict):
+        sent["strict_tools"] = True
+    return sent
+
+
+def _tool_choice(value: Any) -> Json:
+    word = one_of("auto", "none", "required")(value)
+    return {} if word == "auto" else {"tool_choice": word.upper()}
+
+
+def _response_format(value: Json) -> Json:
+    match value:
+        case {"type": "json_object"}:
+            return {"response_format": {"type": "json_object"}}
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return {"response_format": {"type": "json_object", "json_schema": schema}}
+    raise Unsupported
+
+
+def _reasoning_effort(value: str) -> Json:
+    if value == "none":
+        return {"thinking": {"type": "disabled"}}
+    budget = THINKING_BUDGETS[one_of(*THINKING_BUDGETS)(value)]
+    bound = {} if budget is None else {"token_budget": budget}
+    return {"thinking": {"type": "enabled", **bound}}
+
+
+POLICY = Policy(
+    rules={
+        **{name: name for name in ("max_tokens", "temperature", "seed", "logprobs", "k", "p")},
+        # Cohere's own, for those who know them.
+        **{
+            name: name
+            for name in ("documents", "citation_options", "safety_mode", "strict_tools", "priority")
+        },
+        "max_completion_tokens": "max_tokens",
+        "top_p": lambda value: {"p": min(max(value, LEAST_P), MOST_P)},
+        "top_k": "k",
+        "stop": _stop,
+        "presence_penalty": _penalty("presence_penalty"),
+        "frequency_penalty": _penalty("frequency_penalty"),
+        "tools": _tools,
+        "tool_choice": _tool_choice,
+        "response_format": _response_format,
+        "reasoning_effort": _reasoning_effort,
+        "thinking": "thinking",
+    },
+    drop=BOOKKEEPING | {"user", "parallel_tool_calls"},
+)
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def _message(message: Message, at: str) -> Json:
+    found = {name: message[name] for name in MESSAGE_FIELDS & message.keys() if message[name] is not None}
+    if found["role"] == "developer":
+        found["role"] = "system"
+    if "tool_calls" in found:
+        found["tool_calls"] = [_call(call) for call in found["tool_calls"]]
+    content = found.get("content")
+    if isinstance(content, list):
+        found["content"] = [
+            _part(part, f"{at}.content[{i}]")
+            for i, part in enumerate(content)
+            if part["type"] not in THINKING_PARTS
+        ]
+    elif not content and "tool_calls" in found:
+        found.pop("content", None)
+    return found
+
+
+def _call(call: Json) -> Json:
+    return {name: call[name] for name in ("id", "type", "function") if name in call}
+
+
+def _part(part: Json, at: str) -> Json:
+    kind = part["type"]
+    if kind == "refusal":
+        return {"type": "text", "text": part.get("refusal") or ""}
+    if kind not in PARTS:
+        raise invalid_value(f"{at}.type", f"Provider 'cohere' does not support content of type '{kind}'.")
+    return {name: part[name] for name in PARTS[kind] if name in part}

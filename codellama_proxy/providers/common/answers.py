@@ -1,0 +1,95 @@
+"""Answers of translated dialects in OpenAI's shape: a completion, its chunks, its usage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Event, Usage
+from codellama_proxy.openai_format.completion import usage_chunk
+from codellama_proxy.openai_format.usage import read_usage
+
+
+def head(kind: str, answer_id: str, created: int, model: str | None) -> dict[str, Any]:
+    """What a completion and each of its chunks begin with."""
+    return {"id": answer_id, "object": kind, "created": created, "model": model or ""}
+
+
+def completion(
+    first: Mapping[str, Any],
+    message: Mapping[str, Any],
+    finish_reason: str,
+    usage: Mapping[str, Any] | None,
+    text: str,
+) -> Event:
+    """A whole answer of one choice. `text` is all it says, for counting."""
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
+    body = {**first, "choices": [choice], **({"usage": usage} if usage else {})}
+    return Event(
+        orjson.dumps(body),
+        content=True,
+        text=text,
+        usage=read_usage(usage),
+        finish_reason=finish_reason,
+        model=first["model"] or None,
+    )
+
+
+def chunk(
+    first: Mapping[str, Any],
+    delta: Mapping[str, Any],
+    *,
+    text: str = "",
+    finish_reason: str | None = None,
+    content: bool = True,
+) -> Event:
+    """A piece of a streamed one. Only the `opening` one has no content."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return Event(
+        orjson.dumps({**first, "choices": [choice]}),
+        content=content,
+        text=text,
+        finish_reason=finish_reason,
+        model=first["model"] or None,
+    )
+
+
+def opening(first: Mapping[str, Any]) -> Event:
+    """The chunk that says who speaks, and nothing yet."""
+    return chunk(first, {"role": "assistant", "content": ""}, content=False)
+
+
+def closing(first: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[Event]:
+    """What was used, as the books want it and as clients do; nothing where nobody told."""
+    if usage is None:
+        return []
+    return [
+        Event(b"", usage=read_usage(usage)),
+        usage_chunk(first["id"], first["created"], first["model"], usage),
+    ]
+
+
+def usage_of(prompt: int, completion_tokens: int) -> dict[str, Any]:
+    """OpenAI's `usage`, for a dialect that tells two figures."""
+    return usage_json(Usage(prompt, completion_tokens))
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage` object, in which nothing that costs something is lost."""
+    details = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
+    if usage.cache_write_1h_tokens:
+        details["cache_write_1h_tokens"] = usage.cache_write_1h_tokens
+    shown: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    if usage.tool_calls:
+        shown["server_tool_use"] = {f"{name}_requests": calls for name, calls in usage.tool_calls}
+    if usage.service_tier:
+        shown["service_tier"] = usage.service_tier
+    return shown

@@ -1,0 +1,84 @@
+"""What can be read of an answer that failed: the usage it told, and the texts in a body that was cut. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Event, Failure, Json, Usage
+from codellama_proxy.openai_format.usage import read_usage, usage_in
+from codellama_proxy.providers.common.json_reading import dig
+
+TEXTS = (b"content", b"text", b"arguments", b"reasoning_content", b"reasoning", b"thinking", b"partial_json")
+"""What the fields are called that hold what a model said."""
+
+WINDOW = 256 << 10
+"""Bytes searched at once, and those in which an answer shows what it is."""
+
+_STRING = re.compile(rb'\s*:\s*"((?:[^"\\]|\\.)*+)', re.DOTALL)
+
+
+def with_usage(failure: Failure, body: bytes) -> Failure:
+    """The failure with the usage that the answer or error in `body` tells, if it tells one."""
+    if failure.usage is not None or not (b"usage" in body or b"metrics" in body):
+        return failure
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return failure
+    return replace(failure, usage=_told(found)) if isinstance(found, dict) else failure
+
+
+def _told(found: Json) -> Usage | None:
+    """As OpenAI's and Anthropic's dialects tell it, Replicate's predictions, or Cohere's answers and events."""
+    cohere = dig(found, "delta", "usage") or found.get("usage")
+    counts = {**_object(dig(cohere, "billed_units")), **_object(dig(cohere, "tokens"))}
+    return usage_in(found) or read_usage(found.get("metrics")) or read_usage(counts)
+
+
+def _object(found: Any) -> Json:
+    return found if isinstance(found, dict) else {}
+
+
+def is_answer(body: bytes) -> bool:
+    """Whether a body that was cut is the beginning of an answer, and not of anything else."""
+    start = body[:WINDOW]
+    return any(b'"%b"' % name in start for name in (b"choices", b"embedding", *TEXTS))
+
+
+def heard(body: bytes) -> Sequence[Event]:
+    """The texts of an answer that was cut or cannot be read, for counting."""
+    return (Event(b"", text=texts_in(body)),)
+
+
+def texts_in(body: bytes) -> str:
+    """Every text that a model said in a body, whole or cut anywhere."""
+    return "".join(text for name in TEXTS for text in _texts(body, name))
+
+
+def _texts(body: bytes, name: bytes) -> Iterator[str]:
+    quoted = b'"%b"' % name
+    at = 0
+    while at < len(body):
+        # A window at a time: one long search would keep every other thread waiting.
+        place = body.find(quoted, at, at + WINDOW)
+        if place < 0:
+            at += WINDOW - len(quoted) + 1
+            continue
+        at = place + len(quoted)
+        found = _STRING.match(body, at)
+        if found is not None:
+            yield _unquoted(found[1])
+            at = found.end()
+
+
+def _unquoted(inside: bytes) -> str:
+    try:
+        text = orjson.loads(b'"%b"' % inside)
+    except orjson.JSONDecodeError:
+        return inside.decode("utf-8", "replace")
+    return str(text)

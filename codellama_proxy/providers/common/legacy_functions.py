@@ -1,0 +1,91 @@
+"""OpenAI's legacy functions as tools, and tools back as functions, for dialects that know only tools.
+
+    to_request      chat = modern(chat)               before anything is translated
+    parse_*         event = restored(event, chat)     after it was
+
+Function results have no ids, so calls get counted ones: a `function` message answers the latest call of its
+name. A legacy answer has room for one call: parallel ones are asked not to come, and left out if they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Event
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.request import ChatRequest, Message
+
+
+def is_legacy(chat: ChatRequest) -> bool:
+    """Whether the client speaks of functions and expects to hear of them."""
+    return "functions" in chat.params
+
+
+def modern(chat: ChatRequest) -> ChatRequest:
+    """The same request in the words of tools; itself if it has none of the old ones."""
+    params = (
+        _modern_params(chat.params) if {"functions", "function_call"} & chat.params.keys() else chat.params
+    )
+    old = any(message["role"] == "function" or message.get("function_call") for message in chat.messages)
+    messages = _modern_messages(chat.messages) if old else chat.messages
+    return chat._replace(params=params, messages=messages)
+
+
+def restored(event: Event, chat: ChatRequest) -> Event:
+    """The event as a client that asked with functions expects it: `function_call` in place of `tool_calls`."""
+    if not event.body or not is_legacy(chat):
+        return event
+    body = orjson.loads(event.body)
+    for choice in body["choices"]:
+        said = choice.get("message", choice.get("delta"))
+        if "tool_calls" in said:
+            said.update(_first_function(said.pop("tool_calls")))
+        choice["finish_reason"] = _reason(choice.get("finish_reason"))
+    return event._replace(body=orjson.dumps(body), finish_reason=_reason(event.finish_reason))
+
+
+def _reason(reason: str | None) -> str | None:
+    return "function_call" if reason == "tool_calls" else reason
+
+
+def _first_function(calls: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first call, or a fragment of it, without what only tools have."""
+    for call in calls:
+        if call.get("index", 0) == 0 and "function" in call:
+            return {"function_call": call["function"]}
+    return {}
+
+
+def _modern_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    if "functions" in params and "tools" in params:
+        raise invalid_value("functions", "Give either 'tools' or 'functions', not both.")
+    found = dict(params)
+    functions = found.pop("functions", [])
+    choice = found.pop("function_call", None)
+    if functions:
+        found["tools"] = [{"type": "function", "function": function} for function in functions]
+        found["parallel_tool_calls"] = False
+    if choice is not None and functions:
+        found["tool_choice"] = choice if isinstance(choice, str) else {"type": "function", "function": choice}
+    return found
+
+
+def _modern_messages(messages: Sequence[Message]) -> list[Message]:
+    found: list[Message] = []
+    latest: dict[str, str] = {}
+    for message in messages:
+        if message["role"] == "function":
+            call_id = latest.get(str(message.get("name")), f"call_fn_{max(len(latest) - 1, 0)}")
+            found.append({"role": "tool", "tool_call_id": call_id, "content": message.get("content") or ""})
+        elif isinstance(function := message.get("function_call"), dict) and not message.get("tool_calls"):
+            call_id = f"call_fn_{sum(bool(one.get('tool_calls')) for one in found)}"
+            latest[str(function.get("name"))] = call_id
+            call = {"id": call_id, "type": "function", "function": function}
+            rest = {name: value for name, value in message.items() if name != "function_call"}
+            found.append({**rest, "tool_calls": [call]})
+        else:
+            found.append(message)
+    return found

@@ -1,0 +1,137 @@
+"""What a provider with words of its own takes of a request's parameters, as a table: pass, rename, map, drop, refuse.
+
+A rule is the parameter's name there, or a function from its value to the fields it becomes; one that raises
+`Unsupported` says "not with this value". What has no rule and is not bookkeeping is refused, unless the entry
+sets `drop_params`: then it is left out and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, Json
+from codellama_proxy.openai_format.fields import FIELDS, invalid_value
+from codellama_proxy.providers.openai.profiles import BOOKKEEPING, CACHE_MARKS, DEFAULTS
+
+Rule = str | Callable[[Any], Json]
+
+
+def unsupported(provider: str, name: str) -> ProxyError:
+    message = f"Provider '{provider}' does not support '{name}'. Remove it or set drop_params: true."
+    return ProxyError("unsupported_parameter", message, param=name)
+
+
+class Unsupported(Exception):  # noqa: N818 - it says what a value is
+    """Raised by a rule for a value that cannot be said in the provider's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    rules: Mapping[str, Rule]
+    drop: frozenset[str] = BOOKKEEPING | {"user"}
+    """Removed without a word: it cannot change the answer."""
+    extras: Callable[[str], bool] = lambda _name: False
+    """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
+
+
+def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters in the provider's words, and the names of those left out. Raises `ProxyError`."""
+    sent: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name, value in asking(params).items():
+        if name in policy.drop or (name in CACHE_MARKS and name not in policy.rules):
+            continue
+        try:
+            sent |= _said(policy, name, value, own=deployment.params)
+        except Unsupported:
+            if not deployment.drop_params:
+                raise unsupported(deployment.provider, name) from None
+            dropped.append(name)
+    return sent, tuple(sorted(dropped))
+
+
+def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
+    rule = policy.rules.get(name)
+    if rule is None:
+        # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
+        if name in FIELDS or not (policy.extras(name) or is_own(name, value, own)):
+            raise Unsupported
+        rule = name
+    return {rule: value} if isinstance(rule, str) else rule(value)
+
+
+def is_own(name: str, value: Any, own: Json) -> bool:
+    """Whether it is there because the entry's own parameters say so, in words that OpenAI does not have."""
+    return name not in FIELDS and name in own and own[name] == value
+
+
+def asking(params: Json) -> dict[str, Any]:
+    """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
+    params = with_tools_only(params)
+    idle = {name for name, value in params.items() if value is None or value == DEFAULTS.get(name)}
+    if not params.get("logprobs"):
+        idle |= {"top_logprobs"}
+    return {name: value for name, value in params.items() if name not in idle}
+
+
+def one_of(*values: str) -> Callable[[Any], str]:
+    """Checks a word against those the provider knows."""
+
+    def check(value: Any) -> str:
+        if value not in values:
+            raise Unsupported
+        return str(value)
+
+    return check
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+NEED_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+NEED_FUNCTIONS = frozenset({"functions", "function_call"})
+
+
+def with_tools_only(params: Json) -> dict[str, Any]:
+    """Without empty lists of tools and without choices among none: many providers refuse both."""
+    idle = frozenset[str]() if params.get("tools") else NEED_TOOLS
+    idle |= frozenset() if params.get("functions") else NEED_FUNCTIONS
+    return {name: value for name, value in params.items() if name not in idle}
+
+
+def narrowed(params: Json) -> dict[str, Any]:
+    """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
+    params = with_tools_only(params)
+    choice = params.get("tool_choice")
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return _only(params, {name}, "required")
+        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]} as chosen}:
+            names = {name_of(tool) for tool in allowed}
+            return _only(params, names, chosen.get("mode", "auto"))
+    return params
+
+
+def _only(params: Json, names: set[str], choice: Any) -> dict[str, Any]:
+    tools = [tool for tool in params.get("tools", ()) if name_of(tool) in names]
+    if not tools:
+        raise invalid_value("tool_choice", "'tool_choice' names no tool that is in 'tools'.")
+    return {**params, "tools": tools, "tool_choice": choice}
+
+
+def name_of(tool: Any) -> str:
+    """The name of a function tool; nothing else has one."""
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    return ""
+
+
+def functions(tools: Sequence[Json]) -> list[dict[str, Any]]:
+    """The functions of function tools, each with its parameters spelled out. Raises `Unsupported` for other kinds."""
+    found = [tool.get("function") for tool in tools if tool.get("type", "function") == "function"]
+    if len(found) < len(tools) or not all(isinstance(one, Mapping) for one in found):
+        raise Unsupported
+    return [{"parameters": {"type": "object", "properties": {}}, **one} for one in found if one is not None]

@@ -1,0 +1,58 @@
+"""OpenAI's dialect, spoken by OpenAI and by everybody in a table of dialects: pure functions on values.
+
+Answers are relayed as the bytes that came, unless something in them would break a client: an unknown finish
+reason, a missing tool-call index or id, another provider's field for reasoning, usage where none was asked.
+Usage is always asked for, and shown at the end of a stream to those who asked for it too. Legacy functions go
+to those who know them as they are, and to the others as tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codellama_proxy.core.sse import Frame
+from codellama_proxy.core.types import Deployment, Event, HttpRequest
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.openai import (
+    request as openai_request,
+)
+from codellama_proxy.providers.openai import (
+    response as openai_answer,
+)
+from codellama_proxy.providers.openai import (
+    stream as openai_stream,
+)
+from codellama_proxy.providers.openai.profiles import Dialect, dialect_of
+from codellama_proxy.providers.openai.stream import StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Speaks to each provider of the table as its row says."""
+
+    dialects: Mapping[str, Dialect]
+
+    def to_request(self, chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+        """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+        dialect = dialect_of(deployment, self.dialects)
+        known = chat if dialect.functions else legacy.modern(chat)
+        return openai_request.to_request(known, deployment, dialect)
+
+    def parse_response(self, body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+        """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+        event = openai_answer.parse_response(body, chat, deployment)
+        return legacy.restored(event, chat) if self._translated(chat, deployment) else event
+
+    def parse_stream(
+        self, state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    ) -> tuple[StreamState, Sequence[Event]]:
+        """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+        state, events = openai_stream.parse_stream(state, frame, chat, deployment)
+        if self._translated(chat, deployment):
+            events = [legacy.restored(event, chat) for event in events]
+        return state, events
+
+    def _translated(self, chat: ChatRequest, deployment: Deployment) -> bool:
+        return legacy.is_legacy(chat) and not dialect_of(deployment, self.dialects).functions

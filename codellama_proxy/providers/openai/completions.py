@@ -1,0 +1,147 @@
+"""Plain text completions in OpenAI's dialect: pure functions on values.
+
+Answers are relayed as the bytes that came where they are OpenAI's. Mistral answers as if to a chat, Together
+calls its objects by other names: clients see `text_completion` and `choices[].text` from everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.openai_format.usage import usage_in
+from codellama_proxy.providers.common.json_reading import piece_of, words_at, wrong
+from codellama_proxy.providers.openai.completions_request import to_request
+from codellama_proxy.providers.openai.response import (
+    choices_of,
+    document,
+    fill,
+    fix_finish,
+    fix_indexes,
+    fix_usage,
+    in_band,
+    name_of,
+)
+from codellama_proxy.providers.openai.stream import (
+    ChoiceState,
+    StreamState,
+    begun,
+    closing,
+    constant,
+    reported,
+    wanted,
+    with_report,
+)
+
+__all__ = ["parse_response", "parse_stream", "to_request"]
+
+KIND = "text_completion"
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    body, found = document(body)
+    choices = choices_of(body, found)
+    changed = fill(found, KIND, chat) | fix_indexes(choices)
+    texts: list[str] = []
+    for choice in choices:
+        moved = _move_text(choice)
+        text = choice.get("text")
+        if not isinstance(text, str):
+            wrong("no_text")
+        changed |= moved | fix_finish(choice, text, {})
+        texts.append(text)
+    usage = usage_in(found)
+    changed |= fix_usage(found)
+    return Event(
+        body=orjson.dumps(found) if changed else body,
+        content=True,
+        text="".join(texts),
+        usage=usage,
+        finish_reason=choices[0].get("finish_reason"),
+        model=name_of(found),
+    )
+
+
+def _move_text(choice: dict[str, Any]) -> bool:
+    """What a choice says, in whichever field, moved to `text`; whether anything had to be changed.
+
+    Raises `AttemptFailed` for what is no text.
+    """
+    changed = False
+    for name in ("message", "delta"):
+        if name in choice:
+            other = choice.pop(name)
+            if choice.get("text") is None:
+                choice["text"] = words_at(other, "content")
+            changed = True
+    if not isinstance(choice.get("text"), str | None):
+        wrong("no_text")
+    return changed
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
+    state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
+    if frame.data.strip() == DONE:
+        return state._replace(done=True), closing(state, KIND)
+    chunk = piece_of(frame, in_band)
+    if chunk is None:
+        return state, ()
+    told = reported(chunk)
+    events: list[Event] = []
+    if begun(frame.data, chunk):
+        state, event = _content(state, chunk, frame.data, chat)
+        events.append(event)
+    return with_report(state, told, events)
+
+
+def _content(
+    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: ChatRequest
+) -> tuple[StreamState, Event]:
+    """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
+    changed = chunk.pop("usage", chunk) is not chunk
+    changed |= b"\n" in raw  # an event of several lines: clients get one
+    state, fixed = constant(state, chunk, chat, KIND)
+    changed |= fixed | fix_indexes(chunk["choices"])
+    texts: list[str] = []
+    reason = None
+    after: dict[int, ChoiceState] = {}
+    finished = state.finished
+    for choice in chunk["choices"]:
+        before = state.choices.get(choice["index"], ChoiceState())
+        now, text, fixed = _choice(before, choice)
+        if now != before:
+            after[choice["index"]] = now
+        changed |= fixed
+        texts.append(text)
+        if ended := choice.get("finish_reason"):
+            reason, finished = ended, finished + 1
+    state = state.with_choices(after)
+    if finished != state.finished:
+        state = state._replace(finished=finished)
+    body = orjson.dumps(chunk) if changed else raw
+    said = "".join(texts)
+    return state, Event(body, bool(said) or reason is not None, said, None, reason, state.model)
+
+
+def _choice(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, str, bool]:
+    """The state after one choice of a chunk, what it said, and whether it had to be changed."""
+    changed = _move_text(choice)
+    if choice.get("text") is None:
+        choice["text"] = ""
+        changed = True
+    text = choice["text"]
+    changed |= fix_finish(choice, text or ("open" if state.open else ""), {})
+    if choice.get("finish_reason"):
+        state = state._replace(open=False)
+    elif text and not state.open:
+        state = state._replace(open=True)
+    return state, text, changed

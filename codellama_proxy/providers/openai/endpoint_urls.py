@@ -1,0 +1,44 @@
+"""Where the providers of OpenAI's dialect are reached, and by which header they and others know us."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from codellama_proxy.core.types import Deployment
+from codellama_proxy.providers.openai.profiles import Dialect
+
+
+def address(deployment: Deployment, dialect: Dialect, path: str) -> str:
+    base = (deployment.base_url or dialect.base_url or "").rstrip("/")
+    return _azure(base, deployment, path) if dialect.azure else base + path
+
+
+def credential(deployment: Deployment, dialect: Dialect) -> dict[str, str]:
+    if deployment.api_key is None:
+        return {}
+    key = deployment.api_key.reveal()
+    return {"api-key": key} if dialect.azure else {"authorization": f"Bearer {key}"}
+
+
+def authorised(deployment: Deployment) -> dict[str, str]:
+    """The entry's headers, and its key as a bearer's."""
+    headers = dict(deployment.headers)
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    return headers
+
+
+def upstream_model(deployment: Deployment) -> str:
+    """Azure asks for the name of its deployment."""
+    return str(deployment.extra.get("deployment") or deployment.model)
+
+
+def _azure(base: str, deployment: Deployment, path: str) -> str:
+    """A resource's v1 API, or with a dated `api_version` the older one, whose address names the deployment."""
+    resource = base.partition("/openai")[0]
+    version = str(deployment.extra.get("api_version") or "")
+    if version[:1].isdigit():
+        name = quote(upstream_model(deployment), safe="")
+        return f"{resource}/openai/deployments/{name}{path}?api-version={quote(version, safe='')}"
+    v1 = base if base.endswith("/v1") else f"{resource}/openai/v1"
+    return f"{v1}{path}?api-version={quote(version, safe='')}" if version else v1 + path

@@ -1,0 +1,79 @@
+"""Messages and tools in OpenAI's dialect, without what only another provider understands.
+
+A conversation may go on at a provider that did not begin it, so its messages can carry other vendors' fields:
+reasoning, thinking blocks, cache marks, signatures. Providers that refuse unknown fields get none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from codellama_proxy.core.types import Json
+from codellama_proxy.openai_format.request import Message
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS, THINKING_PARTS, Dialect
+from codellama_proxy.providers.openai.tool_ids import shortened
+
+
+def message_for(message: Message, dialect: Dialect) -> Message:
+    """The message as this provider takes it; itself where nothing has to change."""
+    if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
+        message = shortened(message)
+    if not dialect.developer_role and message["role"] == "developer":
+        message = {**message, "role": "system"}
+    off = _fields_off(message, dialect)
+    if off:
+        message = {name: value for name, value in message.items() if name not in off}
+    content = message.get("content")
+    if isinstance(content, list):
+        message = _with_parts(message, content, dialect)
+    if message.get("tool_calls") and dialect.message_fields is not None:
+        message = {**message, "tool_calls": [_call(call) for call in message["tool_calls"]]}
+    return message
+
+
+def tools_for(tools: Sequence[Any], dialect: Dialect) -> list[Any]:
+    """The tools without cache marks that this provider does not take."""
+    off = CACHE_MARKS - dialect.cache_marks
+    return [_unmarked_tool(tool, off) for tool in tools] if off else list(tools)
+
+
+def _fields_off(message: Message, dialect: Dialect) -> set[str]:
+    off = set((dialect.message_fields_off | (CACHE_MARKS - dialect.cache_marks)) & message.keys())
+    if dialect.message_fields is not None:
+        off |= message.keys() - dialect.message_fields
+    return off
+
+
+def _with_parts(message: Message, content: list[Any], dialect: Dialect) -> Message:
+    off = CACHE_MARKS - dialect.cache_marks
+    kept = [
+        without(part, off) for part in content if dialect.thinking_parts or part["type"] not in THINKING_PARTS
+    ]
+    if kept == content:
+        return message
+    if kept:
+        return {**message, "content": kept}
+    return {**message, "content": None if message.get("tool_calls") else ""}
+
+
+def without(value: Json, names: frozenset[str]) -> Json:
+    """The object without these fields; itself where it has none."""
+    if not names & value.keys():
+        return value
+    return {name: inner for name, inner in value.items() if name not in names}
+
+
+def _call(call: Json) -> Json:
+    """Gemini's thought signatures mean nothing elsewhere."""
+    return without(call, frozenset({"extra_content"}))
+
+
+def _unmarked_tool(tool: Any, off: frozenset[str]) -> Any:
+    if not isinstance(tool, Mapping):
+        return tool
+    tool = without(tool, off)
+    function = tool.get("function")
+    if isinstance(function, Mapping) and off & function.keys():
+        return {**tool, "function": without(function, off)}
+    return tool

@@ -1,0 +1,138 @@
+"""A chat request in OpenAI's dialect, as each provider's row of `dialects.DIALECTS` wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.openai_format.request import TRACKING_KEYS, ChatRequest
+from codellama_proxy.providers.common.parameter_rules import narrowed, unsupported, with_tools_only
+from codellama_proxy.providers.common.user_ids import short
+from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
+from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
+from codellama_proxy.providers.openai.messages import message_for, tools_for
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS, DEFAULTS, Dialect
+
+IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
+LEAST = 0.01
+"""What stands for a temperature or top_p of 0 where it must be above."""
+
+
+def to_request(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    params, dropped = _params(chat, deployment, dialect)
+    body: dict[str, Any] = {
+        "model": upstream_model(deployment),
+        "messages": [message_for(message, dialect) for message in chat.messages],
+        **params,
+    }
+    if chat.stream:
+        body["stream"] = True
+        if dialect.stream_options:
+            body["stream_options"] = {"include_usage": True}
+    headers = {"content-type": "application/json", **dialect.headers, **deployment.headers}
+    return HttpRequest(
+        address(deployment, dialect, "/chat/completions"),
+        {**headers, **credential(deployment, dialect)},
+        orjson.dumps(body, default=dict),  # an entry's own parameters are read-only mappings
+        dropped=tuple(dropped),
+    )
+
+
+def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
+    """The parameters in this provider's words, and the names of those dropped that would have mattered."""
+    params = dict(chat.params)
+    shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
+    if shown:
+        params["metadata"] = shown
+    params, dropped = sifted(with_tools_only(params), deployment, dialect)
+    dropped += _drop_refused(params, deployment, dialect)
+    _rename_max_tokens(params, deployment, dialect)
+    _translate_values(params, dialect)
+    return params, dropped
+
+
+def sifted(
+    params: dict[str, Any], deployment: Deployment, dialect: Dialect, reject: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], list[str]]:
+    """Without what this provider does not take, and the names of what would have mattered. Changes `params`."""
+    dropped: list[str] = []
+    for name in sorted((dialect.reject | reject) & params.keys()):
+        if params[name] != DEFAULTS.get(name):
+            if not deployment.drop_params:
+                raise unsupported(deployment.provider, name)
+            dropped.append(name)
+        del params[name]
+    for name in (dialect.drop | (CACHE_MARKS - dialect.cache_marks)) & params.keys():
+        del params[name]
+    if dialect.short_ids:
+        params |= {name: short(params[name]) for name in IDENTIFIERS if isinstance(params.get(name), str)}
+    for name, other in dialect.rename.items():
+        if name in params:
+            params[other] = params.pop(name)
+    return params, dropped
+
+
+def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> list[str]:
+    """Takes away what the model is known to refuse: values that ask for nothing always, others with `drop_params`.
+
+    Without `drop_params` the provider itself says what is wrong. Returns the names of what would have mattered.
+    """
+    if dialect.max_tokens != "by_model":
+        return []
+    dropped = []
+    for name in sorted(refused(deployment, params) & params.keys()):
+        idle = params[name] == NEUTRAL.get(name, DEFAULTS.get(name))
+        if idle or deployment.drop_params:
+            del params[name]
+            dropped += [] if idle else [name]
+    return dropped
+
+
+def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> None:
+    old, new = "max_completion_tokens", "max_tokens"
+    if dialect.max_tokens == "by_model" and renames_max_tokens(deployment):
+        old, new = new, old
+    elif dialect.max_tokens != "max_tokens":
+        return
+    if old in params:
+        params[new] = params.pop(old)
+
+
+def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
+    if params.get("tools"):
+        params["tools"] = tools_for(params["tools"], dialect)
+    _translate_choice(params, dialect)
+    if dialect.sampling_above_zero:
+        _lift_sampling(params)
+    if dialect.stop_list and isinstance(params.get("stop"), str):
+        params["stop"] = [params["stop"]]
+    if dialect.integer_logprobs:
+        wanted, top = params.pop("logprobs", False), params.pop("top_logprobs", None)
+        if wanted:
+            params["logprobs"] = top or 1
+
+
+def _translate_choice(params: dict[str, Any], dialect: Dialect) -> None:
+    choice = params.get("tool_choice")
+    if isinstance(choice, str):
+        params["tool_choice"] = dialect.tool_choice.get(choice, choice)
+    elif choice is not None:
+        is_subset = choice.get("type") == "allowed_tools"
+        if params.get("tools") and (
+            (is_subset and not dialect.allowed_tools) or "named" in dialect.tool_choice
+        ):
+            params |= narrowed(params)
+            choice = params["tool_choice"]
+        word = choice if isinstance(choice, str) else "named"
+        params["tool_choice"] = dialect.tool_choice.get(word, choice)
+
+
+def _lift_sampling(params: dict[str, Any]) -> None:
+    for name in ("temperature", "top_p"):
+        if params.get(name) == 0:
+            params[name] = LEAST
+    if params.get("top_p") == 1:
+        del params["top_p"]

@@ -1,0 +1,304 @@
+"""A whole answer in OpenAI's dialect, and the repairs that streamed ones need too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.types import Deployment, Event, Failure
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.usage import usage_in
+from codellama_proxy.providers.common import json_documents as parsing
+from codellama_proxy.providers.common import tool_calls as calls
+from codellama_proxy.providers.common.finish_reasons import ABANDONED, BROKEN_FINISH, finish_reason
+from codellama_proxy.providers.common.json_documents import Unreadable
+from codellama_proxy.providers.common.json_reading import is_error, listed, words_at, wrong
+from codellama_proxy.providers.common.tool_calls import number
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+    body, completion = document(body)
+    choices = choices_of(body, completion)
+    changed = fill(completion, "chat.completion", chat)
+    changed |= fix_indexes(choices)
+    text: list[str] = []
+    for choice in choices:
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            wrong("no_message")
+        if _PLAIN.issuperset(message) and _is_plain(message):
+            said = message["content"]
+        else:
+            changed |= _fix_whole(message, f"call_{chat.id}_{choice['index']}")
+            said = spoken(message)
+        text.append(said)
+        changed |= fix_finish(choice, said, message)
+        changed |= fix_logprobs(choice, said)
+    usage = usage_in(completion)
+    changed |= fix_usage(completion)
+    return Event(
+        body=orjson.dumps(completion) if changed else body,
+        content=True,
+        text="".join(text),
+        usage=usage,
+        finish_reason=choices[0].get("finish_reason"),
+        model=name_of(completion),
+    )
+
+
+_PLAIN = frozenset({"role", "content"})
+"""What most messages have: nothing in them needs a repair."""
+MOST_CHOICES = 2048
+"""Of one answer: more than `n` times the texts that any upstream completes at once."""
+
+
+def _is_plain(message: Mapping[str, Any]) -> bool:
+    return isinstance(message.get("content"), str) and message.get("role") == "assistant"
+
+
+def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of a whole answer, at least one. Raises `AttemptFailed` when it is none."""
+    choices = found.get("choices")
+    if is_error(found):
+        raise AttemptFailed(in_band(body, found))
+    if not isinstance(choices, list) or not choices:
+        wrong("no_choices")
+    for choice in choices:
+        check_choice(body, choice)
+    if len(choices) > MOST_CHOICES:
+        wrong("too_many_choices")
+    return choices
+
+
+def check_choice(body: bytes, choice: object) -> None:
+    """Raises `AttemptFailed` for one that is no object, or tells an error of its own."""
+    if not isinstance(choice, dict):
+        wrong("no_choices")
+    if choice.get("error"):
+        raise AttemptFailed(in_band(orjson.dumps({"error": choice["error"]}), choice))
+
+
+def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
+    """Every choice has its own number: its position, where the upstream gives none or one of them twice."""
+    told = [number(choice.get("index")) for choice in choices]
+    if len(set(told)) < len(told) or None in told:
+        told = list(range(len(choices)))
+    changed = False
+    for index, choice in zip(told, choices, strict=True):
+        if type(choice.get("index")) is not int or choice["index"] != index:
+            choice["index"] = index
+            changed = True
+    return changed
+
+
+def document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> tuple[bytes, dict[str, Any]]:
+    """A whole answer as one object, and the bytes that say so. Raises `AttemptFailed`."""
+    try:
+        found = read(body)
+    except Unreadable:
+        body = parsing.mended(body)
+        found = parsing.loads(body)
+    if not isinstance(found, dict):
+        if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
+            raise AttemptFailed(in_band(body, found[0]))
+        wrong("not_an_object")
+    return body, found
+
+
+def loads(body: bytes) -> dict[str, Any]:
+    """The object that a whole answer is. Raises `AttemptFailed`."""
+    return document(body)[1]
+
+
+def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
+    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
+
+
+def fill(found: dict[str, Any], kind: str, chat: ChatRequest) -> bool:
+    """Adds what clients count on and some servers leave out."""
+    changed = False
+    if found.get("object") != kind:
+        found["object"] = kind
+        changed = True
+    if type(found.get("created")) is not int:
+        found["created"] = chat.created
+        changed = True
+    if not isinstance(found.get("id"), str) or not found["id"]:
+        prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
+        found["id"] = f"{prefix}-{chat.id}"
+        changed = True
+    if "model" in found and not isinstance(found["model"], str):
+        del found["model"]
+        changed = True
+    return changed
+
+
+def fix_usage(found: dict[str, Any]) -> bool:
+    """Takes away a usage that strict clients cannot read. Whether there was one."""
+    usage = found.get("usage")
+    if usage is None or is_usage(usage):
+        return False
+    del found["usage"]
+    return True
+
+
+def is_usage(usage: object) -> bool:
+    return isinstance(usage, dict) and all(
+        usage.get(name) is None or type(usage[name]) is int
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+
+
+def name_of(found: Mapping[str, Any]) -> str | None:
+    model = found.get("model")
+    return model if isinstance(model, str) and model else None
+
+
+def spoken(message: Mapping[str, Any]) -> str:
+    """All the text a message or a delta says, reasoning and tool arguments included: what was paid for."""
+    parts = [message.get("reasoning_content"), message.get("content"), message.get("refusal")]
+    if isinstance(parts[1], list):
+        parts[1:2] = [part.get("text") for part in parts[1] if isinstance(part, dict)]
+    functions = [call.get("function") for call in tool_calls(message)]
+    for function in (*functions, message.get("function_call")):
+        if isinstance(function, dict):
+            parts += [function.get("name"), function.get("arguments")]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+_TEXTS = ("content", "reasoning_content", "refusal")
+
+
+def fix_message(message: dict[str, Any]) -> bool:
+    """The fields of a message or a delta. Whether anything had to be changed.
+
+    Raises `AttemptFailed` for words that are no text.
+    """
+    changed = False
+    if "role" in message and message["role"] != "assistant":
+        message["role"] = "assistant"
+        changed = True
+    if isinstance(message.get("reasoning"), str) and not message.get("reasoning_content"):
+        message["reasoning_content"] = message.pop("reasoning")
+        changed = True
+    if isinstance(message.get("content"), list):
+        _join_parts(message)
+        changed = True
+    for name in _TEXTS:
+        if not isinstance(message.get(name), str | None):
+            wrong("not_a_text")
+    if "function_call" in message:
+        changed |= _fix_function(message)
+    if "token_id" in message:
+        del message["token_id"]
+        changed = True
+    return changed
+
+
+def _fix_function(message: dict[str, Any]) -> bool:
+    """The legacy call of a function, or a fragment of one."""
+    function = message["function_call"]
+    if not function:
+        del message["function_call"]
+        return True
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str | None):
+        wrong("bad_function_call")
+    if isinstance(function.get("arguments"), dict | list):
+        function["arguments"] = orjson.dumps(function["arguments"]).decode()
+        return True
+    if not isinstance(function.get("arguments"), str | None):
+        wrong("bad_function_call")
+    return False
+
+
+def _join_parts(message: dict[str, Any]) -> None:
+    """Content in parts becomes one text, and thoughts among them reasoning."""
+    parts = [{"text": part} if isinstance(part, str) else part for part in message["content"]]
+    if not all(isinstance(part, dict) for part in parts):
+        wrong("not_a_text")
+    thoughts = "".join(_thought(part.get("thinking")) for part in parts)
+    message["content"] = "".join(words_at(part, "text") for part in parts) or None
+    if thoughts:
+        message["reasoning_content"] = thoughts
+
+
+def _thought(thinking: object) -> str:
+    if isinstance(thinking, list):
+        return "".join(_thought(part.get("text")) for part in thinking if isinstance(part, dict))
+    return thinking if isinstance(thinking, str) else ""
+
+
+def _fix_whole(message: dict[str, Any], own_id: str) -> bool:
+    """What only a whole message must have."""
+    changed = fix_message(message)
+    changed |= message.setdefault("role", "") == ""
+    message["role"] = "assistant"
+    changed |= calls.whole(message, own_id)
+    if "content" not in message:
+        message["content"] = None if message.get("tool_calls") or message.get("function_call") else ""
+        changed = True
+    return changed
+
+
+def tool_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    calls = message.get("tool_calls")
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
+def fix_finish(choice: dict[str, Any], text: str, message: Mapping[str, Any]) -> bool:
+    """OpenAI's word for why it ended, or null where it has not. Whether it had to be changed.
+
+    Raises `AttemptFailed` when it ended because the upstream broke.
+    """
+    reason = choice.get("finish_reason")
+    if reason is None:
+        return False
+    if not reason:
+        choice["finish_reason"] = None
+        return True
+    if not isinstance(reason, str):
+        wrong("bad_finish_reason")
+    if reason.lower() in ABANDONED or (reason.lower() in BROKEN_FINISH and not text):
+        wrong("finish_error")
+    mapped = finish_reason(reason)
+    if mapped == "stop" and message.get("tool_calls"):
+        mapped = "tool_calls"
+    choice["finish_reason"] = mapped
+    return mapped != reason
+
+
+def fix_logprobs(choice: dict[str, Any], text: str) -> bool:
+    """`{content: [...]}` or null: `{tokens, token_logprobs}` and the bare number of a token are made into it."""
+    found = choice.get("logprobs")
+    if found is None:
+        return False
+    if isinstance(found, dict) and "tokens" in found and "content" not in found:
+        choice["logprobs"] = _logprobs(listed(found.get("tokens")), listed(found.get("token_logprobs")))
+        return True
+    if isinstance(found, float | int) and not isinstance(found, bool):
+        choice["logprobs"] = _logprobs([text], [found])
+        return True
+    if isinstance(found, dict) and all(_are_logprobs(found.get(name)) for name in ("content", "refusal")):
+        return False
+    choice["logprobs"] = None
+    return True
+
+
+def _logprobs(tokens: list[Any], values: list[Any]) -> dict[str, Any]:
+    return {
+        "content": [
+            {"token": token, "logprob": value, "bytes": None, "top_logprobs": []}
+            for token, value in zip(tokens, values, strict=False)
+            if isinstance(token, str) and isinstance(value, int | float)
+        ]
+    }
+
+
+def _are_logprobs(found: object) -> bool:
+    return found is None or (isinstance(found, list) and all(isinstance(one, dict) for one in found))

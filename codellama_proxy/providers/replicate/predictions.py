@@ -1,0 +1,248 @@
+"""Replicate: a prediction is created, then asked after or followed as a stream, and cancelled if nobody waits.
+
+Whole predictions reach `parse_stream` too, as events of type `whole` (see `exchange.py`): the first, which
+may already be the last; every one that is asked for where there is no stream, of which only what is new is said;
+and the one after a stream, for its usage. A stream that breaks off is thus completed from the prediction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.types import Answered, Deployment, Event, Failure, HttpRequest, Json, Step, Steps
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptFailed, UpstreamError
+from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.usage import read_usage
+from codellama_proxy.providers.common import answers as shape
+from codellama_proxy.providers.common.json_reading import text_at, wrong
+from codellama_proxy.providers.openai.endpoint_urls import authorised
+from codellama_proxy.providers.openai.response import loads
+from codellama_proxy.providers.openai.stream import KIND
+from codellama_proxy.providers.replicate.request import base_url, to_request
+
+__all__ = ["exchange", "parse_response", "parse_stream", "to_request"]
+
+PENDING = frozenset({"starting", "processing"})
+BROKEN = frozenset({"failed", "canceled", "aborted"})
+FLAGGED = ("nsfw", "flagged")
+HOSTS = (".replicate.com", ".replicate.net")
+"""Whose streams are followed, beside the entry's own host: our token goes along."""
+IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
+FIRST_WAIT, MOST_WAIT, SLOWER = 0.5, 5.0, 1.5
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+MISSES = 3
+"""Questions after a prediction that may go wrong."""
+
+
+# --- the exchange --------------------------------------------------------------------------------------------
+
+
+def exchange(sent: HttpRequest, chat: ChatRequest, deployment: Deployment) -> Steps:
+    """Create; follow the stream or ask until it is over."""
+    found = _prediction((yield Step(sent)))
+    if found is None:
+        return
+    ask, cancel = _requests(found, deployment)
+    wait, misses = FIRST_WAIT, 0
+    stream = _stream(found, deployment) if chat.stream else None
+    if stream is not None and _pending(found):
+        yield Step(stream, give_up=cancel)
+        found = _prediction((yield Step(ask, give_up=cancel, optional=True))) or found
+    while _pending(found):
+        answered = yield Step(ask, delay=wait, give_up=cancel)
+        wait = min(wait * SLOWER, MOST_WAIT)
+        if (news := _prediction(answered)) is None:
+            misses += 1
+            if misses > MISSES or answered.status not in TRANSIENT:
+                return
+        found = news or found
+
+
+def _prediction(answered: Answered) -> Json | None:
+    """What is known of the prediction; `None` when this is no word about one."""
+    try:
+        found = orjson.loads(answered.body) if 200 <= answered.status < 300 else None
+    except orjson.JSONDecodeError:
+        return None
+    is_one = isinstance(found, dict) and IDENTIFIER.fullmatch(text_at(found, "id"))
+    return found if is_one else None
+
+
+def _pending(found: Json) -> bool:
+    return text_at(found, "status") in PENDING
+
+
+def _requests(found: Json, deployment: Deployment) -> tuple[HttpRequest, HttpRequest]:
+    """The questions after it and its cancellation, at addresses of our own making."""
+    url = f"{base_url(deployment)}/predictions/{found['id']}"
+    headers = authorised(deployment)
+    return HttpRequest(url, headers, b"", "GET"), HttpRequest(f"{url}/cancel", headers, b"")
+
+
+def _stream(found: Json, deployment: Deployment) -> HttpRequest | None:
+    """Where it can be followed; `None` if nowhere, or nowhere we would take our token."""
+    url = text_at(found, "urls", "stream")
+    if not _ours(url, deployment):
+        return None
+    headers = {"accept": "text/event-stream", "cache-control": "no-store", **authorised(deployment)}
+    return HttpRequest(url, headers, b"", "GET")
+
+
+def _ours(url: str, deployment: Deployment) -> bool:
+    try:
+        found, base = urlsplit(url), urlsplit(base_url(deployment))
+        if (found.scheme, found.hostname, found.port) == (base.scheme, base.hostname, base.port):
+            return "@" not in found.netloc
+        plain = found.scheme == "https" and found.port in (None, 443) and "@" not in found.netloc
+    except ValueError:
+        return False
+    return plain and f".{found.hostname}".endswith(HOSTS)
+
+
+# --- answers -------------------------------------------------------------------------------------------------
+
+
+def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    """A prediction that is over as one event. Raises `AttemptFailed` when it is none, or failed."""
+    found = loads(body)
+    _check(found)
+    if text_at(found, "status") != "succeeded":
+        raise AttemptFailed(failures.disguised("not_succeeded", status=200))
+    text = _output(found)
+    first = shape.head("chat.completion", f"chatcmpl-{chat.id}", chat.created, deployment.model)
+    return shape.completion(first, {"content": text}, "stop", _usage(found), text)
+
+
+def _check(found: Json) -> None:
+    """Raises `AttemptFailed` for a prediction that failed."""
+    if text_at(found, "status") in BROKEN:
+        raise AttemptFailed(_failure(text_at(found, "error")))
+
+
+def _failure(message: str) -> Failure:
+    flagged = any(word in message.lower() for word in FLAGGED)
+    return failures.in_band(UpstreamError(message, code="content_filter" if flagged else ""), 200)
+
+
+def _output(found: Json) -> str:
+    """Text models answer with a list of pieces, or one text."""
+    output = found.get("output")
+    pieces = [piece for piece in (output if isinstance(output, list) else [output]) if piece is not None]
+    if not all(isinstance(piece, str) for piece in pieces):
+        wrong("not_a_text")
+    return "".join(pieces)
+
+
+def _usage(found: Json) -> dict[str, Any] | None:
+    read = read_usage(found.get("metrics"))
+    return None if read is None else shape.usage_json(read)
+
+
+# --- streams -------------------------------------------------------------------------------------------------
+
+
+Said = tuple[Any, str] | None
+"""The latest piece of the text, after those before it: joined only when it is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What the next event's meaning depends on."""
+
+    first: Json | None = None
+    """What every chunk begins with, once the opening one has gone out."""
+    said: Said = None
+    finished: bool = False
+    """The finish reason has gone out."""
+    done: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.finished
+
+
+def parse_stream(
+    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, Sequence[Event]]:
+    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    state = state or StreamState()
+    if frame.event == "output":
+        return _say(state, frame.data.decode("utf-8", "replace"), chat, deployment)
+    if frame.event == "error":
+        raise AttemptFailed(_failure(failures.parse_error(frame.data).message))
+    if frame.event == "done":
+        return _finish(state, frame.data, chat, deployment)
+    if frame.event == "whole":
+        return _compare(state, frame.data, chat, deployment)
+    return replace(state, done=state.done or frame.data == DONE), ()
+
+
+def _say(
+    state: StreamState, text: str, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, list[Event]]:
+    events: list[Event] = []
+    first = state.first
+    if first is None:
+        first = shape.head(KIND, f"chatcmpl-{chat.id}", chat.created, deployment.model)
+        events.append(shape.opening(first))
+    if text:
+        events.append(shape.chunk(first, {"content": text}, text=text))
+    return replace(state, first=first, said=(state.said, text) if text else state.said), events
+
+
+def _joined(said: Said) -> str:
+    pieces: list[str] = []
+    while said is not None:
+        said, piece = said
+        pieces.append(piece)
+    return "".join(reversed(pieces))
+
+
+def _finish(
+    state: StreamState, data: bytes, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, list[Event]]:
+    """The end of what is said, whatever is still to be known about it."""
+    if state.finished:
+        return state, []
+    if text_at(_loads(data), "reason") in ("error", "canceled"):
+        raise AttemptFailed(failures.disguised("finish_error", status=200))
+    state, events = _say(state, "", chat, deployment)
+    return replace(state, finished=True), [
+        *events,
+        shape.chunk(state.first or {}, {}, finish_reason="stop"),
+    ]
+
+
+def _compare(
+    state: StreamState, data: bytes, chat: ChatRequest, deployment: Deployment
+) -> tuple[StreamState, list[Event]]:
+    """A whole prediction: what it says that is new, and, if it is over, the end and the usage."""
+    found = _loads(data)
+    if not isinstance(found, dict):
+        return state, []
+    if not state.finished:
+        _check(found)
+    succeeded = text_at(found, "status") == "succeeded"
+    events: list[Event] = []
+    output, said = _output(found), _joined(state.said)
+    if not state.finished and output.startswith(said) and (succeeded or output != said):
+        state, events = _say(state, output[len(said) :], chat, deployment)
+    if not succeeded and not state.finished:
+        return state, events
+    state, more = _finish(state, b"{}", chat, deployment)
+    return replace(state, done=True), [*events, *more, *shape.closing(state.first or {}, _usage(found))]
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None

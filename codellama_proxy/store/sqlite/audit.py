@@ -1,0 +1,134 @@
+"""Changes of keys, each recorded in the transaction that makes it: who, when, which key and what, never a secret.
+
+The server and the command line change keys through the functions here and through no others.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codellama_proxy.core.types import Key
+from codellama_proxy.limits.windows import iso_ms
+from codellama_proxy.store.key_fields import Change, shown
+from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.sqlite import queries
+
+SQL = queries.load("audit")
+ACTIONS = ("create", "update", "block", "unblock", "rotate", "delete")
+MASTER, CLI = "master", "cli"
+"""Actors; a session of the dashboard is `ui:` and its name."""
+
+_UNTOLD = {"key_id", "key_alias", "created_at"}
+_FIELDS = ("created_at", "actor", "action", "key_id", "project", "changes")
+
+Changes = dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which changes are meant; `None`: any. From `start` on, before `end`, in unix seconds."""
+
+    project: str | None = None
+    key_id: str | None = None
+    action: str | None = None
+    actor: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+# --- changing ------------------------------------------------------------------------------------------------
+
+
+def create(db: sqlite3.Connection, actor: str, change: Change, now: float) -> tuple[Key, str]:
+    """As `key_rows.create`."""
+    key, secret = key_rows.create(db, change, now)
+    _record(db, actor, "create", key, _differences({}, _told(key)), now)
+    return key, secret
+
+
+def update(db: sqlite3.Connection, actor: str, key_id: str, change: Change, now: float) -> Key:
+    """As `key_rows.update`."""
+    before = key_rows.get(db, key_id)
+    key = key_rows.update(db, key_id, change, now)
+    _record(db, actor, "update", key, _differences(_told(before), _told(key)), now)
+    return key
+
+
+def block(db: sqlite3.Connection, actor: str, key_id: str, blocked: bool, now: float) -> Key:
+    """As `key_rows.block`."""
+    before = key_rows.get(db, key_id)
+    key = key_rows.block(db, key_id, blocked)
+    action = "block" if blocked else "unblock"
+    _record(db, actor, action, key, _differences(_told(before), _told(key)), now)
+    return key
+
+
+def rotate(db: sqlite3.Connection, actor: str, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
+    """As `key_rows.rotate`; of the secrets only what is shown of them is recorded."""
+    before = key_rows.get(db, key_id)
+    key, secret = key_rows.rotate(db, key_id, overlap, now)
+    changes = _differences(_told(before), _told(key))
+    _record(db, actor, "rotate", key, {**changes, "overlap_seconds": [None, overlap]}, now)
+    return key, secret
+
+
+def delete(db: sqlite3.Connection, actor: str, key_id: str, now: float) -> Key:
+    """As `key_rows.delete`."""
+    key = key_rows.delete(db, key_id)
+    _record(db, actor, "delete", key, _differences(_told(key), {}), now)
+    return key
+
+
+def _told(key: Key) -> dict[str, Any]:
+    return {field: value for field, value in shown(key).items() if field not in _UNTOLD}
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
+    pairs = {field: [before.get(field), after.get(field)] for field in {**before, **after}}
+    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _record(db: sqlite3.Connection, actor: str, action: str, key: Key, changes: Changes, now: float) -> None:
+    row = {
+        "created_at": now,
+        "actor": actor,
+        "action": action,
+        "key_id": key.key_id,
+        "project": key.project,
+        "changes": json.dumps(changes, ensure_ascii=False),
+    }
+    db.execute(SQL["record"], row)
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def page_query(filters: Filters, page: int, size: int) -> queries.Query:
+    where, values = _where(filters)
+    return SQL["page"].format(where=where), [*values, size, (page - 1) * size]
+
+
+def count_query(filters: Filters) -> queries.Query:
+    where, values = _where(filters)
+    return SQL["count"].format(where=where), values
+
+
+def entry(row: Sequence[Any]) -> dict[str, Any]:
+    """A change as `/audit` shows it."""
+    shown = dict(zip(_FIELDS, row, strict=True))
+    return {**shown, "created_at": iso_ms(shown["created_at"]), "changes": json.loads(shown["changes"])}
+
+
+def _where(filters: Filters) -> queries.Query:
+    return queries.where(
+        ("project = ?", filters.project),
+        ("key_id = ?", filters.key_id),
+        ("action = ?", filters.action),
+        ("actor = ?", filters.actor),
+        ("created_at >= ?", filters.start),
+        ("created_at < ?", filters.end),
+    )

@@ -1,0 +1,123 @@
+"""Copies of the whole database at one moment, and the way back from one; a copy replaces nothing that is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from codellama_proxy.store.sqlite import migrations as migrate
+from codellama_proxy.store.sqlite.connection import StoreError, connect_to_read
+from codellama_proxy.store.sqlite.ownership import unused
+
+LOGS = ("-wal", "-shm")
+"""What SQLite keeps beside a database. Next to another database of the same name they would destroy it."""
+
+
+def backup(source: Path, target: Path) -> int:
+    """A checked copy of `source` as of now, in one file; its bytes. Servers and writers go on meanwhile."""
+    _must_exist(source)
+    with _in_words(target), _reserved(target), _unfinished(target) as copy:
+        with closing(connect_to_read(source)) as db:
+            db.execute("pragma query_only=off")  # it is another file that is written
+            db.execute("vacuum into ?", (str(copy),))
+        check(copy)
+        _sync(copy)
+        copy.replace(target)
+        _sync(target.parent)
+        return target.stat().st_size
+
+
+def restore(source: Path, database: Path, moment: str) -> Path | None:
+    """Put a copy in the place of `database`, which no server may use; where the one before it went, if any."""
+    check(source)
+    database = Path(os.path.realpath(database))  # a link to it stays one
+    with unused(database):
+        with _in_words(database), _unfinished(database) as copy:
+            shutil.copyfile(source, copy)
+            _sync(copy)
+            aside = _moved_away(database, f".before-restore-{moment}")
+            copy.replace(database)
+            _sync(database.parent)
+        migrate.prepare(database)
+    return aside
+
+
+def check(path: Path) -> None:
+    """Raises `StoreError` unless this is a whole database of a proxy."""
+    _must_exist(path)
+    try:
+        with closing(connect_to_read(path)) as db:
+            (result,) = db.execute("pragma integrity_check(1)").fetchone()
+            (ours,) = db.execute("select count(*) from sqlite_schema where name = '_migrations'").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} is not a good copy: {error}") from error
+    if result != "ok":
+        raise StoreError(f"{path} is damaged: {result}")
+    if not ours:
+        raise StoreError(f"{path} is not a database of this proxy")
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise StoreError(f"there is no file {path}")
+
+
+@contextmanager
+def _in_words(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise StoreError(f"{target} is there already, and nothing is ever overwritten") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot write {target}: {error}") from error
+
+
+@contextmanager
+def _reserved(path: Path) -> Iterator[None]:
+    """An empty file that holds the name while the copy grows beside it."""
+    _create(path)
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A place in the same directory, private from its first byte, that is gone again if it was not renamed."""
+    path = target.with_name(f".{target.name}.{os.getpid()}")
+    _create(path)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _moved_away(database: Path, ending: str) -> Path | None:
+    if not database.exists():
+        return None
+    aside = database.with_name(database.name + ending)
+    for end in ("", *LOGS):
+        part = database.with_name(database.name + end)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + end))
+    return aside
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,229 @@
+"""What each scope has left. Lives on the writer's thread, one transaction at a time.
+
+An account is read once, changed in memory by every request that touches it, and written back with every commit that
+changed it: many requests share the same few scopes. The rows of `scopes` are the truth; when a transaction fails,
+everything in memory is forgotten and read again.
+
+Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
+summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from codellama_proxy.core.types import Limits
+from codellama_proxy.limits.admission import Standing
+from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
+from codellama_proxy.limits.windows import Window, is_rolling, iso, turned, window
+from codellama_proxy.store.sqlite.queries import load
+
+SQL = load("ledger")
+MOST_SCOPES = 4
+"""Of one request."""
+MOST_KEPT = 5000
+"""Accounts in memory between two transactions: when there are more, all of them are read again when needed."""
+
+# The rows of `requests` and of `totals` that belong to a scope.
+_WHERE = {
+    "global": "1",
+    "project": "project = :project",
+    "key": "key_id = :key_id",
+    "user": "user = :user and project = :project",
+}
+
+
+class Account:
+    """One row of `scopes`, to be changed; `first_seq` is `None` while spending was never asked for."""
+
+    __slots__ = ("changed", "duration", "first_seq", "folded", "held", "rates", "running", "spent", "window")
+
+    def __init__(self) -> None:
+        self.rates = UNRATED
+        self.duration: str | None = None
+        self.window: Window | None = None
+        self.first_seq: int | None = None
+        self.spent = self.held = self.folded = 0
+        self.running: int | None = None
+        """Requests that run now, once somebody asked: counted from the rows, and from then on in memory."""
+        self.changed = False
+
+    def admitted(self, rates: Rates | None, hold: int) -> None:
+        """`rates`: what is left of them, where they are limited."""
+        if rates is not None:
+            self.rates = rates
+            self.changed = True
+        if hold and self.first_seq is not None:
+            self.held += hold
+            self.changed = True
+        if self.running is not None:
+            self.running += 1
+
+    def counts(self, seq: int) -> bool:
+        """Whether its budget's present window has the request."""
+        return self.first_seq is not None and self.first_seq <= seq
+
+    def extended(self, seq: int, hold: int) -> None:
+        """More is held for a request that was admitted."""
+        if hold and self.counts(seq):
+            self.held += hold
+            self.changed = True
+
+    def settled(self, seq: int, hold: int, cost: int, tokens: int) -> None:
+        """Move a hold to what was spent, if the window has the request; give `tokens` back to the rate."""
+        if self.counts(seq):
+            self.held -= hold
+            self.spent += cost
+            self.changed = True
+        rpm, tpm, at = self.rates
+        if tokens and tpm is not None:
+            self.rates = Rates(rpm, tpm + tokens, at)
+            self.changed = True
+        if self.running is not None:
+            self.running -= 1
+
+
+class Balances:
+    """The accounts in memory."""
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most = most
+        self._kept: dict[str, Account] = {}
+        self._open: dict[str, Account] = {}
+        """Of those, what the present transaction touches."""
+
+    def forget(self) -> None:
+        """What was not written back belonged to a transaction that failed."""
+        self._kept.clear()
+        self._open.clear()
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Write back what changed."""
+        changed = [(scope, account) for scope, account in self._open.items() if account.changed]
+        if changed:
+            db.executemany(SQL["put_scope"], [_row_of(scope, account) for scope, account in changed])
+            for _, account in changed:
+                account.changed = False
+        self._open.clear()
+        if len(self._kept) > self._most:
+            self._kept.clear()
+
+    def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[Account]:
+        """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
+        opened = self._open
+        try:
+            return [opened[scope] for scope in ids]
+        except KeyError:
+            self._read(db, tuple([scope for scope in ids if scope not in self._kept]))
+            for scope in ids:
+                opened[scope] = self._kept[scope]
+            return [opened[scope] for scope in ids]
+
+    def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
+        if not ids:
+            return
+        found = {scope: Account() for scope in ids}
+        for row in db.execute(SQL["scopes"], ids + ids[:1] * (MOST_SCOPES - len(ids))):
+            account = found[row[0]]
+            account.rates = Rates(row[1], row[2], row[3])
+            account.duration = row[4]
+            account.window = None if row[5] is None else Window(row[5], row[6])
+            account.first_seq, account.spent, account.held, account.folded = row[7:]
+        self._kept.update(found)
+
+
+def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: float) -> Standing:
+    """The scope as it is at `now`: levels refilled; with a budget, the right window opened."""
+    limits = scope.limits
+    if limits.max_budget is not None:
+        _open_window(db, scope.id, account, limits, now)
+    if limits.max_parallel_requests is not None and account.running is None:
+        account.running = int(_one(db, "running", scope.id))
+    return Standing(
+        scope,
+        refill(account.rates, limits, now),
+        account.running or 0,
+        account.spent,
+        account.held,
+        account.window.end if account.window else None,
+    )
+
+
+def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> None:
+    """Turn the account to the window of `now`. It stays turned when the request is refused: it cost sums."""
+    opened, duration = account.window, limits.budget_duration
+    if opened is None or account.duration != duration:
+        # Rows from the future, of a clock that was wrong, count: a changed limit forgets nothing.
+        _sum_up(db, scope, account, window(duration, now, _anchor(db, scope, duration, now)), math.inf)
+        account.duration = duration
+    elif not opened.contains(now):
+        now_open = turned(opened, duration, now)
+        if now_open.start > opened.start:
+            _sum_up(db, scope, account, now_open, now_open.end or math.inf)
+        account.window = now_open
+        account.changed = True
+
+
+def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float) -> float:
+    """The first use of the scope, where its windows are counted from there."""
+    if not is_rolling(duration):
+        return now
+    first = _one(db, "first_use", scope)
+    return now if first is None else float(first)
+
+
+def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window, end: float) -> None:
+    """Make `opened` the account's window, with what its requests before `end` have spent and hold."""
+    last = _one(db, "before_window", scope, start=opened.start, end=end)
+    first_seq = 0 if last is None else last + 1
+    spent, held = scope_sum(db, "booked", scope, first_seq=first_seq)
+    # Days that were folded are whole: a rolling window that began within one is charged all of it.
+    folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
+    # Only now, so that a query that fails leaves the account as it was.
+    account.first_seq, account.spent, account.held, account.folded = first_seq, spent + folded, held, folded
+    account.window = opened
+    account.changed = True
+
+
+def _row_of(scope: str, account: Account) -> tuple[Any, ...]:
+    opened = account.window
+    return (
+        scope,
+        *account.rates,
+        account.duration,
+        opened.start if opened else None,
+        opened.end if opened else None,
+        account.first_seq,
+        account.spent,
+        account.held,
+        account.folded,
+    )
+
+
+def scope_sum(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> tuple[int, ...]:
+    """The first row of a query about the requests of one scope."""
+    return tuple(_row(db, name, scope, **values) or ())
+
+
+def _one(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> Any:
+    row = _row(db, name, scope, **values)
+    return None if row is None else row[0]
+
+
+def _row(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> Any:
+    kind, parts = _parts(scope)
+    return db.execute(_scoped(name, kind), {**parts, **values}).fetchone()
+
+
+def _scoped(name: str, kind: str) -> str:
+    """The query for one kind of scope: only fixed text goes into it."""
+    return SQL[name].replace("{scope}", _WHERE[kind])
+
+
+def _parts(scope: str) -> tuple[str, Mapping[str, str]]:
+    kind, _, name = scope.partition(":")
+    project, _, user = name.partition("\x1f")
+    return kind, {"project": project, "key_id": name, "user": user}

@@ -1,0 +1,85 @@
+"""Copies the write-ahead log back into the database from a thread of its own, so that no commit waits for it.
+
+SQLite before 3.51.3 can corrupt a file when a second checkpoint runs over a log that a first one already
+copied whole while a writer restarts that log. So a checkpoint starts only if the writer committed after the
+last one returned: then the log either restarted before or is not copied whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from codellama_proxy.store.sqlite.connection import WAL_LIMIT, StoreError, connect
+
+EVERY = 1.0
+BUSY_MS = 1000
+
+log = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """`commits` tells how often the writer committed; no change means there is nothing to copy.
+
+    `lost` tells why the path no longer leads to the file that is written to; then nothing is copied.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        commits: Callable[[], int],
+        *,
+        every: float = EVERY,
+        lost: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._path = path
+        self._wal = path.with_name(path.name + "-wal")
+        self._lost = lost
+        self._commits = commits
+        self._seen = commits()
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="store-checkpoint")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and empty the log."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        db: sqlite3.Connection | None = None
+        while not self._stop.wait(self._every):
+            if self._commits() != self._seen:
+                db = self._checkpoint(db, "truncate" if self._size() > WAL_LIMIT else "passive")
+        db = self._checkpoint(db, "truncate")
+        if db is not None:
+            db.close()
+
+    def _checkpoint(self, db: sqlite3.Connection | None, how: str) -> sqlite3.Connection | None:
+        """The connection to use next time; none after an error."""
+        try:
+            if self._lost() is not None:
+                return db
+            db = db or connect(self._path, busy_ms=BUSY_MS)
+            db.execute(f"pragma wal_checkpoint({how})").fetchall()
+        except (sqlite3.Error, StoreError) as error:
+            log.warning("the log of %s was not copied back: %s", self._path, error)
+            if db is not None:
+                db.close()
+            return None
+        else:
+            return db
+        finally:
+            self._seen = self._commits()
+
+    def _size(self) -> int:
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0

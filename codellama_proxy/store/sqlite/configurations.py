@@ -1,0 +1,45 @@
+"""The last configuration that was good: kept as it was written, for a start that finds the file broken."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sqlite.connection import StoreError, connect_to_read
+
+SQL = queries.load("configurations")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    text: bytes
+    digest: str
+    loaded_at: float
+    """Unix seconds."""
+
+
+def keep(db: sqlite3.Connection, kept: Kept | None) -> None:
+    """Remember it instead of the one before; `None` only forgets that one."""
+    if kept is None:
+        db.execute(SQL["forget"])
+        return
+    db.execute(SQL["keep"], {"digest": kept.digest, "text": kept.text, "loaded_at": kept.loaded_at})
+
+
+def last_good(path: Path) -> Kept | None:
+    """What the last server on this database had in force; `None` if there was none. Raises `StoreError`."""
+    if not path.exists():
+        return None
+    try:
+        with closing(connect_to_read(path)) as db:
+            row = db.execute(SQL["last_good"]).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):  # the database of an older version
+            return None
+        raise StoreError(f"cannot read the database {path}: {error}") from error
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot read the database {path}: {error}") from error
+    return None if row is None else Kept(*row)

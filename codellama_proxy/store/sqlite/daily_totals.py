@@ -1,0 +1,58 @@
+"""Checks balances against their rows, and turns old rows into daily totals without changing a sum."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from codellama_proxy.store.sqlite.balances import SQL, scope_sum
+
+BATCH = 200
+"""Rows folded in one transaction: other writes wait meanwhile, some ten milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A balance that is not the sum of its rows."""
+
+    scope: str
+    spent_nanos: int
+    held_nanos: int
+    expected_spent_nanos: int
+    expected_held_nanos: int
+
+
+def reconcile(db: sqlite3.Connection) -> list[Difference]:
+    """Sum up every budgeted scope again, all at one moment."""
+    db.execute("begin")
+    try:
+        checked = [_checked(db, *row) for row in db.execute(SQL["all_scopes"]).fetchall()]
+    finally:
+        db.execute("rollback")
+    return [difference for difference in checked if difference is not None]
+
+
+def _checked(
+    db: sqlite3.Connection, scope: str, first_seq: int, spent: int, held: int, folded: int
+) -> Difference | None:
+    booked, holding = scope_sum(db, "booked", scope, first_seq=first_seq)
+    if (spent, held) == (booked + folded, holding):
+        return None
+    return Difference(scope, spent, held, booked + folded, holding)
+
+
+def fold(db: sqlite3.Connection, before: float) -> int:
+    """Fold the oldest rows, up to the first that is younger or still held; how many."""
+    upto, count = 0, 0
+    for seq, created_at, status in db.execute(SQL["fold_batch"], (BATCH,)).fetchall():
+        if status == "held" or created_at >= before:
+            break
+        upto, count = seq, count + 1
+    if not count:
+        return 0
+    for scope, first_seq in db.execute(SQL["fold_scopes"], (upto,)).fetchall():
+        (nanos,) = scope_sum(db, "fold_scope", scope, first_seq=first_seq, upto=upto)
+        db.execute(SQL["folded_more"], {"nanos": nanos, "scope": scope})
+    for name in ("fold_totals", "drop_contents", "drop_requests"):
+        db.execute(SQL[name], {"upto": upto})
+    return count

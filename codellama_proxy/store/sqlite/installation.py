@@ -1,0 +1,38 @@
+"""What belongs to one installation for as long as its database lives."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sqlite.connection import StoreError, connect
+
+SQL = queries.load("installation")
+DIGEST_KEY = "digest_key"
+KEY_BYTES = 32
+
+
+def digest_key(path: Path) -> bytes:
+    """The key of the configuration's digest, made at the first start. Raises `StoreError`."""
+    try:
+        with closing(connect(path)) as db:
+            db.execute(SQL["give"], {"name": DIGEST_KEY, "value": secrets.token_bytes(KEY_BYTES)})
+            found = known_digest_key(db)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot use the database {path}: {error}") from error
+    assert found is not None
+    return found
+
+
+def known_digest_key(db: sqlite3.Connection) -> bytes | None:
+    """The same of a database that is only read; `None` before the first start of this version."""
+    try:
+        row = db.execute(SQL["value"], {"name": DIGEST_KEY}).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return None
+        raise
+    return None if row is None else bytes(row[0])

@@ -1,0 +1,174 @@
+"""Admits requests and settles them, each in one transaction on the writer's thread: the truth about money.
+
+Admission reads every scope of a request, decides (`admission.decide`, pure), then writes: the balances and a
+row that is `held`. Settlement completes that row, and only while it is held, so it happens once however often
+it is asked for; it releases the hold and books the cost in the same transaction. Both go through one queue,
+so a settlement finds the admission that was asked for before it, even if nobody waited for its answer.
+
+What a crash leaves held is settled at the next start at the most it may have cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from typing import Any
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Key, Limits, Snapshot
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.admission import Admission, Ask, Extension, Settlement, Standing
+from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.store.sqlite import daily_totals as folding
+from codellama_proxy.store.sqlite import reports as spending
+from codellama_proxy.store.sqlite.connection import StoreUnavailable, read_uri
+from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.reports import Filters
+from codellama_proxy.store.sqlite.writer import Writer
+
+FORGET_WITHIN = 1000
+"""Writes that may wait before we stop asking the store to forget what it could not admit."""
+BETWEEN_FOLDS = 0.02
+"""Seconds for everybody else's writes between two batches of folding."""
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The ledger of one database; `settle` never blocks and never fails."""
+
+    def __init__(self, writer: Writer, reader: Reader, *, clock: Callable[[], float] = time.time) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._books = Books()
+        writer.page = self._books.balances
+
+    async def admit(self, ask: Ask) -> Admission:
+        """Hold what it may cost, or raise `Refused`, `model_not_priced`, `accounting_unavailable`."""
+        try:
+            return await self._writer.run(lambda db: self._books.admit(db, ask))
+        except StoreUnavailable as error:
+            self._forget(ask.request_id)
+            raise _unavailable() from error
+
+    async def extend(self, extension: Extension) -> int:
+        """Hold more for one more attempt; the nano-USD added. Raises `Refused` or accounting_unavailable."""
+        try:
+            now = self._clock()
+            return await self._writer.run(lambda db: self._books.extend(db, extension, now))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    def note(self, extension: Extension) -> None:
+        """Queue what a crash would have to tell of one more attempt that needs nothing held."""
+        with suppress(StoreUnavailable):  # closed already: the settlement tells it all
+            self._writer.post(lambda db: self._books.note(db, extension))
+
+    def settle(self, settlement: Settlement) -> None:
+        """Queue the end of a request, to be tried until it is written; ignored if it was never admitted."""
+        try:
+            self._writer.post(lambda db: self._books.settle(db, settlement))
+        except StoreUnavailable:
+            # Closed already: the row stays held, and the next start settles it.
+            log.error("request %s ended after the ledger was closed", settlement.request_id)
+
+    def _forget(self, request_id: str) -> None:
+        """A commit that failed may have happened all the same; then its row must not stay held."""
+        if self._writer.pending < FORGET_WITHIN:
+            self.settle(Settlement(request_id, "error", 503, basis="exact"))
+
+    @property
+    def dropped(self) -> int:
+        """Records for tracking that had to go for newer ones."""
+        return self._books.dropped
+
+    async def recover(self) -> int:
+        """Settle what the last process left held; how many there were. Call it before the first admission."""
+        return await self._writer.run(self._books.recover)
+
+    async def standing(self, key: Key, snapshot: Snapshot) -> tuple[Standing, ...]:
+        """The scopes of a key as they are now: its own and its project's always, others where limited."""
+        scopes = _told(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
+        now = self._clock()
+        try:  # on the writer's thread: opening a window may need sums that agree with each other
+            standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+        return tuple([await self._with_spending(standing) for standing in standings])
+
+    async def _with_spending(self, standing: Standing) -> Standing:
+        """Nobody keeps the balance of a scope without a budget, but its rows tell what it ever spent."""
+        if standing.scope.limits.max_budget is not None:
+            return standing
+        rows = await self._read(*spending.spend_query((), spending.of_scope(standing.scope.id)))
+        return standing._replace(spent_nanos=spending.spent(rows), held_nanos=0, resets_at=None)
+
+    async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        """One page of rows, newest first, and how many there are in all."""
+        rows = await self._read(*spending.logs_query(filters, page, size))
+        (total,) = (await self._read(*spending.count_query(filters)))[0]
+        return [spending.log_row(row) for row in rows], total
+
+    async def request(self, request_id: str) -> dict[str, Any] | None:
+        """One row whole, with `content` if that was kept."""
+        rows = await self._read(*spending.request_query(request_id))
+        return spending.whole_row(rows[0]) if rows else None
+
+    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
+        """Rows older than one, newest first; `None` if that one is not there."""
+        found = await self._read(spending.SQL["seq_of"], (request_id,))
+        if not found:
+            return None
+        rows = await self._read(*spending.before_query(filters, found[0][0], size))
+        return [spending.log_row(row) for row in rows]
+
+    async def spend(
+        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = spending.MOST_ROWS
+    ) -> dict[str, Any]:
+        """Sums over rows and daily totals, as `/spend` answers them: a page of groups, and all groups' sums."""
+        rows = await self._read(*spending.spend_page_query(group_by, filters, page, size))
+        return spending.page_of_groups(group_by, rows)
+
+    async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        try:
+            await self._writer.barrier()  # whoever got an answer finds its row
+            return await self._reader.all(sql, tuple(values))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def reconcile(self) -> list[folding.Difference]:
+        """Balances that are not what their rows say: none, unless something is badly wrong."""
+        await self._writer.barrier()
+        return await asyncio.to_thread(self._reconcile)
+
+    def _reconcile(self) -> list[folding.Difference]:
+        with closing(sqlite3.connect(read_uri(self._writer.path), uri=True, isolation_level=None)) as db:
+            return folding.reconcile(db)
+
+    async def fold(self, before: float) -> int:
+        """Turn requests older than `before` into daily totals, a batch at a time; how many went."""
+        done = 0
+        while count := await self._writer.run(lambda db: self._books.fold(db, before, self._clock())):
+            done += count
+            await asyncio.sleep(BETWEEN_FOLDS)
+        return done
+
+
+def _told(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:
+    known = {scope.id for scope in scopes}
+    own = (f"project:{key.project}", f"key:{key.key_id}")
+    return scopes + tuple(ScopeLimits(scope, Limits()) for scope in own if scope not in known)
+
+
+def _unavailable() -> ProxyError:
+    return ProxyError(
+        "accounting_unavailable",
+        "The ledger cannot be used at the moment. Please try again.",
+        retry_after=1.0,
+    )

@@ -1,0 +1,187 @@
+"""The ledger's entries, written on the writer's thread: a request is admitted, then settled exactly once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from codellama_proxy.core.types import Attempt
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.admission import Admission, Ask, Extension, Settlement, Standing, decide, extra
+from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.limits.windows import DAY
+from codellama_proxy.pricing.cost import input_cost
+from codellama_proxy.store.sqlite import daily_totals as folding
+from codellama_proxy.store.sqlite import outbox
+from codellama_proxy.store.sqlite.balances import SQL, Balances, standing
+from codellama_proxy.store.sqlite.crashes import Orphan, crashed
+
+LONGEST_NAME = 256
+"""Characters that are kept of a name that a client made up."""
+
+
+class _Held(NamedTuple):
+    """What settling a held row takes."""
+
+    seq: int
+    scopes: tuple[str, ...]
+    hold_nanos: int
+    estimate_tokens: int
+
+
+class Books:
+    """One instance for each writer. Functions write rows first and balances last: what fails changed none."""
+
+    def __init__(self, balances: Balances | None = None) -> None:
+        self.balances = balances or Balances()
+        # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
+        self._held: dict[str, _Held] = {}
+        self.dropped = 0
+        """Records for tracking that had to go for newer ones."""
+
+    def admit(self, db: sqlite3.Connection, ask: Ask) -> Admission:
+        """Read, decide, write; a refusal takes nothing from any scope."""
+        key_id = ask.key.key_id if ask.key else None
+        ids = limits.scope_ids(ask.project, key_id, ask.user)
+        accounts = dict(zip(ids, self.balances.get(db, ids), strict=True))
+        decision = decide(ask, [standing(db, s, accounts[s.id], ask.created_at) for s in ask.scopes])
+        hold = decision.admission.hold_nanos
+        seq = _insert(db, ask, key_id, hold)
+        self._held[ask.request_id] = _Held(seq, ids, hold, ask.prompt_estimate)
+        for scope, rates in zip(ask.scopes, decision.rates, strict=True):
+            accounts.pop(scope.id).admitted(rates, hold)
+        for (
+            account
+        ) in accounts.values():  # without limits now; a budget may have been taken away and come back
+            account.admitted(None, hold)
+        return decision.admission
+
+    def extend(self, db: sqlite3.Connection, more: Extension, now: float) -> int:
+        """Hold more for a row that is held, if every budget that counts it has room; the nano-USD added."""
+        held = _find(db, more.request_id)
+        if held is None:
+            return 0
+        accounts = dict(zip(held.scopes, self.balances.get(db, held.scopes), strict=True))
+        budgets = [s for s in more.scopes if s.limits.max_budget is not None]
+        standings = [standing(db, scope, accounts[scope.id], now) for scope in budgets]
+        # A window that has turned since does not count the request any more.
+        nanos = extra(more, [one for one in standings if accounts[one.scope.id].counts(held.seq)])
+        self._held.pop(more.request_id, None)  # the row is the truth from here on
+        _extend(db, held, more, nanos)
+        for account in accounts.values():
+            account.extended(held.seq, nanos)
+        return nanos
+
+    def note(self, db: sqlite3.Connection, more: Extension) -> None:
+        """What a crash would have to tell of one more attempt that needs nothing held."""
+        held = _find(db, more.request_id)
+        if held is not None:
+            _extend(db, held, more, 0)
+
+    def settle(self, db: sqlite3.Connection, end: Settlement) -> bool:
+        """Complete a held row and book it; `False` if there is none."""
+        held = self._held.pop(end.request_id, None) or _find(db, end.request_id)
+        if held is None or not _complete(db, held.seq, end):
+            return False
+        if end.record is not None:
+            self.dropped += outbox.put(db, "request", end.request_id, end.record)
+        tokens = held.estimate_tokens - _used(end, held.estimate_tokens)
+        for account in self.balances.get(db, held.scopes):
+            account.settled(held.seq, held.hold_nanos, end.cost_nanos or 0, tokens)
+        return True
+
+    def recover(self, db: sqlite3.Connection) -> int:
+        """Settle every held row at its hold, else at its input: what is uncertain never lowers a charge."""
+        orphans = [Orphan(*row) for row in db.execute(SQL["orphans"]).fetchall()]
+        for orphan in orphans:
+            self.settle(db, crashed(orphan))
+        return len(orphans)
+
+    def standings(self, db: sqlite3.Connection, scopes: Sequence[ScopeLimits], now: float) -> list[Standing]:
+        accounts = self.balances.get(db, tuple([scope.id for scope in scopes]))
+        return [standing(db, scope, account, now) for scope, account in zip(scopes, accounts, strict=True)]
+
+    def fold(self, db: sqlite3.Connection, before: float, now: float) -> int:
+        """Fold one batch of rows of whole days; how many."""
+        self.balances.flush(db)
+        self.balances.forget()  # of what is folded the balances are told in the file
+        return folding.fold(db, min(before, now // DAY * DAY))
+
+
+def _insert(db: sqlite3.Connection, ask: Ask, key_id: str | None, hold: int) -> int:
+    price = ask.prices[0] if ask.prices else None
+    row = (
+        ask.request_id,
+        ask.created_at,
+        ask.project,
+        key_id,
+        None if ask.user is None else limits.user_name(ask.user),
+        ask.endpoint,
+        ask.model_requested and ask.model_requested[:LONGEST_NAME],
+        ask.stream,
+        ask.config,
+        hold,
+        None if price is None else input_cost(ask.prompt_estimate, price),
+        ask.prompt_estimate,
+        ask.deployment and ask.deployment.name,
+        ask.deployment and ask.deployment.id,
+    )
+    return db.execute(SQL["hold"], row).lastrowid or 0
+
+
+def _find(db: sqlite3.Connection, request_id: str) -> _Held | None:
+    row = db.execute(SQL["held"], (request_id,)).fetchone()
+    if row is None:
+        return None
+    seq, project, key_id, user, hold, estimate = row
+    return _Held(seq, limits.scope_ids(project, key_id, user), hold, estimate)
+
+
+def _complete(db: sqlite3.Connection, seq: int, end: Settlement) -> bool:
+    usage = end.usage
+    row: tuple[Any, ...] = (
+        end.status,
+        end.http_status,
+        _attempts(end.attempts),
+        end.model,
+        end.deployment,
+        end.upstream_model,
+        usage and usage.prompt_tokens,
+        usage and usage.completion_tokens,
+        usage and usage.cached_tokens,
+        usage and usage.cache_write_tokens,
+        usage and usage.reasoning_tokens,
+        end.cost_nanos,
+        end.saved_nanos,
+        end.basis,
+        end.cache,
+        end.first_ms,
+        end.total_ms,
+        seq,
+        end.request_id,
+    )
+    if db.execute(SQL["complete"], row).rowcount != 1:
+        return False
+    if end.content is not None:
+        db.execute(SQL["keep_content"], (end.request_id, end.content))
+    return True
+
+
+def _extend(db: sqlite3.Connection, held: _Held, more: Extension, nanos: int) -> None:
+    estimate = None if more.price is None else input_cost(held.estimate_tokens, more.price)
+    where = more.deployment
+    db.execute(SQL["extend"], (nanos, estimate, _attempts(more.attempts), where.name, where.id, held.seq))
+
+
+def _attempts(attempts: Sequence[Attempt]) -> str:
+    return orjson.dumps([attempt.to_json() for attempt in attempts]).decode()
+
+
+def _used(end: Settlement, estimate: int) -> int:
+    """Tokens for the rate limits: an answer from the cache used none of its own, but was asked for."""
+    if end.basis == "cached":
+        return estimate
+    return end.usage.prompt_tokens + end.usage.completion_tokens if end.usage else 0

@@ -1,0 +1,149 @@
+"""Brings a database to this program's schema: files in order, each in one transaction with its record.
+
+The record holds the file's hash, so an edited file is noticed, and a database of a newer program is refused
+rather than guessed at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from codellama_proxy.store.sqlite.connection import StoreError, connect, mark
+
+QUICK_CHECK_LIMIT = 200 * 1024 * 1024
+"""Bytes up to which the whole file is checked at every start."""
+
+_RECORDS = """
+create table if not exists _migrations (
+    name text not null primary key,
+    sha256 text not null,
+    applied_at real not null
+) strict
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def shipped() -> tuple[Migration, ...]:
+    """The migrations of this program, in order."""
+    found = (
+        Migration(entry.name.removesuffix(".sql"), entry.read_text("utf-8"))
+        for entry in (files("codellama_proxy.store.sqlite") / "migration_files").iterdir()
+        if entry.name.endswith(".sql")
+    )
+    return tuple(sorted(found, key=lambda migration: migration.name))
+
+
+def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> None:
+    """Make the file if it is missing, check it and migrate it; `StoreError` says what is wrong with it."""
+    path = Path(path)
+    try:
+        db = connect(path, create=True)
+        try:
+            check(db, path)
+            migrate(db, shipped() if migrations is None else migrations)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise StoreError(_sentence(path, error)) from error
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file: a ledger that reads wrong is worse than none."""
+    if path.stat().st_size > QUICK_CHECK_LIMIT:
+        return
+    (result,) = db.execute("pragma quick_check(1)").fetchone()
+    if result != "ok":
+        raise StoreError(_damaged(path))
+
+
+def migrate(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    """Apply what is missing. `db` is in autocommit mode."""
+    mark(db)
+    db.execute(_RECORDS)
+    for migration in pending(migrations, _applied(db)):
+        db.execute("begin immediate")
+        try:
+            # Read again under the lock: another process may be starting on the same file.
+            if migration in pending(migrations, _applied(db)):
+                _apply(db, migration)
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:  # a full disk has already rolled back
+                db.execute("rollback")
+            raise
+
+
+def pending(migrations: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> tuple[Migration, ...]:
+    """What is still to apply, in order, given the names and hashes that were."""
+    known = {migration.name: migration.sha256 for migration in migrations}
+    for name, sha256 in applied:
+        if name not in known:
+            raise StoreError(f"the database was written by a newer version (it has migration {name})")
+        if sha256 != known[name]:
+            raise StoreError(f"migration {name} is not the one that was applied to this database")
+    done = {name for name, _ in applied}
+    return tuple(migration for migration in migrations if migration.name not in done)
+
+
+def is_current(db: sqlite3.Connection) -> bool:
+    """Whether every migration of this program is applied. Raises `StoreError` for the database of a newer one."""
+    try:
+        return not pending(shipped(), _applied(db))
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise
+
+
+def _applied(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    return db.execute("select name, sha256 from _migrations order by name").fetchall()
+
+
+def _apply(db: sqlite3.Connection, migration: Migration) -> None:
+    for statement in statements(migration.sql):
+        db.execute(statement)
+    db.execute(
+        "insert into _migrations (name, sha256, applied_at) values (?, ?, ?)",
+        (migration.name, migration.sha256, time.time()),
+    )
+
+
+def statements(sql: str) -> Iterator[str]:
+    """The statements one by one: `executescript` would commit the transaction around them."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement
+
+
+def _sentence(path: Path, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return _damaged(path)
+    return f"cannot open the database {path}: {error}"
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"the database {path} is damaged; it was left as it is: restore a backup, "
+        "or move it away to begin with an empty one"
+    )

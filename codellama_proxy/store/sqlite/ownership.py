@@ -1,0 +1,155 @@
+"""Which process owns a database file, and whether the path still leads to the file that it owns.
+
+The file itself is locked, by inode, so that no second name of it (a symbolic or a hard link, a removed lock file)
+admits a second server. On Linux `flock` is independent of the byte-range locks that SQLite takes, so other
+processes go on reading and writing. Closing a descriptor of the file would drop this process's byte-range locks:
+the one opened here has to be closed after every connection to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from codellama_proxy.core.mountinfo import read
+from codellama_proxy.store.sqlite import disks
+from codellama_proxy.store.sqlite.connection import StoreError, create_file, lock_file
+
+TRIES = 5
+"""Times that a file is opened again because another one took its path meanwhile."""
+
+_Identity = tuple[int, int]
+
+
+class Owned:
+    """The database file that this process owns, found again under its path or not."""
+
+    def __init__(self, path: Path, identity: _Identity) -> None:
+        self._path = path
+        self._identity = identity
+        # SQLite keeps its log beside the file that a symbolic link names.
+        real = Path(os.path.realpath(path))
+        self._log = real.with_name(real.name + "-wal")
+        self._log_identity: _Identity | None = None
+
+    def lost(self) -> str | None:
+        """Why nothing may be written any more: one sentence, or `None` while the files are the ones that were opened.
+
+        SQLite would go on writing to what was deleted, and nobody would find it again. Two calls of `stat`.
+        """
+        if _identity(self._path) != self._identity:
+            return f"the database {self._path} was removed or replaced while it was in use"
+        log = _identity(self._log)
+        if self._log_identity is None:
+            self._log_identity = log
+        elif log != self._log_identity:
+            return f"{self._log}, a part of the database, was removed or replaced while it was in use"
+        return None
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[Owned]:
+    """Own the database, which is made if it is missing. Raises `StoreError` if another server does.
+
+    Close every connection to it before this ends.
+    """
+    create_file(path)
+    with lock_file(path):
+        handle = _locked(path)
+        try:
+            status = os.fstat(handle)
+            yield Owned(path, (status.st_dev, status.st_ino))
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[None]:
+    """Keep servers off a database that is to be replaced; it may be missing. Raises `StoreError` if one uses it."""
+    with lock_file(path):
+        handle = _locked(path) if path.exists() else None
+        try:
+            yield
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def in_use(path: Path) -> bool:
+    """Whether a server owns the file. No connection of this process may have it open."""
+    if not _lockable(path):
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def reached_elsewhere(path: Path) -> None:
+    """Raises `StoreError` for a hard link to a database that a server uses under its other name.
+
+    SQLite keeps the log beside the name it was given: a second log for one file would destroy it.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        linked = real.stat().st_nlink > 1
+    except OSError:
+        return
+    if linked and not real.with_name(real.name + "-wal").exists() and in_use(real):
+        raise StoreError(
+            f"{path} is a hard link to a database that a server uses under another name: use that one"
+        )
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the file that `path` leads to, locked as far as the file system can."""
+    for _ in range(TRIES):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(f"cannot open the database {path}: {error.strerror}") from error
+        try:
+            if _lockable(path):
+                _lock(handle, path)
+            status = os.fstat(handle)
+            if _identity(path) == (status.st_dev, status.st_ino):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    raise StoreError(f"cannot open the database {path}: it is replaced again and again")
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(f"another server owns the database {path}, perhaps under another name") from error
+    except OSError:  # the file system has no such locks; the lock file beside it has to do
+        return
+
+
+def _lockable(path: Path) -> bool:
+    """Elsewhere `flock` would be one of the byte-range locks that SQLite takes, and be in its way."""
+    return sys.platform == "linux" and not disks.remote(
+        disks.filesystem(PurePosixPath(os.path.realpath(path)).parent, read())
+    )
+
+
+def _identity(path: Path) -> _Identity | None:
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return None

@@ -1,0 +1,47 @@
+"""SQL is source code: it lives in `.sql` files beside the modules that run it, each statement named and described."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+Query = tuple[str, list[Any]]
+"""A statement and its values; or a condition and its values."""
+
+_NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
+
+
+@cache
+def load(name: str, package: str = "codellama_proxy.store.sqlite") -> Mapping[str, str]:
+    """The statements of `<name>.sql` in the folder of `package`, by their names."""
+    text = (files(package) / f"{name}.sql").read_text("utf-8")
+    return MappingProxyType(parse(text))
+
+
+def parse(text: str) -> dict[str, str]:
+    """`-- name: insert_key`, a line `-- what it does`, then one statement, up to the next name."""
+    queries: dict[str, str] = {}
+    for name, body in _sections(text):
+        description, _, statement = body.lstrip("\n").partition("\n")
+        statement = statement.strip().rstrip(";")
+        if not description.startswith("-- ") or not statement:
+            raise ValueError(f"query {name}: a description line, then a statement")
+        if name in queries:
+            raise ValueError(f"query {name}: defined twice")
+        queries[name] = statement
+    return queries
+
+
+def _sections(text: str) -> Iterator[tuple[str, str]]:
+    _, *parts = _NAME.split(text)
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def where(*conditions: tuple[str, Any]) -> Query:
+    """All conditions whose value is not `None`, and those values; without any, what is always true."""
+    asked = [(sql, value) for sql, value in conditions if value is not None]
+    return " and ".join(sql for sql, _ in asked) or "1", [value for _, value in asked]

@@ -1,0 +1,72 @@
+"""Reads the database beside the writer, on connections that cannot write: what takes long on a thread of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from codellama_proxy.store.sqlite.connection import BUSY_MS, StoreUnavailable, read_uri, unavailable
+
+Row = tuple[Any, ...]
+
+
+class Reader:
+    """One statement per call, each seeing everything committed before it. Open it after the writer."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._db: aiosqlite.Connection | None = None
+        self._quick: sqlite3.Connection | None = None
+        """The event loop's own."""
+
+    async def open(self) -> None:
+        db = await aiosqlite.connect(read_uri(self._path), uri=True, isolation_level=None)
+        await db.execute_fetchall("pragma query_only=on")
+        await db.execute_fetchall("pragma trusted_schema=off")
+        await db.execute_fetchall(f"pragma busy_timeout={BUSY_MS:d}")
+        self._db = db
+        self._quick = sqlite3.connect(read_uri(self._path), uri=True, isolation_level=None, timeout=0)
+        self._quick.execute("pragma query_only=on")
+        self._quick.execute("pragma trusted_schema=off")
+        # From its first statement on a connection keeps the write-ahead log where it is.
+        self._quick.execute("select 1 from sqlite_schema").fetchone()
+
+    async def close(self) -> None:
+        db, self._db = self._db, None
+        quick, self._quick = self._quick, None
+        if quick is not None:
+            quick.close()
+        if db is not None:
+            await db.close()
+
+    def at_once(self, sql: str, parameters: Mapping[str, Any]) -> Row | None:
+        """The row of a lookup by key, which is found before a thread could be woken; `StoreUnavailable` as `all`."""
+        if self._quick is None:
+            raise StoreUnavailable("the store is closed")
+        try:
+            found: Row | None = self._quick.execute(sql, parameters).fetchone()
+        except sqlite3.Error as error:
+            if not unavailable(error):
+                raise
+            raise StoreUnavailable(str(error)) from error
+        return found
+
+    async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
+        """Every row of one statement; `StoreUnavailable` if the file cannot be read."""
+        if self._db is None:
+            raise StoreUnavailable("the store is closed")
+        try:
+            return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as error:
+            if not unavailable(error):
+                raise
+            raise StoreUnavailable(str(error)) from error
+
+    async def one(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
+        """The first row, if there is one."""
+        rows = await self.all(sql, parameters)
+        return rows[0] if rows else None

@@ -1,0 +1,408 @@
+"""One thread owns the write connection; a write is a function that it runs inside a group commit.
+
+Everything queued is taken at once, run in one `begin immediate`, and resolved after the commit. So a function
+is atomic, sees every function queued before it, cannot be split by the cancellation of whoever waits for it,
+and costs microseconds when many wait. If one fails after it changed something, the batch is taken back and run
+again with a savepoint for each: a function may run twice, but only once into the same transaction.
+
+Functions whose result somebody waits for ring for the thread; those that nobody waits for come along with the next
+batch, or ring when `SOON` is over: a wake-up and a commit cost more than most functions.
+
+A batch that cannot begin or commit fails as a whole with `StoreUnavailable`. Functions queued with
+`keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
+I/O error may have happened all the same, so such functions must be harmless when they run twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from codellama_proxy.store.sqlite.checkpoint import Checkpointer
+from codellama_proxy.store.sqlite.connection import (
+    StoreError,
+    StoreLost,
+    StoreUnavailable,
+    connect,
+    passing,
+    unavailable,
+)
+
+__all__ = ["StoreError", "StoreUnavailable", "Write", "Writer"]
+
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], T]
+
+BATCH = 256
+SOON = 0.005
+"""Seconds that a write may wait for others to share its commit, if nobody waits for it."""
+RETRY_FIRST, RETRY_MAX = 0.1, 2.0
+DRAIN = 10.0
+"""Seconds that `close` goes on trying to write what must not be lost."""
+
+log = logging.getLogger(__name__)
+
+
+class Page(Protocol):
+    """What the functions share in memory, from one transaction to the next."""
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Before a commit or a savepoint: writes back what changed."""
+
+    def forget(self) -> None:
+        """After what was taken back, or may have been: the file is the truth."""
+
+
+class _Item:
+    """One queued function and whoever waits for it. `inside`: whether it runs in the transaction."""
+
+    __slots__ = ("error", "fn", "future", "inside", "keep", "loop", "result")
+
+    def __init__(
+        self,
+        fn: Write[Any],
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
+        loop: asyncio.AbstractEventLoop | None,
+        keep: bool,
+        inside: bool,
+    ) -> None:
+        self.fn = fn
+        self.future = future
+        self.loop = loop
+        self.keep = keep
+        self.inside = inside
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The write side of one database file. `start` and `close` block; everything else does not."""
+
+    def __init__(self, path: str | Path, lost: Callable[[], str | None] = lambda: None) -> None:
+        """`lost` tells why nothing may be written to the file any more; asked before each batch."""
+        self.path = Path(path)
+        self._lost = lost
+        self.commits = 0
+        self.page: Page | None = None
+        self._queue: collections.deque[_Item] = collections.deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._rung = False
+        """The thread is awake, or about to be, and will look at the queue once more."""
+        self._due = 0.0
+        """When somebody will ring for those who do not; monotonic seconds."""
+        self._kept: list[_Item] = []
+        self._running = 0
+        self._failure: str | None = None
+        self._delay = RETRY_FIRST / 2
+        self._closing = False
+        self._give_up_at = float("inf")
+        self._db: sqlite3.Connection | None = None
+        self._opened = 0
+        self._thread: threading.Thread | None = None
+        self._checkpointer = Checkpointer(self.path, lambda: self.commits, lost=lost)
+
+    # --- for everybody -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the file (made if missing) and begin to take work."""
+        try:
+            self._db = connect(self.path, create=True)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the database {self.path}: {error}") from error
+        self._thread = threading.Thread(target=self._work, name="store-writer")
+        self._thread.start()
+        self._checkpointer.start()
+
+    def close(self, drain: float = DRAIN) -> None:
+        """Write everything queued, trying for at most `drain` seconds what fails, then close the file."""
+        if self._thread is None:
+            return
+        self._closing = True
+        self._give_up_at = time.monotonic() + drain
+        self._ring()
+        self._thread.join()
+        self._thread = None
+        self._checkpointer.close()
+        _fail(self._drain(), "the store is closed")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last batch was committed."""
+        return self._failure is None and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last batch was not committed."""
+        return self._failure
+
+    @property
+    def pending(self) -> int:
+        """Functions that are not committed yet."""
+        return len(self._queue) + len(self._kept) + self._running
+
+    async def run(self, fn: Write[T]) -> T:
+        """The result of `fn`, once it is committed. Cancelling the caller does not stop the function."""
+        return await self._ask(fn, inside=True)
+
+    def submit(self, fn: Write[T], *, keep: bool = False) -> concurrent.futures.Future[T]:
+        """Queue `fn` without waiting, from any thread; `keep` tries again until it is committed."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()  # what is queued cannot be taken back
+        self._put(_Item(fn, future, None, keep, inside=True))
+        return future
+
+    def post(self, fn: Write[Any]) -> None:
+        """`submit` with `keep`, for those who never look at the result: the cheapest way to queue."""
+        self._queue_up(_Item(fn, None, None, keep=True, inside=True))
+        now = time.monotonic()
+        if self._rung or now < self._due:
+            return
+        try:
+            asyncio.get_running_loop().call_later(SOON, self._remind)
+            self._due = now + SOON
+        except RuntimeError:  # nobody here who could wait
+            self._ring()
+
+    def _remind(self) -> None:
+        # Event loops count in milliseconds, so it may be early: whoever comes now needs another.
+        self._due = 0.0
+        if self._queue:
+            self._ring()
+
+    async def barrier(self) -> None:
+        """Return once everything queued before is committed; `StoreUnavailable` if it could not be."""
+        await self._ask(_nothing, inside=False)
+
+    async def data_version(self) -> int:
+        """A number that changes when, and only when, another process wrote to the file."""
+        opened, version = await self._ask(self._data_version, inside=False)
+        return (opened << 32) + version
+
+    def _data_version(self, db: sqlite3.Connection) -> tuple[int, int]:
+        # A new connection counts from the start again, so it must not be mistaken for the old one.
+        return self._opened, int(db.execute("pragma data_version").fetchone()[0])
+
+    async def _ask(self, fn: Write[T], *, inside: bool) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._put(_Item(fn, future, loop, keep=False, inside=inside))
+        return await future
+
+    def _put(self, item: _Item) -> None:
+        self._queue_up(item)
+        self._ring()
+
+    def _queue_up(self, item: _Item) -> None:
+        if self._closing or self._thread is None:
+            raise StoreUnavailable("the store is closed")
+        self._queue.append(item)
+
+    def _ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            self._bell.put(None)
+
+    # --- on the writer's thread ----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not (self._closing and not self._queue and self._finished()):
+            batch = self._take()
+            self._running = len(batch)
+            try:
+                self._commit([item for item in batch if item.inside])
+            except Exception as error:  # a thread that dies would leave everybody waiting
+                self._failed(batch, error)
+            else:
+                self._committed(batch)
+            self._running = 0
+        _fail(self._kept, "the store is closed and could not write any more")
+        self._kept = []
+        self._disconnect()
+
+    def _finished(self) -> bool:
+        return not self._kept or time.monotonic() >= self._give_up_at
+
+    def _take(self) -> list[_Item]:
+        """What is kept, then what is queued; waits for work, or for the time to try again."""
+        with contextlib.suppress(queue.Empty):
+            self._bell.get(timeout=None if self._failure is None else self._delay)
+        self._rung = False  # whoever comes from here on rings again
+        batch = self._kept + self._drain(BATCH)
+        self._kept = []
+        if self._queue:
+            self._ring()
+        return batch
+
+    def _drain(self, most: int | None = None) -> list[_Item]:
+        queued = self._queue
+        count = len(queued) if most is None else min(len(queued), most)
+        return [queued.popleft() for _ in range(count)]
+
+    def _commit(self, items: Sequence[_Item]) -> None:
+        lost = self._lost()
+        if lost is not None:
+            raise StoreLost(lost)
+        if not items and self._failure is None:
+            return
+        db = self._connected()
+        # Savepoints copy every page that changes: only a batch that needs them pays for them.
+        if not self._run_all(db, items, _run_plain):
+            db.execute("rollback")
+            self._forget()
+            self._run_all(db, items, self._run_guarded)
+        db.execute("commit")
+        self.commits += 1
+
+    def _run_all(
+        self, db: sqlite3.Connection, items: Sequence[_Item], run: Callable[[sqlite3.Connection, _Item], bool]
+    ) -> bool:
+        """Run the batch in one transaction; `False` if it has to be taken back and run in another way."""
+        db.execute("begin immediate")
+        for item in items:
+            item.error = None
+            if not run(db, item):
+                return False
+        if self.page is not None:
+            self.page.flush(db)
+        return True
+
+    def _run_guarded(self, db: sqlite3.Connection, item: _Item) -> bool:
+        """In a savepoint of its own, so that a failure takes back no other function's work, in file or memory."""
+        if self.page is not None:
+            self.page.flush(db)
+        db.execute("savepoint item")
+        if not _run(db, item):
+            db.execute("rollback to item")
+            self._forget()
+        db.execute("release item")
+        return True
+
+    def _committed(self, batch: Sequence[_Item]) -> None:
+        if self._failure is not None:
+            log.warning("the store writes again: %s", self.path)
+        self._failure = None
+        self._delay = RETRY_FIRST / 2
+        for item in batch:
+            if not item.inside:
+                self._read(item)
+            elif item.keep and item.error is not None:
+                log.error("a write that must not be lost failed", exc_info=item.error)
+        _deliver(batch)
+
+    def _read(self, item: _Item) -> None:
+        try:
+            item.result = item.fn(self._connected())
+        except Exception as error:  # whoever asked gets it
+            item.error = StoreUnavailable(str(error)) if unavailable(error) else error
+
+    def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
+        """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
+        self._reset(error)
+        self._forget()
+        if self._failure is None:
+            log.error("the store cannot write to %s: %s", self.path, error)
+        self._failure = str(error)
+        self._delay = min(self._delay * 2, RETRY_MAX)
+        everything = [*batch, *self._drain()]
+        self._kept = [item for item in everything if item.keep]
+        for item in self._kept:
+            item.error = None
+        _fail((item for item in everything if not item.keep), str(error))
+
+    def _forget(self) -> None:
+        if self.page is not None:
+            self.page.forget()
+
+    def _reset(self, error: Exception) -> None:
+        """Leave no transaction open; after worse than a lock or a full disk, no connection either.
+
+        A file that was lost may be put back, and until then the connection is the only way to it.
+        """
+        if self._db is None or isinstance(error, StoreLost):
+            return
+        try:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+        except sqlite3.Error:
+            self._disconnect()
+        if not passing(error):
+            self._disconnect()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = connect(self.path)
+            self._opened += 1
+        return self._db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
+    """`False` if the function failed after it had changed something."""
+    before = db.total_changes
+    return _run(db, item) or db.total_changes == before
+
+
+def _run(db: sqlite3.Connection, item: _Item) -> bool:
+    """Whether the function did it; its own mistake is its own, the store's is raised."""
+    try:
+        item.result = item.fn(db)
+    except Exception as error:
+        if unavailable(error) or not db.in_transaction:
+            raise
+        item.error = error
+    return item.error is None
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    return None
+
+
+def _fail(items: Iterable[_Item], why: str) -> None:
+    failed = list(items)
+    for item in failed:
+        item.error = StoreUnavailable(why)
+    _deliver(failed)
+
+
+def _deliver(items: Iterable[_Item]) -> None:
+    """Wake each event loop once, however many wait in it: a wake-up is a system call."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
+    for item in items:
+        if item.loop is None:
+            _resolve(item)
+        else:
+            loops.setdefault(item.loop, []).append(item)
+    for loop, group in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve_all, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _resolve_all(items: Iterable[_Item]) -> None:
+    for item in items:
+        _resolve(item)
+
+
+def _resolve(item: _Item) -> None:
+    future = item.future
+    if future is None or future.done():  # nobody waits, or whoever waited was cancelled
+        return
+    if item.error is None:
+        future.set_result(item.result)
+    else:
+        future.set_exception(item.error)

@@ -1,0 +1,34 @@
+"""`/audit`: who changed which key, when and how."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.auth.keys import Keys
+from codellama_proxy.store.sqlite.audit import ACTIONS, Filters
+from codellama_proxy.web.auth import require_admin
+from codellama_proxy.web.http import respond
+from codellama_proxy.web.query_params import MOST_PAGES, Query
+
+PAGE_SIZE, MOST_ROWS = 50, 1000
+
+_PARAMETERS = ("project", "key_id", "action", "actor", "start", "end", "page", "size")
+
+
+async def audit(request: Request) -> Response:
+    """One page of changes, the newest first."""
+    await require_admin(request)
+    query = Query(request, _PARAMETERS)
+    filters = Filters(
+        project=query.text("project"),
+        key_id=query.text("key_id"),
+        action=query.one_of("action", ACTIONS),
+        actor=query.text("actor"),
+        start=query.moment("start"),
+        end=query.moment("end", end=True),
+    )
+    page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MOST_ROWS)
+    keys: Keys = request.app.state.runtime.keys
+    found, total = await keys.changes(filters, page, size)
+    return respond({"data": found, "page": page, "size": size, "total": total})

@@ -1,0 +1,68 @@
+"""What `/key/info` tells about limits: each with where it comes from, and how much of it is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from codellama_proxy.core.money import usd
+from codellama_proxy.core.types import Key, Limits, Snapshot
+from codellama_proxy.limits.admission import Standing
+from codellama_proxy.limits.rates import overlay
+from codellama_proxy.store.key_fields import LIMIT_FIELDS, iso
+
+
+def limits_shown(key: Key, snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
+    """The effective limits of a key and of its project; `source` says where somebody wrote each down."""
+    project = snapshot.project(key.project)
+    of_key = overlay(snapshot.limits["key"], key.limits)
+    of_project = project.own_limits.given
+    return {
+        "key": _sourced(of_key, key.limits.given, "key", "limits.key"),
+        "project": _sourced(project.limits, of_project, f"projects.{key.project}.limits", "limits.project"),
+    }
+
+
+def _sourced(limits: Limits, own: frozenset[str], source: str, default: str) -> dict[str, Any]:
+    values = {field: getattr(limits, field) for field in LIMIT_FIELDS}
+    values["max_budget"] = usd(limits.max_budget)
+    return {
+        field: {"value": value, "source": source if field in own else None if value is None else default}
+        for field, value in values.items()
+    }
+
+
+def own_standing(standings: Sequence[Standing]) -> dict[str, Any]:
+    """Spend in the window, what remains and when it starts again, of the key itself."""
+    return next(_money(standing) for standing in standings if standing.scope.kind == "key")
+
+
+def scopes_shown(standings: Sequence[Standing], *, everything: bool) -> list[dict[str, Any]]:
+    """Each scope as it is now. What the whole installation spends is not one tenant's business."""
+    return [_scope(standing) for standing in standings if everything or standing.scope.kind != "global"]
+
+
+def _scope(standing: Standing) -> dict[str, Any]:
+    limits = standing.scope.limits
+    parallel = limits.max_parallel_requests
+    return {
+        "scope": standing.scope.kind,
+        "name": standing.scope.name,
+        **_money(standing),
+        "held": usd(standing.held_nanos),
+        "remaining_requests": _whole(standing.rates.rpm_level),
+        "remaining_tokens": _whole(standing.rates.tpm_level),
+        "remaining_parallel_requests": None if parallel is None else max(0, parallel - standing.running),
+        "shadow": limits.shadow,
+    }
+
+
+def _money(standing: Standing) -> dict[str, Any]:
+    most = standing.scope.limits.max_budget
+    left = None if most is None else max(0, most - standing.spent_nanos - standing.held_nanos)
+    return {"spend": usd(standing.spent_nanos), "remaining": usd(left), "reset": iso(standing.resets_at)}
+
+
+def _whole(level: float | None) -> int | None:
+    return None if level is None else max(0, math.floor(level))

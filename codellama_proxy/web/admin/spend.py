@@ -1,0 +1,108 @@
+"""The endpoints that read the ledger back: `/spend`, `/spend/logs` and `/requests/{request_id}`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.reports import GROUPS, MOST_ROWS, STATUSES, Filters
+from codellama_proxy.web.auth import caller, require_admin
+from codellama_proxy.web.http import respond
+from codellama_proxy.web.query_params import MOST_PAGES, Query, invalid
+
+PAGE_SIZE = 50
+
+_FILTERS = ("project", "key_id", "model", "user", "status", "request_id", "start", "end")
+
+
+# --- handlers ----------------------------------------------------------------------------------------------
+
+
+async def spend(request: Request) -> Response:
+    """A page of sums by any groups; without admin rights, of one's own project only."""
+    query = Query(request, (*_FILTERS, "group_by", "page", "size"))
+    group_by, filters = _groups(query), _filters(query)
+    page, size = query.number("page", 1, MOST_PAGES), query.number("size", MOST_ROWS, MOST_ROWS)
+    who = await caller(request)
+    if not who.admin:
+        if who.key is None:
+            await require_admin(request)
+        else:
+            filters = _within(filters, who.key.project)
+    found = await _ledger(request).spend(group_by, filters, page, size)
+    return respond({**found, "page": page, "size": size})
+
+
+async def logs(request: Request) -> Response:
+    """One page of requests, the newest first; or those before one of them, which takes no counting."""
+    await require_admin(request)
+    query = Query(request, (*_FILTERS, "page", "size", "before"))
+    filters, size = _filters(query), query.number("size", PAGE_SIZE, MOST_ROWS)
+    before = query.text("before")
+    if before is not None:
+        return respond({"data": await _before(request, query, filters, before, size), "size": size})
+    page = query.number("page", 1, MOST_PAGES)
+    rows, total = await _ledger(request).logs(filters, page, size)
+    return respond({"data": rows, "page": page, "size": size, "total": total})
+
+
+async def _before(
+    request: Request, query: Query, filters: Filters, before: str, size: int
+) -> list[dict[str, Any]]:
+    if "page" in query:
+        raise invalid("page", "makes no sense beside 'before'")
+    rows = await _ledger(request).before(filters, before, size)
+    if rows is None:
+        raise invalid("before", "is not the id of a request that is kept")
+    return rows
+
+
+async def one(request: Request) -> Response:
+    """One request whole, for an administrator or a key of its project; others do not learn that it exists."""
+    who = await caller(request)
+    request_id = request.path_params["request_id"]
+    found = await _ledger(request).request(request_id)
+    if found is None or not (who.admin or (who.key is not None and who.key.project == found["project"])):
+        raise ProxyError("not_found", f"There is no request {request_id[:100]!r}.", param="request_id")
+    return respond(found)
+
+
+# --- reading the query -------------------------------------------------------------------------------------
+
+
+def _ledger(request: Request) -> Ledger:
+    ledger: Ledger = request.app.state.runtime.ledger
+    return ledger
+
+
+def _within(filters: Filters, project: str) -> Filters:
+    """The same, seen from one project: of another there is nothing to see."""
+    if filters.project in (None, project):
+        return replace(filters, project=project)
+    return replace(filters, project=project, end=0.0)
+
+
+def _filters(query: Query) -> Filters:
+    return Filters(
+        project=query.text("project"),
+        key_id=query.text("key_id"),
+        model=query.text("model"),
+        user=query.text("user"),
+        status=query.one_of("status", STATUSES),
+        request_id=query.text("request_id"),
+        start=query.moment("start"),
+        end=query.moment("end", end=True),
+    )
+
+
+def _groups(query: Query) -> tuple[str, ...]:
+    given = query.text("group_by") or ""
+    groups = tuple(name.strip() for name in given.split(",") if name.strip())
+    if any(group not in GROUPS for group in groups):
+        raise invalid("group_by", f"must be any of {', '.join(GROUPS)}, separated by commas")
+    return groups

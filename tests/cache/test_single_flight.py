@@ -1,0 +1,496 @@
+"""Identical requests at the same time: one upstream call, whoever leaves and whatever fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.cache.single_flight import AHEAD, LARGE, Flight, Seat
+from codellama_proxy.core.types import Cache, Event, Limits, Price, Routing, Timeouts
+from codellama_proxy.failures.classify import AttemptFailed
+from tests.support.builders import chat, deployment, model, snapshot
+from tests.support.dialogues import OPENAI
+from tests.support.fake_internet import HANG, Internet, answer, good, refusal, stream
+from tests.support.gateway_harness import Client, Rig, run
+
+TEXT = OPENAI.answers["text"]
+PRICE = Price(2_000_000_000, 4_000_000_000)
+ENTRY = deployment("a", price=PRICE)
+CACHED = snapshot(model("a", ENTRY), cache=Cache())
+HALF = len(TEXT.stream) // 2
+BEGUN, REST = TEXT.stream[:HALF], TEXT.stream[HALF:]
+SOON = 0.1
+BOTH = pytest.mark.parametrize("streamed", [False, True])
+Use = Callable[[Rig], Awaitable[None]]
+Play = Callable[..., None]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    return lambda internet, use, setting=CACHED: run(tmp_path, setting, internet, use)
+
+
+def send(rig: Rig, client: Client) -> asyncio.Task[None]:
+    return asyncio.create_task(rig.gateway.answer("chat/completions", client))
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0)
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def slow(streamed: bool) -> Any:
+    return stream(BEGUN, SOON, REST) if streamed else answer(SOON, TEXT.whole)
+
+
+async def together(rig: Rig, *clients: Client) -> None:
+    """The first is on its way upstream before the others ask."""
+    tasks = [send(rig, clients[0])]
+    await until(lambda: rig.internet.asked)
+    tasks += [send(rig, client) for client in clients[1:]]
+    await asyncio.gather(*tasks)
+
+
+# --- one call for all ----------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_identical_requests_make_one_call_and_pay_once(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client(stream=streamed) for _ in range(20)]
+        await together(rig, *clients)
+        assert internet.asked == ["a#1"]
+        assert {client.said for client in clients} == {TEXT.text}
+        assert [c.headers["x-proxy-cache"] for c in clients] == ["miss"] + ["hit"] * 19
+        rows = await rig.rows()
+        assert [row["status"] for row in rows] == ["ok"] * 20
+        paid = [row for row in rows if row["basis"] == "exact"]
+        free = [row for row in rows if row["basis"] == "cached"]
+        assert (len(paid), len(free)) == (1, 19)
+        assert {row["cost_usd"] for row in free} == {0}
+        assert {row["saved_usd"] for row in free} == {paid[0]["cost_usd"]}
+
+    internet = Internet(a=[slow(streamed)])
+    play(internet, use)
+
+
+def test_requests_that_come_at_the_very_same_moment_make_one_call(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client() for _ in range(20)]
+        await asyncio.gather(*(send(rig, client) for client in clients))
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[good(streamed=False)])
+    play(internet, use)
+
+
+def test_who_comes_late_gets_what_was_said_then_follows_live(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        first, late = rig.client(stream=True), rig.client(stream=True)
+        tasks = [send(rig, first)]
+        await until(lambda: first.writes)
+        tasks.append(send(rig, late))
+        await until(lambda: late.writes)
+        assert late.writes[0] == b"".join(first.writes)
+        assert late.said
+        assert TEXT.text.startswith(late.said)
+        assert not late.ended
+        await asyncio.gather(*tasks)
+        assert late.data == first.data
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[stream(BEGUN, SOON, REST)])
+    play(internet, use)
+
+
+@BOTH
+def test_either_form_can_follow_the_other(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        first, second = rig.client(stream=streamed), rig.client(stream=not streamed)
+        await together(rig, first, second)
+        assert (first.said, second.said) == (TEXT.text, TEXT.text)
+        assert internet.asked == ["a#1"]
+        assert [row["cache"] for row in await rig.rows()].count("hit") == 1
+
+    internet = Internet(a=[slow(streamed)])
+    play(internet, use)
+
+
+def test_different_requests_do_not_wait_for_each_other(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        stuck = send(rig, rig.client(seed=1))
+        await until(lambda: internet.asked)
+        assert (await rig.ask(seed=2)).status == 200
+        await cancelled(stuck)
+
+    internet = Internet(a=[None, good(streamed=False)])
+    play(internet, use)
+
+
+# --- leaving -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_leader_who_leaves_fails_nobody_and_pays(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=streamed), rig.client(stream=streamed)
+        led = send(rig, leader)
+        await until(lambda: internet.asked)
+        followed = send(rig, follower)
+        if streamed:
+            await until(lambda: leader.writes and follower.writes)
+        else:
+            await asyncio.sleep(SOON / 2)
+        await cancelled(led)
+        await followed
+        assert follower.said == TEXT.text
+        assert internet.asked == ["a#1"]
+        by_status = {row["status"]: row for row in await rig.rows()}
+        assert by_status["ok"]["cost_usd"] == 0
+        if streamed:
+            assert by_status["cancelled"]["basis"] == "exact", "the whole answer came, with its usage"
+            assert by_status["cancelled"]["cost_usd"] == by_status["ok"]["saved_usd"]
+        assert by_status["cancelled"]["cost_usd"] > 0
+
+    internet = Internet(a=[slow(streamed)])
+    play(internet, use)
+
+
+def test_a_leader_who_does_not_read_holds_nobody_up(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=True, stops_after=1), rig.client(stream=True)
+        led = send(rig, leader)
+        await until(lambda: leader.writes)
+        followed = send(rig, follower)
+        await asyncio.gather(led, followed, return_exceptions=True)
+        assert follower.said == TEXT.text
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[stream(BEGUN, SOON, REST)])
+    play(internet, use)
+
+
+@BOTH
+def test_a_call_ends_when_nobody_waits_for_it_any_more(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client(stream=streamed) for _ in range(3)]
+        tasks = [send(rig, client) for client in clients]
+        await until(lambda: internet.bodies and internet.bodies[0].read)
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            await cancelled(task) if task is not tasks[0] else task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert internet.bodies[0].closed
+        assert [row["status"] for row in await rig.rows()].count("cancelled") >= 1
+
+    internet = Internet(a=[stream(BEGUN, HANG) if streamed else answer(TEXT.whole[:20], HANG)])
+    play(internet, use)
+
+
+def test_a_follower_who_leaves_bothers_nobody(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=True), rig.client(stream=True)
+        led = send(rig, leader)
+        await until(lambda: leader.writes)
+        followed = send(rig, follower)
+        await until(lambda: follower.writes)
+        await cancelled(followed)
+        await led
+        assert leader.said == TEXT.text
+        statuses = sorted((row["status"], row["basis"], row["cost_usd"] > 0) for row in await rig.rows())
+        assert statuses == [("cancelled", "cached", False), ("ok", "exact", True)]
+
+    play(Internet(a=[stream(BEGUN, SOON, REST)]), use)
+
+
+# --- failing -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_leader_who_fails_fails_nobody_else(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client(stream=streamed) for _ in range(4)]
+        await together(rig, *clients)
+        assert [client.status for client in clients] == [400, 200, 200, 200]
+        assert {client.said for client in clients[1:]} == {TEXT.text}
+        assert len(internet.asked) == 4, "each for itself"
+        assert {client.headers["x-proxy-cache"] for client in clients} == {"miss"}
+
+    refused = answer(SOON, b'{"error": {"message": "no"}}', status=400)
+    internet = Internet(a=[refused, good(streamed=streamed)])
+    play(internet, use)
+
+
+def test_an_answer_that_breaks_off_breaks_for_those_who_had_a_part_of_it(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, stream_too, whole = rig.client(stream=True), rig.client(stream=True), rig.client()
+        led = send(rig, leader)
+        await until(lambda: leader.writes)
+        tasks = [send(rig, stream_too), send(rig, whole)]
+        await until(lambda: stream_too.writes)
+        await asyncio.gather(led, *tasks)
+        for client in (leader, stream_too):
+            assert client.events[-1]["error"]["code"] == "upstream_invalid_response"
+        assert (whole.status, whole.said) == (200, TEXT.text), "it had nothing yet, so it asked anew"
+        assert len(internet.asked) == 2
+
+    internet = Internet(a=[stream(BEGUN, SOON), good(streamed=False)])
+    play(internet, use)
+
+
+def test_a_leader_whom_the_limits_refuse_leaves_the_call_to_the_next(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        exhausted = await rig.key(rpm_limit=0)
+        refused = rig.client(secret=exhausted)
+        clients = [rig.client() for _ in range(3)]
+        await asyncio.gather(*(send(rig, client) for client in (refused, *clients)))
+        assert [client.status for client in (refused, *clients)] == [429, 200, 200, 200]
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[answer(SOON, TEXT.whole)])
+    play(internet, use)
+
+
+def test_a_follower_waits_no_longer_than_its_own_deadline(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        led = send(rig, rig.client(stream=True))
+        await until(lambda: internet.asked)
+        rig.clock.now += 100.0
+        followed = rig.client()
+        rig.setting = replace(CACHED, routing=Routing(deadline=SOON))
+        await send(rig, followed)
+        assert (followed.status, followed.json["error"]["code"]) == (504, "deadline_exceeded")
+        await cancelled(led)
+
+    internet = Internet(a=[stream(BEGUN, HANG)])
+    play(internet, use)
+
+
+def test_a_stall_is_told_to_all_and_held_against_the_deployment(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=True), rig.client(stream=True)
+        led = send(rig, leader)
+        await until(lambda: leader.writes)
+        await asyncio.gather(led, send(rig, follower))
+        for client in (leader, follower):
+            assert client.events[-1]["error"]["code"] == "upstream_timeout"
+        assert rig.cooldowns.states()["a#1"].failures == 1
+
+    entry = deployment("a", timeouts=Timeouts(idle=SOON))
+    play(Internet(a=[stream(BEGUN, HANG)]), use, snapshot(model("a", entry), cache=Cache()))
+
+
+# --- slow readers and large answers ---------------------------------------------------------------------------
+
+
+class SlowClient(Client):
+    """Reads no further than its first write until it is told to."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client._body, client._secret)
+        self.reads = asyncio.Event()
+
+    async def write(self, data: bytes, *, last: bool) -> None:
+        if self.writes:
+            await self.reads.wait()
+        await super().write(data, last=last)
+
+
+def fat(pieces: int, size: int) -> Any:
+    """A stream of so many chunks, each with so many bytes of text."""
+    frame = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
+    chunks = [frame + b'{"content":"' + b"x" * size + b'"}}]}\n\n' for _ in range(pieces)]
+    last = frame + b'{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    return stream(*chunks, last)
+
+
+def test_a_slow_reader_slows_its_upstream_down(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        slow = SlowClient(rig.client(stream=True))
+        task = send(rig, slow)
+        await until(lambda: slow.writes)
+        await asyncio.sleep(SOON)
+        assert internet.bodies[0].read < 4 * AHEAD, "what it has, what waits for it, and what is on its way"
+        slow.reads.set()
+        await task
+        assert len(slow.said) == 100 * 50_000
+
+    internet = Internet(a=[fat(100, 50_000)])
+    play(internet, use)
+
+
+@BOTH
+def test_a_slow_reader_does_not_slow_the_others_down(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        slow, fast = SlowClient(rig.client(stream=True)), rig.client(stream=streamed)
+        held_up = send(rig, slow)
+        await until(lambda: slow.writes)
+        await send(rig, fast)
+        assert len(fast.said) == 40 * 50_000
+        slow.reads.set()
+        await held_up
+        assert slow.said == fast.said
+        assert len(internet.asked) == 1
+
+    internet = Internet(a=[fat(40, 50_000)])
+    play(internet, use)
+
+
+def test_a_large_answer_is_forgotten_as_it_goes_and_shared_no_further(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        slow = SlowClient(rig.client(stream=True))
+        slow.reads.set()
+        task = send(rig, slow)
+        await until(lambda: rig.recall._shared)
+        (flight,) = rig.recall._shared.values()
+        await until(lambda: flight.size > LARGE + 1_000_000)
+        assert sum(len(event.body) for batch in flight.batches for event in batch) < 1_000_000
+        other = rig.client(stream=True)
+        await send(rig, other)
+        await task
+        assert slow.said == other.said
+        assert len(internet.asked) == 2
+        assert len(rig.answers.memory) == 0
+
+    internet = Internet(a=[fat(300, 50_000)])
+    play(internet, use)
+
+
+# --- who does not share --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["project", "no-cache", "no-store", "models", "s-maxage"])
+def test_only_those_share_who_may_and_want_to(play: Play, how: str) -> None:
+    async def use(rig: Rig) -> None:
+        body: dict[str, Any] = {}
+        secret = rig.secret
+        match how:
+            case "project":
+                secret = await rig.key(project="other")
+            case "models":
+                secret = await rig.key(models=("a",))
+            case "s-maxage":
+                body = {"cache": {"s-maxage": 0}}
+            case _:
+                body = {"cache": {how: True}}
+        await together(rig, rig.client(), rig.client(secret=secret, **body))
+        assert len(internet.asked) == 2
+
+    internet = Internet(a=[answer(SOON, TEXT.whole)], b=[refusal(500)])
+    play(internet, use, snapshot(model("a"), model("b"), cache=Cache()))
+
+
+def test_an_answer_that_a_budget_may_cut_is_nobody_elses(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        poor = await rig.key(max_budget=6_000_000)
+        clamped, rich = rig.client(secret=poor, max_tokens=4000), rig.client(max_tokens=4000)
+        await together(rig, clamped, rich)
+        assert int(clamped.headers["x-proxy-max-tokens"]) < 4000
+        assert "x-proxy-max-tokens" not in rich.headers
+        assert [one.body["max_tokens"] for one in internet.sent][1] == 4000
+
+    internet = Internet(a=[answer(SOON, TEXT.whole)])
+    play(internet, use)
+
+
+def test_shutting_down_ends_what_is_in_the_air(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client(stream=True), rig.client(stream=True)]
+        tasks = [send(rig, client) for client in clients]
+        await until(lambda: all(client.writes for client in clients))
+        rig.gateway.interrupt("shutting_down", "The proxy is shutting down.")
+        await asyncio.gather(*tasks)
+        await rig.recall.close()
+        assert [client.events[-1]["error"]["code"] for client in clients] == ["shutting_down"] * 2
+        assert internet.bodies[0].closed
+
+    internet = Internet(a=[stream(BEGUN, HANG)])
+    play(internet, use)
+
+
+def test_limits_count_every_follower(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        clients = [rig.client() for _ in range(5)]
+        await together(rig, *clients)
+        assert sorted(client.status for client in clients) == [200, 200, 200, 429, 429]
+        assert internet.asked == ["a#1"]
+
+    limits = {kind: Limits() for kind in ("global", "project", "user")} | {"key": Limits(rpm_limit=3)}
+    internet = Internet(a=[answer(SOON, TEXT.whole)])
+    play(internet, use, replace(CACHED, limits=limits))
+
+
+# --- whatever goes wrong beside the answer -------------------------------------------------------------------
+
+
+class Whole:
+    """A plain answer that is there at once."""
+
+    deployment = ENTRY
+    dropped: tuple[str, ...] = ()
+    first = (Event(TEXT.whole, content=True),)
+    ended = True
+
+    async def more(self, seconds: float) -> Any:
+        raise AssertionError("there is no more")
+
+    async def close(self) -> None:
+        return
+
+
+async def begin() -> Whole:
+    return Whole()
+
+
+def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
+    async def use() -> None:
+        flight = Flight(stream=False)
+        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight.start(begin, lambda: 1.0, lambda: None).cancel()
+        async with asyncio.timeout(2):
+            assert [await seat.board() for seat in seats] == [False, False]
+        assert isinstance(flight.error, AttemptFailed)
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("error", [ValueError, AttributeError, RecursionError, RuntimeError])
+def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> None:
+    def ended() -> None:
+        raise error
+
+    async def use() -> None:
+        flight = Flight(stream=False)
+        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight.start(begin, lambda: 1.0, ended)
+        async with asyncio.timeout(2):
+            assert [await seat.board() for seat in seats] == [True, True]
+        assert "".join(event.text for event in seats[1].first) == TEXT.text
+
+    asyncio.run(use())
+
+
+def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
+    class Odd(Whole):
+        first = (Event(b'{"choices": 5}', content=True),)
+
+    async def begin_oddly() -> Odd:
+        return Odd()
+
+    async def use() -> None:
+        flight = Flight(stream=False)
+        same, other = Seat(flight, chat()), Seat(flight, chat(stream=True))
+        flight.start(begin_oddly, lambda: 1.0, lambda: None)
+        async with asyncio.timeout(2):
+            assert (await same.board(), await other.board()) == (True, False)
+
+    asyncio.run(use())

@@ -1,0 +1,298 @@
+"""Kept answers: found again after a restart, bounded, and gone rather than wrong when their file is not well."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from codellama_proxy.cache import file as answer_file
+from codellama_proxy.cache.key import Answer, Sharing
+from codellama_proxy.cache.storage import OVERHEAD, STEP, Answers, Memory
+from codellama_proxy.openai_format.completion import whole_event
+
+TEAM = Sharing("project", "team", "team")
+OTHER = Sharing("project", "other", "other")
+
+
+def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 2000.0) -> Answer:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    body = orjson.dumps({"model": "m", "choices": [choice], "usage": usage})
+    return Answer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
+
+
+def key(number: int = 0) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def play(path: Path, use: Callable[[Answers], Awaitable[None]], **options: Any) -> Answers:
+    """Opens, uses, closes."""
+    answers = Answers(path, options.pop("clock", Clock()), **options)
+
+    async def main() -> None:
+        await answers.open()
+        try:
+            await use(answers)
+        finally:
+            await answers.close()
+
+    asyncio.run(main())
+    return answers
+
+
+def keep(path: Path, *kept: Answer) -> None:
+    async def use(answers: Answers) -> None:
+        for number, one in enumerate(kept):
+            answers.put(key(number), one, TEAM, "a", 1000)
+
+    play(path, use)
+
+
+def rows(path: Path) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("select key, scope, completion from answers order by key").fetchall()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "proxy-cache.db"
+
+
+def test_an_answer_is_found_again_whole_after_a_restart(path: Path) -> None:
+    keep(path, answer("ünï 🎉"))
+
+    async def use(answers: Answers) -> None:
+        assert len(answers.memory) == 0
+        assert await answers.find(key(), TEAM) == answer("ünï 🎉")
+        assert len(answers.memory) == 1
+        assert await answers.find(key(7), TEAM) is None
+
+    assert play(path, use).troubles == {}
+
+
+def test_an_answer_in_memory_needs_no_disk(path: Path) -> None:
+    async def use(answers: Answers) -> None:
+        answers.put(key(), answer(), TEAM, "a", 10)
+        assert await answers.find(key(), TEAM) == answer()
+
+    play(path, use)
+    (row,) = rows(path)
+    assert row[1] == "project:team"
+
+
+def test_the_disk_keeps_so_many_answers_and_no_more(path: Path) -> None:
+    async def use(answers: Answers) -> None:
+        for number in range(30):
+            answers.put(key(number), answer(created_at=1000.0 + number), TEAM, "a", 10)
+        assert len(answers.memory) == 10
+
+    play(path, use)
+    assert [row[0] for row in rows(path)] == [key(number) for number in range(20, 30)]
+
+
+def test_a_smaller_bound_shrinks_what_is_kept_step_by_step(path: Path) -> None:
+    keep(path, *[answer(created_at=float(number)) for number in range(STEP + 50)])
+
+    async def use(answers: Answers) -> None:
+        await answers.maintain(1500.0, 10)
+        assert len(rows(path)) == 50
+        await answers.maintain(1500.0, 10)
+        assert len(rows(path)) == 10
+
+    play(path, use)
+
+
+def test_old_answers_are_deleted_a_few_at_a_time(path: Path) -> None:
+    keep(path, *[answer(expires_at=1200.0)] * (STEP + 5), answer())
+
+    async def use(answers: Answers) -> None:
+        await answers.maintain(1100.0, 1000)
+        assert len(rows(path)) == STEP + 6
+        await answers.maintain(1200.0, 1000)
+        assert len(rows(path)) == 6
+        await answers.maintain(1200.0, 1000)
+        assert [row[0] for row in rows(path)] == [key(STEP + 5)]
+
+    play(path, use)
+
+
+def test_memory_forgets_what_was_not_used_for_longest() -> None:
+    memory = Memory()
+    for number in range(3):
+        memory.put(key(number), answer(), 3)
+    memory.get(key(0))
+    memory.put(key(3), answer(), 3)
+    assert [number for number in range(4) if memory.get(key(number))] == [0, 2, 3]
+
+
+def test_memory_is_bounded_by_bytes() -> None:
+    one = answer("x" * 1000)
+    memory = Memory(3 * (one.size + OVERHEAD))
+    for number in range(10):
+        memory.put(key(number), one, 100)
+    assert len(memory) == 3
+    memory.put(key(0), answer("x" * 100_000), 100)
+    assert len(memory) == 3, "what has no room at all drives nothing out"
+    memory.clear()
+    assert memory.bytes == 0
+
+
+def test_putting_again_replaces(path: Path) -> None:
+    async def use(answers: Answers) -> None:
+        answers.put(key(), answer("old"), TEAM, "a", 10)
+        answers.put(key(), answer("new"), TEAM, "a", 10)
+
+    play(path, use)
+    assert b"new" in rows(path)[0][2]
+
+
+def test_a_row_is_not_read_for_another_scope(path: Path) -> None:
+    keep(path, answer())
+
+    async def use(answers: Answers) -> None:
+        assert await answers.find(key(), OTHER) is None
+
+    assert play(path, use).troubles["corrupt"] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update answers set completion = x'00ff'",
+        "update answers set completion = cast('{}' as blob)",
+        "update answers set completion = cast('[1, 2]' as blob)",
+        "update answers set dropped = '{'",
+        "update answers set dropped = '3'",
+    ],
+)
+def test_a_row_that_cannot_be_read_is_a_miss_and_deleted(path: Path, damage: str) -> None:
+    keep(path, answer())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(damage)
+
+    async def use(answers: Answers) -> None:
+        assert await answers.find(key(), TEAM) is None
+
+    assert play(path, use).troubles["corrupt"] == 1
+    assert rows(path) == []
+
+
+def spoiled(path: Path, how: str) -> None:
+    if how == "garbage":
+        path.write_bytes(b"not a database at all" * 100)
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "missing":
+        path.unlink()
+    else:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.executescript(how)
+
+
+SPOILS = [
+    "garbage",
+    "empty",
+    "missing",
+    "drop table answers",
+    "drop table vectors",
+    "pragma user_version = 99",
+    "alter table answers rename column completion to body",
+]
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_a_file_that_is_of_no_use_is_made_anew_at_the_start(path: Path, how: str) -> None:
+    keep(path, answer())
+    spoiled(path, how)
+
+    async def use(answers: Answers) -> None:
+        assert await answers.find(key(), TEAM) is None
+        answers.put(key(1), answer(), TEAM, "a", 10)
+
+    play(path, use)
+    assert [row[0] for row in rows(path)] == [key(1)]
+
+
+@pytest.mark.parametrize("table", ["answers", "vectors"])
+def test_tables_deleted_under_a_running_server_are_misses_then_made_anew(path: Path, table: str) -> None:
+    keep(path, answer())
+
+    async def use(answers: Answers) -> None:
+        spoiled(path, f"drop table {table}")
+        answers.put(key(5), answer(), TEAM, "a", 10)
+        await answers.find(key(), TEAM)
+        await answers.maintain(1000.0, 10)
+        answers.memory.clear()
+        answers.put(key(1), answer(), TEAM, "a", 10)
+
+    play(path, use)
+    assert key(1) in [row[0] for row in rows(path)]
+
+
+def test_a_locked_file_is_a_miss_and_left_alone_for_a_while(path: Path) -> None:
+    keep(path, answer())
+    clock = Clock()
+
+    async def use(answers: Answers) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("begin exclusive")
+            answers.put(key(1), answer(), TEAM, "a", 10)
+            await answers.read(lambda _: None)
+            assert answers.troubles == {"unavailable": 1}
+            assert await answers.find(key(1), TEAM) == answer(), "memory goes on"
+            db.execute("rollback")
+        assert await answers.find(key(), TEAM) is None, "it is at rest"
+        clock.now = 60.0
+        await answers.open()
+        assert await answers.find(key(), TEAM) == answer()
+
+    play(path, use, clock=clock)
+
+
+def test_a_directory_that_is_not_there_costs_nothing_but_the_disk(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+
+    async def use(answers: Answers) -> None:
+        answers.put(key(), answer(), TEAM, "a", 10)
+        assert await answers.find(key(), TEAM) == answer()
+
+    assert play(blocker / "cache.db", use).troubles["unavailable"] >= 1
+
+
+def test_what_another_process_purges_is_forgotten(path: Path) -> None:
+    keep(path, answer(), answer())
+
+    async def use(answers: Answers) -> None:
+        assert await answers.find(key(), TEAM) is not None
+        await answers.maintain(1000.0, 10)
+        assert len(answers.memory) == 1, "our own writes purge nothing"
+        with closing(answer_file.open_file(path)) as db:
+            assert answer_file.purge(db, "other", None) == 0
+            assert answer_file.purge(db, "team", "a") == 2
+        await answers.maintain(1000.0, 10)
+        assert await answers.find(key(), TEAM) is None
+
+    play(path, use)
+
+
+def test_writes_that_the_disk_cannot_follow_are_dropped(path: Path) -> None:
+    async def use(answers: Answers) -> None:
+        for number in range(3000):
+            answers.put(key(number), answer(), TEAM, "a", 10_000)
+
+    found = play(path, use)
+    assert len(rows(path)) + found.troubles["slow"] == 3000

@@ -1,0 +1,241 @@
+"""The command `explain`: who is asked and why not, what limits it, and what happens when upstreams fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.__main__ import main
+from codellama_proxy.config.load import load
+from codellama_proxy.diagnostics.simulation import PlanError, parse
+from tests.support.proxy_process import ADMIN, ProxyFactory, config, create_key, keys
+from tests.support.upstream.process import Upstream
+
+FILE = """
+models:
+- {name: codellama, provider: together, api_key: sk-planted, completions: true, price: {input: 1, output: 2}}
+- {name: gpt-4, provider: openai, model: gpt-4.1, api_key: sk-planted, price: {input: 2, output: 8}}
+- {name: claude, provider: anthropic, api_key: '${NOBODY_SETS_THIS}'}
+- {name: vectors, provider: openai, api_key: sk-planted, mode: embedding}
+- {name: spare, provider: mock, fallback: false}
+guardrail: {system_prompt: Only code.}
+limits: {key: {rpm_limit: 60}, project: {max_budget: 20, budget_duration: month}}
+projects: {web: {limits: {rpm_limit: 600}, models: [codellama, 'gpt-*', vectors, claude]}}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROXY_CONFIG", "PROXY_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "proxy.yaml").write_text(FILE)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    assert main(["explain", *arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def timeline(capsys: pytest.CaptureFixture[str], plan: str, *arguments: str, code: int = 0) -> list[str]:
+    assert main(["explain", "--project", "web", "--simulate", plan, *arguments]) == code
+    _, _, found = capsys.readouterr().out.partition("Simulated (pauses are half of their maximum):\n")
+    return [" ".join(line.split()) for line in found.splitlines()]
+
+
+def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--project", "web"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"key any of project web asks for the first model \(configuration [0-9a-f]{12}\)", lines[0]
+    )
+    shown = [re.sub(r"\([0-9a-f]{16}\)", "(KEY)", " ".join(line.split())) for line in lines[1:] if line]
+    assert shown == [
+        "Admitted. Prompt: about 5 tokens. It can cost at most: $0.034922.",
+        "Held while it runs: $0.034922, max_tokens 4096 is sent upstream.",
+        "Asked in this order, until one answers (equal weights in random order):",
+        "DEPLOYMENT PROVIDER UPSTREAM MODEL STATE PRICE",
+        "codellama#1 together codellama ready $1.00 in, $2.00 out per million",
+        "gpt-4#1 openai gpt-4.1 ready $2.00 in, $8.00 out per million",
+        "Not asked:",
+        "DEPLOYMENT STATE WHY",
+        "vectors#1 another mode embedding",
+        "spare#1 not allowed by project web",
+        "claude#1 disabled NOBODY_SETS_THIS is not set",
+        "First system message:",
+        "Only code.",
+        "Cache: an equal request of the same project shares the answer (KEY).",
+        "Limits in force (as if nothing had been used yet):",
+        "SCOPE LIMIT VALUE FROM",
+        "project rpm_limit 600 projects.web.limits",
+        "project max_budget $20.00 limits.project",
+        "project budget_duration month limits.project",
+        "key rpm_limit 60 limits.key",
+    ]
+    assert "sk-planted" not in "\n".join(lines)
+
+
+def test_a_model_that_is_not_allowed_is_refused_as_the_server_would(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(capsys, "--project", "web", "--model", "spare", code=1)
+    assert (found["error"]["status"], found["error"]["code"]) == (404, "model_not_found")
+    assert found["chain"] == []
+    assert told(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"] == "spare#1"
+
+
+def test_a_request_for_vectors_is_explained_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text(FILE.replace("mode: embedding", "mode: embedding, price: {input: 1}"))
+    found = told(capsys, "--project", "web", "--endpoint", "embeddings")
+    assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("vectors#1", None)]
+    assert found["cache"]["state"] == "off: only chats are kept"
+    assert found["max_tokens"] is None
+    assert {"deployment": "codellama#1", "state": "another mode", "why": "chat"} in found["others"]
+    body = here / "body.json"
+    body.write_text('{"model": "vectors", "input": [[1, 2, 3]]}')
+    assert told(capsys, "--project", "web", "--endpoint", "embeddings", str(body))["prompt_tokens"] > 0
+    assert main(["explain", "--project", "web", str(body)]) == 1
+    assert "the request would get 400 missing_required_parameter" in capsys.readouterr().err
+
+
+def test_a_request_to_complete_is_explained_for_those_who_can(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = here / "body.json"
+    body.write_text('{"prompt": "def f(", "suffix": ")", "max_tokens": 10}')
+    found = told(capsys, "--project", "web", "--endpoint", "completions", str(body))
+    assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("codellama#1", None)]
+    arguments = ["explain", "--project", "web", "--endpoint", "completions", "--simulate", "codellama: ok"]
+    assert main(arguments) == 2
+    assert "--simulate knows the answers to chats only" in capsys.readouterr().err
+
+
+def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = here / "data" / "proxy.db"
+    made = create_key(database, "web", "--rpm", "5", "--models", "gpt-4")
+    found = told(capsys, "--key", made["key_id"])
+    assert [one["deployment"] for one in found["chain"]] == ["gpt-4#1"]
+    assert {"scope": "key", "limit": "rpm_limit", "value": 5, "from": "the key"} in found["limits"]
+    assert ("codellama#1", "not allowed", "by the key") in [
+        (one["deployment"], one["state"], one["why"]) for one in found["others"]
+    ]
+    keys(database, "block", made["key_id"])
+    assert told(capsys, "--key", made["key"][:11], code=1)["error"]["code"] == "key_blocked"
+
+
+def test_the_body_decides_what_is_held(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = here / "body.json"
+    body.write_text('{"prompt": "hi", "max_tokens": 10, "model": "gpt-4"}')
+    found = told(capsys, "--project", "web", str(body))
+    assert (found["max_tokens"], found["clamped"]) == (None, False)
+    assert 0.002 < found["hold_usd"] == found["most_usd"] < 0.0024
+    body.write_text('{"prompt": 1}')
+    assert main(["explain", "--project", "web", str(body)]) == 1
+    assert "400 invalid_type" in capsys.readouterr().err
+
+
+def test_the_cache_key_is_that_of_the_request_and_of_who_shares_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = told(capsys, "--project", "web")["cache"]
+    assert (first["state"], first["scope"]) == ("used", "project web")
+    assert told(capsys, "--project", "web")["cache"] == first
+    assert told(capsys, "--project", "web", "--model", "gpt-4")["cache"]["key"] != first["key"]
+    (here / "proxy.yaml").write_text(FILE + "cache: {enabled: false}\n")
+    assert told(capsys, "--project", "web")["cache"]["state"] == "off"
+
+
+def test_a_time_line_of_fallbacks_pauses_and_cooldowns(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert timeline(capsys, "codellama: 429 retry-after 20; gpt-4: 500, ok after 1500ms") == [
+        "0.000 s codellama#1 fails: busy (http_429)",
+        "0.000 s gpt-4#1 fails: transient (http_500)",
+        "0.000 s waits 0.125 s",
+        "0.125 s gpt-4#1 answers after 1.5 s",
+        "1.625 s codellama#1 now cools until 20 s (http_429)",
+        "1.625 s the caller gets the answer of gpt-4#1",
+    ]
+
+
+def test_timeouts_take_as_long_as_they_would_and_no_time_at_all(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "proxy.yaml").write_text(
+        FILE + "timeouts: {answer: 100s}\nrouting: {deadline: 150s, retries: 0}\n"
+    )
+    assert timeline(capsys, "codellama: timeout; gpt-4: timeout", code=1) == [
+        "0.000 s codellama#1 fails after 75 s: transient (answer_timeout)",
+        "75.000 s gpt-4#1 fails after 75 s: transient (answer_timeout)",
+        "150.000 s the caller gets 504 deadline_exceeded: No upstream answered before the deadline.",
+    ]
+
+
+def test_a_callers_fault_ends_the_walk_unless_the_next_model_may_do_better(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(timeline(capsys, "codellama: 400", code=1)) == 2
+    assert timeline(capsys, "codellama: 400 context_length_exceeded")[-1].endswith("the answer of gpt-4#1")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["codellama", "nobody: 500", "gpt-4: 42", "gpt-4: 500 after", "gpt-4: 500 retry-after x", "gpt-4: 200"],
+)
+def test_a_plan_that_makes_no_sense_is_refused(here: Path, plan: str) -> None:
+    with pytest.raises(PlanError):
+        parse(plan, load(FILE.encode(), {}, implemented=frozenset({"together", "openai", "mock"})))
+    assert main(["explain", "--project", "web", "--simulate", plan]) == 2
+
+
+def test_a_broken_file_is_reported_like_check_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text("models: []\nroutng: {}\n")
+    assert main(["explain", "--project", "web"]) == 1
+    assert 'proxy.yaml:2:1: routng: unknown key "routng"' in capsys.readouterr().err
+
+
+def test_a_running_proxy_is_asked_what_is_cooling(
+    here: Path,
+    proxy: ProxyFactory,
+    upstream: Upstream,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = config(
+        upstream.model("hot", "status=429;retry_after=60", fallbacks=["cool"]), upstream.model("cool")
+    )
+    served = proxy(text)
+    assert served.chat().headers["x-proxy-model"] == "cool"
+    (here / "proxy.yaml").write_text(text)
+    arguments = ("--project", "default", "--server", served.url)
+    assert main(["explain", *arguments]) == 2, "only an administrator may ask"
+    assert main(["explain", *arguments, "--simulate", "cool: 500"]) == 2
+    monkeypatch.setenv("PROXY_MASTER_KEY", ADMIN)
+    first, last = told(capsys, *arguments)["chain"]
+    assert (first["deployment"], first["state"]) == ("cool#1", "ready")
+    assert (last["deployment"], last["state"]) == ("hot#1", "cooling")
+    assert re.fullmatch(r"http_429, [56]\d s more", last["why"])
+    assert main(["explain", "--project", "default", "--server", "http://127.0.0.1:9"]) == 1
+
+
+def test_a_reader_that_has_had_enough_is_no_error(here: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "codellama_proxy", "explain", "--project", "web"],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, b"")

@@ -1,0 +1,476 @@
+"""proxy.yaml as people write it who have never seen it: wrong keys, wrong words, wrong places for secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.config import schema
+from codellama_proxy.config.load import examine
+from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.validate import guesses
+from codellama_proxy.config.validate.credentials import CUSTOMARY
+from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
+from codellama_proxy.config.yaml import parser_messages as yaml_words
+from codellama_proxy.core.types import Snapshot
+from codellama_proxy.providers.registry import IMPLEMENTED
+
+
+def examined(text: str, **environ: str) -> tuple[Snapshot | None, list[Problem]]:
+    try:
+        found = examine(text.encode(), environ, implemented=IMPLEMENTED)
+    except ConfigError as error:
+        return None, _other(error.problems)
+    return found.snapshot, _other(found.warnings)
+
+
+def _other(problems: tuple[Problem, ...]) -> list[Problem]:
+    """Without the warning that there is no guardrail: few of these files have one."""
+    return [problem for problem in problems if not problem.message.startswith("guardrail: missing")]
+
+
+def said(text: str, **environ: str) -> list[str]:
+    return [problem.message for problem in examined(text, **environ)[1]]
+
+
+def entry(keys: str, **environ: str) -> tuple[Snapshot | None, list[str]]:
+    snapshot, problems = examined(f"models: [{{name: a, provider: openai, {keys}}}]", **environ)
+    return snapshot, [problem.message for problem in problems]
+
+
+# --- keys of providers ---------------------------------------------------------------------------------------
+
+NAMED = [
+    "$OPENAI_API_KEY",
+    "'$(OPENAI_API_KEY)'",
+    "os.environ/OPENAI_API_KEY",
+    "'os.environ[\"OPENAI_API_KEY\"]'",
+    "env:OPENAI_API_KEY",
+    "'env.OPENAI_API_KEY'",
+    "process.env.OPENAI_API_KEY",
+    "'{{OPENAI_API_KEY}}'",
+    "'{env:OPENAI_API_KEY}'",
+    "'%OPENAI_API_KEY%'",
+    "OPENAI_API_KEY",
+]
+PLACEHOLDERS = [
+    "your-api-key",
+    "YOUR_API_KEY",
+    "your_openai_key_here",
+    "sk-...",
+    "sk-your-key",
+    "'sk-xxxxxxxxxxxx'",
+    "'<key>'",
+    "'<your key>'",
+    "changeme",
+    "change-me",
+    "'[your key]'",
+    "xxxx",
+    "'****'",
+    "api-key",
+    "insert-your-key-here",
+    "replace_me",
+]
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_a_variable_in_another_tools_words_is_an_error_that_says_how_to_write_it(key: str) -> None:
+    snapshot, found = entry(f"api_key: {key}", OPENAI_API_KEY="o")
+    assert snapshot is None
+    assert found == ["models[0].api_key: this is the name of a variable, not a key; write ${OPENAI_API_KEY}"]
+
+
+@pytest.mark.parametrize("key", PLACEHOLDERS)
+def test_a_placeholder_is_an_error_that_names_the_customary_variable(key: str) -> None:
+    snapshot, found = entry(f"api_key: {key}")
+    assert snapshot is None
+    assert len(found) == 1
+    assert "write ${" in found[0]
+    if not re.search("^[A-Z_]+$| ", key):
+        assert "${OPENAI_API_KEY}" in found[0]
+
+
+@pytest.mark.parametrize("key", ["k", "sk-live-0123456789abcdef", "'0123'", "Zm9vYmFy=="])
+def test_a_key_in_the_file_itself_is_warned_of_and_never_shown(key: str) -> None:
+    snapshot, found = entry(f"api_key: {key}")
+    assert snapshot is not None
+    [warning] = [one for one in found if "api_key" in one]
+    assert "write ${OPENAI_API_KEY}" in warning
+    assert key.strip("'") not in warning.replace("key", "").replace("API_KEY", "") or key == "k"
+
+
+@given(st.from_regex(r"[a-z0-9]{2,8}[$%{_:./-][A-Za-z0-9_-]{8,40}", fullmatch=True))
+def test_no_message_about_a_key_repeats_it(key: str) -> None:
+    _, found = entry(f"api_key: '{key}'")
+    assert key not in " ".join(found)
+
+
+@pytest.mark.parametrize("provider", sorted(NEEDS_NO_KEY - {"mock"}))
+@pytest.mark.parametrize("word", ["none", "dummy", "EMPTY", "not-needed"])
+def test_servers_that_want_no_key_may_be_given_a_word(provider: str, word: str) -> None:
+    text = f"models: [{{name: a, provider: {provider}, base_url: 'http://127.0.0.1:9/v1', api_key: {word}}}]"
+    assert said(text) == []
+
+
+def test_promptlayers_key_follows_the_same_rules() -> None:
+    models = "models: [{name: a, provider: mock}]\n"
+    for key in ("$PROMPTLAYER_API_KEY", "your-api-key"):
+        [message] = said(models + f"tracking: {{promptlayer: {{api_key: {key}}}}}")
+        assert message.endswith("write ${PROMPTLAYER_API_KEY}") or "${PROMPTLAYER_API_KEY} and" in message
+
+
+@pytest.mark.parametrize("keys", [
+    "headers: {authorization: Bearer $OPENAI_API_KEY}",
+    "headers: {X-Key: os.environ/OPENAI_API_KEY}",
+    "base_url: 'https://$OPENAI_API_KEY.example/v1'",
+])  # fmt: skip
+def test_a_variable_in_the_middle_of_a_text_is_found_too(keys: str) -> None:
+    snapshot, found = entry(f"{keys}, api_key: '${{K}}'", K="k")
+    assert snapshot is None
+    assert "a variable is written ${OPENAI_API_KEY} here" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("provider", "name"), [(p, name) for p, names in CUSTOMARY.items() for name in names]
+)
+def test_a_key_that_is_left_out_comes_from_the_customary_variable(provider: str, name: str) -> None:
+    url = ", base_url: https://x.example" if provider == "azure" else ""
+    text = f"models: [{{name: a, provider: {provider}{url}}}]"
+    snapshot, _ = examined(text, **{name: "the-key-of-the-variable"})
+    assert snapshot is not None
+    key = snapshot.models["a"].deployments[0].api_key
+    assert key is not None
+    assert key.reveal() == "the-key-of-the-variable"
+    assert key in snapshot.secrets
+    assert "the-key-of-the-variable" not in str(snapshot.warnings)
+    assert snapshot.digest != examined(text, **{name: "another"})[0].digest  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("provider", sorted(CUSTOMARY.keys() - {"azure"}))
+def test_without_the_customary_variable_the_entry_is_disabled(provider: str) -> None:
+    snapshot, problems = examined(f"models: [{{name: a, provider: {provider}}}]")
+    assert snapshot is not None
+    assert [d.disabled for d in snapshot.disabled] == [f"{CUSTOMARY[provider][0]} is not set"]
+    assert problems[0].message == f"a is disabled: {CUSTOMARY[provider][0]} is not set"
+
+
+def test_the_first_customary_variable_that_is_set_counts() -> None:
+    snapshot, _ = entry("model: m", OPENAI_API_KEY="", GOOGLE_API_KEY="g")
+    assert snapshot is not None
+    assert snapshot.disabled
+    both = examined("models: [{name: a, provider: gemini}]", GEMINI_API_KEY="first", GOOGLE_API_KEY="second")[
+        0
+    ]
+    assert both is not None
+    assert both.models["a"].deployments[0].api_key.reveal() == "first"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("keys", ["api_key: null", "api_key: ''", "headers: {Authorization: 'Bearer ${T}'}"])
+def test_the_customary_variable_is_for_entries_that_say_nothing_of_a_key(keys: str) -> None:
+    snapshot, _ = entry(keys, OPENAI_API_KEY="o", T="t")
+    assert snapshot is not None
+    assert snapshot.models["a"].deployments[0].api_key is None
+
+
+def test_an_address_of_ones_own_may_want_no_key() -> None:
+    assert entry("base_url: 'http://127.0.0.1:9/v1'")[1] == []
+
+
+# --- addresses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end", ["/chat/completions", "/completions", "/embeddings", "/messages", "/chat/completions/"]
+)
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "openai_compatible", "vllm"])
+def test_an_address_with_the_endpoints_path_is_answered_with_the_right_one(provider: str, end: str) -> None:
+    url = f"https://api.example.com/v1{end}"
+    [message] = said(
+        f"models: [{{name: a, provider: {provider}, base_url: '{url}', api_key: '${{K}}'}}]", K="k"
+    )
+    assert message.endswith(": https://api.example.com/v1")
+    assert "base_url" in message
+
+
+def test_an_address_from_a_variable_is_not_shown() -> None:
+    [message] = said(
+        "models: [{name: a, provider: vllm, base_url: '${U}'}]",
+        U="https://tenant.example/v1/chat/completions",
+    )
+    assert "tenant" not in message
+    assert "the proxy itself adds" in message
+
+
+# --- parameters ----------------------------------------------------------------------------------------------
+
+BAD_PARAMS = [
+    ("temperature: hot", "params.temperature: must be a number"),
+    ("temperature: 9", "params.temperature: must be between 0 and 2"),
+    ("temperature: '0.5'", "params.temperature: must be a number"),
+    ("top_p: 1.5", "params.top_p: must be between 0 and 1"),
+    ("max_tokens: -1", "params.max_tokens: must be between 1"),
+    ("max_tokens: 1.5", "params.max_tokens: must be an integer"),
+    ("n: 0", "params.n: must be between 1 and 128"),
+    ("stop: 3", "params.stop: must be a string or array"),
+    ("stop: [1]", "params.stop: must be a string or array of strings"),
+    ("tools: {}", "params.tools: must be an array"),
+    ("logit_bias: [1]", "params.logit_bias: must be an object"),
+    ("reasoning_effort: 3", "params.reasoning_effort: must be a string"),
+    ("stream: true", "params.stream: stream cannot be set here"),
+    ("model: x", "params.model: model cannot be set here"),
+    ("messages: []", "params.messages: messages cannot be set here"),
+    ("api_base: x", "params.api_base: api_base cannot be set here"),
+    ("extra_body: {a: 1}", "params.extra_body: extra_body cannot be set here"),
+    ("tempreature: 1", 'params.tempreature: unknown parameter; did you mean "temperature"?'),
+    ("max_token: 1", 'params.max_token: unknown parameter; did you mean "max_tokens"?'),
+    ("max_tokens: 1, max_completion_tokens: 1", "params.max_tokens: give either"),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), BAD_PARAMS)
+def test_a_parameter_that_no_request_could_have_is_a_problem_at_its_place(params: str, message: str) -> None:
+    snapshot, found = entry(f"params: {{{params}}}", OPENAI_API_KEY="o")
+    assert snapshot is None
+    assert len(found) == 1
+    assert found[0].startswith(f"models[0].{message}")
+
+
+def test_every_bad_parameter_is_told_and_good_ones_are_not() -> None:
+    _, found = entry("params: {temperature: 9, top_p: 9, seed: 1, top_k: 40, n: x}", OPENAI_API_KEY="o")
+    assert [one.split(":")[0].rpartition(".")[2] for one in found] == ["temperature", "top_p", "n"]
+
+
+def test_a_parameter_of_somebody_elses_is_sent_with_a_warning() -> None:
+    snapshot, found = entry("params: {frobnicate: 1, chat_template_kwargs: {a: 1}}", OPENAI_API_KEY="o")
+    assert snapshot is not None
+    assert found == [
+        "models[0].params.frobnicate: no parameter that we know; it is sent to the provider as it is"
+    ]
+
+
+def test_parameters_follow_the_entrys_mode() -> None:
+    for mode, params in [("completion", "logprobs: 5, best_of: 2"), ("embedding", "dimensions: 256")]:
+        assert entry(f"mode: {mode}, params: {{{params}}}", OPENAI_API_KEY="o")[1] == []
+    assert "must be a boolean" in entry("params: {logprobs: 5}", OPENAI_API_KEY="o")[1][0]
+
+
+def test_a_parameter_from_a_variable_is_judged_by_its_value() -> None:
+    assert entry("params: {temperature: '${T}'}", OPENAI_API_KEY="o", T="hot")[0] is None
+    block = "models:\n- name: a\n  provider: mock\n  params:\n    temperature: ${T}\n"
+    assert said(block, T="0.5") == []
+    assert said(block, T="5") == ["models[0].params.temperature: must be between 0 and 2"]
+    assert said(block) == ["models[0].params.temperature: T is not set"]
+
+
+# --- one run tells everything --------------------------------------------------------------------------------
+
+EVERYTHING_WRONG = """\
+models:
+  - name: a
+    provider: openai
+    api_key: ${NO_KEY}
+    base_url: ${NO_URL}
+    headers: {X-A: "${NO_HEADER}", Host: x}
+    params: {temperature: "${NO_NUMBER}", top_p: 7}
+    fallbacks: [b]
+  - {name: b, provider: openai, model: unheard-of, api_key: "${NO_KEY}", fallbacks: [a]}
+limits: {global: {max_budget: "${NO_BUDGET:-5}"}, key: {rpm_limit: "${NO_LIMIT}", tpm_limit: 1}}
+server: {drain: "${NO_DRAIN}", max_body: x}
+"""
+
+
+def test_unset_variables_hide_nothing() -> None:
+    found = said(EVERYTHING_WRONG)
+    for part in (
+        "a is disabled: NO_KEY is not set",
+        "b is disabled: NO_KEY is not set",
+        "base_url: NO_URL is not set",
+        "headers.X-A: NO_HEADER is not set",
+        "headers: header host cannot be set",
+        "params.temperature: NO_NUMBER is not set",
+        "params.top_p: must be between 0 and 1",
+        "fallbacks run in a circle",
+        "b has no known price",
+        "rpm_limit: NO_LIMIT is not set",
+        "tpm_limit: can never be met",
+        "drain: NO_DRAIN is not set",
+        "max_body: expected a size",
+    ):
+        assert any(part in one for one in found), part
+    assert len(found) == len(set(found))
+
+
+def test_what_is_said_without_keys_is_said_with_them() -> None:
+    text = """\
+models:
+  - {name: a, provider: openai, model: unheard-of, api_key: "${K}", fallbacks: [b]}
+  - {name: b, provider: openai, model: gpt-4.1, api_key: "${K}", fallbacks: [a]}
+limits: {global: {max_budget: 5}, key: {max_budget: 0.0000001}}
+"""
+    without = [one for one in said(text) if "disabled" not in one and "built-in" not in one]
+    assert without == said(text, K="k")
+    assert len(without) > 1
+
+
+# --- other names ---------------------------------------------------------------------------------------------
+
+SECTIONS: Mapping[str, type[schema.Section]] = {
+    one.__name__: one for one in schema.Section.__subclasses__() if one.__name__ in guesses.KEYS
+}
+
+
+def test_every_guess_leads_to_a_key_that_exists() -> None:
+    assert SECTIONS.keys() == guesses.KEYS.keys()
+    for name, known in guesses.KEYS.items():
+        keys = {field.alias or key for key, field in SECTIONS[name].model_fields.items()}
+        assert not keys & known.keys(), "what the section has is no wrong guess"
+        for key, message in known.items():
+            if word := re.fullmatch(r"write (\w+)", message):
+                assert word[1] in keys, (name, key)
+
+
+def test_every_other_name_of_a_provider_leads_to_one_that_exists() -> None:
+    names = set(get_args(schema.PROVIDERS))
+    assert set(guesses.PROVIDERS.values()) <= names
+    assert not guesses.PROVIDERS.keys() & names
+
+
+@pytest.mark.parametrize(("word", "provider"), [("google", "gemini"), ("custom", "openai_compatible"),
+    ("claude", "anthropic"), ("OpenAI", "openai"), ("lm-studio", "lmstudio"), ("together_ai", "together")])  # fmt: skip
+def test_a_provider_by_another_name(word: str, provider: str) -> None:
+    [message] = [one for one in said(f"models: [{{name: a, provider: {word}}}]") if "provider" in one]
+    assert message.endswith(f'; did you mean "{provider}"?')
+
+
+@pytest.mark.parametrize(("text", "hint"), [
+    ("models: [{name: a, provider: mock, api_base: x}]", 'did you mean "base_url"?'),
+    ("models: [{name: a, provider: mock, temperature: 1}]", "write params: {temperature: ...}"),
+    ("models: [{name: a, provider: mock, max_tokens: 1}]", "params: {max_tokens: ...}"),
+    ("models: [{name: a, provider: mock, timeout: 1}]", "timeouts: {answer: ...}"),
+    ("models: [{name: a, provider: mock, rpm: 1}]", "under limits:"),
+    ("models: [{name: a, provider: mock, api_version: v}]", "only for provider azure"),
+    ("models: [{model_name: a, provider: mock}]", "write name"),
+    ("models: [{name: a, litellm_params: {model: x}}]", "provider, model, base_url"),
+    ("model_list: []", "codellama-proxy import litellm"),
+    ("models: []\nlitellm_settings: {}", "codellama-proxy import litellm"),
+    ("models: []\nport: 4000", "PROXY_PORT"),
+    ("models: []\nmaster_key: x", "PROXY_MASTER_KEY"),
+    ("models: []\nguardrail: {prompt: x}", 'did you mean "system_prompt"?'),
+    ("models: []\nlimits: {key: {budget: 1}}", "max_budget"),
+    ("models: []\nrouting: {num_retries: 1}", 'did you mean "retries"?'),
+    ("models: []\ncache: {type: redis}", "leave it out"),
+])  # fmt: skip
+def test_a_common_guess_is_answered_with_what_to_write(text: str, hint: str) -> None:
+    assert any(hint in message for message in said(text)), said(text)
+
+
+# --- off -----------------------------------------------------------------------------------------------------
+
+MODEL = "models: [{name: a, provider: mock}]\n"
+
+
+@pytest.mark.parametrize("word", ["false", "", "null", "'${OFF}'"])
+@pytest.mark.parametrize("place", ["cache: %s", "guardrail: %s", "tracking: %s", "tracking: {promptlayer: %s}",
+    "tracking: {requests: %s}", "cache: {semantic: %s}", "limits: %s", "limits: {key: %s}", "metrics: %s",
+    "projects: %s", "projects: {p: {guardrail: %s}}"])  # fmt: skip
+def test_a_section_that_may_be_off_takes_false_and_nothing(place: str, word: str) -> None:
+    snapshot, problems = examined(MODEL + place % word, OFF="false")
+    assert snapshot is not None, problems
+    if place == "cache: %s" and word in ("false", "'${OFF}'"):
+        assert not snapshot.cache.enabled
+    assert snapshot.guardrail.system_prompt is None
+
+
+@pytest.mark.parametrize("section", ["routing", "timeouts", "server", "auth"])
+def test_a_section_that_cannot_be_off_says_so(section: str) -> None:
+    assert examined(MODEL + f"{section}: false")[0] is None
+
+
+def test_no_limits_for_a_project_means_none_of_the_general_ones() -> None:
+    snapshot, _ = examined(MODEL + "limits: {project: {rpm_limit: 1}}\nprojects: {p: {limits: false}}")
+    assert snapshot is not None
+    assert snapshot.projects["p"].limits.rpm_limit is None
+
+
+def test_no_fallbacks_may_be_written_as_false() -> None:
+    snapshot, _ = examined("models: [{name: a, provider: mock, fallbacks: false}, {name: b, provider: mock}]")
+    assert snapshot is not None
+    assert snapshot.models["a"].fallbacks == ()
+
+
+@pytest.mark.parametrize("word", ["off", "no", "disabled"])
+def test_other_words_for_off_are_answered(word: str) -> None:
+    [message] = said(MODEL + f"cache: {word}")
+    assert message.endswith("for none write false")
+
+
+# --- what is no YAML -----------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    ["a", "b: ", "- ", "\n", "  ", "{", "}", "[", "]", '"', "'", ":", ",", "@x", "`", "%", "&x ", "*x", "!t ",
+     "|\n", ">", "\\q", "? ", "---\n", "...\n", "#", "\t", "0", "é"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=14).map("".join))
+def test_whatever_is_no_yaml_is_told_in_plain_words(text: str) -> None:
+    raw: str | None = None
+    try:
+        for _ in yaml.parse(text, Loader=yaml.CSafeLoader):
+            pass
+    except yaml.MarkedYAMLError as error:
+        raw = error.problem
+    found = said(text)
+    assert found or raw is None
+    if raw is not None:
+        assert raw not in " ".join(found)
+        assert yaml_words.in_plain_words(raw)
+
+
+def test_a_sentence_for_each_common_slip() -> None:
+    slips: Mapping[str, str] = {
+        "models:\n  - name: a: b\n": "quotes",
+        "models:\n  - name: a\n   provider: openai\n": "another column",
+        "models: [{name: a\n": "closing",
+        "models:\n  - name: @a\n": "quotes",
+        "models:\n  - name: 'a\n": "quote is opened",
+        "models:\n\t- name: a\n": "tab",
+        "models: - a\n": "line of its own",
+        'models: ["\\q"]\n': "backslash",
+    }
+    for text, word in slips.items():
+        [message] = said(text)
+        assert word in message, message
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(0, 3)
+    | st.sampled_from(["a", "openai", "mock", "5m"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["name", "provider", "input", "key", "backend", "model", "a", "url"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+KEYS_OF_A_FILE = st.sampled_from(
+    [f.alias or name for name, f in schema.File.model_fields.items()] + ["x", "<<"]
+)
+
+
+@given(st.dictionaries(KEYS_OF_A_FILE, VALUES, max_size=4), st.dictionaries(
+    st.sampled_from([*schema.Entry.model_fields, "api_base", "x"]), VALUES, max_size=5))  # fmt: skip
+def test_a_file_of_any_shape_is_good_or_told_what_is_wrong(root: dict[str, Any], one: dict[str, Any]) -> None:
+    text = yaml.safe_dump({"models": [{"name": "a", "provider": "mock", **one}], **root})
+    snapshot, problems = examined(text)
+    assert (snapshot is None) == any(problem.severity == "error" for problem in problems)

@@ -1,0 +1,501 @@
+"""Real files change under a running configuration; nothing waits, because sleep is passed in."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codellama_proxy.config.live import SETTLING, Live, Source
+from codellama_proxy.config.mounts import mounted_alone
+from codellama_proxy.config.problems import ConfigError
+from codellama_proxy.core.types import Snapshot
+
+IMPLEMENTED = frozenset({"openai", "mock"})
+
+
+def text(name: str = "a", more: str = "") -> str:
+    return f"models:\n  - name: {name}\n    provider: mock\n{more}"
+
+
+class Clock:
+    """Sleep that returns at once, remembers how long it should have, and lets things happen meanwhile."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.meanwhile: list[Callable[[], object]] = []
+        self.now = 1000.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text())
+    return path
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def environ() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def live(path: Path, clock: Clock, environ: dict[str, str]) -> Live:
+    source = Source(path, lambda: environ, IMPLEMENTED)
+    return Live(source, sleep=clock.sleep, clock=lambda: clock.now)
+
+
+def names(live: Live) -> list[str]:
+    return list(live.snapshot.models)
+
+
+def look(live: Live, times: int = 1) -> None:
+    async def looks() -> None:
+        for _ in range(times):
+            await live.look()
+
+    asyncio.run(looks())
+
+
+def rename_over(path: Path, content: str) -> None:
+    beside = path.with_suffix(".new")
+    beside.write_text(content)
+    beside.replace(path)
+
+
+def write_in_place(path: Path, content: str) -> None:
+    path.write_text(content)
+
+
+def same_size_and_time(path: Path, content: str) -> None:
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_text(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("save", [rename_over, write_in_place, same_size_and_time])
+def test_a_save_is_picked_up_however_it_is_made(
+    live: Live, path: Path, save: Callable[[Path, str], None]
+) -> None:
+    save(path, text("b"))
+    look(live)
+    assert names(live) == ["b"]
+
+
+def test_a_symlink_that_points_elsewhere_is_picked_up(tmp_path: Path, clock: Clock) -> None:
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "proxy.yaml").write_text(text(version))
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    live = Live(Source(current / "proxy.yaml", dict, IMPLEMENTED), sleep=clock.sleep)
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").replace(current)
+    look(live)
+    assert names(live) == ["two"]
+
+
+def test_a_touched_file_is_not_loaded_again(live: Live, path: Path, clock: Clock) -> None:
+    before = live.snapshot
+    path.touch()
+    rename_over(path, text())
+    look(live, 3)
+    assert live.snapshot is before
+    assert live.reloads == 0
+    assert clock.slept == []
+
+
+def test_a_change_must_read_the_same_after_a_moment(live: Live, path: Path, clock: Clock) -> None:
+    path.write_text(text("half"))
+    clock.meanwhile = [lambda: path.write_text(text("whole"))]
+    look(live)
+    assert names(live) == ["a"]
+    assert clock.slept == [SETTLING]
+    look(live)
+    assert names(live) == ["whole"]
+
+
+def test_an_edit_that_is_taken_back_within_the_moment_never_happened(
+    live: Live, path: Path, clock: Clock
+) -> None:
+    path.write_text("models: [")
+    clock.meanwhile = [lambda: path.write_text(text())]
+    look(live, 2)
+    assert (names(live), live.error, live.failures) == (["a"], None, 0)
+
+
+def spoil_by_syntax(path: Path) -> None:
+    path.write_text("models: [\n")
+
+
+def spoil_by_deleting(path: Path) -> None:
+    path.unlink()
+
+
+def spoil_by_emptying(path: Path) -> None:
+    path.write_text("")
+
+
+def spoil_by_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def spoil_by_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def spoil_by_size(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(200_000_000)
+
+
+def spoil_by_a_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+SPOILS = {
+    spoil_by_syntax: "2:1: not YAML: something is missing here: a value, or the closing ] or }",
+    spoil_by_deleting: "1:1: cannot be read: No such file or directory",
+    spoil_by_emptying: "1:1: the file is empty; it needs at least `models:`",
+    spoil_by_a_directory: "1:1: cannot be read: Is a directory",
+    spoil_by_a_pipe: "1:1: cannot be read: not a regular file",
+    spoil_by_size: "1:1: cannot be read: larger than 1024 KiB",
+    spoil_by_a_dangling_link: "1:1: cannot be read: No such file or directory",
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILS.items())
+def test_a_bad_file_changes_nothing_is_logged_once_and_watching_goes_on(
+    live: Live, path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], reason: str
+) -> None:
+    before = live.snapshot
+    spoil(path)
+    look(live, 3)
+    assert live.snapshot is before
+    assert live.error == f"{path}:{reason}"
+    assert live.failures == 1
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert reason in record.getMessage()
+    place = (record.line, record.column)  # type: ignore[attr-defined]
+    assert reason.startswith(f"{place[0]}:{place[1]}:")
+
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+    path.write_text(text("back"))
+    look(live)
+    assert (names(live), live.error) == (["back"], None)
+
+
+def test_each_bad_content_is_logged_and_going_back_to_the_good_one_clears_it(
+    live: Live, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for content in ("models: [", "models: {", "models: {"):
+        path.write_text(content)
+        look(live, 2)
+    assert [r.levelno for r in caplog.records] == [logging.ERROR, logging.ERROR]
+    path.write_text(text())
+    look(live)
+    assert live.error is None
+
+
+def test_the_log_tells_the_difference_and_no_secret(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "codellama_proxy.config")
+    entry = "  - {name: o, provider: openai, api_key: '${KEY}'}\n"
+    path.write_text(text("a", entry))
+    environ = {"KEY": "sk-old-secret"}
+    live = Live(Source(path, lambda: environ, IMPLEMENTED), sleep=clock.sleep)
+    environ["KEY"] = "sk-new-secret"
+    path.write_text(text("a", entry + "  - {name: new, provider: mock}\ntimeouts: {first_token: 10s}\n"))
+    look(live)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "configuration reloaded: models: +new; a.timeouts.first_token 30s → 10s; "
+        "o.api_key changed; o.timeouts.first_token 30s → 10s"
+    )
+    assert record.config == live.snapshot.digest  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text.replace("no secret", "")
+
+
+def test_a_secret_file_that_changes_is_a_change(tmp_path: Path, path: Path, clock: Clock) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("one")
+    path.write_text(text("a", f"  - {{name: o, provider: openai, api_key: '${{file:{secret}}}'}}\n"))
+    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    old = live.snapshot.digest
+    secret.write_text("two\n")
+    look(live)
+    key = live.snapshot.models["o"].deployments[0].api_key
+    assert key is not None
+    assert key.reveal() == "two"
+    assert live.snapshot.digest != old
+    secret.unlink()
+    look(live)
+    assert names(live) == ["a"]
+
+
+def test_a_variable_that_appears_enables_its_model(live: Live, path: Path, environ: dict[str, str]) -> None:
+    path.write_text(text("a", "  - {name: o, provider: openai, api_key: '${KEY}'}\n"))
+    look(live)
+    assert names(live) == ["a"]
+    environ["KEY"] = "k"
+    look(live)
+    assert names(live) == ["a", "o"]
+
+
+def test_the_time_of_the_load_is_kept(live: Live, path: Path, clock: Clock) -> None:
+    assert live.loaded_at == 1000.0
+    path.write_text(text("b"))
+    look(live)
+    assert live.loaded_at == 1000.0 + SETTLING
+    path.write_text("bad")
+    look(live)
+    assert live.loaded_at == 1000.0 + SETTLING
+
+
+def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Clock) -> None:
+    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    changed = asyncio.Event()
+    clock.meanwhile = [lambda: None, lambda: path.write_text(text("b"))]
+
+    async def on_change(old: Snapshot, new: Snapshot) -> None:
+        changed.set()
+
+    async def run() -> None:
+        live.listen(on_change)
+        watching = asyncio.create_task(live.watch())
+        await changed.wait()
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+
+    asyncio.run(run())
+    assert clock.slept[:3] == [1.0, 1.0, SETTLING]
+    assert names(live) == ["b"]
+
+
+def test_listeners_get_both_snapshots_and_one_that_fails_does_not_stop_the_rest(
+    live: Live, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[tuple[str, str]] = []
+
+    async def fails(old: Snapshot, new: Snapshot) -> None:
+        raise RuntimeError("pool")
+
+    async def hears(old: Snapshot, new: Snapshot) -> None:
+        heard.append((next(iter(old.models)), next(iter(new.models))))
+        assert live.snapshot is new
+
+    live.listen(fails)
+    live.listen(hears)
+    path.write_text(text("b"))
+    look(live)
+    assert heard == [("a", "b")]
+    assert "RuntimeError: pool" in caplog.text
+
+
+def test_the_file_is_read_and_built_off_the_event_loop(path: Path, clock: Clock) -> None:
+    threads: list[threading.Thread] = []
+
+    def environ() -> dict[str, str]:
+        threads.append(threading.current_thread())
+        return {}
+
+    live = Live(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
+    threads.clear()
+    path.write_text(text("b"))
+    look(live)
+    assert names(live) == ["b"]
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
+
+
+def test_a_bug_in_the_loader_leaves_the_old_configuration_and_the_watch_alive(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Source):
+        def build(self, seen: object) -> Snapshot:
+            if b"boom" in path.read_bytes():
+                raise RuntimeError("a bug")
+            return super().build(seen)  # type: ignore[arg-type]
+
+    live = Live(Broken(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    path.write_text(text("boom"))
+    look(live, 2)
+    assert (names(live), live.failures) == (["a"], 1)
+    assert caplog.text.count("RuntimeError: a bug") == 1
+    path.write_text(text("b"))
+    look(live)
+    assert (names(live), live.error) == (["b"], None)
+
+
+def test_a_bad_file_at_the_start_is_an_error(path: Path) -> None:
+    path.write_text("models: [")
+    with pytest.raises(ConfigError, match="2:1: not YAML"):
+        Live(Source(path, dict, IMPLEMENTED))
+    path.unlink()
+    with pytest.raises(ConfigError, match="1:1: cannot be read: No such file"):
+        Live(Source(path, dict, IMPLEMENTED))
+
+
+def test_a_hundred_reloads_leave_no_file_open(live: Live, path: Path) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def reload_often() -> tuple[int, int]:
+        counts: list[int] = []
+        for number in range(100):
+            path.write_text(text(f"m{number}") if number % 3 else "bad")
+            await live.look()
+            counts.append(opened())
+        return counts[10], counts[-1]
+
+    early, late = asyncio.run(reload_often())
+    assert late <= early
+    assert names(live) == ["m98"]
+
+
+def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, clock: Clock) -> None:
+    broken = False
+
+    def environ() -> dict[str, str]:
+        if broken:
+            raise PermissionError(13, "Permission denied", ".env")
+        return {}
+
+    live = Live(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
+    broken = True
+    look(live, 2)
+    assert live.error == f"{path}:1:1: the environment cannot be read: Permission denied"
+    broken = False
+    path.write_text(text("b"))
+    look(live)
+    assert (names(live), live.error) == (["b"], None)
+
+
+# --- the last good configuration ---------------------------------------------------------------------------
+
+
+def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Path, clock: Clock) -> None:
+    path.write_text("models: [")
+    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
+    assert names(live) == ["kept"]
+    assert live.text == text("kept").encode()
+    assert live.error == f"{path}:2:1: not YAML: something is missing here: a value, or the closing ] or }}"
+    look(live, 2)
+    assert (names(live), live.failures) == (["kept"], 1), "it is the same bad file, and told once"
+    path.write_text(text("mended"))
+    look(live)
+    assert (names(live), live.error, live.text) == (["mended"], None, text("mended").encode())
+
+
+def test_a_good_file_at_the_start_is_not_replaced_by_an_older_one(path: Path) -> None:
+    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode())
+    assert (names(live), live.error) == (["a"], None)
+
+
+def test_a_last_good_text_that_is_no_longer_good_tells_what_is_wrong_with_the_file(path: Path) -> None:
+    path.write_text("models: {}")
+    with pytest.raises(ConfigError, match="expected a list"):
+        Live(Source(path, dict, IMPLEMENTED), last_good=b"models: [")
+
+
+def test_the_last_reload_says_what_it_changed(live: Live, path: Path) -> None:
+    assert live.changes == ()
+    path.write_text(text("a", "timeouts: {idle: 90s}\n"))
+    look(live)
+    assert live.changes == ("a.timeouts.idle 60s → 90s",)
+    path.write_text("bad")
+    look(live)
+    assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
+
+
+def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: Live, path: Path) -> None:
+    interval = sys.getswitchinterval()
+    for content in (text("b"), "bad"):
+        path.write_text(content)
+        look(live)
+        assert gc.isenabled()
+        assert sys.getswitchinterval() == interval
+
+
+def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text())
+    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    path.chmod(0)
+    mine = os.geteuid()
+    try:
+        if mine == 0:
+            os.seteuid(65534)  # nothing is forbidden to root
+        look(live)
+    finally:
+        os.seteuid(mine)
+    assert (names(live), live.error) == (["a"], f"{path}:1:1: cannot be read: Permission denied")
+    path.chmod(0o600)
+    path.write_text(text("b"))
+    look(live)
+    assert (names(live), live.error) == (["b"], None)
+
+
+def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(live: Live, path: Path) -> None:
+    whole = "# >>> proxy.yaml\n" + text("b") + "  - {name: c, provider: mock}\n# <<< proxy.yaml\n"
+    path.write_text(whole[:60])
+    look(live)
+    assert names(live) == ["a"]
+    assert live.error is not None
+    assert "cut short" in live.error
+    path.write_text(whole)
+    look(live)
+    assert names(live) == ["b", "c"]
+
+
+# --- mounts ------------------------------------------------------------------------------------------------
+
+MOUNTINFO = """\
+22 1 0:21 / / rw,relatime - overlay overlay rw
+40 22 8:1 /home/me/proxy.yaml /app/proxy.yaml rw,relatime - ext4 /dev/sda1 rw
+41 22 8:1 /home/me/my\\040conf /app/my\\040conf rw,relatime - ext4 /dev/sda1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "alone"),
+    [
+        ("/app/proxy.yaml", True),
+        ("/app/my conf", True),
+        ("/app/my conf/proxy.yaml", False),
+        ("/etc/proxy.yaml", False),
+    ],
+)
+def test_a_file_that_is_mounted_by_itself_is_recognised(path: str, alone: bool) -> None:
+    assert mounted_alone(Path(path), MOUNTINFO) is alone

@@ -1,0 +1,178 @@
+"""With `drop_params`, a parameter that an upstream's 400 names as unsupported is left out in one more try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from codellama_proxy.core.types import Routing
+from codellama_proxy.failures.classify import of_status, parse_error
+from tests.support.builders import deployment, model, snapshot
+from tests.support.fake_internet import Internet, Script, answer, good, refusal
+from tests.support.gateway_harness import Play, Rig, player
+
+LENIENT = snapshot(model("a", deployment("a", drop_params=True)), model("b"))
+BOTH = pytest.mark.parametrize("streamed", [False, True])
+
+
+def unsupported(param: str | None, code: str = "unsupported_value", message: str = "no") -> Script:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return answer(orjson.dumps({"error": error}), status=400)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    return player(tmp_path, LENIENT)
+
+
+@BOTH
+@pytest.mark.parametrize("code", ["unsupported_value", "unsupported_parameter", "unknown_parameter"])
+def test_the_named_parameter_is_left_out_at_the_same_deployment(
+    play: Play, streamed: bool, code: str
+) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(stream=streamed, temperature=0.2, top_p=0.5)
+        assert client.status == 200
+        assert client.headers["x-proxy-dropped-params"] == "temperature"
+        assert client.headers["x-proxy-attempts"] == "2"
+        assert internet.asked == ["a#1", "a#1"]
+        first, second = (one.body for one in internet.sent)
+        assert first.pop("temperature") == 0.2
+        assert first == second
+        assert [a["class"] for a in (await rig.row(client))["attempts"]] == ["caller", "ok"]
+        assert rig.systems() == [["Only code."]] * 2
+
+    internet = Internet(a=[unsupported("temperature", code), good(streamed=streamed)])
+    play(internet, use)
+
+
+def test_several_parameters_are_left_out_one_after_the_other(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(temperature=0.2, top_p=0.5)
+        assert client.headers["x-proxy-dropped-params"] == "temperature,top_p"
+        assert client.headers["x-proxy-attempts"] == "3"
+
+    play(Internet(a=[unsupported("temperature"), unsupported("top_p"), good(streamed=False)]), use)
+
+
+def test_an_upstream_that_insists_is_asked_once_more_only(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(temperature=0.2)
+        assert client.status == 400
+        assert internet.asked == ["a#1"] * 2
+
+    internet = Internet(a=[unsupported("temperature")] * 5, b=[good(streamed=False)])
+    play(internet, use)
+
+
+def test_a_repair_is_an_attempt_and_counts_as_one(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        assert (await rig.ask(temperature=0.2)).status == 400
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[unsupported("temperature"), good(streamed=False)])
+    play(
+        internet,
+        use,
+        snapshot(model("a", deployment("a", drop_params=True)), routing=Routing(max_attempts=1)),
+    )
+
+
+def test_a_failure_after_the_repair_is_handled_like_any_other(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        assert (await rig.ask(temperature=0.2)).status == 200
+        assert internet.asked == ["a#1", "a#1", "a#1", "b#1"]
+        assert ["temperature" in one.body for one in internet.sent] == [True, False, False, True]
+        assert "temperature" in internet.sent[3].body, "only the deployment that refused it goes without"
+
+    internet = Internet(a=[unsupported("temperature"), refusal(500)], b=[good(streamed=False)])
+    play(internet, use)
+
+
+@pytest.mark.parametrize("param", ["messages", "messages[0].content", "model", "stream", None, "seed", ""])
+def test_nothing_is_tried_again_for_what_was_no_parameter_of_the_request(
+    play: Play, param: str | None
+) -> None:
+    async def use(rig: Rig) -> None:
+        assert (await rig.ask(temperature=0.2)).status == 400
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[unsupported(param)] * 3)
+    play(internet, use)
+
+
+def test_without_drop_params_the_caller_is_told(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(temperature=0.2)
+        assert (client.status, client.json["error"]["param"]) == (400, "temperature")
+        assert internet.asked == ["a#1"]
+
+    internet = Internet(a=[unsupported("temperature")] * 3)
+    play(internet, use, snapshot(model("a")))
+
+
+def test_the_bound_on_the_answer_is_renamed_and_never_dropped(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(max_tokens=50)
+        assert client.status == 200
+        assert "x-proxy-dropped-params" not in client.headers
+        assert [one.body.get("max_tokens") for one in internet.sent] == [50, None]
+        assert internet.sent[1].body["max_completion_tokens"] == 50
+
+    internet = Internet(a=[unsupported("max_tokens", "unsupported_parameter"), good(streamed=False)])
+    play(internet, use)
+
+
+def test_a_name_in_another_spelling_is_understood(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(presence_penalty=0.5)
+        assert client.headers["x-proxy-dropped-params"] == "presence_penalty"
+
+    said = unsupported(None, "", "Argument not supported on this model: presencePenalty")
+    play(Internet(a=[said, good(streamed=False)]), use)
+
+
+SAID: list[tuple[int, Any, str]] = [
+    (400, {"error": {"message": "Unrecognized request argument supplied: top_k", "param": None}}, "top_k"),
+    (
+        400,
+        {"error": {"message": "Unsupported parameter: 'top_p' is not supported with this model."}},
+        "top_p",
+    ),
+    (400, {"error": {"message": "Unknown parameter: 'min_p'."}}, "min_p"),
+    (400, {"error": {"message": "temperature: Extra inputs are not permitted", "type": "x"}}, "temperature"),
+    (
+        400,
+        {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}},
+        "top_p",
+    ),
+    (400, {"error": {"message": "property 'seed' is unsupported"}}, "seed"),
+    (400, {"error": {"message": "Model grok-4 does not support parameter stop."}}, "stop"),
+    (400, {"code": "x", "error": "Argument not supported on this model: presencePenalty"}, "presencePenalty"),
+    (
+        400,
+        [{"error": {"code": 400, "message": 'Invalid JSON. Unknown name "logit_bias": Cannot find field.'}}],
+        "logit_bias",
+    ),
+    (
+        422,
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "top_k"], "msg": "Extra inputs are not permitted"}
+            ]
+        },
+        "top_k",
+    ),
+    (400, {"error": {"message": "The prompt is too short."}}, ""),
+    (500, {"error": {"message": "no", "code": "unsupported_value", "param": "seed"}}, ""),
+    (401, {"error": {"message": "no", "code": "unsupported_value", "param": "seed"}}, ""),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "name"), SAID)
+def test_providers_say_it_in_their_own_words(status: int, body: Any, name: str) -> None:
+    failure = of_status(status, {}, parse_error(orjson.dumps(body)), 0.0)
+    assert failure.unsupported == name

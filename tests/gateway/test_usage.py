@@ -1,0 +1,166 @@
+"""What is booked of the usage that upstreams report, plain and streamed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.core.types import Price, Tariff
+from tests.support.builders import deployment, model, snapshot
+from tests.support.dialogues import chunk, sse, whole
+from tests.support.fake_internet import Internet, Script, answer, stream
+from tests.support.gateway_harness import Play, Rig, player
+
+PRICE = Price(
+    input=2_000_000_000,
+    output=8_000_000_000,
+    cached_input=200_000_000,
+    above=((200_000, Tariff(4_000_000_000, 12_000_000_000)),),
+)
+SETTING = snapshot(model("a", deployment("a", price=PRICE)))
+BOTH = pytest.mark.parametrize("streamed", [False, True])
+SAID = {"role": "assistant", "content": "four words of text"}
+COUNTED = 5
+"""Its tokens, estimated: the rig has no vocabulary."""
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    return player(tmp_path, SETTING)
+
+
+def telling(usage: dict[str, Any] | None, *, streamed: bool) -> Script:
+    """An answer that ends with this report."""
+    if not streamed:
+        return answer(whole(SAID, usage=usage))
+    last = {**chunk({}), "choices": [], "usage": usage}
+    return stream(sse(chunk(SAID), chunk({}, "stop"), last, b"[DONE]"))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("usage", "booked", "cost"),
+    [
+        (
+            {
+                "prompt_tokens": 36,
+                "completion_tokens": 10,
+                "total_tokens": 736,
+                "completion_tokens_details": {"reasoning_tokens": 690},
+            },
+            ("exact", 36, 700, 0),
+            0.005672,
+        ),
+        (
+            {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010, "cached_tokens": 900},
+            ("exact", 1000, 10, 900),
+            0.00046,
+        ),
+        (
+            {
+                "prompt_tokens": 1000,
+                "completion_tokens": 10,
+                "prompt_cache_hit_tokens": 900,
+                "prompt_cache_miss_tokens": 100,
+            },
+            ("exact", 1000, 10, 900),
+            0.00046,
+        ),
+        (
+            {"prompt_tokens": 300_000, "completion_tokens": 1000, "total_tokens": 301_000},
+            ("exact", 300_000, 1000, 0),
+            1.212,
+        ),
+    ],
+)
+def test_every_report_is_booked_for_what_it_means(
+    play: Play, streamed: bool, usage: dict[str, Any], booked: tuple[Any, ...], cost: float
+) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed))
+        names = ("basis", "prompt_tokens", "completion_tokens", "cached_tokens")
+        assert tuple(row[name] for name in names) == booked
+        assert row["cost_usd"] == pytest.approx(cost, abs=1e-12)
+
+    play(Internet(a=[telling(usage, streamed=streamed)]), use)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 0, "completion_tokens": 6, "total_tokens": 6},
+        {"prompt_tokens": 20, "completion_tokens": 0},
+        {"completion_tokens": 6},
+        {"prompt_tokens": None, "completion_tokens": 0},
+    ],
+)
+def test_what_a_report_leaves_out_is_counted(play: Play, streamed: bool, usage: dict[str, Any]) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(stream=streamed)
+        row = await rig.row(client)
+        assert (row["status"], row["basis"]) == ("ok", "estimated")
+        assert row["prompt_tokens"] == (usage.get("prompt_tokens") or row["prompt_tokens"]) > 0
+        assert row["completion_tokens"] == (usage.get("completion_tokens") or COUNTED) > 0
+        if not streamed:
+            assert float(client.headers["x-proxy-cost-usd"]) == row["cost_usd"] > 0
+
+    play(Internet(a=[telling(usage, streamed=streamed)]), use)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_what_cannot_be_is_booked_at_the_bound(play: Play, streamed: bool, name: str) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed, max_tokens=50))
+        assert 0 < row["prompt_tokens"] < 2000
+        assert 0 < row["completion_tokens"] <= 50
+        assert row["basis"] == "estimated"
+
+    usage = {"prompt_tokens": 20, "completion_tokens": 7, name: 999_999_999}
+    play(Internet(a=[telling(usage, streamed=streamed)]), use)
+
+
+def test_an_early_report_does_not_stand_for_what_is_said_after_it(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=True))
+        assert (row["status"], row["basis"]) == ("ok", "estimated")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (20, COUNTED)
+
+    early = {"prompt_tokens": 20, "completion_tokens": 1, "total_tokens": 21}
+    first = chunk({"role": "assistant", "content": ""}, usage=early)
+    play(Internet(a=[stream(sse(first, chunk(SAID), chunk({}, "stop"), b"[DONE]"))]), use)
+
+
+def test_a_running_total_in_each_chunk_is_exact(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=True))
+        assert (row["basis"], row["prompt_tokens"], row["completion_tokens"]) == ("exact", 20, 9)
+
+    def total(completion: int) -> dict[str, int]:
+        return {"prompt_tokens": 20, "completion_tokens": completion}
+
+    said = [chunk(SAID, usage=total(5)), chunk({"content": " more"}, "stop", usage=total(9))]
+    play(Internet(a=[stream(sse(*said, b"[DONE]"))]), use)
+
+
+def test_usage_told_with_an_error_is_booked(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=True))
+        assert (row["status"], row["basis"]) == ("error", "exact"), "it is the upstream's last word"
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (20, 900)
+
+    usage = {"prompt_tokens": 20, "completion_tokens": 900}
+    error = {"error": {"message": "overloaded", "type": "server_error"}, "usage": usage}
+    play(Internet(a=[stream(sse(chunk(SAID)), sse(error))]), use)
+
+
+@BOTH
+def test_a_long_prompt_costs_what_the_catalogue_says_of_long_prompts(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed))
+        assert (row["basis"], row["prompt_tokens"], row["cost_usd"]) == ("exact", 300_000, 0.765)
+
+    usage = {"prompt_tokens": 300_000, "completion_tokens": 1000, "total_tokens": 301_000}
+    gemini = deployment("a", provider="gemini", model="gemini-2.5-pro")
+    play(Internet(a=[telling(usage, streamed=streamed)]), use, snapshot(model("a", gemini)))

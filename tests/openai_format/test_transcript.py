@@ -1,0 +1,69 @@
+"""An answer put together from its events is the answer that was sent in pieces."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.types import Event
+from codellama_proxy.request.transcript import MOST_BYTES, Transcript
+
+
+def heard(*bodies: Any) -> Transcript:
+    transcript = Transcript()
+    for body in bodies:
+        transcript.add([Event(orjson.dumps(body))])
+    return transcript
+
+
+def chunk(index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_content_and_reasoning_are_joined(said: list[str], thought: list[str]) -> None:
+    pieces = [chunk(reasoning_content=text) for text in thought] + [chunk(content=text) for text in said]
+    (choice,) = heard(chunk(role="assistant"), *pieces, chunk(finish="stop")).choices()
+    assert choice["message"].get("content") == ("".join(said) if said else None)
+    assert choice["message"].get("reasoning_content", "") == "".join(thought)
+    assert choice["finish_reason"] == "stop"
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.lists(st.text())), max_size=4))
+def test_tool_calls_are_joined_by_their_index(calls: list[tuple[str, list[str]]]) -> None:
+    pieces = []
+    for index, (name, arguments) in enumerate(calls):
+        start = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name}}
+        pieces.append(chunk(tool_calls=[start]))
+        pieces += [
+            chunk(tool_calls=[{"index": index, "function": {"arguments": text}}]) for text in arguments
+        ]
+    (choice,) = heard(chunk(role="assistant"), *pieces).choices()
+    found = choice["message"].get("tool_calls", [])
+    assert [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in found] == [
+        (f"call_{index}", name, "".join(arguments)) for index, (name, arguments) in enumerate(calls)
+    ]
+
+
+def test_choices_are_kept_apart() -> None:
+    choices = heard(chunk(1, content="b"), chunk(0, content="a"), chunk(1, content="B")).choices()
+    assert [(c["index"], c["message"]["content"]) for c in choices] == [(0, "a"), (1, "bB")]
+
+
+def test_a_whole_completion_is_taken_as_it_is() -> None:
+    message = {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}
+    whole = {"choices": [{"index": 0, "message": message, "finish_reason": "length"}]}
+    assert heard(whole).choices() == [{"index": 0, "message": message, "finish_reason": "length"}]
+
+
+def test_usage_and_empty_events_say_nothing() -> None:
+    transcript = heard({"choices": [], "usage": {}})
+    transcript.add([Event(b"")])
+    assert transcript.choices() == []
+
+
+def test_an_endless_answer_is_kept_up_to_a_bound() -> None:
+    transcript = heard(*[chunk(content="x" * 1000)] * (MOST_BYTES // 1000 + 10))
+    assert transcript.cut
+    assert 0 < len(transcript.choices()[0]["message"]["content"]) < MOST_BYTES

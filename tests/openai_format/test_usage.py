@@ -1,0 +1,243 @@
+"""What upstreams report as used: every spelling is read, and it is believed as far as it makes sense."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.types import Usage
+from codellama_proxy.openai_format.usage import (
+    MOST_TOKENS,
+    Bounds,
+    Window,
+    believed,
+    merged,
+    read_usage,
+    usage_in,
+)
+
+NONSENSE: tuple[Any, ...] = (None, -1, 1.5, "100", True, [], {}, float("nan"), float("inf"))
+
+SPELLINGS: tuple[tuple[str, dict[str, Any], Usage], ...] = (
+    ("plain", {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}, Usage(5, 7)),
+    ("floats", {"prompt_tokens": 5.0, "completion_tokens": 7.0}, Usage(5, 7)),
+    ("embeddings", {"total_tokens": 12}, Usage(12)),
+    ("embeddings in both", {"prompt_tokens": 12, "total_tokens": 12}, Usage(12)),
+    (
+        "details",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 4,
+            "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 4},
+            "completion_tokens_details": {"reasoning_tokens": 3},
+        },
+        Usage(10, 4, 6, 4, 3),
+    ),
+    (
+        "responses",
+        {"input_tokens": 10, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 6}},
+        Usage(10, 4, 6),
+    ),
+    ("kimi", {"prompt_tokens": 1000, "completion_tokens": 10, "cached_tokens": 900}, Usage(1000, 10, 900)),
+    (
+        "deepseek",
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 10,
+            "prompt_cache_hit_tokens": 900,
+            "prompt_cache_miss_tokens": 100,
+        },
+        Usage(1000, 10, 900),
+    ),
+    (
+        "deepseek without the sum",
+        {"completion_tokens": 10, "prompt_cache_hit_tokens": 900, "prompt_cache_miss_tokens": 100},
+        Usage(1000, 10, 900),
+    ),
+    (
+        "a second spelling that stays at 0",
+        {"prompt_tokens": 9, "cached_tokens": 8, "prompt_tokens_details": {"cached_tokens": 0}},
+        Usage(9, 0, 8),
+    ),
+    (
+        "anthropic",
+        {
+            "input_tokens": 10,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 50,
+            "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 30},
+            "output_tokens": 5,
+            "server_tool_use": {"web_search_requests": 2},
+            "service_tier": "priority",
+        },
+        Usage(160, 5, 100, 50, 0, 30, (("web_search", 2),), "priority"),
+    ),
+    (
+        "anthropic, split only",
+        {
+            "input_tokens": 10,
+            "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 30},
+            "output_tokens": 5,
+        },
+        Usage(60, 5, 0, 50, 0, 30),
+    ),
+    (
+        "anthropic's names beside openai's",
+        {"prompt_tokens": 110, "completion_tokens": 5, "cache_read_input_tokens": 100},
+        Usage(110, 5, 100),
+    ),
+    (
+        "reasoning beside the completion",
+        {
+            "prompt_tokens": 36,
+            "completion_tokens": 10,
+            "total_tokens": 736,
+            "completion_tokens_details": {"reasoning_tokens": 690},
+        },
+        Usage(36, 700, 0, 0, 690),
+    ),
+    (
+        "reasoning that only the total tells",
+        {"prompt_tokens": 36, "completion_tokens": 10, "total_tokens": 736},
+        Usage(36, 700),
+    ),
+    (
+        "reasoning beside, smaller than the completion",
+        {"prompt_tokens": 36, "completion_tokens": 100, "total_tokens": 186, "reasoning_tokens": 50},
+        Usage(36, 150, 0, 0, 50),
+    ),
+    (
+        "reasoning larger than the completion, in no total",
+        {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17, "reasoning_tokens": 90},
+        Usage(7, 100, 0, 0, 90),
+    ),
+    ("a prompt that only the total tells", {"completion_tokens": 6, "total_tokens": 16}, Usage(10, 6)),
+    ("an explicit nothing", {"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+    ("no prompt", {"prompt_tokens": 0, "completion_tokens": 6, "total_tokens": 6}, Usage(0, 6)),
+    ("absurd", {"prompt_tokens": 10**30, "completion_tokens": 1}, Usage(MOST_TOKENS, 1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("reported", "usage"), [(a, b) for _, a, b in SPELLINGS], ids=[n for n, *_ in SPELLINGS]
+)
+def test_every_spelling_is_read(reported: dict[str, Any], usage: Usage) -> None:
+    assert read_usage(reported) == usage
+    assert usage_in({"usage": reported}) == usage
+
+
+@pytest.mark.parametrize("missing", [None, {}, [], "usage", {"unheard": 5}, {"prompt_tokens": None}])
+def test_what_tells_nothing_is_no_usage(missing: Any) -> None:
+    assert read_usage(missing) is None
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_figure_that_is_no_count_is_as_good_as_missing(nonsense: Any) -> None:
+    assert read_usage({"prompt_tokens": nonsense, "completion_tokens": 5}) == Usage(0, 5)
+    assert read_usage({"prompt_tokens": 5, "completion_tokens": nonsense}) == Usage(5)
+    details = {"cached_tokens": nonsense, "cache_write_tokens": nonsense}
+    assert read_usage({"prompt_tokens": 5, "prompt_tokens_details": details}) == Usage(5)
+
+
+@pytest.mark.parametrize("place", ["x_groq", "error", "message", "response"])
+def test_it_is_found_wherever_upstreams_put_it(place: str) -> None:
+    assert usage_in({place: {"usage": {"prompt_tokens": 5, "completion_tokens": 7}}}) == Usage(5, 7)
+
+
+def test_kimi_tells_it_in_a_streams_last_choice() -> None:
+    assert usage_in({"choices": [{"delta": {}, "usage": {"prompt_tokens": 5}}]}) == Usage(5)
+
+
+def test_openai_tells_the_service_tier_beside_it() -> None:
+    told = usage_in({"service_tier": "priority", "usage": {"prompt_tokens": 5}})
+    assert told is not None
+    assert told.service_tier == "priority"
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from([name for _, told, _ in SPELLINGS for name in told]), inner, max_size=6
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["usage", "x_groq", "error", "choices", "service_tier"]), json))
+def test_the_reader_takes_anything_and_its_parts_fit_into_the_whole(found: dict[str, Any]) -> None:
+    told = usage_in(found)
+    if told is not None:
+        assert 0 <= told.cached_tokens + told.cache_write_tokens <= told.prompt_tokens <= MOST_TOKENS
+        assert 0 <= told.reasoning_tokens <= told.completion_tokens <= MOST_TOKENS
+        assert 0 <= told.cache_write_1h_tokens <= told.cache_write_tokens
+
+
+def test_a_later_report_wins_class_by_class() -> None:
+    early = Usage(20, 1, 10, 5, 0, 5, (), "priority")
+    assert merged(None, early) == early
+    assert merged(early, Usage(25, 7, 3)) == Usage(25, 7, 3, 0, 0, 0, (), "priority")
+    assert merged(early, Usage(0, 7, reasoning_tokens=2)) == Usage(20, 7, 10, 5, 2, 5, (), "priority")
+
+
+# --- how far it is believed ----------------------------------------------------------------------------------
+
+BOUNDS = Bounds(prompt=100, completion=50)
+
+
+def test_a_report_that_makes_sense_is_booked_as_it_is() -> None:
+    told = Usage(90, 40, 10)
+    assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
+
+
+def test_over_the_bound_but_possible_is_booked_as_reported() -> None:
+    told = Usage(900, 300)
+    assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
+
+
+@pytest.mark.parametrize(
+    ("told", "booked"),
+    [
+        (Usage(0, 6), Usage(11, 6)),
+        (Usage(9, 0), Usage(9, 22)),
+        (Usage(0, 0), Usage(11, 22)),
+    ],
+)
+def test_a_class_that_is_missing_is_counted(told: Usage, booked: Usage) -> None:
+    assert believed(told, Usage(11, 22), BOUNDS, Window(), said_more=False) == (booked, True, False)
+
+
+def test_what_was_said_after_the_report_is_counted() -> None:
+    counted = Usage(11, 22)
+    assert believed(Usage(9, 1), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 22), True, False)
+    assert believed(Usage(9, 30), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 30), False, False)
+
+
+@pytest.mark.parametrize(
+    ("told", "window", "booked"),
+    [
+        (Usage(999_999_999, 7), Window(), Usage(100, 7)),
+        (Usage(90, 999_999_999), Window(), Usage(90, 50)),
+        (Usage(8193, 7), Window(8192), Usage(100, 7)),
+        (Usage(90, 8193), Window(8192), Usage(90, 50)),
+        (Usage(999_999_999, 7, cached_tokens=999_999_999), Window(), Usage(100, 7)),
+    ],
+)
+def test_what_cannot_be_is_capped_at_the_bound(told: Usage, window: Window, booked: Usage) -> None:
+    assert believed(told, Usage(), BOUNDS, window, said_more=False) == (booked, False, True)
+
+
+def test_a_price_for_long_prompts_tells_that_they_are_possible() -> None:
+    told = Usage(300_000, 7)
+    assert believed(told, Usage(), BOUNDS, Window(None, 200_000), said_more=False) == (told, False, False)
+
+
+def test_an_answer_that_nobody_bounded_may_be_long() -> None:
+    told = Usage(90, 120_000)
+    open_end = BOUNDS._replace(bounded=False)
+    assert believed(told, Usage(), open_end, Window(), said_more=False) == (told, False, False)
+    absurd = believed(Usage(90, 300_000), Usage(), open_end, Window(), said_more=False)
+    assert absurd == (Usage(90, 50), False, True)

@@ -1,0 +1,127 @@
+"""docs/adding-a-provider.md is true: what it adds works, and it names every place that must know of a provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment
+from codellama_proxy.providers.openai.profiles import DIALECTS
+from codellama_proxy.providers.registry import ADAPTERS, NATIVES
+from tests.providers import test_providers
+from tests.support.builders import chat, deployment
+from tests.support.docs_examples import ADDED, BLOCKS, PAGE, SAYING
+from tests.support.processes import ROOT
+
+ASKED = [
+    {"role": "system", "content": "Only code."},
+    {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+]
+
+
+def entry(provider: str, **changes: Any) -> Deployment:
+    return deployment("m", provider=provider, base_url=None, **changes)
+
+
+def test_the_page_adds_one_provider_of_each_kind() -> None:
+    assert BLOCKS.keys() == {"row", "native", "entry", "dialogue"}
+    assert ADDED.keys() == SAYING.keys() == {"acme", "parley"}
+    assert not ADDED.keys() & ADAPTERS.keys()
+
+
+def test_they_keep_the_contract_of_every_provider() -> None:
+    assert ADDED.keys() <= set(test_providers.PROVIDERS)
+    assert all(test_providers.SPEAKING[name] is ADDED[name] for name in ADDED)
+
+
+def test_a_row_is_all_that_an_openai_dialect_takes() -> None:
+    params = {"seed": 7, "stop": "END", "temperature": 0.5}
+    sent = ADDED["acme"].to_request(chat(messages=ASKED, params=params), entry("acme"))
+    assert sent.url == "https://api.acme.example/v1/chat/completions"
+    body = {"model": "m-upstream", "messages": ASKED, "random_seed": 7, "stop": ["END"], "temperature": 0.5}
+    assert orjson.loads(sent.body) == body
+
+
+def test_a_dialect_of_its_own_is_spoken_in_its_own_words() -> None:
+    params = {"max_tokens": 9, "temperature": 0.5, "n": 1}
+    sent = ADDED["parley"].to_request(chat(messages=ASKED, params=params, stream=True), entry("parley"))
+    assert sent.url == "https://api.parley.example/v1/say"
+    assert sent.headers["x-parley-key"] == "sk-upstream-secret"
+    assert orjson.loads(sent.body) == {
+        "model": "m-upstream",
+        "system": "Only code.",
+        "turns": [{"who": "user", "text": "hello"}],
+        "pieces": True,
+        "limit": 9,
+        "warmth": 0.5,
+    }
+
+
+@pytest.mark.parametrize(("provider", "param"), [("acme", "logit_bias"), ("parley", "logit_bias")])
+def test_what_they_do_not_support_is_refused_or_dropped(provider: str, param: str) -> None:
+    asked = chat(params={param: {"50256": 1}})
+    with pytest.raises(ProxyError) as caught:
+        ADDED[provider].to_request(asked, entry(provider))
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
+    lenient = ADDED[provider].to_request(asked, entry(provider, drop_params=True))
+    assert lenient.dropped == (param,)
+    assert param not in orjson.loads(lenient.body)
+
+
+# --- the places ----------------------------------------------------------------------------------------------
+
+
+def knowing(provider: str) -> Iterator[str]:
+    """Files of the project, other than tests, that have this provider's name as a word of their own."""
+    code = [
+        *(ROOT / "codellama_proxy").rglob("*.py"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "proxy.schema.json",
+    ]
+    for file in code:
+        if re.search(rf"[\"`]{provider}[\"`]", file.read_text("utf-8")):
+            yield str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "provider", sorted({*NATIVES, "nvidia", "groq", "perplexity", "cerebras", "fireworks"})
+)
+def test_every_place_that_knows_a_provider_is_named(provider: str) -> None:
+    own = {f for f in knowing(provider) if Path(f).stem.partition("_")[0] == provider}
+    missing = [file for file in knowing(provider) if file not in own and f"`{file}`" not in PAGE]
+    assert not missing
+
+
+def test_every_file_it_names_is_there() -> None:
+    made_up = {"codellama_proxy/providers/parley.py", "tests/support/dialects/parley.py"}
+    named = set(re.findall(r"`((?:codellama_proxy|tests|docs)/[\w/]+\.\w+)`", PAGE))
+    assert {name for name in named if not (ROOT / name).exists()} == made_up
+
+
+def test_every_word_it_names_is_there() -> None:
+    homes = {
+        "config/schema.py": ["PROVIDERS"],
+        "config/validate/cross_field.py": ["_NEEDS_URL"],
+        "config/validate/entries.py": ["NEEDS_NO_KEY"],
+        "config/validate/credentials.py": ["CUSTOMARY"],
+        "providers/openai/profiles.py": ["DIALECTS", "Dialect"],
+        "providers/registry.py": ["NATIVES", "EXCHANGES"],
+        "providers/openai/embeddings.py": ["PROVIDERS"],
+        "providers/common/legacy_functions.py": ["modern", "restored"],
+        "failures/classify.py": ["parse_error", "AttemptFailed"],
+    }
+    for home, names in homes.items():
+        text = (ROOT / "codellama_proxy" / home).read_text("utf-8")
+        for name in names:
+            assert re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), (home, name)
+            assert re.search(rf"`(?:legacy\.)?{name}`", PAGE), name
+
+
+def test_whoever_is_registered_is_known_by_one_way_only() -> None:
+    assert not DIALECTS.keys() & NATIVES.keys()

@@ -1,0 +1,154 @@
+"""What is shipped for other machines agrees with the program: ports, paths, variables, times, files."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from codellama_proxy.config.settings import Settings
+from codellama_proxy.core.types import Server
+from codellama_proxy.server.process import AFTER_DRAIN, FLUSH
+from tests.support.container_sandbox import DOCKERFILE, USER
+from tests.support.processes import ROOT
+
+PORT = 4000
+DRAIN = 25.0
+WHOLE_STOP = DRAIN + AFTER_DRAIN + FLUSH
+HEALTH = {"/health/readiness", "/health/liveliness"}
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
+INVENTS = "adding-a-provider.md"  # shows files that the reader makes
+GUIDES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def kind(name: str) -> Any:
+    (found,) = [one for one in KUBERNETES if one["kind"] == name]
+    return found
+
+
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(ROOT / "deploy/codellama-proxy.service")
+    return parser
+
+
+def test_everything_stops_in_the_time_it_is_given() -> None:
+    assert Server().drain == DRAIN
+    pod = kind("Deployment")["spec"]["template"]["spec"]
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert int(COMPOSE["services"]["proxy"]["stop_grace_period"].removesuffix("s")) > WHOLE_STOP
+    assert pod["terminationGracePeriodSeconds"] > WHOLE_STOP + pause
+    assert int(unit()["Service"]["TimeoutStopSec"]) > WHOLE_STOP
+    assert json.loads((ROOT / "railway.json").read_text())["deploy"]["drainingSeconds"] > WHOLE_STOP
+
+
+def test_everybody_asks_the_port_and_the_paths_that_are_served() -> None:
+    assert [one.text for one in DOCKERFILE if one.word == "EXPOSE"] == [str(PORT)]
+    container = kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": PORT}]
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["path"] for probe in probes} == HEALTH
+    assert json.loads((ROOT / "railway.json").read_text())["deploy"]["healthcheckPath"] in HEALTH
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"]
+    assert scraped[0]["static_configs"] == [{"targets": [f"proxy:{PORT}"]}]
+
+
+def test_the_container_may_write_nowhere_but_data_and_do_nothing_else() -> None:
+    pod = kind("Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == int(USER)
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    mounts = {
+        mount["mountPath"]: mount.get("readOnly", False) for mount in pod["containers"][0]["volumeMounts"]
+    }
+    assert mounts == {"/data": False, "/config": True}
+    proxy = COMPOSE["services"]["proxy"]
+    assert proxy["read_only"] is True
+    assert proxy["cap_drop"] == ["ALL"]
+    assert proxy["volumes"] == ["./config:/config:ro", "data:/data"]
+
+
+def test_one_server_owns_the_database_wherever_it_runs() -> None:
+    deployment = kind("Deployment")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    railway = json.loads((ROOT / "railway.json").read_text())["deploy"]
+    assert (railway["numReplicas"], railway["overlapSeconds"]) == (1, 0)
+
+
+def test_every_file_that_is_mounted_is_there() -> None:
+    mounted = [volume for one in COMPOSE["services"].values() for volume in one["volumes"]]
+    files = [volume.split(":")[0] for volume in mounted if volume.startswith("./deploy/")]
+    assert len(files) >= 5
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    volumes = {volume.split(":")[0] for volume in mounted if not volume.startswith("./")}
+    assert volumes == set(COMPOSE["volumes"])
+
+
+def variables(text: str) -> Iterator[str]:
+    yield from re.findall(r"\bPROXY_[A-Z_]+\b", text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "Dockerfile",
+        ROOT / "compose.yaml",
+        *sorted((ROOT / "deploy").glob("*.yaml")),
+        ROOT / "deploy/codellama-proxy.service",
+        *GUIDES,
+    ],
+    ids=lambda path: path.name,
+)
+def test_every_variable_that_is_named_is_read(path: Path) -> None:
+    known = {f"PROXY_{name.upper()}" for name in Settings.model_fields}
+    assert set(variables(path.read_text())) <= known
+
+
+def test_the_unit_starts_what_the_installation_makes_and_gives_it_no_rights() -> None:
+    service = unit()["Service"]
+    assert service["ExecStart"] == "/opt/codellama-proxy/.venv/bin/codellama-proxy serve"
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["ProtectSystem"] == "strict"
+    assert service["DynamicUser"] == "yes"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/codellama-proxy.service").read_text()
+    copy = tmp_path / "codellama-proxy.service"
+    copy.write_text(text.replace("/opt/codellama-proxy/.venv/bin/codellama-proxy", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "codellama-proxy.service" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_link_inside_the_project_leads_somewhere(guide: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", guide.read_text()):
+        if "://" not in target:
+            assert (guide.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("guide", [one for one in GUIDES if one.name != INVENTS], ids=lambda path: path.name)
+def test_every_file_that_a_guide_names_is_there(guide: Path) -> None:
+    paths = r"(?:^|[`\s])((?:tests|scripts|docs|deploy/[\w-]+\.)/?[\w/.-]*\w)(?!\*)\b"
+    named = [name for name in re.findall(paths, guide.read_text(), re.MULTILINE) if "/" in name]
+    assert [name for name in named if not (ROOT / name).exists()] == []

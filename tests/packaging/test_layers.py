@@ -1,0 +1,142 @@
+"""The structure: imports point down, nothing goes round in a circle, and each outside thing has its one door."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "codellama_proxy"
+
+# From the bottom up. A module may import from its own line and from those before it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("core",),
+    ("openai_format", "limits"),
+    ("failures", "policy", "pricing", "routing", "tokens"),
+    ("providers", "inbound"),
+    ("config", "store"),
+    ("request",),
+    ("auth", "tracking", "upstream"),
+    ("cache",),
+    ("gateway",),
+    ("diagnostics",),
+    ("web",),
+    ("server", "cli", "__main__"),
+)
+
+# What only these may import.
+DOORS: Mapping[str, tuple[str, ...]] = {
+    "starlette": ("web",),
+    "uvicorn": ("server", "web.http_protocol"),
+    "aiohttp": ("upstream.transport",),
+    "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
+    "aiosqlite": ("store.sqlite.reader",),
+    "sqlite3": ("store.sqlite", "cache.file", "cache.storage", "auth", "cli"),
+    "yaml": ("config.yaml", "config.importers"),
+    "genai_prices": ("pricing.catalogue",),
+    "tiktoken": ("tokens.tokenizers",),
+    "prometheus_client": ("tracking.metrics", "web.metrics"),
+}
+
+# What would make a function's answer depend on more than its arguments.
+IMPURE = {"asyncio", "time", "random", "os", "logging", "socket", "threading", "sqlite3"}
+PURE = (
+    "openai_format",
+    "limits",
+    "failures",
+    "policy",
+    "pricing",
+    "routing",
+    "tokens",
+    "providers",
+    "inbound",
+)
+NOT_QUITE_PURE = {
+    "tokens.tokenizers": {"asyncio", "os"},  # reads its vocabularies; counting itself is pure
+    "tokens.counter": {"asyncio", "os", "logging"},  # loads vocabularies off the event loop
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Every import as `("ours" | "theirs", module)`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (("theirs", alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            top, _, rest = node.module.partition(".")
+            if top != "codellama_proxy":
+                yield "theirs", top
+                continue
+            for alias in node.names:
+                inner = f"{rest}.{alias.name}".strip(".")
+                place = PACKAGE / inner.replace(".", "/")
+                yield "ours", inner if place.with_suffix(".py").exists() or place.is_dir() else rest
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def layer(module: str) -> int:
+    top = module.partition(".")[0]
+    return next((rank for rank, names in enumerate(LAYERS) if top in names), -1)
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in MODULES.items()
+        for whose, imported in imports(path)
+        if whose == "ours" and imported and layer(imported) > layer(module)
+    ]
+    assert wrong == []
+    assert [module for module in MODULES if layer(module) < 0] == [], "they belong to no layer: give them one"
+
+
+def test_nothing_goes_round_in_a_circle() -> None:
+    graph = {
+        module: {name for whose, name in imports(path) if whose == "ours" and name in MODULES}
+        for module, path in MODULES.items()
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_no_folder_goes_round_in_a_circle() -> None:
+    folders: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        own = module.partition(".")[0]
+        others = {name.partition(".")[0] for whose, name in imports(path) if whose == "ours" and name}
+        folders.setdefault(own, set()).update(others - {own})
+    assert list(TopologicalSorter(folders).static_order())
+
+
+def test_each_outside_thing_has_its_door() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in MODULES.items()
+        for whose, imported in imports(path)
+        if whose == "theirs" and imported in DOORS and not within(module, DOORS[imported])
+    ]
+    assert wrong == []
+
+
+def test_policy_and_dialects_are_pure() -> None:
+    wrong = {
+        module: impure
+        for module, path in MODULES.items()
+        if within(module, PURE)
+        and (impure := ({name for whose, name in imports(path) if whose == "theirs"} & IMPURE))
+        - NOT_QUITE_PURE.get(module, set())
+    }
+    assert wrong == {}
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(place + ".") for place in places)

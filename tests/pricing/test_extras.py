@@ -1,0 +1,172 @@
+"""What costs extra: refused or dropped under a budget, unless the entry gives it a price."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.core.types import Key, Limits, Model, Price, Tariff
+from codellama_proxy.diagnostics.decision import trace_of
+from codellama_proxy.gateway import admission_request as asking
+from codellama_proxy.pricing import extras
+from tests.support.builders import chat, deployment, model, snapshot
+from tests.support.fake_internet import Internet, good
+from tests.support.gateway_harness import Play, Rig, player
+
+PRICE = Price(input=1_000_000_000, output=2_000_000_000)
+PLAIN: tuple[dict[str, Any], ...] = (
+    {},
+    {"service_tier": "auto"},
+    {"service_tier": "default"},
+    {"service_tier": "standard"},
+    {"speed": "standard"},
+    {"search_parameters": {"mode": "off"}},
+    {"modalities": ["text"]},
+    {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    {"tools": [{"type": "custom", "name": "f"}]},
+    {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+    {"plugins": []},
+    {"provider": {}},
+    {"cache_control": {"type": "ephemeral", "ttl": "5m"}},
+)
+DEARER: tuple[dict[str, Any], ...] = (
+    {"service_tier": "priority"},
+    {"service_tier": "flex"},
+    {"speed": "fast"},
+    {"web_search_options": {}},
+    {"search_parameters": {"mode": "auto"}},
+    {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    {"tools": [{"type": "web_search_preview"}]},
+    {"tools": [{"type": "unheard_of"}]},
+    {"plugins": [{"id": "web"}]},
+    {"provider": {"order": ["x"]}},
+    {"modalities": ["text", "audio"]},
+    {"audio": {"voice": "alloy", "format": "wav"}},
+    {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    {"inference_geo": "us"},
+)
+
+
+@pytest.mark.parametrize("params", PLAIN)
+def test_what_costs_nothing_extra_passes(params: dict[str, Any]) -> None:
+    assert extras.extras_of(chat(params=params)) == []
+
+
+@pytest.mark.parametrize("params", DEARER)
+def test_what_costs_extra_is_found(params: dict[str, Any]) -> None:
+    (name,) = params
+    assert {one.param for one in extras.extras_of(chat(params=params))} == {name}
+
+
+@pytest.mark.parametrize("where", ["message", "part", "tool"])
+def test_an_hour_in_the_cache_is_found_wherever_it_is_asked_for(where: str) -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    part = {"type": "text", "text": "x", **(mark if where == "part" else {})}
+    said = chat(
+        messages=[{"role": "user", "content": [part], **(mark if where == "message" else {})}],
+        params={"tools": [{"type": "function", **(mark if where == "tool" else {})}]},
+    )
+    assert [one.hour for one in extras.extras_of(said)] == [True]
+    here = deployment(price=PRICE, drop_params=True)
+    shorter, dropped = extras.paid(said, here, PRICE)
+    assert dropped == ("cache_control",)
+    assert extras.extras_of(shorter) == []
+    assert '"ttl"' not in repr(shorter)
+    assert extras.paid(said, here, Price(1, 1, cache_write_1h=2)) == (said, ())
+
+
+# --- through the gateway ---------------------------------------------------------------------------------------
+
+BUDGET = Limits(max_budget=10**10, given=frozenset({"max_budget"}))
+WEB = Price(10**9, 2 * 10**9, server_tools=(("web_search", 10**10 * 1000),))
+PRIORITY = Price(10**9, 2 * 10**9, service_tiers=(("priority", Tariff(2 * 10**9, 4 * 10**9)),))
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    return player(tmp_path, setting())
+
+
+def setting(price: Price = PRICE, *, budget: bool = True, **changes: Any) -> Any:
+    one = deployment("a", provider="openai", price=price, **changes)
+    plain = snapshot(model("a", one))
+    return snapshot(model("a", one), limits={**plain.limits, "global": BUDGET} if budget else plain.limits)
+
+
+@pytest.mark.parametrize("name", ["service_tier", "web_search_options", "provider", "plugins"])
+def test_under_a_budget_it_is_refused(play: Play, name: str) -> None:
+    (params,) = [one for one in DEARER[:1] + DEARER[3:4] + DEARER[8:10] if name in one]
+
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(**params)
+        error = client.json["error"]
+        assert (client.status, error["code"], error["param"]) == (400, "unsupported_parameter", name)
+        assert rig.internet.asked == []
+
+    play(Internet(a=[]), use)
+
+
+@pytest.mark.parametrize("name", ["service_tier", "web_search_options", "provider", "plugins"])
+def test_it_is_dropped_and_told_where_the_entry_says_so(play: Play, name: str) -> None:
+    (params,) = [one for one in DEARER[:1] + DEARER[3:4] + DEARER[8:10] if name in one]
+
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(**params)
+        assert client.headers["x-proxy-dropped-params"] == name
+        assert name not in rig.internet.sent[0].body
+
+    play(Internet(a=[good(streamed=False)]), use, setting(drop_params=True))
+
+
+def test_without_a_budget_it_passes(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        assert (await rig.ask(service_tier="priority")).status == 200
+        assert rig.internet.sent[0].body["service_tier"] == "priority"
+
+    play(Internet(a=[good(streamed=False)]), use, setting(budget=False))
+
+
+def test_a_price_allows_it_and_is_charged(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(service_tier="priority", max_tokens=50))
+        assert row["cost_usd"] == (20 * 2 + 7 * 4) / 1_000_000
+
+    play(Internet(a=[good(streamed=False)]), use, setting(PRIORITY))
+
+
+def test_a_search_that_nobody_counts_is_charged_once(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(web_search_options={}, max_tokens=50))
+        assert row["cost_usd"] == pytest.approx((20 + 7 * 2) / 1_000_000 + 0.01)
+
+    play(Internet(a=[good(streamed=False)]), use, setting(WEB))
+
+
+# --- what is held ------------------------------------------------------------------------------------------------
+
+
+def held(price: Price, **changes: Any) -> int:
+    """Nano-USD that a request for 100 tokens is held for."""
+    said = chat(**{"params": {"max_tokens": 100}, "size": 1000, **changes})
+    one = Model("m", (deployment(provider="openai", model="gpt-4o-mini", price=price),), ())
+    whole = snapshot(one)
+    ask = asking.ask_of(trace_of(whole, Key("key_a", "web"), said, 0.0), said, [one], whole, (), 5)
+    return ask.bound.nanos(100)
+
+
+def test_a_tier_that_can_be_reached_is_held() -> None:
+    assert held(PRICE, params={"max_tokens": 100}) < held(PRIORITY, params={"max_tokens": 100})
+    default = {"max_tokens": 100, "service_tier": "default"}
+    assert held(PRIORITY, params=default) == held(PRICE, params=default)
+    long = Price(10**9, 2 * 10**9, above=((200_000, Tariff(2 * 10**9, 3 * 10**9)),))
+    assert held(long) == held(PRICE)
+    assert held(long, size=200_000) > 2 * 200_000 * 1000
+
+
+def test_searches_and_pictures_are_held() -> None:
+    plain = held(WEB)
+    searching = held(WEB, params={"max_tokens": 100, "web_search_options": {}})
+    assert searching - plain >= 10 * 10**7
+    far = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    pictured = held(PRICE, messages=[{"role": "user", "content": far}])
+    assert pictured - held(PRICE, messages=[{"role": "user", "content": "x"}]) == 48_169 * 1000

@@ -1,0 +1,159 @@
+"""What Anthropic's Messages API answers, whole and streamed, beyond what every dialect has in common."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.types import Deployment, Usage
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.providers.anthropic import adapter as anthropic
+from tests.support.builders import chat, deployment
+from tests.support.client_fold import chunks, read
+from tests.support.dialects.anthropic import USAGE, called, end, events, start, text, whole
+
+
+def entry() -> Deployment:
+    return deployment(provider="anthropic", model="claude-sonnet-4-6")
+
+
+def answer(raw: bytes) -> tuple[Any, Usage | None]:
+    event = anthropic.parse_response(raw, chat(), entry())
+    return orjson.loads(event.body)["choices"][0], event.usage
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "reason"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("pause_turn", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("refusal", "content_filter"),
+        ("tool_use", "stop"),
+        ("something_new", "stop"),
+    ],
+)
+def test_every_end_has_openais_word(stop_reason: str, reason: str) -> None:
+    choice, _ = answer(whole(stop_reason, {"type": "text", "text": "hi"}))
+    assert choice["finish_reason"] == reason
+    found, complete = read(
+        anthropic, [events(start(), *text(0, "hi"), *end(stop_reason))], chat(stream=True), entry()
+    )
+    assert complete
+    assert [event.finish_reason for event in found if event.finish_reason] == [reason]
+
+
+def test_blocks_of_the_providers_own_tools_are_passed_over() -> None:
+    server_tool = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}
+    choice, _ = answer(whole("end_turn", server_tool, {"type": "text", "text": "hi"}))
+    assert choice["message"] == {"role": "assistant", "content": "hi"}
+
+
+def test_an_answer_without_content_is_an_answer() -> None:
+    choice, usage = answer(whole("end_turn"))
+    assert choice["message"]["content"] == ""
+    assert usage == Usage(20, 7, cached_tokens=4, cache_write_tokens=3, reasoning_tokens=2)
+
+
+def test_usage_that_makes_no_sense_is_none() -> None:
+    for broken in (None, {}, {"input_tokens": "13"}, {"input_tokens": -1}, {"input_tokens": True}):
+        assert answer(whole("end_turn", usage=broken))[1] is None
+    assert answer(whole("end_turn", usage={"input_tokens": 5, "output_tokens": 2}))[1] == Usage(5, 2)
+
+
+def test_the_last_usage_counts_and_may_correct_the_first() -> None:
+    *begun, _, stop = [start(), *text(0, "hi"), *end("end_turn")]
+    corrected = {"input_tokens": 100, "cache_read_input_tokens": 0, "output_tokens": 9}
+    last = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": corrected}
+    found, _ = read(anthropic, [events(*begun, last, stop)], chat(stream=True), entry())
+    assert [event.usage for event in found if event.usage][-1] == Usage(103, 9, cache_write_tokens=3)
+
+
+def test_a_call_whose_input_came_at_once_is_told_at_its_end() -> None:
+    opened, closing = called(0, "f")
+    opened = {**opened, "content_block": {**opened["content_block"], "input": {"a": 1}}}
+    found, _ = read(anthropic, [events(start(), opened, closing, *end("tool_use"))], chat(), entry())
+    calls = [c["choices"][0]["delta"].get("tool_calls") for c in chunks(found) if c["choices"]]
+    assert [one[0]["function"]["arguments"] for one in calls if one] == ["", '{"a":1}']
+
+
+def test_only_its_own_last_event_ends_a_stream() -> None:
+    raw = events(start(), *text(0, "hi"), *end("end_turn"))
+    *_, last = [place for place in range(len(raw)) if raw.startswith(b"event: message_stop", place)]
+    found, complete = read(anthropic, [raw[:last]], chat(), entry())
+    assert not complete
+    assert not any(event.finish_reason for event in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "status"),
+    [
+        ("overloaded_error", "busy", 529),
+        ("rate_limit_error", "busy", 429),
+        ("invalid_request_error", "caller", 400),
+        ("authentication_error", "credential", 401),
+        ("api_error", "transient", 500),
+        ("unheard_of", "disguised", 200),
+    ],
+)
+def test_an_error_event_has_the_status_of_its_kind(kind: str, cls: str, status: int) -> None:
+    raw = events(start(), {"type": "error", "error": {"type": kind, "message": "no"}})
+    with pytest.raises(AttemptFailed) as caught:
+        read(anthropic, [raw], chat(), entry())
+    assert (caught.value.failure.cls, caught.value.failure.status) == (cls, status)
+
+
+strange = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "x", [], [1], {}, {"a": 1}])
+
+
+def strangely(**fields: Any) -> Any:
+    return strange | st.fixed_dictionaries({}, optional={name: strange | of for name, of in fields.items()})
+
+
+kinds = st.sampled_from(["text", "tool_use", "thinking", "redacted_thinking", "server_tool_use"])
+blocks = strangely(type=kinds, text=st.just("t"), id=st.just("i"), name=st.just("n"), input=st.just({"a": 1}))
+deltas = strangely(
+    type=st.sampled_from(["text_delta", "thinking_delta", "signature_delta", "input_json_delta"]),
+    text=st.just("t"),
+    thinking=st.just("h"),
+    signature=st.just("s"),
+    partial_json=st.just("{}"),
+    stop_reason=st.sampled_from(["end_turn", "refusal", "tool_use"]),
+    stop_details=strange,
+)
+happenings = strangely(
+    type=st.sampled_from(
+        [
+            *("message_start", "content_block_start", "content_block_delta", "content_block_stop"),
+            *("message_delta", "message_stop", "ping"),
+        ]
+    ),
+    index=st.integers(0, 2),
+    message=strangely(id=st.just("m"), model=st.just("c"), usage=strange | st.just(USAGE)),
+    content_block=blocks,
+    delta=deltas,
+    usage=strange | st.just(USAGE),
+    content=st.lists(blocks, max_size=2),
+    stop_reason=st.just("refusal"),
+)
+
+
+@given(st.lists(happenings, max_size=6), st.booleans())
+def test_no_json_does_worse_than_a_failed_attempt(values: list[Any], legacy: bool) -> None:
+    asked = chat(stream=True, params={"functions": []} if legacy else {})
+    raw = b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in values)
+    try:
+        found, _ = read(anthropic, [raw], asked, entry())
+    except AttemptFailed:
+        found = []
+    assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks(found))
+    for value in values:
+        with suppress(AttemptFailed):
+            assert anthropic.parse_response(orjson.dumps(value), asked, entry()).content

@@ -1,0 +1,203 @@
+"""The built-in mock: what it says, and that it fails exactly as told, in the forms real upstreams use."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from codellama_proxy.core.types import Mock
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
+from codellama_proxy.providers.openai import completions as text
+from codellama_proxy.providers.openai import embeddings
+from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.upstream.transport import MockWire
+from tests.support.builders import chat, deployment
+from tests.support.client_fold import fold, read
+
+HERE = deployment("mock", provider="mock", base_url=None)
+REPLY = "one two  three\nfour"
+
+
+def played(mock: Mock, *, streamed: bool = False, said: Any = "hello", **params: Any) -> Script:
+    asked = chat(stream=streamed, messages=[{"role": "user", "content": said}], params=params)
+    return script(ADAPTERS["mock"].to_request(asked, HERE).body, mock)
+
+
+def body(found: Script) -> bytes:
+    return b"".join(piece for _, piece in found.pieces)
+
+
+def completion(found: Script, *, streamed: bool) -> dict[str, Any]:
+    """The answer as our own dialect reads it."""
+    if streamed:
+        events, complete = read(ADAPTERS["mock"], [body(found)], chat(stream=True, include_usage=True), HERE)
+        assert complete
+        return fold(events)
+    return orjson.loads(ADAPTERS["mock"].parse_response(body(found), chat(), HERE).body)  # type: ignore[no-any-return]  # JSON
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_says_what_it_is_told_to_say(streamed: bool) -> None:
+    found = played(Mock(reply=REPLY), streamed=streamed)
+    assert (found.status, found.cut) == (200, False)
+    answer = completion(found, streamed=streamed)
+    (choice,) = answer["choices"]
+    assert choice["message"]["content"] == REPLY
+    assert choice["finish_reason"] == "stop"
+    assert answer["model"] == "mock-upstream"
+    assert answer["usage"]["completion_tokens"] == 4
+    assert answer["usage"]["prompt_tokens"] > 0
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + 4
+
+
+def test_whole_and_streamed_say_and_cost_the_same() -> None:
+    whole, streamed = (completion(played(Mock(), streamed=s), streamed=s) for s in (False, True))
+    assert whole == streamed
+
+
+@pytest.mark.parametrize(
+    ("said", "greets"),
+    [
+        ("write a hello world", True),
+        ("HELLO, WORLD?", True),
+        ([{"type": "text", "text": "hello"}, {"type": "text", "text": "world"}], True),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], False),
+        ("sort a list", False),
+        ("", False),
+    ],
+)
+def test_a_newcomer_is_greeted_and_told_that_nobody_thinks(said: Any, greets: bool) -> None:
+    content = completion(played(Mock(), said=said), streamed=False)["choices"][0]["message"]["content"]
+    assert content.endswith(NOT_A_MODEL)
+    assert content.startswith(HELLO_WORLD) is greets
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_gives_as_many_choices_as_were_asked_for(streamed: bool) -> None:
+    answer = completion(played(Mock(reply=REPLY), streamed=streamed, n=3), streamed=streamed)
+    assert [choice["message"]["content"] for choice in answer["choices"]] == [REPLY] * 3
+    assert answer["usage"]["completion_tokens"] == 12
+
+
+def test_an_empty_reply_is_an_empty_answer() -> None:
+    assert completion(played(Mock(reply="")), streamed=False)["choices"][0]["message"]["content"] == ""
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_takes_the_time_it_is_told_to_take(streamed: bool) -> None:
+    found = played(Mock(reply=REPLY, first_token_delay=2.0, tokens_per_second=4.0), streamed=streamed)
+    delays = [delay for delay, _ in found.pieces]
+    assert sum(delays) == pytest.approx(3.0)
+    assert delays == ([2.0, 0.25, 0.25, 0.25, 0.25, 0.0] if streamed else [3.0])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("status", "retry_after"), [(500, None), (429, 3.0), (429, 1_500_000.0), (401, None)]
+)
+def test_it_refuses_as_it_is_told(status: int, retry_after: float | None, streamed: bool) -> None:
+    found = played(Mock(status=status, retry_after=retry_after, first_token_delay=1.0), streamed=streamed)
+    assert found.status == status
+    assert orjson.loads(body(found))["error"]["message"] == f"The mock was told to answer {status}."
+    assert found.headers["content-type"] == "application/json"
+    assert [delay for delay, _ in found.pieces] == [1.0]
+    given = found.headers.get("retry-after")
+    assert (float(given) if given else None) == retry_after
+
+
+def test_a_status_of_200_is_an_answer() -> None:
+    assert played(Mock(status=200, reply=REPLY)).status == 200
+
+
+def test_a_stream_is_cut_after_so_many_tokens() -> None:
+    found = played(Mock(reply=REPLY, cut_after_tokens=2), streamed=True)
+    assert found.cut
+    events, complete = read(ADAPTERS["mock"], [body(found)], chat(stream=True), HERE)
+    assert not complete
+    assert "".join(event.text for event in events) == "one two  "
+
+
+def test_a_cut_whole_answer_is_none() -> None:
+    found = played(Mock(reply=REPLY, cut_after_tokens=0))
+    assert found.cut
+    with pytest.raises(AttemptFailed):
+        ADAPTERS["mock"].parse_response(body(found), chat(), HERE)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_cut_beyond_the_end_cuts_nothing(streamed: bool) -> None:
+    found = played(Mock(reply=REPLY, cut_after_tokens=4), streamed=streamed)
+    assert not found.cut
+    assert completion(found, streamed=streamed)["choices"][0]["message"]["content"] == REPLY
+
+
+@pytest.mark.parametrize("cut", [None, 2])
+def test_the_wire_plays_the_script(cut: int | None) -> None:
+    mock = Mock(reply=REPLY, cut_after_tokens=cut)
+    request = ADAPTERS["mock"].to_request(chat(stream=True), HERE)
+
+    async def main() -> tuple[bytes, bool]:
+        answer = await MockWire(mock).handle_async_request(
+            httpx2.Request("POST", request.url, content=request.body)
+        )
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        received = b""
+        try:
+            async for piece in answer.stream:
+                received += piece
+        except httpx2.RemoteProtocolError:
+            return received, True
+        return received, False
+
+    assert asyncio.run(main()) == (body(script(request.body, mock)), cut is not None)
+
+
+# --- what is no chat -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_completes_every_prompt_as_often_as_asked(streamed: bool) -> None:
+    params = {"prompt": ["x", "y"], "n": 2}
+    asked = chat(endpoint="completions", messages=(), stream=streamed, params=params)
+    found = body(script(text.to_request(asked, HERE).body, Mock(reply=REPLY)))
+    if streamed:
+        events, complete = read(text, [found], asked, HERE)
+        assert complete
+    else:
+        events = [text.parse_response(found, asked, HERE)]
+    said = ["", "", "", ""]
+    for event in events:
+        for choice in orjson.loads(event.body)["choices"] if event.body else ():
+            said[choice["index"]] += choice["text"]
+    assert said == [REPLY] * 4
+    usage = next(event.usage for event in events if event.usage)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (2, 16)
+
+
+GOOD = Mock()
+
+
+def embedded(given: Any, mock: Mock = GOOD, **params: Any) -> Script:
+    asked = chat(endpoint="embeddings", messages=(), params={"input": given, **params})
+    return script(embeddings.to_request(asked, HERE).body, mock)
+
+
+def test_its_vectors_are_the_same_for_the_same_input_only() -> None:
+    data = orjson.loads(body(embedded(["a", "b", "a", [1, 2]], dimensions=8)))["data"]
+    one, other, again, ids = (entry["embedding"] for entry in data)
+    assert one == again
+    assert len({tuple(vector) for vector in (one, other, ids)}) == 3
+    assert all(len(vector) == 8 for vector in (one, other, ids))
+
+
+def test_nobody_makes_it_do_much_work() -> None:
+    assert len(orjson.loads(body(embedded("x", dimensions=2**31 - 1)))["data"][0]["embedding"]) == 4096
+
+
+def test_it_refuses_and_breaks_there_as_it_is_told() -> None:
+    assert embedded("x", Mock(status=429, retry_after=7)).status == 429
+    assert embedded("x", Mock(cut_after_tokens=1)).cut
+    assert not embedded("x").cut

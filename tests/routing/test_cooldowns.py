@@ -1,0 +1,254 @@
+"""Cooling: what failures leave behind, for how long, and what ends it."""
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.types import Cooldown, Deployment, Failure, FailureClass, Secret
+from codellama_proxy.routing.cooldown import Cooldowns, Probe
+from codellama_proxy.routing.cooling import Cooling, cool, is_cooling
+from codellama_proxy.upstream.pools import identity_of
+from tests.support.builders import deployment, failure
+
+POLICY = Cooldown(failures=3, time=30.0, max_time=600.0, auth_time=300.0)
+A = deployment("a")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Book:
+    """Cooldowns on a clock of their own."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.cooldowns = Cooldowns(identity_of, self.clock)
+
+    def outcome(self, cls: FailureClass | None, one: Deployment = A, **changes: object) -> None:
+        probe = self.cooldowns.begin(one)
+        self.ended(cls, one, probe, **changes)
+
+    def ended(
+        self, cls: FailureClass | None, one: Deployment = A, probe: Probe | None = None, **changes: object
+    ) -> None:
+        self.cooldowns.end(one, failure(cls, **changes) if cls else None, POLICY, probe)
+
+    def cools_for(self, one: Deployment = A) -> float:
+        """Seconds from now; 0 when it is ready."""
+        state = self.cooldowns.states().get(one.id)
+        return max(state.until - self.clock.now, 0.0) if state else 0.0
+
+    def cooling(self, one: Deployment = A) -> bool:
+        return is_cooling(self.cooldowns.states().get(one.id), self.clock.now)
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+@pytest.mark.parametrize("cls", ["transient", "disguised"])
+def test_three_failures_in_a_row_cool(book: Book, cls: FailureClass) -> None:
+    for _ in range(2):
+        book.outcome(cls)
+        assert not book.cooling()
+    book.outcome(cls)
+    assert book.cools_for() == 30.0
+
+
+def test_a_success_between_them_starts_the_count_again(book: Book) -> None:
+    for cls in ("transient", "transient", None, "transient", "transient"):
+        book.outcome(cls)
+    assert not book.cooling()
+
+
+@pytest.mark.parametrize("cls", ["caller", "client_left"])
+def test_neither_callers_nor_clients_cool(book: Book, cls: FailureClass) -> None:
+    for _ in range(50):
+        book.outcome(cls)
+    assert book.cooldowns.states() == {}
+    for other in ("transient", cls, "transient", cls):
+        book.outcome(other)
+    assert not book.cooling(), "and they do not count among the failures in a row"
+
+
+def test_a_refused_credential_cools_at_once_and_long_and_doubles(book: Book) -> None:
+    book.outcome("credential")
+    assert book.cools_for() == 300.0
+    book.clock.now += 300.0
+    book.outcome("credential")
+    assert book.cools_for() == 600.0
+    book.clock.now += 600.0
+    book.outcome("credential")
+    assert book.cools_for() == 600.0, "never beyond max_time"
+
+
+@pytest.mark.parametrize(
+    ("asked", "cooled"), [(7.0, 7.0), (0.25, 0.25), (0.0, 0.0), (3600.0, 600.0), (1e308, 600.0), (None, 30.0)]
+)
+def test_a_busy_one_cools_for_as_long_as_it_asks(book: Book, asked: float | None, cooled: float) -> None:
+    book.outcome("busy", retry_after=asked)
+    assert book.cools_for() == cooled
+
+
+def test_each_failed_probe_doubles_up_to_the_most(book: Book) -> None:
+    for _ in range(3):
+        book.outcome("transient")
+    seen = []
+    for _ in range(7):
+        seen.append(book.cools_for())
+        book.clock.now += book.cools_for()
+        book.outcome("transient")
+    assert seen == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+
+
+def test_an_outage_with_many_in_flight_is_one_round(book: Book) -> None:
+    for _ in range(100):
+        book.cooldowns.begin(A)
+    for _ in range(100):
+        book.ended("transient")
+        book.clock.now += 0.001
+    assert book.cools_for() == pytest.approx(30.0, abs=0.11)
+    book.clock.now += 30.0
+    book.outcome("transient")
+    assert book.cools_for() == 60.0
+
+
+def test_after_a_cooldown_exactly_one_request_probes(book: Book) -> None:
+    book.outcome("busy", retry_after=10.0)
+    book.clock.now += 10.0
+    assert not book.cooling(), "ready for its probe"
+    probe = book.cooldowns.begin(A)
+    assert book.cooling(), "for everybody else"
+    assert book.cooldowns.begin(A) is None
+    book.cooldowns.answered(A, probe)
+    assert not book.cooling()
+    assert book.cooldowns.states() == {}
+
+
+@pytest.mark.parametrize("cls", ["transient", "caller", None])
+def test_every_end_of_a_probe_is_an_end(book: Book, cls: FailureClass | None) -> None:
+    book.outcome("busy", retry_after=10.0)
+    book.clock.now += 10.0
+    book.outcome(cls)
+    state = book.cooldowns.states().get(A.id)
+    assert state is None or not state.probing
+    assert book.cooling() is (cls == "transient")
+
+
+def test_an_abandoned_probe_lets_the_next_one_try(book: Book) -> None:
+    book.outcome("busy", retry_after=10.0)
+    book.clock.now += 10.0
+    book.cooldowns.abandon(A, book.cooldowns.begin(A))
+    assert not book.cooling()
+    book.cooldowns.begin(A)
+    assert book.cooling()
+
+
+def test_an_answer_that_began_before_a_cooldown_does_not_end_it(book: Book) -> None:
+    book.cooldowns.answered(A, book.cooldowns.begin(A))
+    book.outcome("busy", retry_after=20.0)
+    book.ended(None)
+    assert book.cools_for() == 20.0
+
+
+def test_a_probe_during_the_rest_ends_it_or_doubles_it(book: Book) -> None:
+    for _ in range(3):
+        book.outcome("transient")
+    book.clock.now += 10.0
+    book.outcome("transient")
+    assert book.cools_for() == 60.0
+    probe = book.cooldowns.begin(A)
+    book.cooldowns.answered(A, probe)
+    assert book.cools_for() == 0.0
+    book.ended(None, A, probe)
+    assert book.cooldowns.states() == {}
+
+
+def test_a_probe_that_is_told_to_wait_briefly_shortens_nothing(book: Book) -> None:
+    book.outcome("credential")
+    book.outcome("busy", retry_after=1.0)
+    assert book.cools_for() == 300.0
+
+
+@pytest.mark.parametrize("cls", ["transient", "credential", "busy", "caller", None])
+def test_no_other_attempt_ends_a_probe(book: Book, cls: FailureClass | None) -> None:
+    """Those that began before the rest, or before the probe, have no say in it."""
+    for _ in range(3):
+        book.outcome("transient")
+    book.clock.now += 31.0
+    probe = book.cooldowns.begin(A)
+    until = book.cooldowns.states()[A.id].until
+    if cls is not None:
+        book.ended(cls)
+        assert book.cooldowns.is_probed(A)
+        assert book.cooldowns.states()[A.id].until == until
+        book.ended("transient", A, probe)
+        assert book.cools_for() == 60.0
+
+
+def test_a_request_that_fails_again_in_the_same_place_doubles_nothing(book: Book) -> None:
+    for _ in range(3):
+        book.outcome("transient")
+    again = book.cooldowns.begin(A, again=True)
+    book.ended("transient", A, again)
+    assert book.cools_for() == 30.0
+    assert not book.cooldowns.is_probed(A)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"base_url": "https://moved.example/v1"}, {"api_key": Secret("sk-rotated")}, {"provider": "groq"}],
+)
+def test_a_new_address_or_credential_starts_clean(book: Book, changes: dict[str, Any]) -> None:
+    book.outcome("credential")
+    moved = deployment("a", **changes)
+    book.cooldowns.keep_only({A.id: moved})
+    assert not book.cooling()
+    book.outcome("credential", moved)
+    book.cooldowns.begin(A)
+    assert not book.cooling(), "even if a reload was not heard of"
+
+
+def test_a_reload_keeps_what_did_not_change_and_forgets_what_is_gone(book: Book) -> None:
+    other = deployment("b")
+    book.outcome("credential")
+    book.outcome("credential", other)
+    book.cooldowns.keep_only({A.id: deployment("a", weight=5.0)})
+    assert book.cooling()
+    assert not book.cooling(other)
+
+
+outcomes = st.lists(
+    st.tuples(
+        st.none()
+        | st.builds(
+            Failure,
+            st.sampled_from(get_args(FailureClass)),
+            retry_after=st.none() | st.floats(0, allow_infinity=False),
+        ),
+        st.floats(0, 1000),
+    ),
+    max_size=30,
+)
+
+
+@given(outcomes)
+def test_no_history_cools_for_longer_than_the_most(history: list[tuple[Failure | None, float]]) -> None:
+    now = 0.0
+    state: Cooling | None = None
+    for outcome, pause in history:
+        before = state
+        state = cool(state, outcome, POLICY, now)
+        if state is not None:
+            assert state.until <= now + POLICY.max_time
+            assert state.until >= (before.until if before else 0.0), "no outcome shortens a cooldown"
+            assert not state.probing
+        now += pause

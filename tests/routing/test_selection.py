@@ -1,0 +1,142 @@
+"""The chain of a request: whose traffic is shared, who is left out, and that the cooling come last."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Deployment, Routing, Snapshot
+from codellama_proxy.routing.cooling import Cooling
+from codellama_proxy.routing.selection import (
+    allows,
+    asked_model,
+    candidates,
+    models_of_chain,
+    starting_model,
+    weighted,
+)
+from tests.support.builders import deployment, model, snapshot
+
+A, B, C = deployment("a"), deployment("b"), deployment("c")
+
+
+def half() -> float:
+    return 0.5
+
+
+def everything(_: str) -> bool:
+    return True
+
+
+def test_deployments_of_one_name_share_the_traffic_by_weight() -> None:
+    weights = {"m#1": 1.0, "m#2": 3.0, "m#3": 6.0}
+    alike = [deployment("m", n, weight=w) for n, w in enumerate(weights.values(), 1)]
+    dice = random.Random(7)
+    first = Counter(weighted(alike, dice.random)[0].id for _ in range(4000))
+    for name, weight in weights.items():
+        assert first[name] / 4000 == pytest.approx(weight / 10, abs=0.03)
+
+
+def test_a_deployment_of_weight_zero_only_backs_the_others_up() -> None:
+    spare, other = deployment("m", 1, weight=0.0), deployment("m", 2, weight=0.001)
+    dice = random.Random(1)
+    assert all(weighted([spare, other], dice.random) == [other, spare] for _ in range(200))
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=3), st.permutations([A, B, C]))
+def test_every_draw_keeps_every_deployment_once(draws: list[float], order: list[Deployment]) -> None:
+    dice = itertools.cycle(draws)
+    assert sorted(d.id for d in weighted(order, lambda: next(dice))) == ["a#1", "b#1", "c#1"]
+
+
+def test_cooling_deployments_come_last_the_soonest_first() -> None:
+    models = [model("a"), model("b"), model("c")]
+    cooling = {"a#1": Cooling(3, until=50.0, rounds=1), "b#1": Cooling(3, until=20.0, rounds=1)}
+    assert [d.id for d in candidates(models, cooling, 10.0, half)] == ["c#1", "b#1", "a#1"]
+    assert [d.id for d in candidates(models, cooling, 30.0, half)] == ["b#1", "c#1", "a#1"]
+    assert [d.id for d in candidates(models, {}, 30.0, half)] == ["a#1", "b#1", "c#1"]
+
+
+def test_a_deployment_that_somebody_is_probing_still_comes_last() -> None:
+    cooling = {"a#1": Cooling(3, until=5.0, rounds=1, probing=True)}
+    assert [d.id for d in candidates([model("a"), model("b")], cooling, 10.0, half)] == ["b#1", "a#1"]
+
+
+def test_failures_that_did_not_cool_do_not_change_the_order() -> None:
+    models = [model("a"), model("b")]
+    assert [d.id for d in candidates(models, {"a#1": Cooling(2)}, 0.0, half)] == ["a#1", "b#1"]
+
+
+def test_deployments_of_another_mode_are_no_candidates() -> None:
+    snap = snapshot(model("m", deployment("m", 1), deployment("m", 2, mode="embedding")))
+    (chat,) = models_of_chain(snap, snap.models["m"], lambda _: True, {}, 0.0, "chat")
+    assert [d.id for d in candidates([chat], {}, 0.0, half)] == ["m#1"]
+
+
+def test_a_request_without_a_model_starts_at_the_first_entry_that_is_no_stand_in() -> None:
+    mock = model("mock", deployment("mock", provider="mock", fallback=False))
+    assert starting_model([mock, model("a"), model("b")]) == model("a")
+    assert starting_model([mock]) == mock
+    assert starting_model([]) is None
+
+
+def test_unknown_forbidden_and_other_modes_look_alike() -> None:
+    snap = snapshot(model("alpha"), model("vectors", deployment("vectors", mode="embedding")))
+    asked: list[tuple[str, Callable[[str], bool]]] = [
+        ("nobody", everything),
+        ("alpha", lambda name: name != "alpha"),
+        ("vectors", everything),
+    ]
+    errors = []
+    for name, permitted in asked:
+        with pytest.raises(ProxyError) as caught:
+            asked_model(snap, name, "chat", permitted)
+        errors.append(caught.value.body().replace(name.encode(), b"NAME"))
+        assert caught.value.status == 404
+    assert len(set(errors)) == 1
+
+
+def test_unknown_models_may_start_where_unnamed_ones_do() -> None:
+    lenient = snapshot(model("a"), model("b"), routing=Routing(unknown_model="default"))
+    assert asked_model(lenient, "nobody", "chat", everything).name == "a"
+    assert asked_model(lenient, None, "chat", lambda name: name == "b").name == "b"
+    with pytest.raises(ProxyError):  # it exists, so it is not unknown: it is forbidden
+        asked_model(lenient, "a", "chat", lambda name: name == "b")
+
+
+def chain_of(
+    snap: Snapshot,
+    permitted: Callable[[str], bool] = everything,
+    cooling: Mapping[str, Cooling] = MappingProxyType({}),
+) -> list[str]:
+    return [m.name for m in models_of_chain(snap, snap.models["a"], permitted, cooling, 0.0)]
+
+
+def test_the_chain_skips_models_the_caller_may_not_use() -> None:
+    snap = snapshot(model("a"), model("b"), model("c"))
+    assert chain_of(snap, lambda name: name != "b") == ["a", "c"]
+
+
+def test_a_model_is_not_its_own_fallback() -> None:
+    snap = snapshot(model("a", fallbacks=("b", "a", "gone")), model("b"))
+    assert chain_of(snap) == ["a", "b"]
+
+
+def test_a_chain_ends_where_no_request_can_come() -> None:
+    snap = replace(snapshot(*(model(name) for name in "abcdef")), routing=Routing(max_attempts=2))
+    assert chain_of(snap) == ["a", "b"]
+    assert chain_of(snap, cooling={"a#1": Cooling(3, until=10.0, rounds=1)}) == ["a", "b", "c"]
+
+
+def test_allow_lists_take_shell_wildcards_and_mind_case() -> None:
+    assert allows(None, "anything")
+    assert not allows((), "anything")
+    assert allows(("gpt-*", "codellama"), "gpt-4")
+    assert not allows(("gpt-*",), "GPT-4")

@@ -1,0 +1,67 @@
+"""The last good configuration, as the database keeps it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from codellama_proxy.__main__ import main
+from codellama_proxy.store.sqlite.configurations import Kept, keep, last_good
+from codellama_proxy.store.sqlite.connection import StoreError, connect
+from codellama_proxy.store.sqlite.migrations import prepare
+
+FIRST = Kept(b"models: []\n", "0123456789ab", 1000.0)
+SECOND = Kept("models: [] # é\n".encode(), "ba9876543210", 2000.5)
+
+
+def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.db"
+    prepare(path)
+    assert last_good(path) is None
+    with closing(connect(path)) as db:
+        for one in (FIRST, SECOND):
+            keep(db, one)
+            assert last_good(path) == one
+        keep(db, None)
+        assert last_good(path) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        (None, "there is no last good configuration in the database {}, so nothing is served instead"),
+        (b"models: {}", "the last good configuration in the database {} is no longer good itself"),
+    ],
+)
+def test_a_start_that_finds_no_last_good_configuration_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: bytes | None, why: str
+) -> None:
+    config, database = tmp_path / "proxy.yaml", tmp_path / "proxy.db"
+    config.write_text("models: [\n")
+    if kept is not None:
+        prepare(database)
+        with closing(connect(database)) as db:
+            keep(db, Kept(kept, "0123456789ab", 1000.0))
+    options = ["--config", str(config), "--database", str(database)]
+    assert main(["serve", *options, "--on-invalid", "last-good"]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{config}:2:1: not YAML")
+    assert last == why.format(database)
+    assert main(["serve", *options, "--on-invalid", "refuse"]) == 1
+    assert capsys.readouterr().err.splitlines() == [first]
+
+
+def test_no_database_and_one_of_an_older_version_have_none(tmp_path: Path) -> None:
+    assert last_good(tmp_path / "none.db") is None
+    path = tmp_path / "old.db"
+    connect(path, create=True).close()
+    assert last_good(path) is None
+
+
+def test_a_damaged_database_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match="cannot read"):
+        last_good(path)

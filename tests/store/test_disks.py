@@ -1,0 +1,48 @@
+"""Network file systems are recognised by the machine's table of mounts, and only they."""
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from codellama_proxy.store.sqlite import disks
+
+TABLE = r"""
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:30 / /data rw - nfs4 server:/export rw,vers=4.2
+31 22 0:31 / /data/local rw - xfs /dev/vdb rw
+32 22 0:32 / /my\040files rw - fuse.sshfs me@host: rw
+33 22 0:33 / /twice rw - ext4 /dev/vdc rw
+34 33 0:34 / /twice rw - cifs //server/share rw
+35 22 0:35 / /ntfs rw - fuseblk /dev/sdb1 rw
+36 22 0:36 / /run rw master:5 propagate_from:2 - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "remote"),
+    [
+        ("/", "ext4", False),
+        ("/var/lib", "ext4", False),
+        ("/data", "nfs4", True),
+        ("/data/deep/er", "nfs4", True),
+        ("/database", "ext4", False),
+        ("/data/local", "xfs", False),
+        ("/my files/x", "fuse.sshfs", True),
+        ("/twice", "cifs", True),
+        ("/ntfs", "fuseblk", False),
+        ("/run/x", "tmpfs", False),
+    ],
+)
+def test_the_deepest_and_latest_mount_decides(place: str, kind: str, remote: bool) -> None:
+    assert disks.filesystem(PurePosixPath(place), TABLE) == kind
+    assert disks.remote(kind) is remote
+
+
+@pytest.mark.parametrize("table", ["", "nonsense\n", "1 2 3\n- - -\n"])
+def test_a_table_that_says_nothing_is_no_reason_to_warn(table: str) -> None:
+    assert disks.filesystem(PurePosixPath("/data"), table) is None
+    assert not disks.remote(None)
+
+
+def test_this_machines_disk_is_none_to_warn_of(tmp_path: Path) -> None:
+    assert disks.warning(tmp_path / "not" / "yet" / "proxy.db") is None

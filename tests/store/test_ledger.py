@@ -1,0 +1,825 @@
+"""The ledger: nothing is lost, nothing booked twice, no budget exceeded, whatever happens around it."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Price, Usage
+from codellama_proxy.limits.admission import Admission, Ask, Extension, Refused
+from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.limits.windows import DAY
+from codellama_proxy.store.sqlite.balances import SQL, Balances
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.store.sqlite.reports import Filters
+from tests.support.builders import deployment
+from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
+
+BUDGET = 100
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "proxy.db")
+
+
+@pytest.fixture
+def ledger(store: Store) -> Iterator[tuple[asyncio.Runner, Ledger]]:
+    with asyncio.Runner() as runner:
+        opened = store.open()
+        yield runner, runner.run(opened.__aenter__())
+        runner.run(opened.__aexit__(None, None, None))
+
+
+class Desk:
+    """The ledger without its `await`s."""
+
+    def __init__(self, runner: asyncio.Runner, ledger: Ledger, store: Store) -> None:
+        self.run = runner.run
+        self.ledger = ledger
+        self._store = store
+
+    def admit(self, request: Ask) -> Ask:
+        self.run(self.ledger.admit(request))
+        return request
+
+    def settle(self, request: Ask | str, cost: int | None = 0, **given: object) -> None:
+        self.ledger.settle(end(request, cost, **given))
+        self.run(self._store.writer.barrier())
+
+    def spend(self, request: Ask, cost: int) -> None:
+        self.settle(self.admit(request), cost)
+
+    def refused(self, request: Ask) -> ProxyError:
+        with pytest.raises(ProxyError) as refused:
+            self.admit(request)
+        return refused.value
+
+    def reconciles(self) -> bool:
+        return self.run(self.ledger.reconcile()) == []
+
+    def fold(self, before: float) -> int:
+        return self.run(self.ledger.fold(before))
+
+
+@pytest.fixture
+def desk(ledger: tuple[asyncio.Runner, Ledger], store: Store) -> Desk:
+    return Desk(*ledger, store)
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def day_budget(most: int = BUDGET) -> ScopeLimits:
+    return of_project(max_budget=most, budget_duration="day")
+
+
+# --- holding and booking -------------------------------------------------------------------------------------
+
+
+def test_fifty_at_once_that_hold_five_of_a_hundred_let_exactly_twenty_in(store: Store) -> None:
+    async def use(ledger: Ledger) -> list[object]:
+        asked = [ledger.admit(ask(of_project(max_budget=BUDGET))) for _ in range(50)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = store.run(use)
+    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    assert len(refused) == 30
+    assert {error.code for error in refused} == {"insufficient_quota"}
+    assert store.balance("project:web") == (0, 100)
+
+
+def test_a_hold_becomes_what_was_spent(desk: Desk, store: Store) -> None:
+    request = desk.admit(ask(of_project(max_budget=BUDGET)))
+    assert store.balance("project:web") == (0, 5)
+    desk.settle(request, 3)
+    assert store.balance("project:web") == (3, 0)
+    assert desk.reconciles()
+
+
+def test_names_that_clients_make_up_are_kept_short(desk: Desk, store: Store) -> None:
+    request = ask(user="u" * 10**6, model_requested="m" * 10**6)
+    desk.spend(request, 7)
+    row = desk.run(desk.ledger.request(request.request_id))
+    assert (row["model_requested"], len(row["user"]) <= 256) == ("m" * 256, True)
+
+
+def test_settling_twice_books_once(desk: Desk, store: Store) -> None:
+    request = desk.admit(ask(of_project(max_budget=BUDGET)))
+    desk.settle(request, 3)
+    desk.settle(request, 4, status="error")
+    assert store.balance("project:web") == (3, 0)
+    assert store.value("select status from requests") == "ok"
+
+
+def test_settling_what_was_never_admitted_does_nothing(desk: Desk, store: Store) -> None:
+    desk.settle("req_nobody", 10)
+    assert store.value("select count(*) from requests") == 0
+    desk.admit(ask(of_project(max_budget=BUDGET)))
+    desk.settle("req_nobody", 10)
+    assert store.balance("project:web") == (0, 5)
+
+
+def test_a_settlement_finds_the_admission_nobody_waited_for(store: Store) -> None:
+    async def use(ledger: Ledger) -> None:
+        request = ask(of_project(max_budget=BUDGET))
+        waiting = asyncio.create_task(ledger.admit(request))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        ledger.settle(end(request, 2, status="cancelled", http_status=499))
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    store.run(use)
+    assert store.balance("project:web") == (2, 0)
+    assert store.value("select status from requests") == "cancelled"
+
+
+def test_a_request_is_booked_in_each_of_its_scopes(desk: Desk, store: Store) -> None:
+    scopes = (
+        of_global(max_budget=1000),
+        of_project(max_budget=500),
+        of_key(max_budget=200),
+        of_user("bob", max_budget=100),
+    )
+    desk.spend(ask(*scopes, user="bob"), 7)
+    assert [store.balance(scope.id) for scope in scopes] == [(7, 0)] * 4
+
+
+def test_the_row_tells_how_it_ended(desk: Desk, store: Store) -> None:
+    request = desk.admit(ask(user="bob", stream=True))
+    failed = Attempt("codellama#1", Failure("transient", 503, reason="http_503"), 12.34)
+    desk.settle(
+        request,
+        None,
+        first_ms=13.5,
+        attempts=(failed, Attempt("gpt-4#1", None, 5.0, at=12.5, charge=Charge(Usage(10, 20), "exact", 9))),
+        usage=Usage(10, 20, 4, 2, 1),
+        saved_nanos=9,
+        basis="estimated",
+    )
+    row = desk.run(desk.ledger.request(request.request_id))
+    assert row["attempts"] == [
+        {
+            "deployment": "codellama#1",
+            "class": "transient",
+            "status": 503,
+            "at": 0.0,
+            "ms": 12.3,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "cost_usd": 0,
+            "basis": "exact",
+            "reason": "http_503",
+        },
+        {
+            "deployment": "gpt-4#1",
+            "class": "ok",
+            "status": 200,
+            "at": 12.5,
+            "ms": 5.0,
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "cost_usd": 9e-9,
+            "basis": "exact",
+        },
+    ]
+    assert row["first_ms"] == 13.5
+    assert (row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"]) == (10, 20, 4)
+    assert (row["cost_usd"], row["saved_usd"], row["basis"]) == (None, 9e-9, "estimated")
+    assert (row["user"], row["stream"], row["created_at"]) == ("bob", True, "2026-11-22T15:30:00.000Z")
+    assert "content" not in row
+
+
+def test_content_is_kept_when_it_is_given(desk: Desk) -> None:
+    request = desk.admit(ask())
+    desk.settle(request, content='{"messages": []}')
+    row = desk.run(desk.ledger.request(request.request_id))
+    assert row["content"] == {"messages": []}
+
+
+# --- all or nothing ------------------------------------------------------------------------------------------
+
+
+def test_a_refused_request_takes_nothing_of_any_scope(desk: Desk, store: Store) -> None:
+    full, empty = of_global(rpm_limit=60, tpm_limit=60, max_budget=1000), of_key(max_budget=2)
+    desk.admit(ask(full))
+    before = store.level("global:"), store.level("global:", "tpm"), store.balance("global:")
+    assert desk.refused(ask(full, empty, max_tokens=20)).code == "insufficient_quota"
+    desk.admit(ask())
+    assert (store.level("global:"), store.level("global:", "tpm"), store.balance("global:")) == before
+    assert store.value("select count(*) from requests") == 2
+
+
+def test_too_many_at_once_costs_no_rate(desk: Desk, store: Store) -> None:
+    scope = of_key(rpm_limit=10, max_parallel_requests=1)
+    running = desk.admit(ask(scope))
+    for _ in range(5):
+        error = desk.refused(ask(scope))
+        assert (error.code, error.type) == ("concurrency_limit_exceeded", "requests")
+    assert store.level("key:key_a") == 9
+    desk.settle(running)
+    desk.admit(ask(scope))
+
+
+def test_too_fast_costs_no_budget(desk: Desk, store: Store) -> None:
+    scope = of_key(rpm_limit=1, max_budget=BUDGET)
+    desk.admit(ask(scope))
+    error = desk.refused(ask(scope))
+    assert (error.code, error.type, error.retry_after) == ("rate_limit_exceeded", "requests", 60)
+    assert error.headers["x-ratelimit-reset-requests"] == "1m0s"
+    assert store.balance("key:key_a") == (0, 5)
+
+
+def test_tokens_a_minute_are_corrected_by_what_was_used(desk: Desk, store: Store) -> None:
+    scope = of_key(tpm_limit=100)
+    request = desk.admit(ask(scope, prompt_estimate=10))
+    assert store.level("key:key_a", "tpm") == 90
+    desk.settle(request, usage=Usage(20, 200))
+    assert store.level("key:key_a", "tpm") == -120
+    error = desk.refused(ask(scope, prompt_estimate=10))
+    assert (error.type, error.retry_after) == ("tokens", pytest.approx(78))
+    desk.admit(ask(scope, prompt_estimate=10, created_at=NOW + 78.01))
+
+
+def test_an_answer_from_the_cache_keeps_the_estimate_it_was_charged(desk: Desk, store: Store) -> None:
+    scope = of_key(tpm_limit=100)
+    desk.settle(desk.admit(ask(scope, prompt_estimate=10)), usage=Usage(10, 500), basis="cached")
+    assert store.level("key:key_a", "tpm") == 90
+
+
+def test_users_of_one_project_have_limits_of_their_own(desk: Desk) -> None:
+    desk.admit(ask(of_user("bob", rpm_limit=1), user="bob"))
+    desk.refused(ask(of_user("bob", rpm_limit=1), user="bob"))
+    desk.admit(ask(of_user("eve", rpm_limit=1), user="eve"))
+
+
+def test_parallel_requests_of_a_user_are_counted_by_user(desk: Desk) -> None:
+    long = "x" * 1000
+    for user in ("bob", long):
+        desk.admit(ask(of_user(user, max_parallel_requests=1), user=user))
+        desk.refused(ask(of_user(user, max_parallel_requests=1), user=user))
+    desk.admit(ask(of_user(long + "y", max_parallel_requests=1), user=long + "y"))
+
+
+def test_scopes_without_limits_have_no_rows(desk: Desk, store: Store) -> None:
+    desk.spend(ask(user="bob"), 5)
+    assert store.value("select count(*) from scopes") == 0
+
+
+def test_a_shadow_counts_and_never_refuses(desk: Desk) -> None:
+    scope = of_key(rpm_limit=1, max_budget=7, shadow=True)
+    desk.spend(ask(scope), 6)
+    admission = desk.run(desk.ledger.admit(ask(scope)))
+    assert [refusal.kind for refusal in admission.shadowed] == ["requests", "budget"]
+    assert admission.max_tokens is None
+
+
+# --- windows -------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_is_used_up_opens_again_with_the_next_window(desk: Desk, store: Store) -> None:
+    desk.spend(ask(day_budget()), 97)
+    assert "resets at 2026-11-23T00:00:00Z" in desk.refused(ask(day_budget())).message
+    desk.refused(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
+    desk.admit(ask(day_budget(), created_at=at("2026-11-23T00:00:00")))
+    assert store.balance("project:web") == (0, 5)
+    assert desk.reconciles()
+
+
+def test_a_month_ends_at_its_last_midnight(desk: Desk) -> None:
+    scope = of_project(max_budget=BUDGET, budget_duration="month")
+    desk.spend(ask(scope, created_at=at("2026-12-31T23:59:00")), 97)
+    desk.refused(ask(scope, created_at=at("2026-12-31T23:59:59")))
+    desk.admit(ask(scope, created_at=at("2027-01-01T00:00:01")))
+
+
+def test_a_request_that_ends_after_its_window_costs_the_next_one_nothing(desk: Desk, store: Store) -> None:
+    over_midnight = desk.admit(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
+    desk.spend(ask(day_budget(), created_at=at("2026-11-23T00:00:01")), 1)
+    desk.settle(over_midnight, 4)
+    assert store.balance("project:web") == (1, 0)
+    assert desk.reconciles()
+
+
+def test_a_rolling_window_begins_with_the_first_use(desk: Desk) -> None:
+    scope = of_project(max_budget=BUDGET, budget_duration="5h")
+    desk.spend(ask(scope), 97)
+    assert "resets at 2026-11-22T20:30:00Z" in desk.refused(ask(scope)).message
+    desk.refused(ask(scope, created_at=NOW + 5 * 3600 - 1))
+    desk.admit(ask(scope, created_at=NOW + 5 * 3600))
+
+
+def test_a_clock_that_goes_back_reopens_nothing(desk: Desk, store: Store) -> None:
+    desk.spend(ask(day_budget()), 97)
+    for back in (60, 7200, DAY):
+        desk.refused(ask(day_budget(), created_at=NOW - back))
+    desk.refused(ask(day_budget()))
+    desk.admit(ask(day_budget(), created_at=NOW + DAY))
+    assert desk.reconciles()
+
+
+def test_a_clock_that_jumps_a_day_ahead_and_back_gives_one_more_budget_and_no_more(desk: Desk) -> None:
+    desk.spend(ask(day_budget()), 97)
+    desk.spend(ask(day_budget(), created_at=NOW + DAY), 97)
+    desk.refused(ask(day_budget()))
+    desk.refused(ask(day_budget(), created_at=NOW + DAY))
+    desk.admit(ask(day_budget(), created_at=NOW + 2 * DAY))
+    assert desk.reconciles()
+
+
+def test_a_clock_that_was_a_year_ahead_locks_a_scope_no_longer_than_a_window(desk: Desk) -> None:
+    desk.spend(ask(day_budget(), created_at=NOW + 365 * DAY), 97)
+    desk.refused(ask(day_budget()))
+    desk.admit(ask(day_budget(), created_at=NOW + DAY))
+    assert desk.reconciles()
+
+
+def test_requests_slightly_out_of_order_at_midnight_share_one_window(desk: Desk, store: Store) -> None:
+    midnight = at("2026-11-23T00:00:00")
+    desk.spend(ask(day_budget(), created_at=midnight + 0.001), 10)
+    desk.spend(ask(day_budget(), created_at=midnight - 0.001), 20)
+    desk.spend(ask(day_budget(), created_at=midnight + 0.002), 30)
+    assert store.balance("project:web") == (60, 0)
+
+
+# --- limits that change ---------------------------------------------------------------------------------------
+
+
+def test_a_changed_limit_keeps_what_was_spent(desk: Desk, store: Store) -> None:
+    desk.spend(ask(of_project(max_budget=BUDGET)), 60)
+    desk.refused(ask(of_project(max_budget=62), max_tokens=5))
+    desk.admit(ask(of_project(max_budget=65)))
+    assert store.balance("project:web") == (60, 5)
+
+
+@pytest.mark.parametrize("duration", ["hour", "day", "week", "month", "7d", "1h", None])
+def test_a_changed_duration_keeps_what_was_spent_within_it(
+    desk: Desk, store: Store, duration: str | None
+) -> None:
+    desk.spend(ask(day_budget()), 60)
+    running = desk.admit(ask(day_budget()))
+    changed = of_project(max_budget=BUDGET, budget_duration=duration)
+    desk.admit(ask(changed))
+    assert store.balance("project:web") == (60, 10)
+    desk.settle(running, 3)
+    assert store.balance("project:web") == (63, 5)
+    assert desk.reconciles()
+
+
+def test_a_longer_window_takes_back_in_what_a_shorter_one_had_forgotten(desk: Desk, store: Store) -> None:
+    desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
+    desk.spend(ask(day_budget()), 40)
+    desk.admit(ask(of_project(max_budget=BUDGET, budget_duration="month")))
+    assert store.balance("project:web") == (70, 5)
+
+
+@pytest.mark.parametrize("kind", ["global", "project", "key", "user"])
+def test_a_new_budget_knows_what_was_spent_before_it(desk: Desk, store: Store, kind: str) -> None:
+    budget = {
+        "global": of_global(max_budget=BUDGET, budget_duration="day"),
+        "project": of_project(max_budget=BUDGET, budget_duration="day"),
+        "key": of_key(max_budget=BUDGET, budget_duration="day"),
+        "user": of_user("bob", max_budget=BUDGET, budget_duration="day"),
+    }[kind]
+    other = {"project": "ops", "key": Key("key_b", "ops"), "user": "bob"}
+    desk.spend(ask(user="bob", created_at=NOW - DAY), 1000)
+    desk.spend(ask(user="bob"), 40)
+    desk.spend(ask(**other), 7)
+    running = desk.admit(ask(user="bob"))
+    desk.admit(ask(budget, user="bob"))
+    spent = 47 if kind == "global" else 40
+    assert store.balance(budget.id) == (spent, 5)
+    desk.settle(running, 2)
+    assert store.balance(budget.id) == (spent + 2, 5)
+    assert desk.reconciles()
+
+
+def test_a_budget_that_was_away_comes_back_knowing_everything(desk: Desk, store: Store) -> None:
+    desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
+    desk.spend(ask(), 20)
+    desk.spend(ask(of_key(max_budget=1000)), 20)
+    assert desk.reconciles()
+    desk.admit(ask(day_budget()))
+    assert store.balance("project:web") == (40, 5)
+    assert desk.reconciles()
+
+
+def test_a_hold_for_another_scope_is_not_lost_when_a_budget_comes_back(desk: Desk, store: Store) -> None:
+    desk.spend(ask(day_budget()), 10)
+    running = desk.admit(ask(of_key(max_budget=1000)))
+    assert store.balance("project:web") == (10, 5)
+    desk.settle(running, 5)
+    assert store.balance("project:web") == (15, 0)
+
+
+def test_a_rate_alone_sums_nothing_up(desk: Desk, store: Store) -> None:
+    desk.spend(ask(of_project(rpm_limit=60)), 10)
+    assert store.value("select first_seq from scopes") is None
+    desk.admit(ask(of_project(rpm_limit=60, max_budget=BUDGET)))
+    assert store.balance("project:web") == (10, 5)
+
+
+# --- crashes --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_crash_left_held_is_settled_at_the_most_it_may_have_cost(store: Store) -> None:
+    dear = Price(3_000_000, 0)
+
+    async def crash(ledger: Ledger) -> None:
+        await ledger.admit(ask(of_project(max_budget=BUDGET)))
+        await ledger.admit(ask(prompt_estimate=7, prices=(dear, None), candidate_names=("a", "b")))
+        await ledger.admit(ask(prices=(None,)))
+
+    async def recover(ledger: Ledger) -> tuple[int, int, list[object]]:
+        return await ledger.recover(), await ledger.recover(), await ledger.reconcile()
+
+    store.run(crash)
+    assert store.run(recover) == (3, 0, [])
+    assert store.balance("project:web") == (26, 0)
+    with store.elsewhere() as db:
+        rows = db.execute("select status, basis, cost_nanos from requests order by seq").fetchall()
+    assert rows == [
+        ("error", "crash_estimate", 5),
+        ("error", "crash_estimate", 21),
+        ("error", "crash_estimate", None),
+    ]
+
+
+def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
+    budget = of_project(max_budget=BUDGET)
+    first, second = deployment("first"), deployment("second")
+    failure = Failure("transient", 502, reason="http_502")
+    failed = Attempt("first#1", failure, 7.0, at=1.0, charge=Charge(Usage(3, 2), "estimated", 4))
+
+    async def crash(ledger: Ledger) -> None:
+        held = [ask(budget, deployment=first), ask(budget, deployment=first), ask(deployment=first)]
+        for one in held:
+            await ledger.admit(one)
+        await ledger.extend(Extension(held[1].request_id, (budget,), 4, second, (failed,)))
+        ledger.note(Extension(held[2].request_id, (), 0, second, (failed,), Price(2 * 10**6, 0)))
+
+    async def recover(ledger: Ledger) -> list[dict[str, Any]]:
+        await ledger.recover()
+        assert await ledger.reconcile() == []
+        rows, _ = await ledger.logs(Filters(), 1, 10)
+        return rows[::-1]
+
+    store.run(crash)
+    once, twice, unlimited = store.run(recover)
+    assert [row["model"] for row in (once, twice, unlimited)] == ["first", "second", "second"]
+    assert [row["deployment"] for row in (once, twice, unlimited)] == ["first#1", "second#1", "second#1"]
+    assert [[one["deployment"] for one in row["attempts"]] for row in (once, twice)] == [
+        ["first#1"],
+        ["first#1", "second#1"],
+    ]
+    assert [row["cost_usd"] for row in (once, twice, unlimited)] == [5e-9, 9e-9, 6e-9]
+    for row in (once, twice, unlimited):
+        assert row["basis"] == row["attempts"][-1]["basis"] == "crash_estimate"
+        assert (row["attempts"][-1]["class"], row["attempts"][-1]["reason"]) == ("transient", "crash")
+        assert round(row["cost_usd"] * 1e9) == sum(round(one["cost_usd"] * 1e9) for one in row["attempts"])
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert row[name] == sum(one[name] for one in row["attempts"])
+    assert twice["attempts"][0] == failed.to_json()
+    assert store.balance("project:web") == (20, 0)
+
+
+# --- further attempts -----------------------------------------------------------------------------------------
+
+
+def extension(request: Ask, nanos: int, *scopes: ScopeLimits) -> Extension:
+    return Extension(request.request_id, scopes, nanos, deployment("second"), ())
+
+
+def test_a_further_attempt_holds_more_in_every_scope_or_in_none(desk: Desk, store: Store) -> None:
+    wide, narrow = of_global(max_budget=1000), of_key(max_budget=20)
+    request = desk.admit(ask(wide, narrow))
+    assert desk.run(desk.ledger.extend(extension(request, 10, wide, narrow))) == 10
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
+    with pytest.raises(Refused) as refused:
+        desk.run(desk.ledger.extend(extension(request, 6, wide, narrow)))
+    assert refused.value.code == "insufficient_quota"
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
+    desk.settle(request, 12)
+    assert [store.balance(scope.id) for scope in (wide, narrow)] == [(12, 0), (12, 0)]
+    assert desk.reconciles()
+
+
+def test_a_shadow_budget_refuses_no_further_attempt(desk: Desk, store: Store) -> None:
+    shadow = of_key(max_budget=8, shadow=True)
+    request = desk.admit(ask(shadow))
+    assert desk.run(desk.ledger.extend(extension(request, 10, shadow))) == 3
+    assert store.balance(shadow.id) == (0, 8)
+    desk.settle(request, 15)
+    assert store.balance(shadow.id) == (15, 0)
+    assert desk.reconciles()
+
+
+def test_a_further_attempt_of_what_is_not_held_holds_nothing(desk: Desk, store: Store) -> None:
+    budget = of_key(max_budget=1000)
+    request = desk.admit(ask(budget))
+    desk.settle(request, 3)
+    assert desk.run(desk.ledger.extend(extension(request, 10, budget))) == 0
+    assert store.balance(budget.id) == (3, 0)
+    assert desk.reconciles()
+
+
+def test_a_further_attempt_across_the_edge_of_a_window_belongs_to_the_old_one(
+    desk: Desk, store: Store
+) -> None:
+    hour = of_key(max_budget=20, budget_duration="hour")
+    request = desk.admit(ask(hour))
+    store.now = NOW + 3600
+    assert desk.run(desk.ledger.extend(extension(request, 100, hour))) == 100
+    assert store.balance(hour.id) == (0, 0)
+    desk.settle(request, 90)
+    assert store.balance(hour.id) == (0, 0)
+    assert desk.reconciles()
+
+
+def _serve_until_killed(path: Path, admitted: "multiprocessing.connection.Connection") -> None:
+    store = Store(path)
+
+    async def use(ledger: Ledger) -> None:
+        while True:
+            request = ask(of_project(max_budget=10**9), request_id=f"req_{os.getpid()}_{os.urandom(4).hex()}")
+            await ledger.admit(request)
+            admitted.send((request.request_id, "held"))
+            ledger.settle(end(request, 3))
+            await store.writer.barrier()
+            admitted.send((request.request_id, "ok"))
+
+    store.run(use)
+
+
+def test_after_kill_9_every_acknowledged_row_is_there_and_nothing_stays_held(store: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    acknowledged: dict[str, str] = {}
+    for kill_after in (3, 10, 25):
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_serve_until_killed, args=(store.path, theirs))
+        child.start()
+        theirs.close()
+        for _ in range(kill_after):
+            request_id, status = ours.recv()
+            acknowledged[request_id] = status
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+
+        async def recover(ledger: Ledger) -> list[object]:
+            await ledger.recover()
+            return await ledger.reconcile()
+
+        assert store.run(recover) == []
+        with store.elsewhere() as db:
+            assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+            rows = dict(db.execute("select request_id, status from requests"))
+            (held,) = db.execute("select held_nanos from scopes").fetchone()
+        assert held == 0
+        assert set(acknowledged) <= set(rows)
+        assert {rows[name] for name, status in acknowledged.items() if status == "ok"} <= {"ok"}
+        assert "held" not in rows.values()
+
+
+def test_a_closed_ledger_takes_no_settlement_and_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(ledger: Ledger) -> Ledger:
+        return ledger
+
+    store.run(use).settle(end("req_late"))
+    assert "after the ledger was closed" in caplog.text
+
+
+# --- when nothing can be written ---------------------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_and_loses_nothing_and_needs_no_restart(store: Store) -> None:
+    async def use(ledger: Ledger) -> None:
+        running = ask(of_project(max_budget=BUDGET))
+        await ledger.admit(running)
+        pages = await store.writer.run(lambda db: db.execute("pragma page_count").fetchone()[0])
+        await store.writer.run(lambda db: db.execute(f"pragma max_page_count={pages}").fetchone())
+        refused = None
+        for _ in range(500):
+            try:
+                await ledger.admit(ask(model_requested="x" * 5000))
+            except ProxyError as error:
+                refused = error
+                break
+        assert refused is not None
+        assert (refused.status, refused.code) == (503, "accounting_unavailable")
+        ledger.settle(end(running, 4))
+        while True:
+            try:
+                await store.writer.run(lambda db: db.execute("pragma max_page_count=100000").fetchone())
+                break
+            except Exception:
+                await asyncio.sleep(0.05)
+        await ledger.admit(ask())
+        assert (await ledger.request(running.request_id) or {})["status"] == "ok"
+        assert await ledger.reconcile() == []
+
+    store.run(use)
+    assert store.balance("project:web") == (4, 0)
+
+
+def test_a_locked_database_refuses_in_time_and_then_goes_on(store: Store) -> None:
+    async def use(ledger: Ledger) -> None:
+        running = ask(of_project(max_budget=BUDGET))
+        await ledger.admit(running)
+        await store.writer.run(lambda db: db.execute("select 1").fetchone())
+        with store.elsewhere() as other:
+            other.execute("begin exclusive")
+            ledger.settle(end(running, 4))
+            with pytest.raises(ProxyError) as refused:
+                await ledger.admit(ask(of_project(max_budget=BUDGET)))
+            assert refused.value.code == "accounting_unavailable"
+            other.execute("rollback")
+        for _ in range(100):
+            try:
+                await ledger.admit(ask(of_project(max_budget=BUDGET)))
+                break
+            except ProxyError:
+                await asyncio.sleep(0.05)
+        assert (await ledger.request(running.request_id) or {})["cost_usd"] == 4e-9
+        assert await ledger.reconcile() == []
+
+    store.run(use)
+    assert store.balance("project:web") == (4, 5)
+
+
+def test_a_failing_admission_leaves_others_of_its_batch_alone(store: Store) -> None:
+    async def use(ledger: Ledger) -> list[object]:
+        twin = ask(of_project(max_budget=BUDGET))
+        asked = [ledger.admit(one) for one in (twin, twin, ask(of_project(max_budget=BUDGET)))]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = store.run(use)
+    assert isinstance(answers[1], sqlite3.IntegrityError)
+    assert store.balance("project:web") == (0, 10)
+
+
+def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Store) -> None:
+    def fail_after_writing(db: sqlite3.Connection) -> None:
+        db.execute("update scopes set spent_nanos = 50")
+        raise ValueError("half done")
+
+    async def use(ledger: Ledger) -> list[object]:
+        scope = of_project(max_budget=BUDGET, rpm_limit=60, max_parallel_requests=9)
+        await ledger.admit(ask(scope))
+        asked = [
+            ledger.admit(ask(scope)),
+            store.writer.run(fail_after_writing),
+            ledger.admit(ask(scope)),
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert await ledger.reconcile() == []
+        return answers
+
+    answers = store.run(use)
+    assert [type(answer) for answer in answers] == [Admission, ValueError, Admission]
+    assert store.balance("project:web") == (0, 15)
+    assert store.level("project:web") == 57
+
+
+def test_a_folding_that_fails_takes_back_nothing_that_was_booked_beside_it(store: Store) -> None:
+    async def use(ledger: Ledger) -> list[object]:
+        scope = of_project(max_budget=BUDGET)
+        old, running = ask(scope, created_at=NOW - 2 * DAY), ask(scope)
+        await ledger.admit(old)
+        ledger.settle(end(old, 7))
+        await ledger.admit(running)
+        ledger.settle(end(running, 3))
+        answers = await asyncio.gather(
+            ledger.admit(ask(scope)), ledger.fold(NOW - DAY), return_exceptions=True
+        )
+        assert await ledger.reconcile() == []
+        return answers
+
+    with store.elsewhere() as db:
+        db.execute("create trigger broken before insert on totals begin select raise(abort, 'broken'); end")
+    answers = store.run(use)
+    assert [type(answer) for answer in answers] == [Admission, sqlite3.IntegrityError]
+    assert store.balance("project:web") == (10, 5)
+
+
+# --- old rows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [0, 1, 1000])
+def test_balances_are_the_same_however_few_of_them_stay_in_memory(store: Store, most: int) -> None:
+    books = Books(Balances(most))
+    with store.elsewhere() as db:
+        for key in ("key_a", "key_b", "key_a", "key_b"):
+            request = ask(of_global(max_parallel_requests=9), of_key(key, max_budget=20), key=Key(key, "web"))
+            db.execute("begin immediate")
+            books.admit(db, request)
+            books.settle(db, end(request, 4))
+            books.admit(db, ask(*request.scopes, key=request.key))
+            books.balances.flush(db)
+            db.execute("commit")
+        scopes = (of_global(max_parallel_requests=9), of_key(max_budget=20), of_key("key_b", max_budget=20))
+        found = books.standings(db, scopes, NOW)
+    assert [(one.running, one.spent_nanos, one.held_nanos) for one in found] == [
+        (4, 0, 0),
+        (0, 8, 10),
+        (0, 8, 10),
+    ]
+
+
+def test_folding_changes_no_sum(desk: Desk, store: Store) -> None:
+    budget = of_project(max_budget=10**6, budget_duration="month")
+    for day in range(5):
+        for user in ("bob", "eve", None):
+            desk.spend(ask(budget, user=user, created_at=NOW - (5 - day) * DAY), 10 + day)
+    desk.settle(desk.admit(ask(budget)), None, status="error")
+    store.now = NOW
+    before = desk.run(_sums(desk.ledger))
+    assert desk.fold(NOW - 2 * DAY) > 0
+    assert store.value("select count(*) from requests") < 16
+    assert desk.run(_sums(desk.ledger)) == before
+    assert desk.reconciles()
+
+
+async def _sums(ledger: Ledger) -> list[object]:
+    from codellama_proxy.store.sqlite.reports import GROUPS  # noqa: PLC0415
+
+    filters = (
+        Filters(),
+        Filters(user="bob"),
+        Filters(project="web", status="ok"),
+        Filters(end=NOW - 2 * DAY),
+    )
+    return [await ledger.spend(groups, f) for groups in ((), GROUPS, ("user",), ("day",)) for f in filters]
+
+
+def test_a_budget_added_after_folding_still_knows_what_was_spent(desk: Desk, store: Store) -> None:
+    for day in range(4):
+        desk.spend(ask(user="bob", created_at=NOW - (4 - day) * DAY), 10)
+    desk.admit(ask())
+    desk.fold(NOW)
+    budgets = (of_project(max_budget=BUDGET), of_key(max_budget=BUDGET), of_user("bob", max_budget=BUDGET))
+    desk.admit(ask(*budgets, user="bob"))
+    assert [store.balance(budget.id)[0] for budget in budgets] == [40, 40, 40]
+    assert desk.reconciles()
+
+
+def test_folding_keeps_today_what_runs_and_the_newest_row(desk: Desk, store: Store) -> None:
+    store.now = NOW
+    desk.spend(ask(created_at=NOW - 2 * DAY), 1)
+    desk.admit(ask(created_at=NOW - 2 * DAY))
+    desk.spend(ask(created_at=NOW - 2 * DAY), 1)
+    assert desk.fold(NOW + DAY) == 1
+    assert store.value("select count(*) from requests") == 2
+    desk.spend(ask(), 1)
+    assert desk.fold(NOW + DAY) == 0
+
+
+def test_sequences_never_come_again_after_folding(desk: Desk, store: Store) -> None:
+    scope = of_project(max_budget=BUDGET, budget_duration="day")
+    desk.spend(ask(scope, created_at=NOW - 3 * DAY), 1)
+    desk.spend(ask(scope, created_at=NOW - 2 * DAY), 2)
+    newest = store.value("select max(seq) from requests")
+    desk.fold(NOW)
+    desk.spend(ask(scope), 3)
+    assert store.value("select max(seq) from requests") == newest + 1
+    assert store.balance("project:web") == (3, 0)
+
+
+def test_content_goes_with_its_row(desk: Desk, store: Store) -> None:
+    for _ in range(2):
+        desk.settle(desk.admit(ask(created_at=NOW - 2 * DAY)), content="{}")
+    assert desk.fold(NOW) == 1
+    assert store.value("select count(*) from request_contents") == 1
+
+
+def test_a_balance_that_is_wrong_is_found(desk: Desk, store: Store) -> None:
+    desk.spend(ask(of_project(max_budget=BUDGET)), 5)
+    with store.elsewhere() as db:
+        db.execute("update scopes set spent_nanos = 4")
+    (difference,) = desk.run(desk.ledger.reconcile())
+    assert (difference.scope, difference.spent_nanos, difference.expected_spent_nanos) == (
+        "project:web",
+        4,
+        5,
+    )
+
+
+@pytest.mark.parametrize("query", ["running", "orphans"])
+def test_what_is_held_is_found_without_reading_what_is_settled(query: str, store: Store) -> None:
+    statement = SQL[query].replace("{scope}", "key_id = 'key_a'")
+    with store.elsewhere() as db:
+        plan = [row[3] for row in db.execute(f"explain query plan {statement}")]
+    read = [step for step in plan if "requests" in step]
+    assert read == ["SCAN requests USING INDEX requests_held"]

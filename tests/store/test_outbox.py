@@ -1,0 +1,295 @@
+"""The outbox and its sender: nothing is lost but what does not fit, and an outage costs almost nothing."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.types import Secret
+from codellama_proxy.store.sqlite import outbox as module
+from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.tracking.promptlayer.sender import BATCH, IDLE, LONGEST_PAUSE, Delivery, backoff
+from tests.support.ledger_fixtures import NOW, Store, ask, end
+
+KEY = Secret("pl_0123456789")
+Answer = tuple[int, dict[str, Any]] | None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+        self.time = Time(monotonic=lambda: self.now, wall=lambda: self.now, jitter=lambda: 1.0)
+
+
+class Service:
+    """A fake internet with one tracking service in it; `answer` says what it answers next."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[dict[str, Any]], Answer] = lambda _: (201, {"id": 7})
+        self.got: list[tuple[str, dict[str, Any]]] = []
+        self.tries = 0
+
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
+        self.tries += 1
+        body = orjson.loads(request.content)
+        answer = self.answer(body)
+        if answer is None:
+            raise httpx2.ConnectError("nobody is there")
+        status, content = answer
+        if status < 300:
+            self.got.append((request.url.path, body))
+        headers = {"retry-after": str(content["retry_after"])} if "retry_after" in content else {}
+        return httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(orjson.dumps(content)))
+
+
+Use = Callable[[Store, Outbox, Delivery, Service, Clock], Awaitable[None]]
+
+
+def run(directory: Path, use: Use, key: Callable[[], Secret | None] = lambda: KEY) -> None:
+    async def main() -> None:
+        store, clock, service = Store(directory / "proxy.db"), Clock(), Service()
+        async with store.open():
+            reader = Reader(store.path)
+            await reader.open()
+            outbox = Outbox(store.writer, reader)
+            wire = httpx2.MockTransport(service.handle)
+            try:
+                await use(store, outbox, Delivery(outbox, wire, key, clock.time), service, clock)
+            finally:
+                await reader.close()
+
+    asyncio.run(main())
+
+
+def numbered(number: int) -> bytes:
+    return orjson.dumps({"n": number})
+
+
+async def fill(outbox: Outbox, count: int) -> None:
+    for number in range(count):
+        await outbox.add("request", f"req_{number}", numbered(number))
+
+
+async def pass_time(delivery: Delivery, clock: Clock, seconds: float) -> None:
+    """As the running sender would, on a clock that jumps."""
+    until = clock.now + seconds
+    while clock.now < until:
+        clock.now += await delivery.round()
+
+
+# --- the box -----------------------------------------------------------------------------------------------
+
+
+def a_box() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    folder = Path(module.__file__).parent / "migration_files"
+    db.executescript((folder / "0003_outbox.sql").read_text())
+    return db
+
+
+def test_a_full_box_gives_up_its_oldest_records() -> None:
+    with closing(a_box()) as db:
+        dropped = sum(put(db, "request", f"r{n}", b"{}") for n in range(MOST_RECORDS + 5))
+        assert dropped == 5
+        assert db.execute("select count(*), min(request_id) from outbox").fetchone()[0] == MOST_RECORDS
+        assert db.execute("select request_id from outbox order by id limit 1").fetchone() == ("r5",)
+
+
+def test_a_box_is_full_by_bytes_too() -> None:
+    with closing(a_box()) as db:
+        large = b"x" * (MOST_BYTES // 4)
+        assert sum(put(db, "request", f"r{n}", large) for n in range(6)) == 2
+        assert db.execute("select sum(length(body)) from outbox").fetchone() == (MOST_BYTES,)
+
+
+def test_one_record_may_be_larger_than_the_box_and_is_alone_in_it_then() -> None:
+    with closing(a_box()) as db:
+        put(db, "request", "small", b"x")
+        assert put(db, "request", "huge", b"x" * (MOST_BYTES + 1)) == 1
+        assert put(db, "request", "next", b"x") == 1
+        assert db.execute("select request_id from outbox").fetchall() == [("next",)]
+
+
+def test_an_emptied_box_starts_over() -> None:
+    with closing(a_box()) as db:
+        for n in range(3):
+            put(db, "request", f"r{n}", b"x" * (MOST_BYTES // 2))
+            db.execute("delete from outbox")
+        assert put(db, "request", "last", b"x" * (MOST_BYTES // 2)) == 0
+
+
+def test_a_record_is_written_with_its_settlement_or_not_at_all(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, *_: Any) -> None:
+        async with store.open() as ledger:
+            request = ask()
+            ledger.settle(end("req_never_admitted", record=b"{}"))
+            await ledger.admit(request)
+            assert await outbox.waiting() == 0
+            ledger.settle(end(request, record=b'{"first": 1}'))
+            ledger.settle(end(request, record=b'{"second": 1}'))
+            await ledger.request(request.request_id)
+        (record,) = await outbox.due(NOW, 10)
+        assert (record.request_id, record.body) == (request.request_id, b'{"first": 1}')
+
+    run(tmp_path, use)
+
+
+# --- the sender --------------------------------------------------------------------------------------------
+
+
+def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        await fill(outbox, BATCH * 2 + 1)
+        pauses = [await delivery.round() for _ in range(4)]
+        assert pauses == [0, 0, 0, IDLE]
+        assert [body["n"] for _, body in service.got] == list(range(BATCH * 2 + 1))
+        assert await outbox.waiting() == 0
+
+    run(tmp_path, use)
+
+
+def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        await fill(outbox, 50)
+        service.answer = lambda _: None
+        await pass_time(delivery, clock, 3600)
+        assert service.tries < 3600 / LONGEST_PAUSE + 20
+        assert await outbox.waiting() == 50
+        service.answer = lambda body: (201, {"id": body["n"] + 1})
+        await pass_time(delivery, clock, 600)
+        assert sorted(body["n"] for _, body in service.got) == list(range(50))
+
+    run(tmp_path, use)
+
+
+def test_a_record_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda body: (500, {}) if body["n"] == 0 else (201, {"id": body["n"]})
+        await fill(outbox, 40)
+        await pass_time(delivery, clock, 60)
+        assert len(service.got) == 39
+        assert await outbox.waiting() == 1
+
+    run(tmp_path, use)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_record_the_service_cannot_read_is_given_up_at_once(tmp_path: Path, status: int) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda _: (status, {})
+        await fill(outbox, 3)
+        assert await delivery.round() == 0
+        assert (delivery.dropped, await outbox.waiting()) == (3, 0)
+
+    run(tmp_path, use)
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 500, 503])
+def test_everything_else_is_kept_for_better_times(tmp_path: Path, status: int) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda _: (status, {})
+        await fill(outbox, 3)
+        await pass_time(delivery, clock, 7200)
+        assert (delivery.dropped, await outbox.waiting()) == (0, 3)
+
+    run(tmp_path, use)
+
+
+def test_the_service_may_say_how_long_to_wait(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda _: (429, {"retry_after": 120})
+        await fill(outbox, 1)
+        assert await delivery.round() == 120
+
+    run(tmp_path, use)
+
+
+def test_a_clock_that_jumps_back_strands_nothing(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda _: (500, {})
+        await fill(outbox, 1)
+        await delivery.round()
+        service.answer = lambda _: (201, {"id": 1})
+        clock.now -= 1e6
+        await delivery.round()
+        assert len(service.got) == 1
+
+    run(tmp_path, use)
+
+
+def test_without_a_key_everything_waits(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        await fill(outbox, 1)
+        assert await delivery.round() == IDLE
+        assert (service.tries, await outbox.waiting()) == (0, 1)
+
+    run(tmp_path, use, key=lambda: None)
+
+
+def test_a_score_waits_for_its_request_and_goes_to_its_number(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        await outbox.add("request", "req_a", numbered(1))
+        await outbox.add("score", "req_a", b'{"score": 90}')
+        await outbox.add("score", "req_given_up", b'{"score": 1}')
+        service.answer = lambda _: (500, {})
+        await delivery.round()
+        assert await outbox.waiting() == 2
+        assert delivery.dropped == 1
+        service.answer = lambda _: (201, {"id": 41})
+        await pass_time(delivery, clock, 60)
+        paths = [path for path, _ in service.got]
+        assert paths == ["/log-request", "/rest/track-score"]
+        assert service.got[1][1] == {"score": 90, "request_id": 41, "api_key": KEY.reveal()}
+        assert await outbox.knows("req_a")
+        assert not await outbox.knows("req_given_up")
+        await outbox.forget(clock.now + 1)
+        assert not await outbox.knows("req_a")
+
+    run(tmp_path, use)
+
+
+@pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"id": "x"}', b'{"id": true}'])
+def test_an_answer_without_a_number_is_success_all_the_same(tmp_path: Path, answer: bytes) -> None:
+    async def use(store: Store, outbox: Outbox, _: Delivery, service: Service, clock: Clock) -> None:
+        wire = httpx2.MockTransport(lambda _: httpx2.Response(201, stream=httpx2.ByteStream(answer)))
+        await fill(outbox, 1)
+        await Delivery(outbox, wire, lambda: KEY, clock.time).round()
+        assert await outbox.waiting() == 0
+
+    run(tmp_path, use)
+
+
+def test_stopping_delivers_what_waits_within_its_time(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        delivery.start()
+        await fill(outbox, 30)
+        await delivery.stop(5)
+        assert len(service.got) == 30
+
+    run(tmp_path, use)
+
+
+def test_stopping_does_not_wait_for_a_service_that_is_down(tmp_path: Path) -> None:
+    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+        service.answer = lambda _: None
+        await fill(outbox, 30)
+        delivery.start()
+        async with asyncio.timeout(2):
+            await delivery.stop(60)
+        assert await outbox.waiting() == 30
+
+    run(tmp_path, use)
+
+
+def test_backoff_doubles_up_to_a_bound() -> None:
+    assert [backoff(n, 60, 1.0) for n in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert backoff(3, 60, 0.0) == 4
+    assert backoff(10**9, 60, 1.0) == 60

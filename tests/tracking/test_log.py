@@ -1,0 +1,118 @@
+"""Log lines: bounded in length, in memory and in what they can do to a terminal or a collector."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codellama_proxy.tracking.lines import MAX_LINE, as_json, as_text, bounded
+from codellama_proxy.tracking.log import MAX_HELD, Format, Log
+from tests.support.processes import until
+
+ODD = st.text(st.characters() | st.sampled_from("\x00\x1b\x7f\x9b\u2028\u202e\n\r\t\ud800"), max_size=40)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | ODD | ODD.map(lambda t: t * 500),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ODD, inner, max_size=4),
+    max_leaves=12,
+)
+CONTROL = {chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 0x202E)}
+
+
+@given(fields=st.dictionaries(st.sampled_from(["model", "path", "attempts", "error", "message"]), VALUES))
+@settings(max_examples=150, deadline=None)
+def test_any_record_is_one_short_line_of_json(fields: dict[str, Any]) -> None:
+    line = as_json(fields)
+    assert len(line) <= MAX_LINE
+    assert isinstance(json.loads(line), dict)
+    assert not CONTROL & set(line.decode())
+
+
+@given(text=ODD | ODD.map(lambda text: text * 5000))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_one_short_line(text: str) -> None:
+    line = as_text(text, "warning")
+    assert len(line) <= MAX_LINE
+    assert not CONTROL & set(line.decode("utf-8", "replace"))
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    record = {"model": "m" * 256, "attempts": [{"deployment": "a#1", "ms": 1.5}] * 64, "cost_usd": None}
+    assert bounded(record) == record
+    said = json.loads(as_json({"message": "x" * 3000, "é": "ü"}))
+    assert (said["message"], said["é"]) == ("x" * 3000, "ü")
+
+
+def test_texts_from_outside_keep_256_characters() -> None:
+    said = json.loads(as_json({"message": "request", "model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]}))
+    assert said["model"] == "m" * 253 + "..."
+    assert len(said["nested"][0]["x"]) == 256
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_client_cannot_begin_a_line(form: Format) -> None:
+    out = io.BytesIO()
+    log = Log(out, form)
+    log.start()
+    log.request({"model_requested": "a\nfake\r\x1b[2J\x9b1m", "http_status": 404, "attempts": []})
+    log.request({"path": "/a\n/b", "http_status": 404, "method": "GET", "total_ms": 1.0})
+    log.line("said\nsomething\x1b[0m")
+    log.stop()
+    written = out.getvalue()
+    assert written.count(b"\n") == 3
+    assert not {"\x1b", "\r", "\x9b"} & set(written.decode())
+
+
+@pytest.fixture
+def piped() -> Iterator[tuple[Log, int]]:
+    """A running log and the end of the pipe it writes to."""
+    read, write = os.pipe()
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb") as out:
+        log = Log(out, "json")
+        log.start()
+        yield log, read
+
+
+def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, int]) -> None:
+    log, read = piped
+    record = {"model": "m" * 250, "more": ["x" * 250] * 30}
+    count = 3 * MAX_HELD // len(as_json(record))
+    started = time.monotonic()
+    for _ in range(count):
+        log.request(record)
+    assert time.monotonic() - started < 5, "nothing waits for the reader"
+    assert count // 4 < log.dropped < count
+    got: list[bytes] = []
+
+    def drain() -> None:
+        while not got or b"goes on" not in got[-1]:
+            got.append(os.read(read, 1 << 20))
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    until(lambda: b"were dropped" in b"".join(got[-2:]), "the line about the lost ones", within=10)
+    log.line("and it goes on")
+    reader.join(timeout=5)
+    log.stop()
+    os.close(read)
+    said = [json.loads(line)["message"] for line in b"".join(got).splitlines()]
+    told = [int(message.split()[0]) for message in said if "were dropped" in message]
+    assert sum(told) == log.dropped
+    assert said.count("request") == count - log.dropped
+
+
+def test_a_reader_that_is_gone_costs_its_lines_and_nothing_else(piped: tuple[Log, int]) -> None:
+    log, read = piped
+    os.close(read)
+    log.line("nobody reads this")
+    until(lambda: log.dropped, "the lost line")
+    log.stop()

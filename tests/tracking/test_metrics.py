@@ -1,0 +1,192 @@
+"""What Prometheus reads: the right names, the right numbers, and never more series than were meant."""
+
+import re
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from codellama_proxy.core.types import Attempt, Deployment, Failure, Project, Usage
+from codellama_proxy.limits.admission import Admission, Refused
+from codellama_proxy.limits.rates import Refusal
+from codellama_proxy.openai_format.request import parse_chat
+from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.tracking import metrics as module
+from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
+from tests.support.builders import chat
+from tests.support.processes import ROOT
+
+GPT = Deployment("gpt-4#1", "gpt-4", "openai", "gpt-4.1")
+LABELS = ("project", "model", "deployment", "status", "direction", "class", "result", "scope", "kind", "le")
+NAMES = {
+    "proxy_requests_total",
+    "proxy_request_seconds",
+    "proxy_overhead_seconds",
+    "proxy_time_to_first_token_seconds",
+    "proxy_tokens_total",
+    "proxy_cost_usd_total",
+    "proxy_attempts_total",
+    "proxy_cooldown",
+    "proxy_cache_total",
+    "proxy_cache_troubles_total",
+    "proxy_limited_total",
+    "proxy_http_requests_total",
+    "proxy_log_lines_dropped_total",
+    "proxy_config_reload_total",
+    "proxy_config_loaded_timestamp_seconds",
+    "proxy_tracking_dropped_total",
+    "proxy_unpriced_requests_total",
+    "proxy_usage_capped_total",
+}
+
+
+def a_trace(**given: Any) -> Trace:
+    values: dict[str, Any] = {
+        "id": "req_1",
+        "started": 100.0,
+        "created_at": 1e9,
+        "endpoint": "chat/completions",
+        "config": "0123456789ab",
+        "settings": Project("web"),
+        "serving": GPT,
+        "attempts": [Attempt("gpt-4#1", None, 800.0)],
+        "waited": 0.8,
+        "ended": 101.0,
+        "complete": True,
+    }
+    return Trace(**values | given)
+
+
+DONE = Books(Usage(10, 20), "exact", 2_500_000_000)
+
+
+def samples(metrics: Metrics) -> dict[tuple[Any, ...], float]:
+    """`(name, *label values) -> value`, the labels in one order."""
+    page, _ = metrics.page("text/plain")
+    found = text_string_to_metric_families(page.decode())
+    return {
+        (s.name, *(s.labels[name] for name in LABELS if name in s.labels)): s.value
+        for family in found
+        for s in family.samples
+    }
+
+
+def fresh() -> Metrics:
+    return Metrics(lambda: {"gpt-4": None})
+
+
+def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
+    metrics = fresh()
+    metrics.finished(a_trace(first_at=100.3, chat=chat(stream=True)), DONE)
+    found = samples(metrics)
+    assert found["proxy_requests_total", "web", "gpt-4", "ok"] == 1
+    assert found["proxy_tokens_total", "gpt-4", "prompt"] == 10
+    assert found["proxy_tokens_total", "gpt-4", "completion"] == 20
+    assert found["proxy_cost_usd_total", "web", "gpt-4"] == 2.5
+    assert found["proxy_attempts_total", "gpt-4#1", "ok"] == 1
+    assert found["proxy_cache_total", "off"] == 1
+    assert found["proxy_request_seconds_sum",] == pytest.approx(1.0)
+    assert found["proxy_overhead_seconds_sum",] == pytest.approx(0.2)
+    assert found["proxy_time_to_first_token_seconds_sum",] == pytest.approx(0.3)
+
+
+def test_a_plain_answer_has_no_first_token_to_time() -> None:
+    metrics = fresh()
+    metrics.finished(a_trace(), DONE)
+    assert samples(metrics)["proxy_time_to_first_token_seconds_count",] == 0
+
+
+def test_every_attempt_counts_with_its_class_of_failure() -> None:
+    metrics = fresh()
+    busy = Attempt("codellama#1", Failure("busy", 429), 5.0)
+    metrics.finished(a_trace(attempts=[busy, Attempt("gpt-4#1", None, 5.0)]), DONE)
+    found = samples(metrics)
+    assert found["proxy_attempts_total", "codellama#1", "busy"] == 1
+    assert found["proxy_attempts_total", "gpt-4#1", "ok"] == 1
+
+
+def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
+    metrics = fresh()
+    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None, capped=True))
+    found = samples(metrics)
+    assert found["proxy_unpriced_requests_total", "gpt-4"] == 1
+    assert found["proxy_usage_capped_total", "gpt-4"] == 1
+    assert not [name for name, *_ in found if name == "proxy_cost_usd_total"]
+
+
+def test_refusals_and_what_shadow_limits_would_refuse_are_counted_by_scope_and_kind() -> None:
+    metrics = fresh()
+    refusal = Refusal("rate_limit_exceeded", "requests", "no", 1.0, "key", "requests")
+    shadowed = Refusal("insufficient_quota", "insufficient_quota", "no", None, "project", "budget")
+    refused = a_trace(complete=False, serving=None, attempts=[], error=Refused(refusal, None, None))
+    metrics.finished(refused, Books(Usage(), "exact", 0))
+    metrics.finished(a_trace(admission=Admission(shadowed=(shadowed,))), DONE)
+    found = samples(metrics)
+    assert found["proxy_limited_total", "key", "requests"] == 1
+    assert found["proxy_limited_total", "project", "budget"] == 1
+    assert found["proxy_requests_total", "web", "none", "error"] == 1
+
+
+def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
+    metrics = fresh()
+    for asked in ("gpt-4", "made-up-1", "made-up-2"):
+        chat = parse_chat(b'{"prompt": "x", "model": "%s"}' % asked.encode())
+        metrics.finished(a_trace(complete=False, serving=None, attempts=[], chat=chat), DONE)
+    found = samples(metrics)
+    assert found["proxy_requests_total", "web", "gpt-4", "error"] == 1
+    assert found["proxy_requests_total", "web", "none", "error"] == 2
+
+
+def test_projects_beyond_the_bound_are_counted_together() -> None:
+    metrics = fresh()
+    for number in range(MOST_VALUES["project"] + 25):
+        metrics.finished(a_trace(settings=Project(f"p{number}")), DONE)
+    found = samples(metrics)
+    of_requests = [key for key in found if key[0] == "proxy_requests_total"]
+    assert len(of_requests) == MOST_VALUES["project"] + 1
+    assert found["proxy_requests_total", "other", "gpt-4", "ok"] == 25
+    assert sum(found[key] for key in of_requests) == MOST_VALUES["project"] + 25
+
+
+def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
+    metrics = fresh()
+    for project in range(MOST_VALUES["project"]):
+        for model in range(30):
+            serving = Deployment(f"m{model}#1", f"m{model}", "openai", "m")
+            metrics.finished(a_trace(settings=Project(f"p{project}"), serving=serving, attempts=[]), DONE)
+    page, _ = metrics.page("text/plain")
+    counts = [line.split()[-1] for line in page.splitlines() if line.startswith(b"proxy_requests_total{")]
+    assert len(counts) <= module.MOST_SERIES + 3
+    assert sum(map(float, counts)) == MOST_VALUES["project"] * 30
+
+
+def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
+    metrics = fresh()
+    metrics.finished(a_trace(settings=Project('we"b\n{x="1"} 7')), DONE)
+    assert samples(metrics)["proxy_requests_total", 'we"b\n{x="1"} 7', "gpt-4", "ok"] == 1
+
+
+def test_the_page_has_every_public_name_and_no_other() -> None:
+    metrics = fresh()
+    metrics.watch(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
+    metrics.watch(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
+    metrics.watch(lambda: [module.lines_dropped(2)])
+    page, _ = metrics.page("text/plain")
+    shown = {line.split()[2] for line in page.decode().splitlines() if line.startswith("# TYPE")}
+    assert shown == NAMES
+    found = samples(metrics)
+    assert found["proxy_cooldown", "gpt-4#1"] == 1
+    assert found["proxy_config_reload_total", "ok"] == 2
+    assert found["proxy_config_reload_total", "error"] == 1
+    assert found["proxy_tracking_dropped_total",] == 3
+
+
+def test_openmetrics_is_spoken_to_those_who_ask_for_it() -> None:
+    page, content_type = fresh().page("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert page.endswith(b"# EOF\n")
+
+
+def test_the_documentation_names_every_metric_and_no_other() -> None:
+    text = (ROOT / "docs" / "tracking.md").read_text()
+    assert set(re.findall(r"`(proxy_\w+)(?:\{[\w,]+\})?`", text)) == NAMES

@@ -1,0 +1,230 @@
+"""Whatever was asked and however it went, what PromptLayer is told obeys its rules and tells nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Attempt, Deployment, Event, Failure, Secret, Tracking, Usage
+from codellama_proxy.inbound.openai import parse_completion, parse_embedding
+from codellama_proxy.openai_format.request import parse_chat
+from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.transcript import MOST_BYTES, Transcript
+from codellama_proxy.tracking.promptlayer import record as promptlayer
+from tests.support.promptlayer import rules
+
+AZURE = Deployment(
+    "gpt#1", "gpt", "azure", "gpt-4.1", api_key=Secret("CANARY-KEY"), headers={"x": "CANARY-HEADER"}
+)
+TRACKING = Tracking(Secret("pl_CANARY"), promptlayer_tags=("gateway",))
+DONE = Books(Usage(3, 4), "exact", 1_500)
+OK = Attempt("gpt#1", None, 10.0)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+parts = st.lists(
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.text()})
+    | st.fixed_dictionaries(
+        {"type": st.sampled_from(["image_url", "input_audio", "odd"]), "image_url": json_values}
+    )
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text() | parts},
+    optional={
+        "name": json_values,
+        "refusal": json_values,
+        "reasoning": json_values,
+        "function_call": json_values,
+        "tool_calls": st.lists(
+            st.dictionaries(st.sampled_from(["id", "type", "function", "custom"]), json_values)
+        ),
+    },
+)
+requests = st.fixed_dictionaries(
+    {"messages": st.lists(messages, min_size=1, max_size=4)},
+    optional={
+        "metadata": st.dictionaries(st.text(), json_values)
+        | st.fixed_dictionaries(dict.fromkeys(sorted(promptlayer.TRACKING_KEYS), json_values)),
+        "tools": st.lists(st.dictionaries(st.sampled_from(["type", "function"]), json_values), max_size=3),
+        "user": st.text(),
+        "temperature": st.floats(0, 2),
+        "tool_choice": st.sampled_from(["auto", "none"]),
+    },
+)
+
+
+def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: Any) -> Trace:
+    chat = parse_chat(orjson.dumps(body or {"prompt": "hi"}))
+    transcript = Transcript()
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    transcript.add([Event(orjson.dumps({"choices": [choice]}))])
+    values: dict[str, Any] = {
+        "id": "req_1",
+        "started": 5.0,
+        "ended": 6.25,
+        "created_at": 1_795_341_600.0,
+        "endpoint": "chat/completions",
+        "config": "0123456789ab",
+        "chat": chat,
+        "sent": chat,
+        "serving": AZURE,
+        "tried": AZURE,
+        "attempts": [OK],
+        "complete": True,
+        "transcript": transcript,
+    }
+    return Trace(**values | given)
+
+
+def told(trace: Trace, tracking: Tracking = TRACKING, done: Books = DONE) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(promptlayer.record(trace, done, tracking))
+    assert rules.log_request(body) == []
+    return body
+
+
+@settings(max_examples=100)
+@given(requests, st.booleans())
+def test_any_request_becomes_a_valid_record(body: dict[str, Any], content: bool) -> None:
+    told(a_trace(body), replace(TRACKING, promptlayer_content=content))
+
+
+@given(st.text(min_size=1))
+def test_nothing_said_is_told_where_content_is_off(said: str) -> None:
+    word = f"CANARY{said}"
+    body = {
+        "messages": [{"role": "user", "content": word}],
+        "stop": [word],
+        "tools": [{"type": "function", "function": {"name": word}}],
+        "metadata": {"prompt_name": "t", "prompt_input_variables": {"v": word}},
+    }
+    failure = ProxyError("upstream_rejected", word)
+    for trace in (a_trace(body, word), a_trace(body, word, complete=False, error=failure)):
+        quiet = replace(TRACKING, promptlayer_content=False)
+        assert b"CANARY" not in promptlayer.record(trace, DONE, quiet)
+
+
+def test_no_key_and_no_header_is_ever_told() -> None:
+    assert b"CANARY" not in promptlayer.record(a_trace(), DONE, TRACKING)
+
+
+def test_times_cost_tokens_and_names_are_the_books() -> None:
+    body = told(a_trace(upstream_model="gpt-4.1-2026"))
+    assert body["request_start_time"] == "2026-11-22T10:00:00.000000+00:00"
+    assert body["request_end_time"] == "2026-11-22T10:00:01.250000+00:00"
+    assert (body["provider"], body["model"]) == ("openai.azure", "gpt-4.1-2026")
+    assert (body["input_tokens"], body["output_tokens"], body["price"]) == (3, 4, 1.5e-6)
+    assert "price" not in told(a_trace(), done=Books(Usage(), "exact", None))
+    assert "score" not in body
+
+
+def test_our_words_about_a_request_win_over_the_clients() -> None:
+    body = told(a_trace({"prompt": "x", "metadata": {"request_id": "forged", "mine": {"a": 1}}}))
+    assert body["metadata"]["request_id"] == "req_1"
+    assert body["metadata"]["mine"] == '{"a":1}'
+
+
+def test_tool_calls_and_their_answers_are_told() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer = {"role": "tool", "tool_call_id": "c1", "content": "42"}
+    asked = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}, answer]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    body = told(a_trace({"messages": asked, "tools": tools}))
+    assert body["input"]["messages"][1] == {"role": "assistant", "content": [], "tool_calls": [call]}
+    assert body["input"]["messages"][2]["tool_call_id"] == "c1"
+    assert body["input"]["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], ["[2 token ids]"]),
+        ([[1], [2, 3]], ["[1 token ids]", "[2 token ids]"]),
+    ],
+)
+def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) -> None:
+    chat = parse_completion(orjson.dumps({"prompt": prompt}))
+    body = told(a_trace(endpoint="completions", chat=chat, sent=chat))
+    assert body["api_type"] == "completions"
+    assert [block["text"] for block in body["input"]["content"]] == shown
+    assert [block["text"] for block in body["output"]["content"]] == ["hello"]
+
+
+def test_embeddings_have_an_input_and_no_words_for_an_answer() -> None:
+    chat = parse_embedding(orjson.dumps({"input": "CANARY"}))
+    trace = a_trace(endpoint="embeddings", chat=chat, sent=chat, transcript=None)
+    body = told(trace)
+    assert (body["input"]["content"][0]["text"], body["output"]["content"]) == ("CANARY", [])
+    assert b"CANARY" not in promptlayer.record(trace, DONE, replace(TRACKING, promptlayer_content=False))
+
+
+def test_pictures_are_told_as_pictures() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:,x", "detail": "low"}}
+    body = told(a_trace({"messages": [{"role": "user", "content": [image]}]}))
+    (block,) = body["input"]["messages"][0]["content"]
+    assert block == {"type": "image_url", "image_url": {"url": "data:,x"}}
+
+
+def test_a_prompt_that_is_too_large_is_not_told_but_its_counts_are() -> None:
+    body = told(a_trace({"prompt": "x" * (MOST_BYTES + 1)}))
+    assert len(orjson.dumps(body)) < 5_000
+    assert body["input"]["messages"][0]["content"][0]["text"] == promptlayer.TOO_LARGE
+    assert body["input_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (Failure("busy", 429), "PROVIDER_RATE_LIMIT"),
+        (Failure("credential", 401), "PROVIDER_AUTH_ERROR"),
+        (Failure("credential", 429, reason="insufficient_quota"), "PROVIDER_QUOTA_LIMIT"),
+        (Failure("transient", None, "upstream_timeout", reason="first_token_timeout"), "PROVIDER_TIMEOUT"),
+        (Failure("transient", 500), "PROVIDER_ERROR"),
+        (Failure("disguised", 200), "PROVIDER_ERROR"),
+    ],
+)
+def test_a_failure_has_promptlayers_word_for_it(failure: Failure, kind: str) -> None:
+    failed = Attempt("gpt#1", failure, 1.0)
+    error = ProxyError("upstream_error", "It failed.")
+    lost = told(a_trace(attempts=[failed], complete=False, serving=None, error=error))
+    assert (lost["status"], lost["error_type"], lost["error_message"]) == ("ERROR", kind, "It failed.")
+    assert lost["output"]["messages"] == []
+    rescued = told(a_trace(attempts=[failed, OK]))
+    assert (rescued["status"], rescued["error_type"]) == ("WARNING", kind)
+
+
+def test_an_answer_its_client_left_is_a_warning_with_what_was_said() -> None:
+    body = told(a_trace(complete=False, gone=True, said="half an ans"))
+    assert (body["status"], body["error_type"]) == ("WARNING", "PROVIDER_PARTIAL_RESPONSE")
+    assert body["output"]["messages"][0]["content"][0]["text"] == "half an ans"
+
+
+def test_a_broken_stream_is_an_error_with_what_was_said() -> None:
+    error = ProxyError("upstream_error", "It broke.")
+    body = told(a_trace(complete=False, error=error, attempts=[Attempt("gpt#1", Failure("transient"), 1.0)]))
+    assert (body["status"], body["error_type"]) == ("ERROR", "PROVIDER_PARTIAL_RESPONSE")
+    assert body["output"]["messages"]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("3", 3), (3, 3), ("0", None), (-1, None), ("x", None), (True, None), (None, None), ("٣", None)],
+)
+def test_a_version_is_a_number_above_zero_or_absent(given: Any, shown: int | None) -> None:
+    metadata = {"prompt_name": "t", "prompt_version": given}
+    assert told(a_trace({"prompt": "x", "metadata": metadata})).get("prompt_version_number") == shown
+
+
+def test_the_body_wins_over_headers() -> None:
+    hints = {"x-promptlayer-tags": "h", "x-promptlayer-prompt-name": "of-header"}
+    body = told(a_trace({"prompt": "x", "metadata": {"pl_tags": "a, b,,a"}}, hints=hints))
+    assert body["tags"] == ["gateway", "a", "b"]
+    assert body["prompt_name"] == "of-header"

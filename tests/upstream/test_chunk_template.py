@@ -1,0 +1,161 @@
+"""A chunk that is known by heart means what a parser finds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama_proxy.core.sse import Frame
+from codellama_proxy.core.types import Event
+from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.providers.openai import completions as text
+from codellama_proxy.providers.openai import stream as openai_stream
+from codellama_proxy.providers.openai.stream import StreamState
+from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.upstream.chunk_template import Interpreter, learn
+from tests.support.builders import chat, deployment
+
+Parse = Callable[..., tuple[StreamState, Sequence[Event]]]
+
+
+def chunk(said: str, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": said}, "finish_reason": None}
+    return orjson.dumps(
+        {"id": "c", "object": "chat.completion.chunk", "created": 1, "choices": [choice], **more}
+    )
+
+
+def completed(said: str, **more: Any) -> bytes:
+    choice = {"index": 0, "text": said, "finish_reason": None}
+    return orjson.dumps({"id": "c", "object": "text_completion", "created": 1, "choices": [choice], **more})
+
+
+def reader(parse: Parse, parsed: list[bytes] | None = None) -> Interpreter:
+    """`parsed` is told what it had to parse."""
+
+    def of_a_stream(state: Any, frame: Frame) -> tuple[StreamState, Sequence[Event]]:
+        if parsed is not None:
+            parsed.append(frame.data)
+        return parse(state, frame, chat(stream=True), deployment("a"))
+
+    return Interpreter(of_a_stream)
+
+
+def seen(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    return [(event.body and orjson.loads(event.body), *event[1:]) for event in events]
+
+
+def told(interpreter: Interpreter, frames: Sequence[Frame]) -> list[Any]:
+    """What the frames say, up to one that cannot be read."""
+    found: list[Any] = []
+    for frame in frames:
+        try:
+            found += seen(interpreter.events_of(frame))
+        except AttemptFailed as failed:
+            return [*found, failed.failure.reason]
+    return found
+
+
+def told_by_heart(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
+    return told(reader(parse), frames)
+
+
+def told_by_the_parser(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
+    """Every state is another object, so nothing is known by heart."""
+
+    def parse_anew(state: Any, *more: Any) -> tuple[Any, Sequence[Event]]:
+        after, events = parse(state, *more)
+        return copy(after), events
+
+    return told(reader(parse_anew), frames)
+
+
+def read(frames: Sequence[bytes]) -> tuple[Sequence[Event], bool]:
+    """The events of the last frame, and whether it had to be parsed."""
+    parsed: list[bytes] = []
+    interpreter = reader(openai_stream.parse_stream, parsed)
+    for frame in frames:
+        events = interpreter.events_of(Frame(frame))
+    return events, frames[-1] in parsed
+
+
+extras = st.sampled_from(
+    [
+        {},
+        {"usage": None},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+        {"obfuscation": "x7"},
+        {"id": "other"},
+        {"created": 2},
+        {"system_fingerprint": "fp"},
+        {"model": "m"},
+        {"error": None},
+    ]
+)
+said = st.one_of(
+    st.text(max_size=8), st.sampled_from(["@", '"', "\\", "\n", "é", "😀", "\x7f", "content", "c"])
+)
+
+
+@given(st.lists(st.tuples(said, extras), max_size=12), st.sampled_from([chunk, completed]))
+def test_a_stream_reads_the_same_with_and_without_templates(
+    told: list[tuple[str, dict[str, Any]]], make: Callable[..., bytes]
+) -> None:
+    parse = openai_stream.parse_stream if make is chunk else text.parse_stream
+    frames = [Frame(make(one, **more)) for one, more in told]
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+
+
+@given(st.lists(said, max_size=12), st.booleans())
+def test_so_does_one_of_another_dialect(told: list[str], thinks: bool) -> None:
+    name = "thinking" if thinks else "text"
+    block: dict[str, Any] = {"index": 0, "content_block": {"type": name, name: ""}}
+    start = {"message": {"id": "m", "model": "c", "usage": {"input_tokens": 1}}}
+    events: list[tuple[str, dict[str, Any]]] = [("message_start", start), ("content_block_start", block)]
+    deltas = [{"type": f"{name}_delta", name: one} for one in told]
+    events += [("content_block_delta", {"index": 0, "delta": delta}) for delta in deltas]
+    frames = [Frame(orjson.dumps({"type": kind, **body}), kind) for kind, body in events]
+    parse = ADAPTERS["anthropic"].parse_stream
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
+def test_any_bytes_in_place_of_the_text_read_the_same(told: list[tuple[bytes, bool]]) -> None:
+    before, after = chunk("here").split(b"here")
+    odd = [before + one + (after if ends else b"") for one, ends in told]
+    frames = [Frame(one) for one in (chunk("one"), chunk("two"), *odd)]
+    parse = openai_stream.parse_stream
+    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+
+
+@pytest.mark.parametrize("more", [{}, {"usage": None}, {"x_groq": {}}, {"object": "wrong"}])
+def test_the_third_chunk_of_its_kind_is_known_by_heart(more: dict[str, Any]) -> None:
+    (event,), was_parsed = read([chunk(said, **more) for said in ("one", "two", ' three "and" é')])
+    assert not was_parsed
+    assert event.text == ' three "and" é'
+    assert orjson.loads(event.body) == orjson.loads(chunk(' three "and" é'))
+
+
+def test_what_depends_on_the_text_has_no_template() -> None:
+    def parse(frame: Frame) -> list[Event]:
+        found = orjson.loads(frame.data)["said"]
+        return [Event(frame.data, True, found, finish_reason="stop" if found == "@" else None)]
+
+    frame = Frame(b'{"said":"one"}')
+    assert learn(frame, parse(frame), parse) is None
+
+
+def test_a_text_that_stands_in_two_places_has_no_template() -> None:
+    assert learn(Frame(b'["a","a"]'), [Event(b'["a","a"]', True, "a")], lambda _: []) is None
+
+
+def test_a_choice_that_ends_ends_its_template() -> None:
+    ended = chunk("").replace(b'"finish_reason":null', b'"finish_reason":"stop"')
+    _, was_parsed = read([chunk("one"), chunk("two"), ended, chunk("three")])
+    assert was_parsed

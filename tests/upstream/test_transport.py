@@ -1,0 +1,246 @@
+"""Whatever can break on the wire, in httpx2's words or aiohttp's, is a transient failure."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import httpx2
+import pytest
+
+from codellama_proxy.upstream.attempt import failure_of
+from codellama_proxy.upstream.transport import AiohttpWire, translated
+from tests.support.attempt_driver import playing, reading, said
+from tests.support.dialogues import OPENAI, chunk, sse
+from tests.support.fake_internet import answer, stream
+
+TEXT = OPENAI.answers["text"]
+ROLE = sse(chunk({"role": "assistant", "content": ""}))
+WORDS = sse(chunk({"content": "def "}), chunk({"content": "f"}))
+
+
+def subclasses(kind: type[Any]) -> list[type[Any]]:
+    return [kind, *(found for one in kind.__subclasses__() for found in subclasses(one))]
+
+
+ERRORS: list[type[httpx2.TransportError]] = subclasses(httpx2.TransportError)
+NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_of_a_transport_is_a_transient_failure(
+    kind: type[httpx2.TransportError], streamed: bool
+) -> None:
+    failed, _ = playing(kind("api.example said sk-secret"), streamed=streamed)
+    assert (failed.cls, failed.status) == ("transient", None)
+    assert failed.sent is (kind.__name__ not in NOT_SENT)
+    assert "secret" not in failed.message
+    slow = issubclass(kind, httpx2.TimeoutException) and kind is not httpx2.PoolTimeout
+    assert (failed.code == "upstream_timeout") is slow
+    assert failure_of(kind("x")) == failed
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_body_that_breaks_before_the_first_token_fails_the_attempt(
+    kind: type[httpx2.TransportError], streamed: bool
+) -> None:
+    begun = stream(ROLE, kind("x")) if streamed else answer(TEXT.whole[:50], kind("x"))
+    assert playing(begun, streamed=streamed)[0] == failure_of(kind("x"))
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_stream_that_breaks_later_fails_after_what_it_said(kind: type[httpx2.TransportError]) -> None:
+    events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
+    assert said(events) == "def f"
+    assert failed == failure_of(kind("x"))
+
+
+# --- aiohttp's words -----------------------------------------------------------------------------------------
+
+NEVER_CONNECTED = {
+    "ClientConnectorError",
+    "ClientConnectorSSLError",
+    "ClientConnectorCertificateError",
+    "ClientConnectorDNSError",
+    "ClientHttpProxyError",
+    "ClientProxyConnectionError",
+    "ClientSSLError",
+    "UnixClientConnectorError",
+    "ServerFingerprintMismatch",
+    "ConnectionTimeoutError",
+}
+NO_ADDRESS = {
+    "InvalidURL",
+    "InvalidUrlClientError",
+    "InvalidUrlRedirectClientError",
+    "NonHttpUrlClientError",
+    "NonHttpUrlRedirectClientError",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(subclasses(aiohttp.ClientError)), key=str))
+def test_every_error_of_aiohttp_says_whether_anything_was_sent(kind: type[BaseException]) -> None:
+    error = translated(kind.__new__(kind))
+    assert str(error) == kind.__name__, "its text may hold addresses"
+    failure = failure_of(error)
+    assert failure.cls == "transient"
+    assert failure.sent is (kind.__name__ not in NEVER_CONNECTED | NO_ADDRESS)
+    assert isinstance(error, httpx2.UnsupportedProtocol) is (kind.__name__ in NO_ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("error", "to"),
+    [
+        (aiohttp.ServerTimeoutError(), httpx2.ReadTimeout),
+        (aiohttp.SocketTimeoutError(), httpx2.ReadTimeout),
+        (aiohttp.ConnectionTimeoutError(), httpx2.ConnectTimeout),
+        (aiohttp.ClientPayloadError(), httpx2.RemoteProtocolError),
+        (aiohttp.ServerDisconnectedError(), httpx2.RemoteProtocolError),
+        (aiohttp.ClientOSError(), httpx2.ReadError),
+        (ssl.SSLError(), httpx2.ConnectError),
+        (TimeoutError(), httpx2.ReadTimeout),
+        (ConnectionResetError(), httpx2.ReadError),
+        (RuntimeError(), httpx2.TransportError),
+    ],
+)
+def test_errors_keep_their_meaning(error: BaseException, to: type[httpx2.TransportError]) -> None:
+    assert type(translated(error)) is to
+
+
+# --- one attempt is one request ------------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+BODY = b"asked"
+
+
+class Peer(threading.Thread):
+    """An upstream on plain sockets: answers, then treats the connection or the next request on it as it is told."""
+
+    def __init__(self, idle: str, said: bytes, mortal: int) -> None:
+        super().__init__(daemon=True)
+        self._idle = idle
+        self._said = said
+        self._mortal = mortal
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.requests = 0
+        self.connections = 0
+        self.closed = threading.Event()
+        """The connection that was idle has been closed."""
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._listener.accept()[0]
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        first = self.connections <= self._mortal
+        answered = 0
+        with connection:
+            while self._asked(connection):
+                self.requests += 1
+                if first and answered and self._idle == "stays":
+                    connection.sendall(self._said)
+                    return
+                connection.sendall(OK)
+                answered += 1
+                if first and self._idle == "half-closed":
+                    connection.shutdown(socket.SHUT_WR)
+                    self.closed.set()
+                elif first and self._idle != "stays":
+                    break
+            if self._idle == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.closed.set()
+
+    @staticmethod
+    def _asked(connection: socket.socket) -> bool:
+        heard = b""
+        while not heard.endswith(BODY):
+            piece = connection.recv(65536)
+            if not piece:
+                return False
+            heard += piece
+        return True
+
+
+async def ask(wire: AiohttpWire, port: int, method: str = "POST") -> None:
+    url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
+    request = httpx2.Request(method, url, headers=length, stream=httpx2.ByteStream(BODY))
+    response = await wire.handle_async_request(request)
+    assert await response.aread() == b"ok"
+    await response.aclose()
+
+
+@contextlib.contextmanager
+def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
+    """The first `mortal` connections end when they are idle, or at their second request."""
+    one = Peer(idle, said, mortal)
+    one.start()
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
+def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -> None:
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
+            await ask(wire, port)
+            with pytest.raises(httpx2.RemoteProtocolError) as caught:
+                await ask(wire, port, method)
+            assert failure_of(caught.value).sent
+            assert upstream.requests == 2
+            await ask(wire, port)
+
+    with peer("stays", said) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+    assert upstream.requests == 3
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+@pytest.mark.parametrize("idle", ["closed", "half-closed", "reset"])
+def test_a_connection_closed_while_idle_is_replaced_and_costs_no_request(idle: str, noticed: bool) -> None:
+    """Whether or not the event loop has been told of the end that the kernel knows of."""
+
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
+            await ask(wire, port)
+            assert upstream.closed.wait(5)
+            if noticed:
+                await asyncio.sleep(0.01)
+            await ask(wire, port)
+
+    with peer(idle) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+    assert (upstream.requests, upstream.connections) == (2, 2)
+
+
+def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> None:
+    """An upstream that restarts has closed them all: the next attempt must reach it."""
+
+    async def use(port: int) -> None:
+        async with AiohttpWire() as wire:
+            await asyncio.gather(*[ask(wire, port) for _ in range(4)])
+            assert upstream.connections == 4
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await ask(wire, port)
+            await ask(wire, port)
+            assert (upstream.requests, upstream.connections) == (6, 5)
+
+    with peer("stays", mortal=4) as upstream:
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
