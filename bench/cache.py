@@ -22,13 +22,13 @@ import orjson
 from bench.compare import ALONE, PLAIN, STREAMS, in_turns, throughput
 from bench.tables import machine, table
 from bench.targets import Target, config, proxy, upstream
-from codellama_proxy.cache.key import Answer, Sharing, key_of
-from codellama_proxy.cache.storage import Answers
+from codellama_proxy.cache.key import CachedAnswer, CacheScope, key_of
+from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.types import Deployment, Guardrail, Model, Project
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.request import parse_chat
 
-TEAM = Sharing("project", "team", "team")
+TEAM = CacheScope("project", "team", "team")
 LOOKUPS = 20_000
 NOTHING_OLD = '{"cache": {"s-maxage": 0}}'
 WORDS = "x" * 400
@@ -38,17 +38,17 @@ CHAT = parse_chat(
 MODEL = Model("m", (Deployment("m#1", "m", "openai_compatible", "m"),), ())
 
 
-def answer() -> Answer:
+def answer() -> CachedAnswer:
     choice = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
     event = whole_event(orjson.dumps({"id": "c", "model": "m", "choices": [choice], "usage": usage}))
-    return Answer(event, "m#1", (), time.time(), time.time() + 3600)
+    return CachedAnswer(event, "m#1", (), time.time(), time.time() + 3600)
 
 
 async def lookups(count: int) -> tuple[float, float, float, float]:
     """Microseconds of a key, of a hit in memory and of a miss, with so many kept; and their bytes in memory."""
     with tempfile.TemporaryDirectory() as directory:
-        answers = Answers(Path(directory) / "cache.db", time.monotonic, memory=1 << 30)
+        answers = CacheStorage(Path(directory) / "cache.db", time.monotonic, memory=1 << 30)
         await answers.open()
         try:
             keys = [number.to_bytes(32, "big") for number in range(count)]
@@ -78,7 +78,7 @@ def timed_keys() -> float:
     return (time.perf_counter() - started) / LOOKUPS * 1e6
 
 
-async def timed(answers: Answers, keys: list[bytes]) -> float:
+async def timed(answers: CacheStorage, keys: list[bytes]) -> float:
     step = max(len(keys) // 997, 1)
     started = time.perf_counter()
     for number in range(LOOKUPS):

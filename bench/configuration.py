@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from codellama_proxy.config.check_report import inspect
-from codellama_proxy.config.live import Live, Source
+from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 ROUNDS = 5
@@ -65,7 +65,7 @@ def _timed(path: Path) -> float:
 
 
 async def _pauses(path: Path, models: int) -> tuple[float, float]:
-    live = Live(Source(path, lambda: {"KEY": "k"}, IMPLEMENTED))
+    live = LiveConfig(Source(path, lambda: {"KEY": "k"}, IMPLEMENTED))
     gc.collect()
     gc.freeze()  # as a start does
     longest = [0.0]

@@ -24,7 +24,7 @@ from bench.ledger import fill
 from bench.processes import aside
 from bench.tables import Section, at_most, figure, table
 from bench.targets import Target, config, database, proxy, upstream
-from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.migrations import prepare
 
@@ -94,7 +94,7 @@ def filled(directory: Path, keys: int, rows: int) -> list[str]:
     now = time.time()
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         made = [
-            key_rows.create(db, Change({"key_alias": f"team-{number % PROJECTS}"}), now)
+            key_rows.create(db, KeyChange({"key_alias": f"team-{number % PROJECTS}"}), now)
             for number in range(keys)
         ]
         db.execute(USED, {"now": now})

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 
 from codellama_proxy.core.types import Attempt, Key, Limits, Price, Usage
-from codellama_proxy.limits.admission import Ask, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
@@ -119,8 +119,8 @@ async def client(ledger: Ledger, left: object) -> None:
         ledger.settle(end(request_id))
 
 
-def ask(request_id: str) -> Ask:
-    return Ask(
+def ask(request_id: str) -> AdmissionRequest:
+    return AdmissionRequest(
         request_id,
         time.time(),
         "web",

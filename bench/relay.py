@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.targets import PATH
-from codellama_proxy.upstream.transport import AiohttpWire
+from codellama_proxy.upstream.transport import AiohttpTransport
 
 KEPT = (b"content-type", b"content-length")
 
@@ -27,11 +27,11 @@ class Upstream:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._wire: AiohttpWire | None = None
+        self._wire: AiohttpTransport | None = None
 
     async def answer(self, body: bytes) -> httpx2.Response:
         if self._wire is None:
-            self._wire = AiohttpWire()
+            self._wire = AiohttpTransport()
         headers = {"content-type": "application/json"}
         return await self._wire.handle_async_request(
             httpx2.Request("POST", self._url, headers=headers, content=body)

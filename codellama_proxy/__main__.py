@@ -10,7 +10,7 @@ from pathlib import Path
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
 from codellama_proxy.cli.command import Command, Parser, ending
-from codellama_proxy.config.live import Live, Source
+from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers.registry import IMPLEMENTED
@@ -69,7 +69,7 @@ def serve(args: argparse.Namespace) -> int:
     kept: bytes | None = None
     try:
         kept = _last_good(settings)
-        live = Live(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
+        live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
         return run(settings, live)
     except ConfigError as error:
         return _refuse(*(str(problem) for problem in error.problems), *_why_not_the_last(settings, kept))

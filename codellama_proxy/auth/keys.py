@@ -18,12 +18,12 @@ from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
-from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.keys import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
 from codellama_proxy.store.sqlite.reader import Reader, Row
-from codellama_proxy.store.sqlite.writer import StoreUnavailable, Writer
+from codellama_proxy.store.sqlite.writer import StoreUnavailableError, Writer
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class Keys:
         entry = self._known.get(hashed)
         if entry is not None:
             self._known.move_to_end(hashed)
-            return admitted(*entry, self._clock())
+            return require_usable(*entry, self._clock())
         if hashed in self._unknown:
             raise self._refusal(secret)
         return None
@@ -122,13 +122,13 @@ class Keys:
         entry = (from_row(row), row[10])
         if fresh:
             _remember(self._known, hashed, entry, self._most)
-        return admitted(*entry, self._clock())
+        return require_usable(*entry, self._clock())
 
     async def _card(self, digest: str) -> Row | None:
         wanted = {"hash": digest}
         try:
             return self._reader.at_once(SQL["card_by_hash"], wanted)
-        except StoreUnavailable:  # locked for a moment, perhaps: to be waited for elsewhere
+        except StoreUnavailableError:  # locked for a moment, perhaps: to be waited for elsewhere
             return await _available(self._reader.one(SQL["card_by_hash"], wanted))
 
     def forget(self) -> None:
@@ -145,7 +145,7 @@ class Keys:
         while True:
             try:
                 version = await self._writer.data_version()
-            except StoreUnavailable:
+            except StoreUnavailableError:
                 version = None
             if version is None or version != seen:
                 self.forget()
@@ -154,11 +154,11 @@ class Keys:
 
     # --- administrators ------------------------------------------------------------------------------------
 
-    async def create(self, change: Change, by: str = audit.MASTER) -> tuple[Key, str]:
+    async def create(self, change: KeyChange, by: str = audit.MASTER) -> tuple[Key, str]:
         """A new key, and its secret for the only time. `by`: who it is recorded for, here and below."""
         return await self._write(lambda db: audit.create(db, by, change, self._clock()))
 
-    async def update(self, key_id: str, change: Change, by: str = audit.MASTER) -> Key:
+    async def update(self, key_id: str, change: KeyChange, by: str = audit.MASTER) -> Key:
         return await self._write(lambda db: audit.update(db, by, key_id, change, self._clock()))
 
     async def block(self, key_id: str, by: str = audit.MASTER) -> Key:
@@ -220,7 +220,7 @@ def invalid_api_key() -> ProxyError:
     return ProxyError("invalid_api_key", "Incorrect API key provided.")
 
 
-def admitted(key: Key, secret_ends: float | None, now: float) -> Key:
+def require_usable(key: Key, secret_ends: float | None, now: float) -> Key:
     """The key, if it may call. Raises `ProxyError`: key_blocked, key_expired."""
     if key.blocked:
         raise ProxyError("key_blocked", "This API key is blocked.")
@@ -242,5 +242,5 @@ def _remember(memory: OrderedDict[bytes, Any], hashed: bytes, entry: Any, most: 
 async def _available(reading: Awaitable[T]) -> T:
     try:
         return await reading
-    except StoreUnavailable as error:
+    except StoreUnavailableError as error:
         raise ProxyError("accounting_unavailable", "The store of keys cannot be used now.") from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from codellama_proxy.cache.single_flight import Reply, Seat
+from codellama_proxy.cache.single_flight import Reply, Subscription
 from codellama_proxy.core.types import Deployment, Event
 
 Begin = Callable[[], Awaitable[Reply]]
 
 
-class Place(Protocol):
+class AnswerSource(Protocol):
     """A request's place at its answer. Whoever got it calls `leave`, then `close`, whatever happens."""
 
     async def reply(self, begin: Begin) -> Reply:
@@ -23,7 +23,7 @@ class Place(Protocol):
     async def close(self) -> None: ...
 
 
-class Upstream:
+class DirectCall:
     """Nothing is kept and nothing is shared."""
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class Upstream:
             await self._reply.close()
 
 
-class Replay:
-    """A kept answer: a `Place` and its `Reply` in one."""
+class CachedAnswerSource:
+    """A kept answer: a `AnswerSource` and its `Reply` in one."""
 
     ended = True
 
@@ -65,10 +65,10 @@ class Replay:
         return
 
 
-class Following:
+class SubscribedAnswer:
     """A seat in another request's flight."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Subscription) -> None:
         self._seat = seat
 
     async def reply(self, begin: Begin) -> Reply:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.cache import vectors
-from codellama_proxy.cache.key import Answer
+from codellama_proxy.cache.key import CachedAnswer
 from codellama_proxy.cache.vectors import Vector
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.store.sqlite import queries
@@ -33,7 +33,7 @@ class Row:
     scope: str
     project: str
     model: str
-    answer: Answer
+    answer: CachedAnswer
 
 
 def beside(database: Path) -> Path:
@@ -123,7 +123,7 @@ def version(db: sqlite3.Connection) -> int:
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def find(db: sqlite3.Connection, key: bytes, scope: str) -> Answer | None:
+def find(db: sqlite3.Connection, key: bytes, scope: str) -> CachedAnswer | None:
     """Raises `ValueError` for a row that cannot be read."""
     row = db.execute(SQL["find"], (key,)).fetchone()
     if row is None:
@@ -135,7 +135,7 @@ def find(db: sqlite3.Connection, key: bytes, scope: str) -> Answer | None:
     if not isinstance(names, list):
         raise ValueError("not a list of names")
     event = whole_event(bytes(body))
-    return Answer(event, deployment, tuple(map(str, names)), created_at, expires_at)
+    return CachedAnswer(event, deployment, tuple(map(str, names)), created_at, expires_at)
 
 
 def put(db: sqlite3.Connection, row: Row) -> None:

@@ -17,10 +17,10 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, Event, Guardrail, Json, Key, Model, Project, Snapshot
 from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS, invalid_type, invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
-from codellama_proxy.policy.guardrail import guarded, guardrail_of
+from codellama_proxy.openai_format.request import InferenceRequest, Message
+from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text
 
-MAX_KEPT = 1 << 20
+MAX_CACHED_BYTES = 1 << 20
 """Bytes of a completion; what is longer is not kept."""
 COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
 
@@ -57,7 +57,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CachedAnswer:
     """One kept answer. Times are unix seconds."""
 
     event: Event
@@ -74,7 +74,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class CacheScope:
     """Who shares an answer. No request is answered from another's."""
 
     kind: str
@@ -85,7 +85,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class CacheDirectives:
     """What the client wants of the cache: less than the configuration gives, never more."""
 
     read: bool = True
@@ -95,7 +95,7 @@ class Wishes:
     max_age: float | None = None
     """Seconds since the answer it gets was made."""
 
-    def fresh(self, answer: Answer, ttl: float, now: float) -> bool:
+    def fresh(self, answer: CachedAnswer, ttl: float, now: float) -> bool:
         """Whether this answer is still good for this client, under the configuration's `ttl` of today."""
         age = now - answer.created_at
         oldest = ttl if self.max_age is None else min(ttl, self.max_age)
@@ -105,20 +105,20 @@ class Wishes:
         return now + (ttl if self.ttl is None else min(ttl, self.ttl))
 
 
-NO_WISHES = Wishes()
+NO_DIRECTIVES = CacheDirectives()
 
 
 # --- the client's wishes -------------------------------------------------------------------------------------
 
 
-def wishes(cache: Json, cache_control: str) -> Wishes:
+def directives_of(cache: Json, cache_control: str) -> CacheDirectives:
     """From the body's `cache` object and the `Cache-Control` header. Raises `ProxyError`."""
     if not cache and not cache_control:
-        return NO_WISHES
+        return NO_DIRECTIVES
     words = [word.strip().lower() for word in cache_control.split(",")] if cache_control else []
     ages = [age for age in (_max_age(word) for word in words) if age is not None]
     age = _seconds(cache, "s-maxage")
-    return Wishes(
+    return CacheDirectives(
         read=not (_flag(cache, "no-cache") or "no-cache" in words),
         write=not (_flag(cache, "no-store") or "no-store" in words),
         ttl=_seconds(cache, "ttl"),
@@ -152,17 +152,17 @@ def _max_age(word: str) -> float | None:
 # --- the key -------------------------------------------------------------------------------------------------
 
 
-def sharing(snapshot: Snapshot, project: str, key: Key | None) -> Sharing:
+def scope_of(snapshot: Snapshot, project: str, key: Key | None) -> CacheScope:
     match snapshot.cache.scope:
         case "global":
-            return Sharing("global", "", project)
+            return CacheScope("global", "", project)
         case "key" if key is not None:
-            return Sharing("key", key.key_id, project)
-    return Sharing("project", project, project)
+            return CacheScope("key", key.key_id, project)
+    return CacheScope("project", project, project)
 
 
 def key_of(
-    kind: str, name: str, chat: ChatRequest, model: Model, guardrail: Guardrail, project: Project
+    kind: str, name: str, chat: InferenceRequest, model: Model, guardrail: Guardrail, project: Project
 ) -> bytes:
     """The digest under which answers of `model` to `chat` are shared in the scope `kind`, `name`."""
     whole = {
@@ -170,15 +170,15 @@ def key_of(
         "scope": [kind, name],
         "mode": chat.mode,
         "model": model.name,
-        "messages": guarded(chat.messages, "", guardrail.client_system),
+        "messages": apply_guardrail(chat.messages, "", guardrail.client_system),
         "deployments": [_addressed(chat, one, guardrail, project) for one in model.deployments],
     }
     return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def _addressed(chat: ChatRequest, to: Deployment, guardrail: Guardrail, project: Project) -> list[Any]:
+def _addressed(chat: InferenceRequest, to: Deployment, guardrail: Guardrail, project: Project) -> list[Any]:
     """What, beside the client's messages, makes the request that this deployment would get."""
-    text = guardrail_of(guardrail, project, to)
+    text = guardrail_text(guardrail, project, to)
     params = canonical_params({**to.params, **chat.params})
     where = [to.id, to.provider, to.base_url, to.model, to.drop_params, _thawed(to.extra)]
     return [*where, text, params]
@@ -216,7 +216,7 @@ def _thawed(value: Any) -> Any:
 # --- similar requests ----------------------------------------------------------------------------------------
 
 
-def last_turn(chat: ChatRequest) -> str | None:
+def last_turn(chat: InferenceRequest) -> str | None:
     """The text that similar requests may differ in; `None` where nothing but an equal one will do."""
     if chat.params.get("tools") or chat.params.get("functions") or chat.messages[-1]["role"] != "user":
         return None
@@ -225,7 +225,7 @@ def last_turn(chat: ChatRequest) -> str | None:
     return _text(chat.messages[-1]) or None
 
 
-def without_last_turn(chat: ChatRequest) -> ChatRequest:
+def without_last_turn(chat: InferenceRequest) -> InferenceRequest:
     """The request with its last turn left blank: the same for all that may be similar."""
     *earlier, last = chat.messages
     return chat._replace(messages=[*earlier, {**last, "content": ""}])

@@ -1,6 +1,6 @@
 """Where a request's answer comes from: kept, on its way to another request like it, or yet to be asked for.
 
-A request gets a `Place` before the ledger admits it. One with an answer in hand is a hit: it is admitted without
+A request gets a `AnswerSource` before the ledger admits it. One with an answer in hand is a hit: it is admitted without
 a hold and costs nothing. Every other one asks upstream; what it gets is kept if it may be, and shared with those
 who ask for the same in the meantime. The request that asked pays, even if its client leaves and others stay.
 """
@@ -14,21 +14,27 @@ from typing import Any
 import orjson
 
 from codellama_proxy.cache import key as caching
-from codellama_proxy.cache.answer_source import Begin, Following, Place, Replay, Upstream
-from codellama_proxy.cache.key import MAX_KEPT, Answer, Sharing, Wishes
-from codellama_proxy.cache.semantic.embeddings import Question, question
-from codellama_proxy.cache.semantic.selector import Semantic
-from codellama_proxy.cache.single_flight import SLACK, Flight, Reply, Seat, replayed
-from codellama_proxy.cache.storage import Answers
+from codellama_proxy.cache.answer_source import (
+    AnswerSource,
+    Begin,
+    CachedAnswerSource,
+    DirectCall,
+    SubscribedAnswer,
+)
+from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer, CacheDirectives, CacheScope
+from codellama_proxy.cache.semantic.embeddings import SemanticQuery, semantic_query
+from codellama_proxy.cache.semantic.selector import SemanticSelector
+from codellama_proxy.cache.single_flight import SLACK, Reply, SharedCall, Subscription, replayed
+from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Event, Model, Snapshot
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.completion import AT_ONCE
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.policy.guardrail import addressed, guardrail_of
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.policy.guardrail import guardrail_text, request_for
 from codellama_proxy.pricing.charge import Call
-from codellama_proxy.request.context import Trace
+from codellama_proxy.request.context import RequestContext
 
 MAINTAIN_EVERY = 1.0
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -37,34 +43,34 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 FlightKey = tuple[bytes, tuple[str, ...]]
 
 
-class Recall:
+class CacheLookup:
     """Holds what is kept and what is in the air."""
 
-    def __init__(self, answers: Answers, semantic: Semantic, time: Time) -> None:
+    def __init__(self, answers: CacheStorage, semantic: SemanticSelector, time: Time) -> None:
         self._answers = answers
         self._semantic = semantic
         self._time = time
-        self._shared: dict[FlightKey, Flight] = {}
+        self._shared: dict[FlightKey, SharedCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def place(
         self,
-        trace: Trace,
-        chat: ChatRequest,
+        trace: RequestContext,
+        chat: InferenceRequest,
         models: Sequence[Model],
         snapshot: Snapshot,
         cache_control: str,
-    ) -> Place:
+    ) -> AnswerSource:
         """`trace.cache` says afterwards what the cache did. Raises `ProxyError`."""
-        wish = caching.wishes(chat.cache, cache_control)
+        wish = caching.directives_of(chat.cache, cache_control)
         able = chat.endpoint == "chat/completions" and snapshot.cache.enabled  # nothing else is kept
         if not (able and trace.settings.cache):
-            return Upstream()
-        asking = Asking(trace, chat, models, snapshot, wish)
+            return DirectCall()
+        asking = CacheQuery(trace, chat, models, snapshot, wish)
         if not wish.read:
             trace.cache = "bypass"
-            return self._lead(asking, None) if wish.write else Upstream()
+            return self._lead(asking, None) if wish.write else DirectCall()
         trace.cache = "miss"
         kept = await self._kept(asking)
         if kept is None and asking.flight_key not in self._shared:
@@ -72,18 +78,18 @@ class Recall:
             kept = await self._alike(asking) or await self._kept(asking)
         if kept is not None:
             return kept
-        return await self._in_the_air(asking) if wish.write else Upstream()
+        return await self._in_the_air(asking) if wish.write else DirectCall()
 
-    async def _kept(self, asking: Asking) -> Replay | None:
+    async def _kept(self, asking: CacheQuery) -> CachedAnswerSource | None:
         found = await self._answers.find(asking.key, asking.sharing)
         return self._replay(asking, found, "hit")
 
-    async def _alike(self, asking: Asking) -> Replay | None:
+    async def _alike(self, asking: CacheQuery) -> CachedAnswerSource | None:
         """The answer to a request that means the same."""
         similar = self._semantic.of(asking.snapshot)
         if similar is None:
             return None
-        asked = question(asking.chat, asking.models[0], asking.sharing, asking.snapshot)
+        asked = semantic_query(asking.chat, asking.models[0], asking.sharing, asking.snapshot)
         if asked is None:
             return None
         started = self._time.monotonic()
@@ -95,7 +101,7 @@ class Recall:
             asking.trace.similarity = nearby.similarity
         return replay
 
-    def _replay(self, asking: Asking, found: Answer | None, how: str) -> Replay | None:
+    def _replay(self, asking: CacheQuery, found: CachedAnswer | None, how: str) -> CachedAnswerSource | None:
         """A kept answer for this request, if it is fresh enough and its giver is still there."""
         if found is None or not asking.wish.fresh(found, asking.snapshot.cache.ttl, self._time.wall()):
             return None
@@ -110,9 +116,9 @@ class Recall:
                 self._answers.troubles["unreadable"] += 1
                 return None
         hit(asking, giver, found.dropped, how)
-        return Replay(giver, found.dropped, said)
+        return CachedAnswerSource(giver, found.dropped, said)
 
-    async def _in_the_air(self, asking: Asking) -> Place:
+    async def _in_the_air(self, asking: CacheQuery) -> AnswerSource:
         """A seat in somebody's flight, or a flight of its own if there is none or it fails."""
         flight_key = asking.flight_key
         while (flight := self._shared.get(flight_key)) is not None and asking.wish.max_age != 0:
@@ -123,8 +129,8 @@ class Recall:
                 return self._lead(asking, None)
         return self._lead(asking, flight_key if flight is None else None)
 
-    async def _follow(self, asking: Asking, flight: Flight) -> Following | None:
-        seat = Seat(flight, asking.chat)
+    async def _follow(self, asking: CacheQuery, flight: SharedCall) -> SubscribedAnswer | None:
+        seat = Subscription(flight, asking.chat)
         started = self._time.monotonic()
         try:
             boarded = await self.in_time(asking, seat.board(), slack=0.0)
@@ -137,9 +143,9 @@ class Recall:
             await seat.close()
             return None
         hit(asking, seat.deployment, seat.dropped, "hit")
-        return Following(seat)
+        return SubscribedAnswer(seat)
 
-    async def in_time(self, asking: Asking, boarding: Awaitable[bool], slack: float = SLACK) -> bool:
+    async def in_time(self, asking: CacheQuery, boarding: Awaitable[bool], slack: float = SLACK) -> bool:
         """What `boarding` says. Raises `ProxyError` when it takes longer than the request's deadline."""
         left = asking.trace.started + asking.snapshot.routing.deadline - self._time.monotonic()
         try:
@@ -148,15 +154,17 @@ class Recall:
         except TimeoutError:
             raise ProxyError("deadline_exceeded", "No answer before the deadline.") from None
 
-    def _lead(self, asking: Asking, flight_key: FlightKey | None) -> Leading:
-        flight = Flight(stream=asking.chat.stream)
+    def _lead(self, asking: CacheQuery, flight_key: FlightKey | None) -> SharedCallOwner:
+        flight = SharedCall(stream=asking.chat.stream)
         if flight_key is not None:
             self._shared[flight_key] = flight
-        return Leading(self, asking, flight, flight_key)
+        return SharedCallOwner(self, asking, flight, flight_key)
 
     # --- for those who lead ----------------------------------------------------------------------------------
 
-    def start(self, asking: Asking, flight: Flight, flight_key: FlightKey | None, begin: Begin) -> None:
+    def start(
+        self, asking: CacheQuery, flight: SharedCall, flight_key: FlightKey | None, begin: Begin
+    ) -> None:
         deadline = asking.trace.started + asking.snapshot.routing.deadline
 
         def patience() -> float:
@@ -171,11 +179,11 @@ class Recall:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def unshare(self, flight: Flight, flight_key: FlightKey | None) -> None:
+    def unshare(self, flight: SharedCall, flight_key: FlightKey | None) -> None:
         if flight_key is not None and self._shared.get(flight_key) is flight:
             del self._shared[flight_key]
 
-    def _keep(self, asking: Asking, flight: Flight) -> None:
+    def _keep(self, asking: CacheQuery, flight: SharedCall) -> None:
         """Keeps a whole answer, under the name of the model that gave it; at once if it is not long."""
         reply = flight.reply
         if flight.large or reply is None:
@@ -191,7 +199,9 @@ class Recall:
             return
         self._put(asking, reply, event)
 
-    async def _keep_long(self, asking: Asking, reply: Reply, said: Sequence[Event], *, stream: bool) -> None:
+    async def _keep_long(
+        self, asking: CacheQuery, reply: Reply, said: Sequence[Event], *, stream: bool
+    ) -> None:
         try:
             event = await asyncio.to_thread(_whole, said, stream=stream)
         except UNREADABLE:
@@ -199,7 +209,7 @@ class Recall:
             return
         self._put(asking, reply, event)
 
-    def _put(self, asking: Asking, reply: Reply, event: Event | None) -> None:
+    def _put(self, asking: CacheQuery, reply: Reply, event: Event | None) -> None:
         if event is None:
             return
         cache, now = asking.snapshot.cache, self._time.wall()
@@ -207,7 +217,7 @@ class Recall:
         giver = next((m for m in asking.models if m.name == reply.deployment.name), None)
         if giver is None or expires <= now:
             return
-        answer = Answer(event, reply.deployment.id, reply.dropped, now, expires)
+        answer = CachedAnswer(event, reply.deployment.id, reply.dropped, now, expires)
         key = asking.key if giver is asking.models[0] else asking.key_of(giver)
         self._answers.put(key, answer, asking.sharing, giver.name, cache.max_entries)
         similar = self._semantic.of(asking.snapshot)
@@ -239,38 +249,45 @@ class Recall:
 
 def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
-    if sum(len(event.text) if stream else len(event.body) for event in said) > MAX_KEPT:
+    if sum(len(event.text) if stream else len(event.body) for event in said) > MAX_CACHED_BYTES:
         return None
     event = completion.as_whole(said) if stream else said[0]
-    return event if caching.storable(orjson.loads(event.body)) and len(event.body) <= MAX_KEPT else None
+    return (
+        event if caching.storable(orjson.loads(event.body)) and len(event.body) <= MAX_CACHED_BYTES else None
+    )
 
 
-def hit(asking: Asking, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
+def hit(asking: CacheQuery, giver: Deployment, dropped: tuple[str, ...], how: str) -> None:
     """Notes an answer that costs nothing, and the request as `giver` got it: with its guardrail."""
     trace, guardrail = asking.trace, asking.snapshot.guardrail
-    text = guardrail_of(guardrail, trace.settings, giver)
+    text = guardrail_text(guardrail, trace.settings, giver)
     trace.cache = how
     trace.serving, trace.dropped = giver, dropped
-    trace.sent = addressed(asking.chat, giver, text, guardrail.client_system, None)
+    trace.sent = request_for(asking.chat, giver, text, guardrail.client_system, None)
     trace.kept = Call(giver, trace.sent, trace.started, whole=True)
 
 
-class Asking:
+class CacheQuery:
     """One request, as far as the cache is concerned."""
 
     __slots__ = ("chat", "key", "models", "sharing", "similar", "snapshot", "trace", "wish")
 
     def __init__(
-        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, wish: Wishes
+        self,
+        trace: RequestContext,
+        chat: InferenceRequest,
+        models: Sequence[Model],
+        snapshot: Snapshot,
+        wish: CacheDirectives,
     ) -> None:
         self.trace = trace
         self.chat = chat
         self.models = models
         self.snapshot = snapshot
         self.wish = wish
-        self.similar: tuple[Question, Any] | None = None
+        self.similar: tuple[SemanticQuery, Any] | None = None
         """How it may be compared, and what a back end found out about it already."""
-        self.sharing: Sharing = caching.sharing(snapshot, trace.project, trace.key)
+        self.sharing: CacheScope = caching.scope_of(snapshot, trace.project, trace.key)
         self.key = self.key_of(models[0])
 
     @property
@@ -285,22 +302,24 @@ class Asking:
         return caching.key_of(scope.kind, scope.name, self.chat, model, snapshot.guardrail, settings)
 
 
-class Leading:
+class SharedCallOwner:
     """The request that asks upstream, and pays."""
 
-    def __init__(self, recall: Recall, asking: Asking, flight: Flight, flight_key: FlightKey | None) -> None:
+    def __init__(
+        self, recall: CacheLookup, asking: CacheQuery, flight: SharedCall, flight_key: FlightKey | None
+    ) -> None:
         self._recall = recall
         self._asking = asking
         self._flight = flight
         self._flight_key = flight_key
-        self._seat: Seat | None = None
+        self._seat: Subscription | None = None
 
     async def reply(self, begin: Begin) -> Reply:
         trace = self._asking.trace
         if trace.admission is not None and trace.admission.clamped:
             self._keep_to_itself()  # its budget may cut the answer: nobody else's does
         flight = self._flight
-        self._seat = Seat(flight, self._asking.chat)
+        self._seat = Subscription(flight, self._asking.chat)
         trace.others = lambda: len(flight.seats) > 1
         self._recall.start(self._asking, self._flight, self._flight_key, begin)
         if not await self._recall.in_time(self._asking, self._seat.board()):
@@ -310,7 +329,7 @@ class Leading:
 
     def _keep_to_itself(self) -> None:
         self._give_up()
-        self._flight, self._flight_key = Flight(stream=self._asking.chat.stream), None
+        self._flight, self._flight_key = SharedCall(stream=self._asking.chat.stream), None
 
     def _give_up(self) -> None:
         self._recall.unshare(self._flight, self._flight_key)

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from codellama_proxy.core.types import Deployment, Event
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.completion import AT_ONCE
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class Reply(Protocol):
         """The last batch handed out was the last there is."""
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """Raises `AttemptFailed`: broken, silent for its idle timeout, or not here within `seconds`."""
+        """Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`."""
 
     async def close(self) -> None: ...
 
 
-class Flight:
+class SharedCall:
     """Not started, in the air, or over: landed (`error` is None), failed, or never shared."""
 
     def __init__(self, *, stream: bool) -> None:
@@ -69,7 +69,7 @@ class Flight:
         self.error: BaseException | None = None
         self.given_up = False
         """Whoever was to start it did not: nothing was sent."""
-        self.seats: set[Seat] = set()
+        self.seats: set[Subscription] = set()
         self.reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -165,7 +165,7 @@ class Flight:
         """Returns when something has changed."""
         await self._news.wait()
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: Subscription) -> None:
         """One rider less; a flight without any ends."""
         self.seats.discard(seat)
         self._room.set()
@@ -179,10 +179,10 @@ class Flight:
             await asyncio.wait({self._task})
 
 
-class Seat:
+class Subscription:
     """One request's view of a flight: a `Reply`, once it is `boarded`."""
 
-    def __init__(self, flight: Flight, chat: ChatRequest) -> None:
+    def __init__(self, flight: SharedCall, chat: InferenceRequest) -> None:
         self.flight = flight
         self.first: Sequence[Event] = ()
         self.at = 0
@@ -240,7 +240,7 @@ class Seat:
                         raise again(self.flight.error)
                     await self.flight.news()
         except TimeoutError:
-            raise AttemptFailed(failures.timed_out("idle_timeout")) from None
+            raise AttemptError(failures.timed_out("idle_timeout")) from None
         return self.rest()
 
     def rest(self) -> Sequence[Event]:
@@ -266,11 +266,11 @@ class Seat:
 
 def again(error: BaseException) -> BaseException:
     """The same failure, for one more who hears it."""
-    return AttemptFailed(error.failure) if isinstance(error, AttemptFailed) else error
+    return AttemptError(error.failure) if isinstance(error, AttemptError) else error
 
 
-def abandoned() -> AttemptFailed:
-    return AttemptFailed(failures.unreachable("abandoned", sent=True))
+def abandoned() -> AttemptError:
+    return AttemptError(failures.unreachable("abandoned", sent=True))
 
 
 def _call(ended: Callable[[], Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
-from codellama_proxy.cache.key import Answer, Sharing
+from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.store.sqlite.connection import StoreError
 
 MEMORY = 64 << 20
@@ -35,24 +35,24 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Memory:
+class LruCache:
     """The answers used last, bounded by number and by bytes."""
 
     def __init__(self, most_bytes: int = MEMORY) -> None:
-        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._most_bytes = most_bytes
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, key: bytes) -> Answer | None:
+    def get(self, key: bytes) -> CachedAnswer | None:
         found = self._answers.get(key)
         if found is not None:
             self._answers.move_to_end(key)
         return found
 
-    def put(self, key: bytes, answer: Answer, most: int) -> None:
+    def put(self, key: bytes, answer: CachedAnswer, most: int) -> None:
         self.drop(key)
         if answer.size + OVERHEAD > self._most_bytes:
             return
@@ -71,12 +71,12 @@ class Memory:
         self.bytes = 0
 
 
-class Answers:
+class CacheStorage:
     """All kept answers. Nothing here raises for what the disk does."""
 
     def __init__(self, path: Path, monotonic: Callable[[], float], *, memory: int = MEMORY) -> None:
         self.troubles: Counter[str] = Counter()
-        self.memory = Memory(memory)
+        self.memory = LruCache(memory)
         self._path = path
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, "cache")
@@ -97,7 +97,7 @@ class Answers:
 
     # --- on the event loop -----------------------------------------------------------------------------------
 
-    async def find(self, key: bytes, scope: Sharing) -> Answer | None:
+    async def find(self, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         """From memory, else from the disk."""
         found = self.memory.get(key)
         if found is not None or key not in self._known:
@@ -107,7 +107,7 @@ class Answers:
             self.memory.put(key, found, len(self._known) + 1)
         return found
 
-    def put(self, key: bytes, answer: Answer, scope: Sharing, model: str, most: int) -> None:
+    def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Keeps an answer, `most` of them in all. Never waits."""
         self.memory.put(key, answer, most)
         row = Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
@@ -182,7 +182,7 @@ class Answers:
             self._rests_until = self._monotonic() + REST
         self._known = set()
 
-    def _read(self, db: sqlite3.Connection, key: bytes, scope: Sharing) -> Answer | None:
+    def _read(self, db: sqlite3.Connection, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         try:
             found = answer_file.find(db, key, f"{scope.kind}:{scope.name}")
         except ValueError:  # a row that is not what we write

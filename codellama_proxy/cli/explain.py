@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from codellama_proxy.auth.keys import admitted
+from codellama_proxy.auth.keys import require_usable
 from codellama_proxy.cli import explain_report as explained
 from codellama_proxy.cli.command import Command, CommandError, database_path, in_words, note, say
 from codellama_proxy.cli.keys import find_key
@@ -38,13 +38,13 @@ from codellama_proxy.diagnostics.decision import (
 from codellama_proxy.diagnostics.simulation import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
 from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai.embeddings import has_ids
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.routing.cooling import Cooling
 from codellama_proxy.store.sqlite.connection import connect_to_read
 from codellama_proxy.store.sqlite.installation import known_digest_key
-from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 
@@ -109,15 +109,15 @@ def run(args: Namespace) -> int:
     return 1 if told.error or (course and course.error) else 0
 
 
-def _explained(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
+def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
     try:
-        admitted(key, None, world.now)
+        require_usable(key, None, world.now)
     except ProxyError as error:
         return Explanation(error=error)
     return explain(snapshot, key, chat, world)
 
 
-def _simulated(snapshot: Snapshot, key: Key, chat: ChatRequest, told: Explanation, plan: Plan) -> Course:
+def _simulated(snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Explanation, plan: Plan) -> Course:
     trace = trace_of(snapshot, key, chat, 0.0)
     trace.admission = told.admission
     return simulate(trace, chat, told.models, snapshot, plan)
@@ -135,7 +135,7 @@ def _snapshot(args: Namespace) -> Snapshot:
     return report.snapshot
 
 
-def _chat(args: Namespace) -> ChatRequest:
+def _chat(args: Namespace) -> InferenceRequest:
     try:
         body = HELLOS.get(args.endpoint, HELLO) if args.body is None else _body(args.body)
         chat = PARSERS[args.endpoint](body, "req_explained", 0)
@@ -187,7 +187,7 @@ def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:
 
 
 def _standings(db: sqlite3.Connection, now: float) -> Standings:
-    books = Books()
+    books = LedgerEntries()
     return lambda scopes: books.standings(db, scopes, now) if scopes else []
 
 
@@ -221,7 +221,7 @@ def _count(snapshot: Snapshot, key: Key) -> Count:
     """As `Accounts` does: counted where tokens are limited, else guessed from the size."""
     counter = Counter(tokenizer_files())
 
-    def count(chat: ChatRequest, first: Deployment) -> int:
+    def count(chat: InferenceRequest, first: Deployment) -> int:
         trace = trace_of(snapshot, key, chat, 0.0)
         if counts_tokens(scopes_of(trace, chat, snapshot)):
             return asyncio.run(counter.prompt(chat, first))

@@ -10,15 +10,15 @@ from codellama_proxy.cli.command import table
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import dollars, usd
 from codellama_proxy.core.types import Key, Price, Snapshot
-from codellama_proxy.diagnostics.decision import Cached, Explanation, Limit, Place
+from codellama_proxy.diagnostics.decision import Cached, CandidateState, Explanation, LimitState
 from codellama_proxy.diagnostics.simulation import Course
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 
 def as_text(
     snapshot: Snapshot,
     key: Key,
-    chat: ChatRequest,
+    chat: InferenceRequest,
     told: Explanation,
     course: Course | None,
     used: Path | None,
@@ -90,7 +90,7 @@ def _places(told: Explanation) -> list[tuple[str | None, ...]]:
     ]
 
 
-def _state(one: Place) -> str:
+def _state(one: CandidateState) -> str:
     parts = [f"{one.state} ({one.why})" if one.why else one.state]
     if one.share < 1:
         parts.append(f"{one.share:.0%} of its model's requests")
@@ -107,7 +107,7 @@ def _price(price: Price | None) -> str:
     )
 
 
-def _guardrails(chain: Sequence[Place]) -> Iterator[str]:
+def _guardrails(chain: Sequence[CandidateState]) -> Iterator[str]:
     """Each text once, with who gets it."""
     texts: dict[str, list[str]] = {}
     for one in chain:
@@ -128,7 +128,7 @@ def _cache(cached: Cached) -> str:
     )
 
 
-def _limit_row(one: Limit) -> tuple[str, str, str, str]:
+def _limit_row(one: LimitState) -> tuple[str, str, str, str]:
     value = (
         dollars(one.value)
         if one.field == "max_budget" and isinstance(one.value, int)
@@ -160,7 +160,7 @@ def _indented(text: str) -> str:
 
 
 def as_json(
-    snapshot: Snapshot, key: Key, chat: ChatRequest, told: Explanation, course: Course | None
+    snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Explanation, course: Course | None
 ) -> dict[str, Any]:
     admission = told.admission
     return {
@@ -191,7 +191,7 @@ def _error_json(error: ProxyError | None) -> dict[str, Any] | None:
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
-def _place_json(one: Place) -> dict[str, Any]:
+def _place_json(one: CandidateState) -> dict[str, Any]:
     price = one.price
     return {
         "deployment": one.deployment.id,
@@ -208,7 +208,7 @@ def _place_json(one: Place) -> dict[str, Any]:
     }
 
 
-def _limit_json(one: Limit) -> dict[str, Any]:
+def _limit_json(one: LimitState) -> dict[str, Any]:
     money = one.field == "max_budget" and isinstance(one.value, int)
     value = usd(one.value) if money else one.value  # type: ignore[arg-type]  # money is an integer
     return {"scope": one.scope, "limit": one.field, "value": value, "from": one.source}

@@ -25,7 +25,7 @@ from codellama_proxy.cli.command import (
 )
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.key_fields import Change, shown
+from codellama_proxy.store.key_fields import KeyChange, shown
 from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite import keys as key_rows
 
@@ -185,14 +185,14 @@ COMMANDS: tuple[Command, ...] = (
 # --- reading and showing -----------------------------------------------------------------------------------
 
 
-def _change(args: Namespace, values: Mapping[str, Any]) -> Change:
+def _change(args: Namespace, values: Mapping[str, Any]) -> KeyChange:
     given = {field: getattr(args, field) for field, _, _ in OPTIONS.values()}
     read = {
         field: None if given[field] == UNSET else reader(option, given[field])
         for option, (field, reader, _) in OPTIONS.items()
         if given[field] is not None
     }
-    return Change({**values, **read})
+    return KeyChange({**values, **read})
 
 
 def find_key(db: Connection, given: str) -> Key:

@@ -17,7 +17,7 @@ from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.yaml.document import MAX_BYTES
-from codellama_proxy.config.yaml.substitution import Unset, lookup_in, read_regular, reason, references
+from codellama_proxy.config.yaml.substitution import UnsetError, lookup_in, read_regular, reason, references
 from codellama_proxy.core.types import Snapshot
 
 log = logging.getLogger("codellama_proxy.config")
@@ -67,15 +67,15 @@ class Source:
         made = load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
         return replace(made, digest=keyed(made.fingerprint, self.digest_key))
 
-    def change(self, seen: Seen, old: Snapshot) -> Change:
+    def change(self, seen: Seen, old: Snapshot) -> ConfigChange:
         """Raises `ConfigError`."""
         with _in_the_background():
             new = self.build(seen)
-            return Change(seen.text, new, tuple(difference(old, new)))
+            return ConfigChange(seen.text, new, tuple(difference(old, new)))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigChange:
     """A new configuration, and what is new about it."""
 
     text: bytes
@@ -104,11 +104,11 @@ def _in_the_background() -> Iterator[None]:
 def _value(lookup: Callable[[str], str], name: str) -> str:
     try:
         return lookup(name)
-    except Unset as unset:
+    except UnsetError as unset:
         return f"\0{unset}"
 
 
-class Live:
+class LiveConfig:
     """`snapshot` is what new requests start with; only `watch` replaces it.
 
     Making one may raise `ConfigError`, unless there is a `last_good` text to fall back on that is still good.
@@ -196,7 +196,7 @@ class Live:
         self.error = error
         self.failures += 1
 
-    async def _replace(self, change: Change) -> None:
+    async def _replace(self, change: ConfigChange) -> None:
         old, snapshot = self.snapshot, change.snapshot
         self.snapshot, self.text, self.changes = snapshot, change.text, change.lines
         self.loaded_at = self._clock()

@@ -24,7 +24,7 @@ from codellama_proxy.config.yaml.document import Document, Path, parse
 from codellama_proxy.config.yaml.substitution import lookup_in
 from codellama_proxy.core.masking import Mask
 from codellama_proxy.core.types import Deployment, Snapshot
-from codellama_proxy.providers.registry import UNABLE
+from codellama_proxy.providers.registry import UNSUPPORTED_BY_MODE
 
 _Found = list[Problem]
 DEFAULT_HOST = "127.0.0.1"
@@ -180,7 +180,7 @@ def _unable(entry: Entry, implemented: frozenset[str]) -> str | None:
         return f"provider {entry.provider} is not available in this version"
     return (
         f"provider {entry.provider} has no mode {entry.mode}"
-        if entry.provider in UNABLE[entry.mode]
+        if entry.provider in UNSUPPORTED_BY_MODE[entry.mode]
         else None
     )
 

@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     event: str = ""
 
 
-class EventTooLarge(ValueError):  # noqa: N818 - it says what happened
+class EventTooLargeError(ValueError):
     """One event outgrew `MAX_EVENT` or `MOST_LINES`."""
 
 
@@ -50,7 +50,7 @@ class Decoder:
         self._at_start = True
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes. Raises `EventTooLarge`."""
+        """The frames that `chunk` completes. Raises `EventTooLargeError`."""
         buffer = self._buffer
         if not buffer and not self._at_start and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             self._after_cr = False
@@ -62,12 +62,12 @@ class Decoder:
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
         if len(buffer) > MAX_EVENT:
-            raise EventTooLarge(f"an event larger than {MAX_EVENT} bytes")
+            raise EventTooLargeError(f"an event larger than {MAX_EVENT} bytes")
         self._searched = max(len(buffer) - 1, 0)
         return _frames(whole)
 
     def flush(self) -> list[Frame]:
-        """The frame left open at the end of the stream, if there is one. Raises `EventTooLarge`."""
+        """The frame left open at the end of the stream, if there is one. Raises `EventTooLargeError`."""
         frame = _parse(bytes(self._buffer))
         self._buffer.clear()
         self._searched = 0
@@ -106,9 +106,9 @@ def _frames(whole: bytes) -> list[Frame]:
 
 
 def _parse(block: bytes) -> Frame | None:
-    """One event's lines; `None` when they carry no data. Raises `EventTooLarge`."""
+    """One event's lines; `None` when they carry no data. Raises `EventTooLargeError`."""
     if len(block) > MOST_LINES and block.count(b"\n") > MOST_LINES:
-        raise EventTooLarge(f"an event of more than {MOST_LINES} lines")
+        raise EventTooLargeError(f"an event of more than {MOST_LINES} lines")
     data: list[bytes] = []
     event = ""
     for line in block.split(b"\n"):

@@ -442,7 +442,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class StepResponse:
     """What came back for a `Step`; the body is empty when it was a stream, and has been handed on."""
 
     status: int
@@ -450,7 +450,7 @@ class Answered:
     body: bytes
 
 
-Steps = Generator[Step, Answered, None]
+Steps = Generator[Step, StepResponse, None]
 """How a dialect tells an answer that takes several requests."""
 
 

@@ -12,22 +12,22 @@ from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.gateway.pipeline import permission
 from codellama_proxy.limits import admission
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.admission import Admission, Standing
+from codellama_proxy.limits.admission import Admission, ScopeState
 from codellama_proxy.limits.rates import UNRATED, ScopeLimits
 from codellama_proxy.limits.windows import window
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy import privileged_fields as privileged
-from codellama_proxy.policy.guardrail import addressed, check_client_system, guardrail_of
+from codellama_proxy.policy.guardrail import check_client_system, guardrail_text, request_for
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.catalogue import price_of
-from codellama_proxy.providers.registry import SPOKEN
-from codellama_proxy.request.context import Trace
+from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
 from codellama_proxy.routing.cooling import Cooling, is_cooling
 
-Standings = Callable[[Sequence[ScopeLimits]], Sequence[Standing]]
+Standings = Callable[[Sequence[ScopeLimits]], Sequence[ScopeState]]
 """What the scopes have used, as the ledger tells it."""
-Count = Callable[[ChatRequest, Deployment], int]
+Count = Callable[[InferenceRequest, Deployment], int]
 """Tokens of a prompt for a deployment."""
 
 FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration", "shadow")
@@ -46,7 +46,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CandidateState:
     """One deployment of the file, and what it is for this request."""
 
     deployment: Deployment
@@ -63,7 +63,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LimitState:
     """One limit in force, and where it is written."""
 
     scope: str
@@ -86,11 +86,11 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    chain: tuple[Place, ...] = ()
+    chain: tuple[CandidateState, ...] = ()
     """Who is asked, in this order."""
-    others: tuple[Place, ...] = ()
+    others: tuple[CandidateState, ...] = ()
     """Who is not, and why not."""
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[LimitState, ...] = ()
     admission: Admission | None = None
     most_nanos: int | None = None
     """What the request can cost at most; `None`: somebody in the chain has no price."""
@@ -101,7 +101,7 @@ class Explanation:
     cache: Cached | None = None
 
 
-def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Explanation:
+def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
     """From the permission to the admission; everything after it depends on what upstreams do."""
     trace = trace_of(snapshot, key, chat, world.now)
     told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
@@ -118,7 +118,7 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     trace.budgeted = asking.budgeted(scopes)
     deployments = asking.candidates(models)
     estimate = world.count(chat, deployments[0])
-    ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+    ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
     told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
     try:
         told = replace(told, cache=_cached(trace, chat, models[0], snapshot))
@@ -131,9 +131,9 @@ def explain(snapshot: Snapshot, key: Key, chat: ChatRequest, world: World) -> Ex
     return replace(told, admission=trace.admission, chain=places, others=others)
 
 
-def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Trace:
+def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -> RequestContext:
     """A request as the gateway notes it, that begins now."""
-    trace = Trace("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
+    trace = RequestContext("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
     trace.chat = chat
     return trace
@@ -142,32 +142,32 @@ def trace_of(snapshot: Snapshot, key: Key, chat: ChatRequest, now: float) -> Tra
 def unused(now: float) -> Standings:
     """Scopes that nobody has used yet."""
 
-    def fresh(scope: ScopeLimits) -> Standing:
+    def fresh(scope: ScopeLimits) -> ScopeState:
         own = scope.limits
         opened = None if own.max_budget is None else window(own.budget_duration, now, now)
         rates = limits.refill(UNRATED, own, now)
-        return Standing(scope, rates, resets_at=None if opened is None else opened.end)
+        return ScopeState(scope, rates, resets_at=None if opened is None else opened.end)
 
     return lambda scopes: [fresh(scope) for scope in scopes]
 
 
-def _cached(trace: Trace, chat: ChatRequest, asked: Model, snapshot: Snapshot) -> Cached:
+def _cached(trace: RequestContext, chat: InferenceRequest, asked: Model, snapshot: Snapshot) -> Cached:
     """Raises `ProxyError` where the client's own wishes make no sense."""
     if chat.endpoint != "chat/completions":
         return Cached("off: only chats are kept")
-    wish, project = caching.wishes(chat.cache, ""), trace.settings
+    wish, project = caching.directives_of(chat.cache, ""), trace.settings
     if not snapshot.cache.enabled:
         return Cached("off")
     if not project.cache:
         return Cached("off for the project")
     if not wish.read and not wish.write:
         return Cached("not asked by the client")
-    of = caching.sharing(snapshot, trace.project, trace.key)
+    of = caching.scope_of(snapshot, trace.project, trace.key)
     key = caching.key_of(of.kind, of.name, chat, asked, snapshot.guardrail, project)
     return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
 
 
-def _most(ask: admission.Ask) -> int | None:
+def _most(ask: admission.AdmissionRequest) -> int | None:
     if None in ask.prices:
         return None
     return ask.bound.nanos(ask.wanted_tokens)
@@ -176,22 +176,24 @@ def _most(ask: admission.Ask) -> int | None:
 # --- the deployments -----------------------------------------------------------------------------------------
 
 
-def _place(trace: Trace, chat: ChatRequest, one: Deployment, snapshot: Snapshot, world: World) -> Place:
+def _place(
+    trace: RequestContext, chat: InferenceRequest, one: Deployment, snapshot: Snapshot, world: World
+) -> CandidateState:
     chats = chat.endpoint == "chat/completions"
-    text = guardrail_of(snapshot.guardrail, trace.settings, one) if chats else ""
+    text = guardrail_text(snapshot.guardrail, trace.settings, one) if chats else ""
     bound = trace.admission.max_tokens if trace.admission else None
     unpaid: tuple[str, ...] = ()
-    here = addressed(chat, one, text, snapshot.guardrail.client_system, bound)
+    here = request_for(chat, one, text, snapshot.guardrail.client_system, bound)
     cooling = world.cooling.get(one.id)
     state, why = "ready", ""
     if cooling is not None and is_cooling(cooling, 0.0):
         state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
-    place = Place(one, state, why, text, price_of(one), _share(one, snapshot))
+    place = CandidateState(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
         gone = privileged.refused_from(chat, one)
         if trace.budgeted:
             here, unpaid = extras.paid(here, one, price_of(one))
-        sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
+        sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][one.provider].to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
     return replace(place, dropped=(*sent.dropped, *gone, *unpaid))
@@ -202,8 +204,8 @@ def _share(one: Deployment, snapshot: Snapshot) -> float:
 
 
 def _others(
-    snapshot: Snapshot, key: Key, chat: ChatRequest, asked: Sequence[str], chain: Sequence[str] = ()
-) -> list[Place]:
+    snapshot: Snapshot, key: Key, chat: InferenceRequest, asked: Sequence[str], chain: Sequence[str] = ()
+) -> list[CandidateState]:
     """Who is not asked. `chain`: who would be, if there were no budget."""
     permitted = permission(snapshot.project(key.project), key, chat.endpoint)
     found = []
@@ -211,15 +213,15 @@ def _others(
         if one.id in asked:
             continue
         if one.disabled is not None:
-            found.append(Place(one, "disabled", one.disabled))
+            found.append(CandidateState(one, "disabled", one.disabled))
         elif not permitted(one.name):
-            found.append(Place(one, "not allowed", _who_refuses(snapshot, key, one.name)))
+            found.append(CandidateState(one, "not allowed", _who_refuses(snapshot, key, one.name)))
         elif not one.serves(chat.mode):
-            found.append(Place(one, "another mode", one.mode))
+            found.append(CandidateState(one, "another mode", one.mode))
         elif one.id in chain:
-            found.append(Place(one, "passed over", "no known price under a budget"))
+            found.append(CandidateState(one, "passed over", "no known price under a budget"))
         else:
-            found.append(Place(one, "not a fallback", "" if asked else "not what was asked for"))
+            found.append(CandidateState(one, "not a fallback", "" if asked else "not what was asked for"))
     return found
 
 
@@ -230,7 +232,7 @@ def _who_refuses(snapshot: Snapshot, key: Key, name: str) -> str:
 # --- the limits ----------------------------------------------------------------------------------------------
 
 
-def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[Limit]:
+def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[LimitState]:
     """Every limit in force, by scope, the widest first."""
     project = snapshot.project(key.project)
     of_key = limits.overlay(snapshot.limits["key"], key.limits)
@@ -242,12 +244,12 @@ def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[Limit]:
     return found if user is None else [*found, *_sourced("user", snapshot.limits["user"], frozenset(), "")]
 
 
-def _sourced(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[Limit]:
+def _sourced(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[LimitState]:
     if not limits.limited(own):
         return []
     values = ((name, getattr(own, name)) for name in FIELDS)
     return [
-        Limit(scope, name, value, source if name in given else f"limits.{scope}")
+        LimitState(scope, name, value, source if name in given else f"limits.{scope}")
         for name, value in values
         if value is not None and value is not False
     ]

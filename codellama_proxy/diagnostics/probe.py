@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Failure, Project, Snapshot
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import ChatRequest, Endpoint
-from codellama_proxy.policy.guardrail import addressed, guardrail_of
-from codellama_proxy.providers.registry import SPOKEN
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
+from codellama_proxy.policy.guardrail import guardrail_text, request_for
+from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.pools import Pools
 
@@ -54,7 +54,7 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
     started = time.monotonic()
     try:
         await _answered(deployment, snapshot, pools)
-    except AttemptFailed as failed:
+    except AttemptError as failed:
         return Tried(deployment, False, _since(started, time), in_words(failed.failure))
     except ProxyError as error:
         return Tried(deployment, False, _since(started, time), error.message)
@@ -63,17 +63,17 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
 
 async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
     chat = _chat(deployment, snapshot)
-    sent = SPOKEN[chat.endpoint][deployment.provider].to_request(chat, deployment)
+    sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(chat, deployment)
     reply = await open_reply(pools, sent, chat, deployment, PATIENCE)
     await reply.close()
 
 
-def _chat(deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
+def _chat(deployment: Deployment, snapshot: Snapshot) -> InferenceRequest:
     """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
-    text = guardrail_of(snapshot.guardrail, Project(""), deployment)
+    text = guardrail_text(snapshot.guardrail, Project(""), deployment)
     endpoint, body = TINY[deployment.mode]
     chat = PARSERS[endpoint](body, "req_check", 0)._replace(model=deployment.name)
-    return addressed(chat, deployment, text, snapshot.guardrail.client_system, None)
+    return request_for(chat, deployment, text, snapshot.guardrail.client_system, None)
 
 
 def in_words(failure: Failure) -> str:

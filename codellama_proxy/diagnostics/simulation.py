@@ -1,7 +1,7 @@
 """What happens to a request when upstreams fail as planned: the live walk, on a wire that plays the plan.
 
 The event loop's clock jumps instead of waiting, so every timeout, pause and cooldown is the real one, at once.
-An answer ends the walk, whatever its dialect: the wire raises `Answered`, so nobody has to make one up.
+An answer ends the walk, whatever its dialect: the wire raises `SimulatedAnswer`, so nobody has to make one up.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import orjson
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Attempt, Deployment, Model, Snapshot
-from codellama_proxy.gateway.attempts import Walk
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.request.context import Trace
+from codellama_proxy.gateway.attempts import AttemptRunner
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.upstream.pools import Pools, identity_of
@@ -42,7 +42,7 @@ class PlanError(ValueError):
     """A plan that cannot be read; the message says what is wrong."""
 
 
-class Answered(Exception):  # noqa: N818 - it is the good news that ends a walk
+class SimulatedAnswer(Exception):  # noqa: N818 - it is the good news that ends a walk
     """The upstream answers."""
 
 
@@ -64,7 +64,7 @@ Plan = Mapping[str, tuple[Fault, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TimelineEvent:
     """One line of the time line, `at` seconds into the request."""
 
     at: float
@@ -75,7 +75,7 @@ class Event:
 class Course:
     """How the request went."""
 
-    events: tuple[Event, ...]
+    events: tuple[TimelineEvent, ...]
     attempts: tuple[Attempt, ...]
     served: str | None
     """The deployment that answered."""
@@ -151,7 +151,7 @@ async def _played(fault: Fault) -> httpx2.Response:
     await asyncio.sleep(fault.after)
     match fault.kind:
         case "ok":
-            raise Answered
+            raise SimulatedAnswer
         case "timeout":
             await asyncio.sleep(10**9)
         case "connect":
@@ -166,7 +166,7 @@ async def _played(fault: Fault) -> httpx2.Response:
 
 
 async def _course(
-    trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
+    trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
 ) -> Course:
     loop = asyncio.get_running_loop()
     stage, sleeps = Stage(plan), list[tuple[float, float]]()
@@ -179,9 +179,9 @@ async def _course(
     pools, cooldowns = Pools(stage.make), Cooldowns(identity_of, loop.time)
     served, error = None, None
     try:
-        reply = await Walk(pools, cooldowns, time).open(trace, chat, models, snapshot)
+        reply = await AttemptRunner(pools, cooldowns, time).open(trace, chat, models, snapshot)
         await reply.close()
-    except Answered:
+    except SimulatedAnswer:
         served = stage.called[-1][1].id
         trace.attempts[-1] = replace(trace.attempts[-1], failure=None)
     except ProxyError as refused:
@@ -199,28 +199,30 @@ async def _course(
     )
 
 
-def _told(stage: Stage, attempts: Sequence[Attempt], cooldowns: Cooldowns, now: float) -> list[Event]:
+def _told(stage: Stage, attempts: Sequence[Attempt], cooldowns: Cooldowns, now: float) -> list[TimelineEvent]:
     found = []
     for (at, deployment), attempt in zip(stage.called, attempts, strict=False):
         failure = attempt.failure
         took = f" after {attempt.ms / 1000:g} s" if attempt.ms >= 1 else ""
         if failure is None:
-            found.append(Event(at, f"{deployment.id} answers{took}"))
+            found.append(TimelineEvent(at, f"{deployment.id} answers{took}"))
             continue
         said = failure.reason or failure.cls
-        found.append(Event(at, f"{deployment.id} fails{took}: {failure.cls} ({said})"))
+        found.append(TimelineEvent(at, f"{deployment.id} fails{took}: {failure.cls} ({said})"))
     for deployment_id, state in cooldowns.states().items():
         if is_cooling(state, now):
-            found.append(Event(now, f"{deployment_id} now cools until {state.until:g} s ({state.why})"))
+            found.append(
+                TimelineEvent(now, f"{deployment_id} now cools until {state.until:g} s ({state.why})")
+            )
     return found
 
 
-def _pauses(sleeps: Sequence[tuple[float, float]]) -> list[Event]:
-    return [Event(at, f"waits {seconds:g} s") for at, seconds in sleeps]
+def _pauses(sleeps: Sequence[tuple[float, float]]) -> list[TimelineEvent]:
+    return [TimelineEvent(at, f"waits {seconds:g} s") for at, seconds in sleeps]
 
 
 def simulate(
-    trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
+    trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
 ) -> Course:
     """`trace` is of an admitted request that begins now."""
     return at_once(_course(trace, chat, models, snapshot, plan))

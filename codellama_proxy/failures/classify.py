@@ -83,7 +83,7 @@ class UpstreamError:
     """A moderation says what it found."""
 
 
-class AttemptFailed(Exception):  # noqa: N818 - it is news for the routing loop, not an error of ours
+class AttemptError(Exception):
     """Raised by dialects and by the upstream edge; the routing loop is its only reader."""
 
     def __init__(self, failure: Failure) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from codellama_proxy.core.types import Attempt, Deployment, Failure
 from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 CODES = frozenset({"unsupported_value", "unsupported_parameter", "unknown_parameter", "extra_forbidden"})
 """Error codes and types with which providers name the parameter in a field of its own."""
@@ -51,7 +51,7 @@ def named(code: str, kind: str, message: str, param: str | None) -> str:
     return next((match[1].rstrip(".") for match in found if match), "")
 
 
-def judged(failure: Failure, chat: ChatRequest, deployment: Deployment) -> Failure:
+def judged(failure: Failure, chat: InferenceRequest, deployment: Deployment) -> Failure:
     """The failure, its `unsupported` kept only if this request can go on without that parameter."""
     name = OURS.get(failure.unsupported, failure.unsupported)
     if name not in chat.params:
@@ -66,7 +66,7 @@ def left_out(attempts: Iterable[Attempt], deployment: Deployment) -> frozenset[s
     return frozenset(failure.unsupported for failure in failures if failure and failure.unsupported)
 
 
-def repaired(chat: ChatRequest, names: frozenset[str]) -> tuple[ChatRequest, tuple[str, ...]]:
+def repaired(chat: InferenceRequest, names: frozenset[str]) -> tuple[InferenceRequest, tuple[str, ...]]:
     """The request without these parameters, and the names of those that are gone."""
     if not names:
         return chat, ()

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Deployment, Model, Snapshot, Usage
 from codellama_proxy.gateway import admission_request as asking
-from codellama_proxy.limits.admission import Extension, Refused, Settlement
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
 from codellama_proxy.request import context as traces
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
@@ -29,7 +29,7 @@ from codellama_proxy.tracking.promptlayer import record as promptlayer
 log = logging.getLogger(__name__)
 
 
-class Accounts:
+class Accounting:
     """Admits and settles. Every admitted trace is settled once, whatever happened to its request."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Accounts:
         return self._spans is not None
 
     async def admit(
-        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
+        self, trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> Sequence[Model]:
         """One held row before any byte goes upstream; the models that may be asked, where a budget bears them.
 
@@ -69,14 +69,14 @@ class Accounts:
         else:
             estimate = tokens.of_size(chat.size)
         trace.asked_ledger = True
-        ask = asking.ask_of(trace, chat, models, snapshot, scopes, estimate)
+        ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
         trace.scopes = scopes
         trace.admission = await self._ledger.admit(ask)
         trace.bounds = asking.bounds_of(ask, trace.admission)
         trace.held_nanos = trace.admission.hold_nanos
         return models
 
-    async def in_words(self, chat: ChatRequest, models: Sequence[Model]) -> ChatRequest:
+    async def in_words(self, chat: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""
         if chat.endpoint != "embeddings" or not has_ids(chat):
             return chat
@@ -84,7 +84,7 @@ class Accounts:
             return chat
         return chat._replace(texts=await self._counter.texts(chat))
 
-    async def extend(self, trace: Trace, deployment: Deployment) -> bool:
+    async def extend(self, trace: RequestContext, deployment: Deployment) -> bool:
         """Before one more attempt: has the ledger hold what the earlier ones may have cost, beside its own bound.
 
         `False` where a budget has no room for that. Raises `ProxyError` accounting_unavailable.
@@ -100,7 +100,7 @@ class Accounts:
             return True
         try:
             trace.held_nanos += await self._ledger.extend(wanted)
-        except Refused:
+        except LimitExceededError:
             return False
         return True
 
@@ -114,19 +114,19 @@ class Accounts:
                 call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
         return call.counted
 
-    async def cost_nanos(self, trace: Trace) -> int | None:
+    async def cost_nanos(self, trace: RequestContext) -> int | None:
         """Of a request whose answer is in hand whole."""
         await self._charge(trace)
-        return traces.books(trace, price_of).cost_nanos
+        return traces.request_charge(trace, price_of).cost_nanos
 
-    async def _charge(self, trace: Trace) -> None:
+    async def _charge(self, trace: RequestContext) -> None:
         """Every ended call has its charge afterwards, for good."""
         for call in traces.uncharged(trace):
             if charging.must_count(call):
                 await self.estimated(call)
             call.charge = charging.charge(call, price_of(call.deployment))
 
-    def settle(self, trace: Trace) -> asyncio.Task[None] | None:
+    def settle(self, trace: RequestContext) -> asyncio.Task[None] | None:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
         trace.ended = self._time.monotonic()
         trace.close_calls()
@@ -138,17 +138,17 @@ class Accounts:
         task.add_done_callback(self._counting.discard)
         return task
 
-    async def _count_and_book(self, trace: Trace) -> None:
+    async def _count_and_book(self, trace: RequestContext) -> None:
         try:
             await self._charge(trace)
         finally:
             self._book(trace)
 
-    def _book(self, trace: Trace) -> None:
+    def _book(self, trace: RequestContext) -> None:
         for call in traces.uncharged(trace):
             call.charge = charging.charge(call, price_of(call.deployment))
         trace.close_calls()
-        done = traces.books(trace, price_of)
+        done = traces.request_charge(trace, price_of)
         if trace.asked_ledger:
             self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
         self._lines.request(traces.record(trace, done))
@@ -161,7 +161,7 @@ class Accounts:
         await asyncio.gather(*self._counting)
 
 
-def _tracked(end: Settlement, trace: Trace, done: Books) -> Settlement:
+def _tracked(end: Settlement, trace: RequestContext, done: RequestCharge) -> Settlement:
     """With what is to be kept of it and told to others; the books never depend on that."""
     wanted = trace.tracking
     if not wanted.requests_content and wanted.promptlayer_key is None:

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from codellama_proxy.core.types import Deployment, Model, Project, Snapshot, Tariff
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.admission import Admission, Ask
+from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits
-from codellama_proxy.openai_format.request import ChatRequest, answers_of
+from codellama_proxy.openai_format.request import InferenceRequest, answers_of
 from codellama_proxy.openai_format.usage import OWN_TOKENS, Bounds
-from codellama_proxy.policy.guardrail import guardrail_of, with_own
+from codellama_proxy.policy.guardrail import guardrail_text, with_entry_params
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.catalogue import price_of
-from codellama_proxy.request.context import Trace
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tokens import media
 from codellama_proxy.tokens import tokenizers as tokens
 
@@ -25,7 +25,7 @@ def candidates(models: Iterable[Model]) -> list[Deployment]:
     return [d for model in models for d in model.deployments]
 
 
-def scopes_of(trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> tuple[ScopeLimits, ...]:
+def scopes_of(trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> tuple[ScopeLimits, ...]:
     """The limited scopes of a request."""
     return limits.scopes_of(snapshot, trace.settings, trace.key, chat.user)
 
@@ -52,14 +52,14 @@ def _priced(deployments: Iterable[Deployment]) -> tuple[Deployment, ...]:
     return tuple(d for d in deployments if price_of(d) is not None)
 
 
-def ask_of(
-    trace: Trace,
-    chat: ChatRequest,
+def admission_request(
+    trace: RequestContext,
+    chat: InferenceRequest,
     models: Sequence[Model],
     snapshot: Snapshot,
     scopes: tuple[ScopeLimits, ...],
     prompt_estimate: int,
-) -> Ask:
+) -> AdmissionRequest:
     """`prompt_estimate`: tokens, as near as we know."""
     possible = candidates(models)
     first = next((d for d in trace.planned if d in possible), possible[0])
@@ -68,7 +68,7 @@ def ask_of(
     prices: tuple[Tariff | None, ...] = ()
     if not trace.cached:
         prices = tuple([_rates(chat, d, bound) for d, bound in zip(deployments, bounds, strict=True)])
-    return Ask(
+    return AdmissionRequest(
         request_id=trace.id,
         created_at=trace.created_at,
         project=trace.project,
@@ -83,7 +83,7 @@ def ask_of(
         prompt_bound=max(bounds),
         max_tokens=chat.max_tokens,
         default_max_tokens=_most_tokens(chat, deployments),
-        n=max([answers_of(chat.endpoint, with_own(chat.params, d)) for d in deployments]),
+        n=max([answers_of(chat.endpoint, with_entry_params(chat.params, d)) for d in deployments]),
         prices=prices,
         bounds=bounds,
         calls_units=max([_calls_units(chat, d) for d in deployments]),
@@ -93,20 +93,20 @@ def ask_of(
     )
 
 
-def bounds_of(ask: Ask, admission: Admission) -> Bounds:
+def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
     """What the request can use at most, for judging what its upstream will report."""
     told = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
     each = ask.wanted_tokens if told is None else told
     return Bounds(ask.prompt_bound, each * ask.n, told is not None, ask.n)
 
 
-def _most_tokens(chat: ChatRequest, deployments: Sequence[Deployment]) -> int:
+def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> int:
     """Of an answer that the client did not bound; vectors have none."""
     return 0 if chat.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
 def _prompt_bounds(
-    chat: ChatRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: Project
+    chat: InferenceRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: Project
 ) -> tuple[int, ...]:
     """Tokens that the prompt cannot exceed at each deployment.
 
@@ -119,7 +119,7 @@ def _prompt_bounds(
         shared += OWN_TOKENS
 
     def bound(deployment: Deployment) -> int:
-        own = len(guardrail_of(snapshot.guardrail, project, deployment).encode())
+        own = len(guardrail_text(snapshot.guardrail, project, deployment).encode())
         own += len(repr(dict(deployment.params))) if deployment.params else 0
         found = shared + own + media.bound(brought, deployment)
         found += extras.CALL_TOKENS * sum(one.calls for one in _extras(chat, deployment))
@@ -128,26 +128,26 @@ def _prompt_bounds(
     return tuple([bound(deployment) for deployment in deployments])
 
 
-def _extras(chat: ChatRequest, deployment: Deployment) -> list[extras.Extra]:
+def _extras(chat: InferenceRequest, deployment: Deployment) -> list[extras.Extra]:
     """What costs extra there and is paid for."""
-    here = chat._replace(params=with_own(chat.params, deployment))
+    here = chat._replace(params=with_entry_params(chat.params, deployment))
     price = price_of(deployment)
     return [one for one in extras.extras_of(here) if one.paid_by(deployment.price, price)]
 
 
-def _rates(chat: ChatRequest, deployment: Deployment, bound: int) -> Tariff | None:
+def _rates(chat: InferenceRequest, deployment: Deployment, bound: int) -> Tariff | None:
     """The dearest price that a token of the prompt, and one of the answer, can have there."""
     price = price_of(deployment)
     if price is None:
         return None
-    wished = with_own(chat.params, deployment)
+    wished = with_entry_params(chat.params, deployment)
     found = pricing.reachable(price, bound, extras.asked_tier(wished))
     hour = any(one.hour for one in _extras(chat, deployment))
     classes = (found.input, found.cached_input, found.cache_write, found.cache_write_1h if hour else 0)
     return Tariff(max(one or 0 for one in classes), found.output)
 
 
-def _calls_units(chat: ChatRequest, deployment: Deployment) -> int:
+def _calls_units(chat: InferenceRequest, deployment: Deployment) -> int:
     """What its calls of server tools can cost there, in nano-USD for a million requests like it."""
     prices = dict(deployment.price.server_tools) if deployment.price else {}
     return sum(one.calls * prices.get(one.tool, 0) for one in _extras(chat, deployment))

@@ -26,7 +26,7 @@ SOON = 1.0
 """Seconds after which it is worth asking again."""
 
 
-class Room(NamedTuple):
+class ArrivalRoom(NamedTuple):
     """The bounds for one request: on everybody's together, and on those of the same key or address."""
 
     requests: int
@@ -41,7 +41,7 @@ class Room(NamedTuple):
         return self.size // 2
 
 
-def room_of(snapshot: Snapshot, project: Project, key: Key | None) -> Room:
+def room_of(snapshot: Snapshot, project: Project, key: Key | None) -> ArrivalRoom:
     """`max_parallel_requests` of the server, the project and the key say how many."""
     server = snapshot.server
     size = max(LEAST_BYTES, BODIES * server.max_body)
@@ -54,7 +54,7 @@ def room_of(snapshot: Snapshot, project: Project, key: Key | None) -> Room:
         if scope.limits.max_parallel_requests is not None and not scope.limits.shadow
     ]
     own = min(bounds, default=half)
-    return Room(requests, min(own, half), size, limited=own < half)
+    return ArrivalRoom(requests, min(own, half), size, limited=own < half)
 
 
 class Arrivals:
@@ -67,7 +67,7 @@ class Arrivals:
         self._size = 0
 
     @contextlib.contextmanager
-    def one(self, who: str, room: Room) -> Iterator[Callable[[int], None]]:
+    def one(self, who: str, room: ArrivalRoom) -> Iterator[Callable[[int], None]]:
         """A request of `who` while its body comes; call what it yields with each piece's size in bytes.
 
         Both raise `ProxyError`: overloaded, or concurrency_limit_exceeded.

@@ -8,15 +8,15 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Cooldown, Deployment, Event, Model, Snapshot
 from codellama_proxy.failures import repairs
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy import privileged_fields as privileged
-from codellama_proxy.policy.guardrail import addressed, guardrail_of
+from codellama_proxy.policy.guardrail import guardrail_text, request_for
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import LEFT, Call
-from codellama_proxy.providers.registry import SPOKEN
-from codellama_proxy.request.context import Trace
+from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.selection import GiveUp, Try
@@ -24,7 +24,7 @@ from codellama_proxy.upstream.attempt import Reply, open_reply
 from codellama_proxy.upstream.pools import Pools
 
 
-class Served:
+class TrackedReply:
     """A reply whose end is noted in the trace and in the deployment's record, once."""
 
     def __init__(self, reply: Reply, call: Call, cooldowns: Cooldowns, rules: Cooldown, time: Time) -> None:
@@ -53,10 +53,10 @@ class Served:
         return self._reply.ended
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch. Raises `AttemptFailed`."""
+        """The next batch. Raises `AttemptError`."""
         try:
             events = await self._reply.more(seconds)
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             self._call.failed(failed.failure)
             self._call.end(self._time.monotonic())
             self._noted = True
@@ -80,34 +80,34 @@ class Served:
         await self._reply.close()
 
 
-Room = Callable[[Trace, Deployment], Awaitable[bool]]
+HasBudget = Callable[[RequestContext, Deployment], Awaitable[bool]]
 """Asked before each further attempt: whether the budgets have room for one there."""
 
 
-async def unlimited(trace: Trace, deployment: Deployment) -> bool:
+async def unlimited(trace: RequestContext, deployment: Deployment) -> bool:
     """For walks that nobody pays for."""
     del trace, deployment
     return True
 
 
-class Walk:
+class AttemptRunner:
     """Holds the connections and the cooldowns; what happens is noted in the trace."""
 
-    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: Room = unlimited) -> None:
+    def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: HasBudget = unlimited) -> None:
         self._pools = pools
         self._cooldowns = cooldowns
         self._time = time
         self._room = room
 
     def chain(
-        self, chat: ChatRequest, permitted: Callable[[str], bool], snapshot: Snapshot
+        self, chat: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
         """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
         return routing.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
 
-    def plan(self, trace: Trace, models: Sequence[Model]) -> None:
+    def plan(self, trace: RequestContext, models: Sequence[Model]) -> None:
         """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
         trace.planned = self._order(models)
 
@@ -115,15 +115,15 @@ class Walk:
         now, jitter = self._time.monotonic(), self._time.jitter
         return routing.candidates(models, self._cooldowns.states(), now, jitter)
 
-    def _planned(self, trace: Trace, models: Sequence[Model]) -> Sequence[Deployment]:
+    def _planned(self, trace: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         """The order that was drawn ahead, once, without what the ledger has ruled out since."""
         planned, trace.planned = trace.planned, ()
         found = [d for model in models for d in model.deployments] if planned else []
         return [d for d in planned if d in found]
 
     async def open(
-        self, trace: Trace, chat: ChatRequest, models: Sequence[Model], snapshot: Snapshot
-    ) -> Served:
+        self, trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> TrackedReply:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
@@ -143,15 +143,19 @@ class Walk:
             reply = await self._attempt(trace, chat, step, snapshot)
             if reply is not None:
                 trace.serving, trace.dropped = step.deployment, reply.dropped
-                return Served(reply, trace.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time)
+                return TrackedReply(
+                    reply, trace.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time
+                )
 
-    async def _goes_on(self, trace: Trace, deployment: Deployment) -> bool:
+    async def _goes_on(self, trace: RequestContext, deployment: Deployment) -> bool:
         """Whether one more attempt is wanted and paid for; if not, the last failure stands."""
         if trace.gone and not trace.others():
             return False
         return await self._room(trace, deployment)
 
-    async def _attempt(self, trace: Trace, chat: ChatRequest, step: Try, snapshot: Snapshot) -> Reply | None:
+    async def _attempt(
+        self, trace: RequestContext, chat: InferenceRequest, step: Try, snapshot: Snapshot
+    ) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
         deployment = step.deployment
         addressed_chat = _addressed(trace, chat, deployment, snapshot)
@@ -161,7 +165,7 @@ class Walk:
             if trace.budgeted:
                 here, unpaid = extras.paid(here, deployment, price_of(deployment))
                 gone = (*gone, *unpaid)
-            sent = SPOKEN[chat.endpoint][deployment.provider].to_request(here, deployment)
+            sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(here, deployment)
             sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
         except ProxyError:
             if not trace.attempts:
@@ -178,7 +182,7 @@ class Walk:
         trace.calls.append(call)
         try:
             reply = await open_reply(self._pools, sent, here, deployment, step.budget, note=call.note)
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             call.failed(repairs.judged(failed.failure, here, deployment))
             call.end(self._time.monotonic())
             self._cooldowns.end(deployment, call.failure, snapshot.routing.cooldown, probe)
@@ -196,7 +200,9 @@ class Walk:
                 trace.attempts.append(call.attempt())
 
 
-def _addressed(trace: Trace, chat: ChatRequest, deployment: Deployment, snapshot: Snapshot) -> ChatRequest:
-    text = guardrail_of(snapshot.guardrail, trace.settings, deployment)
+def _addressed(
+    trace: RequestContext, chat: InferenceRequest, deployment: Deployment, snapshot: Snapshot
+) -> InferenceRequest:
+    text = guardrail_text(snapshot.guardrail, trace.settings, deployment)
     bound = trace.admission.max_tokens if trace.admission else None
-    return addressed(chat, deployment, text, snapshot.guardrail.client_system, bound)
+    return request_for(chat, deployment, text, snapshot.guardrail.client_system, bound)

@@ -11,22 +11,22 @@ from codellama_proxy.cache.semantic.embeddings import PATIENCE
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Model, Snapshot
-from codellama_proxy.gateway.accounting import Accounts
-from codellama_proxy.gateway.attempts import Walk
+from codellama_proxy.gateway.accounting import Accounting
+from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.inbound.openai import parse_embedding
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.request.context import Trace
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.request.context import RequestContext
 
 
 class Embedder:
     """Asks a model of this proxy for vectors: a request of its own, on the bill of the one that it is asked for."""
 
-    def __init__(self, walk: Walk, accounts: Accounts, time: Time) -> None:
+    def __init__(self, walk: AttemptRunner, accounts: Accounting, time: Time) -> None:
         self._walk = walk
         self._accounts = accounts
         self._time = time
 
-    async def ask(self, text: str, model: Model, asker: Trace, snapshot: Snapshot) -> bytes | None:
+    async def ask(self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot) -> bytes | None:
         """An answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
         routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
         snapshot = replace(snapshot, routing=routing)
@@ -56,7 +56,9 @@ class Embedder:
             if counting is not None:
                 await asyncio.shield(counting)  # it is over before the request runs that it is asked for
 
-    async def _admitted(self, trace: Trace, chat: ChatRequest, model: Model, snapshot: Snapshot) -> bool:
+    async def _admitted(
+        self, trace: RequestContext, chat: InferenceRequest, model: Model, snapshot: Snapshot
+    ) -> bool:
         try:
             await self._accounts.admit(trace, chat, [model], snapshot)
         except ProxyError as refusal:
@@ -64,9 +66,9 @@ class Embedder:
             return False
         return True
 
-    def _trace(self, asker: Trace) -> Trace:
+    def _trace(self, asker: RequestContext) -> RequestContext:
         now, wall = self._time.monotonic(), self._time.wall()
-        trace = Trace(f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config)
+        trace = RequestContext(f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config)
         trace.key, trace.settings = asker.key, asker.settings
         trace.counts = False
         return trace

@@ -14,19 +14,19 @@ import random
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.auth.keys import Keys
-from codellama_proxy.cache.answer_source import Place
-from codellama_proxy.cache.lookup import Recall
+from codellama_proxy.cache.answer_source import AnswerSource
+from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key, Model, Project, Snapshot
-from codellama_proxy.gateway.accounting import Accounts
+from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
-from codellama_proxy.gateway.attempts import Walk
-from codellama_proxy.gateway.respond import Client, ClientLeft, Delivery
+from codellama_proxy.gateway.attempts import AttemptRunner
+from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Responder
 from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import ChatRequest, Endpoint
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy.guardrail import check_client_system
-from codellama_proxy.request.context import ANONYMOUS, Trace
+from codellama_proxy.request.context import ANONYMOUS, RequestContext
 from codellama_proxy.request.transcript import Transcript
 from codellama_proxy.routing.selection import allows
 
@@ -38,9 +38,9 @@ class Gateway:
         self,
         snapshot: Callable[[], Snapshot],
         keys: Keys,
-        walk: Walk,
-        accounts: Accounts,
-        recall: Recall,
+        walk: AttemptRunner,
+        accounts: Accounting,
+        recall: CacheLookup,
         time: Time,
     ) -> None:
         self._snapshot = snapshot
@@ -48,10 +48,10 @@ class Gateway:
         self._walk = walk
         self._accounts = accounts
         self._recall = recall
-        self._delivery = Delivery(accounts, time)
+        self._delivery = Responder(accounts, time)
         self._time = time
-        self._running: dict[asyncio.Task[None], Trace] = {}
-        self._arriving: dict[asyncio.Task[None], Trace] = {}
+        self._running: dict[asyncio.Task[None], RequestContext] = {}
+        self._arriving: dict[asyncio.Task[None], RequestContext] = {}
         self._arrivals = Arrivals()
 
     @property
@@ -60,12 +60,12 @@ class Gateway:
         return len(self._running)
 
     async def answer(self, endpoint: Endpoint, client: Client) -> None:
-        """Answers one request, whatever it takes. Only bugs, cancellation and `ClientLeft` get out."""
+        """Answers one request, whatever it takes. Only bugs, cancellation and `ClientDisconnectedError` get out."""
         snapshot = self._snapshot()
         trace = self._trace(endpoint, client, snapshot)
         task = asyncio.current_task()
         assert task is not None
-        place: Place | None = None
+        place: AnswerSource | None = None
         try:
             await self._authenticate(trace, client, snapshot)
             body = await self._body(task, trace, client, snapshot)
@@ -89,14 +89,14 @@ class Gateway:
                 raise
             task.uncancel()  # `interrupt` cancelled it, and left word why
             await self._delivery.refuse(trace, client, trace.error)
-        except ClientLeft:
+        except ClientDisconnectedError:
             trace.gone = True
             raise
         finally:
             self._running.pop(task, None)
             await self._end(trace, place)
 
-    async def _end(self, trace: Trace, place: Place | None) -> None:
+    async def _end(self, trace: RequestContext, place: AnswerSource | None) -> None:
         """Settles, once, when what there is to pay is known: a flight goes on while others need it."""
         try:
             if place is not None:
@@ -114,9 +114,9 @@ class Gateway:
 
     # --- the stages before the ledger ------------------------------------------------------------------------
 
-    def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> Trace:
+    def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> RequestContext:
         now, wall = self._time.monotonic(), self._time.wall()
-        trace = Trace(request_id(wall), now, wall, endpoint, snapshot.digest)
+        trace = RequestContext(request_id(wall), now, wall, endpoint, snapshot.digest)
         trace.tracking = snapshot.tracking
         if snapshot.tracking.promptlayer_key is not None or self._accounts.traced:
             trace.hints = client.hints()
@@ -125,7 +125,7 @@ class Gateway:
         return trace
 
     async def _body(
-        self, task: asyncio.Task[None], trace: Trace, client: Client, snapshot: Snapshot
+        self, task: asyncio.Task[None], trace: RequestContext, client: Client, snapshot: Snapshot
     ) -> bytes:
         most = snapshot.server.max_body
         self._check_room(snapshot)  # whoever would be refused need not send all of it first
@@ -139,7 +139,7 @@ class Gateway:
         finally:
             del self._arriving[task]
 
-    def _enter(self, task: asyncio.Task[None], trace: Trace, snapshot: Snapshot) -> None:
+    def _enter(self, task: asyncio.Task[None], trace: RequestContext, snapshot: Snapshot) -> None:
         self._check_room(snapshot)
         self._running[task] = trace
 
@@ -147,17 +147,19 @@ class Gateway:
         if len(self._running) >= snapshot.server.max_parallel_requests:
             raise ProxyError("overloaded", "The proxy has no room for more requests now.", retry_after=1.0)
 
-    async def _authenticate(self, trace: Trace, client: Client, snapshot: Snapshot) -> None:
+    async def _authenticate(self, trace: RequestContext, client: Client, snapshot: Snapshot) -> None:
         trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
         trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
 
-    def _parse(self, trace: Trace, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> ChatRequest:
+    def _parse(
+        self, trace: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot
+    ) -> InferenceRequest:
         chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         trace.chat = chat
         return chat
 
-    def _chain(self, trace: Trace, chat: ChatRequest, snapshot: Snapshot) -> Sequence[Model]:
+    def _chain(self, trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
         return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
 

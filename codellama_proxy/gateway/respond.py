@@ -11,14 +11,14 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import usd_text
 from codellama_proxy.core.types import Event, Snapshot
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.gateway.accounting import Accounts
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.openai_format import completion
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.request import context as traces
-from codellama_proxy.request.context import Trace
+from codellama_proxy.request.context import RequestContext
 
 EARLY = 0.02
 """Seconds that the event loop's timers may be ahead of the clock: its time is a whole number of milliseconds."""
@@ -48,31 +48,31 @@ class Client(Protocol):
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         """The whole request body; `grew` hears the size of each piece and may raise.
 
-        Raises `ClientLeft`, or `ProxyError`: too large, wrong content type, too slow.
+        Raises `ClientDisconnectedError`, or `ProxyError`: too large, wrong content type, too slow.
         """
 
     def stay(self, left: Callable[[], None]) -> None:
-        """From here on its leaving does not end the request: it only calls `left`, and writing raises `ClientLeft`."""
+        """From here on a disconnect only calls `left`; writing then raises `ClientDisconnectedError`."""
 
     async def begin(self, status: int, headers: dict[str, str]) -> None: ...
 
     async def write(self, data: bytes, *, last: bool) -> None:
-        """Raises `ClientLeft` when it does not read what it is sent."""
+        """Raises `ClientDisconnectedError` when it does not read what it is sent."""
 
 
-class ClientLeft(Exception):  # noqa: N818 - it is news, not an error
+class ClientDisconnectedError(Exception):
     """Nobody is there any more to answer."""
 
 
-class Delivery:
+class Responder:
     """Writes answers and errors in the form that is still possible."""
 
-    def __init__(self, accounts: Accounts, time: Time) -> None:
+    def __init__(self, accounts: Accounting, time: Time) -> None:
         self._accounts = accounts
         self._time = time
 
     async def deliver(
-        self, trace: Trace, chat: ChatRequest, reply: Reply, client: Client, snapshot: Snapshot
+        self, trace: RequestContext, chat: InferenceRequest, reply: Reply, client: Client, snapshot: Snapshot
     ) -> None:
         """Raises `ProxyError` when the answer breaks off."""
         deadline = trace.started + snapshot.routing.deadline
@@ -91,16 +91,16 @@ class Delivery:
                 if ended:
                     break
                 events = await self._more(trace, reply, deadline)
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             raise ProxyError(failed.failure.code, failed.failure.message) from None
         trace.complete = True
 
-    async def _more(self, trace: Trace, reply: Reply, deadline: float) -> Sequence[Event]:
+    async def _more(self, trace: RequestContext, reply: Reply, deadline: float) -> Sequence[Event]:
         started = self._time.monotonic()
         try:
             left = max(deadline - started, 0.0)
             return await reply.more(left)
-        except AttemptFailed:
+        except AttemptError:
             if self._time.monotonic() >= deadline - EARLY:
                 message = "The answer was not complete at the deadline."
                 raise ProxyError("deadline_exceeded", message) from None
@@ -109,7 +109,7 @@ class Delivery:
             trace.waited += self._time.monotonic() - started
 
     async def _with_usage(
-        self, call: Call, chat: ChatRequest, reply: Reply, events: Sequence[Event]
+        self, call: Call, chat: InferenceRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
         """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
         counted = await self._accounts.estimated(call)
@@ -120,7 +120,9 @@ class Delivery:
         first = next(event for event in reply.first if event.body)
         return [*events, completion.estimated_chunk(first, counted)]
 
-    async def _headers(self, trace: Trace, chat: ChatRequest, events: Sequence[Event]) -> dict[str, str]:
+    async def _headers(
+        self, trace: RequestContext, chat: InferenceRequest, events: Sequence[Event]
+    ) -> dict[str, str]:
         now = trace.first_at = self._time.monotonic()
         headers = traces.headers(trace, now)
         if chat.stream:
@@ -131,7 +133,7 @@ class Delivery:
         length = str(len(events[0].body))
         return {"content-type": "application/json", "content-length": length, **headers}
 
-    async def refuse(self, trace: Trace, client: Client, error: ProxyError) -> None:
+    async def refuse(self, trace: RequestContext, client: Client, error: ProxyError) -> None:
         """As a JSON answer, or as a stream's last event, without [DONE]."""
         body = error.body()
         if client.begun:
@@ -142,7 +144,7 @@ class Delivery:
         await client.write(body, last=True)
 
 
-def _wire_form(chat: ChatRequest, events: Sequence[Event], *, ended: bool) -> bytes:
+def _wire_form(chat: InferenceRequest, events: Sequence[Event], *, ended: bool) -> bytes:
     if not chat.stream:
         return events[0].body
     shown = [e.body for e in events if e.body and (chat.include_usage or not e.usage_only)]

@@ -20,7 +20,7 @@ from codellama_proxy.openai_format.fields import (
     invalid_value,
     parse_json,
 )
-from codellama_proxy.openai_format.request import ChatRequest, Endpoint, parse_chat, request_of
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, parse_chat, request_of
 
 Rules = Mapping[str, tuple[Kind, tuple[float, float] | None]]
 
@@ -49,7 +49,7 @@ EMBEDDING_FIELDS: Rules = {
 ENCODINGS = ("float", "base64")
 
 
-def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """A completion's body, checked. Raises `ProxyError` of status 400 with `param`."""
     fields = check_fields(parse_json(body), COMPLETION_FIELDS)
     check_items(fields)
@@ -57,7 +57,7 @@ def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> Cha
     return request_of("completions", (), fields, len(body), request_id, created)
 
 
-def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """The same of embeddings."""
     fields = check_fields(parse_json(body), EMBEDDING_FIELDS)
     _check_given("input", fields)
@@ -68,7 +68,7 @@ def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> Chat
     return request_of("embeddings", (), fields, len(body), request_id, created)
 
 
-PARSERS: Mapping[Endpoint, Callable[[bytes, str, int], ChatRequest]] = {
+PARSERS: Mapping[Endpoint, Callable[[bytes, str, int], InferenceRequest]] = {
     "chat/completions": parse_chat,
     "completions": parse_completion,
     "embeddings": parse_embedding,

@@ -16,7 +16,7 @@ from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
 
 
-class Ask(NamedTuple):
+class AdmissionRequest(NamedTuple):
     """A request that wants to be admitted. Times are unix seconds."""
 
     request_id: str
@@ -120,7 +120,7 @@ class Settlement(NamedTuple):
     """What a tracking service is to be told of it, where there is one."""
 
 
-class Refused(ProxyError):  # noqa: N818 - it reads as what happened
+class LimitExceededError(ProxyError):
     """A limit said no; `refusal` tells metrics which."""
 
     def __init__(self, refusal: Refusal, requests: Rate | None, tokens: Rate | None) -> None:
@@ -134,7 +134,7 @@ class Refused(ProxyError):  # noqa: N818 - it reads as what happened
         self.refusal = refusal
 
 
-class Standing(NamedTuple):
+class ScopeState(NamedTuple):
     """A scope as it is when a request asks: levels refilled, window turned, running requests counted."""
 
     scope: ScopeLimits
@@ -171,8 +171,8 @@ class _Money(NamedTuple):
     refusals: tuple[tuple[ScopeLimits, Refusal], ...] = ()
 
 
-def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
-    """Admit, or raise `Refused` (or `model_not_priced`)."""
+def decide(ask: AdmissionRequest, standings: Sequence[ScopeState]) -> Decision:
+    """Admit, or raise `LimitExceededError` (or `model_not_priced`)."""
     tokens = ask.prompt_estimate
     money = _money(ask, [s for s in standings if s.scope.limits.max_budget is not None])
     refusals = [*_rate_refusals(standings, tokens), *money.refusals]
@@ -184,21 +184,23 @@ def decide(ask: Ask, standings: Sequence[Standing]) -> Decision:
     return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
 
 
-def extra(extension: Extension, standings: Sequence[Standing]) -> int:
-    """The nano-USD to be held in addition; `standings` of the budgets that count the request. Raises `Refused`.
+def extra(extension: Extension, standings: Sequence[ScopeState]) -> int:
+    """The nano-USD to be held in addition; `standings` of the budgets that count the request.
+
+    Raises `LimitExceededError`.
 
     Shadow budgets refuse nothing, so what they hold ends at what they have.
     """
     real = [s for s in standings if not s.scope.limits.shadow]
     for s in real:
         if extension.nanos > s.headroom:
-            raise Refused(s.over_budget(extension.nanos)[1], None, None)
+            raise LimitExceededError(s.over_budget(extension.nanos)[1], None, None)
     if real or not standings:
         return extension.nanos
     return max(0, min([extension.nanos, *[s.headroom for s in standings]]))
 
 
-def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[ScopeLimits, Refusal]]:
+def _rate_refusals(standings: Sequence[ScopeState], tokens: int) -> list[tuple[ScopeLimits, Refusal]]:
     found: list[tuple[ScopeLimits, Refusal]] = []
     for scope, rates, running, *_ in standings:
         refusals = limits.check(scope, rates, tokens, running)
@@ -208,7 +210,7 @@ def _rate_refusals(standings: Sequence[Standing], tokens: int) -> list[tuple[Sco
 
 
 def _untouched(
-    ask: Ask, scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]
+    ask: AdmissionRequest, scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]
 ) -> Sequence[str]:
     """The rates nothing is taken of: what a shadow refused, and places of those who take none.
 
@@ -220,15 +222,15 @@ def _untouched(
     return refused if ask.counts else [*refused, "requests"]
 
 
-def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[Standing]) -> None:
+def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[ScopeState]) -> None:
     """Raise the worst of them that is not a shadow's."""
     refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
     if refusal is not None:
         told = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
-        raise Refused(refusal, *told)
+        raise LimitExceededError(refusal, *told)
 
 
-def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
+def _money(ask: AdmissionRequest, budgeted: Sequence[ScopeState]) -> _Money:
     """The hold, and how many tokens it pays for."""
     real = [s for s in budgeted if not s.scope.limits.shadow]
     most = ask.bound.nanos(ask.wanted_tokens) if budgeted and any(ask.prices) else 0
@@ -256,22 +258,22 @@ def _money(ask: Ask, budgeted: Sequence[Standing]) -> _Money:
 _NOTHING = _Money()
 
 
-def _headroom(standing: Standing) -> int:
+def _headroom(standing: ScopeState) -> int:
     return standing.headroom
 
 
-def _shadow_money(wanted: int, shadows: Sequence[Standing]) -> _Money:
+def _shadow_money(wanted: int, shadows: Sequence[ScopeState]) -> _Money:
     """A shadow changes nothing of the request, so it holds at most what there is."""
     room = min(shadow.headroom for shadow in shadows)
     return _Money(hold_nanos=max(0, min(wanted, room)), refusals=_over(wanted, shadows))
 
 
-def _over(hold: int, budgeted: Sequence[Standing]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
+def _over(hold: int, budgeted: Sequence[ScopeState]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
     """What a shadow says to the hold; it fits the others."""
     return tuple(s.over_budget(hold) for s in budgeted if hold > s.headroom)
 
 
-def _not_priced(ask: Ask) -> ProxyError:
+def _not_priced(ask: AdmissionRequest) -> ProxyError:
     name = ask.candidate_names[0]
     return ProxyError(
         "model_not_priced",

@@ -36,7 +36,7 @@ MODES: Mapping[Endpoint, str] = {
 }
 
 
-class ChatRequest(NamedTuple):
+class InferenceRequest(NamedTuple):
     """One checked request. `params` holds every field that is not here, in the client's words."""
 
     model: str | None
@@ -102,7 +102,7 @@ def several(given: Any) -> list[Any]:
     return [given] if is_one else given
 
 
-def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> ChatRequest:
+def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
     fields = check_fields(parse_json(body), FIELDS)
     check_items(fields)
@@ -117,7 +117,7 @@ def request_of(
     size: int,
     request_id: str,
     created: int,
-) -> ChatRequest:
+) -> InferenceRequest:
     """The request that these checked fields are; what it has no place for stays among them."""
     stream = fields.pop("stream", False)
     options = fields.pop("stream_options", None)
@@ -129,7 +129,7 @@ def request_of(
     model = fields.pop("model", None)
     if model == "":
         raise invalid_value("model", "'model' must not be empty.")
-    return ChatRequest(
+    return InferenceRequest(
         model=shortened(model),
         messages=messages,
         stream=stream,

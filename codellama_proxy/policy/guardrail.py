@@ -7,7 +7,7 @@ from typing import Any
 
 from codellama_proxy.core.types import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import CHATS_ONLY, MAX_TOKENS_FIELDS, invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy import privileged_fields as privileged
 
 SYSTEM_ROLES = {"system", "developer"}
@@ -23,7 +23,7 @@ def check_client_system(messages: Sequence[Message], policy: str) -> None:
             raise invalid_value(at, "System messages are set by this proxy and not accepted from clients.")
 
 
-def guarded(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
+def apply_guardrail(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
     """The messages as every upstream gets them: the guardrail first, then the client's as `policy` has it."""
     if policy == "drop":
         messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
@@ -31,9 +31,9 @@ def guarded(messages: Sequence[Message], text: str, policy: str) -> list[Message
     return [*first, *messages]
 
 
-def addressed(
-    chat: ChatRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
-) -> ChatRequest:
+def request_for(
+    chat: InferenceRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
+) -> InferenceRequest:
     """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound.
 
     What only the configuration may set is left out of the client's parameters.
@@ -43,8 +43,8 @@ def addressed(
         params: Mapping[str, Any] = {**_not_for_chats(deployment.params), **chat.params}
         messages: Sequence[Message] = ()
     else:
-        params = with_own(chat.params, deployment)
-        messages = guarded(chat.messages, text, policy)
+        params = with_entry_params(chat.params, deployment)
+        messages = apply_guardrail(chat.messages, text, policy)
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None:
         # The field has two names: neither may say something else.
@@ -53,7 +53,7 @@ def addressed(
     return chat._replace(messages=messages, params=params)
 
 
-def with_own(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
+def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
     """A chat's parameters over the entry's own."""
     return {**deployment.params, **params} if deployment.params else params
 
@@ -63,7 +63,7 @@ def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name not in CHATS_ONLY}
 
 
-def guardrail_of(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:
+def guardrail_text(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:
     """The text that comes first. The project has the last word, then the model entry; empty for none."""
     for own in (project.guardrail, deployment.system_prompt):
         if own is not None:

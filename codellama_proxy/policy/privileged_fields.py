@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment
 from codellama_proxy.openai_format.fields import FIELDS, folded
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 _PRIVILEGED = re.compile(
     r"template|guardrail|jinja"  # vLLM, SGLang, llama.cpp, Hugging Face, Together, Bedrock
@@ -34,7 +34,7 @@ def privileged(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name not in FIELDS and _PRIVILEGED.search(folded(name))))
 
 
-def refused_from(chat: ChatRequest, deployment: Deployment) -> tuple[str, ...]:
+def refused_from(chat: InferenceRequest, deployment: Deployment) -> tuple[str, ...]:
     """The client's fields that are dropped for this deployment. Raises `ProxyError` if it does not drop any."""
     found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
     if found and not deployment.drop_params:
@@ -45,7 +45,7 @@ def refused_from(chat: ChatRequest, deployment: Deployment) -> tuple[str, ...]:
     return tuple(name[:64] for name in found)
 
 
-def without(chat: ChatRequest) -> ChatRequest:
+def without(chat: InferenceRequest) -> InferenceRequest:
     """The request without such fields."""
     found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
     if not found:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from codellama_proxy.core.types import Attempt, Basis, Charge, Deployment, Event, Failure, Price, Usage
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import Bounds, Window, believed, merged
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing.extras import asked_tier, with_asked_calls
@@ -34,7 +34,7 @@ class Call:
     """One upstream call. Times are monotonic seconds."""
 
     deployment: Deployment
-    sent: ChatRequest
+    sent: InferenceRequest
     """The request as it was addressed: what a count of the prompt counts."""
     started: float
     at: float = 0.0

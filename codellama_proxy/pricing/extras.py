@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Price, Usage
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MOST_CALLS = 10
@@ -61,7 +61,7 @@ class Extra(NamedTuple):
 Found = Iterator[Extra]
 
 
-def extras_of(chat: ChatRequest) -> list[Extra]:
+def extras_of(chat: InferenceRequest) -> list[Extra]:
     """Everything in the request that costs extra."""
     found = [
         extra
@@ -161,7 +161,7 @@ def asked_tier(params: Mapping[str, Any]) -> str:
     return "default" if params.get("service_tier") in PLAIN_TIERS - {"", "auto"} else ""
 
 
-def with_asked_calls(usage: Usage, chat: ChatRequest) -> Usage:
+def with_asked_calls(usage: Usage, chat: InferenceRequest) -> Usage:
     """The usage with one call of each tool that was asked for by a parameter and that the upstream does not count."""
     told = dict(usage.tool_calls)
     asked = {extra.tool: 1 for extra in extras_of(chat) if extra.tool and extra.param != "tools"}
@@ -171,7 +171,7 @@ def with_asked_calls(usage: Usage, chat: ChatRequest) -> Usage:
 # --- an hour in the cache ------------------------------------------------------------------------------------
 
 
-def _asks_for_an_hour(chat: ChatRequest) -> bool:
+def _asks_for_an_hour(chat: InferenceRequest) -> bool:
     return any(_is_hour(mark) for mark in _marks(chat))
 
 
@@ -179,7 +179,7 @@ def _is_hour(mark: Any) -> bool:
     return isinstance(mark, Mapping) and mark.get("ttl") == "1h"
 
 
-def _marks(chat: ChatRequest) -> Iterator[Any]:
+def _marks(chat: InferenceRequest) -> Iterator[Any]:
     yield chat.params.get("cache_control")
     for holder in (*chat.messages, *_listed(chat.params.get("tools"))):
         yield holder.get("cache_control") if isinstance(holder, Mapping) else None
@@ -196,8 +196,8 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def paid(
-    chat: ChatRequest, deployment: Deployment, known: Price | None
-) -> tuple[ChatRequest, tuple[str, ...]]:
+    chat: InferenceRequest, deployment: Deployment, known: Price | None
+) -> tuple[InferenceRequest, tuple[str, ...]]:
     """The request without what has no price at this deployment, and the parameters that were left out for it.
 
     Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
@@ -216,7 +216,7 @@ def paid(
     return _without(chat, unpaid), tuple(sorted({extra.param for extra in unpaid}))
 
 
-def _without(chat: ChatRequest, unpaid: Sequence[Extra]) -> ChatRequest:
+def _without(chat: InferenceRequest, unpaid: Sequence[Extra]) -> InferenceRequest:
     gone = {extra.param for extra in unpaid} - {"tools", "cache_control"}
     params = {name: value for name, value in chat.params.items() if name not in gone}
     tools = {extra.tool for extra in unpaid if extra.param == "tools"}
@@ -231,7 +231,7 @@ def _without(chat: ChatRequest, unpaid: Sequence[Extra]) -> ChatRequest:
 TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 
-def _without_hours(chat: ChatRequest) -> ChatRequest:
+def _without_hours(chat: InferenceRequest) -> InferenceRequest:
     """Kept in the cache for the usual time."""
     params = {name: _shorter(value) if name == "tools" else value for name, value in chat.params.items()}
     return chat._replace(

@@ -10,15 +10,15 @@ import orjson
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Deployment, Event, HttpRequest, Json
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.json_reading import piece_of
 from codellama_proxy.providers.common.parameter_rules import (
     Policy,
     Rule,
-    Unsupported,
+    UnsupportedError,
     functions,
-    narrowed,
+    narrow_tool_choice,
     translate,
 )
 from codellama_proxy.providers.openai import response as openai_answer
@@ -34,11 +34,11 @@ TEXT_PARTS = {"text": "text", "refusal": "refusal"}
 """Kinds of content that are text, and the field it is in."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
     chat = legacy.modern(chat)
     policy = STREAMED if chat.stream else WHOLE
-    params, dropped = translate(_without_tools(narrowed(chat.params)), policy, deployment)
+    params, dropped = translate(_without_tools(narrow_tool_choice(chat.params)), policy, deployment)
     body: dict[str, Any] = {"model": deployment.model, "messages": _messages(chat.messages), **params}
     if chat.stream:
         body["stream"] = True
@@ -47,7 +47,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     found = loads(body)
     event = openai_answer.parse_response(_named(found, deployment), chat, deployment)
@@ -55,7 +55,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state, events = openai_stream.parse_stream(state, _understood(frame, deployment), chat, deployment)
@@ -84,13 +84,13 @@ def _tools(tools: Sequence[Json]) -> Json:
 
 def _tool_choice(value: Any) -> Json:
     if value != "auto":
-        raise Unsupported
+        raise UnsupportedError
     return {}
 
 
 def _response_format(value: Json) -> Json:
     if value.get("type") != "json_object":
-        raise Unsupported
+        raise UnsupportedError
     return {"response_format": {"type": "json_object"}}
 
 

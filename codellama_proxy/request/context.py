@@ -23,7 +23,7 @@ from codellama_proxy.core.types import (
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import Bounds
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.charge import LEFT, UNKNOWN_BOUNDS, Call
@@ -34,7 +34,7 @@ ANONYMOUS = "anonymous"
 """The project of calls without a key, where those are allowed."""
 LONGEST_NAME = 256
 """Characters of a name that an upstream gives to its model."""
-NOBODYS = Project(ANONYMOUS)
+ANONYMOUS_PROJECT = Project(ANONYMOUS)
 UNTRACKED = Tracking()
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -49,7 +49,7 @@ def _none() -> bool:
     return False
 
 
-class Books(NamedTuple):
+class RequestCharge(NamedTuple):
     """What a request used and what that costs: the sum over its upstream calls."""
 
     usage: Usage
@@ -64,7 +64,7 @@ class Books(NamedTuple):
 
 
 @dataclass(slots=True)
-class Trace:
+class RequestContext:
     """One request's story. Times are monotonic seconds, except `created_at` (unix seconds)."""
 
     id: str
@@ -73,9 +73,9 @@ class Trace:
     endpoint: str
     config: str
     key: Key | None = None
-    settings: Project = NOBODYS
+    settings: Project = ANONYMOUS_PROJECT
     """Its project's."""
-    chat: ChatRequest | None = None
+    chat: InferenceRequest | None = None
     counts: bool = True
     """It is one more request of its key. What the proxy asks in order to answer another one is not."""
     asked_ledger: bool = False
@@ -104,7 +104,7 @@ class Trace:
     """A budget can refuse it, so all it asks for needs a price."""
     bounds: Bounds = UNKNOWN_BOUNDS
     """What each of its calls can use at most."""
-    sent: ChatRequest | None = None
+    sent: InferenceRequest | None = None
     """The request as its last attempt addressed it."""
     kept: Call | None = None
     """The call whose answer it gets for nothing: one of an earlier request, or of another that pays for it."""
@@ -190,23 +190,23 @@ class Trace:
             self.attempts = [call.attempt() for call in self.calls]
 
 
-def uncharged(trace: Trace) -> list[Call]:
+def uncharged(trace: RequestContext) -> list[Call]:
     """Its ended calls that have no charge yet."""
     return [call for call in trace.calls if call.ended is not None and call.charge is None]
 
 
-def books(trace: Trace, price_of: PriceOf) -> Books:
+def request_charge(trace: RequestContext, price_of: PriceOf) -> RequestCharge:
     """What to book, once every call is charged: an answer from the cache is free, and tells what it saved."""
     kept = trace.kept
     if kept is None:
         whole = charging.total([call.charge for call in trace.calls if call.charge is not None])
-        return Books(whole.usage, whole.basis, whole.cost_nanos, capped=whole.capped)
+        return RequestCharge(whole.usage, whole.basis, whole.cost_nanos, capped=whole.capped)
     usage = kept.usage or kept.counted or Usage()
     saved = charging.priced(kept, usage, price_of(kept.deployment)) if trace.complete else 0
-    return Books(usage, "cached", 0, saved)
+    return RequestCharge(usage, "cached", 0, saved)
 
 
-def settlement(trace: Trace, done: Books) -> Settlement:
+def settlement(trace: RequestContext, done: RequestCharge) -> Settlement:
     """How the request ended, for the ledger."""
     return Settlement(
         request_id=trace.id,
@@ -226,7 +226,7 @@ def settlement(trace: Trace, done: Books) -> Settlement:
     )
 
 
-def record(trace: Trace, done: Books) -> dict[str, Any]:
+def record(trace: RequestContext, done: RequestCharge) -> dict[str, Any]:
     """The request as log lines show it: no content, no header, no secret."""
     served = trace.serving
     return {
@@ -256,19 +256,19 @@ def record(trace: Trace, done: Books) -> dict[str, Any]:
     }
 
 
-def first_ms(trace: Trace) -> float | None:
+def first_ms(trace: RequestContext) -> float | None:
     """Milliseconds until the first content was in hand; `None` if none came."""
     return None if trace.first_at is None else (trace.first_at - trace.started) * 1000
 
 
-def _shadowed(trace: Trace) -> list[str]:
+def _shadowed(trace: RequestContext) -> list[str]:
     """What shadow limits would have refused: `key:requests`."""
     if trace.admission is None or not trace.admission.shadowed:
         return []
     return [f"{refusal.scope}:{refusal.kind}" for refusal in trace.admission.shadowed]
 
 
-def headers(trace: Trace, now: float) -> dict[str, str]:
+def headers(trace: RequestContext, now: float) -> dict[str, str]:
     """What every answer tells about itself, errors too."""
     shown = {
         "x-request-id": trace.id,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.config.field_types import is_loopback
-from codellama_proxy.config.live import Live
+from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.validate.cross_field import OPEN
 from codellama_proxy.core.errors import ProxyError
@@ -20,7 +20,7 @@ from codellama_proxy.store.sqlite import audit
 EXAMPLE = '{"prompt": "write me a function to print hello world"}'
 
 
-def welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
+def startup_lines(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
     """The lines of a start, in the order a newcomer needs them; nothing that came out of `${...}`."""
     return map(mask_of(snapshot), _welcome(snapshot, address, settings))
 
@@ -51,7 +51,7 @@ def _without_a_model(snapshot: Snapshot) -> str:
     return f"Requests without a model go to {' -> '.join((start.name, *start.fallbacks))}."
 
 
-def alarms(live: Live, settings: Settings) -> Iterator[str]:
+def alarms(live: LiveConfig, settings: Settings) -> Iterator[str]:
     """What a start on the last good configuration says, so that nobody takes it for the file's."""
     if live.error is not None:
         yield (

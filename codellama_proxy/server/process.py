@@ -24,26 +24,26 @@ import uvicorn
 
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cache.lookup import Recall
-from codellama_proxy.cache.semantic.selector import Semantic
-from codellama_proxy.cache.storage import Answers
+from codellama_proxy.cache.lookup import CacheLookup
+from codellama_proxy.cache.semantic.selector import SemanticSelector
+from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.config import mounts
-from codellama_proxy.config.live import Live
+from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.yaml.literal import holds_a_secret
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Deployment, Egress, Snapshot
-from codellama_proxy.gateway.accounting import Accounts
-from codellama_proxy.gateway.attempts import Walk
+from codellama_proxy.gateway.accounting import Accounting
+from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.server.banner import alarms, first_key, open_door, welcome
+from codellama_proxy.server.banner import alarms, first_key, open_door, startup_lines
 from codellama_proxy.server.retention import keep_only
 from codellama_proxy.store.sqlite import configurations, disks, installation
 from codellama_proxy.store.sqlite import migrations as migrate
-from codellama_proxy.store.sqlite.connection import StoreUnavailable, named, version_warning
+from codellama_proxy.store.sqlite.connection import StoreUnavailableError, named, version_warning
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.outbox import Outbox
 from codellama_proxy.store.sqlite.ownership import Owned, owned
@@ -53,10 +53,10 @@ from codellama_proxy.tokens.counter import Counter, tokenizer_files
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
 from codellama_proxy.tracking.otel import open_spans
-from codellama_proxy.tracking.promptlayer.sender import DEFAULT_URL, Delivery
+from codellama_proxy.tracking.promptlayer.sender import DEFAULT_URL, PromptLayerSender
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
 from codellama_proxy.web.app import create_app
-from codellama_proxy.web.connection import Patience
+from codellama_proxy.web.connection import ClientTimeouts
 from codellama_proxy.web.http_protocol import Protocol
 from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.observed import Observer
@@ -68,14 +68,14 @@ GOODBYE = "The proxy is shutting down."
 AFTER_DRAIN = 2.0  # seconds for the last error events to leave
 GARBAGE = 10_000
 """Objects more than there were, after which the collector looks for cycles."""
-PATIENT = Patience()
+PATIENT = ClientTimeouts()
 
 
 @dataclass(slots=True)
 class Runtime:
     """What handlers find at `app.state.runtime`."""
 
-    live: Live
+    live: LiveConfig
     keys: Keys
     ledger: Ledger
     outbox: Outbox
@@ -89,7 +89,7 @@ class Runtime:
     draining: bool = False
 
 
-def serve(settings: Settings, live: Live, patience: Patience = PATIENT) -> int:
+def serve(settings: Settings, live: LiveConfig, patience: ClientTimeouts = PATIENT) -> int:
     """Serves until a signal; the process's exit code. Raises `StoreError` before anything is bound."""
     path = named(settings.database)
     with owned(path) as database:
@@ -139,12 +139,12 @@ def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
 
 async def _serve(
     settings: Settings,
-    live: Live,
+    live: LiveConfig,
     path: Path,
     database: Owned,
     sock: socket.socket,
     log: Log,
-    patience: Patience,
+    patience: ClientTimeouts,
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
         writer, reader = Writer(path, database.lost), Reader(path)
@@ -166,7 +166,7 @@ async def _serve(
         metrics = Metrics(lambda: live.snapshot.models)
         metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
         outbox = Outbox(writer, reader)
-        delivery = Delivery(
+        delivery = PromptLayerSender(
             outbox,
             Service(egress_of(live)),
             lambda: live.snapshot.tracking.promptlayer_key,
@@ -184,9 +184,9 @@ async def _serve(
         if spans is not None:
             stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH)
         counter = Counter(tokenizer_files())
-        accounts = Accounts(ledger, counter, log, metrics, time, spans)
+        accounts = Accounting(ledger, counter, log, metrics, time, spans)
         stack.push_async_callback(accounts.close)
-        walk = Walk(pools, cooldowns, time, accounts.extend)
+        walk = AttemptRunner(pools, cooldowns, time, accounts.extend)
         recall = await _recall(stack, live, path, metrics, walk, accounts, time)
         gateway = Gateway(lambda: live.snapshot, keys, walk, accounts, recall, time)
         observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
@@ -219,12 +219,12 @@ async def _serve(
         def started() -> None:
             stack.callback(asyncio.create_task(_warm(live.snapshot, counter)).cancel)
 
-        return await Server(runtime, log, patience, started).run(sock)
+        return await UvicornServer(runtime, log, patience, started).run(sock)
 
 
-async def _greet(log: Log, live: Live, keys: Keys, settings: Settings, sock: socket.socket) -> None:
+async def _greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, sock: socket.socket) -> None:
     address = f"http://{_host(settings.host)}:{sock.getsockname()[1]}"
-    for line in welcome(live.snapshot, address, settings):
+    for line in startup_lines(live.snapshot, address, settings):
         log.line(line)
     for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
         log.line(line)
@@ -235,7 +235,7 @@ async def _warm(snapshot: Snapshot, counter: Counter) -> None:
     """What a start does not wait for: the first request that needs it before would have to."""
     await asyncio.to_thread(catalogue.warm, _enabled(snapshot).values())
     await counter.warm(snapshot)
-    unmoved()
+    freeze_startup_objects()
 
 
 async def _recover(ledger: Ledger, log: Log) -> None:
@@ -247,26 +247,26 @@ async def _recover(ledger: Ledger, log: Log) -> None:
 
 async def _recall(
     stack: contextlib.AsyncExitStack,
-    live: Live,
+    live: LiveConfig,
     database: Path,
     metrics: Metrics,
-    walk: Walk,
-    accounts: Accounts,
+    walk: AttemptRunner,
+    accounts: Accounting,
     time: Time,
-) -> Recall:
-    answers = Answers(answer_file.beside(database), time.monotonic)
+) -> CacheLookup:
+    answers = CacheStorage(answer_file.beside(database), time.monotonic)
     stack.push_async_callback(answers.close)
     if live.snapshot.cache.enabled:
         await answers.open()
     metrics.watch(lambda: [cache_troubles(answers.troubles)])
     embedder = Embedder(walk, accounts, time)
-    semantic = Semantic(answers, embedder.ask, time, lambda: Service(egress_of(live)))
-    recall = Recall(answers, semantic, time)
+    semantic = SemanticSelector(answers, embedder.ask, time, lambda: Service(egress_of(live)))
+    recall = CacheLookup(answers, semantic, time)
     stack.push_async_callback(recall.close)
     return recall
 
 
-def egress_of(live: Live) -> Callable[[], Egress]:
+def egress_of(live: LiveConfig) -> Callable[[], Egress]:
     """The way out that the configuration in force says."""
     return lambda: live.snapshot.egress
 
@@ -275,7 +275,7 @@ def promptlayer_url() -> str:
     return os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL
 
 
-def _warn(log: Log, live: Live, settings: Settings) -> None:
+def _warn(log: Log, live: LiveConfig, settings: Settings) -> None:
     for line in alarms(live, settings):
         log.line(line, "error", logger="codellama_proxy.config")
     for warning in (
@@ -288,7 +288,7 @@ def _warn(log: Log, live: Live, settings: Settings) -> None:
             log.line(warning, "warning")
 
 
-def unmoved() -> None:
+def freeze_startup_objects() -> None:
     """What a start has built stays: the cycle collector, which stops everybody, need not walk it again.
 
     Requests leave no cycles behind, so it need not look for any every few requests either.
@@ -298,20 +298,22 @@ def unmoved() -> None:
     gc.set_threshold(GARBAGE, 20, 20)
 
 
-def _keep(writer: Writer, live: Live) -> None:
+def _keep(writer: Writer, live: LiveConfig) -> None:
     """The configuration in force, for a start that finds the file broken; none that holds a secret itself."""
-    kept: configurations.Kept | None = configurations.Kept(live.text, live.snapshot.digest, live.loaded_at)
+    kept: configurations.KeptConfiguration | None = configurations.KeptConfiguration(
+        live.text, live.snapshot.digest, live.loaded_at
+    )
     if holds_a_secret(live.text, live.snapshot):
         kept = None
         logging.getLogger(__name__).warning(
             "the configuration holds a secret itself, so no copy of it is kept for --on-invalid last-good; "
             "write ${NAME} instead"
         )
-    with contextlib.suppress(StoreUnavailable):  # closed: the next start has a file, or an older one
+    with contextlib.suppress(StoreUnavailableError):  # closed: the next start has a file, or an older one
         writer.post(lambda db: configurations.keep(db, kept))
 
 
-def _reloaded(log: Log, writer: Writer, live: Live, settings: Settings, old: Snapshot) -> None:
+def _reloaded(log: Log, writer: Writer, live: LiveConfig, settings: Settings, old: Snapshot) -> None:
     _keep(writer, live)
     if old.auth_required and (opened := open_door(live.snapshot, settings)):
         log.line(opened, "warning")
@@ -327,10 +329,12 @@ def _host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class Server(uvicorn.Server):
+class UvicornServer(uvicorn.Server):
     """Uvicorn, with signals of our own and a drain that tells clients when it is over."""
 
-    def __init__(self, runtime: Runtime, log: Log, patience: Patience, started: Callable[[], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, log: Log, patience: ClientTimeouts, started: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(runtime),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.store.sqlite.connection import StoreUnavailable
+from codellama_proxy.store.sqlite.connection import StoreUnavailableError
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.outbox import Outbox
 
@@ -24,7 +24,7 @@ async def keep_only(ledger: Ledger, outbox: Outbox, retention: Callable[[], floa
         try:
             folded = await ledger.fold(before)
             await outbox.forget(before)
-        except (StoreUnavailable, ProxyError):
+        except (StoreUnavailableError, ProxyError):
             pass  # the store itself says what is wrong with it; there is a next time
         else:
             if folded:

@@ -29,7 +29,7 @@ LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget",
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class KeyChange:
     """Checked values by field name, to make a key of or to change in one. `None` unsets a field."""
 
     values: Mapping[str, Any]
@@ -119,15 +119,15 @@ FIELDS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_parallel_requests": count,
     "metadata": metadata,
 }
-"""The contract's fields. `name` is for people at the command line, who give it through `Change`."""
+"""The contract's fields. `name` is for people at the command line, who give it through `KeyChange`."""
 
 
-def read(body: Json) -> Change:
+def read(body: Json) -> KeyChange:
     """The fields of a request's body; anything that is not a field is refused, whatever it may be for."""
     unknown = next((field[:64] for field in body if field not in FIELDS), None)
     if unknown is not None:
         raise ProxyError("unsupported_parameter", f"'{unknown}' is not a field of a key.", param=unknown)
-    return Change({field: _read(field, value) for field, value in body.items()})
+    return KeyChange({field: _read(field, value) for field, value in body.items()})
 
 
 def _read(field: str, value: Any) -> Any:
@@ -136,7 +136,7 @@ def _read(field: str, value: Any) -> Any:
     return FIELDS[field](field, value)
 
 
-def apply(key: Key, change: Change, now: float) -> Key:
+def apply(key: Key, change: KeyChange, now: float) -> Key:
     """The key with the change made. A lifetime counts from now."""
     values = change.values
     if "duration" in values:

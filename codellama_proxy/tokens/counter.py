@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from codellama_proxy.core.types import Deployment, Snapshot, Usage
-from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.tokenizers import LARGE, MOST_MESSAGES, OF_IDS, Tally, Tokenizers, encoding_name
 
@@ -26,7 +26,7 @@ class Counter:
         self._tokenizers = Tokenizers({})
         self._loading: asyncio.Lock = asyncio.Lock()
 
-    async def usage(self, chat: ChatRequest, answer: str, deployment: Deployment) -> Usage:
+    async def usage(self, chat: InferenceRequest, answer: str, deployment: Deployment) -> Usage:
         """What this exchange used, as near as we can tell."""
         prompt = await self.prompt(chat, deployment)
         if not answer:
@@ -34,7 +34,7 @@ class Counter:
         completion, _ = await self._tokenizers.count_aside(answer, _known_name(deployment))
         return Usage(prompt, completion)
 
-    async def prompt(self, chat: ChatRequest, deployment: Deployment) -> int:
+    async def prompt(self, chat: InferenceRequest, deployment: Deployment) -> int:
         """Tokens of everything `chat` sends."""
         model = _known_name(deployment)
         await self._load(encoding_name(model))
@@ -53,7 +53,7 @@ class Counter:
 
         return await asyncio.to_thread(count) if chat.size >= LARGE else count()
 
-    async def texts(self, chat: ChatRequest) -> list[str] | None:
+    async def texts(self, chat: InferenceRequest) -> list[str] | None:
         """What the token ids it gives say; `None` if there is no telling."""
         await self._load(OF_IDS)
 

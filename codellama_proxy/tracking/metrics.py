@@ -17,9 +17,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from codellama_proxy.core.types import NANOS
-from codellama_proxy.limits.admission import Refused
+from codellama_proxy.limits.admission import LimitExceededError
 from codellama_proxy.limits.rates import Refusal
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.context import RequestCharge, RequestContext
 
 OTHER = "other"
 NONE = "none"
@@ -159,7 +159,7 @@ class Metrics:
         """One request over HTTP; each of the labels has few values."""
         self._http.add((route, method, str(status)))
 
-    def finished(self, trace: Trace, done: Books) -> None:
+    def finished(self, trace: RequestContext, done: RequestCharge) -> None:
         """One request has ended."""
         model = self._model(trace)
         self._requests.add((trace.project, model, trace.status))
@@ -175,7 +175,7 @@ class Metrics:
             self._used(trace.project, model, done)
         self._refusals(trace)
 
-    def _model(self, trace: Trace) -> str:
+    def _model(self, trace: RequestContext) -> str:
         if trace.serving is not None:
             return trace.serving.name
         if trace.attempts:
@@ -183,7 +183,7 @@ class Metrics:
         asked = trace.chat.model if trace.chat else None
         return asked if asked is not None and asked in self._models() else NONE
 
-    def _used(self, project: str, model: str, done: Books) -> None:
+    def _used(self, project: str, model: str, done: RequestCharge) -> None:
         if done.usage.prompt_tokens:
             self._tokens.add((model, "prompt"), done.usage.prompt_tokens)
         if done.usage.completion_tokens:
@@ -195,9 +195,9 @@ class Metrics:
         else:
             self._cost.add((project, model), done.cost_nanos / NANOS)
 
-    def _refusals(self, trace: Trace) -> None:
+    def _refusals(self, trace: RequestContext) -> None:
         refusals: tuple[Refusal, ...] = trace.admission.shadowed if trace.admission else ()
-        if isinstance(trace.error, Refused):
+        if isinstance(trace.error, LimitExceededError):
             refusals += (trace.error.refusal,)
         for refusal in refusals:
             self._limited.add((refusal.scope, refusal.kind))

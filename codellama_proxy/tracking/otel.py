@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.tracking.log import Log
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -13,7 +13,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 class Spans(Protocol):
-    def finished(self, trace: Trace, done: Books) -> None:
+    def finished(self, trace: RequestContext, done: RequestCharge) -> None:
         """One request has ended."""
 
     def close(self, seconds: float) -> None:

@@ -22,8 +22,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from codellama_proxy import __version__
 from codellama_proxy.core.types import NANOS, Attempt
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.request.context import RequestCharge, RequestContext
 
 OPERATIONS: Mapping[str, str] = {
     "chat/completions": "chat",
@@ -61,7 +61,7 @@ class Exported:
         self._tracer = self._provider.get_tracer("codellama_proxy", __version__)
         self._parent = TraceContextTextMapPropagator()
 
-    def finished(self, trace: Trace, done: Books) -> None:
+    def finished(self, trace: RequestContext, done: RequestCharge) -> None:
         try:
             self._export(trace, done)
         except Exception:
@@ -73,7 +73,7 @@ class Exported:
         thread.start()
         thread.join(seconds)
 
-    def _export(self, trace: Trace, done: Books) -> None:
+    def _export(self, trace: RequestContext, done: RequestCharge) -> None:
         span = self._tracer.start_span(
             _name(trace),
             context=self._parent.extract(trace.hints),
@@ -100,7 +100,7 @@ class Exported:
         span.end(_moment(trace, trace.ended))
 
 
-def _moment(trace: Trace, at: float) -> int:
+def _moment(trace: RequestContext, at: float) -> int:
     """Unix nanoseconds of a monotonic moment."""
     return int((trace.created_at + at - trace.started) * NANOS)
 
@@ -110,15 +110,15 @@ def _fail(span: Span, word: str) -> None:
     span.set_attribute("error.type", word)
 
 
-def _operation(trace: Trace) -> str:
+def _operation(trace: RequestContext) -> str:
     return OPERATIONS.get(trace.endpoint, trace.endpoint)
 
 
-def _asked(trace: Trace) -> str | None:
+def _asked(trace: RequestContext) -> str | None:
     return trace.chat.model if trace.chat else None
 
 
-def _name(trace: Trace) -> str:
+def _name(trace: RequestContext) -> str:
     """Of few different ones: a name nobody serves is not part of it."""
     model = trace.serving or trace.tried
     return f"{_operation(trace)} {model.name}" if model else _operation(trace)
@@ -128,8 +128,8 @@ def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _request(trace: Trace) -> dict[str, Any]:
-    chat: ChatRequest | None = trace.sent or trace.chat
+def _request(trace: RequestContext) -> dict[str, Any]:
+    chat: InferenceRequest | None = trace.sent or trace.chat
     params = chat.params if chat else {}
     named = {shown: params[name] for name, shown in PARAMETERS.items() if name in params}
     return _present(
@@ -142,7 +142,7 @@ def _request(trace: Trace) -> dict[str, Any]:
     )
 
 
-def _answer(trace: Trace, done: Books) -> dict[str, Any]:
+def _answer(trace: RequestContext, done: RequestCharge) -> dict[str, Any]:
     tried = trace.serving or trace.tried
     return _present(
         {
@@ -156,7 +156,7 @@ def _answer(trace: Trace, done: Books) -> dict[str, Any]:
     )
 
 
-def _ours(trace: Trace, done: Books) -> dict[str, Any]:
+def _ours(trace: RequestContext, done: RequestCharge) -> dict[str, Any]:
     return _present(
         {
             "proxy.request_id": trace.id,
@@ -173,7 +173,7 @@ def _ours(trace: Trace, done: Books) -> dict[str, Any]:
     )
 
 
-def _attempt(trace: Trace, attempt: Attempt) -> dict[str, Any]:
+def _attempt(trace: RequestContext, attempt: Attempt) -> dict[str, Any]:
     failure = attempt.failure
     return _present(
         {

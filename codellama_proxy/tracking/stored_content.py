@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import orjson
 
-from codellama_proxy.request.context import Trace
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES
 
 
-def kept(trace: Trace) -> str:
+def kept(trace: RequestContext) -> str:
     """JSON with the prompt as it was sent last and the answer as far as it came; what is too large is left out."""
     chat = trace.sent or trace.chat
     assert chat is not None

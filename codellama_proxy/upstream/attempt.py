@@ -1,7 +1,7 @@
 """One attempt: a request sent to one deployment, until its first meaningful event. Nothing else talks to providers.
 
 `open_reply` either returns a `Reply` whose first events are in hand (the commit point) or raises
-`AttemptFailed`; whatever a transport can raise becomes a `Failure` here and nowhere else. A plain answer is a
+`AttemptError`; whatever a transport can raise becomes a `Failure` here and nowhere else. A plain answer is a
 stream of one event. `Reply.more` yields the rest in batches: what arrived together is handed on together.
 """
 
@@ -19,21 +19,21 @@ import httpx2
 
 from codellama_proxy import __version__
 from codellama_proxy.core.masking import Clean, mask_for
-from codellama_proxy.core.sse import DONE, Decoder, EventTooLarge, Frame
+from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, Frame
 from codellama_proxy.core.types import Deployment, Event, Failure, HttpRequest
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.completion import AT_ONCE
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers as remains
-from codellama_proxy.providers.common.json_documents import Unreadable
-from codellama_proxy.providers.registry import EXCHANGES, SPOKEN, Adapter
+from codellama_proxy.providers.common.json_documents import UnreadableError
+from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, MULTI_STEP, Adapter
 from codellama_proxy.upstream import answer_form as forms
-from codellama_proxy.upstream.chunk_template import Interpreter
-from codellama_proxy.upstream.multi_step import Send, Sleep, open_exchange
+from codellama_proxy.upstream.chunk_template import StreamParser
+from codellama_proxy.upstream.multi_step import Send, Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
-from codellama_proxy.upstream.timeouts import Watch
+from codellama_proxy.upstream.timeouts import TaskTimeout
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,11 @@ class Reply:
 
     def __init__(
         self,
-        chat: ChatRequest,
+        chat: InferenceRequest,
         deployment: Deployment,
         close: Callable[[], Any],
         dropped: tuple[str, ...],
-        watch: Watch,
+        watch: TaskTimeout,
         clean: Callable[[], Clean],
         note: Note,
     ) -> None:
@@ -77,7 +77,7 @@ class Reply:
         """The last batch handed out was the last there is."""
         self.most = MAX_VECTORS if chat.endpoint == "embeddings" else MAX_ANSWER
         """Bytes that a whole answer may have."""
-        self._adapter: Adapter = SPOKEN[chat.endpoint][deployment.provider]
+        self._adapter: Adapter = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider]
         self._chat = chat
         self._close = close
         self._watch = watch
@@ -86,13 +86,13 @@ class Reply:
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
-        self._interpreter = Interpreter(lambda state, frame: parse(state, frame, chat, deployment))
+        self._interpreter = StreamParser(lambda state, frame: parse(state, frame, chat, deployment))
         self._received = 0
         self._left = memoryview(b"")
         """What came and is not read yet."""
         self._answered = False
         """Content has come."""
-        self._failed: AttemptFailed | None = None
+        self._failed: AttemptError | None = None
         """Raised once the events before it have been handed on."""
 
     async def whole(self, body: bytes) -> None:
@@ -100,18 +100,18 @@ class Reply:
         at_once = len(body) <= AT_ONCE
         try:
             event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             failed.failure = remains.with_usage(failed.failure, body)
             raise
         self._note((event,))
         self.ended = True
 
     def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
-        """A whole answer as one event, and in the form that was asked for. Raises `AttemptFailed`."""
+        """A whole answer as one event, and in the form that was asked for. Raises `AttemptError`."""
         try:
             event = self._adapter.parse_response(body, self._chat, self.deployment)
             return event, completion.as_stream(event) if self._chat.stream else (event,)
-        except AttemptFailed:
+        except AttemptError:
             raise
         except Exception as error:
             raise _unforeseen(error) from None
@@ -123,9 +123,9 @@ class Reply:
         while not self.ended:
             said += await self._read()
             if self._received > self.most:
-                raise AttemptFailed(failures.too_large(answered=self._answered))
+                raise AttemptError(failures.too_large(answered=self._answered))
         if not any(event.content for event in said):
-            raise AttemptFailed(failures.disguised("empty_stream", status=200))
+            raise AttemptError(failures.disguised("empty_stream", status=200))
         try:
             at_once = self._received <= AT_ONCE
             whole = (
@@ -146,11 +146,11 @@ class Reply:
         begun = found = False
         while not found:
             if self.ended:
-                raise AttemptFailed(failures.disguised("empty_stream", status=200))
+                raise AttemptError(failures.disguised("empty_stream", status=200))
             try:
                 events = await (self._next(end) if begun else self._read_until(first))
             except TimeoutError:
-                raise AttemptFailed(
+                raise AttemptError(
                     failures.timed_out("idle_timeout" if begun else "first_token_timeout")
                 ) from None
             held += events
@@ -162,7 +162,7 @@ class Reply:
         self.first = held
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch, which may be empty when it is the last. Raises `AttemptFailed`: cut, stalled or broken.
+        """The next batch, which may be empty when it is the last. Raises `AttemptError`: cut, stalled or broken.
 
         It waits for `seconds`, as long as the upstream is never silent for longer than the idle timeout.
         """
@@ -171,11 +171,11 @@ class Reply:
             while not (events := await self._next(end)) and not self.ended:
                 pass
         except TimeoutError:
-            raise AttemptFailed(failures.timed_out("idle_timeout")) from None
+            raise AttemptError(failures.timed_out("idle_timeout")) from None
         except httpx2.TransportError as error:
-            raise AttemptFailed(failure_of(error)) from None
-        except AttemptFailed as failed:
-            raise AttemptFailed(failures.told(failed.failure, self._clean())) from None
+            raise AttemptError(failure_of(error)) from None
+        except AttemptError as failed:
+            raise AttemptError(failures.told(failed.failure, self._clean())) from None
         return events
 
     async def close(self) -> None:
@@ -208,11 +208,11 @@ class Reply:
             return self._last()
         self._received += len(chunk)
         if self._received > MAX_STREAM:
-            raise AttemptFailed(failures.too_large(answered=self._answered))
+            raise AttemptError(failures.too_large(answered=self._answered))
         try:
             frames = self._decoder.feed(chunk)
-        except EventTooLarge:
-            raise AttemptFailed(failures.too_large(answered=self._answered)) from None
+        except EventTooLargeError:
+            raise AttemptError(failures.too_large(answered=self._answered)) from None
         return self._events(frames)
 
     async def _slice(self, chunks: AsyncIterator[bytes]) -> bytes | None:
@@ -230,13 +230,13 @@ class Reply:
         """The end of the body: fine after the dialect's terminal event, a failure before it."""
         try:
             events = self._events(self._decoder.flush())
-        except (Unreadable, EventTooLarge):
+        except (UnreadableError, EventTooLargeError):
             events = []  # an event that is cut off is none: that is how streams are to be read
         if self.ended:
             return events
         if not self._interpreter.complete:
             reason = "cut_stream" if self._interpreter.state is not None else "empty_stream"
-            self._failed = AttemptFailed(failures.disguised(reason, status=200))
+            self._failed = AttemptError(failures.disguised(reason, status=200))
             if not events:
                 raise self._failed
             return events
@@ -249,7 +249,7 @@ class Reply:
             try:
                 events += interpreter.events_of(frame)
             except Exception as error:
-                failed = error if isinstance(error, AttemptFailed) else _unforeseen(error)
+                failed = error if isinstance(error, AttemptError) else _unforeseen(error)
                 failed.failure = remains.with_usage(failed.failure, frame.data)
                 if not events:
                     raise failed from None
@@ -262,17 +262,17 @@ class Reply:
         return events
 
 
-def _unforeseen(error: Exception) -> AttemptFailed:
+def _unforeseen(error: Exception) -> AttemptError:
     """An answer that a dialect stumbles over costs an attempt, and a line in the log that quotes nothing of it."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     log.error("an answer could not be read: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
-    return Unreadable("unreadable")
+    return UnreadableError("unreadable")
 
 
 async def open_reply(
     pools: Pools,
     sent: HttpRequest,
-    chat: ChatRequest,
+    chat: InferenceRequest,
     deployment: Deployment,
     budget: float,
     sleep: Sleep = asyncio.sleep,
@@ -281,7 +281,7 @@ async def open_reply(
     """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
 
     `note` hears every event as it comes, also of an answer that fails.
-    Raises `AttemptFailed`, its message cleaned of this deployment's secrets.
+    Raises `AttemptError`, its message cleaned of this deployment's secrets.
     """
     pool = pools.of(deployment)
     wire = pool.take()
@@ -290,7 +290,7 @@ async def open_reply(
     async def send(one: HttpRequest) -> httpx2.Response:
         return await wire.handle_async_request(_request(one, deployment, budget))
 
-    watch = Watch()
+    watch = TaskTimeout()
     come: list[bytes] = []
     """The pieces of a whole answer, until it is read."""
 
@@ -317,30 +317,35 @@ async def open_reply(
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
         await close()
-        if come and not (isinstance(error, AttemptFailed) and error.failure.refused):
+        if come and not (isinstance(error, AttemptError) and error.failure.refused):
             note(await asyncio.to_thread(remains.heard, b"".join(come)))
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if chat.stream else "answer_timeout"
-            raise AttemptFailed(failures.timed_out(reason)) from None
+            raise AttemptError(failures.timed_out(reason)) from None
         if isinstance(error, httpx2.TransportError):
-            raise AttemptFailed(failure_of(error)) from None
-        if isinstance(error, AttemptFailed):
-            raise AttemptFailed(failures.told(error.failure, clean())) from None
+            raise AttemptError(failure_of(error)) from None
+        if isinstance(error, AttemptError):
+            raise AttemptError(failures.told(error.failure, clean())) from None
         raise
     return reply
 
 
-def _personal(chat: ChatRequest) -> tuple[str, ...]:
+def _personal(chat: InferenceRequest) -> tuple[str, ...]:
     """Who asks: an error may be told to another caller who waits for the same answer."""
     named = (chat.user, chat.params.get("safety_identifier"), chat.params.get("prompt_cache_key"))
     return tuple(one for one in (*named, *chat.metadata.values()) if isinstance(one, str))
 
 
 async def _respond(
-    send: Send, sent: HttpRequest, chat: ChatRequest, deployment: Deployment, sleep: Sleep, come: list[bytes]
+    send: Send,
+    sent: HttpRequest,
+    chat: InferenceRequest,
+    deployment: Deployment,
+    sleep: Sleep,
+    come: list[bytes],
 ) -> httpx2.Response:
     """What came back: for one request, or for the several that some dialects need."""
-    steps = EXCHANGES.get(deployment.provider)
+    steps = MULTI_STEP.get(deployment.provider)
     if steps is None:
         return await send(sent)
 
@@ -349,7 +354,7 @@ async def _respond(
         come.clear()
         return body
 
-    return await open_exchange(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
+    return await open_multi_step(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
 
 
 def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:
@@ -370,7 +375,7 @@ async def _receive(
 ) -> AsyncIterator[bytes] | None:
     """Takes an answer that is to be had whole; else returns the stream that is yet to be read.
 
-    `asked`: for a stream. Raises `AttemptFailed`.
+    `asked`: for a stream. Raises `AttemptError`.
     """
     headers = response.headers
     encoded = headers.get("content-encoding", "identity") != "identity"
@@ -378,9 +383,9 @@ async def _receive(
         body = b"" if encoded else await _start_of(response, MAX_ERROR)
         error = failures.parse_error(body)
         failure = failures.of_status(response.status_code, headers, error, time.time())
-        raise AttemptFailed(remains.with_usage(failure, body))
+        raise AttemptError(remains.with_usage(failure, body))
     if encoded:
-        raise AttemptFailed(failures.disguised("content_encoding", status=200))
+        raise AttemptError(failures.disguised("content_encoding", status=200))
     came = Body(_bytes(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
         await reply.whole(await _body(came, reply.most, come))
@@ -422,13 +427,13 @@ class Body:
 
 
 async def _body(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> bytes:
-    """The whole body. Raises `AttemptFailed` beyond `limit` bytes; `come` gets its pieces."""
+    """The whole body. Raises `AttemptError` beyond `limit` bytes; `come` gets its pieces."""
     size = 0
     async for piece in chunks:
         come.append(piece)
         size += len(piece)
         if size > limit:
-            raise AttemptFailed(failures.too_large(answered=remains.is_answer(b"".join(come))))
+            raise AttemptError(failures.too_large(answered=remains.is_answer(b"".join(come))))
     return b"".join(come)
 
 

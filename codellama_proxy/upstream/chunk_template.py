@@ -16,7 +16,7 @@ import orjson
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.providers.common.json_documents import Halves, Unreadable
+from codellama_proxy.providers.common.json_documents import Halves, UnreadableError
 
 OTHER_TEXT = "@"
 """Stands for any text: JSON says it in one way only."""
@@ -28,14 +28,14 @@ Parse = Callable[[Any, Frame], tuple[Any, Sequence[Event]]]
 """A dialect's: a state and a frame to the state for the next frame and this one's events."""
 
 
-class Interpreter:
+class StreamParser:
     """One stream's."""
 
     def __init__(self, parse: Parse) -> None:
         self.state: Any = None
         """The dialect's, after what was read so far."""
         self._parse = parse
-        self._usual: Template | None = None
+        self._usual: ChunkTemplate | None = None
         self._halves = Halves()
 
     @property
@@ -64,18 +64,18 @@ class Interpreter:
             read = self._parse(self.state, frame)
         self.state, events = read
         if self._halves.open and self.state.done:
-            raise Unreadable("half_character")
+            raise UnreadableError("half_character")
         return frame, events
 
     def _read(self, frame: Frame) -> tuple[Any, Sequence[Event]] | None:
         """`None`: the frame is no JSON as it came."""
         try:
             return self._parse(self.state, frame)
-        except Unreadable:
+        except UnreadableError:
             return None
 
 
-class Template(NamedTuple):
+class ChunkTemplate(NamedTuple):
     """What is around the text in the frame that comes, and in the body of the event that is made of it."""
 
     kind: str
@@ -105,7 +105,7 @@ class Template(NamedTuple):
 
 def learn(
     frame: Frame, events: Sequence[Event], parse: Callable[[Frame], Sequence[Event]]
-) -> Template | None:
+) -> ChunkTemplate | None:
     """The template of a frame that gave these events; `parse` tells what another would give in its place."""
     if len(events) != 1 or not events[0].text or events[0].text == OTHER_TEXT:
         return None
@@ -114,7 +114,7 @@ def learn(
     come, shown = _around(quoted, frame.data), _around(quoted, event.body)
     if come is None or shown is None:
         return None
-    found = Template(frame.event, *come, *(come if event.body == frame.data else shown), event.model)
+    found = ChunkTemplate(frame.event, *come, *(come if event.body == frame.data else shown), event.model)
     other = Frame(found.before + OTHER_TEXT.encode() + found.after, frame.event)
     return found if list(parse(other)) == [found.event_of(other)] else None
 

@@ -1,6 +1,6 @@
 """An answer that takes several requests, made to look like one response.
 
-A dialect tells the requests as a generator that yields `Step`s and is sent what came back (`Answered`): it
+A dialect tells the requests as a generator that yields `Step`s and is sent what came back (`StepResponse`): it
 decides, purely; this module acts. Of a plain answer the last body counts. In a stream each body is one event of
 type `whole`, between the bytes of those steps that answer with streams of their own, so that the dialect's
 `parse_stream` reads them all. An exchange that is left before its end tells the upstream so.
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import httpx2
 
-from codellama_proxy.core.types import Answered, HttpRequest, Step, Steps
+from codellama_proxy.core.types import HttpRequest, Step, StepResponse, Steps
 
 FAREWELL = 2.0
 """Seconds for telling an upstream that its answer is not wanted any more, and for a step that is optional."""
@@ -25,11 +25,11 @@ Read = Callable[[httpx2.Response], Awaitable[bytes]]
 Sleep = Callable[[float], Awaitable[None]]
 
 
-async def open_exchange(
+async def open_multi_step(
     send: Send, read: Read, steps: Steps, *, stream: bool, sleep: Sleep = asyncio.sleep
 ) -> httpx2.Response:
     """The response that the steps amount to; who closes it closes them all."""
-    exchange = Exchange(send, read, steps, sleep)
+    exchange = MultiStepResponse(send, read, steps, sleep)
     try:
         return await (exchange.streamed() if stream else exchange.whole())
     except BaseException:
@@ -37,7 +37,7 @@ async def open_exchange(
         raise
 
 
-class Exchange(httpx2.AsyncByteStream):
+class MultiStepResponse(httpx2.AsyncByteStream):
     """The steps in progress; as a stream, the bytes they yield."""
 
     def __init__(self, send: Send, read: Read, steps: Steps, sleep: Sleep) -> None:
@@ -123,7 +123,7 @@ class Exchange(httpx2.AsyncByteStream):
         inner, self._inner, self._pieces = self._inner, None, None
         if inner is not None:
             await inner.aclose()
-            self._advance(Answered(inner.status_code, inner.headers, b""))
+            self._advance(StepResponse(inner.status_code, inner.headers, b""))
 
     async def _begin(self) -> httpx2.Response:
         assert self._step is not None
@@ -131,16 +131,16 @@ class Exchange(httpx2.AsyncByteStream):
             await self._sleep(self._step.delay)
         return await self._send(self._step.request)
 
-    async def _whole_step(self, response: httpx2.Response) -> Answered:
+    async def _whole_step(self, response: httpx2.Response) -> StepResponse:
         try:
             body = await self._read(response)
         finally:
             await response.aclose()
-        answered = Answered(response.status_code, response.headers, body)
+        answered = StepResponse(response.status_code, response.headers, body)
         self._advance(answered)
         return answered
 
-    def _advance(self, answered: Answered) -> None:
+    def _advance(self, answered: StepResponse) -> None:
         try:
             self._step = self._steps.send(answered)
         except StopIteration:
@@ -155,13 +155,13 @@ def _is_stream(response: httpx2.Response) -> bool:
     return response.status_code == 200 and "event-stream" in response.headers.get("content-type", "")
 
 
-def _response(answered: Answered) -> httpx2.Response:
+def _response(answered: StepResponse) -> httpx2.Response:
     status = 200 if _fine(answered.status) else answered.status
     headers = {"content-type": "application/json", **_patience(answered)}
     return httpx2.Response(status, headers=headers, content=answered.body)
 
 
-def _patience(answered: Answered) -> dict[str, str]:
+def _patience(answered: StepResponse) -> dict[str, str]:
     """When to come again: the only headers of an answer that still matter."""
     names = ("retry-after", "retry-after-ms")
     return {name: answered.headers[name] for name in names if name in answered.headers}

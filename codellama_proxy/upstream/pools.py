@@ -8,27 +8,29 @@ from collections.abc import Callable
 import httpx2
 
 from codellama_proxy.core.types import Deployment, Egress, Mock
-from codellama_proxy.upstream.transport import AiohttpWire, MockWire
+from codellama_proxy.upstream.transport import AiohttpTransport, MockTransport
 
-Wire = httpx2.AsyncBaseTransport
-MakeWire = Callable[[Deployment], Wire]
+Transport = httpx2.AsyncBaseTransport
+MakeTransport = Callable[[Deployment], Transport]
 
 
-def wire_for(deployment: Deployment) -> Wire:
+def transport_for(deployment: Deployment) -> Transport:
     """The real thing: a pool of connections, or the built-in mock."""
     if deployment.provider == "mock":
-        return MockWire(deployment.mock or Mock())
-    return AiohttpWire(deployment.egress)
+        return MockTransport(deployment.mock or Mock())
+    return AiohttpTransport(deployment.egress)
 
 
 class Service(httpx2.AsyncBaseTransport):
     """The way to something that is no deployment: follows what the configuration says of it."""
 
-    def __init__(self, egress: Callable[[], Egress], make: Callable[[Egress], Wire] = AiohttpWire) -> None:
+    def __init__(
+        self, egress: Callable[[], Egress], make: Callable[[Egress], Transport] = AiohttpTransport
+    ) -> None:
         self._egress = egress
         self._make = make
-        self._now: tuple[Egress, Wire] | None = None
-        self._former: Wire | None = None
+        self._now: tuple[Egress, Transport] | None = None
+        self._former: Transport | None = None
         """Its last answers may still be read."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -52,13 +54,13 @@ class Pool:
 
     __slots__ = ("_wire", "identity", "retired", "users")
 
-    def __init__(self, identity: object, wire: Wire) -> None:
+    def __init__(self, identity: object, wire: Transport) -> None:
         self.identity = identity
         self._wire = wire
         self.users = 0
         self.retired = False
 
-    def take(self) -> Wire:
+    def take(self) -> Transport:
         self.users += 1
         return self._wire
 
@@ -69,7 +71,7 @@ class Pool:
 class Pools:
     """A pool for each deployment, kept over reloads while the entry says where and how to connect in the same words."""
 
-    def __init__(self, make: MakeWire = wire_for) -> None:
+    def __init__(self, make: MakeTransport = transport_for) -> None:
         self._make = make
         self._pools: dict[str, Pool] = {}
         self._closing: set[asyncio.Task[None]] = set()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Watch:
+class TaskTimeout:
     """Of the task that makes it. Whoever made it calls `close`."""
 
     def __init__(self) -> None:

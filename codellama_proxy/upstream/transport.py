@@ -134,7 +134,7 @@ def _waits(transport: asyncio.Transport | None) -> int | None:
     return found[0][1] if found else None
 
 
-class AiohttpWire(httpx2.AsyncBaseTransport):
+class AiohttpTransport(httpx2.AsyncBaseTransport):
     """One pool of connections, on one way out. Must be created in a running event loop."""
 
     def __init__(self, egress: Egress = DIRECT) -> None:
@@ -271,7 +271,7 @@ class _AiohttpStream(httpx2.AsyncByteStream):
             self._response.close()
 
 
-class MockWire(httpx2.AsyncBaseTransport):
+class MockTransport(httpx2.AsyncBaseTransport):
     """Plays the built-in mock's scripts: same interface, no network."""
 
     def __init__(self, behaviour: Mock) -> None:

@@ -20,7 +20,7 @@ from codellama_proxy.web import feedback, health, metrics, models
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.http_protocol import REFUSED
-from codellama_proxy.web.inference import Answers
+from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.paths import Paths, spell
 
@@ -32,7 +32,8 @@ Endpoint = Callable[[Request], Awaitable[Response]] | ASGIApp
 def create_app(runtime: Any) -> ASGIApp:
     """`runtime` is what `serve` built: gateway, keys, ledger, live configuration."""
     answers = {
-        f"/{endpoint}": Answers(runtime.gateway, endpoint, lambda: runtime.observer) for endpoint in MODES
+        f"/{endpoint}": InferenceEndpoint(runtime.gateway, endpoint, lambda: runtime.observer)
+        for endpoint in MODES
     }
     app = Starlette(
         routes=[
@@ -70,10 +71,10 @@ def create_app(runtime: Any) -> ASGIApp:
     app.state.paths = Paths(route.path for route in app.routes if isinstance(route, Route))
     shared = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins)
     rest = Observed(shared, app.state.paths, lambda: runtime.observer)
-    return Shortcut({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
+    return FastPath({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
 
 
-class Shortcut:
+class FastPath:
     """Takes the busiest POSTs past everything that only wraps: their endpoints answer every error themselves."""
 
     def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 PATIENCE = "codellama_proxy.patience"
-"""In a request's scope: the `Patience` of its connection."""
+"""In a request's scope: the `ClientTimeouts` of its connection."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ClientTimeouts:
     """Seconds that clients may take."""
 
     head: float = 10.0
@@ -24,6 +24,6 @@ class Patience:
     """Of silence in a stream, after which a comment tells the client, and what is between us, to stay."""
 
 
-def patience_of(scope: Scope) -> Patience:
+def client_timeouts(scope: Scope) -> ClientTimeouts:
     found = scope.get(PATIENCE)
-    return found if isinstance(found, Patience) else Patience()
+    return found if isinstance(found, ClientTimeouts) else ClientTimeouts()

@@ -14,21 +14,21 @@ Headers = list[tuple[bytes, bytes]]
 _HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[\w.~%!$&'()*+,;=-]+)(?::(\d{0,5}))?", re.ASCII)
 
 
-class BadHead(ValueError):  # noqa: N818 - it says what happened
+class BadHeadError(ValueError):
     """A head that is not taken."""
 
 
 def check(method: bytes, target: bytes, version: str, headers: Headers) -> None:
-    """Raises `BadHead`."""
+    """Raises `BadHeadError`."""
     if version not in ("1.1", "1.0"):
-        raise BadHead("another version of HTTP")
+        raise BadHeadError("another version of HTTP")
     if method == b"CONNECT" or not target.startswith(b"/"):
-        raise BadHead("not a path: this is no forward proxy")
+        raise BadHeadError("not a path: this is no forward proxy")
     if not _is_addressed([value for name, value in headers if name == b"host"], version):
-        raise BadHead("no host, two of them, or one that is none")
+        raise BadHeadError("no host, two of them, or one that is none")
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (version == "1.0" or len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
-        raise BadHead("a coding other than chunked, which its end cannot be told from")
+        raise BadHeadError("a coding other than chunked, which its end cannot be told from")
 
 
 def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.fields import parse_json
-from codellama_proxy.web.connection import patience_of
+from codellama_proxy.web.connection import client_timeouts
 
 MAX_ADMIN_BODY = 1 << 20
 
@@ -33,7 +33,7 @@ def respond_error(error: ProxyError) -> Response:
 async def json_object(request: Request) -> dict[str, Any]:
     """The body of an admin request. Raises `ProxyError`: 408, 413, 415, or 400 for what is not a JSON object."""
     check_body_headers(request.scope["headers"], MAX_ADMIN_BODY)
-    seconds = patience_of(request.scope).body
+    seconds = client_timeouts(request.scope).body
     try:
         async with asyncio.timeout(seconds):
             return parse_json(await _read(request))

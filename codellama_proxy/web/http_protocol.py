@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.web import framing
-from codellama_proxy.web.connection import PATIENCE, Patience
+from codellama_proxy.web.connection import PATIENCE, ClientTimeouts
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's target and headers together."""
@@ -52,7 +52,7 @@ MAX_OVER = 8 << 20
 its connection reset while it sends may never read the refusal."""
 
 
-class HeadTooLarge(ValueError):  # noqa: N818 - it says what happened
+class HeadTooLargeError(ValueError):
     """Raised inside the parser's callbacks, to stop it."""
 
 
@@ -104,7 +104,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(
         self,
         *args: Any,
-        patience: Patience,
+        patience: ClientTimeouts,
         max_body: Callable[[], int],
         malformed: Callable[[str, ProxyError], None],
         **kwargs: Any,
@@ -227,7 +227,7 @@ class Protocol(HttpToolsProtocol):
         self._head_is_complete()
         self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if self._head > MAX_HEAD:
-            raise HeadTooLarge
+            raise HeadTooLargeError
         version = self.parser.get_http_version()
         framing.check(self.parser.get_method(), self.url, version, self.headers)
         if self.parser.should_upgrade():

@@ -16,11 +16,11 @@ from starlette.types import Receive, Scope, Send
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.sse import HEARTBEAT
 from codellama_proxy.gateway.pipeline import Gateway
-from codellama_proxy.gateway.respond import ClientLeft
+from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
-from codellama_proxy.web.connection import patience_of
+from codellama_proxy.web.connection import client_timeouts
 from codellama_proxy.web.http import check_body_headers, too_large, too_slow
 from codellama_proxy.web.http_protocol import LEFT, REFUSED, WHOLE
 from codellama_proxy.web.observed import BOOKED, Observer
@@ -32,7 +32,7 @@ HINTS = (b"traceparent", b"tracestate")
 log = logging.getLogger(__name__)
 
 
-class Answers:
+class InferenceEndpoint:
     """POST to one of them."""
 
     def __init__(self, gateway: Gateway, endpoint: Endpoint, observer: Callable[[], Observer]) -> None:
@@ -50,11 +50,11 @@ class Answers:
             if not client.gone or task is None:
                 raise
             task.uncancel()  # it was ours: the client left, and everything is settled
-        except ClientLeft:
+        except ClientDisconnectedError:
             pass
         except Exception:
             log.exception("a request ended in a bug")
-            with contextlib.suppress(ClientLeft):
+            with contextlib.suppress(ClientDisconnectedError):
                 await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
             client.close()
@@ -95,7 +95,7 @@ class AsgiClient:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
-        self._patience = patience_of(scope)
+        self._patience = client_timeouts(scope)
         self._beats: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._silent_since = 0.0
@@ -135,7 +135,7 @@ class AsgiClient:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise self._scope.get(REFUSED) or ClientLeft
+                raise self._scope.get(REFUSED) or ClientDisconnectedError
             piece = message.get("body", b"")
             size += len(piece)
             if size > limit:
@@ -169,7 +169,7 @@ class AsgiClient:
 
     def _check_reader(self) -> None:
         if self.gone and self._left is not None:
-            raise ClientLeft
+            raise ClientDisconnectedError
 
     async def write(self, data: bytes, *, last: bool) -> None:
         self._check_reader()

@@ -8,7 +8,7 @@ from prometheus_client.core import Metric
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.config.live import Live
+from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.tracking import metrics as tracked
@@ -23,7 +23,7 @@ async def metrics(request: Request) -> Response:
     return Response(page, headers={"content-type": content_type})
 
 
-def standing(live: Live, cooldowns: Cooldowns, monotonic: Callable[[], float]) -> Iterator[Metric]:
+def standing(live: LiveConfig, cooldowns: Cooldowns, monotonic: Callable[[], float]) -> Iterator[Metric]:
     """What nobody has to count, because it can be looked at."""
     states, now = cooldowns.states(), monotonic()
     ids = [d.id for model in live.snapshot.models.values() for d in model.deployments]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
-from codellama_proxy.store.key_fields import Change, apply, iso, money, read, shown
+from codellama_proxy.store.key_fields import KeyChange, apply, iso, money, read, shown
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.writer import StoreUnavailable, Writer
+from codellama_proxy.store.sqlite.writer import StoreUnavailableError, Writer
 
 NOW = 1_800_000_000.0
 PRIVILEGED = ("spent", "role", "admin", "id", "key_id", "secret_hash", "key", "prefix", "blocked", "project")
@@ -286,7 +286,7 @@ class SlowReader(Reader):
         self.may_return = asyncio.Event()
 
     def at_once(self, sql: str, parameters: Any) -> tuple[Any, ...] | None:
-        raise StoreUnavailable("database is locked")
+        raise StoreUnavailableError("database is locked")
 
     async def all(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         rows = await super().all(sql, parameters)
@@ -328,7 +328,7 @@ def test_without_the_store_nobody_is_let_in_and_nothing_is_remembered(store: Sto
 
 def test_the_reader_cannot_write(store: Store) -> None:
     async def use(store: Store) -> None:
-        with pytest.raises(StoreUnavailable, match="readonly"):
+        with pytest.raises(StoreUnavailableError, match="readonly"):
             await store.reader.all("delete from keys")
 
     store.run(use)
@@ -487,7 +487,7 @@ def test_money_is_exact_to_the_nano(nanos: int) -> None:
 
 @given(st.integers(0, 10**15))
 def test_money_survives_being_shown_and_read_as_a_json_number(nanos: int) -> None:
-    key = apply(Key("key_a", "p"), Change({"max_budget": nanos}), NOW)
+    key = apply(Key("key_a", "p"), KeyChange({"max_budget": nanos}), NOW)
     again = orjson.loads(orjson.dumps(shown(key)))["max_budget"]
     assert money("max_budget", again) == nanos
 

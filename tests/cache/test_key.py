@@ -10,20 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.cache.key import (
-    Answer,
-    Sharing,
-    Wishes,
+    CachedAnswer,
+    CacheDirectives,
+    CacheScope,
     canonical_params,
+    directives_of,
     key_of,
     last_turn,
-    sharing,
+    scope_of,
     storable,
-    wishes,
     without_last_turn,
 )
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Cache, Deployment, Event, Guardrail, Key, Model, Price, Project
-from codellama_proxy.openai_format.request import ChatRequest, parse_chat
+from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from tests.support.builders import deployment, snapshot
 from tests.support.builders import model as model_of
 
@@ -233,12 +233,12 @@ def test_prompt_and_the_message_it_stands_for_share_an_answer() -> None:
     [("project", ("project", "team")), ("key", ("key", "key_1")), ("global", ("global", ""))],
 )
 def test_the_configuration_says_who_shares(scope: Any, expected: tuple[str, str]) -> None:
-    found = sharing(snapshot(cache=Cache(scope=scope)), "team", Key("key_1", "team"))
-    assert found == Sharing(*expected, "team")
+    found = scope_of(snapshot(cache=Cache(scope=scope)), "team", Key("key_1", "team"))
+    assert found == CacheScope(*expected, "team")
 
 
 def test_callers_without_a_key_share_within_their_project() -> None:
-    assert sharing(snapshot(cache=Cache(scope="key")), "anonymous", None).name == "anonymous"
+    assert scope_of(snapshot(cache=Cache(scope="key")), "anonymous", None).name == "anonymous"
 
 
 # --- wishes --------------------------------------------------------------------------------------------------
@@ -247,18 +247,20 @@ def test_callers_without_a_key_share_within_their_project() -> None:
 @pytest.mark.parametrize(
     ("cache", "header", "expected"),
     [
-        ({}, "", Wishes()),
-        ({"no-cache": True}, "", Wishes(read=False)),
-        ({"no-store": True}, "", Wishes(write=False)),
-        ({"no-cache": False, "no-store": False}, "", Wishes()),
-        ({}, "no-cache", Wishes(read=False)),
-        ({}, "No-Store , max-age=0", Wishes(write=False, max_age=0)),
-        ({"ttl": 60, "s-maxage": 600}, "max-age=30, max-age=x", Wishes(ttl=60, max_age=30)),
-        ({"namespace": "other", "use-cache": True, "similarity": 0.1}, "public", Wishes()),
+        ({}, "", CacheDirectives()),
+        ({"no-cache": True}, "", CacheDirectives(read=False)),
+        ({"no-store": True}, "", CacheDirectives(write=False)),
+        ({"no-cache": False, "no-store": False}, "", CacheDirectives()),
+        ({}, "no-cache", CacheDirectives(read=False)),
+        ({}, "No-Store , max-age=0", CacheDirectives(write=False, max_age=0)),
+        ({"ttl": 60, "s-maxage": 600}, "max-age=30, max-age=x", CacheDirectives(ttl=60, max_age=30)),
+        ({"namespace": "other", "use-cache": True, "similarity": 0.1}, "public", CacheDirectives()),
     ],
 )
-def test_clients_may_say_what_they_want(cache: dict[str, Any], header: str, expected: Wishes) -> None:
-    assert wishes(cache, header) == expected
+def test_clients_may_say_what_they_want(
+    cache: dict[str, Any], header: str, expected: CacheDirectives
+) -> None:
+    assert directives_of(cache, header) == expected
 
 
 @pytest.mark.parametrize(
@@ -273,28 +275,28 @@ def test_clients_may_say_what_they_want(cache: dict[str, Any], header: str, expe
 )
 def test_what_makes_no_sense_is_refused(cache: dict[str, Any], code: str) -> None:
     with pytest.raises(ProxyError) as caught:
-        wishes(cache, "")
+        directives_of(cache, "")
     assert (caught.value.code, caught.value.param) == (code, f"cache.{next(iter(cache))}")
 
 
-def answer(**changes: Any) -> Answer:
-    return replace(Answer(Event(b"{}"), "a#1", (), 1000.0, 1060.0), **changes)
+def answer(**changes: Any) -> CachedAnswer:
+    return replace(CachedAnswer(Event(b"{}"), "a#1", (), 1000.0, 1060.0), **changes)
 
 
 @given(*[st.integers(0, 10_000)] * 4)
 def test_clients_only_tighten(ttl: int, max_age: int, configured: int, age: int) -> None:
-    wish = Wishes(ttl=ttl, max_age=max_age)
+    wish = CacheDirectives(ttl=ttl, max_age=max_age)
     assert wish.expiry(configured, 1000.0) <= 1000.0 + configured
     kept = answer(expires_at=1000.0 + configured)
     if wish.fresh(kept, configured, 1000.0 + age):
-        assert Wishes().fresh(kept, configured, 1000.0 + age)
+        assert CacheDirectives().fresh(kept, configured, 1000.0 + age)
         assert age < max_age
 
 
 def test_a_shorter_ttl_of_today_ends_yesterdays_answers() -> None:
-    assert Wishes().fresh(answer(), 60.0, 1059.0)
-    assert not Wishes().fresh(answer(), 10.0, 1011.0)
-    assert not Wishes().fresh(answer(), 600.0, 1060.0)
+    assert CacheDirectives().fresh(answer(), 60.0, 1059.0)
+    assert not CacheDirectives().fresh(answer(), 10.0, 1011.0)
+    assert not CacheDirectives().fresh(answer(), 600.0, 1060.0)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------
@@ -328,7 +330,7 @@ def test_only_whole_answers_are_kept(found: dict[str, Any], expected: bool) -> N
 # --- similar requests ----------------------------------------------------------------------------------------
 
 
-def parsed(*messages: dict[str, Any], **more: Any) -> ChatRequest:
+def parsed(*messages: dict[str, Any], **more: Any) -> InferenceRequest:
     return parse_chat(orjson.dumps({"messages": list(messages), **more}))
 
 
@@ -352,7 +354,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:x"}}
         (parsed(user("")), None),
     ],
 )
-def test_only_plain_text_can_be_similar(chat: ChatRequest, expected: str | None) -> None:
+def test_only_plain_text_can_be_similar(chat: InferenceRequest, expected: str | None) -> None:
     assert last_turn(chat) == expected
 
 

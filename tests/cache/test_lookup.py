@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.types import Cache, Guardrail, Limits, Price, Project
-from codellama_proxy.gateway.respond import ClientLeft
+from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.completion import fold
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
@@ -214,7 +214,7 @@ def test_only_complete_answers_are_kept(play: Play, script: Any) -> None:
 def test_an_answer_whose_client_left_is_not_kept(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=True, stops_after=0)
-        with pytest.raises(ClientLeft):
+        with pytest.raises(ClientDisconnectedError):
             await rig.gateway.answer("chat/completions", client)
         assert len(rig.answers.memory) == 0
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.cache.single_flight import AHEAD, LARGE, Flight, Seat
+from codellama_proxy.cache.single_flight import AHEAD, LARGE, SharedCall, Subscription
 from codellama_proxy.core.types import Cache, Event, Limits, Price, Routing, Timeouts
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import HANG, Internet, answer, good, refusal, stream
@@ -453,12 +453,12 @@ async def begin() -> Whole:
 
 def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
     async def use() -> None:
-        flight = Flight(stream=False)
-        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight = SharedCall(stream=False)
+        seats = [Subscription(flight, chat()), Subscription(flight, chat(stream=True))]
         flight.start(begin, lambda: 1.0, lambda: None).cancel()
         async with asyncio.timeout(2):
             assert [await seat.board() for seat in seats] == [False, False]
-        assert isinstance(flight.error, AttemptFailed)
+        assert isinstance(flight.error, AttemptError)
 
     asyncio.run(use())
 
@@ -469,8 +469,8 @@ def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> N
         raise error
 
     async def use() -> None:
-        flight = Flight(stream=False)
-        seats = [Seat(flight, chat()), Seat(flight, chat(stream=True))]
+        flight = SharedCall(stream=False)
+        seats = [Subscription(flight, chat()), Subscription(flight, chat(stream=True))]
         flight.start(begin, lambda: 1.0, ended)
         async with asyncio.timeout(2):
             assert [await seat.board() for seat in seats] == [True, True]
@@ -487,8 +487,8 @@ def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
         return Odd()
 
     async def use() -> None:
-        flight = Flight(stream=False)
-        same, other = Seat(flight, chat()), Seat(flight, chat(stream=True))
+        flight = SharedCall(stream=False)
+        same, other = Subscription(flight, chat()), Subscription(flight, chat(stream=True))
         flight.start(begin_oddly, lambda: 1.0, lambda: None)
         async with asyncio.timeout(2):
             assert (await same.board(), await other.board()) == (True, False)

@@ -11,20 +11,20 @@ import orjson
 import pytest
 
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cache.key import Answer, Sharing
-from codellama_proxy.cache.storage import OVERHEAD, STEP, Answers, Memory
+from codellama_proxy.cache.key import CachedAnswer, CacheScope
+from codellama_proxy.cache.storage import OVERHEAD, STEP, CacheStorage, LruCache
 from codellama_proxy.openai_format.completion import whole_event
 
-TEAM = Sharing("project", "team", "team")
-OTHER = Sharing("project", "other", "other")
+TEAM = CacheScope("project", "team", "team")
+OTHER = CacheScope("project", "other", "other")
 
 
-def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 2000.0) -> Answer:
+def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 2000.0) -> CachedAnswer:
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     body = orjson.dumps({"model": "m", "choices": [choice], "usage": usage})
-    return Answer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
+    return CachedAnswer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
 
 
 def key(number: int = 0) -> bytes:
@@ -38,9 +38,9 @@ class Clock:
         return self.now
 
 
-def play(path: Path, use: Callable[[Answers], Awaitable[None]], **options: Any) -> Answers:
+def play(path: Path, use: Callable[[CacheStorage], Awaitable[None]], **options: Any) -> CacheStorage:
     """Opens, uses, closes."""
-    answers = Answers(path, options.pop("clock", Clock()), **options)
+    answers = CacheStorage(path, options.pop("clock", Clock()), **options)
 
     async def main() -> None:
         await answers.open()
@@ -53,8 +53,8 @@ def play(path: Path, use: Callable[[Answers], Awaitable[None]], **options: Any) 
     return answers
 
 
-def keep(path: Path, *kept: Answer) -> None:
-    async def use(answers: Answers) -> None:
+def keep(path: Path, *kept: CachedAnswer) -> None:
+    async def use(answers: CacheStorage) -> None:
         for number, one in enumerate(kept):
             answers.put(key(number), one, TEAM, "a", 1000)
 
@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 def test_an_answer_is_found_again_whole_after_a_restart(path: Path) -> None:
     keep(path, answer("ünï 🎉"))
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         assert len(answers.memory) == 0
         assert await answers.find(key(), TEAM) == answer("ünï 🎉")
         assert len(answers.memory) == 1
@@ -84,7 +84,7 @@ def test_an_answer_is_found_again_whole_after_a_restart(path: Path) -> None:
 
 
 def test_an_answer_in_memory_needs_no_disk(path: Path) -> None:
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         answers.put(key(), answer(), TEAM, "a", 10)
         assert await answers.find(key(), TEAM) == answer()
 
@@ -94,7 +94,7 @@ def test_an_answer_in_memory_needs_no_disk(path: Path) -> None:
 
 
 def test_the_disk_keeps_so_many_answers_and_no_more(path: Path) -> None:
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         for number in range(30):
             answers.put(key(number), answer(created_at=1000.0 + number), TEAM, "a", 10)
         assert len(answers.memory) == 10
@@ -106,7 +106,7 @@ def test_the_disk_keeps_so_many_answers_and_no_more(path: Path) -> None:
 def test_a_smaller_bound_shrinks_what_is_kept_step_by_step(path: Path) -> None:
     keep(path, *[answer(created_at=float(number)) for number in range(STEP + 50)])
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         await answers.maintain(1500.0, 10)
         assert len(rows(path)) == 50
         await answers.maintain(1500.0, 10)
@@ -118,7 +118,7 @@ def test_a_smaller_bound_shrinks_what_is_kept_step_by_step(path: Path) -> None:
 def test_old_answers_are_deleted_a_few_at_a_time(path: Path) -> None:
     keep(path, *[answer(expires_at=1200.0)] * (STEP + 5), answer())
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         await answers.maintain(1100.0, 1000)
         assert len(rows(path)) == STEP + 6
         await answers.maintain(1200.0, 1000)
@@ -130,7 +130,7 @@ def test_old_answers_are_deleted_a_few_at_a_time(path: Path) -> None:
 
 
 def test_memory_forgets_what_was_not_used_for_longest() -> None:
-    memory = Memory()
+    memory = LruCache()
     for number in range(3):
         memory.put(key(number), answer(), 3)
     memory.get(key(0))
@@ -140,7 +140,7 @@ def test_memory_forgets_what_was_not_used_for_longest() -> None:
 
 def test_memory_is_bounded_by_bytes() -> None:
     one = answer("x" * 1000)
-    memory = Memory(3 * (one.size + OVERHEAD))
+    memory = LruCache(3 * (one.size + OVERHEAD))
     for number in range(10):
         memory.put(key(number), one, 100)
     assert len(memory) == 3
@@ -151,7 +151,7 @@ def test_memory_is_bounded_by_bytes() -> None:
 
 
 def test_putting_again_replaces(path: Path) -> None:
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         answers.put(key(), answer("old"), TEAM, "a", 10)
         answers.put(key(), answer("new"), TEAM, "a", 10)
 
@@ -162,7 +162,7 @@ def test_putting_again_replaces(path: Path) -> None:
 def test_a_row_is_not_read_for_another_scope(path: Path) -> None:
     keep(path, answer())
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         assert await answers.find(key(), OTHER) is None
 
     assert play(path, use).troubles["corrupt"] == 1
@@ -183,7 +183,7 @@ def test_a_row_that_cannot_be_read_is_a_miss_and_deleted(path: Path, damage: str
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(damage)
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         assert await answers.find(key(), TEAM) is None
 
     assert play(path, use).troubles["corrupt"] == 1
@@ -218,7 +218,7 @@ def test_a_file_that_is_of_no_use_is_made_anew_at_the_start(path: Path, how: str
     keep(path, answer())
     spoiled(path, how)
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         assert await answers.find(key(), TEAM) is None
         answers.put(key(1), answer(), TEAM, "a", 10)
 
@@ -230,7 +230,7 @@ def test_a_file_that_is_of_no_use_is_made_anew_at_the_start(path: Path, how: str
 def test_tables_deleted_under_a_running_server_are_misses_then_made_anew(path: Path, table: str) -> None:
     keep(path, answer())
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         spoiled(path, f"drop table {table}")
         answers.put(key(5), answer(), TEAM, "a", 10)
         await answers.find(key(), TEAM)
@@ -246,7 +246,7 @@ def test_a_locked_file_is_a_miss_and_left_alone_for_a_while(path: Path) -> None:
     keep(path, answer())
     clock = Clock()
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("begin exclusive")
             answers.put(key(1), answer(), TEAM, "a", 10)
@@ -266,7 +266,7 @@ def test_a_directory_that_is_not_there_costs_nothing_but_the_disk(tmp_path: Path
     blocker = tmp_path / "file"
     blocker.write_text("")
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         answers.put(key(), answer(), TEAM, "a", 10)
         assert await answers.find(key(), TEAM) == answer()
 
@@ -276,7 +276,7 @@ def test_a_directory_that_is_not_there_costs_nothing_but_the_disk(tmp_path: Path
 def test_what_another_process_purges_is_forgotten(path: Path) -> None:
     keep(path, answer(), answer())
 
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         assert await answers.find(key(), TEAM) is not None
         await answers.maintain(1000.0, 10)
         assert len(answers.memory) == 1, "our own writes purge nothing"
@@ -290,7 +290,7 @@ def test_what_another_process_purges_is_forgotten(path: Path) -> None:
 
 
 def test_writes_that_the_disk_cannot_follow_are_dropped(path: Path) -> None:
-    async def use(answers: Answers) -> None:
+    async def use(answers: CacheStorage) -> None:
         for number in range(3000):
             answers.put(key(number), answer(), TEAM, "a", 10_000)
 

@@ -10,7 +10,7 @@ import pytest
 
 from codellama_proxy.__main__ import main
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cache.key import Sharing
+from codellama_proxy.cache.key import CacheScope
 from tests.cache.test_storage import answer, key, play
 
 Say = pytest.CaptureFixture[str]
@@ -23,7 +23,7 @@ def database(tmp_path: Path) -> Path:
 
     async def use(answers: Any) -> None:
         for number, (project, model) in enumerate([("web", "a"), ("web", "b"), ("app", "a")]):
-            answers.put(key(number), answer(), Sharing("project", project, project), model, 10)
+            answers.put(key(number), answer(), CacheScope("project", project, project), model, 10)
 
     play(answer_file.beside(path), use)
     return path

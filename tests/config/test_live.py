@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama_proxy.config.live import SETTLING, Live, Source
+from codellama_proxy.config.live import SETTLING, LiveConfig, Source
 from codellama_proxy.config.mounts import mounted_alone
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.types import Snapshot
@@ -59,16 +59,16 @@ def environ() -> dict[str, str]:
 
 
 @pytest.fixture
-def live(path: Path, clock: Clock, environ: dict[str, str]) -> Live:
+def live(path: Path, clock: Clock, environ: dict[str, str]) -> LiveConfig:
     source = Source(path, lambda: environ, IMPLEMENTED)
-    return Live(source, sleep=clock.sleep, clock=lambda: clock.now)
+    return LiveConfig(source, sleep=clock.sleep, clock=lambda: clock.now)
 
 
-def names(live: Live) -> list[str]:
+def names(live: LiveConfig) -> list[str]:
     return list(live.snapshot.models)
 
 
-def look(live: Live, times: int = 1) -> None:
+def look(live: LiveConfig, times: int = 1) -> None:
     async def looks() -> None:
         for _ in range(times):
             await live.look()
@@ -95,7 +95,7 @@ def same_size_and_time(path: Path, content: str) -> None:
 
 @pytest.mark.parametrize("save", [rename_over, write_in_place, same_size_and_time])
 def test_a_save_is_picked_up_however_it_is_made(
-    live: Live, path: Path, save: Callable[[Path, str], None]
+    live: LiveConfig, path: Path, save: Callable[[Path, str], None]
 ) -> None:
     save(path, text("b"))
     look(live)
@@ -108,14 +108,14 @@ def test_a_symlink_that_points_elsewhere_is_picked_up(tmp_path: Path, clock: Clo
         (tmp_path / version / "proxy.yaml").write_text(text(version))
     current = tmp_path / "current"
     current.symlink_to("one")
-    live = Live(Source(current / "proxy.yaml", dict, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(current / "proxy.yaml", dict, IMPLEMENTED), sleep=clock.sleep)
     (tmp_path / "next").symlink_to("two")
     (tmp_path / "next").replace(current)
     look(live)
     assert names(live) == ["two"]
 
 
-def test_a_touched_file_is_not_loaded_again(live: Live, path: Path, clock: Clock) -> None:
+def test_a_touched_file_is_not_loaded_again(live: LiveConfig, path: Path, clock: Clock) -> None:
     before = live.snapshot
     path.touch()
     rename_over(path, text())
@@ -125,7 +125,7 @@ def test_a_touched_file_is_not_loaded_again(live: Live, path: Path, clock: Clock
     assert clock.slept == []
 
 
-def test_a_change_must_read_the_same_after_a_moment(live: Live, path: Path, clock: Clock) -> None:
+def test_a_change_must_read_the_same_after_a_moment(live: LiveConfig, path: Path, clock: Clock) -> None:
     path.write_text(text("half"))
     clock.meanwhile = [lambda: path.write_text(text("whole"))]
     look(live)
@@ -136,7 +136,7 @@ def test_a_change_must_read_the_same_after_a_moment(live: Live, path: Path, cloc
 
 
 def test_an_edit_that_is_taken_back_within_the_moment_never_happened(
-    live: Live, path: Path, clock: Clock
+    live: LiveConfig, path: Path, clock: Clock
 ) -> None:
     path.write_text("models: [")
     clock.meanwhile = [lambda: path.write_text(text())]
@@ -189,7 +189,7 @@ SPOILS = {
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILS.items())
 def test_a_bad_file_changes_nothing_is_logged_once_and_watching_goes_on(
-    live: Live, path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], reason: str
+    live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], reason: str
 ) -> None:
     before = live.snapshot
     spoil(path)
@@ -213,7 +213,7 @@ def test_a_bad_file_changes_nothing_is_logged_once_and_watching_goes_on(
 
 
 def test_each_bad_content_is_logged_and_going_back_to_the_good_one_clears_it(
-    live: Live, path: Path, caplog: pytest.LogCaptureFixture
+    live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for content in ("models: [", "models: {", "models: {"):
         path.write_text(content)
@@ -231,7 +231,7 @@ def test_the_log_tells_the_difference_and_no_secret(
     entry = "  - {name: o, provider: openai, api_key: '${KEY}'}\n"
     path.write_text(text("a", entry))
     environ = {"KEY": "sk-old-secret"}
-    live = Live(Source(path, lambda: environ, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, lambda: environ, IMPLEMENTED), sleep=clock.sleep)
     environ["KEY"] = "sk-new-secret"
     path.write_text(text("a", entry + "  - {name: new, provider: mock}\ntimeouts: {first_token: 10s}\n"))
     look(live)
@@ -248,7 +248,7 @@ def test_a_secret_file_that_changes_is_a_change(tmp_path: Path, path: Path, cloc
     secret = tmp_path / "secret"
     secret.write_text("one")
     path.write_text(text("a", f"  - {{name: o, provider: openai, api_key: '${{file:{secret}}}'}}\n"))
-    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
     old = live.snapshot.digest
     secret.write_text("two\n")
     look(live)
@@ -261,7 +261,9 @@ def test_a_secret_file_that_changes_is_a_change(tmp_path: Path, path: Path, cloc
     assert names(live) == ["a"]
 
 
-def test_a_variable_that_appears_enables_its_model(live: Live, path: Path, environ: dict[str, str]) -> None:
+def test_a_variable_that_appears_enables_its_model(
+    live: LiveConfig, path: Path, environ: dict[str, str]
+) -> None:
     path.write_text(text("a", "  - {name: o, provider: openai, api_key: '${KEY}'}\n"))
     look(live)
     assert names(live) == ["a"]
@@ -270,7 +272,7 @@ def test_a_variable_that_appears_enables_its_model(live: Live, path: Path, envir
     assert names(live) == ["a", "o"]
 
 
-def test_the_time_of_the_load_is_kept(live: Live, path: Path, clock: Clock) -> None:
+def test_the_time_of_the_load_is_kept(live: LiveConfig, path: Path, clock: Clock) -> None:
     assert live.loaded_at == 1000.0
     path.write_text(text("b"))
     look(live)
@@ -281,7 +283,7 @@ def test_the_time_of_the_load_is_kept(live: Live, path: Path, clock: Clock) -> N
 
 
 def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Clock) -> None:
-    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
     changed = asyncio.Event()
     clock.meanwhile = [lambda: None, lambda: path.write_text(text("b"))]
 
@@ -302,7 +304,7 @@ def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Cl
 
 
 def test_listeners_get_both_snapshots_and_one_that_fails_does_not_stop_the_rest(
-    live: Live, path: Path, caplog: pytest.LogCaptureFixture
+    live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[tuple[str, str]] = []
 
@@ -328,7 +330,7 @@ def test_the_file_is_read_and_built_off_the_event_loop(path: Path, clock: Clock)
         threads.append(threading.current_thread())
         return {}
 
-    live = Live(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
     threads.clear()
     path.write_text(text("b"))
     look(live)
@@ -346,7 +348,7 @@ def test_a_bug_in_the_loader_leaves_the_old_configuration_and_the_watch_alive(
                 raise RuntimeError("a bug")
             return super().build(seen)  # type: ignore[arg-type]
 
-    live = Live(Broken(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Broken(path, dict, IMPLEMENTED), sleep=clock.sleep)
     path.write_text(text("boom"))
     look(live, 2)
     assert (names(live), live.failures) == (["a"], 1)
@@ -359,13 +361,13 @@ def test_a_bug_in_the_loader_leaves_the_old_configuration_and_the_watch_alive(
 def test_a_bad_file_at_the_start_is_an_error(path: Path) -> None:
     path.write_text("models: [")
     with pytest.raises(ConfigError, match="2:1: not YAML"):
-        Live(Source(path, dict, IMPLEMENTED))
+        LiveConfig(Source(path, dict, IMPLEMENTED))
     path.unlink()
     with pytest.raises(ConfigError, match="1:1: cannot be read: No such file"):
-        Live(Source(path, dict, IMPLEMENTED))
+        LiveConfig(Source(path, dict, IMPLEMENTED))
 
 
-def test_a_hundred_reloads_leave_no_file_open(live: Live, path: Path) -> None:
+def test_a_hundred_reloads_leave_no_file_open(live: LiveConfig, path: Path) -> None:
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -390,7 +392,7 @@ def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, c
             raise PermissionError(13, "Permission denied", ".env")
         return {}
 
-    live = Live(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, environ, IMPLEMENTED), sleep=clock.sleep)
     broken = True
     look(live, 2)
     assert live.error == f"{path}:1:1: the environment cannot be read: Permission denied"
@@ -405,7 +407,7 @@ def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, c
 
 def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Path, clock: Clock) -> None:
     path.write_text("models: [")
-    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
+    live = LiveConfig(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
     assert names(live) == ["kept"]
     assert live.text == text("kept").encode()
     assert live.error == f"{path}:2:1: not YAML: something is missing here: a value, or the closing ] or }}"
@@ -417,17 +419,17 @@ def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Pa
 
 
 def test_a_good_file_at_the_start_is_not_replaced_by_an_older_one(path: Path) -> None:
-    live = Live(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode())
+    live = LiveConfig(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode())
     assert (names(live), live.error) == (["a"], None)
 
 
 def test_a_last_good_text_that_is_no_longer_good_tells_what_is_wrong_with_the_file(path: Path) -> None:
     path.write_text("models: {}")
     with pytest.raises(ConfigError, match="expected a list"):
-        Live(Source(path, dict, IMPLEMENTED), last_good=b"models: [")
+        LiveConfig(Source(path, dict, IMPLEMENTED), last_good=b"models: [")
 
 
-def test_the_last_reload_says_what_it_changed(live: Live, path: Path) -> None:
+def test_the_last_reload_says_what_it_changed(live: LiveConfig, path: Path) -> None:
     assert live.changes == ()
     path.write_text(text("a", "timeouts: {idle: 90s}\n"))
     look(live)
@@ -437,7 +439,7 @@ def test_the_last_reload_says_what_it_changed(live: Live, path: Path) -> None:
     assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
 
 
-def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: Live, path: Path) -> None:
+def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: LiveConfig, path: Path) -> None:
     interval = sys.getswitchinterval()
     for content in (text("b"), "bad"):
         path.write_text(content)
@@ -451,7 +453,7 @@ def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
 ) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_text(text())
-    live = Live(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
+    live = LiveConfig(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
     path.chmod(0)
     mine = os.geteuid()
     try:
@@ -467,7 +469,9 @@ def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
     assert (names(live), live.error) == (["b"], None)
 
 
-def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(live: Live, path: Path) -> None:
+def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(
+    live: LiveConfig, path: Path
+) -> None:
     whole = "# >>> proxy.yaml\n" + text("b") + "  - {name: c, provider: mock}\n# <<< proxy.yaml\n"
     path.write_text(whole[:60])
     look(live)

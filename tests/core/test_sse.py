@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.sse import MAX_EVENT, MOST_LINES, Decoder, EventTooLarge, Frame, encode
+from codellama_proxy.core.sse import MAX_EVENT, MOST_LINES, Decoder, EventTooLargeError, Frame, encode
 
 
 def decode(*chunks: bytes) -> list[Frame]:
@@ -70,12 +70,12 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
     decoder = Decoder()
     for _ in range(10):
         decoder.feed(b"x" * (MAX_EVENT // 10))
-    with pytest.raises(EventTooLarge):
+    with pytest.raises(EventTooLargeError):
         decoder.feed(b"x" * (MAX_EVENT // 10))
 
 
 def test_an_event_of_endless_lines_is_refused() -> None:
-    with pytest.raises(EventTooLarge):
+    with pytest.raises(EventTooLargeError):
         Decoder().feed(b"data:\n" * (2 * MOST_LINES) + b"\n")
 
 
@@ -84,7 +84,7 @@ def test_no_line_is_looked_at_again_and_again(line: bytes) -> None:
     """Takes no time where reading is linear, minutes where it is not."""
     raw = line * 150_000
     decoder = Decoder()
-    with suppress(EventTooLarge):
+    with suppress(EventTooLargeError):
         decoder.feed(raw[: MAX_EVENT - 10] + b"\n:\n\n")
 
 

@@ -21,7 +21,7 @@ from codellama_proxy.core.types import Deployment, Key, Snapshot
 from codellama_proxy.diagnostics.decision import Explanation, World, explain, trace_of, unused
 from codellama_proxy.diagnostics.simulation import Course, Fault, Plan, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
-from codellama_proxy.openai_format.request import ChatRequest, parse_chat
+from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.tokens import tokenizers as tokens
@@ -183,11 +183,11 @@ def lived(
 
 
 def explained(
-    directory: Path, snapshot: Snapshot, key: Key, chat: ChatRequest, plan: Plan
+    directory: Path, snapshot: Snapshot, key: Key, chat: InferenceRequest, plan: Plan
 ) -> tuple[Explanation, Course | None]:
     counter = Counter(directory)
 
-    def count(asked: ChatRequest, first: Deployment) -> int:
+    def count(asked: InferenceRequest, first: Deployment) -> int:
         if counts_tokens(scopes_of(trace_of(snapshot, key, asked, 0.0), asked, snapshot)):
             return asyncio.run(counter.prompt(asked, first))
         return tokens.of_size(asked.size)

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from codellama_proxy.providers.registry import ADAPTERS, NATIVES
+from codellama_proxy.providers.registry import ADAPTERS, NATIVE_ADAPTERS
 from tests.support.dialects import ai21_server, anthropic_server, cohere_server, replicate_server
 from tests.support.dialects.loopback import serving
 from tests.support.openai_client import openai_of
@@ -93,7 +93,7 @@ def served(places: Mapping[str, Place], upstream_process: Upstream, module_proxy
     for provider in REMOTE:
         entries += (
             native(provider, places[provider])
-            if provider in NATIVES
+            if provider in NATIVE_ADAPTERS
             else scripted(provider, upstream_process)
         )
     return module_proxy(config(*entries))
@@ -110,7 +110,7 @@ def ask(provider: str, case: str, **more: Any) -> dict[str, Any]:
 
 
 def test_no_native_dialect_is_without_its_server(places: Mapping[str, Place]) -> None:
-    assert places.keys() == NATIVES.keys()
+    assert places.keys() == NATIVE_ADAPTERS.keys()
 
 
 @each_provider

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key, Limits, Project
-from codellama_proxy.gateway.arrivals import SPARE, Arrivals, Room, room_of
+from codellama_proxy.gateway.arrivals import SPARE, ArrivalRoom, Arrivals, room_of
 from tests.support.builders import snapshot
 
-ROOM = Room(requests=4, own_requests=3, size=100)
+ROOM = ArrivalRoom(requests=4, own_requests=3, size=100)
 
 
 @given(

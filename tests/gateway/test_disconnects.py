@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codellama_proxy.core.types import Price
-from codellama_proxy.gateway.respond import ClientLeft
+from codellama_proxy.gateway.respond import ClientDisconnectedError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import HEAD, chunk, sse
 from tests.support.fake_internet import HANG, Internet, good, refusal, stream
@@ -87,7 +87,7 @@ def test_a_client_that_stops_reading_is_one_that_left(play: Play, streamed: bool
         if writes and not streamed:
             await rig.gateway.answer("chat/completions", client)  # it has all there is
             return
-        with pytest.raises(ClientLeft):
+        with pytest.raises(ClientDisconnectedError):
             await rig.gateway.answer("chat/completions", client)
         row = await rig.row(client)
         assert (row["status"], row["http_status"]) == ("cancelled", 499)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.openai import COMPLETION_FIELDS, EMBEDDING_FIELDS, PARSERS
 from codellama_proxy.openai_format.fields import FIELDS
-from codellama_proxy.openai_format.request import ChatRequest, Endpoint, several
-from codellama_proxy.policy.guardrail import addressed
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, several
+from codellama_proxy.policy.guardrail import request_for
 from tests.support.builders import deployment
 
 OTHERS: list[Endpoint] = ["completions", "embeddings"]
@@ -23,7 +23,7 @@ FORMS = st.one_of(
 )
 
 
-def parse(endpoint: Endpoint, body: Any) -> ChatRequest:
+def parse(endpoint: Endpoint, body: Any) -> InferenceRequest:
     return PARSERS[endpoint](orjson.dumps(body), "req_1", 1_700_000_000)
 
 
@@ -152,7 +152,7 @@ def test_embeddings_generate_nothing_whatever_they_say() -> None:
 def test_no_guardrail_and_no_parameters_of_chats_reach_the_others() -> None:
     own = {"tools": [{}], "response_format": {}, "logprobs": True, "temperature": 0.5, "top_k": 4}
     entry = deployment(params=own)
-    asked = addressed(parse("completions", {"prompt": "x", "top_k": 9}), entry, "Only code.", "keep", 32)
+    asked = request_for(parse("completions", {"prompt": "x", "top_k": 9}), entry, "Only code.", "keep", 32)
     assert asked.messages == ()
     assert asked.params == {"prompt": "x", "top_k": 9, "temperature": 0.5, "max_tokens": 32}
     assert set(own) - {"temperature", "top_k"} <= FIELDS.keys()

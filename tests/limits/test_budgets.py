@@ -16,7 +16,7 @@ from codellama_proxy.core import money
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Limits, Price, Usage
 from codellama_proxy.limits import budgets
-from codellama_proxy.limits.admission import Ask, Refused, Standing, decide
+from codellama_proxy.limits.admission import AdmissionRequest, LimitExceededError, ScopeState, decide
 from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import DAY, FOR_EVER, Window, is_rolling, turned, window
 from codellama_proxy.pricing.cost import cost
@@ -35,7 +35,7 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def ask(**given: Any) -> Ask:
+def ask(**given: Any) -> AdmissionRequest:
     values: dict[str, Any] = {
         "request_id": "req_1",
         "created_at": NOW,
@@ -55,11 +55,11 @@ def ask(**given: Any) -> Ask:
         "prices": (PRICE,),
         "candidate_names": ("codellama",),
     }
-    return Ask(**values | given)
+    return AdmissionRequest(**values | given)
 
 
-def standing(kind: str = "project:web", spent: int = 0, held: int = 0, **limited: Any) -> Standing:
-    return Standing(ScopeLimits(kind, Limits(**limited)), Rates(), 0, spent, held, None)
+def standing(kind: str = "project:web", spent: int = 0, held: int = 0, **limited: Any) -> ScopeState:
+    return ScopeState(ScopeLimits(kind, Limits(**limited)), Rates(), 0, spent, held, None)
 
 
 # --- windows -----------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_what_does_not_fit_the_tightest_budget_is_clamped_to_it() -> None:
 def test_below_sixteen_tokens_the_budget_is_over() -> None:
     enough = 200_000 + 16 * 600
     assert decide(ask(), [standing(max_budget=enough)]).admission.max_tokens == 16
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(LimitExceededError) as refused:
         decide(ask(), [standing(max_budget=enough - 1)])
     error = refused.value
     assert (error.status, error.code, error.type) == (429, "insufficient_quota", "insufficient_quota")
@@ -242,7 +242,7 @@ def test_who_wants_fewer_than_sixteen_tokens_gets_them() -> None:
 
 def test_a_refusal_names_scope_limit_spent_and_reset() -> None:
     tight = standing(spent=1_250_000_000, max_budget=1_250_000_000)._replace(resets_at=at("2026-12-01"))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(LimitExceededError) as refused:
         decide(ask(), [tight])
     assert refused.value.message == (
         "Budget exceeded for project web: limit $1.25, spent $1.25; it resets at 2026-12-01T00:00:00Z. "
@@ -264,7 +264,7 @@ def test_an_unpriced_candidate_passes_a_shadow() -> None:
 
 
 def test_a_budget_of_nothing_allows_nothing_even_if_it_is_free() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(LimitExceededError):
         decide(ask(prices=(Price(0, 0),)), [standing(max_budget=0)])
 
 
@@ -278,7 +278,7 @@ def test_what_costs_nothing_passes_an_empty_budget() -> None:
 def test_an_embedding_is_held_at_its_input_and_never_clamped() -> None:
     wish = ask(default_max_tokens=0)
     assert decide(wish, [standing(max_budget=200_000)]).admission.max_tokens is None
-    with pytest.raises(Refused):
+    with pytest.raises(LimitExceededError):
         decide(wish, [standing(max_budget=199_999)])
 
 
@@ -295,7 +295,7 @@ def test_the_dearest_candidate_of_the_chain_is_held() -> None:
 
 
 def test_a_shadow_reports_what_it_would_have_refused_and_changes_nothing() -> None:
-    shadow = Standing(
+    shadow = ScopeState(
         ScopeLimits("key:a", Limits(rpm_limit=1, max_budget=5, shadow=True)), Rates(0.0, None, NOW), 0, 5
     )
     decision = decide(ask(), [shadow])
@@ -313,8 +313,8 @@ def test_a_shadow_beside_a_budget_reports_the_hold_that_would_not_fit() -> None:
 
 
 def test_one_refusing_scope_refuses_for_all() -> None:
-    empty = Standing(ScopeLimits("key:a", Limits(rpm_limit=1)), Rates(0.0, None, NOW))
-    with pytest.raises(Refused) as refused:
+    empty = ScopeState(ScopeLimits("key:a", Limits(rpm_limit=1)), Rates(0.0, None, NOW))
+    with pytest.raises(LimitExceededError) as refused:
         decide(ask(), [standing(rpm_limit=100)._replace(rates=Rates(100.0, None, NOW)), empty])
     assert refused.value.refusal.scope == "key"
     assert refused.value.headers["x-ratelimit-remaining-requests"] == "0"

@@ -12,8 +12,8 @@ import pytest
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment
-from codellama_proxy.providers.openai.profiles import DIALECTS
-from codellama_proxy.providers.registry import ADAPTERS, NATIVES
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
+from codellama_proxy.providers.registry import ADAPTERS, NATIVE_ADAPTERS
 from tests.providers import test_providers
 from tests.support.builders import chat, deployment
 from tests.support.docs_examples import ADDED, BLOCKS, PAGE, SAYING
@@ -90,7 +90,7 @@ def knowing(provider: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "provider", sorted({*NATIVES, "nvidia", "groq", "perplexity", "cerebras", "fireworks"})
+    "provider", sorted({*NATIVE_ADAPTERS, "nvidia", "groq", "perplexity", "cerebras", "fireworks"})
 )
 def test_every_place_that_knows_a_provider_is_named(provider: str) -> None:
     own = {f for f in knowing(provider) if Path(f).stem.partition("_")[0] == provider}
@@ -110,11 +110,11 @@ def test_every_word_it_names_is_there() -> None:
         "config/validate/cross_field.py": ["_NEEDS_URL"],
         "config/validate/entries.py": ["NEEDS_NO_KEY"],
         "config/validate/credentials.py": ["CUSTOMARY"],
-        "providers/openai/profiles.py": ["DIALECTS", "Dialect"],
-        "providers/registry.py": ["NATIVES", "EXCHANGES"],
+        "providers/openai/profiles.py": ["OPENAI_PROFILES", "OpenAIProfile"],
+        "providers/registry.py": ["NATIVE_ADAPTERS", "MULTI_STEP"],
         "providers/openai/embeddings.py": ["PROVIDERS"],
         "providers/common/legacy_functions.py": ["modern", "restored"],
-        "failures/classify.py": ["parse_error", "AttemptFailed"],
+        "failures/classify.py": ["parse_error", "AttemptError"],
     }
     for home, names in homes.items():
         text = (ROOT / "codellama_proxy" / home).read_text("utf-8")
@@ -124,4 +124,4 @@ def test_every_word_it_names_is_there() -> None:
 
 
 def test_whoever_is_registered_is_known_by_one_way_only() -> None:
-    assert not DIALECTS.keys() & NATIVES.keys()
+    assert not OPENAI_PROFILES.keys() & NATIVE_ADAPTERS.keys()

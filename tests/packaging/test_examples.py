@@ -13,9 +13,9 @@ import pytest
 from codellama_proxy.config.load import load
 from codellama_proxy.core.types import Deployment, Model, Snapshot
 from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import ChatRequest, Endpoint
-from codellama_proxy.policy.guardrail import addressed, guardrail_of
-from codellama_proxy.providers.registry import IMPLEMENTED, SPOKEN
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
+from codellama_proxy.policy.guardrail import guardrail_text, request_for
+from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, IMPLEMENTED
 from codellama_proxy.routing.selection import candidates, models_of_chain
 from tests.support.processes import ROOT
 
@@ -44,12 +44,14 @@ def loaded(file: Path) -> Snapshot:
     return load(text.encode(), variables(text), source=file.name, implemented=IMPLEMENTED)
 
 
-def asking(model: Model, mode: str, *, stream: bool) -> ChatRequest:
+def asking(model: Model, mode: str, *, stream: bool) -> InferenceRequest:
     body = {"model": model.name, **SAID[mode], **({"stream": True} if stream else {})}
     return PARSERS[ENDPOINTS[mode]](orjson.dumps(body), "", 0)
 
 
-def asked(snapshot: Snapshot, *, stream: bool) -> Iterator[tuple[Deployment, ChatRequest, dict[str, Any]]]:
+def asked(
+    snapshot: Snapshot, *, stream: bool
+) -> Iterator[tuple[Deployment, InferenceRequest, dict[str, Any]]]:
     """Every deployment in the chain of every model, how it is asked, and the body that goes out."""
     for model in snapshot.models.values():
         mode = model.deployments[0].mode
@@ -57,9 +59,9 @@ def asked(snapshot: Snapshot, *, stream: bool) -> Iterator[tuple[Deployment, Cha
         chain = models_of_chain(snapshot, model, lambda _name: True, {}, 0.0, mode)
         assert [one.name for one in chain] == [model.name, *model.fallbacks]
         for one in candidates(chain, {}, 0.0, lambda: 0.5):
-            text = guardrail_of(snapshot.guardrail, snapshot.project("default"), one)
-            here = addressed(chat, one, text, snapshot.guardrail.client_system, None)
-            sent = SPOKEN[chat.endpoint][one.provider].to_request(here, one)
+            text = guardrail_text(snapshot.guardrail, snapshot.project("default"), one)
+            here = request_for(chat, one, text, snapshot.guardrail.client_system, None)
+            sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][one.provider].to_request(here, one)
             yield one, here, {"url": sent.url, **orjson.loads(sent.body)}
 
 
@@ -122,7 +124,7 @@ def test_the_gap_in_a_text_reaches_every_model_that_fills_it() -> None:
     chat = PARSERS["completions"](orjson.dumps({"prompt": "before", "suffix": "after"}), "", 0)
     for model in snapshot.models.values():
         [one] = model.deployments
-        sent = orjson.loads(SPOKEN["completions"][one.provider].to_request(chat, one).body)
+        sent = orjson.loads(ADAPTERS_BY_ENDPOINT["completions"][one.provider].to_request(chat, one).body)
         by_tokens = sent["prompt"] == "<PRE> before <SUF>after <MID>" and "suffix" not in sent
         assert by_tokens is (one.provider == "vllm")
         assert by_tokens or (sent["prompt"], sent["suffix"]) == ("before", "after")

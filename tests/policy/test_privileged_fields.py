@@ -15,9 +15,9 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, HttpRequest, Secret
 from codellama_proxy.openai_format.fields import FIELDS
 from codellama_proxy.openai_format.request import parse_chat
-from codellama_proxy.policy.guardrail import addressed
+from codellama_proxy.policy.guardrail import request_for
 from codellama_proxy.policy.privileged_fields import privileged, refused_from
-from codellama_proxy.providers.registry import ADAPTERS, SPOKEN
+from codellama_proxy.providers.registry import ADAPTERS, ADAPTERS_BY_ENDPOINT
 
 GUARDRAIL = "Only speak of code."
 PRIVILEGED = (
@@ -92,8 +92,8 @@ def entry(provider: str, **more: Any) -> Deployment:
 def sent(fields: dict[str, Any], deployment: Deployment) -> HttpRequest:
     chat = parse_chat(orjson.dumps({"messages": [{"role": "user", "content": "hi"}], **fields}))
     refused_from(chat, deployment)
-    here = addressed(chat, deployment, GUARDRAIL, "keep", None)
-    return SPOKEN["chat/completions"][deployment.provider].to_request(here, deployment)
+    here = request_for(chat, deployment, GUARDRAIL, "keep", None)
+    return ADAPTERS_BY_ENDPOINT["chat/completions"][deployment.provider].to_request(here, deployment)
 
 
 @pytest.mark.parametrize("provider", ADAPTERS)

@@ -150,7 +150,7 @@ def held(price: Price, **changes: Any) -> int:
     said = chat(**{"params": {"max_tokens": 100}, "size": 1000, **changes})
     one = Model("m", (deployment(provider="openai", model="gpt-4o-mini", price=price),), ())
     whole = snapshot(one)
-    ask = asking.ask_of(trace_of(whole, Key("key_a", "web"), said, 0.0), said, [one], whole, (), 5)
+    ask = asking.admission_request(trace_of(whole, Key("key_a", "web"), said, 0.0), said, [one], whole, (), 5)
     return ask.bound.nanos(100)
 
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers import ai21
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, fold, read
@@ -143,5 +143,5 @@ def test_functions_go_and_come_as_functions() -> None:
 @pytest.mark.parametrize("detail", ["Internal error", [{"loc": ["body"], "msg": "bad", "type": "t"}]])
 def test_an_error_in_a_stream_is_a_failed_attempt(detail: Any) -> None:
     for raw in (sse({"detail": detail}), sse(chunk({"content": "x"}), {"detail": detail})):
-        with pytest.raises(AttemptFailed):
+        with pytest.raises(AttemptError):
             read(ai21, [raw], STREAMED, HERE)

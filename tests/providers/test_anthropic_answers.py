@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Deployment, Usage
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.anthropic import adapter as anthropic
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, read
@@ -105,7 +105,7 @@ def test_only_its_own_last_event_ends_a_stream() -> None:
 )
 def test_an_error_event_has_the_status_of_its_kind(kind: str, cls: str, status: int) -> None:
     raw = events(start(), {"type": "error", "error": {"type": kind, "message": "no"}})
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         read(anthropic, [raw], chat(), entry())
     assert (caught.value.failure.cls, caught.value.failure.status) == (cls, status)
 
@@ -151,9 +151,9 @@ def test_no_json_does_worse_than_a_failed_attempt(values: list[Any], legacy: boo
     raw = b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in values)
     try:
         found, _ = read(anthropic, [raw], asked, entry())
-    except AttemptFailed:
+    except AttemptError:
         found = []
     assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks(found))
     for value in values:
-        with suppress(AttemptFailed):
+        with suppress(AttemptError):
             assert anthropic.parse_response(orjson.dumps(value), asked, entry()).content

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from codellama_proxy.config.build import freeze
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Usage
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.cohere import adapter as cohere
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, fold, read
@@ -293,7 +293,7 @@ def test_reasons_to_end(reason: str, ours: str) -> None:
 @pytest.mark.parametrize("reason", ["ERROR", "TIMEOUT"])
 @pytest.mark.parametrize("content", [[], [{"type": "text", "text": "Half of"}]])
 def test_an_answer_that_broke_is_none(reason: str, content: list[Any]) -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         cohere.parse_response(whole(reason, content=content), chat(), HERE)
 
 
@@ -356,7 +356,7 @@ def test_functions_go_and_come_as_functions() -> None:
 
 def test_too_long_a_prompt_in_a_stream_is_the_callers() -> None:
     raw = events(start(), end("ERROR", error="too many tokens: size limit exceeded by 10 tokens"))
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         read(cohere, [raw], STREAMED, HERE)
     assert caught.value.failure.reason == "context_length"
 
@@ -387,7 +387,7 @@ kinds = st.sampled_from([one["type"] for one in (*called(0, "f", "{}"), start(),
 )
 def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any], odd: Any) -> None:
     raw = b"".join(b"data: " + orjson.dumps(one) + b"\n\n" for one in said)
-    with suppress(AttemptFailed):
+    with suppress(AttemptError):
         read(cohere, [raw], STREAMED, HERE)
-    with suppress(AttemptFailed):
+    with suppress(AttemptError):
         cohere.parse_response(orjson.dumps({"message": odd, "usage": odd, "logprobs": odd}), chat(), HERE)

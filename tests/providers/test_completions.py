@@ -11,10 +11,10 @@ from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Event, Usage
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai import completions as text
-from codellama_proxy.providers.openai.completions_profiles import TEXTS
+from codellama_proxy.providers.openai.completions_profiles import COMPLETION_PROFILES
 from codellama_proxy.providers.registry import IMPLEMENTED
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import cut, read
@@ -23,7 +23,7 @@ from tests.support.conversations import sse
 VLLM = deployment("m", provider="vllm")
 
 
-def ask(prompt: Any = "def f(", *, stream: bool = False, **params: Any) -> ChatRequest:
+def ask(prompt: Any = "def f(", *, stream: bool = False, **params: Any) -> InferenceRequest:
     return chat(endpoint="completions", messages=(), stream=stream, params={"prompt": prompt, **params})
 
 
@@ -31,7 +31,7 @@ def entry(provider: str, model: str = "m-upstream", **more: Any) -> Deployment:
     return deployment(provider=provider, model=model, **{"base_url": None, **more})
 
 
-def body(provider: str, asked: ChatRequest, **more: Any) -> dict[str, Any]:
+def body(provider: str, asked: InferenceRequest, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(text.to_request(asked, entry(provider, **more)).body)
     return found
 
@@ -60,7 +60,7 @@ def test_each_provider_completes_at_its_address(provider: str, base_url: str | N
     assert sent.method == "POST"
 
 
-@pytest.mark.parametrize("provider", TEXTS)
+@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
 def test_chat_models_complete_only_where_their_entry_says_so(provider: str) -> None:
     entry = f"{{name: a, provider: {provider}, model: codestral, api_key: k, base_url: 'https://h/v1'%s}}"
     plain, told = (
@@ -98,7 +98,7 @@ def test_the_golden_request() -> None:
     }
 
 
-@pytest.mark.parametrize("provider", TEXTS)
+@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
 def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> None:
     found = body(provider, ask(stream=True), base_url="https://x.example/v1")
     assert found["stream"] is True
@@ -106,7 +106,7 @@ def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> 
     assert "stream_options" not in body(provider, ask(), base_url="https://x.example/v1")
 
 
-@pytest.mark.parametrize("provider", TEXTS)
+@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
 def test_the_bound_on_an_answer_has_its_old_name_here(provider: str) -> None:
     found = body(provider, ask(max_completion_tokens=7), base_url="https://x.example/v1", model="gpt-5")
     assert found["max_tokens"] == 7
@@ -160,7 +160,7 @@ def test_without_a_suffix_there_is_no_gap() -> None:
     assert body("vllm", ask("a"), model=CODELLAMA) == {"model": CODELLAMA, "prompt": "a"}
 
 
-@pytest.mark.parametrize("provider", [name for name, row in TEXTS.items() if row.one_text])
+@pytest.mark.parametrize("provider", [name for name, row in COMPLETION_PROFILES.items() if row.one_text])
 def test_who_takes_one_text_gets_one_text(provider: str) -> None:
     assert body(provider, ask(["only"]))["prompt"] == "only"
     for several in (["a", "b"], [1, 2], [[1], [2]]):
@@ -188,7 +188,7 @@ def choice(said: str, finish: str | None = None, index: int = 0) -> dict[str, An
     return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
 
 
-def answered(found: Any, asked: ChatRequest | None = None) -> Event:
+def answered(found: Any, asked: InferenceRequest | None = None) -> Event:
     return text.parse_response(orjson.dumps(found), asked or ask(), VLLM)
 
 
@@ -243,7 +243,7 @@ def test_what_is_missing_is_filled_in() -> None:
     ],
 )
 def test_a_200_that_is_no_answer_is_a_failure(found: Any, reason: str) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         answered(found)
     assert (caught.value.failure.cls, caught.value.failure.reason) == ("disguised", reason)
 
@@ -317,7 +317,7 @@ def test_a_stream_without_done_is_whole_once_every_choice_has_ended() -> None:
 
 
 def test_an_error_inside_a_stream_is_a_failure() -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         read(text, [sse(piece("x"), {"error": {"message": "broke"}})], STREAMED, VLLM)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Usage
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.cohere import embeddings as cohere_embed
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.openai.embeddings import PROVIDERS, TAKE_IDS, floats, vectored
@@ -23,7 +23,7 @@ VECTORS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), m
 PLAIN = deployment()
 
 
-def ask(given: Any = "hello", **params: Any) -> ChatRequest:
+def ask(given: Any = "hello", **params: Any) -> InferenceRequest:
     texts = params.pop("texts", None)
     return chat(endpoint="embeddings", messages=(), params={"input": given, **params}, texts=texts)
 
@@ -36,7 +36,7 @@ def entry(provider: str, **more: Any) -> Deployment:
     return deployment(provider=provider, **{"base_url": "https://x.example/v1", **more})
 
 
-def body(provider: str, asked: ChatRequest, **more: Any) -> dict[str, Any]:
+def body(provider: str, asked: InferenceRequest, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(embeddings.to_request(asked, entry(provider, **more)).body)
     return found
 
@@ -57,7 +57,7 @@ def test_both_forms_hold_the_same_numbers(vector: list[float]) -> None:
     "vector", [None, [], "", 5, {}, ["x"], [None], "####", "QQ==", "é", [1e300], [[1.0]], "QUJD"]
 )
 def test_what_is_no_vector_is_a_failure_in_the_form_it_is_not_in(vector: Any) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         vectored(vector, as_base64=isinstance(vector, list))
     assert caught.value.failure.reason == "no_embedding"
 
@@ -107,7 +107,7 @@ def answer(*vectors: Any, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": "m-2026", "usage": usage, **more}
 
 
-def shown(found: Any, asked: ChatRequest) -> dict[str, Any]:
+def shown(found: Any, asked: InferenceRequest) -> dict[str, Any]:
     event = embeddings.parse_response(orjson.dumps(found), asked, PLAIN)
     assert event.content
     made: dict[str, Any] = orjson.loads(event.body)
@@ -151,7 +151,7 @@ def test_what_clients_count_on_is_filled_in() -> None:
     ],
 )
 def test_a_200_that_is_no_answer_is_a_failure(found: Any, reason: str) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         shown(found, ask("x"))
     assert (caught.value.failure.cls, caught.value.failure.reason) == ("disguised", reason)
 
@@ -202,7 +202,7 @@ def test_cohere_answers_in_openais_shape() -> None:
     ],
 )
 def test_what_cohere_must_not_say_is_a_failure(found: Any, reason: str) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         cohere_embed.parse_response(orjson.dumps(found), ask(), COHERE)
     assert caught.value.failure.reason == reason
 

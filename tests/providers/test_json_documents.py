@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import read
@@ -254,7 +254,7 @@ def lines(document: bytes) -> bytes:
 
 
 def streamed(document: bytes) -> str:
-    """What a stream says that has this piece in its middle. Raises `AttemptFailed`."""
+    """What a stream says that has this piece in its middle. Raises `AttemptError`."""
     raw = sse(BEFORE) + lines(document) + sse(AFTER, END, b"[DONE]")
     events, complete = read(OPENAI, [raw], STREAMED, HERE)
     assert complete
@@ -285,9 +285,9 @@ def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
     if isinstance(orjson.loads(document), dict):
         assert streamed(document) == "ab"
     else:
-        with pytest.raises(AttemptFailed):
+        with pytest.raises(AttemptError):
             streamed(document)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         answered(document)
 
 
@@ -295,12 +295,12 @@ def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
 def test_an_invalid_document_fails_the_attempt_wherever_it_stands(document: bytes) -> None:
     piece, body = within(document)
     for raw in (document, body):
-        with pytest.raises(AttemptFailed):
+        with pytest.raises(AttemptError):
             answered(raw)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         read(OPENAI, [sse(BEFORE) + lines(piece) + sse(END, b"[DONE]")], STREAMED, HERE)
     if document.strip():  # nothing at all is no piece
-        with pytest.raises(AttemptFailed):
+        with pytest.raises(AttemptError):
             streamed(document)
 
 
@@ -316,12 +316,12 @@ def test_a_document_that_parsers_disagree_on_is_read_whole_or_fails(document: by
     ):
         try:
             assert read_one() == "ab"
-        except AttemptFailed:
+        except AttemptError:
             continue
 
 
 @pytest.mark.parametrize("many", [b"[1" + b",1" * 2_100_000 + b"]", b"[{}" + b",{}" * 410_000 + b"]"])
 def test_a_whole_answer_of_too_many_values_fails(many: bytes) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         answered(within(many)[1])
     assert caught.value.failure.reason == "too_many_parts"

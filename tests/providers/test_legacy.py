@@ -8,7 +8,7 @@ import pytest
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
 from codellama_proxy.providers.common.legacy_functions import modern, restored
-from codellama_proxy.providers.openai.profiles import DIALECTS
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, fold, read
@@ -19,7 +19,8 @@ ASKED = chat(params={"functions": [FUNCTION]})
 TRANSLATED = sorted(
     name
     for name in ADAPTERS
-    if "tools" in DIALOGUES[name].answers and not (name in DIALECTS and DIALECTS[name].functions)
+    if "tools" in DIALOGUES[name].answers
+    and not (name in OPENAI_PROFILES and OPENAI_PROFILES[name].functions)
 )
 
 

@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from codellama_proxy.core.types import Mock
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.registry import ADAPTERS
-from codellama_proxy.upstream.transport import MockWire
+from codellama_proxy.upstream.transport import MockTransport
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import fold, read
 
@@ -123,7 +123,7 @@ def test_a_stream_is_cut_after_so_many_tokens() -> None:
 def test_a_cut_whole_answer_is_none() -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=0))
     assert found.cut
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         ADAPTERS["mock"].parse_response(body(found), chat(), HERE)
 
 
@@ -140,7 +140,7 @@ def test_the_wire_plays_the_script(cut: int | None) -> None:
     request = ADAPTERS["mock"].to_request(chat(stream=True), HERE)
 
     async def main() -> tuple[bytes, bool]:
-        answer = await MockWire(mock).handle_async_request(
+        answer = await MockTransport(mock).handle_async_request(
             httpx2.Request("POST", request.url, content=request.body)
         )
         assert isinstance(answer.stream, httpx2.AsyncByteStream)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Event
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.completion import as_stream, as_whole
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.request.transcript import Transcript
@@ -36,7 +36,7 @@ FUNCTIONS = {"functions": [{"name": "f"}]}
 ASKED = [{}, FUNCTIONS]
 
 
-def asking(*, stream: bool, **params: Any) -> ChatRequest:
+def asking(*, stream: bool, **params: Any) -> InferenceRequest:
     return chat(stream=stream, include_usage=stream, params=params)
 
 
@@ -140,7 +140,7 @@ def test_a_stream_with_odd_pieces_is_read_or_fails(case: tuple[str, bytes], para
         events, _ = read(
             SPEAKING[provider], [raw], asking(stream=True, **params), deployment("m", provider=provider)
         )
-    except AttemptFailed:
+    except AttemptError:
         return
     check_both_forms(events, "delta")
 
@@ -158,7 +158,7 @@ def test_an_odd_whole_answer_is_read_or_fails(case: tuple[str, bytes], params: d
     here = deployment("m", provider=provider)
     try:
         event = SPEAKING[provider].parse_response(body, asking(stream=False, **params), here)
-    except AttemptFailed:
+    except AttemptError:
         return
     assert orjson.loads(event.body)["choices"]
     assert event.finish_reason in REASONS
@@ -182,7 +182,7 @@ COMPLETER = deployment("m", provider="vllm", mode="completion")
 def test_so_is_a_stream_of_completions(raw: bytes) -> None:
     try:
         events, _ = read(text, [raw], asking(stream=True), COMPLETER)  # type: ignore[arg-type]  # a module
-    except AttemptFailed:
+    except AttemptError:
         return
     check_both_forms(events, "text")
 
@@ -192,7 +192,7 @@ def test_so_is_a_stream_of_completions(raw: bytes) -> None:
 def test_and_a_whole_completion(body: bytes) -> None:
     try:
         event = text.parse_response(body, asking(stream=False), COMPLETER)
-    except AttemptFailed:
+    except AttemptError:
         return
     check_body(event.body.replace(b"\n", b""), "text")
     check_stream(as_stream(event), "text")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, fold, read
@@ -59,9 +59,9 @@ def test_finish_reasons_are_openais_five(found: str, ours: str) -> None:
 def test_a_broken_end_is_a_failure_unless_something_was_said(found: str) -> None:
     assert answered({"content": "x"}, found).finish_reason == "stop"
     assert streamed(chunk({"content": "x"}), chunk({}, found), DONE)[-1].finish_reason == "stop"
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         answered({"content": ""}, found)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         streamed(chunk({"role": "assistant"}), chunk({}, found), DONE)
 
 
@@ -71,9 +71,9 @@ ABANDONED = ["ERROR", "TIMEOUT", "failed", "abort", "insufficient_system_resourc
 @pytest.mark.parametrize("found", ABANDONED)
 @pytest.mark.parametrize("said", ["", "half of"])
 def test_an_answer_that_the_upstream_gave_up_is_none(found: str, said: str) -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         answered({"content": said}, found)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         streamed(chunk({"content": said}), chunk({}, found), DONE)
 
 
@@ -87,9 +87,9 @@ def test_an_empty_finish_reason_is_no_end(empty: Any) -> None:
 
 @pytest.mark.parametrize("odd", [True, 5, ["stop"], {"reason": "stop"}])
 def test_a_finish_reason_of_another_kind_is_unreadable(odd: Any) -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         answered({"content": "x"}, odd)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         read(ADAPTERS["openai"], [sse(chunk({"content": "x"}, odd))], STREAMED, HERE)
 
 

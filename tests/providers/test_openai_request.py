@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, DEFAULTS, DIALECTS
+from codellama_proxy.providers.openai.profiles import BOOKKEEPING, DEFAULTS, OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.dialogues import call
@@ -80,7 +80,7 @@ def test_without_a_key_nothing_is_authorised() -> None:
     assert "authorization" not in to_request(chat(), deployment(api_key=None)).headers
 
 
-@pytest.mark.parametrize("provider", sorted(DIALECTS))
+@pytest.mark.parametrize("provider", sorted(OPENAI_PROFILES))
 def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
     here = deployment(provider=provider)
     streamed = orjson.loads(to_request(chat(stream=True), here).body)
@@ -92,7 +92,7 @@ def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "url"), [(name, d.base_url) for name, d in DIALECTS.items() if not d.azure]
+    ("provider", "url"), [(name, d.base_url) for name, d in OPENAI_PROFILES.items() if not d.azure]
 )
 def test_every_provider_has_its_address(provider: str, url: str | None) -> None:
     assert sent(provider).url == (url or "") + "/chat/completions"
@@ -132,7 +132,7 @@ def test_the_well_known_name_decides_over_the_upstreams() -> None:
 
 def test_developers_are_systems_where_the_role_is_not_known() -> None:
     said = {"role": "developer", "content": "Be brief."}
-    for provider in DIALECTS:
+    for provider in OPENAI_PROFILES:
         known = provider in ("openai", "azure", "openai_compatible")
         assert messages(provider, said)[0]["role"] == ("developer" if known else "system")
     assert said["role"] == "developer", "the request itself is left alone"
@@ -162,7 +162,7 @@ def test_bookkeeping_is_left_out_without_a_word_where_it_is_not_known() -> None:
     assert body("groq", user="u") == {"user": "u"}
 
 
-REJECTED = [(name, param) for name, dialect in DIALECTS.items() for param in sorted(dialect.reject)]
+REJECTED = [(name, param) for name, dialect in OPENAI_PROFILES.items() for param in sorted(dialect.reject)]
 
 
 @pytest.mark.parametrize(("provider", "param"), REJECTED)
@@ -191,13 +191,13 @@ def test_a_default_is_never_refused(provider: str, param: str) -> None:
     assert param not in orjson.loads(found.body)
 
 
-@given(st.sets(st.sampled_from(sorted(PARAMS))), st.sampled_from(sorted(DIALECTS)))
+@given(st.sets(st.sampled_from(sorted(PARAMS))), st.sampled_from(sorted(OPENAI_PROFILES)))
 def test_what_is_neither_sent_nor_reported_is_a_default_or_bookkeeping(
     names: set[str], provider: str
 ) -> None:
     params = {name: PARAMS[name] for name in names}
     found = sent(provider, drop=True, **params)
-    dialect = DIALECTS[provider]
+    dialect = OPENAI_PROFILES[provider]
     kept = orjson.loads(found.body).keys()
     for name in params:
         renamed = {dialect.rename.get(name, name), name}

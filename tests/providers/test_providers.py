@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Deployment
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, cut, fold, read
@@ -125,7 +125,7 @@ def test_a_stream_may_come_byte_by_byte(provider: str, kind: str) -> None:
     ],
 )
 def test_a_200_without_an_answer_is_a_failed_attempt(provider: str, body: bytes) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         SPEAKING[provider].parse_response(body, chat(), entry(provider))
     assert caught.value.failure.cls == "disguised"
     assert caught.value.failure.status == 200
@@ -134,7 +134,7 @@ def test_a_200_without_an_answer_is_a_failed_attempt(provider: str, body: bytes)
 @given(st.sampled_from(CASES), st.integers(1, 5000))
 def test_a_truncated_answer_is_a_failed_attempt(case: tuple[str, str], short: int) -> None:
     raw = SAID[case[0]].answers[case[1]].whole
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         SPEAKING[case[0]].parse_response(raw[: -1 - short % len(raw)], chat(), entry(case[0]))
 
 
@@ -151,7 +151,7 @@ def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> No
         for answer in SAID[provider].answers.values():
             begun = answer.stream[: len(answer.stream) // 2].rpartition(b"\n\n")[0] + b"\n\n"
             for raw in (error, begun + error):
-                with pytest.raises(AttemptFailed) as caught:
+                with pytest.raises(AttemptError) as caught:
                     read(SPEAKING[provider], [raw], STREAMED, entry(provider))
                 assert caught.value.failure.cls in ("busy", "disguised", "transient"), "by its own status"
 
@@ -186,7 +186,7 @@ JSON_PIECES = [provider for provider in PROVIDERS if provider != "replicate"]
 @pytest.mark.parametrize("provider", JSON_PIECES)
 def test_a_piece_that_cannot_be_read_fails_the_attempt(provider: str, broken: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         read(SPEAKING[provider], [first + b"\n\n" + sse(broken) + rest], STREAMED, entry(provider))
 
 
@@ -232,12 +232,12 @@ ERRORS = [
 def test_an_error_in_any_shape_is_one_wherever_it_comes(provider: str, error: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
     for begun in (b"", first + b"\n\n"):
-        with pytest.raises(AttemptFailed):
+        with pytest.raises(AttemptError):
             read(SPEAKING[provider], [begun + error + rest], STREAMED, entry(provider))
     body = (
         error.removeprefix(b"event: error\n").removeprefix(b"event: ERROR\n").removeprefix(b"data: ").strip()
     )
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         SPEAKING[provider].parse_response(body, chat(), entry(provider))
 
 
@@ -281,9 +281,9 @@ bodies = strangely(
 @given(st.sampled_from(PROVIDERS), st.lists(bodies, max_size=4))
 def test_no_json_does_worse_than_a_failed_attempt(provider: str, values: list[Any]) -> None:
     adapter, here = SPEAKING[provider], entry(provider)
-    with suppress(AttemptFailed):
+    with suppress(AttemptError):
         events, _ = read(adapter, [sse(*values, b"[DONE]")], STREAMED, here)
         assert all(isinstance(one, dict) for one in chunks(events))
     for value in values:
-        with suppress(AttemptFailed):
+        with suppress(AttemptError):
             assert adapter.parse_response(orjson.dumps(value), chat(), here).content

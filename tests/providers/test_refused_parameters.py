@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.providers.openai.profiles import DIALECTS
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 
@@ -361,7 +361,7 @@ def test_the_cache_key_reaches_those_who_give_a_discount_for_it(provider: str) -
     assert body(provider, prompt_cache_key="c-1")["prompt_cache_key"] == "c-1"
 
 
-@pytest.mark.parametrize("provider", sorted(DIALECTS.keys() - {
+@pytest.mark.parametrize("provider", sorted(OPENAI_PROFILES.keys() - {
     "openai", "azure", "mistral", "fireworks", "openrouter", "openai_compatible",
 }))  # fmt: skip
 def test_the_cache_key_reaches_nobody_else(provider: str) -> None:

@@ -15,7 +15,7 @@ from codellama_proxy.config.build import freeze
 from codellama_proxy.config.schema import PromptFormat
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, Usage
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.providers.replicate.models import MODELS
 from codellama_proxy.providers.replicate.prompt import FORMS
@@ -308,7 +308,7 @@ def test_usage_is_what_the_metrics_say(metrics: Any, usage: Usage | None) -> Non
 
 @pytest.mark.parametrize("output", [{}, 5, [1], ["a", {}]])
 def test_an_output_that_is_no_text_is_no_answer(output: Any) -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         replicate.parse_response(orjson.dumps(prediction("succeeded", output)), chat(), entry())
 
 
@@ -321,7 +321,7 @@ def test_an_answer_without_text_is_empty(output: Any) -> None:
 
 @pytest.mark.parametrize("status", ["starting", "processing", "canceled", "aborted", "odd", None])
 def test_what_did_not_succeed_is_no_answer(status: Any) -> None:
-    with pytest.raises(AttemptFailed) as caught:
+    with pytest.raises(AttemptError) as caught:
         replicate.parse_response(orjson.dumps(prediction(status, "x")), chat(), entry())
     assert caught.value.failure.cls == "disguised"
 
@@ -370,11 +370,11 @@ predictions = st.fixed_dictionaries(
 @given(st.lists(st.tuples(names, predictions | strange), max_size=5))
 def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any]) -> None:
     raw = b"".join(b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(one)) for name, one in said)
-    with suppress(AttemptFailed):
+    with suppress(AttemptError):
         events, complete = read(replicate, [raw], STREAMED, entry())
         assert complete == bool([e for e in events if e.finish_reason])
     for _, one in said:
-        with suppress(AttemptFailed):
+        with suppress(AttemptError):
             replicate.parse_response(orjson.dumps(one), chat(), entry())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.common.tool_calls import MOST_CALLS
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
@@ -212,11 +212,11 @@ def test_ids_are_those_of_the_upstream_where_it_tells_them_apart() -> None:
     ],
 )
 def test_what_is_no_call_fails_the_attempt(calls: Any) -> None:
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         heard(calls)
     message = {"content": None, "tool_calls": calls}
     body = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
-    with pytest.raises(AttemptFailed):
+    with pytest.raises(AttemptError):
         ADAPTERS["openai_compatible"].parse_response(orjson.dumps(body), chat(), HERE)
 
 

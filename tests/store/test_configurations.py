@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from codellama_proxy.__main__ import main
-from codellama_proxy.store.sqlite.configurations import Kept, keep, last_good
+from codellama_proxy.store.sqlite.configurations import KeptConfiguration, keep, last_good
 from codellama_proxy.store.sqlite.connection import StoreError, connect
 from codellama_proxy.store.sqlite.migrations import prepare
 
-FIRST = Kept(b"models: []\n", "0123456789ab", 1000.0)
-SECOND = Kept("models: [] # é\n".encode(), "ba9876543210", 2000.5)
+FIRST = KeptConfiguration(b"models: []\n", "0123456789ab", 1000.0)
+SECOND = KeptConfiguration("models: [] # é\n".encode(), "ba9876543210", 2000.5)
 
 
 def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_start_that_finds_no_last_good_configuration_says_so(
     if kept is not None:
         prepare(database)
         with closing(connect(database)) as db:
-            keep(db, Kept(kept, "0123456789ab", 1000.0))
+            keep(db, KeptConfiguration(kept, "0123456789ab", 1000.0))
     options = ["--config", str(config), "--database", str(database)]
     assert main(["serve", *options, "--on-invalid", "last-good"]) == 1
     first, last = capsys.readouterr().err.splitlines()

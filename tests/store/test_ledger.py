@@ -14,12 +14,12 @@ import pytest
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Price, Usage
-from codellama_proxy.limits.admission import Admission, Ask, Extension, Refused
+from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, LimitExceededError
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
-from codellama_proxy.store.sqlite.balances import SQL, Balances
+from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances
 from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reports import Filters
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
@@ -48,18 +48,18 @@ class Desk:
         self.ledger = ledger
         self._store = store
 
-    def admit(self, request: Ask) -> Ask:
+    def admit(self, request: AdmissionRequest) -> AdmissionRequest:
         self.run(self.ledger.admit(request))
         return request
 
-    def settle(self, request: Ask | str, cost: int | None = 0, **given: object) -> None:
+    def settle(self, request: AdmissionRequest | str, cost: int | None = 0, **given: object) -> None:
         self.ledger.settle(end(request, cost, **given))
         self.run(self._store.writer.barrier())
 
-    def spend(self, request: Ask, cost: int) -> None:
+    def spend(self, request: AdmissionRequest, cost: int) -> None:
         self.settle(self.admit(request), cost)
 
-    def refused(self, request: Ask) -> ProxyError:
+    def refused(self, request: AdmissionRequest) -> ProxyError:
         with pytest.raises(ProxyError) as refused:
             self.admit(request)
         return refused.value
@@ -93,7 +93,7 @@ def test_fifty_at_once_that_hold_five_of_a_hundred_let_exactly_twenty_in(store: 
         return await asyncio.gather(*asked, return_exceptions=True)
 
     answers = store.run(use)
-    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    refused = [answer for answer in answers if isinstance(answer, LimitExceededError)]
     assert len(refused) == 30
     assert {error.code for error in refused} == {"insufficient_quota"}
     assert store.balance("project:web") == (0, 100)
@@ -496,7 +496,7 @@ def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
 # --- further attempts -----------------------------------------------------------------------------------------
 
 
-def extension(request: Ask, nanos: int, *scopes: ScopeLimits) -> Extension:
+def extension(request: AdmissionRequest, nanos: int, *scopes: ScopeLimits) -> Extension:
     return Extension(request.request_id, scopes, nanos, deployment("second"), ())
 
 
@@ -505,7 +505,7 @@ def test_a_further_attempt_holds_more_in_every_scope_or_in_none(desk: Desk, stor
     request = desk.admit(ask(wide, narrow))
     assert desk.run(desk.ledger.extend(extension(request, 10, wide, narrow))) == 10
     assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(LimitExceededError) as refused:
         desk.run(desk.ledger.extend(extension(request, 6, wide, narrow)))
     assert refused.value.code == "insufficient_quota"
     assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
@@ -719,7 +719,7 @@ def test_a_folding_that_fails_takes_back_nothing_that_was_booked_beside_it(store
 
 @pytest.mark.parametrize("most", [0, 1, 1000])
 def test_balances_are_the_same_however_few_of_them_stay_in_memory(store: Store, most: int) -> None:
-    books = Books(Balances(most))
+    books = LedgerEntries(ScopeBalances(most))
     with store.elsewhere() as db:
         for key in ("key_a", "key_b", "key_a", "key_b"):
             request = ask(of_global(max_parallel_requests=9), of_key(key, max_budget=20), key=Key(key, "web"))

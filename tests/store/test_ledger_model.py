@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Usage
-from codellama_proxy.limits.admission import Ask, Extension, Refused
+from codellama_proxy.limits.admission import AdmissionRequest, Extension, LimitExceededError
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.sqlite.ledger import Ledger
@@ -92,7 +92,7 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         expected = self._expected(request)
         if isinstance(expected, str):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(LimitExceededError) as refused:
                 self.runner.run(self.ledger.admit(request))
             assert refused.value.refusal.kind == expected
             return multiple()
@@ -117,7 +117,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if row.cost is not None:  # a crash has settled it
             assert self.runner.run(self.ledger.extend(wanted)) == 0
         elif any(self._room(scope) < nanos for scope in counting):
-            with pytest.raises(Refused):
+            with pytest.raises(LimitExceededError):
                 self.runner.run(self.ledger.extend(wanted))
         else:
             assert self.runner.run(self.ledger.extend(wanted)) == nanos
@@ -198,10 +198,10 @@ class LedgerMachine(RuleBasedStateMachine):
             scope for scope in scopes if scope.kind == "global" or scope.limits.max_budget is not None
         )
 
-    def _budgeted(self, request: Ask) -> bool:
+    def _budgeted(self, request: AdmissionRequest) -> bool:
         return any(scope.limits.max_budget is not None for scope in request.scopes)
 
-    def _expected(self, request: Ask) -> int | str:
+    def _expected(self, request: AdmissionRequest) -> int | str:
         """The tokens it may have, or what it runs into."""
         wanted = request.max_tokens or 0
         rooms = [self._room(scope) for scope in request.scopes if scope.limits.max_budget is not None]
@@ -219,7 +219,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return most - sum(row.hold if row.cost is None else row.cost for row in inside)
 
 
-def _ids(request: Ask) -> frozenset[str]:
+def _ids(request: AdmissionRequest) -> frozenset[str]:
     key = {f"key:{request.key.key_id}"} if request.key else set()
     user = {f"user:{request.project}\x1f{request.user}"} if request.user else set()
     return frozenset({"global:", f"project:{request.project}"} | key | user)

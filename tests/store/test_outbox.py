@@ -16,7 +16,7 @@ from codellama_proxy.core.types import Secret
 from codellama_proxy.store.sqlite import outbox as module
 from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.tracking.promptlayer.sender import BATCH, IDLE, LONGEST_PAUSE, Delivery, backoff
+from codellama_proxy.tracking.promptlayer.sender import BATCH, IDLE, LONGEST_PAUSE, PromptLayerSender, backoff
 from tests.support.ledger_fixtures import NOW, Store, ask, end
 
 KEY = Secret("pl_0123456789")
@@ -50,7 +50,7 @@ class Service:
         return httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(orjson.dumps(content)))
 
 
-Use = Callable[[Store, Outbox, Delivery, Service, Clock], Awaitable[None]]
+Use = Callable[[Store, Outbox, PromptLayerSender, Service, Clock], Awaitable[None]]
 
 
 def run(directory: Path, use: Use, key: Callable[[], Secret | None] = lambda: KEY) -> None:
@@ -62,7 +62,7 @@ def run(directory: Path, use: Use, key: Callable[[], Secret | None] = lambda: KE
             outbox = Outbox(store.writer, reader)
             wire = httpx2.MockTransport(service.handle)
             try:
-                await use(store, outbox, Delivery(outbox, wire, key, clock.time), service, clock)
+                await use(store, outbox, PromptLayerSender(outbox, wire, key, clock.time), service, clock)
             finally:
                 await reader.close()
 
@@ -78,7 +78,7 @@ async def fill(outbox: Outbox, count: int) -> None:
         await outbox.add("request", f"req_{number}", numbered(number))
 
 
-async def pass_time(delivery: Delivery, clock: Clock, seconds: float) -> None:
+async def pass_time(delivery: PromptLayerSender, clock: Clock, seconds: float) -> None:
     """As the running sender would, on a clock that jumps."""
     until = clock.now + seconds
     while clock.now < until:
@@ -146,7 +146,9 @@ def test_a_record_is_written_with_its_settlement_or_not_at_all(tmp_path: Path) -
 
 
 def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         await fill(outbox, BATCH * 2 + 1)
         pauses = [await delivery.round() for _ in range(4)]
         assert pauses == [0, 0, 0, IDLE]
@@ -157,7 +159,9 @@ def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
 
 
 def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         await fill(outbox, 50)
         service.answer = lambda _: None
         await pass_time(delivery, clock, 3600)
@@ -171,7 +175,9 @@ def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_pat
 
 
 def test_a_record_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda body: (500, {}) if body["n"] == 0 else (201, {"id": body["n"]})
         await fill(outbox, 40)
         await pass_time(delivery, clock, 60)
@@ -183,7 +189,9 @@ def test_a_record_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_record_the_service_cannot_read_is_given_up_at_once(tmp_path: Path, status: int) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda _: (status, {})
         await fill(outbox, 3)
         assert await delivery.round() == 0
@@ -194,7 +202,9 @@ def test_a_record_the_service_cannot_read_is_given_up_at_once(tmp_path: Path, st
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 500, 503])
 def test_everything_else_is_kept_for_better_times(tmp_path: Path, status: int) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda _: (status, {})
         await fill(outbox, 3)
         await pass_time(delivery, clock, 7200)
@@ -204,7 +214,9 @@ def test_everything_else_is_kept_for_better_times(tmp_path: Path, status: int) -
 
 
 def test_the_service_may_say_how_long_to_wait(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda _: (429, {"retry_after": 120})
         await fill(outbox, 1)
         assert await delivery.round() == 120
@@ -213,7 +225,9 @@ def test_the_service_may_say_how_long_to_wait(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_jumps_back_strands_nothing(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda _: (500, {})
         await fill(outbox, 1)
         await delivery.round()
@@ -226,7 +240,9 @@ def test_a_clock_that_jumps_back_strands_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_key_everything_waits(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         await fill(outbox, 1)
         assert await delivery.round() == IDLE
         assert (service.tries, await outbox.waiting()) == (0, 1)
@@ -235,7 +251,9 @@ def test_without_a_key_everything_waits(tmp_path: Path) -> None:
 
 
 def test_a_score_waits_for_its_request_and_goes_to_its_number(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         await outbox.add("request", "req_a", numbered(1))
         await outbox.add("score", "req_a", b'{"score": 90}')
         await outbox.add("score", "req_given_up", b'{"score": 1}')
@@ -258,17 +276,19 @@ def test_a_score_waits_for_its_request_and_goes_to_its_number(tmp_path: Path) ->
 
 @pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"id": "x"}', b'{"id": true}'])
 def test_an_answer_without_a_number_is_success_all_the_same(tmp_path: Path, answer: bytes) -> None:
-    async def use(store: Store, outbox: Outbox, _: Delivery, service: Service, clock: Clock) -> None:
+    async def use(store: Store, outbox: Outbox, _: PromptLayerSender, service: Service, clock: Clock) -> None:
         wire = httpx2.MockTransport(lambda _: httpx2.Response(201, stream=httpx2.ByteStream(answer)))
         await fill(outbox, 1)
-        await Delivery(outbox, wire, lambda: KEY, clock.time).round()
+        await PromptLayerSender(outbox, wire, lambda: KEY, clock.time).round()
         assert await outbox.waiting() == 0
 
     run(tmp_path, use)
 
 
 def test_stopping_delivers_what_waits_within_its_time(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         delivery.start()
         await fill(outbox, 30)
         await delivery.stop(5)
@@ -278,7 +298,9 @@ def test_stopping_delivers_what_waits_within_its_time(tmp_path: Path) -> None:
 
 
 def test_stopping_does_not_wait_for_a_service_that_is_down(tmp_path: Path) -> None:
-    async def use(store: Store, outbox: Outbox, delivery: Delivery, service: Service, clock: Clock) -> None:
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
         service.answer = lambda _: None
         await fill(outbox, 30)
         delivery.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama_proxy.store.sqlite.connection import StoreError, StoreUnavailable, connect
+from codellama_proxy.store.sqlite.connection import StoreError, StoreUnavailableError, connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.ownership import in_use, owned
 from codellama_proxy.store.sqlite.writer import Writer
@@ -106,7 +106,7 @@ def test_nothing_is_promised_on_a_file_that_is_lost(tmp_path: Path, lose: Callab
             writer.submit(lambda db: db.execute("insert into t values (0)")).result(5)  # its log is known now
             lose(path)
             lost = os.path.lexists(path) and path.stat().st_ino
-            with pytest.raises(StoreUnavailable, match="removed or replaced"):
+            with pytest.raises(StoreUnavailableError, match="removed or replaced"):
                 writer.submit(lambda db: db.execute("insert into t values (1)")).result(5)
             assert not writer.healthy
             assert (os.path.lexists(path) and path.stat().st_ino) == lost, "and none is made in its place"

@@ -20,7 +20,7 @@ from codellama_proxy.store.sqlite.connection import (
     unavailable,
     version_warning,
 )
-from codellama_proxy.store.sqlite.writer import SOON, StoreUnavailable, Writer
+from codellama_proxy.store.sqlite.writer import SOON, StoreUnavailableError, Writer
 
 
 @pytest.fixture
@@ -183,9 +183,9 @@ def test_while_another_process_holds_the_lock_callers_fail_and_the_writer_is_unh
     writer: Writer,
 ) -> None:
     async def main() -> None:
-        with pytest.raises(StoreUnavailable, match="locked"):
+        with pytest.raises(StoreUnavailableError, match="locked"):
             await writer.run(insert(1))
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await asyncio.gather(writer.run(insert(2)), writer.barrier())
 
     asyncio.run(main())
@@ -194,7 +194,7 @@ def test_while_another_process_holds_the_lock_callers_fail_and_the_writer_is_unh
 
 
 def test_it_finds_out_by_itself_that_the_lock_is_gone(writer: Writer, locked: sqlite3.Connection) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         writer.submit(insert(1)).result(5)
     locked.execute("rollback")
     eventually(lambda: writer.healthy)
@@ -206,7 +206,7 @@ def test_kept_functions_survive_the_outage_and_stay_before_newer_ones(
     kept = [writer.submit(insert(n), keep=True) for n in (1, 2)]
     eventually(lambda: not writer.healthy)
     dropped = writer.submit(insert(3))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         dropped.result(5)
     assert writer.pending == 2
     locked.execute("rollback")
@@ -230,7 +230,7 @@ def test_a_full_disk_fails_the_batch_and_heals_when_there_is_room(writer: Writer
 
     writer.submit(fill).result(5)
     writer.submit(cap).result(5)
-    with pytest.raises(StoreUnavailable, match="full"):
+    with pytest.raises(StoreUnavailableError, match="full"):
         writer.submit(large).result(5)
     kept = writer.submit(large, keep=True)
     eventually(lambda: not writer.healthy)
@@ -253,7 +253,7 @@ def test_after_an_io_error_the_connection_is_a_new_one(writer: Writer) -> None:
         results = asyncio.gather(writer.run(insert(1)), writer.run(broken_disk), return_exceptions=True)
         await asyncio.sleep(0)
         gate.open()
-        assert all(isinstance(result, StoreUnavailable) for result in await results)
+        assert all(isinstance(result, StoreUnavailableError) for result in await results)
         assert await writer.run(insert(2)) == 2
         assert await writer.data_version() != version  # nothing from before may be trusted
 
@@ -262,10 +262,10 @@ def test_after_an_io_error_the_connection_is_a_new_one(writer: Writer) -> None:
 
 
 def test_a_file_that_vanished_is_not_replaced_by_an_empty_one(writer: Writer) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         writer.submit(broken_disk).result(5)
     writer.path.unlink()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         writer.submit(insert(1)).result(5)
     assert not writer.path.exists()
 
@@ -283,9 +283,9 @@ def test_close_writes_what_is_queued_and_empties_the_log(writer: Writer) -> None
     wal = writer.path.with_name("proxy.db-wal")
     assert not wal.exists() or wal.stat().st_size == 0
     assert rows(writer) == list(range(300))
-    with pytest.raises(StoreUnavailable, match="closed"):
+    with pytest.raises(StoreUnavailableError, match="closed"):
         writer.submit(insert(1))
-    with pytest.raises(StoreUnavailable, match="closed"):
+    with pytest.raises(StoreUnavailableError, match="closed"):
         asyncio.run(writer.run(insert(1)))
     assert not [t for t in set(threading.enumerate()) - others if t.name.startswith("store-")]
 
@@ -296,7 +296,7 @@ def test_close_gives_up_in_bounded_time_and_says_so(writer: Writer) -> None:
     began = time.monotonic()
     writer.close(drain=0.3)
     assert time.monotonic() - began < 5
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         kept.result(0)
 
 

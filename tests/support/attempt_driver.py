@@ -12,7 +12,7 @@ import pytest
 
 from codellama_proxy.core.types import Deployment, Event, Failure, HttpRequest, Timeouts
 from codellama_proxy.diagnostics.simulation import at_once
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.attempt import Reply, open_reply
 from codellama_proxy.upstream.pools import Pools
@@ -46,7 +46,7 @@ def playing(*scripts: Script | Exception | None, streamed: bool, **how: Any) -> 
     call = Call(*scripts)
 
     async def main() -> Failure:
-        with pytest.raises(AttemptFailed) as caught:
+        with pytest.raises(AttemptError) as caught:
             await call.open(streamed=streamed, **how)
         call.check_nothing_is_open(how.get("where", A))
         return caught.value.failure
@@ -66,7 +66,7 @@ def reading(
         try:
             while not reply.ended:
                 events += await reply.more(idle)
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             return events, failed.failure
         finally:
             await reply.close()

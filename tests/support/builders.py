@@ -20,7 +20,7 @@ from codellama_proxy.core.types import (
 from codellama_proxy.core.types import Cache as CacheSettings
 from codellama_proxy.core.types import Server as ServerSettings
 from codellama_proxy.core.types import Tracking as TrackingSettings
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 KEY = Secret("sk-upstream-secret")
 
@@ -72,8 +72,8 @@ def attempt(where: Deployment | str, cls: FailureClass | None = "transient", **c
     return Attempt(where, failure(cls, **changes) if cls else None, 1.0)
 
 
-def chat(**changes: Any) -> ChatRequest:
-    plain = ChatRequest(
+def chat(**changes: Any) -> InferenceRequest:
+    plain = InferenceRequest(
         model="m",
         messages=[{"role": "system", "content": "Only code."}, {"role": "user", "content": "hello"}],
         stream=False,

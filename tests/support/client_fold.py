@@ -11,25 +11,25 @@ import orjson
 
 from codellama_proxy.core.sse import Decoder
 from codellama_proxy.core.types import Deployment, Event
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.providers.common.json_documents import Unreadable
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter
-from codellama_proxy.upstream.chunk_template import Interpreter
+from codellama_proxy.upstream.chunk_template import StreamParser
 
 
 def read(
-    adapter: Adapter, pieces: Iterable[bytes], chat: ChatRequest, deployment: Deployment
+    adapter: Adapter, pieces: Iterable[bytes], chat: InferenceRequest, deployment: Deployment
 ) -> tuple[list[Event], bool]:
     """The events of a stream that arrives in these pieces, and whether it was complete when it ended."""
     decoder = Decoder()
     whole = [frame for piece in pieces for frame in decoder.feed(piece)]
-    interpreter = Interpreter(lambda state, frame: adapter.parse_stream(state, frame, chat, deployment))
+    interpreter = StreamParser(lambda state, frame: adapter.parse_stream(state, frame, chat, deployment))
     events: list[Event] = []
     for frame in whole:
         events += interpreter.events_of(frame)
         if interpreter.state.done:
             return events, True
-    with suppress(Unreadable):  # cut in the middle
+    with suppress(UnreadableError):  # cut in the middle
         for frame in decoder.flush():
             events += interpreter.events_of(frame)
     return events, interpreter.complete

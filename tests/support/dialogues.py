@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.providers.openai.profiles import DIALECTS
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from tests.support.conversations import Answer, Dialogue, first_message, sse
 from tests.support.dialects import ai21, anthropic, cohere, replicate
 
@@ -113,7 +113,7 @@ OPENAI = Dialogue(
 
 # A new dialect says the same things in its own words, and is listed here by provider.
 DIALOGUES: Mapping[str, Dialogue] = {
-    **dict.fromkeys(DIALECTS, OPENAI),
+    **dict.fromkeys(OPENAI_PROFILES, OPENAI),
     "ai21": ai21.DIALOGUE,
     "anthropic": anthropic.DIALOGUE,
     "cohere": cohere.DIALOGUE,

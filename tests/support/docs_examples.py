@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from codellama_proxy.providers.openai import profiles as dialects
-from codellama_proxy.providers.openai.profiles import Dialect
+from codellama_proxy.providers.openai.profiles import OpenAIProfile
 from codellama_proxy.providers.registry import Adapter, adapters
 from tests.support.dialogues import OPENAI, Dialogue
 from tests.support.processes import ROOT
@@ -32,7 +32,7 @@ def entries(code: str, known: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-ROWS: Mapping[str, Dialect] = entries(BLOCKS["row"], vars(dialects))
+ROWS: Mapping[str, OpenAIProfile] = entries(BLOCKS["row"], vars(dialects))
 PARLEY = module("page_parley", BLOCKS["native"])
 ADDED: Mapping[str, Adapter] = adapters(ROWS, entries(BLOCKS["entry"], {"parley": PARLEY}))
 SAYING: Mapping[str, Dialogue] = {

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from codellama_proxy.__main__ import parser, settings_of
-from codellama_proxy.config.live import Live, Source
+from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.settings import environment
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.server.process import serve
@@ -18,5 +18,5 @@ async def hardly(seconds: float) -> None:
 
 if __name__ == "__main__":
     settings = settings_of(parser().parse_args(sys.argv[1:]))
-    live = Live(Source(settings.config, environment, IMPLEMENTED), interval=0.003, sleep=hardly)
+    live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), interval=0.003, sleep=hardly)
     sys.exit(serve(settings, live))

@@ -12,19 +12,19 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from codellama_proxy.auth.keys import Keys
-from codellama_proxy.cache.lookup import Recall
-from codellama_proxy.cache.semantic.selector import Semantic
-from codellama_proxy.cache.storage import Answers
+from codellama_proxy.cache.lookup import CacheLookup
+from codellama_proxy.cache.semantic.selector import SemanticSelector
+from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Snapshot
-from codellama_proxy.gateway.accounting import Accounts
-from codellama_proxy.gateway.attempts import Walk
+from codellama_proxy.gateway.accounting import Accounting
+from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.pipeline import Gateway
-from codellama_proxy.gateway.respond import ClientLeft
+from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
@@ -120,14 +120,14 @@ class Client:
     async def begin(self, status: int, headers: dict[str, str]) -> None:
         assert not self.begun
         if self.gone:
-            raise ClientLeft
+            raise ClientDisconnectedError
         self.begun, self.status, self.headers = True, status, headers
 
     async def write(self, data: bytes, *, last: bool) -> None:
         assert self.begun
         assert not self.ended
         if self._stops_after is not None and len(self.writes) >= self._stops_after:
-            raise ClientLeft
+            raise ClientDisconnectedError
         self.writes.append(data)
         self.ended = last
         self.wrote.set()
@@ -179,21 +179,21 @@ class Rig:
         self.cooldowns = Cooldowns(identity_of, self.clock)
         self.lines = Log(io.BytesIO(), "json")
         metrics = Metrics(lambda: self.setting.models)
-        self.accounts = Accounts(self.ledger, Counter(directory), self.lines, metrics, self.time)
-        walk = Walk(self.pools, self.cooldowns, self.time, self.accounts.extend)
-        self.answers = Answers(directory / "proxy-cache.db", self.clock)
-        semantic = Semantic(
+        self.accounts = Accounting(self.ledger, Counter(directory), self.lines, metrics, self.time)
+        walk = AttemptRunner(self.pools, self.cooldowns, self.time, self.accounts.extend)
+        self.answers = CacheStorage(directory / "proxy-cache.db", self.clock)
+        semantic = SemanticSelector(
             self.answers,
             Embedder(walk, self.accounts, self.time).ask,
             self.time,
             lambda: internet.make(GPTCACHE),
         )
-        self.recall = Recall(self.answers, semantic, self.time)
+        self.recall = CacheLookup(self.answers, semantic, self.time)
         self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.recall, self.time)
         self.secret = ""
 
     async def key(self, project: str = "team", **fields: Any) -> str:
-        _, secret = await self.keys.create(Change({"key_alias": project, **fields}))
+        _, secret = await self.keys.create(KeyChange({"key_alias": project, **fields}))
         return secret
 
     def client(

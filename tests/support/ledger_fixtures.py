@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama_proxy.core.types import Key, Limits, Price, Usage
-from codellama_proxy.limits.admission import Ask, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import ScopeLimits, user_scope
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.ledger import Ledger
@@ -24,7 +24,7 @@ PER_TOKEN = Price(10**6, 10**6)
 _numbers = count(1)
 
 
-def ask(*scopes: ScopeLimits, **given: Any) -> Ask:
+def ask(*scopes: ScopeLimits, **given: Any) -> AdmissionRequest:
     """A request of the key `key_a` of `web`: 1 token in; with a budget, one answer of `max_tokens`."""
     values: dict[str, Any] = {
         "request_id": f"req_{next(_numbers):08d}",
@@ -45,10 +45,10 @@ def ask(*scopes: ScopeLimits, **given: Any) -> Ask:
         "prices": (PER_TOKEN,),
         "candidate_names": ("codellama",),
     }
-    return Ask(**values | given)
+    return AdmissionRequest(**values | given)
 
 
-def end(request: Ask | str, cost: int | None = 0, **given: Any) -> Settlement:
+def end(request: AdmissionRequest | str, cost: int | None = 0, **given: Any) -> Settlement:
     request_id = request if isinstance(request, str) else request.request_id
     settlement = Settlement(
         request_id,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 from codellama_proxy.__main__ import parser, settings_of
-from codellama_proxy.config.live import Live, Source
+from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.settings import environment
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.server.process import serve
-from codellama_proxy.web.connection import Patience
+from codellama_proxy.web.connection import ClientTimeouts
 
-PATIENCE = Patience(head=0.6, body=0.8, send=1.0, heartbeat=0.3)
+PATIENCE = ClientTimeouts(head=0.6, body=0.8, send=1.0, heartbeat=0.3)
 
 if __name__ == "__main__":
     settings = settings_of(parser().parse_args())
-    sys.exit(serve(settings, Live(Source(settings.config, environment, IMPLEMENTED)), PATIENCE))
+    sys.exit(serve(settings, LiveConfig(Source(settings.config, environment, IMPLEMENTED)), PATIENCE))

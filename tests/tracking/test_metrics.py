@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from codellama_proxy.core.types import Attempt, Deployment, Failure, Project, Usage
-from codellama_proxy.limits.admission import Admission, Refused
+from codellama_proxy.limits.admission import Admission, LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.openai_format.request import parse_chat
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.tracking import metrics as module
 from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
 from tests.support.builders import chat
@@ -40,7 +40,7 @@ NAMES = {
 }
 
 
-def a_trace(**given: Any) -> Trace:
+def a_trace(**given: Any) -> RequestContext:
     values: dict[str, Any] = {
         "id": "req_1",
         "started": 100.0,
@@ -54,10 +54,10 @@ def a_trace(**given: Any) -> Trace:
         "ended": 101.0,
         "complete": True,
     }
-    return Trace(**values | given)
+    return RequestContext(**values | given)
 
 
-DONE = Books(Usage(10, 20), "exact", 2_500_000_000)
+DONE = RequestCharge(Usage(10, 20), "exact", 2_500_000_000)
 
 
 def samples(metrics: Metrics) -> dict[tuple[Any, ...], float]:
@@ -107,7 +107,7 @@ def test_every_attempt_counts_with_its_class_of_failure() -> None:
 
 def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(), Books(Usage(1, 1), "exact", None, capped=True))
+    metrics.finished(a_trace(), RequestCharge(Usage(1, 1), "exact", None, capped=True))
     found = samples(metrics)
     assert found["proxy_unpriced_requests_total", "gpt-4"] == 1
     assert found["proxy_usage_capped_total", "gpt-4"] == 1
@@ -118,8 +118,10 @@ def test_refusals_and_what_shadow_limits_would_refuse_are_counted_by_scope_and_k
     metrics = fresh()
     refusal = Refusal("rate_limit_exceeded", "requests", "no", 1.0, "key", "requests")
     shadowed = Refusal("insufficient_quota", "insufficient_quota", "no", None, "project", "budget")
-    refused = a_trace(complete=False, serving=None, attempts=[], error=Refused(refusal, None, None))
-    metrics.finished(refused, Books(Usage(), "exact", 0))
+    refused = a_trace(
+        complete=False, serving=None, attempts=[], error=LimitExceededError(refusal, None, None)
+    )
+    metrics.finished(refused, RequestCharge(Usage(), "exact", 0))
     metrics.finished(a_trace(admission=Admission(shadowed=(shadowed,))), DONE)
     found = samples(metrics)
     assert found["proxy_limited_total", "key", "requests"] == 1

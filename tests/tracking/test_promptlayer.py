@@ -12,7 +12,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Attempt, Deployment, Event, Failure, Secret, Tracking, Usage
 from codellama_proxy.inbound.openai import parse_completion, parse_embedding
 from codellama_proxy.openai_format.request import parse_chat
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES, Transcript
 from codellama_proxy.tracking.promptlayer import record as promptlayer
 from tests.support.promptlayer import rules
@@ -21,7 +21,7 @@ AZURE = Deployment(
     "gpt#1", "gpt", "azure", "gpt-4.1", api_key=Secret("CANARY-KEY"), headers={"x": "CANARY-HEADER"}
 )
 TRACKING = Tracking(Secret("pl_CANARY"), promptlayer_tags=("gateway",))
-DONE = Books(Usage(3, 4), "exact", 1_500)
+DONE = RequestCharge(Usage(3, 4), "exact", 1_500)
 OK = Attempt("gpt#1", None, 10.0)
 
 json_values = st.recursive(
@@ -60,7 +60,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: Any) -> Trace:
+def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: Any) -> RequestContext:
     chat = parse_chat(orjson.dumps(body or {"prompt": "hi"}))
     transcript = Transcript()
     choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
@@ -80,10 +80,10 @@ def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: An
         "complete": True,
         "transcript": transcript,
     }
-    return Trace(**values | given)
+    return RequestContext(**values | given)
 
 
-def told(trace: Trace, tracking: Tracking = TRACKING, done: Books = DONE) -> dict[str, Any]:
+def told(trace: RequestContext, tracking: Tracking = TRACKING, done: RequestCharge = DONE) -> dict[str, Any]:
     body: dict[str, Any] = orjson.loads(promptlayer.record(trace, done, tracking))
     assert rules.log_request(body) == []
     return body
@@ -120,7 +120,7 @@ def test_times_cost_tokens_and_names_are_the_books() -> None:
     assert body["request_end_time"] == "2026-11-22T10:00:01.250000+00:00"
     assert (body["provider"], body["model"]) == ("openai.azure", "gpt-4.1-2026")
     assert (body["input_tokens"], body["output_tokens"], body["price"]) == (3, 4, 1.5e-6)
-    assert "price" not in told(a_trace(), done=Books(Usage(), "exact", None))
+    assert "price" not in told(a_trace(), done=RequestCharge(Usage(), "exact", None))
     assert "score" not in body
 
 

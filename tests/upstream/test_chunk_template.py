@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import stream as openai_stream
 from codellama_proxy.providers.openai.stream import StreamState
 from codellama_proxy.providers.registry import ADAPTERS
-from codellama_proxy.upstream.chunk_template import Interpreter, learn
+from codellama_proxy.upstream.chunk_template import StreamParser, learn
 from tests.support.builders import chat, deployment
 
 Parse = Callable[..., tuple[StreamState, Sequence[Event]]]
@@ -36,7 +36,7 @@ def completed(said: str, **more: Any) -> bytes:
     return orjson.dumps({"id": "c", "object": "text_completion", "created": 1, "choices": [choice], **more})
 
 
-def reader(parse: Parse, parsed: list[bytes] | None = None) -> Interpreter:
+def reader(parse: Parse, parsed: list[bytes] | None = None) -> StreamParser:
     """`parsed` is told what it had to parse."""
 
     def of_a_stream(state: Any, frame: Frame) -> tuple[StreamState, Sequence[Event]]:
@@ -44,20 +44,20 @@ def reader(parse: Parse, parsed: list[bytes] | None = None) -> Interpreter:
             parsed.append(frame.data)
         return parse(state, frame, chat(stream=True), deployment("a"))
 
-    return Interpreter(of_a_stream)
+    return StreamParser(of_a_stream)
 
 
 def seen(events: Sequence[Event]) -> list[tuple[Any, ...]]:
     return [(event.body and orjson.loads(event.body), *event[1:]) for event in events]
 
 
-def told(interpreter: Interpreter, frames: Sequence[Frame]) -> list[Any]:
+def told(interpreter: StreamParser, frames: Sequence[Frame]) -> list[Any]:
     """What the frames say, up to one that cannot be read."""
     found: list[Any] = []
     for frame in frames:
         try:
             found += seen(interpreter.events_of(frame))
-        except AttemptFailed as failed:
+        except AttemptError as failed:
             return [*found, failed.failure.reason]
     return found
 

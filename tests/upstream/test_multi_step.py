@@ -11,19 +11,19 @@ import orjson
 import pytest
 
 from codellama_proxy.core.types import (
-    Answered,
     Deployment,
     Event,
     Failure,
     HttpRequest,
     Step,
+    StepResponse,
     Steps,
     Timeouts,
 )
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.upstream.attempt import open_reply
-from codellama_proxy.upstream.multi_step import open_exchange
+from codellama_proxy.upstream.multi_step import open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from tests.support.attempt_driver import said
 from tests.support.builders import chat, deployment
@@ -63,13 +63,13 @@ class Talk:
             events: list[Event] = []
             try:
                 reply = await open_reply(pools, sent, asked, self.where, 5.0, at_once)
-            except AttemptFailed as failed:
+            except AttemptError as failed:
                 return events, failed.failure
             events += reply.first
             try:
                 while not reply.ended:
                     events += await reply.more(idle)
-            except AttemptFailed as failed:
+            except AttemptError as failed:
                 return events, failed.failure
             finally:
                 await reply.close()
@@ -307,15 +307,15 @@ def run(bodies: Sequence[bytes], sleep: Any) -> bytes:
 
     async def main() -> bytes:
         asked = chat()
-        steps = replicate.exchange(replicate.to_request(asked, R), asked, R)
-        response = await open_exchange(send, read, steps, stream=False, sleep=sleep)
+        steps = replicate.steps(replicate.to_request(asked, R), asked, R)
+        response = await open_multi_step(send, read, steps, stream=False, sleep=sleep)
         return await response.aread()
 
     return asyncio.run(main())
 
 
 def test_any_dialect_may_take_several_requests() -> None:
-    seen: list[Answered] = []
+    seen: list[StepResponse] = []
 
     def steps() -> Steps:
         for number in range(3):
@@ -329,7 +329,7 @@ def test_any_dialect_may_take_several_requests() -> None:
         return await response.aread()
 
     async def main() -> tuple[int, bytes]:
-        response = await open_exchange(send, read, steps(), stream=False)
+        response = await open_multi_step(send, read, steps(), stream=False)
         return response.status_code, await response.aread()
 
     assert asyncio.run(main()) == (200, b"2")

@@ -9,8 +9,8 @@ import pytest
 from codellama_proxy.core.types import Mock, Secret
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.attempt import Reply, open_reply
-from codellama_proxy.upstream.pools import Pools, wire_for
-from codellama_proxy.upstream.transport import AiohttpWire, MockWire
+from codellama_proxy.upstream.pools import Pools, transport_for
+from codellama_proxy.upstream.transport import AiohttpTransport, MockTransport
 from tests.support.attempt_driver import A, Call
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import cut
@@ -138,10 +138,10 @@ def test_the_built_in_mock_needs_no_network() -> None:
     mock = deployment("mock", provider="mock", base_url=None, mock=Mock(reply="from the script"))
 
     async def main() -> str:
-        real = wire_for(A)
-        assert isinstance(real, AiohttpWire)
+        real = transport_for(A)
+        assert isinstance(real, AiohttpTransport)
         await real.aclose()
-        assert isinstance(wire_for(mock), MockWire)
+        assert isinstance(transport_for(mock), MockTransport)
         reply = await open_reply(Pools(), ADAPTERS["mock"].to_request(chat(), mock), chat(), mock, 5.0)
         await reply.close()
         return reply.first[0].text

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from codellama_proxy.upstream.timeouts import Watch
+from codellama_proxy.upstream.timeouts import TaskTimeout
 
 
 def test_a_wait_that_takes_too_long_is_a_timeout_and_the_next_one_is_not() -> None:
     async def use() -> list[str]:
-        watch, seen = Watch(), []
+        watch, seen = TaskTimeout(), []
         for wait, allowed in ((0.0, 5.0), (5.0, 0.02), (0.03, 5.0), (5.0, 0.02)):
             try:
                 with watch.within(allowed):
@@ -29,7 +29,7 @@ def test_a_wait_that_takes_too_long_is_a_timeout_and_the_next_one_is_not() -> No
 
 def test_many_short_waits_may_take_longer_together_than_each_of_them_may() -> None:
     async def use() -> None:
-        watch = Watch()
+        watch = TaskTimeout()
         for _ in range(20):
             with watch.within(0.05):
                 await asyncio.sleep(0.01)
@@ -41,7 +41,7 @@ def test_many_short_waits_may_take_longer_together_than_each_of_them_may() -> No
 
 def test_the_timeout_of_the_last_wait_comes_when_it_is_due() -> None:
     async def use() -> float:
-        watch = Watch()
+        watch = TaskTimeout()
         with watch.within(0.05):
             await asyncio.sleep(0.03)
         started = time.monotonic()
@@ -54,7 +54,7 @@ def test_the_timeout_of_the_last_wait_comes_when_it_is_due() -> None:
 
 def test_a_cancellation_from_outside_stays_one() -> None:
     async def use() -> None:
-        watch = Watch()
+        watch = TaskTimeout()
         with watch.within(5):
             await asyncio.sleep(5)
 
@@ -71,7 +71,7 @@ def test_a_cancellation_from_outside_stays_one() -> None:
 def test_a_cancellation_at_the_same_time_as_the_timeout_wins() -> None:
     async def main() -> bool:
         async def use() -> None:
-            watch = Watch()
+            watch = TaskTimeout()
             with watch.within(0.01):
                 await asyncio.sleep(5)
 
@@ -87,7 +87,7 @@ def test_a_cancellation_at_the_same_time_as_the_timeout_wins() -> None:
 
 def test_an_error_of_what_was_waited_for_is_that_error() -> None:
     async def use() -> None:
-        watch = Watch()
+        watch = TaskTimeout()
         with watch.within(5):
             raise ValueError("mine")
 

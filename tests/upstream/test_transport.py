@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from codellama_proxy.upstream.attempt import failure_of
-from codellama_proxy.upstream.transport import AiohttpWire, translated
+from codellama_proxy.upstream.transport import AiohttpTransport, translated
 from tests.support.attempt_driver import playing, reading, said
 from tests.support.dialogues import OPENAI, chunk, sse
 from tests.support.fake_internet import answer, stream
@@ -176,7 +176,7 @@ class Peer(threading.Thread):
         return True
 
 
-async def ask(wire: AiohttpWire, port: int, method: str = "POST") -> None:
+async def ask(wire: AiohttpTransport, port: int, method: str = "POST") -> None:
     url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
     request = httpx2.Request(method, url, headers=length, stream=httpx2.ByteStream(BODY))
     response = await wire.handle_async_request(request)
@@ -199,7 +199,7 @@ def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
 def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -> None:
     async def use(port: int) -> None:
-        async with AiohttpWire() as wire:
+        async with AiohttpTransport() as wire:
             await ask(wire, port)
             with pytest.raises(httpx2.RemoteProtocolError) as caught:
                 await ask(wire, port, method)
@@ -218,7 +218,7 @@ def test_a_connection_closed_while_idle_is_replaced_and_costs_no_request(idle: s
     """Whether or not the event loop has been told of the end that the kernel knows of."""
 
     async def use(port: int) -> None:
-        async with AiohttpWire() as wire:
+        async with AiohttpTransport() as wire:
             await ask(wire, port)
             assert upstream.closed.wait(5)
             if noticed:
@@ -234,7 +234,7 @@ def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> N
     """An upstream that restarts has closed them all: the next attempt must reach it."""
 
     async def use(port: int) -> None:
-        async with AiohttpWire() as wire:
+        async with AiohttpTransport() as wire:
             await asyncio.gather(*[ask(wire, port) for _ in range(4)])
             assert upstream.connections == 4
             with pytest.raises(httpx2.RemoteProtocolError):

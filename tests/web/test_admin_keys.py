@@ -28,7 +28,7 @@ from codellama_proxy.core.types import (
     Snapshot,
     Tracking,
 )
-from codellama_proxy.limits.admission import Ask, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import scopes_of
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
@@ -135,7 +135,7 @@ class Proxy:
         return answer.status_code, found["code"], found["param"]
 
     async def spend(self, key: Key, nanos: int) -> None:
-        ask = Ask(
+        ask = AdmissionRequest(
             request_id="req_1",
             created_at=NOW,
             project=key.project,

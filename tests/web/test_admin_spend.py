@@ -18,7 +18,7 @@ from codellama_proxy.auth.keys import Keys
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.windows import DAY
-from codellama_proxy.store.key_fields import Change
+from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.web.admin import spend as web
@@ -74,7 +74,7 @@ class Proxy:
         stack.push_async_callback(reader.close)
         keys = Keys(self.store.writer, reader, clock=lambda: NOW)
         for project in ("web", "ops"):
-            self.keys[project], self.secrets[project] = await keys.create(Change({"key_alias": project}))
+            self.keys[project], self.secrets[project] = await keys.create(KeyChange({"key_alias": project}))
         app = Starlette(
             routes=[
                 Route("/spend", web.spend),

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.web.connection import Patience
+from codellama_proxy.web.connection import ClientTimeouts
 from codellama_proxy.web.http_protocol import MAX_BEHIND, Protocol
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -76,7 +76,7 @@ class Connection:
             config,
             ServerState(),
             {},
-            patience=Patience(),
+            patience=ClientTimeouts(),
             max_body=lambda: 32_000_000,
             malformed=self._refused,
         )

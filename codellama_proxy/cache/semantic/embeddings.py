@@ -19,20 +19,20 @@ import orjson
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache import key as caching
-from codellama_proxy.cache.key import Answer, Sharing
-from codellama_proxy.cache.storage import Answers
+from codellama_proxy.cache.key import CachedAnswer, CacheScope
+from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.cache.vectors import Vector, vector
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Model, Snapshot
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.request.context import Trace
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.selection import serving
 
 PATIENCE = 1.0
 """Seconds a request waits to hear whether there is a similar one."""
-Embed = Callable[[str, Model, Trace, Snapshot], Awaitable[bytes | None]]
+Embed = Callable[[str, Model, RequestContext, Snapshot], Awaitable[bytes | None]]
 """Asks a model of this proxy for the vector of a text, for the sake of another request, and on its bill. Returns the
 answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
 REMEMBERED = 256
@@ -42,38 +42,42 @@ REST = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SemanticQuery:
     """A request as similar ones see it."""
 
     bucket: bytes
     text: str
     """Its last turn."""
-    sharing: Sharing
+    sharing: CacheScope
 
 
-class Nearby(NamedTuple):
+class SemanticMatch(NamedTuple):
     """What a back end found."""
 
-    answer: Answer | None = None
+    answer: CachedAnswer | None = None
     similarity: float | None = None
     """Of the two texts, 1 for the same; `None` if the back end does not tell."""
     memo: Any = None
     """What it need not find out again to `keep` an answer to this question."""
 
 
-class Similar(Protocol):
+class SemanticBackend(Protocol):
     """A back end. Neither function raises."""
 
-    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
+    async def find(
+        self, semantic_query: SemanticQuery, asker: RequestContext, snapshot: Snapshot
+    ) -> SemanticMatch:
         """`asker`: the request whose question it is, which pays for what has to be asked to compare it."""
 
-    async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
+    async def keep(self, semantic_query: SemanticQuery, memo: Any, key: bytes, answer: CachedAnswer) -> None:
         """Keeps an answer that is already kept under its `key`."""
 
     async def close(self) -> None: ...
 
 
-def question(chat: ChatRequest, model: Model, scope: Sharing, snapshot: Snapshot) -> Question | None:
+def semantic_query(
+    chat: InferenceRequest, model: Model, scope: CacheScope, snapshot: Snapshot
+) -> SemanticQuery | None:
     """`None` for a request that only an identical one can answer."""
     text = caching.last_turn(chat)
     if text is None:
@@ -81,10 +85,10 @@ def question(chat: ChatRequest, model: Model, scope: Sharing, snapshot: Snapshot
     project = snapshot.project(scope.project)
     blank = caching.without_last_turn(chat)
     rest = caching.key_of(scope.kind, scope.name, blank, model, snapshot.guardrail, project)
-    return Question(hashlib.sha256(b"similar:" + rest).digest(), text, scope)
+    return SemanticQuery(hashlib.sha256(b"similar:" + rest).digest(), text, scope)
 
 
-class Circuit:
+class CircuitBreaker:
     """Whether a back end may be asked: not for a while after it failed."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -102,36 +106,43 @@ class Circuit:
 # --- embeddings ----------------------------------------------------------------------------------------------
 
 
-class Embeddings:
+class EmbeddingsBackend:
     """Compares by the vectors that a model makes of the last turns; they are kept beside the answers."""
 
-    def __init__(self, settings: Mapping[str, Any], answers: Answers, embed: Embed, time: Time) -> None:
+    def __init__(self, settings: Mapping[str, Any], answers: CacheStorage, embed: Embed, time: Time) -> None:
         self._model: str = settings["model"]
         self._threshold: float = settings["threshold"]
         self._answers = answers
         self._ask_embedding = embed
         self._time = time
-        self._circuit = Circuit(time.monotonic)
+        self._circuit = CircuitBreaker(time.monotonic)
         self._asking: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
 
-    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
+    async def find(
+        self, semantic_query: SemanticQuery, asker: RequestContext, snapshot: Snapshot
+    ) -> SemanticMatch:
         named = snapshot.models.get(self._model)
         model = named and serving(named, "embedding")
         if model is None or not model.deployments or self._circuit.open:
-            return Nearby()
-        question = _among(question, model)
-        found = await self._vector(question, model, asker, snapshot)
+            return SemanticMatch()
+        semantic_query = _among(semantic_query, model)
+        found = await self._vector(semantic_query, model, asker, snapshot)
         if found is None:
-            return Nearby()
+            return SemanticMatch()
         now = self._time.wall()
-        best = await self._answers.read(lambda db: answer_file.nearest(db, question.bucket, found, now))
-        memo = question.bucket, found
+        best = await self._answers.read(lambda db: answer_file.nearest(db, semantic_query.bucket, found, now))
+        memo = semantic_query.bucket, found
         if best is None or best[1] < self._threshold:
-            return Nearby(memo=memo)
-        return Nearby(await self._answers.find(best[0], question.sharing), min(best[1], 1.0), memo)
+            return SemanticMatch(memo=memo)
+        return SemanticMatch(
+            await self._answers.find(best[0], semantic_query.sharing), min(best[1], 1.0), memo
+        )
 
-    async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
-        del question, answer  # the answer is where identical requests find it; only the way there is new
+    async def keep(self, semantic_query: SemanticQuery, memo: Any, key: bytes, answer: CachedAnswer) -> None:
+        del (
+            semantic_query,
+            answer,
+        )  # the answer is where identical requests find it; only the way there is new
         if memo is not None:
             bucket, found = memo
             self._answers.write(lambda db: answer_file.put_vector(db, key, bucket, found))
@@ -140,33 +151,37 @@ class Embeddings:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     async def _vector(
-        self, question: Question, model: Model, asker: Trace, snapshot: Snapshot
+        self, semantic_query: SemanticQuery, model: Model, asker: RequestContext, snapshot: Snapshot
     ) -> Vector | None:
         """One call for all who ask the same at about the same time; the first of them pays."""
-        asked = question.bucket, question.text
+        asked = semantic_query.bucket, semantic_query.text
         task = self._asking.get(asked)
         if task is None or (task.done() and task.result() is None):
-            embedding = self._embed(question.text, model, asker, snapshot)
+            embedding = self._embed(semantic_query.text, model, asker, snapshot)
             task = self._asking[asked] = asyncio.create_task(embedding)
             if len(self._asking) > REMEMBERED:
                 del self._asking[next(iter(self._asking))]
         return await asyncio.shield(task)
 
-    async def _embed(self, text: str, model: Model, asker: Trace, snapshot: Snapshot) -> Vector | None:
+    async def _embed(
+        self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot
+    ) -> Vector | None:
         """A refusal of the ledger is nobody's failure: it concerns who asked, and nobody else."""
         try:
             answer = await self._ask_embedding(text, model, asker, snapshot)
             return None if answer is None else vector(numbers_of(answer))
-        except (ProxyError, AttemptFailed, ValueError):
+        except (ProxyError, AttemptError, ValueError):
             self._circuit.failed()
             self._answers.troubles["embedding"] += 1
             return None
 
 
-def _among(question: Question, model: Model) -> Question:
+def _among(semantic_query: SemanticQuery, model: Model) -> SemanticQuery:
     """Vectors of different models cannot be compared, so they are in different buckets."""
     makers = [[d.provider, d.model, d.params.get("dimensions")] for d in model.deployments]
-    return replace(question, bucket=hashlib.sha256(question.bucket + orjson.dumps(makers)).digest())
+    return replace(
+        semantic_query, bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(makers)).digest()
+    )
 
 
 def numbers_of(body: bytes) -> Sequence[float]:

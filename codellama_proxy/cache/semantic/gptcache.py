@@ -16,15 +16,15 @@ from typing import Any
 import httpx2
 import orjson
 
-from codellama_proxy.cache.key import MAX_KEPT, Answer
-from codellama_proxy.cache.semantic.embeddings import PATIENCE, Circuit, Nearby, Question
+from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
+from codellama_proxy.cache.semantic.embeddings import PATIENCE, CircuitBreaker, SemanticMatch, SemanticQuery
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Snapshot
 from codellama_proxy.openai_format.completion import whole_event
-from codellama_proxy.request.context import Trace
+from codellama_proxy.request.context import RequestContext
 
 VERSION = 1
-MAX_BODY = 4 * MAX_KEPT
+MAX_BODY = 4 * MAX_CACHED_BYTES
 """Bytes of its answer: ours inside a JSON string."""
 MAX_TEXT = 32_000
 """Characters of a last turn that is sent there."""
@@ -46,22 +46,22 @@ class GptCache:
         self._wire = wire
         self._troubles = troubles
         self._time = time
-        self._circuit = Circuit(time.monotonic)
+        self._circuit = CircuitBreaker(time.monotonic)
 
-    async def find(self, question: Question, asker: Trace, snapshot: Snapshot) -> Nearby:
+    async def find(self, question: SemanticQuery, asker: RequestContext, snapshot: Snapshot) -> SemanticMatch:
         del asker, snapshot
         now = self._time.wall()
         found = await self._post("/get", {"prompt": self._prompt(question, now)}, question)
         answer = found.get("answer") if isinstance(found, dict) else None
         if not isinstance(answer, str):
-            return Nearby()
+            return SemanticMatch()
         try:
             return opened(answer, question, now)
         except ValueError:
             self._troubles["envelope"] += 1
-            return Nearby()
+            return SemanticMatch()
 
-    async def keep(self, question: Question, memo: Any, key: bytes, answer: Answer) -> None:
+    async def keep(self, question: SemanticQuery, memo: Any, key: bytes, answer: CachedAnswer) -> None:
         del memo, key
         wanted = {"prompt": self._prompt(question, self._time.wall()), "answer": envelope(answer, question)}
         await self._post("/put", wanted, question)
@@ -69,12 +69,12 @@ class GptCache:
     async def close(self) -> None:
         return
 
-    def _prompt(self, question: Question, now: float) -> str:
+    def _prompt(self, question: SemanticQuery, now: float) -> str:
         """It deletes nothing and prefers the oldest, so each stretch of `ttl` has prompts of its own."""
         epoch = int(now // self._ttl)
         return f"codellama-proxy:{question.bucket.hex()[:16]}:{epoch}\n{question.text}"
 
-    async def _post(self, path: str, body: Mapping[str, Any], question: Question) -> Any:
+    async def _post(self, path: str, body: Mapping[str, Any], question: SemanticQuery) -> Any:
         if self._circuit.open or len(question.text) > MAX_TEXT:
             return None
         try:
@@ -111,7 +111,7 @@ class GptCache:
 # --- the envelope --------------------------------------------------------------------------------------------
 
 
-def envelope(answer: Answer, question: Question) -> str:
+def envelope(answer: CachedAnswer, question: SemanticQuery) -> str:
     """An answer with all that is needed to believe it."""
     whole = {
         "v": VERSION,
@@ -126,21 +126,23 @@ def envelope(answer: Answer, question: Question) -> str:
     return orjson.dumps(whole).decode()
 
 
-def opened(text: str, question: Question, now: float) -> Nearby:
+def opened(text: str, question: SemanticQuery, now: float) -> SemanticMatch:
     """What is in an envelope, if it is of this bucket and still good. Raises `ValueError` when it is not ours."""
     found = orjson.loads(text)
     try:
         if (found["v"], found["ns"]) != (VERSION, question.bucket.hex()):
             raise ValueError("another's")
         if found["exp"] <= now:
-            return Nearby()
+            return SemanticMatch()
         names = tuple([str(name) for name in found["dropped"]])
         event = whole_event(found["response"].encode())
-        answer = Answer(event, str(found["deployment"]), names, float(found["created"]), float(found["exp"]))
+        answer = CachedAnswer(
+            event, str(found["deployment"]), names, float(found["created"]), float(found["exp"])
+        )
         same = found["text"] == _digest(question.text)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError("not an envelope") from error
-    return Nearby(answer, 1.0 if same else None)
+    return SemanticMatch(answer, 1.0 if same else None)
 
 
 def _digest(text: str) -> str:

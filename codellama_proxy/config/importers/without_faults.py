@@ -14,7 +14,7 @@ from codellama_proxy.config.validate import cross_field as checks
 from codellama_proxy.config.validate.messages import faults
 from codellama_proxy.config.validate.partial import Rest, rest_of
 from codellama_proxy.config.yaml.document import Document, Path, parse
-from codellama_proxy.config.yaml.substitution import Unset
+from codellama_proxy.config.yaml.substitution import UnsetError
 
 Told = Callable[[Path, str], None]
 """Is told what was taken out, and why."""
@@ -37,7 +37,7 @@ def mended(made: dict[str, Any], write: Callable[[Mapping[str, Any]], str], told
 
 
 def _nothing(name: str) -> str:
-    raise Unset(f"{name} is not set")
+    raise UnsetError(f"{name} is not set")
 
 
 def _wrong(document: Document) -> Iterator[tuple[Path, str]]:

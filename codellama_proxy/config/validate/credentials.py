@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from codellama_proxy.config.yaml.document import Document, Path
-from codellama_proxy.config.yaml.substitution import Lookup, Unset
+from codellama_proxy.config.yaml.substitution import Lookup, UnsetError
 
 CUSTOMARY: Mapping[str, tuple[str, ...]] = {
     "openai": ("OPENAI_API_KEY",),
@@ -124,7 +124,7 @@ def _filled(document: Document, path: Path, entry: dict[str, Any], lookup: Looku
     for name in names:
         try:
             value = lookup(name)
-        except Unset:
+        except UnsetError:
             continue
         entry["api_key"] = value
         return replace(

@@ -8,7 +8,7 @@ from typing import Any
 
 from codellama_proxy.config.schema import Entry
 from codellama_proxy.config.validate import credentials
-from codellama_proxy.config.validate.finding import Entries, Remark
+from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.openai import COMPLETION_FIELDS, EMBEDDING_FIELDS, Rules
@@ -89,7 +89,7 @@ A_SLIP = 0.85
 """From this similarity on, an unknown parameter is taken for a known one that was spelled wrong."""
 
 
-def remarks(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+def remarks(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     provider = None if (*path, "provider") in entries.unknown else entry.provider
     yield from _key(entry, path, provider, entries)
     yield from _address(entry, (*path, "base_url"), entries)
@@ -97,16 +97,16 @@ def remarks(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
     yield from _params(entry, (*path, "params"), entries)
 
 
-def of_key(key: str, path: Path, provider: str | None, variable: str) -> Iterator[Remark]:
+def of_key(key: str, path: Path, provider: str | None, variable: str) -> Iterator[Finding]:
     """A key that stands in the file itself, though it should come from the variable."""
     if (why := credentials.wrong(key, variable)) is not None:
-        yield Remark(path, why)
+        yield Finding(path, why)
     elif provider not in NEEDS_NO_KEY or key.lower() not in credentials.NO_KEYS:
         message = f"whoever can read the file can read this key; write ${{{variable}}} and set the variable"
-        yield Remark(path, message, "warning")
+        yield Finding(path, message, "warning")
 
 
-def _key(entry: Entry, path: Path, provider: str | None, entries: Entries) -> Iterator[Remark]:
+def _key(entry: Entry, path: Path, provider: str | None, entries: Entries) -> Iterator[Finding]:
     here = (*path, "api_key")
     if entry.api_key is not None:
         if here not in entries.hidden:
@@ -115,31 +115,31 @@ def _key(entry: Entry, path: Path, provider: str | None, entries: Entries) -> It
     keyless = provider is None or provider in NEEDS_NO_KEY or entry.base_url is not None
     authorised = credentials.CREDENTIAL_HEADERS & entry.headers.keys()
     if not keyless and not authorised and here not in entries.unknown:
-        yield Remark(path, f"no api_key; {provider} will refuse every request", "warning")
+        yield Finding(path, f"no api_key; {provider} will refuse every request", "warning")
 
 
-def _address(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+def _address(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     url = entry.base_url
     if url is None:
         return
     if path not in entries.hidden and (why := credentials.referred(url)) is not None:
-        yield Remark(path, why)
+        yield Finding(path, why)
     found = next((end for end in ENDPOINTS if url.lower().endswith(end)), None)
     if found is not None:
         right = "" if path in entries.hidden else f": {url[: -len(found)]}"
-        yield Remark(path, f"the proxy itself adds {found}; write the address without it{right}")
+        yield Finding(path, f"the proxy itself adds {found}; write the address without it{right}")
 
 
-def _headers(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+def _headers(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     for name, value in entry.headers.items():
         hidden = any(
             known[: len(path)] == path and str(known[-1]).lower() == name for known in entries.hidden
         )
         if not hidden and (why := credentials.referred(value)) is not None:
-            yield Remark((*path, name), why)
+            yield Finding((*path, name), why)
 
 
-def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
+def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     if path in entries.unknown:
         return
     mode = None if (*path[:-1], "mode") in entries.unknown else entry.mode
@@ -149,28 +149,28 @@ def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Remark]:
         if here in entries.unknown:
             continue
         if name in NOT_THEIRS:
-            yield Remark(here, f"{name} cannot be set here: {NOT_THEIRS[name]}")
+            yield Finding(here, f"{name} cannot be set here: {NOT_THEIRS[name]}")
         elif name in rules or name in FIELDS:
             yield from _value(name, value, here, rules if name in rules else FIELDS)
         elif name not in EXTRAS:
             yield _unknown(name, here, rules)
     if MAX_TOKENS_FIELDS[0] in entry.params and MAX_TOKENS_FIELDS[1] in entry.params:
-        yield Remark(
+        yield Finding(
             (*path, MAX_TOKENS_FIELDS[0]), "give either max_tokens or max_completion_tokens, not both"
         )
 
 
-def _value(name: str, value: Any, path: Path, rules: Rules) -> Iterator[Remark]:
+def _value(name: str, value: Any, path: Path, rules: Rules) -> Iterator[Finding]:
     try:
         checked = check_fields({name: value}, rules)
         check_items(checked)
     except ProxyError as error:
-        yield Remark(path, error.message.removeprefix(f"'{name}' ").rstrip("."))
+        yield Finding(path, error.message.removeprefix(f"'{name}' ").rstrip("."))
 
 
-def _unknown(name: str, path: Path, rules: Rules) -> Remark:
+def _unknown(name: str, path: Path, rules: Rules) -> Finding:
     known = [*rules, *EXTRAS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=A_SLIP)
     if near:
-        return Remark(path, f'unknown parameter; did you mean "{near[0]}"?')
-    return Remark(path, "no parameter that we know; it is sent to the provider as it is", "warning")
+        return Finding(path, f'unknown parameter; did you mean "{near[0]}"?')
+    return Finding(path, "no parameter that we know; it is sent to the provider as it is", "warning")

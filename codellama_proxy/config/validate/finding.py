@@ -11,7 +11,7 @@ from codellama_proxy.config.yaml.document import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Finding:
     path: Path
     message: str
     severity: Literal["error", "warning"] = "error"

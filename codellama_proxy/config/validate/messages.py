@@ -14,7 +14,7 @@ from codellama_proxy.config.schema import File
 from codellama_proxy.config.validate import guesses
 from codellama_proxy.config.yaml.document import Document, Path, Position
 
-Finding = tuple[Position, str]
+Fault = tuple[Position, str]
 A_MAPPING = "expected a mapping: keys and their values, each as `key: value`"
 A_LIST = "expected a list: items on lines of their own that begin with `- `, or in [ ]"
 
@@ -29,12 +29,12 @@ def _short(key: str) -> str:
     return key if len(key) <= 64 else f"{key[:61]}..."
 
 
-def at(document: Document, path: Path, message: str) -> Finding:
+def at(document: Document, path: Path, message: str) -> Fault:
     """Something about the value at `path`."""
     return document.position(path), f"{described(path)}: {message}" if path else message
 
 
-def findings(document: Document, error: ValidationError) -> Iterator[Finding]:
+def findings(document: Document, error: ValidationError) -> Iterator[Fault]:
     for path, message in faults(document, error):
         if path in document.keys and message.startswith("unknown key"):
             yield document.keys[path], f"{described(path)}: {message}"

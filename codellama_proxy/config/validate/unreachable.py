@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from codellama_proxy.config.schema import File
-from codellama_proxy.config.validate.finding import Entries, Remark
+from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
 from codellama_proxy.core.types import Deployment, Limits, Model, Project, Snapshot
 from codellama_proxy.limits import budgets
 from codellama_proxy.openai_format.usage import OWN_TOKENS
-from codellama_proxy.policy.guardrail import guardrail_of
+from codellama_proxy.policy.guardrail import guardrail_text
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.routing.selection import allows
 from codellama_proxy.tokens import tokenizers as tokens
@@ -42,7 +42,7 @@ class Scope(NamedTuple):
         return field in given and getattr(self.limits, field) is not None
 
 
-def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
     yield from _circles(entries)
     yield from _projects(snapshot)
     yield from _fallbacks(snapshot, entries)
@@ -54,7 +54,7 @@ def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark
 # --- models ------------------------------------------------------------------------------------------------
 
 
-def _circles(entries: Entries) -> Iterator[Remark]:
+def _circles(entries: Entries) -> Iterator[Finding]:
     """Each explicit fallback that leads back to a model on the way to it, said once."""
     edges = _edges(entries)
     done: set[str] = set()
@@ -66,7 +66,7 @@ def _circles(entries: Entries) -> Iterator[Remark]:
                 done.add(way.pop()[0])
             elif name in (names := [one for one, _ in way]):
                 circle = [*names[names.index(name) :], name]
-                yield Remark(path, _circle(circle, entries), "warning")
+                yield Finding(path, _circle(circle, entries), "warning")
             elif name in edges and name not in done:
                 way.append((name, iter(edges[name])))
 
@@ -88,24 +88,24 @@ def _circle(names: Sequence[str], entries: Entries) -> str:
     return f"the fallbacks run in a circle{shown}; a request tries each model once"
 
 
-def _projects(snapshot: Snapshot) -> Iterator[Remark]:
+def _projects(snapshot: Snapshot) -> Iterator[Finding]:
     for name, project in snapshot.projects.items():
         if project.models is not None and not any(allows(project.models, m) for m in snapshot.models):
             message = "allows no enabled model, so its keys can use nothing"
-            yield Remark(("projects", name, "models"), message, "warning")
+            yield Finding(("projects", name, "models"), message, "warning")
 
 
-def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
+def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
     projects = snapshot.projects.values()
     for name, edges in _edges(entries).items():
         using = [project for project in projects if allows(project.models, name)]
         for path, fallback in edges:
             if using and not any(allows(project.models, fallback) for project in using):
                 message = "no project of this file that may use the model may use this fallback"
-                yield Remark(path, message, "warning")
+                yield Finding(path, message, "warning")
 
 
-def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
+def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
     """The models that a budget passes over, or refuses, because what they cost is unknown."""
     budgeted = [scope for scope in _scopes(snapshot) if scope.binds("max_budget")]
     if not budgeted:
@@ -122,7 +122,7 @@ def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Remark]:
             message = (
                 "has no known price, so requests under a budget pass it over, or are refused; give it one"
             )
-            yield Remark(("models", index), f"{entry.name} {message}", "warning")
+            yield Finding(("models", index), f"{entry.name} {message}", "warning")
 
 
 def _may_meet(budgeted: Sequence[Scope], name: str) -> bool:
@@ -137,24 +137,24 @@ def _deployments(snapshot: Snapshot) -> list[Deployment]:
 # --- guardrails -----------------------------------------------------------------------------------------------
 
 
-def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Remark]:
+def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
     """Where a text is expected and there is none. `false` says that none is wanted."""
     nothing = "so no system prompt stands before the requests; write one, or false for none"
     path: Path = ("guardrail", "system_prompt")
     chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
     if file.guardrail.system_prompt == "" and chats:
         written = "system_prompt" in file.guardrail.model_fields_set
-        yield Remark(
+        yield Finding(
             path if written else ("guardrail",), f"{'empty' if written else 'missing'}, {nothing}", "warning"
         )
     for index, entry in entries.by_index.items():
         path = ("models", index, "system_prompt")
         if entry.system_prompt == "":
-            yield Remark(path, f"empty, {nothing}", "warning")
+            yield Finding(path, f"empty, {nothing}", "warning")
     for name, project in file.projects.items():
         path = ("projects", name, "guardrail")
         if project.guardrail == "":
-            yield Remark(path, f"empty, {nothing}", "warning")
+            yield Finding(path, f"empty, {nothing}", "warning")
 
 
 # --- limits ------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _scopes(snapshot: Snapshot) -> list[Scope]:
     return [*general, *own]
 
 
-def _never_reached(snapshot: Snapshot, file: File) -> Iterator[Remark]:
+def _never_reached(snapshot: Snapshot, file: File) -> Iterator[Finding]:
     """Limits above those of the scope around them, which always refuses first."""
     scopes = _scopes(snapshot)
     everything, project, key, user = scopes[:4]
@@ -181,10 +181,10 @@ def _never_reached(snapshot: Snapshot, file: File) -> Iterator[Remark]:
     server = file.server.max_parallel_requests
     if everything.writes("max_parallel_requests") and (everything.limits.max_parallel_requests or 0) > server:
         message = "never reached: server.max_parallel_requests is lower"
-        yield Remark((*everything.path, "max_parallel_requests"), message, "warning")
+        yield Finding((*everything.path, "max_parallel_requests"), message, "warning")
 
 
-def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Remark]:
+def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Finding]:
     for field in _COUNTED:
         if scope.writes(field) and all(wider.binds(field) for wider in around):
             widest = max(around, key=lambda wider: int(getattr(wider.limits, field)))
@@ -193,21 +193,21 @@ def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Remark]:
             )
             if same_window and getattr(scope.limits, field) > getattr(widest.limits, field):
                 above = ".".join(str(part) for part in (*widest.path, field))
-                yield Remark((*scope.path, field), f"never reached: {above} is lower", "warning")
+                yield Finding((*scope.path, field), f"never reached: {above} is lower", "warning")
 
 
-def _never_met(snapshot: Snapshot) -> Iterator[Remark]:
+def _never_met(snapshot: Snapshot) -> Iterator[Finding]:
     """Limits below the smallest request there is. 0 is meant: none allowed."""
     chats = [model for model in snapshot.models.values() if model.deployments[0].mode == "chat"]
     least_tokens = tokens.of_chat(SMALLEST, (), lambda _: 1)
     for scope in _scopes(snapshot):
         if chats and scope.writes("tpm_limit") and 0 < (scope.limits.tpm_limit or 0) < least_tokens:
             message = "can never be met: the smallest request takes more tokens"
-            yield Remark((*scope.path, "tpm_limit"), message, "warning")
+            yield Finding((*scope.path, "tpm_limit"), message, "warning")
         budget = scope.limits.max_budget or 0
         if scope.writes("max_budget") and budget and _unaffordable(snapshot, chats, scope, budget):
             message = "can never be met: the smallest request to the cheapest model holds more"
-            yield Remark((*scope.path, "max_budget"), message, "warning")
+            yield Finding((*scope.path, "max_budget"), message, "warning")
 
 
 def _unaffordable(snapshot: Snapshot, chats: Sequence[Model], scope: Scope, budget: int) -> bool:
@@ -222,7 +222,7 @@ def _priced(model: Model) -> bool:
 def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> budgets.Bound:
     """Of the model alone: its fallbacks can only add to it."""
     whose = project or Project("")
-    text = max(len(guardrail_of(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
+    text = max(len(guardrail_text(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
     prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST) + OWN_TOKENS
     prices = [price_of(d) for d in model.deployments]
     return budgets.bound(prices, [prompt] * len(prices), 1)
@@ -231,7 +231,7 @@ def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> bu
 # --- pauses ------------------------------------------------------------------------------------------------
 
 
-def _pauses(file: File) -> Iterator[Remark]:
+def _pauses(file: File) -> Iterator[Finding]:
     """A pause that its own maximum cuts short."""
     backoff, cooldown = file.routing.backoff, file.routing.cooldown
     pairs: Mapping[Path, tuple[float, float, bool]] = {
@@ -246,7 +246,7 @@ def _pauses(file: File) -> Iterator[Remark]:
     for path, (pause, most, written) in pairs.items():
         if written and pause > most:
             name = "backoff.max" if path[1] == "backoff" else "cooldown.max_time"
-            yield Remark(path, f"never reached: routing.{name} is lower", "warning")
+            yield Finding(path, f"never reached: routing.{name} is lower", "warning")
 
 
 def _written(section: object, field: str) -> bool:

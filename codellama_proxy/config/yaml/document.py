@@ -118,7 +118,7 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
         composer = _Composer(yaml.parse(_decode(content), Loader=yaml.CSafeLoader))
         reader = _Reader(lookup, composer.problems, legacy)
         return reader.document(composer.document())
-    except _Unreadable as error:
+    except _UnreadableError as error:
         line, column = error.position
         raise ConfigError((Problem(line, column, error.message, source=source),)) from None
     except yaml.MarkedYAMLError as error:
@@ -129,7 +129,7 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
         raise ConfigError((Problem(1, 1, f"not YAML: {in_plain_words(None)}", source=source),)) from None
 
 
-class _Unreadable(Exception):  # noqa: N818 - a stop, turned into a `Problem` by `parse`
+class _UnreadableError(Exception):
     def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
         self.position = position
@@ -138,18 +138,20 @@ class _Unreadable(Exception):  # noqa: N818 - a stop, turned into a `Problem` by
 
 def _decode(content: bytes) -> str:
     if len(content) > MAX_BYTES:
-        raise _Unreadable((1, 1), "the file is larger than 1 MiB")
+        raise _UnreadableError((1, 1), "the file is larger than 1 MiB")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _Unreadable((1, 1), "the file is UTF-16; save it as UTF-8")
+        raise _UnreadableError((1, 1), "the file is UTF-16; save it as UTF-8")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise _Unreadable(_place(content[: error.start].decode()), "not UTF-8") from None
+        raise _UnreadableError(_place(content[: error.start].decode()), "not UTF-8") from None
     text = text.removeprefix("\ufeff")
     if found := _FORBIDDEN.search(text):
-        raise _Unreadable(_place(text[: found.start()]), f"character U+{ord(found[0]):04X} is not allowed")
+        raise _UnreadableError(
+            _place(text[: found.start()]), f"character U+{ord(found[0]):04X} is not allowed"
+        )
     if _BEGINS.search(text) and not _ENDS.search(text):
-        raise _Unreadable(_place(text), f"the file is cut short: its last line should begin {END}")
+        raise _UnreadableError(_place(text), f"the file is cut short: its last line should begin {END}")
     return text
 
 
@@ -193,17 +195,17 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise _Unreadable(_start(event), "one document only: nothing may follow `---`")
+                    raise _UnreadableError(_start(event), "one document only: nothing may follow `---`")
                 root = self._node(next(self._events), 0)
         if root is None:
-            raise _Unreadable((1, 1), "the file is empty; it needs at least `models:`")
+            raise _UnreadableError((1, 1), "the file is empty; it needs at least `models:`")
         return root
 
     def _node(self, event: Any, depth: int) -> _Node:
         position = _start(event)
         self._nodes += 1
         if depth > MAX_DEPTH:
-            raise _Unreadable(position, "nested too deeply")
+            raise _UnreadableError(position, "nested too deeply")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:
@@ -212,7 +214,7 @@ class _Composer:
             )
         node = self._content(event, position, depth)
         if max(node.size, self._nodes) > MAX_VALUES:
-            raise _Unreadable(position, "too many values")
+            raise _UnreadableError(position, "too many values")
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         return node
@@ -236,7 +238,7 @@ class _Composer:
     def _alias(self, event: Any) -> _Node:
         node = self._anchors.get(event.anchor)
         if node is None:
-            raise _Unreadable(_start(event), "unknown anchor; text that begins with * must be quoted")
+            raise _UnreadableError(_start(event), "unknown anchor; text that begins with * must be quoted")
         return node
 
 

@@ -16,10 +16,10 @@ FILE_LIMIT = 64 * 1024
 """Bytes of a `${file:}`: secrets are short, and a wrong path must not fill the memory."""
 
 Lookup = Callable[[str], str]
-"""What stands inside `${...}` (without a default) to its value; raises `Unset` with the reason."""
+"""What stands inside `${...}` (without a default) to its value; raises `UnsetError` with the reason."""
 
 
-class Unset(Exception):  # noqa: N818 - not an error until somebody needs the value
+class UnsetError(Exception):
     """A variable or file that has nothing to give, and why."""
 
 
@@ -49,7 +49,7 @@ def expand(text: str, lookup: Lookup) -> Expanded:
             return Expanded("", malformed=True)
         try:
             value = _value(*reference, lookup)
-        except Unset as unset:
+        except UnsetError as unset:
             return Expanded("", tuple(inputs), unset=str(unset))
         parts.append(value)
         inputs.append((reference[0], value))
@@ -69,7 +69,7 @@ def _split(inside: str | None) -> tuple[str, str | None] | None:
 def _value(name: str, default: str | None, lookup: Lookup) -> str:
     try:
         return lookup(name)
-    except Unset:
+    except UnsetError:
         if default is None:
             raise
         return default
@@ -83,9 +83,9 @@ def lookup_in(environ: Mapping[str, str]) -> Lookup:
             return _read_secret(name.removeprefix("file:"))
         value = environ.get(name)
         if not value:
-            raise Unset(f"{name} is not set")
+            raise UnsetError(f"{name} is not set")
         if not value.isascii() and not _is_utf8(value):
-            raise Unset(f"{name} is not UTF-8")
+            raise UnsetError(f"{name} is not UTF-8")
         return value
 
     return lookup
@@ -100,9 +100,9 @@ def _read_secret(path: str) -> str:
     try:
         value = read_regular(Path(path), FILE_LIMIT).decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
-        raise Unset(f"file {path} cannot be read: {reason(error)}") from None
+        raise UnsetError(f"file {path} cannot be read: {reason(error)}") from None
     if not value:
-        raise Unset(f"file {path} is empty")
+        raise UnsetError(f"file {path} is empty")
     return value
 
 

@@ -15,7 +15,7 @@ import orjson
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.anthropic.capabilities import (
     NEW_VERSION,
     OLD_VERSION,
@@ -33,7 +33,7 @@ from codellama_proxy.providers.anthropic.messages import (
 from codellama_proxy.providers.anthropic.thinking import Thinking, thinking_of
 from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
 from codellama_proxy.providers.common import legacy_functions as legacy
-from codellama_proxy.providers.common.parameters import Asked, asked_of
+from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
 from codellama_proxy.providers.common.user_ids import impersonal
 from codellama_proxy.providers.openai.profiles import BOOKKEEPING
 
@@ -54,11 +54,11 @@ REPORTED = frozenset({"seed"})
 JSON_ONLY = "Respond with one valid JSON object only, without code fences."
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError`: unsupported_parameter, invalid_value."""
     able = capabilities(deployment)
     chat = legacy.modern(chat)
-    asked = asked_of(chat, deployment, TAKEN, DROPPED, REPORTED)
+    asked = parameter_set(chat, deployment, TAKEN, DROPPED, REPORTED)
     asked = _sampling(asked, able)
     talk = _conversation(chat, able)
     asked, choice = tool_choice_of(asked, able)
@@ -125,7 +125,7 @@ def _betas(betas: object) -> dict[str, str]:
 # --- parameters ----------------------------------------------------------------------------------------------
 
 
-def _sampling(asked: Asked, able: Capabilities) -> Asked:
+def _sampling(asked: ParameterSet, able: Capabilities) -> ParameterSet:
     """Models that sample as they like take no word about it; the others take temperatures up to 1.
 
     Many clients always send temperature and top_p: where only one is taken, temperature is kept, as with thinking.
@@ -144,14 +144,14 @@ def _sampling(asked: Asked, able: Capabilities) -> Asked:
     return asked
 
 
-def _max_tokens(asked: Asked, able: Capabilities, deployment: Deployment) -> int:
+def _max_tokens(asked: ParameterSet, able: Capabilities, deployment: Deployment) -> int:
     """Required here. No answer gets longer than the model's own limit, so asking for more is no mistake."""
     params = asked.params
     found = params.get("max_completion_tokens", params.get("max_tokens", deployment.max_output_tokens))
     return int(min(found, able.max_output or found))
 
 
-def _plain(asked: Asked) -> dict[str, Any]:
+def _plain(asked: ParameterSet) -> dict[str, Any]:
     """What only changes its name."""
     found = {name: asked.params[name] for name in (*SAMPLING, "cache_control") if name in asked.params}
     stop = asked.params.get("stop")
@@ -159,7 +159,7 @@ def _plain(asked: Asked) -> dict[str, Any]:
     return {**found, **({"stop_sequences": stops} if stops else {})}
 
 
-def _user(chat: ChatRequest, asked: Asked) -> dict[str, Any]:
+def _user(chat: InferenceRequest, asked: ParameterSet) -> dict[str, Any]:
     params = asked.params
     found = params.get("user") or params.get("safety_identifier") or chat.metadata.get("user_id")
     return {"metadata": {"user_id": impersonal(found)}} if isinstance(found, str) else {}
@@ -168,7 +168,7 @@ def _user(chat: ChatRequest, asked: Asked) -> dict[str, Any]:
 # --- messages ------------------------------------------------------------------------------------------------
 
 
-def _conversation(chat: ChatRequest, able: Capabilities) -> Conversation:
+def _conversation(chat: InferenceRequest, able: Capabilities) -> Conversation:
     talk = conversation(chat.messages, late_system=able.late_system)
     if not prefilled(talk):
         return talk
@@ -178,7 +178,7 @@ def _conversation(chat: ChatRequest, able: Capabilities) -> Conversation:
     return trimmed(talk)
 
 
-def _system(talk: Conversation, asked: Asked) -> dict[str, Any]:
+def _system(talk: Conversation, asked: ParameterSet) -> dict[str, Any]:
     """One text, or blocks where a part of it is marked for the cache."""
     blocks: Sequence[Block] = talk.system
     if _format(asked).get("type") == "json_object":
@@ -193,12 +193,12 @@ def _system(talk: Conversation, asked: Asked) -> dict[str, Any]:
 # --- the form of the answer ----------------------------------------------------------------------------------
 
 
-def _format(asked: Asked) -> Mapping[str, Any]:
+def _format(asked: ParameterSet) -> Mapping[str, Any]:
     found: Mapping[str, Any] = asked.params.get("response_format", {})
     return found
 
 
-def _output(asked: Asked, thought: Thinking) -> dict[str, Any]:
+def _output(asked: ParameterSet, thought: Thinking) -> dict[str, Any]:
     """`output_config` and `thinking`."""
     output = {"effort": thought.effort} if thought.effort else {}
     match _format(asked).get("type", "text"):

@@ -10,8 +10,8 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, Event, Failure
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
@@ -22,11 +22,11 @@ from codellama_proxy.providers.openai.response import loads, name_of, spoken
 THINKING = ("thinking", "redacted_thinking")
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """A whole message as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """A whole message as one event. Raises `AttemptError` when a 200 is not an answer."""
     found = loads(body)
     if is_error(found):
-        raise AttemptFailed(in_band(body, found))
+        raise AttemptError(in_band(body, found))
     content = found.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         wrong("no_content")
@@ -42,7 +42,7 @@ def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
     return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
-def answer_id(found: Mapping[str, Any], chat: ChatRequest) -> str:
+def answer_id(found: Mapping[str, Any], chat: InferenceRequest) -> str:
     own = found.get("id")
     return f"chatcmpl-{own if isinstance(own, str) and own else chat.id}"
 
@@ -77,7 +77,7 @@ def arguments(block: Mapping[str, Any]) -> str:
 
 
 def call(block: Mapping[str, Any], said: str, own_id: str) -> dict[str, Any]:
-    """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptFailed` for no name."""
+    """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptError` for no name."""
     name = text_at(block, "name")
     if not name:
         wrong("call_without_name")
@@ -85,7 +85,9 @@ def call(block: Mapping[str, Any], said: str, own_id: str) -> dict[str, Any]:
     return {"id": text_at(block, "id") or own_id, "type": "function", "function": function}
 
 
-def _message(content: list[dict[str, Any]], found: Mapping[str, Any], chat: ChatRequest) -> dict[str, Any]:
+def _message(
+    content: list[dict[str, Any]], found: Mapping[str, Any], chat: InferenceRequest
+) -> dict[str, Any]:
     thinking = [block for block in content if block.get("type") in THINKING]
     tools = [block for block in content if block.get("type") == "tool_use"]
     calls = [call(one, arguments(one), f"call_{chat.id}_{at}") for at, one in enumerate(tools)]

@@ -13,7 +13,7 @@ from typing import Any
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Deployment, Event
 from codellama_proxy.openai_format.completion import usage_chunk
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.anthropic.response import (
     THINKING,
@@ -67,7 +67,7 @@ class StreamState:
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
     state = state or StreamState()
@@ -93,7 +93,7 @@ def parse_stream(
     return state, [legacy.restored(event, chat) for event in events]
 
 
-def _begin(found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, list[Event]]:
+def _begin(found: Mapping[str, Any], chat: InferenceRequest) -> tuple[StreamState, list[Event]]:
     message = _object(found.get("message"))
     model = name_of(message)
     first = shape.head(KIND, answer_id(message, chat), chat.created, model)
@@ -120,7 +120,7 @@ def _said(state: StreamState, text: str, **delta: Any) -> list[Event]:
 
 
 def _start(
-    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+    state: StreamState, found: Mapping[str, Any], chat: InferenceRequest
 ) -> tuple[StreamState, list[Event]]:
     state, earlier = _stop(state, {}, chat)  # where the end of the block before it did not come
     block = _object(found.get("content_block"))
@@ -143,7 +143,7 @@ def _start(
 
 
 def _delta(
-    state: StreamState, found: Mapping[str, Any], chat: ChatRequest
+    state: StreamState, found: Mapping[str, Any], chat: InferenceRequest
 ) -> tuple[StreamState, list[Event]]:
     delta = found.get("delta")
     if not isinstance(delta, dict):
@@ -168,7 +168,9 @@ def _with_part(state: StreamState, name: str, text: str) -> StreamState:
     return replace(state, parts=(state.parts, (name, text)))
 
 
-def _stop(state: StreamState, found: Mapping[str, Any], chat: ChatRequest) -> tuple[StreamState, list[Event]]:
+def _stop(
+    state: StreamState, found: Mapping[str, Any], chat: InferenceRequest
+) -> tuple[StreamState, list[Event]]:
     if not state.block or _index(state, found) != state.place:
         return state, []
     block = state.block

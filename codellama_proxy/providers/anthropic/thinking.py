@@ -19,7 +19,7 @@ from codellama_proxy.providers.anthropic.capabilities import (
     Capabilities,
 )
 from codellama_proxy.providers.anthropic.tools import FORCED
-from codellama_proxy.providers.common.parameters import Asked
+from codellama_proxy.providers.common.parameters import ParameterSet
 
 OFF = {"type": "disabled"}
 
@@ -31,8 +31,12 @@ class Thinking:
 
 
 def thinking_of(
-    asked: Asked, able: Capabilities, messages: Sequence[Message], max_tokens: int, choice: Mapping[str, Any]
-) -> tuple[Asked, Thinking]:
+    asked: ParameterSet,
+    able: Capabilities,
+    messages: Sequence[Message],
+    max_tokens: int,
+    choice: Mapping[str, Any],
+) -> tuple[ParameterSet, Thinking]:
     """What is said about it, and the parameters that may still be given."""
     asked, found = _by_effort(asked, able, max_tokens)
     thinking = asked.params.get("thinking") or found.thinking
@@ -47,7 +51,7 @@ def thinking_of(
     return asked, Thinking(thinking, found.effort)
 
 
-def _by_effort(asked: Asked, able: Capabilities, max_tokens: int) -> tuple[Asked, Thinking]:
+def _by_effort(asked: ParameterSet, able: Capabilities, max_tokens: int) -> tuple[ParameterSet, Thinking]:
     effort = asked.params.get("reasoning_effort")
     if effort is None:
         return asked, Thinking()
@@ -95,7 +99,7 @@ def _says(message: Message) -> bool:
     )
 
 
-def _without_sampling(asked: Asked) -> Asked:
+def _without_sampling(asked: ParameterSet) -> ParameterSet:
     for name in ("temperature", "top_k"):
         if name in asked.params:
             asked = asked.without(name) if asked.params[name] == 1 else asked.drop(name)

@@ -9,18 +9,18 @@ from typing import Any
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import Message
 from codellama_proxy.providers.anthropic.capabilities import Capabilities
-from codellama_proxy.providers.common.parameter_rules import name_of, narrowed
-from codellama_proxy.providers.common.parameters import Asked
+from codellama_proxy.providers.common.parameter_rules import name_of, narrow_tool_choice
+from codellama_proxy.providers.common.parameters import ParameterSet
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 FORCED = ("any", "tool")
 
 
-def tool_choice_of(asked: Asked, able: Capabilities) -> tuple[Asked, dict[str, Any]]:
+def tool_choice_of(asked: ParameterSet, able: Capabilities) -> tuple[ParameterSet, dict[str, Any]]:
     """The choice, empty for none, and the tools that are left to choose from."""
     choice = asked.params.get("tool_choice")
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
-        asked = replace(asked, params=narrowed(asked.params))
+        asked = replace(asked, params=narrow_tool_choice(asked.params))
     if any(tool.get("type", "function") != "function" for tool in asked.params.get("tools", ())):
         asked = asked.refuse("tools")
     if not asked.params.get("tools"):
@@ -46,7 +46,7 @@ def _choice(found: object) -> dict[str, Any]:
     raise invalid_value("tool_choice", "'tool_choice' must be none, auto, required or name a function.")
 
 
-def tools_of(asked: Asked, messages: Iterable[Message]) -> dict[str, Any]:
+def tools_of(asked: ParameterSet, messages: Iterable[Message]) -> dict[str, Any]:
     """The tools; if there are none now but were in the conversation, those it names, which the API insists on."""
     found = [_tool(tool) for tool in asked.params.get("tools", ())]
     if not found:

@@ -8,8 +8,8 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, Event, HttpRequest
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.cohere.request import BASE_URL
 from codellama_proxy.providers.common.json_reading import count_at, dig
@@ -25,7 +25,7 @@ INPUT_TYPE = "search_document"
 """Cohere wants to be told what the vectors are for; this is what most are."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
     texts = texts_of(chat, deployment)
     body: dict[str, Any] = {
@@ -42,14 +42,14 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     return HttpRequest(url, headers, orjson.dumps(body))
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
     found = loads(body)
     vectors = dig(found, "embeddings", "float")
     if not isinstance(vectors, list) or len(vectors) != len(several(chat.given)):
         if "message" in found or found.get("error"):
-            raise AttemptFailed(in_band(body, found))
-        raise AttemptFailed(failures.disguised("no_data", status=200))
+            raise AttemptError(in_band(body, found))
+        raise AttemptError(failures.disguised("no_data", status=200))
     as_base64 = chat.params.get("encoding_format") == "base64"
     data = [
         {"object": "embedding", "index": place, "embedding": vectored(vector, as_base64=as_base64)}

@@ -9,13 +9,13 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, HttpRequest, Json
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.parameter_rules import (
     Policy,
-    Unsupported,
+    UnsupportedError,
     functions,
-    narrowed,
+    narrow_tool_choice,
     one_of,
     translate,
 )
@@ -32,10 +32,10 @@ PARTS = {"text": ("type", "text"), "image_url": ("type", "image_url"), "document
 """The kinds of content there are, and their fields."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
     chat = legacy.modern(chat)
-    params, dropped = translate(narrowed(chat.params), POLICY, deployment)
+    params, dropped = translate(narrow_tool_choice(chat.params), POLICY, deployment)
     body = {
         "model": deployment.model,
         "messages": [_message(message, f"messages[{at}]") for at, message in enumerate(chat.messages)],
@@ -53,14 +53,14 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
 def _stop(value: str | Sequence[str]) -> Json:
     stops = [value] if isinstance(value, str) else value
     if len(stops) > MOST_STOPS:
-        raise Unsupported
+        raise UnsupportedError
     return {"stop_sequences": stops}
 
 
 def _penalty(name: str) -> Any:
     def rule(value: float) -> Json:
         if not 0 <= value <= 1:
-            raise Unsupported
+            raise UnsupportedError
         return {name: value}
 
     return rule
@@ -86,7 +86,7 @@ def _response_format(value: Json) -> Json:
             return {"response_format": {"type": "json_object"}}
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return {"response_format": {"type": "json_object", "json_schema": schema}}
-    raise Unsupported
+    raise UnsupportedError
 
 
 def _reasoning_effort(value: str) -> Json:

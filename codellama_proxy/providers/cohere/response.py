@@ -15,8 +15,8 @@ import orjson
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Deployment, Event, Json
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed, UpstreamError
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
@@ -36,11 +36,11 @@ from codellama_proxy.providers.openai.response import in_band, loads, spoken
 from codellama_proxy.providers.openai.stream import KIND
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """A whole answer as one event. Raises `AttemptError` when a 200 is not an answer."""
     found = loads(body)
     if is_error(found):
-        raise AttemptFailed(in_band(body, found))
+        raise AttemptError(in_band(body, found))
     if not isinstance(found.get("message"), Mapping):
         wrong("no_message")
     message = _message(found["message"], chat)
@@ -54,12 +54,12 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     return legacy.restored(_with_logprobs(event, _logprobs(found.get("logprobs"))), chat)
 
 
-def _head(kind: str, answer_id: Any, chat: ChatRequest, deployment: Deployment) -> dict[str, Any]:
+def _head(kind: str, answer_id: Any, chat: InferenceRequest, deployment: Deployment) -> dict[str, Any]:
     own = answer_id if isinstance(answer_id, str) and answer_id else chat.id
     return shape.head(kind, f"chatcmpl-{own}", chat.created, deployment.model)
 
 
-def _message(message: Json, chat: ChatRequest) -> dict[str, Any]:
+def _message(message: Json, chat: InferenceRequest) -> dict[str, Any]:
     parts = message.get("content")
     blocks = [parts] if isinstance(parts, str) else listed(parts)
     text = "".join(one if isinstance(one, str) else words_at(one, "text") for one in blocks)
@@ -145,9 +145,9 @@ class StreamState:
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
     if frame.data.strip() == DONE:
         return state, ()
@@ -159,7 +159,7 @@ def parse_stream(
 
 
 def _events(
-    state: StreamState, found: Json, chat: ChatRequest, deployment: Deployment
+    state: StreamState, found: Json, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     kind = text_at(found, "type")
     if kind not in SPEAKING:
@@ -202,7 +202,7 @@ def _chunk(state: StreamState, delta: Json) -> Event:
 
 
 def _call_began(
-    state: StreamState, found: Json, call: Any, chat: ChatRequest
+    state: StreamState, found: Json, call: Any, chat: InferenceRequest
 ) -> tuple[StreamState, Sequence[Event]]:
     """The calls are numbered anew: an event's index may begin anywhere."""
     index = state.called
@@ -243,10 +243,10 @@ def _call_ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[
 
 
 def _ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
-    """The finish reason, then the usage. Raises `AttemptFailed` when it ended because the upstream broke."""
+    """The finish reason, then the usage. Raises `AttemptError` when it ended because the upstream broke."""
     error, ended = text_at(found, "delta", "error"), text_at(found, "delta", "finish_reason")
     if error:
-        raise AttemptFailed(failures.in_band(UpstreamError(message=error), 200))
+        raise AttemptError(failures.in_band(UpstreamError(message=error), 200))
     if ended.lower() in ABANDONED | BROKEN_FINISH:
         wrong("finish_error")
     first = state.first or {}

@@ -2,7 +2,7 @@
 
 Bytes that are not UTF-8 become U+FFFD, as the rules for event streams say. Half of a surrogate pair at the end of a
 stream's piece waits for the other half at the beginning of the next piece of the same text. Whatever else is not
-JSON, is not finite or is nested deeper than `MAX_DEPTH` raises `Unreadable`.
+JSON, is not finite or is nested deeper than `MAX_DEPTH` raises `UnreadableError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
+from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.fields import deeper_than
 
 MAX_DEPTH = 200
@@ -31,7 +31,7 @@ MOST_MENDED_WHOLE = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
 
-class Unreadable(AttemptFailed):
+class UnreadableError(AttemptError):
     """A document, or a piece of a stream, that is no JSON we can read."""
 
     def __init__(self, reason: str = "not_json") -> None:
@@ -39,39 +39,39 @@ class Unreadable(AttemptFailed):
 
 
 def loads(data: bytes) -> Any:
-    """The value of a document that is well formed to the last byte. Raises `Unreadable`."""
+    """The value of a document that is well formed to the last byte. Raises `UnreadableError`."""
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise Unreadable from None
+        raise UnreadableError from None
     # Fewer brackets than the limit cannot nest deeper than it: most documents need no walk.
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
-        raise Unreadable("too_deep")
+        raise UnreadableError("too_deep")
     return found
 
 
 def piece(data: bytes) -> Any:
-    """The value of one piece of a stream. Raises `AttemptFailed`."""
+    """The value of one piece of a stream. Raises `AttemptError`."""
     if data.count(b"{") + data.count(b"[") > MOST_PARTS:
-        raise AttemptFailed(failures.disguised("too_many_parts", status=200))
+        raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
 
 
 def whole(data: bytes) -> Any:
-    """The value of a whole answer. Raises `AttemptFailed`."""
+    """The value of a whole answer. Raises `AttemptError`."""
     if len(data) > MOST_PARTS_WHOLE and (
         data.count(b"{") + data.count(b"[") > MOST_PARTS_WHOLE or data.count(b",") > MOST_VALUES_WHOLE
     ):
-        raise AttemptFailed(failures.disguised("too_many_parts", status=200))
+        raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
 
 
 def mended(data: bytes) -> bytes:
-    """A whole document with what can be mended in its encoding. Raises `Unreadable`."""
+    """A whole document with what can be mended in its encoding. Raises `UnreadableError`."""
     halves = Halves()
     found = halves.mended(data.removeprefix(BOM), MOST_MENDED_WHOLE)
     if halves.open:
-        raise Unreadable("half_character")
+        raise UnreadableError("half_character")
     return found
 
 
@@ -93,19 +93,19 @@ class Halves:
     def mended(self, data: bytes, most: int = MOST_MENDED) -> bytes:
         """The piece, with the half that was missing at its beginning and without the one at its end.
 
-        Raises `Unreadable`.
+        Raises `UnreadableError`.
         """
         if len(data) > most:
-            raise Unreadable
+            raise UnreadableError
         try:
             found = json.loads(
                 data.decode("utf-8", "replace"), parse_constant=_refused, parse_int=_int, parse_float=_float
             )
             if deeper_than(found, MAX_DEPTH):
-                raise Unreadable("too_deep")
+                raise UnreadableError("too_deep")
             return orjson.dumps(self._joined(found, ()))
         except (ValueError, TypeError, RecursionError):
-            raise Unreadable from None
+            raise UnreadableError from None
 
     def _joined(self, value: Any, path: Path) -> Any:
         if isinstance(value, str):
@@ -126,7 +126,7 @@ class Halves:
             self.open[path] = text[-1]
             text = text[:-1]
         if _SURROGATE.search(text):
-            raise Unreadable("half_character")
+            raise UnreadableError("half_character")
         return text
 
 

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Failure, Json
-from codellama_proxy.failures.classify import AttemptFailed, disguised
+from codellama_proxy.failures.classify import AttemptError, disguised
 from codellama_proxy.providers.common import json_documents as parsing
-from codellama_proxy.providers.common.json_documents import Unreadable
+from codellama_proxy.providers.common.json_documents import UnreadableError
 
 ERROR_EVENTS = frozenset({"error", "exception", "failure"})
 """Names of events that tell an error, whatever their data look like."""
@@ -27,26 +27,26 @@ _ERROR_STATUSES = ("error", "failed", "failure", "fail")
 def piece_of(frame: Frame, failure: Callable[[bytes, Json], Failure]) -> dict[str, Any] | None:
     """The object in a stream's frame; `None` for a frame that carries none.
 
-    Raises `Unreadable` for data that are no object, and the `failure` of those that tell an error.
+    Raises `UnreadableError` for data that are no object, and the `failure` of those that tell an error.
     """
     data = frame.data
     if frame.event.lower() in ERROR_EVENTS:
-        raise AttemptFailed(failure(data, {}))
+        raise AttemptError(failure(data, {}))
     if not data or data.isspace() or frame.event.lower() in KEEPALIVE_EVENTS:
         return None
     found = parsing.piece(data)
     if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
-        raise AttemptFailed(failure(data, found[0]))
+        raise AttemptError(failure(data, found[0]))
     if not isinstance(found, dict):
-        raise Unreadable("not_an_object")
+        raise UnreadableError("not_an_object")
     if is_error(found):
-        raise AttemptFailed(failure(data, found))
+        raise AttemptError(failure(data, found))
     return found
 
 
 def wrong(reason: str) -> NoReturn:
-    """Raises `AttemptFailed` for an answer that is not what its dialect says."""
-    raise AttemptFailed(disguised(reason, status=200))
+    """Raises `AttemptError` for an answer that is not what its dialect says."""
+    raise AttemptError(disguised(reason, status=200))
 
 
 def is_error(found: Json) -> bool:
@@ -93,7 +93,7 @@ def text_at(found: Any, *names: str) -> str:
 
 
 def words_at(found: Any, *names: str) -> str:
-    """Text that must not get lost: empty where there is none. Raises `AttemptFailed` where it is of another kind."""
+    """Text that must not get lost: empty where there is none. Raises `AttemptError` where it is of another kind."""
     value = dig(found, *names)
     if value is None:
         return ""

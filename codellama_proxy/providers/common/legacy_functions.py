@@ -16,15 +16,15 @@ import orjson
 
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 
 
-def is_legacy(chat: ChatRequest) -> bool:
+def is_legacy(chat: InferenceRequest) -> bool:
     """Whether the client speaks of functions and expects to hear of them."""
     return "functions" in chat.params
 
 
-def modern(chat: ChatRequest) -> ChatRequest:
+def modern(chat: InferenceRequest) -> InferenceRequest:
     """The same request in the words of tools; itself if it has none of the old ones."""
     params = (
         _modern_params(chat.params) if {"functions", "function_call"} & chat.params.keys() else chat.params
@@ -34,7 +34,7 @@ def modern(chat: ChatRequest) -> ChatRequest:
     return chat._replace(params=params, messages=messages)
 
 
-def restored(event: Event, chat: ChatRequest) -> Event:
+def restored(event: Event, chat: InferenceRequest) -> Event:
     """The event as a client that asked with functions expects it: `function_call` in place of `tool_calls`."""
     if not event.body or not is_legacy(chat):
         return event

@@ -1,7 +1,7 @@
 """What a provider with words of its own takes of a request's parameters, as a table: pass, rename, map, drop, refuse.
 
 A rule is the parameter's name there, or a function from its value to the fields it becomes; one that raises
-`Unsupported` says "not with this value". What has no rule and is not bookkeeping is refused, unless the entry
+`UnsupportedError` says "not with this value". What has no rule and is not bookkeeping is refused, unless the entry
 sets `drop_params`: then it is left out and reported.
 """
 
@@ -24,7 +24,7 @@ def unsupported(provider: str, name: str) -> ProxyError:
     return ProxyError("unsupported_parameter", message, param=name)
 
 
-class Unsupported(Exception):  # noqa: N818 - it says what a value is
+class UnsupportedError(Exception):
     """Raised by a rule for a value that cannot be said in the provider's words."""
 
 
@@ -41,12 +41,12 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
     """The parameters in the provider's words, and the names of those left out. Raises `ProxyError`."""
     sent: dict[str, Any] = {}
     dropped: list[str] = []
-    for name, value in asking(params).items():
+    for name, value in meaningful(params).items():
         if name in policy.drop or (name in CACHE_MARKS and name not in policy.rules):
             continue
         try:
             sent |= _said(policy, name, value, own=deployment.params)
-        except Unsupported:
+        except UnsupportedError:
             if not deployment.drop_params:
                 raise unsupported(deployment.provider, name) from None
             dropped.append(name)
@@ -58,7 +58,7 @@ def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
     if rule is None:
         # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
         if name in FIELDS or not (policy.extras(name) or is_own(name, value, own)):
-            raise Unsupported
+            raise UnsupportedError
         rule = name
     return {rule: value} if isinstance(rule, str) else rule(value)
 
@@ -68,7 +68,7 @@ def is_own(name: str, value: Any, own: Json) -> bool:
     return name not in FIELDS and name in own and own[name] == value
 
 
-def asking(params: Json) -> dict[str, Any]:
+def meaningful(params: Json) -> dict[str, Any]:
     """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
     params = with_tools_only(params)
     idle = {name for name, value in params.items() if value is None or value == DEFAULTS.get(name)}
@@ -82,7 +82,7 @@ def one_of(*values: str) -> Callable[[Any], str]:
 
     def check(value: Any) -> str:
         if value not in values:
-            raise Unsupported
+            raise UnsupportedError
         return str(value)
 
     return check
@@ -101,7 +101,7 @@ def with_tools_only(params: Json) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name not in idle}
 
 
-def narrowed(params: Json) -> dict[str, Any]:
+def narrow_tool_choice(params: Json) -> dict[str, Any]:
     """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
     params = with_tools_only(params)
     choice = params.get("tool_choice")
@@ -130,8 +130,8 @@ def name_of(tool: Any) -> str:
 
 
 def functions(tools: Sequence[Json]) -> list[dict[str, Any]]:
-    """The functions of function tools, each with its parameters spelled out. Raises `Unsupported` for other kinds."""
+    """The functions of function tools, each with its parameters spelled out. `UnsupportedError` for other kinds."""
     found = [tool.get("function") for tool in tools if tool.get("type", "function") == "function"]
     if len(found) < len(tools) or not all(isinstance(one, Mapping) for one in found):
-        raise Unsupported
+        raise UnsupportedError
     return [{"parameters": {"type": "object", "properties": {}}, **one} for one in found if one is not None]

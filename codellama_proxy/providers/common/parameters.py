@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama_proxy.core.types import Deployment
-from codellama_proxy.openai_format.request import ChatRequest
-from codellama_proxy.providers.common.parameter_rules import asking, is_own, unsupported
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.providers.common.parameter_rules import is_own, meaningful, unsupported
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParameterSet:
     """The parameters of one request, on their way into a dialect."""
 
     provider: str
@@ -29,17 +29,17 @@ class Asked:
     extras: Mapping[str, Any] = field(default_factory=dict)
     """The entry's own parameters in the provider's words."""
 
-    def without(self, *names: str) -> Asked:
+    def without(self, *names: str) -> ParameterSet:
         return replace(self, params={name: v for name, v in self.params.items() if name not in names})
 
-    def given(self, **values: Any) -> Asked:
+    def given(self, **values: Any) -> ParameterSet:
         return replace(self, params={**self.params, **values})
 
-    def drop(self, name: str) -> Asked:
+    def drop(self, name: str) -> ParameterSet:
         """Takes it away and tells."""
         return replace(self.without(name), dropped=self.dropped | {name})
 
-    def refuse(self, name: str, *, unless: object = None) -> Asked:
+    def refuse(self, name: str, *, unless: object = None) -> ParameterSet:
         """Without it. Raises `ProxyError` unsupported_parameter if it is there, unless it says only `unless`."""
         if self.params.get(name) in (None, unless):
             return self.without(name)
@@ -48,21 +48,21 @@ class Asked:
         raise unsupported(self.provider, name)
 
 
-def asked_of(
-    chat: ChatRequest,
+def parameter_set(
+    chat: InferenceRequest,
     deployment: Deployment,
     taken: Set[str],
     dropped: Set[str],
     reported: Set[str] = frozenset(),
-) -> Asked:
+) -> ParameterSet:
     """What is left of the request's parameters for a dialect that has rules for `taken`."""
     extras = {
         name: value
         for name, value in chat.params.items()
         if name not in taken and is_own(name, value, deployment.params)
     }
-    params = {name: value for name, value in asking(chat.params).items() if name not in extras}
-    asked = Asked(deployment.provider, deployment.drop_params, params, extras=extras)
+    params = {name: value for name, value in meaningful(chat.params).items() if name not in extras}
+    asked = ParameterSet(deployment.provider, deployment.drop_params, params, extras=extras)
     for name in sorted(params.keys() - taken - dropped):
         asked = asked.drop(name) if name in reported else asked.refuse(name)
     return asked.without(*dropped)

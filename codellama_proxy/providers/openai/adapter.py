@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Deployment, Event, HttpRequest
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.openai import (
     request as openai_request,
@@ -24,29 +24,29 @@ from codellama_proxy.providers.openai import (
 from codellama_proxy.providers.openai import (
     stream as openai_stream,
 )
-from codellama_proxy.providers.openai.profiles import Dialect, dialect_of
+from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
 from codellama_proxy.providers.openai.stream import StreamState
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class OpenAIAdapter:
     """Speaks to each provider of the table as its row says."""
 
-    dialects: Mapping[str, Dialect]
+    dialects: Mapping[str, OpenAIProfile]
 
-    def to_request(self, chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+    def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-        dialect = dialect_of(deployment, self.dialects)
+        dialect = profile_of(deployment, self.dialects)
         known = chat if dialect.functions else legacy.modern(chat)
         return openai_request.to_request(known, deployment, dialect)
 
-    def parse_response(self, body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+    def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
         """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
         event = openai_answer.parse_response(body, chat, deployment)
         return legacy.restored(event, chat) if self._translated(chat, deployment) else event
 
     def parse_stream(
-        self, state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+        self, state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
     ) -> tuple[StreamState, Sequence[Event]]:
         """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
         state, events = openai_stream.parse_stream(state, frame, chat, deployment)
@@ -54,5 +54,5 @@ class Speaker:
             events = [legacy.restored(event, chat) for event in events]
         return state, events
 
-    def _translated(self, chat: ChatRequest, deployment: Deployment) -> bool:
-        return legacy.is_legacy(chat) and not dialect_of(deployment, self.dialects).functions
+    def _translated(self, chat: InferenceRequest, deployment: Deployment) -> bool:
+        return legacy.is_legacy(chat) and not profile_of(deployment, self.dialects).functions

@@ -13,7 +13,7 @@ import orjson
 
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Deployment, Event
-from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common.json_reading import piece_of, words_at, wrong
 from codellama_proxy.providers.openai.completions_request import to_request
@@ -43,7 +43,7 @@ __all__ = ["parse_response", "parse_stream", "to_request"]
 KIND = "text_completion"
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
     body, found = document(body)
     choices = choices_of(body, found)
@@ -86,7 +86,7 @@ def _move_text(choice: dict[str, Any]) -> bool:
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
     state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
@@ -104,7 +104,7 @@ def parse_stream(
 
 
 def _content(
-    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: ChatRequest
+    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: InferenceRequest
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     changed = chunk.pop("usage", chunk) is not chunk

@@ -14,7 +14,7 @@ CODELLAMA = re.compile(r"code-?llama(?!.*70b)", re.IGNORECASE)  # the 70B models
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class CompletionProfile:
     path: str = "/completions"
     suffix: bool = True
     """Has the parameter."""
@@ -24,35 +24,35 @@ class Texts:
     """Besides what its chats reject."""
 
 
-RAW = Texts(suffix=False)
+RAW = CompletionProfile(suffix=False)
 """A server that completes whatever it is given."""
 
-TEXTS: Mapping[str, Texts] = {
-    "openai": Texts(),
-    "azure": Texts(),
-    "together": Texts(suffix=False, one_text=True),
+COMPLETION_PROFILES: Mapping[str, CompletionProfile] = {
+    "openai": CompletionProfile(),
+    "azure": CompletionProfile(),
+    "together": CompletionProfile(suffix=False, one_text=True),
     "fireworks": RAW,
     "vllm": RAW,
     "llamacpp": RAW,
     "lmstudio": RAW,
-    "openrouter": Texts(suffix=False, one_text=True),
-    "ollama": Texts(one_text=True),
-    "deepseek": Texts(path="/beta/completions", one_text=True),
-    "mistral": Texts(
+    "openrouter": CompletionProfile(suffix=False, one_text=True),
+    "ollama": CompletionProfile(one_text=True),
+    "deepseek": CompletionProfile(path="/beta/completions", one_text=True),
+    "mistral": CompletionProfile(
         path="/fim/completions",
         one_text=True,
         reject=frozenset({"n", "best_of", "echo", "presence_penalty", "frequency_penalty"}),
     ),
-    "xai": Texts(),
-    "cerebras": Texts(suffix=False),
-    "nvidia": Texts(suffix=False),
-    "huggingface": Texts(suffix=False),
-    "openai_compatible": Texts(suffix=False),
-    "mock": Texts(),
+    "xai": CompletionProfile(),
+    "cerebras": CompletionProfile(suffix=False),
+    "nvidia": CompletionProfile(suffix=False),
+    "huggingface": CompletionProfile(suffix=False),
+    "openai_compatible": CompletionProfile(suffix=False),
+    "mock": CompletionProfile(),
 }
 
 
-def fills_by_tokens(row: Texts, model: str) -> bool:
+def fills_by_tokens(row: CompletionProfile, model: str) -> bool:
     """Whether the gap is told in the prompt, for want of the parameter."""
     return not row.suffix and CODELLAMA.search(model) is not None
 

@@ -8,23 +8,23 @@ import orjson
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Deployment, HttpRequest
-from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.providers.openai.completions_profiles import (
+    COMPLETION_PROFILES,
     END_OF_GAP,
-    TEXTS,
-    Texts,
+    CompletionProfile,
     fills_by_tokens,
     with_gap,
 )
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
-from codellama_proxy.providers.openai.profiles import Dialect, dialect_of
-from codellama_proxy.providers.openai.request import sifted
+from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
+from codellama_proxy.providers.openai.request import filter_params
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-    dialect, row = dialect_of(deployment), TEXTS[deployment.provider]
-    params, dropped = sifted(dict(chat.params), deployment, dialect, row.reject)
+    dialect, row = profile_of(deployment), COMPLETION_PROFILES[deployment.provider]
+    params, dropped = filter_params(dict(chat.params), deployment, dialect, row.reject)
     if "max_completion_tokens" in params:
         params["max_tokens"] = params.pop("max_completion_tokens")
     if row.one_text:
@@ -50,7 +50,7 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     )
 
 
-def _address(deployment: Deployment, dialect: Dialect, row: Texts) -> str:
+def _address(deployment: Deployment, dialect: OpenAIProfile, row: CompletionProfile) -> str:
     place = address(deployment, dialect, row.path)
     if row.path.startswith("/beta/"):  # beside the version, not under it
         base = place.removesuffix(row.path)

@@ -18,17 +18,17 @@ import orjson
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Deployment, Event, HttpRequest
-from codellama_proxy.failures.classify import AttemptFailed, disguised
-from codellama_proxy.openai_format.request import ChatRequest, several
+from codellama_proxy.failures.classify import AttemptError, disguised
+from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common.json_reading import is_error, wrong
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
-from codellama_proxy.providers.openai.profiles import DIALECTS, dialect_of
-from codellama_proxy.providers.openai.request import sifted
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES, profile_of
+from codellama_proxy.providers.openai.request import filter_params
 from codellama_proxy.providers.openai.response import document, fix_indexes, fix_usage, in_band, name_of
 
-PROVIDERS = DIALECTS.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
+PROVIDERS = OPENAI_PROFILES.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
 """Who of this dialect has embeddings."""
 TAKE_IDS = frozenset({"openai", "azure", "vllm", "llamacpp", "fireworks", "openai_compatible", "mock"})
 """Who takes token ids."""
@@ -36,10 +36,10 @@ ONLY_FLOATS = frozenset({"together", "gemini", "huggingface"})
 """Who does not know `encoding_format`."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
-    dialect = dialect_of(deployment)
-    params, dropped = sifted(dict(chat.params), deployment, dialect)
+    dialect = profile_of(deployment)
+    params, dropped = filter_params(dict(chat.params), deployment, dialect)
     if deployment.provider not in TAKE_IDS:
         params["input"] = texts_of(chat, deployment)
     if deployment.provider in ONLY_FLOATS:
@@ -57,12 +57,12 @@ def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
     )
 
 
-def has_ids(chat: ChatRequest) -> bool:
+def has_ids(chat: InferenceRequest) -> bool:
     """Whether there are token ids in the input."""
     return not all(isinstance(one, str) for one in several(chat.given))
 
 
-def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
+def texts_of(chat: InferenceRequest, deployment: Deployment) -> str | Sequence[str]:
     """The input as text. Raises `ProxyError` for token ids that nobody could read."""
     if not has_ids(chat):
         found: str | Sequence[str] = chat.given
@@ -73,12 +73,12 @@ def texts_of(chat: ChatRequest, deployment: Deployment) -> str | Sequence[str]:
     return chat.texts
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """All vectors as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
     body, found = document(body, parsing.loads)  # vectors are many numbers
     data = found.get("data")
     if not isinstance(data, list) and is_error(found):
-        raise AttemptFailed(in_band(body, found))
+        raise AttemptError(in_band(body, found))
     if not isinstance(data, list) or len(data) != len(several(chat.given)):
         wrong("no_data")
     if not all(isinstance(one, dict) for one in data):
@@ -93,7 +93,7 @@ def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Ev
     )
 
 
-def _fix(one: dict[str, Any], chat: ChatRequest) -> bool:
+def _fix(one: dict[str, Any], chat: InferenceRequest) -> bool:
     """One vector, as it was asked for. Whether anything had to be changed."""
     vector = one.get("embedding")
     encoded = vectored(vector, as_base64=chat.params.get("encoding_format") == "base64")
@@ -104,7 +104,7 @@ def _fix(one: dict[str, Any], chat: ChatRequest) -> bool:
 
 
 def vectored(vector: Any, *, as_base64: bool) -> list[float] | str:
-    """The vector in the wanted form; itself if it has it. Raises `AttemptFailed` for what is none."""
+    """The vector in the wanted form; itself if it has it. Raises `AttemptError` for what is none."""
     try:
         match vector:
             case [_, *_] if _NUMBERS.issuperset(map(type, vector)):
@@ -115,7 +115,7 @@ def vectored(vector: Any, *, as_base64: bool) -> list[float] | str:
                 return vector if as_base64 else found
     except (struct.error, OverflowError, binascii.Error, ValueError):
         pass
-    raise AttemptFailed(disguised("no_embedding", status=200))
+    raise AttemptError(disguised("no_embedding", status=200))
 
 
 _NUMBERS = frozenset({int, float})
@@ -130,6 +130,6 @@ def floats(encoded: str) -> list[float]:
     return found
 
 
-def parse_stream(state: Any, frame: Frame, chat: ChatRequest, deployment: Deployment) -> NoReturn:
+def parse_stream(state: Any, frame: Frame, chat: InferenceRequest, deployment: Deployment) -> NoReturn:
     """Nobody streams vectors."""
-    raise AttemptFailed(disguised("a_stream", status=200))
+    raise AttemptError(disguised("a_stream", status=200))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from codellama_proxy.core.types import Deployment
-from codellama_proxy.providers.openai.profiles import Dialect
+from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 
-def address(deployment: Deployment, dialect: Dialect, path: str) -> str:
+def address(deployment: Deployment, dialect: OpenAIProfile, path: str) -> str:
     base = (deployment.base_url or dialect.base_url or "").rstrip("/")
     return _azure(base, deployment, path) if dialect.azure else base + path
 
 
-def credential(deployment: Deployment, dialect: Dialect) -> dict[str, str]:
+def credential(deployment: Deployment, dialect: OpenAIProfile) -> dict[str, str]:
     if deployment.api_key is None:
         return {}
     key = deployment.api_key.reveal()

@@ -11,11 +11,11 @@ from typing import Any
 
 from codellama_proxy.core.types import Json
 from codellama_proxy.openai_format.request import Message
-from codellama_proxy.providers.openai.profiles import CACHE_MARKS, THINKING_PARTS, Dialect
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS, THINKING_PARTS, OpenAIProfile
 from codellama_proxy.providers.openai.tool_ids import shortened
 
 
-def message_for(message: Message, dialect: Dialect) -> Message:
+def message_for(message: Message, dialect: OpenAIProfile) -> Message:
     """The message as this provider takes it; itself where nothing has to change."""
     if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
         message = shortened(message)
@@ -32,20 +32,20 @@ def message_for(message: Message, dialect: Dialect) -> Message:
     return message
 
 
-def tools_for(tools: Sequence[Any], dialect: Dialect) -> list[Any]:
+def tools_for(tools: Sequence[Any], dialect: OpenAIProfile) -> list[Any]:
     """The tools without cache marks that this provider does not take."""
     off = CACHE_MARKS - dialect.cache_marks
     return [_unmarked_tool(tool, off) for tool in tools] if off else list(tools)
 
 
-def _fields_off(message: Message, dialect: Dialect) -> set[str]:
+def _fields_off(message: Message, dialect: OpenAIProfile) -> set[str]:
     off = set((dialect.message_fields_off | (CACHE_MARKS - dialect.cache_marks)) & message.keys())
     if dialect.message_fields is not None:
         off |= message.keys() - dialect.message_fields
     return off
 
 
-def _with_parts(message: Message, content: list[Any], dialect: Dialect) -> Message:
+def _with_parts(message: Message, content: list[Any], dialect: OpenAIProfile) -> Message:
     off = CACHE_MARKS - dialect.cache_marks
     kept = [
         without(part, off) for part in content if dialect.thinking_parts or part["type"] not in THINKING_PARTS

@@ -1,7 +1,7 @@
 """What differs between the providers that speak OpenAI's dialect, as data.
 
 Most of these quirks are known from the field rather than promised by the vendor, so they are corrected here,
-in a table, and nowhere in code. Fields are documented on `Dialect`.
+in a table, and nowhere in code. Fields are documented on `OpenAIProfile`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class OpenAIProfile:
     base_url: str | None = None
     """`None`: the entry must give one."""
     max_tokens: Literal["as_is", "max_tokens", "by_model"] = "max_tokens"
@@ -82,7 +82,7 @@ class Dialect:
 
 REASONING_OFF = OTHERS_FIELDS | {"reasoning_content", "reasoning"}
 
-OPENAI = Dialect(
+OPENAI = OpenAIProfile(
     base_url="https://api.openai.com/v1",
     max_tokens="by_model",
     developer_role=True,
@@ -93,7 +93,7 @@ OPENAI = Dialect(
     cache_marks=frozenset({"prompt_cache_breakpoint"}),
     short_ids=True,
 )
-HUGGINGFACE = Dialect(
+HUGGINGFACE = OpenAIProfile(
     base_url="https://router.huggingface.co/v1",
     drop=BOOKKEEPING | {"user", "verbosity"},
     reject=frozenset({"n", "logit_bias"}),
@@ -102,34 +102,34 @@ HUGGINGFACE = Dialect(
 DEDICATED = replace(HUGGINGFACE, base_url=None, sampling_above_zero=True)
 """A Hugging Face endpoint of one's own: any of several servers, the strictest of which is TGI."""
 
-DIALECTS: Mapping[str, Dialect] = {
+OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     "openai": OPENAI,
     "azure": replace(OPENAI, base_url=None, azure=True),
     "huggingface": HUGGINGFACE,
-    "gemini": Dialect(
+    "gemini": OpenAIProfile(
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
         drop=BOOKKEEPING | {"user", "verbosity", "parallel_tool_calls"},
         reject=frozenset({"logit_bias"}),
         message_fields_off=REASONING_OFF,
     ),
-    "bedrock": Dialect(
+    "bedrock": OpenAIProfile(
         base_url="https://bedrock-mantle.us-east-1.api.aws/openai/v1",
         max_tokens="by_model",
         drop=BOOKKEEPING | {"user"},
         message_fields_off=REASONING_OFF,
     ),
-    "together": Dialect(
+    "together": OpenAIProfile(
         base_url="https://api.together.xyz/v1",
         drop=BOOKKEEPING | {"user", "parallel_tool_calls", "verbosity"},
         integer_logprobs=True,
         stop_list=True,
     ),
-    "groq": Dialect(
+    "groq": OpenAIProfile(
         base_url="https://api.groq.com/openai/v1",
         reject=frozenset({"logprobs", "logit_bias", "top_logprobs", "n"}),
         message_fields=STRICT_FIELDS - {"name"},
     ),
-    "mistral": Dialect(
+    "mistral": OpenAIProfile(
         base_url="https://api.mistral.ai/v1",
         stream_options=False,
         drop=BOOKKEEPING - CACHE_KEY | {"user"},
@@ -140,32 +140,34 @@ DIALECTS: Mapping[str, Dialect] = {
         message_fields=STRICT_FIELDS | {"prefix"},
         thinking_parts=True,
     ),
-    "deepseek": Dialect(base_url="https://api.deepseek.com"),
-    "fireworks": Dialect(base_url="https://api.fireworks.ai/inference/v1", drop=BOOKKEEPING - CACHE_KEY),
-    "openrouter": Dialect(
+    "deepseek": OpenAIProfile(base_url="https://api.deepseek.com"),
+    "fireworks": OpenAIProfile(
+        base_url="https://api.fireworks.ai/inference/v1", drop=BOOKKEEPING - CACHE_KEY
+    ),
+    "openrouter": OpenAIProfile(
         base_url="https://openrouter.ai/api/v1",
         max_tokens="as_is",
         drop=BOOKKEEPING - CACHE_KEY,
         cache_marks=CACHE_MARKS,
     ),
-    "xai": Dialect(base_url="https://api.x.ai/v1", max_tokens="as_is"),
-    "cerebras": Dialect(
+    "xai": OpenAIProfile(base_url="https://api.x.ai/v1", max_tokens="as_is"),
+    "cerebras": OpenAIProfile(
         base_url="https://api.cerebras.ai/v1",
         max_tokens="as_is",
         message_fields=STRICT_FIELDS | {"reasoning"},
     ),
-    "perplexity": Dialect(
+    "perplexity": OpenAIProfile(
         base_url="https://api.perplexity.ai",
         functions=True,  # so that they are refused by the name the client used
         reject=frozenset({"tools", "tool_choice", "functions", "function_call"}),
         message_fields_off=REASONING_OFF,
     ),
-    "nvidia": Dialect(base_url="https://integrate.api.nvidia.com/v1"),
-    "ollama": Dialect(base_url="http://localhost:11434/v1"),
-    "vllm": Dialect(max_tokens="as_is"),
-    "lmstudio": Dialect(base_url="http://localhost:1234/v1"),
-    "llamacpp": Dialect(base_url="http://localhost:8080/v1"),
-    "openai_compatible": Dialect(
+    "nvidia": OpenAIProfile(base_url="https://integrate.api.nvidia.com/v1"),
+    "ollama": OpenAIProfile(base_url="http://localhost:11434/v1"),
+    "vllm": OpenAIProfile(max_tokens="as_is"),
+    "lmstudio": OpenAIProfile(base_url="http://localhost:1234/v1"),
+    "llamacpp": OpenAIProfile(base_url="http://localhost:8080/v1"),
+    "openai_compatible": OpenAIProfile(
         max_tokens="as_is",
         developer_role=True,
         drop=frozenset({"metadata"}),
@@ -175,11 +177,13 @@ DIALECTS: Mapping[str, Dialect] = {
         cache_marks=CACHE_MARKS,
         thinking_parts=True,
     ),
-    "mock": Dialect(base_url="mock://mock", max_tokens="as_is", functions=True),
+    "mock": OpenAIProfile(base_url="mock://mock", max_tokens="as_is", functions=True),
 }
 
 
-def dialect_of(deployment: Deployment, dialects: Mapping[str, Dialect] = DIALECTS) -> Dialect:
+def profile_of(
+    deployment: Deployment, dialects: Mapping[str, OpenAIProfile] = OPENAI_PROFILES
+) -> OpenAIProfile:
     """The row of an entry: its provider's, unless its address says more."""
     own = deployment.base_url
     if deployment.provider == "huggingface" and own and "//router.huggingface.co" not in own:

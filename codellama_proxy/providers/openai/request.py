@@ -7,20 +7,20 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.types import Deployment, HttpRequest
-from codellama_proxy.openai_format.request import TRACKING_KEYS, ChatRequest
-from codellama_proxy.providers.common.parameter_rules import narrowed, unsupported, with_tools_only
+from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
+from codellama_proxy.providers.common.parameter_rules import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.common.user_ids import short
 from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
-from codellama_proxy.providers.openai.profiles import CACHE_MARKS, DEFAULTS, Dialect
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS, DEFAULTS, OpenAIProfile
 
 IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
 LEAST = 0.01
 """What stands for a temperature or top_p of 0 where it must be above."""
 
 
-def to_request(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile) -> HttpRequest:
     """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
@@ -41,21 +41,26 @@ def to_request(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> H
     )
 
 
-def _params(chat: ChatRequest, deployment: Deployment, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
+def _params(
+    chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
+) -> tuple[dict[str, Any], list[str]]:
     """The parameters in this provider's words, and the names of those dropped that would have mattered."""
     params = dict(chat.params)
     shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     if shown:
         params["metadata"] = shown
-    params, dropped = sifted(with_tools_only(params), deployment, dialect)
+    params, dropped = filter_params(with_tools_only(params), deployment, dialect)
     dropped += _drop_refused(params, deployment, dialect)
     _rename_max_tokens(params, deployment, dialect)
     _translate_values(params, dialect)
     return params, dropped
 
 
-def sifted(
-    params: dict[str, Any], deployment: Deployment, dialect: Dialect, reject: frozenset[str] = frozenset()
+def filter_params(
+    params: dict[str, Any],
+    deployment: Deployment,
+    dialect: OpenAIProfile,
+    reject: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Any], list[str]]:
     """Without what this provider does not take, and the names of what would have mattered. Changes `params`."""
     dropped: list[str] = []
@@ -75,7 +80,7 @@ def sifted(
     return params, dropped
 
 
-def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> list[str]:
+def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile) -> list[str]:
     """Takes away what the model is known to refuse: values that ask for nothing always, others with `drop_params`.
 
     Without `drop_params` the provider itself says what is wrong. Returns the names of what would have mattered.
@@ -91,7 +96,7 @@ def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: Diale
     return dropped
 
 
-def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: Dialect) -> None:
+def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile) -> None:
     old, new = "max_completion_tokens", "max_tokens"
     if dialect.max_tokens == "by_model" and renames_max_tokens(deployment):
         old, new = new, old
@@ -101,7 +106,7 @@ def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: 
         params[new] = params.pop(old)
 
 
-def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
+def _translate_values(params: dict[str, Any], dialect: OpenAIProfile) -> None:
     if params.get("tools"):
         params["tools"] = tools_for(params["tools"], dialect)
     _translate_choice(params, dialect)
@@ -115,7 +120,7 @@ def _translate_values(params: dict[str, Any], dialect: Dialect) -> None:
             params["logprobs"] = top or 1
 
 
-def _translate_choice(params: dict[str, Any], dialect: Dialect) -> None:
+def _translate_choice(params: dict[str, Any], dialect: OpenAIProfile) -> None:
     choice = params.get("tool_choice")
     if isinstance(choice, str):
         params["tool_choice"] = dialect.tool_choice.get(choice, choice)
@@ -124,7 +129,7 @@ def _translate_choice(params: dict[str, Any], dialect: Dialect) -> None:
         if params.get("tools") and (
             (is_subset and not dialect.allowed_tools) or "named" in dialect.tool_choice
         ):
-            params |= narrowed(params)
+            params |= narrow_tool_choice(params)
             choice = params["tool_choice"]
         word = choice if isinstance(choice, str) else "named"
         params["tool_choice"] = dialect.tool_choice.get(word, choice)

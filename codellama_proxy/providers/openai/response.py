@@ -10,19 +10,19 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, Event, Failure
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common import tool_calls as calls
 from codellama_proxy.providers.common.finish_reasons import ABANDONED, BROKEN_FINISH, finish_reason
-from codellama_proxy.providers.common.json_documents import Unreadable
+from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.common.json_reading import is_error, listed, words_at, wrong
 from codellama_proxy.providers.common.tool_calls import number
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
     body, completion = document(body)
     choices = choices_of(body, completion)
     changed = fill(completion, "chat.completion", chat)
@@ -63,10 +63,10 @@ def _is_plain(message: Mapping[str, Any]) -> bool:
 
 
 def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The choices of a whole answer, at least one. Raises `AttemptFailed` when it is none."""
+    """The choices of a whole answer, at least one. Raises `AttemptError` when it is none."""
     choices = found.get("choices")
     if is_error(found):
-        raise AttemptFailed(in_band(body, found))
+        raise AttemptError(in_band(body, found))
     if not isinstance(choices, list) or not choices:
         wrong("no_choices")
     for choice in choices:
@@ -77,11 +77,11 @@ def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_choice(body: bytes, choice: object) -> None:
-    """Raises `AttemptFailed` for one that is no object, or tells an error of its own."""
+    """Raises `AttemptError` for one that is no object, or tells an error of its own."""
     if not isinstance(choice, dict):
         wrong("no_choices")
     if choice.get("error"):
-        raise AttemptFailed(in_band(orjson.dumps({"error": choice["error"]}), choice))
+        raise AttemptError(in_band(orjson.dumps({"error": choice["error"]}), choice))
 
 
 def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
@@ -98,21 +98,21 @@ def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
 
 
 def document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> tuple[bytes, dict[str, Any]]:
-    """A whole answer as one object, and the bytes that say so. Raises `AttemptFailed`."""
+    """A whole answer as one object, and the bytes that say so. Raises `AttemptError`."""
     try:
         found = read(body)
-    except Unreadable:
+    except UnreadableError:
         body = parsing.mended(body)
         found = parsing.loads(body)
     if not isinstance(found, dict):
         if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
-            raise AttemptFailed(in_band(body, found[0]))
+            raise AttemptError(in_band(body, found[0]))
         wrong("not_an_object")
     return body, found
 
 
 def loads(body: bytes) -> dict[str, Any]:
-    """The object that a whole answer is. Raises `AttemptFailed`."""
+    """The object that a whole answer is. Raises `AttemptError`."""
     return document(body)[1]
 
 
@@ -120,7 +120,7 @@ def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
     return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
-def fill(found: dict[str, Any], kind: str, chat: ChatRequest) -> bool:
+def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
     """Adds what clients count on and some servers leave out."""
     changed = False
     if found.get("object") != kind:
@@ -178,7 +178,7 @@ _TEXTS = ("content", "reasoning_content", "refusal")
 def fix_message(message: dict[str, Any]) -> bool:
     """The fields of a message or a delta. Whether anything had to be changed.
 
-    Raises `AttemptFailed` for words that are no text.
+    Raises `AttemptError` for words that are no text.
     """
     changed = False
     if "role" in message and message["role"] != "assistant":
@@ -254,7 +254,7 @@ def tool_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def fix_finish(choice: dict[str, Any], text: str, message: Mapping[str, Any]) -> bool:
     """OpenAI's word for why it ended, or null where it has not. Whether it had to be changed.
 
-    Raises `AttemptFailed` when it ended because the upstream broke.
+    Raises `AttemptError` when it ended because the upstream broke.
     """
     reason = choice.get("finish_reason")
     if reason is None:

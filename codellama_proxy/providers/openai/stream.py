@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Deployment, Event, Usage
 from codellama_proxy.openai_format.completion import usage_chunk
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
 from codellama_proxy.providers.common.json_reading import piece_of, wrong
@@ -79,7 +79,7 @@ class StreamState(NamedTuple):
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
     state = state or StreamState(wanted=wanted(chat))
@@ -96,7 +96,7 @@ def parse_stream(
     return with_report(state, told, events)
 
 
-def wanted(chat: ChatRequest) -> int:
+def wanted(chat: InferenceRequest) -> int:
     """How many choices an answer to it has."""
     n = chat.params.get("n")
     return n if isinstance(n, int) else 1
@@ -141,7 +141,7 @@ def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
 
 
 def _content(
-    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: ChatRequest
+    state: StreamState, chunk: dict[str, Any], raw: bytes, chat: InferenceRequest
 ) -> tuple[StreamState, Event]:
     """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
     raw, changed = _without_extras(chunk, raw)
@@ -190,7 +190,7 @@ def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
 
 
 def constant(
-    state: StreamState, chunk: dict[str, Any], chat: ChatRequest, kind: str = KIND
+    state: StreamState, chunk: dict[str, Any], chat: InferenceRequest, kind: str = KIND
 ) -> tuple[StreamState, bool]:
     """The same `id` and `created` on every chunk: those of the first. Whether anything had to be changed."""
     changed = False

@@ -1,6 +1,6 @@
 """Replicate: a prediction is created, then asked after or followed as a stream, and cancelled if nobody waits.
 
-Whole predictions reach `parse_stream` too, as events of type `whole` (see `exchange.py`): the first, which
+Whole predictions reach `parse_stream` too, as events of type `whole` (see `steps.py`): the first, which
 may already be the last; every one that is asked for where there is no stream, of which only what is new is said;
 and the one after a stream, for its usage. A stream that breaks off is thus completed from the prediction.
 """
@@ -16,10 +16,19 @@ from urllib.parse import urlsplit
 import orjson
 
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Answered, Deployment, Event, Failure, HttpRequest, Json, Step, Steps
+from codellama_proxy.core.types import (
+    Deployment,
+    Event,
+    Failure,
+    HttpRequest,
+    Json,
+    Step,
+    StepResponse,
+    Steps,
+)
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptFailed, UpstreamError
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common.json_reading import text_at, wrong
@@ -28,7 +37,7 @@ from codellama_proxy.providers.openai.response import loads
 from codellama_proxy.providers.openai.stream import KIND
 from codellama_proxy.providers.replicate.request import base_url, to_request
 
-__all__ = ["exchange", "parse_response", "parse_stream", "to_request"]
+__all__ = ["parse_response", "parse_stream", "steps", "to_request"]
 
 PENDING = frozenset({"starting", "processing"})
 BROKEN = frozenset({"failed", "canceled", "aborted"})
@@ -45,7 +54,7 @@ MISSES = 3
 # --- the exchange --------------------------------------------------------------------------------------------
 
 
-def exchange(sent: HttpRequest, chat: ChatRequest, deployment: Deployment) -> Steps:
+def steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
     """Create; follow the stream or ask until it is over."""
     found = _prediction((yield Step(sent)))
     if found is None:
@@ -66,7 +75,7 @@ def exchange(sent: HttpRequest, chat: ChatRequest, deployment: Deployment) -> St
         found = news or found
 
 
-def _prediction(answered: Answered) -> Json | None:
+def _prediction(answered: StepResponse) -> Json | None:
     """What is known of the prediction; `None` when this is no word about one."""
     try:
         found = orjson.loads(answered.body) if 200 <= answered.status < 300 else None
@@ -110,21 +119,21 @@ def _ours(url: str, deployment: Deployment) -> bool:
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-def parse_response(body: bytes, chat: ChatRequest, deployment: Deployment) -> Event:
-    """A prediction that is over as one event. Raises `AttemptFailed` when it is none, or failed."""
+def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
+    """A prediction that is over as one event. Raises `AttemptError` when it is none, or failed."""
     found = loads(body)
     _check(found)
     if text_at(found, "status") != "succeeded":
-        raise AttemptFailed(failures.disguised("not_succeeded", status=200))
+        raise AttemptError(failures.disguised("not_succeeded", status=200))
     text = _output(found)
     first = shape.head("chat.completion", f"chatcmpl-{chat.id}", chat.created, deployment.model)
     return shape.completion(first, {"content": text}, "stop", _usage(found), text)
 
 
 def _check(found: Json) -> None:
-    """Raises `AttemptFailed` for a prediction that failed."""
+    """Raises `AttemptError` for a prediction that failed."""
     if text_at(found, "status") in BROKEN:
-        raise AttemptFailed(_failure(text_at(found, "error")))
+        raise AttemptError(_failure(text_at(found, "error")))
 
 
 def _failure(message: str) -> Failure:
@@ -170,14 +179,14 @@ class StreamState:
 
 
 def parse_stream(
-    state: StreamState | None, frame: Frame, chat: ChatRequest, deployment: Deployment
+    state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
     if frame.event == "output":
         return _say(state, frame.data.decode("utf-8", "replace"), chat, deployment)
     if frame.event == "error":
-        raise AttemptFailed(_failure(failures.parse_error(frame.data).message))
+        raise AttemptError(_failure(failures.parse_error(frame.data).message))
     if frame.event == "done":
         return _finish(state, frame.data, chat, deployment)
     if frame.event == "whole":
@@ -186,7 +195,7 @@ def parse_stream(
 
 
 def _say(
-    state: StreamState, text: str, chat: ChatRequest, deployment: Deployment
+    state: StreamState, text: str, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
     events: list[Event] = []
     first = state.first
@@ -207,13 +216,13 @@ def _joined(said: Said) -> str:
 
 
 def _finish(
-    state: StreamState, data: bytes, chat: ChatRequest, deployment: Deployment
+    state: StreamState, data: bytes, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
     """The end of what is said, whatever is still to be known about it."""
     if state.finished:
         return state, []
     if text_at(_loads(data), "reason") in ("error", "canceled"):
-        raise AttemptFailed(failures.disguised("finish_error", status=200))
+        raise AttemptError(failures.disguised("finish_error", status=200))
     state, events = _say(state, "", chat, deployment)
     return replace(state, finished=True), [
         *events,
@@ -222,7 +231,7 @@ def _finish(
 
 
 def _compare(
-    state: StreamState, data: bytes, chat: ChatRequest, deployment: Deployment
+    state: StreamState, data: bytes, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
     """A whole prediction: what it says that is new, and, if it is over, the end and the usage."""
     found = _loads(data)

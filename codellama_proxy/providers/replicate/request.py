@@ -12,9 +12,9 @@ import orjson
 
 from codellama_proxy.core.types import Deployment, HttpRequest, Json
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import ChatRequest, Message
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.guardrail import SYSTEM_ROLES
-from codellama_proxy.providers.common.parameter_rules import Policy, Rule, Unsupported, translate
+from codellama_proxy.providers.common.parameter_rules import Policy, Rule, UnsupportedError, translate
 from codellama_proxy.providers.openai.endpoint_urls import authorised
 from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
 from codellama_proxy.providers.replicate.models import Inputs, inputs_of
@@ -33,7 +33,7 @@ CONVERSATION = ("messages", "prompt", "system", "image")
 SPEECH_ROLES = {"user", "assistant"}
 
 
-def to_request(chat: ChatRequest, deployment: Deployment) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The request that creates the prediction. Raises `ProxyError` unsupported_parameter."""
     inputs = inputs_of(deployment)
     params, dropped = translate(chat.params, _policy(inputs), deployment)
@@ -88,7 +88,7 @@ def _stop(value: str | Sequence[str], word: str) -> Any:
     if word != "stop_sequences":
         return stops
     if any("," in stop for stop in stops):
-        raise Unsupported
+        raise UnsupportedError
     return ",".join(stops)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import iso_ms
-from codellama_proxy.store.key_fields import Change, shown
+from codellama_proxy.store.key_fields import KeyChange, shown
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite import queries
 
@@ -43,14 +43,14 @@ class Filters:
 # --- changing ------------------------------------------------------------------------------------------------
 
 
-def create(db: sqlite3.Connection, actor: str, change: Change, now: float) -> tuple[Key, str]:
+def create(db: sqlite3.Connection, actor: str, change: KeyChange, now: float) -> tuple[Key, str]:
     """As `key_rows.create`."""
     key, secret = key_rows.create(db, change, now)
     _record(db, actor, "create", key, _differences({}, _told(key)), now)
     return key, secret
 
 
-def update(db: sqlite3.Connection, actor: str, key_id: str, change: Change, now: float) -> Key:
+def update(db: sqlite3.Connection, actor: str, key_id: str, change: KeyChange, now: float) -> Key:
     """As `key_rows.update`."""
     before = key_rows.get(db, key_id)
     key = key_rows.update(db, key_id, change, now)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from codellama_proxy.core.types import Limits
-from codellama_proxy.limits.admission import Standing
+from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
 from codellama_proxy.limits.windows import Window, is_rolling, iso, turned, window
 from codellama_proxy.store.sqlite.queries import load
@@ -36,7 +36,7 @@ _WHERE = {
 }
 
 
-class Account:
+class ScopeBalance:
     """One row of `scopes`, to be changed; `first_seq` is `None` while spending was never asked for."""
 
     __slots__ = ("changed", "duration", "first_seq", "folded", "held", "rates", "running", "spent", "window")
@@ -86,13 +86,13 @@ class Account:
             self.running -= 1
 
 
-class Balances:
+class ScopeBalances:
     """The accounts in memory."""
 
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._most = most
-        self._kept: dict[str, Account] = {}
-        self._open: dict[str, Account] = {}
+        self._kept: dict[str, ScopeBalance] = {}
+        self._open: dict[str, ScopeBalance] = {}
         """Of those, what the present transaction touches."""
 
     def forget(self) -> None:
@@ -111,7 +111,7 @@ class Balances:
         if len(self._kept) > self._most:
             self._kept.clear()
 
-    def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[Account]:
+    def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
         """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
         opened = self._open
         try:
@@ -125,7 +125,7 @@ class Balances:
     def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
         if not ids:
             return
-        found = {scope: Account() for scope in ids}
+        found = {scope: ScopeBalance() for scope in ids}
         for row in db.execute(SQL["scopes"], ids + ids[:1] * (MOST_SCOPES - len(ids))):
             account = found[row[0]]
             account.rates = Rates(row[1], row[2], row[3])
@@ -135,14 +135,14 @@ class Balances:
         self._kept.update(found)
 
 
-def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: float) -> Standing:
+def standing(db: sqlite3.Connection, scope: ScopeLimits, account: ScopeBalance, now: float) -> ScopeState:
     """The scope as it is at `now`: levels refilled; with a budget, the right window opened."""
     limits = scope.limits
     if limits.max_budget is not None:
         _open_window(db, scope.id, account, limits, now)
     if limits.max_parallel_requests is not None and account.running is None:
         account.running = int(_one(db, "running", scope.id))
-    return Standing(
+    return ScopeState(
         scope,
         refill(account.rates, limits, now),
         account.running or 0,
@@ -152,7 +152,9 @@ def standing(db: sqlite3.Connection, scope: ScopeLimits, account: Account, now: 
     )
 
 
-def _open_window(db: sqlite3.Connection, scope: str, account: Account, limits: Limits, now: float) -> None:
+def _open_window(
+    db: sqlite3.Connection, scope: str, account: ScopeBalance, limits: Limits, now: float
+) -> None:
     """Turn the account to the window of `now`. It stays turned when the request is refused: it cost sums."""
     opened, duration = account.window, limits.budget_duration
     if opened is None or account.duration != duration:
@@ -175,7 +177,7 @@ def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float
     return now if first is None else float(first)
 
 
-def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window, end: float) -> None:
+def _sum_up(db: sqlite3.Connection, scope: str, account: ScopeBalance, opened: Window, end: float) -> None:
     """Make `opened` the account's window, with what its requests before `end` have spent and hold."""
     last = _one(db, "before_window", scope, start=opened.start, end=end)
     first_seq = 0 if last is None else last + 1
@@ -188,7 +190,7 @@ def _sum_up(db: sqlite3.Connection, scope: str, account: Account, opened: Window
     account.changed = True
 
 
-def _row_of(scope: str, account: Account) -> tuple[Any, ...]:
+def _row_of(scope: str, account: ScopeBalance) -> tuple[Any, ...]:
     opened = account.window
     return (
         scope,

@@ -14,14 +14,14 @@ SQL = queries.load("configurations")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptConfiguration:
     text: bytes
     digest: str
     loaded_at: float
     """Unix seconds."""
 
 
-def keep(db: sqlite3.Connection, kept: Kept | None) -> None:
+def keep(db: sqlite3.Connection, kept: KeptConfiguration | None) -> None:
     """Remember it instead of the one before; `None` only forgets that one."""
     if kept is None:
         db.execute(SQL["forget"])
@@ -29,7 +29,7 @@ def keep(db: sqlite3.Connection, kept: Kept | None) -> None:
     db.execute(SQL["keep"], {"digest": kept.digest, "text": kept.text, "loaded_at": kept.loaded_at})
 
 
-def last_good(path: Path) -> Kept | None:
+def last_good(path: Path) -> KeptConfiguration | None:
     """What the last server on this database had in force; `None` if there was none. Raises `StoreError`."""
     if not path.exists():
         return None
@@ -42,4 +42,4 @@ def last_good(path: Path) -> Kept | None:
         raise StoreError(f"cannot read the database {path}: {error}") from error
     except sqlite3.Error as error:
         raise StoreError(f"cannot read the database {path}: {error}") from error
-    return None if row is None else Kept(*row)
+    return None if row is None else KeptConfiguration(*row)

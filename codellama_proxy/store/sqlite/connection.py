@@ -39,11 +39,11 @@ class StoreError(Exception):
     """The database cannot be used as it is; the message tells a person why."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818 - it reads as what it is: a state, not a mistake
+class StoreUnavailableError(StoreError):
     """A write did not happen: locked, disk full, I/O error. It may work later."""
 
 
-class StoreLost(StoreError):  # noqa: N818 - a state, as above
+class StoreLostError(StoreError):
     """The file is no longer where it was opened."""
 
 

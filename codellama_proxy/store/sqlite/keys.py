@@ -13,7 +13,7 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
-from codellama_proxy.store.key_fields import DEFAULT_PROJECT, Change, apply, given_limits, limits_of
+from codellama_proxy.store.key_fields import DEFAULT_PROJECT, KeyChange, apply, given_limits, limits_of
 from codellama_proxy.store.sqlite import queries
 
 SQL = queries.load("keys")
@@ -29,14 +29,14 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create(db: sqlite3.Connection, change: Change, now: float) -> tuple[Key, str]:
+def create(db: sqlite3.Connection, change: KeyChange, now: float) -> tuple[Key, str]:
     """A new key and its secret, which nobody can read again."""
     key = apply(Key("key_" + _random(12), DEFAULT_PROJECT, created_at=now), change, now)
     db.execute(SQL["insert_key"], _parameters(key))
     return _with_secret(db, key)
 
 
-def update(db: sqlite3.Connection, key_id: str, change: Change, now: float) -> Key:
+def update(db: sqlite3.Connection, key_id: str, change: KeyChange, now: float) -> Key:
     """The key with the change made."""
     return _save(db, apply(get(db, key_id), change, now))
 

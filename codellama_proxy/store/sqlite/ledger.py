@@ -21,12 +21,12 @@ from typing import Any
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key, Limits, Snapshot
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.admission import Admission, Ask, Extension, Settlement, Standing
+from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import reports as spending
-from codellama_proxy.store.sqlite.connection import StoreUnavailable, read_uri
-from codellama_proxy.store.sqlite.ledger_entries import Books
+from codellama_proxy.store.sqlite.connection import StoreUnavailableError, read_uri
+from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.reports import Filters
 from codellama_proxy.store.sqlite.writer import Writer
@@ -46,14 +46,14 @@ class Ledger:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._books = Books()
+        self._books = LedgerEntries()
         writer.page = self._books.balances
 
-    async def admit(self, ask: Ask) -> Admission:
+    async def admit(self, ask: AdmissionRequest) -> Admission:
         """Hold what it may cost, or raise `Refused`, `model_not_priced`, `accounting_unavailable`."""
         try:
             return await self._writer.run(lambda db: self._books.admit(db, ask))
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             self._forget(ask.request_id)
             raise _unavailable() from error
 
@@ -62,19 +62,19 @@ class Ledger:
         try:
             now = self._clock()
             return await self._writer.run(lambda db: self._books.extend(db, extension, now))
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             raise _unavailable() from error
 
     def note(self, extension: Extension) -> None:
         """Queue what a crash would have to tell of one more attempt that needs nothing held."""
-        with suppress(StoreUnavailable):  # closed already: the settlement tells it all
+        with suppress(StoreUnavailableError):  # closed already: the settlement tells it all
             self._writer.post(lambda db: self._books.note(db, extension))
 
     def settle(self, settlement: Settlement) -> None:
         """Queue the end of a request, to be tried until it is written; ignored if it was never admitted."""
         try:
             self._writer.post(lambda db: self._books.settle(db, settlement))
-        except StoreUnavailable:
+        except StoreUnavailableError:
             # Closed already: the row stays held, and the next start settles it.
             log.error("request %s ended after the ledger was closed", settlement.request_id)
 
@@ -92,17 +92,17 @@ class Ledger:
         """Settle what the last process left held; how many there were. Call it before the first admission."""
         return await self._writer.run(self._books.recover)
 
-    async def standing(self, key: Key, snapshot: Snapshot) -> tuple[Standing, ...]:
+    async def standing(self, key: Key, snapshot: Snapshot) -> tuple[ScopeState, ...]:
         """The scopes of a key as they are now: its own and its project's always, others where limited."""
         scopes = _told(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
         now = self._clock()
         try:  # on the writer's thread: opening a window may need sums that agree with each other
             standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             raise _unavailable() from error
         return tuple([await self._with_spending(standing) for standing in standings])
 
-    async def _with_spending(self, standing: Standing) -> Standing:
+    async def _with_spending(self, standing: ScopeState) -> ScopeState:
         """Nobody keeps the balance of a scope without a budget, but its rows tell what it ever spent."""
         if standing.scope.limits.max_budget is not None:
             return standing
@@ -139,7 +139,7 @@ class Ledger:
         try:
             await self._writer.barrier()  # whoever got an answer finds its row
             return await self._reader.all(sql, tuple(values))
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             raise _unavailable() from error
 
     async def reconcile(self) -> list[folding.Difference]:

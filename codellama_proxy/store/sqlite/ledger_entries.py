@@ -10,13 +10,21 @@ import orjson
 
 from codellama_proxy.core.types import Attempt
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.admission import Admission, Ask, Extension, Settlement, Standing, decide, extra
+from codellama_proxy.limits.admission import (
+    Admission,
+    AdmissionRequest,
+    Extension,
+    ScopeState,
+    Settlement,
+    decide,
+    extra,
+)
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.pricing.cost import input_cost
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import outbox
-from codellama_proxy.store.sqlite.balances import SQL, Balances, standing
+from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances, standing
 from codellama_proxy.store.sqlite.crashes import Orphan, crashed
 
 LONGEST_NAME = 256
@@ -32,17 +40,17 @@ class _Held(NamedTuple):
     estimate_tokens: int
 
 
-class Books:
+class LedgerEntries:
     """One instance for each writer. Functions write rows first and balances last: what fails changed none."""
 
-    def __init__(self, balances: Balances | None = None) -> None:
-        self.balances = balances or Balances()
+    def __init__(self, balances: ScopeBalances | None = None) -> None:
+        self.balances = balances or ScopeBalances()
         # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
         self._held: dict[str, _Held] = {}
         self.dropped = 0
         """Records for tracking that had to go for newer ones."""
 
-    def admit(self, db: sqlite3.Connection, ask: Ask) -> Admission:
+    def admit(self, db: sqlite3.Connection, ask: AdmissionRequest) -> Admission:
         """Read, decide, write; a refusal takes nothing from any scope."""
         key_id = ask.key.key_id if ask.key else None
         ids = limits.scope_ids(ask.project, key_id, ask.user)
@@ -100,7 +108,9 @@ class Books:
             self.settle(db, crashed(orphan))
         return len(orphans)
 
-    def standings(self, db: sqlite3.Connection, scopes: Sequence[ScopeLimits], now: float) -> list[Standing]:
+    def standings(
+        self, db: sqlite3.Connection, scopes: Sequence[ScopeLimits], now: float
+    ) -> list[ScopeState]:
         accounts = self.balances.get(db, tuple([scope.id for scope in scopes]))
         return [standing(db, scope, account, now) for scope, account in zip(scopes, accounts, strict=True)]
 
@@ -111,7 +121,7 @@ class Books:
         return folding.fold(db, min(before, now // DAY * DAY))
 
 
-def _insert(db: sqlite3.Connection, ask: Ask, key_id: str | None, hold: int) -> int:
+def _insert(db: sqlite3.Connection, ask: AdmissionRequest, key_id: str | None, hold: int) -> int:
     price = ask.prices[0] if ask.prices else None
     row = (
         ask.request_id,

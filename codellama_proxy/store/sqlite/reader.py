@@ -9,7 +9,7 @@ from typing import Any
 
 import aiosqlite
 
-from codellama_proxy.store.sqlite.connection import BUSY_MS, StoreUnavailable, read_uri, unavailable
+from codellama_proxy.store.sqlite.connection import BUSY_MS, StoreUnavailableError, read_uri, unavailable
 
 Row = tuple[Any, ...]
 
@@ -44,27 +44,27 @@ class Reader:
             await db.close()
 
     def at_once(self, sql: str, parameters: Mapping[str, Any]) -> Row | None:
-        """The row of a lookup by key, which is found before a thread could be woken; `StoreUnavailable` as `all`."""
+        """The row of a lookup by key, read on this thread. Raises like `all`."""
         if self._quick is None:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         try:
             found: Row | None = self._quick.execute(sql, parameters).fetchone()
         except sqlite3.Error as error:
             if not unavailable(error):
                 raise
-            raise StoreUnavailable(str(error)) from error
+            raise StoreUnavailableError(str(error)) from error
         return found
 
     async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
-        """Every row of one statement; `StoreUnavailable` if the file cannot be read."""
+        """Every row of one statement; `StoreUnavailableError` if the file cannot be read."""
         if self._db is None:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         try:
             return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]
         except sqlite3.Error as error:
             if not unavailable(error):
                 raise
-            raise StoreUnavailable(str(error)) from error
+            raise StoreUnavailableError(str(error)) from error
 
     async def one(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
         """The first row, if there is one."""

@@ -8,7 +8,7 @@ again with a savepoint for each: a function may run twice, but only once into th
 Functions whose result somebody waits for ring for the thread; those that nobody waits for come along with the next
 batch, or ring when `SOON` is over: a wake-up and a commit cost more than most functions.
 
-A batch that cannot begin or commit fails as a whole with `StoreUnavailable`. Functions queued with
+A batch that cannot begin or commit fails as a whole with `StoreUnavailableError`. Functions queued with
 `keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
 I/O error may have happened all the same, so such functions must be harmless when they run twice.
 """
@@ -31,14 +31,14 @@ from typing import Any, Protocol, TypeVar
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
 from codellama_proxy.store.sqlite.connection import (
     StoreError,
-    StoreLost,
-    StoreUnavailable,
+    StoreLostError,
+    StoreUnavailableError,
     connect,
     passing,
     unavailable,
 )
 
-__all__ = ["StoreError", "StoreUnavailable", "Write", "Writer"]
+__all__ = ["StoreError", "StoreUnavailableError", "Write", "Writer"]
 
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
@@ -180,7 +180,7 @@ class Writer:
             self._ring()
 
     async def barrier(self) -> None:
-        """Return once everything queued before is committed; `StoreUnavailable` if it could not be."""
+        """Return once everything queued before is committed; `StoreUnavailableError` if it could not be."""
         await self._ask(_nothing, inside=False)
 
     async def data_version(self) -> int:
@@ -204,7 +204,7 @@ class Writer:
 
     def _queue_up(self, item: _Item) -> None:
         if self._closing or self._thread is None:
-            raise StoreUnavailable("the store is closed")
+            raise StoreUnavailableError("the store is closed")
         self._queue.append(item)
 
     def _ring(self) -> None:
@@ -251,7 +251,7 @@ class Writer:
     def _commit(self, items: Sequence[_Item]) -> None:
         lost = self._lost()
         if lost is not None:
-            raise StoreLost(lost)
+            raise StoreLostError(lost)
         if not items and self._failure is None:
             return
         db = self._connected()
@@ -303,7 +303,7 @@ class Writer:
         try:
             item.result = item.fn(self._connected())
         except Exception as error:  # whoever asked gets it
-            item.error = StoreUnavailable(str(error)) if unavailable(error) else error
+            item.error = StoreUnavailableError(str(error)) if unavailable(error) else error
 
     def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
         """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
@@ -328,7 +328,7 @@ class Writer:
 
         A file that was lost may be put back, and until then the connection is the only way to it.
         """
-        if self._db is None or isinstance(error, StoreLost):
+        if self._db is None or isinstance(error, StoreLostError):
             return
         try:
             if self._db.in_transaction:
@@ -374,7 +374,7 @@ def _nothing(_: sqlite3.Connection) -> None:
 def _fail(items: Iterable[_Item], why: str) -> None:
     failed = list(items)
     for item in failed:
-        item.error = StoreUnavailable(why)
+        item.error = StoreUnavailableError(why)
     _deliver(failed)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.openai_format.request import ChatRequest
+from codellama_proxy.openai_format.request import InferenceRequest
 
 
-def prompt(chat: ChatRequest) -> dict[str, Any]:
+def prompt(chat: InferenceRequest) -> dict[str, Any]:
     """What was asked, with its tools; of what is no chat, its text."""
     if chat.endpoint != "chat/completions":
         return completion_of(_given(chat.given))
@@ -26,7 +26,7 @@ def prompt(chat: ChatRequest) -> dict[str, Any]:
     return shown
 
 
-def answer(chat: ChatRequest, choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def answer(chat: InferenceRequest, choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What was said to it, of each choice."""
     if chat.endpoint != "chat/completions":
         return completion_of([choice["message"].get("content") or "" for choice in choices])

@@ -15,8 +15,8 @@ import orjson
 
 from codellama_proxy.core.masking import mask_for, masked
 from codellama_proxy.core.types import NANOS, Failure, Tracking
-from codellama_proxy.openai_format.request import TRACKING_KEYS, ChatRequest
-from codellama_proxy.request.context import Books, Trace
+from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
+from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES
 from codellama_proxy.tracking.promptlayer.blueprints import answer, chat_of, message_of, prompt
 
@@ -64,7 +64,7 @@ ERROR_TYPES: Mapping[str, str] = {
 }
 
 
-def record(trace: Trace, done: Books, tracking: Tracking) -> bytes:
+def record(trace: RequestContext, done: RequestCharge, tracking: Tracking) -> bytes:
     """The body of one request that was tried, however it ended."""
     chat = trace.sent or trace.chat
     assert chat is not None
@@ -111,7 +111,7 @@ def _instead(tracking: Tracking) -> str:
     return TOO_LARGE if tracking.promptlayer_content else REDACTED
 
 
-def _output(trace: Trace, chat: ChatRequest, tracking: Tracking) -> dict[str, Any]:
+def _output(trace: RequestContext, chat: InferenceRequest, tracking: Tracking) -> dict[str, Any]:
     if trace.serving is None:
         return chat_of([])
     if not tracking.promptlayer_content:
@@ -123,12 +123,12 @@ def _output(trace: Trace, chat: ChatRequest, tracking: Tracking) -> dict[str, An
 # --- what belongs to it ------------------------------------------------------------------------------------
 
 
-def _parameters(chat: ChatRequest, *, spoken: bool) -> dict[str, Any]:
+def _parameters(chat: InferenceRequest, *, spoken: bool) -> dict[str, Any]:
     names = (*PARAMETERS, *SPOKEN_PARAMETERS) if spoken else PARAMETERS
     return {**{name: chat.params[name] for name in names if name in chat.params}, "stream": chat.stream}
 
 
-def _metadata(trace: Trace, done: Books, chat: ChatRequest) -> dict[str, str]:
+def _metadata(trace: RequestContext, done: RequestCharge, chat: InferenceRequest) -> dict[str, str]:
     """The client's own, as strings, under what we say ourselves."""
     given = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     ours: dict[str, Any] = {
@@ -161,7 +161,7 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def _hints(trace: Trace) -> dict[str, Any]:
+def _hints(trace: RequestContext) -> dict[str, Any]:
     """What the client says about the template it used: in the body's metadata, or else in headers."""
     chat, headers = trace.chat, trace.hints
     by_header = {
@@ -206,7 +206,7 @@ def _iso(at: float) -> str:
 # --- how it went -------------------------------------------------------------------------------------------
 
 
-def _status(trace: Trace, *, spoken: bool) -> dict[str, Any]:
+def _status(trace: RequestContext, *, spoken: bool) -> dict[str, Any]:
     """An answer that took several attempts, or that its client left, is a warning."""
     failed = [attempt.failure for attempt in trace.attempts if attempt.failure is not None]
     if trace.complete:

@@ -20,7 +20,7 @@ from codellama_proxy import __version__
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Secret
 from codellama_proxy.failures.classify import retry_after
-from codellama_proxy.store.sqlite.connection import StoreUnavailable
+from codellama_proxy.store.sqlite.connection import StoreUnavailableError
 from codellama_proxy.store.sqlite.outbox import FARTHEST, Outbox, Outcome, Waiting
 
 DEFAULT_URL = "https://api.promptlayer.com"
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendResult:
     """What the service said to one record."""
 
     status: int | None
@@ -57,7 +57,7 @@ class Answer:
         return self.status is not None and 200 <= self.status < 300
 
 
-def unreadable(record: Waiting, answer: Answer) -> bool:
+def unreadable(record: Waiting, answer: SendResult) -> bool:
     """Whether it is no use to send this again. A wrong key or address may be mended; a wrong record may not."""
     return answer.status in (400, 413, 422) or (answer.status == 404 and record.kind != "request")
 
@@ -67,7 +67,7 @@ def backoff(tries: int, longest: float, jitter: float) -> float:
     return float(min(longest, 2.0 ** min(tries, 30)) * (0.5 + jitter / 2))
 
 
-class Delivery:
+class PromptLayerSender:
     """The sender. `round` sends what is due; `run` does so until `stop`."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Delivery:
     async def _safe_round(self) -> float:
         try:
             return await self.round()
-        except StoreUnavailable:
+        except StoreUnavailableError:
             return IDLE  # the store itself says what is wrong with it
         except Exception:  # tracking must not end because of one record
             log.exception("records could not be delivered")
@@ -140,7 +140,7 @@ class Delivery:
         await self._outbox.note([self._outcome(*pair) for pair in pairs], self._time.wall())
         return self._pause(pairs)
 
-    def _outcome(self, record: Waiting, answer: Answer) -> Outcome:
+    def _outcome(self, record: Waiting, answer: SendResult) -> Outcome:
         if answer.taken:
             return Outcome(record, service_id=answer.service_id if record.kind == "request" else None)
         self._complain(answer)
@@ -151,7 +151,7 @@ class Delivery:
         asked = min(answer.retry_after or 0.0, FARTHEST)
         return Outcome(record, next_at=self._time.wall() + max(own, asked))
 
-    def _pause(self, pairs: Sequence[tuple[Waiting, Answer]]) -> float:
+    def _pause(self, pairs: Sequence[tuple[Waiting, SendResult]]) -> float:
         """None while anything gets through, or while it is the records that are at fault."""
         if any(answer.taken or unreadable(record, answer) for record, answer in pairs):
             self._failures = 0
@@ -161,15 +161,15 @@ class Delivery:
         asked = max(answer.retry_after or 0.0 for _, answer in pairs)
         return min(max(own, asked), LONGEST_WAIT)
 
-    async def _deliver(self, record: Waiting, key: Secret) -> Answer:
+    async def _deliver(self, record: Waiting, key: Secret) -> SendResult:
         if record.kind == "request":
             return await self._send(record, record.body, key)
         if record.service_id is None:
-            return Answer(404, why="its request was given up")
+            return SendResult(404, why="its request was given up")
         addressed = orjson.loads(record.body) | {"request_id": record.service_id, "api_key": key.reveal()}
         return await self._send(record, orjson.dumps(addressed), key)
 
-    async def _send(self, record: Waiting, body: bytes, key: Secret) -> Answer:
+    async def _send(self, record: Waiting, body: bytes, key: Secret) -> SendResult:
         headers = {
             "content-type": "application/json",
             "x-api-key": key.reveal(),
@@ -187,11 +187,11 @@ class Delivery:
                 finally:
                     await response.aclose()
         except TimeoutError:
-            return Answer(None, why="timeout")
+            return SendResult(None, why="timeout")
         except httpx2.TransportError as error:
-            return Answer(None, why=type(error).__name__)
+            return SendResult(None, why=type(error).__name__)
 
-    def _complain(self, answer: Answer) -> None:
+    def _complain(self, answer: SendResult) -> None:
         """Once a minute is enough; never the service's words, which may quote ours."""
         now = self._time.monotonic()
         if now - self._complained_at < COMPLAIN_EVERY:
@@ -201,11 +201,11 @@ class Delivery:
         log.warning("PromptLayer does not take records: %s; requests are not affected", reason)
 
 
-def _read(response: httpx2.Response, body: bytes, now: float) -> Answer:
+def _read(response: httpx2.Response, body: bytes, now: float) -> SendResult:
     status = response.status_code
     if 200 <= status < 300:
-        return Answer(status, _id(body))
-    return Answer(status, retry_after=retry_after(response.headers, now))
+        return SendResult(status, _id(body))
+    return SendResult(status, retry_after=retry_after(response.headers, now))
 
 
 def _id(body: bytes) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from codellama_proxy.core.money import usd
 from codellama_proxy.core.types import Key, Limits, Snapshot
-from codellama_proxy.limits.admission import Standing
+from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import overlay
 from codellama_proxy.store.key_fields import LIMIT_FIELDS, iso
 
@@ -33,17 +33,17 @@ def _sourced(limits: Limits, own: frozenset[str], source: str, default: str) -> 
     }
 
 
-def own_standing(standings: Sequence[Standing]) -> dict[str, Any]:
+def own_standing(standings: Sequence[ScopeState]) -> dict[str, Any]:
     """Spend in the window, what remains and when it starts again, of the key itself."""
     return next(_money(standing) for standing in standings if standing.scope.kind == "key")
 
 
-def scopes_shown(standings: Sequence[Standing], *, everything: bool) -> list[dict[str, Any]]:
+def scopes_shown(standings: Sequence[ScopeState], *, everything: bool) -> list[dict[str, Any]]:
     """Each scope as it is now. What the whole installation spends is not one tenant's business."""
     return [_scope(standing) for standing in standings if everything or standing.scope.kind != "global"]
 
 
-def _scope(standing: Standing) -> dict[str, Any]:
+def _scope(standing: ScopeState) -> dict[str, Any]:
     limits = standing.scope.limits
     parallel = limits.max_parallel_requests
     return {
@@ -58,7 +58,7 @@ def _scope(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _money(standing: Standing) -> dict[str, Any]:
+def _money(standing: ScopeState) -> dict[str, Any]:
     most = standing.scope.limits.max_budget
     left = None if most is None else max(0, most - standing.spent_nanos - standing.held_nanos)
     return {"spend": usd(standing.spent_nanos), "remaining": usd(left), "reset": iso(standing.resets_at)}
