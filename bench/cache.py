@@ -24,7 +24,7 @@ from bench.tables import machine, table
 from bench.targets import Target, config, proxy, upstream
 from codellama_proxy.cache.key import CachedAnswer, CacheScope, key_of
 from codellama_proxy.cache.storage import CacheStorage
-from codellama_proxy.core.types import Deployment, Guardrail, Model, Project
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Model, Project
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.request import parse_chat
 

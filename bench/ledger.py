@@ -18,7 +18,8 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-from codellama_proxy.core.types import Attempt, Key, Limits, Price, Usage
+from codellama_proxy.core.snapshot import Limits, Price
+from codellama_proxy.core.types import Attempt, Key, Usage
 from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.sqlite.ledger import Ledger

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.single_flight import Reply, Subscription
-from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Event
 
 Begin = Callable[[], Awaitable[Reply]]
 

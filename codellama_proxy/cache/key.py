@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Deployment, Event, Guardrail, Json, Key, Model, Project, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Json, Model, Project, Snapshot
+from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS, invalid_type, invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text

@@ -28,7 +28,8 @@ from codellama_proxy.cache.single_flight import SLACK, Reply, SharedCall, Subscr
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Event, Model, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.completion import AT_ONCE
 from codellama_proxy.openai_format.request import InferenceRequest

@@ -15,7 +15,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import completion

@@ -12,7 +12,7 @@ from codellama_proxy.cli.command import Command, say, table
 from codellama_proxy.config.check_report import inspect, printed
 from codellama_proxy.config.settings import config_path, environment
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.diagnostics.probe import Tried, probe
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.upstream.pools import Pools

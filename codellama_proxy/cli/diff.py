@@ -10,7 +10,7 @@ from codellama_proxy.cli.command import Command, CommandError, note, say
 from codellama_proxy.config.check_report import inspect
 from codellama_proxy.config.diff import difference
 from codellama_proxy.config.settings import environment
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 

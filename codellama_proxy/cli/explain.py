@@ -25,7 +25,8 @@ from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.settings import Settings, config_path, environment
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of, masked, without_credentials
-from codellama_proxy.core.types import Deployment, Key, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import (
     Count,
     Explanation,

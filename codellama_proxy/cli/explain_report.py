@@ -9,7 +9,8 @@ from typing import Any
 from codellama_proxy.cli.command import table
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import dollars, usd
-from codellama_proxy.core.types import Key, Price, Snapshot
+from codellama_proxy.core.snapshot import Price, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import Cached, CandidateState, Explanation, LimitState
 from codellama_proxy.diagnostics.simulation import Course
 from codellama_proxy.openai_format.request import InferenceRequest

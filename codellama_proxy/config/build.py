@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from codellama_proxy.config import schema
-from codellama_proxy.core import types as t
+from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
 
 BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)

@@ -13,7 +13,7 @@ from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.schema import File, Section
 from codellama_proxy.config.yaml.document import MAX_BYTES
 from codellama_proxy.config.yaml.substitution import read_regular, reason
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 TITLE = "codellama-proxy: proxy.yaml"
 

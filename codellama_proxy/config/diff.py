@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from codellama_proxy.core.masking import mask_of, without_credentials
-from codellama_proxy.core.types import NANOS, Deployment, Model, Secret, Snapshot
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.snapshot import Deployment, Model, Secret, Snapshot
 
 _DURATIONS = frozenset(
     {"connect", "first_token", "idle", "answer", "first_token_delay", "retry_after"}

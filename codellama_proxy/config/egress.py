@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from codellama_proxy.config.field_types import Scalar, refuse
 from codellama_proxy.config.yaml.document import plain
 from codellama_proxy.config.yaml.substitution import read_regular, reason
-from codellama_proxy.core.types import Bundle, Secret
+from codellama_proxy.core.snapshot import Bundle, Secret
 
 MOST_CERTIFICATES = 4 << 20
 """Bytes of a bundle."""

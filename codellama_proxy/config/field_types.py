@@ -17,7 +17,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from codellama_proxy.config.yaml.document import Quoted, plain
-from codellama_proxy.core.types import NANOS, Secret
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.limits.windows import GRAMMAR
 
 _UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}

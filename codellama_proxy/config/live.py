@@ -18,7 +18,7 @@ from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.yaml.document import MAX_BYTES
 from codellama_proxy.config.yaml.substitution import UnsetError, lookup_in, read_regular, reason, references
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 log = logging.getLogger("codellama_proxy.config")
 

@@ -23,7 +23,7 @@ from codellama_proxy.config.validate.partial import Rest, rest_of
 from codellama_proxy.config.yaml.document import Document, Path, parse
 from codellama_proxy.config.yaml.substitution import lookup_in
 from codellama_proxy.core.masking import Mask
-from codellama_proxy.core.types import Deployment, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.providers.registry import UNSUPPORTED_BY_MODE
 
 _Found = list[Problem]

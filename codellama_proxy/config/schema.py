@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from codellama_proxy.config import field_types as s
 from codellama_proxy.config.egress import CA_BUNDLE, PROXY
 from codellama_proxy.config.yaml.document import Substituted, plain
-from codellama_proxy.core.types import Bundle, Secret
+from codellama_proxy.core.snapshot import Bundle, Secret
 
 PROVIDERS = Literal[
     "openai", "together", "anthropic", "azure", "cohere", "ai21", "replicate", "huggingface", "gemini",

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.yaml.document import Document, Path, resolve
-from codellama_proxy.core.types import Secret
+from codellama_proxy.core.snapshot import Secret
 
 LONG_NUMBER = 8
 """Digits from which on a number may well be a secret."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from codellama_proxy.core.types import Deployment, Secret, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Secret, Snapshot
 
 CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 """Names of headers that carry one."""

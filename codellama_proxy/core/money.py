@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from codellama_proxy.core.types import NANOS
+NANOS = 1_000_000_000
+"""Nano-USD in one USD."""
 
 
 def usd(nanos: int | None) -> float | None:

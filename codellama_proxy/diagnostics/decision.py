@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from codellama_proxy.cache import key as caching
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Key, Limits, Model, Price, ScopeKind, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Limits, Model, Price, ScopeKind, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.gateway.pipeline import permission
 from codellama_proxy.limits import admission

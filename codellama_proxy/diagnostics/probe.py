@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Failure, Project, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Project, Snapshot
+from codellama_proxy.core.types import Failure
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.inbound.openai import PARSERS
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest

@@ -18,7 +18,8 @@ import orjson
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Attempt, Deployment, Model, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
+from codellama_proxy.core.types import Attempt
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from codellama_proxy.core.types import Attempt, Deployment, Failure
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Attempt, Failure
 from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest
 

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Deployment, Model, Snapshot, Usage
+from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
+from codellama_proxy.core.types import Usage
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
 from codellama_proxy.openai_format.request import InferenceRequest

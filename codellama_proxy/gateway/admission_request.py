@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from codellama_proxy.core.types import Deployment, Model, Project, Snapshot, Tariff
+from codellama_proxy.core.snapshot import Deployment, Model, Project, Snapshot, Tariff
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key, Project, Snapshot
+from codellama_proxy.core.snapshot import Project, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 
 SPARE = 4

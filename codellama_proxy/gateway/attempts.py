@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Cooldown, Deployment, Event, Model, Snapshot
+from codellama_proxy.core.snapshot import Cooldown, Deployment, Model, Snapshot
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest

@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.cache.semantic.embeddings import PATIENCE
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Model, Snapshot
+from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.inbound.openai import parse_embedding

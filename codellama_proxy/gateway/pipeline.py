@@ -18,7 +18,8 @@ from codellama_proxy.cache.answer_source import AnswerSource
 from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key, Model, Project, Snapshot
+from codellama_proxy.core.snapshot import Model, Project, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
 from codellama_proxy.gateway.attempts import AttemptRunner

@@ -10,7 +10,8 @@ from codellama_proxy.core import sse
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import usd_text
-from codellama_proxy.core.types import Event, Snapshot
+from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.openai_format import completion

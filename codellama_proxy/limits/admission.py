@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Attempt, Deployment, Key, Price, Tariff, Usage
+from codellama_proxy.core.snapshot import Deployment, Price, Tariff
+from codellama_proxy.core.types import Attempt, Key, Usage
 from codellama_proxy.limits import budgets
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from codellama_proxy.core.money import dollars
-from codellama_proxy.core.types import Tariff
+from codellama_proxy.core.snapshot import Tariff
 from codellama_proxy.limits.rates import Refusal, ScopeLimits
 from codellama_proxy.limits.windows import iso
 

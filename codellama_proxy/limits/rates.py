@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
-from codellama_proxy.core.types import Key, Limits, Project, ScopeKind, Snapshot
+from codellama_proxy.core.snapshot import Limits, Project, ScopeKind, Snapshot
+from codellama_proxy.core.types import Key
 
 MINUTE = 60.0
 _BETWEEN = "\x1f"

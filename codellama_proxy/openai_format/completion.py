@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Event, Json, Usage
+from codellama_proxy.core.snapshot import Json
+from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.openai_format.usage import merged, usage_in
 
 AT_ONCE = 128 << 10

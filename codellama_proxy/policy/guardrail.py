@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codellama_proxy.core.types import Deployment, Guardrail, Project
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import CHATS_ONLY, MAX_TOKENS_FIELDS, invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy import privileged_fields as privileged

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.openai_format.fields import FIELDS, folded
 from codellama_proxy.openai_format.request import InferenceRequest
 

@@ -10,7 +10,8 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-from codellama_proxy.core.types import NANOS, Deployment, Price, Tariff
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.snapshot import Deployment, Price, Tariff
 
 # Our name of a provider -> the catalogue's. Who runs models on their own machines has no price.
 PROVIDERS: Mapping[str, str] = {

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from codellama_proxy.core.types import Attempt, Basis, Charge, Deployment, Event, Failure, Price, Usage
+from codellama_proxy.core.snapshot import Deployment, Price
+from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, Usage
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import Bounds, Window, believed, merged
 from codellama_proxy.pricing import cost as pricing

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codellama_proxy.core.types import Price, Tariff, Usage
+from codellama_proxy.core.snapshot import Price, Tariff
+from codellama_proxy.core.types import Usage
 
 PER = 1_000_000
 """Prices are for so many tokens, or calls."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Price, Usage
+from codellama_proxy.core.snapshot import Deployment, Price
+from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Deployment, Event, HttpRequest, Json
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.core.sse import DONE, encode
-from codellama_proxy.core.types import Mock
 from codellama_proxy.openai_format.request import several
 from codellama_proxy.tokens.tokenizers import estimate, of_given
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
-from codellama_proxy.core.types import Deployment, Event, HttpRequest, Steps
+from codellama_proxy.core.types import Event, HttpRequest, Steps
 from codellama_proxy.openai_format.request import MODES, Endpoint, InferenceRequest
 from codellama_proxy.providers import ai21
 from codellama_proxy.providers.anthropic import adapter as anthropic

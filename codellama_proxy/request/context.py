@@ -9,17 +9,8 @@ from typing import Any, NamedTuple
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_for
 from codellama_proxy.core.money import usd
-from codellama_proxy.core.types import (
-    Attempt,
-    Basis,
-    Deployment,
-    Event,
-    Key,
-    Price,
-    Project,
-    Tracking,
-    Usage,
-)
+from codellama_proxy.core.snapshot import Deployment, Price, Project, Tracking
+from codellama_proxy.core.types import Attempt, Basis, Event, Key, Usage
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, Settlement
 from codellama_proxy.limits.rates import ScopeLimits

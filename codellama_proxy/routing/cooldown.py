@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from codellama_proxy.core.types import Cooldown, Deployment, Failure
+from codellama_proxy.core.snapshot import Cooldown, Deployment
+from codellama_proxy.core.types import Failure
 from codellama_proxy.routing.cooling import Cooling, cool
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from codellama_proxy.core.types import Cooldown, Deployment, Failure, FailureClass
+from codellama_proxy.core.snapshot import Cooldown, Deployment
+from codellama_proxy.core.types import Failure, FailureClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Attempt, Deployment, Failure, FailureClass, Model, Routing, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Model, Routing, Snapshot
+from codellama_proxy.core.types import Attempt, Failure, FailureClass
 from codellama_proxy.routing.cooling import Cooling, is_cooling, soonest
 
 Jitter = Callable[[], float]

@@ -12,7 +12,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.validate.cross_field import OPEN
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
-from codellama_proxy.core.types import Deployment, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.routing.selection import asked_model
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.sqlite import audit

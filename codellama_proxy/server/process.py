@@ -32,7 +32,7 @@ from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.yaml.literal import holds_a_secret
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Deployment, Egress, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Egress, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder

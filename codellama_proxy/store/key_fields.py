@@ -11,8 +11,9 @@ from decimal import Decimal
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.money import usd
-from codellama_proxy.core.types import NANOS, Json, Key, Limits
+from codellama_proxy.core.money import NANOS, usd
+from codellama_proxy.core.snapshot import Json, Limits
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import is_duration
 
 DEFAULT_PROJECT = "default"

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from codellama_proxy.core.types import Deployment, Snapshot, Usage
+from codellama_proxy.core.snapshot import Deployment, Snapshot
+from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.tokenizers import LARGE, MOST_MESSAGES, OF_IDS, Tally, Tokenizers, encoding_name

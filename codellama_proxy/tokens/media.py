@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.tokens.pixels import Size, size_of_base64
 
 LARGEST = Size(100_000, 100_000)

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from codellama_proxy.core.types import NANOS
+from codellama_proxy.core.money import NANOS
 from codellama_proxy.limits.admission import LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.request.context import RequestCharge, RequestContext

@@ -21,7 +21,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from codellama_proxy import __version__
-from codellama_proxy.core.types import NANOS, Attempt
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.types import Attempt
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestCharge, RequestContext
 

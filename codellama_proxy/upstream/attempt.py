@@ -19,8 +19,9 @@ import httpx2
 
 from codellama_proxy import __version__
 from codellama_proxy.core.masking import Clean, mask_for
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, Frame
-from codellama_proxy.core.types import Deployment, Event, Failure, HttpRequest
+from codellama_proxy.core.types import Event, Failure, HttpRequest
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import completion

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from codellama_proxy.core.types import Deployment, Egress, Mock
+from codellama_proxy.core.snapshot import Deployment, Egress, Mock
 from codellama_proxy.upstream.transport import AiohttpTransport, MockTransport
 
 Transport = httpx2.AsyncBaseTransport

@@ -23,7 +23,7 @@ from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from yarl import URL
 
-from codellama_proxy.core.types import Egress, Mock
+from codellama_proxy.core.snapshot import Egress, Mock
 from codellama_proxy.providers import mock
 
 DIRECT = Egress()

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.masking import mask_of, masked
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond

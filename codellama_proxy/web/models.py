@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Model
+from codellama_proxy.core.snapshot import Model
 from codellama_proxy.gateway.pipeline import permission
 from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.web.auth import caller

@@ -22,7 +22,8 @@ from codellama_proxy.cache.key import (
     without_last_turn,
 )
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Cache, Deployment, Event, Guardrail, Key, Model, Price, Project
+from codellama_proxy.core.snapshot import Cache, Deployment, Guardrail, Model, Price, Project
+from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from tests.support.builders import deployment, snapshot
 from tests.support.builders import model as model_of

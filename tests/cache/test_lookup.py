@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Cache, Guardrail, Limits, Price, Project
+from codellama_proxy.core.snapshot import Cache, Guardrail, Limits, Price, Project
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.completion import fold
 from tests.support.builders import deployment, model, snapshot

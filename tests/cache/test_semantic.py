@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.cache.semantic.embeddings import numbers_of
 from codellama_proxy.cache.vectors import SHORTLIST, shortlist, similarity, vector
-from codellama_proxy.core.types import Cache, Limits, Price, Project, Snapshot
+from codellama_proxy.core.snapshot import Cache, Limits, Price, Project, Snapshot
 from codellama_proxy.tokens import tokenizers as tokens
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI

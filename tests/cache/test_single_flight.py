@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from codellama_proxy.cache.single_flight import AHEAD, LARGE, SharedCall, Subscription
-from codellama_proxy.core.types import Cache, Event, Limits, Price, Routing, Timeouts
+from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.dialogues import OPENAI

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.config.diff import difference
 from codellama_proxy.config.load import load
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 IMPLEMENTED = frozenset({"openai", "mock"})
 TWO = ["{name: codellama, provider: openai, api_key: k}", "{name: gpt-4, provider: openai, api_key: k}"]

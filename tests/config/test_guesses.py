@@ -18,7 +18,7 @@ from codellama_proxy.config.validate import guesses
 from codellama_proxy.config.validate.credentials import CUSTOMARY
 from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
 from codellama_proxy.config.yaml import parser_messages as yaml_words
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 

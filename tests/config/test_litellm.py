@@ -21,7 +21,7 @@ from codellama_proxy.config.load import examine, load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.schema import Entry
 from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
-from codellama_proxy.core.types import Price, Snapshot
+from codellama_proxy.core.snapshot import Price, Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED as ALL
 
 IMPLEMENTED = frozenset(PREFIXES.values())

@@ -16,7 +16,7 @@ import pytest
 from codellama_proxy.config.live import SETTLING, LiveConfig, Source
 from codellama_proxy.config.mounts import mounted_alone
 from codellama_proxy.config.problems import ConfigError
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 IMPLEMENTED = frozenset({"openai", "mock"})
 

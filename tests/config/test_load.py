@@ -19,7 +19,7 @@ from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.validate.messages import A_LIST, A_MAPPING
 from codellama_proxy.config.yaml import parser_messages as yaml_words
-from codellama_proxy.core.types import Limits, Mock, Price, Secret, Snapshot, Tariff
+from codellama_proxy.core.snapshot import Limits, Mock, Price, Secret, Snapshot, Tariff
 from codellama_proxy.routing.selection import asked_model
 
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "azure", "vllm", "openai_compatible", "mock"})

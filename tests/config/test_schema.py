@@ -19,7 +19,7 @@ from codellama_proxy.config.schema import Entry, File, Section
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.config.validate.messages import A_MAPPING
 from codellama_proxy.config.yaml.document import parse
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 
 ROOT = Path(__file__).parents[2]
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "mock"})

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.masking import Mask, mask_for, sentence, words
-from codellama_proxy.core.types import Deployment, Secret
+from codellama_proxy.core.snapshot import Deployment, Secret
 
 KEYS = st.text(string.ascii_letters + string.digits + '-_.+/="&', min_size=8, max_size=80).filter(
     lambda key: key.strip() == key

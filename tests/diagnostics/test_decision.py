@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.config.load import load
-from codellama_proxy.core.types import Deployment, Key, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import Explanation, World, explain, trace_of, unused
 from codellama_proxy.diagnostics.simulation import Course, Fault, Plan, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of

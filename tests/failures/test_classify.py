@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import CODES
 from codellama_proxy.core.masking import sentence
-from codellama_proxy.core.types import Cooldown, Failure, FailureClass
+from codellama_proxy.core.snapshot import Cooldown
+from codellama_proxy.core.types import Failure, FailureClass
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import UpstreamError, of_status, parse_error, retry_after, told
 from codellama_proxy.routing import cooling

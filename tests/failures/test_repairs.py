@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Routing
+from codellama_proxy.core.snapshot import Routing
 from codellama_proxy.failures.classify import of_status, parse_error
 from tests.support.builders import deployment, model, snapshot
 from tests.support.fake_internet import Internet, Script, answer, good, refusal

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key, Limits, Project
+from codellama_proxy.core.snapshot import Limits, Project
+from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.arrivals import SPARE, ArrivalRoom, Arrivals, room_of
 from tests.support.builders import snapshot
 

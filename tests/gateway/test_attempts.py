@@ -8,7 +8,7 @@ import httpx2
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Cache, Limits, Price, Routing, Timeouts
+from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
 from codellama_proxy.upstream.attempt import MAX_ANSWER
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole

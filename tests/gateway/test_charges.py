@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from codellama_proxy.core.types import Limits, Price
+from codellama_proxy.core.snapshot import Limits, Price
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole
 from tests.support.fake_internet import Internet, Script, answer, good, refusal, stream

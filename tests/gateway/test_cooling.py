@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from codellama_proxy.core.types import Cooldown, Limits, Price, Routing
+from codellama_proxy.core.snapshot import Cooldown, Limits, Price, Routing
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import Internet, Script, good, refusal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.types import Price
+from codellama_proxy.core.snapshot import Price
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import HEAD, chunk, sse

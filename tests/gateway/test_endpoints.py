@@ -12,7 +12,7 @@ import httpx2
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Cache, Limits, Price, Project
+from codellama_proxy.core.snapshot import Cache, Limits, Price, Project
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.tokens.tokenizers import FILES
 from codellama_proxy.upstream.attempt import MAX_ANSWER

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import Price, Routing
+from codellama_proxy.core.snapshot import Price, Routing
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import USAGE, sse
 from tests.support.fake_internet import Internet, Script, answer, refusal, stream

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Project, Routing, Server, Timeouts
+from codellama_proxy.core.snapshot import Project, Routing, Server, Timeouts
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import HANG, Internet, answer, good, refusal, stream

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from codellama_proxy.core.types import Guardrail, Project, Routing
+from codellama_proxy.core.snapshot import Guardrail, Project, Routing
 from tests.support.builders import deployment, model, snapshot
 from tests.support.fake_internet import Internet, good, refusal
 from tests.support.gateway_harness import Play, Rig, player

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.types import Price, Tariff
+from codellama_proxy.core.snapshot import Price, Tariff
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import chunk, sse, whole
 from tests.support.fake_internet import Internet, Script, answer, stream

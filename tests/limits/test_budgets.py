@@ -14,7 +14,8 @@ from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core import money
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Limits, Price, Usage
+from codellama_proxy.core.snapshot import Limits, Price
+from codellama_proxy.core.types import Usage
 from codellama_proxy.limits import budgets
 from codellama_proxy.limits.admission import AdmissionRequest, LimitExceededError, ScopeState, decide
 from codellama_proxy.limits.rates import Rates, ScopeLimits

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import (
+from codellama_proxy.core.snapshot import (
     Cache,
     Guardrail,
-    Key,
     Limits,
     Project,
     Routing,
@@ -18,6 +17,7 @@ from codellama_proxy.core.types import (
     Snapshot,
     Tracking,
 )
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Guardrail, Project
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import FIELDS, parse_json
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text, request_for

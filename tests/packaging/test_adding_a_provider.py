@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS, NATIVE_ADAPTERS
 from tests.providers import test_providers

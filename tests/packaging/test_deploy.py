@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from codellama_proxy.config.settings import Settings
-from codellama_proxy.core.types import Server
+from codellama_proxy.core.snapshot import Server
 from codellama_proxy.server.process import AFTER_DRAIN, FLUSH
 from tests.support.container_sandbox import DOCKERFILE, USER
 from tests.support.processes import ROOT

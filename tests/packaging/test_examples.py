@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from codellama_proxy.config.load import load
-from codellama_proxy.core.types import Deployment, Model, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.inbound.openai import PARSERS
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy.guardrail import guardrail_text, request_for

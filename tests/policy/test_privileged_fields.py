@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, HttpRequest, Secret
+from codellama_proxy.core.snapshot import Deployment, Secret
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import FIELDS
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import request_for

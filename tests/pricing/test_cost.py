@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import Deployment, Price, Tariff, Usage
+from codellama_proxy.core.snapshot import Deployment, Price, Tariff
+from codellama_proxy.core.types import Usage
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.pricing import cost as pricing
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.types import Key, Limits, Model, Price, Tariff
+from codellama_proxy.core.snapshot import Limits, Model, Price, Tariff
+from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import trace_of
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.pricing import extras

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.config.build import freeze
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.providers.anthropic import adapter as anthropic
 from codellama_proxy.providers.anthropic.capabilities import COMPATIBLE, NEWEST, capabilities
 from codellama_proxy.providers.anthropic.json_schema import closed

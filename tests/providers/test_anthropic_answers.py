@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import Deployment, Usage
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.anthropic import adapter as anthropic
 from tests.support.builders import chat, deployment

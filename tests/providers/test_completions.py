@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Event, Usage
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai import completions as text

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Usage
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.cohere import embeddings as cohere_embed

@@ -7,7 +7,7 @@ import httpx2
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Mock
+from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
 from codellama_proxy.providers.openai import completions as text

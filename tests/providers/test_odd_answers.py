@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.core.types import Cache, Price, Routing
+from codellama_proxy.core.snapshot import Cache, Price, Routing
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import USAGE, chunk, sse, whole
 from tests.support.fake_internet import Internet, Script, answer, good, refusal, stream

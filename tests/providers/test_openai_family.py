@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, HttpRequest, Usage
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest, Usage
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.providers.openai.tool_ids import short
 from codellama_proxy.providers.registry import ADAPTERS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from codellama_proxy.config.build import freeze
 from codellama_proxy.config.schema import PromptFormat
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Usage
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.providers.replicate.models import MODELS

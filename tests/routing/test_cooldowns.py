@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.types import Cooldown, Deployment, Failure, FailureClass, Secret
+from codellama_proxy.core.snapshot import Cooldown, Deployment, Secret
+from codellama_proxy.core.types import Failure, FailureClass
 from codellama_proxy.routing.cooldown import Cooldowns, Probe
 from codellama_proxy.routing.cooling import Cooling, cool, is_cooling
 from codellama_proxy.upstream.pools import identity_of

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import CODES
-from codellama_proxy.core.types import Attempt, Deployment, Failure, FailureClass, Routing
+from codellama_proxy.core.snapshot import Deployment, Routing
+from codellama_proxy.core.types import Attempt, Failure, FailureClass
 from codellama_proxy.failures.classify import CODE_OF_CLASS
 from codellama_proxy.routing.cooling import Cooling
 from codellama_proxy.routing.selection import GiveUp, Try, final_error, next_step

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Routing, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Routing, Snapshot
 from codellama_proxy.routing.cooling import Cooling
 from codellama_proxy.routing.selection import (
     allows,

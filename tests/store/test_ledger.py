@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Price, Usage
+from codellama_proxy.core.snapshot import Price
+from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Usage
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, LimitExceededError
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY

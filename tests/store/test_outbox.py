@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Secret
+from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.store.sqlite import outbox as module
 from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.types import Deployment, Event, Failure, HttpRequest, Timeouts
+from codellama_proxy.core.snapshot import Deployment, Timeouts
+from codellama_proxy.core.types import Event, Failure, HttpRequest
 from codellama_proxy.diagnostics.simulation import at_once
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS

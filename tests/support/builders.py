@@ -5,21 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from codellama_proxy.core.types import (
-    Attempt,
-    Deployment,
-    Failure,
-    FailureClass,
-    Guardrail,
-    Limits,
-    Model,
-    Routing,
-    Secret,
-    Snapshot,
-)
-from codellama_proxy.core.types import Cache as CacheSettings
-from codellama_proxy.core.types import Server as ServerSettings
-from codellama_proxy.core.types import Tracking as TrackingSettings
+from codellama_proxy.core.snapshot import Cache as CacheSettings
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Limits, Model, Routing, Secret, Snapshot
+from codellama_proxy.core.snapshot import Server as ServerSettings
+from codellama_proxy.core.snapshot import Tracking as TrackingSettings
+from codellama_proxy.core.types import Attempt, Failure, FailureClass
 from codellama_proxy.openai_format.request import InferenceRequest
 
 KEY = Secret("sk-upstream-secret")

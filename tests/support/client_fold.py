@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Decoder
-from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter

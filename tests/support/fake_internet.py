@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from tests.support.dialogues import OPENAI
 
 JSON = {"content-type": "application/json"}

@@ -17,7 +17,7 @@ from codellama_proxy.cache.semantic.selector import SemanticSelector
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder

@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from codellama_proxy.core.types import Key, Limits, Price, Usage
+from codellama_proxy.core.snapshot import Limits, Price
+from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import ScopeLimits, user_scope
 from codellama_proxy.store.sqlite.connection import connect

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from codellama_proxy.core.types import Attempt, Deployment, Failure, Project, Usage
+from codellama_proxy.core.snapshot import Deployment, Project
+from codellama_proxy.core.types import Attempt, Failure, Usage
 from codellama_proxy.limits.admission import Admission, LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.openai_format.request import parse_chat

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Attempt, Deployment, Event, Failure, Secret, Tracking, Usage
+from codellama_proxy.core.snapshot import Deployment, Secret, Tracking
+from codellama_proxy.core.types import Attempt, Event, Failure, Usage
 from codellama_proxy.inbound.openai import parse_completion, parse_embedding
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.request.context import RequestCharge, RequestContext

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.core.snapshot import Deployment, Timeouts
 from codellama_proxy.core.sse import MAX_EVENT
-from codellama_proxy.core.types import Deployment, Timeouts
 from codellama_proxy.upstream.attempt import MAX_ANSWER, MAX_ERROR, MAX_STREAM
 from tests.support.attempt_driver import HASTY, Call, playing, reading, said
 from tests.support.builders import deployment

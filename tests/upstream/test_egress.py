@@ -14,7 +14,7 @@ from codellama_proxy.config.diff import difference
 from codellama_proxy.config.load import examine, load
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.masking import mask_for, mask_of
-from codellama_proxy.core.types import Bundle, Egress, Secret, Snapshot
+from codellama_proxy.core.snapshot import Bundle, Egress, Secret, Snapshot
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.pools import Pools, Service, identity_of

@@ -10,16 +10,8 @@ import httpx2
 import orjson
 import pytest
 
-from codellama_proxy.core.types import (
-    Deployment,
-    Event,
-    Failure,
-    HttpRequest,
-    Step,
-    StepResponse,
-    Steps,
-    Timeouts,
-)
+from codellama_proxy.core.snapshot import Deployment, Timeouts
+from codellama_proxy.core.types import Event, Failure, HttpRequest, Step, StepResponse, Steps
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.upstream.attempt import open_reply

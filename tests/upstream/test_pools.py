@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.types import Mock, Secret
+from codellama_proxy.core.snapshot import Mock, Secret
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.attempt import Reply, open_reply
 from codellama_proxy.upstream.pools import Pools, transport_for

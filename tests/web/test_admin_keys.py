@@ -16,11 +16,10 @@ from starlette.routing import Route
 
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import (
-    NANOS,
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.snapshot import (
     Cache,
     Guardrail,
-    Key,
     Limits,
     Project,
     Routing,
@@ -28,6 +27,7 @@ from codellama_proxy.core.types import (
     Snapshot,
     Tracking,
 )
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import scopes_of
 from codellama_proxy.store.sqlite.ledger import Ledger

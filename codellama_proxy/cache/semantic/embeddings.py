@@ -24,7 +24,7 @@ from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.cache.vectors import Vector, vector
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Model, Snapshot
+from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext

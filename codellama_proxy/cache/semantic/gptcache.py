@@ -19,7 +19,7 @@ import orjson
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
 from codellama_proxy.cache.semantic.embeddings import PATIENCE, CircuitBreaker, SemanticMatch, SemanticQuery
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.request.context import RequestContext
 

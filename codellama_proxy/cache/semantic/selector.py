@@ -12,7 +12,7 @@ from codellama_proxy.cache.semantic.embeddings import Embed, EmbeddingsBackend, 
 from codellama_proxy.cache.semantic.gptcache import GptCache
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 MakeWire = Callable[[], httpx2.AsyncBaseTransport]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
-from codellama_proxy.core.types import Deployment, Limits, Model, Project, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Limits, Model, Project, Snapshot
 from codellama_proxy.limits import budgets
 from codellama_proxy.openai_format.usage import OWN_TOKENS
 from codellama_proxy.policy.guardrail import guardrail_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codellama_proxy.core.masking import credentials
-from codellama_proxy.core.types import Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 
 
 def holds_a_secret(text: bytes, snapshot: Snapshot) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.anthropic.capabilities import (

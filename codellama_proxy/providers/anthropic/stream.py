@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage

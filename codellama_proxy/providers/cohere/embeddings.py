@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Deployment, Event, HttpRequest
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest, several

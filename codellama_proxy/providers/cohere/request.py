@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Deployment, HttpRequest, Json
+from codellama_proxy.core.snapshot import Deployment, Json
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy

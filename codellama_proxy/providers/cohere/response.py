@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Deployment, Event, Json
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError, UpstreamError
 from codellama_proxy.openai_format.request import InferenceRequest

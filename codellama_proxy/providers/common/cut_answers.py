@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Event, Failure, Json, Usage
+from codellama_proxy.core.snapshot import Json
+from codellama_proxy.core.types import Event, Failure, Usage
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common.json_reading import dig
 

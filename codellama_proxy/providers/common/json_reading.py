@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.sse import Frame
-from codellama_proxy.core.types import Failure, Json
+from codellama_proxy.core.types import Failure
 from codellama_proxy.failures.classify import AttemptError, disguised
 from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common.json_documents import UnreadableError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, Json
+from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.openai_format.fields import FIELDS, invalid_value
 from codellama_proxy.providers.openai.profiles import BOOKKEEPING, CACHE_MARKS, DEFAULTS
 

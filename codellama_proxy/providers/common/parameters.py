@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common.parameter_rules import is_own, meaningful, unsupported
 

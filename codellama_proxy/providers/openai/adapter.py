@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
-from codellama_proxy.core.types import Deployment, Event, HttpRequest
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.openai import (

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 
 NEW_MAX_TOKENS = re.compile(r"(?:^|[./])(o\d|gpt-[5-9])")
 """Families that refuse `max_tokens` and take `max_completion_tokens`."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Deployment, Event
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common.json_reading import piece_of, words_at, wrong

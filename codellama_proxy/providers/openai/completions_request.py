@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.providers.openai.completions_profiles import (
     COMPLETION_PROFILES,

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import orjson
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
-from codellama_proxy.core.types import Deployment, Event, HttpRequest
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.failures.classify import AttemptError, disguised
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codellama_proxy.core.types import Json
+from codellama_proxy.core.snapshot import Json
 from codellama_proxy.openai_format.request import Message
 from codellama_proxy.providers.openai.profiles import CACHE_MARKS, THINKING_PARTS, OpenAIProfile
 from codellama_proxy.providers.openai.tool_ids import shortened

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from codellama_proxy.core.types import Deployment
+from codellama_proxy.core.snapshot import Deployment
 
 # Bookkeeping that cannot change an answer: dropped silently for providers that do not know it.
 BOOKKEEPING = frozenset(

@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.types import Deployment, HttpRequest
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.providers.common.parameter_rules import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.common.user_ids import short

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Deployment, Event, Usage
+from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.openai_format.completion import usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in

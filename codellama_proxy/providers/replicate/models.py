@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from codellama_proxy.core.types import Deployment, Json
+from codellama_proxy.core.snapshot import Deployment, Json
 
 
 @dataclass(frozen=True, slots=True)

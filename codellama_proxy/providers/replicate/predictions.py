@@ -15,17 +15,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import (
-    Deployment,
-    Event,
-    Failure,
-    HttpRequest,
-    Json,
-    Step,
-    StepResponse,
-    Steps,
-)
+from codellama_proxy.core.types import Event, Failure, HttpRequest, Step, StepResponse, Steps
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError, UpstreamError
 from codellama_proxy.openai_format.request import InferenceRequest

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import orjson
 
-from codellama_proxy.core.types import Deployment, HttpRequest, Json
+from codellama_proxy.core.snapshot import Deployment, Json
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.guardrail import SYSTEM_ROLES

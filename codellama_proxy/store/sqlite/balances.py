@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from codellama_proxy.core.types import Limits
+from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
 from codellama_proxy.limits.windows import Window, is_rolling, iso, turned, window

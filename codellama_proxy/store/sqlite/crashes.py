@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from codellama_proxy.core.types import NANOS, Attempt, Charge, Failure, Usage
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
 from codellama_proxy.limits.admission import Settlement
 from codellama_proxy.pricing.charge import total
 

@@ -19,7 +19,8 @@ from contextlib import closing, suppress
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key, Limits, Snapshot
+from codellama_proxy.core.snapshot import Limits, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits

@@ -14,7 +14,9 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.masking import mask_for, masked
-from codellama_proxy.core.types import NANOS, Failure, Tracking
+from codellama_proxy.core.money import NANOS
+from codellama_proxy.core.snapshot import Tracking
+from codellama_proxy.core.types import Failure
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.money import usd
-from codellama_proxy.core.types import Key, Limits, Snapshot
+from codellama_proxy.core.snapshot import Limits, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import overlay
 from codellama_proxy.store.key_fields import LIMIT_FIELDS, iso

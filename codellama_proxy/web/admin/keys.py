@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from codellama_proxy.auth.keys import Keys, invalid_api_key
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Json, Key, Snapshot
+from codellama_proxy.core.snapshot import Json, Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.key_fields import shown
 from codellama_proxy.store.sqlite.ledger import Ledger
