@@ -6,26 +6,25 @@ a bounded number of values; what comes later is counted as `other`. Everything h
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.limits.admission import LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.request.context import RequestCharge, RequestContext
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` samples would double the series
+
 OTHER = "other"
 NONE = "none"
 """The model of requests that were refused before one was found."""
-MOST_VALUES: Mapping[str, int] = {"project": 500, "model": 200, "deployment": 400}
-MOST_SERIES = 10_000
+MAX_VALUES: Mapping[str, int] = {"project": 500, "model": 200, "deployment": 400}
+MAX_SERIES = 10_000
 
 # Models take from half a second to minutes, and tell their first token apart by tenths of a second.
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300)
@@ -42,118 +41,68 @@ _OVERHEAD = "Of that, what was not spent waiting for upstreams."
 _UNTIL_FIRST = "Until a stream's first content."
 
 
-class Names:
-    """The values a label has had so far, and no more of them than it may have."""
+class BoundedCounter:
+    """A counter whose children are cached: looking one up in the library takes a lock each time.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._seen: set[str] = set()
+    `seen` holds the values that each bounded label has had so far, in any counter.
+    """
 
-    def bounded(self, value: str) -> str:
-        if value in self._seen:
-            return value
-        if len(self._seen) >= self._most:
-            return OTHER
-        self._seen.add(value)
+    def __init__(self, counter: Counter, labels: Sequence[str], seen: Mapping[str, set[str]]) -> None:
+        self._counter = counter
+        self._bounds = tuple((seen.get(label), MAX_VALUES.get(label, 0)) for label in labels)
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def add(self, values: tuple[str, ...], amount: float = 1) -> None:
+        """`values` are those of the labels, in their order."""
+        child = self._children.get(values)
+        if child is None:
+            values = self._bounded(values)
+            child = self._children[values] = self._counter.labels(*values)
+        child.inc(amount)
+
+    def _bounded(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """The values, with `other` for those that would exceed a bound."""
+        full = len(self._children) >= MAX_SERIES
+        bounds = zip(values, self._bounds, strict=True)
+        return tuple(_bounded(value, seen, limit, full=full) for value, (seen, limit) in bounds)
+
+
+def _bounded(value: str, seen: set[str] | None, limit: int, *, full: bool) -> str:
+    """`seen` is `None` for a label that only ever has few values."""
+    if seen is None:
         return value
-
-
-class Tally:
-    """A counter for each combination of labels: a dictionary, several times faster than the library's own."""
-
-    def __init__(self, name: str, words: str, labels: Sequence[str], names: Mapping[str, Names]) -> None:
-        self._name = name
-        self._words = words
-        self._labels = labels
-        self._names = tuple(names.get(label) for label in labels)
-        self._counts: dict[tuple[str, ...], float] = {}
-
-    def add(self, labels: tuple[str, ...], amount: float = 1) -> None:
-        counts = self._counts
-        if labels not in counts:
-            labels = self._bounded(labels)
-        counts[labels] = counts.get(labels, 0) + amount
-
-    def _bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        """Under which labels something new is counted."""
-        full = len(self._counts) >= MOST_SERIES
-        return tuple(
-            value if names is None else OTHER if full else names.bounded(value)
-            for value, names in zip(labels, self._names, strict=True)
-        )
-
-    def family(self) -> Metric:
-        found = CounterMetricFamily(self._name, self._words, labels=self._labels)
-        for labels, count in self._counts.items():
-            found.add_metric(labels, count)
-        return found
-
-
-class Spread:
-    """A histogram. `bounds` are its buckets' upper ends, without infinity."""
-
-    def __init__(self, name: str, words: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._words = words
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def add(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self) -> Metric:
-        found = HistogramMetricFamily(self._name, self._words)
-        ends = [*map(floatToGoString, self._bounds), "+Inf"]
-        found.add_metric([], list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
-        return found
+    if full or (value not in seen and len(seen) >= limit):
+        return OTHER
+    seen.add(value)
+    return value
 
 
 class Metrics:
-    """Counts finished requests. `models` says which names are public models now."""
+    """Counts finished requests. `models` returns the public model names of the current configuration."""
 
     def __init__(self, models: Callable[[], Container[str]]) -> None:
         self._models = models
-        names = {label: Names(most) for label, most in MOST_VALUES.items()}
-
-        def tally(name: str, words: str, *labels: str) -> Tally:
-            return Tally(name, words, labels, names)
-
-        self._requests = tally("proxy_requests", _REQUESTS, "project", "model", "status")
-        self._tokens = tally("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
-        self._cost = tally("proxy_cost_usd", "What answers cost, in USD.", "project", "model")
-        self._unpriced = tally("proxy_unpriced_requests", "Requests whose cost nobody knows.", "model")
-        self._capped = tally("proxy_usage_capped", _CAPPED, "model")
-        self._attempts = tally("proxy_attempts", _ATTEMPTS, "deployment", "class")
-        self._cache = tally("proxy_cache", "Requests by what the cache did.", "result")
-        self._limited = tally("proxy_limited", _LIMITED, "scope", "kind")
-        self._http = tally("proxy_http_requests", _HTTP, "route", "method", "status")
-        self._seconds = Spread("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
-        self._overhead = Spread("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
-        self._first_token = Spread("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
         self._registry = CollectorRegistry()
-        self.watch(self._own)
+        seen: Mapping[str, set[str]] = {label: set() for label in MAX_VALUES}
 
-    def _own(self) -> Iterator[Metric]:
-        for counted in (
-            self._requests,
-            self._tokens,
-            self._cost,
-            self._unpriced,
-            self._capped,
-            self._attempts,
-        ):
-            yield counted.family()
-        for more in (
-            self._http,
-            self._cache,
-            self._limited,
-            self._seconds,
-            self._overhead,
-            self._first_token,
-        ):
-            yield more.family()
+        def counter(name: str, help_text: str, *labels: str) -> BoundedCounter:
+            return BoundedCounter(Counter(name, help_text, labels, registry=self._registry), labels, seen)
+
+        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, help_text, buckets=buckets, registry=self._registry)
+
+        self._requests = counter("proxy_requests", _REQUESTS, "project", "model", "status")
+        self._tokens = counter("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
+        self._cost = counter("proxy_cost_usd", "What answers cost, in USD.", "project", "model")
+        self._unpriced = counter("proxy_unpriced_requests", "Requests whose cost nobody knows.", "model")
+        self._capped = counter("proxy_usage_capped", _CAPPED, "model")
+        self._attempts = counter("proxy_attempts", _ATTEMPTS, "deployment", "class")
+        self._http = counter("proxy_http_requests", _HTTP, "route", "method", "status")
+        self._cache = counter("proxy_cache", "Requests by what the cache did.", "result")
+        self._limited = counter("proxy_limited", _LIMITED, "scope", "kind")
+        self._seconds = histogram("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
+        self._overhead = histogram("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
+        self._first_token = histogram("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
 
     def http(self, route: str, method: str, status: int) -> None:
         """One request over HTTP; each of the labels has few values."""
@@ -164,10 +113,10 @@ class Metrics:
         model = self._model(trace)
         self._requests.add((trace.project, model, trace.status))
         seconds = trace.ended - trace.started
-        self._seconds.add(seconds)
-        self._overhead.add(max(seconds - trace.waited, 0.0))
+        self._seconds.observe(seconds)
+        self._overhead.observe(max(seconds - trace.waited, 0.0))
         if trace.first_at is not None and trace.chat is not None and trace.chat.stream:
-            self._first_token.add(trace.first_at - trace.started)
+            self._first_token.observe(trace.first_at - trace.started)
         self._cache.add((trace.cache,))
         for attempt in trace.attempts:
             self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))

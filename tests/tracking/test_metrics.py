@@ -13,7 +13,7 @@ from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.tracking import metrics as module
-from codellama_proxy.tracking.metrics import MOST_VALUES, Metrics
+from codellama_proxy.tracking.metrics import MAX_VALUES, Metrics
 from tests.support.builders import chat
 from tests.support.processes import ROOT
 
@@ -142,25 +142,25 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
 
 def test_projects_beyond_the_bound_are_counted_together() -> None:
     metrics = fresh()
-    for number in range(MOST_VALUES["project"] + 25):
+    for number in range(MAX_VALUES["project"] + 25):
         metrics.finished(a_trace(settings=Project(f"p{number}")), DONE)
     found = samples(metrics)
     of_requests = [key for key in found if key[0] == "proxy_requests_total"]
-    assert len(of_requests) == MOST_VALUES["project"] + 1
+    assert len(of_requests) == MAX_VALUES["project"] + 1
     assert found["proxy_requests_total", "other", "gpt-4", "ok"] == 25
-    assert sum(found[key] for key in of_requests) == MOST_VALUES["project"] + 25
+    assert sum(found[key] for key in of_requests) == MAX_VALUES["project"] + 25
 
 
 def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
     metrics = fresh()
-    for project in range(MOST_VALUES["project"]):
+    for project in range(MAX_VALUES["project"]):
         for model in range(30):
             serving = Deployment(f"m{model}#1", f"m{model}", "openai", "m")
             metrics.finished(a_trace(settings=Project(f"p{project}"), serving=serving, attempts=[]), DONE)
     page, _ = metrics.page("text/plain")
     counts = [line.split()[-1] for line in page.splitlines() if line.startswith(b"proxy_requests_total{")]
-    assert len(counts) <= module.MOST_SERIES + 3
-    assert sum(map(float, counts)) == MOST_VALUES["project"] * 30
+    assert len(counts) <= module.MAX_SERIES + 3
+    assert sum(map(float, counts)) == MAX_VALUES["project"] * 30
 
 
 def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
