@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from codellama_proxy.core.snapshot import Deployment, Model, Project, Snapshot, Tariff
+from codellama_proxy.core.snapshot import Deployment, Model, Snapshot, Tariff
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits
@@ -13,7 +13,7 @@ from codellama_proxy.openai_format.request import InferenceRequest, answers_of
 from codellama_proxy.openai_format.usage import OWN_TOKENS, Bounds
 from codellama_proxy.policy.guardrail import guardrail_text, with_entry_params
 from codellama_proxy.pricing import cost as pricing
-from codellama_proxy.pricing import extras
+from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tokens import media
@@ -64,8 +64,9 @@ def admission_request(
     possible = candidates(models)
     first = next((d for d in trace.planned if d in possible), possible[0])
     deployments = [first, *[d for d in possible if d is not first]]
-    bounds = _prompt_bounds(chat, deployments, snapshot, trace.settings)
+    bounds = _prompt_bounds(chat, deployments, snapshot, trace)
     prices: tuple[Tariff | None, ...] = ()
+    unbounded = tuple([output_bounds.unbounded_tokens(chat, d) for d in deployments])
     if not trace.cached:
         prices = tuple([_rates(chat, d, bound) for d, bound in zip(deployments, bounds, strict=True)])
     return AdmissionRequest(
@@ -86,6 +87,7 @@ def admission_request(
         n=max([answers_of(chat.endpoint, with_entry_params(chat.params, d)) for d in deployments]),
         prices=prices,
         bounds=bounds,
+        unbounded_tokens=() if trace.cached else unbounded,
         calls_units=max([_calls_units(chat, d) for d in deployments]),
         candidate_names=tuple([d.name for d in deployments]),
         deployment=None if trace.cached else first,
@@ -97,7 +99,8 @@ def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
     """What the request can use at most, for judging what its upstream will report."""
     told = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
     each = ask.wanted_tokens if told is None else told
-    return Bounds(ask.prompt_bound, each * ask.n, told is not None, ask.n)
+    completion = each * ask.n + max(ask.unbounded_tokens, default=0)
+    return Bounds(ask.prompt_bound, completion, told is not None, ask.n)
 
 
 def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> int:
@@ -106,7 +109,7 @@ def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> i
 
 
 def _prompt_bounds(
-    chat: InferenceRequest, deployments: Sequence[Deployment], snapshot: Snapshot, project: Project
+    chat: InferenceRequest, deployments: Sequence[Deployment], snapshot: Snapshot, trace: RequestContext
 ) -> tuple[int, ...]:
     """Tokens that the prompt cannot exceed at each deployment.
 
@@ -119,10 +122,15 @@ def _prompt_bounds(
         shared += OWN_TOKENS
 
     def bound(deployment: Deployment) -> int:
-        own = len(guardrail_text(snapshot.guardrail, project, deployment).encode())
+        own = len(guardrail_text(snapshot.guardrail, trace.settings, deployment).encode())
         own += len(repr(dict(deployment.params))) if deployment.params else 0
         found = shared + own + media.bound(brought, deployment)
-        found += extras.CALL_TOKENS * sum(one.calls for one in _extras(chat, deployment))
+        # Only a budget keeps back what has no price.
+        sent = _extras(chat, deployment) if trace.budgeted else _all_extras(chat, deployment)
+        calls = sum(one.calls for one in sent)
+        if not calls and output_bounds.always_searches(chat, deployment):
+            calls = extras.MOST_CALLS
+        found += extras.CALL_TOKENS * calls
         return min(found, deployment.context_window or found)
 
     return tuple([bound(deployment) for deployment in deployments])
@@ -130,9 +138,12 @@ def _prompt_bounds(
 
 def _extras(chat: InferenceRequest, deployment: Deployment) -> list[extras.Extra]:
     """What costs extra there and is paid for."""
-    here = chat._replace(params=with_entry_params(chat.params, deployment))
     price = price_of(deployment)
-    return [one for one in extras.extras_of(here) if one.paid_by(deployment.price, price)]
+    return [one for one in _all_extras(chat, deployment) if one.paid_by(deployment.price, price)]
+
+
+def _all_extras(chat: InferenceRequest, deployment: Deployment) -> list[extras.Extra]:
+    return extras.extras_of(chat._replace(params=with_entry_params(chat.params, deployment)))
 
 
 def _rates(chat: InferenceRequest, deployment: Deployment, bound: int) -> Tariff | None:

@@ -48,6 +48,8 @@ class AdmissionRequest(NamedTuple):
     """Where it is going to be sent first; `None` when nothing goes upstream."""
     bounds: tuple[int, ...] = ()
     """`prompt_bound` of each candidate; empty where it is the same for all."""
+    unbounded_tokens: tuple[int, ...] = ()
+    """Output tokens of all answers that `max_tokens` does not bound at each candidate; empty for none."""
     calls_units: int = 0
     """What calls of server tools can cost, in nano-USD for a million requests like it."""
     counts: bool = True
@@ -57,7 +59,7 @@ class AdmissionRequest(NamedTuple):
     def bound(self) -> budgets.Bound:
         """What it can cost at most, at the dearest candidate."""
         bounds = self.bounds or (self.prompt_bound,) * len(self.prices)
-        return budgets.bound(self.prices, bounds, self.n, self.calls_units)
+        return budgets.bound(self.prices, bounds, self.n, self.calls_units, self.unbounded_tokens)
 
     @property
     def wanted_tokens(self) -> int:

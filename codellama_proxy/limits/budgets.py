@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from codellama_proxy.core.money import dollars
@@ -15,10 +15,10 @@ LEAST_TOKENS = 16
 
 
 class Bound(NamedTuple):
-    """What a request can cost at most: an input part that is fixed, and a price for each token of answers."""
+    """What a request can cost at most: a part that is fixed, and a price for each token of answers."""
 
     input_units: int
-    """Tokens times nano-USD per million tokens."""
+    """Of the prompt, and of output that `max_tokens` does not bound: tokens times nano-USD per million tokens."""
     output_units: int
     """Of one token in each of the answers."""
 
@@ -34,17 +34,24 @@ class Bound(NamedTuple):
 
 
 def bound(
-    prices: Iterable[Tariff | None], prompt_bounds: Iterable[int], n: int, calls_units: int = 0
+    prices: Iterable[Tariff | None],
+    prompt_bounds: Sequence[int],
+    n: int,
+    calls_units: int = 0,
+    unbounded: Sequence[int] = (),
 ) -> Bound:
     """At the dearest candidate, for any class the tokens could turn out to be.
 
-    `prompt_bounds`: tokens of the prompt at each candidate; `calls_units`: of server tools.
+    `prompt_bounds`: tokens of the prompt at each candidate; `calls_units`: of server tools; `unbounded`: output
+    tokens at each candidate that `max_tokens` does not bound, empty for none.
     """
     dearest_input = dearest_output = 0
-    for price, prompt in zip(prices, prompt_bounds, strict=True):
+    for price, prompt, more in zip(
+        prices, prompt_bounds, unbounded or (0,) * len(prompt_bounds), strict=True
+    ):
         if price is not None:
             token = max(price.input, price.cached_input or 0, price.cache_write or 0)
-            dearest_input = max(dearest_input, prompt * token)
+            dearest_input = max(dearest_input, prompt * token + more * price.output)
             dearest_output = max(dearest_output, price.output)
     return Bound(dearest_input + calls_units, max(n, 1) * dearest_output)
 

@@ -90,10 +90,9 @@ class InferenceRequest(NamedTuple):
 
 def answers_of(endpoint: Endpoint, params: Mapping[str, Any]) -> int:
     """How many answers are generated, and paid for."""
-    n = int(params.get("n", 1))
-    if endpoint != "completions":
-        return n
-    return max(n, int(params.get("best_of", 1))) * len(several(params["prompt"]))
+    best_of = params.get("best_of")  # of chats too: vLLM takes it, unchecked here
+    n = max(int(params.get("n", 1)), best_of if type(best_of) is int else 1)
+    return n * len(several(params["prompt"])) if endpoint == "completions" else n
 
 
 def several(given: Any) -> list[Any]:

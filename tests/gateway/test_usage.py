@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.core.snapshot import Price, Tariff
+from codellama_proxy.core.snapshot import Limits, Price, Tariff
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import chunk, sse, whole
 from tests.support.fake_internet import Internet, Script, answer, stream
@@ -119,6 +119,82 @@ def test_what_cannot_be_is_booked_at_the_bound(play: Play, streamed: bool, name:
 
     usage = {"prompt_tokens": 20, "completion_tokens": 7, name: 999_999_999}
     play(Internet(a=[telling(usage, streamed=streamed)]), use)
+
+
+def reporting(said: str = "x", **usage: Any) -> Script:
+    return answer(whole({"role": "assistant", "content": said}, usage=usage))
+
+
+REJECTED = {
+    "prompt_tokens": 300,
+    "completion_tokens": 60_020,
+    "completion_tokens_details": {"rejected_prediction_tokens": 60_000},
+}
+BESIDE = {
+    "prompt_tokens": 30,
+    "completion_tokens": 5,
+    "total_tokens": 1535,
+    "completion_tokens_details": {"reasoning_tokens": 1500},
+}
+LARGE_PROMPT = {"prompt_tokens": 60_000, "completion_tokens": 10}
+
+
+@pytest.mark.parametrize("budgeted", [False, True])
+@pytest.mark.parametrize(
+    ("entry", "asked", "usage", "completion"),
+    [
+        (
+            {"provider": "openai"},
+            {"prediction": {"type": "content", "content": "x = 1\n" * 40_000}},
+            REJECTED,
+            60_020,
+        ),
+        ({"provider": "xai", "model": "grok-3-mini"}, {}, BESIDE, 1505),
+        ({"provider": "openrouter", "model": "x-ai/grok-4"}, {}, BESIDE, 1505),
+        ({}, {"best_of": 50}, {"prompt_tokens": 30, "completion_tokens": 1000}, 1000),
+        ({"provider": "perplexity", "model": "sonar"}, {}, LARGE_PROMPT, 10),
+        ({"provider": "openai", "model": "gpt-4o-search-preview"}, {}, LARGE_PROMPT, 10),
+    ],
+)
+def test_what_a_provider_bills_beyond_the_text_and_max_tokens_is_booked_and_held(
+    play: Play,
+    entry: dict[str, Any],
+    asked: dict[str, Any],
+    usage: dict[str, Any],
+    completion: int,
+    budgeted: bool,
+) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(max_tokens=20, **asked))
+        assert (row["basis"], row["prompt_tokens"]) == ("exact", usage["prompt_tokens"])
+        assert row["completion_tokens"] == completion
+        assert not budgeted or row["cost_usd"] <= row["hold_usd"]
+
+    one = model("a", deployment("a", price=PRICE, **entry))
+    limits = {**SETTING.limits, "global": Limits(max_budget=10**11, given=frozenset({"max_budget"}))}
+    play(
+        Internet(a=[reporting(**usage)]),
+        use,
+        snapshot(one, limits=limits) if budgeted else snapshot(one),
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "asked"),
+    [
+        ("openai", {"web_search_options": {}}),
+        ("xai", {"search_parameters": {"mode": "on"}}),
+    ],
+)
+def test_what_a_search_brings_is_booked_without_a_price_for_searches(
+    play: Play, provider: str, asked: dict[str, Any]
+) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(max_tokens=20, **asked))
+        assert (row["basis"], row["prompt_tokens"]) == ("exact", 60_000)
+
+    one = model("a", deployment("a", price=PRICE, provider=provider))
+    play(Internet(a=[reporting(**LARGE_PROMPT)]), use, snapshot(one))
 
 
 def test_an_early_report_does_not_stand_for_what_is_said_after_it(play: Play) -> None:

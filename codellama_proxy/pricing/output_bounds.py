@@ -1,0 +1,65 @@
+"""Tokens that a provider can bill beyond a request's own text and `max_tokens`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.openai_format.request import InferenceRequest, answers_of
+
+MAX_UNBOUNDED_REASONING_TOKENS = 65_536
+"""Per answer, where reasoning does not count against `max_tokens`."""
+
+REASONS_UNBOUNDED = re.compile(
+    r"grok-(?:3-mini|[4-9]|code)(?!.*non-reasoning)|sonar-(?:deep-research|reasoning)", re.IGNORECASE
+)
+"""Models whose reasoning is reported and billed beside the completion (docs.x.ai, docs.perplexity.ai)."""
+
+ALWAYS_SEARCHES = re.compile(r":online$|-search-(?:preview|api)|(?:^|/)compound|(?:^|/)sonar", re.IGNORECASE)
+"""Models that search without being asked to: what they find is billed as prompt tokens."""
+
+
+def unbounded_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
+    """Output tokens of all answers at this deployment that `max_tokens` does not bound.
+
+    Rejected tokens of a `prediction` are billed as completion tokens
+    (platform.openai.com/docs/guides/predicted-outputs); some models' reasoning comes on top.
+    """
+    if chat.endpoint == "embeddings":
+        return 0
+    params = {**deployment.params, **chat.params}
+    each = _text_bytes(params.get("prediction"))
+    if REASONS_UNBOUNDED.search(_model(deployment)):
+        each += min(
+            MAX_UNBOUNDED_REASONING_TOKENS, deployment.context_window or MAX_UNBOUNDED_REASONING_TOKENS
+        )
+    return each * answers_of(chat.endpoint, params) if each else 0
+
+
+def always_searches(chat: InferenceRequest, deployment: Deployment) -> bool:
+    """Whether the deployment searches the web for a request that does not ask for it."""
+    if chat.endpoint == "embeddings" or chat.params.get("disable_search") is True:
+        return False
+    return deployment.provider == "perplexity" or bool(ALWAYS_SEARCHES.search(_model(deployment)))
+
+
+def _model(deployment: Deployment) -> str:
+    return deployment.base_model or deployment.model
+
+
+def _text_bytes(prediction: Any) -> int:
+    """An upper bound of the tokens in a `prediction`."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in _texts(prediction))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
