@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -60,6 +59,7 @@ from codellama_proxy.web.connection import ClientTimeouts
 from codellama_proxy.web.http_protocol import Protocol
 from codellama_proxy.web.metrics import standing
 from codellama_proxy.web.observed import Observer
+from codellama_proxy.web.state import Runtime
 
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than load balancers keep theirs
 FLUSH = 5.0  # seconds for records that still wait to be delivered
@@ -69,24 +69,6 @@ AFTER_DRAIN = 2.0  # seconds for the last error events to leave
 GARBAGE = 10_000
 """Objects more than there were, after which the collector looks for cycles."""
 PATIENT = ClientTimeouts()
-
-
-@dataclass(slots=True)
-class Runtime:
-    """What handlers find at `app.state.runtime`."""
-
-    live: LiveConfig
-    keys: Keys
-    ledger: Ledger
-    outbox: Outbox
-    writer: Writer
-    gateway: Gateway
-    cooldowns: Cooldowns
-    metrics: Metrics
-    time: Time
-    observer: Observer
-    master_key: str | None
-    draining: bool = False
 
 
 def serve(settings: Settings, live: LiveConfig, patience: ClientTimeouts = PATIENT) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,14 +22,15 @@ from codellama_proxy.web.http_protocol import REFUSED
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.paths import Paths, spell
+from codellama_proxy.web.state import Runtime
 
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]] | ASGIApp
 
 
-def create_app(runtime: Any) -> ASGIApp:
-    """`runtime` is what `serve` built: gateway, keys, ledger, live configuration."""
+def create_app(runtime: Runtime) -> ASGIApp:
+    """The ASGI app of one server process."""
     answers = {
         f"/{endpoint}": InferenceEndpoint(runtime.gateway, endpoint, lambda: runtime.observer)
         for endpoint in MODES

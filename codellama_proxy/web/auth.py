@@ -11,6 +11,7 @@ from starlette.requests import Request
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.web.observed import CALLER
+from codellama_proxy.web.state import runtime_of
 
 NO_BEARER = "-"
 """Stands for the credential of a scheme other than Bearer: it is nobody's key."""
@@ -46,12 +47,7 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return plain or None
 
 
-def is_master(request: Request) -> bool:
-    """Whether the administrator is calling."""
-    return _is(request.app.state.runtime.master_key, credential(request.scope["headers"]))
-
-
-def _is(master_key: str | None, presented: str | None) -> bool:
+def _is_master(master_key: str | None, presented: str | None) -> bool:
     if not master_key or not presented:
         return False
     return hmac.compare_digest(master_key.encode(), presented.encode())
@@ -65,16 +61,16 @@ async def caller(request: Request) -> Caller:
 
 
 async def _caller(request: Request) -> Caller:
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     secret = credential(request.scope["headers"])
-    if _is(runtime.master_key, secret):
+    if _is_master(runtime.master_key, secret):
         return Caller(admin=True)
     return Caller(key=await runtime.keys.caller(secret, required=runtime.live.snapshot.auth_required))
 
 
 async def require_admin(request: Request) -> None:
     """Raises `ProxyError`: admin_disabled without a master key, admin_required for a virtual key, else 401."""
-    if request.app.state.runtime.master_key is None:
+    if runtime_of(request).master_key is None:
         message = "Admin endpoints are off: the server was started without PROXY_MASTER_KEY."
         raise ProxyError("admin_disabled", message)
     if not (await caller(request)).admin:

@@ -13,6 +13,7 @@ from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 from codellama_proxy.tracking.promptlayer import record as promptlayer
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import json_object, respond
+from codellama_proxy.web.state import runtime_of
 
 FIELDS = ("request_id", "score", "name", "metadata")
 LONGEST_NAME = 256
@@ -22,7 +23,7 @@ async def feedback(request: Request) -> Response:
     """From a key of the request's project, or from the administrator; others do not learn that it exists."""
     who = await caller(request)
     given = _checked(await json_object(request))
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     request_id = given["request_id"]
     row = await runtime.ledger.request(request_id)
     if row is None or not (who.admin or (who.key is not None and who.key.project == row["project"])):

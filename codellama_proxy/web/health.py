@@ -14,6 +14,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
+from codellama_proxy.web.state import runtime_of
 
 
 async def liveliness(_: Request) -> Response:
@@ -21,7 +22,7 @@ async def liveliness(_: Request) -> Response:
 
 
 async def readiness(request: Request) -> Response:
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     status = "ready"
     if runtime.draining:
         status = "shutting_down"
@@ -32,7 +33,7 @@ async def readiness(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     await require_admin(request)
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     snapshot = runtime.live.snapshot
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     models = [*(_state(request, d) for d in enabled), *(_disabled(d) for d in snapshot.disabled)]
@@ -44,7 +45,7 @@ async def health(request: Request) -> Response:
 
 
 def _config(request: Request) -> Mapping[str, Any]:
-    live = request.app.state.runtime.live
+    live = runtime_of(request).live
     return {
         "digest": live.snapshot.digest,
         "loaded_at": _iso(live.loaded_at),
@@ -62,7 +63,7 @@ def _state(request: Request, deployment: Deployment) -> Mapping[str, Any]:
 
 
 def _cooling(request: Request, deployment: Deployment) -> Iterator[tuple[str, Any]]:
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     now = runtime.time.monotonic()
     found = runtime.cooldowns.states().get(deployment.id)
     if found is None or not is_cooling(found, now):

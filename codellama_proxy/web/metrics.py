@@ -13,10 +13,11 @@ from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.cooling import is_cooling
 from codellama_proxy.tracking import metrics as tracked
 from codellama_proxy.web.auth import require_admin
+from codellama_proxy.web.state import runtime_of
 
 
 async def metrics(request: Request) -> Response:
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     if not runtime.live.snapshot.metrics_public:
         await require_admin(request)
     page, content_type = runtime.metrics.page(request.headers.get("accept", ""))

@@ -14,6 +14,7 @@ from codellama_proxy.gateway.pipeline import permission
 from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import respond
+from codellama_proxy.web.state import runtime_of, snapshot_of
 
 
 async def list_models(request: Request) -> Response:
@@ -31,7 +32,7 @@ async def get_model(request: Request) -> Response:
 
 async def _usable(request: Request) -> list[Model]:
     who = await caller(request)
-    snapshot = request.app.state.runtime.live.snapshot
+    snapshot = snapshot_of(request)
     models = snapshot.models.values()
     if who.admin:
         return list(models)
@@ -41,7 +42,7 @@ async def _usable(request: Request) -> list[Model]:
 
 
 def _shown(request: Request, model: Model) -> Mapping[str, Any]:
-    created = int(request.app.state.runtime.live.loaded_at)
+    created = int(runtime_of(request).live.loaded_at)
     return {
         "id": model.name,
         "object": "model",

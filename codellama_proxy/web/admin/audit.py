@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.auth.keys import Keys
 from codellama_proxy.store.sqlite.audit import ACTIONS, Filters
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import MOST_PAGES, Query
+from codellama_proxy.web.state import runtime_of
 
 PAGE_SIZE, MOST_ROWS = 50, 1000
 
@@ -29,6 +29,5 @@ async def audit(request: Request) -> Response:
         end=query.moment("end", end=True),
     )
     page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MOST_ROWS)
-    keys: Keys = request.app.state.runtime.keys
-    found, total = await keys.changes(filters, page, size)
+    found, total = await runtime_of(request).keys.changes(filters, page, size)
     return respond({"data": found, "page": page, "size": size, "total": total})

@@ -8,17 +8,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.auth.keys import Keys, invalid_api_key
+from codellama_proxy.auth.keys import invalid_api_key
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.snapshot import Json, Snapshot
+from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.key_fields import shown
-from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.web.admin.key_info import limits_shown, own_standing, scopes_shown
 from codellama_proxy.web.auth import caller, credential, require_admin
 from codellama_proxy.web.http import json_object, respond
 from codellama_proxy.web.query_params import MOST_PAGES, Query
+from codellama_proxy.web.state import runtime_of, snapshot_of
 
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
@@ -30,16 +30,15 @@ async def generate(request: Request) -> Response:
     """A new key; the only answer but one that shows a secret."""
     await require_admin(request)
     change = key_values.read(await json_object(request))
-    key, secret = await _keys(request).create(change)
+    key, secret = await runtime_of(request).keys.create(change)
     return respond({"key": secret, **shown(key)})
 
 
 async def info(request: Request) -> Response:
     """A key as it sees itself, or as an administrator sees it."""
     key, admin = await _asked(request)
-    snapshot: Snapshot = request.app.state.runtime.live.snapshot
-    ledger: Ledger = request.app.state.runtime.ledger
-    standings = await ledger.standing(key, snapshot)
+    snapshot = snapshot_of(request)
+    standings = await runtime_of(request).ledger.standing(key, snapshot)
     return respond(
         {
             **shown(key),
@@ -55,7 +54,7 @@ async def list_keys(request: Request) -> Response:
     await require_admin(request)
     query = Query(request, ("page", "size", "project"))
     page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MAX_PAGE_SIZE)
-    keys, total = await _keys(request).page(page, size, query.text("project"))
+    keys, total = await runtime_of(request).keys.page(page, size, query.text("project"))
     return respond({"data": [shown(key) for key in keys], "page": page, "size": size, "total": total})
 
 
@@ -63,7 +62,7 @@ async def update(request: Request) -> Response:
     """Changes only the fields that are given; null unsets one."""
     await require_admin(request)
     key_id, rest = await _subject(request)
-    return respond(shown(await _keys(request).update(key_id, key_values.read(rest))))
+    return respond(shown(await runtime_of(request).keys.update(key_id, key_values.read(rest))))
 
 
 async def block(request: Request) -> Response:
@@ -71,7 +70,7 @@ async def block(request: Request) -> Response:
     await require_admin(request)
     key_id, rest = await _subject(request)
     _only(rest)
-    return respond(shown(await _keys(request).block(key_id)))
+    return respond(shown(await runtime_of(request).keys.block(key_id)))
 
 
 async def unblock(request: Request) -> Response:
@@ -79,7 +78,7 @@ async def unblock(request: Request) -> Response:
     await require_admin(request)
     key_id, rest = await _subject(request)
     _only(rest)
-    return respond(shown(await _keys(request).unblock(key_id)))
+    return respond(shown(await runtime_of(request).keys.unblock(key_id)))
 
 
 async def delete(request: Request) -> Response:
@@ -87,7 +86,7 @@ async def delete(request: Request) -> Response:
     await require_admin(request)
     key_id, rest = await _subject(request)
     _only(rest)
-    key = await _keys(request).delete(key_id)
+    key = await runtime_of(request).keys.delete(key_id)
     return respond({"key_id": key.key_id, "deleted": True})
 
 
@@ -98,16 +97,11 @@ async def regenerate(request: Request) -> Response:
     _only(rest, {"overlap"})
     given = rest.get("overlap")
     overlap = 0.0 if given is None else key_values.duration("overlap", given)
-    key, secret = await _keys(request).rotate(key_id, overlap)
+    key, secret = await runtime_of(request).keys.rotate(key_id, overlap)
     return respond({"key": secret, **shown(key)})
 
 
 # --- what was asked ----------------------------------------------------------------------------------------
-
-
-def _keys(request: Request) -> Keys:
-    keys: Keys = request.app.state.runtime.keys
-    return keys
 
 
 async def _asked(request: Request) -> tuple[Key, bool]:
@@ -116,7 +110,7 @@ async def _asked(request: Request) -> tuple[Key, bool]:
     query = Query(request, ("key_id", "key"))
     key_id, secret = query.text("key_id"), query.text("key")
     if who.admin:
-        return await _keys(request).get(await _named(request, key_id, secret)), True
+        return await runtime_of(request).keys.get(await _named(request, key_id, secret)), True
     if who.key is None:
         raise invalid_api_key()
     if key_id not in {None, who.key.key_id} or secret not in {None, credential(request.scope["headers"])}:
@@ -139,7 +133,7 @@ async def _named(request: Request, key_id: Any, secret: Any) -> str:
     if not isinstance(secret if key_id is None else key_id, str):
         param = "key" if key_id is None else "key_id"
         raise ProxyError("invalid_type", f"'{param}' must be a string.", param=param)
-    return key_id if secret is None else (await _keys(request).find(secret)).key_id
+    return key_id if secret is None else (await runtime_of(request).keys.find(secret)).key_id
 
 
 def _only(rest: Json, known: Iterable[str] = ()) -> None:

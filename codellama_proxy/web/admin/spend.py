@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.reports import GROUPS, MOST_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import MOST_PAGES, Query, invalid
+from codellama_proxy.web.state import runtime_of
 
 PAGE_SIZE = 50
 
@@ -34,7 +34,7 @@ async def spend(request: Request) -> Response:
             await require_admin(request)
         else:
             filters = _within(filters, who.key.project)
-    found = await _ledger(request).spend(group_by, filters, page, size)
+    found = await runtime_of(request).ledger.spend(group_by, filters, page, size)
     return respond({**found, "page": page, "size": size})
 
 
@@ -47,7 +47,7 @@ async def logs(request: Request) -> Response:
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})
     page = query.number("page", 1, MOST_PAGES)
-    rows, total = await _ledger(request).logs(filters, page, size)
+    rows, total = await runtime_of(request).ledger.logs(filters, page, size)
     return respond({"data": rows, "page": page, "size": size, "total": total})
 
 
@@ -56,7 +56,7 @@ async def _before(
 ) -> list[dict[str, Any]]:
     if "page" in query:
         raise invalid("page", "makes no sense beside 'before'")
-    rows = await _ledger(request).before(filters, before, size)
+    rows = await runtime_of(request).ledger.before(filters, before, size)
     if rows is None:
         raise invalid("before", "is not the id of a request that is kept")
     return rows
@@ -66,18 +66,13 @@ async def one(request: Request) -> Response:
     """One request whole, for an administrator or a key of its project; others do not learn that it exists."""
     who = await caller(request)
     request_id = request.path_params["request_id"]
-    found = await _ledger(request).request(request_id)
+    found = await runtime_of(request).ledger.request(request_id)
     if found is None or not (who.admin or (who.key is not None and who.key.project == found["project"])):
         raise ProxyError("not_found", f"There is no request {request_id[:100]!r}.", param="request_id")
     return respond(found)
 
 
 # --- reading the query -------------------------------------------------------------------------------------
-
-
-def _ledger(request: Request) -> Ledger:
-    ledger: Ledger = request.app.state.runtime.ledger
-    return ledger
 
 
 def _within(filters: Filters, project: str) -> Filters:

@@ -1,0 +1,50 @@
+"""What the handlers share: the objects of one server process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from codellama_proxy.auth.keys import Keys
+from codellama_proxy.config.live import LiveConfig
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.gateway.pipeline import Gateway
+from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.outbox import Outbox
+from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.web.observed import Observer
+
+
+@dataclass(slots=True)
+class Runtime:
+    """Built once at the start; handlers read it at `app.state.runtime`."""
+
+    live: LiveConfig
+    keys: Keys
+    ledger: Ledger
+    outbox: Outbox
+    writer: Writer
+    gateway: Gateway
+    cooldowns: Cooldowns
+    metrics: Metrics
+    time: Time
+    observer: Observer
+    master_key: str | None
+    """`None`: the admin endpoints are off."""
+    draining: bool = False
+    """The process received a stop signal; readiness reports `shutting_down`."""
+
+
+def runtime_of(request: Request) -> Runtime:
+    """The runtime of the app that handles the request."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def snapshot_of(request: Request) -> Snapshot:
+    """The configuration currently in force."""
+    return runtime_of(request).live.snapshot
