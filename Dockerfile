@@ -12,8 +12,9 @@ COPY scripts/seed_tokenizer.py /src/scripts/
 RUN ["/app/.venv/bin/python", "scripts/seed_tokenizer.py", "/app/.venv/share/tiktoken"]
 COPY pyproject.toml README.md LICENSE /src/
 COPY codellama_proxy /src/codellama_proxy
+COPY migrations /src/migrations
 RUN ["/app/.venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-build-isolation", "."]
-RUN ["/app/.venv/bin/python", "-m", "pip", "uninstall", "--yes", "flit_core", "setuptools", "pip"]
+RUN ["/app/.venv/bin/python", "-m", "pip", "uninstall", "--yes", "hatchling", "editables", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "setuptools", "pip"]
 # The root is read-only later, so the bytecode has to be there.
 RUN ["/app/.venv/bin/python", "-m", "compileall", "-q", "-j", "0", "/app/.venv/lib"]
 COPY scripts/keys.py scripts/healthy.py /app/scripts/

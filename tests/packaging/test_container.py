@@ -89,7 +89,7 @@ def test_the_image_has_what_runs_and_no_installer(image: Image) -> None:
     assert {"python", "codellama-proxy"} <= binaries
     assert not {name for name in binaries if name.startswith("pip")}
     (package,) = (image.root / "app/.venv/lib").glob("python*/site-packages/codellama_proxy")
-    assert (package / "store/sqlite/migration_files/0001_keys.sql").exists()
+    assert (package / "migrations/sqlite/0001_keys.sql").exists()
     assert list(package.glob("gateway/__pycache__/pipeline.*.pyc"))
 
 

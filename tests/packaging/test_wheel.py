@@ -20,7 +20,10 @@ from tests.support.processes import ROOT, end, environment, free_port, until
 from tests.support.raw_http import exchange, request
 
 PACKAGE = ROOT / "codellama_proxy"
-DATA = [path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.sql")]
+QUERIES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.sql")}
+MIGRATIONS = {
+    f"codellama_proxy/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("migrations/**/*.sql")
+}
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -60,8 +63,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_has_every_module_query_and_migration_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert len(DATA) > 3
-    assert names == modules | set(DATA) | {"codellama_proxy/py.typed"}
+    assert len(QUERIES) > 3
+    assert "codellama_proxy/migrations/sqlite/0001_keys.sql" in MIGRATIONS
+    assert names == modules | QUERIES | MIGRATIONS | {"codellama_proxy/py.typed"}
 
 
 def test_it_says_who_it_is_as_the_project_does(wheel: Path) -> None:
@@ -71,6 +75,7 @@ def test_it_says_who_it_is_as_the_project_does(wheel: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert metadata["Name"] == project["name"]
     assert metadata["Version"] == __version__
+    assert metadata["Summary"] == project["description"]
     assert metadata["License-Expression"] == project["license"]
     required = [one for one in metadata.get_all("Requires-Dist", []) if "extra ==" not in one]
     assert len(required) == len(project["dependencies"])
@@ -91,7 +96,7 @@ def test_the_same_source_builds_the_same_bytes(wheel: Path, tmp_path: Path) -> N
 
 def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     """What `python -m build` does: a source archive first, then the wheel out of it."""
-    code = "import sys; from flit_core import buildapi; print(buildapi.build_sdist(sys.argv[1]))"
+    code = "import sys; from hatchling import build; print(build.build_sdist(sys.argv[1]))"
     name = run(sys.executable, "-c", code, str(tmp_path), cwd=ROOT).strip()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-index"]
     run(*pip, "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tmp_path / name), cwd=tmp_path)

@@ -10,7 +10,14 @@ import pytest
 
 from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.connection import StoreError, connect
-from codellama_proxy.store.sqlite.migrations import Migration, migrate, prepare, shipped, statements
+from codellama_proxy.store.sqlite.migrations import (
+    Migration,
+    migrate,
+    migrations_root,
+    prepare,
+    shipped,
+    statements,
+)
 
 ONE = Migration("0001_one", "create table one (a integer) strict;\ncreate index one_a on one (a);\n")
 TWO = Migration("0002_two", "create table two (a integer) strict;\n")
@@ -164,3 +171,10 @@ def test_every_query_is_named_described_and_understood_by_the_schema(tmp_path: P
 def test_a_query_without_description_or_statement_or_with_a_taken_name_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="query a"):
         queries.parse(text)
+
+
+def test_an_installed_package_brings_its_migrations_and_a_checkout_has_them_beside_it(tmp_path: Path) -> None:
+    package = tmp_path / "codellama_proxy"
+    assert migrations_root(package) == tmp_path / "migrations"
+    (package / "migrations").mkdir(parents=True)
+    assert migrations_root(package) == package / "migrations"

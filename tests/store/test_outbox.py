@@ -13,7 +13,7 @@ import pytest
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
-from codellama_proxy.store.sqlite import outbox as module
+from codellama_proxy.store.sqlite.migrations import shipped
 from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.tracking.promptlayer.sender import BATCH, IDLE, LONGEST_PAUSE, PromptLayerSender, backoff
@@ -90,8 +90,8 @@ async def pass_time(delivery: PromptLayerSender, clock: Clock, seconds: float) -
 
 def a_box() -> sqlite3.Connection:
     db = sqlite3.connect(":memory:", isolation_level=None)
-    folder = Path(module.__file__).parent / "migration_files"
-    db.executescript((folder / "0003_outbox.sql").read_text())
+    (migration,) = [one for one in shipped() if one.name == "0003_outbox"]
+    db.executescript(migration.sql)
     return db
 
 

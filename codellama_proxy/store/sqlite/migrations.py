@@ -11,11 +11,12 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
+import codellama_proxy
 from codellama_proxy.store.sqlite.connection import StoreError, connect, mark
 
+PACKAGE = Path(codellama_proxy.__file__).parent
 QUICK_CHECK_LIMIT = 200 * 1024 * 1024
 """Bytes up to which the whole file is checked at every start."""
 
@@ -41,11 +42,15 @@ class Migration:
 def shipped() -> tuple[Migration, ...]:
     """The migrations of this program, in order."""
     found = (
-        Migration(entry.name.removesuffix(".sql"), entry.read_text("utf-8"))
-        for entry in (files("codellama_proxy.store.sqlite") / "migration_files").iterdir()
-        if entry.name.endswith(".sql")
+        Migration(path.stem, path.read_text("utf-8")) for path in (migrations_root() / "sqlite").glob("*.sql")
     )
     return tuple(sorted(found, key=lambda migration: migration.name))
+
+
+def migrations_root(package: Path = PACKAGE) -> Path:
+    """The folder with one folder of migrations per database system: in an installed package, or in the checkout."""
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> None:
