@@ -17,44 +17,14 @@ import orjson
 
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Json, Model, Project, Snapshot
 from codellama_proxy.core.types import Event, Key
-from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS, invalid_type, invalid_value
+from codellama_proxy.openai_format.fields import invalid_type, invalid_value
+from codellama_proxy.openai_format.parameters import BOOKKEEPING, DEFAULTS, MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text
 
 MAX_CACHED_BYTES = 1 << 20
 """Bytes of a completion; what is longer is not kept."""
 COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
-
-# Who asks, where to file it, what to charge it to: no answer depends on these.
-BOOKKEEPING = frozenset(
-    {
-        "user",
-        "store",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-    }
-)
-DEFAULTS: Mapping[str, Any] = {
-    "temperature": 1,
-    "top_p": 1,
-    "n": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "logprobs": False,
-    "top_logprobs": 0,
-    "stop": [],
-    "tools": [],
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
-    "functions": [],
-    "function_call": "auto",
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "service_tier": "auto",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Attempt, Failure
-from codellama_proxy.openai_format.fields import MAX_TOKENS_FIELDS
+from codellama_proxy.openai_format.parameters import MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest
 
 CODES = frozenset({"unsupported_value", "unsupported_parameter", "unknown_parameter", "extra_forbidden"})

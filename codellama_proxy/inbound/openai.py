@@ -11,47 +11,21 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.fields import (
-    FIELDS,
-    MAX_INT,
-    Kind,
     check_fields,
     check_items,
     invalid_type,
     invalid_value,
     parse_json,
 )
+from codellama_proxy.openai_format.parameters import COMPLETION_PARAMETERS, EMBEDDING_PARAMETERS, MAX_INT
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, parse_chat, request_of
 
-Rules = Mapping[str, tuple[Kind, tuple[float, float] | None]]
-
-COMPLETION_FIELDS: Rules = {
-    **{
-        name: FIELDS[name]
-        for name in (
-            *("model", "stream", "stream_options", "max_completion_tokens", "temperature", "top_p", "n"),
-            *("stop", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "user"),
-            *("metadata", "cache"),
-        )
-    },
-    "prompt": ("string or array", None),
-    "suffix": ("string", None),
-    "max_tokens": ("integer", (0, MAX_INT)),  # none, with `echo`: only the prompt's logprobs are wanted
-    "best_of": ("integer", (1, 128)),
-    "echo": ("boolean", None),
-    "logprobs": ("integer", (0, MAX_INT)),
-}
-EMBEDDING_FIELDS: Rules = {
-    **{name: FIELDS[name] for name in ("model", "user", "metadata", "cache", "stream")},
-    "input": ("string or array", None),
-    "dimensions": ("integer", (1, MAX_INT)),
-    "encoding_format": ("string", None),
-}
 ENCODINGS = ("float", "base64")
 
 
 def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """A completion's body, checked. Raises `ProxyError` of status 400 with `param`."""
-    fields = check_fields(parse_json(body), COMPLETION_FIELDS)
+    fields = check_fields(parse_json(body), COMPLETION_PARAMETERS)
     check_items(fields)
     _check_given("prompt", fields)
     return request_of("completions", (), fields, len(body), request_id, created)
@@ -59,7 +33,7 @@ def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> Inf
 
 def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """The same of embeddings."""
-    fields = check_fields(parse_json(body), EMBEDDING_FIELDS)
+    fields = check_fields(parse_json(body), EMBEDDING_PARAMETERS)
     _check_given("input", fields)
     if fields.get("stream"):
         raise ProxyError("unsupported_parameter", "Embeddings are not streamed.", param="stream")

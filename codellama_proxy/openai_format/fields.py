@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_TOKENS_FIELDS, Kind, Parameter
 
 MAX_DEPTH = 64
-MAX_INT = 2**31 - 1
-MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 # --- bytes to JSON -------------------------------------------------------------------------------------------
@@ -67,10 +66,6 @@ def deeper_than(value: Any, limit: int) -> bool:
 
 # --- checks --------------------------------------------------------------------------------------------------
 
-Kind = Literal[
-    "boolean", "integer", "number", "string", "object", "array", "string or array", "string or object"
-]
-
 _PYTHON: Mapping[Kind, tuple[type, ...]] = {
     "boolean": (bool,),
     "integer": (int,),
@@ -81,60 +76,6 @@ _PYTHON: Mapping[Kind, tuple[type, ...]] = {
     "string or array": (str, list),
     "string or object": (str, dict),
 }
-
-# field -> its JSON type, and the range where OpenAI's reference gives one that holds for everybody.
-FIELDS: Mapping[str, tuple[Kind, tuple[float, float] | None]] = {
-    "model": ("string", None),
-    "messages": ("array", None),
-    "prompt": ("string", None),
-    "stream": ("boolean", None),
-    "stream_options": ("object", None),
-    "max_tokens": ("integer", (1, MAX_INT)),
-    "max_completion_tokens": ("integer", (1, MAX_INT)),
-    "temperature": ("number", (0, 2)),
-    "top_p": ("number", (0, 1)),
-    "n": ("integer", (1, 128)),
-    "stop": ("string or array", None),
-    "presence_penalty": ("number", (-2, 2)),
-    "frequency_penalty": ("number", (-2, 2)),
-    "logit_bias": ("object", None),
-    "logprobs": ("boolean", None),
-    "top_logprobs": ("integer", (0, 20)),
-    "seed": ("integer", (-(2**63), 2**63 - 1)),
-    "tools": ("array", None),
-    "tool_choice": ("string or object", None),
-    "parallel_tool_calls": ("boolean", None),
-    "functions": ("array", None),
-    "function_call": ("string or object", None),
-    "response_format": ("object", None),
-    "reasoning_effort": ("string", None),
-    "verbosity": ("string", None),
-    "modalities": ("array", None),
-    "audio": ("object", None),
-    "prediction": ("object", None),
-    "metadata": ("object", None),
-    "store": ("boolean", None),
-    "service_tier": ("string", None),
-    "user": ("string", None),
-    "safety_identifier": ("string", None),
-    "prompt_cache_key": ("string", None),
-    "prompt_cache_options": ("object", None),
-    "prompt_cache_retention": ("string", None),
-    "moderation": ("object", None),
-    "web_search_options": ("object", None),
-    "cache": ("object", None),
-}
-
-CHATS_ONLY = frozenset(
-    {
-        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
-        *("response_format", "reasoning_effort", "verbosity", "modalities", "audio", "prediction"),
-        *("logprobs", "top_logprobs", "web_search_options"),
-    }
-)
-"""Parameters that completions and embeddings do not have, or mean something else by."""
-
-MAX_ITEMS: Mapping[str, int] = {"stop": 16, "tools": 1024, "functions": 1024, "messages": 20_000}
 
 # Words that would be taken as "send it there, with this", or "without the guardrail": only proxy.yaml decides
 # that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's. See also `privileged`.
@@ -170,16 +111,19 @@ def invalid_value(param: str, message: str) -> ProxyError:
     return ProxyError("invalid_value", message, param=param)
 
 
-def check_fields(
-    body: Mapping[str, Any], fields: Mapping[str, tuple[Kind, tuple[float, float] | None]]
-) -> dict[str, Any]:
-    """The body without its nulls (null means absent, as in OpenAI's API), every known field checked."""
+def check_fields(body: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The body without its nulls (null means absent, as in OpenAI's API), every known field checked.
+
+    Raises `ProxyError`: invalid_type, invalid_value or unsupported_parameter, each with `param`.
+    """
     present = {name: value for name, value in body.items() if value is not None}
     for name, value in present.items():
-        rule = fields.get(name)
+        rule = parameters.get(name)
         if rule is not None:
-            _check(name, value, *rule)
-        elif (known := folded(name)) != name and (known in fields or known in FIELDS or known in REFUSED):
+            _check(name, value, rule)
+        elif (known := folded(name)) != name and (
+            known in parameters or known in CHAT_PARAMETERS or known in REFUSED
+        ):
             # Some upstreams read names without regard to case: there it would say the same field once more.
             message = f"'{name[:64]}' is not a field of this API; did you mean '{known}'?"
             raise ProxyError("unsupported_parameter", message, param=name[:64])
@@ -189,15 +133,16 @@ def check_fields(
     return present
 
 
-def _check(name: str, value: Any, kind: Kind, bounds: tuple[float, float] | None) -> None:
+def _check(name: str, value: Any, rule: Parameter) -> None:
+    kind, bounds = rule.kind, rule.range
     # bool is an int in Python; in JSON it is not.
     wrong = not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean")
     if wrong and not (kind == "integer" and bounds is not None and _huge(value)):
         raise invalid_type(name, kind)
     if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
         raise invalid_value(name, f"'{name}' must be between {bounds[0]} and {bounds[1]}.")
-    if isinstance(value, list) and len(value) > MAX_ITEMS.get(name, len(value)):
-        raise invalid_value(name, f"'{name}' may have at most {MAX_ITEMS[name]} items.")
+    if isinstance(value, list) and rule.max_items is not None and len(value) > rule.max_items:
+        raise invalid_value(name, f"'{name}' may have at most {rule.max_items} items.")
 
 
 def _huge(value: Any) -> bool:

@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.fields import (
-    FIELDS,
     check_fields,
     check_items,
     invalid_type,
     invalid_value,
     parse_json,
 )
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 MAX_NAME = 256
@@ -103,7 +103,7 @@ def several(given: Any) -> list[Any]:
 
 def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
-    fields = check_fields(parse_json(body), FIELDS)
+    fields = check_fields(parse_json(body), CHAT_PARAMETERS)
     check_items(fields)
     messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
     return request_of("chat/completions", messages, fields, len(body), request_id, created)

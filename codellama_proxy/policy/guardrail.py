@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
-from codellama_proxy.openai_format.fields import CHATS_ONLY, MAX_TOKENS_FIELDS, invalid_value
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import CHAT_ONLY, MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy import privileged_fields as privileged
 
@@ -60,7 +61,7 @@ def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapp
 
 def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
     """Of an entry's parameters, those that mean something where nobody chats."""
-    return {name: value for name, value in params.items() if name not in CHATS_ONLY}
+    return {name: value for name, value in params.items() if name not in CHAT_ONLY}
 
 
 def guardrail_text(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.openai_format.fields import FIELDS, folded
+from codellama_proxy.openai_format.fields import folded
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import InferenceRequest
 
 _PRIVILEGED = re.compile(
@@ -31,7 +32,9 @@ _PRIVILEGED = re.compile(
 
 def privileged(names: Iterable[str]) -> tuple[str, ...]:
     """Those names that only the configuration may set for a chat, in order."""
-    return tuple(sorted(name for name in names if name not in FIELDS and _PRIVILEGED.search(folded(name))))
+    return tuple(
+        sorted(name for name in names if name not in CHAT_PARAMETERS and _PRIVILEGED.search(folded(name)))
+    )
 
 
 def refused_from(chat: InferenceRequest, deployment: Deployment) -> tuple[str, ...]:

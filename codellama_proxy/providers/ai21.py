@@ -11,6 +11,7 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.json_reading import piece_of
@@ -25,7 +26,7 @@ from codellama_proxy.providers.common.parameter_rules import (
 from codellama_proxy.providers.openai import response as openai_answer
 from codellama_proxy.providers.openai import stream as openai_stream
 from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
+from codellama_proxy.providers.openai.profiles import THINKING_PARTS
 from codellama_proxy.providers.openai.response import loads
 from codellama_proxy.providers.openai.stream import StreamState
 
@@ -109,7 +110,7 @@ RULES: Mapping[str, Rule] = {
     "tool_choice": _tool_choice,
     "response_format": _response_format,
 }
-DROP = BOOKKEEPING | {"user", "parallel_tool_calls"}
+DROP = IGNORABLE | {"user", "parallel_tool_calls"}
 STREAMED = Policy(RULES, DROP)
 WHOLE = Policy({**RULES, "n": "n"}, DROP)
 """Several choices come only whole."""

@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from codellama_proxy import __version__
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.types import Attempt
+from codellama_proxy.openai_format.parameters import SPAN_ATTRIBUTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestCharge, RequestContext
 
@@ -37,14 +38,6 @@ PROVIDERS: Mapping[str, str] = {
     "gemini": "gcp.gemini",
     "mistral": "mistral_ai",
     "xai": "x_ai",
-}
-PARAMETERS: Mapping[str, str] = {
-    "temperature": "gen_ai.request.temperature",
-    "top_p": "gen_ai.request.top_p",
-    "frequency_penalty": "gen_ai.request.frequency_penalty",
-    "presence_penalty": "gen_ai.request.presence_penalty",
-    "seed": "gen_ai.request.seed",
-    "n": "gen_ai.request.choice.count",
 }
 
 log = logging.getLogger(__name__)
@@ -132,7 +125,7 @@ def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _request(trace: RequestContext) -> dict[str, Any]:
     chat: InferenceRequest | None = trace.sent or trace.chat
     params = chat.params if chat else {}
-    named = {shown: params[name] for name, shown in PARAMETERS.items() if name in params}
+    named = {shown: params[name] for name, shown in SPAN_ATTRIBUTES.items() if name in params}
     return _present(
         {
             "gen_ai.operation.name": _operation(trace),

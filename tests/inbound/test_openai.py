@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.inbound.openai import COMPLETION_FIELDS, EMBEDDING_FIELDS, PARSERS
-from codellama_proxy.openai_format.fields import FIELDS
+from codellama_proxy.inbound.openai import PARSERS
+from codellama_proxy.openai_format.parameters import (
+    CHAT_PARAMETERS,
+    COMPLETION_PARAMETERS,
+    EMBEDDING_PARAMETERS,
+)
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, several
 from codellama_proxy.policy.guardrail import request_for
 from tests.support.builders import deployment
@@ -106,7 +110,7 @@ def test_an_embeddings_wrong_values_are_named(body: dict[str, Any], param: str) 
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "fields"), [("completions", COMPLETION_FIELDS), ("embeddings", EMBEDDING_FIELDS)]
+    ("endpoint", "fields"), [("completions", COMPLETION_PARAMETERS), ("embeddings", EMBEDDING_PARAMETERS)]
 )
 def test_null_means_absent_there_too(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     asked = parse(endpoint, {**dict.fromkeys(fields), GIVEN[endpoint]: "x"})
@@ -117,7 +121,7 @@ def test_null_means_absent_there_too(endpoint: Endpoint, fields: dict[str, Any])
 @pytest.mark.parametrize("endpoint", OTHERS)
 @given(
     st.dictionaries(
-        st.sampled_from([*COMPLETION_FIELDS, *EMBEDDING_FIELDS, "x"]),
+        st.sampled_from([*COMPLETION_PARAMETERS, *EMBEDDING_PARAMETERS, "x"]),
         st.recursive(
             st.none()
             | st.booleans()
@@ -155,4 +159,4 @@ def test_no_guardrail_and_no_parameters_of_chats_reach_the_others() -> None:
     asked = request_for(parse("completions", {"prompt": "x", "top_k": 9}), entry, "Only code.", "keep", 32)
     assert asked.messages == ()
     assert asked.params == {"prompt": "x", "top_k": 9, "temperature": 0.5, "max_tokens": 32}
-    assert set(own) - {"temperature", "top_k"} <= FIELDS.keys()
+    assert set(own) - {"temperature", "top_k"} <= CHAT_PARAMETERS.keys()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
-from codellama_proxy.openai_format.fields import FIELDS, parse_json
+from codellama_proxy.openai_format.fields import parse_json
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text, request_for
 from tests.support.builders import chat, deployment
@@ -133,15 +134,15 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", CHAT_PARAMETERS)
 def test_every_field_names_itself_when_its_type_is_wrong(name: str) -> None:
-    for value in WRONG[FIELDS[name][0]]:
+    for value in WRONG[CHAT_PARAMETERS[name].kind]:
         code, param = refused({"messages": HELLO, "stream": True, name: value})
         assert (code, param) == ("invalid_type", name)
 
 
 def test_null_means_absent_for_every_field() -> None:
-    chat = parse_chat(orjson.dumps({**dict.fromkeys(FIELDS), "messages": HELLO}))
+    chat = parse_chat(orjson.dumps({**dict.fromkeys(CHAT_PARAMETERS), "messages": HELLO}))
     assert chat.params == {}
     assert chat.model is None
     assert not chat.stream
@@ -175,7 +176,9 @@ def status_of(parse: Callable[[bytes], object], body: bytes) -> int:
     return 200
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=5), json_values, max_size=8))
+@given(
+    st.dictionaries(st.sampled_from(sorted(CHAT_PARAMETERS)) | st.text(max_size=5), json_values, max_size=8)
+)
 def test_no_json_object_does_worse_than_a_400(body: dict[str, Any]) -> None:
     assert status_of(parse_chat, orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)) in (200, 400)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Secret
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.openai_format.fields import FIELDS
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import request_for
 from codellama_proxy.policy.privileged_fields import privileged, refused_from
@@ -124,7 +124,7 @@ def test_what_only_steers_the_answer_travels_on(name: str) -> None:
 
 
 def test_no_field_of_openais_is_privileged() -> None:
-    assert privileged(FIELDS) == ()
+    assert privileged(CHAT_PARAMETERS) == ()
 
 
 @given(st.sampled_from(PRIVILEGED), st.data())

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, DEFAULTS, OPENAI_PROFILES
+from codellama_proxy.openai_format.parameters import IGNORABLE, NEUTRAL_DEFAULTS
+from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.dialogues import call
@@ -70,7 +71,7 @@ def test_the_golden_request() -> None:
     assert orjson.loads(found.body) == {
         "model": "m-upstream",
         "messages": asked.messages,
-        **{name: value for name, value in PARAMS.items() if name not in BOOKKEEPING},
+        **{name: value for name, value in PARAMS.items() if name not in IGNORABLE},
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -153,7 +154,7 @@ def test_metadata_travels_without_what_is_meant_for_tracking() -> None:
 
 
 def test_bookkeeping_is_left_out_without_a_word_where_it_is_not_known() -> None:
-    params: dict[str, Any] = dict.fromkeys(BOOKKEEPING - {"metadata"}, "x")
+    params: dict[str, Any] = dict.fromkeys(IGNORABLE - {"metadata"}, "x")
     assert body("openai", **params) == params
     found = sent("groq", **params)
     assert found.dropped == ()
@@ -183,9 +184,9 @@ def test_what_would_change_the_answer_is_refused_or_reported(provider: str, para
     assert param not in orjson.loads(dropped.body)
 
 
-@pytest.mark.parametrize(("provider", "param"), [pair for pair in REJECTED if pair[1] in DEFAULTS])
+@pytest.mark.parametrize(("provider", "param"), [pair for pair in REJECTED if pair[1] in NEUTRAL_DEFAULTS])
 def test_a_default_is_never_refused(provider: str, param: str) -> None:
-    default: Any = DEFAULTS[param]
+    default: Any = NEUTRAL_DEFAULTS[param]
     found = sent(provider, **{param: default})
     assert found.dropped == ()
     assert param not in orjson.loads(found.body)

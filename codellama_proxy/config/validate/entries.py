@@ -11,8 +11,14 @@ from codellama_proxy.config.validate import credentials
 from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.inbound.openai import COMPLETION_FIELDS, EMBEDDING_FIELDS, Rules
-from codellama_proxy.openai_format.fields import FIELDS, MAX_TOKENS_FIELDS, check_fields, check_items
+from codellama_proxy.openai_format.fields import check_fields, check_items
+from codellama_proxy.openai_format.parameters import (
+    CHAT_PARAMETERS,
+    COMPLETION_PARAMETERS,
+    EMBEDDING_PARAMETERS,
+    MAX_TOKENS_FIELDS,
+    Parameter,
+)
 
 NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
 ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/responses", "/models")
@@ -143,15 +149,17 @@ def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     if path in entries.unknown:
         return
     mode = None if (*path[:-1], "mode") in entries.unknown else entry.mode
-    rules: Rules = {"completion": COMPLETION_FIELDS, "embedding": EMBEDDING_FIELDS}.get(mode or "", FIELDS)
+    rules = {"completion": COMPLETION_PARAMETERS, "embedding": EMBEDDING_PARAMETERS}.get(
+        mode or "", CHAT_PARAMETERS
+    )
     for name, value in entry.params.items():
         here = (*path, name)
         if here in entries.unknown:
             continue
         if name in NOT_THEIRS:
             yield Finding(here, f"{name} cannot be set here: {NOT_THEIRS[name]}")
-        elif name in rules or name in FIELDS:
-            yield from _value(name, value, here, rules if name in rules else FIELDS)
+        elif name in rules or name in CHAT_PARAMETERS:
+            yield from _value(name, value, here, rules if name in rules else CHAT_PARAMETERS)
         elif name not in EXTRAS:
             yield _unknown(name, here, rules)
     if MAX_TOKENS_FIELDS[0] in entry.params and MAX_TOKENS_FIELDS[1] in entry.params:
@@ -160,7 +168,7 @@ def _params(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
         )
 
 
-def _value(name: str, value: Any, path: Path, rules: Rules) -> Iterator[Finding]:
+def _value(name: str, value: Any, path: Path, rules: Mapping[str, Parameter]) -> Iterator[Finding]:
     try:
         checked = check_fields({name: value}, rules)
         check_items(checked)
@@ -168,7 +176,7 @@ def _value(name: str, value: Any, path: Path, rules: Rules) -> Iterator[Finding]
         yield Finding(path, error.message.removeprefix(f"'{name}' ").rstrip("."))
 
 
-def _unknown(name: str, path: Path, rules: Rules) -> Finding:
+def _unknown(name: str, path: Path, rules: Mapping[str, Parameter]) -> Finding:
     known = [*rules, *EXTRAS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=A_SLIP)
     if near:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from codellama_proxy.openai_format.fields import FIELDS
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 
 IMPORT = (
     "this is LiteLLM's; `codellama-proxy import litellm FILE` makes a proxy.yaml of a LiteLLM configuration"
@@ -204,7 +204,7 @@ def of_key(section: str, key: str) -> str | None:
     """What to write instead of this key; `None` where it is no common guess. `section` is a class of the schema."""
     known = KEYS.get(section, {})
     found = known.get(key) or known.get(key.lower().replace("-", "_"))
-    if found is None and section == "Entry" and key in FIELDS:
+    if found is None and section == "Entry" and key in CHAT_PARAMETERS:
         return f"write params: {{{key}: ...}}"
     return found
 

@@ -16,6 +16,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.anthropic.capabilities import (
     NEW_VERSION,
@@ -36,7 +37,6 @@ from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
 from codellama_proxy.providers.common.user_ids import impersonal
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING
 
 BASE_URL = "https://api.anthropic.com"
 BEARER_HOSTS = re.compile(r"https://[^/]*\.api\.aws(?:/|$)")  # Claude on Bedrock takes its key as a bearer's
@@ -48,7 +48,7 @@ TAKEN = frozenset(
         *("thinking", "cache_control", "betas"),
     }
 )
-DROPPED = BOOKKEEPING - TAKEN | {"verbosity"}
+DROPPED = IGNORABLE - TAKEN | {"verbosity"}
 """Removed without a word: they cannot change an answer."""
 REPORTED = frozenset({"seed"})
 """Removed and reported: only a hint anywhere."""

@@ -10,6 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.parameter_rules import (
@@ -21,7 +22,7 @@ from codellama_proxy.providers.common.parameter_rules import (
     translate,
 )
 from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
+from codellama_proxy.providers.openai.profiles import THINKING_PARTS
 
 BASE_URL = "https://api.cohere.com/v2"
 MOST_STOPS = 5
@@ -118,7 +119,7 @@ POLICY = Policy(
         "reasoning_effort": _reasoning_effort,
         "thinking": "thinking",
     },
-    drop=BOOKKEEPING | {"user", "parallel_tool_calls"},
+    drop=IGNORABLE | {"user", "parallel_tool_calls"},
 )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Json
-from codellama_proxy.openai_format.fields import FIELDS, invalid_value
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, CACHE_MARKS, DEFAULTS
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, IGNORABLE, NEUTRAL_DEFAULTS
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS
 
 Rule = str | Callable[[Any], Json]
 
@@ -31,7 +32,7 @@ class UnsupportedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Policy:
     rules: Mapping[str, Rule]
-    drop: frozenset[str] = BOOKKEEPING | {"user"}
+    drop: frozenset[str] = IGNORABLE | {"user"}
     """Removed without a word: it cannot change the answer."""
     extras: Callable[[str], bool] = lambda _name: False
     """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
@@ -57,7 +58,7 @@ def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
     rule = policy.rules.get(name)
     if rule is None:
         # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
-        if name in FIELDS or not (policy.extras(name) or is_own(name, value, own)):
+        if name in CHAT_PARAMETERS or not (policy.extras(name) or is_own(name, value, own)):
             raise UnsupportedError
         rule = name
     return {rule: value} if isinstance(rule, str) else rule(value)
@@ -65,13 +66,13 @@ def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
 
 def is_own(name: str, value: Any, own: Json) -> bool:
     """Whether it is there because the entry's own parameters say so, in words that OpenAI does not have."""
-    return name not in FIELDS and name in own and own[name] == value
+    return name not in CHAT_PARAMETERS and name in own and own[name] == value
 
 
 def meaningful(params: Json) -> dict[str, Any]:
     """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
     params = with_tools_only(params)
-    idle = {name for name, value in params.items() if value is None or value == DEFAULTS.get(name)}
+    idle = {name for name, value in params.items() if value is None or value == NEUTRAL_DEFAULTS.get(name)}
     if not params.get("logprobs"):
         idle |= {"top_logprobs"}
     return {name: value for name, value in params.items() if name not in idle}

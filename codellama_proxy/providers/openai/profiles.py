@@ -11,21 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.openai_format.parameters import IGNORABLE
 
-# Bookkeeping that cannot change an answer: dropped silently for providers that do not know it.
-BOOKKEEPING = frozenset(
-    {
-        "metadata",
-        "store",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "service_tier",
-    }
-)
 CACHE_KEY = frozenset({"prompt_cache_key"})
-"""Bookkeeping that some providers want: repeated prompts then cost a fraction."""
+"""A parameter that some providers want: repeated prompts then cost a fraction."""
 OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields"})
 """Message fields that only another provider understands: a conversation may go on at a new one."""
 STRICT_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
@@ -46,7 +35,7 @@ class OpenAIProfile:
     """Knows the role `developer`; else it becomes `system`."""
     stream_options: bool = True
     """Takes `stream_options.include_usage`; the others report usage unasked."""
-    drop: frozenset[str] = BOOKKEEPING
+    drop: frozenset[str] = IGNORABLE
     """Removed without a word."""
     reject: frozenset[str] = frozenset()
     """Would change the answer and is not supported: 400, or dropped and reported with `drop_params`."""
@@ -95,7 +84,7 @@ OPENAI = OpenAIProfile(
 )
 HUGGINGFACE = OpenAIProfile(
     base_url="https://router.huggingface.co/v1",
-    drop=BOOKKEEPING | {"user", "verbosity"},
+    drop=IGNORABLE | {"user", "verbosity"},
     reject=frozenset({"n", "logit_bias"}),
     message_fields_off=REASONING_OFF,
 )
@@ -108,19 +97,19 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     "huggingface": HUGGINGFACE,
     "gemini": OpenAIProfile(
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
-        drop=BOOKKEEPING | {"user", "verbosity", "parallel_tool_calls"},
+        drop=IGNORABLE | {"user", "verbosity", "parallel_tool_calls"},
         reject=frozenset({"logit_bias"}),
         message_fields_off=REASONING_OFF,
     ),
     "bedrock": OpenAIProfile(
         base_url="https://bedrock-mantle.us-east-1.api.aws/openai/v1",
         max_tokens="by_model",
-        drop=BOOKKEEPING | {"user"},
+        drop=IGNORABLE | {"user"},
         message_fields_off=REASONING_OFF,
     ),
     "together": OpenAIProfile(
         base_url="https://api.together.xyz/v1",
-        drop=BOOKKEEPING | {"user", "parallel_tool_calls", "verbosity"},
+        drop=IGNORABLE | {"user", "parallel_tool_calls", "verbosity"},
         integer_logprobs=True,
         stop_list=True,
     ),
@@ -132,7 +121,7 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     "mistral": OpenAIProfile(
         base_url="https://api.mistral.ai/v1",
         stream_options=False,
-        drop=BOOKKEEPING - CACHE_KEY | {"user"},
+        drop=IGNORABLE - CACHE_KEY | {"user"},
         reject=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
         rename={"seed": "random_seed"},
         tool_choice={"required": "any", "named": "any"},
@@ -141,13 +130,11 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
         thinking_parts=True,
     ),
     "deepseek": OpenAIProfile(base_url="https://api.deepseek.com"),
-    "fireworks": OpenAIProfile(
-        base_url="https://api.fireworks.ai/inference/v1", drop=BOOKKEEPING - CACHE_KEY
-    ),
+    "fireworks": OpenAIProfile(base_url="https://api.fireworks.ai/inference/v1", drop=IGNORABLE - CACHE_KEY),
     "openrouter": OpenAIProfile(
         base_url="https://openrouter.ai/api/v1",
         max_tokens="as_is",
-        drop=BOOKKEEPING - CACHE_KEY,
+        drop=IGNORABLE - CACHE_KEY,
         cache_marks=CACHE_MARKS,
     ),
     "xai": OpenAIProfile(base_url="https://api.x.ai/v1", max_tokens="as_is"),
@@ -189,21 +176,3 @@ def profile_of(
     if deployment.provider == "huggingface" and own and "//router.huggingface.co" not in own:
         return DEDICATED
     return dialects[deployment.provider]
-
-
-# Values that ask for nothing: never rejected, because many clients send their defaults.
-DEFAULTS: Mapping[str, object] = {
-    "n": 1,
-    "logprobs": False,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "parallel_tool_calls": True,
-    "tool_choice": "auto",
-    "tools": [],
-    "functions": [],
-    "best_of": 1,
-    "echo": False,
-}

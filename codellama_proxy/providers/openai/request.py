@@ -8,13 +8,14 @@ import orjson
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.providers.common.parameter_rules import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.common.user_ids import short
 from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
-from codellama_proxy.providers.openai.profiles import CACHE_MARKS, DEFAULTS, OpenAIProfile
+from codellama_proxy.providers.openai.profiles import CACHE_MARKS, OpenAIProfile
 
 IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
 LEAST = 0.01
@@ -66,7 +67,7 @@ def filter_params(
     """Without what this provider does not take, and the names of what would have mattered. Changes `params`."""
     dropped: list[str] = []
     for name in sorted((dialect.reject | reject) & params.keys()):
-        if params[name] != DEFAULTS.get(name):
+        if params[name] != NEUTRAL_DEFAULTS.get(name):
             if not deployment.drop_params:
                 raise unsupported(deployment.provider, name)
             dropped.append(name)
@@ -90,7 +91,7 @@ def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: OpenA
         return []
     dropped = []
     for name in sorted(refused(deployment, params) & params.keys()):
-        idle = params[name] == NEUTRAL.get(name, DEFAULTS.get(name))
+        idle = params[name] == NEUTRAL.get(name, NEUTRAL_DEFAULTS.get(name))
         if idle or deployment.drop_params:
             del params[name]
             dropped += [] if idle else [name]

@@ -13,11 +13,12 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.guardrail import SYSTEM_ROLES
 from codellama_proxy.providers.common.parameter_rules import Policy, Rule, UnsupportedError, translate
 from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import BOOKKEEPING, THINKING_PARTS
+from codellama_proxy.providers.openai.profiles import THINKING_PARTS
 from codellama_proxy.providers.replicate.models import Inputs, inputs_of
 from codellama_proxy.providers.replicate.prompt import Turn, prompt
 
@@ -78,7 +79,7 @@ def _policy(inputs: Inputs) -> Policy:
     own = set(inputs.names.values())
     return Policy(
         rules,
-        BOOKKEEPING | {"user", "parallel_tool_calls"},
+        IGNORABLE | {"user", "parallel_tool_calls"},
         extras=lambda name: name not in own and not RESERVED.search(name),
     )
 

@@ -17,6 +17,7 @@ from codellama_proxy.core.masking import mask_for, masked
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.snapshot import Tracking
 from codellama_proxy.core.types import Failure
+from codellama_proxy.openai_format.parameters import TRACKED_CONTENT, TRACKED_SETTINGS
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.request.context import RequestCharge, RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES
@@ -39,25 +40,6 @@ PROVIDERS: Mapping[str, str] = {
     "bedrock": "amazon.bedrock",
 }
 """Where PromptLayer has another word than we."""
-
-PARAMETERS = (
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "reasoning_effort",
-    "verbosity",
-    "logprobs",
-    "top_logprobs",
-    "parallel_tool_calls",
-    "service_tier",
-)
-SPOKEN_PARAMETERS = ("stop", "response_format", "logit_bias", "prediction")
-"""Parameters that carry somebody's words."""
 
 ERROR_TYPES: Mapping[str, str] = {
     "busy": "PROVIDER_RATE_LIMIT",
@@ -126,7 +108,7 @@ def _output(trace: RequestContext, chat: InferenceRequest, tracking: Tracking) -
 
 
 def _parameters(chat: InferenceRequest, *, spoken: bool) -> dict[str, Any]:
-    names = (*PARAMETERS, *SPOKEN_PARAMETERS) if spoken else PARAMETERS
+    names = (*TRACKED_SETTINGS, *TRACKED_CONTENT) if spoken else TRACKED_SETTINGS
     return {**{name: chat.params[name] for name in names if name in chat.params}, "stream": chat.stream}
 
 
