@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from codellama_proxy.config import schema
+from codellama_proxy.config import model_schema, schema
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
 
-BUILT_IN_MOCK = schema.Entry(name="mock", provider="mock", fallback=False)
+BUILT_IN_MOCK = model_schema.Entry(name="mock", provider="mock", fallback=False)
 
 
 def freeze(value: Any) -> Any:
@@ -46,7 +46,7 @@ def snapshot(
 
 
 def deployment(
-    entry: schema.Entry,
+    entry: model_schema.Entry,
     number: int,
     general: schema.Timeouts,
     disabled: str | None,
@@ -73,7 +73,7 @@ def deployment(
         drop_params=entry.drop_params,
         mode=entry.mode,
         also=frozenset({"completion"}) if entry.completions else frozenset(),
-        mock=t.Mock(**dict(entry.mock or schema.Mock())) if entry.provider == "mock" else None,
+        mock=t.Mock(**dict(entry.mock or model_schema.Mock())) if entry.provider == "mock" else None,
         base_model=entry.base_model,
         extra=_extra(entry),
         fallback=entry.fallback,
@@ -83,7 +83,7 @@ def deployment(
     )
 
 
-def _price(price: schema.Price | None) -> t.Price | None:
+def _price(price: model_schema.Price | None) -> t.Price | None:
     if price is None:
         return None
     base = t.Tariff(
@@ -103,7 +103,7 @@ _KILO = 1000
 """The file's prices of server tools are for a thousand calls."""
 
 
-def _rates(tier: schema.TierPrice, base: t.Tariff) -> t.Tariff:
+def _rates(tier: model_schema.TierPrice, base: t.Tariff) -> t.Tariff:
     """A tier's rates. Its input and output default to the base's; what it leaves out of the rest grows like input."""
     paid_in = base.input if tier.input is None else tier.input
 
@@ -121,7 +121,7 @@ def _rates(tier: schema.TierPrice, base: t.Tariff) -> t.Tariff:
     )
 
 
-def _timeouts(own: schema.OwnTimeouts, general: schema.Timeouts) -> t.Timeouts:
+def _timeouts(own: model_schema.OwnTimeouts, general: schema.Timeouts) -> t.Timeouts:
     return t.Timeouts(**{**dict(general), **{name: value for name, value in own if value is not None}})
 
 
@@ -129,7 +129,7 @@ def _prompt(written: str | bool | None) -> Any:
     return written if isinstance(written, str) or written is None else False
 
 
-def _extra(entry: schema.Entry) -> t.Json:
+def _extra(entry: model_schema.Entry) -> t.Json:
     own = {
         "deployment": entry.deployment,
         "api_version": entry.api_version,
@@ -139,7 +139,7 @@ def _extra(entry: schema.Entry) -> t.Json:
     return MappingProxyType({key: freeze(value) for key, value in own.items() if value is not None})
 
 
-def _explicit_fallbacks(entries: Iterable[schema.Entry]) -> dict[str, tuple[str, ...]]:
+def _explicit_fallbacks(entries: Iterable[model_schema.Entry]) -> dict[str, tuple[str, ...]]:
     return {entry.name: entry.fallbacks for entry in entries if entry.fallbacks is not None}
 
 

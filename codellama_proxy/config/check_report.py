@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from codellama_proxy.config.load import examine
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.schema import File, Section
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.section import Section
 from codellama_proxy.config.yaml.document import MAX_BYTES
 from codellama_proxy.config.yaml.substitution import read_regular, reason
 from codellama_proxy.core.snapshot import Snapshot

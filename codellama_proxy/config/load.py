@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from codellama_proxy.config import build
 from codellama_proxy.config import secret_values as hidden
 from codellama_proxy.config.digest import keyed
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.schema import Entry, File
+from codellama_proxy.config.schema import File
 from codellama_proxy.config.validate import cross_field as checks
 from codellama_proxy.config.validate import unreachable as reach
 from codellama_proxy.config.validate.credentials import with_customary

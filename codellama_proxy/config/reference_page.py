@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from codellama_proxy.config.diff import duration
-from codellama_proxy.config.schema import File, Limits, Section
+from codellama_proxy.config.schema import File, Limits
+from codellama_proxy.config.section import Section
 from codellama_proxy.config.validate.messages import section_in
 
 HEAD = """\

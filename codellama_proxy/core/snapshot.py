@@ -14,6 +14,9 @@ Json = Mapping[str, Any]
 
 ScopeKind = Literal["global", "project", "key", "user"]
 
+CallerFault = Literal["context_length", "content_filter"]
+"""A fault of the request that another model may not have."""
+
 
 class Secret:
     """A string that shows itself only when asked by `reveal`."""
@@ -188,7 +191,7 @@ class Routing:
     backoff_initial: float = 0.25
     backoff_max: float = 8.0
     max_retry_after: float = 5.0
-    fallback_on: frozenset[str] = frozenset({"context_length"})
+    fallback_on: frozenset[CallerFault] = frozenset({"context_length"})
     cooldown: Cooldown = Cooldown()
     unknown_model: Literal["error", "default"] = "error"
 
@@ -274,10 +277,10 @@ class Snapshot:
     cache: Cache
     tracking: Tracking
     server: Server
+    auth_required: bool
+    metrics_public: bool
     egress: Egress = Egress()
-    """How all that is no entry of `models:` is reached."""
-    auth_required: bool = True
-    metrics_public: bool = False
+    """For requests that belong to no deployment, such as the semantic cache's."""
     warnings: tuple[str, ...] = ()
     """What a person should know but need not mend: disabled entries, keys without effect yet."""
     secrets: frozenset[Secret] = field(default=frozenset(), compare=False)

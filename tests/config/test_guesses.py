@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.config import schema
+from codellama_proxy.config import model_schema, schema
 from codellama_proxy.config.load import examine
 from codellama_proxy.config.problems import ConfigError, Problem
+from codellama_proxy.config.section import Section
 from codellama_proxy.config.validate import guesses
 from codellama_proxy.config.validate.credentials import CUSTOMARY
 from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
@@ -320,8 +321,8 @@ limits: {global: {max_budget: 5}, key: {max_budget: 0.0000001}}
 
 # --- other names ---------------------------------------------------------------------------------------------
 
-SECTIONS: Mapping[str, type[schema.Section]] = {
-    one.__name__: one for one in schema.Section.__subclasses__() if one.__name__ in guesses.KEYS
+SECTIONS: Mapping[str, type[Section]] = {
+    one.__name__: one for one in Section.__subclasses__() if one.__name__ in guesses.KEYS
 }
 
 
@@ -336,7 +337,7 @@ def test_every_guess_leads_to_a_key_that_exists() -> None:
 
 
 def test_every_other_name_of_a_provider_leads_to_one_that_exists() -> None:
-    names = set(get_args(schema.PROVIDERS))
+    names = set(get_args(model_schema.PROVIDERS))
     assert set(guesses.PROVIDERS.values()) <= names
     assert not guesses.PROVIDERS.keys() & names
 
@@ -469,7 +470,7 @@ KEYS_OF_A_FILE = st.sampled_from(
 
 
 @given(st.dictionaries(KEYS_OF_A_FILE, VALUES, max_size=4), st.dictionaries(
-    st.sampled_from([*schema.Entry.model_fields, "api_base", "x"]), VALUES, max_size=5))  # fmt: skip
+    st.sampled_from([*model_schema.Entry.model_fields, "api_base", "x"]), VALUES, max_size=5))  # fmt: skip
 def test_a_file_of_any_shape_is_good_or_told_what_is_wrong(root: dict[str, Any], one: dict[str, Any]) -> None:
     text = yaml.safe_dump({"models": [{"name": "a", "provider": "mock", **one}], **root})
     snapshot, problems = examined(text)

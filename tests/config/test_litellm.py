@@ -18,8 +18,8 @@ from codellama_proxy.config.importers.litellm_fields import PARAMS as LITELLM_PA
 from codellama_proxy.config.importers.litellm_fields import PREFIXES, RENAMED, SETTINGS
 from codellama_proxy.config.importers.litellm_fields import PRICES as PRICE_NAMES
 from codellama_proxy.config.load import examine, load
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.schema import Entry
 from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
 from codellama_proxy.core.snapshot import Price, Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED as ALL

@@ -14,8 +14,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from codellama_proxy.config.check_report import check, schema
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.reference_page import manual
-from codellama_proxy.config.schema import Entry, File, Section
+from codellama_proxy.config.schema import File
+from codellama_proxy.config.section import Section
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.config.validate.messages import A_MAPPING
 from codellama_proxy.config.yaml.document import parse

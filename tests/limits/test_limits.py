@@ -43,6 +43,8 @@ def snapshot(projects: dict[str, Project] | None = None, **limited: Limits) -> S
         Cache(),
         Tracking(),
         Server(),
+        auth_required=True,
+        metrics_public=False,
     )
 
 

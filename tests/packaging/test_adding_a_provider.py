@@ -106,7 +106,7 @@ def test_every_file_it_names_is_there() -> None:
 
 def test_every_word_it_names_is_there() -> None:
     homes = {
-        "config/schema.py": ["PROVIDERS"],
+        "config/model_schema.py": ["PROVIDERS"],
         "config/validate/cross_field.py": ["_NEEDS_URL"],
         "config/validate/entries.py": ["NEEDS_NO_KEY"],
         "config/validate/credentials.py": ["CUSTOMARY"],

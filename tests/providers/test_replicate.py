@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from codellama_proxy.config.build import freeze
-from codellama_proxy.config.schema import PromptFormat
+from codellama_proxy.config.model_schema import PromptFormat
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Usage

@@ -49,6 +49,8 @@ def snapshot(*models: Model, **changes: Any) -> Snapshot:
         cache=CacheSettings(enabled=False),
         tracking=TrackingSettings(),
         server=ServerSettings(),
+        auth_required=True,
+        metrics_public=False,
     )
     return replace(plain, **changes)
 

@@ -65,6 +65,8 @@ def snapshot(**projects: Limits) -> Snapshot:
         cache=Cache(),
         tracking=Tracking(),
         server=Server(),
+        auth_required=True,
+        metrics_public=False,
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from codellama_proxy.config.field_types import is_loopback, is_private
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.problems import did_you_mean
-from codellama_proxy.config.schema import Entry, File, Limits
+from codellama_proxy.config.schema import File, Limits
 from codellama_proxy.config.validate import entries as entry_checks
 from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path

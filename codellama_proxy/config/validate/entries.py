@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from codellama_proxy.config.schema import Entry
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.validate import credentials
 from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from codellama_proxy.config.schema import Entry
+from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.yaml.document import Path
 
 

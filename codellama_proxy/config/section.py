@@ -1,0 +1,42 @@
+"""What the sections of proxy.yaml have in common, and the types of values that several of them use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from codellama_proxy.config import field_types as s
+from codellama_proxy.config.egress import PROXY
+from codellama_proxy.config.yaml.document import Substituted, plain
+from codellama_proxy.core.snapshot import Secret
+
+ONE_OF = BeforeValidator(lambda value: str(value) if isinstance(value, Substituted) else value)
+"""For a choice of words: a substituted one that looks like a number or a boolean is text."""
+
+Flag = Annotated[bool, s.FLAG]
+Name = Annotated[str, s.NAME]
+UpstreamName = Annotated[str, s.UPSTREAM_NAME]
+Prompt = Annotated[str | Literal[False], s.PROMPT]
+Proxy = Annotated[Secret | Literal[False] | None, PROXY]
+Timeout = Annotated[float, s.duration()]
+Count = Annotated[int, s.whole(0, 10**12)]
+
+
+class Section(BaseModel):
+    """A mapping of known keys; one left empty is as good as absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    off: ClassVar[Mapping[str, Any] | None] = None
+    """What `false` in its place stands for; `None`: it cannot be switched off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if cls.off is not None and not isinstance(value, dict | list) and plain(value) is False:
+            return dict(cls.off)
+        return value
