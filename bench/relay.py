@@ -1,4 +1,4 @@
-"""The baselines: relays over the same HTTP client and server as the proxy's, which do nothing else.
+"""The baselines: relays over aiohttp and the same server as the proxy's, which do nothing else.
 
 Run one by `python -m bench.relay PORT UPSTREAM_URL`: a Starlette application, as anyone would write it. With `--asgi`
 it is one coroutine without Starlette, the least that Python does here.
@@ -16,8 +16,8 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bench.aiohttp_transport import AiohttpTransport
 from bench.targets import PATH
-from codellama_proxy.upstream.transport import AiohttpTransport
 
 KEPT = (b"content-type", b"content-length")
 

@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from bench.processes import resident_mb
 from codellama_proxy import __main__ as command
+from codellama_proxy.upstream.connection import Connection
+from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.processes import ROOT, until
 from tests.support.proxy_process import Proxy, config, proxies
 from tests.support.raw_http import request
@@ -76,14 +76,15 @@ def report(path: Path) -> None:
     """Counts what only the process itself can see, again and again."""
     while True:
         found = gc.get_objects()
-        pools = [one for one in found if issubclass(type(one), aiohttp.BaseConnector)]
+        connections = [one for one in found if type(one) is Connection and not one.transport.is_closing()]
+        idle = sum(len(kept) for one in found if type(one) is HttpTransport for kept in one._idle.values())
         tasks = sum(1 for one in found if type(one) is asyncio.Task and not one.done())
         del found
         shown = {
             "at": time.monotonic(),
             "tasks": tasks,
-            "in_use": sum(len(one._acquired) for one in pools),
-            "idle": sum(len(kept) for one in pools for kept in one._conns.values()),
+            "in_use": len(connections) - idle,
+            "idle": idle,
         }
         path.with_suffix(".new").write_text(json.dumps(shown))
         path.with_suffix(".new").replace(path)

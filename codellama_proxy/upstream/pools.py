@@ -8,7 +8,8 @@ from collections.abc import Callable
 import httpx2
 
 from codellama_proxy.core.snapshot import Deployment, Egress, Mock
-from codellama_proxy.upstream.transport import AiohttpTransport, MockTransport
+from codellama_proxy.upstream.mock_transport import MockTransport
+from codellama_proxy.upstream.transport import HttpTransport
 
 Transport = httpx2.AsyncBaseTransport
 MakeTransport = Callable[[Deployment], Transport]
@@ -18,14 +19,14 @@ def transport_for(deployment: Deployment) -> Transport:
     """The real thing: a pool of connections, or the built-in mock."""
     if deployment.provider == "mock":
         return MockTransport(deployment.mock or Mock())
-    return AiohttpTransport(deployment.egress)
+    return HttpTransport(deployment.egress)
 
 
 class Service(httpx2.AsyncBaseTransport):
     """The way to something that is no deployment: follows what the configuration says of it."""
 
     def __init__(
-        self, egress: Callable[[], Egress], make: Callable[[Egress], Transport] = AiohttpTransport
+        self, egress: Callable[[], Egress], make: Callable[[Egress], Transport] = HttpTransport
     ) -> None:
         self._egress = egress
         self._make = make

@@ -27,7 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 DOORS: Mapping[str, tuple[str, ...]] = {
     "starlette": ("web",),
     "uvicorn": ("server", "web.http_protocol"),
-    "aiohttp": ("upstream.transport",),
+    "aiohappyeyeballs": ("upstream.dial",),
+    "httptools": ("upstream.connection", "web.http_protocol"),
     "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
     "aiosqlite": ("store.sqlite.reader",),
     "sqlite3": ("store.sqlite", "cache.file", "cache.storage", "auth", "cli"),

@@ -13,7 +13,7 @@ from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, scr
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.registry import ADAPTERS
-from codellama_proxy.upstream.transport import MockTransport
+from codellama_proxy.upstream.mock_transport import MockTransport
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import fold, read
 

@@ -18,7 +18,7 @@ from codellama_proxy.core.snapshot import Bundle, Egress, Secret, Snapshot
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
-from codellama_proxy.upstream.transport import AiohttpTransport
+from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.forwarding import ForwardProxy, Origin, certified, listening
 from tests.support.processes import free_port
 
@@ -49,7 +49,7 @@ async def post(wire: httpx2.AsyncBaseTransport, url: str) -> None:
 
 def posted(url: str, egress: Egress, times: int = 1) -> None:
     async def main() -> None:
-        async with AiohttpTransport(egress) as wire:
+        async with HttpTransport(egress) as wire:
             for _ in range(times):
                 await post(wire, url)
 
@@ -93,7 +93,7 @@ def test_a_tls_connection_closed_while_idle_costs_no_request(
     there = f"https://{HOST}/v1" if through else f"https://localhost:{origin.port}/v1"
 
     async def main() -> None:
-        async with AiohttpTransport(Egress(way if through else None, bundle)) as wire:
+        async with HttpTransport(Egress(way if through else None, bundle)) as wire:
             for _ in range(3):
                 origin.closed.clear()
                 await post(wire, there)

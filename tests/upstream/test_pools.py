@@ -9,8 +9,9 @@ import pytest
 from codellama_proxy.core.snapshot import Mock, Secret
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.attempt import Reply, open_reply
+from codellama_proxy.upstream.mock_transport import MockTransport
 from codellama_proxy.upstream.pools import Pools, transport_for
-from codellama_proxy.upstream.transport import AiohttpTransport, MockTransport
+from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.attempt_driver import A, Call
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import cut
@@ -139,7 +140,7 @@ def test_the_built_in_mock_needs_no_network() -> None:
 
     async def main() -> str:
         real = transport_for(A)
-        assert isinstance(real, AiohttpTransport)
+        assert isinstance(real, HttpTransport)
         await real.aclose()
         assert isinstance(transport_for(mock), MockTransport)
         reply = await open_reply(Pools(), ADAPTERS["mock"].to_request(chat(), mock), chat(), mock, 5.0)

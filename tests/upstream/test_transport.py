@@ -1,20 +1,18 @@
-"""Whatever can break on the wire, in httpx2's words or aiohttp's, is a transient failure."""
+"""HTTP to upstreams: every way to fail is a transient failure, and a request is written once."""
 
 import asyncio
 import contextlib
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
 import httpx2
 import pytest
 
 from codellama_proxy.upstream.attempt import failure_of
-from codellama_proxy.upstream.transport import AiohttpTransport, translated
+from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.attempt_driver import playing, reading, said
 from tests.support.dialogues import OPENAI, chunk, sse
 from tests.support.fake_internet import answer, stream
@@ -60,58 +58,6 @@ def test_a_stream_that_breaks_later_fails_after_what_it_said(kind: type[httpx2.T
     events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
     assert said(events) == "def f"
     assert failed == failure_of(kind("x"))
-
-
-# --- aiohttp's words -----------------------------------------------------------------------------------------
-
-NEVER_CONNECTED = {
-    "ClientConnectorError",
-    "ClientConnectorSSLError",
-    "ClientConnectorCertificateError",
-    "ClientConnectorDNSError",
-    "ClientHttpProxyError",
-    "ClientProxyConnectionError",
-    "ClientSSLError",
-    "UnixClientConnectorError",
-    "ServerFingerprintMismatch",
-    "ConnectionTimeoutError",
-}
-NO_ADDRESS = {
-    "InvalidURL",
-    "InvalidUrlClientError",
-    "InvalidUrlRedirectClientError",
-    "NonHttpUrlClientError",
-    "NonHttpUrlRedirectClientError",
-}
-
-
-@pytest.mark.parametrize("kind", sorted(set(subclasses(aiohttp.ClientError)), key=str))
-def test_every_error_of_aiohttp_says_whether_anything_was_sent(kind: type[BaseException]) -> None:
-    error = translated(kind.__new__(kind))
-    assert str(error) == kind.__name__, "its text may hold addresses"
-    failure = failure_of(error)
-    assert failure.cls == "transient"
-    assert failure.sent is (kind.__name__ not in NEVER_CONNECTED | NO_ADDRESS)
-    assert isinstance(error, httpx2.UnsupportedProtocol) is (kind.__name__ in NO_ADDRESS)
-
-
-@pytest.mark.parametrize(
-    ("error", "to"),
-    [
-        (aiohttp.ServerTimeoutError(), httpx2.ReadTimeout),
-        (aiohttp.SocketTimeoutError(), httpx2.ReadTimeout),
-        (aiohttp.ConnectionTimeoutError(), httpx2.ConnectTimeout),
-        (aiohttp.ClientPayloadError(), httpx2.RemoteProtocolError),
-        (aiohttp.ServerDisconnectedError(), httpx2.RemoteProtocolError),
-        (aiohttp.ClientOSError(), httpx2.ReadError),
-        (ssl.SSLError(), httpx2.ConnectError),
-        (TimeoutError(), httpx2.ReadTimeout),
-        (ConnectionResetError(), httpx2.ReadError),
-        (RuntimeError(), httpx2.TransportError),
-    ],
-)
-def test_errors_keep_their_meaning(error: BaseException, to: type[httpx2.TransportError]) -> None:
-    assert type(translated(error)) is to
 
 
 # --- one attempt is one request ------------------------------------------------------------------------------
@@ -176,7 +122,7 @@ class Peer(threading.Thread):
         return True
 
 
-async def ask(wire: AiohttpTransport, port: int, method: str = "POST") -> None:
+async def ask(wire: HttpTransport, port: int, method: str = "POST") -> None:
     url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
     request = httpx2.Request(method, url, headers=length, stream=httpx2.ByteStream(BODY))
     response = await wire.handle_async_request(request)
@@ -199,7 +145,7 @@ def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
 def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -> None:
     async def use(port: int) -> None:
-        async with AiohttpTransport() as wire:
+        async with HttpTransport() as wire:
             await ask(wire, port)
             with pytest.raises(httpx2.RemoteProtocolError) as caught:
                 await ask(wire, port, method)
@@ -218,7 +164,7 @@ def test_a_connection_closed_while_idle_is_replaced_and_costs_no_request(idle: s
     """Whether or not the event loop has been told of the end that the kernel knows of."""
 
     async def use(port: int) -> None:
-        async with AiohttpTransport() as wire:
+        async with HttpTransport() as wire:
             await ask(wire, port)
             assert upstream.closed.wait(5)
             if noticed:
@@ -234,7 +180,7 @@ def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> N
     """An upstream that restarts has closed them all: the next attempt must reach it."""
 
     async def use(port: int) -> None:
-        async with AiohttpTransport() as wire:
+        async with HttpTransport() as wire:
             await asyncio.gather(*[ask(wire, port) for _ in range(4)])
             assert upstream.connections == 4
             with pytest.raises(httpx2.RemoteProtocolError):

@@ -1,0 +1,259 @@
+"""One HTTP/1.1 connection to a provider: requests go out, one answer at a time comes back.
+
+An `asyncio.Protocol` over httptools' (llhttp's) strict parser. It moves raw bytes: no decompression, no redirects, no
+cookies. What an upstream sends is bounded: `MAX_HEAD_BYTES` of head, trailers or chunk framing between two pieces of a
+body, and reading pauses while more than `MAX_UNREAD_BYTES` of a body have not been taken. RFC 9112 is the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from enum import Enum
+
+import httptools
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_FIELD_BYTES = 16 << 10
+MAX_FIELDS = 256
+MAX_UNREAD_BYTES = 256 << 10
+
+Headers = list[tuple[bytes, bytes]]
+"""As they came, names in lower case."""
+
+
+class ExchangeError(Exception):
+    """The exchange on a connection failed; the text is a short reason without addresses."""
+
+
+class ProtocolError(ExchangeError):
+    """The upstream sent what is no answer in HTTP/1.1, or ended it too early."""
+
+
+class ConnectionLostError(ExchangeError):
+    """The network ended the connection."""
+
+
+class _Answer(Enum):
+    """How far the answer to the request under way has come."""
+
+    NONE = 0  # no request is under way
+    AWAITED = 1  # sent, no final head yet
+    BODY = 2  # the head is here
+    COMPLETE = 3  # all of it is here
+
+
+class Connection(asyncio.Protocol):
+    """`send`, then `read` until it returns nothing, then `send` again while `reusable`."""
+
+    __slots__ = (
+        "_answer",
+        "_error",
+        "_framed",
+        "_keep_alive",
+        "_parser",
+        "_paused",
+        "_silent",
+        "_unread",
+        "_unread_bytes",
+        "_waiter",
+        "headers",
+        "idle_since",
+        "status",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.idle_since = 0.0
+        """Seconds of the event loop's clock."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer = _Answer.NONE
+        self._error: ExchangeError | None = None
+        self._framed = False
+        """The body's length is known from its framing, not from the end of the connection."""
+        self._keep_alive = True
+        self._paused = False
+        self._silent = 0
+        """Bytes received since the last piece of a body or the final head."""
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- for the pool ----------------------------------------------------------------------------------------
+
+    async def send(self, head: bytes, body: bytes) -> None:
+        """Sends a request and returns when the head of its answer is here. Raises `ExchangeError`."""
+        assert self._answer is _Answer.NONE
+        self._answer = _Answer.AWAITED
+        self._framed = False
+        self.transport.writelines((head, body))
+        while self._answer is _Answer.AWAITED:
+            await self._news()
+
+    async def read(self) -> bytes:
+        """What has come of the body since the last call; empty at its end. Raises `ExchangeError`."""
+        while not self._unread:
+            if self._answer is _Answer.COMPLETE:
+                return b""
+            await self._news()
+        pieces, self._unread, self._unread_bytes = self._unread, [], 0
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def release(self) -> bool:
+        """Ends the exchange. Returns whether another request may be sent; if not, the connection is closed."""
+        reusable = (
+            self._answer is _Answer.COMPLETE
+            and self._keep_alive
+            and self._error is None
+            and not self._unread
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+        self._answer = _Answer.NONE
+        if not reusable:
+            self.transport.abort()
+        return reusable
+
+    @property
+    def complete(self) -> bool:
+        """All of the answer has come, or can come no more."""
+        return self._answer is _Answer.COMPLETE or self._error is not None
+
+    def has_news(self) -> bool:
+        """Whether the kernel holds something that the event loop has not read yet."""
+        return self._kernel_events() != 0
+
+    def is_reusable(self) -> bool:
+        """Whether it is still open and silent: after anything that came unasked, an end included, it is not."""
+        if self.transport.is_closing() or not self._keep_alive:
+            return False
+        return self._kernel_events() == 0
+
+    def _kernel_events(self) -> int:
+        """The bits of `poll`; 0 for none."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return 0
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        ready = poll.poll(0)
+        return ready[0][1] if ready else 0
+
+    def close(self) -> None:
+        self.transport.abort()
+
+    # --- the event loop's calls ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer in (_Answer.NONE, _Answer.COMPLETE):
+            self._spoil()
+            return
+        self._silent += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(ProtocolError("upgraded"))
+        except httptools.HttpParserError:
+            if self.complete:
+                self._spoil()  # the answer was whole; only what came behind it was wrong
+            else:
+                self._fail(ProtocolError("not_http"))
+        else:
+            if self._silent > MAX_HEAD_BYTES and not self.complete:
+                self._fail(ProtocolError("head_too_large"))
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._ended(None)
+        return False
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        self._ended(error)
+
+    # --- the parser's calls ----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._answer is _Answer.COMPLETE:
+            raise ProtocolError("a second answer")  # comes back from feed_data as a parser error
+        self.headers = []
+        self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is _Answer.AWAITED:  # later ones are trailers: read and dropped
+            name = name.lower()
+            if len(name) + len(value) > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
+                raise ProtocolError("head_too_large")  # comes back from feed_data as a parser error
+            if name in (b"content-length", b"transfer-encoding"):
+                self._framed = True
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # what comes before is an interim response (RFC 9110 15.2)
+            self.status = status
+            self._silent = 0
+            self._answer = _Answer.BODY
+
+    def on_body(self, piece: bytes) -> None:
+        self._silent = 0
+        self._unread.append(piece)
+        self._unread_bytes += len(piece)
+        if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._answer is _Answer.BODY:
+            self._answer = _Answer.COMPLETE
+            self._silent = 0
+            self._keep_alive = self._parser.should_keep_alive()
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _news(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._error is not None and not self._unread:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _spoil(self) -> None:
+        """Something came that was not asked for: it must never be taken for the next answer."""
+        self._keep_alive = False
+        self.transport.abort()
+
+    def _fail(self, error: ExchangeError) -> None:
+        self._error = error
+        self._keep_alive = False
+        self.transport.abort()
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._keep_alive = False
+        if self._error is not None or self._answer in (_Answer.NONE, _Answer.COMPLETE):
+            return
+        if error is not None:
+            self._error = ConnectionLostError(type(error).__name__)
+        elif self._answer is _Answer.BODY and not self._framed:
+            self._answer = _Answer.COMPLETE  # RFC 9112 6.3, case 8: the body ends with the connection
+        else:
+            self._error = ProtocolError("disconnected")
+        self._wake()

@@ -1,0 +1,148 @@
+"""Opens connections to providers: names to addresses, IPv6 beside IPv4, TLS, and the way through an egress proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import aiohappyeyeballs
+
+from codellama_proxy.core.snapshot import Egress
+from codellama_proxy.upstream.connection import Connection
+
+DNS_SECONDS = 30.0
+"""The addresses of a name are kept for so long."""
+FALLBACK_SECONDS = 0.25
+"""After so long without a connection the next address is tried beside it (RFC 8305, section 5)."""
+MAX_PROXY_HEAD_BYTES = 16 << 10
+
+
+class DialError(Exception):
+    """No connection came about, so nothing was sent. The text is a short reason without addresses."""
+
+
+class DialTimeoutError(DialError):
+    """It took longer than it may."""
+
+
+class ProxyRefusedError(DialError):
+    """The egress proxy did not open a tunnel."""
+
+
+class Origin(NamedTuple):
+    """Where a request goes: connections are shared by requests to the same origin."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+class Proxy(NamedTuple):
+    """An egress proxy, spoken to in plain HTTP."""
+
+    host: str
+    port: int
+    authorization: bytes | None
+    """The header's value, where the configured address has a user or a password."""
+
+    @classmethod
+    def of(cls, url: str) -> Proxy:
+        parts = urlsplit(url)
+        authorization = None
+        if parts.username or parts.password:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            authorization = b"Basic " + base64.b64encode(pair.encode())
+        return cls(parts.hostname or "", parts.port or 80, authorization)
+
+    def connect_head(self, origin: Origin) -> bytes:
+        """The request for a tunnel."""
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        target = f"{host}:{origin.port}".encode()
+        lines = [b"CONNECT %b HTTP/1.1" % target, b"host: %b" % target]
+        if self.authorization is not None:
+            lines.append(b"proxy-authorization: " + self.authorization)
+        return b"\r\n".join([*lines, b"", b""])
+
+
+class Dialer:
+    """Opens connections and remembers addresses. Belongs to one event loop."""
+
+    def __init__(self, egress: Egress) -> None:
+        self.proxy = Proxy.of(egress.proxy.reveal()) if egress.proxy is not None else None
+        self._certificates = egress.ca_bundle.certificates if egress.ca_bundle is not None else None
+        self._addresses: dict[tuple[str, int], tuple[float, list[Any]]] = {}
+
+    async def connect(self, origin: Origin, seconds: float | None) -> Connection:
+        """A fresh connection, its TLS handshake done. Raises `DialError`."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._connect(origin)
+        except TimeoutError:
+            raise DialTimeoutError("connect_timeout") from None
+        except (OSError, ssl.SSLError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+            raise DialError(type(error).__name__) from None
+
+    async def _connect(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        sock = await self._socket(loop, origin)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.proxy is not None and origin.tls:
+                await _open_tunnel(loop, sock, self.proxy.connect_head(origin))
+            _, connection = await loop.create_connection(
+                Connection,
+                sock=sock,
+                ssl=_tls_context(self._certificates) if origin.tls else None,
+                server_hostname=origin.host if origin.tls else None,
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    async def _socket(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> socket.socket:
+        host, port = (origin.host, origin.port) if self.proxy is None else self.proxy[:2]
+        addresses = await self._resolve(loop, host, port)
+        try:
+            return await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=FALLBACK_SECONDS, interleave=1, loop=loop
+            )
+        except OSError:
+            self._addresses.pop((host, port), None)
+            raise
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        known = self._addresses.get((host, port))
+        if known is not None and known[0] > loop.time():
+            return known[1]
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        self._addresses[host, port] = loop.time() + DNS_SECONDS, found
+        return found
+
+
+@lru_cache(maxsize=8)
+def _tls_context(certificates: str | None) -> ssl.SSLContext:
+    """Verifies certificates and names against the system's authorities (or `SSL_CERT_FILE`) and these."""
+    context = ssl.create_default_context()
+    if certificates is not None:
+        context.load_verify_locations(cadata=certificates)
+    return context
+
+
+async def _open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, head: bytes) -> None:
+    """Asks the proxy for a tunnel (RFC 9110, 9.3.6). Raises `ProxyRefusedError` unless it agrees."""
+    await loop.sock_sendall(sock, head)
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):  # a server does not speak first in TLS, so nothing may follow
+        piece = await loop.sock_recv(sock, 4096)
+        answer += piece
+        if not piece or len(answer) > MAX_PROXY_HEAD_BYTES or b"\r\n\r\n" in answer[:-4]:
+            raise ProxyRefusedError("proxy_answer")
+    status = answer.split(b"\r\n", 1)[0].split(b" ")
+    if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or not status[1].startswith(b"2"):
+        raise ProxyRefusedError("proxy_refused")
