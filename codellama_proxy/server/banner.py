@@ -1,11 +1,14 @@
-"""What a start says: what is served, what is not and why, and what to paste next."""
+"""The log lines of a start: what is served, what is not and why, and a first command to try."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
+from codellama_proxy.config import mounts
 from codellama_proxy.config.field_types import is_loopback
 from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.settings import Settings
@@ -15,13 +18,15 @@ from codellama_proxy.core.masking import mask_of
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.routing.selection import asked_model
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.sqlite import audit
+from codellama_proxy.store.sqlite import audit, disks
+from codellama_proxy.store.sqlite.connection import version_warning
+from codellama_proxy.tracking.log import Log
 
 EXAMPLE = '{"prompt": "write me a function to print hello world"}'
 
 
 def startup_lines(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[str]:
-    """The lines of a start, in the order a newcomer needs them; nothing that came out of `${...}`."""
+    """The lines of a start, with the values of `${...}` masked."""
     return map(mask_of(snapshot), _welcome(snapshot, address, settings))
 
 
@@ -35,9 +40,9 @@ def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[s
     if all(d.provider == "mock" for d in enabled):
         yield "  No provider's key is set, so the built-in mock model answers. Set one of the variables above."
     yield f"  {_without_a_model(snapshot)}"
-    said = tuple(f"{d.name} is disabled" for d in snapshot.disabled)
+    already_listed = tuple(f"{d.name} is disabled" for d in snapshot.disabled)
     for warning in snapshot.warnings:
-        if not warning.startswith(said):
+        if not warning.startswith(already_listed):
             yield f"  note: {warning}"
     if settings.master_key is None:
         yield "  Admin endpoints are off (PROXY_MASTER_KEY is not set); scripts/keys.py works without them."
@@ -47,24 +52,25 @@ def _without_a_model(snapshot: Snapshot) -> str:
     try:
         start = asked_model(snapshot, None, "chat", lambda _: True)
     except ProxyError:
-        return "No model can chat: requests for chats are refused."
+        return "No model serves chat: chat requests are refused."
     return f"Requests without a model go to {' -> '.join((start.name, *start.fallbacks))}."
 
 
-def alarms(live: LiveConfig, settings: Settings) -> Iterator[str]:
-    """What a start on the last good configuration says, so that nobody takes it for the file's."""
+def invalid_config_lines(live: LiveConfig, settings: Settings) -> Iterator[str]:
+    """Lines that warn when the last good configuration is served instead of the file."""
     if live.error is not None:
         yield (
-            f"{settings.config} IS NOT GOOD AND IS NOT SERVED. The last good configuration "
-            f"({live.snapshot.digest}) serves until the file is mended."
+            f"{settings.config} is invalid; serving the last good configuration "
+            f"({live.snapshot.digest}) until it is fixed."
         )
         yield from (f"  {line}" for line in live.error.splitlines())
 
 
-def open_door(snapshot: Snapshot, settings: Settings) -> str | None:
-    """A sentence where anybody on the network may call without a key."""
-    told = f"auth.required is false: {OPEN} ({settings.host})"
-    return None if snapshot.auth_required or is_loopback(settings.host) else told
+def unauthenticated_warning(snapshot: Snapshot, settings: Settings) -> str | None:
+    """A warning if callers on the network need no key."""
+    if snapshot.auth_required or is_loopback(settings.host):
+        return None
+    return f"auth.required is false: {OPEN} ({settings.host})"
 
 
 def _described(deployment: Deployment) -> str:
@@ -74,14 +80,39 @@ def _described(deployment: Deployment) -> str:
     return f"{deployment.name:<12} {upstream}"
 
 
+async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port: int) -> None:
+    """Logs the lines of a start, and its warnings."""
+    address = f"http://{_host(settings.host)}:{port}"
+    for line in startup_lines(live.snapshot, address, settings):
+        log.line(line)
+    for line in await first_key(keys, address, settings, terminal=sys.stdout.isatty()):
+        log.line(line)
+    for line in invalid_config_lines(live, settings):
+        log.line(line, "error", logger="codellama_proxy.config")
+    for warning in (
+        unauthenticated_warning(live.snapshot, settings),
+        version_warning(),
+        disks.warning(Path(settings.database)),
+        mounts.warning(settings.config),
+    ):
+        if warning is not None:
+            log.line(warning, "warning")
+
+
+def _host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
 async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: bool) -> list[str]:
-    """With an empty database: a key on a terminal, which shows it once; elsewhere, how to make one."""
+    """With an empty database: creates a key on a terminal and shows it once; elsewhere, explains how to create one."""
     _, total = await keys.page(1, 1)
     if total:
         return []
     if not terminal:
         return [
-            f"There are no keys yet. Make one: scripts/keys.py create default --database {settings.database}",
+            f"There are no keys yet. Create one: scripts/keys.py create default --database {settings.database}",
         ]
     _, secret = await keys.create(key_values.read({"key_alias": "default"}), by=audit.CLI)
     return [

@@ -1,4 +1,4 @@
-"""Forgets single requests past their retention; what they cost stays, in daily totals."""
+"""Removes ledger rows past their retention; their cost stays in the daily totals."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from codellama_proxy.store.sqlite.connection import StoreUnavailableError
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.outbox import Outbox
 
-EVERY = 600.0
-"""Seconds between two looks: rows go in many small steps rather than in a few large ones."""
+INTERVAL_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
 
-async def keep_only(ledger: Ledger, outbox: Outbox, retention: Callable[[], float], time: Time) -> None:
-    """For ever. `retention` is asked every time: it may change."""
+async def run_retention(ledger: Ledger, outbox: Outbox, retention: Callable[[], float], time: Time) -> None:
+    """Runs until cancelled. `retention` returns seconds; it is called each time, because it may change."""
     while True:
         before = time.wall() - retention()
         try:
             folded = await ledger.fold(before)
             await outbox.forget(before)
         except (StoreUnavailableError, ProxyError):
-            pass  # the store itself says what is wrong with it; there is a next time
+            pass  # the store logs its own errors; the next run tries again
         else:
             if folded:
                 log.info("%d requests past their retention are now in the daily totals only", folded)
-        await time.sleep(EVERY)
+        await time.sleep(INTERVAL_SECONDS)

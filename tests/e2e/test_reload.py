@@ -189,7 +189,7 @@ def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_f
     config_now = readiness(served)
     assert (config_now["stale"], "not YAML" in config_now["error"]) == (True, True)
     loud = [line for line in served.log_lines() if line["level"] == "error"]
-    assert "IS NOT GOOD AND IS NOT SERVED" in loud[0]["message"]
+    assert "is invalid; serving the last good configuration" in loud[0]["message"]
     rewrite(served, config(upstream.model("mended")))
     assert asked(served)["x-proxy-model"] == "mended"
     assert not readiness(served)["stale"]

@@ -226,5 +226,5 @@ def test_stopping_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstrea
 
 def test_a_server_may_have_nobody_to_chat_with(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("vectors", mode="embedding")))
-    until(lambda: "No model can chat" in one.log(), "a word about it")
+    until(lambda: "No model serves chat" in one.log(), "a word about it")
     assert one.chat().status_code == 404

@@ -16,13 +16,14 @@ import yaml
 
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.core.snapshot import Server
-from codellama_proxy.server.process import AFTER_DRAIN, FLUSH
+from codellama_proxy.server.assembly import FLUSH_SECONDS
+from codellama_proxy.server.process import AFTER_DRAIN_SECONDS
 from tests.support.container_sandbox import DOCKERFILE, USER
 from tests.support.processes import ROOT
 
 PORT = 4000
 DRAIN = 25.0
-WHOLE_STOP = DRAIN + AFTER_DRAIN + FLUSH
+WHOLE_STOP = DRAIN + AFTER_DRAIN_SECONDS + FLUSH_SECONDS
 HEALTH = {"/health/readiness", "/health/liveliness"}
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))

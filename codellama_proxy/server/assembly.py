@@ -1,0 +1,143 @@
+"""Builds the objects of the server process, and registers how each is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from codellama_proxy.auth.keys import Keys
+from codellama_proxy.cache import file as answer_file
+from codellama_proxy.cache.lookup import CacheLookup
+from codellama_proxy.cache.semantic.selector import SemanticSelector
+from codellama_proxy.cache.storage import CacheStorage
+from codellama_proxy.config.live import LiveConfig
+from codellama_proxy.config.settings import Settings
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.snapshot import Deployment, Egress, Snapshot
+from codellama_proxy.gateway.accounting import Accounting
+from codellama_proxy.gateway.attempts import AttemptRunner
+from codellama_proxy.gateway.embedding_request import Embedder
+from codellama_proxy.gateway.pipeline import Gateway
+from codellama_proxy.pricing import catalogue
+from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.outbox import Outbox
+from codellama_proxy.store.sqlite.ownership import Owned
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.tokens.counter import Counter, tokenizer_files
+from codellama_proxy.tracking.log import Log
+from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
+from codellama_proxy.tracking.otel import open_spans
+from codellama_proxy.tracking.promptlayer.sender import DEFAULT_URL, PromptLayerSender
+from codellama_proxy.upstream.pools import Pools, Service, identity_of
+from codellama_proxy.web.metrics import standing
+from codellama_proxy.web.observed import Observer
+from codellama_proxy.web.state import Runtime
+
+FLUSH_SECONDS = 5.0
+"""How long a stop waits for tracking records that are not yet delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The runtime, and what the process runs beside the requests."""
+
+    runtime: Runtime
+    log: Log
+    pools: Pools
+    counter: Counter
+    sender: PromptLayerSender
+    lookup: CacheLookup
+
+    async def apply(self, new: Snapshot) -> None:
+        """Adapts to a new configuration: drops pools and cooldowns of deployments that are gone."""
+        deployments = enabled_deployments(new)
+        self.pools.keep_only(frozenset(deployments))
+        self.runtime.cooldowns.keep_only(deployments)
+
+    async def warm(self, snapshot: Snapshot) -> None:
+        """Loads prices and tokenizers, so that the first request does not have to."""
+        await asyncio.to_thread(catalogue.warm, enabled_deployments(snapshot).values())
+        await self.counter.warm(snapshot)
+
+
+async def assemble(
+    stack: AsyncExitStack, settings: Settings, live: LiveConfig, path: Path, database: Owned, log: Log
+) -> Services:
+    """Opens everything; `stack` closes it in the opposite order. Raises `StoreError`."""
+    time = Time()
+    writer, reader, reports = await _open_store(stack, path, database)
+    pools = Pools()
+    stack.push_async_callback(pools.close)
+    cooldowns = Cooldowns(identity_of, time.monotonic)
+    master_key = settings.master_key.get_secret_value() if settings.master_key else None
+    keys = Keys(writer, reader, reports=reports, master_key=master_key)
+    ledger, outbox = Ledger(writer, reports), Outbox(writer, reader)
+    metrics = Metrics(lambda: live.snapshot.models)
+    metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
+    sender = PromptLayerSender(
+        outbox,
+        Service(_egress_of(live)),
+        lambda: live.snapshot.tracking.promptlayer_key,
+        time,
+        url=os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL,
+    )
+    stack.push_async_callback(sender.stop, FLUSH_SECONDS)
+    metrics.watch(
+        lambda: [dropped(ledger.dropped + outbox.dropped + sender.dropped), lines_dropped(log.dropped)]
+    )
+    spans = open_spans(os.environ, log)
+    if spans is not None:
+        stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH_SECONDS)
+    counter = Counter(tokenizer_files())
+    accounting = Accounting(ledger, counter, log, metrics, time, spans)
+    stack.push_async_callback(accounting.close)
+    attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
+    embedder = Embedder(attempts, accounting, time)
+    lookup = await _open_cache(stack, live, path, metrics, embedder, time)
+    gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time)
+    observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
+    runtime = Runtime(
+        live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, observer, master_key
+    )
+    return Services(runtime, log, pools, counter, sender, lookup)
+
+
+async def _open_store(stack: AsyncExitStack, path: Path, database: Owned) -> tuple[Writer, Reader, Reader]:
+    """The writer, a reader for requests, and one for reports: lists and sums must not delay a request's lookup."""
+    writer = Writer(path, database.lost)
+    writer.start()
+    stack.push_async_callback(asyncio.to_thread, writer.close)
+    reader, reports = Reader(path), Reader(path)
+    for opened in (reader, reports):
+        await opened.open()
+        stack.push_async_callback(opened.close)
+    return writer, reader, reports
+
+
+async def _open_cache(
+    stack: AsyncExitStack, live: LiveConfig, database: Path, metrics: Metrics, embedder: Embedder, time: Time
+) -> CacheLookup:
+    storage = CacheStorage(answer_file.beside(database), time.monotonic)
+    stack.push_async_callback(storage.close)
+    if live.snapshot.cache.enabled:
+        await storage.open()
+    metrics.watch(lambda: [cache_troubles(storage.troubles)])
+    semantic = SemanticSelector(storage, embedder.ask, time, lambda: Service(_egress_of(live)))
+    lookup = CacheLookup(storage, semantic, time)
+    stack.push_async_callback(lookup.close)
+    return lookup
+
+
+def _egress_of(live: LiveConfig) -> Callable[[], Egress]:
+    return lambda: live.snapshot.egress
+
+
+def enabled_deployments(snapshot: Snapshot) -> dict[str, Deployment]:
+    """By id."""
+    return {d.id: d for model in snapshot.models.values() for d in model.deployments}
