@@ -118,15 +118,9 @@ CHAT_PARAMETERS: Mapping[str, Parameter] = {
     "cache": Parameter("object"),
 }
 
+# Prices, limits and logs read the parameters of chats at every endpoint, so they are checked at every endpoint.
 COMPLETION_PARAMETERS: Mapping[str, Parameter] = {
-    **{
-        name: CHAT_PARAMETERS[name]
-        for name in (
-            *("model", "stream", "stream_options", "max_completion_tokens", "temperature", "top_p", "n"),
-            *("stop", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "user"),
-            *("metadata", "cache"),
-        )
-    },
+    **CHAT_PARAMETERS,
     "prompt": Parameter("string or array"),
     "suffix": Parameter("string"),
     "max_tokens": Parameter("integer", (0, MAX_INT)),  # 0 with `echo`: only the prompt's logprobs are wanted
@@ -136,7 +130,7 @@ COMPLETION_PARAMETERS: Mapping[str, Parameter] = {
 }
 
 EMBEDDING_PARAMETERS: Mapping[str, Parameter] = {
-    **{name: CHAT_PARAMETERS[name] for name in ("model", "user", "metadata", "cache", "stream")},
+    **CHAT_PARAMETERS,
     "input": Parameter("string or array"),
     "dimensions": Parameter("integer", (1, MAX_INT)),
     "encoding_format": Parameter("string"),

@@ -17,7 +17,7 @@ import orjson
 
 from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.core.sse import DONE, encode
-from codellama_proxy.openai_format.request import several
+from codellama_proxy.openai_format.request import Endpoint, several
 from codellama_proxy.tokens.tokenizers import estimate, of_given
 
 HELLO_WORLD = """Here is a function that prints "Hello, world!":
@@ -31,6 +31,12 @@ NOT_A_MODEL = (
     "I am codellama-proxy's built-in mock model: everything works, but nobody is thinking. "
     "Set a provider's key (for example TOGETHER_API_KEY) and a real model answers here.\n"
 )
+INPUT: Mapping[Endpoint, str] = {
+    "chat/completions": "messages",
+    "completions": "prompt",
+    "embeddings": "input",
+}
+"""The field that holds the input."""
 DIMENSIONS, MOST_DIMENSIONS = 64, 4096
 
 
@@ -45,9 +51,9 @@ class Script:
     """The connection breaks after the last piece."""
 
 
-def script(body: bytes, mock: Mock) -> Script:
-    """What `mock` answers to a request's JSON `body`: a chat's, a completion's or an embedding's."""
-    request = orjson.loads(body)
+def script(body: bytes, mock: Mock, endpoint: Endpoint = "chat/completions") -> Script:
+    """What `mock` answers to a request's JSON `body` at this endpoint."""
+    request = _only_own_input(orjson.loads(body), endpoint)
     if mock.status is not None and mock.status != 200:
         return _refusal(mock)
     if "input" in request:
@@ -61,6 +67,17 @@ def script(body: bytes, mock: Mock) -> Script:
         return Script(200, {"content-type": "text/event-stream"}, pieces, cut)
     pause = mock.first_token_delay + (len(said) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
     return _whole(mock, pause, _completion(request, "".join(said), usage), cut=cut)
+
+
+def endpoint_of(path: str) -> Endpoint:
+    """The endpoint of a request's URL path."""
+    return next((one for one in INPUT if path.endswith(f"/{one}")), "chat/completions")
+
+
+def _only_own_input(request: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+    """Without what is the input at other endpoints, and unchecked here."""
+    own = INPUT[endpoint]
+    return {name: value for name, value in request.items() if name == own or name not in INPUT.values()}
 
 
 def _whole(mock: Mock, pause: float, answer: Mapping[str, Any], *, cut: bool | None = None) -> Script:

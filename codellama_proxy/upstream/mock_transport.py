@@ -18,7 +18,7 @@ class MockTransport(httpx2.AsyncBaseTransport):
         self._behaviour = behaviour
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        played = mock.script(await request.aread(), self._behaviour)
+        played = mock.script(await request.aread(), self._behaviour, mock.endpoint_of(request.url.path))
         return httpx2.Response(played.status, headers=dict(played.headers), stream=_MockStream(played))
 
 

@@ -162,7 +162,7 @@ def test_the_wire_plays_the_script(cut: int | None) -> None:
 def test_it_completes_every_prompt_as_often_as_asked(streamed: bool) -> None:
     params = {"prompt": ["x", "y"], "n": 2}
     asked = chat(endpoint="completions", messages=(), stream=streamed, params=params)
-    found = body(script(text.to_request(asked, HERE).body, Mock(reply=REPLY)))
+    found = body(script(text.to_request(asked, HERE).body, Mock(reply=REPLY), "completions"))
     if streamed:
         events, complete = read(text, [found], asked, HERE)
         assert complete
@@ -182,7 +182,7 @@ GOOD = Mock()
 
 def embedded(given: Any, mock: Mock = GOOD, **params: Any) -> Script:
     asked = chat(endpoint="embeddings", messages=(), params={"input": given, **params})
-    return script(embeddings.to_request(asked, HERE).body, mock)
+    return script(embeddings.to_request(asked, HERE).body, mock, "embeddings")
 
 
 def test_its_vectors_are_the_same_for_the_same_input_only() -> None:
