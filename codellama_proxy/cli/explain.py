@@ -42,7 +42,7 @@ from codellama_proxy.inbound.openai import PARSERS
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai.embeddings import has_ids
 from codellama_proxy.providers.registry import IMPLEMENTED
-from codellama_proxy.routing.cooling import Cooling
+from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.store.sqlite.connection import connect_to_read
 from codellama_proxy.store.sqlite.installation import known_digest_key
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries

@@ -10,7 +10,6 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Limits, Model, Price, ScopeKind, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.gateway import admission_request as asking
-from codellama_proxy.gateway.pipeline import permission
 from codellama_proxy.limits import admission
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, ScopeState
@@ -19,12 +18,13 @@ from codellama_proxy.limits.windows import window
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy import privileged_fields as privileged
 from codellama_proxy.policy.guardrail import check_client_system, guardrail_text, request_for
+from codellama_proxy.policy.permissions import allows, permission
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
-from codellama_proxy.routing.cooling import Cooling, is_cooling
+from codellama_proxy.routing.cooldown import Cooling, is_cooling
 
 Standings = Callable[[Sequence[ScopeLimits]], Sequence[ScopeState]]
 """What the scopes have used, as the ledger tells it."""
@@ -227,7 +227,7 @@ def _others(
 
 
 def _who_refuses(snapshot: Snapshot, key: Key, name: str) -> str:
-    return f"by project {key.project}" if routing.allows(key.models, name) else "by the key"
+    return f"by project {key.project}" if allows(key.models, name) else "by the key"
 
 
 # --- the limits ----------------------------------------------------------------------------------------------

@@ -23,8 +23,7 @@ from codellama_proxy.core.types import Attempt
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.routing.cooling import is_cooling
+from codellama_proxy.routing.cooldown import Cooldowns, is_cooling
 from codellama_proxy.upstream.pools import Pools, identity_of
 
 T = TypeVar("T")

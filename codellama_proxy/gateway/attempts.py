@@ -1,4 +1,4 @@
-"""Walks the chain of a request: one attempt after another, as `routing.next_step` says, until somebody answers."""
+"""Walks the chain of a request: one attempt after another, as `retries.next_step` says, until somebody answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import LEFT, Call
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.routing import selection as routing
+from codellama_proxy.routing import retries, selection
 from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.routing.selection import GiveUp, Try
+from codellama_proxy.routing.retries import GiveUp, Try
 from codellama_proxy.upstream.attempt import Reply, open_reply
 from codellama_proxy.upstream.pools import Pools
 
@@ -104,9 +104,9 @@ class AttemptRunner:
         self, chat: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
         """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
-        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        asked = selection.asked_model(snapshot, chat.model, chat.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
-        return routing.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
+        return selection.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
 
     def plan(self, trace: RequestContext, models: Sequence[Model]) -> None:
         """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
@@ -114,7 +114,7 @@ class AttemptRunner:
 
     def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
         now, jitter = self._time.monotonic(), self._time.jitter
-        return routing.candidates(models, self._cooldowns.states(), now, jitter)
+        return selection.candidates(models, self._cooldowns.states(), now, jitter)
 
     def _planned(self, trace: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         """The order that was drawn ahead, once, without what the ledger has ruled out since."""
@@ -131,14 +131,14 @@ class AttemptRunner:
             ordered = self._planned(trace, models) or self._order(models)
             chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
             elapsed, states = now - trace.started, self._cooldowns.states()
-            step = routing.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
+            step = retries.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
             if isinstance(step, GiveUp):
-                raise routing.final_error(trace.attempts, step, snapshot.routing)
+                raise retries.final_error(trace.attempts, step, snapshot.routing)
             if step.delay:
                 await self._time.sleep(step.delay)
                 trace.waited += step.delay
             if trace.attempts and not await self._goes_on(trace, step.deployment):
-                raise routing.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
+                raise retries.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
             if self._cooldowns.is_probed(step.deployment):
                 continue  # another request was there first, while this one waited
             reply = await self._attempt(trace, chat, step, snapshot)

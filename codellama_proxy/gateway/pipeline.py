@@ -18,8 +18,7 @@ from codellama_proxy.cache.answer_source import AnswerSource
 from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.snapshot import Model, Project, Snapshot
-from codellama_proxy.core.types import Key
+from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
 from codellama_proxy.gateway.attempts import AttemptRunner
@@ -27,9 +26,9 @@ from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Res
 from codellama_proxy.inbound.openai import PARSERS
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy.guardrail import check_client_system
+from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS, RequestContext
 from codellama_proxy.request.transcript import Transcript
-from codellama_proxy.routing.selection import allows
 
 
 class Gateway:
@@ -170,31 +169,5 @@ def request_id(wall: float) -> str:
     return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
-def permission(project: Project, key: Key | None, endpoint: str = "") -> Callable[[str], bool]:
-    """Which models a key of this project may use at an endpoint: both of their lists have to let a name through."""
-    if (
-        project.endpoints is not None
-        and endpoint
-        and ENDPOINT_NAMES.get(endpoint, endpoint) not in project.endpoints
-    ):
-        return _none
-    of_key, of_project = key.models if key else None, project.models
-    if of_key is None and of_project is None:
-        return _any
-    return lambda name: allows(of_key, name) and allows(of_project, name)
-
-
-ENDPOINT_NAMES = {"chat/completions": "chat"}
-"""How a project's `endpoints` calls those that have another name there."""
-
-
 def _any_size(_: int) -> None:
     """A body that is here already is bounded by what one read takes."""
-
-
-def _any(_: str) -> bool:
-    return True
-
-
-def _none(_: str) -> bool:
-    return False

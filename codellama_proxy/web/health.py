@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from codellama_proxy.core.masking import mask_of, masked
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.routing.cooling import is_cooling
+from codellama_proxy.routing.cooldown import is_cooling
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.state import runtime_of

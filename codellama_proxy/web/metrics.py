@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.config.live import LiveConfig
-from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.routing.cooling import is_cooling
+from codellama_proxy.routing.cooldown import Cooldowns, is_cooling
 from codellama_proxy.tracking import metrics as tracked
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.state import runtime_of

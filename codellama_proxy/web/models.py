@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Model
-from codellama_proxy.gateway.pipeline import permission
+from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import respond

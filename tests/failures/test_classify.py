@@ -16,7 +16,7 @@ from codellama_proxy.core.snapshot import Cooldown
 from codellama_proxy.core.types import Failure, FailureClass
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import UpstreamError, of_status, parse_error, retry_after, told
-from codellama_proxy.routing import cooling
+from codellama_proxy.routing import cooldown as cooling
 
 NOW = 1_800_000_000.0
 

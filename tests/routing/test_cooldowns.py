@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.snapshot import Cooldown, Deployment, Secret
 from codellama_proxy.core.types import Failure, FailureClass
-from codellama_proxy.routing.cooldown import Cooldowns, Probe
-from codellama_proxy.routing.cooling import Cooling, cool, is_cooling
+from codellama_proxy.routing.cooldown import Cooldowns, Cooling, Probe, cool, is_cooling
 from codellama_proxy.upstream.pools import identity_of
 from tests.support.builders import deployment, failure
 

@@ -14,8 +14,8 @@ from codellama_proxy.core.errors import CODES
 from codellama_proxy.core.snapshot import Deployment, Routing
 from codellama_proxy.core.types import Attempt, Failure, FailureClass
 from codellama_proxy.failures.classify import CODE_OF_CLASS
-from codellama_proxy.routing.cooling import Cooling
-from codellama_proxy.routing.selection import GiveUp, Try, final_error, next_step
+from codellama_proxy.routing.cooldown import Cooling
+from codellama_proxy.routing.retries import GiveUp, Try, final_error, next_step
 from tests.support.builders import attempt, deployment, failure
 
 A, B, C = deployment("a"), deployment("b"), deployment("c")
@@ -220,33 +220,33 @@ def test_after_a_failure_that_may_pass_comes_the_same_name(
         attempts.append(attempt(expected, cls))
 
 
-def resting(until: float, *, probing: bool = False, cls: FailureClass = "transient") -> Cooling:
+def cooling_until(until: float, *, probing: bool = False, cls: FailureClass = "transient") -> Cooling:
     return Cooling(3, until=until, rounds=1, probing=probing, cls=cls)
 
 
 def test_a_deployment_that_cools_is_no_fresh_one_of_the_same_name() -> None:
-    step = next_step([M1, N, M2], [attempt(M1)] * 2, 0.0, Routing(), half, {"m#2": resting(50.0)}, 10.0)
+    step = next_step([M1, N, M2], [attempt(M1)] * 2, 0.0, Routing(), half, {"m#2": cooling_until(50.0)}, 10.0)
     assert isinstance(step, Try)
     assert step.deployment == N
 
 
 def test_what_its_failure_cooled_is_not_tried_again_before_the_next_model() -> None:
-    step = next_step([N, M1], [attempt(M1)], 0.0, Routing(), half, {"m#1": resting(50.0)}, 10.0)
+    step = next_step([N, M1], [attempt(M1)], 0.0, Routing(), half, {"m#1": cooling_until(50.0)}, 10.0)
     assert isinstance(step, Try)
     assert step.deployment == N
 
 
 def test_of_a_chain_that_cools_one_request_asks_the_one_that_is_ready_first() -> None:
-    cooling = {"m#1": resting(20.0), "n#1": resting(50.0)}
+    cooling = {"m#1": cooling_until(20.0), "n#1": cooling_until(50.0)}
     step = next_step([M1, N], [], 0.0, Routing(), half, cooling, 10.0)
     assert isinstance(step, Try)
     assert step.deployment == M1
-    busy = {"m#1": resting(20.0, probing=True, cls="busy"), "n#1": resting(50.0)}
+    busy = {"m#1": cooling_until(20.0, probing=True, cls="busy"), "n#1": cooling_until(50.0)}
     gave_up = next_step([M1, N], [], 0.0, Routing(), half, busy, 10.0)
-    assert gave_up == GiveUp("resting", 10.0, "busy")
+    assert gave_up == GiveUp("cooling", 10.0, "busy")
     error = final_error([], gave_up, Routing())
     assert (error.code, error.status, error.retry_after) == ("upstream_rate_limited", 429, 10.0)
-    down = next_step([M1], [], 0.0, Routing(), half, {"m#1": resting(5.0, probing=True)}, 10.0)
+    down = next_step([M1], [], 0.0, Routing(), half, {"m#1": cooling_until(5.0, probing=True)}, 10.0)
     assert isinstance(down, GiveUp)
     error = final_error([], down, Routing())
     assert (error.code, error.status, error.retry_after) == ("upstream_unavailable", 503, 0.0)
@@ -264,7 +264,7 @@ def test_a_probe_that_failed_is_not_tried_again_at_once(rounds: int, again: bool
 
 
 def test_what_another_request_probes_is_not_asked() -> None:
-    cooling = {"m#1": resting(5.0, probing=True)}
+    cooling = {"m#1": cooling_until(5.0, probing=True)}
     step = next_step([N, M1], [attempt(N, "credential")], 0.0, Routing(), half, cooling, 10.0)
     assert step == GiveUp("exhausted")
 

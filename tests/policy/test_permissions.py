@@ -1,0 +1,10 @@
+"""Which models a key may use."""
+
+from codellama_proxy.policy.permissions import allows
+
+
+def test_allow_lists_take_shell_wildcards_and_mind_case() -> None:
+    assert allows(None, "anything")
+    assert not allows((), "anything")
+    assert allows(("gpt-*", "codellama"), "gpt-4")
+    assert not allows(("gpt-*",), "GPT-4")
