@@ -14,8 +14,8 @@ from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.store.location import database_file
 from codellama_proxy.store.sqlite import configurations
-from codellama_proxy.store.sqlite.connection import named
 
 
 def commands() -> tuple[Command, ...]:
@@ -65,7 +65,7 @@ def serve(args: argparse.Namespace) -> int:
     from codellama_proxy.server.process import serve as run  # noqa: PLC0415 - the other commands need no server
 
     settings = settings_of(args)
-    named(settings.database)
+    database_file(settings.database)
     kept: bytes | None = None
     try:
         kept = _last_good(settings)

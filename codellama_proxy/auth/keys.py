@@ -18,12 +18,13 @@ from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.keys import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
 from codellama_proxy.store.sqlite.reader import Reader, Row
-from codellama_proxy.store.sqlite.writer import StoreUnavailableError, Writer
+from codellama_proxy.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
-from codellama_proxy.store.sqlite.connection import StoreError
+from codellama_proxy.store.errors import StoreError
 
 MEMORY = 64 << 20
 """Bytes of answers in memory, with what keeping each of them takes."""

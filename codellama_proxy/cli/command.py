@@ -20,7 +20,9 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.store.sqlite.connection import StoreError, connect, connect_to_read, named
+from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.location import database_file
+from codellama_proxy.store.sqlite.connection import connect, connect_to_read
 from codellama_proxy.store.sqlite.migrations import is_current, migrate, shipped
 from codellama_proxy.store.sqlite.ownership import reached_elsewhere
 
@@ -50,7 +52,7 @@ class CommandError(Exception):
 def database_path(args: Namespace, environ: Mapping[str, str] = os.environ) -> Path:
     """`--database`, else `PROXY_DATABASE` from the environment or `.env`, else the default. Raises `StoreError`."""
     given = getattr(args, "database", None) or environ.get("PROXY_DATABASE")
-    return named(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+    return database_file(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
 
 
 def without_passwords(message: str) -> str:

@@ -27,9 +27,10 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.retention import run_retention
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.location import database_file
 from codellama_proxy.store.sqlite import configurations, installation
 from codellama_proxy.store.sqlite import migrations as migrate
-from codellama_proxy.store.sqlite.connection import StoreUnavailableError, named
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.ownership import Owned, owned
 from codellama_proxy.store.sqlite.writer import Writer
@@ -53,7 +54,7 @@ DEFAULT_TIMEOUTS = ClientTimeouts()
 
 def serve(settings: Settings, live: LiveConfig, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS) -> int:
     """Serves until a signal; returns the exit code. Raises `StoreError` before anything is bound."""
-    path = named(settings.database)
+    path = database_file(settings.database)
     with owned(path) as database:
         migrate.prepare(path)
         live.key_digests(installation.digest_key(path))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.store.sqlite.connection import StoreUnavailableError
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.outbox import Outbox
 

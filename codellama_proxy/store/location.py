@@ -1,9 +1,11 @@
-"""Where the database is: a path. Everything that looks like an address is refused, without a word of what is in it."""
+"""Reads the database setting: a path. Addresses are refused without repeating them, since they may hold a password."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from codellama_proxy.store.errors import StoreError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/")
 _CREDENTIALS = re.compile(
@@ -13,15 +15,14 @@ KNOWN = ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "mongodb", "red
 """Schemes that may be repeated in the refusal: no other word is sure to be one."""
 
 
-class AddressError(ValueError):
-    """The message is one sentence, and shows nothing of what was given but a well-known scheme."""
+def database_file(given: str) -> Path:
+    """The file that a setting names.
 
-
-def path_of(given: str) -> Path:
-    """Raises `AddressError`."""
+    Raises `StoreError` for an address; the message repeats nothing of it but a well-known scheme.
+    """
     text = given.strip().strip("'\"").strip()
     if "://" not in text and not _SCHEME.match(text) and not _CREDENTIALS.match(text):
         return Path(given)
     scheme = re.split(r"[:+]", text, maxsplit=1)[0].lower()
     what = f"{scheme}:// is not supported" if scheme in KNOWN else "addresses are not supported"
-    raise AddressError(f"the database must be a file: {what} (a path such as data/proxy.db)")
+    raise StoreError(f"the database must be a file: {what} (a path such as data/proxy.db)")

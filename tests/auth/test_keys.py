@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.key_fields import KeyChange, apply, iso, money, read, shown
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.writer import StoreUnavailableError, Writer
+from codellama_proxy.store.sqlite.writer import Writer
 
 NOW = 1_800_000_000.0
 PRIVILEGED = ("spent", "role", "admin", "id", "key_id", "secret_hash", "key", "prefix", "blocked", "project")

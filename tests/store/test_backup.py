@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from codellama_proxy.__main__ import main
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import backup
-from codellama_proxy.store.sqlite.connection import StoreError, connect, lock_file
+from codellama_proxy.store.sqlite.connection import connect, lock_file
 from codellama_proxy.store.sqlite.migrations import prepare, shipped
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config, keys

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from codellama_proxy.__main__ import main
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite.configurations import KeptConfiguration, keep, last_good
-from codellama_proxy.store.sqlite.connection import StoreError, connect
+from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 
 FIRST = KeptConfiguration(b"models: []\n", "0123456789ab", 1000.0)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.store.location import AddressError, path_of
+from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.location import database_file
 from tests.support.processes import ROOT, environment
 
 PASSWORD = "hunter2-Zq81"
@@ -41,8 +42,8 @@ COMMANDS = (
 
 @pytest.mark.parametrize("given_", ADDRESSES)
 def test_an_address_is_no_path(given_: str) -> None:
-    with pytest.raises(AddressError) as refused:
-        path_of(given_)
+    with pytest.raises(StoreError) as refused:
+        database_file(given_)
     said = str(refused.value)
     assert said.startswith("the database must be a file")
     assert "\n" not in said
@@ -62,15 +63,15 @@ def test_an_address_is_no_path(given_: str) -> None:
     ],
 )
 def test_a_path_is_one(path: str) -> None:
-    assert path_of(path) == Path(path)
+    assert database_file(path) == Path(path)
 
 
 @given(
     st.text(min_size=4, max_size=12, alphabet=st.characters(exclude_characters="/@:")), st.text(max_size=9)
 )
 def test_no_part_of_what_is_refused_is_repeated(password: str, rest: str) -> None:
-    with pytest.raises(AddressError) as refused:
-        path_of(f"scheme://u:{password}@{rest}")
+    with pytest.raises(StoreError) as refused:
+        database_file(f"scheme://u:{password}@{rest}")
     assert str(refused.value) == (
         "the database must be a file: addresses are not supported (a path such as data/proxy.db)"
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import queries
-from codellama_proxy.store.sqlite.connection import StoreError, connect
+from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import (
     Migration,
     migrate,

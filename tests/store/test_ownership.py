@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from codellama_proxy.store.sqlite.connection import StoreError, StoreUnavailableError, connect
+from codellama_proxy.store.errors import StoreError, StoreUnavailableError
+from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.ownership import in_use, owned
 from codellama_proxy.store.sqlite.writer import Writer

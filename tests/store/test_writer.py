@@ -11,16 +11,10 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
-from codellama_proxy.store.sqlite.connection import (
-    StoreError,
-    connect,
-    lock_file,
-    passing,
-    unavailable,
-    version_warning,
-)
-from codellama_proxy.store.sqlite.writer import SOON, StoreUnavailableError, Writer
+from codellama_proxy.store.sqlite.connection import connect, lock_file, passing, unavailable, version_warning
+from codellama_proxy.store.sqlite.writer import SOON, Writer
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import migrations as migrate
-from codellama_proxy.store.sqlite.connection import StoreError, connect_to_read
+from codellama_proxy.store.sqlite.connection import connect_to_read
 from codellama_proxy.store.sqlite.ownership import unused
 
 LOGS = ("-wal", "-shm")

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from codellama_proxy.store.sqlite.connection import WAL_LIMIT, StoreError, connect
+from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.sqlite.connection import WAL_LIMIT, connect
 
 EVERY = 1.0
 BUSY_MS = 1000

@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import queries
-from codellama_proxy.store.sqlite.connection import StoreError, connect_to_read
+from codellama_proxy.store.sqlite.connection import connect_to_read
 
 SQL = queries.load("configurations")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from codellama_proxy.store.location import AddressError, path_of
+from codellama_proxy.store.errors import StoreError
 
 BUSY_MS = 5000
 WAL_LIMIT = 64 * 1024 * 1024
@@ -33,26 +33,6 @@ _BROKEN = frozenset(
     }
 )
 _UNAVAILABLE = _PASSING | _BROKEN
-
-
-class StoreError(Exception):
-    """The database cannot be used as it is; the message tells a person why."""
-
-
-class StoreUnavailableError(StoreError):
-    """A write did not happen: locked, disk full, I/O error. It may work later."""
-
-
-class StoreLostError(StoreError):
-    """The file is no longer where it was opened."""
-
-
-def named(database: str) -> Path:
-    """The file that a setting names. Raises `StoreError` for an address, without repeating it."""
-    try:
-        return path_of(database)
-    except AddressError as error:
-        raise StoreError(str(error)) from None
 
 
 def unavailable(error: BaseException) -> bool:

@@ -7,8 +7,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import queries
-from codellama_proxy.store.sqlite.connection import StoreError, connect
+from codellama_proxy.store.sqlite.connection import connect
 
 SQL = queries.load("installation")
 DIGEST_KEY = "digest_key"

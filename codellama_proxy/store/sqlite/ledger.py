@@ -24,9 +24,10 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import reports as spending
-from codellama_proxy.store.sqlite.connection import StoreUnavailableError, read_uri
+from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.reports import Filters

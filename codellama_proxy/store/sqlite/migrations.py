@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import codellama_proxy
-from codellama_proxy.store.sqlite.connection import StoreError, connect, mark
+from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.sqlite.connection import connect, mark
 
 PACKAGE = Path(codellama_proxy.__file__).parent
 QUICK_CHECK_LIMIT = 200 * 1024 * 1024

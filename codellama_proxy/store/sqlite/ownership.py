@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from codellama_proxy.core.mountinfo import read
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import disks
-from codellama_proxy.store.sqlite.connection import StoreError, create_file, lock_file
+from codellama_proxy.store.sqlite.connection import create_file, lock_file
 
 TRIES = 5
 """Times that a file is opened again because another one took its path meanwhile."""

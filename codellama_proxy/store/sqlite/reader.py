@@ -9,7 +9,8 @@ from typing import Any
 
 import aiosqlite
 
-from codellama_proxy.store.sqlite.connection import BUSY_MS, StoreUnavailableError, read_uri, unavailable
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.sqlite.connection import BUSY_MS, read_uri, unavailable
 
 Row = tuple[Any, ...]
 

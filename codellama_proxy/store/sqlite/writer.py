@@ -28,17 +28,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from codellama_proxy.store.errors import StoreError, StoreLostError, StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
-from codellama_proxy.store.sqlite.connection import (
-    StoreError,
-    StoreLostError,
-    StoreUnavailableError,
-    connect,
-    passing,
-    unavailable,
-)
-
-__all__ = ["StoreError", "StoreUnavailableError", "Write", "Writer"]
+from codellama_proxy.store.sqlite.connection import connect, passing, unavailable
 
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]

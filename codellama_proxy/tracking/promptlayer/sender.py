@@ -20,7 +20,7 @@ from codellama_proxy import __version__
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.failures.classify import retry_after
-from codellama_proxy.store.sqlite.connection import StoreUnavailableError
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.sqlite.outbox import FARTHEST, Outbox, Outcome, Waiting
 
 DEFAULT_URL = "https://api.promptlayer.com"

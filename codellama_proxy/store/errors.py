@@ -1,0 +1,15 @@
+"""Errors of every database system behind `store`."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """The database cannot be used as it is; the message is one sentence for the operator."""
+
+
+class StoreUnavailableError(StoreError):
+    """The operation was not done (locked, disk full, I/O error, closed); a later try may succeed."""
+
+
+class StoreLostError(StoreError):
+    """The database file is no longer at the path where it was opened."""
