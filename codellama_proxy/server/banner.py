@@ -8,17 +8,17 @@ from pathlib import Path
 
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
-from codellama_proxy.config import mounts
 from codellama_proxy.config.field_types import is_loopback
 from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.validate.cross_field import OPEN
+from codellama_proxy.core import mounts
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.routing.selection import asked_model
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.sqlite import audit, disks
+from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite.connection import version_warning
 from codellama_proxy.tracking.log import Log
 
@@ -92,8 +92,8 @@ async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port
     for warning in (
         unauthenticated_warning(live.snapshot, settings),
         version_warning(),
-        disks.warning(Path(settings.database)),
-        mounts.warning(settings.config),
+        mounts.database_warning(Path(settings.database)),
+        mounts.config_warning(settings.config),
     ):
         if warning is not None:
             log.line(warning, "warning")

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from codellama_proxy.config.live import SETTLING, LiveConfig, Source
-from codellama_proxy.config.mounts import mounted_alone
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.snapshot import Snapshot
 
@@ -481,25 +480,3 @@ def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(
     path.write_text(whole)
     look(live)
     assert names(live) == ["b", "c"]
-
-
-# --- mounts ------------------------------------------------------------------------------------------------
-
-MOUNTINFO = """\
-22 1 0:21 / / rw,relatime - overlay overlay rw
-40 22 8:1 /home/me/proxy.yaml /app/proxy.yaml rw,relatime - ext4 /dev/sda1 rw
-41 22 8:1 /home/me/my\\040conf /app/my\\040conf rw,relatime - ext4 /dev/sda1 rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "alone"),
-    [
-        ("/app/proxy.yaml", True),
-        ("/app/my conf", True),
-        ("/app/my conf/proxy.yaml", False),
-        ("/etc/proxy.yaml", False),
-    ],
-)
-def test_a_file_that_is_mounted_by_itself_is_recognised(path: str, alone: bool) -> None:
-    assert mounted_alone(Path(path), MOUNTINFO) is alone

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from codellama_proxy.core.mountinfo import read
+from codellama_proxy.core.mounts import filesystem_of, is_network, read_mountinfo
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite import disks
 from codellama_proxy.store.sqlite.connection import create_file, lock_file
 
 TRIES = 5
@@ -144,8 +143,8 @@ def _lock(handle: int, path: Path) -> None:
 
 def _lockable(path: Path) -> bool:
     """Elsewhere `flock` would be one of the byte-range locks that SQLite takes, and be in its way."""
-    return sys.platform == "linux" and not disks.remote(
-        disks.filesystem(PurePosixPath(os.path.realpath(path)).parent, read())
+    return sys.platform == "linux" and not is_network(
+        filesystem_of(PurePosixPath(os.path.realpath(path)).parent, read_mountinfo())
     )
 
 

@@ -1,10 +1,10 @@
-"""Network file systems are recognised by the machine's table of mounts, and only they."""
+"""The mount table: network file systems are recognised, and files that are mounted by themselves."""
 
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from codellama_proxy.store.sqlite import disks
+from codellama_proxy.core import mounts
 
 TABLE = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -34,15 +34,35 @@ TABLE = r"""
     ],
 )
 def test_the_deepest_and_latest_mount_decides(place: str, kind: str, remote: bool) -> None:
-    assert disks.filesystem(PurePosixPath(place), TABLE) == kind
-    assert disks.remote(kind) is remote
+    assert mounts.filesystem_of(PurePosixPath(place), TABLE) == kind
+    assert mounts.is_network(kind) is remote
 
 
 @pytest.mark.parametrize("table", ["", "nonsense\n", "1 2 3\n- - -\n"])
 def test_a_table_that_says_nothing_is_no_reason_to_warn(table: str) -> None:
-    assert disks.filesystem(PurePosixPath("/data"), table) is None
-    assert not disks.remote(None)
+    assert mounts.filesystem_of(PurePosixPath("/data"), table) is None
+    assert not mounts.is_network(None)
 
 
 def test_this_machines_disk_is_none_to_warn_of(tmp_path: Path) -> None:
-    assert disks.warning(tmp_path / "not" / "yet" / "proxy.db") is None
+    assert mounts.database_warning(tmp_path / "not" / "yet" / "proxy.db") is None
+
+
+MOUNTINFO = """\
+22 1 0:21 / / rw,relatime - overlay overlay rw
+40 22 8:1 /home/me/proxy.yaml /app/proxy.yaml rw,relatime - ext4 /dev/sda1 rw
+41 22 8:1 /home/me/my\\040conf /app/my\\040conf rw,relatime - ext4 /dev/sda1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "alone"),
+    [
+        ("/app/proxy.yaml", True),
+        ("/app/my conf", True),
+        ("/app/my conf/proxy.yaml", False),
+        ("/etc/proxy.yaml", False),
+    ],
+)
+def test_a_file_that_is_mounted_by_itself_is_recognised(path: str, alone: bool) -> None:
+    assert mounts.is_mount_point(Path(path), MOUNTINFO) is alone
