@@ -358,7 +358,7 @@ def test_waits_between_tries_are_not_all_alike(served: Proxy, upstream: Upstream
     for _ in range(8):
         served.chat(model=label("status=500", streamed=False))
     times = [one["at"] for one in upstream.journal.requests()]
-    assert len({round(late - early, 4) for early, late in pairwise(times)}) > 4
+    assert len({round(late - early, 4) for early, late in pairwise(times)}) > 3
 
 
 def test_a_new_key_or_address_is_given_a_new_chance(proxy: ProxyFactory, upstream: Upstream) -> None:
