@@ -23,21 +23,29 @@ import uvloop
 PROMPT = "write me a function to print hello world"
 
 
-def chat(*, stream: bool, fields: str = "{}") -> bytes:
-    """The body of a request; `fields` are more of it, as JSON."""
-    messages = [{"role": "user", "content": PROMPT}]
+def chat(*, stream: bool, fields: str = "{}", unique: bool = False) -> bytes:
+    """The body of a request; `fields` are more of it, as JSON; a `unique` one is numbered by `requests`."""
+    messages = [{"role": "user", "content": f"{PROMPT} {NUMBER}" if unique else PROMPT}]
     asked = {"model": "bench", "messages": messages, "user": "bench", "stream": stream}
     return json.dumps({**asked, **json.loads(fields)}).encode()
 
 
+NUMBER = "00000000"
+"""Stands in a prompt that is to be another one in each request, and is counted up there."""
+
+
 def requests(url: SplitResult, keys: Sequence[str], headers: Sequence[str], body: bytes) -> Iterator[bytes]:
-    """Whole requests, for ever: always the same one, or each with any of many keys."""
+    """Whole requests, for ever: the same one, one with its number in the prompt, or each with any of many keys."""
     head = f"POST {url.path} HTTP/1.1\r\nhost: {url.netloc}\r\n" + "".join(
         f"{header}\r\n" for header in headers
     )
     rest = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
     one = [f"{head}authorization: Bearer {key}\r\n".encode() + rest for key in keys]
     if len(one) == 1:
+        before, number, after = one[0].rpartition(NUMBER.encode())
+        if number:
+            first = random.Random().randrange(10**7)
+            return (b"%b%08d%b" % (before, count, after) for count in itertools.count(first))
         return itertools.repeat(one[0])
     dice = random.Random()
     return (dice.choice(one) for _ in itertools.count())
@@ -141,11 +149,14 @@ def main() -> None:
     )
     parser.add_argument("--header", action="append", default=[], help="one more for each request: NAME:VALUE")
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--unique", action="store_true", help="another prompt in each request")
     parser.add_argument("--fields", default="{}", help="more for the body, as JSON")
     parser.add_argument("--expect", type=int, default=200, help="the status that every answer has to have")
     args = parser.parse_args()
     keys = args.keys.read_text().split() if args.keys else [args.key]
-    asked = requests(args.url, keys, args.header, chat(stream=args.stream, fields=args.fields))
+    asked = requests(
+        args.url, keys, args.header, chat(stream=args.stream, fields=args.fields, unique=args.unique)
+    )
     work = Work(asked, args.seconds, args.requests, f"HTTP/1.1 {args.expect}".encode(), [])
     print(json.dumps(uvloop.run(run(args.url, args.connections, work))))
 

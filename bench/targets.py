@@ -53,6 +53,8 @@ class Target:
     fields: str = "{}"
     """More for the body of each request, as JSON."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    unique: bool = False
+    """Each request has another prompt, so that nothing is answered from a cache."""
     start_s: float = 0.0
     """From the start of the process until its first 200."""
     idle_mb: float = 0.0
@@ -118,10 +120,12 @@ def config(to: Target, *, models: str = "", cache: str = "{enabled: false}", rou
 
 
 @contextlib.contextmanager
-def proxy(directory: Path, text: str, name: str = "proxy", key: str | None = None) -> Iterator[Target]:
+def proxy(
+    directory: Path, text: str, name: str = "proxy", key: str | None = None, *, unique: bool = False
+) -> Iterator[Target]:
     """The real command on a database in `directory`; with a new key of its own unless one is given."""
     port = free_port()
-    target = Target(name, at(port), key or new_key(directory))
+    target = Target(name, at(port), key or new_key(directory), unique=unique)
     with serving(target, command(directory, text, port), log=directory / "log") as started:
         yield started
 
