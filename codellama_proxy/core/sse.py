@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_EVENT = 1 << 20
+MAX_EVENT = 16 << 20
+"""Bytes: an event may hold a picture."""
 MOST_LINES = 10_000
 """Of one event."""
 BOM = b"\xef\xbb\xbf"
@@ -28,7 +29,11 @@ class Frame(NamedTuple):
 
 
 class EventTooLargeError(ValueError):
-    """One event outgrew `MAX_EVENT` or `MOST_LINES`."""
+    """One event outgrew `MAX_EVENT` or `MOST_LINES`; `data` is what came of it."""
+
+    def __init__(self, message: str, data: bytes) -> None:
+        super().__init__(message)
+        self.data = data
 
 
 def encode(*bodies: bytes) -> bytes:
@@ -61,8 +66,8 @@ class Decoder:
         end = buffer.rfind(b"\n\n", self._searched)
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
-        if len(buffer) > MAX_EVENT:
-            raise EventTooLargeError(f"an event larger than {MAX_EVENT} bytes")
+        if len(buffer) > MAX_EVENT and not whole:  # else the next read says so: first what is whole
+            raise EventTooLargeError(f"an event larger than {MAX_EVENT} bytes", bytes(buffer))
         self._searched = max(len(buffer) - 1, 0)
         return _frames(whole)
 
@@ -108,7 +113,7 @@ def _frames(whole: bytes) -> list[Frame]:
 def _parse(block: bytes) -> Frame | None:
     """One event's lines; `None` when they carry no data. Raises `EventTooLargeError`."""
     if len(block) > MOST_LINES and block.count(b"\n") > MOST_LINES:
-        raise EventTooLargeError(f"an event of more than {MOST_LINES} lines")
+        raise EventTooLargeError(f"an event of more than {MOST_LINES} lines", block)
     data: list[bytes] = []
     event = ""
     for line in block.split(b"\n"):

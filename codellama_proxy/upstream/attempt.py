@@ -32,6 +32,7 @@ from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, MULTI_STEP, Adapter
 from codellama_proxy.upstream import answer_form as forms
 from codellama_proxy.upstream.chunk_template import StreamParser
+from codellama_proxy.upstream.content_encoding import decoded, decoder_of
 from codellama_proxy.upstream.multi_step import Send, Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.upstream.timeouts import TaskTimeout
@@ -48,6 +49,8 @@ MAX_VECTORS = 64 << 20
 MAX_ERROR = 64 << 10
 LAST_BYTES = 0.1
 """Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
+ANSWERED = frozenset({200, 201, 202, 203, 206})
+"""Statuses whose body is read as an answer."""
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
 
 
@@ -93,6 +96,8 @@ class Reply:
         """What came and is not read yet."""
         self._answered = False
         """Content has come."""
+        self._unread = b""
+        """A piece that could not be read: what it says is counted before the failure is raised."""
         self._failed: AttemptError | None = None
         """Raised once the events before it have been handed on."""
 
@@ -122,7 +127,9 @@ class Reply:
         self._chunks = chunks
         said: list[Event] = []
         while not self.ended:
-            said += await self._read()
+            events = await self._read()
+            said += events
+            self._answered = self._answered or any(event.content for event in events)
             if self._received > self.most:
                 raise AttemptError(failures.too_large(answered=self._answered))
         if not any(event.content for event in said):
@@ -176,8 +183,15 @@ class Reply:
         except httpx2.TransportError as error:
             raise AttemptError(failure_of(error)) from None
         except AttemptError as failed:
+            await self.count_unread()
             raise AttemptError(failures.told(failed.failure, self._clean())) from None
         return events
+
+    async def count_unread(self) -> None:
+        """Notes the text of the piece that could not be read."""
+        unread, self._unread = self._unread, b""
+        if unread:
+            self._note(await _heard(unread))
 
     async def close(self) -> None:
         """Gives the connection back if nothing but the end of the body is missing, and closes it otherwise."""
@@ -212,8 +226,10 @@ class Reply:
             raise AttemptError(failures.too_large(answered=self._answered))
         try:
             frames = self._decoder.feed(chunk)
-        except EventTooLargeError:
-            raise AttemptError(failures.too_large(answered=self._answered)) from None
+        except EventTooLargeError as error:
+            self._unread = error.data
+            answered = self._answered or remains.is_answer(error.data)
+            raise AttemptError(failures.too_large(answered=answered)) from None
         return self._events(frames)
 
     async def _slice(self, chunks: AsyncIterator[bytes]) -> bytes | None:
@@ -252,6 +268,8 @@ class Reply:
             except Exception as error:
                 failed = error if isinstance(error, AttemptError) else _unforeseen(error)
                 failed.failure = remains.with_usage(failed.failure, frame.data)
+                if not failed.failure.refused:
+                    self._unread = frame.data
                 if not events:
                     raise failed from None
                 self._failed = failed  # what came before it, in the same packet, was said all the same
@@ -261,6 +279,12 @@ class Reply:
                 break
         self._note(events)
         return events
+
+
+async def _heard(body: bytes) -> Sequence[Event]:
+    if len(body) <= SLICE:
+        return remains.heard(body)
+    return await asyncio.to_thread(remains.heard, body)
 
 
 def _unforeseen(error: Exception) -> AttemptError:
@@ -287,6 +311,7 @@ async def open_reply(
     pool = pools.of(deployment)
     wire = pool.take()
     response: httpx2.Response | None = None
+    reply: Reply | None = None
 
     async def send(one: HttpRequest) -> httpx2.Response:
         return await wire.handle_async_request(_request(one, deployment, budget))
@@ -319,7 +344,9 @@ async def open_reply(
     except BaseException as error:
         await close()
         if come and not (isinstance(error, AttemptError) and error.failure.refused):
-            note(await asyncio.to_thread(remains.heard, b"".join(come)))
+            note(await _heard(b"".join(come)))
+        elif reply is not None:
+            await reply.count_unread()
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if chat.stream else "answer_timeout"
             raise AttemptError(failures.timed_out(reason)) from None
@@ -379,14 +406,11 @@ async def _receive(
     `asked`: for a stream. Raises `AttemptError`.
     """
     headers = response.headers
-    encoded = headers.get("content-encoding", "identity") != "identity"
-    if response.status_code != 200:
-        body = b"" if encoded else await _start_of(response, MAX_ERROR)
+    if response.status_code not in ANSWERED:
+        body = await _start_of(response, MAX_ERROR)
         error = failures.parse_error(body)
         failure = failures.of_status(response.status_code, headers, error, time.time())
         raise AttemptError(remains.with_usage(failure, body))
-    if encoded:
-        raise AttemptError(failures.disguised("content_encoding", status=200))
     came = Body(_bytes(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
         await reply.whole(await _body(came, reply.most, come))
@@ -399,7 +423,10 @@ async def _receive(
 
 
 def _bytes(response: httpx2.Response) -> AsyncIterator[bytes]:
-    return aiter(response.stream)  # type: ignore[arg-type]  # always an async stream here
+    """The body, decoded. Raises `AttemptError` where that is not possible."""
+    pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # always an async stream here
+    inflate = decoder_of(response.headers.get("content-encoding", ""))
+    return pieces if inflate is None else decoded(pieces, inflate)
 
 
 class Body:
@@ -439,14 +466,17 @@ async def _body(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> 
 
 
 async def _start_of(response: httpx2.Response, limit: int) -> bytes:
-    """The body as far as `limit` bytes, or a piece more."""
+    """The body as far as `limit` bytes, or a piece more; empty if it cannot be decoded."""
     pieces: list[bytes] = []
     size = 0
-    async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            break
+    try:
+        async for piece in _bytes(response):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                break
+    except AttemptError:
+        return b""
     return b"".join(pieces)
 
 

@@ -18,6 +18,8 @@ from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.providers.common.json_documents import Halves, UnreadableError
 
+MAX_TEMPLATE_BYTES = 16 << 10
+"""Larger frames are too rare for a template to pay."""
 OTHER_TEXT = "@"
 """Stands for any text: JSON says it in one way only."""
 
@@ -107,6 +109,8 @@ def learn(
     frame: Frame, events: Sequence[Event], parse: Callable[[Frame], Sequence[Event]]
 ) -> ChunkTemplate | None:
     """The template of a frame that gave these events; `parse` tells what another would give in its place."""
+    if len(frame.data) > MAX_TEMPLATE_BYTES:
+        return None
     if len(events) != 1 or not events[0].text or events[0].text == OTHER_TEXT:
         return None
     event = events[0]

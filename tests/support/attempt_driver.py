@@ -31,11 +31,17 @@ class Call:
     def __init__(self, *scripts: Script | Exception | None) -> None:
         self.internet = Internet(a=scripts)
         self.pools = Pools(self.internet.make)
+        self.noted: list[Event] = []
 
     async def open(self, *, streamed: bool, budget: float = 5.0, where: Deployment = A) -> Reply:
         asked = chat(stream=streamed)
         sent: HttpRequest = ADAPTERS[where.provider].to_request(asked, where)
-        return await open_reply(self.pools, sent, asked, where, budget)
+        return await open_reply(self.pools, sent, asked, where, budget, note=self.noted.extend)
+
+    @property
+    def text(self) -> str:
+        """What is counted of the answer, served or not."""
+        return said(self.noted)
 
     def check_nothing_is_open(self, where: Deployment = A) -> None:
         assert self.pools.of(where).users == 0

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,12 +74,104 @@ def test_no_plain_answer_without_one(script: Script, reason: str) -> None:
         (stream(ROLE + WORDS + sse({"error": {"message": "in the same breath"}})), "error_in_200"),
         (Script((b"<!doctype html>",), 200, {"content-type": "text/html"}), "empty_stream"),
         (stream(b"data: " + b"x" * (MAX_EVENT + 1)), "too_large"),
-        (stream(*[b": " + b"x" * (MAX_EVENT - 10) + b"\n\n"] * (MAX_STREAM // MAX_EVENT + 1)), "too_large"),
+        (stream(*[b": " + b"x" * (1 << 20) + b"\n\n"] * (MAX_STREAM >> 20)), "too_large"),
     ],
 )
 def test_no_stream_without_content(script: Script, reason: str) -> None:
     failed, _ = playing(script, streamed=True)
     assert (failed.cls, failed.reason) == ("disguised", reason)
+
+
+IMAGE = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_200_000}}]}
+
+
+def test_an_event_may_hold_an_image() -> None:
+    events, failed, _ = reading(stream(ROLE, sse(chunk({"content": "Here: ", **IMAGE})), END))
+    assert (said(events), failed) == ("Here: ", None)
+    assert any(b"A" * 1_200_000 in event.body for event in events)
+
+
+LARGE_TEXT = sse(chunk({"content": "a b " * (MAX_EVENT // 4 + 9_000)}))
+MANY_TEXTS = [sse(chunk({"content": "a b " * 50_000}))] * (MAX_ANSWER // 200_000 + 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "streamed"),
+    [
+        (stream(LARGE_TEXT, END), True),
+        (stream(ROLE, LARGE_TEXT, END), True),
+        (stream(LARGE_TEXT, END), False),
+        (stream(*MANY_TEXTS, END), False),
+        (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER // 4) + b'"}}]}'), False),
+        (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER // 4) + b'"}}]}'), True),
+    ],
+)
+def test_an_answer_that_is_cut_is_no_fault_of_its_upstream_and_what_came_is_counted(
+    script: Script, streamed: bool
+) -> None:
+    failed, call = playing(script, streamed=streamed)
+    assert (failed.cls, failed.reason) == ("caller", "too_large")
+    assert len(call.text) >= MAX_ANSWER * 0.9
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b'data: {"choices":[{"delta":{"content":"lost words"},}]}\n\n', b'data: {"text":"lost words\n\n'],
+)
+@pytest.mark.parametrize("before", [b"", WORDS])
+def test_the_text_of_an_event_that_cannot_be_read_is_counted(before: bytes, broken: bytes) -> None:
+    failed, call = playing(stream(ROLE + before + broken, END), streamed=True)
+    assert failed.reason == "not_json"
+    assert call.text.endswith("lost words")
+
+
+def test_the_text_of_an_error_is_not_counted() -> None:
+    failed, call = playing(stream(ROLE + sse({"error": {"message": "no", "text": "no"}})), streamed=True)
+    assert (failed.refused, call.text) == (True, "")
+
+
+# --- encodings and statuses ----------------------------------------------------------------------------------
+
+
+def compressed(data: bytes, wbits: int) -> bytes:
+    work = zlib.compressobj(wbits=wbits)
+    return work.compress(data) + work.flush()
+
+
+ENCODINGS = [("gzip", 31), ("GZIP", 31), ("x-gzip", 31), ("deflate", 15), ("deflate", -15), ("Identity", 0)]
+
+
+@pytest.mark.parametrize(("encoding", "wbits"), ENCODINGS)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_compressed_answer_is_read(encoding: str, wbits: int, streamed: bool) -> None:
+    script = good(streamed=streamed)
+    body = TEXT.stream if streamed else TEXT.whole
+    sent = compressed(body, wbits) if wbits else body
+    pieces = tuple(sent[at : at + 50] for at in range(0, len(sent), 50))
+    headers = {**script.headers, "content-encoding": encoding}
+    events, failed, _ = reading(Script(pieces, 200, headers), streamed=streamed)
+    assert (said(events), failed) == (TEXT.text, None)
+
+
+def test_a_compressed_error_is_understood() -> None:
+    body = compressed(b'{"error": {"message": "Too many tokens: 9", "code": "context_length_exceeded"}}', 31)
+    failed, _ = playing(Script((body,), 400, BOMB), streamed=False)
+    assert (failed.cls, failed.reason) == ("caller", "context_length")
+
+
+def test_a_compression_bomb_does_not_unfold() -> None:
+    body = compressed(b'{"choices":[{"message":{"content":"' + bytes(40 << 20), 31)
+    failed, call = playing(Script((body,), 200, BOMB), streamed=False)
+    assert failed.reason == "too_large"
+    assert len(call.text) <= MAX_ANSWER + (1 << 20)
+
+
+@pytest.mark.parametrize("status", [201, 202, 206])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_whole_answer_counts_with_any_status_of_success(status: int, streamed: bool) -> None:
+    script = replace(good(streamed=streamed), status=status)
+    events, failed, _ = reading(script, streamed=streamed)
+    assert (said(events), failed) == (TEXT.text, None)
 
 
 def test_an_endless_answer_is_not_read_to_its_end() -> None:

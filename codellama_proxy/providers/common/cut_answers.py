@@ -12,20 +12,24 @@ import orjson
 from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Event, Failure, Usage
 from codellama_proxy.openai_format.usage import read_usage, usage_in
+from codellama_proxy.providers.common.json_documents import has_too_many_parts
 from codellama_proxy.providers.common.json_reading import dig
 
 TEXTS = (b"content", b"text", b"arguments", b"reasoning_content", b"reasoning", b"thinking", b"partial_json")
 """What the fields are called that hold what a model said."""
 
+BACKSLASH = ord("\\")
 WINDOW = 256 << 10
 """Bytes searched at once, and those in which an answer shows what it is."""
 
-_STRING = re.compile(rb'\s*:\s*"((?:[^"\\]|\\.)*+)', re.DOTALL)
+_BEGINS = re.compile(rb'[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"')
 
 
 def with_usage(failure: Failure, body: bytes) -> Failure:
     """The failure with the usage that the answer or error in `body` tells, if it tells one."""
     if failure.usage is not None or not (b"usage" in body or b"metrics" in body):
+        return failure
+    if has_too_many_parts(body):
         return failure
     try:
         found = orjson.loads(body)
@@ -71,10 +75,33 @@ def _texts(body: bytes, name: bytes) -> Iterator[str]:
             at += WINDOW - len(quoted) + 1
             continue
         at = place + len(quoted)
-        found = _STRING.match(body, at)
-        if found is not None:
-            yield _unquoted(found[1])
-            at = found.end()
+        begins = _BEGINS.match(body, at)
+        if begins is not None:
+            at = _end_of_string(body, begins.end())
+            yield _unquoted(body[begins.end() : at])
+
+
+def _end_of_string(body: bytes, at: int) -> int:
+    """Where the JSON string ends that `at` is in: at its closing quote, or at the end of the body."""
+    start = at
+    while at < len(body):
+        # A window at a time: one long search would keep every other thread waiting.
+        quote = body.find(b'"', at, at + WINDOW)
+        if quote < 0:
+            at += WINDOW
+            continue
+        if not _is_escaped(body, start, quote):
+            return quote
+        at = quote + 1
+    return len(body)
+
+
+def _is_escaped(body: bytes, start: int, at: int) -> bool:
+    """Whether an odd number of backslashes stands before `at`."""
+    first = at
+    while first > start and body[first - 1] == BACKSLASH:
+        first -= 1
+    return (at - first) % 2 == 1
 
 
 def _unquoted(inside: bytes) -> str:

@@ -21,6 +21,8 @@ MAX_DEPTH = 200
 """Levels of nesting. The serialiser takes 254, and answers are put into a few levels of ours."""
 MOST_PARTS = 20_000
 """Brackets in one piece of a stream: what has more takes too long to look through between two others."""
+MOST_VALUES = 200_000
+"""Brackets and commas in one piece of a stream."""
 MOST_PARTS_WHOLE = 400_000
 MOST_VALUES_WHOLE = 2_000_000
 """Brackets and commas in a whole answer: the parser holds up all else, in whichever thread it runs."""
@@ -52,18 +54,25 @@ def loads(data: bytes) -> Any:
 
 def piece(data: bytes) -> Any:
     """The value of one piece of a stream. Raises `AttemptError`."""
-    if data.count(b"{") + data.count(b"[") > MOST_PARTS:
+    if len(data) > MOST_PARTS and (
+        data.count(b"{") + data.count(b"[") > MOST_PARTS or data.count(b",") > MOST_VALUES
+    ):
         raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
 
 
 def whole(data: bytes) -> Any:
     """The value of a whole answer. Raises `AttemptError`."""
-    if len(data) > MOST_PARTS_WHOLE and (
-        data.count(b"{") + data.count(b"[") > MOST_PARTS_WHOLE or data.count(b",") > MOST_VALUES_WHOLE
-    ):
+    if has_too_many_parts(data):
         raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
+
+
+def has_too_many_parts(data: bytes) -> bool:
+    """Whether a document is too large in its structure to be parsed at once."""
+    return len(data) > MOST_PARTS_WHOLE and (
+        data.count(b"{") + data.count(b"[") > MOST_PARTS_WHOLE or data.count(b",") > MOST_VALUES_WHOLE
+    )
 
 
 def mended(data: bytes) -> bytes:

@@ -1,0 +1,69 @@
+"""Decodes compressed bodies: some upstreams compress although the request says `identity`. No I/O."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptError
+
+MAX_OUTPUT_BYTES = 64 << 10
+"""Of one piece of decoded output: who reads it decides whether to go on, so a bomb never unfolds."""
+MAX_INPUT_BYTES = 64 << 10
+"""Decoded without a pause."""
+
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_RAW_DEFLATE = -zlib.MAX_WBITS
+
+Inflate = Callable[[bytes], Iterator[bytes]]
+
+
+def decoder_of(content_encoding: str) -> Inflate | None:
+    """What decodes a body with this header; `None` for one that is not encoded.
+
+    Raises `AttemptError` content_encoding for encodings other than gzip and deflate (RFC 9110, 8.4.1).
+    """
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    named = [name for name in names if name not in ("", "identity")]
+    if not named:
+        return None
+    if len(named) > 1 or named[0] not in ("gzip", "x-gzip", "deflate"):
+        raise AttemptError(failures.disguised("content_encoding", status=200))
+    return _inflate()
+
+
+async def decoded(pieces: AsyncIterator[bytes], inflate: Inflate) -> AsyncIterator[bytes]:
+    """The decoded body, in pieces of at most `MAX_OUTPUT_BYTES`. Raises `AttemptError` content_encoding."""
+    async for piece in pieces:
+        for at in range(0, len(piece), MAX_INPUT_BYTES):
+            for output in inflate(piece[at : at + MAX_INPUT_BYTES]):
+                yield output
+
+
+def _inflate() -> Inflate:
+    stream = zlib.decompressobj(_GZIP_OR_ZLIB)
+    begun = False
+
+    def decompress(data: bytes) -> bytes:
+        nonlocal stream, begun
+        try:
+            output = stream.decompress(data, MAX_OUTPUT_BYTES)
+        except zlib.error:
+            if begun:
+                raise
+            stream = zlib.decompressobj(_RAW_DEFLATE)  # some servers leave out the zlib header
+            output = stream.decompress(data, MAX_OUTPUT_BYTES)
+        begun = True
+        return output
+
+    def inflate(data: bytes) -> Iterator[bytes]:
+        try:
+            while data and not stream.eof:
+                if output := decompress(data):
+                    yield output
+                data = stream.unconsumed_tail
+        except zlib.error:
+            raise AttemptError(failures.disguised("content_encoding", status=200)) from None
+
+    return inflate
