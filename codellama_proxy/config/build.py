@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from codellama_proxy.config import model_schema, schema
+from codellama_proxy.config.secret_values import secrets_of_entry
+from codellama_proxy.config.validate.availability import unsupported
+from codellama_proxy.config.yaml.document import Document
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
 
@@ -81,6 +86,36 @@ def deployment(
         ca_bundle=egress.ca_bundle,
         disabled=disabled,
     )
+
+
+def deployments(file: schema.File, document: Document, implemented: frozenset[str]) -> list[t.Deployment]:
+    """The entries of `models:` in file order, with what makes each unusable now."""
+    numbers: Counter[str] = Counter()
+    made = []
+    for index, entry in enumerate(file.models):
+        numbers[entry.name] += 1
+        disabled = unsupported(entry, implemented) or document.missing.get(("models", index, "api_key"))
+        one = deployment(entry, numbers[entry.name], file.timeouts, disabled, file.egress)
+        made.append(replace(one, secrets=secrets_of_entry(document, index)))
+    return made
+
+
+def as_if_complete(
+    file: schema.File, entries: Iterable[model_schema.Entry], implemented: frozenset[str]
+) -> t.Snapshot:
+    """The snapshot as if every API key were set."""
+    numbers: Counter[str] = Counter()
+    made = []
+    for entry in entries:
+        numbers[entry.name] += 1
+        made.append(deployment(entry, numbers[entry.name], file.timeouts, unsupported(entry, implemented)))
+    return snapshot(file, made, digest="")
+
+
+def built_in_mock(others: Iterable[t.Deployment], file: schema.File) -> t.Deployment:
+    """A deployment that answers when no other can."""
+    number = 1 + sum(one.name == BUILT_IN_MOCK.name for one in others)
+    return deployment(BUILT_IN_MOCK, number, file.timeouts, None)
 
 
 def _price(price: model_schema.Price | None) -> t.Price | None:

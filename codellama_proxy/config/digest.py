@@ -9,10 +9,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable
 
 SHOWN = 12
 """Hex digits."""
 _OF_PROCESS = os.urandom(32)
+
+
+def fingerprint_of(text: bytes, inputs: Iterable[tuple[str, str]]) -> bytes:
+    """The SHA-256 of the file and of what was substituted into it, as names and values."""
+    digest = hashlib.sha256(text)
+    for name, value in inputs:
+        digest.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
+    return digest.digest()
 
 
 def keyed(fingerprint: bytes, key: bytes | None = None) -> str:

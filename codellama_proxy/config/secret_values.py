@@ -24,7 +24,7 @@ def secrets_of(document: Document) -> frozenset[Secret]:
     return _secret(value for path, values in document.substituted.items() for value in _of(path, values))
 
 
-def entrys_secrets(document: Document, index: int) -> frozenset[Secret]:
+def secrets_of_entry(document: Document, index: int) -> frozenset[Secret]:
     """What an upstream may know of them: what stands in its entry, and the guardrails."""
     found = (
         value
@@ -35,7 +35,7 @@ def entrys_secrets(document: Document, index: int) -> frozenset[Secret]:
     return _secret(found)
 
 
-def places(document: Document, names: Iterable[str]) -> frozenset[str]:
+def hidden_places(document: Document, names: Iterable[str]) -> frozenset[str]:
     """The paths of substituted values, entries by their ids: `models.NAME#1.base_url`. `names` are the entries'."""
     ids = tuple(_ids(names))
     return frozenset(_dotted(path, ids) for path in document.substituted)

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MASTER_KEY_LENGTH = 16
+DEFAULT_HOST = "127.0.0.1"
 
 
 class Settings(BaseSettings):
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
 
     config: Path = Field(default=Path("proxy.yaml"), description="The configuration file.")
     database: str = Field(default="data/proxy.db", description="The database: a path.")
-    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    host: str = Field(default=DEFAULT_HOST, description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
     master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")
     on_invalid: Literal["refuse", "last-good"] = Field(

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from codellama_proxy.config.load import entries_of
 from codellama_proxy.config.problems import ConfigError
-from codellama_proxy.config.schema import File
-from codellama_proxy.config.validate import cross_field as checks
+from codellama_proxy.config.validate import cross_field
 from codellama_proxy.config.validate.messages import faults
-from codellama_proxy.config.validate.partial import Rest, rest_of
+from codellama_proxy.config.validate.partial import read_content
 from codellama_proxy.config.yaml.document import Document, Path, parse
 from codellama_proxy.config.yaml.substitution import UnsetError
 
@@ -44,17 +40,13 @@ def _wrong(document: Document) -> Iterator[tuple[Path, str]]:
     """Every error's place and message, but for variables that are not set here. Raises `ConfigError`."""
     if document.problems:
         raise ConfigError(())
-    root: dict[str, Any] = document.root
-    try:
-        file = File.model_validate(root)
-        rest: Rest | None = Rest(file, tuple(range(len(file.models))))
-    except ValidationError as error:
+    content, error = read_content(document)
+    if error is not None:
         yield from faults(document, error)
-        rest = rest_of(root)
-    if rest is not None:
-        for remark in checks.remarks(rest.file, entries_of(rest, document)):
-            if remark.severity == "error":
-                yield remark.path, remark.message
+    if content is not None:
+        for finding in cross_field.findings(*content):
+            if finding.severity == "error":
+                yield finding.path, finding.message
 
 
 def _last_first(path: Path) -> tuple[Any, ...]:

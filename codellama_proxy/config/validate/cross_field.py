@@ -24,11 +24,11 @@ _ONLY_FOR = {
 }
 
 
-def remarks(file: File, entries: Entries) -> Iterator[Finding]:
+def findings(file: File, entries: Entries) -> Iterator[Finding]:
     for index, entry in entries.by_index.items():
         path: Path = ("models", index)
         yield from _provider(entry, path, entries)
-        yield from entry_checks.remarks(entry, path, entries)
+        yield from entry_checks.findings(entry, path, entries)
         yield from _url(entry, path)
         yield from _price(entry, path, entries)
         yield from _fallbacks(entry, path, entries)

@@ -95,7 +95,7 @@ A_SLIP = 0.85
 """From this similarity on, an unknown parameter is taken for a known one that was spelled wrong."""
 
 
-def remarks(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
+def findings(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
     provider = None if (*path, "provider") in entries.unknown else entry.provider
     yield from _key(entry, path, provider, entries)
     yield from _address(entry, (*path, "base_url"), entries)

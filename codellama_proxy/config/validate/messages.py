@@ -9,12 +9,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from codellama_proxy.config.problems import did_you_mean
+from codellama_proxy.config.problems import Problem, did_you_mean
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.validate import guesses
-from codellama_proxy.config.yaml.document import Document, Path, Position
+from codellama_proxy.config.validate.finding import Finding
+from codellama_proxy.config.yaml.document import Document, Path
 
-Fault = tuple[Position, str]
 A_MAPPING = "expected a mapping: keys and their values, each as `key: value`"
 A_LIST = "expected a list: items on lines of their own that begin with `- `, or in [ ]"
 
@@ -29,21 +29,23 @@ def _short(key: str) -> str:
     return key if len(key) <= 64 else f"{key[:61]}..."
 
 
-def at(document: Document, path: Path, message: str) -> Fault:
-    """Something about the value at `path`."""
-    return document.position(path), f"{described(path)}: {message}" if path else message
+def problem_at(document: Document, finding: Finding, *, at_key: bool = False) -> Problem:
+    """The finding with its line and column: those of the value, or of its key."""
+    path = finding.path
+    place = document.keys[path] if at_key else document.position(path)
+    message = f"{described(path)}: {finding.message}" if path and finding.with_path else finding.message
+    return Problem(*place, message, finding.severity, document.source)
 
 
-def findings(document: Document, error: ValidationError) -> Iterator[Fault]:
+def invalid_values(document: Document, error: ValidationError) -> Iterator[Problem]:
+    """Each value that was refused, and why."""
     for path, message in faults(document, error):
-        if path in document.keys and message.startswith("unknown key"):
-            yield document.keys[path], f"{described(path)}: {message}"
-        else:
-            yield at(document, path, message)
+        at_key = path in document.keys and message.startswith("unknown key")
+        yield problem_at(document, Finding(path, message), at_key=at_key)
 
 
 def faults(document: Document, error: ValidationError) -> Iterator[tuple[Path, str]]:
-    """Each value that was refused, and why."""
+    """The path of each value that was refused, and why."""
     for detail in error.errors(include_url=False):
         path = _path(detail)
         if path not in document.missing:  # else there is no value to judge, and that has its own message

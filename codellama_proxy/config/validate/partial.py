@@ -1,4 +1,4 @@
-"""What can still be read of a file with mistakes, so that one run can report everything that is wrong with it. Pure."""
+"""The part of an invalid file that can be read, so that one run reports everything that is wrong with it. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from codellama_proxy.config.schema import File
-from codellama_proxy.config.yaml.document import Path
+from codellama_proxy.config.validate.finding import Content, Entries
+from codellama_proxy.config.yaml.document import Document, Path
 
 PASSES = 10
 """Taking something out may leave something else incomplete; sections are not nested deeper than this."""
 ANY_PROVIDER = "openai_compatible"
 
 
-class Rest(NamedTuple):
+class _Rest(NamedTuple):
     file: File
     indexes: tuple[int, ...]
     """Where its entries stand in the file."""
@@ -24,7 +25,30 @@ class Rest(NamedTuple):
     """Values that were taken out, or replaced: what the rest says instead of them means nothing."""
 
 
-def rest_of(root: dict[str, Any]) -> Rest | None:
+def read_content(document: Document) -> tuple[Content | None, ValidationError | None]:
+    """What can be read of a document whose root is a mapping, and pydantic's error if that is not all of it."""
+    try:
+        file = File.model_validate(document.root)
+    except ValidationError as error:
+        rest = _rest_of(document.root)
+        return None if rest is None else _content(rest, document), error
+    return _content(_Rest(file, tuple(range(len(file.models)))), document), None
+
+
+def _content(rest: _Rest, document: Document) -> Content:
+    models = document.root.get("models")
+    written = models if isinstance(models, list) else []
+    names = (entry.get("name") for entry in written if isinstance(entry, dict))
+    entries = Entries(
+        by_index=dict(zip(rest.indexes, rest.file.models, strict=True)),
+        names=tuple(str(name) for name in names if name is not None),
+        hidden=frozenset(document.substituted),
+        unknown=frozenset(document.missing) | rest.refused,
+    )
+    return Content(rest.file, entries)
+
+
+def _rest_of(root: dict[str, Any]) -> _Rest | None:
     """The file without what had to be refused."""
     rest = copy.deepcopy(root)
     written = rest.get("models")
@@ -34,7 +58,7 @@ def rest_of(root: dict[str, Any]) -> Rest | None:
     refused: set[Path] = set()
     for _ in range(PASSES):
         try:
-            return Rest(File.model_validate(rest), indexes, frozenset(refused))
+            return _Rest(File.model_validate(rest), indexes, frozenset(refused))
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 refused.add(_in_file(_refuse(rest, detail), indexes))

@@ -42,7 +42,9 @@ class Scope(NamedTuple):
         return field in given and getattr(self.limits, field) is not None
 
 
-def remarks(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
+def findings(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
+    """What can never happen with this configuration."""
+    yield from _unpriced(snapshot, entries)
     yield from _circles(entries)
     yield from _projects(snapshot)
     yield from _fallbacks(snapshot, entries)
@@ -105,7 +107,7 @@ def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
                 yield Finding(path, message, "warning")
 
 
-def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
+def _unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
     """The models that a budget passes over, or refuses, because what they cost is unknown."""
     budgeted = [scope for scope in _scopes(snapshot) if scope.binds("max_budget")]
     if not budgeted:
@@ -122,7 +124,7 @@ def unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
             message = (
                 "has no known price, so requests under a budget pass it over, or are refused; give it one"
             )
-            yield Finding(("models", index), f"{entry.name} {message}", "warning")
+            yield Finding(("models", index), f"{entry.name} {message}", "warning", with_path=False)
 
 
 def _may_meet(budgeted: Sequence[Scope], name: str) -> bool:

@@ -74,6 +74,8 @@ class Document:
     inputs: tuple[tuple[str, str], ...]
     """What was looked up, and found."""
     problems: tuple[tuple[Position, str], ...]
+    source: str
+    """The name of the file, as messages show it."""
 
     def position(self, path: Path) -> Position:
         """Of the value at `path`, or of the nearest thing around it."""
@@ -116,7 +118,7 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
     """
     try:
         composer = _Composer(yaml.parse(_decode(content), Loader=yaml.CSafeLoader))
-        reader = _Reader(lookup, composer.problems, legacy)
+        reader = _Reader(lookup, composer.problems, source, legacy)
         return reader.document(composer.document())
     except _UnreadableError as error:
         line, column = error.position
@@ -252,6 +254,7 @@ class _Reader:
 
     lookup: Lookup
     problems: list[tuple[Position, str]]
+    source: str
     legacy: bool = False
     keys: dict[Path, Position] = field(default_factory=dict)
     values: dict[Path, Position] = field(default_factory=dict)
@@ -269,6 +272,7 @@ class _Reader:
             self.substituted,
             tuple(self.inputs),
             tuple(self.problems),
+            self.source,
         )
 
     def _value(self, node: _Node, path: Path) -> Any:
