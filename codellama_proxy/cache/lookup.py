@@ -30,8 +30,8 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format import completion
-from codellama_proxy.openai_format.completion import AT_ONCE
+from codellama_proxy.openai_format import folding
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.guardrail import guardrail_text, request_for
 from codellama_proxy.pricing.charge import Call
@@ -190,7 +190,7 @@ class CacheLookup:
         if flight.large or reply is None:
             return
         said = [event for batch in flight.batches for event in batch]
-        if flight.size > AT_ONCE:
+        if flight.size > MAX_EVENT_LOOP_BYTES:
             self._later(self._keep_long(asking, reply, said, stream=flight.stream))
             return
         try:
@@ -252,7 +252,7 @@ def _whole(said: Sequence[Event], *, stream: bool) -> Event | None:
     """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
     if sum(len(event.text) if stream else len(event.body) for event in said) > MAX_CACHED_BYTES:
         return None
-    event = completion.as_whole(said) if stream else said[0]
+    event = folding.as_whole(said) if stream else said[0]
     return (
         event if caching.storable(orjson.loads(event.body)) and len(event.body) <= MAX_CACHED_BYTES else None
     )

@@ -19,8 +19,8 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format import completion
-from codellama_proxy.openai_format.completion import AT_ONCE
+from codellama_proxy.openai_format import folding
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 
 log = logging.getLogger(__name__)
@@ -284,11 +284,11 @@ def _call(ended: Callable[[], Any]) -> None:
 
 async def in_other_form(said: Sequence[Event], size: int, *, stream: bool) -> Sequence[Event]:
     """What was said, as a stream or whole; a large answer is not converted on the event loop."""
-    if size <= AT_ONCE:
+    if size <= MAX_EVENT_LOOP_BYTES:
         return replayed(said, stream=stream)
     return await asyncio.to_thread(replayed, said, stream=stream)
 
 
 def replayed(said: Sequence[Event], *, stream: bool) -> Sequence[Event]:
     """A whole answer in the other form. Raises `ValueError` and others for what is none."""
-    return completion.as_stream(said[0]) if stream else (completion.as_whole(said),)
+    return folding.as_stream(said[0]) if stream else (folding.as_whole(said),)

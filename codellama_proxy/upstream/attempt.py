@@ -24,8 +24,8 @@ from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, Frame
 from codellama_proxy.core.types import Event, Failure, HttpRequest
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format import completion
-from codellama_proxy.openai_format.completion import AT_ONCE
+from codellama_proxy.openai_format import folding
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers as remains
 from codellama_proxy.providers.common.json_documents import UnreadableError
@@ -103,7 +103,7 @@ class Reply:
 
     async def whole(self, body: bytes) -> None:
         """Takes a plain answer: one event, and the end. Where a stream was asked for, the events it amounts to."""
-        at_once = len(body) <= AT_ONCE
+        at_once = len(body) <= MAX_EVENT_LOOP_BYTES
         try:
             event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
         except AttemptError as failed:
@@ -116,7 +116,7 @@ class Reply:
         """A whole answer as one event, and in the form that was asked for. Raises `AttemptError`."""
         try:
             event = self._adapter.parse_response(body, self._chat, self.deployment)
-            return event, completion.as_stream(event) if self._chat.stream else (event,)
+            return event, folding.as_stream(event) if self._chat.stream else (event,)
         except AttemptError:
             raise
         except Exception as error:
@@ -135,10 +135,8 @@ class Reply:
         if not any(event.content for event in said):
             raise AttemptError(failures.disguised("empty_stream", status=200))
         try:
-            at_once = self._received <= AT_ONCE
-            whole = (
-                completion.as_whole(said) if at_once else await asyncio.to_thread(completion.as_whole, said)
-            )
+            at_once = self._received <= MAX_EVENT_LOOP_BYTES
+            whole = folding.as_whole(said) if at_once else await asyncio.to_thread(folding.as_whole, said)
         except Exception as error:
             raise _unforeseen(error) from None
         self.first = (whole,)

@@ -13,7 +13,7 @@ import pytest
 
 from codellama_proxy.core.snapshot import Cache, Guardrail, Limits, Price, Project
 from codellama_proxy.gateway.respond import ClientDisconnectedError
-from codellama_proxy.openai_format.completion import fold
+from codellama_proxy.openai_format.folding import fold
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import Internet, answer, good, refusal, stream

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core import sse
 from codellama_proxy.core.types import Usage
-from codellama_proxy.openai_format.completion import fold, split, whole_event
+from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.openai_format.folding import fold, split
 from codellama_proxy.providers.registry import ADAPTERS
-from tests.support import client_fold as folding
+from tests.support import client_fold
 from tests.support.builders import chat, deployment
 from tests.support.dialogues import OPENAI
 
@@ -61,13 +62,13 @@ def completions(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(completions())
 def test_a_replay_folds_to_the_completion_again(completion: dict[str, Any]) -> None:
-    assert fold(folding.chunks(split(completion))) == completion
+    assert fold(client_fold.chunks(split(completion))) == completion
 
 
 @given(completions())
 def test_clients_make_the_same_of_a_replay(completion: dict[str, Any]) -> None:
     """An independent reader of streams, as strict as the strictest client."""
-    read = folding.fold(split(completion))
+    read = client_fold.fold(split(completion))
     for choice, original in zip(read["choices"], completion["choices"], strict=True):
         wanted = {name: value for name, value in original["message"].items() if value}
         assert {name: value for name, value in choice["message"].items() if value} == wanted
@@ -86,7 +87,7 @@ def test_the_parts_of_a_replay_are_told_apart(completion: dict[str, Any]) -> Non
 def cut_finely(completion: dict[str, Any], data: st.DataObject) -> list[dict[str, Any]]:
     """The same stream with its strings in many pieces."""
     fine: list[dict[str, Any]] = []
-    for chunk in folding.chunks(split(completion)):
+    for chunk in client_fold.chunks(split(completion)):
         for choice in chunk["choices"]:
             content = choice["delta"].pop("content", None)
             pieces = [content]
@@ -112,9 +113,9 @@ def test_it_does_not_matter_where_a_stream_is_cut(completion: dict[str, Any], da
 @pytest.mark.parametrize("kind", sorted(OPENAI.answers))
 def test_the_streams_of_providers_fold_to_their_whole_answers(kind: str) -> None:
     said = OPENAI.answers[kind]
-    events, complete = folding.read(ADAPTERS["openai"], [said.stream], chat(stream=True), deployment())
+    events, complete = client_fold.read(ADAPTERS["openai"], [said.stream], chat(stream=True), deployment())
     assert complete
-    found = fold(folding.chunks(events))
+    found = fold(client_fold.chunks(events))
     whole = orjson.loads(said.whole)
     for choice, wanted in zip(found["choices"], whole["choices"], strict=True):
         assert choice["message"].get("content") == wanted["message"].get("content")

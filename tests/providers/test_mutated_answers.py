@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format.completion import as_stream, as_whole
+from codellama_proxy.openai_format.folding import as_stream, as_whole
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.registry import ADAPTERS

@@ -12,13 +12,14 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event, Failure
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.finish_reasons import finish_reason
 from codellama_proxy.providers.common.json_reading import is_error, text_at, words_at, wrong
-from codellama_proxy.providers.openai.response import loads, name_of, spoken
+from codellama_proxy.providers.openai.response import loads, name_of
 
 THINKING = ("thinking", "redacted_thinking")
 
@@ -34,7 +35,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     message = _message(content, found, chat)
     first = shape.head("chat.completion", answer_id(found, chat), chat.created, name_of(found))
     reason = ended(found.get("stop_reason"), called="tool_calls" in message)
-    event = shape.completion(first, message, reason, usage(found.get("usage")), spoken(message))
+    event = shape.completion(first, message, reason, usage(found.get("usage")), message_text(message))
     return legacy.restored(event, chat)
 
 

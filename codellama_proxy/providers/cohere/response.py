@@ -17,6 +17,7 @@ from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
@@ -33,7 +34,7 @@ from codellama_proxy.providers.common.json_reading import (
     wrong,
 )
 from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
-from codellama_proxy.providers.openai.response import in_band, loads, spoken
+from codellama_proxy.providers.openai.response import in_band, loads
 from codellama_proxy.providers.openai.stream import KIND
 
 
@@ -45,7 +46,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     if not isinstance(found.get("message"), Mapping):
         wrong("no_message")
     message = _message(found["message"], chat)
-    text = spoken(message)
+    text = message_text(message)
     ended = text_at(found, "finish_reason")
     if ended.lower() in ABANDONED or (ended.lower() in BROKEN_FINISH and not text):
         wrong("finish_error")
@@ -199,7 +200,7 @@ def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
 
 
 def _chunk(state: StreamState, delta: Json) -> Event:
-    return shape.chunk(state.first or {}, delta, text=spoken(delta))
+    return shape.chunk(state.first or {}, delta, text=message_text(delta))
 
 
 def _call_began(

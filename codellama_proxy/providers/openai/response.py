@@ -12,6 +12,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event, Failure
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
@@ -37,7 +38,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
             said = message["content"]
         else:
             changed |= _fix_whole(message, f"call_{chat.id}_{choice['index']}")
-            said = spoken(message)
+            said = message_text(message)
         text.append(said)
         changed |= fix_finish(choice, said, message)
         changed |= fix_logprobs(choice, said)
@@ -161,18 +162,6 @@ def name_of(found: Mapping[str, Any]) -> str | None:
     return model if isinstance(model, str) and model else None
 
 
-def spoken(message: Mapping[str, Any]) -> str:
-    """All the text a message or a delta says, reasoning and tool arguments included: what was paid for."""
-    parts = [message.get("reasoning_content"), message.get("content"), message.get("refusal")]
-    if isinstance(parts[1], list):
-        parts[1:2] = [part.get("text") for part in parts[1] if isinstance(part, dict)]
-    functions = [call.get("function") for call in tool_calls(message)]
-    for function in (*functions, message.get("function_call")):
-        if isinstance(function, dict):
-            parts += [function.get("name"), function.get("arguments")]
-    return "".join(part for part in parts if isinstance(part, str))
-
-
 _TEXTS = ("content", "reasoning_content", "refusal")
 
 
@@ -245,11 +234,6 @@ def _fix_whole(message: dict[str, Any], own_id: str) -> bool:
         message["content"] = None if message.get("tool_calls") or message.get("function_call") else ""
         changed = True
     return changed
-
-
-def tool_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    calls = message.get("tool_calls")
-    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
 
 def fix_finish(choice: dict[str, Any], text: str, message: Mapping[str, Any]) -> bool:

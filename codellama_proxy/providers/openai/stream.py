@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.openai_format.completion import usage_chunk
+from codellama_proxy.openai_format.completion import message_text, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
@@ -27,7 +27,6 @@ from codellama_proxy.providers.openai.response import (
     in_band,
     is_usage,
     name_of,
-    spoken,
 )
 
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
@@ -219,7 +218,7 @@ def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[C
     if "tool_calls" in delta:
         state, fixed = _calls(state, delta, own_id)
         changed |= fixed
-    said = spoken(delta)
+    said = message_text(delta)
     changed |= fix_logprobs(choice, said)
     changed |= fix_finish(choice, said or ("open" if state.open else ""), delta)
     if choice.get("finish_reason"):

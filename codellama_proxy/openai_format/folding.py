@@ -1,0 +1,207 @@
+"""Chunks to a completion, and back: the one place where streams and plain answers turn into each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.core.snapshot import Json
+from codellama_proxy.core.types import Event, Usage
+from codellama_proxy.openai_format.completion import TEXT_COMPLETION, event_of, message_text
+from codellama_proxy.openai_format.usage import merged, usage_in
+
+_ONCE = frozenset({"role", "id", "type", "index"})
+"""Strings that come whole, not in pieces."""
+
+
+def fold(chunks: Iterable[Json]) -> dict[str, Any]:
+    """The completion that the chunks of one stream add up to, fields unknown to OpenAI included.
+
+    A whole completion among them is taken as one chunk. Linear in the size of the chunks.
+    """
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        for name, value in chunk.items():
+            if value is not None or name not in whole:
+                whole[name] = value
+        for place, choice in enumerate(chunk.get("choices") or ()):
+            index = _place(choice, place)
+            begun = choices.get(index)
+            if begun is None:
+                begun = choices[index] = {"index": index}
+            if not _append_content(begun, choice):
+                _add_choice(begun, choice)
+    kind = TEXT_COMPLETION if whole.get("object") == TEXT_COMPLETION else "chat.completion"
+    for choice in choices.values():
+        _finish_choice(choice, kind)
+    return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _place(part: Json, otherwise: int) -> int:
+    index = part.get("index")
+    return index if type(index) is int else otherwise
+
+
+def _append_content(begun: dict[str, Any], choice: Json) -> bool:
+    """The fast path: appends a chunk that only carries more content. Returns `False` for any other chunk."""
+    delta = choice.get("delta") or {}
+    content = begun.get("message", _NOTHING).get("content")
+    more = delta.get("content")
+    plain = len(delta) == 1 and len(choice) == 3 and "index" in choice
+    plain = plain and choice.get("finish_reason", "") is None
+    if not plain or type(content) is not _StringPieces or type(more) is not str:
+        return False
+    content.append(more)
+    return True
+
+
+_NOTHING: Json = {}
+
+
+def _add_choice(choice: dict[str, Any], chunk: Json) -> None:
+    for name, value in chunk.items():
+        if name in ("delta", "message"):
+            _add(choice.setdefault("message", {}), value or {})
+        elif name in ("logprobs", "text"):
+            _add(choice, {name: value})
+        elif value is not None or name not in choice:
+            choice[name] = value
+
+
+class _StringPieces(list[str]):
+    """A string of which more may come; joined once, at the end."""
+
+
+class _OwnList(list[Any]):
+    """A list that this module made, and may therefore extend."""
+
+
+def _add(whole: dict[str, Any], delta: Json) -> None:
+    """Adds a delta: strings and lists are appended, objects merged, tool calls matched by `index`.
+
+    A field whose type changes is replaced: only fields that no client reads do that.
+    """
+    for name, value in delta.items():
+        if value is None:
+            whole.setdefault(name, None)
+        elif name == "tool_calls" and isinstance(value, list):
+            calls = _of_kind(dict, whole, name)
+            for place, call in enumerate(value):
+                _add(calls.setdefault(_place(call, place), {}), call)
+        elif isinstance(value, Mapping):
+            _add(_of_kind(dict, whole, name), value)
+        elif isinstance(value, str) and name not in _ONCE:
+            _of_kind(_StringPieces, whole, name).append(value)
+        elif isinstance(value, list):
+            _of_kind(_OwnList, whole, name).extend(value)
+        else:
+            whole[name] = value
+
+
+def _of_kind(kind: type[Any], whole: dict[str, Any], name: str) -> Any:
+    found = whole.get(name)
+    if type(found) is not kind:
+        found = whole[name] = kind()
+    return found
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, _StringPieces):
+        return "".join(value)
+    if isinstance(value, _OwnList):
+        return list(value)
+    return {name: _joined(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _finish_choice(choice: dict[str, Any], kind: str) -> None:
+    """Turns the state of a choice into the choice of a completion."""
+    for name in ("logprobs", "text"):
+        if name in choice:
+            choice[name] = _joined(choice[name])
+    choice.setdefault("finish_reason", None)
+    if kind == TEXT_COMPLETION:
+        choice["text"] = choice.get("text") or ""
+    else:
+        choice["message"] = _finish_message(choice.get("message") or {})
+
+
+def _finish_message(message: dict[str, Any]) -> dict[str, Any]:
+    """Turns the state of a message into a message: tool calls are a list, missing content is null."""
+    calls = message.pop("tool_calls", None)
+    message = {"role": "assistant", **_joined(message)}
+    if calls:
+        message["tool_calls"] = [_finish_call(_joined(calls[index])) for index in sorted(calls)]
+    if not message.get("content") and (calls or message.get("function_call") or "content" not in message):
+        message["content"] = None
+    return message
+
+
+def _finish_call(call: dict[str, Any]) -> dict[str, Any]:
+    call.pop("index", None)
+    if isinstance(call.get("function"), dict):
+        call["function"].setdefault("arguments", "")
+    return call
+
+
+def split(completion: Json) -> list[Event]:
+    """The completion as the events of a stream; `fold` of their chunks is the completion again."""
+    common = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
+    chunks_of = _text_chunks_of if completion.get("object") == TEXT_COMPLETION else _chunks_of
+    if chunks_of is _chunks_of:
+        common["object"] = "chat.completion.chunk"
+    events = [event for choice in completion["choices"] for event in chunks_of(common, choice)]
+    usage = completion.get("usage")
+    if usage:
+        last = orjson.dumps({**common, "choices": [], "usage": usage})
+        events.append(Event(last, usage=usage_in(completion), usage_only=True))
+    return events
+
+
+def _chunks_of(common: Json, choice: Json) -> Iterator[Event]:
+    """Three chunks for a choice: the role, the content, the finish reason."""
+    message = choice["message"]
+    content = {name: value for name, value in message.items() if name != "role" and value}
+    if calls := content.get("tool_calls"):
+        content["tool_calls"] = [{**call, "index": index} for index, call in enumerate(calls)]
+    empty = {name: value for name, value in message.items() if name not in content}
+    sent = ("message", "logprobs") if content else ("message",)
+    rest = {name: value for name, value in choice.items() if name not in sent}
+
+    def chunk(delta: Json, **more: Any) -> bytes:
+        shown = {"index": choice["index"], "delta": delta, "finish_reason": None, **more}
+        return orjson.dumps({**common, "choices": [shown]})
+
+    yield Event(chunk(empty), model=common.get("model"))
+    if content:
+        logprobs = {"logprobs": choice["logprobs"]} if "logprobs" in choice else {}
+        yield Event(chunk(content, **logprobs), content=True, text=message_text(message))
+    yield Event(chunk({}, **rest), finish_reason=choice.get("finish_reason"))
+
+
+def _text_chunks_of(common: Json, choice: Json) -> Iterator[Event]:
+    body = orjson.dumps({**common, "choices": [choice]})
+    yield Event(body, True, choice["text"], None, choice.get("finish_reason"), common.get("model"))
+
+
+def as_stream(whole: Event) -> list[Event]:
+    """The event of a plain answer as the events of a stream. Raises `KeyError` or `TypeError` for no completion."""
+    events = split(orjson.loads(whole.body))
+    if whole.usage is not None and not events[-1].usage_only:
+        events.append(Event(b""))
+    if whole.usage is not None:
+        events[-1] = events[-1]._replace(usage=whole.usage)
+    return events
+
+
+def as_whole(events: Sequence[Event]) -> Event:
+    """The events of a stream as the event of a plain answer. Raises `ValueError` if they are no answer."""
+    completion = fold([orjson.loads(event.body) for event in events if event.body])
+    whole = event_of(completion, orjson.dumps(completion))
+    usage: Usage | None = None
+    for event in events:
+        if event.usage is not None:
+            usage = merged(usage, event.usage)
+    return whole._replace(usage=usage) if usage is not None else whole
