@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from codellama_proxy.cli.command import Command, say
-from codellama_proxy.config.check_report import schema
+from codellama_proxy.config.json_schema import schema
 from codellama_proxy.config.reference_page import manual
 
 

@@ -5,13 +5,11 @@ Each is a `Scalar`: a function from the plain value to ours, and the JSON Schema
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -26,8 +24,6 @@ _DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(B|KB|MB|GB|KiB|MiB|GiB)"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
-_HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-_OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +44,7 @@ def refuse(message: str) -> NoReturn:
     raise PydanticCustomError("value", "{message}", {"message": message})
 
 
-def _text(value: Any) -> str:
+def read_text(value: Any) -> str:
     if not isinstance(value, str):
         refuse("expected text; quote it if it looks like something else")
     return str(value)
@@ -58,7 +54,7 @@ def text(pattern: str, expected: str, limit: int = 128) -> Scalar:
     """Text that matches `pattern` from end to end."""
 
     def read(value: Any) -> str:
-        found = _text(value)
+        found = read_text(value)
         if len(found) > limit or not re.fullmatch(pattern, found):
             refuse(f"expected {expected}")
         return found
@@ -204,7 +200,7 @@ PROMPT = Scalar(_prompt, {"anyOf": [{"type": "string"}, {"const": False}, {"type
 def _secret(value: Any) -> Secret | None:
     if value is None:
         return None
-    found = _text(value).strip()
+    found = read_text(value).strip()
     if not re.fullmatch(r"[\x21-\x7e]*", found):
         refuse("expected a secret of printable characters without spaces; from a variable, write ${NAME}")
     return Secret(found) if found else None
@@ -213,73 +209,7 @@ def _secret(value: Any) -> Secret | None:
 SECRET = Scalar(_secret, {"anyOf": [{"type": "string"}, {"type": "null"}]})
 
 
-def _url(value: Any) -> str:
-    found = _text(value)
-    try:
-        parts = urlsplit(found)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or not re.fullmatch(r"[\x21-\x7e]+", found) or "\\" in found:
-        refuse("expected a URL such as https://api.example.com/v1")
-    if "@" in parts.netloc:
-        refuse("a URL must not carry a user name or password; use api_key or headers")
-    if parts.query or parts.fragment or found.endswith(("?", "#")):
-        refuse("a URL must not have a query or fragment")
-    return found.rstrip("/")
-
-
-URL = Scalar(_url, {"type": "string", "pattern": "^https?://[^@?#\\s]+$"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
-    try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
-    except ValueError:
-        return host.lower().removesuffix(".") in ("localhost", "ip6-localhost")
-
-
-def is_private(url: str) -> bool:
-    """Whether plain http may go there: this machine, or a network that is not the internet."""
-    host = (urlsplit(url).hostname or "").removesuffix(".")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        by_name = host.endswith((".local", ".internal", ".localhost")) or "." not in host
-        # A name of digits only is an IPv4 address to resolvers.
-        return by_name and re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host) is None
-    return any(address in network for network in _PRIVATE if network.version == address.version)
-
-
-_PRIVATE = tuple(
-    ipaddress.ip_network(network)
-    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
-)
-
-
-def _headers(value: Any) -> dict[str, str]:
-    given = {name: content for name, content in _mapping(value).items() if content is not None}
-    found = {str(name).lower(): _header(name, content) for name, content in given.items()}
-    if len(found) != len(given):
-        refuse("two headers differ only in upper and lower case")
-    return found
-
-
-def _header(name: str, content: Any) -> str:
-    if not re.fullmatch(_HEADER, name):
-        refuse("a header name has letters, digits and -")
-    if name.lower() in _OWN_HEADERS:
-        refuse(f"header {name.lower()} cannot be set")
-    if not isinstance(content, str) or not re.fullmatch(r"[\t\x20-\x7e]*", content):
-        refuse(f"header {name.lower()}: expected text of printable ASCII; quote it if it looks like a number")
-    return str(content).strip()
-
-
-HEADERS = Scalar(_headers, {"type": "object", "additionalProperties": {"type": "string"}})
-
-
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -303,4 +233,4 @@ def _json(value: Any) -> Any:
     return found
 
 
-JSON_MAP = Scalar(lambda value: _json(_mapping(value)), {"type": "object"})
+JSON_MAP = Scalar(lambda value: _json(mapping(value)), {"type": "object"})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from codellama_proxy.config import field_types as s
+from codellama_proxy.config.network_types import HEADERS, URL
 from codellama_proxy.config.section import (
     ONE_OF,
     Count,
@@ -118,7 +119,7 @@ class Entry(Section):
     name: Name = Field(description="The public name. Entries that share one are deployments of one model.")
     provider: Provider = Field(description="Who serves it.")
     model: UpstreamName | None = Field(default=None, description="The name sent upstream; default: name.")
-    base_url: Annotated[str, s.URL] | None = Field(
+    base_url: Annotated[str, URL] | None = Field(
         default=None,
         description="Default: the provider's own; required for azure, vllm, openai_compatible.",
     )
@@ -156,7 +157,7 @@ class Entry(Section):
     params: Annotated[dict[str, Any], s.JSON_MAP] = Field(
         default={}, description="Added where the client gave none."
     )
-    headers: Annotated[dict[str, str], s.HEADERS] = Field(
+    headers: Annotated[dict[str, str], HEADERS] = Field(
         default={}, description="Extra headers sent upstream."
     )
     system_prompt: Prompt | None = Field(

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from codellama_proxy.config import field_types as s
-from codellama_proxy.config.egress import CA_BUNDLE
 from codellama_proxy.config.model_schema import Entry
+from codellama_proxy.config.network_types import CA_BUNDLE, URL
 from codellama_proxy.config.section import (
     ONE_OF,
     Count,
@@ -159,7 +159,7 @@ class Project(Section):
 class Semantic(Section):
     backend: Backend = Field(description="embeddings: a model of this file; gptcache: a GPTCache server.")
     model: Name | None = Field(default=None, description="For embeddings: the model that makes them.")
-    url: Annotated[str, s.URL] | None = Field(default=None, description="For gptcache: where the server is.")
+    url: Annotated[str, URL] | None = Field(default=None, description="For gptcache: where the server is.")
     threshold: Annotated[float, s.number(0, 1)] = Field(
         default=0.95, description="How similar is similar enough."
     )

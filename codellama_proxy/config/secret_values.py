@@ -1,7 +1,7 @@
-"""What came out of `${...}` and is never shown: the values, whose they are, and where they stand. Pure.
+"""The values that `${...}` put into a configuration, which are never shown, and where they are. Pure.
 
-Public are the names that callers use, and the words that the file may choose from; numbers and flags are hidden by
-their place alone.
+Not secret are the names that callers use, and the words that the file chooses from. Short numbers and flags would
+make every text unreadable: they are hidden by their place alone.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from pydantic import BaseModel
 
 from codellama_proxy.config.schema import File
 from codellama_proxy.config.yaml.document import Document, Path, resolve
-from codellama_proxy.core.snapshot import Secret
+from codellama_proxy.core.masking import credentials
+from codellama_proxy.core.snapshot import Secret, Snapshot
 
-LONG_NUMBER = 8
-"""Digits from which on a number may well be a secret."""
+MIN_SECRET_DIGITS = 8
+"""A number with this many digits may be a secret."""
 
 
 def secrets_of(document: Document) -> frozenset[Secret]:
-    """All that the file must not show."""
+    """Every secret of the file."""
     return _secret(value for path, values in document.substituted.items() for value in _of(path, values))
 
 
 def secrets_of_entry(document: Document, index: int) -> frozenset[Secret]:
-    """What an upstream may know of them: what stands in its entry, and the guardrails."""
+    """The secrets that an upstream may receive: those in its entry and in the guardrails."""
     found = (
         value
         for path, values in document.substituted.items()
@@ -36,9 +37,18 @@ def secrets_of_entry(document: Document, index: int) -> frozenset[Secret]:
 
 
 def hidden_places(document: Document, names: Iterable[str]) -> frozenset[str]:
-    """The paths of substituted values, entries by their ids: `models.NAME#1.base_url`. `names` are the entries'."""
+    """The paths of substituted values, such as `models.NAME#1.base_url`. `names` are those of the entries, in order."""
     ids = tuple(_ids(names))
     return frozenset(_dotted(path, ids) for path in document.substituted)
+
+
+def contains_secret(text: bytes, snapshot: Snapshot) -> bool:
+    """Whether the text of a configuration has a secret in it, instead of a `${...}` that names one."""
+    enabled = [d for model in snapshot.models.values() for d in model.deployments]
+    secrets = [secret for d in (*enabled, *snapshot.disabled) for secret in credentials(d)]
+    if snapshot.tracking.promptlayer_key is not None:
+        secrets.append(snapshot.tracking.promptlayer_key.reveal())
+    return any(secret.encode() in text for secret in secrets if secret)
 
 
 def _ids(names: Iterable[str]) -> Iterator[str]:
@@ -74,7 +84,7 @@ def _secret(values: Iterable[str]) -> frozenset[Secret]:
 def _is_plain(value: str) -> bool:
     if value in VOCABULARY:
         return True
-    return not isinstance(resolve(value.strip()), str) and len(value) < LONG_NUMBER
+    return not isinstance(resolve(value.strip()), str) and len(value) < MIN_SECRET_DIGITS
 
 
 def _vocabulary(annotation: Any, seen: set[Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from codellama_proxy.config import field_types as s
-from codellama_proxy.config.egress import PROXY
+from codellama_proxy.config.network_types import PROXY
 from codellama_proxy.config.yaml.document import Substituted, plain
 from codellama_proxy.core.snapshot import Secret
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
-from codellama_proxy.config.field_types import is_loopback
 from codellama_proxy.config.live import LiveConfig
+from codellama_proxy.config.network_types import is_loopback
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.validate.cross_field import OPEN
 from codellama_proxy.core import mounts

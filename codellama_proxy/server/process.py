@@ -21,8 +21,8 @@ from pathlib import Path
 import uvicorn
 
 from codellama_proxy.config.live import LiveConfig
+from codellama_proxy.config.secret_values import contains_secret
 from codellama_proxy.config.settings import Settings
-from codellama_proxy.config.yaml.literal import holds_a_secret
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
@@ -171,7 +171,7 @@ def _keep_last_good(writer: Writer, live: LiveConfig) -> None:
     kept: configurations.KeptConfiguration | None = configurations.KeptConfiguration(
         live.text, live.snapshot.digest, live.loaded_at
     )
-    if holds_a_secret(live.text, live.snapshot):
+    if contains_secret(live.text, live.snapshot):
         kept = None
         logging.getLogger(__name__).warning(
             "the configuration contains a secret in plain text, so no copy of it is kept for "

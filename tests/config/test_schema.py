@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from codellama_proxy.config.check_report import check, schema
+from codellama_proxy.config.check_report import inspect, printed
+from codellama_proxy.config.json_schema import schema
 from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.reference_page import manual
 from codellama_proxy.config.schema import File
@@ -198,7 +199,8 @@ def test_every_key_of_an_entry_reaches_the_deployment() -> None:
 def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_bytes((ROOT / "proxy.yaml").read_bytes())
-    code, lines = check(path, {"TOGETHER_API_KEY": "k"}, implemented=IMPLEMENTED)
+    report = inspect(path, {"TOGETHER_API_KEY": "k"}, implemented=IMPLEMENTED)
+    code, lines = report.code, printed(report)
     assert code == 0
     assert lines == [
         f"{path}:16:14: warning: gpt-4 is disabled: OPENAI_API_KEY is not set",
@@ -210,7 +212,8 @@ def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
 def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_text("models: []\nlimits: {key: {budget_duration: day}}\nroutng: {}\nauth: 1\n")
-    code, lines = check(path, {}, implemented=IMPLEMENTED)
+    report = inspect(path, {}, implemented=IMPLEMENTED)
+    code, lines = report.code, printed(report)
     assert code == 1
     assert lines == [
         f"{path}:2:33: warning: limits.key.budget_duration: without max_budget it does nothing",
@@ -222,7 +225,8 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
 
 def test_check_names_a_file_it_cannot_read(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
-    assert check(path, {}, implemented=IMPLEMENTED) == (
+    report = inspect(path, {}, implemented=IMPLEMENTED)
+    assert (report.code, printed(report)) == (
         1,
         [f"{path}:1:1: cannot be read: No such file or directory", f"{path} is not good: 1 problem."],
     )

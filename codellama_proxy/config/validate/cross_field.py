@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from codellama_proxy.config.field_types import is_loopback, is_private
 from codellama_proxy.config.model_schema import Entry
+from codellama_proxy.config.network_types import is_loopback, is_private
 from codellama_proxy.config.problems import did_you_mean
 from codellama_proxy.config.schema import File, Limits
 from codellama_proxy.config.validate import entries as entry_checks

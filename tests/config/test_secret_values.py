@@ -3,7 +3,7 @@
 import pytest
 
 from codellama_proxy.config.load import load
-from codellama_proxy.config.yaml.literal import holds_a_secret
+from codellama_proxy.config.secret_values import contains_secret
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 ENTRY = "models: [{name: gpt-4, provider: openai, %s}]\n"
@@ -23,4 +23,4 @@ ENVIRON = {"OPENAI_API_KEY": "sk-canary-1234"}
 )
 def test_only_what_is_written_there_is_found(text: str, holds: bool) -> None:
     snapshot = load(text.encode(), ENVIRON, implemented=IMPLEMENTED)
-    assert holds_a_secret(text.encode(), snapshot) is holds
+    assert contains_secret(text.encode(), snapshot) is holds
