@@ -14,8 +14,8 @@ from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.store.factory import last_good_configuration
 from codellama_proxy.store.location import database_file
-from codellama_proxy.store.sqlite import configurations
 
 
 def commands() -> tuple[Command, ...]:
@@ -83,7 +83,7 @@ def _last_good(settings: Settings) -> bytes | None:
     """Raises `StoreError`."""
     if settings.on_invalid == "refuse":
         return None
-    kept = configurations.last_good(Path(settings.database))
+    kept = last_good_configuration(Path(settings.database))
     return None if kept is None else kept.text
 
 

@@ -18,11 +18,12 @@ from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
+from codellama_proxy.store.audit import MASTER, AuditFilters
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.key_fields import KeyChange
+from codellama_proxy.store.key_fields import SECRET_LENGTH, SECRET_START, KeyChange
 from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite import keys as key_rows
-from codellama_proxy.store.sqlite.keys import SECRET_LENGTH, SECRET_START, SQL, from_row, not_found
+from codellama_proxy.store.sqlite.keys import SQL, from_row, not_found
 from codellama_proxy.store.sqlite.reader import Reader, Row
 from codellama_proxy.store.sqlite.writer import Writer
 
@@ -155,27 +156,27 @@ class Keys:
 
     # --- administrators ------------------------------------------------------------------------------------
 
-    async def create(self, change: KeyChange, by: str = audit.MASTER) -> tuple[Key, str]:
+    async def create(self, change: KeyChange, by: str = MASTER) -> tuple[Key, str]:
         """A new key, and its secret for the only time. `by`: who it is recorded for, here and below."""
         return await self._write(lambda db: audit.create(db, by, change, self._clock()))
 
-    async def update(self, key_id: str, change: KeyChange, by: str = audit.MASTER) -> Key:
+    async def update(self, key_id: str, change: KeyChange, by: str = MASTER) -> Key:
         return await self._write(lambda db: audit.update(db, by, key_id, change, self._clock()))
 
-    async def block(self, key_id: str, by: str = audit.MASTER) -> Key:
+    async def block(self, key_id: str, by: str = MASTER) -> Key:
         return await self._write(lambda db: audit.block(db, by, key_id, True, self._clock()))
 
-    async def unblock(self, key_id: str, by: str = audit.MASTER) -> Key:
+    async def unblock(self, key_id: str, by: str = MASTER) -> Key:
         return await self._write(lambda db: audit.block(db, by, key_id, False, self._clock()))
 
-    async def rotate(self, key_id: str, overlap: float = 0.0, by: str = audit.MASTER) -> tuple[Key, str]:
+    async def rotate(self, key_id: str, overlap: float = 0.0, by: str = MASTER) -> tuple[Key, str]:
         """The same key with a new secret; the old one stays valid for `overlap` seconds."""
         return await self._write(lambda db: audit.rotate(db, by, key_id, overlap, self._clock()))
 
-    async def delete(self, key_id: str, by: str = audit.MASTER) -> Key:
+    async def delete(self, key_id: str, by: str = MASTER) -> Key:
         return await self._write(lambda db: audit.delete(db, by, key_id, self._clock()))
 
-    async def changes(self, filters: audit.Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+    async def changes(self, filters: AuditFilters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
         """Recorded changes of keys, the newest first, pages from 1; and how many there are."""
         sql, values = audit.page_query(filters, page, size)
         rows = await _available(self._reports.all(sql, tuple(values)))

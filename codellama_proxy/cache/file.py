@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from codellama_proxy.cache import vectors
 from codellama_proxy.cache.key import CachedAnswer
 from codellama_proxy.cache.vectors import Vector
 from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.connection import CACHE, connect
 
@@ -52,15 +53,22 @@ def open_file(path: Path) -> sqlite3.Connection:
     return db
 
 
-def existing(path: Path) -> sqlite3.Connection:
-    """A connection to a file that a server may be using: nothing of it is mended. Raises `sqlite3.Error`."""
-    db = connect(path, kind=CACHE)
+@contextmanager
+def existing(database: Path) -> Iterator[sqlite3.Connection | None]:
+    """The file beside a database, which a server may be using, so it is never repaired; `None` if there is none.
+
+    Raises `StoreError`, also for what SQLite raises inside the `with` block.
+    """
+    path = beside(database)
+    if not path.exists():
+        yield None
+        return
     try:
-        _look(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
+        with closing(connect(path, kind=CACHE)) as db:
+            _look(db)
+            yield db
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot use the cache {path}: {error}") from error
 
 
 def _opened(path: Path) -> sqlite3.Connection | None:

@@ -6,8 +6,8 @@ import time
 from argparse import ArgumentParser, Namespace
 
 from codellama_proxy.cli.command import Command, database_path, note, say
+from codellama_proxy.store import factory
 from codellama_proxy.store.location import database_file
-from codellama_proxy.store.sqlite import backup as store
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def backup(args: Namespace) -> int:
     source = database_path(args)
-    size = store.backup(source, database_file(args.file))
+    size = factory.backup(source, database_file(args.file))
     say(f"{source} is copied to {args.file}: {size} bytes, checked.")
     return 0
 
@@ -25,7 +25,7 @@ def backup(args: Namespace) -> int:
 def restore(args: Namespace) -> int:
     database = database_path(args)
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = store.restore(database_file(args.file), database, moment)
+    aside = factory.restore(database_file(args.file), database, moment)
     say(f"{args.file} is now {database}.")
     if aside is not None:
         note(f"The one before it is {aside}.")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import Any
 
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cli.command import Command, answer, database_path, in_words, table
+from codellama_proxy.cli.command import Command, answer, database_path, table
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -30,7 +27,7 @@ def run(args: Namespace) -> int:
 
 
 def stats(args: Namespace) -> int:
-    with _file(args) as db:
+    with answer_file.existing(database_path(args)) as db:
         rows = answer_file.stats(db, args.project, args.model) if db is not None else []
     names = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")
     found = [dict(zip(names, row, strict=True)) for row in rows]
@@ -41,20 +38,9 @@ def stats(args: Namespace) -> int:
 
 
 def purge(args: Namespace) -> int:
-    with _file(args) as db:
+    with answer_file.existing(database_path(args)) as db:
         count = answer_file.purge(db, args.project, args.model) if db is not None else 0
     return answer(args, {"purged": count}, f"{count} answers are forgotten.")
-
-
-@contextmanager
-def _file(args: Namespace) -> Iterator[sqlite3.Connection | None]:
-    """`None` when nothing was ever kept."""
-    path = answer_file.beside(database_path(args))
-    if not path.exists():
-        yield None
-        return
-    with in_words(path, "cache"), closing(answer_file.existing(path)) as db:
-        yield db
 
 
 def _date(seconds: Any) -> str:

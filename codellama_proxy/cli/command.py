@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -21,10 +20,9 @@ from pydantic import ValidationError
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.factory import read_session, write_session
+from codellama_proxy.store.interfaces import AdminSession
 from codellama_proxy.store.location import database_file
-from codellama_proxy.store.sqlite.connection import connect, connect_to_read
-from codellama_proxy.store.sqlite.migrations import is_current, migrate, shipped
-from codellama_proxy.store.sqlite.ownership import reached_elsewhere
 
 DEFAULT_DATABASE = "data/proxy.db"
 INTERRUPTED = 130
@@ -75,52 +73,14 @@ def _dotenv() -> Mapping[str, str | None]:
         raise CommandError(".env cannot be read") from None
 
 
-@contextmanager
-def reading(args: Namespace) -> Iterator[sqlite3.Connection]:
-    """A connection that only reads: the database is not made, and changed only if it has to be migrated."""
-    path = database_path(args)
-    with in_words(path):
-        with closing(connect_to_read(path)) as db:
-            current = is_current(db)
-            if current:
-                yield db
-        if not current:
-            with _migrated(path, create=False) as db:
-                yield db
+def reading(args: Namespace) -> AbstractContextManager[AdminSession]:
+    """A session that only reads. It never creates the database."""
+    return read_session(database_path(args))
 
 
-@contextmanager
-def change(args: Namespace, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """The database inside one transaction, which is taken back if anything fails. It never checkpoints."""
-    path = database_path(args)
-    with in_words(path), _migrated(path, create=create) as db:
-        db.execute("begin immediate")
-        try:
-            yield db
-            db.execute("commit")
-        except BaseException:
-            if db.in_transaction:  # a full disk has already rolled back
-                db.execute("rollback")
-            raise
-
-
-@contextmanager
-def _migrated(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
-    if not create and not path.exists():
-        raise StoreError(f"there is no database {path}")
-    reached_elsewhere(path)
-    with closing(connect(path, create=create)) as db:
-        migrate(db, shipped())
-        yield db
-
-
-@contextmanager
-def in_words(path: Path, what: str = "database") -> Iterator[None]:
-    """What SQLite complains of, as `StoreError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot use the {what} {path}: {error}") from error
+def change(args: Namespace, *, create: bool = False) -> AbstractContextManager[AdminSession]:
+    """A session in one transaction, rolled back on any exception."""
+    return write_session(database_path(args), create=create)
 
 
 # --- how a command ends --------------------------------------------------------------------------------------

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from codellama_proxy.auth.keys import require_usable
 from codellama_proxy.cli import explain_report as explained
-from codellama_proxy.cli.command import Command, CommandError, database_path, in_words, note, say
+from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.config.check_report import inspect
 from codellama_proxy.config.digest import keyed
@@ -30,7 +27,6 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import (
     Count,
     Explanation,
-    Standings,
     World,
     explain,
     trace_of,
@@ -43,9 +39,8 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.openai.embeddings import has_ids
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.routing.cooldown import Cooling
-from codellama_proxy.store.sqlite.connection import connect_to_read
-from codellama_proxy.store.sqlite.installation import known_digest_key
-from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
+from codellama_proxy.store.factory import inspect_session
+from codellama_proxy.store.interfaces import KeySession
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 
@@ -90,11 +85,11 @@ def run(args: Namespace) -> int:
     chat = _chat(args)
     plan = _plan(args.simulate, snapshot)
     now = time.time()
-    with _database(args) as db:
+    with inspect_session(database_path(args)) as db:
         key = _key(args, db)
         if db is not None:
-            snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, known_digest_key(db)))
-        standings = unused(now) if db is None else _standings(db, now)
+            snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, db.digest_key()))
+        standings = unused(now) if db is None else (lambda scopes: db.standings(scopes, now))
         told = _explained(
             snapshot, key, chat, World(_count(snapshot, key), standings, now, _cooling(args, now))
         )
@@ -168,15 +163,7 @@ def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
 # --- who asks ----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _database(args: Namespace) -> Iterator[sqlite3.Connection | None]:
-    """The database, only to be read; none if there is no file yet."""
-    path = database_path(args)
-    with in_words(path), closing(connect_to_read(path)) if path.exists() else nullcontext() as db:
-        yield db
-
-
-def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:
+def _key(args: Namespace, db: KeySession | None) -> Key:
     if args.project is not None:
         return Key(ANY_KEY, args.project)
     if db is None:
@@ -185,11 +172,6 @@ def _key(args: Namespace, db: sqlite3.Connection | None) -> Key:
         return find_key(db, args.key)
     except ProxyError as error:
         raise CommandError(error.message) from None
-
-
-def _standings(db: sqlite3.Connection, now: float) -> Standings:
-    books = LedgerEntries()
-    return lambda scopes: books.standings(db, scopes, now) if scopes else []
 
 
 def _cooling(args: Namespace, now: float) -> dict[str, Cooling]:

@@ -7,7 +7,6 @@ import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from sqlite3 import Connection
 from typing import Any, NoReturn
 
 from codellama_proxy.cli import audit as changes
@@ -25,9 +24,9 @@ from codellama_proxy.cli.command import (
 )
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.key_fields import KeyChange, shown
-from codellama_proxy.store.sqlite import audit
-from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.audit import CLI
+from codellama_proxy.store.interfaces import KeySession
+from codellama_proxy.store.key_fields import PREFIX_LENGTH, KeyChange, shown
 
 ABOUT = "Administer keys on the database file."
 UNSET = "none"
@@ -82,14 +81,13 @@ OPTIONS: Mapping[str, tuple[str, Read, str]] = {
 def create(args: Namespace) -> int:
     wanted = _change(args, {"key_alias": key_values.alias("PROJECT", args.project)})
     with change(args, create=True) as db:
-        key, secret = audit.create(db, audit.CLI, wanted, time.time())
+        key, secret = db.create_key(wanted, CLI, time.time())
     return _with_secret(args, key, secret, f"created {key.key_id} for the project {key.project}")
 
 
 def list_keys(args: Namespace) -> int:
-    asked = {"project": args.project, "size": -1, "skip": 0}
     with reading(args) as db:
-        keys = [key_rows.from_row(row) for row in db.execute(key_rows.SQL["page_of_cards"], asked)]
+        keys = db.keys(args.project)
     rows = [_row(key, time.time()) for key in keys]
     return answer(args, [shown(key) for key in keys], table(COLUMNS, rows))
 
@@ -106,33 +104,33 @@ def update(args: Namespace) -> int:
     if not wanted.values:
         raise CommandError("nothing to change was given", 2)
     with change(args) as db:
-        key = audit.update(db, audit.CLI, find_key(db, args.key).key_id, wanted, time.time())
+        key = db.update_key(find_key(db, args.key).key_id, wanted, CLI, time.time())
     return answer(args, shown(key), _card(key))
 
 
 def block(args: Namespace) -> int:
     with change(args) as db:
-        key = audit.block(db, audit.CLI, find_key(db, args.key).key_id, True, time.time())
+        key = db.block_key(find_key(db, args.key).key_id, True, CLI, time.time())
     return answer(args, shown(key), f"blocked {key.key_id}")
 
 
 def unblock(args: Namespace) -> int:
     with change(args) as db:
-        key = audit.block(db, audit.CLI, find_key(db, args.key).key_id, False, time.time())
+        key = db.block_key(find_key(db, args.key).key_id, False, CLI, time.time())
     return answer(args, shown(key), f"unblocked {key.key_id}")
 
 
 def rotate(args: Namespace) -> int:
     overlap = 0.0 if args.overlap is None else key_values.duration("--overlap", args.overlap)
     with change(args) as db:
-        key, secret = audit.rotate(db, audit.CLI, find_key(db, args.key).key_id, overlap, time.time())
+        key, secret = db.rotate_key(find_key(db, args.key).key_id, overlap, CLI, time.time())
     old = f"the old secret works for {args.overlap} more" if overlap else "the old secret is dead"
     return _with_secret(args, key, secret, f"rotated {key.key_id}: {old}")
 
 
 def delete(args: Namespace) -> int:
     with change(args) as db:
-        key = audit.delete(db, audit.CLI, find_key(db, args.key).key_id, time.time())
+        key = db.delete_key(find_key(db, args.key).key_id, CLI, time.time())
     return answer(args, {"key_id": key.key_id, "deleted": True}, f"deleted {key.key_id}")
 
 
@@ -195,17 +193,17 @@ def _change(args: Namespace, values: Mapping[str, Any]) -> KeyChange:
     return KeyChange({**values, **read})
 
 
-def find_key(db: Connection, given: str) -> Key:
+def find_key(db: KeySession, given: str) -> Key:
     """A key by its id, or by enough of the beginning of its secret."""
     if given.startswith("key_"):
-        return key_rows.get(db, given)
-    prefix = given[: key_rows.PREFIX_LENGTH]
-    rows = db.execute(key_rows.SQL["cards_by_prefix"], {"prefix": prefix}).fetchall()
-    if not rows:
+        return db.key(given)
+    prefix = given[:PREFIX_LENGTH]
+    found = db.keys_by_prefix(prefix)
+    if not found:
         raise CommandError(f"there is no key {prefix!r}")
-    if len(rows) > 1:
+    if len(found) > 1:
         raise CommandError(f"several keys begin with {prefix!r}")
-    return key_rows.from_row(rows[0])
+    return found[0]
 
 
 def _with_secret(args: Namespace, key: Key, secret: str, said: str) -> int:

@@ -7,22 +7,17 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from sqlite3 import Connection
 from typing import Any
 
 from codellama_proxy.cli.command import Command, CommandError, answer, reading, table
 from codellama_proxy.core.money import usd
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.sqlite import daily_totals as folding
-from codellama_proxy.store.sqlite import reports as spending
-from codellama_proxy.store.sqlite.reports import GROUPS, Filters
+from codellama_proxy.store.interfaces import Difference, LedgerSession
+from codellama_proxy.store.reports import GROUPS, Filters
 
 POLL = 0.5
 """Seconds between two looks at what is new."""
 AT_ONCE = 1000
-
-Rows = list[tuple[int, dict[str, Any]]]
-
 
 # --- the subcommands ---------------------------------------------------------------------------------------
 
@@ -33,17 +28,16 @@ def spend(args: Namespace) -> int:
     if unknown:
         raise CommandError(f"--by {unknown[0]}: it is any of {', '.join(GROUPS)}", 2)
     start = None if args.since is None else time.time() - key_values.duration("--since", args.since)
-    sql, values = spending.spend_query(groups, Filters(start=start))
     with reading(args) as db:
-        found = spending.summary(groups, db.execute(sql, values).fetchall())
+        found = db.spend(groups, Filters(start=start))
     return answer(args, found, _spend_table([name for name in GROUPS if name in groups], found))
 
 
 def reconcile(args: Namespace) -> int:
     """Exit code 1 if a balance is not what its rows say."""
     with reading(args) as db:
-        differences = folding.reconcile(db)
-        uncertain = db.execute(spending.SQL["uncertain"]).fetchall()
+        differences = db.reconcile()
+        uncertain = db.inexact()
     bases = [
         {"basis": basis, "requests": requests, "cost_usd": usd(cost)} for basis, requests, cost in uncertain
     ]
@@ -57,24 +51,24 @@ def logs(args: Namespace) -> int:
     if args.last < 0:
         raise CommandError("--last: it is a number of requests", 2)
     with reading(args) as db:
-        (seq,) = db.execute(spending.SQL["before_last"], (args.last,)).fetchone()
+        seq = db.position(args.last)
         if args.follow:
             try:
                 _follow(args, db, seq)
             except KeyboardInterrupt:
                 return 0
-        while rows := _after(db, seq):
+        while rows := db.logs_after(seq, AT_ONCE):
             for seq, row in rows:  # noqa: B007 - the last one is where the next page begins
                 _print(args, row)
     return 0
 
 
-def _follow(args: Namespace, db: Connection, seq: int) -> None:
+def _follow(args: Namespace, db: LedgerSession, seq: int) -> None:
     """Each request once, when it has ended: one that runs holds back nothing but itself."""
     running: list[str] = []
     while True:
-        ended = [row for row in (_one(db, request_id) for request_id in running) if row["status"] != "held"]
-        fresh = _after(db, seq)
+        ended = [row for row in (db.log(request_id) for request_id in running) if row["status"] != "held"]
+        fresh = db.logs_after(seq, AT_ONCE)
         seq = max((found for found, _ in fresh), default=seq)
         ended += [row for _, row in fresh if row["status"] != "held"]
         for row in ended:
@@ -84,20 +78,6 @@ def _follow(args: Namespace, db: Connection, seq: int) -> None:
         running = [name for name in (*running, *(row["request_id"] for _, row in fresh)) if name not in done]
         if len(fresh) < AT_ONCE:
             time.sleep(POLL)
-
-
-# --- reading -----------------------------------------------------------------------------------------------
-
-
-def _after(db: Connection, seq: int) -> Rows:
-    sql, values = spending.after_query(seq, AT_ONCE)
-    return [(row[0], spending.log_row(row[1:])) for row in db.execute(sql, values).fetchall()]
-
-
-def _one(db: Connection, request_id: str) -> dict[str, Any]:
-    """What runs is never removed, so it is there."""
-    sql, values = spending.request_query(request_id)
-    return spending.log_row(db.execute(sql, values).fetchone()[: len(spending.LOG_COLUMNS)])
 
 
 # --- showing -----------------------------------------------------------------------------------------------
@@ -113,7 +93,7 @@ def _spend_table(groups: list[str], found: dict[str, Any]) -> str:
     return f"{table(columns, rows)}\n{total}" if rows else total
 
 
-def _reconciled(differences: list[folding.Difference], bases: list[dict[str, Any]]) -> str:
+def _reconciled(differences: list[Difference], bases: list[dict[str, Any]]) -> str:
     lines = [
         f"{one.scope!r}: spent {one.spent_nanos} and held {one.held_nanos} nano-USD, but its requests say "
         f"{one.expected_spent_nanos} and {one.expected_held_nanos}"

@@ -19,7 +19,8 @@ from codellama_proxy.core.snapshot import Limits, Project, ScopeKind, Snapshot
 from codellama_proxy.core.types import Key
 
 MINUTE = 60.0
-_BETWEEN = "\x1f"
+_USER_SEPARATOR = "\x1f"
+"""Between project and user in the id of a user scope."""
 USER_LENGTH = 256
 """Longer user names are kept as their hash."""
 GUESS = 1.0
@@ -48,7 +49,7 @@ class ScopeLimits(NamedTuple):
         """As people read it."""
         if self.kind == "global":
             return "the whole installation"
-        return f"{self.kind} {self.name.rpartition(_BETWEEN)[2]}"
+        return f"{self.kind} {self.name.rpartition(_USER_SEPARATOR)[2]}"
 
 
 class Rates(NamedTuple):
@@ -103,7 +104,14 @@ def user_name(user: str) -> str:
 
 def user_scope(project: str, user: str) -> str:
     """No project name contains the separator, so two pairs never meet in one name."""
-    return f"{project}{_BETWEEN}{user_name(user)}"
+    return f"{project}{_USER_SEPARATOR}{user_name(user)}"
+
+
+def split_scope(scope: str) -> tuple[str, str, str]:
+    """The kind of a scope id, the project or key id in it, and the user (empty but for user scopes)."""
+    kind, _, name = scope.partition(":")
+    owner, _, user = name.partition(_USER_SEPARATOR)
+    return kind, owner, user
 
 
 def scope_ids(project: str, key_id: str | None, user: str | None) -> tuple[str, ...]:

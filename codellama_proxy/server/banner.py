@@ -18,7 +18,7 @@ from codellama_proxy.core.masking import mask_of
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.routing.selection import asked_model
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.sqlite import audit
+from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.sqlite.connection import version_warning
 from codellama_proxy.tracking.log import Log
 
@@ -114,7 +114,7 @@ async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: b
         return [
             f"There are no keys yet. Create one: scripts/keys.py create default --database {settings.database}",
         ]
-    _, secret = await keys.create(key_values.read({"key_alias": "default"}), by=audit.CLI)
+    _, secret = await keys.create(key_values.read({"key_alias": "default"}), by=CLI)
     return [
         "",
         f"  A key for the project default, shown only now: {secret}",

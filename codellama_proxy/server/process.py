@@ -28,6 +28,7 @@ from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.retention import run_retention
 from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.interfaces import KeptConfiguration
 from codellama_proxy.store.location import database_file
 from codellama_proxy.store.sqlite import configurations, installation
 from codellama_proxy.store.sqlite import migrations as migrate
@@ -168,9 +169,7 @@ def freeze_startup_objects() -> None:
 
 def _keep_last_good(writer: Writer, live: LiveConfig) -> None:
     """Stores the configuration in force for `--on-invalid last-good`, unless it contains a secret in plain text."""
-    kept: configurations.KeptConfiguration | None = configurations.KeptConfiguration(
-        live.text, live.snapshot.digest, live.loaded_at
-    )
+    kept: KeptConfiguration | None = KeptConfiguration(live.text, live.snapshot.digest, live.loaded_at)
     if contains_secret(live.text, live.snapshot):
         kept = None
         logging.getLogger(__name__).warning(

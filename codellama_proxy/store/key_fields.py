@@ -17,6 +17,10 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import is_duration
 
 DEFAULT_PROJECT = "default"
+SECRET_START = "sk-"  # noqa: S105 - what every secret begins with
+SECRET_LENGTH = len(SECRET_START) + 43
+PREFIX_LENGTH = len(SECRET_START) + 8
+"""Characters of a secret that are stored and shown."""
 MAX_USD = 1_000_000_000
 MAX_COUNT = 10**12
 MAX_LIFETIME = 100 * 365 * 86400.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite import audit
 from codellama_proxy.store.sqlite.connection import connect
@@ -87,7 +88,7 @@ def test_a_change_that_is_refused_leaves_no_record(served: Proxy) -> None:
     keys(served.database, "block", "key_nope", check=False)
     with closing(connect(served.database)) as db:
         db.execute("begin immediate")
-        audit.create(db, audit.CLI, KeyChange({"key_alias": "web"}), 0.0)
+        audit.create(db, CLI, KeyChange({"key_alias": "web"}), 0.0)
         db.execute("rollback")
     assert told(served)["total"] == before
 

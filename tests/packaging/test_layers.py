@@ -31,7 +31,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "httptools": ("upstream.connection", "web.http_protocol"),
     "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
     "aiosqlite": ("store.sqlite.reader",),
-    "sqlite3": ("store.sqlite", "cache.file", "cache.storage", "auth", "cli"),
+    "sqlite3": ("store.sqlite", "cache.file", "cache.storage", "auth"),
     "yaml": ("config.yaml", "config.importers"),
     "genai_prices": ("pricing.catalogue",),
     "tiktoken": ("tokens.tokenizers",),

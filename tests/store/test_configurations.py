@@ -9,7 +9,8 @@ import pytest
 
 from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite.configurations import KeptConfiguration, keep, last_good
+from codellama_proxy.store.interfaces import KeptConfiguration
+from codellama_proxy.store.sqlite.configurations import keep, last_good
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 

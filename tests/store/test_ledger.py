@@ -18,10 +18,10 @@ from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Usage
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, LimitExceededError
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
+from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
-from codellama_proxy.store.sqlite.reports import Filters
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 
@@ -754,7 +754,7 @@ def test_folding_changes_no_sum(desk: Desk, store: Store) -> None:
 
 
 async def _sums(ledger: Ledger) -> list[object]:
-    from codellama_proxy.store.sqlite.reports import GROUPS  # noqa: PLC0415
+    from codellama_proxy.store.reports import GROUPS  # noqa: PLC0415
 
     filters = (
         Filters(),

@@ -25,10 +25,10 @@ from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.key_fields import KeyChange
+from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.reports import Filters
 from codellama_proxy.store.sqlite.writer import Writer
 from codellama_proxy.tokens.counter import Counter
 from codellama_proxy.tracking.log import Log

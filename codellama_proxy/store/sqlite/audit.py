@@ -8,36 +8,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import iso_ms
+from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange, shown
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite import queries
 
 SQL = queries.load("audit")
-ACTIONS = ("create", "update", "block", "unblock", "rotate", "delete")
-MASTER, CLI = "master", "cli"
-"""Actors; a session of the dashboard is `ui:` and its name."""
-
 _UNTOLD = {"key_id", "key_alias", "created_at"}
 _FIELDS = ("created_at", "actor", "action", "key_id", "project", "changes")
 
 Changes = dict[str, list[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which changes are meant; `None`: any. From `start` on, before `end`, in unix seconds."""
-
-    project: str | None = None
-    key_id: str | None = None
-    action: str | None = None
-    actor: str | None = None
-    start: float | None = None
-    end: float | None = None
 
 
 # --- changing ------------------------------------------------------------------------------------------------
@@ -107,12 +91,12 @@ def _record(db: sqlite3.Connection, actor: str, action: str, key: Key, changes: 
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def page_query(filters: Filters, page: int, size: int) -> queries.Query:
+def page_query(filters: AuditFilters, page: int, size: int) -> queries.Query:
     where, values = _where(filters)
     return SQL["page"].format(where=where), [*values, size, (page - 1) * size]
 
 
-def count_query(filters: Filters) -> queries.Query:
+def count_query(filters: AuditFilters) -> queries.Query:
     where, values = _where(filters)
     return SQL["count"].format(where=where), values
 
@@ -123,7 +107,7 @@ def entry(row: Sequence[Any]) -> dict[str, Any]:
     return {**shown, "created_at": iso_ms(shown["created_at"]), "changes": json.loads(shown["changes"])}
 
 
-def _where(filters: Filters) -> queries.Query:
+def _where(filters: AuditFilters) -> queries.Query:
     return queries.where(
         ("project = ?", filters.project),
         ("key_id = ?", filters.key_id),

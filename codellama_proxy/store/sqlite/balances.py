@@ -17,7 +17,7 @@ from typing import Any
 
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
-from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
+from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill, split_scope
 from codellama_proxy.limits.windows import Window, is_rolling, iso, turned, window
 from codellama_proxy.store.sqlite.queries import load
 
@@ -226,6 +226,5 @@ def _scoped(name: str, kind: str) -> str:
 
 
 def _parts(scope: str) -> tuple[str, Mapping[str, str]]:
-    kind, _, name = scope.partition(":")
-    project, _, user = name.partition("\x1f")
-    return kind, {"project": project, "key_id": name, "user": user}
+    kind, owner, user = split_scope(scope)
+    return kind, {"project": owner, "key_id": owner, "user": user}

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.interfaces import KeptConfiguration
 from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.connection import connect_to_read
 
 SQL = queries.load("configurations")
-
-
-@dataclass(frozen=True, slots=True)
-class KeptConfiguration:
-    text: bytes
-    digest: str
-    loaded_at: float
-    """Unix seconds."""
 
 
 def keep(db: sqlite3.Connection, kept: KeptConfiguration | None) -> None:

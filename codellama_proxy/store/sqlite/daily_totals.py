@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 
+from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sqlite.balances import SQL, scope_sum
 
 BATCH = 200
 """Rows folded in one transaction: other writes wait meanwhile, some ten milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A balance that is not the sum of its rows."""
-
-    scope: str
-    spent_nanos: int
-    held_nanos: int
-    expected_spent_nanos: int
-    expected_held_nanos: int
 
 
 def reconcile(db: sqlite3.Connection) -> list[Difference]:

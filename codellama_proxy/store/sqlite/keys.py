@@ -13,13 +13,19 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
-from codellama_proxy.store.key_fields import DEFAULT_PROJECT, KeyChange, apply, given_limits, limits_of
+from codellama_proxy.store.key_fields import (
+    DEFAULT_PROJECT,
+    PREFIX_LENGTH,
+    SECRET_LENGTH,
+    SECRET_START,
+    KeyChange,
+    apply,
+    given_limits,
+    limits_of,
+)
 from codellama_proxy.store.sqlite import queries
 
 SQL = queries.load("keys")
-SECRET_START = "sk-"  # noqa: S105 - what every secret begins with
-SECRET_LENGTH = len(SECRET_START) + 43
-PREFIX_LENGTH = len(SECRET_START) + 8
 
 _BASE62 = string.digits + string.ascii_letters
 

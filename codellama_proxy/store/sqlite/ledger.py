@@ -24,13 +24,15 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.store import reports
 from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.interfaces import Difference
+from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite import daily_totals as folding
-from codellama_proxy.store.sqlite import reports as spending
+from codellama_proxy.store.sqlite import report_queries as queries
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.reports import Filters
 from codellama_proxy.store.sqlite.writer import Writer
 
 FORGET_WITHIN = 1000
@@ -108,34 +110,34 @@ class Ledger:
         """Nobody keeps the balance of a scope without a budget, but its rows tell what it ever spent."""
         if standing.scope.limits.max_budget is not None:
             return standing
-        rows = await self._read(*spending.spend_query((), spending.of_scope(standing.scope.id)))
-        return standing._replace(spent_nanos=spending.spent(rows), held_nanos=0, resets_at=None)
+        rows = await self._read(*queries.spend_query((), reports.of_scope(standing.scope.id)))
+        return standing._replace(spent_nanos=reports.spent(rows), held_nanos=0, resets_at=None)
 
     async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
         """One page of rows, newest first, and how many there are in all."""
-        rows = await self._read(*spending.logs_query(filters, page, size))
-        (total,) = (await self._read(*spending.count_query(filters)))[0]
-        return [spending.log_row(row) for row in rows], total
+        rows = await self._read(*queries.logs_query(filters, page, size))
+        (total,) = (await self._read(*queries.count_query(filters)))[0]
+        return [reports.log_row(row) for row in rows], total
 
     async def request(self, request_id: str) -> dict[str, Any] | None:
         """One row whole, with `content` if that was kept."""
-        rows = await self._read(*spending.request_query(request_id))
-        return spending.whole_row(rows[0]) if rows else None
+        rows = await self._read(*queries.request_query(request_id))
+        return reports.whole_row(rows[0]) if rows else None
 
     async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
         """Rows older than one, newest first; `None` if that one is not there."""
-        found = await self._read(spending.SQL["seq_of"], (request_id,))
+        found = await self._read(queries.SQL["seq_of"], (request_id,))
         if not found:
             return None
-        rows = await self._read(*spending.before_query(filters, found[0][0], size))
-        return [spending.log_row(row) for row in rows]
+        rows = await self._read(*queries.before_query(filters, found[0][0], size))
+        return [reports.log_row(row) for row in rows]
 
     async def spend(
-        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = spending.MOST_ROWS
+        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
     ) -> dict[str, Any]:
         """Sums over rows and daily totals, as `/spend` answers them: a page of groups, and all groups' sums."""
-        rows = await self._read(*spending.spend_page_query(group_by, filters, page, size))
-        return spending.page_of_groups(group_by, rows)
+        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size))
+        return reports.page_of_groups(group_by, rows)
 
     async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
@@ -144,12 +146,12 @@ class Ledger:
         except StoreUnavailableError as error:
             raise _unavailable() from error
 
-    async def reconcile(self) -> list[folding.Difference]:
+    async def reconcile(self) -> list[Difference]:
         """Balances that are not what their rows say: none, unless something is badly wrong."""
         await self._writer.barrier()
         return await asyncio.to_thread(self._reconcile)
 
-    def _reconcile(self) -> list[folding.Difference]:
+    def _reconcile(self) -> list[Difference]:
         with closing(sqlite3.connect(read_uri(self._writer.path), uri=True, isolation_level=None)) as db:
             return folding.reconcile(db)
 

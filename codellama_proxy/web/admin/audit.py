@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from codellama_proxy.store.sqlite.audit import ACTIONS, Filters
+from codellama_proxy.store.audit import ACTIONS, AuditFilters
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import MOST_PAGES, Query
@@ -20,7 +20,7 @@ async def audit(request: Request) -> Response:
     """One page of changes, the newest first."""
     await require_admin(request)
     query = Query(request, _PARAMETERS)
-    filters = Filters(
+    filters = AuditFilters(
         project=query.text("project"),
         key_id=query.text("key_id"),
         action=query.one_of("action", ACTIONS),

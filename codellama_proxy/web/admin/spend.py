@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.store.sqlite.reports import GROUPS, MOST_ROWS, STATUSES, Filters
+from codellama_proxy.store.reports import GROUPS, MAX_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import MOST_PAGES, Query, invalid
@@ -27,7 +27,7 @@ async def spend(request: Request) -> Response:
     """A page of sums by any groups; without admin rights, of one's own project only."""
     query = Query(request, (*_FILTERS, "group_by", "page", "size"))
     group_by, filters = _groups(query), _filters(query)
-    page, size = query.number("page", 1, MOST_PAGES), query.number("size", MOST_ROWS, MOST_ROWS)
+    page, size = query.number("page", 1, MOST_PAGES), query.number("size", MAX_ROWS, MAX_ROWS)
     who = await caller(request)
     if not who.admin:
         if who.key is None:
@@ -42,7 +42,7 @@ async def logs(request: Request) -> Response:
     """One page of requests, the newest first; or those before one of them, which takes no counting."""
     await require_admin(request)
     query = Query(request, (*_FILTERS, "page", "size", "before"))
-    filters, size = _filters(query), query.number("size", PAGE_SIZE, MOST_ROWS)
+    filters, size = _filters(query), query.number("size", PAGE_SIZE, MAX_ROWS)
     before = query.text("before")
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})

@@ -1,0 +1,21 @@
+"""What the audit of key changes is asked for: actions, actors and filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ACTIONS = ("create", "update", "block", "unblock", "rotate", "delete")
+MASTER, CLI = "master", "cli"
+"""Actors: the master key, and the command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilters:
+    """Which changes; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
+
+    project: str | None = None
+    key_id: str | None = None
+    action: str | None = None
+    actor: str | None = None
+    start: float | None = None
+    end: float | None = None

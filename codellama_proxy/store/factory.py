@@ -1,0 +1,46 @@
+"""Opens a database by its address. The only module that knows which database system is behind it.
+
+Every function raises `StoreError`: one sentence for the operator.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from codellama_proxy.store.interfaces import AdminSession, KeptConfiguration
+from codellama_proxy.store.sqlite import backup as copies
+from codellama_proxy.store.sqlite import configurations, sessions
+
+
+def read_session(database: Path) -> AbstractContextManager[AdminSession]:
+    """A session that only reads. Never creates the database; migrates one of an older version first."""
+    return sessions.reading(database)
+
+
+def write_session(database: Path, *, create: bool = False) -> AbstractContextManager[AdminSession]:
+    """A session in one transaction, rolled back on any exception."""
+    return sessions.writing(database, create=create)
+
+
+def inspect_session(database: Path) -> AbstractContextManager[AdminSession | None]:
+    """A session that only reads and never migrates; `None` if there is no database."""
+    return sessions.inspecting(database)
+
+
+def last_good_configuration(database: Path) -> KeptConfiguration | None:
+    """The configuration that the last server on this database had in force, if any."""
+    return configurations.last_good(database)
+
+
+def backup(database: Path, target: Path) -> int:
+    """Copy the database to a new file while servers run; returns the size of the copy in bytes."""
+    return copies.backup(database, target)
+
+
+def restore(source: Path, database: Path, moment: str) -> Path | None:
+    """Replace the database, which no server may use, by a copy.
+
+    The database before it is renamed to end in `moment`; returns its path, `None` if there was none.
+    """
+    return copies.restore(source, database, moment)
