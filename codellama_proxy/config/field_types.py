@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
-from codellama_proxy.config.yaml.document import Quoted, plain
+from codellama_proxy.config.yaml.scalars import Quoted, plain
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.limits.windows import GRAMMAR

@@ -19,7 +19,7 @@ from codellama_proxy.config.section import (
     Timeout,
     UpstreamName,
 )
-from codellama_proxy.config.yaml.document import plain
+from codellama_proxy.config.yaml.scalars import plain
 from codellama_proxy.core import snapshot
 from codellama_proxy.core.snapshot import Secret
 

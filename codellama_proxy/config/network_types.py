@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from codellama_proxy.config.field_types import Scalar, mapping, read_text, refuse
-from codellama_proxy.config.yaml.document import plain
+from codellama_proxy.config.yaml.scalars import plain
 from codellama_proxy.config.yaml.substitution import read_regular, reason
 from codellama_proxy.core.snapshot import Bundle, Secret
 

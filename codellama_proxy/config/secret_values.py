@@ -12,7 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from codellama_proxy.config.schema import File
-from codellama_proxy.config.yaml.document import Document, Path, resolve
+from codellama_proxy.config.yaml.document import Document, Path
+from codellama_proxy.config.yaml.scalars import resolve
 from codellama_proxy.core.masking import credentials
 from codellama_proxy.core.snapshot import Secret, Snapshot
 

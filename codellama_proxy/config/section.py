@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from codellama_proxy.config import field_types as s
 from codellama_proxy.config.network_types import PROXY
-from codellama_proxy.config.yaml.document import Substituted, plain
+from codellama_proxy.config.yaml.scalars import Substituted, plain
 from codellama_proxy.core.snapshot import Secret
 
 ONE_OF = BeforeValidator(lambda value: str(value) if isinstance(value, Substituted) else value)

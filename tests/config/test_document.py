@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.config.problems import ConfigError
-from codellama_proxy.config.yaml.document import Document, Substituted, parse, plain, resolve
+from codellama_proxy.config.yaml.document import Document, parse
 from codellama_proxy.config.yaml.parser_messages import SENTENCES
+from codellama_proxy.config.yaml.scalars import Substituted, plain, resolve
 from codellama_proxy.config.yaml.substitution import expand, lookup_in, references
 
 

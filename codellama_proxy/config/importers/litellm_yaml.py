@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from codellama_proxy.config.yaml.document import resolve
+from codellama_proxy.config.yaml.scalars import resolve
 
 
 class _Dumper(yaml.SafeDumper):
