@@ -1,19 +1,18 @@
-"""Where an answer comes from, as a request sees it: from upstream, from what was kept, or from another's flight."""
+"""Where a request's answer comes from: from upstream, from the cache, or from another request's call."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from codellama_proxy.cache.single_flight import Reply, Subscription
+from codellama_proxy.cache.single_flight import Begin, Reply, SharedCall, Subscription
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
-
-Begin = Callable[[], Awaitable[Reply]]
+from codellama_proxy.request.context import RequestContext
 
 
 class AnswerSource(Protocol):
-    """A request's place at its answer. Whoever got it calls `leave`, then `close`, whatever happens."""
+    """A request that got one calls `leave`, then `close`, whatever happens."""
 
     async def reply(self, begin: Begin) -> Reply:
         """The answer; `begin` asks upstream for it. Raises what `begin` raises."""
@@ -25,7 +24,7 @@ class AnswerSource(Protocol):
 
 
 class DirectCall:
-    """Nothing is kept and nothing is shared."""
+    """An upstream call that is neither kept nor shared."""
 
     def __init__(self) -> None:
         self._reply: Reply | None = None
@@ -43,7 +42,7 @@ class DirectCall:
 
 
 class CachedAnswerSource:
-    """A kept answer: a `AnswerSource` and its `Reply` in one."""
+    """A kept answer: an `AnswerSource` and its `Reply` in one."""
 
     ended = True
 
@@ -57,7 +56,7 @@ class CachedAnswerSource:
         return self
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        raise NotImplementedError(f"nothing comes after the whole, not in {seconds} s either")
+        raise NotImplementedError(f"a kept answer has a single batch, also after {seconds} s")
 
     async def leave(self) -> None:
         return
@@ -67,17 +66,65 @@ class CachedAnswerSource:
 
 
 class SubscribedAnswer:
-    """A seat in another request's flight."""
+    """The answer of another request's call."""
 
-    def __init__(self, seat: Subscription) -> None:
-        self._seat = seat
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
 
     async def reply(self, begin: Begin) -> Reply:
         del begin
-        return self._seat
+        return self._subscription
 
     async def leave(self) -> None:
         return
 
     async def close(self) -> None:
-        await self._seat.close()
+        await self._subscription.close()
+
+
+class SharedCallOwner:
+    """The request that asks upstream, and pays: an `AnswerSource` and its `Reply` in one."""
+
+    def __init__(self, context: RequestContext, call: SharedCall) -> None:
+        self._context = context
+        self._call = call
+
+    async def reply(self, begin: Begin) -> Reply:
+        admission = self._context.admission
+        if admission is not None and admission.clamped:
+            self._call = self._call.unshared()  # a budget of its own may cut the answer
+        self._context.others = lambda: self._call.others_wait
+        await self._call.begin(begin)
+        return self
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._started.deployment
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return self._started.dropped
+
+    @property
+    def first(self) -> Sequence[Event]:
+        return self._started.first
+
+    @property
+    def ended(self) -> bool:
+        view = self._call.owner_view
+        return self._started.ended if view is None else view.ended
+
+    @property
+    def _started(self) -> Reply:
+        assert self._call.reply is not None
+        return self._call.reply
+
+    async def more(self, seconds: float) -> Sequence[Event]:
+        return await self._call.more(seconds)
+
+    async def leave(self) -> None:
+        """An owner whose client left stays until no other request needs the answer: it pays for it."""
+        await self._call.leave(self._context.note)
+
+    async def close(self) -> None:
+        await self._call.close()

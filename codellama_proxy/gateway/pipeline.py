@@ -73,11 +73,10 @@ class Gateway:
             chat = self._parse(trace, endpoint, body, snapshot)
             models = self._chain(trace, chat, snapshot)
             chat = await self._accounts.in_words(chat, models)
-            place = await self._recall.place(trace, chat, models, snapshot, client.cache_control())
+            place = await self._recall.find_source(trace, chat, models, snapshot, client.cache_control())
             self._walk.plan(trace, models)
             models = await self._accounts.admit(trace, chat, models, snapshot)
-            if not chat.stream:
-                client.stay(trace.leave)
+            client.stay(lambda: _client_left(task, trace, chat))
             reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
             await self._delivery.deliver(trace, chat, reply, client, snapshot)
         except ProxyError as error:
@@ -162,6 +161,13 @@ class Gateway:
     def _chain(self, trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
         return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
+
+
+def _client_left(task: asyncio.Task[None], trace: RequestContext, request: InferenceRequest) -> None:
+    """A plain answer is finished without its client; a stream ends, unless other requests wait for it, too."""
+    trace.leave()
+    if request.stream and not trace.others():
+        task.cancel()
 
 
 def request_id(wall: float) -> str:

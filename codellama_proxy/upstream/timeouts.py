@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class TaskTimeout:
-    """Of the task that makes it. Whoever made it calls `close`."""
+    """For one task at a time: the one that waits. Its maker calls `close`."""
 
     def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
+        self._task: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self._until = math.inf
         """The event loop's time at which the present wait is over; for ever between two of them."""
@@ -40,7 +38,9 @@ class TaskTimeout:
         return self
 
     def __enter__(self) -> None:
-        self._cancelling = self._task.cancelling()
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._cancelling = task.cancelling()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -49,6 +49,7 @@ class TaskTimeout:
         if not self._rang:
             return
         self._rang = False
+        assert self._task is not None
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -65,6 +66,7 @@ class TaskTimeout:
         if self._until <= self._loop.time():
             self._rang = True
             self._until = math.inf
+            assert self._task is not None
             self._task.cancel()
         elif self._until < math.inf:
             self._set(self._until)

@@ -183,6 +183,8 @@ class AsgiClient:
 
     def _beat(self) -> None:
         """Sends a comment if nothing was sent for long, and looks again later: one timer, never reset."""
+        if self.gone:
+            return
         silent = self._loop.time() - self._silent_since
         if silent >= self._patience.heartbeat:
             if self._heartbeat is None or self._heartbeat.done():

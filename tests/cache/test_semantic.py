@@ -169,7 +169,7 @@ async def ask(rig: Rig, text: str, **more: Any) -> Client:
 
 async def kept(rig: Rig) -> None:
     """Returns when what was learned is written."""
-    await asyncio.gather(*rig.recall._keeping)
+    await asyncio.gather(*rig.recall._keeper.tasks)
     await rig.answers.read(lambda _: None)
 
 
@@ -613,6 +613,7 @@ def test_gptcache_gets_new_prompts_for_each_stretch_of_time(
     async def use(rig: Rig) -> None:
         rig.wall = 3600.0 * 1000
         await ask(rig, "hello")
+        await kept(rig)
         rig.wall += 3600
         await ask(rig, "hello")
         await kept(rig)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.cache.single_flight import AHEAD, LARGE, SharedCall, Subscription
+from codellama_proxy.cache.single_flight import MAX_AHEAD_BYTES, MAX_SHARED_BYTES, SharedCall, Subscription
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from tests.support.builders import chat, deployment, model, snapshot
+from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import HANG, Internet, answer, good, refusal, stream
 from tests.support.gateway_harness import Client, Rig, run
@@ -151,7 +151,8 @@ def test_a_leader_who_leaves_fails_nobody_and_pays(play: Play, streamed: bool) -
             await until(lambda: leader.writes and follower.writes)
         else:
             await asyncio.sleep(SOON / 2)
-        await cancelled(led)
+        leader.leave(led)
+        await asyncio.gather(led, return_exceptions=True)
         await followed
         assert follower.said == TEXT.text
         assert internet.asked == ["a#1"]
@@ -320,7 +321,9 @@ def test_a_slow_reader_slows_its_upstream_down(play: Play) -> None:
         task = send(rig, slow)
         await until(lambda: slow.writes)
         await asyncio.sleep(SOON)
-        assert internet.bodies[0].read < 4 * AHEAD, "what it has, what waits for it, and what is on its way"
+        assert internet.bodies[0].read < 4 * MAX_AHEAD_BYTES, (
+            "what it has, what waits for it, and what is on its way"
+        )
         slow.reads.set()
         await task
         assert len(slow.said) == 100 * 50_000
@@ -352,9 +355,9 @@ def test_a_large_answer_is_forgotten_as_it_goes_and_shared_no_further(play: Play
         slow.reads.set()
         task = send(rig, slow)
         await until(lambda: rig.recall._shared)
-        (flight,) = rig.recall._shared.values()
-        await until(lambda: flight.size > LARGE + 1_000_000)
-        assert sum(len(event.body) for batch in flight.batches for event in batch) < 1_000_000
+        (call,) = rig.recall._shared.values()
+        await until(lambda: call.size > MAX_SHARED_BYTES + 1_000_000)
+        assert sum(len(event.body) for batch in call.batches for event in batch) < 1_000_000
         other = rig.client(stream=True)
         await send(rig, other)
         await task
@@ -452,30 +455,74 @@ async def begin() -> Whole:
     return Whole()
 
 
+def shared_call(
+    *, stream: bool = False, closed_to_others: Callable[..., None] = lambda _: None
+) -> SharedCall:
+    return SharedCall(
+        stream=stream,
+        seconds_left=lambda: 1.0,
+        owner_left=lambda: False,
+        spawn=lambda work: asyncio.get_running_loop().create_task(work),
+        closed_to_others=closed_to_others,
+    )
+
+
+def both_forms(call: SharedCall) -> list[Subscription]:
+    return [Subscription(call, stream=False), Subscription(call, stream=True)]
+
+
 def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
+    async def never() -> Whole:
+        await asyncio.sleep(HANG)
+        return Whole()
+
     async def use() -> None:
-        flight = SharedCall(stream=False)
-        seats = [Subscription(flight, chat()), Subscription(flight, chat(stream=True))]
-        flight.start(begin, lambda: 1.0, lambda: None).cancel()
+        call = shared_call()
+        subscriptions = both_forms(call)
+        owner = asyncio.create_task(call.begin(never))
+        await asyncio.sleep(0)
+        owner.cancel()
         async with asyncio.timeout(2):
-            assert [await seat.board() for seat in seats] == [False, False]
-        assert isinstance(flight.error, AttemptError)
+            assert [await subscription.start() for subscription in subscriptions] == [False, False]
+        assert isinstance(call.error, AttemptError)
+
+    asyncio.run(use())
+
+
+def test_a_reading_task_that_is_cancelled_before_it_began_reaches_the_subscribers() -> None:
+    class Begun(Whole):
+        ended = False
+
+    async def begin_only() -> Begun:
+        return Begun()
+
+    async def use() -> None:
+        call = shared_call(stream=True)
+        subscription = Subscription(call, stream=True)
+        tasks = asyncio.all_tasks()
+        await call.begin(begin_only)
+        (reader,) = asyncio.all_tasks() - tasks
+        reader.cancel()
+        async with asyncio.timeout(2):
+            assert await subscription.start()
+            with pytest.raises(AttemptError):
+                await subscription.more(1.0)
 
     asyncio.run(use())
 
 
 @pytest.mark.parametrize("error", [ValueError, AttributeError, RecursionError, RuntimeError])
 def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> None:
-    def ended() -> None:
+    def closed_to_others(_: SharedCall) -> None:
         raise error
 
     async def use() -> None:
-        flight = SharedCall(stream=False)
-        seats = [Subscription(flight, chat()), Subscription(flight, chat(stream=True))]
-        flight.start(begin, lambda: 1.0, ended)
+        call = shared_call(closed_to_others=closed_to_others)
+        subscriptions = both_forms(call)
+        await call.begin(begin)
         async with asyncio.timeout(2):
-            assert [await seat.board() for seat in seats] == [True, True]
-        assert "".join(event.text for event in seats[1].first) == TEXT.text
+            assert [await subscription.start() for subscription in subscriptions] == [True, True]
+        assert "".join(event.text for event in subscriptions[1].first) == TEXT.text
 
     asyncio.run(use())
 
@@ -488,10 +535,64 @@ def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
         return Odd()
 
     async def use() -> None:
-        flight = SharedCall(stream=False)
-        same, other = Subscription(flight, chat()), Subscription(flight, chat(stream=True))
-        flight.start(begin_oddly, lambda: 1.0, lambda: None)
+        call = shared_call()
+        same, other = both_forms(call)
+        await call.begin(begin_oddly)
         async with asyncio.timeout(2):
-            assert (await same.board(), await other.board()) == (True, False)
+            assert (await same.start(), await other.start()) == (True, False)
 
     asyncio.run(use())
+
+
+# --- when a call gets a task of its own ----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_call_that_no_other_request_shares_needs_no_task(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        tasks = len(asyncio.all_tasks())
+        client = rig.client(stream=streamed)
+        led = send(rig, client)
+        await until(lambda: client.writes if streamed else internet.asked)
+        assert len(asyncio.all_tasks()) == tasks + 1, "the request's own"
+        await led
+        assert client.said == TEXT.text
+
+    internet = Internet(a=[slow(streamed)])
+    play(internet, use)
+
+
+def test_a_leader_who_left_before_the_answer_began_goes_on_for_the_others(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=True), rig.client(stream=True)
+        led = send(rig, leader)
+        await until(lambda: internet.asked)
+        followed = send(rig, follower)
+        await until(lambda: any(call.subscriptions for call in rig.recall._shared.values()))
+        leader.leave(led)
+        await asyncio.gather(led, followed, return_exceptions=True)
+        assert (leader.begun, follower.said) == (False, TEXT.text)
+        assert internet.asked == ["a#1"]
+        paid = {row["status"]: row["basis"] for row in await rig.rows()}
+        assert paid == {"cancelled": "exact", "ok": "cached"}
+
+    play(internet := Internet(a=[stream(SOON, TEXT.stream)]), use)
+
+
+def test_a_call_whose_leader_left_ends_with_its_last_follower(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        leader, follower = rig.client(stream=True), rig.client(stream=True)
+        led = send(rig, leader)
+        await until(lambda: leader.writes)
+        followed = send(rig, follower)
+        await until(lambda: follower.writes)
+        leader.leave(led)
+        await asyncio.sleep(0)
+        assert not internet.bodies[0].closed
+        follower.leave(followed)
+        async with asyncio.timeout(2):
+            await asyncio.gather(led, followed, return_exceptions=True)
+        assert internet.bodies[0].closed
+        assert not rig.recall._shared
+
+    play(internet := Internet(a=[stream(BEGUN, HANG)]), use)

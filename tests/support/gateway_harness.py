@@ -126,6 +126,8 @@ class Client:
     async def write(self, data: bytes, *, last: bool) -> None:
         assert self.begun
         assert not self.ended
+        if self.gone and self._left is not None:
+            raise ClientDisconnectedError
         if self._stops_after is not None and len(self.writes) >= self._stops_after:
             raise ClientDisconnectedError
         self.writes.append(data)

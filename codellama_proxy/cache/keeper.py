@@ -1,0 +1,89 @@
+"""Puts complete answers into the cache, under the name of the model that gave them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.cache import key as keys
+from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
+from codellama_proxy.cache.query import CacheQuery
+from codellama_proxy.cache.semantic.selector import SemanticSelector
+from codellama_proxy.cache.single_flight import Reply, SharedCall
+from codellama_proxy.cache.storage import CacheStorage
+from codellama_proxy.core.clock import Time
+from codellama_proxy.core.types import Event
+from codellama_proxy.openai_format import folding
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What taking an answer apart may raise. It costs the copy that was to be kept or replayed, nothing else."""
+
+
+class AnswerKeeper:
+    """Holds the tasks that keep long answers."""
+
+    def __init__(self, storage: CacheStorage, semantic: SemanticSelector, time: Time) -> None:
+        self._storage = storage
+        self._semantic = semantic
+        self._time = time
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def keep(self, query: CacheQuery, call: SharedCall) -> None:
+        """Keeps a complete answer: at once if it is not long, else by a task."""
+        reply = call.reply
+        if call.large or reply is None:
+            return
+        events = [event for batch in call.batches for event in batch]
+        if call.size > MAX_EVENT_LOOP_BYTES:
+            self._later(self._keep_long(query, reply, events, stream=call.stream))
+            return
+        try:
+            event = to_keep(events, stream=call.stream)
+        except UNREADABLE:
+            self._storage.troubles["unreadable"] += 1
+            return
+        self._put(query, reply, event)
+
+    async def _keep_long(
+        self, query: CacheQuery, reply: Reply, events: Sequence[Event], *, stream: bool
+    ) -> None:
+        try:
+            event = await asyncio.to_thread(to_keep, events, stream=stream)
+        except UNREADABLE:
+            self._storage.troubles["unreadable"] += 1
+            return
+        self._put(query, reply, event)
+
+    def _put(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
+        if event is None:
+            return
+        cache, now = query.snapshot.cache, self._time.wall()
+        expires = query.directives.expiry(cache.ttl, now)
+        model = next((m for m in query.models if m.name == reply.deployment.name), None)
+        if model is None or expires <= now:
+            return
+        answer = CachedAnswer(event, reply.deployment.id, reply.dropped, now, expires)
+        key = query.key if model is query.models[0] else query.key_of(model)
+        self._storage.put(key, answer, query.scope, model.name, cache.max_entries)
+        backend = self._semantic.of(query.snapshot)
+        if backend is not None and query.semantic is not None and model is query.models[0]:
+            semantic_query, backend_state = query.semantic
+            self._later(backend.keep(semantic_query, backend_state, key, answer))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+def to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
+    """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
+    if sum([len(event.text) if stream else len(event.body) for event in events]) > MAX_CACHED_BYTES:
+        return None
+    event = folding.as_whole(events) if stream else events[0]
+    storable = keys.storable(orjson.loads(event.body)) and len(event.body) <= MAX_CACHED_BYTES
+    return event if storable else None
