@@ -10,14 +10,15 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.core.types import Usage
 from codellama_proxy.gateway import admission_request as asking
+from codellama_proxy.gateway.settlement import settlement
 from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
-from codellama_proxy.request import context as traces
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge, request_charge, uncharged
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
@@ -26,6 +27,7 @@ from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.tracking.otel import Spans
 from codellama_proxy.tracking.promptlayer import record as promptlayer
+from codellama_proxy.tracking.request_record import request_record
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +120,11 @@ class Accounting:
     async def cost_nanos(self, trace: RequestContext) -> int | None:
         """Of a request whose answer is in hand whole."""
         await self._charge(trace)
-        return traces.request_charge(trace, price_of).cost_nanos
+        return request_charge(trace, price_of).cost_nanos
 
     async def _charge(self, trace: RequestContext) -> None:
         """Every ended call has its charge afterwards, for good."""
-        for call in traces.uncharged(trace):
+        for call in uncharged(trace):
             if charging.must_count(call):
                 await self.estimated(call)
             call.charge = charging.charge(call, price_of(call.deployment))
@@ -131,7 +133,7 @@ class Accounting:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
         trace.ended = self._time.monotonic()
         trace.close_calls()
-        if not any(charging.must_count(call) for call in traces.uncharged(trace)):
+        if not any(charging.must_count(call) for call in uncharged(trace)):
             self._book(trace)
             return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(trace))
@@ -146,13 +148,13 @@ class Accounting:
             self._book(trace)
 
     def _book(self, trace: RequestContext) -> None:
-        for call in traces.uncharged(trace):
+        for call in uncharged(trace):
             call.charge = charging.charge(call, price_of(call.deployment))
         trace.close_calls()
-        done = traces.request_charge(trace, price_of)
+        done = request_charge(trace, price_of)
         if trace.asked_ledger:
-            self._ledger.settle(_tracked(traces.settlement(trace, done), trace, done))
-        self._lines.request(traces.record(trace, done))
+            self._ledger.settle(_tracked(settlement(trace, done), trace, done))
+        self._lines.request(request_record(trace, done))
         self._metrics.finished(trace, done)
         if self._spans is not None:
             self._spans.finished(trace, done)

@@ -14,11 +14,11 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
+from codellama_proxy.gateway.response_headers import STREAM_HEADERS, response_headers
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.charge import Call
-from codellama_proxy.request import context as traces
 from codellama_proxy.request.context import RequestContext
 
 EARLY = 0.02
@@ -125,9 +125,9 @@ class Responder:
         self, trace: RequestContext, chat: InferenceRequest, events: Sequence[Event]
     ) -> dict[str, str]:
         now = trace.first_at = self._time.monotonic()
-        headers = traces.headers(trace, now)
+        headers = response_headers(trace, now)
         if chat.stream:
-            return {**traces.STREAM_HEADERS, **headers}
+            return {**STREAM_HEADERS, **headers}
         cost = usd_text(await self._accounts.cost_nanos(trace))
         if cost is not None:
             headers["x-proxy-cost-usd"] = cost
@@ -140,7 +140,7 @@ class Responder:
         if client.begun:
             await client.write(sse.encode(body), last=True)
             return
-        headers = {**traces.headers(trace, self._time.monotonic()), **error.wire_headers()}
+        headers = {**response_headers(trace, self._time.monotonic()), **error.wire_headers()}
         await client.begin(error.status, {**headers, "content-length": str(len(body))})
         await client.write(body, last=True)
 

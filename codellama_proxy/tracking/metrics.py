@@ -16,7 +16,8 @@ from prometheus_client.registry import Collector
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.limits.admission import LimitExceededError
 from codellama_proxy.limits.rates import Refusal
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` samples would double the series
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tracking.log import Log
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

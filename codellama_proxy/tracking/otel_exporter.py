@@ -25,7 +25,8 @@ from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.types import Attempt
 from codellama_proxy.openai_format.parameters import SPAN_ATTRIBUTES
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 
 OPERATIONS: Mapping[str, str] = {
     "chat/completions": "chat",

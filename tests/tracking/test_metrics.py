@@ -11,7 +11,8 @@ from codellama_proxy.core.types import Attempt, Failure, Usage
 from codellama_proxy.limits.admission import Admission, LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.openai_format.request import parse_chat
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tracking import metrics as module
 from codellama_proxy.tracking.metrics import MAX_VALUES, Metrics
 from tests.support.builders import chat

@@ -13,7 +13,8 @@ from codellama_proxy.core.snapshot import Deployment, Secret, Tracking
 from codellama_proxy.core.types import Attempt, Event, Failure, Usage
 from codellama_proxy.inbound.openai import parse_completion, parse_embedding
 from codellama_proxy.openai_format.request import parse_chat
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES, Transcript
 from codellama_proxy.tracking.promptlayer import record as promptlayer
 from tests.support.promptlayer import rules

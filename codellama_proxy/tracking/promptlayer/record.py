@@ -19,7 +19,8 @@ from codellama_proxy.core.snapshot import Tracking
 from codellama_proxy.core.types import Failure
 from codellama_proxy.openai_format.parameters import TRACKED_CONTENT, TRACKED_SETTINGS
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
-from codellama_proxy.request.context import RequestCharge, RequestContext
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES
 from codellama_proxy.tracking.promptlayer.blueprints import answer, chat_of, message_of, prompt
 

@@ -1,0 +1,42 @@
+"""The headers that tell a client about its answer."""
+
+from __future__ import annotations
+
+from codellama_proxy.limits import rates
+from codellama_proxy.request.context import RequestContext
+
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+def response_headers(context: RequestContext, now: float) -> dict[str, str]:
+    """Those of every answer, errors too; `now` is monotonic seconds."""
+    fields = {
+        "x-request-id": context.id,
+        "x-proxy-config": context.config,
+        "x-proxy-cache": context.cache,
+        "x-proxy-attempts": str(len(context.attempts)),
+        "x-proxy-overhead-ms": f"{(now - context.started - context.waited) * 1000:.2f}",
+    }
+    if context.serving is not None:
+        fields["x-proxy-model"] = _header_text(context.serving.name)
+        fields["x-proxy-deployment"] = _header_text(context.serving.id)
+    if context.similarity is not None:
+        fields["x-proxy-similarity"] = f"{context.similarity:.4f}"
+    if context.dropped:
+        fields["x-proxy-dropped-params"] = ",".join(context.dropped)
+    if context.admission is not None:
+        fields.update(rates.headers(context.admission.requests, context.admission.tokens))
+        if context.admission.clamped:
+            fields["x-proxy-max-tokens"] = str(context.admission.max_tokens)
+    return fields
+
+
+def _header_text(name: str) -> str:
+    """Header values are Latin-1 without line breaks; a model may be called anything."""
+    if name.isascii() and name.isprintable():
+        return name
+    return "".join(char if " " <= char <= "~" else "?" for char in name)

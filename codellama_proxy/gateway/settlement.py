@@ -1,0 +1,27 @@
+"""How a request ended, as the ledger books it."""
+
+from __future__ import annotations
+
+from codellama_proxy.limits.admission import Settlement
+from codellama_proxy.request.charge import RequestCharge
+from codellama_proxy.request.context import RequestContext
+
+
+def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
+    """The ledger's view of a request that has ended."""
+    return Settlement(
+        request_id=context.id,
+        status=context.status,
+        http_status=context.http_status,
+        attempts=tuple(context.attempts),
+        model=context.serving.name if context.serving else None,
+        deployment=context.serving.id if context.serving else None,
+        upstream_model=context.upstream_model,
+        usage=charge.usage,
+        basis=charge.basis,
+        cost_nanos=charge.cost_nanos,
+        saved_nanos=charge.saved_nanos,
+        cache=context.cache,
+        first_ms=context.first_ms,
+        total_ms=(context.ended - context.started) * 1000,
+    )
