@@ -100,7 +100,7 @@ def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
     told = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
     each = ask.wanted_tokens if told is None else told
     completion = each * ask.n + max(ask.unbounded_tokens, default=0)
-    return Bounds(ask.prompt_bound, completion, told is not None, ask.n)
+    return Bounds(ask.prompt_bound, completion, told is not None, ask.n, budgeted(ask.scopes))
 
 
 def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> int:

@@ -7,11 +7,15 @@ such content, it is counted.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from codellama_proxy.core.types import Usage
 
+DIGITS = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
+"""A count that is written as a string."""
 MOST_TOKENS = 1_000_000_000
 """Larger figures are read as this one, which no request can use."""
 OWN_TOKENS = 1_000
@@ -23,14 +27,29 @@ PRICED_WINDOWS = 5
 UNBOUNDED_ANSWER = 200_000
 """Tokens of one answer that are possible where nothing bounded it."""
 
-PROMPT = ("prompt_tokens", "input_tokens", "input_token_count", "prompt_eval_count", "inputTokens")
-COMPLETION = ("completion_tokens", "output_tokens", "output_token_count", "eval_count", "outputTokens")
-TOTAL = ("total_tokens", "totalTokens")
+PROMPT = (
+    *("prompt_tokens", "input_tokens", "input_token_count", "prompt_eval_count", "inputTokens"),
+    *("promptTokenCount", "prompt_token_count"),
+)
+COMPLETION = (
+    *("completion_tokens", "output_tokens", "output_token_count", "eval_count", "outputTokens"),
+    *("candidatesTokenCount", "candidates_token_count"),
+)
+TOTAL = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
+PLACES = ("usage", "usageMetadata", "usage_metadata")
+"""Where an answer has its usage."""
+TOOL_PROMPT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+"""Gemini's names: prompt tokens that `promptTokenCount` does not include."""
+THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
+"""Gemini's names: output tokens that `candidatesTokenCount` does not include."""
 PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
 BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Anthropic's names: tokens that `input_tokens` does not include."""
-CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cacheReadInputTokens")
+CACHED = (
+    *("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cacheReadInputTokens"),
+    *("cachedContentTokenCount", "cached_content_token_count"),
+)
 WRITTEN = (
     "cache_write_tokens",
     "cache_creation_tokens",
@@ -38,7 +57,7 @@ WRITTEN = (
     "cacheWriteInputTokens",
 )
 WRITTEN_1H = ("cache_write_1h_tokens", "ephemeral_1h_input_tokens")
-REASONING = ("reasoning_tokens", "thinking_tokens")
+REASONING = ("reasoning_tokens", "thinking_tokens", *THOUGHTS)
 TOOL_CALLS: Mapping[str, str] = {
     "web_search_requests": "web_search",
     "web_fetch_requests": "web_fetch",
@@ -60,8 +79,9 @@ def usage_in(found: Mapping[str, Any]) -> Usage | None:
 
 def reported_in(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """The `usage` object itself, as the upstream told it."""
-    if isinstance(own := found.get("usage"), dict) and own:
-        return own
+    for name in PLACES:
+        if isinstance(own := found.get(name), dict) and own:
+            return own
     choices = found.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     for place in (first, *[found.get(name) for name in ("x_groq", "error", "message", "response")]):
@@ -84,10 +104,16 @@ def read_usage(reported: object) -> Usage | None:
     hour = hour or 0
     if written is None:
         written = hour + (_first(inside[-1], ("ephemeral_5m_input_tokens",)) or 0)
-    prompt = _whole_prompt(reported, prompt, (cached or 0) + written)
+    reasoning = _inside([reported, *_objects(reported, COMPLETION_DETAILS)], REASONING) or 0
+    if thoughts := _first(reported, THOUGHTS):
+        completion = min((completion or 0) + thoughts, MOST_TOKENS)
+    if tools := _first(reported, TOOL_PROMPT):
+        prompt = min((prompt or 0) + tools, MOST_TOKENS)
+    beside = (cached or 0) + written
+    apart = _stands_apart(reported, prompt, completion, total, beside, reasoning)
+    prompt = _whole_prompt(reported, prompt, beside, apart=apart)
     if prompt is None and completion is None and total is None:
         return None
-    reasoning = _inside([reported, *_objects(reported, COMPLETION_DETAILS)], REASONING) or 0
     prompt, completion = _with_total(reported, prompt or 0, completion or 0, total or 0, reasoning)
     cached = _within(cached or 0, prompt)
     written = _within(written, prompt - cached)
@@ -103,13 +129,36 @@ def read_usage(reported: object) -> Usage | None:
     )
 
 
-def _whole_prompt(reported: Mapping[str, Any], prompt: int | None, beside: int) -> int | None:
-    """With the parts that some upstreams tell apart from it."""
+def _stands_apart(
+    reported: Mapping[str, Any],
+    prompt: int | None,
+    completion: int | None,
+    total: int | None,
+    beside: int,
+    reasoning: int,
+) -> bool:
+    """Whether the prompt does not include the `beside` tokens that were read from or written to a cache.
+
+    Anthropic's `input_tokens` never does; of other figures the total tells, or the sizes do.
+    """
+    if "prompt_tokens" not in reported and any(name in reported for name in (*BESIDE, "cache_creation")):
+        return True
+    if not beside or not prompt:
+        return False
+    more = (total or 0) - prompt - (completion or 0)
+    if more > 0:
+        return more != reasoning and more in (beside, beside + reasoning)
+    return beside > prompt and not total
+
+
+def _whole_prompt(reported: Mapping[str, Any], prompt: int | None, beside: int, *, apart: bool) -> int | None:
+    """With the parts that some upstreams report apart from it."""
+    if apart:
+        return min((prompt or 0) + beside, MOST_TOKENS)
     misses = _first(reported, ("prompt_cache_miss_tokens",))
-    if prompt is None and misses is not None:
+    if misses is not None and (prompt is None or prompt == misses):
         return min(misses + beside, MOST_TOKENS)
-    apart = "prompt_tokens" not in reported and any(name in reported for name in (*BESIDE, "cache_creation"))
-    return min((prompt or 0) + beside, MOST_TOKENS) if apart else prompt
+    return prompt
 
 
 def _with_total(
@@ -164,9 +213,16 @@ def _first(place: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    """A count as JSON may have it, at most `MOST_TOKENS`; `None` for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """A count as JSON may have it, at most `MOST_TOKENS`; `None` for anything else.
+
+    Fractions are rounded up; a string of digits is a count too.
+    """
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float):
+        if not 0 <= value < float("inf"):
+            return None
+        value = math.ceil(min(value, MOST_TOKENS))
     if type(value) is not int or value < 0:  # a bool is no number in JSON
         return None
     return min(value, MOST_TOKENS)
@@ -177,11 +233,11 @@ def _within(value: int, whole: int) -> int:
 
 
 def merged(earlier: Usage | None, later: Usage) -> Usage:
-    """Two reports on one answer: the later one, and of the earlier one what the later one does not tell."""
+    """Two reports on one answer, class by class the larger one; the later one of equal ones."""
     if earlier is None:
         return later
-    prompt = later if later.prompt_tokens else earlier
-    completion = later if later.completion_tokens else earlier
+    prompt = later if later.prompt_tokens >= max(earlier.prompt_tokens, 1) else earlier
+    completion = later if later.completion_tokens >= max(earlier.completion_tokens, 1) else earlier
     return Usage(
         prompt.prompt_tokens,
         completion.completion_tokens,
@@ -206,6 +262,8 @@ class Bounds(NamedTuple):
     bounded: bool = True
     """The upstream was told so; else it is only what the entry calls usual."""
     n: int = 1
+    held: bool = False
+    """A budget holds just that: what nobody reported is never booked at more."""
 
 
 class Window(NamedTuple):
@@ -245,13 +303,31 @@ def believed(reported: Usage, counted: Usage, bounds: Bounds, window: Window, *,
     return _possible(usage, counted, bounds, window)._replace(counted=added)
 
 
+def bounded_count(counted: Usage, bounds: Bounds, window: Window) -> Usage:
+    """Our own count of an answer, as far as it can be.
+
+    An upstream may send any amount of text: beyond what it was allowed to generate it is not paid for. Under a budget
+    no more than what is held is booked.
+    """
+    most = bounds.completion if bounds.held else _most_completion(bounds, window)
+    if counted.completion_tokens > most:
+        counted = counted._replace(completion_tokens=min(most, bounds.completion))
+    if bounds.held and counted.prompt_tokens > bounds.prompt:
+        counted = counted._replace(prompt_tokens=bounds.prompt)
+    return counted
+
+
+def _most_completion(bounds: Bounds, window: Window) -> int:
+    """Beyond which output cannot be."""
+    if window.told:
+        return window.told * bounds.n
+    return max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
+
+
 def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: Window) -> Believed:
     own = bounds.prompt
     most_prompt = window.most(own)
-    if window.told:
-        most_completion = window.told * bounds.n
-    else:
-        most_completion = max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
+    most_completion = _most_completion(bounds, window)
     capped = False
     if usage.prompt_tokens > most_prompt:
         prompt = max(min(own, most_prompt), counted.prompt_tokens)

@@ -18,12 +18,16 @@ from dataclasses import dataclass, field
 from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, Usage
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import Bounds, Window, believed, merged
+from codellama_proxy.openai_format.usage import Bounds, Window, believed, bounded_count, merged
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing.extras import asked_tier, with_asked_calls
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""
+MAX_TOKEN_CHARACTERS = 16
+"""On average; of usual text it is about four."""
+FEW_TOKENS = 16
+"""So many tokens may be missing from a report on a short answer."""
 UNKNOWN_BOUNDS = Bounds()
 LEFT = Failure("client_left", reason="client_left")
 LEFT_MIDWAY = Failure("client_left", 200, reason="client_left")
@@ -48,6 +52,8 @@ class Call:
     """Its upstream's reports, the latest first."""
     told_at: int = 0
     """How many pieces of `said` had come by the latest report."""
+    doubtful: bool = False
+    """Its reports contradict each other, or what was said."""
     last_word: bool = False
     """The latest report came with the failure itself."""
     said: list[str] = field(default_factory=list)
@@ -66,7 +72,15 @@ class Call:
                 self._report(event.usage)
 
     def _report(self, usage: Usage) -> None:
-        self.usage, self.told_at = merged(self.usage, usage), len(self.said)
+        earlier, self.usage = self.usage, merged(self.usage, usage)
+        if earlier is not None and usage.completion_tokens:
+            # One that does not grow with what is said is no running total: the parts of one, perhaps.
+            grows = usage.completion_tokens > earlier.completion_tokens or not said_more(self)
+            self.doubtful |= not grows or usage.completion_tokens < earlier.completion_tokens
+        if earlier is not None and 0 < usage.prompt_tokens < earlier.prompt_tokens:
+            self.doubtful = True
+        if usage.completion_tokens or earlier is None:
+            self.told_at = len(self.said)
 
     def failed(self, failure: Failure) -> None:
         """Takes down how it failed, and what the failure itself told."""
@@ -114,7 +128,14 @@ def lacking(call: Call) -> bool:
     usage = call.usage
     if usage is None:
         return True
-    return not usage.prompt_tokens or (not usage.completion_tokens and bool(call.said)) or said_more(call)
+    if not usage.prompt_tokens or (not usage.completion_tokens and bool(call.said)):
+        return True
+    return call.doubtful or said_more(call) or too_few(call, usage)
+
+
+def too_few(call: Call, usage: Usage) -> bool:
+    """Whether no tokenizer makes so few tokens of what was said."""
+    return sum(map(len, call.said)) > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + FEW_TOKENS)
 
 
 def said_more(call: Call) -> bool:
@@ -124,12 +145,14 @@ def said_more(call: Call) -> bool:
 
 def charge(call: Call, price: Price | None) -> Charge:
     """Of an ended call, counted where `must_count` says so."""
-    counted = call.counted or Usage()
+    window = _window(call.deployment, price)
+    counted = bounded_count(call.counted or Usage(), call.bounds, window)
     if call.usage is not None:
         ended = call.whole or call.last_word
-        more = said_more(call) or not ended
-        found = believed(call.usage, counted, call.bounds, _window(call.deployment, price), said_more=more)
-        sure = ended and not found.counted and not found.capped
+        unsure = call.doubtful or too_few(call, call.usage)
+        more = said_more(call) or not ended or unsure
+        found = believed(call.usage, counted, call.bounds, window, said_more=more)
+        sure = ended and not found.counted and not found.capped and not unsure
         basis: Basis = "exact" if sure else "estimated"
         return Charge(found.usage, basis, priced(call, found.usage, price), found.capped)
     if call.whole or call.said:

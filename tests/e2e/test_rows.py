@@ -31,7 +31,7 @@ ODD: dict[str, str] = {
     "none": "no_usage",
     "null": "usage_json=null",
     "negative": 'usage_json={"prompt_tokens": -5, "completion_tokens": -1, "total_tokens": -6}',
-    "fraction": 'usage_json={"prompt_tokens": 1.5, "completion_tokens": 2.5, "total_tokens": 4}',
+    "fraction": 'usage_json={"prompt_tokens": -1.5, "completion_tokens": -0.5}',
     "words": 'usage_json={"prompt_tokens": "many", "completion_tokens": "few", "total_tokens": "x"}',
     "absurd": 'usage_json={"prompt_tokens": 1000000000000, "completion_tokens": 1, "total_tokens": 1}',
     "empty": "usage_json={}",

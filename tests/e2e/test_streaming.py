@@ -53,7 +53,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
                 model(f"cut-{i}", how, fallbacks=["spare"], timeouts={"idle": "300ms"})
                 for i, how in enumerate(CUT)
             ),
-            model("swollen", "big_line=5000000", fallbacks=["spare"]),
+            model("swollen", "big_line=17000000", fallbacks=["spare"]),
             model("spare"),
         )
     )

@@ -220,6 +220,68 @@ def test_a_running_total_in_each_chunk_is_exact(play: Play) -> None:
     play(Internet(a=[stream(sse(*said, b"[DONE]"))]), use)
 
 
+REPORTS = [
+    ([900, 5], 900, "a lower one after a higher one"),
+    ([1, 1, 1, 1], 18, "increments"),
+    ([2, 3, 1, 2], 18, "increments of several"),
+]
+
+
+@pytest.mark.parametrize(("reports", "least", "why"), REPORTS, ids=[why for *_, why in REPORTS])
+def test_reports_that_contradict_each_other_are_not_exact(
+    play: Play, reports: list[int], least: int, why: str
+) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=True))
+        assert (row["status"], row["basis"], row["prompt_tokens"]) == ("ok", "estimated", 20)
+        assert row["completion_tokens"] >= least, why
+
+    said = [
+        chunk(SAID, usage={"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens})
+        for tokens in reports
+    ]
+    play(Internet(a=[stream(sse(*said, chunk({}, "stop"), b"[DONE]"))]), use)
+
+
+@BOTH
+def test_a_report_far_below_the_delivered_text_is_not_exact(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed))
+        assert (row["status"], row["basis"]) == ("ok", "estimated")
+        assert row["completion_tokens"] > 1000
+
+    usage, said = (
+        {"prompt_tokens": 20, "completion_tokens": 1},
+        {"role": "assistant", "content": "a b c " * 800},
+    )
+    last = {**chunk({}), "choices": [], "usage": usage}
+    long = (
+        stream(sse(chunk(said), chunk({}, "stop"), last, b"[DONE]"))
+        if streamed
+        else answer(whole(said, usage=usage))
+    )
+    play(Internet(a=[long]), use)
+
+
+@BOTH
+@pytest.mark.parametrize("budgeted", [False, True])
+def test_text_beyond_what_was_allowed_is_not_paid_for(play: Play, streamed: bool, budgeted: bool) -> None:
+    async def use(rig: Rig) -> None:
+        row = await rig.row(await rig.ask(stream=streamed, max_tokens=50))
+        assert (row["basis"], row["completion_tokens"]) == ("estimated", 50)
+        assert not budgeted or row["cost_usd"] <= row["hold_usd"]
+
+    said = {"role": "assistant", "content": "a b c " * 5000}
+    long = (
+        stream(sse(chunk(said), chunk({}, "stop"), b"[DONE]"))
+        if streamed
+        else answer(whole(said, usage=None))
+    )
+    limits = {**SETTING.limits, "global": Limits(max_budget=10**9, given=frozenset({"max_budget"}))}
+    one = model("a", deployment("a", price=PRICE))
+    play(Internet(a=[long]), use, snapshot(one, limits=limits) if budgeted else SETTING)
+
+
 def test_usage_told_with_an_error_is_booked(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=True))

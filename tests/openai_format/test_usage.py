@@ -17,11 +17,86 @@ from codellama_proxy.openai_format.usage import (
     usage_in,
 )
 
-NONSENSE: tuple[Any, ...] = (None, -1, 1.5, "100", True, [], {}, float("nan"), float("inf"))
+NONSENSE: tuple[Any, ...] = (
+    None,
+    -1,
+    -1.5,
+    "",
+    "-1",
+    "many",
+    "1e9",
+    True,
+    [],
+    {},
+    float("nan"),
+    float("inf"),
+)
 
 SPELLINGS: tuple[tuple[str, dict[str, Any], Usage], ...] = (
     ("plain", {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}, Usage(5, 7)),
     ("floats", {"prompt_tokens": 5.0, "completion_tokens": 7.0}, Usage(5, 7)),
+    ("fractions", {"prompt_tokens": 5.2, "completion_tokens": 7.0}, Usage(6, 7)),
+    ("strings", {"prompt_tokens": "5", "completion_tokens": "7.0", "total_tokens": "12"}, Usage(5, 7)),
+    (
+        "anthropic's names, exclusive, by the total",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 165,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 50,
+        },
+        Usage(160, 5, 100, 50),
+    ),
+    (
+        "anthropic's names, exclusive, by their size",
+        {"prompt_tokens": 10, "completion_tokens": 5, "cache_read_input_tokens": 100},
+        Usage(110, 5, 100),
+    ),
+    (
+        "cached beside the prompt, with reasoning beside the completion",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 145,
+            "prompt_tokens_details": {"cached_tokens": 100},
+            "completion_tokens_details": {"reasoning_tokens": 30},
+        },
+        Usage(110, 35, 100, 0, 30),
+    ),
+    (
+        "hits beside the prompt",
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 10,
+            "total_tokens": 1010,
+            "prompt_cache_hit_tokens": 900,
+            "prompt_cache_miss_tokens": 100,
+        },
+        Usage(1000, 10, 900),
+    ),
+    (
+        "misses as the prompt",
+        {
+            "prompt_tokens": 900,
+            "completion_tokens": 10,
+            "prompt_cache_hit_tokens": 100,
+            "prompt_cache_miss_tokens": 900,
+        },
+        Usage(1000, 10, 100),
+    ),
+    (
+        "gemini",
+        {
+            "promptTokenCount": 100,
+            "candidatesTokenCount": 10,
+            "thoughtsTokenCount": 50,
+            "cachedContentTokenCount": 40,
+            "toolUsePromptTokenCount": 7,
+            "totalTokenCount": 167,
+        },
+        Usage(107, 60, 40, 0, 50),
+    ),
     ("embeddings", {"total_tokens": 12}, Usage(12)),
     ("embeddings in both", {"prompt_tokens": 12, "total_tokens": 12}, Usage(12)),
     (
@@ -150,6 +225,7 @@ def test_kimi_tells_it_in_a_streams_last_choice() -> None:
 
 
 def test_openai_tells_the_service_tier_beside_it() -> None:
+    assert usage_in({"usageMetadata": {"promptTokenCount": 5}}) == Usage(5)
     told = usage_in({"service_tier": "priority", "usage": {"prompt_tokens": 5}})
     assert told is not None
     assert told.service_tier == "priority"
@@ -179,6 +255,7 @@ def test_the_reader_takes_anything_and_its_parts_fit_into_the_whole(found: dict[
 def test_a_later_report_wins_class_by_class() -> None:
     early = Usage(20, 1, 10, 5, 0, 5, (), "priority")
     assert merged(None, early) == early
+    assert merged(Usage(20, 9), Usage(15, 5)) == Usage(20, 9), "never lowered"
     assert merged(early, Usage(25, 7, 3)) == Usage(25, 7, 3, 0, 0, 0, (), "priority")
     assert merged(early, Usage(0, 7, reasoning_tokens=2)) == Usage(20, 7, 10, 5, 2, 5, (), "priority")
 

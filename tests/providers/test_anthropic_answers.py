@@ -64,9 +64,10 @@ def test_an_answer_without_content_is_an_answer() -> None:
 
 
 def test_usage_that_makes_no_sense_is_none() -> None:
-    for broken in (None, {}, {"input_tokens": "13"}, {"input_tokens": -1}, {"input_tokens": True}):
+    for broken in (None, {}, {"input_tokens": "many"}, {"input_tokens": -1}, {"input_tokens": True}):
         assert answer(whole("end_turn", usage=broken))[1] is None
     assert answer(whole("end_turn", usage={"input_tokens": 5, "output_tokens": 2}))[1] == Usage(5, 2)
+    assert answer(whole("end_turn", usage={"input_tokens": "5", "output_tokens": 1.5}))[1] == Usage(5, 2)
 
 
 def test_the_last_usage_counts_and_may_correct_the_first() -> None:

@@ -265,7 +265,7 @@ def test_the_golden_answer() -> None:
             Usage(5, 4),
         ),
         ({"tokens": {"input_tokens": -1, "output_tokens": 2}}, Usage(0, 2)),
-        ({"tokens": {"input_tokens": "1", "output_tokens": 2}}, Usage(0, 2)),
+        ({"tokens": {"input_tokens": "1", "output_tokens": 2}}, Usage(1, 2)),
         ({}, None),
         (None, None),
     ],

@@ -243,7 +243,7 @@ def test_legacy_logprobs_become_openais() -> None:
 # --- usage ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": 1.5}, "12", [1]])
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": -1.5}, "12", [1]])
 def test_usage_nobody_reported_is_unknown_and_not_zero(usage: Any) -> None:
     assert answered({"content": "x"}, usage=usage).usage is None
     events = streamed(chunk({"content": "x"}), chunk({}, "stop", usage=usage), DONE)

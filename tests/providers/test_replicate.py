@@ -295,7 +295,7 @@ def test_the_golden_answer() -> None:
         (METRICS, Usage(20, 7)),
         ({"predict_time": 3}, None),
         ({"input_token_count": 1}, Usage(1)),
-        ({"input_token_count": "1", "output_token_count": 2}, Usage(0, 2)),
+        ({"input_token_count": "1", "output_token_count": 2}, Usage(1, 2)),
         (None, None),
     ],
 )
