@@ -13,6 +13,8 @@ from codellama_proxy.openai_format.usage import usage_in
 
 MAX_EVENT_LOOP_BYTES = 128 << 10
 """Bytes of an answer that are parsed or assembled on the event loop; larger answers go to a thread."""
+CHAT_COMPLETION = "chat.completion"
+CHAT_CHUNK = "chat.completion.chunk"
 TEXT_COMPLETION = "text_completion"
 """The `object` of answers of `/completions`, chunks included."""
 
@@ -51,7 +53,7 @@ def usage_chunk(
     created: int,
     model: str | None,
     usage: Mapping[str, Any],
-    kind: str = "chat.completion.chunk",
+    kind: str = CHAT_CHUNK,
 ) -> Event:
     """The last chunk of a stream, for clients that set `stream_options.include_usage`."""
     chunk = {

@@ -9,7 +9,13 @@ import orjson
 
 from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.openai_format.completion import TEXT_COMPLETION, event_of, message_text
+from codellama_proxy.openai_format.completion import (
+    CHAT_CHUNK,
+    CHAT_COMPLETION,
+    TEXT_COMPLETION,
+    event_of,
+    message_text,
+)
 from codellama_proxy.openai_format.usage import merged, usage_in
 
 _ONCE = frozenset({"role", "id", "type", "index"})
@@ -34,7 +40,7 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
                 begun = choices[index] = {"index": index}
             if not _append_content(begun, choice):
                 _add_choice(begun, choice)
-    kind = TEXT_COMPLETION if whole.get("object") == TEXT_COMPLETION else "chat.completion"
+    kind = TEXT_COMPLETION if whole.get("object") == TEXT_COMPLETION else CHAT_COMPLETION
     for choice in choices.values():
         _finish_choice(choice, kind)
     return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
@@ -151,7 +157,7 @@ def split(completion: Json) -> list[Event]:
     common = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
     chunks_of = _text_chunks_of if completion.get("object") == TEXT_COMPLETION else _chunks_of
     if chunks_of is _chunks_of:
-        common["object"] = "chat.completion.chunk"
+        common["object"] = CHAT_CHUNK
     events = [event for choice in completion["choices"] for event in chunks_of(common, choice)]
     usage = completion.get("usage")
     if usage:

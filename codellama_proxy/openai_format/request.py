@@ -21,6 +21,11 @@ from codellama_proxy.openai_format.fields import (
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+SYSTEM_ROLES = {"system", "developer"}
+CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
+"""What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
+THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Kinds of content that repeat a model's thoughts."""
 MAX_NAME = 256
 """Characters of a client's `model` or `user` that are kept."""
 

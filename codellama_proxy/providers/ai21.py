@@ -12,10 +12,11 @@ from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
-from codellama_proxy.openai_format.request import InferenceRequest, Message
+from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
-from codellama_proxy.providers.common.json_reading import piece_of
-from codellama_proxy.providers.common.parameter_rules import (
+from codellama_proxy.providers.common.identity import bearer_headers
+from codellama_proxy.providers.common.json_reading import load_object, piece_of
+from codellama_proxy.providers.common.parameters import (
     Policy,
     Rule,
     UnsupportedError,
@@ -25,9 +26,6 @@ from codellama_proxy.providers.common.parameter_rules import (
 )
 from codellama_proxy.providers.openai import response as openai_answer
 from codellama_proxy.providers.openai import stream as openai_stream
-from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import THINKING_PARTS
-from codellama_proxy.providers.openai.response import loads
 from codellama_proxy.providers.openai.stream import StreamState
 
 BASE_URL = "https://api.ai21.com/studio/v1"
@@ -44,14 +42,14 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     body: dict[str, Any] = {"model": deployment.model, "messages": _messages(chat.messages), **params}
     if chat.stream:
         body["stream"] = True
-    headers = {"content-type": "application/json", **authorised(deployment)}
+    headers = {"content-type": "application/json", **bearer_headers(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat/completions"
     return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole answer as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    found = loads(body)
+    """A whole answer as one event. Raises `AttemptError` when a 200 is not an answer."""
+    found = load_object(body)
     event = openai_answer.parse_response(_named(found, deployment), chat, deployment)
     return legacy.restored(event, chat)
 
@@ -59,7 +57,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state, events = openai_stream.parse_stream(state, _understood(frame, deployment), chat, deployment)
     return state, [legacy.restored(event, chat) for event in events]
 
@@ -68,7 +66,7 @@ def _understood(frame: Frame, deployment: Deployment) -> Frame:
     """The frame as OpenAI would have sent it."""
     if frame.data.strip() == DONE:
         return Frame(DONE)
-    found = piece_of(frame, openai_answer.in_band)
+    found = piece_of(frame)
     return Frame(b"") if found is None else Frame(_named(found, deployment))
 
 

@@ -22,7 +22,7 @@ from codellama_proxy.providers.replicate import predictions as replicate
 
 
 class Adapter(Protocol):
-    """A dialect: three pure functions of a module. All raise `AttemptFailed` for what is not an answer."""
+    """A dialect: three pure functions of a module. All raise `AttemptError` for what is not an answer."""
 
     def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         """What is sent. Raises `ProxyError` unsupported_parameter."""

@@ -120,7 +120,7 @@ def test_every_word_it_names_is_there() -> None:
         text = (ROOT / "codellama_proxy" / home).read_text("utf-8")
         for name in names:
             assert re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), (home, name)
-            assert re.search(rf"`(?:legacy\.)?{name}`", PAGE), name
+            assert re.search(rf"`(?:legacy_functions\.)?{name}`", PAGE), name
 
 
 def test_whoever_is_registered_is_known_by_one_way_only() -> None:

@@ -14,7 +14,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest, Usage
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.providers.openai.tool_ids import short
+from codellama_proxy.providers.openai.messages import short_tool_id
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, fold, read
@@ -239,9 +239,9 @@ def test_bedrock_names_models_with_where_they_are() -> None:
 
 @given(st.text())
 def test_short_ids_are_nine_letters_and_stay_what_they_are(call_id: str) -> None:
-    found = short(call_id)
+    found = short_tool_id(call_id)
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", found)
-    assert short(found) == found == short(call_id)
+    assert short_tool_id(found) == found == short_tool_id(call_id)
 
 
 def test_calls_and_their_results_go_by_the_same_short_id() -> None:

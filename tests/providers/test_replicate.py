@@ -18,8 +18,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
-from codellama_proxy.providers.replicate.models import MODELS
-from codellama_proxy.providers.replicate.prompt import FORMS
+from codellama_proxy.providers.replicate.models import FORMS, MODELS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import chunks, read
 from tests.support.dialects.replicate import METRICS, PIECES, event, prediction, whole

@@ -14,8 +14,7 @@ import orjson
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import Message
-from codellama_proxy.policy.guardrail import SYSTEM_ROLES
+from codellama_proxy.openai_format.request import SYSTEM_ROLES, Message
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.ASCII)

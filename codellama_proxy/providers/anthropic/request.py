@@ -35,8 +35,8 @@ from codellama_proxy.providers.anthropic.messages import (
 from codellama_proxy.providers.anthropic.thinking import Thinking, thinking_of
 from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
 from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common.identity import impersonal
 from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
-from codellama_proxy.providers.common.user_ids import impersonal
 
 BASE_URL = "https://api.anthropic.com"
 BEARER_HOSTS = re.compile(r"https://[^/]*\.api\.aws(?:/|$)")  # Claude on Bedrock takes its key as a bearer's

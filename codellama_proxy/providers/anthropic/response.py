@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Failure
-from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import read_usage, usage_in
+from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.finish_reasons import finish_reason
-from codellama_proxy.providers.common.json_reading import is_error, text_at, words_at, wrong
-from codellama_proxy.providers.openai.response import loads, name_of
+from codellama_proxy.providers.common.json_reading import (
+    load_answer,
+    model_of,
+    text_at,
+    words_at,
+    wrong,
+)
 
 THINKING = ("thinking", "redacted_thinking")
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A whole message as one event. Raises `AttemptError` when a 200 is not an answer."""
-    found = loads(body)
-    if is_error(found):
-        raise AttemptError(in_band(body, found))
+    found = load_answer(body)
     content = found.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         wrong("no_content")
     message = _message(content, found, chat)
-    first = shape.head("chat.completion", answer_id(found, chat), chat.created, name_of(found))
+    first = shape.head("chat.completion", answer_id(found, chat), chat.created, model_of(found))
     reason = ended(found.get("stop_reason"), called="tool_calls" in message)
     event = shape.completion(first, message, reason, usage(found.get("usage")), message_text(message))
     return legacy.restored(event, chat)
-
-
-def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
-    """An error that came with status 200."""
-    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
 def answer_id(found: Mapping[str, Any], chat: InferenceRequest) -> str:

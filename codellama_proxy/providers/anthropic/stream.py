@@ -13,7 +13,7 @@ from typing import Any
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import usage_chunk
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.anthropic.response import (
@@ -22,16 +22,19 @@ from codellama_proxy.providers.anthropic.response import (
     arguments,
     call,
     ended,
-    in_band,
     refusal,
     usage,
 )
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
-from codellama_proxy.providers.common.json_reading import piece_of, text_at, words_at, wrong
+from codellama_proxy.providers.common.json_reading import (
+    model_of,
+    piece_of,
+    text_at,
+    words_at,
+    wrong,
+)
 from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
-from codellama_proxy.providers.openai.response import name_of
-from codellama_proxy.providers.openai.stream import KIND
 
 ENDS = ("message_delta", "message_stop")
 
@@ -70,11 +73,11 @@ class StreamState:
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+    """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
     if frame.data.strip() == DONE:
         return state, ()
-    found = piece_of(frame, in_band)
+    found = piece_of(frame)
     if found is None:
         return state, ()
     kind = text_at(found, "type")
@@ -96,8 +99,8 @@ def parse_stream(
 
 def _begin(found: Mapping[str, Any], chat: InferenceRequest) -> tuple[StreamState, list[Event]]:
     message = _object(found.get("message"))
-    model = name_of(message)
-    first = shape.head(KIND, answer_id(message, chat), chat.created, model)
+    model = model_of(message)
+    first = shape.head(CHAT_CHUNK, answer_id(message, chat), chat.created, model)
     reported = _object(message.get("usage"))
     role = shape.opening(first)._replace(usage=read_usage(usage(reported)))
     return StreamState(head=first, usage=reported), [role]

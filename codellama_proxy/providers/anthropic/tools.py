@@ -9,8 +9,7 @@ from typing import Any
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import Message
 from codellama_proxy.providers.anthropic.capabilities import Capabilities
-from codellama_proxy.providers.common.parameter_rules import name_of, narrow_tool_choice
-from codellama_proxy.providers.common.parameters import ParameterSet
+from codellama_proxy.providers.common.parameters import ParameterSet, name_of, narrow_tool_choice
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 FORCED = ("any", "tool")

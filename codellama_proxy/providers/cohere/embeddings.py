@@ -13,10 +13,9 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.cohere.request import BASE_URL
-from codellama_proxy.providers.common.json_reading import count_at, dig
+from codellama_proxy.providers.common.identity import bearer_headers
+from codellama_proxy.providers.common.json_reading import count_at, dig, failure_in_band, load_object
 from codellama_proxy.providers.openai.embeddings import parse_stream, texts_of, vectored
-from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.response import in_band, loads
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 
@@ -38,18 +37,18 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     }
     if "dimensions" in chat.params:
         body["output_dimension"] = chat.params["dimensions"]
-    headers = {"content-type": "application/json", **authorised(deployment)}
+    headers = {"content-type": "application/json", **bearer_headers(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/embed"
     return HttpRequest(url, headers, orjson.dumps(body))
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
-    found = loads(body)
+    found = load_object(body)
     vectors = dig(found, "embeddings", "float")
     if not isinstance(vectors, list) or len(vectors) != len(several(chat.given)):
         if "message" in found or found.get("error"):
-            raise AttemptError(in_band(body, found))
+            raise AttemptError(failure_in_band(body, found))
         raise AttemptError(failures.disguised("no_data", status=200))
     as_base64 = chat.params.get("encoding_format") == "base64"
     data = [

@@ -11,9 +11,10 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
-from codellama_proxy.openai_format.request import InferenceRequest, Message
+from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
-from codellama_proxy.providers.common.parameter_rules import (
+from codellama_proxy.providers.common.identity import bearer_headers
+from codellama_proxy.providers.common.parameters import (
     Policy,
     UnsupportedError,
     functions,
@@ -21,8 +22,6 @@ from codellama_proxy.providers.common.parameter_rules import (
     one_of,
     translate,
 )
-from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import THINKING_PARTS
 
 BASE_URL = "https://api.cohere.com/v2"
 MOST_STOPS = 5
@@ -44,7 +43,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         "stream": chat.stream,
         **params,
     }
-    headers = {"content-type": "application/json", **authorised(deployment)}
+    headers = {"content-type": "application/json", **bearer_headers(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat"
     return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
 

@@ -17,7 +17,7 @@ from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError, UpstreamError
-from codellama_proxy.openai_format.completion import message_text
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
@@ -26,23 +26,19 @@ from codellama_proxy.providers.common import tool_calls
 from codellama_proxy.providers.common.finish_reasons import ABANDONED, BROKEN_FINISH, finish_reason
 from codellama_proxy.providers.common.json_reading import (
     dig,
-    is_error,
     listed,
+    load_answer,
     piece_of,
     text_at,
     words_at,
     wrong,
 )
 from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
-from codellama_proxy.providers.openai.response import in_band, loads
-from codellama_proxy.providers.openai.stream import KIND
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A whole answer as one event. Raises `AttemptError` when a 200 is not an answer."""
-    found = loads(body)
-    if is_error(found):
-        raise AttemptError(in_band(body, found))
+    found = load_answer(body)
     if not isinstance(found.get("message"), Mapping):
         wrong("no_message")
     message = _message(found["message"], chat)
@@ -153,7 +149,7 @@ def parse_stream(
     state = state or StreamState()
     if frame.data.strip() == DONE:
         return state, ()
-    found = piece_of(frame, in_band)
+    found = piece_of(frame)
     if found is None:
         return state, ()
     state, events = _events(state, found, chat, deployment)
@@ -168,7 +164,7 @@ def _events(
         return state, ()
     opened: list[Event] = []
     if state.first is None:
-        state = replace(state, first=_head(KIND, found.get("id"), chat, deployment))
+        state = replace(state, first=_head(CHAT_CHUNK, found.get("id"), chat, deployment))
         opened.append(shape.opening(state.first or {}))
     message = dig(found, "delta", "message")
     said: Sequence[Event]

@@ -1,14 +1,17 @@
-"""Reads JSON that may be anything: what is missing or of another kind is simply not there."""
+"""Reads upstreams' answers and their JSON, which may be anything: a field of another type counts as missing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Failure
-from codellama_proxy.failures.classify import AttemptError, disguised
+from codellama_proxy.failures import classify
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common.json_documents import UnreadableError
 
@@ -25,29 +28,67 @@ _TELLING = frozenset({*_ERROR_FIELDS, *_CODES, "message", "error", "success", "b
 _ERROR_STATUSES = ("error", "failed", "failure", "fail")
 
 
-def piece_of(frame: Frame, failure: Callable[[bytes, Json], Failure]) -> dict[str, Any] | None:
-    """The object in a stream's frame; `None` for a frame that carries none.
+def load_answer(body: bytes) -> dict[str, Any]:
+    """The object of a plain answer. Raises `AttemptError` for anything else, and for an object that is an error."""
+    body, found = load_document(body)
+    if is_error(found):
+        raise AttemptError(failure_in_band(body, found))
+    return found
 
-    Raises `UnreadableError` for data that are no object, and the `failure` of those that tell an error.
+
+def load_object(body: bytes) -> dict[str, Any]:
+    """The object of a plain answer, which may still be an error. Raises `AttemptError` for anything else."""
+    return load_document(body)[1]
+
+
+def load_document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a plain answer, repaired where necessary, and their object. Raises `AttemptError`."""
+    try:
+        found = read(body)
+    except UnreadableError:
+        body = parsing.mended(body)
+        found = parsing.loads(body)
+    if not isinstance(found, dict):
+        if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
+            raise AttemptError(failure_in_band(body, found[0]))
+        wrong("not_an_object")
+    return body, found
+
+
+def failure_in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
+    """The failure that an error with status 200 stands for; `found` is its object, for the usage it reports."""
+    return replace(classify.in_band(classify.parse_error(raw), 200), usage=usage_in(found))
+
+
+def model_of(found: Mapping[str, Any]) -> str | None:
+    """The model that an answer names; `None` if it names none."""
+    model = found.get("model")
+    return model if isinstance(model, str) and model else None
+
+
+def piece_of(frame: Frame) -> dict[str, Any] | None:
+    """The object in a frame of a stream; `None` for a frame without data and for keep-alives.
+
+    Raises `UnreadableError` for data that are no object, `AttemptError` for an error event.
     """
     data = frame.data
     if frame.event.lower() in ERROR_EVENTS:
-        raise AttemptError(failure(data, {}))
+        raise AttemptError(failure_in_band(data, {}))
     if not data or data.isspace() or frame.event.lower() in KEEPALIVE_EVENTS:
         return None
     found = parsing.piece(data)
     if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
-        raise AttemptError(failure(data, found[0]))
+        raise AttemptError(failure_in_band(data, found[0]))
     if not isinstance(found, dict):
         raise UnreadableError("not_an_object")
     if is_error(found):
-        raise AttemptError(failure(data, found))
+        raise AttemptError(failure_in_band(data, found))
     return found
 
 
 def wrong(reason: str) -> NoReturn:
     """Raises `AttemptError` for an answer that is not what its dialect says."""
-    raise AttemptError(disguised(reason, status=200))
+    raise AttemptError(classify.disguised(reason, status=200))
 
 
 def is_error(found: Json) -> bool:

@@ -1,19 +1,98 @@
-"""Parameters on their way into a dialect whose rules depend on the model and on each other.
+"""A request's parameters in a provider's words.
 
-Where a table of rules is enough, `policy` is it. What is refused here is 400 as there, or dropped and reported
-where the entry has `drop_params`. Parameters OpenAI does not know are refused from clients and passed on as
-they are when the entry itself sets them.
+`translate` applies a table of rules. A rule is the parameter's name there, or a function from its value to the fields
+it becomes; one that raises `UnsupportedError` rejects the value. A parameter without a rule that is not ignorable is
+refused with 400, or left out and reported if the entry sets `drop_params`.
+
+`ParameterSet` is for dialects whose rules depend on the model and on each other, with the same outcomes. Parameters
+that OpenAI does not have are refused from clients and sent as they are if the entry itself sets them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.providers.common.parameter_rules import is_own, meaningful, unsupported
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.snapshot import Deployment, Json
+from codellama_proxy.openai_format.fields import invalid_value
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, IGNORABLE, NEUTRAL_DEFAULTS
+from codellama_proxy.openai_format.request import CACHE_MARKS, InferenceRequest
+
+Rule = str | Callable[[Any], Json]
+
+
+def unsupported(provider: str, name: str) -> ProxyError:
+    message = f"Provider '{provider}' does not support '{name}'. Remove it or set drop_params: true."
+    return ProxyError("unsupported_parameter", message, param=name)
+
+
+class UnsupportedError(Exception):
+    """Raised by a rule for a value that cannot be said in the provider's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    rules: Mapping[str, Rule]
+    drop: frozenset[str] = IGNORABLE | {"user"}
+    """Removed without a word: it cannot change the answer."""
+    extras: Callable[[str], bool] = lambda _name: False
+    """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
+
+
+def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters in the provider's words, and the names of those left out. Raises `ProxyError`."""
+    sent: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name, value in meaningful(params).items():
+        if name in policy.drop or (name in CACHE_MARKS and name not in policy.rules):
+            continue
+        try:
+            sent |= _said(policy, name, value, own=deployment.params)
+        except UnsupportedError:
+            if not deployment.drop_params:
+                raise unsupported(deployment.provider, name) from None
+            dropped.append(name)
+    return sent, tuple(sorted(dropped))
+
+
+def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
+    rule = policy.rules.get(name)
+    if rule is None:
+        # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
+        if name in CHAT_PARAMETERS or not (policy.extras(name) or is_own(name, value, own)):
+            raise UnsupportedError
+        rule = name
+    return {rule: value} if isinstance(rule, str) else rule(value)
+
+
+def is_own(name: str, value: Any, own: Json) -> bool:
+    """Whether it is there because the entry's own parameters say so, in words that OpenAI does not have."""
+    return name not in CHAT_PARAMETERS and name in own and own[name] == value
+
+
+def meaningful(params: Json) -> dict[str, Any]:
+    """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
+    params = with_tools_only(params)
+    idle = {name for name, value in params.items() if value is None or value == NEUTRAL_DEFAULTS.get(name)}
+    if not params.get("logprobs"):
+        idle |= {"top_logprobs"}
+    return {name: value for name, value in params.items() if name not in idle}
+
+
+def one_of(*values: str) -> Callable[[Any], str]:
+    """Checks a word against those the provider knows."""
+
+    def check(value: Any) -> str:
+        if value not in values:
+            raise UnsupportedError
+        return str(value)
+
+    return check
+
+
+# --- rules in code -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +145,52 @@ def parameter_set(
     for name in sorted(params.keys() - taken - dropped):
         asked = asked.drop(name) if name in reported else asked.refuse(name)
     return asked.without(*dropped)
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+NEED_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+NEED_FUNCTIONS = frozenset({"functions", "function_call"})
+
+
+def with_tools_only(params: Json) -> dict[str, Any]:
+    """Without empty lists of tools and without choices among none: many providers refuse both."""
+    idle = frozenset[str]() if params.get("tools") else NEED_TOOLS
+    idle |= frozenset() if params.get("functions") else NEED_FUNCTIONS
+    return {name: value for name, value in params.items() if name not in idle}
+
+
+def narrow_tool_choice(params: Json) -> dict[str, Any]:
+    """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
+    params = with_tools_only(params)
+    choice = params.get("tool_choice")
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return _only(params, {name}, "required")
+        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]} as chosen}:
+            names = {name_of(tool) for tool in allowed}
+            return _only(params, names, chosen.get("mode", "auto"))
+    return params
+
+
+def _only(params: Json, names: set[str], choice: Any) -> dict[str, Any]:
+    tools = [tool for tool in params.get("tools", ()) if name_of(tool) in names]
+    if not tools:
+        raise invalid_value("tool_choice", "'tool_choice' names no tool that is in 'tools'.")
+    return {**params, "tools": tools, "tool_choice": choice}
+
+
+def name_of(tool: Any) -> str:
+    """The name of a function tool; nothing else has one."""
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    return ""
+
+
+def functions(tools: Sequence[Json]) -> list[dict[str, Any]]:
+    """The functions of function tools, each with its parameters spelled out. `UnsupportedError` for other kinds."""
+    found = [tool.get("function") for tool in tools if tool.get("type", "function") == "function"]
+    if len(found) < len(tools) or not all(isinstance(one, Mapping) for one in found):
+        raise UnsupportedError
+    return [{"parameters": {"type": "object", "properties": {}}, **one} for one in found if one is not None]

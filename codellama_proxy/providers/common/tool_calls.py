@@ -96,7 +96,7 @@ class Fragment(NamedTuple):
 def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, bool]:
     """Puts in order the `tool_calls` of a delta. The calls after it, and whether anything had to be changed.
 
-    `own_id` begins the ids that we give. Raises `AttemptFailed` for what is no fragment.
+    `own_id` begins the ids that we give. Raises `AttemptError` for what is no fragment.
     """
     fragments, changed = _fragments(delta["tool_calls"])
     register, held = Register(calls.begun), dict(calls.held)
@@ -127,7 +127,7 @@ def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, b
 
 
 def _hold(held: dict[int | None, Held], fragment: Fragment) -> None:
-    """Waits for the name. Raises `AttemptFailed` for more than calls without names can have said."""
+    """Waits for the name. Raises `AttemptError` for more than calls without names can have said."""
     earlier = held.get(fragment.at, Held())
     held[fragment.at] = Held(fragment.id or earlier.id, earlier.arguments + fragment.arguments)
     if len(held) > MOST_CALLS or len(held[fragment.at].arguments) > MOST_HELD:
@@ -137,7 +137,7 @@ def _hold(held: dict[int | None, Held], fragment: Fragment) -> None:
 def ended(calls: Calls, delta: dict[str, Any], *, whole: bool) -> tuple[Calls, bool]:
     """The end of a choice: where it is `whole`, calls without arguments get an empty object.
 
-    Whether anything had to be added. Raises `AttemptFailed` for arguments of a call that never got its name.
+    Whether anything had to be added. Raises `AttemptError` for arguments of a call that never got its name.
     """
     if any(one.arguments for one in calls.held.values()):
         wrong("call_without_name")
@@ -151,7 +151,7 @@ def ended(calls: Calls, delta: dict[str, Any], *, whole: bool) -> tuple[Calls, b
 
 
 def whole(message: dict[str, Any], own_id: str) -> bool:
-    """Puts in order the calls of a whole message. Whether anything had to be changed. Raises `AttemptFailed`."""
+    """Puts in order the calls of a whole message. Whether anything had to be changed. Raises `AttemptError`."""
     if message.get("tool_calls") is None:
         return False
     fragments, changed = _fragments(message["tool_calls"])

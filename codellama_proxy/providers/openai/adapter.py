@@ -42,14 +42,14 @@ class OpenAIAdapter:
         return openai_request.to_request(known, deployment, dialect)
 
     def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-        """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
+        """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
         event = openai_answer.parse_response(body, chat, deployment)
         return legacy.restored(event, chat) if self._translated(chat, deployment) else event
 
     def parse_stream(
         self, state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
     ) -> tuple[StreamState, Sequence[Event]]:
-        """One frame's events and the state for the next. Raises `AttemptFailed` for an error event."""
+        """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
         state, events = openai_stream.parse_stream(state, frame, chat, deployment)
         if self._translated(chat, deployment):
             events = [legacy.restored(event, chat) for event in events]

@@ -11,23 +11,24 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
-from codellama_proxy.providers.common.json_reading import piece_of, words_at, wrong
-from codellama_proxy.providers.openai.completions_request import to_request
-from codellama_proxy.providers.openai.response import (
-    choices_of,
-    document,
-    fill,
-    fix_finish,
-    fix_indexes,
-    fix_usage,
-    in_band,
-    name_of,
+from codellama_proxy.providers.common.json_reading import load_document, model_of, piece_of, words_at, wrong
+from codellama_proxy.providers.openai.completions_profiles import (
+    COMPLETION_PROFILES,
+    END_OF_GAP,
+    CompletionProfile,
+    fills_by_tokens,
+    with_gap,
 )
+from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
+from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
+from codellama_proxy.providers.openai.request import filter_params
+from codellama_proxy.providers.openai.response import choices_of, fill, fix_finish, fix_indexes, fix_usage
 from codellama_proxy.providers.openai.stream import (
     ChoiceState,
     StreamState,
@@ -44,9 +45,69 @@ __all__ = ["parse_response", "parse_stream", "to_request"]
 KIND = "text_completion"
 
 
+def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
+    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    dialect, row = profile_of(deployment), COMPLETION_PROFILES[deployment.provider]
+    params, dropped = filter_params(dict(chat.params), deployment, dialect, row.reject)
+    if "max_completion_tokens" in params:
+        params["max_tokens"] = params.pop("max_completion_tokens")
+    if row.one_text:
+        params["prompt"] = _one_text(params["prompt"], deployment)
+    if "suffix" in params and fills_by_tokens(row, deployment.base_model or deployment.model):
+        _fill_by_tokens(params, deployment)
+    if dialect.stop_list and isinstance(params.get("stop"), str):
+        params["stop"] = [params["stop"]]
+    if chat.stream:
+        params["stream"] = True
+        if dialect.stream_options:
+            params["stream_options"] = {"include_usage": True}
+    return HttpRequest(
+        _address(deployment, dialect, row),
+        {
+            "content-type": "application/json",
+            **dialect.headers,
+            **deployment.headers,
+            **credential(deployment, dialect),
+        },
+        orjson.dumps({"model": upstream_model(deployment), **params}, default=dict),
+        dropped=tuple(dropped),
+    )
+
+
+def _address(deployment: Deployment, dialect: OpenAIProfile, row: CompletionProfile) -> str:
+    place = address(deployment, dialect, row.path)
+    if row.path.startswith("/beta/"):  # beside the version, not under it
+        base = place.removesuffix(row.path)
+        return base.removesuffix("/v1").removesuffix("/beta") + row.path
+    return place
+
+
+def _one_text(prompt: Any, deployment: Deployment) -> str:
+    match several(prompt):
+        case [str(text)]:
+            return text
+    message = f"Provider '{deployment.provider}' takes one prompt, as text."
+    raise ProxyError("unsupported_parameter", message, param="prompt")
+
+
+def _fill_by_tokens(params: dict[str, Any], deployment: Deployment) -> None:
+    """The prompt says where the gap is; the answer ends where the model says that it is filled."""
+    before, after = several(params["prompt"]), params.pop("suffix")
+    if not all(isinstance(text, str) for text in before):
+        message = f"Provider '{deployment.provider}' fills in between texts, not token ids."
+        raise ProxyError("unsupported_parameter", message, param="suffix")
+    filled = [with_gap(text, after) for text in before]
+    params["prompt"] = filled if isinstance(params["prompt"], list) else filled[0]
+    stop = params.get("stop") or []
+    params["stop"] = [*([stop] if isinstance(stop, str) else stop), END_OF_GAP]
+
+
+# --- answers -------------------------------------------------------------------------------------------------
+
+
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole completion as one event. Raises `AttemptFailed` when a 200 is not an answer."""
-    body, found = document(body)
+    """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
+    body, found = load_document(body)
     choices = choices_of(body, found)
     changed = fill(found, KIND, chat) | fix_indexes(choices)
     texts: list[str] = []
@@ -65,14 +126,14 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         text="".join(texts),
         usage=usage,
         finish_reason=choices[0].get("finish_reason"),
-        model=name_of(found),
+        model=model_of(found),
     )
 
 
 def _move_text(choice: dict[str, Any]) -> bool:
     """What a choice says, in whichever field, moved to `text`; whether anything had to be changed.
 
-    Raises `AttemptFailed` for what is no text.
+    Raises `AttemptError` for what is no text.
     """
     changed = False
     for name in ("message", "delta"):
@@ -89,11 +150,11 @@ def _move_text(choice: dict[str, Any]) -> bool:
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
+    """One frame's events and the state for the next. Raises `AttemptError` for errors and what is no chunk."""
     state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
     if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state, KIND)
-    chunk = piece_of(frame, in_band)
+    chunk = piece_of(frame)
     if chunk is None:
         return state, ()
     told = reported(chunk)

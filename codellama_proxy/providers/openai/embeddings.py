@@ -23,11 +23,17 @@ from codellama_proxy.failures.classify import AttemptError, disguised
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
-from codellama_proxy.providers.common.json_reading import is_error, wrong
+from codellama_proxy.providers.common.json_reading import (
+    failure_in_band,
+    is_error,
+    load_document,
+    model_of,
+    wrong,
+)
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES, profile_of
 from codellama_proxy.providers.openai.request import filter_params
-from codellama_proxy.providers.openai.response import document, fix_indexes, fix_usage, in_band, name_of
+from codellama_proxy.providers.openai.response import fix_indexes, fix_usage
 
 PROVIDERS = OPENAI_PROFILES.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
 """Who of this dialect has embeddings."""
@@ -76,10 +82,10 @@ def texts_of(chat: InferenceRequest, deployment: Deployment) -> str | Sequence[s
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
-    body, found = document(body, parsing.loads)  # vectors are many numbers
+    body, found = load_document(body, parsing.loads)  # vectors are many numbers
     data = found.get("data")
     if not isinstance(data, list) and is_error(found):
-        raise AttemptError(in_band(body, found))
+        raise AttemptError(failure_in_band(body, found))
     if not isinstance(data, list) or len(data) != len(several(chat.given)):
         wrong("no_data")
     if not all(isinstance(one, dict) for one in data):
@@ -90,7 +96,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     for one in data:
         changed |= _fix(one, chat)
     return Event(
-        body=orjson.dumps(found) if changed else body, content=True, usage=usage, model=name_of(found)
+        body=orjson.dumps(found) if changed else body, content=True, usage=usage, model=model_of(found)
     )
 
 

@@ -20,14 +20,6 @@ def credential(deployment: Deployment, dialect: OpenAIProfile) -> dict[str, str]
     return {"api-key": key} if dialect.azure else {"authorization": f"Bearer {key}"}
 
 
-def authorised(deployment: Deployment) -> dict[str, str]:
-    """The entry's headers, and its key as a bearer's."""
-    headers = dict(deployment.headers)
-    if deployment.api_key is not None:
-        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
-    return headers
-
-
 def upstream_model(deployment: Deployment) -> str:
     """Azure asks for the name of its deployment."""
     return str(deployment.extra.get("deployment") or deployment.model)

@@ -6,19 +6,21 @@ reasoning, thinking blocks, cache marks, signatures. Providers that refuse unkno
 
 from __future__ import annotations
 
+import hashlib
+import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.snapshot import Json
-from codellama_proxy.openai_format.request import Message
-from codellama_proxy.providers.openai.profiles import CACHE_MARKS, THINKING_PARTS, OpenAIProfile
-from codellama_proxy.providers.openai.tool_ids import shortened
+from codellama_proxy.openai_format.request import CACHE_MARKS, THINKING_PARTS, Message
+from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 
 def message_for(message: Message, dialect: OpenAIProfile) -> Message:
     """The message as this provider takes it; itself where nothing has to change."""
     if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
-        message = shortened(message)
+        message = with_short_ids(message)
     if not dialect.developer_role and message["role"] == "developer":
         message = {**message, "role": "system"}
     off = _fields_off(message, dialect)
@@ -77,3 +79,31 @@ def _unmarked_tool(tool: Any, off: frozenset[str]) -> Any:
     if isinstance(function, Mapping) and off & function.keys():
         return {**tool, "function": without(function, off)}
     return tool
+
+
+# --- ids of tool calls ---------------------------------------------------------------------------------------
+
+
+TOOL_ID_LENGTH = 9
+_LETTERS = string.digits + string.ascii_letters
+_SHORT_ID = re.compile(rf"[a-zA-Z0-9]{{{TOOL_ID_LENGTH}}}", re.ASCII)
+
+
+def short_tool_id(call_id: str) -> str:
+    """The id as nine letters and digits: itself if it has that form, else derived from its SHA-256."""
+    if _SHORT_ID.fullmatch(call_id):
+        return call_id
+    number = int.from_bytes(hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).digest())
+    return "".join(
+        _LETTERS[number // len(_LETTERS) ** place % len(_LETTERS)] for place in range(TOOL_ID_LENGTH)
+    )
+
+
+def with_short_ids(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with short ids for its tool calls and for the call it answers."""
+    changed = dict(message)
+    if isinstance(answered := message.get("tool_call_id"), str):
+        changed["tool_call_id"] = short_tool_id(answered)
+    if calls := message.get("tool_calls"):
+        changed["tool_calls"] = [{**call, "id": short_tool_id(str(call.get("id") or ""))} for call in calls]
+    return changed

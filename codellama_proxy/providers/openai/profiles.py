@@ -12,6 +12,7 @@ from typing import Literal
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.openai_format.parameters import IGNORABLE
+from codellama_proxy.openai_format.request import CACHE_MARKS
 
 CACHE_KEY = frozenset({"prompt_cache_key"})
 """A parameter that some providers want: repeated prompts then cost a fraction."""
@@ -19,10 +20,6 @@ OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields"})
 """Message fields that only another provider understands: a conversation may go on at a new one."""
 STRICT_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
 """All the message fields that providers take which refuse what they do not know."""
-CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
-"""What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
-THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""Kinds of content that repeat a model's thoughts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
-from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
-from codellama_proxy.providers.common.parameter_rules import narrow_tool_choice, unsupported, with_tools_only
-from codellama_proxy.providers.common.user_ids import short
+from codellama_proxy.openai_format.request import CACHE_MARKS, TRACKING_KEYS, InferenceRequest
+from codellama_proxy.providers.common.identity import short
+from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
-from codellama_proxy.providers.openai.profiles import CACHE_MARKS, OpenAIProfile
+from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
 LEAST = 0.01

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Failure
-from codellama_proxy.failures import classify as failures
+from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import usage_in
-from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common import tool_calls as calls
 from codellama_proxy.providers.common.finish_reasons import ABANDONED, BROKEN_FINISH, finish_reason
-from codellama_proxy.providers.common.json_documents import UnreadableError
-from codellama_proxy.providers.common.json_reading import is_error, listed, words_at, wrong
+from codellama_proxy.providers.common.json_reading import (
+    failure_in_band,
+    is_error,
+    listed,
+    load_document,
+    model_of,
+    words_at,
+    wrong,
+)
 from codellama_proxy.providers.common.tool_calls import number
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
-    body, completion = document(body)
+    body, completion = load_document(body)
     choices = choices_of(body, completion)
     changed = fill(completion, "chat.completion", chat)
     changed |= fix_indexes(choices)
@@ -50,7 +54,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         text="".join(text),
         usage=usage,
         finish_reason=choices[0].get("finish_reason"),
-        model=name_of(completion),
+        model=model_of(completion),
     )
 
 
@@ -68,7 +72,7 @@ def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
     """The choices of a whole answer, at least one. Raises `AttemptError` when it is none."""
     choices = found.get("choices")
     if is_error(found):
-        raise AttemptError(in_band(body, found))
+        raise AttemptError(failure_in_band(body, found))
     if not isinstance(choices, list) or not choices:
         wrong("no_choices")
     for choice in choices:
@@ -83,7 +87,7 @@ def check_choice(body: bytes, choice: object) -> None:
     if not isinstance(choice, dict):
         wrong("no_choices")
     if choice.get("error"):
-        raise AttemptError(in_band(orjson.dumps({"error": choice["error"]}), choice))
+        raise AttemptError(failure_in_band(orjson.dumps({"error": choice["error"]}), choice))
 
 
 def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
@@ -97,29 +101,6 @@ def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
             choice["index"] = index
             changed = True
     return changed
-
-
-def document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> tuple[bytes, dict[str, Any]]:
-    """A whole answer as one object, and the bytes that say so. Raises `AttemptError`."""
-    try:
-        found = read(body)
-    except UnreadableError:
-        body = parsing.mended(body)
-        found = parsing.loads(body)
-    if not isinstance(found, dict):
-        if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
-            raise AttemptError(in_band(body, found[0]))
-        wrong("not_an_object")
-    return body, found
-
-
-def loads(body: bytes) -> dict[str, Any]:
-    """The object that a whole answer is. Raises `AttemptError`."""
-    return document(body)[1]
-
-
-def in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
-    return replace(failures.in_band(failures.parse_error(raw), 200), usage=usage_in(found))
 
 
 def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
@@ -155,11 +136,6 @@ def is_usage(usage: object) -> bool:
         usage.get(name) is None or type(usage[name]) is int
         for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     )
-
-
-def name_of(found: Mapping[str, Any]) -> str | None:
-    model = found.get("model")
-    return model if isinstance(model, str) and model else None
 
 
 _TEXTS = ("content", "reasoning_content", "refusal")

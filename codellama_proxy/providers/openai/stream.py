@@ -10,11 +10,11 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.openai_format.completion import message_text, usage_chunk
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
-from codellama_proxy.providers.common.json_reading import piece_of, wrong
+from codellama_proxy.providers.common.json_reading import model_of, piece_of, wrong
 from codellama_proxy.providers.common.tool_calls import Calls
 from codellama_proxy.providers.openai.response import (
     MOST_CHOICES,
@@ -24,13 +24,10 @@ from codellama_proxy.providers.openai.response import (
     fix_indexes,
     fix_logprobs,
     fix_message,
-    in_band,
     is_usage,
-    name_of,
 )
 
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
-KIND = "chat.completion.chunk"
 
 
 class ChoiceState(NamedTuple):
@@ -69,7 +66,7 @@ class StreamState(NamedTuple):
         return self.done or (whole and not any(one.open for one in self.choices.values()))
 
     def with_choices(self, changed: Mapping[int, ChoiceState]) -> StreamState:
-        """Raises `AttemptFailed` when there are more than any answer has."""
+        """Raises `AttemptError` when there are more than any answer has."""
         if not changed:
             return self
         choices = {**self.choices, **changed}
@@ -81,11 +78,11 @@ class StreamState(NamedTuple):
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptFailed` for errors and what is no chunk."""
+    """One frame's events and the state for the next. Raises `AttemptError` for errors and what is no chunk."""
     state = state or StreamState(wanted=wanted(chat))
     if frame.data.strip() == DONE:
         return state._replace(done=True), closing(state)
-    chunk = piece_of(frame, in_band)
+    chunk = piece_of(frame)
     if chunk is None:
         return state, ()
     told = reported(chunk)
@@ -114,7 +111,7 @@ class Report(NamedTuple):
 def reported(chunk: Mapping[str, Any]) -> Report | None:
     """To be read before the chunk is changed."""
     told = reported_in(chunk)
-    return None if told is None else Report(told, usage_in(chunk), name_of(chunk))
+    return None if told is None else Report(told, usage_in(chunk), model_of(chunk))
 
 
 def with_report(
@@ -129,7 +126,7 @@ def with_report(
 
 
 def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
-    """Whether a chunk has choices. Raises `AttemptFailed` for those that are none."""
+    """Whether a chunk has choices. Raises `AttemptError` for those that are none."""
     choices = chunk.get("choices")
     if not choices:
         return False
@@ -190,7 +187,7 @@ def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
 
 
 def constant(
-    state: StreamState, chunk: dict[str, Any], chat: InferenceRequest, kind: str = KIND
+    state: StreamState, chunk: dict[str, Any], chat: InferenceRequest, kind: str = CHAT_CHUNK
 ) -> tuple[StreamState, bool]:
     """The same `id` and `created` on every chunk: those of the first. Whether anything had to be changed."""
     changed = False
@@ -200,7 +197,7 @@ def constant(
         changed = True
     changed |= fill(chunk, kind, chat)
     if state.id is None:
-        state = state._replace(id=chunk["id"], created=chunk["created"], model=name_of(chunk))
+        state = state._replace(id=chunk["id"], created=chunk["created"], model=model_of(chunk))
     return state, changed
 
 
@@ -261,7 +258,7 @@ def _finish(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, bo
     return state._replace(open=False, calls=calls), changed or added
 
 
-def closing(state: StreamState, kind: str = KIND) -> Sequence[Event]:
+def closing(state: StreamState, kind: str = CHAT_CHUNK) -> Sequence[Event]:
     """The usage chunk, once, at the end."""
     if state.usage is None:
         return ()

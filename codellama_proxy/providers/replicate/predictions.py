@@ -20,13 +20,12 @@ from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, Failure, HttpRequest, Step, StepResponse, Steps
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.openai_format.completion import CHAT_CHUNK
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
 from codellama_proxy.providers.common import answers as shape
-from codellama_proxy.providers.common.json_reading import text_at, wrong
-from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.response import loads
-from codellama_proxy.providers.openai.stream import KIND
+from codellama_proxy.providers.common.identity import bearer_headers
+from codellama_proxy.providers.common.json_reading import load_object, text_at, wrong
 from codellama_proxy.providers.replicate.request import base_url, to_request
 
 __all__ = ["parse_response", "parse_stream", "steps", "to_request"]
@@ -84,7 +83,7 @@ def _pending(found: Json) -> bool:
 def _requests(found: Json, deployment: Deployment) -> tuple[HttpRequest, HttpRequest]:
     """The questions after it and its cancellation, at addresses of our own making."""
     url = f"{base_url(deployment)}/predictions/{found['id']}"
-    headers = authorised(deployment)
+    headers = bearer_headers(deployment)
     return HttpRequest(url, headers, b"", "GET"), HttpRequest(f"{url}/cancel", headers, b"")
 
 
@@ -93,7 +92,7 @@ def _stream(found: Json, deployment: Deployment) -> HttpRequest | None:
     url = text_at(found, "urls", "stream")
     if not _ours(url, deployment):
         return None
-    headers = {"accept": "text/event-stream", "cache-control": "no-store", **authorised(deployment)}
+    headers = {"accept": "text/event-stream", "cache-control": "no-store", **bearer_headers(deployment)}
     return HttpRequest(url, headers, b"", "GET")
 
 
@@ -113,7 +112,7 @@ def _ours(url: str, deployment: Deployment) -> bool:
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A prediction that is over as one event. Raises `AttemptError` when it is none, or failed."""
-    found = loads(body)
+    found = load_object(body)
     _check(found)
     if text_at(found, "status") != "succeeded":
         raise AttemptError(failures.disguised("not_succeeded", status=200))
@@ -192,7 +191,7 @@ def _say(
     events: list[Event] = []
     first = state.first
     if first is None:
-        first = shape.head(KIND, f"chatcmpl-{chat.id}", chat.created, deployment.model)
+        first = shape.head(CHAT_CHUNK, f"chatcmpl-{chat.id}", chat.created, deployment.model)
         events.append(shape.opening(first))
     if text:
         events.append(shape.chunk(first, {"content": text}, text=text))

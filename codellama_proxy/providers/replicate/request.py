@@ -14,13 +14,10 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
-from codellama_proxy.openai_format.request import InferenceRequest, Message
-from codellama_proxy.policy.guardrail import SYSTEM_ROLES
-from codellama_proxy.providers.common.parameter_rules import Policy, Rule, UnsupportedError, translate
-from codellama_proxy.providers.openai.endpoint_urls import authorised
-from codellama_proxy.providers.openai.profiles import THINKING_PARTS
-from codellama_proxy.providers.replicate.models import Inputs, inputs_of
-from codellama_proxy.providers.replicate.prompt import Turn, prompt
+from codellama_proxy.openai_format.request import SYSTEM_ROLES, THINKING_PARTS, InferenceRequest, Message
+from codellama_proxy.providers.common.identity import bearer_headers
+from codellama_proxy.providers.common.parameters import Policy, Rule, UnsupportedError, translate
+from codellama_proxy.providers.replicate.models import Inputs, Turn, inputs_of, prompt
 
 BASE_URL = "https://api.replicate.com/v1"
 WAIT = 5
@@ -41,7 +38,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     params, dropped = translate(chat.params, _policy(inputs), deployment)
     path, version = _place(deployment.model)
     body = {**version, "input": {**params, **_conversation(chat.messages, inputs)}}
-    headers = {**authorised(deployment), "content-type": "application/json"}
+    headers = {**bearer_headers(deployment), "content-type": "application/json"}
     if not chat.stream:
         # Should we be gone by then, nobody else cancels it.
         limit = max(math.ceil(deployment.timeouts.answer), LEAST_CANCEL)

@@ -1,12 +1,15 @@
-"""End users' identifiers in the form that providers accept: short, and without personal data.
+"""Who sends a request: the proxy by its key, the end user by an identifier in the form that providers accept.
 
-A value that does not fit is replaced by its SHA-256, so that one user stays one user. The ledger keeps the original.
+Identifiers are short and without personal data. One that does not fit is replaced by its SHA-256, so that one user
+stays one user. The ledger keeps the original.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+
+from codellama_proxy.core.snapshot import Deployment
 
 SHORT = 64
 """Characters of `user`, `safety_identifier` and `prompt_cache_key` at OpenAI."""
@@ -32,3 +35,11 @@ def impersonal(identifier: str) -> str:
 
 def _hashed(identifier: str) -> str:
     return hashlib.sha256(identifier.encode(errors="surrogatepass")).hexdigest()
+
+
+def bearer_headers(deployment: Deployment) -> dict[str, str]:
+    """The entry's own headers, with its key as a bearer token."""
+    headers = dict(deployment.headers)
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key.reveal()}"
+    return headers
