@@ -171,7 +171,7 @@ def _tracked(end: Settlement, trace: RequestContext, done: RequestCharge) -> Set
         return end
     try:
         return end._replace(
-            content=content.kept(trace) if wanted.requests_content else None,
+            content=content.stored_content(trace) if wanted.requests_content else None,
             record=promptlayer.record(trace, done, wanted) if wanted.promptlayer_key else None,
         )
     except Exception:

@@ -109,46 +109,46 @@ class Metrics:
         """One request over HTTP; each of the labels has few values."""
         self._http.add((route, method, str(status)))
 
-    def finished(self, trace: RequestContext, done: RequestCharge) -> None:
+    def finished(self, context: RequestContext, charge: RequestCharge) -> None:
         """One request has ended."""
-        model = self._model(trace)
-        self._requests.add((trace.project, model, trace.status))
-        seconds = trace.ended - trace.started
+        model = self._model(context)
+        self._requests.add((context.project, model, context.status))
+        seconds = context.ended - context.started
         self._seconds.observe(seconds)
-        self._overhead.observe(max(seconds - trace.waited, 0.0))
-        if trace.first_at is not None and trace.chat is not None and trace.chat.stream:
-            self._first_token.observe(trace.first_at - trace.started)
-        self._cache.add((trace.cache,))
-        for attempt in trace.attempts:
+        self._overhead.observe(max(seconds - context.waited, 0.0))
+        if context.first_at is not None and context.chat is not None and context.chat.stream:
+            self._first_token.observe(context.first_at - context.started)
+        self._cache.add((context.cache,))
+        for attempt in context.attempts:
             self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))
-        if trace.attempts or trace.serving is not None:
-            self._used(trace.project, model, done)
-        self._refusals(trace)
+        if context.attempts or context.serving is not None:
+            self._used(context.project, model, charge)
+        self._refusals(context)
 
-    def _model(self, trace: RequestContext) -> str:
-        if trace.serving is not None:
-            return trace.serving.name
-        if trace.attempts:
-            return trace.attempts[-1].deployment.rpartition("#")[0]
-        asked = trace.chat.model if trace.chat else None
+    def _model(self, context: RequestContext) -> str:
+        if context.serving is not None:
+            return context.serving.name
+        if context.attempts:
+            return context.attempts[-1].deployment.rpartition("#")[0]
+        asked = context.chat.model if context.chat else None
         return asked if asked is not None and asked in self._models() else NONE
 
-    def _used(self, project: str, model: str, done: RequestCharge) -> None:
-        if done.usage.prompt_tokens:
-            self._tokens.add((model, "prompt"), done.usage.prompt_tokens)
-        if done.usage.completion_tokens:
-            self._tokens.add((model, "completion"), done.usage.completion_tokens)
-        if done.capped:
+    def _used(self, project: str, model: str, charge: RequestCharge) -> None:
+        if charge.usage.prompt_tokens:
+            self._tokens.add((model, "prompt"), charge.usage.prompt_tokens)
+        if charge.usage.completion_tokens:
+            self._tokens.add((model, "completion"), charge.usage.completion_tokens)
+        if charge.capped:
             self._capped.add((model,))
-        if done.cost_nanos is None:
+        if charge.cost_nanos is None:
             self._unpriced.add((model,))
         else:
-            self._cost.add((project, model), done.cost_nanos / NANOS)
+            self._cost.add((project, model), charge.cost_nanos / NANOS)
 
-    def _refusals(self, trace: RequestContext) -> None:
-        refusals: tuple[Refusal, ...] = trace.admission.shadowed if trace.admission else ()
-        if isinstance(trace.error, LimitExceededError):
-            refusals += (trace.error.refusal,)
+    def _refusals(self, context: RequestContext) -> None:
+        refusals: tuple[Refusal, ...] = context.admission.shadowed if context.admission else ()
+        if isinstance(context.error, LimitExceededError):
+            refusals += (context.error.refusal,)
         for refusal in refusals:
             self._limited.add((refusal.scope, refusal.kind))
 
@@ -178,12 +178,12 @@ def cooldown(cooling: Mapping[str, bool]) -> Metric:
     return family
 
 
-def reloads(done: int, failed: int, loaded_at: float) -> Iterator[Metric]:
+def reloads(succeeded: int, failed: int, loaded_at: float) -> Iterator[Metric]:
     """How often proxy.yaml changed, and since when the present one serves (unix seconds)."""
     family = CounterMetricFamily(
         "proxy_config_reload", "Changes of proxy.yaml: ok, or error and not taken over.", labels=["result"]
     )
-    family.add_metric(["ok"], done)
+    family.add_metric(["ok"], succeeded)
     family.add_metric(["error"], failed)
     yield family
     yield GaugeMetricFamily(

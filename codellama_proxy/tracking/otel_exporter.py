@@ -1,8 +1,8 @@
-"""Requests as OpenTelemetry spans, by the names of the GenAI semantic conventions; the only module that knows it.
+"""Exports requests as OpenTelemetry spans, named by the GenAI semantic conventions.
 
-One span for the request, in the client's trace if it sent a W3C `traceparent`, and one for each attempt in it.
-They are made when the request has ended, out of what was noted anyway, and sent by a thread of their own. They
-hold no prompt, no answer, no key and no address.
+One span for the request, in the client's trace if it sent a W3C `traceparent`, and a child span for each attempt.
+They are created when the request has ended, and exported by a background thread. They contain no prompt, answer,
+key or address.
 (opentelemetry.io/docs/specs/semconv/gen-ai)
 """
 
@@ -44,8 +44,8 @@ PROVIDERS: Mapping[str, str] = {
 log = logging.getLogger(__name__)
 
 
-class Exported:
-    """Where the spans go, how they are sampled and what the service is called: OpenTelemetry's variables say."""
+class SpanExporter:
+    """Configured by OpenTelemetry's environment variables: endpoint, sampler, service name."""
 
     def __init__(self) -> None:
         resource = Resource({"service.version": __version__}).merge(Resource.create())
@@ -56,48 +56,48 @@ class Exported:
         self._tracer = self._provider.get_tracer("codellama_proxy", __version__)
         self._parent = TraceContextTextMapPropagator()
 
-    def finished(self, trace: RequestContext, done: RequestCharge) -> None:
+    def finished(self, context: RequestContext, charge: RequestCharge) -> None:
         try:
-            self._export(trace, done)
+            self._export(context, charge)
         except Exception:
             log.exception("a request could not be traced")
 
     def close(self, seconds: float) -> None:
-        # A collector that hangs must not keep the process: the thread ends with it.
+        # A daemon thread: a collector that hangs must not keep the process alive.
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(seconds)
 
-    def _export(self, trace: RequestContext, done: RequestCharge) -> None:
+    def _export(self, context: RequestContext, charge: RequestCharge) -> None:
         span = self._tracer.start_span(
-            _name(trace),
-            context=self._parent.extract(trace.hints),
+            _name(context),
+            context=self._parent.extract(context.hints),
             kind=SpanKind.SERVER,
-            attributes=_request(trace) | _answer(trace, done) | _ours(trace, done),
-            start_time=_moment(trace, trace.started),
+            attributes=_request(context) | _response(context, charge) | _proxy_attributes(context, charge),
+            start_time=_unix_nanos(context, context.started),
         )
-        if trace.error is not None:
-            _fail(span, trace.error.code)
-        elif trace.gone:
+        if context.error is not None:
+            _fail(span, context.error.code)
+        elif context.gone:
             _fail(span, "client_left")
         inside = set_span_in_context(span)
-        for attempt in trace.attempts:
+        for attempt in context.attempts:
             child = self._tracer.start_span(
                 f"attempt {attempt.deployment}",
                 context=inside,
                 kind=SpanKind.CLIENT,
-                attributes=_attempt(trace, attempt),
-                start_time=_moment(trace, attempt.started or trace.started),
+                attributes=_attempt(context, attempt),
+                start_time=_unix_nanos(context, attempt.started or context.started),
             )
             if attempt.failure is not None:
                 _fail(child, attempt.failure.reason or attempt.failure.cls)
-            child.end(_moment(trace, (attempt.started or trace.started) + attempt.ms / 1000))
-        span.end(_moment(trace, trace.ended))
+            child.end(_unix_nanos(context, (attempt.started or context.started) + attempt.ms / 1000))
+        span.end(_unix_nanos(context, context.ended))
 
 
-def _moment(trace: RequestContext, at: float) -> int:
-    """Unix nanoseconds of a monotonic moment."""
-    return int((trace.created_at + at - trace.started) * NANOS)
+def _unix_nanos(context: RequestContext, at: float) -> int:
+    """A monotonic time as Unix nanoseconds."""
+    return int((context.created_at + at - context.started) * NANOS)
 
 
 def _fail(span: Span, word: str) -> None:
@@ -105,74 +105,74 @@ def _fail(span: Span, word: str) -> None:
     span.set_attribute("error.type", word)
 
 
-def _operation(trace: RequestContext) -> str:
-    return OPERATIONS.get(trace.endpoint, trace.endpoint)
+def _operation(context: RequestContext) -> str:
+    return OPERATIONS.get(context.endpoint, context.endpoint)
 
 
-def _asked(trace: RequestContext) -> str | None:
-    return trace.chat.model if trace.chat else None
+def _model_requested(context: RequestContext) -> str | None:
+    return context.chat.model if context.chat else None
 
 
-def _name(trace: RequestContext) -> str:
-    """Of few different ones: a name nobody serves is not part of it."""
-    model = trace.serving or trace.tried
-    return f"{_operation(trace)} {model.name}" if model else _operation(trace)
+def _name(context: RequestContext) -> str:
+    """The span's name. Only configured models are part of it, so that there are few different names."""
+    model = context.serving or context.tried
+    return f"{_operation(context)} {model.name}" if model else _operation(context)
 
 
 def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _request(trace: RequestContext) -> dict[str, Any]:
-    chat: InferenceRequest | None = trace.sent or trace.chat
-    params = chat.params if chat else {}
+def _request(context: RequestContext) -> dict[str, Any]:
+    request: InferenceRequest | None = context.sent or context.chat
+    params = request.params if request else {}
     named = {shown: params[name] for name, shown in SPAN_ATTRIBUTES.items() if name in params}
     return _present(
         {
-            "gen_ai.operation.name": _operation(trace),
-            "gen_ai.request.model": _asked(trace),
-            "gen_ai.request.max_tokens": chat.max_tokens if chat else None,
+            "gen_ai.operation.name": _operation(context),
+            "gen_ai.request.model": _model_requested(context),
+            "gen_ai.request.max_tokens": request.max_tokens if request else None,
             **named,
         }
     )
 
 
-def _answer(trace: RequestContext, done: RequestCharge) -> dict[str, Any]:
-    tried = trace.serving or trace.tried
+def _response(context: RequestContext, charge: RequestCharge) -> dict[str, Any]:
+    tried = context.serving or context.tried
     return _present(
         {
             "gen_ai.provider.name": PROVIDERS.get(tried.provider, tried.provider) if tried else None,
-            "gen_ai.response.model": trace.upstream_model,
-            "gen_ai.response.finish_reasons": [trace.finish_reason] if trace.finish_reason else None,
-            "gen_ai.usage.input_tokens": done.usage.prompt_tokens,
-            "gen_ai.usage.output_tokens": done.usage.completion_tokens,
-            "http.response.status_code": trace.http_status,
+            "gen_ai.response.model": context.upstream_model,
+            "gen_ai.response.finish_reasons": [context.finish_reason] if context.finish_reason else None,
+            "gen_ai.usage.input_tokens": charge.usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": charge.usage.completion_tokens,
+            "http.response.status_code": context.http_status,
         }
     )
 
 
-def _ours(trace: RequestContext, done: RequestCharge) -> dict[str, Any]:
+def _proxy_attributes(context: RequestContext, charge: RequestCharge) -> dict[str, Any]:
     return _present(
         {
-            "proxy.request_id": trace.id,
-            "proxy.project": trace.project,
-            "proxy.key_id": trace.key.key_id if trace.key else None,
-            "proxy.model": trace.serving.name if trace.serving else None,
-            "proxy.deployment": trace.serving.id if trace.serving else None,
-            "proxy.status": trace.status,
-            "proxy.basis": done.basis,
-            "proxy.cache": trace.cache,
-            "proxy.cost_usd": None if done.cost_nanos is None else done.cost_nanos / NANOS,
-            "proxy.config": trace.config,
+            "proxy.request_id": context.id,
+            "proxy.project": context.project,
+            "proxy.key_id": context.key.key_id if context.key else None,
+            "proxy.model": context.serving.name if context.serving else None,
+            "proxy.deployment": context.serving.id if context.serving else None,
+            "proxy.status": context.status,
+            "proxy.basis": charge.basis,
+            "proxy.cache": context.cache,
+            "proxy.cost_usd": None if charge.cost_nanos is None else charge.cost_nanos / NANOS,
+            "proxy.config": context.config,
         }
     )
 
 
-def _attempt(trace: RequestContext, attempt: Attempt) -> dict[str, Any]:
+def _attempt(context: RequestContext, attempt: Attempt) -> dict[str, Any]:
     failure = attempt.failure
     return _present(
         {
-            "gen_ai.operation.name": _operation(trace),
+            "gen_ai.operation.name": _operation(context),
             "proxy.deployment": attempt.deployment,
             "proxy.class": failure.cls if failure else "ok",
             "http.response.status_code": failure.status if failure else 200,

@@ -244,7 +244,7 @@ def test_a_service_that_is_down_is_told_everything_when_it_is_back(
     own_service.stop()
     one = tracked(proxy, own_service, upstream.model("fast"))
     ids = [one.chat().headers["x-request-id"] for _ in range(10)]
-    until(lambda: "PromptLayer does not take records" in one.log(), "a word in the log")
+    until(lambda: "PromptLayer does not accept records" in one.log(), "a word in the log")
     own_service.start()
     for request_id in ids:
         own_service.record(request_id)

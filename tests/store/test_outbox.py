@@ -16,7 +16,13 @@ from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.store.sqlite.migrations import shipped
 from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.tracking.promptlayer.sender import BATCH, IDLE, LONGEST_PAUSE, PromptLayerSender, backoff
+from codellama_proxy.tracking.promptlayer.sender import (
+    BATCH_SIZE,
+    MAX_PAUSE_SECONDS,
+    POLL_SECONDS,
+    PromptLayerSender,
+    backoff,
+)
 from tests.support.ledger_fixtures import NOW, Store, ask, end
 
 KEY = Secret("pl_0123456789")
@@ -149,10 +155,10 @@ def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
-        await fill(outbox, BATCH * 2 + 1)
+        await fill(outbox, BATCH_SIZE * 2 + 1)
         pauses = [await delivery.round() for _ in range(4)]
-        assert pauses == [0, 0, 0, IDLE]
-        assert [body["n"] for _, body in service.got] == list(range(BATCH * 2 + 1))
+        assert pauses == [0, 0, 0, POLL_SECONDS]
+        assert [body["n"] for _, body in service.got] == list(range(BATCH_SIZE * 2 + 1))
         assert await outbox.waiting() == 0
 
     run(tmp_path, use)
@@ -165,7 +171,7 @@ def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_pat
         await fill(outbox, 50)
         service.answer = lambda _: None
         await pass_time(delivery, clock, 3600)
-        assert service.tries < 3600 / LONGEST_PAUSE + 20
+        assert service.tries < 3600 / MAX_PAUSE_SECONDS + 20
         assert await outbox.waiting() == 50
         service.answer = lambda body: (201, {"id": body["n"] + 1})
         await pass_time(delivery, clock, 600)
@@ -244,7 +250,7 @@ def test_without_a_key_everything_waits(tmp_path: Path) -> None:
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
         await fill(outbox, 1)
-        assert await delivery.round() == IDLE
+        assert await delivery.round() == POLL_SECONDS
         assert (service.tries, await outbox.waiting()) == (0, 1)
 
     run(tmp_path, use, key=lambda: None)

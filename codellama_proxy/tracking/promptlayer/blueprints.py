@@ -1,4 +1,4 @@
-"""OpenAI's messages as PromptLayer's "blueprints": content is always a list of blocks. Patient with odd input."""
+"""OpenAI messages as PromptLayer "blueprints", whose content is always a list of blocks. Accepts malformed input."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import orjson
 from codellama_proxy.openai_format.request import InferenceRequest
 
 
-def prompt(chat: InferenceRequest) -> dict[str, Any]:
-    """What was asked, with its tools; of what is no chat, its text."""
-    if chat.endpoint != "chat/completions":
-        return completion_of(_given(chat.given))
-    shown = chat_of([blueprint(message) for message in chat.messages])
-    functions = [_object(tool.get("function")) for tool in chat.params.get("tools", ())]
+def prompt(request: InferenceRequest) -> dict[str, Any]:
+    """The input of a chat with its tools, or the text of a completion or an embedding."""
+    if request.endpoint != "chat/completions":
+        return completion_of(_given(request.given))
+    shown = chat_of([blueprint(message) for message in request.messages])
+    functions = [_object(tool.get("function")) for tool in request.params.get("tools", ())]
     named = [function for function in functions if isinstance(function.get("name"), str)]
     if named:
         shown["tools"] = [{"type": "function", "function": function} for function in named]
-        if "tool_choice" in chat.params:
-            shown["tool_choice"] = chat.params["tool_choice"]
-    if chat.params.get("functions"):
-        shown["functions"] = chat.params["functions"]
+        if "tool_choice" in request.params:
+            shown["tool_choice"] = request.params["tool_choice"]
+    if request.params.get("functions"):
+        shown["functions"] = request.params["functions"]
     return shown
 
 
-def answer(chat: InferenceRequest, choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was said to it, of each choice."""
-    if chat.endpoint != "chat/completions":
+def answer(request: InferenceRequest, choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The output: one message or text for each choice."""
+    if request.endpoint != "chat/completions":
         return completion_of([choice["message"].get("content") or "" for choice in choices])
     return chat_of([blueprint(choice["message"]) for choice in choices])
 
 
 def _given(given: Any) -> list[str]:
-    """A text or several; token ids are only counted."""
+    """The input's texts; token ids are only counted."""
     if isinstance(given, str):
         return [given]
     if given and isinstance(given[0], int):
@@ -43,12 +43,12 @@ def _given(given: Any) -> list[str]:
 
 
 def completion_of(texts: Iterable[str]) -> dict[str, Any]:
-    """A blueprint of what is no chat."""
+    """A blueprint of texts that are no chat."""
     return {"type": "completion", "content": [_text(text) for text in texts], "input_variables": []}
 
 
 def _object(value: Any) -> Mapping[str, Any]:
-    """What strangers may have sent instead of an object is none."""
+    """An empty object for a value that is not one."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -67,7 +67,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def blueprint(message: Mapping[str, Any]) -> dict[str, Any]:
-    """One of OpenAI's messages as PromptLayer has it."""
+    """One OpenAI message as a blueprint message."""
     shown: dict[str, Any] = {
         "role": str(message.get("role", "assistant")),
         "content": [*_thinking(message), *_blocks(message.get("content")), *_refusal(message)],
@@ -90,7 +90,7 @@ def _blocks(content: Any) -> Iterable[dict[str, Any]]:
 
 
 def _block(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Text and pictures; of anything else, what it is."""
+    """Text and images; for any other part, its type in brackets."""
     image = part.get("image_url")
     if part.get("type") == "text":
         return _text(str(part.get("text", "")))

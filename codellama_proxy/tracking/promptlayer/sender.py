@@ -1,8 +1,8 @@
-"""Delivers what waits in the outbox to PromptLayer: patiently, few at a time, and in nobody's way.
+"""Sends the records in the outbox to PromptLayer, a few at a time.
 
-While nothing gets through, one record at a time is tried, at growing intervals: an outage costs the service
-and us next to nothing. A record that is put off goes behind those tried less often, so one that can never be
-delivered holds up no other; only what the service says it cannot read is given up.
+While every attempt fails, one record at a time is tried, with exponential backoff, so that an outage costs little.
+A record that failed goes behind those tried less often, so that it does not block them. Only a record that
+PromptLayer rejects as invalid is dropped.
 """
 
 from __future__ import annotations
@@ -29,46 +29,48 @@ PATHS: Mapping[str, str] = {
     "score": "/rest/track-score",
     "metadata": "/rest/track-metadata",
 }
-BATCH = 8
-IDLE = 0.5
-"""Seconds between two looks into an empty outbox."""
-TIMEOUT = 10.0
-"""Seconds for one record; PromptLayer takes tenths of one."""
-LONGEST_PAUSE = 60.0
-LONGEST_WAIT = 300.0
-COMPLAIN_EVERY = 60.0
-MOST_ANSWER = 1 << 20
+BATCH_SIZE = 8
+POLL_SECONDS = 0.5
+"""Between two reads of an empty outbox."""
+TIMEOUT_SECONDS = 10.0
+"""For one record; PromptLayer usually answers within a second."""
+MAX_PAUSE_SECONDS = 60.0
+"""Between two rounds while every attempt fails."""
+MAX_RETRY_SECONDS = 300.0
+"""Until a record is tried again."""
+WARNING_INTERVAL_SECONDS = 60.0
+MAX_RESPONSE_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What the service said to one record."""
+    """PromptLayer's response to one record."""
 
     status: int | None
-    """`None`: nothing at all."""
+    """`None`: no response."""
     service_id: int | None = None
     retry_after: float | None = None
-    why: str = ""
+    reason: str = ""
 
     @property
-    def taken(self) -> bool:
+    def accepted(self) -> bool:
         return self.status is not None and 200 <= self.status < 300
 
 
-def unreadable(record: Waiting, answer: SendResult) -> bool:
-    """Whether it is no use to send this again. A wrong key or address may be mended; a wrong record may not."""
-    return answer.status in (400, 413, 422) or (answer.status == 404 and record.kind != "request")
+def is_rejected(record: Waiting, result: SendResult) -> bool:
+    """Whether sending the record again is useless. A wrong key or URL may be corrected; an invalid record may not."""
+    return result.status in (400, 413, 422) or (result.status == 404 and record.kind != "request")
 
 
-def backoff(tries: int, longest: float, jitter: float) -> float:
-    """Seconds to wait after so many failures: doubling, somewhere in the upper half."""
-    return float(min(longest, 2.0 ** min(tries, 30)) * (0.5 + jitter / 2))
+def backoff(tries: int, maximum: float, jitter: float) -> float:
+    """Seconds to wait after so many failures: a random part of the upper half of 2**tries. `jitter` is in [0, 1)."""
+    return float(min(maximum, 2.0 ** min(tries, 30)) * (0.5 + jitter / 2))
 
 
 class PromptLayerSender:
-    """The sender. `round` sends what is due; `run` does so until `stop`."""
+    """Sends records in the background from `start` to `stop`."""
 
     def __init__(
         self,
@@ -85,25 +87,25 @@ class PromptLayerSender:
         self._time = time
         self._url = url.rstrip("/")
         self._failures = 0
-        """Rounds in a row in which nothing got through."""
-        self._complained_at = float("-inf")
+        """Consecutive rounds in which every attempt failed."""
+        self._warned_at = float("-inf")
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
-        """Records the service could not read, and scores of requests it never got."""
+        """Records that PromptLayer rejected, and scores of requests that were dropped."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self, seconds: float) -> None:
-        """Deliver what waits, for so long at most; the rest stays for the next start."""
+        """Send what is due, for at most so many seconds; the rest remains in the outbox."""
         self._stopping.set()
         if self._task is None:
             return
         try:
             await asyncio.wait_for(self._task, seconds)
         except TimeoutError:
-            log.info("records for PromptLayer are left for the next start")
+            log.info("records for PromptLayer remain in the outbox until the next start")
         await self._wire.aclose()
 
     async def _run(self) -> None:
@@ -122,50 +124,50 @@ class PromptLayerSender:
         try:
             return await self.round()
         except StoreUnavailableError:
-            return IDLE  # the store itself says what is wrong with it
-        except Exception:  # tracking must not end because of one record
+            return POLL_SECONDS  # the store logs its own failures
+        except Exception:  # one record must not end the task
             log.exception("records could not be delivered")
-            return LONGEST_PAUSE
+            return MAX_PAUSE_SECONDS
 
     async def round(self) -> float:
-        """Send what is due; seconds until it is worth looking again, 0 for at once."""
+        """Send what is due. Returns the seconds until the next round, 0 for at once."""
         key = self._key()
         if key is None:
-            return IDLE
-        records = await self._outbox.due(self._time.wall(), 1 if self._failures else BATCH)
+            return POLL_SECONDS
+        records = await self._outbox.due(self._time.wall(), 1 if self._failures else BATCH_SIZE)
         if not records:
-            return IDLE
-        answers = await asyncio.gather(*(self._deliver(record, key) for record in records))
-        pairs = list(zip(records, answers, strict=True))
+            return POLL_SECONDS
+        results = await asyncio.gather(*(self._deliver(record, key) for record in records))
+        pairs = list(zip(records, results, strict=True))
         await self._outbox.note([self._outcome(*pair) for pair in pairs], self._time.wall())
         return self._pause(pairs)
 
-    def _outcome(self, record: Waiting, answer: SendResult) -> Outcome:
-        if answer.taken:
-            return Outcome(record, service_id=answer.service_id if record.kind == "request" else None)
-        self._complain(answer)
-        if unreadable(record, answer):
+    def _outcome(self, record: Waiting, result: SendResult) -> Outcome:
+        if result.accepted:
+            return Outcome(record, service_id=result.service_id if record.kind == "request" else None)
+        self._warn(result)
+        if is_rejected(record, result):
             self.dropped += 1
             return Outcome(record)
-        own = backoff(record.tries, LONGEST_WAIT, self._time.jitter())
-        asked = min(answer.retry_after or 0.0, FARTHEST)
+        own = backoff(record.tries, MAX_RETRY_SECONDS, self._time.jitter())
+        asked = min(result.retry_after or 0.0, FARTHEST)
         return Outcome(record, next_at=self._time.wall() + max(own, asked))
 
     def _pause(self, pairs: Sequence[tuple[Waiting, SendResult]]) -> float:
-        """None while anything gets through, or while it is the records that are at fault."""
-        if any(answer.taken or unreadable(record, answer) for record, answer in pairs):
+        """Seconds until the next round: 0 unless every attempt failed for a reason other than its record."""
+        if any(result.accepted or is_rejected(record, result) for record, result in pairs):
             self._failures = 0
             return 0.0
         self._failures += 1
-        own = backoff(self._failures - 1, LONGEST_PAUSE, self._time.jitter())
-        asked = max(answer.retry_after or 0.0 for _, answer in pairs)
-        return min(max(own, asked), LONGEST_WAIT)
+        own = backoff(self._failures - 1, MAX_PAUSE_SECONDS, self._time.jitter())
+        asked = max(result.retry_after or 0.0 for _, result in pairs)
+        return min(max(own, asked), MAX_RETRY_SECONDS)
 
     async def _deliver(self, record: Waiting, key: Secret) -> SendResult:
         if record.kind == "request":
             return await self._send(record, record.body, key)
         if record.service_id is None:
-            return SendResult(404, why="its request was given up")
+            return SendResult(404, reason="its request was dropped")
         addressed = orjson.loads(record.body) | {"request_id": record.service_id, "api_key": key.reveal()}
         return await self._send(record, orjson.dumps(addressed), key)
 
@@ -177,28 +179,28 @@ class PromptLayerSender:
             "accept-encoding": "identity",
         }
         url = self._url + PATHS[record.kind]
-        extensions = {"timeout": {"connect": TIMEOUT}}
+        extensions = {"timeout": {"connect": TIMEOUT_SECONDS}}
         request = httpx2.Request("POST", url, headers=headers, content=body, extensions=extensions)
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 response = await self._wire.handle_async_request(request)
                 try:
                     return _read(response, await _body(response), self._time.wall())
                 finally:
                     await response.aclose()
         except TimeoutError:
-            return SendResult(None, why="timeout")
+            return SendResult(None, reason="timeout")
         except httpx2.TransportError as error:
-            return SendResult(None, why=type(error).__name__)
+            return SendResult(None, reason=type(error).__name__)
 
-    def _complain(self, answer: SendResult) -> None:
-        """Once a minute is enough; never the service's words, which may quote ours."""
+    def _warn(self, result: SendResult) -> None:
+        """At most once a minute. Never logs PromptLayer's text, which may quote the record."""
         now = self._time.monotonic()
-        if now - self._complained_at < COMPLAIN_EVERY:
+        if now - self._warned_at < WARNING_INTERVAL_SECONDS:
             return
-        self._complained_at = now
-        reason = answer.why or f"status {answer.status}"
-        log.warning("PromptLayer does not take records: %s; requests are not affected", reason)
+        self._warned_at = now
+        reason = result.reason or f"status {result.status}"
+        log.warning("PromptLayer does not accept records: %s; requests are not affected", reason)
 
 
 def _read(response: httpx2.Response, body: bytes, now: float) -> SendResult:
@@ -218,12 +220,12 @@ def _id(body: bytes) -> int | None:
 
 
 async def _body(response: httpx2.Response) -> bytes:
-    """An answer's beginning: only its id is of use."""
+    """The beginning of the response: only its id is needed."""
     pieces: list[bytes] = []
     size = 0
     async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
         pieces.append(piece)
         size += len(piece)
-        if size > MOST_ANSWER:
+        if size > MAX_RESPONSE_BYTES:
             break
     return b"".join(pieces)
