@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import json
-import time
-from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from codellama_proxy.cli.command import Command, CommandError, answer, reading, table
-from codellama_proxy.store import key_fields as key_values
+import click
+
+from codellama_proxy.cli.database import reading
+from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
+from codellama_proxy.cli.output import answer, printable, table
 from codellama_proxy.store.audit import ACTIONS, AuditFilters
 
 COLUMNS = ("created_at", "actor", "action", "key_id", "project", "changes")
 
 
-def run(args: Namespace) -> int:
-    """The newest first."""
-    if args.last < 1:
-        raise CommandError("--last: it is a number of changes, at least 1", 2)
-    start = None if args.since is None else time.time() - key_values.duration("--since", args.since)
-    wanted = AuditFilters(args.project, args.key, args.action, args.actor, start)
-    with reading(args) as db:
-        found = db.key_changes(wanted, args.last)
-    rows = [[*(one[name] for name in COLUMNS[:-1]), _told(one["changes"])] for one in found]
-    return answer(args, found, table(COLUMNS, rows))
+@click.command(cls=Command)
+@click.option("--project", help="Only keys of this project.")
+@click.option("--key", metavar="ID", help="Only this key_id.")
+@click.option("--action", type=click.Choice(ACTIONS), help="Only these changes.")
+@click.option("--actor", metavar="WHO", help="Only changes by master, cli, ui:...")
+@since_option
+@click.option(
+    "--last", type=click.IntRange(min=1), metavar="N", default=1000, show_default=True, help="At most."
+)
+@database_option
+@json_option
+def audit(  # noqa: PLR0913, PLR0917 - one for each option
+    project: str | None,
+    key: str | None,
+    action: str | None,
+    actor: str | None,
+    since: str | None,
+    last: int,
+    database: str | None,
+    as_json: bool,
+) -> int:
+    """Show changes of keys, the newest first."""
+    wanted = AuditFilters(project, key, action, actor, since_moment(since))
+    with reading(database) as db:
+        entries = db.key_changes(wanted, last)
+    rows = [[*(entry[name] for name in COLUMNS[:-1]), _described(entry["changes"])] for entry in entries]
+    return answer(entries, table(COLUMNS, rows), as_json)
 
 
-def _told(changes: dict[str, list[Any]]) -> str:
-    told = "; ".join(f"{field}: {_value(old)} -> {_value(new)}" for field, (old, new) in changes.items())
-    # Others chose some of these words; none of them is a command for the terminal.
-    return "".join(char if char.isprintable() else "?" for char in told)
+def _described(changes: dict[str, list[Any]]) -> str:
+    return printable(
+        "; ".join(f"{field}: {_value(old)} -> {_value(new)}" for field, (old, new) in changes.items())
+    )
 
 
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--project", metavar="PROJECT", help="only keys of this project")
-    parser.add_argument("--key", metavar="ID", help="only this key_id")
-    parser.add_argument("--action", choices=ACTIONS, help="only these changes")
-    parser.add_argument("--actor", metavar="WHO", help="only changes by master, cli, ui:...")
-    parser.add_argument("--since", metavar="7d", help="only the last 30m, 1h, 7d; default: everything")
-    parser.add_argument("--last", type=int, default=1000, metavar="N", help="how many at most; default 1000")
-
-
-COMMAND = Command("audit", "who changed which key, when and how", arguments, run)

@@ -1,38 +1,36 @@
-"""`codellama-proxy backup` and `restore`: the database into one file, at any time, and back."""
+"""`codellama-proxy backup` and `restore`: copy the database to one file while the server runs, and back."""
 
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, Namespace
 
-from codellama_proxy.cli.command import Command, database_path, note, say
+import click
+
+from codellama_proxy.cli.database import database_path
+from codellama_proxy.cli.options import Command, database_option
+from codellama_proxy.cli.output import note, say
 from codellama_proxy.store import factory
 from codellama_proxy.store.location import database_file
 
 
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", help="the copy")
-    parser.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
+@click.command(cls=Command)
+@click.argument("file")
+@database_option
+def backup(file: str, database: str | None) -> None:
+    """Copy the database to FILE, which must not exist. The server may run."""
+    source = database_path(database)
+    size = factory.backup(source, database_file(file))
+    say(f"Copied {source} to {file} and verified the copy ({size} bytes).")
 
 
-def backup(args: Namespace) -> int:
-    source = database_path(args)
-    size = factory.backup(source, database_file(args.file))
-    say(f"{source} is copied to {args.file}: {size} bytes, checked.")
-    return 0
-
-
-def restore(args: Namespace) -> int:
-    database = database_path(args)
+@click.command(cls=Command)
+@click.argument("file")
+@database_option
+def restore(file: str, database: str | None) -> None:
+    """Replace the database with the copy in FILE. The server must not run."""
+    target = database_path(database)
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = factory.restore(database_file(args.file), database, moment)
-    say(f"{args.file} is now {database}.")
+    aside = factory.restore(database_file(file), target, moment)
+    say(f"Restored {target} from {file}.")
     if aside is not None:
-        note(f"The one before it is {aside}.")
-    return 0
-
-
-BACKUP = Command("backup", "copy the database to a new file, while the server runs", arguments, backup)
-RESTORE = Command(
-    "restore", "put a copy in the database's place; the server must not run", arguments, restore
-)
+        note(f"The previous database is kept as {aside}.")

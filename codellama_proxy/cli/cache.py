@@ -1,50 +1,53 @@
-"""`codellama-proxy cache stats|purge`: what is kept of answers, and forgetting it, which a server notices at once."""
+"""`codellama-proxy cache stats|purge`: the response cache. A running server notices a purge at once."""
 
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any
 
+import click
+
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cli.command import Command, answer, database_path, table
+from codellama_proxy.cli.database import database_path
+from codellama_proxy.cli.options import Group, database_option, json_option
+from codellama_proxy.cli.output import answer, counted, table
+
+COLUMNS = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")
 
 
-def arguments(parser: ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True)
-    for name, run, words in (("stats", stats, "what is kept"), ("purge", purge, "forget it")):
-        action = actions.add_parser(name, help=words, description=words)
-        action.add_argument("--project", help="only what this project asked")
-        action.add_argument("--model", help="only what this model answered")
-        action.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
-        action.add_argument("--json", action="store_true", help="print JSON")
-        action.set_defaults(act=run)
+@click.group(cls=Group)
+def cache() -> None:
+    """Show or purge the response cache."""
 
 
-def run(args: Namespace) -> int:
-    code: int = args.act(args)
-    return code
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    project = click.option("--project", help="Only answers to this project.")
+    model = click.option("--model", help="Only answers of this model.")
+    return project(model(database_option(json_option(function))))
 
 
-def stats(args: Namespace) -> int:
-    with answer_file.existing(database_path(args)) as db:
-        rows = answer_file.stats(db, args.project, args.model) if db is not None else []
-    names = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")
-    found = [dict(zip(names, row, strict=True)) for row in rows]
-    total = {"answers": sum(one["answers"] for one in found), "bytes": sum(one["bytes"] for one in found)}
-    shown = [[*row[:4], _date(row[4]), _date(row[5]), row[6]] for row in rows]
-    text = f"{table(names, shown)}\n{total['answers']} answers, {total['bytes']} bytes"
-    return answer(args, {"data": found, **total}, text if rows else "Nothing is kept.")
+@cache.command()
+@_filters
+def stats(project: str | None, model: str | None, database: str | None, as_json: bool) -> int:
+    """Show what the cache contains."""
+    with answer_file.existing(database_path(database)) as db:
+        rows = answer_file.stats(db, project, model) if db is not None else []
+    data = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    total = {"answers": sum(row["answers"] for row in data), "bytes": sum(row["bytes"] for row in data)}
+    cells = [[*row[:4], _date(row[4]), _date(row[5]), row[6]] for row in rows]
+    text = f"{table(COLUMNS, cells)}\n{counted(total['answers'], 'answer')}, {total['bytes']} bytes"
+    return answer({"data": data, **total}, text if rows else "The cache is empty.", as_json)
 
 
-def purge(args: Namespace) -> int:
-    with answer_file.existing(database_path(args)) as db:
-        count = answer_file.purge(db, args.project, args.model) if db is not None else 0
-    return answer(args, {"purged": count}, f"{count} answers are forgotten.")
+@cache.command()
+@_filters
+def purge(project: str | None, model: str | None, database: str | None, as_json: bool) -> int:
+    """Remove answers from the cache."""
+    with answer_file.existing(database_path(database)) as db:
+        count = answer_file.purge(db, project, model) if db is not None else 0
+    return answer({"purged": count}, f"Purged {counted(count, 'answer')}.", as_json)
 
 
-def _date(seconds: Any) -> str:
+def _date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
-
-
-COMMAND = Command("cache", "tell what is kept of answers, or forget it", arguments, run)

@@ -1,15 +1,19 @@
-"""`codellama-proxy check`: everything that is wrong with a proxy.yaml; `--online`, whether its models answer."""
+"""`codellama-proxy check`: validates a configuration file; `--online` also calls its models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from codellama_proxy.cli.command import Command, say, table
-from codellama_proxy.config.check_report import inspect, printed
+import click
+
+from codellama_proxy.cli.options import Command
+from codellama_proxy.cli.output import note, say, table
+from codellama_proxy.cli.run import CommandError
+from codellama_proxy.config.check_report import Form, inspect, printed
 from codellama_proxy.config.settings import config_path, environment
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
@@ -18,30 +22,42 @@ from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.upstream.pools import Pools
 
 
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", help="the file (PROXY_CONFIG; proxy.yaml)")
-    forms = parser.add_mutually_exclusive_group()
-    forms.add_argument("--format", choices=["text", "json", "github"], default="text", help="how it is told")
-    forms.add_argument(
-        "--json", dest="format", action="store_const", const="json", help="the same as --format json"
-    )
-    parser.add_argument(
-        "--online", action="store_true", help="send one tiny request through every enabled model"
-    )
+@click.command(cls=Command)
+@click.argument("config", required=False, envvar="PROXY_CONFIG")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--online", is_flag=True, help="Send one small request to every enabled deployment.")
+def check(config: str | None, form: Form, as_json: bool, online: bool) -> int:
+    """Validate a configuration file.
 
+    CONFIG: the file.  [env var: PROXY_CONFIG; default: proxy.yaml]
 
-def run(args: Namespace) -> int:
-    report = inspect(config_path(args.config), environment(), implemented=IMPLEMENTED)
-    tried = _probed(report.snapshot) if args.online and report.snapshot is not None else None
-    if args.format == "json" and tried is not None:
+    Exit code 1: the file has errors, or a deployment does not answer.
+    """
+    form = "json" if as_json else form
+    report = inspect(config_path(config), environment(), implemented=IMPLEMENTED)
+    tried = _probed(report.snapshot) if online and report.snapshot is not None else None
+    if form == "json" and tried is not None:
         say(json.dumps({**json.loads(printed(report, "json")[0]), "online": [_row(one) for one in tried]}))
     else:
-        for line in printed(report, args.format):
+        for line in printed(report, form):
             say(line)
         if tried is not None:
-            say(_shown(tried))
+            say(_table(tried))
     failed = any(not one.works for one in tried or ())
     return 1 if failed else report.code
+
+
+def valid_snapshot(path: Path) -> Snapshot:
+    """The configuration of a file. Raises `CommandError` if it has errors, after printing them."""
+    report = inspect(path, environment(), implemented=IMPLEMENTED)
+    if report.snapshot is None:
+        for problem in report.problems:
+            note(str(problem))
+        raise CommandError(report.verdict)
+    return report.snapshot
 
 
 def _probed(snapshot: Snapshot) -> Sequence[Tried]:
@@ -65,7 +81,7 @@ def _row(one: Tried) -> dict[str, Any]:
     }
 
 
-def _shown(tried: Sequence[Tried]) -> str:
+def _table(tried: Sequence[Tried]) -> str:
     rows = [
         (
             one.deployment.id,
@@ -77,6 +93,3 @@ def _shown(tried: Sequence[Tried]) -> str:
         for one in tried
     ]
     return table(("deployment", "provider", "works", "latency", "error"), rows)
-
-
-COMMAND = Command("check", "say everything that is wrong with a configuration", arguments, run)

@@ -1,4 +1,4 @@
-"""`codellama-proxy explain`: what would happen to a request, and why; `--simulate`, when upstreams fail as planned."""
+"""`codellama-proxy explain`: what would happen to a request, and why; `--simulate`: with upstream failures."""
 
 from __future__ import annotations
 
@@ -6,103 +6,134 @@ import asyncio
 import json
 import sys
 import time
-from argparse import ArgumentParser, Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import click
+
 from codellama_proxy.auth.keys import require_usable
 from codellama_proxy.cli import explain_report as explained
-from codellama_proxy.cli.command import Command, CommandError, database_path, note, say
+from codellama_proxy.cli.check import valid_snapshot
+from codellama_proxy.cli.database import database_path
 from codellama_proxy.cli.keys import find_key
-from codellama_proxy.config.check_report import inspect
+from codellama_proxy.cli.options import Command, config_option, database_option, json_option
+from codellama_proxy.cli.output import say
+from codellama_proxy.cli.run import CommandError
 from codellama_proxy.config.digest import keyed
-from codellama_proxy.config.settings import Settings, config_path, environment
+from codellama_proxy.config.settings import Settings, config_path
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of, masked, without_credentials
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Key
+from codellama_proxy.diagnostics import decision
 from codellama_proxy.diagnostics.decision import (
     Count,
     Explanation,
     World,
-    explain,
     trace_of,
     unused,
 )
 from codellama_proxy.diagnostics.simulation import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
 from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.providers.openai.embeddings import has_ids
-from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.store.factory import inspect_session
 from codellama_proxy.store.interfaces import KeySession
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 
-HELLO = b'{"prompt": "Hello"}'
-HELLOS = {"embeddings": b'{"input": "Hello"}'}
-MOST_BYTES = 1 << 26
-"""Of a request's body."""
+DEFAULT_BODY = b'{"prompt": "Hello"}'
+DEFAULT_BODIES = {"embeddings": b'{"input": "Hello"}'}
+MAX_BODY_BYTES = 1 << 26
 ANY_KEY = "any"
 """The id of a key that stands for every key of a project."""
 
 
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "body", nargs="?", help="a file with the request's JSON; - for stdin; default: a short prompt"
-    )
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--key", metavar="ID", help="who asks: a key_id, or how its secret begins")
-    who.add_argument("--project", metavar="NAME", help="who asks: any key of this project")
-    parser.add_argument(
-        "--endpoint",
-        choices=[*PARSERS],
-        default="chat/completions",
-        help="where it is sent (chat/completions)",
-    )
-    parser.add_argument("--model", metavar="NAME", help="the model that is asked for")
-    parser.add_argument("--simulate", metavar="PLAN", help='"codellama: 429 retry-after 20; gpt-4: 500, ok"')
-    parser.add_argument(
-        "--server", metavar="URL", help="ask this running proxy what is cooling (needs PROXY_MASTER_KEY)"
-    )
-    parser.add_argument("--config", help="the configuration file (PROXY_CONFIG; proxy.yaml)")
-    parser.add_argument("--database", help="the database file (PROXY_DATABASE; data/proxy.db)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+@click.command(cls=Command)
+@click.argument("body", required=False)
+@click.option("--key", metavar="ID", help="The caller: a key_id, or a prefix of its secret.")
+@click.option("--project", metavar="NAME", help="The caller: any key of this project.")
+@click.option(
+    "--endpoint",
+    type=click.Choice([*PARSERS]),
+    default="chat/completions",
+    show_default=True,
+    help="The endpoint the request is sent to.",
+)
+@click.option("--model", metavar="NAME", help="The model the request asks for.")
+@click.option(
+    "--simulate", "plan", metavar="PLAN", help='Failures: "codellama: 429 retry-after 20; gpt-4: 500, ok".'
+)
+@click.option(
+    "--server", metavar="URL", help="Read cooldowns from this running proxy (needs PROXY_MASTER_KEY)."
+)
+@config_option
+@database_option
+@json_option
+def explain(**options: Any) -> int:
+    """Show what would happen to a request, and why.
+
+    BODY: a file with the request's JSON; - for stdin; default: a short prompt.
+
+    Exit code 0: the request would be sent, and answered if that was simulated; 1: it would not.
+    """
+    return _explain(Options(**options))
 
 
-def run(args: Namespace) -> int:
-    """Exit code 0: the request would be sent, and answered if that was simulated; 1: it would not."""
-    if args.server and args.simulate:
-        raise CommandError("--simulate begins with nothing cooling: leave --server out", 2)
-    if args.simulate and args.endpoint != "chat/completions":
-        raise CommandError("--simulate knows the answers to chats only: leave --endpoint out", 2)
-    snapshot = _snapshot(args)
-    chat = _chat(args)
-    plan = _plan(args.simulate, snapshot)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line gives."""
+
+    body: str | None
+    key: str | None
+    project: str | None
+    endpoint: Endpoint
+    model: str | None
+    plan: str | None
+    server: str | None
+    config: str | None
+    database: str | None
+    as_json: bool
+
+
+def _explain(options: Options) -> int:
+    _check(options)
+    snapshot = valid_snapshot(config_path(options.config))
+    chat = _chat(options)
+    plan = _plan(options.plan, snapshot)
     now = time.time()
-    with inspect_session(database_path(args)) as db:
-        key = _key(args, db)
+    with inspect_session(database_path(options.database)) as db:
+        key = _key(options, db)
         if db is not None:
             snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, db.digest_key()))
         standings = unused(now) if db is None else (lambda scopes: db.standings(scopes, now))
-        told = _explained(
-            snapshot, key, chat, World(_count(snapshot, key), standings, now, _cooling(args, now))
-        )
+        cooling = _cooling(options.server, now)
+        told = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now, cooling))
     course = None if plan is None or told.error else _simulated(snapshot, key, chat, told, plan)
     clean = mask_of(snapshot)
-    if args.json:
+    if options.as_json:
         shown = masked(explained.as_json(snapshot, key, chat, told, course), clean)
         say(json.dumps(shown, ensure_ascii=False))
     else:
-        used = None if db is None else database_path(args)
+        used = None if db is None else database_path(options.database)
         for line in explained.as_text(snapshot, key, chat, told, course, used):
             say(clean(line))
     return 1 if told.error or (course and course.error) else 0
+
+
+def _check(options: Options) -> None:
+    """Raises `CommandError` for options that do not go together."""
+    if (options.key is None) == (options.project is None):
+        raise CommandError("give either --key or --project", 2)
+    if options.server and options.plan:
+        raise CommandError("--simulate starts without cooldowns: leave --server out", 2)
+    if options.plan and options.endpoint != "chat/completions":
+        raise CommandError("--simulate supports chats only: leave --endpoint out", 2)
 
 
 def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
@@ -110,7 +141,7 @@ def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: Worl
         require_usable(key, None, world.now)
     except ProxyError as error:
         return Explanation(error=error)
-    return explain(snapshot, key, chat, world)
+    return decision.explain(snapshot, key, chat, world)
 
 
 def _simulated(snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Explanation, plan: Plan) -> Course:
@@ -119,37 +150,32 @@ def _simulated(snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Expla
     return simulate(trace, chat, told.models, snapshot, plan)
 
 
-# --- what is asked about -----------------------------------------------------------------------------------
+# --- the request -------------------------------------------------------------------------------------------
 
 
-def _snapshot(args: Namespace) -> Snapshot:
-    report = inspect(config_path(args.config), environment(), implemented=IMPLEMENTED)
-    if report.snapshot is None:
-        for problem in report.problems:
-            note(str(problem))
-        raise CommandError(report.verdict)
-    return report.snapshot
-
-
-def _chat(args: Namespace) -> InferenceRequest:
+def _chat(options: Options) -> InferenceRequest:
     try:
-        body = HELLOS.get(args.endpoint, HELLO) if args.body is None else _body(args.body)
-        chat = PARSERS[args.endpoint](body, "req_explained", 0)
+        body = (
+            DEFAULT_BODIES.get(options.endpoint, DEFAULT_BODY)
+            if options.body is None
+            else _body(options.body)
+        )
+        chat = PARSERS[options.endpoint](body, "req_explained", 0)
     except ProxyError as error:
         raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None
     if chat.endpoint == "embeddings" and has_ids(chat):
         chat = chat._replace(texts=asyncio.run(Counter(tokenizer_files()).texts(chat)))
-    return chat if args.model is None else chat._replace(model=args.model)
+    return chat if options.model is None else chat._replace(model=options.model)
 
 
 def _body(given: str) -> bytes:
     try:
         with sys.stdin.buffer if given == "-" else Path(given).open("rb") as file:
-            body = file.read(MOST_BYTES + 1)
+            body = file.read(MAX_BODY_BYTES + 1)
     except OSError as error:
         raise CommandError(f"cannot read {given}: {error.strerror}", 2) from error
-    if len(body) > MOST_BYTES:
-        raise CommandError(f"{given} has more than {MOST_BYTES} bytes", 2)
+    if len(body) > MAX_BODY_BYTES:
+        raise CommandError(f"{given} has more than {MAX_BODY_BYTES} bytes", 2)
     return body
 
 
@@ -160,38 +186,35 @@ def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
         raise CommandError(str(error), 2) from None
 
 
-# --- who asks ----------------------------------------------------------------------------------------------
+# --- the caller and what is used ---------------------------------------------------------------------------
 
 
-def _key(args: Namespace, db: KeySession | None) -> Key:
-    if args.project is not None:
-        return Key(ANY_KEY, args.project)
+def _key(options: Options, db: KeySession | None) -> Key:
+    if options.project is not None:
+        return Key(ANY_KEY, options.project)
     if db is None:
-        raise CommandError(f"there is no database {database_path(args)} that could know the key")
+        raise CommandError(f"there is no database {database_path(options.database)} to find the key in")
+    assert options.key is not None
     try:
-        return find_key(db, args.key)
+        return find_key(db, options.key)
     except ProxyError as error:
         raise CommandError(error.message) from None
 
 
-def _cooling(args: Namespace, now: float) -> dict[str, Cooling]:
-    """What a running proxy says is cooling, on a clock that stands at 0; nothing without one."""
-    if args.server is None:
+def _cooling(server: str | None, now: float) -> dict[str, Cooling]:
+    """The cooldowns of a running proxy, on a clock that stands at 0; empty without `server`. Raises `CommandError`."""
+    if server is None:
         return {}
     master = Settings().master_key
     if master is None:
-        raise CommandError(
-            "PROXY_MASTER_KEY is not set, and only an administrator may ask what is cooling", 2
-        )
+        raise CommandError("PROXY_MASTER_KEY is not set; reading the cooldowns needs the master key", 2)
     headers = {"authorization": f"Bearer {master.get_secret_value()}"}
     try:
-        asked = Request(f"{args.server.rstrip('/')}/health", headers=headers)  # noqa: S310 - the operator's own URL
+        asked = Request(f"{server.rstrip('/')}/health", headers=headers)  # noqa: S310 - the operator's own URL
         with urlopen(asked, timeout=10) as answer:  # noqa: S310
             models = json.load(answer)["models"]
     except (OSError, ValueError, LookupError) as error:
-        raise CommandError(
-            f"{without_credentials(args.server)} does not say what is cooling: {error}"
-        ) from None
+        raise CommandError(f"{without_credentials(server)} did not report its cooldowns: {error}") from None
     return {one["deployment"]: _cooled(one, now) for one in models if one["state"] == "cooling"}
 
 
@@ -201,7 +224,7 @@ def _cooled(one: dict[str, Any], now: float) -> Cooling:
 
 
 def _count(snapshot: Snapshot, key: Key) -> Count:
-    """As `Accounts` does: counted where tokens are limited, else guessed from the size."""
+    """As `Accounting` does: counts where tokens are limited, else estimates from the size."""
     counter = Counter(tokenizer_files())
 
     def count(chat: InferenceRequest, first: Deployment) -> int:
@@ -211,6 +234,3 @@ def _count(snapshot: Snapshot, key: Key) -> Count:
         return tokens.of_size(chat.size)
 
     return count
-
-
-COMMAND = Command("explain", "say what would happen to a request, and why", arguments, run)

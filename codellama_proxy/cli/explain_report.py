@@ -1,4 +1,4 @@
-"""How `explain` looks: lines for people, and the same as JSON. Never a secret, never an address."""
+"""The report of `explain`, as text and as JSON. Contains no secret and no address."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from codellama_proxy.cli.command import table
+from codellama_proxy.cli.output import table
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import dollars, usd
 from codellama_proxy.core.snapshot import Price, Snapshot
@@ -24,18 +24,18 @@ def as_text(
     course: Course | None,
     used: Path | None,
 ) -> Iterator[str]:
-    """Paragraphs, the verdict first."""
+    """The lines, the verdict first."""
     asked = "the first model" if chat.model is None else f"the model {chat.model}"
     yield f"key {key.key_id} of project {key.project} asks for {asked} (configuration {snapshot.digest})"
     yield ""
     yield from _verdict(told)
     if told.chain:
         yield ""
-        yield "Asked in this order, until one answers (equal weights in random order):"
+        yield "Attempted in this order until one answers (equal weights in random order):"
         yield _indented(table(("deployment", "provider", "upstream model", "state", "price"), _places(told)))
     if told.others:
         yield ""
-        yield "Not asked:"
+        yield "Not attempted:"
         rows = [(one.deployment.id, one.state, one.why or None) for one in told.others]
         yield _indented(table(("deployment", "state", "why"), rows))
     yield from _guardrails(told.chain)
@@ -44,7 +44,7 @@ def as_text(
         yield f"Cache: {_cache(told.cache)}."
     if told.limits:
         yield ""
-        since = "as if nothing had been used yet" if used is None else f"what is used is in {used}"
+        since = "assuming no usage yet" if used is None else f"usage from {used}"
         yield f"Limits in force ({since}):"
         yield _indented(table(("scope", "limit", "value", "from"), [_limit_row(one) for one in told.limits]))
     if course is not None:
@@ -53,25 +53,27 @@ def as_text(
 
 def _verdict(told: Explanation) -> Iterator[str]:
     if told.error is not None:
-        yield f"Refused before any model is asked: {_error(told.error)}"
+        yield f"Refused before any attempt: {_error(told.error)}"
         return
     most = (
-        "unknown: a model of the chain has no price" if told.most_nanos is None else dollars(told.most_nanos)
+        "unknown, because a model in the chain has no price"
+        if told.most_nanos is None
+        else dollars(told.most_nanos)
     )
-    yield f"Admitted. Prompt: about {told.prompt_tokens} tokens. It can cost at most: {most}."
+    yield f"Admitted. Prompt: about {told.prompt_tokens} tokens. Maximum cost: {most}."
     admission = told.admission
     if admission is None or (not admission.hold_nanos and admission.max_tokens is None):
         yield "No budget applies, so nothing is held."
         return
-    clamped = " (clamped to what the budget has left)" if admission.clamped else ""
+    clamped = " (limited by the remaining budget)" if admission.clamped else ""
     bound = (
         ""
         if admission.max_tokens is None
         else f", max_tokens {admission.max_tokens}{clamped} is sent upstream"
     )
-    yield f"Held while it runs: {dollars(admission.hold_nanos)}{bound}."
+    yield f"Held while it is in flight: {dollars(admission.hold_nanos)}{bound}."
     for refusal in admission.shadowed:
-        yield f"Only counted, because of shadow: {refusal.message}"
+        yield f"Would be refused, but the limit is in shadow mode: {refusal.message}"
 
 
 def _error(error: ProxyError) -> str:
@@ -98,7 +100,7 @@ def _state(one: CandidateState) -> str:
     if one.dropped:
         parts.append(f"drops {', '.join(one.dropped)}")
     if one.refuses:
-        parts.append(f"cannot be asked: {one.refuses}")
+        parts.append(f"cannot serve it: {one.refuses}")
     return "; ".join(parts)
 
 
@@ -109,14 +111,14 @@ def _price(price: Price | None) -> str:
 
 
 def _guardrails(chain: Sequence[CandidateState]) -> Iterator[str]:
-    """Each text once, with who gets it."""
+    """Each text once, with the deployments that get it."""
     texts: dict[str, list[str]] = {}
     for one in chain:
         texts.setdefault(one.guardrail, []).append(one.deployment.id)
     for text, names in texts.items():
         yield ""
         whom = "" if len(texts) == 1 else f" for {', '.join(names)}"
-        yield f"First system message{whom}:" if text else f"No system message of ours{whom}."
+        yield f"Guardrail{whom}:" if text else f"No guardrail{whom}."
         if text:
             yield _indented(text)
 
@@ -124,9 +126,7 @@ def _guardrails(chain: Sequence[CandidateState]) -> Iterator[str]:
 def _cache(cached: Cached) -> str:
     if cached.state != "used":
         return cached.state
-    return (
-        f"an equal request of the same {cached.scope.partition(' ')[0]} shares the answer ({cached.key[:16]})"
-    )
+    return f"an identical request of the same {cached.scope.partition(' ')[0]} shares the answer ({cached.key[:16]})"
 
 
 def _limit_row(one: LimitState) -> tuple[str, str, str, str]:
@@ -140,7 +140,7 @@ def _limit_row(one: LimitState) -> tuple[str, str, str, str]:
 
 def _time_line(course: Course) -> Iterator[str]:
     yield ""
-    yield "Simulated (pauses are half of their maximum):"
+    yield "Simulation (delays are half of their maximum):"
     for event in course.events:
         yield f"  {event.at:9.3f} s  {event.what}"
     yield f"  {course.seconds:9.3f} s  {_end(course)}"

@@ -1,12 +1,15 @@
-"""`codellama-proxy import litellm config.yaml`: a proxy.yaml on stdout, what could not be carried over on stderr."""
+"""`codellama-proxy import litellm config.yaml`: prints a proxy.yaml, and on stderr what was not converted."""
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from codellama_proxy.cli.command import Command, CommandError, note
+import click
+
+from codellama_proxy.cli.options import Command
+from codellama_proxy.cli.output import note
+from codellama_proxy.cli.run import CommandError
 from codellama_proxy.config.importers.litellm import imported
 from codellama_proxy.config.load import examine
 from codellama_proxy.config.problems import ConfigError
@@ -16,34 +19,34 @@ from codellama_proxy.config.yaml.substitution import read_regular, reason
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("format", choices=["litellm"], help="whose configuration it is")
-    parser.add_argument("file", help="the LiteLLM proxy's config.yaml")
-    parser.add_argument("--output", metavar="FILE", help="write here instead of stdout; never over a file")
+@click.command(cls=Command)
+@click.argument("form", metavar="FORMAT", type=click.Choice(["litellm"]))
+@click.argument("file")
+@click.option("--output", metavar="FILE", help="Write to a new file instead of stdout.")
+def import_config(form: str, file: str, output: str | None) -> int:
+    """Convert a LiteLLM config.yaml to a proxy.yaml.
 
-
-def run(args: Namespace) -> int:
-    """Exit code 0: the result can be served; 1: it needs mending first."""
+    Settings that cannot be converted are listed on stderr. Exit code 1: the result needs fixing first.
+    """
+    del form  # the only one
     try:
-        made = imported(_read(args.file), args.file)
+        made = imported(_read(file), file)
     except ConfigError as error:
         raise CommandError("; ".join(str(problem) for problem in error.errors)) from None
-    if args.output is None:
+    if output is None:
         sys.stdout.write(made.text)
     else:
-        _write(Path(args.output), made.text)
+        _write(Path(output), made.text)
     for line in made.lost:
-        note(f"not carried over: {line}")
+        note(f"not converted: {line}")
     if not made.models:
-        note("to be mended: no model could be carried over, so there is nothing to serve")
+        note("needs fixing: no model could be converted, so there is nothing to serve")
         return 1
     try:
-        examine(
-            made.text.encode(), environment(), source=args.output or "proxy.yaml", implemented=IMPLEMENTED
-        )
+        examine(made.text.encode(), environment(), source=output or "proxy.yaml", implemented=IMPLEMENTED)
     except ConfigError as error:
         for problem in error.errors:
-            note(f"to be mended: {problem}")
+            note(f"needs fixing: {problem}")
         return 1
     return 0
 
@@ -61,6 +64,3 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
-
-
-COMMAND = Command("import", "make a proxy.yaml of another gateway's configuration", arguments, run)

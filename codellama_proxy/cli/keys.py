@@ -1,34 +1,28 @@
-"""The table of subcommands, and those that administer keys: `keys.py create`, `list`, `rotate` and so on."""
+"""`codellama-proxy keys`, also `scripts/keys.py`: administers keys."""
 
 from __future__ import annotations
 
 import re
+import sys
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn
+from typing import Any
+
+import click
 
 from codellama_proxy.cli import audit as changes
 from codellama_proxy.cli import spend
-from codellama_proxy.cli.command import (
-    Command,
-    CommandError,
-    answer,
-    change,
-    ending,
-    note,
-    reading,
-    table,
-    without_passwords,
-)
+from codellama_proxy.cli.database import change, reading
+from codellama_proxy.cli.options import Group, database_option, json_option
+from codellama_proxy.cli.output import answer, note, table
+from codellama_proxy.cli.run import CommandError, run
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.interfaces import KeySession
 from codellama_proxy.store.key_fields import PREFIX_LENGTH, KeyChange, shown
 
-ABOUT = "Administer keys on the database file."
 UNSET = "none"
 
 COLUMNS = (
@@ -62,139 +56,171 @@ def _names(option: str, text: str) -> tuple[str, ...] | None:
     return key_values.models(option, [name.strip() for name in text.split(",")])
 
 
-# option -> (field of the key, how its text is read, what help says)
+# option -> (field of the key, reader of its text, help)
 OPTIONS: Mapping[str, tuple[str, Read, str]] = {
-    "--name": ("name", key_values.name, "a few words for people"),
-    "--expires": ("duration", key_values.duration, "lifetime from now: 30s, 10m, 1h, 30d"),
-    "--models": ("models", _names, "names it may use, separated by commas; wildcards allowed"),
-    "--max-budget": ("max_budget", _usd, "USD in a budget window"),
-    "--budget-duration": ("budget_duration", key_values.budget_duration, "hour, day, week, month, 24h, 30d"),
-    "--rpm": ("rpm_limit", _whole, "requests a minute"),
-    "--tpm": ("tpm_limit", _whole, "tokens a minute"),
-    "--parallel": ("max_parallel_requests", _whole, "requests at once"),
+    "--name": ("name", key_values.name, "A label"),
+    "--expires": ("duration", key_values.duration, "Lifetime from now: 30s, 10m, 1h, 30d"),
+    "--models": ("models", _names, "Models the key may use, separated by commas; wildcards allowed"),
+    "--max-budget": ("max_budget", _usd, "USD per budget window"),
+    "--budget-duration": (
+        "budget_duration",
+        key_values.budget_duration,
+        "Window: hour, day, week, month, 24h, 30d",
+    ),
+    "--rpm": ("rpm_limit", _whole, "Requests per minute"),
+    "--tpm": ("tpm_limit", _whole, "Tokens per minute"),
+    "--parallel": ("max_parallel_requests", _whole, "Requests in parallel"),
 }
 
 
-# --- the subcommands ---------------------------------------------------------------------------------------
+key_argument = click.argument("key", metavar="ID|PREFIX")
 
 
-def create(args: Namespace) -> int:
-    wanted = _change(args, {"key_alias": key_values.alias("PROJECT", args.project)})
-    with change(args, create=True) as db:
+def key_fields(unset: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for each field of a key."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option, (field, _, text) in reversed(list(OPTIONS.items())):
+            function = click.option(option, field, metavar="VALUE", help=f"{text}{unset}.")(function)
+        return function
+
+    return decorate
+
+
+# --- the commands ------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Group)
+@click.option("--database", metavar="FILE", help="Database file, for every command.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def keys(database: str | None, as_json: bool) -> None:
+    """Administer keys in the database file; read the ledger."""
+    del database, as_json  # the commands read them
+
+
+@keys.command()
+@click.argument("project")
+@key_fields()
+@database_option
+@json_option
+def create(project: str, database: str | None, as_json: bool, **fields: str | None) -> int:
+    """Create a key; its secret is printed once."""
+    wanted = _change(fields, {"key_alias": key_values.alias("PROJECT", project)})
+    with change(database, create=True) as db:
         key, secret = db.create_key(wanted, CLI, time.time())
-    return _with_secret(args, key, secret, f"created {key.key_id} for the project {key.project}")
+    return _with_secret(key, secret, f"created {key.key_id} for the project {key.project}", as_json)
 
 
-def list_keys(args: Namespace) -> int:
-    with reading(args) as db:
-        keys = db.keys(args.project)
-    rows = [_row(key, time.time()) for key in keys]
-    return answer(args, [shown(key) for key in keys], table(COLUMNS, rows))
+@keys.command("list")
+@click.option("--project", help="Only keys of this project.")
+@database_option
+@json_option
+def list_keys(project: str | None, database: str | None, as_json: bool) -> int:
+    """List all keys."""
+    with reading(database) as db:
+        found = db.keys(project)
+    rows = [_row(key, time.time()) for key in found]
+    return answer([shown(key) for key in found], table(COLUMNS, rows), as_json)
 
 
-def show(args: Namespace) -> int:
-    with reading(args) as db:
-        key = find_key(db, args.key)
-    return answer(args, shown(key), _card(key))
+@keys.command()
+@key_argument
+@database_option
+@json_option
+def show(key: str, database: str | None, as_json: bool) -> int:
+    """Show one key."""
+    with reading(database) as db:
+        found = find_key(db, key)
+    return answer(shown(found), _card(found), as_json)
 
 
-def update(args: Namespace) -> int:
-    moved = {} if args.project is None else {"key_alias": key_values.alias("--project", args.project)}
-    wanted = _change(args, moved)
+@keys.command()
+@key_argument
+@click.option("--project", metavar="VALUE", help="The project the key belongs to from now on.")
+@key_fields(f"; '{UNSET}' to unset")
+@database_option
+@json_option
+def update(key: str, project: str | None, database: str | None, as_json: bool, **fields: str | None) -> int:
+    """Change what a key may do."""
+    moved = {} if project is None else {"key_alias": key_values.alias("--project", project)}
+    wanted = _change(fields, moved)
     if not wanted.values:
         raise CommandError("nothing to change was given", 2)
-    with change(args) as db:
-        key = db.update_key(find_key(db, args.key).key_id, wanted, CLI, time.time())
-    return answer(args, shown(key), _card(key))
+    with change(database) as db:
+        changed = db.update_key(find_key(db, key).key_id, wanted, CLI, time.time())
+    return answer(shown(changed), _card(changed), as_json)
 
 
-def block(args: Namespace) -> int:
-    with change(args) as db:
-        key = db.block_key(find_key(db, args.key).key_id, True, CLI, time.time())
-    return answer(args, shown(key), f"blocked {key.key_id}")
+@keys.command()
+@key_argument
+@database_option
+@json_option
+def block(key: str, database: str | None, as_json: bool) -> int:
+    """Refuse a key until it is unblocked."""
+    with change(database) as db:
+        blocked = db.block_key(find_key(db, key).key_id, True, CLI, time.time())
+    return answer(shown(blocked), f"blocked {blocked.key_id}", as_json)
 
 
-def unblock(args: Namespace) -> int:
-    with change(args) as db:
-        key = db.block_key(find_key(db, args.key).key_id, False, CLI, time.time())
-    return answer(args, shown(key), f"unblocked {key.key_id}")
+@keys.command()
+@key_argument
+@database_option
+@json_option
+def unblock(key: str, database: str | None, as_json: bool) -> int:
+    """Accept a blocked key again."""
+    with change(database) as db:
+        unblocked = db.block_key(find_key(db, key).key_id, False, CLI, time.time())
+    return answer(shown(unblocked), f"unblocked {unblocked.key_id}", as_json)
 
 
-def rotate(args: Namespace) -> int:
-    overlap = 0.0 if args.overlap is None else key_values.duration("--overlap", args.overlap)
-    with change(args) as db:
-        key, secret = db.rotate_key(find_key(db, args.key).key_id, overlap, CLI, time.time())
-    old = f"the old secret works for {args.overlap} more" if overlap else "the old secret is dead"
-    return _with_secret(args, key, secret, f"rotated {key.key_id}: {old}")
+@keys.command()
+@key_argument
+@click.option("--overlap", metavar="24h", help="How long the old secret still works.")
+@database_option
+@json_option
+def rotate(key: str, overlap: str | None, database: str | None, as_json: bool) -> int:
+    """Replace the secret of a key."""
+    seconds = 0.0 if overlap is None else key_values.duration("--overlap", overlap)
+    with change(database) as db:
+        rotated, secret = db.rotate_key(find_key(db, key).key_id, seconds, CLI, time.time())
+    old = f"the old secret works for {overlap} more" if seconds else "the old secret no longer works"
+    return _with_secret(rotated, secret, f"rotated {rotated.key_id}: {old}", as_json)
 
 
-def delete(args: Namespace) -> int:
-    with change(args) as db:
-        key = db.delete_key(find_key(db, args.key).key_id, CLI, time.time())
-    return answer(args, {"key_id": key.key_id, "deleted": True}, f"deleted {key.key_id}")
+@keys.command()
+@key_argument
+@database_option
+@json_option
+def delete(key: str, database: str | None, as_json: bool) -> int:
+    """Remove a key; its requests and their cost stay in the ledger."""
+    with change(database) as db:
+        deleted = db.delete_key(find_key(db, key).key_id, CLI, time.time())
+    return answer({"key_id": deleted.key_id, "deleted": True}, f"deleted {deleted.key_id}", as_json)
 
 
-# --- their arguments ---------------------------------------------------------------------------------------
+for command in (spend.spend, spend.logs, spend.reconcile, changes.audit):
+    keys.add_command(command)
 
 
-def _key(parser: ArgumentParser) -> None:
-    parser.add_argument("key", metavar="ID|PREFIX", help="a key_id, or how its secret begins")
-
-
-def _values(parser: ArgumentParser, unset: str = "") -> None:
-    for option, (field, _, text) in OPTIONS.items():
-        parser.add_argument(option, dest=field, metavar="VALUE", help=text + unset)
-
-
-def _of_create(parser: ArgumentParser) -> None:
-    parser.add_argument("project", metavar="PROJECT", help="the project it belongs to")
-    _values(parser)
-
-
-def _of_update(parser: ArgumentParser) -> None:
-    _key(parser)
-    parser.add_argument("--project", metavar="VALUE", help="the project it belongs to from now on")
-    _values(parser, f"; '{UNSET}' to unset")
-
-
-def _of_list(parser: ArgumentParser) -> None:
-    parser.add_argument("--project", metavar="PROJECT", help="only this project's")
-
-
-def _of_rotate(parser: ArgumentParser) -> None:
-    _key(parser)
-    parser.add_argument("--overlap", metavar="24h", help="how long the old secret still works")
-
-
-COMMANDS: tuple[Command, ...] = (
-    Command("create", "make a key; its secret is printed once", _of_create, create),
-    Command("list", "all keys", _of_list, list_keys),
-    Command("show", "one key", _key, show),
-    Command("update", "change what a key may do", _of_update, update),
-    Command("block", "refuse a key until it is unblocked", _key, block),
-    Command("unblock", "take a blocked key back", _key, unblock),
-    Command("rotate", "a new secret for the same key", _of_rotate, rotate),
-    Command("delete", "remove a key; what it spent stays on record", _key, delete),
-    *spend.COMMANDS,
-    changes.COMMAND,
-)
+def main(argv: Sequence[str] | None = None) -> int:
+    """`scripts/keys.py`: the same commands under a shorter name. Returns the exit code."""
+    return run(keys, "keys.py", sys.argv[1:] if argv is None else argv)
 
 
 # --- reading and showing -----------------------------------------------------------------------------------
 
 
-def _change(args: Namespace, values: Mapping[str, Any]) -> KeyChange:
-    given = {field: getattr(args, field) for field, _, _ in OPTIONS.values()}
+def _change(given: Mapping[str, str | None], values: Mapping[str, Any]) -> KeyChange:
     read = {
-        field: None if given[field] == UNSET else reader(option, given[field])
+        field: None if text == UNSET else reader(option, text)
         for option, (field, reader, _) in OPTIONS.items()
-        if given[field] is not None
+        if (text := given[field]) is not None
     }
     return KeyChange({**values, **read})
 
 
 def find_key(db: KeySession, given: str) -> Key:
-    """A key by its id, or by enough of the beginning of its secret."""
+    """A key by its id or by a unique prefix of its secret. Raises `CommandError`, `ProxyError`."""
     if given.startswith("key_"):
         return db.key(given)
     prefix = given[:PREFIX_LENGTH]
@@ -206,10 +232,10 @@ def find_key(db: KeySession, given: str) -> Key:
     return found[0]
 
 
-def _with_secret(args: Namespace, key: Key, secret: str, said: str) -> int:
-    if not args.json:
-        note(f"{said}. This is its secret; it is shown only now:")
-    return answer(args, {"key": secret, **shown(key)}, secret)
+def _with_secret(key: Key, secret: str, done: str, as_json: bool) -> int:
+    if not as_json:
+        note(f"{done}. This is its secret; it is shown only now:")
+    return answer({"key": secret, **shown(key)}, secret, as_json)
 
 
 def _card(key: Key) -> str:
@@ -244,34 +270,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return "-" if value is None or value == {} else str(value)
-
-
-# --- the command -------------------------------------------------------------------------------------------
-
-
-class _Parser(ArgumentParser):
-    """Says in one sentence what is wrong, instead of the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {without_passwords(message)}\n")
-
-
-def parser(commands: Sequence[Command] = COMMANDS, program: str = "keys.py") -> ArgumentParser:
-    """The whole command line, one subcommand for each row of the table."""
-    common = _Parser(add_help=False, allow_abbrev=False)
-    common.add_argument(
-        "--database", default=SUPPRESS, help="the database file (PROXY_DATABASE; data/proxy.db)"
-    )
-    common.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
-    top = _Parser(prog=program, description=ABOUT, parents=[common], allow_abbrev=False)
-    subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in commands:
-        sub = subcommands.add_parser(command.name, help=command.help, parents=[common], allow_abbrev=False)
-        command.arguments(sub)
-        sub.set_defaults(run=command.run)
-    return top
-
-
-def main(argv: Sequence[str] | None = None, program: str = "keys.py") -> int:
-    """The exit code, as of every command."""
-    return ending(program, lambda: parser(program=program).parse_args(argv, Namespace(json=False)))

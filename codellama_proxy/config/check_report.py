@@ -33,8 +33,8 @@ class Report:
     def verdict(self) -> str:
         if self.snapshot is None:
             errors = sum(problem.severity == "error" for problem in self.problems)
-            return f"{self.path} is not good: {_count(errors, 'problem')}."
-        return f"{self.path} is good: {_standing(self.snapshot)}."
+            return f"{self.path}: {_count(errors, 'error')}"
+        return f"{self.path} is valid: {_standing(self.snapshot)}"
 
 
 def inspect(path: Path, environ: Mapping[str, str], *, implemented: frozenset[str]) -> Report:

@@ -76,7 +76,7 @@ def test_purge_forgets_what_it_is_told_to(
 def test_nothing_kept_is_no_error(tmp_path: Path, capsys: Say) -> None:
     assert run(tmp_path / "proxy.db", "stats") == 0
     assert run(tmp_path / "proxy.db", "purge") == 0
-    assert capsys.readouterr().out == "Nothing is kept.\n0 answers are forgotten.\n"
+    assert capsys.readouterr().out == "The cache is empty.\nPurged 0 answers.\n"
     assert list(tmp_path.iterdir()) == []
 
 

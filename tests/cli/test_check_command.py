@@ -38,7 +38,7 @@ def test_problems_are_told_as_file_line_column_and_message(
     assert capsys.readouterr().out.splitlines() == [
         'proxy.yaml:2:1: routng: unknown key "routng"; did you mean "routing"?',
         "proxy.yaml:3:33: warning: limits.key.budget_duration: without max_budget it does nothing",
-        "proxy.yaml is not good: 1 problem.",
+        "proxy.yaml: 1 error",
     ]
 
 
@@ -77,7 +77,7 @@ def test_a_file_name_or_message_cannot_break_out_of_an_annotation(tmp_path: Path
 def test_warnings_do_not_fail(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text("models: [{name: a, provider: openai, api_key: '${NO}'}]")
     assert main(["check"]) == 0
-    assert "proxy.yaml is good: 1 model ready, 1 entry disabled." in capsys.readouterr().out
+    assert "proxy.yaml is valid: 1 model ready, 1 entry disabled" in capsys.readouterr().out
 
 
 def test_a_disabled_entry_counts_although_its_model_has_others(
@@ -88,7 +88,7 @@ def test_a_disabled_entry_counts_although_its_model_has_others(
         "{name: a, provider: groq, api_key: '${NO}'}]"
     )
     assert main(["check"]) == 0
-    assert "proxy.yaml is good: 1 model ready, 2 entries disabled." in capsys.readouterr().out
+    assert "proxy.yaml is valid: 1 model ready, 2 entries disabled" in capsys.readouterr().out
 
 
 def test_a_problem_shows_its_severity_only_when_it_is_a_warning() -> None:

@@ -44,7 +44,7 @@ def test_comments_and_order_of_keys_change_nothing(
     other = tmp_path / "other.yaml"
     other.write_text("# hello\n" + OLD.replace("name: a, provider: mock", "provider: mock, name: a"))
     assert main(["diff", files[0], str(other)]) == 0
-    assert capsys.readouterr().out == "nothing that matters changed\n"
+    assert capsys.readouterr().out == "no effective changes\n"
 
 
 def test_a_file_that_is_not_good_is_named(

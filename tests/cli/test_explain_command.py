@@ -46,7 +46,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
 
 def timeline(capsys: pytest.CaptureFixture[str], plan: str, *arguments: str, code: int = 0) -> list[str]:
     assert main(["explain", "--project", "web", "--simulate", plan, *arguments]) == code
-    _, _, found = capsys.readouterr().out.partition("Simulated (pauses are half of their maximum):\n")
+    _, _, found = capsys.readouterr().out.partition("Simulation (delays are half of their maximum):\n")
     return [" ".join(line.split()) for line in found.splitlines()]
 
 
@@ -58,21 +58,21 @@ def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[
     )
     shown = [re.sub(r"\([0-9a-f]{16}\)", "(KEY)", " ".join(line.split())) for line in lines[1:] if line]
     assert shown == [
-        "Admitted. Prompt: about 5 tokens. It can cost at most: $0.034922.",
-        "Held while it runs: $0.034922, max_tokens 4096 is sent upstream.",
-        "Asked in this order, until one answers (equal weights in random order):",
+        "Admitted. Prompt: about 5 tokens. Maximum cost: $0.034922.",
+        "Held while it is in flight: $0.034922, max_tokens 4096 is sent upstream.",
+        "Attempted in this order until one answers (equal weights in random order):",
         "DEPLOYMENT PROVIDER UPSTREAM MODEL STATE PRICE",
         "codellama#1 together codellama ready $1.00 in, $2.00 out per million",
         "gpt-4#1 openai gpt-4.1 ready $2.00 in, $8.00 out per million",
-        "Not asked:",
+        "Not attempted:",
         "DEPLOYMENT STATE WHY",
         "vectors#1 another mode embedding",
         "spare#1 not allowed by project web",
         "claude#1 disabled NOBODY_SETS_THIS is not set",
-        "First system message:",
+        "Guardrail:",
         "Only code.",
-        "Cache: an equal request of the same project shares the answer (KEY).",
-        "Limits in force (as if nothing had been used yet):",
+        "Cache: an identical request of the same project shares the answer (KEY).",
+        "Limits in force (assuming no usage yet):",
         "SCOPE LIMIT VALUE FROM",
         "project rpm_limit 600 projects.web.limits",
         "project max_budget $20.00 limits.project",
@@ -114,7 +114,7 @@ def test_a_request_to_complete_is_explained_for_those_who_can(
     assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("codellama#1", None)]
     arguments = ["explain", "--project", "web", "--endpoint", "completions", "--simulate", "codellama: ok"]
     assert main(arguments) == 2
-    assert "--simulate knows the answers to chats only" in capsys.readouterr().err
+    assert "--simulate supports chats only" in capsys.readouterr().err
 
 
 def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(

@@ -164,7 +164,7 @@ def test_rotate_prints_a_new_secret_for_the_same_key(keys: Keys) -> None:
     assert keys("show", made["prefix"], "--json").json["key_id"] == made["key_id"]  # the old secret's prefix
     plain = keys("rotate", made["key_id"])
     assert SECRET.fullmatch(plain.out.strip())
-    assert "the old secret is dead" in plain.err
+    assert "the old secret no longer works" in plain.err
 
 
 def test_list_is_a_readable_table_without_secrets(keys: Keys) -> None:
@@ -206,7 +206,7 @@ def test_an_ambiguous_prefix_is_refused(keys: Keys) -> None:
         (("create", "web", "--key-id", "key_a"), "--key-id"),
         (("create",), "PROJECT"),
         (("frobnicate",), "frobnicate"),
-        ((), "COMMAND"),
+        ((), "command"),
     ],
 )
 def test_a_wrong_question_is_answered_by_one_sentence_and_code_2(

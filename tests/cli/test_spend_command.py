@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_one_sentence(
 def test_a_ledger_that_agrees_with_itself_is_ok(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(store, capsys, "reconcile")
     assert code == 0
-    assert out.splitlines() == ["1 requests are not exact (estimated): 0.00 USD", "ok"]
+    assert out.splitlines() == ["1 request without exact cost (estimated): 0.00 USD", "ok"]
     code, out, _ = run(store, capsys, "reconcile", "--json")
     assert json.loads(out) == {
         "ok": True,
@@ -98,7 +98,7 @@ def test_a_ledger_that_does_not_is_found_out(store: Store, capsys: pytest.Captur
         db.execute("update scopes set held_nanos = 0, spent_nanos = 5")
     code, out, _ = run(store, capsys, "reconcile")
     assert code == 1
-    assert "'project:web': spent 5 and held 0 nano-USD, but its requests say 1500000000 and 5" in out
+    assert "'project:web': spent 5 and held 0 nano-USD, but its requests add up to 1500000000 and 5" in out
     code, out, _ = run(store, capsys, "reconcile", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
 

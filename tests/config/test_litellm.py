@@ -226,7 +226,7 @@ def test_a_configuration_without_a_model_is_nothing_to_serve(
     (tmp_path / "config.yaml").write_text(config)
     assert main(["import", "litellm", str(tmp_path / "config.yaml")]) == 1
     said = capsys.readouterr().err
-    assert "to be mended: no model could be carried over, so there is nothing to serve" in said
+    assert "needs fixing: no model could be converted, so there is nothing to serve" in said
 
 
 WORDS = st.recursive(
@@ -281,7 +281,7 @@ def test_the_command_writes_a_file_once_and_says_what_is_lost(
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.count("not carried over: ") == 10
+    assert said.err.count("not converted: ") == 10
     assert "#   " in made.read_text()
     assert main(["check", str(made)]) == 0
     assert main(arguments) == 1
@@ -294,7 +294,7 @@ def test_a_result_that_needs_mending_says_where(tmp_path: Path, capsys: pytest.C
         "model_list: [{model_name: a, litellm_params: {model: hosted_vllm/m, api_base: os.environ/NOT_SET_AT_ALL}}]"
     )
     assert main(["import", "litellm", str(config)]) == 1
-    assert "to be mended: proxy.yaml:" in capsys.readouterr().err
+    assert "needs fixing: proxy.yaml:" in capsys.readouterr().err
 
 
 # --- the same meaning, however it is written -------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
     assert lines == [
         f"{path}:16:14: warning: gpt-4 is disabled: OPENAI_API_KEY is not set",
         f"{path}:20:14: warning: claude is disabled: ANTHROPIC_API_KEY is not set",
-        f"{path} is good: 2 models ready, 2 entries disabled.",
+        f"{path} is valid: 2 models ready, 2 entries disabled",
     ]
 
 
@@ -219,7 +219,7 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
         f"{path}:2:33: warning: limits.key.budget_duration: without max_budget it does nothing",
         f'{path}:3:1: routng: unknown key "routng"; did you mean "routing"?',
         f"{path}:4:7: auth: {A_MAPPING}; to let anybody call, write {{required: false}}",
-        f"{path} is not good: 2 problems.",
+        f"{path}: 2 errors",
     ]
 
 
@@ -228,7 +228,7 @@ def test_check_names_a_file_it_cannot_read(tmp_path: Path) -> None:
     report = inspect(path, {}, implemented=IMPLEMENTED)
     assert (report.code, printed(report)) == (
         1,
-        [f"{path}:1:1: cannot be read: No such file or directory", f"{path} is not good: 1 problem."],
+        [f"{path}:1:1: cannot be read: No such file or directory", f"{path}: 1 error"],
     )
 
 

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # What only these may import.
 DOORS: Mapping[str, tuple[str, ...]] = {
+    "click": ("cli",),
     "starlette": ("web",),
     "uvicorn": ("server", "web.http_protocol"),
     "aiohappyeyeballs": ("upstream.dial",),

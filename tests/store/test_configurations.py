@@ -33,8 +33,8 @@ def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kept", "why"),
     [
-        (None, "there is no last good configuration in the database {}, so nothing is served instead"),
-        (b"models: {}", "the last good configuration in the database {} is no longer good itself"),
+        (None, "there is no last good configuration in the database {}"),
+        (b"models: {}", "the last good configuration in the database {} is no longer valid either"),
     ],
 )
 def test_a_start_that_finds_no_last_good_configuration_says_so(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from codellama_proxy.__main__ import parser, settings_of
+from codellama_proxy.cli.serve import serve as command
+from codellama_proxy.cli.serve import settings_of
 from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.settings import environment
 from codellama_proxy.providers.registry import IMPLEMENTED
@@ -17,6 +18,6 @@ async def hardly(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    settings = settings_of(parser().parse_args(sys.argv[1:]))
+    settings = settings_of(**command.make_context("serve", sys.argv[2:]).params)
     live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), interval=0.003, sleep=hardly)
     sys.exit(serve(settings, live))

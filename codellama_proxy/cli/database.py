@@ -1,0 +1,39 @@
+"""The database of a command: where it is, and the sessions on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from codellama_proxy.cli.run import CommandError
+from codellama_proxy.store.factory import read_session, write_session
+from codellama_proxy.store.interfaces import AdminSession
+from codellama_proxy.store.location import database_file
+
+DEFAULT_DATABASE = "data/proxy.db"
+
+
+def database_path(given: str | None) -> Path:
+    """The option or `PROXY_DATABASE`, else `PROXY_DATABASE` of `.env`, else the default. Raises `StoreError`."""
+    return database_file(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+
+
+def _dotenv() -> Mapping[str, str | None]:
+    """Raises `CommandError` for a file that cannot be read."""
+    try:
+        return dotenv_values(".env") if Path(".env").is_file() else {}
+    except (OSError, UnicodeError):
+        raise CommandError(".env cannot be read") from None
+
+
+def reading(given: str | None) -> AbstractContextManager[AdminSession]:
+    """A session that only reads. It never creates the database. Raises `StoreError`."""
+    return read_session(database_path(given))
+
+
+def change(given: str | None, *, create: bool = False) -> AbstractContextManager[AdminSession]:
+    """A session in one transaction, rolled back on any exception. Raises `StoreError`."""
+    return write_session(database_path(given), create=create)

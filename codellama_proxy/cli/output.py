@@ -1,0 +1,59 @@
+"""What commands print: the result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+import click
+
+
+def answer(data: Any, text: str, as_json: bool) -> int:
+    """Prints the result as JSON or as text; returns exit code 0."""
+    say(json.dumps(data, ensure_ascii=False) if as_json else text)
+    return 0
+
+
+def say(text: str) -> None:
+    """Prints a part of the result on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Prints a message on stderr; it is lost if stderr cannot be written."""
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+
+
+def fail(name: str, sentence: str) -> None:
+    """Prints an error message of the command `name` on stderr."""
+    note(f"{styled(f'{name}:', sys.stderr, 'red')} {sentence}")
+
+
+def styled(text: str, stream: TextIO, colour: str) -> str:
+    """Colours the text if the stream is a terminal and `NO_COLOR` is not set."""
+    return click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Aligned columns under upper-case heads; `None` is a dash."""
+    cells = [[head.upper() for head in columns]]
+    cells += [["-" if value is None else str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
+    return "\n".join("  ".join(row).rstrip() for row in padded)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 answer`, `12 answers`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """The text without terminal control sequences: callers may have chosen some of these words."""
+    return "".join(char if char.isprintable() else "?" for char in text)

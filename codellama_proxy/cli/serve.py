@@ -1,0 +1,76 @@
+"""`codellama-proxy serve`: runs the proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from codellama_proxy.cli.options import Command, config_option, database_option
+from codellama_proxy.cli.output import note
+from codellama_proxy.config.live import LiveConfig, Source
+from codellama_proxy.config.problems import ConfigError
+from codellama_proxy.config.settings import Settings, environment
+from codellama_proxy.providers.registry import IMPLEMENTED
+from codellama_proxy.store.factory import last_good_configuration
+from codellama_proxy.store.location import database_file
+
+
+@click.command(cls=Command)
+@config_option
+@database_option
+@click.option("--host", envvar="PROXY_HOST", show_envvar=True, help="Listen address.  [default: 127.0.0.1]")
+@click.option(
+    "--port", metavar="PORT", envvar="PROXY_PORT", show_envvar=True, help="Listen port.  [default: 4000]"
+)
+@click.option(
+    "--on-invalid",
+    metavar="[refuse|last-good]",
+    envvar="PROXY_ON_INVALID",
+    show_envvar=True,
+    help="With an invalid file: do not start, or serve the last good configuration.  [default: refuse]",
+)
+def serve(**options: str | None) -> int:
+    """Run the proxy."""
+    from codellama_proxy.server.process import serve as run  # noqa: PLC0415 - --help needs no server
+
+    settings = settings_of(**options)
+    database_file(settings.database)
+    kept: bytes | None = None
+    try:
+        kept = _last_good(settings)
+        live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
+        return run(settings, live)
+    except ConfigError as error:
+        return _refuse(*(str(problem) for problem in error.problems), *_no_last_good(settings, kept))
+    except OSError as error:
+        if error.filename is not None:  # not about the address
+            raise
+        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+
+
+def settings_of(**options: str | None) -> Settings:
+    """The environment and `.env`, overridden by the options given. Raises `ValidationError`."""
+    return Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]  # pydantic reads the strings
+
+
+def _last_good(settings: Settings) -> bytes | None:
+    """Raises `StoreError`."""
+    if settings.on_invalid == "refuse":
+        return None
+    kept = last_good_configuration(Path(settings.database))
+    return None if kept is None else kept.text
+
+
+def _no_last_good(settings: Settings, kept: bytes | None) -> Iterator[str]:
+    """Why the last good configuration is not served either, if that was requested."""
+    if settings.on_invalid == "last-good":
+        what = f"last good configuration in the database {settings.database}"
+        yield f"there is no {what}" if kept is None else f"the {what} is no longer valid either"
+
+
+def _refuse(*lines: str) -> int:
+    for line in lines:
+        note(line)
+    return 1

@@ -1,0 +1,133 @@
+"""The command line itself: help, usage errors, settings, completion, and what a start imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codellama_proxy.__main__ import main
+from codellama_proxy.cli.app import COMMANDS
+from tests.support.processes import ROOT, environment
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("PROXY_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_no_arguments_print_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["keys"], ["cache"]):
+        assert main(arguments) == 2
+        assert "Commands:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main([name, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: codellama-proxy {name}")
+    assert err == ""
+
+
+def test_the_usage_of_a_command_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["serve", "--help"])
+    usage = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+    assert usage == (
+        "Usage: codellama-proxy serve [--config FILE] [--database FILE] [--host TEXT] [--port PORT] "
+        "[--on-invalid [refuse|last-good]]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--bogus"], "codellama-proxy serve: No such option '--bogus'."),
+        (["frobnicate"], "codellama-proxy: No such command 'frobnicate'."),
+        (["diff", "a"], "codellama-proxy diff: Missing argument 'NEW'."),
+        (["keys", "logs", "--last", "x"], "codellama-proxy keys logs: Invalid value for '--last'"),
+        (["explain"], "codellama-proxy explain: give either --key or --project"),
+    ],
+)
+def test_a_usage_error_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(message)
+
+
+def test_an_invalid_setting_names_the_option_and_the_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["serve", "--port", "http"]) == 1
+    assert capsys.readouterr().err.startswith("codellama-proxy serve: --port (PROXY_PORT): ")
+    monkeypatch.setenv("PROXY_MASTER_KEY", "short")
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err.startswith("codellama-proxy serve: PROXY_MASTER_KEY: ")
+
+
+def test_the_option_wins_over_the_environment_and_that_over_dotenv(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / ".env").write_text("PROXY_CONFIG=dotenv.yaml\n")
+    assert main(["check"]) == 1
+    assert "dotenv.yaml: 1 error" in capsys.readouterr().out
+    monkeypatch.setenv("PROXY_CONFIG", "variable.yaml")
+    assert main(["check"]) == 1
+    assert "variable.yaml: 1 error" in capsys.readouterr().out
+    assert main(["check", "argument.yaml"]) == 1
+    assert "argument.yaml: 1 error" in capsys.readouterr().out
+
+
+def test_keys_takes_the_database_before_and_after_the_command(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXY_DATABASE", "variable.db")
+    assert main(["keys", "--database", "before.db", "create", "web"]) == 0
+    assert main(["keys", "--database", "before.db", "create", "web", "--database", "after.db"]) == 0
+    assert main(["keys", "create", "web"]) == 0
+    assert {path.name for path in here.glob("*.db")} == {"before.db", "after.db", "variable.db"}
+
+
+def test_completion_lists_the_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "codellama_proxy"],
+        env=environment(
+            PYTHONPATH=str(ROOT),
+            _CODELLAMA_PROXY_COMPLETE="bash_complete",
+            COMP_WORDS="codellama-proxy ba",
+            COMP_CWORD="1",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.split() == ["plain,backup"]
+
+
+def test_serve_imports_no_other_command() -> None:
+    program = (
+        "import sys\n"
+        "from codellama_proxy.__main__ import main\n"
+        "main(['serve', '--port', 'none'])\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('codellama_proxy.cli.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert loaded == {"app", "options", "output", "run", "serve"}
