@@ -79,7 +79,7 @@ async def assemble(
     keys = Keys(writer, reader, reports=reports, master_key=master_key)
     ledger, outbox = Ledger(writer, reports), Outbox(writer, reader)
     metrics = Metrics(lambda: live.snapshot.models)
-    metrics.watch(lambda: standing(live, cooldowns, time.monotonic))
+    metrics.register(lambda: standing(live, cooldowns, time.monotonic))
     sender = PromptLayerSender(
         outbox,
         Service(_egress_of(live)),
@@ -88,7 +88,7 @@ async def assemble(
         url=os.environ.get("PROMPTLAYER_API_URL") or DEFAULT_URL,
     )
     stack.push_async_callback(sender.stop, FLUSH_SECONDS)
-    metrics.watch(
+    metrics.register(
         lambda: [dropped(ledger.dropped + outbox.dropped + sender.dropped), lines_dropped(log.dropped)]
     )
     spans = open_spans(os.environ, log)
@@ -127,7 +127,7 @@ async def _open_cache(
     stack.push_async_callback(storage.close)
     if live.snapshot.cache.enabled:
         await storage.open()
-    metrics.watch(lambda: [cache_troubles(storage.troubles)])
+    metrics.register(lambda: [cache_troubles(storage.troubles)])
     semantic = SemanticSelector(storage, embedder.ask, time, lambda: Service(_egress_of(live)))
     lookup = CacheLookup(storage, semantic, time)
     stack.push_async_callback(lookup.close)

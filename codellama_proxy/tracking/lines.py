@@ -1,4 +1,4 @@
-"""One line of the log, of bounded length, with its control characters escaped."""
+"""Formats log lines: bounded in length, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any
 
 import orjson
 
-MAX_LINE = 16_000
-"""Bytes."""
-MAX_MESSAGE = 4_000
-"""Characters of what the proxy itself says."""
+MAX_LINE_BYTES = 16_000
+MAX_MESSAGE_CHARS = 4_000
+"""Of the proxy's own messages."""
 BOUNDS = ((256, 64), (64, 16), (16, 4))
-"""Characters of a text and items of a list, tried in this order until the line is short enough."""
+"""Characters per text and items per list, tried in this order until the line is short enough."""
 
 _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What terminals obey and JSON leaves as it is; the other control characters JSON escapes by itself."""
+"""Control characters that JSON does not escape and terminals interpret."""
 
 
 def as_json(fields: Mapping[str, Any]) -> bytes:
-    """The fields and the time. `message` is the proxy's own and may be longer than other texts."""
+    """The time and the fields as one line of JSON. `message` is the proxy's own and may be longer than other texts."""
     message = str(fields.get("message", ""))
     for texts, items in BOUNDS:
-        said = {
+        event = {
             "time": _now(),
             **bounded(fields, texts, items),
-            "message": message[: texts * MAX_MESSAGE // 256],
+            "message": message[: texts * MAX_MESSAGE_CHARS // 256],
         }
-        line = _dumped(said)
-        if len(line) <= MAX_LINE:
+        line = _dumped(event)
+        if len(line) <= MAX_LINE_BYTES:
             return line
     return _dumped({"time": _now(), "level": "warning", "message": "a log line was too long"})
 
 
 def as_text(text: str, level: str = "info") -> bytes:
+    """The text as one line, after its level unless that is `info`."""
     mark = "" if level == "info" else f"{level}: "
-    return f"{mark}{printable(text[:MAX_MESSAGE])}".encode("utf-8", "backslashreplace")[:MAX_LINE]
+    return f"{mark}{printable(text[:MAX_MESSAGE_CHARS])}".encode("utf-8", "backslashreplace")[:MAX_LINE_BYTES]
 
 
 def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) -> Any:
-    """The value with its texts and lists no longer than that."""
+    """The value with its texts and lists cut to these lengths."""
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
     if isinstance(value, Mapping):
@@ -53,7 +53,7 @@ def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) ->
 
 
 def printable(text: str) -> str:
-    """With its control characters escaped: what clients say neither moves a cursor nor begins a line."""
+    """The text with control characters escaped, so that clients cannot move the cursor or start a line."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -62,11 +62,11 @@ def printable(text: str) -> str:
 def _dumped(fields: Mapping[str, Any]) -> bytes:
     try:
         line = orjson.dumps(fields, default=str)
-    except TypeError:  # half a surrogate pair, which UTF-8 cannot say
+    except TypeError:  # half a surrogate pair, which UTF-8 cannot encode
         line = json.dumps(fields, default=str).encode()
     if line.isascii() and b"\x7f" not in line:
         return line
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode()).encode()
 
 
 def _now() -> str:

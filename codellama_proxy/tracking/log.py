@@ -1,8 +1,7 @@
-"""Log lines on stdout: JSON for collectors, text for people. What may be said is decided by who calls.
+"""The log on stdout: JSON for collectors, text for people.
 
-Nothing here ever waits: lines are handed to a thread that writes them in batches, and when stdout is not read
-the oldest are dropped and counted, because a stalled log must not stall an answer. Lines are bounded in length
-(`tracking/lines.py`).
+No call blocks: a thread writes the lines in batches. When stdout is not read in time, the oldest lines are dropped
+and counted, because a stalled log must not stall requests. `tracking/lines.py` formats the lines.
 """
 
 from __future__ import annotations
@@ -18,25 +17,26 @@ from typing import Any, BinaryIO, Literal
 
 from codellama_proxy.tracking import lines
 
-MAX_HELD = 8 << 20
-"""Bytes of lines that wait to be written; as many may be with the thread that writes."""
-GATHER = 0.02  # seconds a batch is gathered: bounds how often the thread wakes
+MAX_QUEUED_BYTES = 8 << 20
+"""Of lines in the queue; as many more may be in the batch that is being written."""
+BATCH_SECONDS = 0.02
+"""Between a line and the write of its batch: bounds how often the thread wakes."""
 
 Format = Literal["json", "text"]
 
 
 class Log:
-    """Writes lines to `out`. `start` and `stop` bracket its thread; `stop` writes what is left."""
+    """Writes lines to `out` from a thread that runs from `start` to `stop`; `stop` writes the rest."""
 
     def __init__(self, out: BinaryIO, form: Format) -> None:
         self.form = form
         self.dropped = 0
         self._out = out
         self._lines: collections.deque[bytes] = collections.deque()
-        self._held = 0
-        self._told = 0
-        """Of `dropped`, how many a line has told of."""
-        self._some = threading.Event()
+        self._queued_bytes = 0
+        self._reported = 0
+        """How many of `dropped` the log has reported."""
+        self._not_empty = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
@@ -45,16 +45,16 @@ class Log:
 
     def stop(self) -> None:
         self._stopping = True
-        self._some.set()
+        self._not_empty.set()
         self._thread.join(timeout=2)
 
     def line(self, text: str, level: str = "info", **fields: Any) -> None:
-        """One event in words."""
-        said = {"level": level, "message": text, **fields}
-        self._put(lines.as_json(said) if self.form == "json" else lines.as_text(text, level))
+        """Log one event. In JSON, `fields` follow the message; text shows the message only."""
+        event = {"level": level, "message": text, **fields}
+        self._put(lines.as_json(event) if self.form == "json" else lines.as_text(text, level))
 
     def request(self, record: Mapping[str, Any]) -> None:
-        """One finished request: exactly the record's fields, which hold no content and no secret."""
+        """Log one finished request: exactly the fields of the record, which has no content and no secret."""
         if self.form == "json":
             self._put(lines.as_json({"level": "info", "message": "request", **record}))
         else:
@@ -62,50 +62,50 @@ class Log:
 
     def _put(self, line: bytes) -> None:
         self._lines.append(line)
-        self._held += len(line)
-        while self._held > MAX_HELD and self._lines:
-            self._held -= len(self._lines.popleft())
+        self._queued_bytes += len(line)
+        while self._queued_bytes > MAX_QUEUED_BYTES and self._lines:
+            self._queued_bytes -= len(self._lines.popleft())
             self.dropped += 1
-        if not self._some.is_set():
-            self._some.set()
+        if not self._not_empty.is_set():
+            self._not_empty.set()
 
     def _take(self) -> list[bytes]:
         batch = []
         with contextlib.suppress(IndexError):
             while True:
                 batch.append(self._lines.popleft())
-        self._held = 0
+        self._queued_bytes = 0
         return batch
 
-    def _lost(self, count: int) -> bytes:
+    def _dropped_line(self, count: int) -> bytes:
         text = f"{count} log lines were dropped: stdout was not read in time."
-        said = {"level": "warning", "message": text}
-        return lines.as_json(said) if self.form == "json" else lines.as_text(text, "warning")
+        event = {"level": "warning", "message": text}
+        return lines.as_json(event) if self.form == "json" else lines.as_text(text, "warning")
 
     def _run(self) -> None:
         while True:
-            self._some.wait()
+            self._not_empty.wait()
             if not self._stopping:
-                time.sleep(GATHER)
-            self._some.clear()
+                time.sleep(BATCH_SECONDS)
+            self._not_empty.clear()
             self._write()
             if self._stopping and not self._lines:
                 return
 
     def _write(self) -> None:
         batch = self._take()
-        if self.dropped > self._told:
-            batch.append(self._lost(self.dropped - self._told))
-            self._told = self.dropped
+        if self.dropped > self._reported:
+            batch.append(self._dropped_line(self.dropped - self._reported))
+            self._reported = self.dropped
         try:
             self._out.write(b"\n".join(batch) + b"\n" if batch else b"")
             self._out.flush()
         except (OSError, ValueError):
-            self.dropped += len(batch)  # the reader is gone: there is nobody left to tell
+            self.dropped += len(batch)  # the reader of stdout is gone
 
 
 class Handler(logging.Handler):
-    """Carries the records of Python's logging (ours and the libraries') into the same lines."""
+    """Writes the records of Python's `logging`, the proxy's and its libraries', to the same log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -115,27 +115,27 @@ class Handler(logging.Handler):
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            place = _place(error)
-            text = f"{text}: {type(error).__name__} at {place}"  # never its text: that may hold anything
+            location = _location(error)
+            text = f"{text}: {type(error).__name__} at {location}"  # without its text, which may hold content
         self._log.line(text, record.levelname.lower(), logger=record.name)
 
 
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
+def _location(error: BaseException) -> str:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
         return "an unknown place"
-    return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+    return f"{traceback.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno}"
 
 
 def readable(record: Mapping[str, Any]) -> str:
-    """A request in the words of one line, for a person at a terminal."""
+    """A request as one line of text."""
     if "attempts" not in record:
-        return _refused_or_administered(record)
+        return _readable_other(record)
     served = record.get("model") or "-"
-    asked = record.get("model_requested")
-    model = served if asked in (None, served) else f"{asked} -> {served}"
+    requested = record.get("model_requested")
+    model = served if requested in (None, served) else f"{requested} -> {served}"
     tokens = f"{record.get('prompt_tokens', 0)}+{record.get('completion_tokens', 0)} tokens"
     cost = record.get("cost_usd")
     failed = [
@@ -159,8 +159,8 @@ def readable(record: Mapping[str, Any]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _refused_or_administered(record: Mapping[str, Any]) -> str:
-    """A request that never reached the gateway."""
+def _readable_other(record: Mapping[str, Any]) -> str:
+    """A request that did not reach the gateway: refused, or to an admin endpoint."""
     parts = [
         datetime.now().astimezone().strftime("%H:%M:%S"),
         str(record.get("http_status")),

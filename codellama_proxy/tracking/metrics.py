@@ -1,7 +1,7 @@
-"""The numbers Prometheus reads: what they are called, what they count, and how many series they may become.
+"""The metrics for Prometheus: names, help texts, buckets, and bounds on the number of series.
 
-Names are public (docs/tracking.md). Labels come from people - project names, model names - so each label has
-a bounded number of values; what comes later is counted as `other`. Everything here happens on the event loop.
+Names are public (docs/tracking.md). Labels hold project and model names, so each label has a bounded number of
+values; further ones are counted as `other`. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` samples
 
 OTHER = "other"
 NONE = "none"
-"""The model of requests that were refused before one was found."""
+"""The model of requests that were refused before a model was found."""
 MAX_VALUES: Mapping[str, int] = {"project": 500, "model": 200, "deployment": 400}
 MAX_SERIES = 10_000
 
-# Models take from half a second to minutes, and tell their first token apart by tenths of a second.
+# Seconds. Responses take from half a second to minutes; first tokens differ by tenths of a second.
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300)
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
-_REQUESTS = "Requests by how they ended: ok, error or cancelled."
-_ATTEMPTS = "Upstream calls by how they ended: ok, or a class of failure."
-_CAPPED = "Answers whose upstream reported more usage than is possible."
-_LIMITED = "Refusals by limits; those that shadow limits would make, too."
-_HTTP = "Requests over HTTP, served or refused, of every route."
-_SECONDS = "From a request's arrival to its answer's end."
-_OVERHEAD = "Of that, what was not spent waiting for upstreams."
-_UNTIL_FIRST = "Until a stream's first content."
+_REQUESTS = "Requests by status: ok, error or cancelled."
+_ATTEMPTS = "Upstream calls by result: ok, or a failure class."
+_CAPPED = "Responses whose upstream reported more usage than is possible."
+_LIMITED = "Refusals by limits, and those that shadow limits would have made."
+_HTTP = "HTTP requests of every route, served or refused."
+_SECONDS = "Seconds from the request's arrival to the end of its response."
+_OVERHEAD = "Seconds of that not spent waiting for upstreams."
+_UNTIL_FIRST = "Seconds until the first content of a stream."
 
 
 class BoundedCounter:
@@ -94,23 +94,23 @@ class Metrics:
 
         self._requests = counter("proxy_requests", _REQUESTS, "project", "model", "status")
         self._tokens = counter("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
-        self._cost = counter("proxy_cost_usd", "What answers cost, in USD.", "project", "model")
-        self._unpriced = counter("proxy_unpriced_requests", "Requests whose cost nobody knows.", "model")
+        self._cost = counter("proxy_cost_usd", "Cost of responses in USD.", "project", "model")
+        self._unpriced = counter("proxy_unpriced_requests", "Requests of unknown cost.", "model")
         self._capped = counter("proxy_usage_capped", _CAPPED, "model")
         self._attempts = counter("proxy_attempts", _ATTEMPTS, "deployment", "class")
         self._http = counter("proxy_http_requests", _HTTP, "route", "method", "status")
-        self._cache = counter("proxy_cache", "Requests by what the cache did.", "result")
+        self._cache = counter("proxy_cache", "Requests by cache result.", "result")
         self._limited = counter("proxy_limited", _LIMITED, "scope", "kind")
         self._seconds = histogram("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
         self._overhead = histogram("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
         self._first_token = histogram("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
 
     def http(self, route: str, method: str, status: int) -> None:
-        """One request over HTTP; each of the labels has few values."""
+        """Count one HTTP request. Each of the labels has few values."""
         self._http.add((route, method, str(status)))
 
     def finished(self, context: RequestContext, charge: RequestCharge) -> None:
-        """One request has ended."""
+        """Count one request that has ended."""
         model = self._model(context)
         self._requests.add((context.project, model, context.status))
         seconds = context.ended - context.started
@@ -152,17 +152,17 @@ class Metrics:
         for refusal in refusals:
             self._limited.add((refusal.scope, refusal.kind))
 
-    def watch(self, read: Callable[[], Iterable[Metric]]) -> None:
-        """Has `read` asked at every scrape for what somebody else counts."""
-        self._registry.register(_Watched(read))
+    def register(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Include what `read` returns in every scrape: values that other modules count."""
+        self._registry.register(_Callback(read))
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """Everything, in the format that `accept` asks for, and the content type."""
+        """All metrics in the format that the `Accept` header asks for, and the content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
-class _Watched(Collector):
+class _Callback(Collector):
     def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
 
@@ -171,20 +171,22 @@ class _Watched(Collector):
 
 
 def cooldown(cooling: Mapping[str, bool]) -> Metric:
-    """`cooling` says for every deployment whether it is."""
-    family = GaugeMetricFamily("proxy_cooldown", "1 while a deployment is left alone.", labels=["deployment"])
+    """`cooling` maps the id of every deployment to whether it is in cooldown."""
+    family = GaugeMetricFamily(
+        "proxy_cooldown", "1 while the deployment is in cooldown.", labels=["deployment"]
+    )
     for deployment, is_cooling in cooling.items():
         family.add_metric([deployment], float(is_cooling))
     return family
 
 
-def reloads(succeeded: int, failed: int, loaded_at: float) -> Iterator[Metric]:
-    """How often proxy.yaml changed, and since when the present one serves (unix seconds)."""
+def reloads(applied: int, rejected: int, loaded_at: float) -> Iterator[Metric]:
+    """Counts of applied and of rejected changes of proxy.yaml; `loaded_at` is in Unix seconds."""
     family = CounterMetricFamily(
-        "proxy_config_reload", "Changes of proxy.yaml: ok, or error and not taken over.", labels=["result"]
+        "proxy_config_reload", "Changes of proxy.yaml: ok if applied, error if rejected.", labels=["result"]
     )
-    family.add_metric(["ok"], succeeded)
-    family.add_metric(["error"], failed)
+    family.add_metric(["ok"], applied)
+    family.add_metric(["error"], rejected)
     yield family
     yield GaugeMetricFamily(
         "proxy_config_loaded_timestamp_seconds", "When the configuration was loaded.", value=loaded_at
@@ -192,22 +194,18 @@ def reloads(succeeded: int, failed: int, loaded_at: float) -> Iterator[Metric]:
 
 
 def dropped(records: int) -> Metric:
-    """How many records for tracking were given up."""
-    return CounterMetricFamily(
-        "proxy_tracking_dropped", "Records for tracking that were given up.", value=records
-    )
+    """The number of PromptLayer records that were dropped."""
+    return CounterMetricFamily("proxy_tracking_dropped", "Tracking records that were dropped.", value=records)
 
 
 def lines_dropped(lines: int) -> Metric:
-    """How many log lines were given up because their reader did not read."""
-    return CounterMetricFamily("proxy_log_lines_dropped", "Log lines that were given up.", value=lines)
+    """The number of log lines that were dropped because stdout was not read in time."""
+    return CounterMetricFamily("proxy_log_lines_dropped", "Log lines that were dropped.", value=lines)
 
 
 def cache_troubles(kinds: Mapping[str, int]) -> Metric:
-    """What went wrong with kept answers, each time a miss and no more."""
-    family = CounterMetricFamily(
-        "proxy_cache_troubles", "What went wrong with kept answers.", labels=["kind"]
-    )
+    """Failures of the response cache by kind; each is a cache miss."""
+    family = CounterMetricFamily("proxy_cache_troubles", "Failures of the response cache.", labels=["kind"])
     for kind, count in kinds.items():
         family.add_metric([kind], count)
     return family

@@ -172,9 +172,9 @@ def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
 
 def test_the_page_has_every_public_name_and_no_other() -> None:
     metrics = fresh()
-    metrics.watch(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
-    metrics.watch(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
-    metrics.watch(lambda: [module.lines_dropped(2)])
+    metrics.register(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
+    metrics.register(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
+    metrics.register(lambda: [module.lines_dropped(2)])
     page, _ = metrics.page("text/plain")
     shown = {line.split()[2] for line in page.decode().splitlines() if line.startswith("# TYPE")}
     assert shown == NAMES
