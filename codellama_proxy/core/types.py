@@ -78,7 +78,7 @@ class Failure:
     refused: bool = False
     """The upstream answered with an error of its own, so it generated nothing that it did not tell of."""
     said: str = field(default="", repr=False)
-    """The upstream's own words, as they came: never to be shown (`failures.told` cleans them)."""
+    """The upstream's own words, as they came: never to be shown (`failures.disclosed` cleans them)."""
     said_param: str | None = field(default=None, repr=False)
     unsupported: str = field(default="", repr=False)
     """The parameter that the upstream does not take: the next try on this deployment leaves it out."""

@@ -1,29 +1,27 @@
-"""Who is to blame for a failed attempt: every status, body, timeout and broken stream becomes one `Failure`.
+"""Classifies failed attempts: every status, body, timeout and broken stream becomes one `Failure`.
 
-One classifier for all providers and for streams and plain answers alike (the classes are `FailureClass`):
+The classes (`FailureClass`) are the same for all providers, for streams and for plain answers:
 
-    caller      the request itself; the next deployment would refuse it too, unless `fallback_on` says otherwise
-    credential  our key, our quota, our model name: this deployment is of no use for a while
-    busy        the deployment works but has no room now
-    transient   it may well work the next time
-    disguised   said 200 and meant a failure
+    caller      the request is at fault; another deployment would refuse it too, unless `fallback_on` says otherwise
+    credential  the configured key, quota or model name; the deployment is not usable for a while
+    busy        the deployment is rate limited or overloaded
+    transient   a retry may succeed
+    disguised   status 200, but not a valid answer
 
-An upstream's own words are kept apart (`Failure.said`), and shown only after `told` has cleaned them with what is known
-of the deployment's secrets.
+The upstream's own message is kept apart in `Failure.said`. Only `disclosed` puts it into the message for the client,
+after masking the deployment's secrets.
 """
 
 from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-
-import orjson
+from dataclasses import replace
 
 from codellama_proxy.core.masking import Clean, sentence, words
 from codellama_proxy.core.types import Failure, FailureClass
 from codellama_proxy.failures import repairs, wording
+from codellama_proxy.failures.error_body import UpstreamError
 
 BY_STATUS: Mapping[int, FailureClass] = {
     400: "caller",
@@ -61,30 +59,15 @@ MESSAGE_OF_CLASS: Mapping[FailureClass, str] = {
     "client_left": "The client left.",
 }
 
-LONGEST_PARAM = 256
-"""Characters."""
-LONGEST_WAIT = 86400.0
-"""Seconds: who says "in a year" means "not today", and the number has to fit into a header."""
+MAX_PARAM_CHARACTERS = 256
+MAX_WAIT_SECONDS = 86400.0
+"""Seconds; longer waits are cut to this."""
 CALLER_REASONS = frozenset({400, 403, 413, 422, 498})
-"""Statuses with which a request may have been refused for what it says."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamError:
-    """An error body of any provider, read as far as it could be understood."""
-
-    message: str = ""
-    code: str = ""
-    type: str = ""
-    param: str | None = None
-    status: int | None = None
-    """The HTTP status that it says itself, from 400 on."""
-    flagged: bool = False
-    """A moderation says what it found."""
+"""Statuses that may be the fault of the request's content."""
 
 
 class AttemptError(Exception):
-    """Raised by dialects and by the upstream edge; the routing loop is its only reader."""
+    """An attempt failed. Raised by adapters and by the upstream client, caught by the attempt loop."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
@@ -92,7 +75,7 @@ class AttemptError(Exception):
 
 
 def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now: float) -> Failure:
-    """An answer whose status is not 200. `now` is unix seconds, for HTTP dates."""
+    """The failure for a status other than 200. `now` is unix seconds, for HTTP dates in Retry-After."""
     if status < 400:
         reason = "redirect" if status >= 300 else f"http_{status}"
         return replace(disguised(reason, status=status), refused=status >= 300)
@@ -100,9 +83,9 @@ def of_status(status: int, headers: Mapping[str, str], error: UpstreamError, now
 
 
 def in_band(error: UpstreamError, status: int | None = None) -> Failure:
-    """An error inside a 200: as the whole body, as a stream's first event, or later in it.
+    """The failure for an error inside a 200: the whole body, or any event of a stream.
 
-    One that says a status, or has a code or type that stands for one, means what it means with that status.
+    An error with a status, or a code or type that stands for one, is classified as that status.
     """
     own = error.status or wording.STATUSES.get(error.code) or wording.STATUSES.get(error.type)
     if own is None and status is not None and status >= 400:
@@ -131,7 +114,7 @@ def disguised(reason: str, *, status: int | None = None) -> Failure:
 
 
 def too_large(*, answered: bool) -> Failure:
-    """What we cut. An answer is as large as its request made it: it is not tried again, and cools no deployment."""
+    """The failure for an answer over the size limit. The request made it that large: no retry and no cooldown."""
     if not answered:
         return disguised("too_large", status=200)
     return Failure(
@@ -200,103 +183,29 @@ def _unsupported(error: UpstreamError) -> str:
     return repairs.named(error.code, error.type, error.message, error.param)
 
 
-TOLD_WHOLE = frozenset({None, 200, 400, 413, 422})
-"""Statuses with which a caller's fault is told in all of the upstream's words."""
+DISCLOSED_WHOLE = frozenset({None, 200, 400, 413, 422})
+"""Statuses whose message the client sees in full; of others it sees the first sentence."""
 
 
-def told(failure: Failure, clean: Clean) -> Failure:
-    """The failure as it may be shown: with the upstream's words, cleaned of what `clean` and we take for secrets."""
+def disclosed(failure: Failure, clean: Clean) -> Failure:
+    """The failure with the upstream's own message, masked by `clean`, as its message for the client."""
     if not failure.said and failure.said_param is None:
         return failure
-    shown = (words if failure.status in TOLD_WHOLE else sentence)(failure.said, clean)
-    param = words(failure.said_param or "", clean, LONGEST_PARAM) or None
+    shown = (words if failure.status in DISCLOSED_WHOLE else sentence)(failure.said, clean)
+    param = words(failure.said_param or "", clean, MAX_PARAM_CHARACTERS) or None
     return replace(failure, message=shown or failure.message, param=param, said="", said_param=None)
-
-
-# --- reading what upstreams say ------------------------------------------------------------------------------
-
-
-def parse_error(body: bytes) -> UpstreamError:
-    """Any provider's error body (reference forms: OpenAI, FastAPI's `detail`, `message`, lists, plain text)."""
-    try:
-        return _error_of(orjson.loads(body))
-    except (orjson.JSONDecodeError, RecursionError):
-        return UpstreamError(message=body[:2000].decode("utf-8", "replace"))
-
-
-def _error_of(found: Any) -> UpstreamError:
-    if isinstance(found, list) and found:
-        return _error_of(found[0])
-    if not isinstance(found, dict):
-        return UpstreamError(message=found if isinstance(found, str) else "")
-    for wrapper in ("error", "detail", "errors"):
-        inner = found.get(wrapper)
-        if isinstance(inner, dict | list | str) and inner:
-            error = _error_of(inner)
-            return replace(
-                error,
-                code=error.code or _text(found.get("error_type")) or _text(found.get("code")),
-                type=error.type or _text(found.get("type")),
-                status=error.status or _own_status(found),
-            )
-    param = found.get("param") or _location(found.get("loc"))
-    return UpstreamError(
-        _text(found.get("message") or found.get("msg")),
-        _inner_code(found) or _text(found.get("code")),
-        _text(found.get("type")),
-        param if isinstance(param, str) else None,
-        _own_status(found),
-        _flagged(found.get("metadata")),
-    )
-
-
-def _inner_code(found: Mapping[str, Any]) -> str:
-    """The more exact code that some put further inside: Azure, Anthropic, Google."""
-    inner, details = found.get("innererror"), found.get("details")
-    if isinstance(inner, dict) and (code := _text(inner.get("code"))):
-        return "content_filter" if code == "ResponsibleAIPolicyViolation" else code
-    if isinstance(details, dict):
-        return _text(details.get("error_code"))
-    reasons = [d.get("reason") for d in details if isinstance(d, dict)] if isinstance(details, list) else []
-    return next((reason for reason in reasons if isinstance(reason, str)), "")
-
-
-def _own_status(found: Mapping[str, Any]) -> int | None:
-    for name in ("status_code", "code", "status"):
-        value = found.get(name)
-        if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
-            return value
-    return None
-
-
-def _flagged(metadata: Any) -> bool:
-    """OpenRouter's form: what a moderation objects to, and where."""
-    return isinstance(metadata, dict) and bool(metadata.get("reasons") or metadata.get("flagged_input"))
-
-
-def _location(loc: Any) -> str | None:
-    """FastAPI's way to say which field it means: `["body", "top_k"]`."""
-    if not isinstance(loc, list) or len(loc) < 2 or loc[0] != "body":
-        return None
-    return ".".join(str(part) for part in loc[1:] if isinstance(part, str | int)) or None
-
-
-def _text(value: Any) -> str:
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait: `retry-after-ms`, else `retry-after` as seconds or HTTP date; `None` for neither or nonsense."""
     milliseconds = _seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return min(milliseconds / 1000, LONGEST_WAIT)
+        return min(milliseconds / 1000, MAX_WAIT_SECONDS)
     value = headers.get("retry-after", "")
     seconds = _seconds(value)
     if seconds is None:
         seconds = _until(value, now)
-    return None if seconds is None else min(seconds, LONGEST_WAIT)
+    return None if seconds is None else min(seconds, MAX_WAIT_SECONDS)
 
 
 def _until(date: str, now: float) -> float | None:

@@ -1,7 +1,7 @@
-"""What upstreams mean by their errors' words: codes and types are facts, sentences may repeat the client's own.
+"""The codes, types and messages of upstream errors, and what they stand for.
 
-So sentences decide only between outcomes that harm nobody else: a reason of the caller's, or a deployment that is
-passed over for this one request. What rests a deployment for everybody is known by status, `code` and `type`.
+A message can repeat the client's own text. It therefore decides only what affects this one request: the reason of a
+`caller` failure, or that the deployment is passed over. Cooldowns depend on status, `code` and `type` alone.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, Frame
 from codellama_proxy.core.types import Event, Failure, HttpRequest
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -182,7 +183,7 @@ class Reply:
             raise AttemptError(failure_of(error)) from None
         except AttemptError as failed:
             await self.count_unread()
-            raise AttemptError(failures.told(failed.failure, self._clean())) from None
+            raise AttemptError(failures.disclosed(failed.failure, self._clean())) from None
         return events
 
     async def count_unread(self) -> None:
@@ -351,7 +352,7 @@ async def open_reply(
         if isinstance(error, httpx2.TransportError):
             raise AttemptError(failure_of(error)) from None
         if isinstance(error, AttemptError):
-            raise AttemptError(failures.told(error.failure, clean())) from None
+            raise AttemptError(failures.disclosed(error.failure, clean())) from None
         raise
     return reply
 
@@ -406,7 +407,7 @@ async def _receive(
     headers = response.headers
     if response.status_code not in ANSWERED:
         body = await _start_of(response, MAX_ERROR)
-        error = failures.parse_error(body)
+        error = parse_error(body)
         failure = failures.of_status(response.status_code, headers, error, time.time())
         raise AttemptError(remains.with_usage(failure, body))
     came = Body(_bytes(response))

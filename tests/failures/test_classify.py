@@ -15,7 +15,8 @@ from codellama_proxy.core.masking import sentence
 from codellama_proxy.core.snapshot import Cooldown
 from codellama_proxy.core.types import Failure, FailureClass
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import UpstreamError, of_status, parse_error, retry_after, told
+from codellama_proxy.failures.classify import disclosed, of_status, retry_after
+from codellama_proxy.failures.error_body import UpstreamError, parse_error
 from codellama_proxy.routing import cooldown as cooling
 
 NOW = 1_800_000_000.0
@@ -23,7 +24,7 @@ NOW = 1_800_000_000.0
 
 def answer(status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> Failure:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return told(of_status(status, headers or {}, parse_error(raw), NOW), str)
+    return disclosed(of_status(status, headers or {}, parse_error(raw), NOW), str)
 
 
 # --- the table of classes ------------------------------------------------------------------------------------

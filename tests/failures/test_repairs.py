@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Routing
-from codellama_proxy.failures.classify import of_status, parse_error
+from codellama_proxy.failures.classify import of_status
+from codellama_proxy.failures.error_body import parse_error
 from tests.support.builders import deployment, model, snapshot
 from tests.support.fake_internet import Internet, Script, answer, good, refusal
 from tests.support.gateway_harness import Play, Rig, player

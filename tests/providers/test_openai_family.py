@@ -14,6 +14,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest, Usage
 from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.providers.openai.messages import short_tool_id
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
@@ -117,7 +118,7 @@ def test_azures_filter_is_the_callers_and_its_missing_deployment_ours() -> None:
 
 
 def refused(status: int, found: Any) -> tuple[str, str]:
-    error = failures.parse_error(orjson.dumps(found))
+    error = parse_error(orjson.dumps(found))
     failure = failures.of_status(status, {}, error, 0.0)
     return failure.cls, failure.code
 

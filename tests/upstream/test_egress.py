@@ -16,6 +16,7 @@ from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.masking import mask_for, mask_of
 from codellama_proxy.core.snapshot import Bundle, Egress, Secret, Snapshot
 from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.error_body import UpstreamError
 from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
 from codellama_proxy.upstream.transport import HttpTransport
@@ -158,7 +159,7 @@ def test_a_proxy_that_is_down_is_an_upstream_out_of_reach() -> None:
 
 
 def test_a_proxy_that_wants_to_know_who_we_are_is_our_credential() -> None:
-    assert failures.of_status(407, {}, failures.UpstreamError(), 0.0).cls == "credential"
+    assert failures.of_status(407, {}, UpstreamError(), 0.0).cls == "credential"
 
 
 def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:

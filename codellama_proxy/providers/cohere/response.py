@@ -16,7 +16,8 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.failures.error_body import UpstreamError
 from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage

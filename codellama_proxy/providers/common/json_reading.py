@@ -11,6 +11,7 @@ from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Failure
 from codellama_proxy.failures import classify
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common.json_documents import UnreadableError
@@ -57,7 +58,7 @@ def load_document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> 
 
 def failure_in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
     """The failure that an error with status 200 stands for; `found` is its object, for the usage it reports."""
-    return replace(classify.in_band(classify.parse_error(raw), 200), usage=usage_in(found))
+    return replace(classify.in_band(parse_error(raw), 200), usage=usage_in(found))
 
 
 def model_of(found: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,8 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, Failure, HttpRequest, Step, StepResponse, Steps
 from codellama_proxy.failures import classify as failures
-from codellama_proxy.failures.classify import AttemptError, UpstreamError
+from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.failures.error_body import UpstreamError, parse_error
 from codellama_proxy.openai_format.completion import CHAT_CHUNK
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage
@@ -177,7 +178,7 @@ def parse_stream(
     if frame.event == "output":
         return _say(state, frame.data.decode("utf-8", "replace"), chat, deployment)
     if frame.event == "error":
-        raise AttemptError(_failure(failures.parse_error(frame.data).message))
+        raise AttemptError(_failure(parse_error(frame.data).message))
     if frame.event == "done":
         return _finish(state, frame.data, chat, deployment)
     if frame.event == "whole":
