@@ -105,7 +105,7 @@ def _overloaded() -> ProxyError:
     # The rest of the body is not waited for.
     return ProxyError(
         "overloaded",
-        "The proxy has no room for more requests that are still being sent.",
+        "Too many requests are being received; retry shortly.",
         retry_after=SOON,
         headers={"connection": "close"},
     )

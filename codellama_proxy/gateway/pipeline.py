@@ -144,7 +144,7 @@ class Gateway:
 
     def _check_room(self, snapshot: Snapshot) -> None:
         if len(self._running) >= snapshot.server.max_parallel_requests:
-            raise ProxyError("overloaded", "The proxy has no room for more requests now.", retry_after=1.0)
+            raise ProxyError("overloaded", "Too many requests in flight; retry shortly.", retry_after=1.0)
 
     async def _authenticate(self, trace: RequestContext, client: Client, snapshot: Snapshot) -> None:
         trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)

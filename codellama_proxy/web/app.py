@@ -17,8 +17,8 @@ from codellama_proxy.openai_format.request import MODES
 from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web import feedback, health, metrics, models
 from codellama_proxy.web.admin import audit, keys, spend
+from codellama_proxy.web.connection import REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
-from codellama_proxy.web.http_protocol import REFUSED
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.paths import Paths, spell
@@ -122,5 +122,5 @@ async def _not_routed(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    log.error("a request ended in a bug", exc_info=error)
+    log.error("unhandled exception in a request", exc_info=error)
     return await _refused(request, ProxyError("internal_error", "Something went wrong in the proxy."))

@@ -1,4 +1,4 @@
-"""How long clients may take, and where a request finds it."""
+"""What a request's scope tells about its connection, and how long clients may take."""
 
 from __future__ import annotations
 
@@ -6,24 +6,37 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-PATIENCE = "codellama_proxy.patience"
+TIMEOUTS = "codellama_proxy.timeouts"
 """In a request's scope: the `ClientTimeouts` of its connection."""
+
+ON_DISCONNECT = "codellama_proxy.on_disconnect"
+"""In a request's scope: called if the client disconnects before it has its response. Faster than a task that waits
+for `receive` to report it."""
+
+BODY_COMPLETE = "codellama_proxy.body_complete"
+"""In a request's scope once the whole body has arrived."""
+
+BODY_ROOM = "codellama_proxy.body_room"
+"""In the scope of a request whose body did not arrive with its head: returns how many more bytes are read at most."""
+
+REFUSED = "codellama_proxy.refused"
+"""In a request's scope: the `ProxyError` already sent on its connection, because its body was malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTimeouts:
-    """Seconds that clients may take."""
+    """Seconds."""
 
     head: float = 10.0
-    """For a request's head to arrive, from the connection's start or from its own first byte."""
+    """For the head of a request, from the start of the connection or from its first byte."""
     body: float = 30.0
-    """For its body, from the end of its head."""
+    """For its body, from the end of the head."""
     send: float = 30.0
-    """To leave what we sent unread, once its and our buffers are full."""
+    """For a client that does not read, once the buffers are full."""
     heartbeat: float = 15.0
-    """Of silence in a stream, after which a comment tells the client, and what is between us, to stay."""
+    """Of silence in a stream, after which a comment keeps the connection open."""
 
 
 def client_timeouts(scope: Scope) -> ClientTimeouts:
-    found = scope.get(PATIENCE)
+    found = scope.get(TIMEOUTS)
     return found if isinstance(found, ClientTimeouts) else ClientTimeouts()

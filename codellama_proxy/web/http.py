@@ -1,23 +1,24 @@
-"""HTTP words that every handler needs: reading a JSON object, answering with one, answering with an error."""
+"""Reading request bodies, sending JSON and errors, and the middleware of all routes."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.gateway.pipeline import request_id
 from codellama_proxy.openai_format.fields import parse_json
-from codellama_proxy.web.connection import client_timeouts
+from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
-MAX_ADMIN_BODY = 1 << 20
+MAX_ADMIN_BODY_BYTES = 1 << 20
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -32,28 +33,46 @@ def respond_error(error: ProxyError) -> Response:
 
 async def json_object(request: Request) -> dict[str, Any]:
     """The body of an admin request. Raises `ProxyError`: 408, 413, 415, or 400 for what is not a JSON object."""
-    check_body_headers(request.scope["headers"], MAX_ADMIN_BODY)
-    seconds = client_timeouts(request.scope).body
+    return parse_json(await receive_body(request.scope, request.receive, MAX_ADMIN_BODY_BYTES))
+
+
+async def receive_body(
+    scope: Scope, receive: Receive, limit: int, grew: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """The body of a request of at most `limit` bytes; `grew` is called with the size of each piece.
+
+    Raises `ProxyError`: 408, 413 or 415; `ClientDisconnect`.
+    """
+    check_body_headers(scope["headers"], limit)
+    if BODY_COMPLETE in scope:
+        return await _read(receive, limit, grew)
+    seconds = client_timeouts(scope).body
     try:
         async with asyncio.timeout(seconds):
-            return parse_json(await _read(request))
+            return await _read(receive, limit, grew)
     except TimeoutError:
-        raise too_slow(seconds) from None
+        raise _too_slow(seconds) from None
 
 
-async def _read(request: Request) -> bytes:
+async def _read(receive: Receive, limit: int, grew: Callable[[int], None]) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    async for piece in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message.get("body", b"")
         size += len(piece)
-        if size > MAX_ADMIN_BODY:
-            raise too_large(MAX_ADMIN_BODY)
+        if size > limit:
+            raise _too_large(limit)
+        grew(len(piece))
         pieces.append(piece)
-    return b"".join(pieces)
+        if not message.get("more_body"):
+            return b"".join(pieces)
 
 
 def check_body_headers(headers: RawHeaders, limit: int) -> None:
-    """What can be refused before a byte of the body is read. Raises `ProxyError` 413 or 415."""
+    """Raises `ProxyError` 413 or 415 for a body that its headers rule out."""
     found = dict(headers)
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b""):
@@ -63,11 +82,11 @@ def check_body_headers(headers: RawHeaders, limit: int) -> None:
         raise ProxyError("unsupported_media_type", "The content type must be application/json.")
     length = found.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
-        raise too_large(limit)
+        raise _too_large(limit)
 
 
-def too_large(limit: int) -> ProxyError:
-    # Closing keeps the rest of the body off the connection: nobody will read it.
+def _too_large(limit: int) -> ProxyError:
+    # The rest of the body is not read, so the connection cannot be reused.
     return ProxyError(
         "request_too_large",
         f"The request body is larger than {limit} bytes.",
@@ -75,24 +94,24 @@ def too_large(limit: int) -> ProxyError:
     )
 
 
-def too_slow(seconds: float) -> ProxyError:
+def _too_slow(seconds: float) -> ProxyError:
     message = f"The request body did not arrive within {seconds:g} seconds."
     return ProxyError("request_timeout", message, headers={"connection": "close"})
 
 
 class Cors:
-    """Lets browsers of the configured origins call; Starlette's middleware, made anew when the origins change."""
+    """Starlette's CORS middleware, rebuilt when the configured origins change."""
 
     def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
         self._app = app
         self._origins = origins
-        self._made_for: tuple[str, ...] = ()
+        self._built_for: tuple[str, ...] = ()
         self._cors: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origins = self._origins()
-        if origins != self._made_for:
-            self._made_for = origins
+        if origins != self._built_for:
+            self._built_for = origins
             self._cors = (
                 self._app
                 if not origins
@@ -108,20 +127,17 @@ class Cors:
 
 
 class RequestId:
-    """Gives every answer that has none an `x-request-id`."""
+    """Adds an `x-request-id` to every response that has none."""
 
-    def __init__(
-        self, app: ASGIApp, make: Callable[[], str] = lambda: f"req_{secrets.token_hex(12)}"
-    ) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._make = make
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
                 if not any(name == b"x-request-id" for name, _ in headers):
-                    headers.append((b"x-request-id", self._make().encode()))
+                    headers.append((b"x-request-id", request_id(time.time()).encode()))
                     message = {**message, "headers": headers}
             await send(message)
 

@@ -9,7 +9,7 @@ protocol are ignored: the parser stops at them, so their heads are parsed a seco
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +21,16 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.gateway.pipeline import request_id as new_request_id
 from codellama_proxy.web import framing
-from codellama_proxy.web.connection import PATIENCE, ClientTimeouts
+from codellama_proxy.web.connection import (
+    BODY_COMPLETE,
+    BODY_ROOM,
+    ON_DISCONNECT,
+    REFUSED,
+    TIMEOUTS,
+    ClientTimeouts,
+)
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's target and headers together."""
@@ -30,19 +38,6 @@ MAX_HEAD = 64 << 10
 MAX_BEHIND = 256 << 10
 """Bytes that may come behind a request before it is answered: a client that sends more has its connection closed
 after that answer. Reading never pauses meanwhile, because only reading tells that a client left."""
-
-LEFT = "codellama_proxy.left"
-"""In a request's scope: what to call when its client leaves before it has its answer. Quicker than a task that waits
-for `receive` to say so."""
-
-WHOLE = "codellama_proxy.whole"
-"""In a request's scope once its body has come: nothing has to be waited for."""
-
-REST = "codellama_proxy.rest"
-"""In the scope of a request whose body did not come with its head: says how many more bytes of it are read at most."""
-
-REFUSED = "codellama_proxy.refused"
-"""In a request's scope: the `ProxyError` that its connection was answered with, because the body broke off."""
 
 NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 
@@ -139,7 +134,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and cycle.more_body and cycle.transport is self.transport:
             cycle.transport = Lingering(self.transport, self._close_after_the_body)  # type: ignore[assignment]
-            cycle.scope[REST] = self._room_left  # type: ignore[literal-required]  # ours, not ASGI's
+            cycle.scope[BODY_ROOM] = self._room_left  # type: ignore[literal-required]  # ours, not ASGI's
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -180,7 +175,7 @@ class Protocol(HttpToolsProtocol):
         self.pipeline.clear()
         cycle = self._answering
         unanswered = cycle is not None and not cycle.response_complete
-        left = cycle.scope.get(LEFT) if cycle is not None and unanswered else None
+        left = cycle.scope.get(ON_DISCONNECT) if cycle is not None and unanswered else None
         if cycle is not None and unanswered and cycle is not self.cycle:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -217,7 +212,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[PATIENCE] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
+        self.scope[TIMEOUTS] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
         self._head = self._unparsed = self._size = 0
         self._in_head = True
 
@@ -252,7 +247,7 @@ class Protocol(HttpToolsProtocol):
         if self._offer is not None:
             return
         super().on_message_complete()
-        self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, not ASGI's
+        self.scope[BODY_COMPLETE] = True  # type: ignore[literal-required]  # ours, not ASGI's
         if self._lingers:
             self.transport.close()
             return
@@ -315,7 +310,7 @@ class Protocol(HttpToolsProtocol):
             if cycle.response_started:  # bytes that spoil it after its answer has begun end the connection
                 self.transport.close()
                 return
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id(time.time())
         self.transport.write(_answer(error, request_id))
         self.transport.close()
         if cycle is None or cycle.response_complete:

@@ -1,7 +1,6 @@
-"""The endpoints that models answer: an ASGI app each, so that one scope holds the whole answer, streams included.
+"""The inference endpoints, as ASGI apps: the gateway writes to `send` directly, without a response class.
 
-Our protocol class tells when a client leaves, which cancels the request. Sending goes straight to `send`: no
-response class stands between the gateway and the socket.
+The HTTP protocol class reports a client that disconnects, which cancels the request.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
@@ -20,20 +20,18 @@ from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
-from codellama_proxy.web.connection import client_timeouts
-from codellama_proxy.web.http import check_body_headers, too_large, too_slow
-from codellama_proxy.web.http_protocol import LEFT, REFUSED, WHOLE
+from codellama_proxy.web.connection import BODY_COMPLETE, ON_DISCONNECT, REFUSED, client_timeouts
+from codellama_proxy.web.http import receive_body
 from codellama_proxy.web.observed import BOOKED, Observer
 from codellama_proxy.web.unread_body import take_rest
 
-AT_ONCE = contextlib.nullcontext()
 HINTS = (b"traceparent", b"tracestate")
 
 log = logging.getLogger(__name__)
 
 
 class InferenceEndpoint:
-    """POST to one of them."""
+    """POST to one inference endpoint."""
 
     def __init__(self, gateway: Gateway, endpoint: Endpoint, observer: Callable[[], Observer]) -> None:
         self._gateway = gateway
@@ -49,11 +47,11 @@ class InferenceEndpoint:
             task = asyncio.current_task()
             if not client.gone or task is None:
                 raise
-            task.uncancel()  # it was ours: the client left, and everything is settled
+            task.uncancel()  # `_leave` cancelled it; the request is settled
         except ClientDisconnectedError:
             pass
         except Exception:
-            log.exception("a request ended in a bug")
+            log.exception("unhandled exception in a request")
             with contextlib.suppress(ClientDisconnectedError):
                 await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
@@ -65,17 +63,17 @@ class AsgiClient:
     """`gateway.Client` over ASGI."""
 
     __slots__ = (
-        "_beats",
         "_headers",
         "_heartbeat",
+        "_heartbeat_timer",
+        "_last_write",
         "_left",
         "_loop",
-        "_patience",
         "_receive",
         "_scope",
         "_send",
-        "_silent_since",
         "_task",
+        "_timeouts",
         "begun",
         "gone",
         "status",
@@ -84,21 +82,21 @@ class AsgiClient:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = False
         self.status = CLIENT_LEFT
-        """That it was told, or that it left before it was told any."""
+        """The status sent; 499 if the client disconnected first."""
         self.gone = False
-        """It left before it had the whole answer."""
+        """The client disconnected before it had the whole response."""
         self._left: Callable[[], None] | None = None
-        """Called when it leaves, if the request goes on without it."""
+        """Called at a disconnect, if the request continues without its client."""
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
-        self._patience = client_timeouts(scope)
-        self._beats: asyncio.TimerHandle | None = None
+        self._timeouts = client_timeouts(scope)
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
-        self._silent_since = 0.0
+        self._last_write = 0.0
 
     def credential(self) -> str | None:
         return credential(self._headers)
@@ -114,42 +112,24 @@ class AsgiClient:
         }
 
     def is_arriving(self) -> bool:
-        return WHOLE not in self._scope
+        return BODY_COMPLETE not in self._scope
 
     def address(self) -> str:
         return str((self._scope.get("client") or ("",))[0])
 
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
-        check_body_headers(self._headers, limit)
         try:
-            async with asyncio.timeout(self._patience.body) if WHOLE not in self._scope else AT_ONCE:
-                body = await self._read(limit, grew)
-        except TimeoutError:
-            raise too_slow(self._patience.body) from None
-        self._scope[LEFT] = self._leave
+            body = await receive_body(self._scope, self._receive, limit, grew)
+        except ClientDisconnect:
+            raise (self._scope.get(REFUSED) or ClientDisconnectedError) from None
+        self._scope[ON_DISCONNECT] = self._leave
         return body
-
-    async def _read(self, limit: int, grew: Callable[[int], None]) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise self._scope.get(REFUSED) or ClientDisconnectedError
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > limit:
-                raise too_large(limit)
-            grew(len(piece))
-            pieces.append(piece)
-            if not message.get("more_body"):
-                return b"".join(pieces)
 
     def stay(self, left: Callable[[], None]) -> None:
         self._left = left
 
     def _leave(self) -> None:
-        """The answer has no reader any more: ends the request that is making it, unless it is to be finished."""
+        """The client disconnected: cancels the request, unless it is to be completed."""
         self.gone = True
         if self._left is not None:
             self._left()
@@ -165,7 +145,7 @@ class AsgiClient:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):
-            self._listen_to_silence(self._patience.heartbeat)
+            self._schedule_heartbeat(self._timeouts.heartbeat)
 
     def _check_reader(self) -> None:
         if self.gone and self._left is not None:
@@ -174,35 +154,35 @@ class AsgiClient:
     async def write(self, data: bytes, *, last: bool) -> None:
         self._check_reader()
         if last:
-            self.close()  # from here on, leaving is what a client is expected to do
+            self.close()  # from here on, a disconnect is expected
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        self._silent_since = self._loop.time()
+        self._last_write = self._loop.time()
 
-    def _listen_to_silence(self, seconds: float) -> None:
-        self._beats = self._loop.call_later(seconds, self._beat)
+    def _schedule_heartbeat(self, seconds: float) -> None:
+        self._heartbeat_timer = self._loop.call_later(seconds, self._beat)
 
     def _beat(self) -> None:
-        """Sends a comment if nothing was sent for long, and looks again later: one timer, never reset."""
+        """Sends a comment after a long silence, and schedules the next check: one timer, never reset."""
         if self.gone:
             return
-        silent = self._loop.time() - self._silent_since
-        if silent >= self._patience.heartbeat:
+        silent = self._loop.time() - self._last_write
+        if silent >= self._timeouts.heartbeat:
             if self._heartbeat is None or self._heartbeat.done():
                 self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
             silent = 0.0
-        self._listen_to_silence(self._patience.heartbeat - silent)
+        self._schedule_heartbeat(self._timeouts.heartbeat - silent)
 
     async def fail(self, error: ProxyError) -> None:
-        """The last resort: an answer if none has begun, and silence if one has."""
+        """Sends the error if no response has begun."""
         if not self.begun:
             await self.begin(error.status, {**error.wire_headers(), "content-length": str(len(error.body()))})
             await self.write(error.body(), last=True)
 
     def close(self) -> None:
-        """Nothing of this request is to happen any more."""
-        self._scope.pop(LEFT, None)
-        if self._beats is not None:
-            self._beats.cancel()
-            self._beats = None
+        """Cancels the heartbeat and stops listening for a disconnect."""
+        self._scope.pop(ON_DISCONNECT, None)
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
+            self._heartbeat_timer = None
         if self._heartbeat is not None:
             self._heartbeat.cancel()
