@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama_proxy.tracking.lines import MAX_LINE, as_json, as_text, bounded
-from codellama_proxy.tracking.log import MAX_HELD, Format, Log
+from codellama_proxy.tracking.lines import MAX_LINE_BYTES, as_json, as_text, bounded
+from codellama_proxy.tracking.log import MAX_QUEUED_BYTES, Format, Log
 from tests.support.processes import until
 
 ODD = st.text(st.characters() | st.sampled_from("\x00\x1b\x7f\x9b\u2028\u202e\n\r\t\ud800"), max_size=40)
@@ -32,7 +32,7 @@ CONTROL = {chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 
 @settings(max_examples=150, deadline=None)
 def test_any_record_is_one_short_line_of_json(fields: dict[str, Any]) -> None:
     line = as_json(fields)
-    assert len(line) <= MAX_LINE
+    assert len(line) <= MAX_LINE_BYTES
     assert isinstance(json.loads(line), dict)
     assert not CONTROL & set(line.decode())
 
@@ -41,7 +41,7 @@ def test_any_record_is_one_short_line_of_json(fields: dict[str, Any]) -> None:
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_one_short_line(text: str) -> None:
     line = as_text(text, "warning")
-    assert len(line) <= MAX_LINE
+    assert len(line) <= MAX_LINE_BYTES
     assert not CONTROL & set(line.decode("utf-8", "replace"))
 
 
@@ -85,7 +85,7 @@ def piped() -> Iterator[tuple[Log, int]]:
 def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, int]) -> None:
     log, read = piped
     record = {"model": "m" * 250, "more": ["x" * 250] * 30}
-    count = 3 * MAX_HELD // len(as_json(record))
+    count = 3 * MAX_QUEUED_BYTES // len(as_json(record))
     started = time.monotonic()
     for _ in range(count):
         log.request(record)
