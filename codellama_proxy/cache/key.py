@@ -9,7 +9,6 @@ Parameters that say what OpenAI's API does anyway are left out. Pure: knows no c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,22 +135,31 @@ def key_of(
     kind: str, name: str, chat: InferenceRequest, model: Model, guardrail: Guardrail, project: Project
 ) -> bytes:
     """The digest under which answers of `model` to `chat` are shared in the scope `kind`, `name`."""
+    # Most entries have no parameters of their own: the client's are then the same for all, and serialised once.
+    params = orjson.Fragment(_serialised(canonical_params(chat.params)))
     whole = {
         "version": 1,
         "scope": [kind, name],
         "mode": chat.mode,
         "model": model.name,
         "messages": apply_guardrail(chat.messages, "", guardrail.client_system),
-        "deployments": [_addressed(chat, one, guardrail, project) for one in model.deployments],
+        "deployments": [_addressed(chat, params, one, guardrail, project) for one in model.deployments],
     }
-    return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).digest()
+    return hashlib.sha256(_serialised(whole)).digest()
 
 
-def _addressed(chat: InferenceRequest, to: Deployment, guardrail: Guardrail, project: Project) -> list[Any]:
+def _serialised(value: Any) -> bytes:
+    """JSON; entries' parameters are frozen mappings."""
+    return orjson.dumps(value, default=dict, option=orjson.OPT_SORT_KEYS)
+
+
+def _addressed(
+    chat: InferenceRequest, own: orjson.Fragment, to: Deployment, guardrail: Guardrail, project: Project
+) -> list[Any]:
     """What, beside the client's messages, makes the request that this deployment would get."""
     text = guardrail_text(guardrail, project, to)
-    params = canonical_params({**to.params, **chat.params})
-    where = [to.id, to.provider, to.base_url, to.model, to.drop_params, _thawed(to.extra)]
+    params = canonical_params({**to.params, **chat.params}) if to.params else own
+    where = [to.id, to.provider, to.base_url, to.model, to.drop_params, to.extra]
     return [*where, text, params]
 
 
@@ -172,16 +180,7 @@ def _plain(name: str, value: Any) -> Any:
         return int(value)
     if name == "stop" and isinstance(value, str):
         return [value]
-    return _thawed(value)
-
-
-def _thawed(value: Any) -> Any:
-    """Entries' parameters are frozen mappings and tuples; JSON has neither."""
-    if isinstance(value, Mapping):
-        return {name: _thawed(inner) for name, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_thawed(inner) for inner in value]
-    return value
+    return list(value) if isinstance(value, tuple) else value  # as entries have arrays
 
 
 # --- similar requests ----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from codellama_proxy.cache.semantic.selector import SemanticSelector
 from codellama_proxy.cache.single_flight import SharedCall, Subscription, converted
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
+from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -60,7 +61,9 @@ class CacheLookup:
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
         if not (cacheable and context.settings.cache):
             return DirectCall()
-        query = CacheQuery(context, request, models, snapshot, directives, self._time.monotonic)
+        query = await off_loop(
+            request.size, CacheQuery, context, request, models, snapshot, directives, self._time.monotonic
+        )
         if not directives.read:
             context.cache = "bypass"
             return self._own_call(query, None) if directives.write else DirectCall()
@@ -82,7 +85,8 @@ class CacheLookup:
         backend = self._semantic.of(query.snapshot)
         if backend is None:
             return None
-        asked = semantic_query(query.request, query.models[0], query.scope, query.snapshot)
+        request, model = query.request, query.models[0]
+        asked = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
         if asked is None:
             return None
         started = self._time.monotonic()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from codellama_proxy.core.clock import Time
+from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.core.types import Usage
 from codellama_proxy.gateway import admission_request as asking
@@ -72,7 +73,9 @@ class Accounting:
         else:
             estimate = tokens.of_size(chat.size)
         trace.asked_ledger = True
-        ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
+        ask = await off_loop(
+            chat.size, asking.admission_request, trace, chat, models, snapshot, scopes, estimate
+        )
         trace.scopes = scopes
         trace.admission = await self._ledger.admit(ask)
         trace.bounds = asking.bounds_of(ask, trace.admission)

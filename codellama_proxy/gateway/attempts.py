@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Cooldown, Deployment, Model, Snapshot
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -159,15 +160,8 @@ class AttemptRunner:
     ) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
         deployment = step.deployment
-        addressed_chat = _addressed(trace, chat, deployment, snapshot)
-        here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
         try:
-            gone = (*gone, *privileged.refused_from(chat, deployment))
-            if trace.budgeted:
-                here, unpaid = extras.paid(here, deployment, price_of(deployment))
-                gone = (*gone, *unpaid)
-            sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(here, deployment)
-            sent = sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
+            here, sent = await off_loop(chat.size, _prepared, trace, chat, deployment, snapshot)
         except ProxyError:
             if not trace.attempts:
                 raise
@@ -175,6 +169,8 @@ class AttemptRunner:
                 deployment.id
             )  # a backup that cannot be asked this is none; the first failure stands
             return None
+        if self._cooldowns.is_probed(deployment):
+            return None  # another request was first, while a thread prepared this one
         trace.sent, trace.tried = here, deployment
         started = self._time.monotonic()
         again = any(attempt.deployment == deployment.id for attempt in trace.attempts)
@@ -199,6 +195,20 @@ class AttemptRunner:
             trace.waited += self._time.monotonic() - started
             if len(trace.attempts) < len(trace.calls):  # else the request was settled in the meantime
                 trace.attempts.append(call.attempt())
+
+
+def _prepared(
+    trace: RequestContext, chat: InferenceRequest, deployment: Deployment, snapshot: Snapshot
+) -> tuple[InferenceRequest, HttpRequest]:
+    """The request as this deployment gets it, and what is sent for it. Raises `ProxyError`."""
+    addressed_chat = _addressed(trace, chat, deployment, snapshot)
+    here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
+    gone = (*gone, *privileged.refused_from(chat, deployment))
+    if trace.budgeted:
+        here, unpaid = extras.paid(here, deployment, price_of(deployment))
+        gone = (*gone, *unpaid)
+    sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(here, deployment)
+    return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
 
 
 def _addressed(

@@ -18,6 +18,7 @@ from codellama_proxy.cache.answer_source import AnswerSource
 from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
@@ -70,7 +71,7 @@ class Gateway:
             await self._authenticate(trace, client, snapshot)
             body = await self._body(task, trace, client, snapshot)
             self._enter(task, trace, snapshot)
-            chat = self._parse(trace, endpoint, body, snapshot)
+            chat = trace.chat = await off_loop(len(body), parsed, trace, endpoint, body, snapshot)
             models = self._chain(trace, chat, snapshot)
             chat = await self._accounts.in_words(chat, models)
             place = await self._recall.find_source(trace, chat, models, snapshot, client.cache_control())
@@ -150,14 +151,6 @@ class Gateway:
         trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
         trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
 
-    def _parse(
-        self, trace: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot
-    ) -> InferenceRequest:
-        chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
-        check_client_system(chat.messages, snapshot.guardrail.client_system)
-        trace.chat = chat
-        return chat
-
     def _chain(self, trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
         return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
@@ -168,6 +161,13 @@ def _client_left(task: asyncio.Task[None], trace: RequestContext, request: Infer
     trace.leave()
     if request.stream and not trace.others():
         task.cancel()
+
+
+def parsed(trace: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> InferenceRequest:
+    """The request in `body`. Raises `ProxyError`."""
+    chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
+    check_client_system(chat.messages, snapshot.guardrail.client_system)
+    return chat
 
 
 def request_id(wall: float) -> str:

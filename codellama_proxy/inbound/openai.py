@@ -21,6 +21,8 @@ from codellama_proxy.openai_format.parameters import COMPLETION_PARAMETERS, EMBE
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, parse_chat, request_of
 
 ENCODINGS = ("float", "base64")
+MAX_EMBEDDING_VALUES = 500_000
+"""JSON values of a body: token ids are many, and quickly worked through."""
 
 
 def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
@@ -33,7 +35,7 @@ def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> Inf
 
 def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
     """The same of embeddings."""
-    fields = check_fields(parse_json(body), EMBEDDING_PARAMETERS)
+    fields = check_fields(parse_json(body, MAX_EMBEDDING_VALUES), EMBEDDING_PARAMETERS)
     _check_given("input", fields)
     if fields.get("stream"):
         raise ProxyError("unsupported_parameter", "Embeddings are not streamed.", param="stream")
@@ -71,5 +73,7 @@ def are_ids(found: Any) -> bool:
     return (
         isinstance(found, list)
         and bool(found)
-        and all(type(one) is int and 0 <= one <= MAX_INT for one in found)
+        and set(map(type, found)) == {int}
+        and min(found) >= 0
+        and max(found) <= MAX_INT
     )

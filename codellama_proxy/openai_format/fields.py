@@ -16,13 +16,26 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_TOKENS_FIELDS, Kind, Parameter
 
 MAX_DEPTH = 64
+MAX_VALUES = 200_000
+"""JSON values in a body: more take longer to work through than one request may."""
+MAX_CONTAINERS = 100_000
+"""Objects and arrays among them."""
+MAX_FIELDS = 512
+"""Fields of a body."""
+MAX_FIELD_NAME = 256
+"""Characters of a field's name."""
 
 
 # --- bytes to JSON -------------------------------------------------------------------------------------------
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises `ProxyError`: invalid_json, invalid_encoding, json_too_deep, invalid_type."""
+def parse_json(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object in `body`.
+
+    Raises `ProxyError`: invalid_json, invalid_encoding, json_too_deep, invalid_type, invalid_value for too many values.
+    """
+    if len(body) > MAX_CONTAINERS and _has_more_values(body, max_values):
+        raise _too_complex(body, max_values)
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -33,6 +46,31 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ProxyError("invalid_type", "The request body must be a JSON object.")
     return found
+
+
+def _has_more_values(body: bytes, max_values: int) -> bool:
+    """Whether it holds too many values or strings to be parsed, by its punctuation: that of texts does not count."""
+    if _too_much_punctuation(body, max_values):
+        unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+        if unescaped.count(b'"') > 2 * MAX_VALUES:
+            return True
+        return _too_much_punctuation(b"".join(unescaped.split(b'"')[::2]), max_values)
+    return False
+
+
+def _too_complex(body: bytes, max_values: int) -> ProxyError:
+    try:
+        orjson.loads(body[:MAX_CONTAINERS])
+    except orjson.JSONDecodeError as error:
+        if "depth" in str(error):
+            return _unreadable(body[:MAX_CONTAINERS], str(error))
+    message = f"The request holds more than {max_values} JSON values or {MAX_CONTAINERS} objects and arrays."
+    return ProxyError("invalid_value", message)
+
+
+def _too_much_punctuation(text: bytes, max_values: int) -> bool:
+    containers = text.count(b"{") + text.count(b"[")
+    return containers > MAX_CONTAINERS or containers + text.count(b",") > max_values
 
 
 def _unreadable(body: bytes, reason: str) -> ProxyError:
@@ -116,8 +154,13 @@ def check_fields(body: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
 
     Raises `ProxyError`: invalid_type, invalid_value or unsupported_parameter, each with `param`.
     """
+    if len(body) > MAX_FIELDS:
+        raise ProxyError("invalid_value", f"The request has more than {MAX_FIELDS} fields.")
     present = {name: value for name, value in body.items() if value is not None}
     for name, value in present.items():
+        if len(name) > MAX_FIELD_NAME:
+            message = f"A field's name has more than {MAX_FIELD_NAME} characters."
+            raise ProxyError("unsupported_parameter", message, param=name[:64])
         rule = parameters.get(name)
         if rule is not None:
             _check(name, value, rule)

@@ -64,15 +64,19 @@ Found = Iterator[Extra]
 
 def extras_of(chat: InferenceRequest) -> list[Extra]:
     """Everything in the request that costs extra."""
-    found = [
-        extra
-        for name, read in TABLE.items()
-        if (value := chat.params.get(name)) is not None
-        for extra in read(name, value)
-    ]
+    found = _asked_for(chat.params)
     if _asks_for_an_hour(chat):
         found.append(Extra("cache_control", hour=True))
     return found
+
+
+def _asked_for(params: Mapping[str, Any]) -> list[Extra]:
+    return [
+        extra
+        for name, read in TABLE.items()
+        if (value := params.get(name)) is not None
+        for extra in read(name, value)
+    ]
 
 
 def _tier(name: str, value: Any) -> Found:
@@ -165,7 +169,7 @@ def asked_tier(params: Mapping[str, Any]) -> str:
 def with_asked_calls(usage: Usage, chat: InferenceRequest) -> Usage:
     """The usage with one call of each tool that was asked for by a parameter and that the upstream does not count."""
     told = dict(usage.tool_calls)
-    asked = {extra.tool: 1 for extra in extras_of(chat) if extra.tool and extra.param != "tools"}
+    asked = {extra.tool: 1 for extra in _asked_for(chat.params) if extra.tool and extra.param != "tools"}
     return usage._replace(tool_calls=tuple({**asked, **told}.items())) if asked else usage
 
 

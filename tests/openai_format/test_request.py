@@ -230,3 +230,34 @@ def test_no_second_name_of_max_tokens_gets_past_a_bound(clients: str, entrys: st
     assert request_for(chat(params={clients: 50}), entry, "", "keep", None).params == {clients: 50}
     assert request_for(chat(params={clients: 50}), entry, "", "keep", 20).params == {clients: 20}
     assert request_for(chat(), entry, "", "keep", 20).params == {"max_tokens": 20}
+
+
+# --- what takes too long to work through ---------------------------------------------------------------------
+
+SAYING_HELLO = b'{"messages":[{"role":"user","content":"hello"}],'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        SAYING_HELLO + b'"x":[' + b"0," * 200_001 + b"0]}",
+        SAYING_HELLO + b'"metadata":{"a":[' + b"{}," * 100_001 + b"{}]}}",
+        SAYING_HELLO + b'"x":[' + b'"\\"",' * 200_001 + b'""]}',
+        b"{" + b'"a":1,' * 200_001 + SAYING_HELLO[1:] + b'"b":1}',
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_parsed(body: bytes) -> None:
+    assert refused(body)[0] == "invalid_value"
+
+
+def test_punctuation_of_texts_is_not_counted() -> None:
+    text = 'a, "b", {c}, [d]\\, ' * 100_000
+    body = orjson.dumps({"messages": [{"role": "user", "content": text}]})
+    assert parse_chat(body).messages[0]["content"] == text
+
+
+def test_many_fields_and_long_names_of_fields_are_refused() -> None:
+    hello = {"messages": [{"role": "user", "content": "hello"}]}
+    assert refused(orjson.dumps({**hello, **{f"k{n}": 1 for n in range(512)}}))[0] == "invalid_value"
+    assert refused(orjson.dumps({**hello, "\ufdfa" * 257: 1}))[0] == "unsupported_parameter"
+    parse_chat(orjson.dumps({**hello, **{f"k{n}": 1 for n in range(510)}, "k" * 256: None}))
