@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -18,14 +17,11 @@ from typing import Any, TypeGuard, TypeVar
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
-from codellama_proxy.store.audit import MASTER, AuditFilters
+from codellama_proxy.store import interfaces
+from codellama_proxy.store.audit import MASTER
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.key_fields import SECRET_LENGTH, SECRET_START, KeyChange
-from codellama_proxy.store.sqlite import audit
-from codellama_proxy.store.sqlite import keys as key_rows
-from codellama_proxy.store.sqlite.keys import SQL, from_row, not_found
-from codellama_proxy.store.sqlite.reader import Reader, Row
-from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.store.interfaces import StoredKey
+from codellama_proxy.store.key_fields import SECRET_LENGTH, SECRET_START, KeyChange, not_found
 
 T = TypeVar("T")
 
@@ -38,33 +34,25 @@ NO_KEY = (
 )
 MASTER_KEY = "This is the master key, which only administers: make a virtual key and use that here."
 
-_Entry = tuple[Key, float | None]
-"""A key, and when the secret that opened it ends."""
-
 
 class Keys:
     """`authenticate` is for every request; everything else is for administrators."""
 
     def __init__(
         self,
-        writer: Writer,
-        reader: Reader,
+        store: interfaces.Keys,
         *,
-        reports: Reader | None = None,
         master_key: str | None = None,
         clock: Callable[[], float] = time.time,
         cached: int = CACHED,
         cached_unknown: int = CACHED_UNKNOWN,
     ) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._reports = reports or reader
-        """For what may take long, so that no lookup waits for it."""
+        self._store = store
         self._master_key = master_key
         self._clock = clock
         self._most = cached
         self._most_unknown = cached_unknown
-        self._known: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._known: OrderedDict[bytes, StoredKey] = OrderedDict()
         self._unknown: OrderedDict[bytes, None] = OrderedDict()
         self._generation = 0
 
@@ -115,23 +103,15 @@ class Keys:
     async def _look_up(self, secret: str) -> Key:
         generation = self._generation
         hashed = hashlib.sha256(secret.encode()).digest()
-        row = await self._card(hashed.hex())
+        found = await _available(self._store.by_hash(hashed.hex()))
         fresh = generation == self._generation
-        if row is None:
+        if found is None:
             if fresh:
                 _remember(self._unknown, hashed, None, self._most_unknown)
             raise self._refusal(secret)
-        entry = (from_row(row), row[10])
         if fresh:
-            _remember(self._known, hashed, entry, self._most)
-        return require_usable(*entry, self._clock())
-
-    async def _card(self, digest: str) -> Row | None:
-        wanted = {"hash": digest}
-        try:
-            return self._reader.at_once(SQL["card_by_hash"], wanted)
-        except StoreUnavailableError:  # locked for a moment, perhaps: to be waited for elsewhere
-            return await _available(self._reader.one(SQL["card_by_hash"], wanted))
+            _remember(self._known, hashed, found, self._most)
+        return require_usable(*found, self._clock())
 
     def forget(self) -> None:
         """Drop what is in memory: something about the keys changed."""
@@ -146,7 +126,7 @@ class Keys:
         seen: int | None = None
         while True:
             try:
-                version = await self._writer.data_version()
+                version = await self._store.version()
             except StoreUnavailableError:
                 version = None
             if version is None or version != seen:
@@ -157,56 +137,42 @@ class Keys:
     # --- administrators ------------------------------------------------------------------------------------
 
     async def create(self, change: KeyChange, by: str = MASTER) -> tuple[Key, str]:
-        """A new key, and its secret for the only time. `by`: who it is recorded for, here and below."""
-        return await self._write(lambda db: audit.create(db, by, change, self._clock()))
+        """A new key and its secret, which is not stored. `by`: the actor in the audit, here and below."""
+        return await self._change(self._store.create(change, by, self._clock()))
 
     async def update(self, key_id: str, change: KeyChange, by: str = MASTER) -> Key:
-        return await self._write(lambda db: audit.update(db, by, key_id, change, self._clock()))
+        return await self._change(self._store.update(key_id, change, by, self._clock()))
 
     async def block(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._write(lambda db: audit.block(db, by, key_id, True, self._clock()))
+        return await self._change(self._store.block(key_id, True, by, self._clock()))
 
     async def unblock(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._write(lambda db: audit.block(db, by, key_id, False, self._clock()))
+        return await self._change(self._store.block(key_id, False, by, self._clock()))
 
     async def rotate(self, key_id: str, overlap: float = 0.0, by: str = MASTER) -> tuple[Key, str]:
         """The same key with a new secret; the old one stays valid for `overlap` seconds."""
-        return await self._write(lambda db: audit.rotate(db, by, key_id, overlap, self._clock()))
+        return await self._change(self._store.rotate(key_id, overlap, by, self._clock()))
 
     async def delete(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._write(lambda db: audit.delete(db, by, key_id, self._clock()))
-
-    async def changes(self, filters: AuditFilters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """Recorded changes of keys, the newest first, pages from 1; and how many there are."""
-        sql, values = audit.page_query(filters, page, size)
-        rows = await _available(self._reports.all(sql, tuple(values)))
-        sql, values = audit.count_query(filters)
-        total = await _available(self._reports.one(sql, tuple(values)))
-        return [audit.entry(row) for row in rows], int(total[0]) if total else 0
+        return await self._change(self._store.delete(key_id, by, self._clock()))
 
     async def get(self, key_id: str) -> Key:
-        row = await _available(self._reader.one(SQL["card_by_id"], {"key_id": key_id}))
-        if row is None:
-            raise not_found()
-        return from_row(row)
+        return await _available(self._store.get(key_id))
 
     async def find(self, secret: str) -> Key:
-        """The key that a secret belongs to, whatever its state."""
-        row = await self._card(key_rows.digest(secret))
-        if row is None:
+        """The key that a secret belongs to, usable or not. Raises `ProxyError` 404."""
+        found = await _available(self._store.by_hash(hashlib.sha256(secret.encode()).hexdigest()))
+        if found is None:
             raise not_found()
-        return from_row(row)
+        return found.key
 
     async def page(self, page: int, size: int, project: str | None = None) -> tuple[tuple[Key, ...], int]:
-        """Keys, the newest first, pages from 1; and how many there are."""
-        asked = {"project": project, "size": size, "skip": (page - 1) * size}
-        rows = await _available(self._reports.all(SQL["page_of_cards"], asked))
-        total = await _available(self._reports.one(SQL["count_keys"], {"project": project}))
-        return tuple(from_row(row) for row in rows), int(total[0]) if total else 0
+        """Keys, newest first, pages from 1; and the number of all."""
+        return await _available(self._store.page(page, size, project))
 
-    async def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def _change(self, change: Awaitable[T]) -> T:
         try:
-            return await _available(self._writer.run(fn))
+            return await _available(change)
         finally:
             self.forget()
 

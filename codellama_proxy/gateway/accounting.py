@@ -20,7 +20,7 @@ from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
 from codellama_proxy.request.charge import RequestCharge, request_charge, uncharged
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.interfaces import Ledger
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
 from codellama_proxy.tracking import stored_content as content

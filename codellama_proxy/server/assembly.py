@@ -24,11 +24,7 @@ from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.outbox import Outbox
-from codellama_proxy.store.sqlite.ownership import Owned
-from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.store.interfaces import Database
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
@@ -67,21 +63,20 @@ class Services:
 
 
 async def assemble(
-    stack: AsyncExitStack, settings: Settings, live: LiveConfig, path: Path, database: Owned, log: Log
+    stack: AsyncExitStack, settings: Settings, live: LiveConfig, path: Path, database: Database, log: Log
 ) -> Services:
     """Opens everything; `stack` closes it in the opposite order. Raises `StoreError`."""
     time = Time()
-    writer, reader, reports = await _open_store(stack, path, database)
+    store = await stack.enter_async_context(database.open())
     pools = Pools()
     stack.push_async_callback(pools.close)
     cooldowns = Cooldowns(identity_of, time.monotonic)
     master_key = settings.master_key.get_secret_value() if settings.master_key else None
-    keys = Keys(writer, reader, reports=reports, master_key=master_key)
-    ledger, outbox = Ledger(writer, reports), Outbox(writer, reader)
+    keys = Keys(store.keys, master_key=master_key)
     metrics = Metrics(lambda: live.snapshot.models)
     metrics.register(lambda: standing(live, cooldowns, time.monotonic))
     sender = PromptLayerSender(
-        outbox,
+        store.outbox,
         Service(_egress_of(live)),
         lambda: live.snapshot.tracking.promptlayer_key,
         time,
@@ -89,35 +84,24 @@ async def assemble(
     )
     stack.push_async_callback(sender.stop, FLUSH_SECONDS)
     metrics.register(
-        lambda: [dropped(ledger.dropped + outbox.dropped + sender.dropped), lines_dropped(log.dropped)]
+        lambda: [
+            dropped(store.ledger.dropped + store.outbox.dropped + sender.dropped),
+            lines_dropped(log.dropped),
+        ]
     )
     spans = open_spans(os.environ, log)
     if spans is not None:
         stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH_SECONDS)
     counter = Counter(tokenizer_files())
-    accounting = Accounting(ledger, counter, log, metrics, time, spans)
+    accounting = Accounting(store.ledger, counter, log, metrics, time, spans)
     stack.push_async_callback(accounting.close)
     attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
     embedder = Embedder(attempts, accounting, time)
     lookup = await _open_cache(stack, live, path, metrics, embedder, time)
     gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time)
     observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
-    runtime = Runtime(
-        live, keys, ledger, outbox, writer, gateway, cooldowns, metrics, time, observer, master_key
-    )
+    runtime = Runtime(live, keys, store, gateway, cooldowns, metrics, time, observer, master_key)
     return Services(runtime, log, pools, counter, sender, lookup)
-
-
-async def _open_store(stack: AsyncExitStack, path: Path, database: Owned) -> tuple[Writer, Reader, Reader]:
-    """The writer, a reader for requests, and one for reports: lists and sums must not delay a request's lookup."""
-    writer = Writer(path, database.lost)
-    writer.start()
-    stack.push_async_callback(asyncio.to_thread, writer.close)
-    reader, reports = Reader(path), Reader(path)
-    for opened in (reader, reports):
-        await opened.open()
-        stack.push_async_callback(opened.close)
-    return writer, reader, reports
 
 
 async def _open_cache(

@@ -19,7 +19,7 @@ from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.routing.selection import asked_model
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.audit import CLI
-from codellama_proxy.store.sqlite.connection import version_warning
+from codellama_proxy.store.factory import engine_warning
 from codellama_proxy.tracking.log import Log
 
 EXAMPLE = '{"prompt": "write me a function to print hello world"}'
@@ -91,7 +91,7 @@ async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port
         log.line(line, "error", logger="codellama_proxy.config")
     for warning in (
         unauthenticated_warning(live.snapshot, settings),
-        version_warning(),
+        engine_warning(),
         mounts.database_warning(Path(settings.database)),
         mounts.config_warning(settings.config),
     ):

@@ -27,14 +27,9 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.retention import run_retention
-from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import KeptConfiguration
+from codellama_proxy.store.factory import own
+from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Upkeep
 from codellama_proxy.store.location import database_file
-from codellama_proxy.store.sqlite import configurations, installation
-from codellama_proxy.store.sqlite import migrations as migrate
-from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.ownership import Owned, owned
-from codellama_proxy.store.sqlite.writer import Writer
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.connection import ClientTimeouts
@@ -56,9 +51,8 @@ DEFAULT_TIMEOUTS = ClientTimeouts()
 def serve(settings: Settings, live: LiveConfig, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS) -> int:
     """Serves until a signal; returns the exit code. Raises `StoreError` before anything is bound."""
     path = database_file(settings.database)
-    with owned(path) as database:
-        migrate.prepare(path)
-        live.key_digests(installation.digest_key(path))
+    with own(path) as database:
+        live.key_digests(database.digest_key())
         with (
             listening(settings.host, settings.port) as sock,
             logging_to(log_format(settings), settings) as log,
@@ -106,7 +100,7 @@ async def _run(
     settings: Settings,
     live: LiveConfig,
     path: Path,
-    database: Owned,
+    database: Database,
     sock: socket.socket,
     log: Log,
     timeouts: ClientTimeouts,
@@ -117,7 +111,7 @@ async def _run(
 
         async def changed(old: Snapshot, new: Snapshot) -> None:
             await services.apply(new)
-            _keep_last_good(runtime.writer, live)
+            _keep_last_good(runtime.store.configurations, live)
             if old.auth_required and (warning := unauthenticated_warning(live.snapshot, settings)):
                 log.line(warning, "warning")
             await services.warm(new)
@@ -127,8 +121,8 @@ async def _run(
             freeze_startup_objects()
 
         live.listen(changed)
-        _keep_last_good(runtime.writer, live)
-        await _recover(runtime.ledger, log)
+        _keep_last_good(runtime.store.configurations, live)
+        await _recover(runtime.store.upkeep, log)
         services.sender.start()
         _start_background(stack, services)
         await greet(log, live, runtime.keys, settings, sock.getsockname()[1])
@@ -144,15 +138,18 @@ def _start_background(stack: contextlib.AsyncExitStack, services: Services) -> N
     runtime = services.runtime
     live = runtime.live
     retention = run_retention(
-        runtime.ledger, runtime.outbox, lambda: live.snapshot.tracking.requests_retention, runtime.time
+        runtime.store.upkeep,
+        runtime.store.outbox,
+        lambda: live.snapshot.tracking.requests_retention,
+        runtime.time,
     )
     for loop in (live.watch(), runtime.keys.watch(), retention, services.lookup.watch(lambda: live.snapshot)):
         stack.callback(asyncio.create_task(loop).cancel)
 
 
-async def _recover(ledger: Ledger, log: Log) -> None:
+async def _recover(upkeep: Upkeep, log: Log) -> None:
     """Settles requests that were in flight when the last run ended."""
-    recovered = await ledger.recover()
+    recovered = await upkeep.recover()
     if recovered:
         log.line(f"{recovered} requests were in flight when the last run ended; they are settled.", "warning")
 
@@ -167,7 +164,7 @@ def freeze_startup_objects() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
-def _keep_last_good(writer: Writer, live: LiveConfig) -> None:
+def _keep_last_good(configurations: Configurations, live: LiveConfig) -> None:
     """Stores the configuration in force for `--on-invalid last-good`, unless it contains a secret in plain text."""
     kept: KeptConfiguration | None = KeptConfiguration(live.text, live.snapshot.digest, live.loaded_at)
     if contains_secret(live.text, live.snapshot):
@@ -176,8 +173,7 @@ def _keep_last_good(writer: Writer, live: LiveConfig) -> None:
             "the configuration contains a secret in plain text, so no copy of it is kept for "
             "--on-invalid last-good; write ${NAME} instead"
         )
-    with contextlib.suppress(StoreUnavailableError):  # the next start has the file, or an older copy
-        writer.post(lambda db: configurations.keep(db, kept))
+    configurations.keep(kept)
 
 
 class UvicornServer(uvicorn.Server):

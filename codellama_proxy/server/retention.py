@@ -8,20 +8,19 @@ from collections.abc import Callable
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.outbox import Outbox
+from codellama_proxy.store.interfaces import Outbox, Upkeep
 
 INTERVAL_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
 
-async def run_retention(ledger: Ledger, outbox: Outbox, retention: Callable[[], float], time: Time) -> None:
+async def run_retention(upkeep: Upkeep, outbox: Outbox, retention: Callable[[], float], time: Time) -> None:
     """Runs until cancelled. `retention` returns seconds; it is called each time, because it may change."""
     while True:
         before = time.wall() - retention()
         try:
-            folded = await ledger.fold(before)
+            folded = await upkeep.fold(before)
             await outbox.forget(before)
         except (StoreUnavailableError, ProxyError):
             pass  # the store logs its own errors; the next run tries again

@@ -8,9 +8,21 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from codellama_proxy.store.interfaces import AdminSession, KeptConfiguration
+from codellama_proxy.store.interfaces import AdminSession, Database, KeptConfiguration
 from codellama_proxy.store.sqlite import backup as copies
 from codellama_proxy.store.sqlite import configurations, sessions
+from codellama_proxy.store.sqlite.connection import version_warning
+from codellama_proxy.store.sqlite.database import owned_database
+
+
+def own(database: Path) -> AbstractContextManager[Database]:
+    """The database for a server, created or migrated if need be. Raises `StoreError` if another server owns it."""
+    return owned_database(database)
+
+
+def engine_warning() -> str | None:
+    """A sentence if the installed version of the database system has a known defect."""
+    return version_warning()
 
 
 def read_session(database: Path) -> AbstractContextManager[AdminSession]:

@@ -7,15 +7,17 @@ method raises `StoreUnavailableError` if the database does not work at the momen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Key
-from codellama_proxy.limits.admission import ScopeState
+from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.reports import MAX_ROWS, Filters
 
 # --- records -------------------------------------------------------------------------------------------------
 
@@ -29,6 +31,41 @@ class KeptConfiguration:
     loaded_at: float
 
 
+class StoredKey(NamedTuple):
+    """A key, found by the hash of one of its secrets."""
+
+    key: Key
+    secret_expires_at: float | None
+    """When that secret stops working; `None` for the current one."""
+
+
+MAX_DELAY_SECONDS = 3600.0
+"""No outbox record is put off longer."""
+OutboxKind = Literal["request", "score", "metadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An outbox record that may be sent now."""
+
+    id: int
+    kind: OutboxKind
+    request_id: str
+    body: bytes
+    tries: int
+    service_id: int | None
+    """The service's id of the request, once it was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a record: delivered or given up, or to be tried again at `next_at`."""
+
+    record: Waiting
+    next_at: float | None = None
+    service_id: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A balance that is not the sum of its rows."""
@@ -38,6 +75,161 @@ class Difference:
     held_nanos: int
     expected_spent_nanos: int
     expected_held_nanos: int
+
+
+# --- for the server ------------------------------------------------------------------------------------------
+
+
+class Keys(Protocol):
+    """Virtual keys. Methods with a `key_id` raise `ProxyError` 404 if there is no such key.
+
+    Each change is recorded in the audit for `actor`, in the same transaction.
+    """
+
+    async def by_hash(self, secret_hash: str) -> StoredKey | None:
+        """By the hexadecimal SHA-256 of a secret."""
+
+    async def get(self, key_id: str) -> Key: ...
+
+    async def page(self, page: int, size: int, project: str | None) -> tuple[tuple[Key, ...], int]:
+        """Keys, newest first, pages from 1; and the number of all."""
+
+    async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
+        """The key and its secret, which is not stored."""
+
+    async def update(self, key_id: str, change: KeyChange, actor: str, now: float) -> Key: ...
+
+    async def block(self, key_id: str, blocked: bool, actor: str, now: float) -> Key: ...
+
+    async def rotate(self, key_id: str, overlap: float, actor: str, now: float) -> tuple[Key, str]:
+        """A new secret; the old one stays valid for `overlap` seconds."""
+
+    async def delete(self, key_id: str, actor: str, now: float) -> Key:
+        """The key that was deleted. Its spending stays."""
+
+    async def version(self) -> int:
+        """A number that changes when another process wrote to the database."""
+
+
+class Audit(Protocol):
+    """The record of key changes."""
+
+    async def changes(self, filters: AuditFilters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        """Entries as `/audit` shows them, newest first, pages from 1; and the number of all."""
+
+
+class Ledger(Protocol):
+    """Admits requests and settles them, each in one transaction."""
+
+    @property
+    def dropped(self) -> int:
+        """Tracking records that were removed to make room for newer ones."""
+
+    async def admit(self, ask: AdmissionRequest) -> Admission:
+        """Hold the most that the request can cost.
+
+        Raises `ProxyError`: a limit, model_not_priced, accounting_unavailable.
+        """
+
+    async def extend(self, extension: Extension) -> int:
+        """Hold more for a further attempt; returns the nano-USD added. Raises `ProxyError` as `admit`."""
+
+    def note(self, extension: Extension) -> None:
+        """Record a further attempt that needs no money held. Never waits or raises."""
+
+    def settle(self, settlement: Settlement) -> None:
+        """Queue the end of a request; written once, tried until it is. Never waits or raises."""
+
+
+class Reports(Protocol):
+    """Reads the ledger. Raises `ProxyError` accounting_unavailable. Includes everything settled before the call."""
+
+    async def standing(self, key: Key, snapshot: Snapshot) -> tuple[ScopeState, ...]:
+        """The scopes of a key as of now: its own and its project's always, others if limited."""
+
+    async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        """Rows as `/spend/logs` shows them, newest first, pages from 1; and the number of all."""
+
+    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
+        """Rows older than a request, newest first; `None` if that request is not there."""
+
+    async def request(self, request_id: str) -> dict[str, Any] | None:
+        """One row with its `content`, if that was kept."""
+
+    async def spend(
+        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = MAX_ROWS
+    ) -> dict[str, Any]:
+        """A page of sums by any of `reports.GROUPS`, as `/spend` answers."""
+
+
+class Upkeep(Protocol):
+    """What the server does with the ledger beside requests."""
+
+    async def recover(self) -> int:
+        """Settle what the last process left held; returns how many. To be called before the first admission."""
+
+    async def fold(self, before: float) -> int:
+        """Turn rows older than a time into daily totals; returns how many."""
+
+
+class Outbox(Protocol):
+    """Records on their way to a tracking service: durable, bounded, delivered at least once."""
+
+    @property
+    def dropped(self) -> int:
+        """Records that were removed to make room for newer ones."""
+
+    async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None: ...
+
+    async def due(self, now: float, most: int) -> list[Waiting]:
+        """Records that may be sent now, fewest tries first, then oldest."""
+
+    async def note(self, outcomes: Sequence[Outcome], now: float) -> None: ...
+
+    async def knows(self, request_id: str) -> bool:
+        """Whether the request was delivered or waits for delivery."""
+
+    async def forget(self, before: float) -> None:
+        """Drop the service's ids of requests delivered before a time."""
+
+
+class Configurations(Protocol):
+    """The last good configuration."""
+
+    def keep(self, kept: KeptConfiguration | None) -> None:
+        """Queue the replacement of the kept configuration; `None` removes it. Never waits or raises."""
+
+
+class Health(Protocol):
+    """Whether the store can write."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last write was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open database, as the server uses it."""
+
+    keys: Keys
+    audit: Audit
+    ledger: Ledger
+    reports: Reports
+    upkeep: Upkeep
+    outbox: Outbox
+    configurations: Configurations
+    health: Health
+
+
+class Database(Protocol):
+    """A database that this process owns."""
+
+    def digest_key(self) -> bytes:
+        """The installation's key of the configuration digest. Raises `StoreError`."""
+
+    def open(self) -> AbstractAsyncContextManager[Store]:
+        """The store; leaving the context writes what is queued, then closes. Raises `StoreError`."""
 
 
 # --- for commands: synchronous -------------------------------------------------------------------------------

@@ -197,6 +197,10 @@ def iso(moment: float | None) -> str | None:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def not_found() -> ProxyError:
+    return ProxyError("not_found", "There is no such key.")
+
+
 def _string(param: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong_type(param, "a string")

@@ -25,15 +25,15 @@ async def feedback(request: Request) -> Response:
     given = _checked(await json_object(request))
     runtime = runtime_of(request)
     request_id = given["request_id"]
-    row = await runtime.ledger.request(request_id)
+    row = await runtime.store.reports.request(request_id)
     if row is None or not (who.admin or (who.key is not None and who.key.project == row["project"])):
         raise _not_found(f"There is no request {request_id[:100]!r}.")
-    if not await runtime.outbox.knows(request_id):
+    if not await runtime.store.outbox.knows(request_id):
         raise _not_found(f"The request {request_id[:100]!r} is not tracked.")
     score = promptlayer.score(given["score"], given.get("name"))
-    await runtime.outbox.add("score", request_id, score)
+    await runtime.store.outbox.add("score", request_id, score)
     if given.get("metadata"):
-        await runtime.outbox.add("metadata", request_id, promptlayer.metadata(given["metadata"]))
+        await runtime.store.outbox.add("metadata", request_id, promptlayer.metadata(given["metadata"]))
     return respond({"request_id": request_id, "score": given["score"], "status": "accepted"})
 
 

@@ -26,7 +26,7 @@ async def readiness(request: Request) -> Response:
     status = "ready"
     if runtime.draining:
         status = "shutting_down"
-    elif not runtime.writer.healthy:
+    elif not runtime.store.health.healthy:
         status = "accounting_unavailable"
     return respond({"status": status, "config": _config(request)}, 200 if status == "ready" else 503)
 

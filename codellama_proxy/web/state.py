@@ -12,9 +12,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.routing.cooldown import Cooldowns
-from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.outbox import Outbox
-from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.store.interfaces import Store
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.web.observed import Observer
 
@@ -25,9 +23,7 @@ class Runtime:
 
     live: LiveConfig
     keys: Keys
-    ledger: Ledger
-    outbox: Outbox
-    writer: Writer
+    store: Store
     gateway: Gateway
     cooldowns: Cooldowns
     metrics: Metrics

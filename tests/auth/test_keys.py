@@ -23,6 +23,7 @@ from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
 
 NOW = 1_800_000_000.0
@@ -45,7 +46,7 @@ class Store:
         self.clock = Clock()
         self.writer = Writer(path)
         self.reader = Reader(path)
-        self.keys = Keys(self.writer, self.reader, clock=self.clock)
+        self.keys = Keys(StoredKeys(self.writer, self.reader), clock=self.clock)
 
     def run(self, use: Callable[["Store"], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -209,7 +210,7 @@ def test_both_secrets_work_while_a_rotation_overlaps_and_never_three(store: Stor
 
 def test_the_memory_is_bounded_and_unknown_secrets_push_nobody_out(store: Store) -> None:
     async def use(store: Store) -> None:
-        keys = Keys(store.writer, store.reader, clock=store.clock, cached=2, cached_unknown=2)
+        keys = Keys(StoredKeys(store.writer, store.reader), clock=store.clock, cached=2, cached_unknown=2)
         secrets = [(await keys.create(read({})))[1] for _ in range(3)]
         for secret in secrets[:2]:
             await keys.authenticate(secret)
@@ -301,7 +302,7 @@ def test_a_lookup_that_began_before_a_revocation_does_not_write_its_row_back(sto
         key, secret = await store.keys.create(read({}))
         reader = SlowReader(store.path)
         await reader.open()
-        keys = Keys(store.writer, reader, clock=store.clock)
+        keys = Keys(StoredKeys(store.writer, reader), clock=store.clock)
         lookup = asyncio.create_task(keys.authenticate(secret))
         await reader.has_read.wait()
         await keys.block(key.key_id)

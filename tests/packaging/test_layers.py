@@ -31,12 +31,17 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("upstream.dial",),
     "httptools": ("upstream.connection", "web.http_protocol"),
     "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
-    "aiosqlite": ("store.sqlite.reader",),
-    "sqlite3": ("store.sqlite", "cache.file", "cache.storage", "auth"),
+    "aiosqlite": ("store.sqlite",),
+    "sqlite3": ("store.sqlite", "cache.file", "cache.storage"),
     "yaml": ("config.yaml", "config.importers"),
     "genai_prices": ("pricing.catalogue",),
     "tiktoken": ("tokens.tokenizers",),
     "prometheus_client": ("tracking.metrics", "web.metrics"),
+}
+
+# Who may import what of ours; others go through `store.factory` and `store.interfaces`.
+OWN_DOORS: Mapping[str, tuple[str, ...]] = {
+    "store.sqlite": ("store.sqlite", "store.factory", "cache.file"),
 }
 
 # What would make a function's answer depend on more than its arguments.
@@ -125,6 +130,17 @@ def test_each_outside_thing_has_its_door() -> None:
         for module, path in MODULES.items()
         for whose, imported in imports(path)
         if whose == "theirs" and imported in DOORS and not within(module, DOORS[imported])
+    ]
+    assert wrong == []
+
+
+def test_the_database_system_is_known_to_the_factory_only() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in MODULES.items()
+        for whose, imported in imports(path)
+        for place, allowed in OWN_DOORS.items()
+        if whose == "ours" and within(imported, (place,)) and not within(module, allowed)
     ]
     assert wrong == []
 

@@ -29,6 +29,7 @@ from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
 from codellama_proxy.tokens.counter import Counter
 from codellama_proxy.tracking.log import Log
@@ -175,7 +176,7 @@ class Rig:
         path = directory / "proxy.db"
         prepare(path)
         self.writer, self.reader = Writer(path), Reader(path)
-        self.keys = Keys(self.writer, self.reader)
+        self.keys = Keys(StoredKeys(self.writer, self.reader))
         self.ledger = Ledger(self.writer, self.reader)
         self.pools = Pools(internet.make)
         self.cooldowns = Cooldowns(identity_of, self.clock)

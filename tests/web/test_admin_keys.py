@@ -33,6 +33,7 @@ from codellama_proxy.limits.rates import scopes_of
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
 from codellama_proxy.web.admin import keys as web
 from codellama_proxy.web.http import respond_error
@@ -81,7 +82,7 @@ class Proxy:
     def __init__(self, path: Path) -> None:
         self.writer = Writer(path)
         self.reader = Reader(path)
-        self.keys = Keys(self.writer, self.reader, clock=lambda: NOW)
+        self.keys = Keys(StoredKeys(self.writer, self.reader), clock=lambda: NOW)
         self.ledger = Ledger(self.writer, self.reader, clock=lambda: NOW)
         self.snapshot = snapshot()
         self.master: str | None = MASTER
@@ -103,7 +104,7 @@ class Proxy:
             )
             app.state.runtime = SimpleNamespace(
                 keys=self.keys,
-                ledger=self.ledger,
+                store=SimpleNamespace(reports=self.ledger),
                 live=SimpleNamespace(snapshot=self.snapshot),
                 master_key=self.master,
             )

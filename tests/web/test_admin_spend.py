@@ -21,6 +21,7 @@ from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.web.admin import spend as web
 from codellama_proxy.web.http import respond_error
 from tests.support.ledger_fixtures import NOW, Store, ask, end
@@ -72,7 +73,7 @@ class Proxy:
         reader = Reader(self.store.path)
         await reader.open()
         stack.push_async_callback(reader.close)
-        keys = Keys(self.store.writer, reader, clock=lambda: NOW)
+        keys = Keys(StoredKeys(self.store.writer, reader), clock=lambda: NOW)
         for project in ("web", "ops"):
             self.keys[project], self.secrets[project] = await keys.create(KeyChange({"key_alias": project}))
         app = Starlette(
@@ -85,7 +86,7 @@ class Proxy:
         )
         app.state.runtime = SimpleNamespace(
             keys=keys,
-            ledger=self.ledger,
+            store=SimpleNamespace(reports=self.ledger),
             live=SimpleNamespace(snapshot=SimpleNamespace(auth_required=True)),
             master_key=MASTER,
         )

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.key_fields import (
     DEFAULT_PROJECT,
@@ -22,6 +21,7 @@ from codellama_proxy.store.key_fields import (
     apply,
     given_limits,
     limits_of,
+    not_found,
 )
 from codellama_proxy.store.sqlite import queries
 
@@ -75,10 +75,6 @@ def get(db: sqlite3.Connection, key_id: str) -> Key:
     if row is None:
         raise not_found()
     return from_row(row)
-
-
-def not_found() -> ProxyError:
-    return ProxyError("not_found", "There is no such key.")
 
 
 def from_row(row: Sequence[Any]) -> Key:

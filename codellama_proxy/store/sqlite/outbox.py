@@ -8,46 +8,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from codellama_proxy.store.interfaces import MAX_DELAY_SECONDS, OutboxKind, Outcome, Waiting
 from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 
 MOST_RECORDS = 10_000
 MOST_BYTES = 64 << 20
-FARTHEST = 3600.0
-"""Seconds; nothing is put off longer."""
-
 SQL = queries.load("outbox")
 
-Kind = Literal["request", "score", "metadata"]
 
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One record that may be sent now."""
-
-    id: int
-    kind: Kind
-    request_id: str
-    body: bytes
-    tries: int
-    service_id: int | None
-    """What the service calls the request, if it has been delivered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a record: delivered, given up, or to be tried again at `next_at` (unix seconds)."""
-
-    record: Waiting
-    next_at: float | None = None
-    service_id: int | None = None
-
-
-def put(db: sqlite3.Connection, kind: Kind, request_id: str, body: bytes) -> int:
+def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) -> int:
     """Add a record; how many older ones had to go for it."""
     _, _, _, upto = db.execute(SQL["ends"]).fetchone()
     db.execute(SQL["put"], (kind, request_id, body, (upto or 0) + len(body)))
@@ -71,13 +43,13 @@ class Outbox:
         self.dropped = 0
         """Records that went because scores came."""
 
-    async def add(self, kind: Kind, request_id: str, body: bytes) -> None:
+    async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None:
         self.dropped += await self._writer.run(lambda db: put(db, kind, request_id, body))
 
     async def due(self, now: float, most: int) -> list[Waiting]:
         """What may be sent now, the least tried and the oldest first."""
         await self._writer.barrier()
-        values = {"now": now, "farthest": FARTHEST, "most": most}
+        values = {"now": now, "farthest": MAX_DELAY_SECONDS, "most": most}
         return [Waiting(*row) for row in await self._reader.all(SQL["due"], values)]
 
     async def note(self, outcomes: Sequence[Outcome], now: float) -> None:

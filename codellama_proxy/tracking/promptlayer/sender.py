@@ -21,7 +21,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.failures.classify import retry_after
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.sqlite.outbox import FARTHEST, Outbox, Outcome, Waiting
+from codellama_proxy.store.interfaces import MAX_DELAY_SECONDS, Outbox, Outcome, Waiting
 
 DEFAULT_URL = "https://api.promptlayer.com"
 PATHS: Mapping[str, str] = {
@@ -150,7 +150,7 @@ class PromptLayerSender:
             self.dropped += 1
             return Outcome(record)
         own = backoff(record.tries, MAX_RETRY_SECONDS, self._time.jitter())
-        asked = min(result.retry_after or 0.0, FARTHEST)
+        asked = min(result.retry_after or 0.0, MAX_DELAY_SECONDS)
         return Outcome(record, next_at=self._time.wall() + max(own, asked))
 
     def _pause(self, pairs: Sequence[tuple[Waiting, SendResult]]) -> float:

@@ -29,5 +29,5 @@ async def audit(request: Request) -> Response:
         end=query.moment("end", end=True),
     )
     page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MOST_ROWS)
-    found, total = await runtime_of(request).keys.changes(filters, page, size)
+    found, total = await runtime_of(request).store.audit.changes(filters, page, size)
     return respond({"data": found, "page": page, "size": size, "total": total})

@@ -38,7 +38,7 @@ async def info(request: Request) -> Response:
     """A key as it sees itself, or as an administrator sees it."""
     key, admin = await _asked(request)
     snapshot = snapshot_of(request)
-    standings = await runtime_of(request).ledger.standing(key, snapshot)
+    standings = await runtime_of(request).store.reports.standing(key, snapshot)
     return respond(
         {
             **shown(key),

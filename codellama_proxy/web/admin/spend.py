@@ -34,7 +34,7 @@ async def spend(request: Request) -> Response:
             await require_admin(request)
         else:
             filters = _within(filters, who.key.project)
-    found = await runtime_of(request).ledger.spend(group_by, filters, page, size)
+    found = await runtime_of(request).store.reports.spend(group_by, filters, page, size)
     return respond({**found, "page": page, "size": size})
 
 
@@ -47,7 +47,7 @@ async def logs(request: Request) -> Response:
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})
     page = query.number("page", 1, MOST_PAGES)
-    rows, total = await runtime_of(request).ledger.logs(filters, page, size)
+    rows, total = await runtime_of(request).store.reports.logs(filters, page, size)
     return respond({"data": rows, "page": page, "size": size, "total": total})
 
 
@@ -56,7 +56,7 @@ async def _before(
 ) -> list[dict[str, Any]]:
     if "page" in query:
         raise invalid("page", "makes no sense beside 'before'")
-    rows = await runtime_of(request).ledger.before(filters, before, size)
+    rows = await runtime_of(request).store.reports.before(filters, before, size)
     if rows is None:
         raise invalid("before", "is not the id of a request that is kept")
     return rows
@@ -66,7 +66,7 @@ async def one(request: Request) -> Response:
     """One request whole, for an administrator or a key of its project; others do not learn that it exists."""
     who = await caller(request)
     request_id = request.path_params["request_id"]
-    found = await runtime_of(request).ledger.request(request_id)
+    found = await runtime_of(request).store.reports.request(request_id)
     if found is None or not (who.admin or (who.key is not None and who.key.project == found["project"])):
         raise ProxyError("not_found", f"There is no request {request_id[:100]!r}.", param="request_id")
     return respond(found)

@@ -1,0 +1,71 @@
+"""One SQLite file, owned by this server process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.interfaces import KeptConfiguration, Store
+from codellama_proxy.store.sqlite import configurations, installation
+from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.migrations import prepare
+from codellama_proxy.store.sqlite.outbox import Outbox
+from codellama_proxy.store.sqlite.ownership import Owned, owned
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.stored_keys import StoredKeys
+from codellama_proxy.store.sqlite.writer import Writer
+
+
+@contextmanager
+def owned_database(path: Path) -> Iterator[Database]:
+    """The database, created or migrated if need be. Raises `StoreError` if another server owns it."""
+    with owned(path) as file:
+        prepare(path)
+        yield Database(path, file)
+
+
+class Database:
+    """`interfaces.Database`."""
+
+    def __init__(self, path: Path, file: Owned) -> None:
+        self._path = path
+        self._file = file
+
+    def digest_key(self) -> bytes:
+        return installation.digest_key(self._path)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Store]:
+        async with AsyncExitStack() as stack:
+            writer = Writer(self._path, self._file.lost)
+            writer.start()
+            stack.push_async_callback(asyncio.to_thread, writer.close)
+            reader, reports = Reader(self._path), Reader(self._path)
+            for opened in (reader, reports):
+                await opened.open()
+                stack.push_async_callback(opened.close)
+            keys, ledger = StoredKeys(writer, reader, reports), Ledger(writer, reports)
+            yield Store(
+                keys=keys,
+                audit=keys,
+                ledger=ledger,
+                reports=ledger,
+                upkeep=ledger,
+                outbox=Outbox(writer, reader),
+                configurations=Configurations(writer),
+                health=writer,
+            )
+
+
+class Configurations:
+    """`interfaces.Configurations`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def keep(self, kept: KeptConfiguration | None) -> None:
+        with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
+            self._writer.post(lambda db: configurations.keep(db, kept))
