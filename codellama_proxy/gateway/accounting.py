@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
-from codellama_proxy.core.types import Usage
+from codellama_proxy.core.types import Charge, Usage
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.gateway.settlement import settlement
 from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
@@ -119,6 +119,11 @@ class Accounting:
                 log.exception("tokens could not be counted; estimated from their size")
                 call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
         return call.counted
+
+    async def charge(self, trace: RequestContext) -> Charge | None:
+        """Of the latest call; `None` while it lasts."""
+        await self._charge(trace)
+        return trace.calls[-1].charge
 
     async def cost_nanos(self, trace: RequestContext) -> int | None:
         """Of a request whose answer is in hand whole."""

@@ -11,14 +11,12 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import usd_text
 from codellama_proxy.core.snapshot import Snapshot
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.response_headers import STREAM_HEADERS, response_headers
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.pricing import charge as charging
-from codellama_proxy.pricing.charge import Call
 from codellama_proxy.request.context import RequestContext
 
 EARLY = 0.02
@@ -82,10 +80,8 @@ class Responder:
             while True:
                 ended = reply.ended
                 trace.note(events)
-                call = trace.kept or trace.calls[-1]
-                lacking = call.usage is None if trace.kept else charging.lacking(call)
-                if ended and lacking:
-                    events = await self._with_usage(call, chat, reply, events)
+                if ended:
+                    events = await self._with_usage(trace, chat, reply, events)
                 if not client.begun:
                     await client.begin(200, await self._headers(trace, chat, events))
                 await client.write(_wire_form(chat, events, ended=ended), last=ended)
@@ -110,16 +106,27 @@ class Responder:
             trace.waited += self._time.monotonic() - started
 
     async def _with_usage(
-        self, call: Call, chat: InferenceRequest, reply: Reply, events: Sequence[Event]
+        self, trace: RequestContext, chat: InferenceRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
-        """Clients count on usage: an upstream that reports none is counted, and the count says that it is one."""
-        counted = await self._accounts.estimated(call)
-        if call.usage is not None:
+        """The last events, with the usage that is booked where that is not what the upstream reported.
+
+        It is marked as an estimate.
+        """
+        booked = await self._corrected_usage(trace)
+        if booked is None:
             return events
         if not chat.stream:
-            return [completion.with_estimate(events[0], counted)]
+            return [completion.with_estimate(events[0], booked)]
         first = next(event for event in reply.first if event.body)
-        return [*events, completion.estimated_chunk(first, counted)]
+        kept = [event for event in events if not event.usage_only]
+        return [*kept, completion.estimated_chunk(first, booked)]
+
+    async def _corrected_usage(self, trace: RequestContext) -> Usage | None:
+        """What is booked of the answer if it is not what its upstream reported; `None` if it is."""
+        if trace.kept is not None:
+            return None if trace.kept.usage is not None else await self._accounts.estimated(trace.kept)
+        charge = await self._accounts.charge(trace)
+        return None if charge is None or charge.basis == "exact" else charge.usage
 
     async def _headers(
         self, trace: RequestContext, chat: InferenceRequest, events: Sequence[Event]

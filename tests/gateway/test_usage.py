@@ -220,6 +220,39 @@ def test_a_running_total_in_each_chunk_is_exact(play: Play) -> None:
     play(Internet(a=[stream(sse(*said, b"[DONE]"))]), use)
 
 
+def shown(client: Any, *, streamed: bool) -> dict[str, Any]:
+    found = client.json if not streamed else [one for one in client.events if one and one.get("usage")][-1]
+    usage: dict[str, Any] = found["usage"]
+    return usage
+
+
+SHOWN = {
+    "capped": {"prompt_tokens": 20, "completion_tokens": 999_999_999},
+    "without a prompt": {"prompt_tokens": 0, "completion_tokens": 6},
+    "fractions": {"prompt_tokens": 20.0, "completion_tokens": 5.5, "total_tokens": 25.5},
+    "strings": {"prompt_tokens": "20", "completion_tokens": "5"},
+    "nonsense": {"prompt_tokens": "many"},
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_client_is_shown_the_usage_that_is_booked(play: Play, streamed: bool, name: str) -> None:
+    async def use(rig: Rig) -> None:
+        options = {"stream_options": {"include_usage": True}} if streamed else {}
+        client = await rig.ask(stream=streamed, max_tokens=50, **options)
+        row = await rig.row(client)
+        usage = shown(client, streamed=streamed)
+        assert {key: usage[key] for key in ("prompt_tokens", "completion_tokens")} == {
+            key: row[key] for key in ("prompt_tokens", "completion_tokens")
+        }
+        assert usage.get("estimated", False) is (row["basis"] == "estimated")
+        if streamed:
+            assert len([one for one in client.events if one and one.get("usage")]) == 1
+
+    play(Internet(a=[telling(SHOWN[name], streamed=streamed)]), use)
+
+
 REPORTS = [
     ([900, 5], 900, "a lower one after a higher one"),
     ([1, 1, 1, 1], 18, "increments"),

@@ -12,8 +12,9 @@ from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import usage_in
+from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common import tool_calls as calls
+from codellama_proxy.providers.common.answers import usage_json
 from codellama_proxy.providers.common.finish_reasons import ABANDONED, BROKEN_FINISH, finish_reason
 from codellama_proxy.providers.common.json_reading import (
     failure_in_band,
@@ -123,11 +124,17 @@ def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
 
 
 def fix_usage(found: dict[str, Any]) -> bool:
-    """Takes away a usage that strict clients cannot read. Whether there was one."""
+    """Replaces a usage that strict clients cannot read by what is understood of it. Whether there was one."""
     usage = found.get("usage")
     if usage is None or is_usage(usage):
         return False
-    del found["usage"]
+    understood = read_usage(usage)
+    if understood is None:
+        del found["usage"]
+        return True
+    found["usage"] = usage_json(understood)
+    if "choices" not in found:  # embeddings complete nothing
+        del found["usage"]["completion_tokens"], found["usage"]["completion_tokens_details"]
     return True
 
 

@@ -14,6 +14,7 @@ from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text, u
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
+from codellama_proxy.providers.common.answers import usage_json
 from codellama_proxy.providers.common.json_reading import model_of, piece_of, wrong
 from codellama_proxy.providers.common.tool_calls import Calls
 from codellama_proxy.providers.openai.response import (
@@ -122,6 +123,8 @@ def with_report(
         return state, events
     if is_usage(told.shown):
         state = state._replace(usage=told.shown)
+    elif told.usage is not None:
+        state = state._replace(usage=usage_json(told.usage))
     return state, [*events, Event(b"", usage=told.usage, model=told.model)]
 
 
