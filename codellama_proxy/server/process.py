@@ -26,6 +26,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
+from codellama_proxy.server.http_protocol import Protocol
 from codellama_proxy.server.retention import run_retention
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Upkeep
@@ -33,7 +34,6 @@ from codellama_proxy.store.location import database_file
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.connection import ClientTimeouts
-from codellama_proxy.web.http_protocol import Protocol
 from codellama_proxy.web.state import Runtime
 
 KEEP_ALIVE_SECONDS = 75

@@ -27,9 +27,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 DOORS: Mapping[str, tuple[str, ...]] = {
     "click": ("cli",),
     "starlette": ("web",),
-    "uvicorn": ("server", "web.http_protocol"),
+    "uvicorn": ("server",),
     "aiohappyeyeballs": ("upstream.dial",),
-    "httptools": ("upstream.connection", "web.http_protocol"),
+    "httptools": ("upstream.connection", "server.http_protocol"),
     "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
     "aiosqlite": ("store.sqlite",),
     "sqlite3": ("store.sqlite", "cache.file", "cache.storage"),

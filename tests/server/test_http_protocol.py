@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.server.http_protocol import MAX_BEHIND, Protocol
 from codellama_proxy.web.connection import ClientTimeouts
-from codellama_proxy.web.http_protocol import MAX_BEHIND, Protocol
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.gateway.pipeline import request_id as new_request_id
-from codellama_proxy.web import framing
+from codellama_proxy.server import framing
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     BODY_ROOM,
