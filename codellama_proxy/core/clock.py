@@ -1,4 +1,4 @@
-"""The clocks, the sleep and the dice: passed in, so that tests own them."""
+"""Clocks, sleep and random numbers, passed in so that tests control them; and timestamps as text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -19,3 +20,13 @@ class Time:
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     """A number in [0, 1)."""
+
+
+def iso(at: float) -> str:
+    """Unix seconds as `2026-11-22T10:00:00Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def iso_ms(at: float) -> str:
+    """Unix seconds as `2026-11-22T10:00:00.000Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

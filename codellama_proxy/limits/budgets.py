@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.money import dollars
 from codellama_proxy.core.snapshot import Tariff
 from codellama_proxy.limits.rates import Refusal, ScopeLimits
-from codellama_proxy.limits.windows import iso
 
 LEAST_TOKENS = 16
 """An answer clamped below this is not worth its price."""

@@ -96,13 +96,3 @@ def turned(opened: Window, duration: str | None, now: float) -> Window:
     if current.start > opened.start or opened.end is None:
         return current
     return current if opened.start - now > opened.end - opened.start else opened
-
-
-def iso(at: float) -> str:
-    """`2026-11-22T10:00:00Z`."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def iso_ms(at: float) -> str:
-    """`2026-11-22T10:00:00.000Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import NANOS, usd
 from codellama_proxy.core.snapshot import Json, Limits
@@ -178,7 +178,7 @@ def shown(key: Key) -> dict[str, Any]:
         "name": key.name,
         "prefix": key.prefix,
         "created_at": iso(key.created_at),
-        "expires": iso(key.expires_at),
+        "expires": None if key.expires_at is None else iso(key.expires_at),
         "blocked": key.blocked,
         "models": None if key.models is None else list(key.models),
         "max_budget": usd(limits.max_budget),
@@ -188,13 +188,6 @@ def shown(key: Key) -> dict[str, Any]:
         "max_parallel_requests": limits.max_parallel_requests,
         "metadata": dict(key.metadata),
     }
-
-
-def iso(moment: float | None) -> str | None:
-    """`2026-11-22T10:00:00Z`."""
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def not_found() -> ProxyError:

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.clock import iso_ms
 from codellama_proxy.core.money import usd
 from codellama_proxy.limits.rates import split_scope
-from codellama_proxy.limits.windows import iso_ms
 
 GROUPS = ("project", "key", "model", "user", "day", "status")
 STATUSES = ("ok", "error", "cancelled", "held")

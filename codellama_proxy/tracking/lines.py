@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from codellama_proxy.core.clock import iso_ms
 
 MAX_LINE_BYTES = 16_000
 MAX_MESSAGE_CHARS = 4_000
@@ -25,14 +27,14 @@ def as_json(fields: Mapping[str, Any]) -> bytes:
     message = str(fields.get("message", ""))
     for texts, items in BOUNDS:
         event = {
-            "time": _now(),
+            "time": iso_ms(time.time()),
             **bounded(fields, texts, items),
             "message": message[: texts * MAX_MESSAGE_CHARS // 256],
         }
         line = _dumped(event)
         if len(line) <= MAX_LINE_BYTES:
             return line
-    return _dumped({"time": _now(), "level": "warning", "message": "a log line was too long"})
+    return _dumped({"time": iso_ms(time.time()), "level": "warning", "message": "a log line was too long"})
 
 
 def as_text(text: str, level: str = "info") -> bytes:
@@ -67,7 +69,3 @@ def _dumped(fields: Mapping[str, Any]) -> bytes:
     if line.isascii() and b"\x7f" not in line:
         return line
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode()).encode()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.masking import mask_of, masked
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.routing.cooldown import is_cooling
@@ -48,14 +48,10 @@ def _config(request: Request) -> Mapping[str, Any]:
     live = runtime_of(request).live
     return {
         "digest": live.snapshot.digest,
-        "loaded_at": _iso(live.loaded_at),
+        "loaded_at": iso(live.loaded_at),
         "stale": live.error is not None,
         "error": live.error,
     }
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _state(request: Request, deployment: Deployment) -> Mapping[str, Any]:
@@ -70,7 +66,7 @@ def _cooling(request: Request, deployment: Deployment) -> Iterator[tuple[str, An
         yield "state", "ready"
         return
     yield "state", "cooling"
-    yield "until", _iso(runtime.time.wall() + max(found.until - now, 0.0))
+    yield "until", iso(runtime.time.wall() + max(found.until - now, 0.0))
     yield "why", found.why
 
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.auth.keys import Keys
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.key_fields import KeyChange, apply, iso, money, read, shown
+from codellama_proxy.store.key_fields import KeyChange, apply, money, read, shown
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codellama_proxy.core.clock import iso_ms
 from codellama_proxy.core.types import Key
-from codellama_proxy.limits.windows import iso_ms
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange, shown
 from codellama_proxy.store.sqlite import keys as key_rows

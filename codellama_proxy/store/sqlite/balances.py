@@ -15,10 +15,11 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill, split_scope
-from codellama_proxy.limits.windows import Window, is_rolling, iso, turned, window
+from codellama_proxy.limits.windows import Window, is_rolling, turned, window
 from codellama_proxy.store.sqlite.queries import load
 
 SQL = load("ledger")

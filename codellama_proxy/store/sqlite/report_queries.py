@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.rates import user_name
-from codellama_proxy.limits.windows import DAY, LAST_MOMENT, iso
+from codellama_proxy.limits.windows import DAY, LAST_MOMENT
 from codellama_proxy.store.reports import LOG_COLUMNS, REQUEST_COLUMNS, Filters, in_order
 from codellama_proxy.store.sqlite.queries import Query, load, where
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codellama_proxy.core.clock import iso
 from codellama_proxy.core.money import usd
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import overlay
-from codellama_proxy.store.key_fields import LIMIT_FIELDS, iso
+from codellama_proxy.store.key_fields import LIMIT_FIELDS
 
 
 def limits_shown(key: Key, snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
@@ -62,7 +63,11 @@ def _scope(standing: ScopeState) -> dict[str, Any]:
 def _money(standing: ScopeState) -> dict[str, Any]:
     most = standing.scope.limits.max_budget
     left = None if most is None else max(0, most - standing.spent_nanos - standing.held_nanos)
-    return {"spend": usd(standing.spent_nanos), "remaining": usd(left), "reset": iso(standing.resets_at)}
+    return {
+        "spend": usd(standing.spent_nanos),
+        "remaining": usd(left),
+        "reset": None if standing.resets_at is None else iso(standing.resets_at),
+    }
 
 
 def _whole(level: float | None) -> int | None:
