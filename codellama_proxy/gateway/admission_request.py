@@ -129,7 +129,7 @@ def _prompt_bounds(
         sent = _extras(chat, deployment) if trace.budgeted else _all_extras(chat, deployment)
         calls = sum(one.calls for one in sent)
         if not calls and output_bounds.always_searches(chat, deployment):
-            calls = extras.MOST_CALLS
+            calls = extras.MAX_UNBOUNDED_CALLS
         found += extras.CALL_TOKENS * calls
         return min(found, deployment.context_window or found)
 

@@ -1,6 +1,6 @@
-"""The requests that are not chats, completions and embeddings: parsed and checked as shallowly as chats are.
+"""Parses the request bodies of OpenAI's endpoints: chats, completions and embeddings.
 
-Both give text or token ids, one or several; a completion may give a `suffix`, the text after the gap to fill.
+Completions and embeddings take text or token ids, one or several.
 (platform.openai.com/docs/api-reference/completions, .../embeddings)
 """
 
@@ -26,7 +26,7 @@ MAX_EMBEDDING_VALUES = 500_000
 
 
 def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
-    """A completion's body, checked. Raises `ProxyError` of status 400 with `param`."""
+    """A completion request from its body. Raises `ProxyError` with status 400 and `param`."""
     fields = check_fields(parse_json(body), COMPLETION_PARAMETERS)
     check_items(fields)
     _check_given("prompt", fields)
@@ -34,7 +34,7 @@ def parse_completion(body: bytes, request_id: str = "", created: int = 0) -> Inf
 
 
 def parse_embedding(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
-    """The same of embeddings."""
+    """An embedding request from its body. Raises `ProxyError` with status 400 and `param`."""
     fields = check_fields(parse_json(body, MAX_EMBEDDING_VALUES), EMBEDDING_PARAMETERS)
     _check_given("input", fields)
     if fields.get("stream"):
@@ -52,7 +52,7 @@ PARSERS: Mapping[Endpoint, Callable[[bytes, str, int], InferenceRequest]] = {
 
 
 def _check_given(name: str, fields: Mapping[str, Any]) -> None:
-    """Text, token ids, or several of either."""
+    """Checks text, token ids, or a list of either."""
     given = fields.get(name)
     if given is None:
         raise ProxyError("missing_required_parameter", f"'{name}' is required.", param=name)
@@ -69,7 +69,7 @@ def _all_texts(given: Sequence[Any]) -> bool:
 
 
 def are_ids(found: Any) -> bool:
-    """Whether this is one text as token ids."""
+    """Whether this is one text given as token ids."""
     return (
         isinstance(found, list)
         and bool(found)

@@ -1,7 +1,7 @@
-"""The fields of a request's body: JSON from strangers, and what is wrong for every provider.
+"""Parses a request body and checks its fields against the parameter tables.
 
-Checks are shallow on purpose: types, and ranges where OpenAI's reference gives one that holds for everybody. The rest
-is for the provider, who has the last word. Unknown fields are kept and travel on.
+Checks are shallow on purpose: types, and ranges that hold for every provider. The provider checks the rest. Unknown
+fields are kept and sent on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse_json(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _unreadable(body, str(error)) from None
-    # Fewer brackets than the limit cannot nest deeper than it: most bodies need no walk.
+    # Fewer brackets than the limit cannot nest deeper than it: most bodies need no traversal.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
         raise ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     if not isinstance(found, dict):
@@ -88,7 +88,7 @@ def _unreadable(body: bytes, reason: str) -> ProxyError:
 
 
 def deeper_than(value: Any, limit: int) -> bool:
-    """Whether lists and objects are nested in it over more levels than that."""
+    """Whether lists and objects are nested more than `limit` levels deep."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         level = [
@@ -115,8 +115,8 @@ _PYTHON: Mapping[Kind, tuple[type, ...]] = {
     "string or object": (str, dict),
 }
 
-# Words that would be taken as "send it there, with this", or "without the guardrail": only proxy.yaml decides
-# that. Some are other gateways'; `models`, `route` and `preset` are OpenRouter's. See also `privileged`.
+# Fields that other gateways read as routing or guardrail settings, which only proxy.yaml may set; `models`, `route` and
+# `preset` are OpenRouter's. See also `policy.privileged_fields`.
 REFUSED = (
     "api_base",
     "base_url",
@@ -136,7 +136,7 @@ REFUSED = (
 
 
 def folded(name: str) -> str:
-    """The name as a reader takes it that does not regard case, width or ligatures."""
+    """The name without differences of case, width or ligatures (NFKC, casefolded)."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
@@ -167,7 +167,7 @@ def check_fields(body: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
         elif (known := folded(name)) != name and (
             known in parameters or known in CHAT_PARAMETERS or known in REFUSED
         ):
-            # Some upstreams read names without regard to case: there it would say the same field once more.
+            # Some upstreams match names case-insensitively: there it would set the same field twice.
             message = f"'{name[:64]}' is not a field of this API; did you mean '{known}'?"
             raise ProxyError("unsupported_parameter", message, param=name[:64])
         elif name in REFUSED:
@@ -189,12 +189,12 @@ def _check(name: str, value: Any, rule: Parameter) -> None:
 
 
 def _huge(value: Any) -> bool:
-    """A whole number of more than 64 bits comes as a float: its size is what is wrong with it."""
+    """Whether it is an integer of more than 64 bits, which orjson parses as a float: out of range, not a wrong type."""
     return isinstance(value, float) and abs(value) >= 2**63
 
 
 def check_items(fields: Mapping[str, Any]) -> None:
-    """The items of arrays that every provider would choke on."""
+    """Checks items of arrays, and that only one of the two bounds on tokens is set. Raises `ProxyError`."""
     stop = fields.get("stop")
     if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
         raise invalid_type("stop", "string or array of strings")

@@ -1,7 +1,7 @@
-"""The request that models answer, and chats: parsed once from strangers' bytes.
+"""The inference request, and the parser for chats.
 
-The proxy speaks OpenAI's Chat Completions (platform.openai.com/docs/api-reference/chat) plus `prompt`, one user
-message in short.
+Chats follow OpenAI's Chat Completions (platform.openai.com/docs/api-reference/chat); `prompt` is accepted as short for
+one user message.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Kinds of content that repeat a model's thoughts."""
 MAX_NAME = 256
-"""Characters of a client's `model` or `user` that are kept."""
+"""Characters of a client's `model` or `user`; longer names end in a hash."""
 
 TRACKING_KEYS = frozenset({"pl_tags", "prompt_name", "prompt_version", "prompt_input_variables"})
-"""Keys of `metadata` that are for prompt tracking, and for no upstream."""
+"""Keys of `metadata` for prompt tracking, never sent upstream."""
 
 Message = Mapping[str, Any]
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
@@ -48,31 +48,31 @@ class InferenceRequest(NamedTuple):
     messages: Sequence[Message]
     stream: bool
     include_usage: bool
-    """The client wants the usage chunk of a stream."""
+    """The client asked for the usage chunk of a stream."""
     params: Mapping[str, Any]
     user: str | None
     metadata: Mapping[str, Any]
     cache: Mapping[str, Any]
     """LiteLLM's per-request `cache` object: `no-cache`, `no-store`, `ttl`, `s-maxage`."""
     size: int
-    """Bytes of the request as it came."""
+    """Bytes of the request body."""
     id: str = ""
-    """Our request id, for answers that come without an id of their own."""
+    """The proxy's request id, for answers without an id of their own."""
     created: int = 0
-    """Unix seconds, for answers that do not say."""
+    """Unix seconds, for answers without a time of their own."""
     endpoint: Endpoint = "chat/completions"
-    """What it asks for. Only chats have messages: the others have `prompt` or `input` among their `params`."""
+    """Its path. Only chats have messages; completions have `prompt`, embeddings `input`, among their `params`."""
     texts: Sequence[str] | None = None
-    """What the token ids among an embedding's `input` say, for providers that take only text."""
+    """The text of an embedding's `input` of token ids, for providers that take only text."""
 
     @property
     def mode(self) -> str:
-        """Which kind of deployment can answer."""
+        """The kind of deployment that serves it: `chat`, `completion` or `embedding`."""
         return MODES[self.endpoint]
 
     @property
     def given(self) -> Any:
-        """What is to be completed or embedded: a text or its token ids, or a list of either."""
+        """What is to be completed or embedded: text or token ids, or a list of either."""
         return self.params.get("prompt" if self.endpoint == "completions" else "input")
 
     @property
@@ -81,7 +81,7 @@ class InferenceRequest(NamedTuple):
 
     @property
     def max_tokens(self) -> int | None:
-        """The client's own bound on the answer, tokens per choice."""
+        """The client's bound on the answer, in tokens per choice."""
         if self.endpoint == "embeddings":
             return None
         found: int | None = self.params.get("max_completion_tokens", self.params.get("max_tokens"))
@@ -94,20 +94,20 @@ class InferenceRequest(NamedTuple):
 
 
 def answers_of(endpoint: Endpoint, params: Mapping[str, Any]) -> int:
-    """How many answers are generated, and paid for."""
+    """How many choices are generated and billed."""
     best_of = params.get("best_of")  # of chats too: vLLM takes it, unchecked here
     n = max(int(params.get("n", 1)), best_of if type(best_of) is int else 1)
     return n * len(several(params["prompt"])) if endpoint == "completions" else n
 
 
 def several(given: Any) -> list[Any]:
-    """A prompt or an input as the list it may be: a text is one, and so is a list of token ids."""
+    """A prompt or an input as a list; a text and a list of token ids are one item each."""
     is_one = not isinstance(given, list) or (bool(given) and isinstance(given[0], int))
     return [given] if is_one else given
 
 
 def parse_chat(body: bytes, request_id: str = "", created: int = 0) -> InferenceRequest:
-    """A request body, checked. Raises `ProxyError` of status 400 with `param`."""
+    """A chat request from its body. Raises `ProxyError` with status 400 and `param`."""
     fields = check_fields(parse_json(body), CHAT_PARAMETERS)
     check_items(fields)
     messages = _messages(fields.pop("messages", None), fields.pop("prompt", None))
@@ -122,7 +122,7 @@ def request_of(
     request_id: str,
     created: int,
 ) -> InferenceRequest:
-    """The request that these checked fields are; what it has no place for stays among them."""
+    """The request with these checked `fields`, of which those without an attribute become `params`."""
     stream = fields.pop("stream", False)
     options = fields.pop("stream_options", None)
     if options is not None and not stream:
@@ -150,7 +150,7 @@ def request_of(
 
 
 def shortened(name: str | None) -> str | None:
-    """A client's name for rows and log lines: one that is too long ends in its hash, which keeps it distinct."""
+    """A name for rows and log lines; one over `MAX_NAME` characters ends in its hash, which keeps it distinct."""
     if name is None or len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()

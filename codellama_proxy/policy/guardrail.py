@@ -1,4 +1,4 @@
-"""The guardrail: which text comes first, for whom, and the request as one deployment gets it."""
+"""The guardrail: its text, where it goes, and the request as one deployment receives it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codellama_proxy.policy import privileged_fields as privileged
 
 
 def check_client_system(messages: Sequence[Message], policy: str) -> None:
-    """Refuses system messages of the client when the configuration says so."""
+    """Raises `ProxyError` invalid_value for a system message of the client if `policy` is `reject`."""
     if policy != "reject":
         return
     for index, message in enumerate(messages):
@@ -23,7 +23,7 @@ def check_client_system(messages: Sequence[Message], policy: str) -> None:
 
 
 def apply_guardrail(messages: Sequence[Message], text: str, policy: str) -> list[Message]:
-    """The messages as every upstream gets them: the guardrail first, then the client's as `policy` has it."""
+    """The guardrail `text` as the first system message, then the client's; `policy` may drop system ones."""
     if policy == "drop":
         messages = [message for message in messages if message["role"] not in SYSTEM_ROLES]
     first = [{"role": "system", "content": text}] if text else []
@@ -33,9 +33,9 @@ def apply_guardrail(messages: Sequence[Message], text: str, policy: str) -> list
 def request_for(
     chat: InferenceRequest, deployment: Deployment, text: str, policy: str, max_tokens: int | None
 ) -> InferenceRequest:
-    """The request as this deployment gets it: guarded, with the entry's `params` and the ledger's bound.
+    """The request as this deployment receives it: with guardrail, the entry's `params` and the bound `max_tokens`.
 
-    What only the configuration may set is left out of the client's parameters.
+    The client's privileged fields are left out.
     """
     chat = privileged.without(chat)
     if chat.endpoint != "chat/completions":
@@ -46,24 +46,24 @@ def request_for(
         messages = apply_guardrail(chat.messages, text, policy)
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None:
-        # The field has two names: neither may say something else.
+        # Remove both spellings, so that only one bound is sent.
         params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
         params[chat.max_tokens_field] = bound
     return chat._replace(messages=messages, params=params)
 
 
 def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
-    """A chat's parameters over the entry's own."""
+    """A chat's parameters, with the entry's own as defaults."""
     return {**deployment.params, **params} if deployment.params else params
 
 
 def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an entry's parameters, those that mean something where nobody chats."""
+    """An entry's parameters without those that only chats have."""
     return {name: value for name, value in params.items() if name not in CHAT_ONLY}
 
 
 def guardrail_text(guardrail: Guardrail, project: Project, deployment: Deployment) -> str:
-    """The text that comes first. The project has the last word, then the model entry; empty for none."""
+    """The guardrail text: the project's, else the model entry's, else the global one; empty for none."""
     for own in (project.guardrail, deployment.system_prompt):
         if own is not None:
             return own or ""

@@ -15,7 +15,7 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
-MOST_CALLS = 10
+MAX_UNBOUNDED_CALLS = 10
 """Calls of one tool that a request is held for, where it does not say how many it allows."""
 CALL_TOKENS = 10_000
 """What the results of one call add to a prompt."""
@@ -86,7 +86,7 @@ def _tier(name: str, value: Any) -> Found:
 
 def _search(name: str, value: Any) -> Found:
     if value is not False:
-        yield Extra(name, tool=SEARCH, calls=MOST_CALLS)
+        yield Extra(name, tool=SEARCH, calls=MAX_UNBOUNDED_CALLS)
 
 
 def _search_parameters(name: str, value: Any) -> Found:
@@ -97,13 +97,13 @@ def _search_parameters(name: str, value: Any) -> Found:
 def _tools(name: str, value: Any) -> Found:
     for tool in value if isinstance(value, list | tuple) else ():
         if (called := server_tool(tool)) is not None:
-            yield Extra(name, tool=called, calls=_most(tool, "max_uses", MOST_CALLS))
+            yield Extra(name, tool=called, calls=_most(tool, "max_uses", MAX_UNBOUNDED_CALLS))
 
 
 def _plugins(name: str, value: Any) -> Found:
     for plugin in value if isinstance(value, list | tuple) else ():
         own = plugin.get("id") if isinstance(plugin, Mapping) else plugin
-        yield Extra(name, tool=_tool_name(own if isinstance(own, str) else ""), calls=MOST_CALLS)
+        yield Extra(name, tool=_tool_name(own if isinstance(own, str) else ""), calls=MAX_UNBOUNDED_CALLS)
 
 
 def _modalities(name: str, value: Any) -> Found:

@@ -11,7 +11,14 @@ from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.tokens import tokenizers as tokens
-from codellama_proxy.tokens.tokenizers import LARGE, MOST_MESSAGES, OF_IDS, Tally, Tokenizers, encoding_name
+from codellama_proxy.tokens.tokenizers import (
+    LARGE,
+    MAX_COUNTED_MESSAGES,
+    OF_IDS,
+    Tally,
+    Tokenizers,
+    encoding_name,
+)
 
 
 def tokenizer_files() -> Path:
@@ -48,7 +55,7 @@ class Counter:
             if chat.endpoint != "chat/completions":
                 return tokens.of_given([*several(chat.given), chat.params.get("suffix", "")], tally)
             tools = [*chat.params.get("tools", ()), *chat.params.get("functions", ())]
-            if len(chat.messages) + len(tools) > MOST_MESSAGES:
+            if len(chat.messages) + len(tools) > MAX_COUNTED_MESSAGES:
                 return tokens.of_size(chat.size)
             return tokens.of_chat(chat.messages, tools, tally)
 

@@ -17,17 +17,17 @@ LARGEST = Size(100_000, 100_000)
 """Stands for a picture of unknown size: every formula has its most long before."""
 PAGE = 6_000
 """Tokens of a page, as a picture and as text."""
-MOST_PAGES = 100
+MAX_PAGES = 100
 """Of one file, as most providers take it."""
 PDF = "JVBERi"
 """What a PDF begins with, in base64."""
-LEAST_PAGE = 20
+MIN_PAGE_BYTES = 20
 """Bytes of a page in a PDF, however well it is compressed."""
 BYTES_PER_SECOND = 500
 """The fewest bytes that a second of sound takes: no codec of those that providers read goes below 4 kbit/s."""
 TOKENS_PER_SECOND = 32
 """Of sound, by the provider that counts the most."""
-LONGEST_SOUND = 10 * 3600
+MAX_SOUND_SECONDS = 10 * 3600
 """Seconds of a sound that is named by an address."""
 OTHER = 10_000
 """Tokens of a part of a kind unknown here, beside its bytes."""
@@ -101,12 +101,12 @@ def _media(part: Mapping[str, Any]) -> tuple[Media | None, int]:
         return _picture(part)
     data = _data(part)
     if kind in SOUNDS:
-        seconds = LONGEST_SOUND if data is None else _bytes(data) // BYTES_PER_SECOND + 1
+        seconds = MAX_SOUND_SECONDS if data is None else _bytes(data) // BYTES_PER_SECOND + 1
         return Media("sound", tokens=seconds * TOKENS_PER_SECOND), len(data or "")
     if kind in FILES:
-        return Media("pages", tokens=MOST_PAGES * PAGE if data is None else _of_file(data)), len(data or "")
+        return Media("pages", tokens=MAX_PAGES * PAGE if data is None else _of_file(data)), len(data or "")
     if kind in MOVING:
-        return Media("pages", tokens=MOST_PAGES * PAGE), len(data or "")
+        return Media("pages", tokens=MAX_PAGES * PAGE), len(data or "")
     return Media("other", tokens=OTHER), 0
 
 
@@ -154,7 +154,7 @@ def _bytes(data: str) -> int:
 
 def _of_file(data: str) -> int:
     """Tokens of a file: those of its pages, at most as many as its bytes can hold, and its bytes as text."""
-    pages = min(MOST_PAGES, 1 + _bytes(data) // LEAST_PAGE) if data.startswith(PDF) else 1
+    pages = min(MAX_PAGES, 1 + _bytes(data) // MIN_PAGE_BYTES) if data.startswith(PDF) else 1
     return pages * PAGE + len(data)
 
 

@@ -14,7 +14,7 @@ HEAD = 64
 """Bytes in which all kinds but JPEG say their size."""
 JPEG_HEAD = 512 << 10
 """Bytes of a JPEG that are looked through: thumbnails and profiles come before its size."""
-MOST_SEGMENTS = 500
+MAX_SEGMENTS = 500
 
 
 class Size(NamedTuple):
@@ -77,7 +77,7 @@ def _jpeg(head: bytes) -> Size | None:
     """Segment after segment up to the first that begins a frame."""
     at = 2
     try:
-        for _ in range(MOST_SEGMENTS):
+        for _ in range(MAX_SEGMENTS):
             if head[at] != 0xFF:
                 return None
             marker = head[at + 1]

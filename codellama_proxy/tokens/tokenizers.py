@@ -36,9 +36,9 @@ OF_IDS = "cl100k_base"
 """What clients make token ids with."""
 LARGE = 20_000
 """Characters that take so long to count that the event loop should not wait."""
-MOST_COUNTED = 250_000
+MAX_COUNTED_CHARACTERS = 250_000
 """Characters of one request that are counted, in a third of a second at worst; the rest is estimated from them."""
-MOST_MESSAGES = 20_000
+MAX_COUNTED_MESSAGES = 20_000
 """Messages that are looked at one by one."""
 LONG_RUN = 2_000
 """Characters without a change between white space and other text: longer runs are counted in pieces, as the library
@@ -66,8 +66,8 @@ class Tokenizers:
         encoding = self.encodings.get(encoding_name(model))
         if encoding is None:
             return estimate(text), False
-        if len(text) > MOST_COUNTED:
-            return sampled(text, MOST_COUNTED, lambda piece: _encoded(encoding, piece)), False
+        if len(text) > MAX_COUNTED_CHARACTERS:
+            return sampled(text, MAX_COUNTED_CHARACTERS, lambda piece: _encoded(encoding, piece)), False
         pieces = _pieces(text)
         counted = sum(_encoded(encoding, piece) for piece in pieces)
         return counted, len(pieces) == 1 and _is_openai(model)
@@ -88,11 +88,11 @@ class Tokenizers:
 
 
 class Tally:
-    """Counts the texts of one request: the first `MOST_COUNTED` characters of them, the rest in proportion."""
+    """Counts the texts of one request: the first `MAX_COUNTED_CHARACTERS`, and the rest in proportion."""
 
     def __init__(self, count: Count) -> None:
         self._count = count
-        self._left = MOST_COUNTED
+        self._left = MAX_COUNTED_CHARACTERS
         self._characters = 0
         self._tokens = 0
 
@@ -208,13 +208,13 @@ def _weight(char: str) -> float:
     return 2.0 if code > 0xFFFF else 0.3
 
 
-MOST_FRAMING = 16
+MAX_FRAMING_TOKENS = 16
 """What no provider takes more tokens for than this: the frame of one message."""
 
 
 def framing_bound(messages: Sequence[Mapping[str, Any]]) -> int:
     """Tokens that a prompt of texts may take beyond one for each of its bytes."""
-    return MOST_FRAMING * (len(messages) + 2)
+    return MAX_FRAMING_TOKENS * (len(messages) + 2)
 
 
 def of_given(given: Sequence[Any], count: Count) -> int:

@@ -28,7 +28,7 @@ from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.providers.common import cut_answers as remains
+from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, MULTI_STEP, Adapter
 from codellama_proxy.upstream import answer_form as forms
@@ -58,7 +58,7 @@ HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "i
 Note = Callable[[Sequence[Event]], Any]
 
 
-def _unheard(_: Sequence[Event]) -> None:
+def _no_note(_: Sequence[Event]) -> None:
     """For callers without books."""
 
 
@@ -108,7 +108,7 @@ class Reply:
         try:
             event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
         except AttemptError as failed:
-            failed.failure = remains.with_usage(failed.failure, body)
+            failed.failure = cut_answers.with_usage(failed.failure, body)
             raise
         self._note((event,))
         self.ended = True
@@ -190,7 +190,7 @@ class Reply:
         """Notes the text of the piece that could not be read."""
         unread, self._unread = self._unread, b""
         if unread:
-            self._note(await _heard(unread))
+            self._note(await _text_events(unread))
 
     async def close(self) -> None:
         """Gives the connection back if nothing but the end of the body is missing, and closes it otherwise."""
@@ -227,7 +227,7 @@ class Reply:
             frames = self._decoder.feed(chunk)
         except EventTooLargeError as error:
             self._unread = error.data
-            answered = self._answered or remains.is_answer(error.data)
+            answered = self._answered or cut_answers.is_answer(error.data)
             raise AttemptError(failures.too_large(answered=answered)) from None
         return self._events(frames)
 
@@ -266,7 +266,7 @@ class Reply:
                 events += interpreter.events_of(frame)
             except Exception as error:
                 failed = error if isinstance(error, AttemptError) else _unforeseen(error)
-                failed.failure = remains.with_usage(failed.failure, frame.data)
+                failed.failure = cut_answers.with_usage(failed.failure, frame.data)
                 if not failed.failure.refused:
                     self._unread = frame.data
                 if not events:
@@ -280,10 +280,10 @@ class Reply:
         return events
 
 
-async def _heard(body: bytes) -> Sequence[Event]:
+async def _text_events(body: bytes) -> Sequence[Event]:
     if len(body) <= SLICE:
-        return remains.heard(body)
-    return await asyncio.to_thread(remains.heard, body)
+        return cut_answers.text_events(body)
+    return await asyncio.to_thread(cut_answers.text_events, body)
 
 
 def _unforeseen(error: Exception) -> AttemptError:
@@ -300,7 +300,7 @@ async def open_reply(
     deployment: Deployment,
     budget: float,
     sleep: Sleep = asyncio.sleep,
-    note: Note = _unheard,
+    note: Note = _no_note,
 ) -> Reply:
     """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
 
@@ -343,7 +343,7 @@ async def open_reply(
     except BaseException as error:
         await close()
         if come and not (isinstance(error, AttemptError) and error.failure.refused):
-            note(await _heard(b"".join(come)))
+            note(await _text_events(b"".join(come)))
         elif reply is not None:
             await reply.count_unread()
         if isinstance(error, TimeoutError):
@@ -409,7 +409,7 @@ async def _receive(
         body = await _start_of(response, MAX_ERROR)
         error = parse_error(body)
         failure = failures.of_status(response.status_code, headers, error, time.time())
-        raise AttemptError(remains.with_usage(failure, body))
+        raise AttemptError(cut_answers.with_usage(failure, body))
     came = Body(_bytes(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
         await reply.whole(await _body(came, reply.most, come))
@@ -460,7 +460,7 @@ async def _body(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> 
         come.append(piece)
         size += len(piece)
         if size > limit:
-            raise AttemptError(failures.too_large(answered=remains.is_answer(b"".join(come))))
+            raise AttemptError(failures.too_large(answered=cut_answers.is_answer(b"".join(come))))
     return b"".join(come)
 
 

@@ -16,7 +16,7 @@ import orjson
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.providers.common.json_documents import Halves, UnreadableError
+from codellama_proxy.providers.common.json_documents import SurrogateHalves, UnreadableError
 
 MAX_TEMPLATE_BYTES = 16 << 10
 """Larger frames are too rare for a template to pay."""
@@ -38,7 +38,7 @@ class StreamParser:
         """The dialect's, after what was read so far."""
         self._parse = parse
         self._usual: ChunkTemplate | None = None
-        self._halves = Halves()
+        self._halves = SurrogateHalves()
 
     @property
     def complete(self) -> bool:
@@ -62,7 +62,7 @@ class StreamParser:
         """The frame as it was read, and its events."""
         if self._halves.open or (read := self._read(frame)) is None:
             if frame.data.lstrip().startswith(b"{"):
-                frame = frame._replace(data=self._halves.mended(frame.data))
+                frame = frame._replace(data=self._halves.repaired(frame.data))
             read = self._parse(self.state, frame)
         self.state, events = read
         if self._halves.open and self.state.done:

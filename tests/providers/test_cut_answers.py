@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Failure, Usage
-from codellama_proxy.providers.common.cut_answers import heard, is_answer, texts_in, with_usage
+from codellama_proxy.providers.common.cut_answers import is_answer, text_events, texts_in, with_usage
 
 ERROR = {"message": "overloaded", "type": "server_error"}
 OPENAI = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -99,7 +99,7 @@ def test_texts_are_found_in_a_body_cut_anywhere(name: str) -> None:
     assert whole
     assert is_answer(body)
     for cut in range(len(body)):
-        (event,) = heard(body[:cut])
+        (event,) = text_events(body[:cut])
         assert len(event.text) <= len(whole)
     assert [len(texts_in(body[:cut])) for cut in (0, len(body))] == [0, len(whole)]
 

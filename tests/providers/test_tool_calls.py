@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.providers.common.tool_calls import MOST_CALLS
+from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.client_fold import fold, read
@@ -208,7 +208,7 @@ def test_ids_are_those_of_the_upstream_where_it_tells_them_apart() -> None:
         [part(5, "", index=0)],
         [part("f", 5, index=0)],
         [part(None, '{"x":1}', index=0)],
-        [part("f", "{}")] * (MOST_CALLS + 1),
+        [part("f", "{}")] * (MAX_TOOL_CALLS + 1),
     ],
 )
 def test_what_is_no_call_fails_the_attempt(calls: Any) -> None:

@@ -140,9 +140,9 @@ def test_a_file_is_bounded_by_its_pages() -> None:
         {"type": "document", "source": {"type": "base64", "data": data}},
     ):
         (one,), _ = found(part)
-        assert 50 * media.PAGE < one.tokens <= media.MOST_PAGES * media.PAGE
+        assert 50 * media.PAGE < one.tokens <= media.MAX_PAGES * media.PAGE
     (by_id,), _ = found({"type": "file", "file": {"file_id": "file-1"}})
-    assert by_id.tokens == media.MOST_PAGES * media.PAGE
+    assert by_id.tokens == media.MAX_PAGES * media.PAGE
     (text,), _ = found({"type": "document", "source": {"type": "text", "data": "x" * 9000}})
     assert text.tokens >= 9000
 

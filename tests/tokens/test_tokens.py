@@ -229,7 +229,7 @@ def test_many_texts_together_are_counted_up_to_a_bound() -> None:
 
     tally = tokens.Tally(count)
     assert sum(tally("x" * 1000) for _ in range(10_000)) == 10_000_000
-    assert sum(asked) <= tokens.MOST_COUNTED
+    assert sum(asked) <= tokens.MAX_COUNTED_CHARACTERS
     huge = tokens.Tally(count)
     assert huge("y" * 10_000_000) == 10_000_000
-    assert sum(asked) <= 2 * tokens.MOST_COUNTED
+    assert sum(asked) <= 2 * tokens.MAX_COUNTED_CHARACTERS

@@ -84,7 +84,7 @@ BUDGETS: Mapping[str, int] = {
     "max": 16_384,
 }
 """Thinking tokens, for models that count them instead of taking a word."""
-SMALLEST_BUDGET = 1024
+MIN_BUDGET_TOKENS = 1024
 
 
 def capabilities(deployment: Deployment) -> Capabilities:

@@ -34,7 +34,7 @@ from codellama_proxy.providers.common.json_reading import (
     words_at,
     wrong,
 )
-from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
+from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS, number
 
 ENDS = ("message_delta", "message_stop")
 
@@ -133,7 +133,7 @@ def _start(
     match block.get("type"):
         case "tool_use":
             nth = state.called
-            if nth >= MOST_CALLS:
+            if nth >= MAX_TOOL_CALLS:
                 wrong("bad_tool_calls")
             opened = call(block, "", f"call_{chat.id}_{nth}")
             state = replace(state, calls={**state.calls, place: nth}, called=nth + 1)

@@ -14,8 +14,8 @@ from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 from codellama_proxy.openai_format.request import Message
 from codellama_proxy.providers.anthropic.capabilities import (
     BUDGETS,
+    MIN_BUDGET_TOKENS,
     NEAREST_EFFORT,
-    SMALLEST_BUDGET,
     Capabilities,
 )
 from codellama_proxy.providers.anthropic.tools import FORCED
@@ -72,9 +72,9 @@ def _by_effort(asked: ParameterSet, able: Capabilities, max_tokens: int) -> tupl
 
 def _budget(wanted: int, max_tokens: int) -> Mapping[str, Any] | None:
     """Half of what may be said at most; none if that is too little to think at all."""
-    if max_tokens <= SMALLEST_BUDGET:
+    if max_tokens <= MIN_BUDGET_TOKENS:
         return None
-    return {"type": "enabled", "budget_tokens": min(wanted, max(SMALLEST_BUDGET, max_tokens // 2))}
+    return {"type": "enabled", "budget_tokens": min(wanted, max(MIN_BUDGET_TOKENS, max_tokens // 2))}
 
 
 def _counted(thinking: object) -> bool:

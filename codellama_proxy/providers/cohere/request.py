@@ -24,8 +24,8 @@ from codellama_proxy.providers.common.parameters import (
 )
 
 BASE_URL = "https://api.cohere.com/v2"
-MOST_STOPS = 5
-LEAST_P, MOST_P = 0.01, 0.99
+MAX_STOPS = 5
+MIN_TOP_P, MAX_TOP_P = 0.01, 0.99
 THINKING_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None}
 """Tokens for each effort; `None`: as many as it takes."""
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "tool_plan"})
@@ -53,7 +53,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 def _stop(value: str | Sequence[str]) -> Json:
     stops = [value] if isinstance(value, str) else value
-    if len(stops) > MOST_STOPS:
+    if len(stops) > MAX_STOPS:
         raise UnsupportedError
     return {"stop_sequences": stops}
 
@@ -107,7 +107,7 @@ POLICY = Policy(
             for name in ("documents", "citation_options", "safety_mode", "strict_tools", "priority")
         },
         "max_completion_tokens": "max_tokens",
-        "top_p": lambda value: {"p": min(max(value, LEAST_P), MOST_P)},
+        "top_p": lambda value: {"p": min(max(value, MIN_TOP_P), MAX_TOP_P)},
         "top_k": "k",
         "stop": _stop,
         "presence_penalty": _penalty("presence_penalty"),

@@ -34,7 +34,7 @@ from codellama_proxy.providers.common.json_reading import (
     words_at,
     wrong,
 )
-from codellama_proxy.providers.common.tool_calls import MOST_CALLS, number
+from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS, number
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
@@ -206,7 +206,7 @@ def _call_began(
     """The calls are numbered anew: an event's index may begin anywhere."""
     index = state.called
     name, arguments = words_at(call, "function", "name"), words_at(call, "function", "arguments")
-    if not name or index >= MOST_CALLS:
+    if not name or index >= MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
     begun = {
         "index": index,

@@ -1,4 +1,4 @@
-"""What can be read of an answer that failed: the usage it told, and the texts in a body that was cut. Pure."""
+"""What can be read of a failed answer: the usage it reported, and the texts in a body that was cut. Pure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from codellama_proxy.providers.common.json_documents import has_too_many_parts
 from codellama_proxy.providers.common.json_reading import dig
 
 TEXTS = (b"content", b"text", b"arguments", b"reasoning_content", b"reasoning", b"thinking", b"partial_json")
-"""What the fields are called that hold what a model said."""
+"""Names of the fields that hold a model's output."""
 
 BACKSLASH = ord("\\")
 WINDOW = 256 << 10
-"""Bytes searched at once, and those in which an answer shows what it is."""
+"""Bytes searched at once, and bytes in which an answer must show that it is one."""
 
 _BEGINS = re.compile(rb'[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"')
 
 
 def with_usage(failure: Failure, body: bytes) -> Failure:
-    """The failure with the usage that the answer or error in `body` tells, if it tells one."""
+    """The failure with the usage that the answer or error in `body` reports, if any."""
     if failure.usage is not None or not (b"usage" in body or b"metrics" in body):
         return failure
     if has_too_many_parts(body):
@@ -35,11 +35,11 @@ def with_usage(failure: Failure, body: bytes) -> Failure:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
         return failure
-    return replace(failure, usage=_told(found)) if isinstance(found, dict) else failure
+    return replace(failure, usage=_reported(found)) if isinstance(found, dict) else failure
 
 
-def _told(found: Json) -> Usage | None:
-    """As OpenAI's and Anthropic's dialects tell it, Replicate's predictions, or Cohere's answers and events."""
+def _reported(found: Json) -> Usage | None:
+    """The usage in the format of OpenAI, Anthropic, Replicate or Cohere."""
     cohere = dig(found, "delta", "usage") or found.get("usage")
     counts = {**_object(dig(cohere, "billed_units")), **_object(dig(cohere, "tokens"))}
     return usage_in(found) or read_usage(found.get("metrics")) or read_usage(counts)
@@ -50,18 +50,18 @@ def _object(found: Any) -> Json:
 
 
 def is_answer(body: bytes) -> bool:
-    """Whether a body that was cut is the beginning of an answer, and not of anything else."""
+    """Whether a body that was cut is the beginning of an answer."""
     start = body[:WINDOW]
     return any(b'"%b"' % name in start for name in (b"choices", b"embedding", *TEXTS))
 
 
-def heard(body: bytes) -> Sequence[Event]:
+def text_events(body: bytes) -> Sequence[Event]:
     """The texts of an answer that was cut or cannot be read, for counting."""
     return (Event(b"", text=texts_in(body)),)
 
 
 def texts_in(body: bytes) -> str:
-    """Every text that a model said in a body, whole or cut anywhere."""
+    """All output text in a body that may be cut anywhere."""
     return "".join(text for name in TEXTS for text in _texts(body, name))
 
 

@@ -1,8 +1,8 @@
-"""Reads JSON documents that upstreams send: a document is read whole or the attempt fails.
+"""Parses the JSON documents that upstreams send, plain answers and chunks of streams.
 
-Bytes that are not UTF-8 become U+FFFD, as the rules for event streams say. Half of a surrogate pair at the end of a
-stream's piece waits for the other half at the beginning of the next piece of the same text. Whatever else is not
-JSON, is not finite or is nested deeper than `MAX_DEPTH` raises `UnreadableError`.
+Bytes that are not UTF-8 become U+FFFD, as the HTML standard asks of event streams. Half of a surrogate pair at the
+end of a chunk's text is held until the next chunk of the same text brings the other half. Anything else that is not
+JSON, is not finite or is nested deeper than `MAX_DEPTH` levels raises `UnreadableError`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.fields import deeper_than
 
 MAX_DEPTH = 200
-"""Levels of nesting. The serialiser takes 254, and answers are put into a few levels of ours."""
-MOST_PARTS = 20_000
-"""Brackets in one piece of a stream: what has more takes too long to look through between two others."""
-MOST_VALUES = 200_000
-"""Brackets and commas in one piece of a stream."""
-MOST_PARTS_WHOLE = 400_000
-MOST_VALUES_WHOLE = 2_000_000
-"""Brackets and commas in a whole answer: the parser holds up all else, in whichever thread it runs."""
-MOST_MENDED = 64 << 10
-"""Bytes of a piece that is mended, text by text: that is slow."""
-MOST_MENDED_WHOLE = 1 << 20
-"""Of a whole document."""
+"""Levels of nesting. orjson serialises 254, and answers are wrapped in a few levels more."""
+MAX_CHUNK_PARTS = 20_000
+"""Brackets in one chunk; parsing more would block the event loop too long."""
+MAX_CHUNK_VALUES = 200_000
+"""Commas in one chunk."""
+MAX_ANSWER_PARTS = 400_000
+MAX_ANSWER_VALUES = 2_000_000
+"""Brackets and commas in a plain answer; the parser holds the GIL, even in a thread."""
+MAX_REPAIRED_CHUNK_BYTES = 64 << 10
+"""Bytes of a chunk that is repaired; the repair is slow, text by text."""
+MAX_REPAIRED_ANSWER_BYTES = 1 << 20
+"""Bytes of a plain answer that is repaired."""
 BOM = b"\xef\xbb\xbf"
 
 
 class UnreadableError(AttemptError):
-    """A document, or a piece of a stream, that is no JSON we can read."""
+    """A document or a chunk that is no readable JSON."""
 
     def __init__(self, reason: str = "not_json") -> None:
         super().__init__(failures.disguised(reason, status=200))
@@ -46,39 +46,39 @@ def loads(data: bytes) -> Any:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:
         raise UnreadableError from None
-    # Fewer brackets than the limit cannot nest deeper than it: most documents need no walk.
+    # Fewer brackets than the limit cannot nest deeper than it: most documents need no traversal.
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
         raise UnreadableError("too_deep")
     return found
 
 
 def piece(data: bytes) -> Any:
-    """The value of one piece of a stream. Raises `AttemptError`."""
-    if len(data) > MOST_PARTS and (
-        data.count(b"{") + data.count(b"[") > MOST_PARTS or data.count(b",") > MOST_VALUES
+    """The value of one chunk. Raises `AttemptError`."""
+    if len(data) > MAX_CHUNK_PARTS and (
+        data.count(b"{") + data.count(b"[") > MAX_CHUNK_PARTS or data.count(b",") > MAX_CHUNK_VALUES
     ):
         raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
 
 
 def whole(data: bytes) -> Any:
-    """The value of a whole answer. Raises `AttemptError`."""
+    """The value of a plain answer. Raises `AttemptError`."""
     if has_too_many_parts(data):
         raise AttemptError(failures.disguised("too_many_parts", status=200))
     return loads(data)
 
 
 def has_too_many_parts(data: bytes) -> bool:
-    """Whether a document is too large in its structure to be parsed at once."""
-    return len(data) > MOST_PARTS_WHOLE and (
-        data.count(b"{") + data.count(b"[") > MOST_PARTS_WHOLE or data.count(b",") > MOST_VALUES_WHOLE
+    """Whether a document has too many parts to be parsed."""
+    return len(data) > MAX_ANSWER_PARTS and (
+        data.count(b"{") + data.count(b"[") > MAX_ANSWER_PARTS or data.count(b",") > MAX_ANSWER_VALUES
     )
 
 
-def mended(data: bytes) -> bytes:
-    """A whole document with what can be mended in its encoding. Raises `UnreadableError`."""
-    halves = Halves()
-    found = halves.mended(data.removeprefix(BOM), MOST_MENDED_WHOLE)
+def repaired(data: bytes) -> bytes:
+    """A document with its encoding repaired. Raises `UnreadableError`."""
+    halves = SurrogateHalves()
+    found = halves.repaired(data.removeprefix(BOM), MAX_REPAIRED_ANSWER_BYTES)
     if halves.open:
         raise UnreadableError("half_character")
     return found
@@ -90,17 +90,17 @@ Path = tuple[str | int, ...]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Halves:
-    """Characters of which a stream has sent the first half only."""
+class SurrogateHalves:
+    """Surrogate pairs of which a stream has sent only the first half."""
 
     __slots__ = ("open",)
 
     def __init__(self) -> None:
         self.open: dict[Path, str] = {}
-        """By the text that they are part of: the path to it, in which lists go by their items' `index`."""
+        """The first half, by the JSON path of its text. Items of lists go by their `index`, if they have one."""
 
-    def mended(self, data: bytes, most: int = MOST_MENDED) -> bytes:
-        """The piece, with the half that was missing at its beginning and without the one at its end.
+    def repaired(self, data: bytes, most: int = MAX_REPAIRED_CHUNK_BYTES) -> bytes:
+        """The chunk with the half held from the chunk before, and without the half it ends in.
 
         Raises `UnreadableError`.
         """
@@ -140,13 +140,13 @@ class Halves:
 
 
 def _of_item(path: Path, at: int, item: Any) -> Path:
-    """An item that has an index goes by it, one that has none by its position."""
+    """The path of a list item: by its `index`, else by its position."""
     indexed = isinstance(item, dict) and isinstance(item.get("index"), int)
     return path if indexed else (*path, at)
 
 
 def _pair(high: str, text: str) -> str:
-    """`text` after the half that came before it."""
+    """`text` with the first half put before it."""
     return (high + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 

@@ -47,7 +47,7 @@ def load_document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> 
     try:
         found = read(body)
     except UnreadableError:
-        body = parsing.mended(body)
+        body = parsing.repaired(body)
         found = parsing.loads(body)
     if not isinstance(found, dict):
         if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):

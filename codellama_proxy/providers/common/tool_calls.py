@@ -15,9 +15,9 @@ import orjson
 
 from codellama_proxy.providers.common.json_reading import wrong
 
-MOST_CALLS = 128
+MAX_TOOL_CALLS = 128
 """Of one choice."""
-MOST_HELD = 1 << 14
+MAX_HELD_CHARACTERS = 1 << 14
 """Characters of arguments that come before their call's name."""
 
 
@@ -130,7 +130,7 @@ def _hold(held: dict[int | None, Held], fragment: Fragment) -> None:
     """Waits for the name. Raises `AttemptError` for more than calls without names can have said."""
     earlier = held.get(fragment.at, Held())
     held[fragment.at] = Held(fragment.id or earlier.id, earlier.arguments + fragment.arguments)
-    if len(held) > MOST_CALLS or len(held[fragment.at].arguments) > MOST_HELD:
+    if len(held) > MAX_TOOL_CALLS or len(held[fragment.at].arguments) > MAX_HELD_CHARACTERS:
         wrong("call_without_name")
 
 
@@ -175,7 +175,7 @@ def whole(message: dict[str, Any], own_id: str) -> bool:
 
 def _fragments(pieces: Any) -> tuple[list[Fragment], bool]:
     """Several pieces of one index are told apart by their order."""
-    if not isinstance(pieces, list) or len(pieces) > MOST_CALLS:
+    if not isinstance(pieces, list) or len(pieces) > MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
     found = [_fragment(piece) for piece in pieces]
     changed = any(fixed for _, fixed in found)
@@ -241,7 +241,7 @@ def _is_another(call: Call, fragment: Fragment, *, repeats: bool, touched: bool)
 
 def _begin(register: Register, fragment: Fragment, held: Held, own_id: str) -> bool:
     """Adds a call. Whether the piece had to be changed."""
-    if len(register.calls) >= MOST_CALLS:
+    if len(register.calls) >= MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
     piece, words = fragment.piece, fragment.words
     told = fragment.id or held.id

@@ -61,7 +61,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
 
 _PLAIN = frozenset({"role", "content"})
 """What most messages have: nothing in them needs a repair."""
-MOST_CHOICES = 2048
+MAX_CHOICES = 2048
 """Of one answer: more than `n` times the texts that any upstream completes at once."""
 
 
@@ -78,7 +78,7 @@ def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
         wrong("no_choices")
     for choice in choices:
         check_choice(body, choice)
-    if len(choices) > MOST_CHOICES:
+    if len(choices) > MAX_CHOICES:
         wrong("too_many_choices")
     return choices
 

@@ -18,7 +18,7 @@ from codellama_proxy.providers.common.answers import usage_json
 from codellama_proxy.providers.common.json_reading import model_of, piece_of, wrong
 from codellama_proxy.providers.common.tool_calls import Calls
 from codellama_proxy.providers.openai.response import (
-    MOST_CHOICES,
+    MAX_CHOICES,
     check_choice,
     fill,
     fix_finish,
@@ -71,7 +71,7 @@ class StreamState(NamedTuple):
         if not changed:
             return self
         choices = {**self.choices, **changed}
-        if len(choices) > MOST_CHOICES:
+        if len(choices) > MAX_CHOICES:
             wrong("too_many_choices")
         return self._replace(choices=choices)
 
@@ -133,7 +133,7 @@ def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
     choices = chunk.get("choices")
     if not choices:
         return False
-    if not isinstance(choices, list) or len(choices) > MOST_CHOICES:
+    if not isinstance(choices, list) or len(choices) > MAX_CHOICES:
         wrong("no_choices")
     for choice in choices:
         check_choice(raw, choice)

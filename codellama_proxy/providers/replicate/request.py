@@ -22,7 +22,7 @@ from codellama_proxy.providers.replicate.models import Inputs, Turn, inputs_of, 
 BASE_URL = "https://api.replicate.com/v1"
 WAIT = 5
 """Seconds for which the first request is kept open. Short: until it is answered nothing can be cancelled."""
-LEAST_CANCEL = 5
+MIN_CANCEL_SECONDS = 5
 RESERVED = re.compile(
     r"prompt|system|template|messages|instruction|preamble|^max|length|^num_", re.IGNORECASE
 )
@@ -41,7 +41,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     headers = {**bearer_headers(deployment), "content-type": "application/json"}
     if not chat.stream:
         # Should we be gone by then, nobody else cancels it.
-        limit = max(math.ceil(deployment.timeouts.answer), LEAST_CANCEL)
+        limit = max(math.ceil(deployment.timeouts.answer), MIN_CANCEL_SECONDS)
         headers |= {"prefer": f"wait={WAIT}", "cancel-after": f"{limit}s"}
     return HttpRequest(
         base_url(deployment) + path, headers, orjson.dumps(body, default=dict), dropped=dropped
