@@ -1,7 +1,6 @@
-"""Which heads of requests are taken: one host, a path, one unmistakable length of the body.
+"""Which request heads are accepted: one host, a path, one unambiguous body length (RFC 9112, sections 3.2 and 6.3).
 
-What two readers of the same bytes could understand differently is refused: behind a reverse proxy that shares its
-connections, the difference would be another client's request.
+Ambiguous heads are refused: behind a reverse proxy that shares connections they allow request smuggling.
 """
 
 from __future__ import annotations
@@ -9,26 +8,26 @@ from __future__ import annotations
 import re
 
 Headers = list[tuple[bytes, bytes]]
-"""Names in lower case, with their values as they came."""
+"""Names in lower case, values as received."""
 
 _HOST = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[\w.~%!$&'()*+,;=-]+)(?::(\d{0,5}))?", re.ASCII)
 
 
 class BadHeadError(ValueError):
-    """A head that is not taken."""
+    """A head that is refused."""
 
 
 def check(method: bytes, target: bytes, version: str, headers: Headers) -> None:
     """Raises `BadHeadError`."""
     if version not in ("1.1", "1.0"):
-        raise BadHeadError("another version of HTTP")
+        raise BadHeadError("unsupported HTTP version")
     if method == b"CONNECT" or not target.startswith(b"/"):
-        raise BadHeadError("not a path: this is no forward proxy")
+        raise BadHeadError("the target is not a path")
     if not _is_addressed([value for name, value in headers if name == b"host"], version):
-        raise BadHeadError("no host, two of them, or one that is none")
+        raise BadHeadError("missing, repeated or invalid host")
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (version == "1.0" or len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
-        raise BadHeadError("a coding other than chunked, which its end cannot be told from")
+        raise BadHeadError("unsupported transfer-encoding")
 
 
 def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
@@ -38,7 +37,7 @@ def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
 
 
 def _is_addressed(hosts: list[bytes], version: str) -> bool:
-    """Exactly one host, and one that could be; HTTP/1.0 did not know them yet."""
+    """Exactly one valid host; none is allowed in HTTP/1.0."""
     if len(hosts) != 1:
         return not hosts and version == "1.0"
     found = _HOST.fullmatch(hosts[0])

@@ -1,9 +1,8 @@
-"""Uvicorn's HTTP/1.1, with bounds on heads, on silence and on what is left unread, and our error form for what never
-becomes a request.
+"""Uvicorn's HTTP/1.1 with limits on heads, silence and unread output, and JSON errors for malformed requests.
 
-A connection that is waited for in vain is ended here and nowhere else: whoever answers on it learns that its client
-left. Requests that are pipelined behind another are kept apart from the one being answered. Offers to speak another
-protocol are ignored: the parser stops at them, so their heads are parsed a second time without the offer.
+Idle and slow connections are closed only here; the request on them is told that its client disconnected. Pipelined
+requests are kept apart from the one being answered. Offers to upgrade the protocol are ignored: the parser stops at
+them, so those heads are parsed a second time without the offer.
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ from codellama_proxy.web.connection import (
     ClientTimeouts,
 )
 
-MAX_HEAD = 64 << 10
-"""Bytes of a request's target and headers together."""
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request's target and headers together."""
 
-MAX_BEHIND = 256 << 10
-"""Bytes that may come behind a request before it is answered: a client that sends more has its connection closed
-after that answer. Reading never pauses meanwhile, because only reading tells that a client left."""
+MAX_PIPELINED_BYTES = 256 << 10
+"""Bytes a client may pipeline behind a request that is being answered; with more, the connection closes after that
+response. Reading never pauses meanwhile, because only reading detects a disconnect."""
 
-NO_HTTP = "The bytes received are not a valid HTTP/1.1 request."
+NOT_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 
 
-MAX_OVER = 8 << 20
-"""Bytes over the largest body that are read and thrown away when its request has been refused: a client that finds
-its connection reset while it sends may never read the refusal."""
+MAX_DISCARDED_BYTES = 8 << 20
+"""Bytes over the largest body that are read and discarded after a refusal: a client whose connection is reset while
+it sends may never read the refusal."""
 
 
 class HeadTooLargeError(ValueError):
     """Raised inside the parser's callbacks, to stop it."""
 
 
-class Lingering:
-    """The transport as a request sees it whose body is still coming: closing waits for the rest of the body."""
+class LingeringTransport:
+    """The transport of a request whose body is still arriving: closing waits for the rest of the body."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -66,48 +65,48 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     _head = 0
-    """Bytes of the head, once it is there."""
+    """Bytes of the head, once it is complete."""
     _in_head = False
     _unparsed = 0
-    """Bytes that came since the last head began, or ended, or its body went on: the parser keeps an endless header to
-    itself, and what follows a body is nobody's."""
+    """Bytes since the last head began or ended, or its body continued: bounds endless headers, which the parser
+    buffers, and bytes that follow a body."""
 
     _slow: asyncio.TimerHandle | None = None
-    """Ends a connection whose head does not get complete: runs only while one is awaited."""
+    """Ends a connection whose head or body is late; set only while one is awaited."""
 
     _unread: asyncio.TimerHandle | None = None
-    """Ends a connection whose client does not read: runs only while the buffers are full."""
+    """Ends a connection whose client does not read; set only while the buffers are full."""
 
     _answering: RequestResponseCycle | None = None
-    """The request being answered; uvicorn's `cycle` is the one that arrived last."""
+    """The request being answered; uvicorn's `cycle` is the latest one."""
 
     _offer: framing.Headers | None = None
-    """The headers of a request that offers another protocol, until its head has been parsed without the offer."""
+    """The headers of a request that offers an upgrade, until its head is parsed again without the offer."""
 
     _behind = 0
-    """Bytes that came behind the request being answered."""
+    """Bytes received behind the request being answered."""
 
     _size = 0
-    """Bytes of the body that have come."""
+    """Bytes of the body received."""
 
-    _lingers = False
-    """The connection is closed as soon as the rest of the body has come."""
+    _closes_after_body = False
+    """The connection closes once the rest of the body has arrived."""
 
-    _deaf = False
-    """What still comes is thrown away: the connection ends with the answer being made."""
+    _discards = False
+    """Further input is discarded: the connection closes after the current response."""
 
     def __init__(
         self,
         *args: Any,
-        patience: ClientTimeouts,
+        timeouts: ClientTimeouts,
         max_body: Callable[[], int],
         malformed: Callable[[str, ProxyError], None],
         **kwargs: Any,
     ) -> None:
-        """`malformed` is told the id and the error of each answer to bytes that were no request."""
+        """`malformed` is called with the request id and the error of each response to a malformed request."""
         super().__init__(*args, **kwargs)
         self._malformed = malformed
-        self._patience = patience
+        self._timeouts = timeouts
         self._max_body = max_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
@@ -115,25 +114,27 @@ class Protocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self._is_too_far_behind(len(data)):
+        if self._discards or self._is_too_far_behind(len(data)):
             return
         self._unparsed += len(data)
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self._refuse(_too_large() if self._head > MAX_HEAD else ProxyError("invalid_value", NO_HTTP))
+            self._refuse(
+                _too_large() if self._head > MAX_HEAD_BYTES else ProxyError("invalid_value", NOT_HTTP)
+            )
         if self._slow is None and self._in_head:
             self._await_head()
-        elif self._is_owed_a_body():
+        elif self._awaits_body_after_response():
             self._await_rest()
-        if self._unparsed > MAX_HEAD and not self.transport.is_closing():
+        if self._unparsed > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_too_large())
         if self._is_answering_a_whole_request():
             self.flow.resume_reading()
         cycle = self.cycle
         if cycle is not None and cycle.more_body and cycle.transport is self.transport:
-            cycle.transport = Lingering(self.transport, self._close_after_the_body)  # type: ignore[assignment]
+            cycle.transport = LingeringTransport(self.transport, self._close_after_the_body)  # type: ignore[assignment]
             cycle.scope[BODY_ROOM] = self._room_left  # type: ignore[literal-required]  # ours, not ASGI's
 
     def _parse(self, data: bytes) -> None:
@@ -158,16 +159,16 @@ class Protocol(HttpToolsProtocol):
         if not self._is_answering_a_whole_request():
             return False
         self._behind += size
-        if self._behind > MAX_BEHIND:
+        if self._behind > MAX_PIPELINED_BYTES:
             self._end_with_this_answer()
-        return self._deaf
+        return self._discards
 
     def _end_with_this_answer(self) -> None:
         assert self._answering is not None
         self._answering.keep_alive = False
         self.pipeline.clear()
         self._head_is_complete()
-        self._deaf = True
+        self._discards = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_complete()
@@ -186,24 +187,24 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._unread is None:
-            self._unread = self.loop.call_later(self._patience.send, self.transport.abort)
+            self._unread = self.loop.call_later(self._timeouts.send, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._has_read()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closing politely would wait for a client that does not read."""
+        """A graceful close would wait for a client that does not read."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._lingers:
+        if self._closes_after_body:
             self._unset_keepalive_if_required()  # another timer is running
         if self._unread is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._unread = self.loop.call_later(self._patience.send, self.transport.abort)
+            self._unread = self.loop.call_later(self._timeouts.send, self.transport.abort)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -212,7 +213,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[TIMEOUTS] = self._patience  # type: ignore[literal-required]  # ours, not ASGI's
+        self.scope[TIMEOUTS] = self._timeouts  # type: ignore[literal-required]  # ours, not ASGI's
         self._head = self._unparsed = self._size = 0
         self._in_head = True
 
@@ -221,7 +222,7 @@ class Protocol(HttpToolsProtocol):
         self._unparsed = 0
         self._head_is_complete()
         self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if self._head > MAX_HEAD:
+        if self._head > MAX_HEAD_BYTES:
             raise HeadTooLargeError
         version = self.parser.get_http_version()
         framing.check(self.parser.get_method(), self.url, version, self.headers)
@@ -231,9 +232,9 @@ class Protocol(HttpToolsProtocol):
         if self._offer is not None:
             self.headers[:], self._offer = self._offer, None
         super().on_headers_complete()
-        self.headers = []  # trailers are no headers
+        self.headers = []  # trailers are not headers
         if self.expect_100_continue:
-            self.cycle.keep_alive = False  # if we refuse, nobody can tell the body from the next request
+            self.cycle.keep_alive = False  # after a refusal the body could be mistaken for the next request
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -248,10 +249,10 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self.scope[BODY_COMPLETE] = True  # type: ignore[literal-required]  # ours, not ASGI's
-        if self._lingers:
+        if self._closes_after_body:
             self.transport.close()
             return
-        if self.cycle.response_complete:  # the rest of a refused body: the connection is idle only now
+        if self.cycle.response_complete:  # the end of a refused body: the connection is idle from now on
             self._head_is_complete()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -259,28 +260,28 @@ class Protocol(HttpToolsProtocol):
             )
 
     def _room_left(self) -> int:
-        return self._max_body() + MAX_OVER - self._size
+        return self._max_body() + MAX_DISCARDED_BYTES - self._size
 
     def _close_after_the_body(self) -> None:
         if not self.cycle.more_body:
             self.transport.close()
             return
-        self._lingers = True
-        if self.expect_100_continue:  # it may not send any body: it can see at once that this is the end
+        self._closes_after_body = True
+        if self.expect_100_continue:  # it may not send a body at all: signal the end now
             self.transport.write_eof()
         self._await_rest()
 
-    def _is_owed_a_body(self) -> bool:
-        """The answer went out before the body had come, and nothing else bounds how long that may take."""
+    def _awaits_body_after_response(self) -> bool:
+        """The response was sent before the body arrived; no other timeout applies."""
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and self.timeout_keep_alive_task is None
 
     def _await_head(self) -> None:
-        self._slow = self.loop.call_later(self._patience.head, self._too_slow)
+        self._slow = self.loop.call_later(self._timeouts.head, self._too_slow)
 
     def _await_rest(self) -> None:
         if self._slow is None:
-            self._slow = self.loop.call_later(self._patience.body, self._too_slow)
+            self._slow = self.loop.call_later(self._timeouts.body, self._too_slow)
 
     def _head_is_complete(self) -> None:
         if self._slow is not None:
@@ -295,19 +296,19 @@ class Protocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             return
-        message = f"The request's headers did not arrive within {self._patience.head:g} seconds."
+        message = f"The request's headers did not arrive within {self._timeouts.head:g} seconds."
         self._refuse(ProxyError("request_timeout", message))
 
     def _refuse(self, error: ProxyError) -> None:
-        if self._is_owed_a_body() and not self._in_head:  # it has its answer
+        if self._awaits_body_after_response() and not self._in_head:  # already answered
             self.transport.close()
             return
         cycle = self._answering
         if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:  # what comes behind a request does not spoil its answer
+            if not cycle.more_body:  # malformed bytes behind a request do not affect its response
                 self._end_with_this_answer()
                 return
-            if cycle.response_started:  # bytes that spoil it after its answer has begun end the connection
+            if cycle.response_started:  # the response has begun: only closing is left
                 self.transport.close()
                 return
         request_id = new_request_id(time.time())
@@ -315,12 +316,12 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
         if cycle is None or cycle.response_complete:
             self._malformed(request_id, error)
-        else:  # its request leaves a line
+        else:  # the request is logged by its endpoint
             cycle.scope[REFUSED] = error  # type: ignore[literal-required]  # ours, not ASGI's
 
 
 def _too_large() -> ProxyError:
-    return ProxyError("headers_too_large", f"The request's headers are larger than {MAX_HEAD} bytes.")
+    return ProxyError("headers_too_large", f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
 
 
 def _answer(error: ProxyError, request_id: str) -> bytes:

@@ -187,7 +187,7 @@ class UvicornServer(uvicorn.Server):
                 create_app(runtime),
                 http=functools.partial(  # type: ignore[arg-type]  # only called
                     Protocol,
-                    patience=timeouts,
+                    timeouts=timeouts,
                     max_body=lambda: runtime.live.snapshot.server.max_body,
                     malformed=runtime.observer.malformed,
                 ),

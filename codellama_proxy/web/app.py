@@ -1,4 +1,4 @@
-"""The HTTP surface: every route, with and without `/v1`, and one error form for all of them."""
+"""The ASGI app: every route, with and without `/v1`, and one error format for all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from codellama_proxy.web.connection import REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
-from codellama_proxy.web.paths import Paths, spell
+from codellama_proxy.web.paths import Paths, normalize_path
 from codellama_proxy.web.state import Runtime
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
         exception_handlers={
             ProxyError: _refused,
             HTTPException: _not_routed,
-            ClientDisconnect: _left,
+            ClientDisconnect: _disconnected,
             Exception: _bug,
         },
     )
@@ -75,22 +75,22 @@ def create_app(runtime: Runtime) -> ASGIApp:
 
 
 class FastPath:
-    """Takes the busiest POSTs past everything that only wraps: their endpoints answer every error themselves."""
+    """Routes inference POSTs past the middleware: their endpoints handle every error themselves."""
 
     def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
         self._endpoints = endpoints
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        spell(scope)
+        normalize_path(scope)
         endpoint = self._endpoints.get(scope["path"])
-        if endpoint is None or scope["method"] != "POST" or _from_a_browser(scope):
+        if endpoint is None or scope["method"] != "POST" or _is_from_browser(scope):
             endpoint = self._rest
         await endpoint(scope, receive, send)
 
 
-def _from_a_browser(scope: Scope) -> bool:
-    """Only browsers send an origin, and only they need CORS headers."""
+def _is_from_browser(scope: Scope) -> bool:
+    """Browsers send an origin, and need CORS headers."""
     return b"origin" in dict(scope["headers"])
 
 
@@ -104,8 +104,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     return respond_error(error)
 
 
-async def _left(request: Request, _: Exception) -> Response:
-    """An answer for the log: its client left while it sent, or was refused for what it sent."""
+async def _disconnected(request: Request, _: Exception) -> Response:
+    """A response for the log only: the client disconnected, or was already refused."""
     refused = request.scope.get(REFUSED)
     return Response(status_code=CLIENT_LEFT) if refused is None else await _refused(request, refused)
 
@@ -117,7 +117,7 @@ async def _not_routed(request: Request, error: Exception) -> Response:
         allowed = dict(error.headers or {})
         return await _refused(request, ProxyError("method_not_allowed", message, headers=allowed))
     nearest = request.app.state.paths.nearest(request.scope["path"])
-    message = f"There is nothing at this path. The nearest one is {nearest}."
+    message = f"There is no such path. The nearest one is {nearest}."
     return await _refused(request, ProxyError("not_found", message))
 
 

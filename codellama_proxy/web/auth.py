@@ -1,4 +1,4 @@
-"""Who is calling: the credential in the headers, and whether it is a virtual key's or the administrator's."""
+"""The caller of a request: a virtual key or the administrator."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from codellama_proxy.web.observed import CALLER
 from codellama_proxy.web.state import runtime_of
 
 NO_BEARER = "-"
-"""Stands for the credential of a scheme other than Bearer: it is nobody's key."""
+"""The credential of a scheme other than Bearer: it matches no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     admin: bool = False
     key: Key | None = None
-    """`None` for the administrator, and for callers without a key where those are allowed."""
+    """`None` for the administrator, and for callers without a key where auth is not required."""
 
 
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The secret a request presents, `None` for none, from `Authorization: Bearer`, `x-api-key` or `api-key`.
+    """The secret of a request, from `Authorization: Bearer`, `x-api-key` or `api-key`; `None` without one.
 
     Some clients send both of the first two, and `Bearer undefined` when they have only the second. Two
-    `Authorization` headers are refused: whoever is in front of us may have checked the other one.
+    `Authorization` headers are refused: a reverse proxy may have checked the other one.
     """
     bearer: str | None = None
     plain: str | None = None
@@ -36,7 +36,7 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         if name == b"authorization":
             if bearer is not None:
                 raise ProxyError(
-                    "invalid_value", "There are two Authorization headers.", param="authorization"
+                    "invalid_value", "There is more than one Authorization header.", param="authorization"
                 )
             kind, _, rest = value.decode("latin-1").partition(" ")
             bearer = rest.strip() if kind.lower() == "bearer" else NO_BEARER

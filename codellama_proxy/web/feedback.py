@@ -1,4 +1,4 @@
-"""POST /feedback: a score for an answer, passed on to where the request is tracked."""
+"""POST /feedback: a score for a response, sent to the tracking service."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from codellama_proxy.web.http import json_object, respond
 from codellama_proxy.web.state import runtime_of
 
 FIELDS = ("request_id", "score", "name", "metadata")
-LONGEST_NAME = 256
+MAX_NAME_CHARS = 256
 
 
 async def feedback(request: Request) -> Response:
-    """From a key of the request's project, or from the administrator; others do not learn that it exists."""
+    """Accepts a score from a key of the request's project or the administrator; 404 for others."""
     who = await caller(request)
     given = _checked(await json_object(request))
     runtime = runtime_of(request)
@@ -54,10 +54,10 @@ def _checked(body: Mapping[str, Any]) -> dict[str, Any]:
             raise invalid_type(name, "string")
     if not isinstance(given.get("metadata", {}), dict):
         raise invalid_type("metadata", "object")
-    if type(given["score"]) is not int:  # a bool is no score
+    if type(given["score"]) is not int:  # a bool is not a score
         raise invalid_type("score", "integer")
     if not 0 <= given["score"] <= 100:
         raise invalid_value("score", "'score' must be from 0 to 100.")
-    if len(given.get("name", "")) > LONGEST_NAME:
-        raise invalid_value("name", f"'name' may have at most {LONGEST_NAME} characters.")
+    if len(given.get("name", "")) > MAX_NAME_CHARS:
+        raise invalid_value("name", f"'name' may have at most {MAX_NAME_CHARS} characters.")
     return given

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and how are the models: never a secret, never an address."""
+"""Liveness, readiness and the state of the models. Contains no secret and no address."""
 
 from __future__ import annotations
 

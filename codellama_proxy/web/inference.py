@@ -22,7 +22,7 @@ from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.connection import BODY_COMPLETE, ON_DISCONNECT, REFUSED, client_timeouts
 from codellama_proxy.web.http import receive_body
-from codellama_proxy.web.observed import BOOKED, Observer
+from codellama_proxy.web.observed import LOGGED_BY_GATEWAY, Observer
 from codellama_proxy.web.unread_body import take_rest
 
 HINTS = (b"traceparent", b"tracestate")
@@ -40,7 +40,7 @@ class InferenceEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = AsgiClient(scope, receive, send)
-        scope[BOOKED] = True
+        scope[LOGGED_BY_GATEWAY] = True
         try:
             await self._gateway.answer(self._endpoint, client)
         except asyncio.CancelledError:

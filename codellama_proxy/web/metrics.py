@@ -1,4 +1,4 @@
-"""GET /metrics, for Prometheus: the administrator's, unless the configuration opens it."""
+"""GET /metrics, for Prometheus: needs the master key unless `metrics.public` is set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def metrics(request: Request) -> Response:
 
 
 def standing(live: LiveConfig, cooldowns: Cooldowns, monotonic: Callable[[], float]) -> Iterator[Metric]:
-    """What nobody has to count, because it can be looked at."""
+    """Metrics read from the current state at each scrape."""
     states, now = cooldowns.states(), monotonic()
     ids = [d.id for model in live.snapshot.models.values() for d in model.deployments]
     yield tracked.cooldown({id_: is_cooling(states.get(id_), now) for id_ in ids})

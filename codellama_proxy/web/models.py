@@ -1,4 +1,4 @@
-"""GET /models: what this key may use, in the file's order."""
+"""GET /models: the models this key may use, in the order of the file."""
 
 from __future__ import annotations
 

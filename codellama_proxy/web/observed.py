@@ -1,4 +1,4 @@
-"""One log line and one count for every request that is answered, whatever its route."""
+"""One log line and one count for every response, on any route."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CALLER = "codellama_proxy.caller"
 """In a request's scope: the `Caller`, once it is known."""
 
 ERROR = "codellama_proxy.error"
-"""In a request's scope: the code of the error it was answered with."""
+"""In a request's scope: the code of the error in its response."""
 
-BOOKED = "codellama_proxy.booked"
-"""In a request's scope: the gateway leaves its line, and its endpoint counts it."""
+LOGGED_BY_GATEWAY = "codellama_proxy.logged_by_gateway"
+"""In a request's scope: the gateway logs it, and its endpoint counts it."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
@@ -30,7 +30,7 @@ _SECRET = re.compile(r"sk-[\w-]{6,}", re.ASCII)
 
 
 class Observer:
-    """Writes the lines and counts. `monotonic`: seconds; `config`: the digest in force."""
+    """Writes log lines and counts. `monotonic` returns seconds, `config` the digest in force."""
 
     def __init__(
         self, lines: Log, metrics: Metrics, monotonic: Callable[[], float], config: Callable[[], str]
@@ -44,7 +44,7 @@ class Observer:
         self._metrics.http(route, method if method in METHODS else OTHER, status)
 
     def request(self, scope: Scope, route: str, status: int, request_id: str | None, started: float) -> None:
-        """One request that the gateway did not answer."""
+        """Logs and counts a request that the gateway did not handle."""
         self.count(route, scope["method"], status)
         caller = scope.get(CALLER)
         key = caller.key if caller is not None else None
@@ -62,7 +62,7 @@ class Observer:
         )
 
     def malformed(self, request_id: str, error: ProxyError) -> None:
-        """An answer to bytes that never became a request."""
+        """Logs and counts the response to a malformed request."""
         self.count(UNKNOWN, OTHER, error.status)
         self._line(request_id, UNKNOWN, error.status, error=error.code)
 
@@ -81,7 +81,7 @@ class Observer:
 
 
 class Observed:
-    """Around everything but what the gateway answers."""
+    """Middleware around all routes except the fast path."""
 
     def __init__(self, app: ASGIApp, paths: Paths, observer: Callable[[], Observer]) -> None:
         self._app = app
@@ -105,5 +105,5 @@ class Observed:
         try:
             await self._app(scope, receive, noted)
         finally:
-            if BOOKED not in scope:
+            if LOGGED_BY_GATEWAY not in scope:
                 observer.request(scope, self._paths.route(scope["path"]), status, request_id, started)

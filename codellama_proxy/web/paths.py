@@ -1,4 +1,4 @@
-"""Paths as clients write them, and the routes they mean."""
+"""Normalizes paths, and finds the route of a path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 UNKNOWN = "unknown"
-"""The route of every path that is none."""
+"""The route of unknown paths."""
 
 VERSION = "/v1"
-LONGEST = 64
+MAX_COMPARED_CHARS = 64
 """Characters of an unknown path that are compared with the known ones."""
 
 _NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")
@@ -22,10 +22,10 @@ _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(?:/v1)+(?=/|$)")
 
 
-def spell(scope: Scope) -> None:
-    """Gives the scope the path that routes are matched by: repeated slashes and versions are one.
+def normalize_path(scope: Scope) -> None:
+    """Sets the path that routes are matched by: repeated slashes and versions are collapsed.
 
-    Escapes belong into names, and hide a path from whoever filters paths: elsewhere they stay as they are.
+    Escapes are decoded in names only: elsewhere they could hide a path from a filter in front of the proxy.
     """
     raw: bytes = scope["raw_path"]
     if b"%" not in raw and b"//" not in raw and not raw.startswith(b"/v1/v1"):
@@ -35,7 +35,7 @@ def spell(scope: Scope) -> None:
 
 
 class Paths:
-    """The known ones. `templates` are those of the routes, with and without the version."""
+    """The known paths. `templates`: those of the routes, with and without the version."""
 
     def __init__(self, templates: Iterable[str]) -> None:
         plain = {template.replace(":path}", "}").removeprefix(VERSION) for template in templates}
@@ -57,9 +57,9 @@ class Paths:
         return UNKNOWN
 
     def nearest(self, path: str) -> str:
-        """The known path that a wrong one resembles most, with the version if that has one."""
+        """The known path most similar to an unknown one, with the version if that has one."""
         prefix = VERSION if path.startswith(VERSION) else ""
-        wanted = path[:LONGEST].removeprefix(VERSION).lower()
+        wanted = path[:MAX_COMPARED_CHARS].removeprefix(VERSION).lower()
         matcher: SequenceMatcher[Any] = SequenceMatcher(None, "", wanted, autojunk=False)
 
         def likeness(known: str) -> float:

@@ -1,4 +1,4 @@
-"""The query of an address, read strictly: each parameter is known, given once, and in its range."""
+"""Query parameters, read strictly: each is known, given once, and in its range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.limits.windows import DAY, LAST_MOMENT
 
-MOST_PAGES = 10**9
+MAX_PAGES = 10**9
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,20}(\.\d{1,20})?", re.ASCII)
@@ -43,7 +43,7 @@ class Query:
         return given
 
     def number(self, name: str, default: int, most: int) -> int:
-        """From 1 to `most`."""
+        """An integer from 1 to `most`."""
         given = self._given.get(name)
         if given is None:
             return default
@@ -60,7 +60,7 @@ class Query:
             if _SECONDS.fullmatch(given):
                 moment = float(given)
             else:
-                # A plus that was not escaped arrives as a space.
+                # An unescaped plus arrives as a space.
                 parsed = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
                 moment = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
                 if end and _DATE.fullmatch(given):

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.server.http_protocol import MAX_BEHIND, Protocol
+from codellama_proxy.server.http_protocol import MAX_PIPELINED_BYTES, Protocol
 from codellama_proxy.web.connection import ClientTimeouts
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -76,7 +76,7 @@ class Connection:
             config,
             ServerState(),
             {},
-            patience=ClientTimeouts(),
+            timeouts=ClientTimeouts(),
             max_body=lambda: 32_000_000,
             malformed=self._refused,
         )
@@ -310,7 +310,7 @@ def test_reading_goes_on_behind_a_request_that_is_being_answered() -> None:
 
 
 def test_what_is_behind_a_request_is_bounded() -> None:
-    many = b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n" * (MAX_BEHIND // 20)
+    many = b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n" * (MAX_PIPELINED_BYTES // 20)
     assert held(many) == (True, ["/smuggled"])
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from codellama_proxy.store.audit import ACTIONS, AuditFilters
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.query_params import MOST_PAGES, Query
+from codellama_proxy.web.query_params import MAX_PAGES, Query
 from codellama_proxy.web.state import runtime_of
 
 PAGE_SIZE, MOST_ROWS = 50, 1000
@@ -28,6 +28,6 @@ async def audit(request: Request) -> Response:
         start=query.moment("start"),
         end=query.moment("end", end=True),
     )
-    page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MOST_ROWS)
+    page, size = query.number("page", 1, MAX_PAGES), query.number("size", PAGE_SIZE, MOST_ROWS)
     found, total = await runtime_of(request).store.audit.changes(filters, page, size)
     return respond({"data": found, "page": page, "size": size, "total": total})

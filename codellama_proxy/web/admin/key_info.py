@@ -1,4 +1,4 @@
-"""What `/key/info` tells about limits: each with where it comes from, and how much of it is left."""
+"""The limits in `/key/info`: each with its source and what remains of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codellama_proxy.store.key_fields import LIMIT_FIELDS
 
 
 def limits_shown(key: Key, snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
-    """The effective limits of a key and of its project; `source` says where somebody wrote each down."""
+    """The effective limits of a key and of its project; `source` is where each is configured."""
     project = snapshot.project(key.project)
     of_key = overlay(snapshot.limits["key"], key.limits)
     of_project = project.own_limits.given
@@ -41,7 +41,7 @@ def own_standing(standings: Sequence[ScopeState]) -> dict[str, Any]:
 
 
 def scopes_shown(standings: Sequence[ScopeState], *, everything: bool) -> list[dict[str, Any]]:
-    """Each scope as it is now. What the whole installation spends is not one tenant's business."""
+    """The current state of each scope; the global scope only for the administrator."""
     return [_scope(standing) for standing in standings if everything or standing.scope.kind != "global"]
 
 

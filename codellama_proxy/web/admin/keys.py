@@ -1,4 +1,4 @@
-"""The `/key/...` endpoints: HTTP's words for what `store.keys` does."""
+"""The `/key/...` endpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codellama_proxy.store.key_fields import shown
 from codellama_proxy.web.admin.key_info import limits_shown, own_standing, scopes_shown
 from codellama_proxy.web.auth import caller, credential, require_admin
 from codellama_proxy.web.http import json_object, respond
-from codellama_proxy.web.query_params import MOST_PAGES, Query
+from codellama_proxy.web.query_params import MAX_PAGES, Query
 from codellama_proxy.web.state import runtime_of, snapshot_of
 
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
@@ -27,7 +27,7 @@ PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 
 async def generate(request: Request) -> Response:
-    """A new key; the only answer but one that shows a secret."""
+    """Creates a key; the response contains its secret."""
     await require_admin(request)
     change = key_values.read(await json_object(request))
     key, secret = await runtime_of(request).keys.create(change)
@@ -53,7 +53,7 @@ async def list_keys(request: Request) -> Response:
     """All keys, or those of one project, the newest first."""
     await require_admin(request)
     query = Query(request, ("page", "size", "project"))
-    page, size = query.number("page", 1, MOST_PAGES), query.number("size", PAGE_SIZE, MAX_PAGE_SIZE)
+    page, size = query.number("page", 1, MAX_PAGES), query.number("size", PAGE_SIZE, MAX_PAGE_SIZE)
     keys, total = await runtime_of(request).keys.page(page, size, query.text("project"))
     return respond({"data": [shown(key) for key in keys], "page": page, "size": size, "total": total})
 
@@ -74,7 +74,7 @@ async def block(request: Request) -> Response:
 
 
 async def unblock(request: Request) -> Response:
-    """Takes a blocked key back."""
+    """Accepts a blocked key again."""
     await require_admin(request)
     key_id, rest = await _subject(request)
     _only(rest)
@@ -101,11 +101,11 @@ async def regenerate(request: Request) -> Response:
     return respond({"key": secret, **shown(key)})
 
 
-# --- what was asked ----------------------------------------------------------------------------------------
+# --- reading the request ----------------------------------------------------------------------------------------
 
 
 async def _asked(request: Request) -> tuple[Key, bool]:
-    """The key to show, and whether it is an administrator who looks."""
+    """The key to show, and whether the caller is the administrator."""
     who = await caller(request)
     query = Query(request, ("key_id", "key"))
     key_id, secret = query.text("key_id"), query.text("key")
@@ -119,7 +119,7 @@ async def _asked(request: Request) -> tuple[Key, bool]:
 
 
 async def _subject(request: Request) -> tuple[str, dict[str, Any]]:
-    """Which key a body is about, and what else it says."""
+    """The key id of a body, and its other fields."""
     body = await json_object(request)
     rest = {field: value for field, value in body.items() if field not in {"key_id", "key"}}
     return await _named(request, body.get("key_id"), body.get("key")), rest

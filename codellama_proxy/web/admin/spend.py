@@ -1,4 +1,4 @@
-"""The endpoints that read the ledger back: `/spend`, `/spend/logs` and `/requests/{request_id}`."""
+"""The endpoints that read the ledger: `/spend`, `/spend/logs` and `/requests/{request_id}`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.reports import GROUPS, MAX_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.query_params import MOST_PAGES, Query, invalid
+from codellama_proxy.web.query_params import MAX_PAGES, Query, invalid
 from codellama_proxy.web.state import runtime_of
 
 PAGE_SIZE = 50
@@ -24,10 +24,10 @@ _FILTERS = ("project", "key_id", "model", "user", "status", "request_id", "start
 
 
 async def spend(request: Request) -> Response:
-    """A page of sums by any groups; without admin rights, of one's own project only."""
+    """A page of grouped sums; without admin rights, of the caller's project only."""
     query = Query(request, (*_FILTERS, "group_by", "page", "size"))
     group_by, filters = _groups(query), _filters(query)
-    page, size = query.number("page", 1, MOST_PAGES), query.number("size", MAX_ROWS, MAX_ROWS)
+    page, size = query.number("page", 1, MAX_PAGES), query.number("size", MAX_ROWS, MAX_ROWS)
     who = await caller(request)
     if not who.admin:
         if who.key is None:
@@ -39,14 +39,14 @@ async def spend(request: Request) -> Response:
 
 
 async def logs(request: Request) -> Response:
-    """One page of requests, the newest first; or those before one of them, which takes no counting."""
+    """A page of requests, the newest first; with `before`, those before a request, without a total."""
     await require_admin(request)
     query = Query(request, (*_FILTERS, "page", "size", "before"))
     filters, size = _filters(query), query.number("size", PAGE_SIZE, MAX_ROWS)
     before = query.text("before")
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})
-    page = query.number("page", 1, MOST_PAGES)
+    page = query.number("page", 1, MAX_PAGES)
     rows, total = await runtime_of(request).store.reports.logs(filters, page, size)
     return respond({"data": rows, "page": page, "size": size, "total": total})
 
@@ -63,7 +63,7 @@ async def _before(
 
 
 async def one(request: Request) -> Response:
-    """One request whole, for an administrator or a key of its project; others do not learn that it exists."""
+    """One request with all fields, for the administrator or a key of its project; 404 for others."""
     who = await caller(request)
     request_id = request.path_params["request_id"]
     found = await runtime_of(request).store.reports.request(request_id)
@@ -76,7 +76,7 @@ async def one(request: Request) -> Response:
 
 
 def _within(filters: Filters, project: str) -> Filters:
-    """The same, seen from one project: of another there is nothing to see."""
+    """Restricts filters to one project; for another project nothing matches."""
     if filters.project in (None, project):
         return replace(filters, project=project)
     return replace(filters, project=project, end=0.0)
