@@ -27,6 +27,7 @@ from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Model, Project
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.request import parse_chat
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 
 TEAM = CacheScope("project", "team", "team")
 LOOKUPS = 20_000
@@ -35,6 +36,7 @@ WORDS = "x" * 400
 CHAT = parse_chat(
     orjson.dumps({"messages": [{"role": "user", "content": "write me a function to print hello world"}]})
 )
+GUARDRAIL = Guardrail("Only respond to questions about code.")
 MODEL = Model("m", (Deployment("m#1", "m", "openai_compatible", "m"),), ())
 
 
@@ -67,14 +69,8 @@ async def lookups(count: int) -> tuple[float, float, float, float]:
 def timed_keys() -> float:
     started = time.perf_counter()
     for _ in range(LOOKUPS):
-        key_of(
-            "project",
-            "team",
-            CHAT,
-            MODEL,
-            Guardrail("Only respond to questions about code."),
-            Project("team"),
-        )
+        requests = DeploymentRequests(CHAT, GUARDRAIL, Project("team"))
+        key_of("project", "team", requests, MODEL)
     return (time.perf_counter() - started) / LOOKUPS * 1e6
 
 

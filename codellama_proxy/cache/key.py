@@ -14,12 +14,13 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.core.snapshot import Deployment, Guardrail, Json, Model, Project, Snapshot
+from codellama_proxy.core.snapshot import Json, Model, Snapshot
 from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 from codellama_proxy.openai_format.parameters import BOOKKEEPING, DEFAULTS, MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest, Message
-from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text
+from codellama_proxy.policy.deployment_request import DeploymentRequest, DeploymentRequests
+from codellama_proxy.policy.guardrail import apply_guardrail
 
 MAX_CACHED_BYTES = 1 << 20
 """Bytes of a completion; what is longer is not kept."""
@@ -131,19 +132,18 @@ def scope_of(snapshot: Snapshot, project: str, key: Key | None) -> CacheScope:
     return CacheScope("project", project, project)
 
 
-def key_of(
-    kind: str, name: str, chat: InferenceRequest, model: Model, guardrail: Guardrail, project: Project
-) -> bytes:
-    """The digest under which answers of `model` to `chat` are shared in the scope `kind`, `name`."""
+def key_of(kind: str, name: str, requests: DeploymentRequests, model: Model) -> bytes:
+    """The digest under which answers of `model` to a request are shared in the scope `kind`, `name`."""
+    request, policy = requests.request, requests.guardrail.client_system
     # Most entries have no parameters of their own: the client's are then the same for all, and serialised once.
-    params = orjson.Fragment(_serialised(canonical_params(chat.params)))
+    params = orjson.Fragment(_serialised(canonical_params(request.params)))
     whole = {
         "version": 1,
         "scope": [kind, name],
-        "mode": chat.mode,
+        "mode": request.mode,
         "model": model.name,
-        "messages": apply_guardrail(chat.messages, "", guardrail.client_system),
-        "deployments": [_addressed(chat, params, one, guardrail, project) for one in model.deployments],
+        "messages": apply_guardrail(request.messages, "", policy),
+        "deployments": [_addressed(requests.at(one), params) for one in model.deployments],
     }
     return hashlib.sha256(_serialised(whole)).digest()
 
@@ -153,14 +153,12 @@ def _serialised(value: Any) -> bytes:
     return orjson.dumps(value, default=dict, option=orjson.OPT_SORT_KEYS)
 
 
-def _addressed(
-    chat: InferenceRequest, own: orjson.Fragment, to: Deployment, guardrail: Guardrail, project: Project
-) -> list[Any]:
+def _addressed(here: DeploymentRequest, own: orjson.Fragment) -> list[Any]:
     """What, beside the client's messages, makes the request that this deployment would get."""
-    text = guardrail_text(guardrail, project, to)
-    params = canonical_params({**to.params, **chat.params}) if to.params else own
+    to = here.deployment
+    params = canonical_params(here.params) if to.params else own
     where = [to.id, to.provider, to.base_url, to.model, to.drop_params, to.extra]
-    return [*where, text, params]
+    return [*where, here.guardrail_text, params]
 
 
 def canonical_params(params: Json) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from codellama_proxy.cache.semantic.embeddings import SemanticQuery
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy.guardrail import guardrail_text, request_for
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.request.context import RequestContext
 
@@ -61,9 +61,11 @@ class CacheQuery:
 
     def key_of(self, model: Model) -> bytes:
         """The key of this model's answers to it."""
-        snapshot, scope = self.snapshot, self.scope
-        settings = self.context.settings
-        return keys.key_of(scope.kind, scope.name, self.request, model, snapshot.guardrail, settings)
+        return keys.key_of(self.scope.kind, self.scope.name, self.requests, model)
+
+    @property
+    def requests(self) -> DeploymentRequests:
+        return self.context.requests_for(self.request, self.snapshot.guardrail)
 
     def seconds_left(self) -> float:
         """Until its deadline."""
@@ -84,9 +86,8 @@ class CacheQuery:
 
     def note_hit(self, deployment: Deployment, dropped: tuple[str, ...], kind: str) -> None:
         """Notes an answer that costs nothing, and the request as `deployment` got it: with its guardrail."""
-        context, guardrail = self.context, self.snapshot.guardrail
-        text = guardrail_text(guardrail, context.settings, deployment)
+        context = self.context
         context.cache = kind
         context.serving, context.dropped = deployment, dropped
-        context.sent = request_for(self.request, deployment, text, guardrail.client_system, None)
+        context.sent = self.requests.at(deployment).bounded(None)
         context.kept = Call(deployment, context.sent, context.started, whole=True)

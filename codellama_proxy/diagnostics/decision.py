@@ -16,10 +16,9 @@ from codellama_proxy.limits.admission import Admission, ScopeState
 from codellama_proxy.limits.rates import UNRATED, ScopeLimits
 from codellama_proxy.limits.windows import window
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy import privileged_fields as privileged
-from codellama_proxy.policy.guardrail import check_client_system, guardrail_text, request_for
+from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import allows, permission
-from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
@@ -164,7 +163,7 @@ def _cached(trace: RequestContext, chat: InferenceRequest, asked: Model, snapsho
     if not wish.read and not wish.write:
         return Cached("not asked by the client")
     of = caching.scope_of(snapshot, trace.project, trace.key)
-    key = caching.key_of(of.kind, of.name, chat, asked, snapshot.guardrail, project)
+    key = caching.key_of(of.kind, of.name, DeploymentRequests(chat, snapshot.guardrail, project), asked)
     return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
 
 
@@ -181,23 +180,20 @@ def _place(
     trace: RequestContext, chat: InferenceRequest, one: Deployment, snapshot: Snapshot, world: World
 ) -> CandidateState:
     chats = chat.endpoint == "chat/completions"
-    text = guardrail_text(snapshot.guardrail, trace.settings, one) if chats else ""
+    at = trace.requests_for(chat, snapshot.guardrail).at(one)
+    text = at.guardrail_text if chats else ""
     bound = trace.admission.max_tokens if trace.admission else None
-    unpaid: tuple[str, ...] = ()
-    here = request_for(chat, one, text, snapshot.guardrail.client_system, bound)
     cooling = world.cooling.get(one.id)
     state, why = "ready", ""
     if cooling is not None and is_cooling(cooling, 0.0):
         state, why = "cooling", f"{cooling.why}, {cooling.until:.0f} s more"
     place = CandidateState(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
-        gone = privileged.refused_from(chat, one)
-        if trace.budgeted:
-            here, unpaid = extras.paid(here, one, price_of(one))
+        here, gone = at.to_send(bound, budgeted=trace.budgeted)
         sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][one.provider].to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
-    return replace(place, dropped=(*sent.dropped, *gone, *unpaid))
+    return replace(place, dropped=(*sent.dropped, *gone))
 
 
 def _share(one: Deployment, snapshot: Snapshot) -> float:

@@ -9,9 +9,9 @@ from codellama_proxy.core.snapshot import Deployment, Model, Snapshot, Tariff
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits
-from codellama_proxy.openai_format.request import InferenceRequest, answers_of
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import OWN_TOKENS, Bounds
-from codellama_proxy.policy.guardrail import guardrail_text, with_entry_params
+from codellama_proxy.policy.deployment_request import DeploymentRequest
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.catalogue import price_of
@@ -64,11 +64,13 @@ def admission_request(
     possible = candidates(models)
     first = next((d for d in trace.planned if d in possible), possible[0])
     deployments = [first, *[d for d in possible if d is not first]]
-    bounds = _prompt_bounds(chat, deployments, snapshot, trace)
+    requests = trace.requests_for(chat, snapshot.guardrail)
+    here = [requests.at(deployment) for deployment in deployments]
+    bounds = _prompt_bounds(here, budgeted=trace.budgeted)
     prices: tuple[Tariff | None, ...] = ()
     unbounded = tuple([output_bounds.unbounded_tokens(chat, d) for d in deployments])
     if not trace.cached:
-        prices = tuple([_rates(chat, d, bound) for d, bound in zip(deployments, bounds, strict=True)])
+        prices = tuple([_rates(at, bound) for at, bound in zip(here, bounds, strict=True)])
     return AdmissionRequest(
         request_id=trace.id,
         created_at=trace.created_at,
@@ -84,11 +86,11 @@ def admission_request(
         prompt_bound=max(bounds),
         max_tokens=chat.max_tokens,
         default_max_tokens=_most_tokens(chat, deployments),
-        n=max([answers_of(chat.endpoint, with_entry_params(chat.params, d)) for d in deployments]),
+        n=max([at.answers for at in here]),
         prices=prices,
         bounds=bounds,
         unbounded_tokens=() if trace.cached else unbounded,
-        calls_units=max([_calls_units(chat, d) for d in deployments]),
+        calls_units=max([_calls_units(at) for at in here]),
         candidate_names=tuple([d.name for d in deployments]),
         deployment=None if trace.cached else first,
         counts=trace.counts,
@@ -108,57 +110,46 @@ def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> i
     return 0 if chat.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
-def _prompt_bounds(
-    chat: InferenceRequest, deployments: Sequence[Deployment], snapshot: Snapshot, trace: RequestContext
-) -> tuple[int, ...]:
+def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tuple[int, ...]:
     """Tokens that the prompt cannot exceed at each deployment.
 
     Its bytes with the guardrail's, pictures and the like by the provider's formula, what frames take and what providers
     add by themselves.
     """
-    brought, encoded = media.found_in(chat.messages)
-    shared = chat.size - encoded + tokens.framing_bound(chat.messages)
-    if chat.endpoint == "chat/completions":
+    request = here[0].request
+    brought, encoded = media.found_in(request.messages)
+    shared = request.size - encoded + tokens.framing_bound(request.messages)
+    if request.endpoint == "chat/completions":
         shared += OWN_TOKENS
 
-    def bound(deployment: Deployment) -> int:
-        own = len(guardrail_text(snapshot.guardrail, trace.settings, deployment).encode())
+    def bound(at: DeploymentRequest) -> int:
+        deployment = at.deployment
+        own = len(at.guardrail_text.encode())
         own += len(repr(dict(deployment.params))) if deployment.params else 0
-        found = shared + own + media.bound(brought, deployment)
+        total = shared + own + media.bound(brought, deployment)
         # Only a budget keeps back what has no price.
-        sent = _extras(chat, deployment) if trace.budgeted else _all_extras(chat, deployment)
-        calls = sum(one.calls for one in sent)
-        if not calls and output_bounds.always_searches(chat, deployment):
+        calls = sum([extra.calls for extra in (at.paid_extras if budgeted else at.extras)])
+        if not calls and output_bounds.always_searches(request, deployment):
             calls = extras.MAX_UNBOUNDED_CALLS
-        found += extras.CALL_TOKENS * calls
-        return min(found, deployment.context_window or found)
+        total += extras.CALL_TOKENS * calls
+        return min(total, deployment.context_window or total)
 
-    return tuple([bound(deployment) for deployment in deployments])
-
-
-def _extras(chat: InferenceRequest, deployment: Deployment) -> list[extras.Extra]:
-    """What costs extra there and is paid for."""
-    price = price_of(deployment)
-    return [one for one in _all_extras(chat, deployment) if one.paid_by(deployment.price, price)]
+    return tuple([bound(at) for at in here])
 
 
-def _all_extras(chat: InferenceRequest, deployment: Deployment) -> list[extras.Extra]:
-    return extras.extras_of(chat._replace(params=with_entry_params(chat.params, deployment)))
-
-
-def _rates(chat: InferenceRequest, deployment: Deployment, bound: int) -> Tariff | None:
-    """The dearest price that a token of the prompt, and one of the answer, can have there."""
-    price = price_of(deployment)
+def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
+    """The highest price that a token of the prompt, and one of the answer, can have there."""
+    price = price_of(here.deployment)
     if price is None:
         return None
-    wished = with_entry_params(chat.params, deployment)
-    found = pricing.reachable(price, bound, extras.asked_tier(wished))
-    hour = any(one.hour for one in _extras(chat, deployment))
-    classes = (found.input, found.cached_input, found.cache_write, found.cache_write_1h if hour else 0)
-    return Tariff(max(one or 0 for one in classes), found.output)
+    rates = pricing.reachable(price, bound, extras.asked_tier(here.params))
+    hour = any(extra.hour for extra in here.paid_extras)
+    classes = (rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h if hour else 0)
+    return Tariff(max([rate or 0 for rate in classes]), rates.output)
 
 
-def _calls_units(chat: InferenceRequest, deployment: Deployment) -> int:
+def _calls_units(here: DeploymentRequest) -> int:
     """What its calls of server tools can cost there, in nano-USD for a million requests like it."""
-    prices = dict(deployment.price.server_tools) if deployment.price else {}
-    return sum(one.calls * prices.get(one.tool, 0) for one in _extras(chat, deployment))
+    price = here.deployment.price
+    prices = dict(price.server_tools) if price else {}
+    return sum([extra.calls * prices.get(extra.tool, 0) for extra in here.paid_extras])

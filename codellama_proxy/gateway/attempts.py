@@ -12,10 +12,6 @@ from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy import privileged_fields as privileged
-from codellama_proxy.policy.guardrail import guardrail_text, request_for
-from codellama_proxy.pricing import extras
-from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import LEFT, Call
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
@@ -201,19 +197,9 @@ def _prepared(
     trace: RequestContext, chat: InferenceRequest, deployment: Deployment, snapshot: Snapshot
 ) -> tuple[InferenceRequest, HttpRequest]:
     """The request as this deployment gets it, and what is sent for it. Raises `ProxyError`."""
-    addressed_chat = _addressed(trace, chat, deployment, snapshot)
-    here, gone = repairs.repaired(addressed_chat, repairs.left_out(trace.attempts, deployment))
-    gone = (*gone, *privileged.refused_from(chat, deployment))
-    if trace.budgeted:
-        here, unpaid = extras.paid(here, deployment, price_of(deployment))
-        gone = (*gone, *unpaid)
+    at = trace.requests_for(chat, snapshot.guardrail).at(deployment)
+    bound = trace.admission.max_tokens if trace.admission else None
+    refused = repairs.left_out(trace.attempts, deployment)
+    here, gone = at.to_send(bound, budgeted=trace.budgeted, refused=refused)
     sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(here, deployment)
     return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent
-
-
-def _addressed(
-    trace: RequestContext, chat: InferenceRequest, deployment: Deployment, snapshot: Snapshot
-) -> InferenceRequest:
-    text = guardrail_text(snapshot.guardrail, trace.settings, deployment)
-    bound = trace.admission.max_tokens if trace.admission else None
-    return request_for(chat, deployment, text, snapshot.guardrail.client_system, bound)

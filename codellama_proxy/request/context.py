@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_for
-from codellama_proxy.core.snapshot import Deployment, Project, Tracking
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Project, Tracking
 from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import Bounds
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import LEFT, UNKNOWN_BOUNDS, Call
 from codellama_proxy.request.transcript import Transcript
 
@@ -70,6 +71,8 @@ class RequestContext:
     """A budget can refuse it, so all it asks for needs a price."""
     bounds: Bounds = UNKNOWN_BOUNDS
     """What each of its calls can use at most."""
+    requests: DeploymentRequests | None = None
+    """The request at each of its candidates, as far as it was worked out."""
     sent: InferenceRequest | None = None
     """The request as its last attempt addressed it."""
     kept: Call | None = None
@@ -146,6 +149,12 @@ class RequestContext:
         if self.gone:
             return CLIENT_LEFT
         return self.error.status if self.error is not None else 500
+
+    def requests_for(self, request: InferenceRequest, guardrail: Guardrail) -> DeploymentRequests:
+        """`request` at each candidate, kept for the stages that follow."""
+        if self.requests is None or self.requests.request is not request:
+            self.requests = DeploymentRequests(request, guardrail, self.settings)
+        return self.requests
 
     def leave(self) -> None:
         """The client left; what it asked for is finished without it."""

@@ -25,6 +25,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Cache, Deployment, Guardrail, Model, Price, Project
 from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from tests.support.builders import deployment, snapshot
 from tests.support.builders import model as model_of
 
@@ -57,7 +58,7 @@ def key(
     guardrail: Guardrail = GUARDRAIL,
     project: Project = PROJECT,
 ) -> bytes:
-    return key_of(kind, name, parse_chat(orjson.dumps(body)), model, guardrail, project)
+    return key_of(kind, name, DeploymentRequests(parse_chat(orjson.dumps(body)), guardrail, project), model)
 
 
 def with_deployment(**changes: Any) -> Model:
@@ -361,7 +362,8 @@ def test_only_plain_text_can_be_similar(chat: InferenceRequest, expected: str | 
 
 def test_similar_requests_differ_in_their_last_turn_alone() -> None:
     def bucket(*messages: dict[str, Any], **more: Any) -> bytes:
-        return key_of("project", "t", without_last_turn(parsed(*messages, **more)), MODEL, GUARDRAIL, PROJECT)
+        blank = without_last_turn(parsed(*messages, **more))
+        return key_of("project", "t", DeploymentRequests(blank, GUARDRAIL, PROJECT), MODEL)
 
     assert bucket(user("hi")) == bucket(user("hello"))
     assert bucket(user("hi")) != bucket(user("hi"), temperature=0)

@@ -19,6 +19,7 @@ from codellama_proxy.openai_format.parameters import (
 )
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy import privileged_fields
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import request_for
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.charge import Call, charge
@@ -70,7 +71,7 @@ def prepare(chat: InferenceRequest) -> None:
     models = [one for one in MODELS if one.name in dialects]
     trace = RequestContext("req_1", 0.0, 1_700_000_000.0, chat.endpoint, "digest", budgeted=True)
     trace.chat = chat
-    key_of("project", "p", chat, models[0], Guardrail("Only code."), Project("p"))
+    key_of("project", "p", DeploymentRequests(chat, Guardrail("Only code."), Project("p")), models[0])
     admission_request(trace, chat, models, snapshot(*models), (), 10).bound  # noqa: B018 - computes it
     for one in models:
         to = one.deployments[0]

@@ -1,0 +1,104 @@
+"""A client's request as one deployment gets it: guardrail, the entry's parameters, what it may ask for, its bound.
+
+The cache's key, the ledger's hold and each attempt use the same value, so each part is worked out once. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
+from codellama_proxy.failures import repairs
+from codellama_proxy.openai_format.request import InferenceRequest, answers_of
+from codellama_proxy.policy import privileged_fields
+from codellama_proxy.policy.guardrail import guardrail_text, request_for, with_entry_params
+from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.extras import Extra, extras_of, paid
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class DeploymentRequest:
+    """One request at one deployment. Each part is worked out when it is first asked for."""
+
+    def __init__(
+        self, request: InferenceRequest, deployment: Deployment, guardrail: Guardrail, project: Project
+    ) -> None:
+        self.request = request
+        """As the client sent it."""
+        self.deployment = deployment
+        self._guardrail = guardrail
+        self._project = project
+        self._bounded: tuple[int | None, InferenceRequest] | None = None
+
+    @cached_property
+    def guardrail_text(self) -> str:
+        """The system prompt that comes first; empty for none."""
+        return guardrail_text(self._guardrail, self._project, self.deployment)
+
+    @cached_property
+    def params(self) -> Mapping[str, Any]:
+        """The client's parameters over the entry's own."""
+        return with_entry_params(self.request.params, self.deployment)
+
+    @property
+    def answers(self) -> int:
+        """How many answers are generated, and paid for."""
+        return answers_of(self.request.endpoint, self.params)
+
+    @cached_property
+    def extras(self) -> list[Extra]:
+        """What it asks for that costs extra."""
+        return extras_of(self.request._replace(params=self.params))
+
+    @property
+    def paid_extras(self) -> list[Extra]:
+        """Those that have a price at this deployment."""
+        if not self.extras:
+            return self.extras
+        price = price_of(self.deployment)
+        return [extra for extra in self.extras if extra.paid_by(self.deployment.price, price)]
+
+    def bounded(self, max_tokens: int | None) -> InferenceRequest:
+        """With the guardrail, the entry's parameters and the ledger's bound, if there is one, in tokens."""
+        if self._bounded is None or self._bounded[0] != max_tokens:
+            policy = self._guardrail.client_system
+            self._bounded = (
+                max_tokens,
+                request_for(self.request, self.deployment, self.guardrail_text, policy, max_tokens),
+            )
+        return self._bounded[1]
+
+    def to_send(
+        self, max_tokens: int | None, *, budgeted: bool, refused: frozenset[str] = NOTHING
+    ) -> tuple[InferenceRequest, tuple[str, ...]]:
+        """The request to send, and the names of the client's parameters that are dropped from it.
+
+        `budgeted`: what has no price is dropped; `refused`: parameters that the deployment has refused before.
+        Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
+        """
+        request, dropped = repairs.repaired(self.bounded(max_tokens), refused)
+        dropped = (*dropped, *privileged_fields.refused_from(self.request, self.deployment))
+        if budgeted and self.extras:
+            request, unpaid = paid(request, self.deployment, price_of(self.deployment))
+            dropped = (*dropped, *unpaid)
+        return request, dropped
+
+
+class DeploymentRequests:
+    """One request at each of its candidates."""
+
+    def __init__(self, request: InferenceRequest, guardrail: Guardrail, project: Project) -> None:
+        self.request = request
+        self.guardrail = guardrail
+        self.project = project
+        self._by_id: dict[str, DeploymentRequest] = {}
+
+    def at(self, deployment: Deployment) -> DeploymentRequest:
+        known = self._by_id.get(deployment.id)
+        if known is None:
+            known = DeploymentRequest(self.request, deployment, self.guardrail, self.project)
+            self._by_id[deployment.id] = known
+        return known
