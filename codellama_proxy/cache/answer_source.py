@@ -91,7 +91,7 @@ class SharedCallOwner:
 
     async def reply(self, begin: Begin) -> Reply:
         admission = self._context.admission
-        if admission is not None and admission.clamped:
+        if admission is not None and admission.max_tokens is not None:
             self._call = self._call.unshared()  # a budget of its own may cut the answer
         self._context.others = lambda: self._call.others_wait
         await self._call.begin(begin)

@@ -133,6 +133,7 @@ class CacheLookup:
         try:
             begun = await query.in_time(subscription.start())
         except BaseException:
+            query.context.following = True
             await subscription.close()
             raise
         finally:

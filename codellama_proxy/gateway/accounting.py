@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from codellama_proxy.core.clock import Time
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.core.types import Charge, Usage
@@ -81,6 +82,17 @@ class Accounting:
         trace.bounds = asking.bounds_of(ask, trace.admission)
         trace.held_nanos = trace.admission.hold_nanos
         return models
+
+    async def admit_follower(
+        self, trace: RequestContext, models: Sequence[Model], snapshot: Snapshot
+    ) -> None:
+        """A row that costs nothing, for a request that ended while it waited for another one's answer."""
+        assert trace.chat is not None
+        trace.cache = "hit"
+        try:
+            await self.admit(trace, trace.chat, models, snapshot)
+        except ProxyError:
+            trace.asked_ledger = False  # a limit would have refused it: refused requests have no row
 
     async def in_words(self, chat: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""

@@ -67,6 +67,7 @@ class Gateway:
         task = asyncio.current_task()
         assert task is not None
         place: AnswerSource | None = None
+        models: Sequence[Model] = ()
         try:
             await self._authenticate(trace, client, snapshot)
             body = await self._body(task, trace, client, snapshot)
@@ -94,6 +95,8 @@ class Gateway:
             raise
         finally:
             self._running.pop(task, None)
+            if trace.following:
+                await self._accounts.admit_follower(trace, models, snapshot)
             await self._end(trace, place)
 
     async def _end(self, trace: RequestContext, place: AnswerSource | None) -> None:

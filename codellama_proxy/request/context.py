@@ -77,6 +77,8 @@ class RequestContext:
     """The request as its last attempt addressed it."""
     kept: Call | None = None
     """The call whose answer it gets for nothing: one of an earlier request, or of another that pays for it."""
+    following: bool = False
+    """It ended while it waited for the beginning of another request's answer."""
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()
     cache: str = "off"

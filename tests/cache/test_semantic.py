@@ -326,6 +326,21 @@ def test_a_model_that_fails_is_a_miss_and_left_alone_for_a_while(
     play(internet, use)
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_the_model_refuses_does_not_keep_others_from_it(
+    play: Play, internet: Thinking, status: int
+) -> None:
+    async def use(rig: Rig) -> None:
+        internet.fails, internet.failing = True, refusal(status)
+        assert did(await ask(rig, "hello")) == "miss"
+        internet.fails = False
+        thoughts = internet.thoughts
+        assert did(await ask(rig, "hi there")) == "miss"
+        assert internet.thoughts == thoughts + 1
+
+    play(internet, use)
+
+
 @pytest.mark.parametrize("text", ["long", "nothing"])
 def test_a_vector_that_cannot_be_compared_is_a_miss(play: Play, internet: Thinking, text: str) -> None:
     async def use(rig: Rig) -> None:

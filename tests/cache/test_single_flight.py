@@ -406,6 +406,37 @@ def test_an_answer_that_a_budget_may_cut_is_nobody_elses(play: Play) -> None:
     play(internet, use)
 
 
+def test_an_answer_that_a_budget_bounds_is_not_shared(play: Play) -> None:
+    async def use(rig: Rig) -> None:
+        budgeted = rig.client(secret=await rig.key(max_budget=10**9))
+        unbudgeted = rig.client()
+        await together(rig, budgeted, unbudgeted)
+        assert ["max_tokens" in one.body for one in internet.sent] == [True, False]
+
+    internet = Internet(a=[answer(SOON, TEXT.whole)])
+    play(internet, use)
+
+
+@BOTH
+def test_a_follower_that_leaves_while_it_waits_has_a_row(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        first, follower = rig.client(stream=streamed), rig.client(stream=streamed)
+        leading = send(rig, first)
+        await until(lambda: rig.internet.asked)
+        following = send(rig, follower)
+        await asyncio.sleep(0.01)
+        follower.leave(following)
+        await asyncio.wait({leading, following})
+        rows = {row["status"]: row for row in await rig.rows()}
+        assert rows.keys() == {"ok", "cancelled"}
+        left = rows["cancelled"]
+        assert (left["http_status"], left["cost_usd"], left["cache"], left["attempts"]) == (499, 0, "hit", [])
+        assert (left["prompt_tokens"], left["completion_tokens"]) == (0, 0)
+
+    slow = [0.05, TEXT.stream] if streamed else [0.05, TEXT.whole]
+    play(Internet(a=[stream(*slow) if streamed else answer(*slow)]), use)
+
+
 def test_shutting_down_ends_what_is_in_the_air(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(stream=True), rig.client(stream=True)]

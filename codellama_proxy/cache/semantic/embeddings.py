@@ -38,6 +38,8 @@ Embed = Callable[[str, Model, RequestContext, Snapshot], Awaitable[bytes | None]
 answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
 REMEMBERED = 256
 """Texts whose vectors are at hand."""
+CALLER_STATUSES = frozenset({400, 413, 422})
+"""Of errors that refuse a request for what it says."""
 REST = 30.0
 """Seconds a back end is left alone after it failed."""
 
@@ -167,12 +169,13 @@ class EmbeddingsBackend:
     async def _embed(
         self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot
     ) -> Vector | None:
-        """A refusal of the ledger is nobody's failure: it concerns who asked, and nobody else."""
+        """`None` if there is none. Only a fault of the model opens the circuit: the text belongs to one caller."""
         try:
             answer = await self._ask_embedding(text, model, asker, snapshot)
             return None if answer is None else vector(numbers_of(answer))
-        except (ProxyError, AttemptError, ValueError):
-            self._circuit.failed()
+        except (ProxyError, AttemptError, ValueError) as error:
+            if not is_callers_fault(error):
+                self._circuit.failed()
             self._answers.troubles["embedding"] += 1
             return None
 
@@ -183,6 +186,13 @@ def _among(semantic_query: SemanticQuery, model: Model) -> SemanticQuery:
     return replace(
         semantic_query, bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(makers)).digest()
     )
+
+
+def is_callers_fault(error: Exception) -> bool:
+    """Whether the model refused a text for what it is."""
+    if isinstance(error, AttemptError):
+        return error.failure.cls == "caller"
+    return isinstance(error, ProxyError) and error.status in CALLER_STATUSES
 
 
 def numbers_of(body: bytes) -> Sequence[float]:
