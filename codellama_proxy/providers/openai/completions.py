@@ -1,7 +1,7 @@
-"""Plain text completions in OpenAI's dialect: pure functions on values.
+"""Text completions in OpenAI's format: pure functions on values.
 
-Answers are relayed as the bytes that came where they are OpenAI's. Mistral answers as if to a chat, Together
-calls its objects by other names: clients see `text_completion` and `choices[].text` from everybody.
+Answers in OpenAI's format are relayed byte for byte. Mistral answers in the format of chats, and Together names its
+objects differently: clients get `text_completion` and `choices[].text` from every provider.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import orjson
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
+from codellama_proxy.openai_format.completion import TEXT_COMPLETION
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
-from codellama_proxy.providers.common.json_reading import load_document, model_of, piece_of, words_at, wrong
+from codellama_proxy.providers.common.json_reading import load_document, model_of, words_at, wrong
 from codellama_proxy.providers.openai.completions_profiles import (
     COMPLETION_PROFILES,
     END_OF_GAP,
@@ -32,17 +33,12 @@ from codellama_proxy.providers.openai.response import choices_of, fill, fix_fini
 from codellama_proxy.providers.openai.stream import (
     ChoiceState,
     StreamState,
-    begun,
-    closing,
     constant,
-    reported,
+    parse_frame,
     wanted,
-    with_report,
 )
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
-
-KIND = "text_completion"
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
@@ -109,7 +105,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
     body, found = load_document(body)
     choices = choices_of(body, found)
-    changed = fill(found, KIND, chat) | fix_indexes(choices)
+    changed = fill(found, TEXT_COMPLETION, chat) | fix_indexes(choices)
     texts: list[str] = []
     for choice in choices:
         moved = _move_text(choice)
@@ -150,28 +146,18 @@ def _move_text(choice: dict[str, Any]) -> bool:
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptError` for errors and what is no chunk."""
+    """One frame's events and the state for the next frame. Raises `AttemptError` for an error or an invalid chunk."""
     state = state or StreamState(wanted=wanted(chat) * len(several(chat.given)))
-    if frame.data.strip() == DONE:
-        return state._replace(done=True), closing(state, KIND)
-    chunk = piece_of(frame)
-    if chunk is None:
-        return state, ()
-    told = reported(chunk)
-    events: list[Event] = []
-    if begun(frame.data, chunk):
-        state, event = _content(state, chunk, frame.data, chat)
-        events.append(event)
-    return with_report(state, told, events)
+    return parse_frame(state, frame, chat, TEXT_COMPLETION, _content)
 
 
 def _content(
     state: StreamState, chunk: dict[str, Any], raw: bytes, chat: InferenceRequest
 ) -> tuple[StreamState, Event]:
-    """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
+    """The event of a chunk with choices; its body is the original bytes unless something had to be changed."""
     changed = chunk.pop("usage", chunk) is not chunk
     changed |= b"\n" in raw  # an event of several lines: clients get one
-    state, fixed = constant(state, chunk, chat, KIND)
+    state, fixed = constant(state, chunk, chat, TEXT_COMPLETION)
     changed |= fixed | fix_indexes(chunk["choices"])
     texts: list[str] = []
     reason = None
@@ -186,16 +172,14 @@ def _content(
         texts.append(text)
         if ended := choice.get("finish_reason"):
             reason, finished = ended, finished + 1
-    state = state.with_choices(after)
-    if finished != state.finished:
-        state = state._replace(finished=finished)
+    state = state.with_choices(after, finished)
     body = orjson.dumps(chunk) if changed else raw
-    said = "".join(texts)
-    return state, Event(body, bool(said) or reason is not None, said, None, reason, state.model)
+    text = "".join(texts)
+    return state, Event(body, bool(text) or reason is not None, text, None, reason, state.model)
 
 
 def _choice(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, str, bool]:
-    """The state after one choice of a chunk, what it said, and whether it had to be changed."""
+    """The state after one choice of a chunk, the text in it, and whether it was changed."""
     changed = _move_text(choice)
     if choice.get("text") is None:
         choice["text"] = ""

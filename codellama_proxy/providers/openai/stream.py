@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,12 +32,12 @@ DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusa
 
 
 class ChoiceState(NamedTuple):
-    """One choice of a stream, so far."""
+    """The state of one choice."""
 
     named: bool = False
-    """It said whose role it speaks in; once is enough."""
+    """Its role was sent; it is sent once."""
     open: bool = False
-    """It said something and has not finished."""
+    """It has content and no finish reason yet."""
     calls: Calls = Calls()
 
 
@@ -46,90 +46,100 @@ _NONE: Mapping[int, ChoiceState] = {}
 
 
 class StreamState(NamedTuple):
-    """What the next frame's meaning depends on."""
+    """What parsing the next frame depends on."""
 
     id: str | None = None
     created: int = 0
     model: str | None = None
     choices: Mapping[int, ChoiceState] = _NONE
     finished: int = 0
-    """How many times a choice gave its finish reason."""
+    """How many finish reasons have come."""
     wanted: int = 1
-    """How many choices were asked for."""
+    """The number of choices that were asked for."""
     usage: Mapping[str, Any] | None = None
-    """The latest report: some send a running total with every chunk, only the last one counts."""
+    """The latest usage object: some providers send a running total with every chunk."""
     done: bool = False
 
     @property
     def complete(self) -> bool:
-        """Nothing is missing, whether or not `[DONE]` came."""
+        """Whether every choice is finished, or `[DONE]` came."""
         whole = self.finished >= self.wanted
         return self.done or (whole and not any(one.open for one in self.choices.values()))
 
-    def with_choices(self, changed: Mapping[int, ChoiceState]) -> StreamState:
-        """Raises `AttemptError` when there are more than any answer has."""
-        if not changed:
+    def with_choices(self, changed: Mapping[int, ChoiceState], finished: int) -> StreamState:
+        """The state after a chunk. Raises `AttemptError` for more choices than `MAX_CHOICES`."""
+        if not changed and finished == self.finished:
             return self
         choices = {**self.choices, **changed}
         if len(choices) > MAX_CHOICES:
             wrong("too_many_choices")
-        return self._replace(choices=choices)
+        return self._replace(choices=choices, finished=finished)
 
 
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
-    """One frame's events and the state for the next. Raises `AttemptError` for errors and what is no chunk."""
+    """One frame's events and the state for the next frame. Raises `AttemptError` for an error or an invalid chunk."""
     state = state or StreamState(wanted=wanted(chat))
+    return parse_frame(state, frame, chat, CHAT_CHUNK, _content)
+
+
+ChunkParser = Callable[[StreamState, dict[str, Any], bytes, InferenceRequest], tuple[StreamState, Event]]
+
+
+def parse_frame(
+    state: StreamState, frame: Frame, chat: InferenceRequest, kind: str, parse_chunk: ChunkParser
+) -> tuple[StreamState, Sequence[Event]]:
+    """`parse_stream` for chunks whose `object` is `kind`; `parse_chunk` gets those that have choices."""
     if frame.data.strip() == DONE:
-        return state._replace(done=True), closing(state)
+        return state._replace(done=True), _closing(state, kind)
     chunk = piece_of(frame)
     if chunk is None:
         return state, ()
-    told = reported(chunk)
+    report = _reported(chunk)
     events: list[Event] = []
-    if begun(frame.data, chunk):
-        state, event = _content(state, chunk, frame.data, chat)
+    if _has_choices(frame.data, chunk):
+        state, event = parse_chunk(state, chunk, frame.data, chat)
         events.append(event)
-    return with_report(state, told, events)
+    return _with_report(state, report, events)
 
 
 def wanted(chat: InferenceRequest) -> int:
-    """How many choices an answer to it has."""
+    """The number of choices that were asked for."""
     n = chat.params.get("n")
     return n if isinstance(n, int) else 1
 
 
 class Report(NamedTuple):
-    """What a chunk tells about usage."""
+    """The usage that a chunk reports."""
 
     shown: Mapping[str, Any]
-    """For the client, at the end."""
+    """The `usage` object, sent to the client at the end."""
     usage: Usage | None
     model: str | None
 
 
-def reported(chunk: Mapping[str, Any]) -> Report | None:
-    """To be read before the chunk is changed."""
-    told = reported_in(chunk)
-    return None if told is None else Report(told, usage_in(chunk), model_of(chunk))
+def _reported(chunk: Mapping[str, Any]) -> Report | None:
+    """The usage in a chunk; to be called before the chunk is changed."""
+    usage = reported_in(chunk)
+    return None if usage is None else Report(usage, usage_in(chunk), model_of(chunk))
 
 
-def with_report(
-    state: StreamState, told: Report | None, events: list[Event]
+def _with_report(
+    state: StreamState, report: Report | None, events: list[Event]
 ) -> tuple[StreamState, Sequence[Event]]:
-    """The usage comes after the content that it counts."""
-    if told is None:
+    """Appends the usage after the content that it counts."""
+    if report is None:
         return state, events
-    if is_usage(told.shown):
-        state = state._replace(usage=told.shown)
-    elif told.usage is not None:
-        state = state._replace(usage=usage_json(told.usage))
-    return state, [*events, Event(b"", usage=told.usage, model=told.model)]
+    if is_usage(report.shown):
+        state = state._replace(usage=report.shown)
+    elif report.usage is not None:
+        state = state._replace(usage=usage_json(report.usage))
+    return state, [*events, Event(b"", usage=report.usage, model=report.model)]
 
 
-def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
-    """Whether a chunk has choices. Raises `AttemptError` for those that are none."""
+def _has_choices(raw: bytes, chunk: dict[str, Any]) -> bool:
+    """Whether a chunk has choices. Raises `AttemptError` for invalid ones."""
     choices = chunk.get("choices")
     if not choices:
         return False
@@ -143,7 +153,7 @@ def begun(raw: bytes, chunk: dict[str, Any]) -> bool:
 def _content(
     state: StreamState, chunk: dict[str, Any], raw: bytes, chat: InferenceRequest
 ) -> tuple[StreamState, Event]:
-    """A chunk that says something: the bytes that came, if nothing in them had to be changed."""
+    """The event of a chunk with choices; its body is the original bytes unless something had to be changed."""
     raw, changed = _without_extras(chunk, raw)
     changed |= b"\n" in raw  # an event of several lines: clients get one
     state, fixed = constant(state, chunk, chat)
@@ -156,26 +166,24 @@ def _content(
     for choice in chunk["choices"]:
         index = choice["index"]
         before = state.choices.get(index, _NEW)
-        now, said, fixed = _choice(before, choice, f"call_{chat.id}_{index}")
+        now, text, fixed = _choice(before, choice, f"call_{chat.id}_{index}")
         if now != before:
             after[index] = now
         changed |= fixed
-        texts.append(said)
+        texts.append(text)
         meaningful |= any(choice["delta"].get(name) for name in DELTAS)
         alive |= now.calls is not before.calls
         alive |= any(value for name, value in choice["delta"].items() if name != "role")
         if ended := choice.get("finish_reason"):
             reason, finished = ended, finished + 1
-    state = state.with_choices(after)
-    if finished != state.finished:
-        state = state._replace(finished=finished)
+    state = state.with_choices(after, finished)
     body = orjson.dumps(chunk) if changed else raw
-    said, content = "".join(texts), meaningful or reason is not None
-    return state, Event(body, content, said, None, reason, state.model, alive=alive and not content)
+    text, content = "".join(texts), meaningful or reason is not None
+    return state, Event(body, content, text, None, reason, state.model, alive=alive and not content)
 
 
 def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
-    """Takes away what belongs to the end of the stream, or to nobody; whether `raw` still has it."""
+    """Removes usage and vendor fields from the chunk. Returns `raw`, and whether it still has any of them."""
     changed = False
     if "usage" in chunk:
         # Nearly always a null that can be cut out: inside a JSON string the quotes would be escaped.
@@ -192,10 +200,10 @@ def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
 def constant(
     state: StreamState, chunk: dict[str, Any], chat: InferenceRequest, kind: str = CHAT_CHUNK
 ) -> tuple[StreamState, bool]:
-    """The same `id` and `created` on every chunk: those of the first. Whether anything had to be changed."""
+    """Gives every chunk the `id` and `created` of the first one. Returns whether the chunk was changed."""
     changed = False
-    told = chunk.get("id"), chunk.get("created")
-    if state.id is not None and (told != (state.id, state.created) or type(told[1]) is not int):
+    ids = chunk.get("id"), chunk.get("created")
+    if state.id is not None and (ids != (state.id, state.created) or type(ids[1]) is not int):
         chunk["id"], chunk["created"] = state.id, state.created
         changed = True
     changed |= fill(chunk, kind, chat)
@@ -205,7 +213,7 @@ def constant(
 
 
 def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[ChoiceState, str, bool]:
-    """The state after one choice of a chunk, what it said, and whether it had to be changed."""
+    """The state after one choice of a chunk, the text in it, and whether it was changed."""
     delta, changed = _delta(choice)
     state = before
     if "role" in delta:
@@ -218,19 +226,19 @@ def _choice(before: ChoiceState, choice: dict[str, Any], own_id: str) -> tuple[C
     if "tool_calls" in delta:
         state, fixed = _calls(state, delta, own_id)
         changed |= fixed
-    said = message_text(delta)
-    changed |= fix_logprobs(choice, said)
-    changed |= fix_finish(choice, said or ("open" if state.open else ""), delta)
+    text = message_text(delta)
+    changed |= fix_logprobs(choice, text)
+    changed |= fix_finish(choice, text or ("open" if state.open else ""), delta)
     if choice.get("finish_reason"):
         state, fixed = _finish(state, choice)
         changed |= fixed
-    elif said and not state.open:
+    elif text and not state.open:
         state = state._replace(open=True)
-    return state, said, changed
+    return state, text, changed
 
 
 def _delta(choice: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """What a choice adds, wherever the upstream put it, and whether that was another place."""
+    """The delta of a choice, and whether it had to be moved from another field."""
     delta = choice.get("delta")
     if isinstance(delta, dict):
         return delta, False
@@ -252,7 +260,7 @@ def _calls(state: ChoiceState, delta: dict[str, Any], own_id: str) -> tuple[Choi
 
 
 def _finish(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, bool]:
-    """The end of a choice. Whether it had to be changed."""
+    """The state after a choice's finish reason, and whether the choice was changed."""
     changed = False
     if state.calls.begun and choice["finish_reason"] == "stop":
         choice["finish_reason"] = "tool_calls"
@@ -261,8 +269,8 @@ def _finish(state: ChoiceState, choice: dict[str, Any]) -> tuple[ChoiceState, bo
     return state._replace(open=False, calls=calls), changed or added
 
 
-def closing(state: StreamState, kind: str = CHAT_CHUNK) -> Sequence[Event]:
-    """The usage chunk, once, at the end."""
+def _closing(state: StreamState, kind: str) -> Sequence[Event]:
+    """The usage chunk at the end of the stream, if usage was reported."""
     if state.usage is None:
         return ()
     return (usage_chunk(state.id or "", state.created, state.model, state.usage, kind),)
