@@ -1,4 +1,4 @@
-"""The decision for one request, taken by the functions that decide live, and written down instead of acted on."""
+"""The decision for one request, made by the functions of the live gateway, and reported instead of executed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from codellama_proxy.cache import key as caching
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Limits, Model, Price, ScopeKind, Snapshot
 from codellama_proxy.core.types import Key
+from codellama_proxy.diagnostics.limit_sources import with_sources
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.limits import admission
 from codellama_proxy.limits import rates as limits
@@ -26,16 +27,14 @@ from codellama_proxy.routing import selection as routing
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
 
 Standings = Callable[[Sequence[ScopeLimits]], Sequence[ScopeState]]
-"""What the scopes have used, as the ledger tells it."""
+"""Reads the state of scopes from the ledger."""
 Count = Callable[[InferenceRequest, Deployment], int]
-"""Tokens of a prompt for a deployment."""
-
-FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration", "shadow")
+"""Counts the tokens of a prompt for a deployment."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the answer depends on besides the configuration and the request."""
+    """What the decision depends on besides the configuration and the request."""
 
     count: Count
     standings: Standings
@@ -47,7 +46,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class CandidateState:
-    """One deployment of the file, and what it is for this request."""
+    """One deployment of the file, and its role for this request."""
 
     deployment: Deployment
     state: str
@@ -56,15 +55,15 @@ class CandidateState:
     guardrail: str = ""
     price: Price | None = None
     share: float = 1.0
-    """Of the requests that come to its model."""
+    """Fraction of the requests to its model."""
     refuses: str = ""
-    """Why its dialect cannot say this request."""
+    """Why its adapter cannot express this request."""
     dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    """One limit in force, and where it is written."""
+    """One limit in force, and where it is configured."""
 
     scope: str
     field: str
@@ -74,35 +73,35 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """What the cache has to do with the request."""
+    """How the cache treats the request."""
 
     state: str
     """`used`, or why it is not: `off`, `off for the project`, `off: only chats are kept`, `not asked by the client`."""
     scope: str = ""
-    """Who shares the answer."""
+    """The scope that shares the answer."""
     key: str = ""
-    """The digest it is kept under."""
+    """The cache key, a hexadecimal digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     chain: tuple[CandidateState, ...] = ()
-    """Who is asked, in this order."""
+    """The deployments to attempt, in this order."""
     others: tuple[CandidateState, ...] = ()
-    """Who is not, and why not."""
+    """The other deployments, with the reason."""
     limits: tuple[LimitState, ...] = ()
     admission: Admission | None = None
     most_nanos: int | None = None
-    """What the request can cost at most; `None`: somebody in the chain has no price."""
+    """The maximum cost; `None` if a model in the chain has no price."""
     prompt_tokens: int = 0
     error: ProxyError | None = None
-    """What the caller gets instead of an attempt."""
+    """The error the caller gets instead of an attempt."""
     models: tuple[Model, ...] = ()
     cache: Cached | None = None
 
 
 def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
-    """From the permission to the admission; everything after it depends on what upstreams do."""
+    """The decision from permission to admission; what follows depends on the upstreams."""
     trace = trace_of(snapshot, key, chat, world.now)
     told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
     try:
@@ -132,7 +131,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
 
 
 def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -> RequestContext:
-    """A request as the gateway notes it, that begins now."""
+    """The context of a request that begins now."""
     trace = RequestContext("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
     trace.chat = chat
@@ -140,7 +139,7 @@ def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -
 
 
 def unused(now: float) -> Standings:
-    """Scopes that nobody has used yet."""
+    """The state of scopes without any usage."""
 
     def fresh(scope: ScopeLimits) -> ScopeState:
         own = scope.limits
@@ -152,7 +151,7 @@ def unused(now: float) -> Standings:
 
 
 def _cached(trace: RequestContext, chat: InferenceRequest, asked: Model, snapshot: Snapshot) -> Cached:
-    """Raises `ProxyError` where the client's own wishes make no sense."""
+    """Raises `ProxyError` for invalid cache directives."""
     if chat.endpoint != "chat/completions":
         return Cached("off: only chats are kept")
     wish, project = caching.directives_of(chat.cache, ""), trace.settings
@@ -203,7 +202,7 @@ def _share(one: Deployment, snapshot: Snapshot) -> float:
 def _others(
     snapshot: Snapshot, key: Key, chat: InferenceRequest, asked: Sequence[str], chain: Sequence[str] = ()
 ) -> list[CandidateState]:
-    """Who is not asked. `chain`: who would be, if there were no budget."""
+    """The deployments outside the chain. `chain`: ids that a budget excludes."""
     permitted = permission(snapshot.project(key.project), key, chat.endpoint)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
@@ -234,19 +233,20 @@ def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[LimitState
     project = snapshot.project(key.project)
     of_key = limits.overlay(snapshot.limits["key"], key.limits)
     found = [
-        *_sourced("global", snapshot.limits["global"], frozenset(), ""),
-        *_sourced("project", project.limits, project.own_limits.given, f"projects.{key.project}.limits"),
-        *_sourced("key", of_key, key.limits.given, "the key"),
+        *_limit_states("global", snapshot.limits["global"], frozenset(), ""),
+        *_limit_states("project", project.limits, project.own_limits.given, f"projects.{key.project}.limits"),
+        *_limit_states("key", of_key, key.limits.given, "the key"),
     ]
-    return found if user is None else [*found, *_sourced("user", snapshot.limits["user"], frozenset(), "")]
+    return (
+        found if user is None else [*found, *_limit_states("user", snapshot.limits["user"], frozenset(), "")]
+    )
 
 
-def _sourced(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[LimitState]:
+def _limit_states(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[LimitState]:
     if not limits.limited(own):
         return []
-    values = ((name, getattr(own, name)) for name in FIELDS)
     return [
-        LimitState(scope, name, value, source if name in given else f"limits.{scope}")
-        for name, value in values
+        LimitState(scope, field, value, where or "")
+        for field, value, where in with_sources(own, given, source, f"limits.{scope}")
         if value is not None and value is not False
     ]

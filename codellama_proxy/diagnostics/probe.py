@@ -1,4 +1,4 @@
-"""One tiny request through every enabled deployment, over the same edge that serves: does it work, and how fast?"""
+"""Sends one small request to every enabled deployment: does it answer, and how fast?"""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.pools import Pools
 
-TINY: Mapping[str, tuple[Endpoint, bytes]] = {
+REQUESTS: Mapping[str, tuple[Endpoint, bytes]] = {
     "chat": ("chat/completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
     "completion": ("completions", b'{"prompt": "Say OK.", "max_tokens": 16}'),
     "embedding": ("embeddings", b'{"input": "OK"}'),
 }
 """By the mode of a deployment."""
-PATIENCE = 60.0
-"""Seconds for one answer, however long its own timeouts would wait."""
-AT_ONCE = 8
+TIMEOUT_SECONDS = 60.0
+"""For one answer, whatever its own timeouts are."""
+MAX_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """How one deployment did."""
+    """The result for one deployment."""
 
     deployment: Deployment
     works: bool
@@ -40,8 +40,8 @@ class Tried:
 
 
 async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[Tried]:
-    """Every enabled deployment, in file order."""
-    turns = asyncio.Semaphore(AT_ONCE)
+    """The results of every enabled deployment, in file order."""
+    turns = asyncio.Semaphore(MAX_PARALLEL)
     deployments = [d for model in snapshot.models.values() for d in model.deployments]
 
     async def one(deployment: Deployment) -> Tried:
@@ -65,14 +65,14 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
 async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
     chat = _chat(deployment, snapshot)
     sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(chat, deployment)
-    reply = await open_reply(pools, sent, chat, deployment, PATIENCE)
+    reply = await open_reply(pools, sent, chat, deployment, TIMEOUT_SECONDS)
     await reply.close()
 
 
 def _chat(deployment: Deployment, snapshot: Snapshot) -> InferenceRequest:
-    """Nothing that a provider could find unsupported: whether it answers is asked here, not what it can do."""
+    """A request that every provider supports."""
     text = guardrail_text(snapshot.guardrail, Project(""), deployment)
-    endpoint, body = TINY[deployment.mode]
+    endpoint, body = REQUESTS[deployment.mode]
     chat = PARSERS[endpoint](body, "req_check", 0)._replace(model=deployment.name)
     return request_for(chat, deployment, text, snapshot.guardrail.client_system, None)
 

@@ -1,7 +1,7 @@
-"""What happens to a request when upstreams fail as planned: the live walk, on a wire that plays the plan.
+"""Simulates a request with planned upstream failures: the live attempt runner, over a mock transport.
 
-The event loop's clock jumps instead of waiting, so every timeout, pause and cooldown is the real one, at once.
-An answer ends the walk, whatever its dialect: the wire raises `SimulatedAnswer`, so nobody has to make one up.
+The event loop's clock jumps instead of waiting, so timeouts, delays and cooldowns are the real ones without the time.
+The transport raises `SimulatedAnswer` for a successful answer, so that no provider's response has to be generated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from codellama_proxy.upstream.pools import Pools, identity_of
 T = TypeVar("T")
 
 JITTER = 0.5
-"""Every pause is half of what it could be at most."""
+"""Every delay is half of its maximum."""
 GRAMMAR = (
     'a plan is "NAME: FAULT, FAULT; NAME: FAULT": the faults of one model or deployment in turn, the last again '
     "and again; a fault is a status (429 retry-after 20, 400 context_length_exceeded), timeout, connect, cut, "
@@ -39,10 +39,10 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class PlanError(ValueError):
-    """A plan that cannot be read; the message says what is wrong."""
+    """An invalid plan; the message says why."""
 
 
-class SimulatedAnswer(Exception):  # noqa: N818 - it is the good news that ends a walk
+class SimulatedAnswer(Exception):  # noqa: N818 - not an error: it ends the simulation
     """The upstream answers."""
 
 
@@ -56,16 +56,16 @@ class Fault:
     retry_after: float | None = None
     code: str = ""
     after: float = 0.0
-    """Seconds until it does."""
+    """Seconds until it does so."""
 
 
 Plan = Mapping[str, tuple[Fault, ...]]
-"""By model or deployment id; who is not named answers."""
+"""By model or deployment id; all others answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
-    """One line of the time line, `at` seconds into the request."""
+    """One line of the timeline, `at` seconds into the request."""
 
     at: float
     what: str
@@ -94,7 +94,7 @@ def parse(text: str, snapshot: Snapshot) -> Plan:
     for part in filter(None, map(str.strip, text.split(";"))):
         match = re.fullmatch(r"(\S+)\s*:\s*(.+)", part)
         if match is None:
-            raise PlanError(f"{part!r} is no part of a plan; {GRAMMAR}")
+            raise PlanError(f"{part!r} is not part of a plan; {GRAMMAR}")
         if match[1] not in known:
             raise PlanError(f"there is no enabled model or deployment {match[1]!r}")
         plan[match[1]] = tuple(_fault(one.strip()) for one in match[2].split(","))
@@ -115,7 +115,7 @@ def _fault(text: str) -> Fault:
             return Fault(kind, after=options["after"])
         case [status, *code] if re.fullmatch("[1-5][0-9][0-9]", status) and status != "200" and len(code) < 2:
             return Fault("status", int(status), retry_after, "".join(code), options["after"])
-    raise PlanError(f"{text!r} is no fault; {GRAMMAR}")
+    raise PlanError(f"{text!r} is not a fault; {GRAMMAR}")
 
 
 def _seconds(words: Sequence[str]) -> float:
@@ -128,8 +128,8 @@ def _seconds(words: Sequence[str]) -> float:
 # --- the play ------------------------------------------------------------------------------------------------
 
 
-class Stage:
-    """Makes the wires; each deployment plays its own part, or its model's, call after call."""
+class MockUpstreams:
+    """Creates the mock transports; each deployment follows its own plan, or its model's."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -169,7 +169,7 @@ async def _course(
     trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
 ) -> Course:
     loop = asyncio.get_running_loop()
-    stage, sleeps = Stage(plan), list[tuple[float, float]]()
+    stage, sleeps = MockUpstreams(plan), list[tuple[float, float]]()
 
     async def sleep(seconds: float) -> None:
         sleeps.append((loop.time(), seconds))
@@ -199,7 +199,9 @@ async def _course(
     )
 
 
-def _told(stage: Stage, attempts: Sequence[Attempt], cooldowns: Cooldowns, now: float) -> list[TimelineEvent]:
+def _told(
+    stage: MockUpstreams, attempts: Sequence[Attempt], cooldowns: Cooldowns, now: float
+) -> list[TimelineEvent]:
     found = []
     for (at, deployment), attempt in zip(stage.called, attempts, strict=False):
         failure = attempt.failure
@@ -224,7 +226,7 @@ def _pauses(sleeps: Sequence[tuple[float, float]]) -> list[TimelineEvent]:
 def simulate(
     trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot, plan: Plan
 ) -> Course:
-    """`trace` is of an admitted request that begins now."""
+    """`trace`: the context of an admitted request that begins now."""
     return at_once(_course(trace, chat, models, snapshot, plan))
 
 
@@ -232,7 +234,7 @@ def simulate(
 
 
 class _Jumping(selectors.SelectSelector):
-    """Waits for nothing: when nobody is ready, it is later."""
+    """Advances its clock by the timeout instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,6 +257,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def at_once(main: Coroutine[Any, Any, T]) -> T:
-    """Runs `main` on a clock that begins at 0 and jumps to whatever is waited for."""
+    """Runs `main` on a clock that starts at 0 and skips waiting."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)

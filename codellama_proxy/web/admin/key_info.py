@@ -10,6 +10,7 @@ from codellama_proxy.core.clock import iso
 from codellama_proxy.core.money import usd
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
+from codellama_proxy.diagnostics.limit_sources import with_sources
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import overlay
 from codellama_proxy.store.key_fields import LIMIT_FIELDS
@@ -27,12 +28,13 @@ def limits_shown(key: Key, snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]
 
 
 def _sourced(limits: Limits, own: frozenset[str], source: str, default: str) -> dict[str, Any]:
-    values = {field: getattr(limits, field) for field in LIMIT_FIELDS}
-    values["max_budget"] = usd(limits.max_budget)
-    return {
-        field: {"value": value, "source": source if field in own else None if value is None else default}
-        for field, value in values.items()
+    shown = {
+        field: {"value": value, "source": where}
+        for field, value, where in with_sources(limits, own, source, default)
+        if field in LIMIT_FIELDS
     }
+    shown["max_budget"]["value"] = usd(limits.max_budget)
+    return shown
 
 
 def own_standing(standings: Sequence[ScopeState]) -> dict[str, Any]:
