@@ -26,6 +26,7 @@ from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
+from tests.support.cases import each
 
 NOW = 1_800_000_000.0
 PRIVILEGED = ("spent", "role", "admin", "id", "key_id", "secret_hash", "key", "prefix", "blocked", "project")
@@ -432,7 +433,7 @@ def test_a_verb_on_an_unknown_key_is_not_found_and_changes_nothing(store: Store,
 # --- values ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "code", "param"),
     [
         *(({field: 1}, "unsupported_parameter", field) for field in PRIVILEGED),

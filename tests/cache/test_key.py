@@ -28,6 +28,7 @@ from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from tests.support.builders import deployment, snapshot
 from tests.support.builders import model as model_of
+from tests.support.cases import each
 
 MODEL = model_of("a", deployment("a"), deployment("a", 2))
 GUARDRAIL = Guardrail("Only code.")
@@ -131,7 +132,7 @@ def test_another_order_of_messages_is_another_key(order: list[int]) -> None:
     assert key({**BODY, "messages": [BODY["messages"][at] for at in order]}) != key()
 
 
-@pytest.mark.parametrize(
+@each(
     "difference",
     [
         {"kind": "key"},
@@ -246,7 +247,7 @@ def test_callers_without_a_key_share_within_their_project() -> None:
 # --- wishes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("cache", "header", "expected"),
     [
         ({}, "", CacheDirectives()),
@@ -309,7 +310,7 @@ def completion(*reasons: str | None, **message: Any) -> dict[str, Any]:
     return {"choices": [{"index": i, "message": said, "finish_reason": r} for i, r in enumerate(reasons)]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "expected"),
     [
         (completion("stop"), True),
@@ -343,7 +344,7 @@ def user(content: Any) -> dict[str, Any]:
 IMAGE = {"type": "image_url", "image_url": {"url": "data:x"}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("chat", "expected"),
     [
         (parsed(user("hi")), "hi"),

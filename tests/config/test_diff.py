@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.config.diff import difference
 from codellama_proxy.config.load import load
 from codellama_proxy.core.snapshot import Snapshot
+from tests.support.cases import each
 
 IMPLEMENTED = frozenset({"openai", "mock"})
 TWO = ["{name: codellama, provider: openai, api_key: k}", "{name: gpt-4, provider: openai, api_key: k}"]
@@ -73,7 +73,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("before", "after", "line"), CHANGES)
+@each(("before", "after", "line"), CHANGES)
 def test_a_changed_entry_is_named_down_to_its_key(before: str, after: str, line: str) -> None:
     lines = difference(one(before), one(after))
     assert line in lines
@@ -112,7 +112,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after", "line"), SETTINGS)
+@each(("before", "after", "line"), SETTINGS)
 def test_a_changed_setting_is_named_as_in_the_file(before: str, after: str, line: str) -> None:
     assert settings(before, after) == [line]
 

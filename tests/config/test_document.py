@@ -16,6 +16,7 @@ from codellama_proxy.config.yaml.document import Document, parse
 from codellama_proxy.config.yaml.parser_messages import SENTENCES
 from codellama_proxy.config.yaml.scalars import Substituted, plain, resolve
 from codellama_proxy.config.yaml.substitution import expand, lookup_in, references
+from tests.support.cases import each
 
 
 def parsed(text: str | bytes, **environ: str) -> Document:
@@ -71,7 +72,7 @@ SCALARS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("text", "value"), SCALARS.items(), ids=lambda value: str(value)[:20])
+@each(("text", "value"), SCALARS.items())
 def test_an_unquoted_scalar_follows_the_core_rules_without_surprises(text: str, value: Any) -> None:
     found = resolve(text)
     assert found == value
@@ -183,7 +184,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("content", "message"), REFUSED.items(), ids=lambda value: str(value)[:30])
+@each(("content", "message"), REFUSED.items())
 def test_what_cannot_be_read_is_refused_with_the_place_and_reason(
     content: bytes, message: str | None
 ) -> None:
@@ -262,9 +263,7 @@ def test_a_dollar_before_the_dollar_keeps_the_brace() -> None:
     assert document.missing == {}
 
 
-@pytest.mark.parametrize(
-    "text", ["${}", "${A", "${1A}", "${A-b}", "${A:b}", "${A:-${B}}", "${file:}", "${ A }"]
-)
+@each("text", ["${}", "${A", "${1A}", "${A-b}", "${A:b}", "${A:-${B}}", "${file:}", "${ A }"])
 def test_what_looks_like_a_reference_but_is_none_is_malformed(text: str) -> None:
     assert expand(text, lookup_in({"A": "x"})).malformed
 

@@ -21,6 +21,7 @@ from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
 from codellama_proxy.config.yaml import parser_messages as yaml_words
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED
+from tests.support.cases import each
 
 
 def examined(text: str, **environ: str) -> tuple[Snapshot | None, list[Problem]]:
@@ -80,14 +81,14 @@ PLACEHOLDERS = [
 ]
 
 
-@pytest.mark.parametrize("key", NAMED)
+@each("key", NAMED)
 def test_a_variable_in_another_tools_words_is_an_error_that_says_how_to_write_it(key: str) -> None:
     snapshot, found = entry(f"api_key: {key}", OPENAI_API_KEY="o")
     assert snapshot is None
     assert found == ["models[0].api_key: this is the name of a variable, not a key; write ${OPENAI_API_KEY}"]
 
 
-@pytest.mark.parametrize("key", PLACEHOLDERS)
+@each("key", PLACEHOLDERS)
 def test_a_placeholder_is_an_error_that_names_the_customary_variable(key: str) -> None:
     snapshot, found = entry(f"api_key: {key}")
     assert snapshot is None
@@ -112,8 +113,8 @@ def test_no_message_about_a_key_repeats_it(key: str) -> None:
     assert key not in " ".join(found)
 
 
-@pytest.mark.parametrize("provider", sorted(NEEDS_NO_KEY - {"mock"}))
-@pytest.mark.parametrize("word", ["none", "dummy", "EMPTY", "not-needed"])
+@each("provider", sorted(NEEDS_NO_KEY - {"mock"}))
+@each("word", ["none", "dummy", "EMPTY", "not-needed"])
 def test_servers_that_want_no_key_may_be_given_a_word(provider: str, word: str) -> None:
     text = f"models: [{{name: a, provider: {provider}, base_url: 'http://127.0.0.1:9/v1', api_key: {word}}}]"
     assert said(text) == []
@@ -137,9 +138,7 @@ def test_a_variable_in_the_middle_of_a_text_is_found_too(keys: str) -> None:
     assert "a variable is written ${OPENAI_API_KEY} here" in found[0]
 
 
-@pytest.mark.parametrize(
-    ("provider", "name"), [(p, name) for p, names in CUSTOMARY.items() for name in names]
-)
+@each(("provider", "name"), [(p, name) for p, names in CUSTOMARY.items() for name in names])
 def test_a_key_that_is_left_out_comes_from_the_customary_variable(provider: str, name: str) -> None:
     url = ", base_url: https://x.example" if provider == "azure" else ""
     text = f"models: [{{name: a, provider: {provider}{url}}}]"
@@ -153,7 +152,7 @@ def test_a_key_that_is_left_out_comes_from_the_customary_variable(provider: str,
     assert snapshot.digest != examined(text, **{name: "another"})[0].digest  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("provider", sorted(CUSTOMARY.keys() - {"azure"}))
+@each("provider", sorted(CUSTOMARY.keys() - {"azure"}))
 def test_without_the_customary_variable_the_entry_is_disabled(provider: str) -> None:
     snapshot, problems = examined(f"models: [{{name: a, provider: {provider}}}]")
     assert snapshot is not None
@@ -186,10 +185,8 @@ def test_an_address_of_ones_own_may_want_no_key() -> None:
 # --- addresses -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "end", ["/chat/completions", "/completions", "/embeddings", "/messages", "/chat/completions/"]
-)
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "openai_compatible", "vllm"])
+@each("end", ["/chat/completions", "/completions", "/embeddings", "/messages", "/chat/completions/"])
+@each("provider", ["openai", "anthropic", "openai_compatible", "vllm"])
 def test_an_address_with_the_endpoints_path_is_answered_with_the_right_one(provider: str, end: str) -> None:
     url = f"https://api.example.com/v1{end}"
     [message] = said(
@@ -234,7 +231,7 @@ BAD_PARAMS = [
 ]
 
 
-@pytest.mark.parametrize(("params", "message"), BAD_PARAMS)
+@each(("params", "message"), BAD_PARAMS)
 def test_a_parameter_that_no_request_could_have_is_a_problem_at_its_place(params: str, message: str) -> None:
     snapshot, found = entry(f"params: {{{params}}}", OPENAI_API_KEY="o")
     assert snapshot is None
@@ -349,7 +346,7 @@ def test_a_provider_by_another_name(word: str, provider: str) -> None:
     assert message.endswith(f'; did you mean "{provider}"?')
 
 
-@pytest.mark.parametrize(("text", "hint"), [
+@each(("text", "hint"), [
     ("models: [{name: a, provider: mock, api_base: x}]", 'did you mean "base_url"?'),
     ("models: [{name: a, provider: mock, temperature: 1}]", "write params: {temperature: ...}"),
     ("models: [{name: a, provider: mock, max_tokens: 1}]", "params: {max_tokens: ...}"),
@@ -376,8 +373,8 @@ def test_a_common_guess_is_answered_with_what_to_write(text: str, hint: str) -> 
 MODEL = "models: [{name: a, provider: mock}]\n"
 
 
-@pytest.mark.parametrize("word", ["false", "", "null", "'${OFF}'"])
-@pytest.mark.parametrize("place", ["cache: %s", "guardrail: %s", "tracking: %s", "tracking: {promptlayer: %s}",
+@each("word", ["false", "", "null", "'${OFF}'"])
+@each("place", ["cache: %s", "guardrail: %s", "tracking: %s", "tracking: {promptlayer: %s}",
     "tracking: {requests: %s}", "cache: {semantic: %s}", "limits: %s", "limits: {key: %s}", "metrics: %s",
     "projects: %s", "projects: {p: {guardrail: %s}}"])  # fmt: skip
 def test_a_section_that_may_be_off_takes_false_and_nothing(place: str, word: str) -> None:

@@ -23,6 +23,7 @@ from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
 from codellama_proxy.core.snapshot import Price, Snapshot
 from codellama_proxy.providers.registry import IMPLEMENTED as ALL
+from tests.support.cases import each
 
 IMPLEMENTED = frozenset(PREFIXES.values())
 KEYS = {"AZURE_KEY": "a", "OPENAI_API_KEY": "o", "TOGETHER_API_KEY": "t"}
@@ -147,7 +148,7 @@ def lines_of(*entries: str) -> bytes:
     return b"model_list:\n" + "".join(f"  - {entry}\n" for entry in entries).encode()
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "base_url"),
     [
         ("model: ollama/llama3, api_base: 'http://localhost:11434'", "http://localhost:11434/v1"),
@@ -344,8 +345,8 @@ def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
     assert one["model"] == "gpt-4o"
 
 
-@pytest.mark.parametrize("no", ["no", "No", "NO", "off", "OFF", "false", "'no'", "'false'"])
-@pytest.mark.parametrize("yes", ["yes", "on", "On", "true", "'True'"])
+@each("no", ["no", "No", "NO", "off", "OFF", "false", "'no'", "'false'"])
+@each("yes", ["yes", "on", "On", "true", "'True'"])
 def test_words_for_yes_and_no_mean_what_they_mean_to_litellm(no: str, yes: str) -> None:
     config = """
 model_list:
@@ -374,8 +375,8 @@ PRICES = [
 ]
 
 
-@pytest.mark.parametrize(("cost_in", "cost_out", "price"), PRICES)
-@pytest.mark.parametrize("section", ["litellm_params", "model_info"])
+@each(("cost_in", "cost_out", "price"), PRICES)
+@each("section", ["litellm_params", "model_info"])
 def test_a_price_may_be_written_as_text(
     cost_in: str, cost_out: str, price: dict[str, float], section: str
 ) -> None:
@@ -386,7 +387,7 @@ def test_a_price_may_be_written_as_text(
     assert one["price"] == price
 
 
-@pytest.mark.parametrize(
+@each(
     "costs",
     [
         "input_cost_per_token: cheap, output_cost_per_token: 1e-6",
@@ -420,7 +421,7 @@ def test_prices_of_long_prompts_and_of_kept_ones_come_along() -> None:
     }
 
 
-@pytest.mark.parametrize("mode", ["image_generation", "audio_transcription", "audio_speech", "rerank",
+@each("mode", ["image_generation", "audio_transcription", "audio_speech", "rerank",
     "moderation", "realtime", "video_generation", "[chat]", "3"])  # fmt: skip
 def test_a_model_of_another_mode_is_left_out_with_a_remark(mode: str) -> None:
     config = (
@@ -445,7 +446,7 @@ def test_an_embedding_model_is_known_by_its_name(model: str) -> None:
     assert one["mode"] == "embedding"
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "more", "provider", "upstream"),
     [
         ("openai/responses/gpt-5", "", "openai", "gpt-5"),

@@ -23,6 +23,7 @@ from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.config.validate.messages import A_MAPPING
 from codellama_proxy.config.yaml.document import parse
 from codellama_proxy.core.snapshot import Deployment
+from tests.support.cases import each
 
 ROOT = Path(__file__).parents[2]
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "mock"})
@@ -155,7 +156,7 @@ def test_the_schema_allows_what_the_loader_reads(text: str) -> None:
     assert allows(text)
 
 
-@pytest.mark.parametrize("text", FORBIDDEN)
+@each("text", FORBIDDEN)
 def test_the_schema_forbids_what_the_loader_refuses(text: str) -> None:
     assert not allows(text)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from codellama_proxy.config.load import examine
+from tests.support.cases import each
 
 IMPLEMENTED = frozenset({"openai", "vllm", "mock"})
 A = "models:\n- {name: a, provider: mock}\n"
@@ -151,7 +150,7 @@ WARNED = {
 NO_TEXT = "so no system prompt stands before the requests; write one, or false for none"
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         (A, [f"1:1: guardrail: missing, {NO_TEXT}"]),
@@ -189,7 +188,7 @@ def test_a_chat_model_that_completes_text_has_no_guardrail_there() -> None:
     ]
 
 
-@pytest.mark.parametrize(("text", "expected"), WARNED.values(), ids=WARNED)
+@each(("text", "expected"), WARNED.values())
 def test_what_can_never_happen_is_warned_of(text: str, expected: list[str]) -> None:
     assert warnings(text if "guardrail" in text else text + OFF) == expected
 

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from codellama_proxy.core import mounts
+from tests.support.cases import each
 
 TABLE = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -18,7 +19,7 @@ TABLE = r"""
 """
 
 
-@pytest.mark.parametrize(
+@each(
     ("place", "kind", "remote"),
     [
         ("/", "ext4", False),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.sse import MAX_EVENT, MOST_LINES, Decoder, EventTooLargeError, Frame, encode
+from tests.support.cases import each
 
 
 def decode(*chunks: bytes) -> list[Frame]:
@@ -16,7 +17,7 @@ def decode(*chunks: bytes) -> list[Frame]:
     return frames + decoder.flush()
 
 
-@pytest.mark.parametrize(
+@each(
     ("raw", "frames"),
     [
         (b"data: a\n\n", [Frame(b"a")]),

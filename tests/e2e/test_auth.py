@@ -9,6 +9,7 @@ import pytest
 
 from codellama_proxy.config.load import examine
 from codellama_proxy.providers.registry import IMPLEMENTED
+from tests.support.cases import each
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.support.raw_http import exchange, request
 from tests.support.upstream.process import Upstream
@@ -289,7 +290,7 @@ def test_without_required_keys_unknown_ones_are_anonymous(proxy: ProxyFactory, u
     assert served.client.get("/spend/logs", headers=headers).status_code == 403
 
 
-@pytest.mark.parametrize(
+@each(
     ("required", "host", "told"),
     [
         (False, "0.0.0.0", True),

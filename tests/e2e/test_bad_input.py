@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cases import each
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.raw_http import Reply, exchange, refused, request
 from tests.support.upstream.process import Upstream
@@ -133,7 +134,7 @@ FIELDS: dict[str, str] = {
 TYPES = [(field, value) for field, kind in FIELDS.items() for value in WRONG[kind]]
 
 
-@pytest.mark.parametrize(("field", "value"), TYPES)
+@each(("field", "value"), TYPES)
 def test_a_wrong_type_is_named(served: Proxy, field: str, value: Any) -> None:
     body = {"messages": USER, field: value}
     if field == "prompt":
@@ -174,12 +175,12 @@ VALUES: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "code", "param"), VALUES)
+@each(("body", "code", "param"), VALUES)
 def test_a_wrong_value_is_named(served: Proxy, body: dict[str, Any], code: str, param: str) -> None:
     refused(ask(served, body), 400, code, param=param)
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if field not in ("messages", "prompt")])
+@each("field", [field for field in FIELDS if field not in ("messages", "prompt")])
 def test_null_means_absent(served: Proxy, field: str) -> None:
     messages = [{"role": "user", "content": "allowed"}]
     assert ask(served, {"messages": messages, field: None}).status == 200

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.cases import each
 from tests.support.processes import ROOT, until
 from tests.support.proxy_process import ProxyFactory, config
 from tests.support.upstream.process import Upstream
@@ -65,7 +66,7 @@ def selections(query: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield name, [(label, value) for label, _, value in MATCHER.findall(inner)]
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@each("query", QUERIES)
 def test_a_query_asks_for_what_there_is(query: str, labels: dict[str, set[str]]) -> None:
     found = list(selections(query))
     assert found
@@ -78,7 +79,7 @@ def test_a_query_asks_for_what_there_is(query: str, labels: dict[str, set[str]])
     assert grouped <= set.intersection(*(labels[name] for name, _ in found))
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@each("query", QUERIES)
 def test_a_quantile_keeps_its_buckets_and_a_counter_is_rated(query: str) -> None:
     if "histogram_quantile" in query:
         assert "by (le)" in query

@@ -18,6 +18,7 @@ from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import disclosed, of_status, retry_after
 from codellama_proxy.failures.error_body import UpstreamError, parse_error
 from codellama_proxy.routing import cooldown as cooling
+from tests.support.cases import each
 
 NOW = 1_800_000_000.0
 
@@ -40,7 +41,7 @@ CODE: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "body", "headers", "cls"),
     [
         *((status, b"", {}, "caller") for status in (400, 404, 405, 413, 414, 415, 422, 451)),
@@ -140,7 +141,7 @@ CONTEXT_LENGTH = [
 ]
 
 
-@pytest.mark.parametrize("words", CONTEXT_LENGTH)
+@each("words", CONTEXT_LENGTH)
 def test_every_wording_of_too_long_is_known(words: str) -> None:
     for status in (400, 403, 413, 422):
         found = answer(status, {"error": {"message": words}})
@@ -199,9 +200,9 @@ ECHOED = [
 ]
 
 
-@pytest.mark.parametrize("words", ECHOED)
-@pytest.mark.parametrize("around", ["Bad content: '{}'", "messages.0.content: {} is not allowed", "{}"])
-@pytest.mark.parametrize("status", [400, 404, 413, 422])
+@each("words", ECHOED)
+@each("around", ["Bad content: '{}'", "messages.0.content: {} is not allowed", "{}"])
+@each("status", [400, 404, 413, 422])
 def test_no_words_of_a_request_rest_a_deployment(words: str, around: str, status: int) -> None:
     for body in ({"error": {"message": around.format(words), "code": "invalid_value"}}, {"detail": words}):
         found = answer(status, body)
@@ -261,7 +262,7 @@ def test_what_a_moderation_refuses_is_the_callers(error: Any) -> None:
 # --- errors inside a 200 that say their status ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "cls"),
     [
         *((status, "caller") for status in (400, 404, 413, 422)),
@@ -270,7 +271,7 @@ def test_what_a_moderation_refuses_is_the_callers(error: Any) -> None:
         *((status, "transient") for status in (500, 502)),
     ],
 )
-@pytest.mark.parametrize(
+@each(
     "shape",
     [
         lambda status: {"error": {"message": "m", "code": status}},
@@ -308,7 +309,7 @@ def test_codes_and_types_stand_for_their_status(error: Any, cls: str) -> None:
 # --- error bodies --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "error"),
     [
         (
@@ -397,8 +398,8 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize("hidden", SECRETS + ADDRESSES)
-@pytest.mark.parametrize("around", ["{}", "Bad: {}", "Bad ({}) now", "Bad '{}', sorry.", "Bad\n{}\nworse"])
+@each("hidden", SECRETS + ADDRESSES)
+@each("around", ["{}", "Bad: {}", "Bad ({}) now", "Bad '{}', sorry.", "Bad\n{}\nworse"])
 def test_no_key_and_no_address_is_shown(hidden: str, around: str) -> None:
     shown = sentence(around.format(hidden))
     assert "[removed]" in shown
@@ -436,7 +437,7 @@ def test_whatever_surrounds_a_key_it_is_not_shown(text: str, secret: str, gap: s
 # --- Retry-After ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "seconds"),
     [
         ({}, None),

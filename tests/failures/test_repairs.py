@@ -12,6 +12,7 @@ from codellama_proxy.core.snapshot import Routing
 from codellama_proxy.failures.classify import of_status
 from codellama_proxy.failures.error_body import parse_error
 from tests.support.builders import deployment, model, snapshot
+from tests.support.cases import each
 from tests.support.fake_internet import Internet, Script, answer, good, refusal
 from tests.support.gateway_harness import Play, Rig, player
 
@@ -173,7 +174,7 @@ SAID: list[tuple[int, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "name"), SAID)
+@each(("status", "body", "name"), SAID)
 def test_providers_say_it_in_their_own_words(status: int, body: Any, name: str) -> None:
     failure = of_status(status, {}, parse_error(orjson.dumps(body)), 0.0)
     assert failure.unsupported == name

@@ -18,6 +18,7 @@ from codellama_proxy.openai_format.parameters import (
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest, several
 from codellama_proxy.policy.guardrail import request_for
 from tests.support.builders import deployment
+from tests.support.cases import each
 
 OTHERS: list[Endpoint] = ["completions", "embeddings"]
 GIVEN = {"completions": "prompt", "embeddings": "input"}
@@ -49,8 +50,8 @@ def test_text_and_token_ids_are_taken_alone_and_in_lists(endpoint: Endpoint, fou
     assert len(several(found)) == (len(found) if is_list else 1)
 
 
-@pytest.mark.parametrize("endpoint", OTHERS)
-@pytest.mark.parametrize(
+@each("endpoint", OTHERS)
+@each(
     ("found", "code"),
     [
         (None, "missing_required_parameter"),
@@ -73,7 +74,7 @@ def test_anything_else_is_refused_by_name(endpoint: Endpoint, found: Any, code: 
     assert (error.code, error.param) == (code, GIVEN[endpoint])
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "param"),
     [
         ({"suffix": 1}, "suffix"),

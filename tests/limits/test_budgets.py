@@ -22,6 +22,7 @@ from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import DAY, FOR_EVER, Window, is_rolling, turned, window
 from codellama_proxy.pricing.cost import cost
 from codellama_proxy.store import key_fields as key_values
+from tests.support.cases import each
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC).timestamp()
 PRICE = Price(200_000_000, 600_000_000)
@@ -109,7 +110,7 @@ GOOD = ["hour", "day", "week", "month", "1h", "24h", "20000h", "999999d"]
 BAD = ["", "0h", "07d", "-1d", "1m", "30s", "1y", "5M", "1000000h", "day ", "Day", "٣d", "1.5h", "1h\n"]
 
 
-@pytest.mark.parametrize("duration", [*GOOD, *BAD])
+@each("duration", [*GOOD, *BAD])
 def test_every_entrance_takes_the_same_durations(duration: str) -> None:
     good = duration in GOOD
 

@@ -20,6 +20,7 @@ from codellama_proxy.core.snapshot import (
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
+from tests.support.cases import each
 
 NOW = 1_795_000_000.0
 
@@ -266,7 +267,7 @@ def test_nothing_remains_of_a_debt() -> None:
     assert tokens == Rate(60, 0, 120.0)
 
 
-@pytest.mark.parametrize(
+@each(
     ("seconds", "text"),
     [
         (0, "0ms"),

@@ -16,6 +16,7 @@ from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text, request_for
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -27,7 +28,7 @@ def refused(body: bytes | dict[str, Any]) -> tuple[str, str | None]:
     return caught.value.code, caught.value.param
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "code"),
     [
         (b"", "invalid_json"),
@@ -49,7 +50,7 @@ def test_unreadable_bodies_are_refused_by_their_kind(body: bytes, code: str) -> 
     assert refused(body)[0] == code
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "code", "param"),
     [
         ({}, "missing_required_parameter", "messages"),
@@ -98,7 +99,7 @@ def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], code: str, par
     assert refused(fields) == (code, param)
 
 
-@pytest.mark.parametrize(
+@each(
     ("number", "message"),
     [
         ("1" + 30 * "0", "'max_tokens' must be between 1 and 2147483647."),
@@ -134,7 +135,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHAT_PARAMETERS)
+@each("name", CHAT_PARAMETERS)
 def test_every_field_names_itself_when_its_type_is_wrong(name: str) -> None:
     for value in WRONG[CHAT_PARAMETERS[name].kind]:
         code, param = refused({"messages": HELLO, "stream": True, name: value})

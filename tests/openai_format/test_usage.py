@@ -16,6 +16,7 @@ from codellama_proxy.openai_format.usage import (
     read_usage,
     usage_in,
 )
+from tests.support.cases import each
 
 NONSENSE: tuple[Any, ...] = (
     None,
@@ -194,9 +195,7 @@ SPELLINGS: tuple[tuple[str, dict[str, Any], Usage], ...] = (
 )
 
 
-@pytest.mark.parametrize(
-    ("reported", "usage"), [(a, b) for _, a, b in SPELLINGS], ids=[n for n, *_ in SPELLINGS]
-)
+@each(("reported", "usage"), [(a, b) for _, a, b in SPELLINGS])
 def test_every_spelling_is_read(reported: dict[str, Any], usage: Usage) -> None:
     assert read_usage(reported) == usage
     assert usage_in({"usage": reported}) == usage
@@ -207,7 +206,7 @@ def test_what_tells_nothing_is_no_usage(missing: Any) -> None:
     assert read_usage(missing) is None
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE)
+@each("nonsense", NONSENSE)
 def test_a_figure_that_is_no_count_is_as_good_as_missing(nonsense: Any) -> None:
     assert read_usage({"prompt_tokens": nonsense, "completion_tokens": 5}) == Usage(0, 5)
     assert read_usage({"prompt_tokens": 5, "completion_tokens": nonsense}) == Usage(5)

@@ -16,6 +16,7 @@ from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS, NATIVE_ADAPTERS
 from tests.providers import test_providers
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.docs_examples import ADDED, BLOCKS, PAGE, SAYING
 from tests.support.processes import ROOT
 
@@ -89,9 +90,7 @@ def knowing(provider: str) -> Iterator[str]:
             yield str(file.relative_to(ROOT))
 
 
-@pytest.mark.parametrize(
-    "provider", sorted({*NATIVE_ADAPTERS, "nvidia", "groq", "perplexity", "cerebras", "fireworks"})
-)
+@each("provider", sorted({*NATIVE_ADAPTERS, "nvidia", "groq", "perplexity", "cerebras", "fireworks"}))
 def test_every_place_that_knows_a_provider_is_named(provider: str) -> None:
     own = {f for f in knowing(provider) if Path(f).stem.partition("_")[0] == provider}
     missing = [file for file in knowing(provider) if file not in own and f"`{file}`" not in PAGE]

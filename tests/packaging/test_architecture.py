@@ -4,9 +4,8 @@ import re
 import textwrap
 from pathlib import Path
 
-import pytest
-
 from tests.packaging.test_layers import LAYERS, MODULES, PACKAGE
+from tests.support.cases import each
 
 ROOT = PACKAGE.parent
 PAGE = (ROOT / "docs/architecture.md").read_text()
@@ -44,7 +43,7 @@ def test_the_picture_shows_the_layers_that_imports_are_held_to() -> None:
 NAMED = sorted(set(re.findall(r"`([\w/]+(?:\.py|/))`", PAGE)))
 
 
-@pytest.mark.parametrize("name", NAMED)
+@each("name", NAMED)
 def test_every_file_it_names_is_there(name: str) -> None:
     assert any((place / name).exists() for place in (ROOT, PACKAGE))
 

@@ -18,6 +18,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.core.snapshot import Server
 from codellama_proxy.server.assembly import FLUSH_SECONDS
 from codellama_proxy.server.process import AFTER_DRAIN_SECONDS
+from tests.support.cases import each
 from tests.support.container_sandbox import DOCKERFILE, USER
 from tests.support.processes import ROOT
 
@@ -102,7 +103,7 @@ def variables(text: str) -> Iterator[str]:
     yield from re.findall(r"\bPROXY_[A-Z_]+\b", text)
 
 
-@pytest.mark.parametrize(
+@each(
     "path",
     [
         ROOT / "Dockerfile",
@@ -111,7 +112,6 @@ def variables(text: str) -> Iterator[str]:
         ROOT / "deploy/codellama-proxy.service",
         *GUIDES,
     ],
-    ids=lambda path: path.name,
 )
 def test_every_variable_that_is_named_is_read(path: Path) -> None:
     known = {f"PROXY_{name.upper()}" for name in Settings.model_fields}
@@ -141,14 +141,14 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert "codellama-proxy.service" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@each("guide", GUIDES)
 def test_every_link_inside_the_project_leads_somewhere(guide: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", guide.read_text()):
         if "://" not in target:
             assert (guide.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("guide", [one for one in GUIDES if one.name != INVENTS], ids=lambda path: path.name)
+@each("guide", [one for one in GUIDES if one.name != INVENTS])
 def test_every_file_that_a_guide_names_is_there(guide: Path) -> None:
     paths = r"(?:^|[`\s])((?:tests|scripts|docs|deploy/[\w-]+\.)/?[\w/.-]*\w)(?!\*)\b"
     named = [name for name in re.findall(paths, guide.read_text(), re.MULTILINE) if "/" in name]

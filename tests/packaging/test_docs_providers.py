@@ -10,6 +10,7 @@ from codellama_proxy.config.load import load
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.providers.registry import ADAPTERS, IMPLEMENTED
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.processes import ROOT
 
 TEXT = (ROOT / "docs" / "providers.md").read_text("utf-8")
@@ -54,7 +55,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("provider", "name"), REFUSALS)
+@each(("provider", "name"), REFUSALS)
 def test_what_is_said_to_be_refused_is_refused(provider: str, name: str) -> None:
     here = deployment(provider=provider, model="claude-sonnet-4-6")
     with pytest.raises(ProxyError) as caught:

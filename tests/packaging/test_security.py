@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cases import each
 from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
 from tests.support.raw_http import exchange, request
 from tests.support.upstream.process import Upstream
@@ -242,7 +243,7 @@ def test_the_search_finds_what_it_looks_for(code: str) -> None:
     assert list(forbidden(ast.parse(code)))
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+@each("path", sorted(PACKAGE.rglob("*.py")))
 def test_the_package_runs_no_strings_no_programs_and_no_templates(path: Path) -> None:
     assert list(forbidden(ast.parse(path.read_text()))) == []
 

@@ -19,6 +19,7 @@ from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.guardrail import request_for
 from codellama_proxy.policy.privileged_fields import privileged, refused_from
 from codellama_proxy.providers.registry import ADAPTERS, ADAPTERS_BY_ENDPOINT
+from tests.support.cases import each
 
 GUARDRAIL = "Only speak of code."
 PRIVILEGED = (
@@ -97,8 +98,8 @@ def sent(fields: dict[str, Any], deployment: Deployment) -> HttpRequest:
     return ADAPTERS_BY_ENDPOINT["chat/completions"][deployment.provider].to_request(here, deployment)
 
 
-@pytest.mark.parametrize("provider", ADAPTERS)
-@pytest.mark.parametrize("name", PRIVILEGED)
+@each("provider", ADAPTERS)
+@each("name", PRIVILEGED)
 def test_no_client_may_set_it(provider: str, name: str) -> None:
     for value in ("canary", {"canary": True}, ["canary"], True):
         with pytest.raises(ProxyError) as refused:
@@ -118,7 +119,7 @@ def test_the_entry_may(provider: str) -> None:
     assert b'"enable_thinking":false' in sent({"chat_template_kwargs": {"x": 1}}, lenient).body
 
 
-@pytest.mark.parametrize("name", HARMLESS)
+@each("name", HARMLESS)
 def test_what_only_steers_the_answer_travels_on(name: str) -> None:
     assert privileged([name]) == ()
 
@@ -133,7 +134,7 @@ def test_the_case_of_a_name_changes_nothing(name: str, data: st.DataObject) -> N
     assert privileged([other]) == (other,)
 
 
-@pytest.mark.parametrize("provider", ADAPTERS)
+@each("provider", ADAPTERS)
 def test_the_guardrail_is_the_same_bytes_before_every_request(provider: str) -> None:
     bodies = [
         sent({"messages": [{"role": "user", "content": text}], "temperature": 0.5}, entry(provider)).body

@@ -13,6 +13,7 @@ from codellama_proxy.core.snapshot import Deployment, Price, Tariff
 from codellama_proxy.core.types import Usage
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.pricing import cost as pricing
+from tests.support.cases import each
 
 counts = st.integers(-(10**6), 10**9)
 units = st.integers(0, 10**13)
@@ -136,7 +137,7 @@ TIERED = Price(
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("usage", "asked", "nanos"),
     [
         (Usage(10, 10), "", 30),

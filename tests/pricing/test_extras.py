@@ -11,6 +11,7 @@ from codellama_proxy.diagnostics.decision import trace_of
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.pricing import extras
 from tests.support.builders import chat, deployment, model, snapshot
+from tests.support.cases import each
 from tests.support.fake_internet import Internet, good
 from tests.support.gateway_harness import Play, Rig, player
 
@@ -48,12 +49,12 @@ DEARER: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("params", PLAIN)
+@each("params", PLAIN)
 def test_what_costs_nothing_extra_passes(params: dict[str, Any]) -> None:
     assert extras.extras_of(chat(params=params)) == []
 
 
-@pytest.mark.parametrize("params", DEARER)
+@each("params", DEARER)
 def test_what_costs_extra_is_found(params: dict[str, Any]) -> None:
     (name,) = params
     assert {one.param for one in extras.extras_of(chat(params=params))} == {name}

@@ -11,6 +11,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers import ai21
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, fold, read
 from tests.support.conversations import sse
 from tests.support.dialects.ai21 import DIALOGUE, chunk
@@ -50,7 +51,7 @@ def test_the_golden_request() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("seed", 7),

@@ -17,6 +17,7 @@ from codellama_proxy.providers.anthropic import adapter as anthropic
 from codellama_proxy.providers.anthropic.capabilities import COMPATIBLE, NEWEST, capabilities
 from codellama_proxy.providers.anthropic.json_schema import closed
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.dialects.anthropic_rules import Refused, check
 
 SONNET, HAIKU, OPUS = "claude-sonnet-4-6", "claude-haiku-4-5", "claude-opus-5-5"
@@ -121,7 +122,7 @@ def test_a_models_well_known_name_decides_what_it_can_do() -> None:
     assert capabilities(entry("kimi-k2")) is COMPATIBLE
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "thinking", "sampling"),
     [
         ("claude-3-5-sonnet-20241022", "none", True),
@@ -252,7 +253,7 @@ def test_pictures_and_documents_are_taken_in_their_forms() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         {"type": "image_url", "image_url": {"url": "http://a.example/x.png"}},
@@ -326,7 +327,7 @@ def test_the_bound_on_tokens_is_always_there_and_never_above_the_models() -> Non
     assert orjson.loads(sent("claude-next", max_tokens=900_000).body)["max_tokens"] == 900_000
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "params"),
     [
         (SONNET, {"n": 2}),
@@ -415,7 +416,7 @@ def test_models_that_always_think_are_not_forced_to_call() -> None:
 # --- thinking and the form of the answer ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "effort", "thinking", "word"),
     [
         (SONNET, "minimal", {"type": "adaptive"}, "low"),

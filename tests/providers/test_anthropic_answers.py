@@ -15,6 +15,7 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.anthropic import adapter as anthropic
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, read
 from tests.support.dialects.anthropic import USAGE, called, end, events, start, text, whole
 
@@ -28,7 +29,7 @@ def answer(raw: bytes) -> tuple[Any, Usage | None]:
     return orjson.loads(event.body)["choices"][0], event.usage
 
 
-@pytest.mark.parametrize(
+@each(
     ("stop_reason", "reason"),
     [
         ("end_turn", "stop"),

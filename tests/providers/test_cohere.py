@@ -16,6 +16,7 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.cohere import adapter as cohere
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, fold, read
 from tests.support.dialects.cohere import DIALOGUE, call, called, end, events, message, start, whole
 from tests.support.dialects.sent import (
@@ -80,7 +81,7 @@ def test_the_golden_request() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "sent"),
     [
         (IDLE, {}),
@@ -113,7 +114,7 @@ def test_parameters_in_its_words(params: dict[str, Any], sent: dict[str, Any]) -
     assert body("cohere", **params) == sent
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("n", 2),

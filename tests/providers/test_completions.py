@@ -18,6 +18,7 @@ from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai.completions_profiles import COMPLETION_PROFILES
 from codellama_proxy.providers.registry import IMPLEMENTED
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import cut, read
 from tests.support.conversations import sse
 
@@ -40,7 +41,7 @@ def body(provider: str, asked: InferenceRequest, **more: Any) -> dict[str, Any]:
 # --- who, and where ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("provider", "base_url", "url"),
     [
         ("openai", None, "https://api.openai.com/v1/completions"),
@@ -61,7 +62,7 @@ def test_each_provider_completes_at_its_address(provider: str, base_url: str | N
     assert sent.method == "POST"
 
 
-@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
+@each("provider", COMPLETION_PROFILES)
 def test_chat_models_complete_only_where_their_entry_says_so(provider: str) -> None:
     entry = f"{{name: a, provider: {provider}, model: codestral, api_key: k, base_url: 'https://h/v1'%s}}"
     plain, told = (
@@ -99,7 +100,7 @@ def test_the_golden_request() -> None:
     }
 
 
-@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
+@each("provider", COMPLETION_PROFILES)
 def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> None:
     found = body(provider, ask(stream=True), base_url="https://x.example/v1")
     assert found["stream"] is True
@@ -107,7 +108,7 @@ def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> 
     assert "stream_options" not in body(provider, ask(), base_url="https://x.example/v1")
 
 
-@pytest.mark.parametrize("provider", COMPLETION_PROFILES)
+@each("provider", COMPLETION_PROFILES)
 def test_the_bound_on_an_answer_has_its_old_name_here(provider: str) -> None:
     found = body(provider, ask(max_completion_tokens=7), base_url="https://x.example/v1", model="gpt-5")
     assert found["max_tokens"] == 7

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Failure, Usage
 from codellama_proxy.providers.common.cut_answers import is_answer, text_events, texts_in, with_usage
+from tests.support.cases import each
 
 ERROR = {"message": "overloaded", "type": "server_error"}
 OPENAI = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -19,7 +20,7 @@ COHERE = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     "told",
     [
         {"error": ERROR, "usage": OPENAI},

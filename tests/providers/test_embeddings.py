@@ -19,6 +19,7 @@ from codellama_proxy.providers.cohere import embeddings as cohere_embed
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.openai.embeddings import PROVIDERS, TAKE_IDS, floats, vectored
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 
 VECTORS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20)
 PLAIN = deployment()
@@ -54,9 +55,7 @@ def test_both_forms_hold_the_same_numbers(vector: list[float]) -> None:
     assert vectored(vector, as_base64=False) is vector
 
 
-@pytest.mark.parametrize(
-    "vector", [None, [], "", 5, {}, ["x"], [None], "####", "QQ==", "é", [1e300], [[1.0]], "QUJD"]
-)
+@each("vector", [None, [], "", 5, {}, ["x"], [None], "####", "QQ==", "é", [1e300], [[1.0]], "QUJD"])
 def test_what_is_no_vector_is_a_failure_in_the_form_it_is_not_in(vector: Any) -> None:
     with pytest.raises(AttemptError) as caught:
         vectored(vector, as_base64=isinstance(vector, list))
@@ -66,14 +65,14 @@ def test_what_is_no_vector_is_a_failure_in_the_form_it_is_not_in(vector: Any) ->
 # --- requests ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+@each("provider", sorted(PROVIDERS))
 def test_texts_go_out_as_they_came(provider: str) -> None:
     for given_ in ("x", ["x", "y"]):
         found = body(provider, ask(given_, dimensions=8))
         assert (found["input"], found["dimensions"]) == (given_, 8)
 
 
-@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+@each("provider", sorted(PROVIDERS))
 def test_token_ids_go_out_as_ids_or_as_what_they_say(provider: str) -> None:
     ids = [[1, 2], [3]]
     if provider in TAKE_IDS:
@@ -136,7 +135,7 @@ def test_what_clients_count_on_is_filled_in() -> None:
     assert made == {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [1.0]}]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "reason"),
     [
         ({"error": {"message": "no"}}, "error_in_200"),

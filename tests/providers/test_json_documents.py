@@ -14,6 +14,7 @@ import pytest
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import read
 from tests.support.dialogues import chunk, sse
 
@@ -274,7 +275,7 @@ def answered(body: bytes) -> str:
     return event.text
 
 
-@pytest.mark.parametrize("document", VALID)
+@each("document", VALID)
 def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
     piece, body = within(document)
     raw = sse(BEFORE) + lines(piece) + sse(END, b"[DONE]")
@@ -291,7 +292,7 @@ def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
         answered(document)
 
 
-@pytest.mark.parametrize("document", INVALID, ids=range(len(INVALID)))
+@each("document", INVALID)
 def test_an_invalid_document_fails_the_attempt_wherever_it_stands(document: bytes) -> None:
     piece, body = within(document)
     for raw in (document, body):
@@ -304,7 +305,7 @@ def test_an_invalid_document_fails_the_attempt_wherever_it_stands(document: byte
             streamed(document)
 
 
-@pytest.mark.parametrize("document", DECIDED, ids=range(len(DECIDED)))
+@each("document", DECIDED)
 def test_a_document_that_parsers_disagree_on_is_read_whole_or_fails(document: bytes) -> None:
     piece, body = within(document)
     for read_one in (

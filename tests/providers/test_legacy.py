@@ -11,6 +11,7 @@ from codellama_proxy.providers.common.legacy_functions import modern, restored
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, fold, read
 from tests.support.dialogues import DIALOGUES
 
@@ -75,7 +76,7 @@ def test_events_of_other_requests_are_left_alone() -> None:
     assert restored(nothing, ASKED) is nothing
 
 
-@pytest.mark.parametrize("provider", TRANSLATED)
+@each("provider", TRANSLATED)
 def test_every_translated_dialect_answers_with_a_function_call(provider: str) -> None:
     adapter, here = ADAPTERS[provider], deployment(provider=provider)
     answer = DIALOGUES[provider].answers["tools"]
@@ -90,7 +91,7 @@ def test_every_translated_dialect_answers_with_a_function_call(provider: str) ->
     assert not any("tool_calls" in c["delta"] for chunk in chunks(events) for c in chunk["choices"])
 
 
-@pytest.mark.parametrize("provider", TRANSLATED)
+@each("provider", TRANSLATED)
 def test_every_translated_dialect_is_asked_with_tools(provider: str) -> None:
     here = deployment(provider=provider, drop_params=True)
     sent = ADAPTERS[provider].to_request(ASKED, here).body

@@ -15,6 +15,7 @@ from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.mock_transport import MockTransport
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import fold, read
 
 HERE = deployment("mock", provider="mock", base_url=None)
@@ -94,10 +95,8 @@ def test_it_takes_the_time_it_is_told_to_take(streamed: bool) -> None:
     assert delays == ([2.0, 0.25, 0.25, 0.25, 0.25, 0.0] if streamed else [3.0])
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    ("status", "retry_after"), [(500, None), (429, 3.0), (429, 1_500_000.0), (401, None)]
-)
+@each("streamed", [False, True])
+@each(("status", "retry_after"), [(500, None), (429, 3.0), (429, 1_500_000.0), (401, None)])
 def test_it_refuses_as_it_is_told(status: int, retry_after: float | None, streamed: bool) -> None:
     found = played(Mock(status=status, retry_after=retry_after, first_token_delay=1.0), streamed=streamed)
     assert found.status == status

@@ -12,6 +12,7 @@ from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, fold, read
 from tests.support.dialogues import HEAD, call, chunk, fragment, sse, stream, whole
 
@@ -47,7 +48,7 @@ REASONS = {
 MAPPED = [(found, ours) for ours, words in REASONS.items() for found in words.split()]
 
 
-@pytest.mark.parametrize(("found", "ours"), MAPPED)
+@each(("found", "ours"), MAPPED)
 def test_finish_reasons_are_openais_five(found: str, ours: str) -> None:
     event = answered({"content": "x"}, found)
     assert choice_of(event)["finish_reason"] == event.finish_reason == ours
@@ -68,8 +69,8 @@ def test_a_broken_end_is_a_failure_unless_something_was_said(found: str) -> None
 ABANDONED = ["ERROR", "TIMEOUT", "failed", "abort", "insufficient_system_resource", "network_error"]
 
 
-@pytest.mark.parametrize("found", ABANDONED)
-@pytest.mark.parametrize("said", ["", "half of"])
+@each("found", ABANDONED)
+@each("said", ["", "half of"])
 def test_an_answer_that_the_upstream_gave_up_is_none(found: str, said: str) -> None:
     with pytest.raises(AttemptError):
         answered({"content": said}, found)

@@ -18,6 +18,7 @@ from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.providers.openai.messages import short_tool_id
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, fold, read
 from tests.support.conversations import sse
 from tests.support.dialogues import call, chunk
@@ -50,7 +51,7 @@ def streamed(provider: str, *data: Any, **asked: Any) -> list[dict[str, Any]]:
 # --- azure ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("base_url", "extra", "url"),
     [
         (RESOURCE, {}, f"{RESOURCE}/openai/v1/chat/completions"),
@@ -126,7 +127,7 @@ def refused(status: int, found: Any) -> tuple[str, str]:
 # --- words of other providers for whose fault it was ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "found", "cls"),
     [
         (404, {"error": {"type": "not_found_error", "message": "model: claude-x"}}, "credential"),

@@ -13,6 +13,7 @@ from codellama_proxy.openai_format.parameters import IGNORABLE, NEUTRAL_DEFAULTS
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.dialogues import call
 
 to_request = ADAPTERS["openai"].to_request
@@ -81,7 +82,7 @@ def test_without_a_key_nothing_is_authorised() -> None:
     assert "authorization" not in to_request(chat(), deployment(api_key=None)).headers
 
 
-@pytest.mark.parametrize("provider", sorted(OPENAI_PROFILES))
+@each("provider", sorted(OPENAI_PROFILES))
 def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
     here = deployment(provider=provider)
     streamed = orjson.loads(to_request(chat(stream=True), here).body)
@@ -92,15 +93,13 @@ def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
     assert "stream_options" not in whole
 
 
-@pytest.mark.parametrize(
-    ("provider", "url"), [(name, d.base_url) for name, d in OPENAI_PROFILES.items() if not d.azure]
-)
+@each(("provider", "url"), [(name, d.base_url) for name, d in OPENAI_PROFILES.items() if not d.azure])
 def test_every_provider_has_its_address(provider: str, url: str | None) -> None:
     assert sent(provider).url == (url or "") + "/chat/completions"
     assert url is None or url.startswith("https://") or "localhost" in url or provider == "mock"
 
 
-@pytest.mark.parametrize(
+@each(
     ("provider", "model", "given_as", "sent_as"),
     [
         ("openai", "gpt-4.1", "max_tokens", "max_tokens"),
@@ -166,7 +165,7 @@ def test_bookkeeping_is_left_out_without_a_word_where_it_is_not_known() -> None:
 REJECTED = [(name, param) for name, dialect in OPENAI_PROFILES.items() for param in sorted(dialect.reject)]
 
 
-@pytest.mark.parametrize(("provider", "param"), REJECTED)
+@each(("provider", "param"), REJECTED)
 def test_what_would_change_the_answer_is_refused_or_reported(provider: str, param: str) -> None:
     value = PARAMS.get(param, [{"name": "f"}])
     offered = {"tool_choice": "tools", "function_call": "functions"}.get(param)
@@ -184,7 +183,7 @@ def test_what_would_change_the_answer_is_refused_or_reported(provider: str, para
     assert param not in orjson.loads(dropped.body)
 
 
-@pytest.mark.parametrize(("provider", "param"), [pair for pair in REJECTED if pair[1] in NEUTRAL_DEFAULTS])
+@each(("provider", "param"), [pair for pair in REJECTED if pair[1] in NEUTRAL_DEFAULTS])
 def test_a_default_is_never_refused(provider: str, param: str) -> None:
     default: Any = NEUTRAL_DEFAULTS[param]
     found = sent(provider, **{param: default})

@@ -12,6 +12,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, cut, fold, read
 from tests.support.dialogues import DIALOGUES, sse
 from tests.support.docs_examples import ADDED, SAYING
@@ -34,8 +35,8 @@ def test_every_adapter_has_its_dialogue() -> None:
 # --- requests ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("streamed", [False, True])
+@each("provider", PROVIDERS)
 def test_the_guardrail_is_in_every_request(provider: str, streamed: bool) -> None:
     asked = chat(
         stream=streamed,
@@ -50,7 +51,7 @@ def test_the_guardrail_is_in_every_request(provider: str, streamed: bool) -> Non
     assert system.startswith("Only code.")
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("provider", PROVIDERS)
 def test_a_request_carries_our_credential_and_the_upstreams_model(provider: str) -> None:
     sent = SPEAKING[provider].to_request(chat(), entry(provider, headers={"x-team": "web"}))
     assert "sk-upstream-secret" in "".join(sent.headers.values())
@@ -62,7 +63,7 @@ def test_a_request_carries_our_credential_and_the_upstreams_model(provider: str)
     assert "sk-upstream-secret" not in sent.url + sent.body.decode()
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("provider", PROVIDERS)
 def test_a_request_is_the_same_every_time(provider: str) -> None:
     adapter, asked = SPEAKING[provider], chat(params={"temperature": 0.5, "max_tokens": 5})
     assert adapter.to_request(asked, entry(provider)) == adapter.to_request(asked, entry(provider))
@@ -72,7 +73,7 @@ def test_a_request_is_the_same_every_time(provider: str) -> None:
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("provider", "kind"), CASES)
+@each(("provider", "kind"), CASES)
 def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> None:
     answer = SAID[provider].answers[kind]
     event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
@@ -82,7 +83,7 @@ def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> N
     assert "".join(e.text for e in events) == event.text == answer.text
 
 
-@pytest.mark.parametrize(("provider", "kind"), CASES)
+@each(("provider", "kind"), CASES)
 def test_usage_and_ends_are_told_to_the_books(provider: str, kind: str) -> None:
     answer = SAID[provider].answers[kind]
     event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
@@ -104,7 +105,7 @@ def test_any_chunking_gives_the_same_events(case: tuple[str, str], at: list[int]
     assert read(adapter, cut(raw, at), STREAMED, here) == read(adapter, [raw], STREAMED, here)
 
 
-@pytest.mark.parametrize(("provider", "kind"), CASES)
+@each(("provider", "kind"), CASES)
 def test_a_stream_may_come_byte_by_byte(provider: str, kind: str) -> None:
     raw = SAID[provider].answers[kind].stream
     adapter, here = SPEAKING[provider], entry(provider)
@@ -115,8 +116,8 @@ def test_a_stream_may_come_byte_by_byte(provider: str, kind: str) -> None:
 # --- what is not an answer -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
+@each("provider", PROVIDERS)
+@each(
     "body",
     [
         *(b"", b"null", b"[]", b"{}", b'"text"', b"<html>", b"\xff", b"NaN"),
@@ -145,7 +146,7 @@ def test_a_truncated_stream_is_never_complete(case: tuple[str, str], at: int) ->
     assert not complete or any(event.finish_reason for event in events)
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("provider", PROVIDERS)
 def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> None:
     for error in SAID[provider].errors:
         for answer in SAID[provider].answers.values():
@@ -182,15 +183,15 @@ JSON_PIECES = [provider for provider in PROVIDERS if provider != "replicate"]
 """Whose streams are JSON, piece by piece; Replicate's are text."""
 
 
-@pytest.mark.parametrize("broken", BROKEN)
-@pytest.mark.parametrize("provider", JSON_PIECES)
+@each("broken", BROKEN)
+@each("provider", JSON_PIECES)
 def test_a_piece_that_cannot_be_read_fails_the_attempt(provider: str, broken: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
     with pytest.raises(AttemptError):
         read(SPEAKING[provider], [first + b"\n\n" + sse(broken) + rest], STREAMED, entry(provider))
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("provider", PROVIDERS)
 def test_what_carries_nothing_is_left_out(provider: str) -> None:
     raw = SAID[provider].answers["text"].stream
     first, rest = raw.split(b"\n\n", 1)
@@ -227,8 +228,8 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("provider", JSON_PIECES)
+@each("error", ERRORS)
+@each("provider", JSON_PIECES)
 def test_an_error_in_any_shape_is_one_wherever_it_comes(provider: str, error: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
     for begun in (b"", first + b"\n\n"):

@@ -13,6 +13,7 @@ from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 
 EMAIL = "jane.doe@example.com"
 
@@ -43,7 +44,7 @@ ONE_OF_TWO = [
 ]
 
 
-@pytest.mark.parametrize("model", ONE_OF_TWO)
+@each("model", ONE_OF_TWO)
 def test_claude_gets_temperature_or_top_p_but_not_both(model: str) -> None:
     for drop in (True, False):
         found = sent("anthropic", model, drop=drop, temperature=0.3, top_p=0.9)
@@ -52,7 +53,7 @@ def test_claude_gets_temperature_or_top_p_but_not_both(model: str) -> None:
         assert found.dropped == ("top_p",)
 
 
-@pytest.mark.parametrize("model", ONE_OF_TWO)
+@each("model", ONE_OF_TWO)
 def test_a_default_beside_the_other_is_left_out_without_a_word(model: str) -> None:
     warm = sent("anthropic", model, temperature=1, top_p=0.9)
     assert (orjson.loads(warm.body)["top_p"], warm.dropped) == (0.9, ())
@@ -94,8 +95,8 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("provider", ["openai", "azure"])
-@pytest.mark.parametrize("model", NEVER)
+@each("provider", ["openai", "azure"])
+@each("model", NEVER)
 def test_what_a_reasoning_model_refuses_is_dropped_and_named(provider: str, model: str) -> None:
     found = sent(provider, model, drop=True, **SAMPLING, max_tokens=50)
     assert orjson.loads(found.body).keys() == {"model", "messages", "max_completion_tokens"}
@@ -162,8 +163,8 @@ IMPERSONAL = [
 ]
 
 
-@pytest.mark.parametrize("user", PERSONAL)
-@pytest.mark.parametrize("field", ["user", "safety_identifier"])
+@each("user", PERSONAL)
+@each("field", ["user", "safety_identifier"])
 def test_anthropic_gets_a_hash_of_what_looks_personal_or_is_too_long(field: str, user: str) -> None:
     first = body("anthropic", **{field: user})["metadata"]["user_id"]
     assert user not in first
@@ -203,8 +204,8 @@ NONE_OFFERED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("asked", NONE_OFFERED, ids=str)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@each("asked", NONE_OFFERED)
+@each("provider", PROVIDERS)
 def test_no_provider_hears_of_tools_where_none_is_offered(provider: str, asked: dict[str, Any]) -> None:
     found = sent(provider, **asked)
     words = {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
@@ -254,9 +255,7 @@ def _keys(value: Any) -> set[str]:
     return {key for inner in value for key in _keys(inner)} if isinstance(value, list) else set()
 
 
-@pytest.mark.parametrize(
-    "provider", ["openai", "azure", "gemini", "bedrock", "huggingface", "perplexity", *STRICT]
-)
+@each("provider", ["openai", "azure", "gemini", "bedrock", "huggingface", "perplexity", *STRICT])
 def test_other_vendors_fields_are_left_out_of_messages_and_tools(provider: str) -> None:
     drop = provider == "perplexity"  # takes no tools at all
     found = body(provider, drop=drop, messages=FOREIGN, tools=[TOOL], cache_control=MARK)
@@ -361,7 +360,7 @@ def test_the_cache_key_reaches_those_who_give_a_discount_for_it(provider: str) -
     assert body(provider, prompt_cache_key="c-1")["prompt_cache_key"] == "c-1"
 
 
-@pytest.mark.parametrize("provider", sorted(OPENAI_PROFILES.keys() - {
+@each("provider", sorted(OPENAI_PROFILES.keys() - {
     "openai", "azure", "mistral", "fireworks", "openrouter", "openai_compatible",
 }))  # fmt: skip
 def test_the_cache_key_reaches_nobody_else(provider: str) -> None:

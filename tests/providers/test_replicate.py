@@ -20,6 +20,7 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.providers.replicate.models import FORMS, MODELS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import chunks, read
 from tests.support.dialects.replicate import METRICS, PIECES, event, prediction, whole
 from tests.support.dialects.sent import HISTORY, IDLE, WEATHER, assert_refused
@@ -124,7 +125,7 @@ def test_all_system_messages_are_one_with_the_guardrail_first() -> None:
     assert sent("openai/gpt-5", [late])["messages"] == [{**late, "role": "system"}]
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "params", "wanted"),
     [
         ("owner/name", IDLE, {}),
@@ -148,7 +149,7 @@ def test_parameters_in_the_models_words(model: str, params: dict[str, Any], want
     } == wanted
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("tools", [WEATHER]),

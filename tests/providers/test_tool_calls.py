@@ -13,6 +13,7 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.client_fold import fold, read
 from tests.support.dialogues import chunk, sse
 
@@ -198,7 +199,7 @@ def test_ids_are_those_of_the_upstream_where_it_tells_them_apart() -> None:
     assert [call["id"] for call in calls] == ["a", "b", "call_req_1_0_2"]
 
 
-@pytest.mark.parametrize(
+@each(
     "calls",
     [
         {"index": 0},

@@ -17,6 +17,7 @@ from codellama_proxy.failures.classify import CODE_OF_CLASS
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.routing.retries import GiveUp, Try, final_error, next_step
 from tests.support.builders import attempt, deployment, failure
+from tests.support.cases import each
 
 A, B, C = deployment("a"), deployment("b"), deployment("c")
 CLASSES = [cls for cls in get_args(FailureClass) if cls != "client_left"]
@@ -194,7 +195,7 @@ def test_half_of_what_remains_shrinks_with_the_time() -> None:
 M1, M2, N = deployment("m", 1), deployment("m", 2), deployment("n")
 
 
-@pytest.mark.parametrize(
+@each(
     ("chain", "classes", "retries", "asked"),
     [
         ([M1, N], ["transient", "transient", "transient", "transient"], 1, [M1, M1, N, N]),

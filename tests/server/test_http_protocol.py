@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pytest
 import uvicorn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from uvicorn.server import ServerState
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.server.http_protocol import MAX_PIPELINED_BYTES, Protocol
 from codellama_proxy.web.connection import ClientTimeouts
+from tests.support.cases import each
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -247,8 +247,8 @@ DOUBTFUL = {
 }
 
 
-@pytest.mark.parametrize("offer", [OFFERS[0], OFFERS[1]], ids=["plain", "offer"])
-@pytest.mark.parametrize("name", DOUBTFUL)
+@each("offer", [OFFERS[0], OFFERS[1]])
+@each("name", DOUBTFUL)
 def test_a_doubtful_request_is_refused_and_nothing_after_it_is_one(name: str, offer: str) -> None:
     line, _, rest = DOUBTFUL[name].partition(b"\r\n")
     data = line + b"\r\n" + offer.encode() + rest

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.location import database_file
+from tests.support.cases import each
 from tests.support.processes import ROOT, environment
 
 PASSWORD = "hunter2-Zq81"
@@ -40,7 +41,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("given_", ADDRESSES)
+@each("given_", ADDRESSES)
 def test_an_address_is_no_path(given_: str) -> None:
     with pytest.raises(StoreError) as refused:
         database_file(given_)

@@ -15,6 +15,7 @@ from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
 from codellama_proxy.store.sqlite.connection import connect, lock_file, passing, unavailable, version_warning
 from codellama_proxy.store.sqlite.writer import SOON, Writer
+from tests.support.cases import each
 
 
 @pytest.fixture
@@ -362,7 +363,7 @@ def test_an_error_of_the_checkpoint_does_not_end_its_thread(tmp_path: Path) -> N
         checkpointer.close()
 
 
-@pytest.mark.parametrize(
+@each(
     ("version", "mended"),
     [
         ((3, 40, 1), False),

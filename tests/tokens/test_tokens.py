@@ -17,6 +17,7 @@ from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
 from codellama_proxy.tokens.tokenizers import Tokenizers, estimate
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 
 SEED = Path(__file__).parents[2] / "scripts" / "seed_tokenizer.py"
 MIXED = "hello world, naïve 世界 <|endoftext|>"
@@ -82,7 +83,7 @@ def test_a_token_is_never_less_than_a_byte(tokenizers: Tokenizers, text: str) ->
     assert count <= len(text.encode("utf-8", "replace"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "encoding"),
     [
         ("gpt-4", "cl100k_base"),

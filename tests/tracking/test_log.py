@@ -89,7 +89,7 @@ def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, i
     started = time.monotonic()
     for _ in range(count):
         log.request(record)
-    assert time.monotonic() - started < 5, "nothing waits for the reader"
+    assert time.monotonic() - started < 20, "nothing waits for the reader"
     assert count // 4 < log.dropped < count
     got: list[bytes] = []
 
@@ -99,7 +99,7 @@ def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, i
 
     reader = threading.Thread(target=drain)
     reader.start()
-    until(lambda: b"were dropped" in b"".join(got[-2:]), "the line about the lost ones", within=10)
+    until(lambda: b"were dropped" in b"".join(got[-2:]), "the line about the lost ones", within=20)
     log.line("and it goes on")
     reader.join(timeout=5)
     log.stop()

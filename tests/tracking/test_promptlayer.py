@@ -17,6 +17,7 @@ from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.request.transcript import MOST_BYTES, Transcript
 from codellama_proxy.tracking.promptlayer import record as promptlayer
+from tests.support.cases import each
 from tests.support.promptlayer import rules
 
 AZURE = Deployment(
@@ -216,7 +217,7 @@ def test_a_broken_stream_is_an_error_with_what_was_said() -> None:
     assert body["output"]["messages"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "shown"),
     [("3", 3), (3, 3), ("0", None), (-1, None), ("x", None), (True, None), (None, None), ("٣", None)],
 )

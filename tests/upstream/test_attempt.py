@@ -13,6 +13,7 @@ from codellama_proxy.core.sse import MAX_EVENT
 from codellama_proxy.upstream.attempt import MAX_ANSWER, MAX_ERROR, MAX_STREAM
 from tests.support.attempt_driver import HASTY, Call, playing, reading, said
 from tests.support.builders import deployment
+from tests.support.cases import each
 from tests.support.dialogues import HEAD, OPENAI, chunk, sse
 from tests.support.fake_internet import HANG, Piece, Script, answer, good, refusal, stream
 
@@ -27,8 +28,8 @@ END = sse(chunk({}, "stop"), b"[DONE]")
 BOMB = {"content-encoding": "gzip", "content-type": "application/json"}
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
+@each("streamed", [False, True])
+@each(
     ("script", "reason"),
     [
         (answer(b"", status=302, location="http://169.254.169.254/"), "redirect"),
@@ -60,7 +61,7 @@ def test_no_plain_answer_without_one(script: Script, reason: str) -> None:
     assert (failed.cls, failed.reason) == ("disguised", reason)
 
 
-@pytest.mark.parametrize(
+@each(
     ("script", "reason"),
     [
         (stream(), "empty_stream"),
@@ -328,8 +329,8 @@ def test_what_only_says_that_an_answer_will_come_is_no_beginning(
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", OPENAI.answers)
-@pytest.mark.parametrize("streamed", [False, True])
+@each("kind", OPENAI.answers)
+@each("streamed", [False, True])
 def test_an_answer_is_read_to_its_end_and_its_connection_given_back(kind: str, streamed: bool) -> None:
     events, failed, call = reading(good(kind, streamed=streamed), streamed=streamed)
     assert failed is None

@@ -20,6 +20,7 @@ from codellama_proxy.failures.error_body import UpstreamError
 from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
 from codellama_proxy.upstream.transport import HttpTransport
+from tests.support.cases import each
 from tests.support.forwarding import ForwardProxy, Origin, certified, listening
 from tests.support.processes import free_port
 
@@ -228,7 +229,7 @@ def test_the_environments_proxy_counts_where_the_file_names_it() -> None:
     assert ways(loaded("egress: {proxy: '${HTTPS_PROXY:-}'}\n")) == [None, None]
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     [
         "socks5://p:1",

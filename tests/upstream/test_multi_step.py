@@ -19,6 +19,7 @@ from codellama_proxy.upstream.multi_step import open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from tests.support.attempt_driver import said
 from tests.support.builders import chat, deployment
+from tests.support.cases import each
 from tests.support.dialects.replicate import event, prediction
 from tests.support.fake_internet import HANG, Internet, Script, answer, refusal, stream
 
@@ -126,7 +127,7 @@ def test_a_stream_without_an_address_is_asked_after_piece_by_piece() -> None:
     assert talk.paths == [CREATE, ASK, ASK]
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     [
         "https://evil.example/stream",
@@ -167,8 +168,8 @@ def test_an_odd_name_of_a_prediction_is_no_part_of_an_address(name: Any) -> None
         assert len(talk.paths) == 1
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
+@each("streamed", [False, True])
+@each(
     ("script", "cls", "reason"),
     [
         (refusal(422), "caller", "http_422"),

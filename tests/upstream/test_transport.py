@@ -14,6 +14,7 @@ import pytest
 from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.attempt_driver import playing, reading, said
+from tests.support.cases import each
 from tests.support.dialogues import OPENAI, chunk, sse
 from tests.support.fake_internet import answer, stream
 
@@ -30,8 +31,8 @@ ERRORS: list[type[httpx2.TransportError]] = subclasses(httpx2.TransportError)
 NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("kind", ERRORS)
+@each("streamed", [False, True])
+@each("kind", ERRORS)
 def test_every_error_of_a_transport_is_a_transient_failure(
     kind: type[httpx2.TransportError], streamed: bool
 ) -> None:
@@ -44,8 +45,8 @@ def test_every_error_of_a_transport_is_a_transient_failure(
     assert failure_of(kind("x")) == failed
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("kind", ERRORS)
+@each("streamed", [False, True])
+@each("kind", ERRORS)
 def test_a_body_that_breaks_before_the_first_token_fails_the_attempt(
     kind: type[httpx2.TransportError], streamed: bool
 ) -> None:
@@ -53,7 +54,7 @@ def test_a_body_that_breaks_before_the_first_token_fails_the_attempt(
     assert playing(begun, streamed=streamed)[0] == failure_of(kind("x"))
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+@each("kind", ERRORS)
 def test_a_stream_that_breaks_later_fails_after_what_it_said(kind: type[httpx2.TransportError]) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
     assert said(events) == "def f"

@@ -16,6 +16,7 @@ from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.web.app import create_app
+from tests.support.cases import each
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
 
 Verdicts = Mapping[str, str | None]
@@ -109,7 +110,7 @@ def callers(served: Proxy) -> Mapping[str, Mapping[str, str]]:
     return {"none": {}} | {name: {"authorization": f"Bearer {secret}"} for name, secret in secrets.items()}
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES, ids=str)
+@each(("method", "path"), ROUTES)
 def test_each_caller_is_let_in_or_refused(
     served: Proxy, callers: Mapping[str, Mapping[str, str]], method: str, path: str
 ) -> None:
