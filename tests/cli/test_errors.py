@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -45,7 +45,7 @@ CHANGING: Mapping[str, tuple[str, ...]] = {
 MAKING: Mapping[str, tuple[str, ...]] = {
     "keys create": ("keys", "create", "web"),
     "restore": ("restore", "no-copy.db"),
-    "serve": ("serve", "--port", "0"),
+    "serve": ("serve", "--host", "127.0.0.1"),
 }
 EVERY = {**READING, **CHANGING, **MAKING}
 NO_DATABASE = {"check", "diff", "import", "schema"}
@@ -129,22 +129,16 @@ def contents(place: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"") for path in found}
 
 
-def run(name: str, database: str) -> int:
-    """A server that starts though it should not would never end: it is a process of its own."""
-    if name != "serve":
-        return main([*EVERY[name], "--database", database])
-    command = [sys.executable, "-m", "codellama_proxy", *EVERY[name], "--database", database]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-        env=environment(PYTHONPATH=str(ROOT)),
-    )
-    sys.stdout.write(done.stdout)
-    sys.stderr.write(done.stderr)
-    return done.returncode
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that is in use: a server that starts though it should not, ends there."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock.getsockname()[1]
+
+
+def run(name: str, database: str, taken: int) -> int:
+    more = ["--port", str(taken)] if name == "serve" else []
+    return main([*EVERY[name], "--database", database, *more])
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
@@ -152,19 +146,20 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
     assert out == ""
     assert err.count("\n") == 1, err
     assert "internal error" not in err
+    assert "in use" not in err, "the port was not what was wrong"
     return err
 
 
 @pytest.mark.parametrize("make", PLACES)
 @pytest.mark.parametrize("name", EVERY)
 def test_what_cannot_be_used_is_left_alone_and_told_in_one_sentence(
-    place: Path, capsys: pytest.CaptureFixture[str], name: str, make: Callable[[Path], None]
+    place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str, make: Callable[[Path], None]
 ) -> None:
     path = place / "proxy.db"
     in_the_way = answer_file.beside(path) if name.startswith("cache") else path
     make(in_the_way)
     before = contents(place)
-    code = run(name, "proxy.db")
+    code = run(name, "proxy.db", taken)
     if code == 0:  # to these it is as good as none
         assert (make, name) in {
             (m, n) for m in (loop, dangling) for n in ("cache stats", "cache purge", "explain")
@@ -191,10 +186,10 @@ def test_only_what_makes_a_database_makes_one(
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresqll://root:hunter2@db/x"])
 def test_an_address_that_is_no_file_is_refused_without_its_password(
-    place: Path, capsys: pytest.CaptureFixture[str], name: str, url: str
+    place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str, url: str
 ) -> None:
     before = contents(place)
-    assert run(name, url) != 0
+    assert run(name, url, taken) != 0
     assert "hunter2" not in sentence(capsys)
     assert contents(place) == before
 

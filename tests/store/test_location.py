@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.location import database_file
 from tests.support.cases import each
@@ -29,15 +31,15 @@ ADDRESSES = (
     "sqlite:///data/proxy.db",
 )
 COMMANDS = (
-    ["-m", "codellama_proxy", "serve", "--port", "0", "--database", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "serve", "--port", "0", "--databse", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "explain", "--project", "a", "--database", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "cache", "stats", "--database", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "backup", "copy.db", "--database", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "backup", ADDRESSES[0]],
-    ["-m", "codellama_proxy", "restore", ADDRESSES[0]],
-    [str(ROOT / "scripts" / "keys.py"), "list", "--database", ADDRESSES[0]],
-    [str(ROOT / "scripts" / "keys.py"), "list", "--databse", ADDRESSES[0]],
+    ["serve", "--port", "0", "--database", ADDRESSES[0]],
+    ["serve", "--port", "0", "--databse", ADDRESSES[0]],
+    ["explain", "--project", "a", "--database", ADDRESSES[0]],
+    ["cache", "stats", "--database", ADDRESSES[0]],
+    ["backup", "copy.db", "--database", ADDRESSES[0]],
+    ["backup", ADDRESSES[0]],
+    ["restore", ADDRESSES[0]],
+    ["keys", "list", "--database", ADDRESSES[0]],
+    ["keys", "list", "--databse", ADDRESSES[0]],
 )
 
 
@@ -78,29 +80,69 @@ def test_no_part_of_what_is_refused_is_repeated(password: str, rest: str) -> Non
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[1:4]))
-@pytest.mark.parametrize("by", ["argument", "environment"])
-def test_every_command_refuses_it(tmp_path: Path, command: list[str], by: str) -> None:
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a configuration, and no settings in the environment."""
     (tmp_path / "proxy.yaml").write_text("models: [{name: m, provider: mock}]\n")
-    env = {"PYTHONPATH": str(ROOT)}
-    if by == "environment":
-        if "--database" not in command:
-            return
-        place = command.index("--database")
-        command = [*command[:place], *command[place + 2 :]]
-        env["PROXY_DATABASE"] = ADDRESSES[0]
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=tmp_path,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode in (1, 2), said
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("PROXY_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
+def test_every_command_refuses_it(
+    directory: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    refused_in_words(directory, capsys, command)
+
+
+@pytest.mark.parametrize(
+    "command", [one for one in COMMANDS if "--database" in one], ids=lambda command: " ".join(command[:3])
+)
+def test_every_command_refuses_it_in_the_environment(
+    directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+) -> None:
+    monkeypatch.setenv("PROXY_DATABASE", ADDRESSES[0])
+    refused_in_words(directory, capsys, command[: command.index("--database")])
+
+
+def refused_in_words(directory: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    try:
+        code: object = main(command)
+    except SystemExit as left:
+        code = left.code
+    assert code in (1, 2)
+    check_words("".join(capsys.readouterr()), directory)
+
+
+def check_words(said: str, directory: Path) -> None:
     assert said.strip()
     assert PASSWORD not in said
     assert "Traceback" not in said
-    assert [one.name for one in tmp_path.iterdir()] == ["proxy.yaml"]
+    assert [one.name for one in directory.iterdir()] == ["proxy.yaml"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "codellama_proxy", "serve", "--port", "0", "--database", ADDRESSES[0]],
+        [str(ROOT / "scripts" / "keys.py"), "list", "--database", ADDRESSES[0]],
+    ],
+    ids=["serve", "keys.py"],
+)
+def test_so_do_real_processes(directory: Path, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=directory,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    check_words(done.stdout + done.stderr, directory)
