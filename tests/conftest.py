@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,10 +20,23 @@ from tests.support.upstream.process import Upstream, View
 settings.register_profile(
     "shared",
     deadline=None,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize="CI" in os.environ,
 )
 settings.load_profile("shared")
+
+
+MEMORY = Path("/dev/shm")  # only used where it is a large file system
+MIN_MEMORY_BYTES = 2 << 30
+
+
+def pytest_configure() -> None:
+    """Temporary files go to memory where there is enough: a test database needs no disk to be safe on."""
+    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK):
+        room = os.statvfs(MEMORY)
+        if room.f_bavail * room.f_frsize >= MIN_MEMORY_BYTES and not room.f_flag & os.ST_NOEXEC:
+            os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
