@@ -50,7 +50,7 @@ def test_slow_bodies_of_one_key_take_no_place_and_are_few(served: Proxy) -> None
         began = time.monotonic()
         for _ in range(5):
             assert served.chat(model="plain").status_code == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         for wire in waiting:
             assert wire.send(BODY[1:]).reply().status == 200
     with slow(served, narrow, 1) as (wire,):

@@ -66,7 +66,7 @@ def served(servers: dict[str, Server], module_proxy: ProxyFactory) -> Proxy:
             replicate("llama", "meta/meta-llama-3-8b-instruct"),
             replicate("gpt", "openai/gpt-5"),
             replicate("version", f"owner/name:{replicate_server.VERSION}"),
-            replicate("hasty", "meta/meta-llama-3-8b-instruct", timeouts={"answer": "800ms", "idle": "2s"}),
+            replicate("hasty", "meta/meta-llama-3-8b-instruct", timeouts={"answer": "3s", "idle": "10s"}),
             replicate("gone", "nobody/nothing"),
             entry("lenient", "cohere", "command", "/v2", cohere_server.KEY, drop_params=True),
             entry("command-locked", "cohere", "command", "/v2", "wrong"),

@@ -101,8 +101,8 @@ def test_a_saved_change_holds_for_the_next_request(served: Proxy, text: str) -> 
 
     assert status() == 200
     served.save(text.replace('"${HTTP_PROXY}"', "false"))
-    until(lambda: status() == 502, "the proxy is not used", within=8)
+    until(lambda: status() == 502, "the proxy is not used", within=20)
     served.save(text)
-    until(lambda: status() == 200, "the proxy is used again", within=8)
+    until(lambda: status() == 200, "the proxy is used again", within=20)
     for shown in (served.log(), served.admin("GET", "/health").text):
         assert PASSWORD not in shown

@@ -181,7 +181,7 @@ def test_nothing_that_comes_holds_up_others(served: Proxy, upstream: Upstream, r
             assert other.send(request("/health/liveliness", method="GET")).reply("GET").status == 200
             longest = max(longest, time.monotonic() - started)
         assert heavy.reply().status in (200, 502)
-    assert longest < 0.5, "far below what it was, far above what a busy machine does by itself"
+    assert longest < 1.5, "far below what it was, far above what a busy machine does by itself"
 
 
 def test_large_answers_are_whole(served: Proxy, upstream: Upstream) -> None:

@@ -130,7 +130,7 @@ def front(
             return False
 
         try:
-            until(answers, f"{program} serves", within=15)
+            until(answers, f"{program} serves", within=60)
             yield found
         finally:
             process.terminate()

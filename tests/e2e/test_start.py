@@ -47,7 +47,7 @@ def serving(directory: Path, text: str, port: int, **env: str) -> Iterator[Path]
             stderr=subprocess.STDOUT,
         )
         try:
-            until(lambda: ready(port) or process.poll() is not None, "the server is ready", within=20)
+            until(lambda: ready(port) or process.poll() is not None, "the server is ready", within=60)
             yield log
         finally:
             process.terminate()
@@ -91,7 +91,7 @@ def on_a_terminal(directory: Path, port: int) -> Iterator[int]:
     )
     os.close(theirs)
     try:
-        until(lambda: ready(port), "the server is ready", within=20)
+        until(lambda: ready(port), "the server is ready", within=60)
         yield ours
     finally:
         process.terminate()

@@ -115,7 +115,7 @@ def test_as_process_1_on_a_read_only_root_it_serves_is_healthy_and_ends_on_sigte
     port = int(env["PROXY_PORT"])
     assert not healthy(image, env), "nobody answers yet"
     with image.running(env, tmp_path / "log") as container:
-        until(lambda: container.ended() or healthy(image, env), "the health check", within=20)
+        until(lambda: container.ended() or healthy(image, env), "the health check", within=60)
         assert not container.ended(), container.log()
         status = container.status()
         assert status["NSpid"].split()[-1] == "1"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -175,6 +175,7 @@ def test_this_checkout_starts_a_second_time_in_no_time() -> None:
     if not (ROOT / ".venv").exists():
         pytest.skip("this is no checkout that was set up")
     subprocess.run(["scripts/install", "dev"], cwd=ROOT, check=True, timeout=300)
-    began = time.monotonic()
-    subprocess.run(["scripts/install", "dev"], cwd=ROOT, check=True, timeout=20)
-    assert time.monotonic() - began < 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["scripts/install", "dev"], cwd=ROOT, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2, "seconds of work"

@@ -116,7 +116,7 @@ def serving(command: Path, directory: Path, port: int) -> Iterator[None]:
             stderr=subprocess.STDOUT,
         )
         try:
-            until(lambda: process.poll() is not None or ready(port), "the server is ready", within=20)
+            until(lambda: process.poll() is not None or ready(port), "the server is ready", within=60)
             yield
         finally:
             process.terminate()

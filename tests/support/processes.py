@@ -23,7 +23,7 @@ EACH = 500
 T = TypeVar("T")
 
 
-def until(probe: Callable[[], T | None], what: str, *, within: float = 5.0) -> T:
+def until(probe: Callable[[], T | None], what: str, *, within: float = 20.0) -> T:
     """The first truthy value of `probe`, asked again and again."""
     deadline = time.monotonic() + within
     while True:
@@ -76,7 +76,7 @@ def journal(path: Path, begin: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.split("\n") if line]
 
 
-def end(process: subprocess.Popen[Any], *, within: float = 10.0) -> int:
+def end(process: subprocess.Popen[Any], *, within: float = 30.0) -> int:
     """Waits for a process that was told to stop; one that will not is killed, and that is a failure."""
     try:
         return process.wait(within)

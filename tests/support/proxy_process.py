@@ -44,7 +44,7 @@ def keys(database: Path, *arguments: str, check: bool = True) -> subprocess.Comp
     """`scripts/keys.py ...` on a database."""
     command = [sys.executable, "scripts/keys.py", *arguments, "--database", str(database)]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=30, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -89,8 +89,8 @@ class Proxy:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._client = httpx2.Client(base_url=self.url, trust_env=False, timeout=20)
-        until(self._ready, "the server is ready", within=20)
+        self._client = httpx2.Client(base_url=self.url, trust_env=False, timeout=60)
+        until(self._ready, "the server is ready", within=60)
         if not self.key:
             made = self.new_key() if self.env.get("PROXY_MASTER_KEY", ADMIN) else create_key(self.database)
             self.key, self.key_id = made["key"], made["key_id"]
@@ -128,7 +128,7 @@ class Proxy:
             self._client.close()
         if self._process.poll() is None:
             self._process.send_signal(how)
-        code = end(self._process, within=15)
+        code = end(self._process, within=30)
         if self._log is not None:
             self._log.close()
         return code
@@ -184,7 +184,7 @@ class Proxy:
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
 
-    def row(self, request_id: str, *, within: float = 5.0) -> dict[str, Any]:
+    def row(self, request_id: str, *, within: float = 20.0) -> dict[str, Any]:
         """The settled row of one request, waited for."""
 
         def settled() -> list[dict[str, Any]]:
