@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,7 @@ from tests.support.upstream.process import Upstream
 
 PACKAGES = ("gptcache==0.1.44", "openai==0.28.1", "fastapi", "uvicorn")
 INSTALL_WITHIN = 240
-VENV = Path(
-    os.environ.get("GPTCACHE_VENV") or Path(tempfile.gettempdir()) / "codellama-proxy-gptcache-0.1.44"
-)
+VENV = Path(os.environ.get("GPTCACHE_VENV") or Path.home() / ".cache" / "codellama-proxy-gptcache-0.1.44")
 """Kept between runs: it takes a minute to make."""
 
 pytestmark = pytest.mark.timeout(INSTALL_WITHIN + 60)
