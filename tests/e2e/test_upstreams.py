@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.processes import free_port, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import Upstream
 
 QUICK = {"connect": "1s", "first_token": "300ms", "idle": "300ms", "answer": "400ms"}
@@ -135,7 +136,11 @@ def said(answer: httpx2.Response) -> str:
     if not answer.text.startswith("data:"):
         content: str = answer.json()["choices"][0]["message"]["content"]
         return content
-    lines = [line[6:] for line in answer.text.split("\n\n") if line and line != "data: [DONE]"]
+    return streamed_text(answer.text)
+
+
+def streamed_text(body: str) -> str:
+    lines = [line[6:] for line in body.split("\n\n") if line and line != "data: [DONE]"]
     return "".join(c["delta"].get("content") or "" for line in lines for c in json.loads(line)["choices"])
 
 
@@ -302,8 +307,10 @@ def test_exactly_one_of_fifty_is_the_probe_and_its_success_is_the_end_of_it(
 
 def one_of_many(served: Proxy) -> str:
     body = {"model": "flip", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    with httpx2.Client(base_url=served.url, trust_env=False, timeout=60) as client:
-        return said(client.post("/v1/chat/completions", json=body, headers=served.auth))
+    with Wire(served.port, timeout=60) as wire:
+        return streamed_text(
+            wire.send(request("/v1/chat/completions", body, **served.auth)).reply().body.decode()
+        )
 
 
 def test_a_failed_probe_doubles_the_wait_and_one_that_succeeds_ends_it(
