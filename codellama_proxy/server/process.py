@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import io
 import logging
 import signal
 import socket
@@ -84,7 +85,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
     """Sends all log lines to stdout, written by a thread of their own."""
-    log = Log(sys.stdout.buffer, form)
+    sys.stdout.flush()
+    log = Log(io.FileIO(sys.stdout.fileno(), "w", closefd=False), form)
     root = logging.getLogger()
     root.handlers[:] = [Handler(log)]
     root.setLevel(logging.WARNING)

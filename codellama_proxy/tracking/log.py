@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, Protocol
 
 from codellama_proxy.tracking import lines
 
@@ -25,10 +25,19 @@ BATCH_SECONDS = 0.02
 Format = Literal["json", "text"]
 
 
-class Log:
-    """Writes lines to `out` from a thread that runs from `start` to `stop`; `stop` writes the rest."""
+class Output(Protocol):
+    """Where lines go: an unbuffered binary file."""
 
-    def __init__(self, out: BinaryIO, form: Format) -> None:
+    def write(self, data: memoryview, /) -> int | None: ...
+
+
+class Log:
+    """Writes lines to `out` from a thread that runs from `start` to `stop`; `stop` writes the rest.
+
+    `out` is unbuffered: the end of the process would wait for the lock of a buffer that the thread cannot write.
+    """
+
+    def __init__(self, out: Output, form: Format) -> None:
         self.form = form
         self.dropped = 0
         self._out = out
@@ -98,8 +107,15 @@ class Log:
             batch.append(self._dropped_line(self.dropped - self._reported))
             self._reported = self.dropped
         try:
-            self._out.write(b"\n".join(batch) + b"\n" if batch else b"")
-            self._out.flush()
+            left = memoryview(b"\n".join(batch) + b"\n" if batch else b"")
+            while left:
+                # An unbuffered file takes a part, or nothing where it does not block.
+                if written := self._out.write(left):
+                    left = left[written:]
+                elif self._stopping:
+                    return
+                else:
+                    time.sleep(BATCH_SECONDS)
         except (OSError, ValueError):
             self.dropped += len(batch)  # the reader of stdout is gone
 

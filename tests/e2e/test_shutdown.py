@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -17,8 +19,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.processes import ROOT, until
-from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
+from tests.support.processes import ROOT, environment, free_port, until
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import PRICE, Upstream
 
@@ -321,3 +323,26 @@ def compare(rows: dict[str, dict[str, Any]], upstream: Upstream) -> None:
 
 def price(usage: dict[str, int]) -> float:
     return (usage["prompt_tokens"] * PRICE["input"] + usage["completion_tokens"] * PRICE["output"]) / 1e6
+
+
+def test_a_stdout_that_is_not_read_does_not_hold_it_up(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text(config({"name": "m", "provider": "mock"}))
+    port, headers = free_port(), {"authorization": f"Bearer {ADMIN}"}
+    command = [sys.executable, "-m", "codellama_proxy", "serve", "--port", str(port)]
+    command += ["--config", str(tmp_path / "proxy.yaml"), "--database", str(tmp_path / "proxy.db")]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(PROXY_MASTER_KEY=ADMIN, PYTHONUNBUFFERED=""),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            until(lambda: not is_closed(port), "it listens", within=20)
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as client:
+                for _ in range(1000):
+                    client.get(f"/nowhere/{'x' * 3000}")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) in TERM_CODES
+        finally:
+            process.kill()
