@@ -76,7 +76,7 @@ async def _pauses(path: Path, models: int) -> tuple[float, float]:
     for number in range(ROUNDS):
         path.write_text(text(models, 2 + number))
         longest[0] = 0.0
-        await live.look()
+        await live.poll()
         busy.append(longest[0])
     ticking.cancel()
     assert live.reloads == ROUNDS

@@ -1,4 +1,4 @@
-"""The configuration of a running proxy: one snapshot, replaced whole when proxy.yaml says something else."""
+"""The configuration of a running proxy: one snapshot, replaced as a whole when proxy.yaml changes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ log = logging.getLogger("codellama_proxy.config")
 OnChange = Callable[[Snapshot, Snapshot], Awaitable[None]]
 Environ = Callable[[], Mapping[str, str]]
 
-SETTLING = 0.2
-"""Seconds between two looks that must see the same: a file half-written is often a valid one."""
+SETTLE_SECONDS = 0.2
+"""Between two reads that must be equal: a file that is half-written is often valid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a configuration is built from; two that are equal build the same one."""
+class SourceState:
+    """What a configuration is built from. Equal states build equal configurations."""
 
     text: bytes
     inputs: tuple[tuple[str, str], ...] = ()
-    """What the text refers to, variables and files, with their present values."""
+    """The variables and files that the text refers to, with their current values."""
     unreadable: str | None = None
 
 
@@ -47,36 +47,36 @@ class Source:
     environ: Environ
     implemented: frozenset[str]
     digest_key: bytes | None = field(default=None, repr=False)
-    """`None`: the digest holds for this process alone."""
+    """`None`: the digest is comparable within this process only."""
 
-    def look(self) -> Seen:
+    def read(self) -> SourceState:
         try:
             text = read_regular(self.path, MAX_BYTES)
         except (OSError, ValueError) as error:
-            return Seen(b"", unreadable=f"cannot be read: {reason(error)}")
+            return SourceState(b"", unreadable=f"cannot be read: {reason(error)}")
         try:
             lookup = lookup_in(self.environ())
         except (OSError, ValueError) as error:
-            return Seen(text, unreadable=f"the environment cannot be read: {reason(error)}")
-        return Seen(text, tuple((name, _value(lookup, name)) for name in references(text)))
+            return SourceState(text, unreadable=f"the environment cannot be read: {reason(error)}")
+        return SourceState(text, tuple((name, _value(lookup, name)) for name in references(text)))
 
-    def build(self, seen: Seen) -> Snapshot:
+    def build(self, state: SourceState) -> Snapshot:
         """Raises `ConfigError`."""
-        if seen.unreadable:
-            raise ConfigError((Problem(1, 1, seen.unreadable, source=str(self.path)),))
-        made = load(seen.text, self.environ(), source=str(self.path), implemented=self.implemented)
+        if state.unreadable:
+            raise ConfigError((Problem(1, 1, state.unreadable, source=str(self.path)),))
+        made = load(state.text, self.environ(), source=str(self.path), implemented=self.implemented)
         return replace(made, digest=keyed(made.fingerprint, self.digest_key))
 
-    def change(self, seen: Seen, old: Snapshot) -> ConfigChange:
-        """Raises `ConfigError`."""
-        with _in_the_background():
-            new = self.build(seen)
-            return ConfigChange(seen.text, new, tuple(difference(old, new)))
+    def change(self, state: SourceState, old: Snapshot) -> ConfigChange:
+        """Build the new configuration and compare it. Raises `ConfigError`."""
+        with _yielding_to_event_loop():
+            new = self.build(state)
+            return ConfigChange(state.text, new, tuple(difference(old, new)))
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """A new configuration, and what is new about it."""
+    """A new configuration, and the lines that describe its changes."""
 
     text: bytes
     snapshot: Snapshot
@@ -84,11 +84,11 @@ class ConfigChange:
 
 
 @contextmanager
-def _in_the_background() -> Iterator[None]:
-    """Hardly noticed by the event loop: long work on another thread still shares the interpreter with it.
+def _yielding_to_event_loop() -> Iterator[None]:
+    """Keeps work on this thread from delaying the event loop, which shares the interpreter with it.
 
-    The cycle collector is off, because it would stop every thread for as long as it takes to walk a tree of values
-    that has no cycles anyway; and the interpreter is handed over after half a millisecond instead of five.
+    Both settings are those of the whole process. The cycle collector is off: it would stop every thread while it
+    traverses a new tree of values, which has no cycles. The interpreter switches threads after 0.5 ms instead of 5.
     """
     was_on, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
@@ -109,9 +109,9 @@ def _value(lookup: Callable[[str], str], name: str) -> str:
 
 
 class LiveConfig:
-    """`snapshot` is what new requests start with; only `watch` replaces it.
+    """`snapshot` is the one for new requests; only `poll` replaces it.
 
-    Making one may raise `ConfigError`, unless there is a `last_good` text to fall back on that is still good.
+    The constructor raises `ConfigError` if the file is invalid, unless there is a `last_good` text that is valid.
     """
 
     def __init__(
@@ -129,55 +129,55 @@ class LiveConfig:
         self._sleep = sleep
         self._clock = clock
         self.error: str | None = None
-        """What is wrong with the file now; the snapshot is then an older one."""
+        """What is wrong with the file now; the snapshot is then that of an older file."""
         self.changes: tuple[str, ...] = ()
         """What the last reload changed."""
         self.reloads = 0
         self.failures = 0
-        self._seen = source.look()
+        self._state = source.read()
         self.text, self.snapshot = self._first(last_good)
         self.loaded_at = clock()
 
     def _first(self, last_good: bytes | None) -> tuple[bytes, Snapshot]:
-        """The text in force, and what it says."""
+        """The text that is used, and its snapshot."""
         try:
-            return self._seen.text, self._source.build(self._seen)
+            return self._state.text, self._source.build(self._state)
         except ConfigError as error:
             if last_good is None:
                 raise
             try:
-                snapshot = self._source.build(Seen(last_good))
+                snapshot = self._source.build(SourceState(last_good))
             except ConfigError:
                 raise error from None
             self._stale("; ".join(map(str, error.errors)))
             return last_good, snapshot
 
     def key_digests(self, key: bytes) -> None:
-        """The digest in force and those to come are keyed with what belongs to the installation."""
+        """Use the installation's key for the current digest and all later ones."""
         self._source = replace(self._source, digest_key=key)
         self.snapshot = replace(self.snapshot, digest=keyed(self.snapshot.fingerprint, key))
 
     def listen(self, changed: OnChange) -> None:
-        """Has `changed` told of every replacement from now on."""
+        """Call `changed(old, new)` after every replacement."""
         self._listeners.append(changed)
 
     async def watch(self) -> None:
-        """For ever: look every `interval` seconds."""
+        """Poll every `interval` seconds, without end."""
         while True:
             await self._sleep(self._interval)
-            await self.look()
+            await self.poll()
 
-    async def look(self) -> None:
-        """Take over what the file says, if that is new and holds still."""
-        seen = await asyncio.to_thread(self._source.look)
-        if seen == self._seen:
+    async def poll(self) -> None:
+        """Apply the file if it changed and is not being written."""
+        state = await asyncio.to_thread(self._source.read)
+        if state == self._state:
             return
-        await self._sleep(SETTLING)
-        if await asyncio.to_thread(self._source.look) != seen:
-            return  # still being written; the next look will see it
-        self._seen = seen
+        await self._sleep(SETTLE_SECONDS)
+        if await asyncio.to_thread(self._source.read) != state:
+            return  # still being written; the next poll reads it again
+        self._state = state
         try:
-            change = await asyncio.to_thread(self._source.change, seen, self.snapshot)
+            change = await asyncio.to_thread(self._source.change, state, self.snapshot)
         except ConfigError as error:
             self._refuse(error.errors)
         except Exception:  # a bug in the loader must not end the watch
@@ -190,7 +190,7 @@ class LiveConfig:
         first, shown = problems[0], "; ".join(str(problem) for problem in problems)
         self._stale(shown)
         place = {"line": first.line, "column": first.column, "config": self.snapshot.digest}
-        log.error("configuration not reloaded, the old one serves on: %s", shown, extra=place)
+        log.error("configuration not reloaded, keeping the previous one: %s", shown, extra=place)
 
     def _stale(self, error: str) -> None:
         self.error = error
@@ -202,8 +202,8 @@ class LiveConfig:
         self.loaded_at = self._clock()
         self.error = None
         self.reloads += 1
-        told = "; ".join(change.lines) or "nothing that matters changed"
-        log.info("configuration reloaded: %s", told, extra={"config": snapshot.digest})
+        changes = "; ".join(change.lines) or "no effective changes"
+        log.info("configuration reloaded: %s", changes, extra={"config": snapshot.digest})
         known = frozenset(old.warnings)
         for warning in snapshot.warnings:
             if warning not in known:

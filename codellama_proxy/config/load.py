@@ -21,7 +21,7 @@ from codellama_proxy.config.yaml.substitution import lookup_in
 from codellama_proxy.core.masking import Mask
 from codellama_proxy.core.snapshot import Snapshot
 
-MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; it makes its answers up'
+MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; its responses are made up'
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def _checked(found: str) -> str:
     except ValueError:
         valid = False
     if not valid or not re.fullmatch(r"[\x21-\x7e]+", found) or "\\" in found:
-        refuse("expected a URL such as http://proxy.example:3128; proxies are spoken to by http:// only")
+        refuse("expected a URL such as http://proxy.example:3128; proxies are supported over http:// only")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         refuse("a proxy's URL must not have a path, query or fragment")
     return found.rstrip("/")

@@ -162,7 +162,7 @@ TAGS = "text that begins with ! must be in quotes; tags (`!...`) are not allowed
 REFUSED = {
     b"": "1:1: the file is empty; it needs at least `models:`",
     b"\n# nothing\n---\n...\n": None,
-    b"a: 1\n---\nb: 2\n": "2:1: one document only: nothing may follow `---`",
+    b"a: 1\n---\nb: 2\n": "2:1: only one document is allowed: nothing may follow `---`",
     b"a: b: c": f"1:5: not YAML: {SENTENCES[0][1]}",
     b"a: [1, 2": '2:1: not YAML: a [ is open here: a "," or the closing ] is missing',
     b"a: 'open": "1:9: not YAML: a quote is opened and not closed before the file ends",

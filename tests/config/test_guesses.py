@@ -247,9 +247,7 @@ def test_every_bad_parameter_is_told_and_good_ones_are_not() -> None:
 def test_a_parameter_of_somebody_elses_is_sent_with_a_warning() -> None:
     snapshot, found = entry("params: {frobnicate: 1, chat_template_kwargs: {a: 1}}", OPENAI_API_KEY="o")
     assert snapshot is not None
-    assert found == [
-        "models[0].params.frobnicate: no parameter that we know; it is sent to the provider as it is"
-    ]
+    assert found == ["models[0].params.frobnicate: unknown parameter; it is sent to the provider unchanged"]
 
 
 def test_parameters_follow_the_entrys_mode() -> None:
@@ -293,7 +291,7 @@ def test_unset_variables_hide_nothing() -> None:
         "headers: header host cannot be set",
         "params.temperature: NO_NUMBER is not set",
         "params.top_p: must be between 0 and 1",
-        "fallbacks run in a circle",
+        "fallbacks form a cycle",
         "b has no known price",
         "rpm_limit: NO_LIMIT is not set",
         "tpm_limit: can never be met",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama_proxy.config.live import SETTLING, LiveConfig, Source
+from codellama_proxy.config.live import SETTLE_SECONDS, LiveConfig, Source
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.snapshot import Snapshot
 
@@ -70,7 +70,7 @@ def names(live: LiveConfig) -> list[str]:
 def look(live: LiveConfig, times: int = 1) -> None:
     async def looks() -> None:
         for _ in range(times):
-            await live.look()
+            await live.poll()
 
     asyncio.run(looks())
 
@@ -129,7 +129,7 @@ def test_a_change_must_read_the_same_after_a_moment(live: LiveConfig, path: Path
     clock.meanwhile = [lambda: path.write_text(text("whole"))]
     look(live)
     assert names(live) == ["a"]
-    assert clock.slept == [SETTLING]
+    assert clock.slept == [SETTLE_SECONDS]
     look(live)
     assert names(live) == ["whole"]
 
@@ -275,10 +275,10 @@ def test_the_time_of_the_load_is_kept(live: LiveConfig, path: Path, clock: Clock
     assert live.loaded_at == 1000.0
     path.write_text(text("b"))
     look(live)
-    assert live.loaded_at == 1000.0 + SETTLING
+    assert live.loaded_at == 1000.0 + SETTLE_SECONDS
     path.write_text("bad")
     look(live)
-    assert live.loaded_at == 1000.0 + SETTLING
+    assert live.loaded_at == 1000.0 + SETTLE_SECONDS
 
 
 def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Clock) -> None:
@@ -298,7 +298,7 @@ def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Cl
             await watching
 
     asyncio.run(run())
-    assert clock.slept[:3] == [1.0, 1.0, SETTLING]
+    assert clock.slept[:3] == [1.0, 1.0, SETTLE_SECONDS]
     assert names(live) == ["b"]
 
 
@@ -374,7 +374,7 @@ def test_a_hundred_reloads_leave_no_file_open(live: LiveConfig, path: Path) -> N
         counts: list[int] = []
         for number in range(100):
             path.write_text(text(f"m{number}") if number % 3 else "bad")
-            await live.look()
+            await live.poll()
             counts.append(opened())
         return counts[10], counts[-1]
 

@@ -51,7 +51,7 @@ def starting_model(snapshot: Snapshot, mode: str = "chat") -> str:
     return asked_model(snapshot, None, mode, lambda _: True).name
 
 
-LITERAL_KEY = "whoever can read the file can read this key"
+LITERAL_KEY = "anyone who can read the file can read this key"
 """Said of every key that stands in a file itself; tests of anything else do not repeat it."""
 NO_GUARDRAIL = "guardrail: missing"
 ENTRY = "models: [{name: a, provider: openai, api_key: k%s}]\n"
@@ -453,7 +453,7 @@ A_SIZE = "expected a size such as 10MB, 512KB or 1MiB, or a number of bytes"
 A_HEADER = "expected text of printable ASCII; quote it if it looks like a number"
 SOME_TEXT = "expected text; quote it if it looks like something else"
 TAGS = "text that begins with ! must be in quotes; tags (`!...`) are not allowed"
-A_REQUESTS = "stream cannot be set here: each request says it itself"
+A_REQUESTS = "stream cannot be set here: each request sets it itself"
 A_COLON = yaml_words.SENTENCES[0][1]
 A_NAME = "expected a name of letters, digits and . _ : / @ + -"
 SUBSTITUTIONS = "write ${NAME}, ${NAME:-default} or ${file:/path}; $${ for a plain ${"
@@ -618,7 +618,7 @@ limits: {user: {budget_duration: day}}
         '6:17: models[0].fallbacks[0]: there is no model "c"',
         "7:5: models[1].name: required",
         "7:5: warning: models[1] is disabled: OPENAI_API_KEY is not set",
-        "10:15: models[2].base_url: http:// would show key and prompts to the network; "
+        "10:15: models[2].base_url: http:// would expose the key and the prompts to the network; "
         "use https, or allow_insecure: true",
         f"11:20: models[2].fallbacks[1]: {SOME_TEXT}",
         '13:5: duplicate key "weight"; the first is on line 12',
@@ -646,7 +646,7 @@ projects: {p: {models: [zz]}}
     said = [re.sub(r": expected openai.*; did", "; did", line).removeprefix("proxy.yaml:") for line in lines]
     assert said == [
         '3:15: models[0].provider; did you mean "openai"?',
-        "4:15: models[0].base_url: http:// would show key and prompts to the network; "
+        "4:15: models[0].base_url: http:// would expose the key and the prompts to the network; "
         "use https, or allow_insecure: true",
         '5:17: models[0].fallbacks[0]: there is no model "c"',
         '6:15: models[1].provider; did you mean "mock"?',
@@ -748,7 +748,7 @@ def test_http_may_go_to_this_machine_and_private_networks(host: str) -> None:
     ],
 )
 def test_http_may_not_go_to_the_internet_unless_allowed(host: str) -> None:
-    with pytest.raises(ConfigError, match="http:// would show"):
+    with pytest.raises(ConfigError, match="http:// would expose"):
         entry(f"base_url: 'http://{host}/v1'")
     assert entry(f"base_url: 'http://{host}/v1', allow_insecure: true").models
 
@@ -783,7 +783,7 @@ def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
     )
     said = [warning for warning in snapshot.warnings if LITERAL_KEY not in warning]
     assert said == [
-        "guardrail: missing, so no system prompt stands before the requests; write one, or false for none",
+        "guardrail: missing, so requests get no system prompt; write one, or false for none",
         "a is disabled: OPENAI_API_KEY is not set",
         "models[1].fallbacks[0]: its mode is chat, not embedding",
         "projects.p.models: allows no enabled model, so its keys can use nothing",
@@ -798,7 +798,7 @@ def test_a_model_without_a_price_is_named_when_something_has_a_budget() -> None:
         "{name: c, provider: openai, api_key: k, price: {input: 1, output: 1}}, "
         "{name: d, provider: openai, api_key: '${NO}'}]\n"
     )
-    price = "has no known price, so requests under a budget pass it over, or are refused; give it one"
+    price = "has no known price, so requests under a budget skip it or are refused; give it one"
     said = [f"{name} {price}" for name in "bd"]
     assert not set(said) & set(loaded(models).warnings)
     for scope in ("limits: {global: {max_budget: 1}}", "projects: {p: {limits: {max_budget: 1}}}"):

@@ -18,10 +18,10 @@ def warnings(text: str, **environ: str) -> list[str]:
     return [str(one).removeprefix("proxy.yaml:").replace("warning: ", "") for one in found]
 
 
-NO_PRICE = "a has no known price, so requests under a budget pass it over, or are refused; give it one"
+NO_PRICE = "a has no known price, so requests under a budget skip it or are refused; give it one"
 NO_MODEL = "allows no enabled model, so its keys can use nothing"
 NO_USER = "no project of this file that may use the model may use this fallback"
-CIRCLE = "the fallbacks run in a circle: %s; a request tries each model once"
+CIRCLE = "the fallbacks form a cycle: %s; a request tries each model once"
 TOO_FEW_TOKENS = "can never be met: the smallest request takes more tokens"
 TOO_LITTLE_MONEY = "can never be met: the smallest request to the cheapest model holds more"
 
@@ -147,7 +147,7 @@ WARNED = {
 }
 
 
-NO_TEXT = "so no system prompt stands before the requests; write one, or false for none"
+NO_TEXT = "so requests get no system prompt; write one, or false for none"
 
 
 @each(
@@ -180,8 +180,7 @@ def test_a_chat_model_that_completes_text_has_no_guardrail_there() -> None:
     entry = "models:\n- {name: a, provider: %s, completions: true%s}\n" + OFF
     [told] = warnings(entry % ("mock", ""))
     assert (
-        told
-        == "2:42: models[0].completions: no guardrail is in front of what /completions sends to this model"
+        told == "2:42: models[0].completions: /completions sends requests to this model without a guardrail"
     )
     assert warnings(entry % ("mock", ", mode: completion")) == [
         "2:42: models[0].completions: only for mode chat"
@@ -199,7 +198,7 @@ def test_no_warning_shows_what_a_variable_holds() -> None:
         "- {name: b, provider: mock, fallbacks: ['${S}']}\nlimits: {user: {tpm_limit: '${N}'}}\n"
     )
     said = "\n".join(warnings(text, S="sk-planted-0123", N="3"))
-    assert "run in a circle;" in said
+    assert "form a cycle;" in said
     assert TOO_FEW_TOKENS in said
     assert "planted" not in said
 

@@ -40,7 +40,7 @@ def findings(file: File, entries: Entries) -> Iterator[Finding]:
     yield from _promptlayer(file, entries)
 
 
-OPEN = "no key is required and the server listens beyond this machine: whoever reaches it may use every model"
+OPEN = "no key is required and the server listens beyond this machine: anyone who can reach it may use every model"
 
 
 def open_door(file: File, host: str) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def _completions(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding
     elif entry.provider not in COMPLETION_PROFILES:
         yield Finding(here, f"provider {entry.provider} has no /completions")
     else:
-        yield Finding(here, "no guardrail is in front of what /completions sends to this model", "warning")
+        yield Finding(here, "/completions sends requests to this model without a guardrail", "warning")
 
 
 def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _provider(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
 def _url(entry: Entry, path: Path) -> Iterator[Finding]:
     url = entry.base_url
     if url and url.startswith("http:") and not is_private(url) and not entry.allow_insecure:
-        danger = "http:// would show key and prompts to the network"
+        danger = "http:// would expose the key and the prompts to the network"
         yield Finding((*path, "base_url"), f"{danger}; use https, or allow_insecure: true")
 
 
@@ -169,7 +169,7 @@ def _gptcache(url: str | None, path: Path) -> Iterator[Finding]:
     if url is None:
         yield Finding(path, "url is required for backend gptcache")
     elif url.startswith("http:") and not is_private(url):
-        yield Finding((*path, "url"), "http:// would show prompts to the network; use https")
+        yield Finding((*path, "url"), "http:// would expose the prompts to the network; use https")
 
 
 def _promptlayer(file: File, entries: Entries) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/
 NOT_THEIRS: Mapping[str, str] = {
     **dict.fromkeys(
         ("model", "messages", "prompt", "input", "stream", "stream_options", "cache"),
-        "each request says it itself",
+        "each request sets it itself",
     ),
     "extra_body": "write its keys into params themselves",
     "extra_headers": "write headers, beside params",
@@ -34,7 +34,7 @@ NOT_THEIRS: Mapping[str, str] = {
         ("api_key", "api_base", "base_url", "api_version", "organization", "timeout", "fallbacks"),
         "it belongs to the entry, beside params",
     ),
-    **dict.fromkeys(("custom_llm_provider", "guardrails", "extra_query"), "it is no parameter of a request"),
+    **dict.fromkeys(("custom_llm_provider", "guardrails", "extra_query"), "it is not a request parameter"),
 }
 """What an entry cannot set among its parameters."""
 EXTRAS = frozenset(
@@ -108,7 +108,9 @@ def of_key(key: str, path: Path, provider: str | None, variable: str) -> Iterato
     if (why := credentials.wrong(key, variable)) is not None:
         yield Finding(path, why)
     elif provider not in NEEDS_NO_KEY or key.lower() not in credentials.NO_KEYS:
-        message = f"whoever can read the file can read this key; write ${{{variable}}} and set the variable"
+        message = (
+            f"anyone who can read the file can read this key; write ${{{variable}}} and set the variable"
+        )
         yield Finding(path, message, "warning")
 
 
@@ -181,4 +183,4 @@ def _unknown(name: str, path: Path, rules: Mapping[str, Parameter]) -> Finding:
     near = difflib.get_close_matches(name, known, n=1, cutoff=A_SLIP)
     if near:
         return Finding(path, f'unknown parameter; did you mean "{near[0]}"?')
-    return Finding(path, "no parameter that we know; it is sent to the provider as it is", "warning")
+    return Finding(path, "unknown parameter; it is sent to the provider unchanged", "warning")

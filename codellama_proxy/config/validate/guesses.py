@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 
-IMPORT = (
-    "this is LiteLLM's; `codellama-proxy import litellm FILE` makes a proxy.yaml of a LiteLLM configuration"
-)
+IMPORT = "this is a LiteLLM setting; `codellama-proxy import litellm FILE` converts a LiteLLM configuration"
 ELSEWHERE = "set it in the environment: "
 
 PROVIDERS: Mapping[str, str] = {

@@ -87,7 +87,7 @@ def _edges(entries: Entries) -> dict[str, list[tuple[Path, str]]]:
 def _circle(names: Sequence[str], entries: Entries) -> str:
     hidden = any(path[-1:] == ("name",) or "fallbacks" in path for path in entries.hidden)
     shown = "" if hidden else f": {' → '.join(names)}"
-    return f"the fallbacks run in a circle{shown}; a request tries each model once"
+    return f"the fallbacks form a cycle{shown}; a request tries each model once"
 
 
 def _projects(snapshot: Snapshot) -> Iterator[Finding]:
@@ -121,9 +121,7 @@ def _unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
         if deployment is None or names & entries.unknown or price_of(deployment) is not None:
             continue
         if _may_meet(budgeted, entry.name):
-            message = (
-                "has no known price, so requests under a budget pass it over, or are refused; give it one"
-            )
+            message = "has no known price, so requests under a budget skip it or are refused; give it one"
             yield Finding(("models", index), f"{entry.name} {message}", "warning", with_path=False)
 
 
@@ -141,7 +139,7 @@ def _deployments(snapshot: Snapshot) -> list[Deployment]:
 
 def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
     """Where a text is expected and there is none. `false` says that none is wanted."""
-    nothing = "so no system prompt stands before the requests; write one, or false for none"
+    nothing = "so requests get no system prompt; write one, or false for none"
     path: Path = ("guardrail", "system_prompt")
     chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
     if file.guardrail.system_prompt == "" and chats:

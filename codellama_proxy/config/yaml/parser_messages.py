@@ -6,16 +6,15 @@ from __future__ import annotations
 SENTENCES: tuple[tuple[str, str], ...] = (
     (
         "mapping values are not allowed",
-        'there is a ": " where none may stand; put text that has one in quotes, and begin keys that belong '
-        "together in the same column",
+        'unexpected ": "; put text that contains one in quotes, and start the keys of one mapping in the same column',
     ),
     (
         "did not find expected '-' indicator",
-        'this line begins in another column than the "- " of the list it stands in; line them up',
+        'this line starts in a different column than the "- " of its list; align them',
     ),
     (
         "did not find expected key",
-        "this line begins in another column than the keys above it, or a quote is missing; line them up",
+        "this line starts in a different column than the keys above it, or a quote is missing; align them",
     ),
     ("did not find expected ',' or '}'", 'a { is open here: a "," or the closing } is missing'),
     ("did not find expected ',' or ']'", 'a [ is open here: a "," or the closing ] is missing'),
@@ -32,11 +31,11 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("unknown escape character", "in \"...\" a backslash has a meaning of its own; write \\\\ or use '...'"),
     ("did not find expected hexdecimal number", 'in "..." a backslash has a meaning of its own; write \\\\'),
     ("tab character", "indented with a tab; use spaces"),
-    ("comment or line break", "after | or > nothing else may stand on the line"),
+    ("comment or line break", "nothing else is allowed on the line after | or >"),
     ("document start", "this line belongs to nothing above it; keys of the file begin in the first column"),
     ("tag", "text that begins with ! must be in quotes"),
     ("directive", "text that begins with % must be in quotes"),
-    ("indentation indicator", "after | or > only a digit from 1 to 9 may stand"),
+    ("indentation indicator", "only a digit from 1 to 9 is allowed after | or >"),
 )
 OTHERWISE = (
     "this line cannot be understood; look at its quotes, brackets and indentation, and at the line above"

@@ -47,7 +47,9 @@ class Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise UnreadableError(_start(event), "one document only: nothing may follow `---`")
+                    raise UnreadableError(
+                        _start(event), "only one document is allowed: nothing may follow `---`"
+                    )
                 root = self._node(next(self._events), 0)
         if root is None:
             raise UnreadableError((1, 1), "the file is empty; it needs at least `models:`")
