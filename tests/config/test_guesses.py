@@ -432,7 +432,7 @@ def test_whatever_is_no_yaml_is_told_in_plain_words(text: str) -> None:
 def test_a_sentence_for_each_common_slip() -> None:
     slips: Mapping[str, str] = {
         "models:\n  - name: a: b\n": "quotes",
-        "models:\n  - name: a\n   provider: openai\n": "another column",
+        "models:\n  - name: a\n   provider: openai\n": "different column",
         "models: [{name: a\n": "closing",
         "models:\n  - name: @a\n": "quotes",
         "models:\n  - name: 'a\n": "quote is opened",
