@@ -18,8 +18,9 @@ from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import retries, selection
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.retries import GiveUp, Try
-from codellama_proxy.upstream.attempt import Reply, open_reply
+from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.pools import Pools
+from codellama_proxy.upstream.reply import Reply
 
 
 class TrackedReply:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
-from codellama_proxy.upstream.attempt import MAX_ANSWER
+from codellama_proxy.upstream.response_body import MAX_ANSWER
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole
 from tests.support.fake_internet import HANG, Internet, Script, answer, good, refusal, stream

@@ -15,7 +15,7 @@ import pytest
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Project
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.tokens.tokenizers import FILES
-from codellama_proxy.upstream.attempt import MAX_ANSWER
+from codellama_proxy.upstream.response_body import MAX_ANSWER
 from tests.support.builders import deployment, model, snapshot
 from tests.support.conversations import sse
 from tests.support.fake_internet import Internet, Script, answer, refusal, stream

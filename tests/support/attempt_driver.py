@@ -15,8 +15,9 @@ from codellama_proxy.core.types import Event, Failure, HttpRequest
 from codellama_proxy.diagnostics.simulation import at_once
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
-from codellama_proxy.upstream.attempt import Reply, open_reply
+from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.pools import Pools
+from codellama_proxy.upstream.reply import Reply
 from tests.support.builders import chat, deployment
 from tests.support.fake_internet import Internet, Script
 

@@ -10,7 +10,8 @@ import pytest
 
 from codellama_proxy.core.snapshot import Deployment, Timeouts
 from codellama_proxy.core.sse import MAX_EVENT
-from codellama_proxy.upstream.attempt import MAX_ANSWER, MAX_ERROR, MAX_STREAM
+from codellama_proxy.upstream.reply import MAX_STREAM
+from codellama_proxy.upstream.response_body import MAX_ANSWER, MAX_ERROR
 from tests.support.attempt_driver import HASTY, Call, playing, reading, said
 from tests.support.builders import deployment
 from tests.support.cases import each

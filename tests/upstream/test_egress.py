@@ -17,9 +17,9 @@ from codellama_proxy.core.masking import mask_for, mask_of
 from codellama_proxy.core.snapshot import Bundle, Egress, Secret, Snapshot
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.error_body import UpstreamError
-from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
 from codellama_proxy.upstream.transport import HttpTransport
+from codellama_proxy.upstream.transport_failure import failure_of
 from tests.support.cases import each
 from tests.support.forwarding import ForwardProxy, Origin, certified, listening
 from tests.support.processes import free_port

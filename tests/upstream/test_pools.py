@@ -8,9 +8,10 @@ import pytest
 
 from codellama_proxy.core.snapshot import Mock, Secret
 from codellama_proxy.providers.registry import ADAPTERS
-from codellama_proxy.upstream.attempt import Reply, open_reply
+from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.mock_transport import MockTransport
 from codellama_proxy.upstream.pools import Pools, transport_for
+from codellama_proxy.upstream.reply import Reply
 from codellama_proxy.upstream.transport import HttpTransport
 from tests.support.attempt_driver import A, Call
 from tests.support.builders import chat, deployment

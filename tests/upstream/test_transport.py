@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from codellama_proxy.upstream.attempt import failure_of
 from codellama_proxy.upstream.transport import HttpTransport
+from codellama_proxy.upstream.transport_failure import failure_of
 from tests.support.attempt_driver import playing, reading, said
 from tests.support.cases import each
 from tests.support.dialogues import OPENAI, chunk, sse
