@@ -76,7 +76,7 @@ def test_a_client_cannot_begin_a_line(form: Format) -> None:
 def piped() -> Iterator[tuple[Log, int]]:
     """A running log and the end of the pipe it writes to."""
     read, write = os.pipe()
-    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb") as out:
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb", buffering=0) as out:
         log = Log(out, "json")
         log.start()
         yield log, read
