@@ -47,6 +47,23 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return cores + (cores + 1) // 2
 
 
+LONGEST = (
+    *(
+        "e2e/test_gptcache.py",
+        "e2e/test_promptlayer.py",
+        "e2e/test_shutdown.py",
+        "packaging/test_container.py",
+    ),
+    *("e2e/test_reload.py", "store/test_ledger_model.py", "gateway/test_faults.py", "cli/test_errors.py"),
+    *("e2e/test_clients.py", "e2e/test_cache.py", "packaging/test_install.py", "e2e/test_reload_storm.py"),
+)
+"""Files that begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+
+
 def pytest_report_header() -> list[str]:
     names = ("starlette", "uvicorn", "httpx2", "aiohttp", "orjson", "pydantic", "aiosqlite", "openai")
     found = ", ".join(f"{name} {_version(name)}" for name in names)
