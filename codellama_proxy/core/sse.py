@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_EVENT = 16 << 20
+MAX_EVENT = 4 << 20
 """Bytes: an event may hold a picture."""
 MOST_LINES = 10_000
 """Of one event."""

@@ -26,6 +26,8 @@ CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate
 """From the most certain to the least."""
 MAX_TOKEN_CHARACTERS = 16
 """On average; of usual text it is about four."""
+MAX_COUNTED_CHARACTERS = 4 << 20
+"""More than the longest answer that is booked."""
 FEW_TOKENS = 16
 """So many tokens may be missing from a report on a short answer."""
 UNKNOWN_BOUNDS = Bounds()
@@ -57,6 +59,8 @@ class Call:
     last_word: bool = False
     """The latest report came with the failure itself."""
     said: list[str] = field(default_factory=list)
+    characters: int = 0
+    """Of all that was said."""
     whole: bool = False
     """The whole answer came."""
     counted: Usage | None = None
@@ -67,7 +71,9 @@ class Call:
         """Takes down what the events say about usage and content."""
         for event in events:
             if event.text:
-                self.said.append(event.text)
+                room = max(MAX_COUNTED_CHARACTERS - self.characters, 0)
+                self.said.append(event.text if len(event.text) <= room else event.text[:room])
+                self.characters += len(event.text)
             if event.usage is not None:
                 self._report(event.usage)
 
@@ -135,7 +141,7 @@ def lacking(call: Call) -> bool:
 
 def too_few(call: Call, usage: Usage) -> bool:
     """Whether no tokenizer makes so few tokens of what was said."""
-    return sum(map(len, call.said)) > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + FEW_TOKENS)
+    return call.characters > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + FEW_TOKENS)
 
 
 def said_more(call: Call) -> bool:

@@ -19,6 +19,8 @@ TEXTS = (b"content", b"text", b"arguments", b"reasoning_content", b"reasoning", 
 """Names of the fields that hold a model's output."""
 
 BACKSLASH = ord("\\")
+MAX_SEARCHED_BYTES = 4 << 20
+"""More than the text of the longest answer that is booked."""
 WINDOW = 256 << 10
 """Bytes searched at once, and bytes in which an answer must show that it is one."""
 
@@ -57,7 +59,7 @@ def is_answer(body: bytes) -> bool:
 
 def text_events(body: bytes) -> Sequence[Event]:
     """The texts of an answer that was cut or cannot be read, for counting."""
-    return (Event(b"", text=texts_in(body)),)
+    return (Event(b"", text=texts_in(body[:MAX_SEARCHED_BYTES])),)
 
 
 def texts_in(body: bytes) -> str:

@@ -31,6 +31,10 @@ from codellama_proxy.providers.openai.response import (
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
 
 
+MAX_EDITED_BYTES = 64 << 10
+"""Larger chunks are serialised anew: searching them takes longer."""
+
+
 class ChoiceState(NamedTuple):
     """The state of one choice."""
 
@@ -185,7 +189,10 @@ def _content(
 def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
     """Removes usage and vendor fields from the chunk. Returns `raw`, and whether it still has any of them."""
     changed = False
-    if "usage" in chunk:
+    if len(raw) > MAX_EDITED_BYTES:
+        chunk.pop("usage", None)
+        changed = True
+    elif "usage" in chunk:
         # Nearly always a null that can be cut out: inside a JSON string the quotes would be escaped.
         raw = raw.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
         changed = b'"usage"' in raw
