@@ -20,22 +20,22 @@ from codellama_proxy.core.snapshot import Deployment, Secret, Snapshot
 CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 """Names of headers that carry one."""
 REMOVED = "[removed]"
-PART = 8
-"""Characters of a secret that already tell too much of it."""
-PROSE_PART = 24
-"""The same of a text in sentences: shorter parts are ordinary language."""
-SHORTEST = 4
-"""Shorter values are no secrets, and removing them would make every text unreadable."""
-MOST = 16_384
-"""Characters of one secret whose parts are recognised."""
-READ = 4000
-"""Characters of an upstream's text that are looked at."""
-UNSURE = 300
-"""Characters at the end of a text that was cut: half of a word there is not recognised."""
-LONGEST = 1000
-"""Characters of it that are shown."""
-LONG_WORD = 20
-"""A word of a longer text from this length on is a token rather than language."""
+MIN_PART_CHARS = 8
+"""A part of a secret of this length is removed too."""
+MIN_PROSE_PART_CHARS = 24
+"""The same for a secret of several words: shorter parts are ordinary language."""
+MIN_SECRET_CHARS = 4
+"""Shorter values are not removed: that would make every text unreadable."""
+MAX_SECRET_CHARS = 16_384
+"""Of one secret, whose parts are removed."""
+MAX_READ_CHARS = 4000
+"""Of an upstream's text; the rest is dropped unread."""
+UNCERTAIN_CHARS = 300
+"""At the end of a text that was cut, where half of a secret would not be recognised: dropped."""
+MAX_SHOWN_CHARS = 1000
+"""Of an upstream's text."""
+MIN_TOKEN_CHARS = 20
+"""A word of this length within a longer secret is a token rather than language."""
 
 Clean = Callable[[str], str]
 
@@ -54,19 +54,21 @@ class Mask:
         prose: set[str] = set()
         for secret in secrets:
             for token in _tokens(secret):
-                (tokens if len(token) >= PART else whole).add(token)
+                (tokens if len(token) >= MIN_PART_CHARS else whole).add(token)
             if len(secret.split()) > 1:
                 prose.add(secret)
-        forms = [form for token in tokens for form in _forms(token[:MOST])]
-        whole.update(form for form in forms if SHORTEST <= len(form) < PART)
+        forms = [form for token in tokens for form in _forms(token[:MAX_SECRET_CHARS])]
+        whole.update(form for form in forms if MIN_SECRET_CHARS <= len(form) < MIN_PART_CHARS)
         self._parts = {
-            PART: frozenset(part for form in forms for part in _parts(form, PART)),
-            PROSE_PART: frozenset(part for text in prose for part in _parts(text[:MOST], PROSE_PART)),
+            MIN_PART_CHARS: frozenset(part for form in forms for part in _parts(form, MIN_PART_CHARS)),
+            MIN_PROSE_PART_CHARS: frozenset(
+                part for text in prose for part in _parts(text[:MAX_SECRET_CHARS], MIN_PROSE_PART_CHARS)
+            ),
         }
         for one in literals:
-            if len(one) >= SHORTEST:
+            if len(one) >= MIN_SECRET_CHARS:
                 whole |= {one, quote(one, safe=""), json.dumps(one)[1:-1]}
-        whole.update(text for text in prose if SHORTEST <= len(text) < PROSE_PART)
+        whole.update(text for text in prose if MIN_SECRET_CHARS <= len(text) < MIN_PROSE_PART_CHARS)
         ordered = sorted(whole, key=len, reverse=True)
         alternatives = "|".join(_standing_alone(one) for one in ordered)
         self._whole = re.compile(alternatives, re.IGNORECASE) if ordered else None
@@ -162,7 +164,7 @@ def _address_forms(url: str) -> Iterator[str]:
         yield url
         return
     yield from (url, url.partition("://")[2], parts.netloc)
-    if len(parts.path) > 2 * PART:
+    if len(parts.path) > 2 * MIN_PART_CHARS:
         yield parts.path
     if "." in host or ":" in host:
         yield host
@@ -180,9 +182,9 @@ def _pieces(text: str, hidden: bytearray) -> Iterator[str]:
 def _tokens(secret: str) -> Iterator[str]:
     """The value itself, or of one in several words those that are secrets rather than language."""
     split = secret.split()
-    least = PART if len(split) <= 3 else LONG_WORD
+    least = MIN_PART_CHARS if len(split) <= 3 else MIN_TOKEN_CHARS
     if len(split) <= 1:
-        least = SHORTEST
+        least = MIN_SECRET_CHARS
     yield from (word for word in split if len(word) >= least)
 
 
@@ -234,16 +236,16 @@ _PAGE = re.compile(r"<(?:!doctype|html|head|body|script|style|iframe|svg)\b", re
 _TAG = re.compile(r"<[a-zA-Z!/?][^<>]*>")
 
 
-def words(text: str, clean: Clean, limit: int = LONGEST) -> str:
+def words(text: str, clean: Clean, limit: int = MAX_SHOWN_CHARS) -> str:
     """An upstream's text without markup, addresses or secrets, at most `limit` characters; nothing of a page."""
-    if _PAGE.search(text[:READ]):
+    if _PAGE.search(text[:MAX_READ_CHARS]):
         return ""
     return _cut(_cleaned(text, clean), limit)
 
 
 def sentence(text: str, clean: Clean = str, limit: int = 200) -> str:
     """At most one sentence of it; nothing of a text with markup."""
-    if _MARKUP.search(text[:READ]):
+    if _MARKUP.search(text[:MAX_READ_CHARS]):
         return ""
     text = _cleaned(text, clean)
     end = re.search(r"[.!?](?=\s)", text)
@@ -251,11 +253,11 @@ def sentence(text: str, clean: Clean = str, limit: int = 200) -> str:
 
 
 def _cleaned(text: str, clean: Clean) -> str:
-    whole = len(text) <= READ
-    text = _MARKUP.sub(lambda found: f"< {found[0][1]}", _TAG.sub("", text[:READ]))
+    whole = len(text) <= MAX_READ_CHARS
+    text = _MARKUP.sub(lambda found: f"< {found[0][1]}", _TAG.sub("", text[:MAX_READ_CHARS]))
     text = "".join(char for char in " ".join(text.split()) if char.isprintable())
     text = _LOOKS_SECRET.sub(REMOVED, clean(text))
-    return text if whole else text[:-UNSURE]
+    return text if whole else text[:-UNCERTAIN_CHARS]
 
 
 def _cut(text: str, limit: int) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 MAX_EVENT = 4 << 20
 """Bytes: an event may hold a picture."""
-MOST_LINES = 10_000
+MAX_LINES = 10_000
 """Of one event."""
 BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 
 class EventTooLargeError(ValueError):
-    """One event outgrew `MAX_EVENT` or `MOST_LINES`; `data` is what came of it."""
+    """One event outgrew `MAX_EVENT` or `MAX_LINES`; `data` is what came of it."""
 
     def __init__(self, message: str, data: bytes) -> None:
         super().__init__(message)
@@ -112,8 +112,8 @@ def _frames(whole: bytes) -> list[Frame]:
 
 def _parse(block: bytes) -> Frame | None:
     """One event's lines; `None` when they carry no data. Raises `EventTooLargeError`."""
-    if len(block) > MOST_LINES and block.count(b"\n") > MOST_LINES:
-        raise EventTooLargeError(f"an event of more than {MOST_LINES} lines", block)
+    if len(block) > MAX_LINES and block.count(b"\n") > MAX_LINES:
+        raise EventTooLargeError(f"an event of more than {MAX_LINES} lines", block)
     data: list[bytes] = []
     event = ""
     for line in block.split(b"\n"):

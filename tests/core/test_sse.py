@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.sse import MAX_EVENT, MOST_LINES, Decoder, EventTooLargeError, Frame, encode
+from codellama_proxy.core.sse import MAX_EVENT, MAX_LINES, Decoder, EventTooLargeError, Frame, encode
 from tests.support.cases import each
 
 
@@ -77,7 +77,7 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
 
 def test_an_event_of_endless_lines_is_refused() -> None:
     with pytest.raises(EventTooLargeError):
-        Decoder().feed(b"data:\n" * (2 * MOST_LINES) + b"\n")
+        Decoder().feed(b"data:\n" * (2 * MAX_LINES) + b"\n")
 
 
 @pytest.mark.parametrize("line", [b"data: ", b"data: x\ndata: ", b"data: \n"])

@@ -91,8 +91,8 @@ EXTRAS = frozenset(
     }
 )
 """Parameters of single providers: sent as they are."""
-A_SLIP = 0.85
-"""From this similarity on, an unknown parameter is taken for a known one that was spelled wrong."""
+TYPO_SIMILARITY = 0.85
+"""An unknown parameter at least this similar to a known one is taken for a typo."""
 
 
 def findings(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
@@ -180,7 +180,7 @@ def _value(name: str, value: Any, path: Path, rules: Mapping[str, Parameter]) ->
 
 def _unknown(name: str, path: Path, rules: Mapping[str, Parameter]) -> Finding:
     known = [*rules, *EXTRAS]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=A_SLIP)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_SIMILARITY)
     if near:
         return Finding(path, f'unknown parameter; did you mean "{near[0]}"?')
     return Finding(path, "unknown parameter; it is sent to the provider unchanged", "warning")
