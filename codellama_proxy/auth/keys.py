@@ -1,8 +1,8 @@
-"""The server's view of the keys: whose secret it is, from memory, and the changes an administrator makes.
+"""Virtual keys of the server: authentication from memory, expiry, and the changes an administrator makes.
 
-The memory is keyed by the whole hash of the whole secret and dropped at any change: by this process at once,
-by another (the command line) within the half second between two looks at the file's version. A lookup that
-began before a drop never writes its row back, so a revoked key cannot come to life again.
+The cache is keyed by the SHA-256 of the whole secret and cleared at every change: at once for changes of this
+process, within `WATCH_SECONDS` for those of another one (the command line). A lookup that began before the cache
+was cleared does not write to it, so a revoked key cannot become valid again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from codellama_proxy.store.key_fields import SECRET_LENGTH, SECRET_START, KeyCha
 
 T = TypeVar("T")
 
-CACHED = 10_000
-CACHED_UNKNOWN = 1_000
-WATCH_EVERY = 0.5
+MAX_CACHED_KEYS = 10_000
+MAX_CACHED_UNKNOWN = 1_000
+WATCH_SECONDS = 0.5
 
 NO_KEY = (
     "No API key was provided: send it as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'."
@@ -36,7 +36,7 @@ MASTER_KEY = "This is the master key, which only administers: make a virtual key
 
 
 class Keys:
-    """`authenticate` is for every request; everything else is for administrators."""
+    """Authenticates requests, and changes keys for administrators."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Keys:
         *,
         master_key: str | None = None,
         clock: Callable[[], float] = time.time,
-        cached: int = CACHED,
-        cached_unknown: int = CACHED_UNKNOWN,
+        cached: int = MAX_CACHED_KEYS,
+        cached_unknown: int = MAX_CACHED_UNKNOWN,
     ) -> None:
         self._store = store
         self._master_key = master_key
@@ -59,9 +59,9 @@ class Keys:
     # --- every request -------------------------------------------------------------------------------------
 
     async def authenticate(self, secret: str | None) -> Key:
-        """Whose secret it is.
+        """The key that the secret belongs to.
 
-        Raises `ProxyError` 401: there is none, it is no key's, or the key is blocked or expired.
+        Raises `ProxyError` 401: no secret, an unknown one, or the key is blocked or expired.
         """
         if secret is None:
             raise self._refusal(None)
@@ -69,7 +69,7 @@ class Keys:
         return key if key is not None else await self._look_up(secret)
 
     async def caller(self, secret: str | None, *, required: bool) -> Key | None:
-        """Whose secret it is. `None` for none or an unknown one, where no key is `required`.
+        """The key that the secret belongs to; `None` without a known secret if no key is `required`.
 
         Raises `ProxyError` 401 as `authenticate` does: blocked and expired keys are refused everywhere.
         """
@@ -81,7 +81,7 @@ class Keys:
             return None
 
     def cached(self, secret: str | None) -> Key | None:
-        """As `authenticate`, from memory alone: `None` if only the database knows."""
+        """As `authenticate`, from the cache alone; `None` if the database has to be asked."""
         if not _may_be_ours(secret):
             raise self._refusal(secret)
         hashed = hashlib.sha256(secret.encode()).digest()
@@ -114,15 +114,15 @@ class Keys:
         return require_usable(*found, self._clock())
 
     def forget(self) -> None:
-        """Drop what is in memory: something about the keys changed."""
+        """Clear the cache: a key changed."""
         self._generation += 1
         self._known.clear()
         self._unknown.clear()
 
     async def watch(
-        self, every: float = WATCH_EVERY, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self, every: float = WATCH_SECONDS, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
-        """Run for as long as the server: forget whenever another process wrote to the file."""
+        """Run until cancelled: clear the cache when another process wrote to the database."""
         seen: int | None = None
         while True:
             try:
@@ -184,12 +184,12 @@ def _may_be_ours(secret: str | None) -> TypeGuard[str]:
 
 
 def invalid_api_key() -> ProxyError:
-    """Malformed or unknown: one body for both."""
+    """For malformed and unknown secrets: the same body, so that neither can be told from the other."""
     return ProxyError("invalid_api_key", "Incorrect API key provided.")
 
 
 def require_usable(key: Key, secret_ends: float | None, now: float) -> Key:
-    """The key, if it may call. Raises `ProxyError`: key_blocked, key_expired."""
+    """The key, unless it is blocked or expired. Raises `ProxyError`: key_blocked, key_expired."""
     if key.blocked:
         raise ProxyError("key_blocked", "This API key is blocked.")
     if _over(key.expires_at, now) or _over(secret_ends, now):

@@ -1,4 +1,4 @@
-"""What a key may be made of: the closed list of fields, how each is read, and how a key is shown. No I/O."""
+"""The fields of a key: validation, and the JSON form. No I/O. Validators raise `ProxyError` 400."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def alias(param: str, value: Any) -> str:
 
 
 def name(param: str, value: Any) -> str:
-    """A few words for people."""
+    """A display name."""
     text = _string(param, value)
     if not 1 <= len(text) <= 128 or not text.isprintable():
         raise _invalid(param, "must be 1 to 128 printable characters")
@@ -103,7 +103,7 @@ def models(param: str, value: Any) -> tuple[str, ...] | None:
 
 
 def metadata(param: str, value: Any) -> Json:
-    """Whatever the owner of the key wants to remember: names and plain values."""
+    """A flat JSON object of the key's owner."""
     if not isinstance(value, dict):
         raise _wrong_type(param, "an object")
     if any(isinstance(item, dict | list) for item in value.values()):
@@ -164,7 +164,7 @@ def limits_of(values: Mapping[str, Any]) -> Limits:
 
 
 def given_limits(limits: Limits) -> dict[str, Any]:
-    """Only what somebody wrote down, for storing."""
+    """Only the limits that were set on the key, for storing."""
     return {field: getattr(limits, field) for field in LIMIT_FIELDS if field in limits.given}
 
 

@@ -14,7 +14,7 @@ import pytest
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.store.sqlite.migrations import shipped
-from codellama_proxy.store.sqlite.outbox import MOST_BYTES, MOST_RECORDS, Outbox, put
+from codellama_proxy.store.sqlite.outbox import MAX_BYTES, MAX_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.tracking.promptlayer.sender import (
     BATCH_SIZE,
@@ -103,23 +103,23 @@ def a_box() -> sqlite3.Connection:
 
 def test_a_full_box_gives_up_its_oldest_records() -> None:
     with closing(a_box()) as db:
-        dropped = sum(put(db, "request", f"r{n}", b"{}") for n in range(MOST_RECORDS + 5))
+        dropped = sum(put(db, "request", f"r{n}", b"{}") for n in range(MAX_RECORDS + 5))
         assert dropped == 5
-        assert db.execute("select count(*), min(request_id) from outbox").fetchone()[0] == MOST_RECORDS
+        assert db.execute("select count(*), min(request_id) from outbox").fetchone()[0] == MAX_RECORDS
         assert db.execute("select request_id from outbox order by id limit 1").fetchone() == ("r5",)
 
 
 def test_a_box_is_full_by_bytes_too() -> None:
     with closing(a_box()) as db:
-        large = b"x" * (MOST_BYTES // 4)
+        large = b"x" * (MAX_BYTES // 4)
         assert sum(put(db, "request", f"r{n}", large) for n in range(6)) == 2
-        assert db.execute("select sum(length(body)) from outbox").fetchone() == (MOST_BYTES,)
+        assert db.execute("select sum(length(body)) from outbox").fetchone() == (MAX_BYTES,)
 
 
 def test_one_record_may_be_larger_than_the_box_and_is_alone_in_it_then() -> None:
     with closing(a_box()) as db:
         put(db, "request", "small", b"x")
-        assert put(db, "request", "huge", b"x" * (MOST_BYTES + 1)) == 1
+        assert put(db, "request", "huge", b"x" * (MAX_BYTES + 1)) == 1
         assert put(db, "request", "next", b"x") == 1
         assert db.execute("select request_id from outbox").fetchall() == [("next",)]
 
@@ -127,9 +127,9 @@ def test_one_record_may_be_larger_than_the_box_and_is_alone_in_it_then() -> None
 def test_an_emptied_box_starts_over() -> None:
     with closing(a_box()) as db:
         for n in range(3):
-            put(db, "request", f"r{n}", b"x" * (MOST_BYTES // 2))
+            put(db, "request", f"r{n}", b"x" * (MAX_BYTES // 2))
             db.execute("delete from outbox")
-        assert put(db, "request", "last", b"x" * (MOST_BYTES // 2)) == 0
+        assert put(db, "request", "last", b"x" * (MAX_BYTES // 2)) == 0
 
 
 def test_a_record_is_written_with_its_settlement_or_not_at_all(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
 from codellama_proxy.store.sqlite.connection import connect, lock_file, passing, unavailable, version_warning
-from codellama_proxy.store.sqlite.writer import SOON, Writer
+from codellama_proxy.store.sqlite.writer import SHARE_COMMIT_SECONDS, Writer
 from tests.support.cases import each
 
 
@@ -404,7 +404,7 @@ def test_a_reminder_of_a_loop_that_ended_is_not_waited_for_for_ever(writer: Writ
         writer.post(insert(n))
 
     asyncio.run(post(1))
-    time.sleep(2 * SOON)
+    time.sleep(2 * SHARE_COMMIT_SECONDS)
     writer.post(insert(2))
     eventually(lambda: writer.pending == 0)
     assert rows(writer) == [1, 2]
@@ -420,7 +420,7 @@ class HastyLoop(asyncio.SelectorEventLoop):
 def test_a_write_behind_a_reminder_that_came_early_is_not_left_behind(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codellama_proxy.store.sqlite.writer.SOON", 5.0)
+    monkeypatch.setattr("codellama_proxy.store.sqlite.writer.SHARE_COMMIT_SECONDS", 5.0)
 
     async def use() -> None:
         for n in range(3):

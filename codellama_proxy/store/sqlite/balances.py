@@ -1,8 +1,8 @@
-"""What each scope has left. Lives on the writer's thread, one transaction at a time.
+"""The balance of each scope, on the writer's thread.
 
-An account is read once, changed in memory by every request that touches it, and written back with every commit that
-changed it: many requests share the same few scopes. The rows of `scopes` are the truth; when a transaction fails,
-everything in memory is forgotten and read again.
+A balance is read once, changed in memory by the requests of its scope, and written back by each commit that changed
+it, because many requests share few scopes. The rows of `scopes` are authoritative: when a transaction fails, the
+balances in memory are discarded and read again.
 
 Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
 summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
@@ -23,9 +23,9 @@ from codellama_proxy.limits.windows import Window, is_rolling, turned, window
 from codellama_proxy.store.sqlite.queries import load
 
 SQL = load("ledger")
-MOST_SCOPES = 4
+MAX_SCOPES = 4
 """Of one request."""
-MOST_KEPT = 5000
+MAX_KEPT = 5000
 """Accounts in memory between two transactions: when there are more, all of them are read again when needed."""
 
 # The rows of `requests` and of `totals` that belong to a scope.
@@ -38,7 +38,7 @@ _WHERE = {
 
 
 class ScopeBalance:
-    """One row of `scopes`, to be changed; `first_seq` is `None` while spending was never asked for."""
+    """One row of `scopes`, to be changed; `first_seq` is `None` before the scope's first budget."""
 
     __slots__ = ("changed", "duration", "first_seq", "folded", "held", "rates", "running", "spent", "window")
 
@@ -49,7 +49,7 @@ class ScopeBalance:
         self.first_seq: int | None = None
         self.spent = self.held = self.folded = 0
         self.running: int | None = None
-        """Requests that run now, once somebody asked: counted from the rows, and from then on in memory."""
+        """Running requests: counted from the rows at the first use, then in memory; `None` before."""
         self.changed = False
 
     def admitted(self, rates: Rates | None, hold: int) -> None:
@@ -90,14 +90,14 @@ class ScopeBalance:
 class ScopeBalances:
     """The accounts in memory."""
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
+    def __init__(self, most: int = MAX_KEPT) -> None:
         self._most = most
         self._kept: dict[str, ScopeBalance] = {}
         self._open: dict[str, ScopeBalance] = {}
         """Of those, what the present transaction touches."""
 
     def forget(self) -> None:
-        """What was not written back belonged to a transaction that failed."""
+        """Discard everything in memory; called after a failed transaction."""
         self._kept.clear()
         self._open.clear()
 
@@ -127,7 +127,7 @@ class ScopeBalances:
         if not ids:
             return
         found = {scope: ScopeBalance() for scope in ids}
-        for row in db.execute(SQL["scopes"], ids + ids[:1] * (MOST_SCOPES - len(ids))):
+        for row in db.execute(SQL["scopes"], ids + ids[:1] * (MAX_SCOPES - len(ids))):
             account = found[row[0]]
             account.rates = Rates(row[1], row[2], row[3])
             account.duration = row[4]

@@ -1,4 +1,4 @@
-"""Copies the write-ahead log back into the database from a thread of its own, so that no commit waits for it.
+"""Checkpoints the write-ahead log on a thread of its own, so that no commit waits for it.
 
 SQLite before 3.51.3 can corrupt a file when a second checkpoint runs over a log that a first one already
 copied whole while a writer restarts that log. So a checkpoint starts only if the writer committed after the
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite.connection import WAL_LIMIT, connect
+from codellama_proxy.store.sqlite.connection import MAX_WAL_BYTES, connect
 
-EVERY = 1.0
+INTERVAL_SECONDS = 1.0
 BUSY_MS = 1000
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Checkpointer:
         path: Path,
         commits: Callable[[], int],
         *,
-        every: float = EVERY,
+        every: float = INTERVAL_SECONDS,
         lost: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._path = path
@@ -57,7 +57,7 @@ class Checkpointer:
         db: sqlite3.Connection | None = None
         while not self._stop.wait(self._every):
             if self._commits() != self._seen:
-                db = self._checkpoint(db, "truncate" if self._size() > WAL_LIMIT else "passive")
+                db = self._checkpoint(db, "truncate" if self._size() > MAX_WAL_BYTES else "passive")
         db = self._checkpoint(db, "truncate")
         if db is not None:
             db.close()

@@ -1,4 +1,4 @@
-"""The last configuration that was good: kept as it was written, for a start that finds the file broken."""
+"""Stores the last good configuration as it was written, for a start that finds the file broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQL = queries.load("configurations")
 
 
 def keep(db: sqlite3.Connection, kept: KeptConfiguration | None) -> None:
-    """Remember it instead of the one before; `None` only forgets that one."""
+    """Replace the kept configuration; `None` removes it."""
     if kept is None:
         db.execute(SQL["forget"])
         return

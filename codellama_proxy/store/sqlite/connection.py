@@ -1,4 +1,4 @@
-"""How the SQLite file is opened, owned and guarded; knows no table."""
+"""Opens, recognizes and locks SQLite files; knows no table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from codellama_proxy.store.errors import StoreError
 
 BUSY_MS = 5000
-WAL_LIMIT = 64 * 1024 * 1024
+MAX_WAL_BYTES = 64 * 1024 * 1024
 """Bytes after which the log is truncated instead of merely copied back."""
 
 # SQLite's primary result codes that say the file or the disk is at fault, not the statement.
@@ -50,7 +50,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 class Kind(NamedTuple):
-    """Which of our files it is."""
+    """Which of the proxy's files it is."""
 
     application_id: int
     """In the header of the file."""
@@ -84,7 +84,7 @@ def connect(
         db.execute("pragma foreign_keys=on")
         db.execute("pragma trusted_schema=off")
         db.execute("pragma wal_autocheckpoint=0")
-        db.execute(f"pragma journal_size_limit={WAL_LIMIT:d}")
+        db.execute(f"pragma journal_size_limit={MAX_WAL_BYTES:d}")
     except BaseException:
         db.close()
         raise
@@ -110,7 +110,7 @@ def connect_to_read(path: Path, kind: Kind = LEDGER) -> sqlite3.Connection:
 
 
 def mark(db: sqlite3.Connection, kind: Kind = LEDGER) -> None:
-    """Say in the file whose it is."""
+    """Write the application id into the file."""
     if _application_id(db) != kind.application_id:
         db.execute(f"pragma application_id={kind.application_id:d}")
 
@@ -144,7 +144,7 @@ def _must_be_regular(path: Path) -> None:
     """Opening a pipe would wait for a writer for ever."""
     try:
         mode = path.stat().st_mode
-    except OSError:  # SQLite tells it
+    except OSError:  # SQLite reports it
         return
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
@@ -197,10 +197,10 @@ def lock_file(path: Path) -> Iterator[None]:
 
 
 def version_warning(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str | None:
-    """A sentence if this SQLite can lose log pages when two processes write; `None` if it is mended."""
+    """A sentence if this SQLite can lose log pages when two processes write; `None` if it is fixed."""
     if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
         return None
     return (
         f"SQLite {'.'.join(map(str, version[:3]))} has the WAL-reset bug "
-        "(mended in 3.51.3, 3.50.7 and 3.44.6): only one server process may use the database"
+        "(fixed in 3.51.3, 3.50.7 and 3.44.6): only one server process may use the database"
     )

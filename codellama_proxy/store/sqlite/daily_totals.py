@@ -7,7 +7,7 @@ import sqlite3
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sqlite.balances import SQL, scope_sum
 
-BATCH = 200
+BATCH_ROWS = 200
 """Rows folded in one transaction: other writes wait meanwhile, some ten milliseconds."""
 
 
@@ -33,7 +33,7 @@ def _checked(
 def fold(db: sqlite3.Connection, before: float) -> int:
     """Fold the oldest rows, up to the first that is younger or still held; how many."""
     upto, count = 0, 0
-    for seq, created_at, status in db.execute(SQL["fold_batch"], (BATCH,)).fetchall():
+    for seq, created_at, status in db.execute(SQL["fold_batch"], (BATCH_ROWS,)).fetchall():
         if status == "held" or created_at >= before:
             break
         upto, count = seq, count + 1

@@ -1,4 +1,4 @@
-"""What belongs to one installation for as long as its database lives."""
+"""Values that belong to one installation, stored in its database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def digest_key(path: Path) -> bytes:
 
 
 def known_digest_key(db: sqlite3.Connection) -> bytes | None:
-    """The same of a database that is only read; `None` before the first start of this version."""
+    """The same from a read-only connection; `None` before the first server start of this version."""
     try:
         row = db.execute(SQL["value"], {"name": DIGEST_KEY}).fetchone()
     except sqlite3.OperationalError as error:

@@ -3,5 +3,5 @@
 insert into installation (name, value) values (:name, :value) on conflict (name) do nothing;
 
 -- name: value
--- What was given.
+-- A stored value.
 select value from installation where name = :name;

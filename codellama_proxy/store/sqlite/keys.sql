@@ -6,7 +6,7 @@ insert into keys (key_id, project, name, created_at, expires_at, blocked, models
 values (:key_id, :project, :name, :created_at, :expires_at, :blocked, :models, :limits, :metadata);
 
 -- name: insert_secret
--- A new current secret; the old one has an end by now.
+-- A new current secret, after the old one was ended or deleted.
 insert into key_secrets (hash, key_id, prefix, expires_at) values (:hash, :key_id, :prefix, null);
 
 -- name: save_key
@@ -23,7 +23,7 @@ from key_cards
 where key_id = :key_id;
 
 -- name: card_by_hash
--- The key that a secret opens, and when that secret ends.
+-- The key of a secret, and when that secret expires.
 select
     c.key_id, c.project, c.name, c.prefix, c.created_at, c.expires_at, c.blocked, c.models, c.limits, c.metadata,
     h.expires_at
@@ -32,7 +32,7 @@ join key_cards c on c.key_id = h.key_id
 where h.hash = :hash;
 
 -- name: cards_by_prefix
--- Keys with a secret, current or rotated, that begins so; two are enough to know that it is ambiguous.
+-- Keys with a current or rotated secret that begins with a prefix; two are enough to see that it is ambiguous.
 select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
 from key_cards
 where key_id in (select key_id from key_secrets where substr(prefix, 1, length(:prefix)) = :prefix)
@@ -51,17 +51,17 @@ limit :size offset :skip;
 select count(*) from keys where :project is null or project = :project;
 
 -- name: delete_rotated_secrets
--- Forget what was rotated away before: at most two secrets of a key are valid.
+-- Delete rotated secrets: at most two secrets of a key are valid.
 delete from key_secrets where key_id = :key_id and expires_at is not null;
 
 -- name: end_current_secret
--- Let the current secret end at a time.
+-- Make the current secret expire.
 update key_secrets set expires_at = :expires_at where key_id = :key_id and expires_at is null;
 
 -- name: delete_current_secret
--- Let the current secret end at once.
+-- Delete the current secret.
 delete from key_secrets where key_id = :key_id and expires_at is null;
 
 -- name: delete_key
--- Remove a key and its secrets; what it used stays in the ledger.
+-- Delete a key and its secrets; its rows stay in the ledger.
 delete from keys where key_id = :key_id;

@@ -1,11 +1,11 @@
 """Admits requests and settles them, each in one transaction on the writer's thread: the truth about money.
 
 Admission reads every scope of a request, decides (`admission.decide`, pure), then writes: the balances and a
-row that is `held`. Settlement completes that row, and only while it is held, so it happens once however often
-it is asked for; it releases the hold and books the cost in the same transaction. Both go through one queue,
-so a settlement finds the admission that was asked for before it, even if nobody waited for its answer.
+row that is `held`. Settlement completes that row only while it is held, so it takes effect once; it releases the
+hold and books the cost in the same transaction. Both go through one queue, so a settlement finds the admission
+queued before it, even if the caller of the admission was cancelled.
 
-What a crash leaves held is settled at the next start at the most it may have cost.
+What a crash leaves held is settled at the next start at the most that it can have cost.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 
-FORGET_WITHIN = 1000
-"""Writes that may wait before we stop asking the store to forget what it could not admit."""
-BETWEEN_FOLDS = 0.02
-"""Seconds for everybody else's writes between two batches of folding."""
+MAX_PENDING_TO_FORGET = 1000
+"""Queued writes above which a failed admission is no longer undone by a settlement of its own."""
+FOLD_PAUSE_SECONDS = 0.02
+"""Pause for other writes between two batches of folding."""
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ class Ledger:
             raise _unavailable() from error
 
     def note(self, extension: Extension) -> None:
-        """Queue what a crash would have to tell of one more attempt that needs nothing held."""
-        with suppress(StoreUnavailableError):  # closed already: the settlement tells it all
+        """Queue the record of a further attempt that needs no money held, for the settlement after a crash."""
+        with suppress(StoreUnavailableError):  # closed: the settlement has all attempts
             self._writer.post(lambda db: self._books.note(db, extension))
 
     def settle(self, settlement: Settlement) -> None:
@@ -84,12 +84,12 @@ class Ledger:
 
     def _forget(self, request_id: str) -> None:
         """A commit that failed may have happened all the same; then its row must not stay held."""
-        if self._writer.pending < FORGET_WITHIN:
+        if self._writer.pending < MAX_PENDING_TO_FORGET:
             self.settle(Settlement(request_id, "error", 503, basis="exact"))
 
     @property
     def dropped(self) -> int:
-        """Records for tracking that had to go for newer ones."""
+        """Tracking records dropped for newer ones."""
         return self._books.dropped
 
     async def recover(self) -> int:
@@ -98,7 +98,7 @@ class Ledger:
 
     async def standing(self, key: Key, snapshot: Snapshot) -> tuple[ScopeState, ...]:
         """The scopes of a key as they are now: its own and its project's always, others where limited."""
-        scopes = _told(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
+        scopes = _with_own_scopes(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
         now = self._clock()
         try:  # on the writer's thread: opening a window may need sums that agree with each other
             standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))
@@ -107,7 +107,7 @@ class Ledger:
         return tuple([await self._with_spending(standing) for standing in standings])
 
     async def _with_spending(self, standing: ScopeState) -> ScopeState:
-        """Nobody keeps the balance of a scope without a budget, but its rows tell what it ever spent."""
+        """A scope without a budget has no balance; its spending is the sum of its rows."""
         if standing.scope.limits.max_budget is not None:
             return standing
         rows = await self._read(*queries.spend_query((), reports.of_scope(standing.scope.id)))
@@ -141,7 +141,7 @@ class Ledger:
 
     async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
-            await self._writer.barrier()  # whoever got an answer finds its row
+            await self._writer.barrier()  # a client that has its response finds its row
             return await self._reader.all(sql, tuple(values))
         except StoreUnavailableError as error:
             raise _unavailable() from error
@@ -160,11 +160,11 @@ class Ledger:
         done = 0
         while count := await self._writer.run(lambda db: self._books.fold(db, before, self._clock())):
             done += count
-            await asyncio.sleep(BETWEEN_FOLDS)
+            await asyncio.sleep(FOLD_PAUSE_SECONDS)
         return done
 
 
-def _told(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:
+def _with_own_scopes(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:
     known = {scope.id for scope in scopes}
     own = (f"project:{key.project}", f"key:{key.key_id}")
     return scopes + tuple(ScopeLimits(scope, Limits()) for scope in own if scope not in known)

@@ -22,12 +22,12 @@ insert into requests (request_id, created_at, project, key_id, user, endpoint, m
 values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?);
 
 -- name: extend
--- One more attempt of a row that is held: what is held in addition, what came before it, and where it goes.
+-- A further attempt of a held row: added hold, input estimate, earlier attempts, and its model and deployment.
 update requests set hold_nanos = hold_nanos + ?, estimate_nanos = ?, attempts = ?, model = ?, deployment = ?
 where seq = ? and status = 'held';
 
 -- name: complete
--- Completes a row that is still held: the second time there is none.
+-- Completes a row that is still held; affects no row the second time.
 update requests set
     status = ?, http_status = ?, attempts = ?, model = ?, deployment = ?, upstream_model = ?,
     prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?,
@@ -35,16 +35,16 @@ update requests set
 where seq = ? and request_id = ? and status = 'held';
 
 -- name: held
--- What has to be known of a held row to settle it.
+-- The values of a held row that settling needs.
 select seq, project, key_id, user, hold_nanos, estimate_tokens from requests
 where request_id = ? and status = 'held';
 
 -- name: keep_content
--- The prompt and the answer of a request, where they are kept.
+-- The prompt and response of a request, if content is stored.
 insert into request_contents (request_id, content) values (?, ?) on conflict do nothing;
 
 -- name: orphans
--- What a crash left held, oldest first.
+-- Rows left held by a crash, oldest first.
 with held as materialized (
     select seq, request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment
     from requests where status = 'held'
@@ -52,7 +52,7 @@ with held as materialized (
 select request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment from held order by seq;
 
 -- name: running
--- How many requests of a scope run now. First what is held, which is little, then whose it is: never all of a key's.
+-- Running requests of a scope: filters the few held rows, never all rows of a key.
 with held as materialized (select project, key_id, user from requests where status = 'held')
 select count(*) from held where {scope};
 
@@ -61,7 +61,7 @@ select count(*) from held where {scope};
 select created_at from requests where {scope} order by seq limit 1;
 
 -- name: before_window
--- The last request of a scope that a window has not got, if any; found from the end, hence no index on time.
+-- The last request of a scope outside a window, if any; searched from the end, so it needs no index on time.
 select seq from requests where {scope} and (+created_at < :start or +created_at >= :end)
 order by seq desc limit 1;
 
@@ -80,7 +80,7 @@ select scope, first_seq, spent_nanos, held_nanos, folded_nanos from scopes
 where first_seq is not null order by scope;
 
 -- name: fold_batch
--- The oldest rows, but for the newest of all: its sequence would be given again.
+-- The oldest rows, without the newest of all: its sequence would be reused.
 select seq, created_at, status from requests where seq < (select max(seq) from requests) order by seq limit ?;
 
 -- name: fold_totals
@@ -104,17 +104,17 @@ on conflict (day, project, key_id, user, model, status) do update set
 select scope, first_seq from scopes where first_seq <= ?;
 
 -- name: fold_scope
--- What a scope spent in the rows that go.
+-- What a scope spent in the rows being folded.
 select coalesce(sum(cost_nanos), 0) from requests where {scope} and seq between :first_seq and :upto;
 
 -- name: folded_more
--- Tells a scope which part of its spending has no rows any more.
+-- Adds to the part of a scope's spending that has no rows any more.
 update scopes set folded_nanos = folded_nanos + :nanos where scope = :scope;
 
 -- name: drop_contents
--- Forgets what was said in the rows that go.
+-- Removes the contents of the rows being folded.
 delete from request_contents where request_id in (select request_id from requests where seq <= :upto);
 
 -- name: drop_requests
--- Removes the rows that are now in the totals.
+-- Removes the rows that were added to the totals.
 delete from requests where seq <= :upto;

@@ -27,8 +27,8 @@ from codellama_proxy.store.sqlite import outbox
 from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances, standing
 from codellama_proxy.store.sqlite.crashes import Orphan, crashed
 
-LONGEST_NAME = 256
-"""Characters that are kept of a name that a client made up."""
+MAX_NAME_LENGTH = 256
+"""Characters kept of a model name that the client sent."""
 
 
 class _Held(NamedTuple):
@@ -48,7 +48,7 @@ class LedgerEntries:
         # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
         self._held: dict[str, _Held] = {}
         self.dropped = 0
-        """Records for tracking that had to go for newer ones."""
+        """Tracking records dropped for newer ones."""
 
     def admit(self, db: sqlite3.Connection, ask: AdmissionRequest) -> Admission:
         """Read, decide, write; a refusal takes nothing from any scope."""
@@ -84,7 +84,7 @@ class LedgerEntries:
         return nanos
 
     def note(self, db: sqlite3.Connection, more: Extension) -> None:
-        """What a crash would have to tell of one more attempt that needs nothing held."""
+        """Record a further attempt that needs no money held, for the settlement after a crash."""
         held = _find(db, more.request_id)
         if held is not None:
             _extend(db, held, more, 0)
@@ -130,7 +130,7 @@ def _insert(db: sqlite3.Connection, ask: AdmissionRequest, key_id: str | None, h
         key_id,
         None if ask.user is None else limits.user_name(ask.user),
         ask.endpoint,
-        ask.model_requested and ask.model_requested[:LONGEST_NAME],
+        ask.model_requested and ask.model_requested[:MAX_NAME_LENGTH],
         ask.stream,
         ask.config,
         hold,

@@ -18,7 +18,7 @@ from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite.connection import connect, mark
 
 PACKAGE = Path(codellama_proxy.__file__).parent
-QUICK_CHECK_LIMIT = 200 * 1024 * 1024
+MAX_QUICK_CHECK_BYTES = 200 * 1024 * 1024
 """Bytes up to which the whole file is checked at every start."""
 
 _RECORDS = """
@@ -70,7 +70,7 @@ def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
     """Refuse a damaged file: a ledger that reads wrong is worse than none."""
-    if path.stat().st_size > QUICK_CHECK_LIMIT:
+    if path.stat().st_size > MAX_QUICK_CHECK_BYTES:
         return
     (result,) = db.execute("pragma quick_check(1)").fetchone()
     if result != "ok":

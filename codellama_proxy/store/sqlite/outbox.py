@@ -1,7 +1,7 @@
-"""Records on their way to a tracking service: durable, in order of need, and never more than fit.
+"""Records on their way to a tracking service: durable and bounded.
 
-A record is written in the transaction that settles its request, so no crash loses one; whoever delivers it
-removes it afterwards, so a crash may deliver one twice. When the box is full the oldest goes.
+A record is written in the transaction that settles its request, so a crash loses none; it is removed after
+delivery, so a crash may deliver one twice. A full outbox drops its oldest records.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 
-MOST_RECORDS = 10_000
-MOST_BYTES = 64 << 20
+MAX_RECORDS = 10_000
+MAX_BYTES = 64 << 20
 SQL = queries.load("outbox")
 
 
 def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) -> int:
-    """Add a record; how many older ones had to go for it."""
+    """Add a record; returns how many older ones were dropped for it."""
     _, _, _, upto = db.execute(SQL["ends"]).fetchone()
     db.execute(SQL["put"], (kind, request_id, body, (upto or 0) + len(body)))
     dropped = 0
@@ -30,30 +30,30 @@ def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) 
 
 
 def _too_full(first: int, before: int, last: int, upto: int) -> bool:
-    """By the distance of its ends: never less than what is in it, and known without counting."""
-    return last > first and (last - first >= MOST_RECORDS or upto - before > MOST_BYTES)
+    """By the distance between its ends: an upper bound that needs no counting."""
+    return last > first and (last - first >= MAX_RECORDS or upto - before > MAX_BYTES)
 
 
 class Outbox:
-    """The box as its sender and `/feedback` see it."""
+    """`interfaces.Outbox`."""
 
     def __init__(self, writer: Writer, reader: Reader) -> None:
         self._writer = writer
         self._reader = reader
         self.dropped = 0
-        """Records that went because scores came."""
+        """Records dropped for scores and metadata."""
 
     async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None:
         self.dropped += await self._writer.run(lambda db: put(db, kind, request_id, body))
 
     async def due(self, now: float, most: int) -> list[Waiting]:
-        """What may be sent now, the least tried and the oldest first."""
+        """Records that may be sent now, fewest tries first, then oldest."""
         await self._writer.barrier()
         values = {"now": now, "farthest": MAX_DELAY_SECONDS, "most": most}
         return [Waiting(*row) for row in await self._reader.all(SQL["due"], values)]
 
     async def note(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Write down what became of records."""
+        """Record delivery results."""
         await self._writer.run(lambda db: _note(db, outcomes, now))
 
     async def knows(self, request_id: str) -> bool:
@@ -69,7 +69,7 @@ class Outbox:
         return int(row[0]) if row else 0
 
     async def forget(self, before: float) -> None:
-        """Requests tracked before a time cannot be scored any more."""
+        """Drop the service's ids of requests delivered before a time; those can no longer be scored."""
         await self._writer.run(lambda db: db.execute(SQL["forget"], (before,)).rowcount)
 
 

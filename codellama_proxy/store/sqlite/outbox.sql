@@ -1,5 +1,5 @@
 -- name: ends
--- The oldest and the newest, and how many bytes had come up to each: both looks are at an end of the table.
+-- The ids and cumulative bytes of the oldest and the newest record, read from the two ends of the table.
 select
     (select id from outbox order by id limit 1),
     (select upto - length(body) from outbox order by id limit 1),
@@ -11,11 +11,11 @@ select
 insert into outbox (kind, request_id, body, upto) values (?, ?, ?, ?);
 
 -- name: drop_oldest
--- Gives up the record that has waited longest.
+-- Drops the oldest record.
 delete from outbox where id = (select id from outbox order by id limit 1);
 
 -- name: due
--- What may be sent now; a score waits until its request has been delivered. A time too far ahead is a clock's jump.
+-- Records that may be sent now. A score waits for its request. A `next_at` too far ahead means the clock was set back.
 select o.id, o.kind, o.request_id, o.body, o.tries, t.service_id
 from outbox o left join tracked t on t.request_id = o.request_id
 where (o.next_at <= :now or o.next_at > :now + :farthest)
@@ -24,11 +24,11 @@ where (o.next_at <= :now or o.next_at > :now + :farthest)
 order by o.tries, o.id limit :most;
 
 -- name: remove
--- A record that was delivered, or never will be.
+-- Removes a record that was delivered or given up.
 delete from outbox where id = ?;
 
 -- name: tracked
--- What the service calls a request.
+-- The service's id of a request.
 insert into tracked (request_id, service_id, tracked_at) values (?, ?, ?)
 on conflict (request_id) do update set service_id = excluded.service_id;
 
@@ -46,5 +46,5 @@ select exists (select 1 from tracked where request_id = :request_id)
 select count(*) from outbox;
 
 -- name: forget
--- The service's numbers of requests that are too old to be scored.
+-- Drops the service's ids of requests that are too old to be scored.
 delete from tracked where tracked_at < ?;

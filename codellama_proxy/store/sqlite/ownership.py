@@ -19,7 +19,7 @@ from codellama_proxy.core.mounts import filesystem_of, is_network, read_mountinf
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite.connection import create_file, lock_file
 
-TRIES = 5
+MAX_TRIES = 5
 """Times that a file is opened again because another one took its path meanwhile."""
 
 _Identity = tuple[int, int]
@@ -114,7 +114,7 @@ def reached_elsewhere(path: Path) -> None:
 
 def _locked(path: Path) -> int:
     """A descriptor of the file that `path` leads to, locked as far as the file system can."""
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Reads the database beside the writer, on connections that cannot write: what takes long on a thread of its own."""
+"""Reads the database on connections that cannot write: key lookups on the event loop, queries on a thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reader:
         self._path = Path(path)
         self._db: aiosqlite.Connection | None = None
         self._quick: sqlite3.Connection | None = None
-        """The event loop's own."""
+        """Used on the event loop's thread, for lookups by key."""
 
     async def open(self) -> None:
         db = await aiosqlite.connect(read_uri(self._path), uri=True, isolation_level=None)

@@ -11,7 +11,7 @@ select count(*) from requests where {where};
 select {columns} from requests where {where} and seq < ? order by seq desc limit ?;
 
 -- name: seq_of
--- Where a request stands in the order of all.
+-- The sequence number of a request.
 select seq from requests where request_id = ?;
 
 -- name: whole
@@ -23,7 +23,7 @@ select {columns}, content from requests left join request_contents using (reques
 select seq, {columns} from requests where seq > ? order by seq limit ?;
 
 -- name: spend
--- Sums over what is still kept and what was folded, by any of the groups.
+-- Sums over rows and daily totals, by any of the groups.
 select {names} coalesce(sum(requests), 0) as requests, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
        coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
        coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
@@ -37,7 +37,7 @@ from (
 ) {order};
 
 -- name: spend_page
--- One page of groups, and in the row that has a count in front how many groups there are and their sums.
+-- One page of groups; the row with a count in front has the number of groups and the sums over all of them.
 with grouped as ({spend})
 select count(*), {nulls} coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0),
        coalesce(sum(completion_tokens), 0), coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0),
@@ -47,10 +47,10 @@ union all
 select * from (select null, * from grouped {order} limit ? offset ?);
 
 -- name: uncertain
--- What is booked on another basis than what an upstream said.
+-- Requests that are not booked as the upstream reported.
 select coalesce(basis, status), count(*), coalesce(sum(cost_nanos), 0) from requests
 where status <> 'held' and basis not in ('exact', 'cached') group by 1 order by 1;
 
 -- name: before_last
--- The sequence before the last so many requests.
+-- The sequence number before the newest N requests.
 select coalesce((select seq from requests order by seq desc limit 1 offset ?), 0);

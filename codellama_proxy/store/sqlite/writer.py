@@ -1,16 +1,16 @@
-"""One thread owns the write connection; a write is a function that it runs inside a group commit.
+"""One thread owns the write connection; a write is a function that runs inside a group commit.
 
-Everything queued is taken at once, run in one `begin immediate`, and resolved after the commit. So a function
-is atomic, sees every function queued before it, cannot be split by the cancellation of whoever waits for it,
-and costs microseconds when many wait. If one fails after it changed something, the batch is taken back and run
-again with a savepoint for each: a function may run twice, but only once into the same transaction.
+The thread takes all queued functions, runs them in one `begin immediate` transaction and resolves their futures
+after the commit. So a function is atomic, sees the effect of every function queued before it, is not interrupted
+by the cancellation of its caller, and is cheap under load. If a function fails after changing rows, the batch is
+rolled back and run again with one savepoint per function: a function may run twice, but commits once.
 
-Functions whose result somebody waits for ring for the thread; those that nobody waits for come along with the next
-batch, or ring when `SOON` is over: a wake-up and a commit cost more than most functions.
+Awaited writes wake the thread. Fire-and-forget writes (`post`) join the next batch, or wake the thread after
+`SHARE_COMMIT_SECONDS`: a wake-up and a commit cost more than most functions.
 
 A batch that cannot begin or commit fails as a whole with `StoreUnavailableError`. Functions queued with
-`keep=True` then stay first in the queue and are tried again until they commit. A commit that reported an
-I/O error may have happened all the same, so such functions must be harmless when they run twice.
+`keep=True` then stay first in the queue and are retried until they commit. A commit that reported an I/O error
+may have succeeded, so such functions must be idempotent.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from codellama_proxy.store.sqlite.connection import connect, passing, unavailabl
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
 
-BATCH = 256
-SOON = 0.005
-"""Seconds that a write may wait for others to share its commit, if nobody waits for it."""
-RETRY_FIRST, RETRY_MAX = 0.1, 2.0
-DRAIN = 10.0
-"""Seconds that `close` goes on trying to write what must not be lost."""
+MAX_BATCH = 256
+SHARE_COMMIT_SECONDS = 0.005
+"""How long a fire-and-forget write may wait for other writes to share its commit."""
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0
+DRAIN_SECONDS = 10.0
+"""How long `close` retries writes queued with `keep`."""
 
 log = logging.getLogger(__name__)
 
 
 class Page(Protocol):
-    """What the functions share in memory, from one transaction to the next."""
+    """In-memory state that the functions share from one transaction to the next."""
 
     def flush(self, db: sqlite3.Connection) -> None:
-        """Before a commit or a savepoint: writes back what changed."""
+        """Write changes to the database; called before a commit or a savepoint."""
 
     def forget(self) -> None:
-        """After what was taken back, or may have been: the file is the truth."""
+        """Discard everything; called after a rollback or a failed commit."""
 
 
 class _Item:
-    """One queued function and whoever waits for it. `inside`: whether it runs in the transaction."""
+    """One queued function and its future. `inside`: whether it runs in the transaction."""
 
     __slots__ = ("error", "fn", "future", "inside", "keep", "loop", "result")
 
@@ -81,7 +81,7 @@ class Writer:
     """The write side of one database file. `start` and `close` block; everything else does not."""
 
     def __init__(self, path: str | Path, lost: Callable[[], str | None] = lambda: None) -> None:
-        """`lost` tells why nothing may be written to the file any more; asked before each batch."""
+        """`lost` returns why nothing may be written to the file any more, if so; called before each batch."""
         self.path = Path(path)
         self._lost = lost
         self.commits = 0
@@ -89,13 +89,13 @@ class Writer:
         self._queue: collections.deque[_Item] = collections.deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._rung = False
-        """The thread is awake, or about to be, and will look at the queue once more."""
+        """The thread is awake or being woken, and will read the queue once more."""
         self._due = 0.0
-        """When somebody will ring for those who do not; monotonic seconds."""
+        """Monotonic time of the scheduled wake-up for fire-and-forget writes."""
         self._kept: list[_Item] = []
         self._running = 0
         self._failure: str | None = None
-        self._delay = RETRY_FIRST / 2
+        self._delay = FIRST_RETRY_SECONDS / 2
         self._closing = False
         self._give_up_at = float("inf")
         self._db: sqlite3.Connection | None = None
@@ -103,7 +103,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._checkpointer = Checkpointer(self.path, lambda: self.commits, lost=lost)
 
-    # --- for everybody -------------------------------------------------------------------------------------
+    # --- for any thread ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the file (made if missing) and begin to take work."""
@@ -115,8 +115,8 @@ class Writer:
         self._thread.start()
         self._checkpointer.start()
 
-    def close(self, drain: float = DRAIN) -> None:
-        """Write everything queued, trying for at most `drain` seconds what fails, then close the file."""
+    def close(self, drain: float = DRAIN_SECONDS) -> None:
+        """Write everything queued, retrying failures for at most `drain` seconds, then close the file."""
         if self._thread is None:
             return
         self._closing = True
@@ -154,19 +154,19 @@ class Writer:
         return future
 
     def post(self, fn: Write[Any]) -> None:
-        """`submit` with `keep`, for those who never look at the result: the cheapest way to queue."""
+        """`submit` with `keep` and without a result: the cheapest way to queue."""
         self._queue_up(_Item(fn, None, None, keep=True, inside=True))
         now = time.monotonic()
         if self._rung or now < self._due:
             return
         try:
-            asyncio.get_running_loop().call_later(SOON, self._remind)
-            self._due = now + SOON
-        except RuntimeError:  # nobody here who could wait
+            asyncio.get_running_loop().call_later(SHARE_COMMIT_SECONDS, self._remind)
+            self._due = now + SHARE_COMMIT_SECONDS
+        except RuntimeError:  # no event loop in this thread
             self._ring()
 
     def _remind(self) -> None:
-        # Event loops count in milliseconds, so it may be early: whoever comes now needs another.
+        # Event loops count in milliseconds, so this may be early: the next write schedules another.
         self._due = 0.0
         if self._queue:
             self._ring()
@@ -212,7 +212,7 @@ class Writer:
             self._running = len(batch)
             try:
                 self._commit([item for item in batch if item.inside])
-            except Exception as error:  # a thread that dies would leave everybody waiting
+            except Exception as error:  # a dead thread would leave every future pending
                 self._failed(batch, error)
             else:
                 self._committed(batch)
@@ -228,8 +228,8 @@ class Writer:
         """What is kept, then what is queued; waits for work, or for the time to try again."""
         with contextlib.suppress(queue.Empty):
             self._bell.get(timeout=None if self._failure is None else self._delay)
-        self._rung = False  # whoever comes from here on rings again
-        batch = self._kept + self._drain(BATCH)
+        self._rung = False  # later writes wake the thread again
+        batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
         if self._queue:
             self._ring()
@@ -247,7 +247,7 @@ class Writer:
         if not items and self._failure is None:
             return
         db = self._connected()
-        # Savepoints copy every page that changes: only a batch that needs them pays for them.
+        # Savepoints copy every changed page, so only a batch that failed uses them.
         if not self._run_all(db, items, _run_plain):
             db.execute("rollback")
             self._forget()
@@ -258,7 +258,7 @@ class Writer:
     def _run_all(
         self, db: sqlite3.Connection, items: Sequence[_Item], run: Callable[[sqlite3.Connection, _Item], bool]
     ) -> bool:
-        """Run the batch in one transaction; `False` if it has to be taken back and run in another way."""
+        """Run the batch in one transaction; `False` if it has to be rolled back and run with savepoints."""
         db.execute("begin immediate")
         for item in items:
             item.error = None
@@ -269,7 +269,7 @@ class Writer:
         return True
 
     def _run_guarded(self, db: sqlite3.Connection, item: _Item) -> bool:
-        """In a savepoint of its own, so that a failure takes back no other function's work, in file or memory."""
+        """In a savepoint of its own, so that a failure undoes no other function's work, in file or memory."""
         if self.page is not None:
             self.page.flush(db)
         db.execute("savepoint item")
@@ -283,7 +283,7 @@ class Writer:
         if self._failure is not None:
             log.warning("the store writes again: %s", self.path)
         self._failure = None
-        self._delay = RETRY_FIRST / 2
+        self._delay = FIRST_RETRY_SECONDS / 2
         for item in batch:
             if not item.inside:
                 self._read(item)
@@ -294,17 +294,17 @@ class Writer:
     def _read(self, item: _Item) -> None:
         try:
             item.result = item.fn(self._connected())
-        except Exception as error:  # whoever asked gets it
+        except Exception as error:  # delivered to the caller
             item.error = StoreUnavailableError(str(error)) if unavailable(error) else error
 
     def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
-        """Nothing of the batch happened. Those who wait hear it now, also the ones still in the queue."""
+        """The batch was rolled back: fail its futures and those still in the queue, except for `keep`."""
         self._reset(error)
         self._forget()
         if self._failure is None:
             log.error("the store cannot write to %s: %s", self.path, error)
         self._failure = str(error)
-        self._delay = min(self._delay * 2, RETRY_MAX)
+        self._delay = min(self._delay * 2, MAX_RETRY_SECONDS)
         everything = [*batch, *self._drain()]
         self._kept = [item for item in everything if item.keep]
         for item in self._kept:
@@ -318,7 +318,7 @@ class Writer:
     def _reset(self, error: Exception) -> None:
         """Leave no transaction open; after worse than a lock or a full disk, no connection either.
 
-        A file that was lost may be put back, and until then the connection is the only way to it.
+        A lost file may be moved back; until then the connection is the only way to it.
         """
         if self._db is None or isinstance(error, StoreLostError):
             return
@@ -349,7 +349,7 @@ def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
 
 
 def _run(db: sqlite3.Connection, item: _Item) -> bool:
-    """Whether the function did it; its own mistake is its own, the store's is raised."""
+    """Whether the function succeeded. Its own exception is kept in the item; the store's is raised."""
     try:
         item.result = item.fn(db)
     except Exception as error:
@@ -381,7 +381,7 @@ def _deliver(items: Iterable[_Item]) -> None:
     for loop, group in loops.items():
         try:
             loop.call_soon_threadsafe(_resolve_all, group)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             continue
 
 
@@ -392,7 +392,7 @@ def _resolve_all(items: Iterable[_Item]) -> None:
 
 def _resolve(item: _Item) -> None:
     future = item.future
-    if future is None or future.done():  # nobody waits, or whoever waited was cancelled
+    if future is None or future.done():  # no caller, or it was cancelled
         return
     if item.error is None:
         future.set_result(item.result)
