@@ -38,9 +38,11 @@ class EventTooLargeError(ValueError):
 
 def encode(*bodies: bytes) -> bytes:
     """An event for each body, whose lines become `data` lines (JSON has one)."""
-    if any(b"\n" in body for body in bodies):
-        bodies = tuple(body.replace(b"\n", b"\ndata: ") for body in bodies)
-    return b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n" if bodies else b""
+    if not bodies:
+        return b""
+    if b"\n" in b"".join(bodies):
+        bodies = tuple([body.replace(b"\n", b"\ndata: ") for body in bodies])
+    return b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n"
 
 
 class Decoder:

@@ -34,7 +34,9 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
             if value is not None or name not in whole:
                 whole[name] = value
         for place, choice in enumerate(chunk.get("choices") or ()):
-            index = _place(choice, place)
+            index = choice.get("index")
+            if type(index) is not int:
+                index = place
             begun = choices.get(index)
             if begun is None:
                 begun = choices[index] = {"index": index}

@@ -98,6 +98,56 @@ def read_usage(reported: object) -> Usage | None:
     """
     if not isinstance(reported, Mapping):
         return None
+    return _usual(reported) or _any_spelling(reported)
+
+
+_USUAL = {
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+}
+_USUAL_PROMPT = {"cached_tokens", "audio_tokens"}
+_USUAL_COMPLETION = {
+    "reasoning_tokens",
+    "audio_tokens",
+    "accepted_prediction_tokens",
+    "rejected_prediction_tokens",
+}
+_NO_DETAILS: dict[str, Any] = {}
+
+
+def _usual(reported: Mapping[str, Any]) -> Usage | None:
+    """A report as OpenAI itself writes it, consistent in itself; `None` for any other.
+
+    Nearly every report is one, and `_any_spelling` looks for a hundred names; both give the same for it.
+    """
+    if not _USUAL.issuperset(reported):
+        return None
+    inputs = reported.get("prompt_tokens_details") or _NO_DETAILS
+    outputs = reported.get("completion_tokens_details") or _NO_DETAILS
+    if type(inputs) is not dict or not _USUAL_PROMPT.issuperset(inputs):
+        return None
+    if type(outputs) is not dict or not _USUAL_COMPLETION.issuperset(outputs):
+        return None
+    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    cached, reasoning = inputs.get("cached_tokens", 0), outputs.get("reasoning_tokens", 0)
+    for figure in (prompt, completion, cached, reasoning):
+        if type(figure) is not int or not 0 <= figure < MOST_TOKENS:
+            return None
+    assert prompt is not None
+    assert completion is not None
+    if (
+        reported.get("total_tokens") != prompt + completion
+        or not 0 < prompt >= cached
+        or completion < reasoning
+    ):
+        return None
+    return Usage(prompt, completion, cached, 0, reasoning)
+
+
+def _any_spelling(reported: Mapping[str, Any]) -> Usage | None:
     prompt, completion, total = (_first(reported, names) for names in (PROMPT, COMPLETION, TOTAL))
     inside = [reported, *_objects(reported, PROMPT_DETAILS), *_objects(reported, ("cache_creation",))]
     cached, written, hour = (_inside(inside, names) for names in (CACHED, WRITTEN, WRITTEN_1H))

@@ -71,6 +71,8 @@ def extras_of(chat: InferenceRequest) -> list[Extra]:
 
 
 def _asked_for(params: Mapping[str, Any]) -> list[Extra]:
+    if TABLE.keys().isdisjoint(params):
+        return []
     return [
         extra
         for name, read in TABLE.items()
@@ -177,20 +179,25 @@ def with_asked_calls(usage: Usage, chat: InferenceRequest) -> Usage:
 
 
 def _asks_for_an_hour(chat: InferenceRequest) -> bool:
-    return any(_is_hour(mark) for mark in _marks(chat))
+    """Whether any mark on the request, a tool, a message or a part of one names an hour. Without calls: it is long."""
+    if "cache_control" in chat.params and _is_hour(chat.params["cache_control"]):
+        return True
+    for tool in _listed(chat.params.get("tools")):
+        if isinstance(tool, Mapping) and "cache_control" in tool and _is_hour(tool["cache_control"]):
+            return True
+    for message in chat.messages:
+        if "cache_control" in message and _is_hour(message["cache_control"]):
+            return True
+        content = message.get("content")
+        if type(content) is list:
+            for part in content:
+                if type(part) is dict and "cache_control" in part and _is_hour(part["cache_control"]):
+                    return True
+    return False
 
 
 def _is_hour(mark: Any) -> bool:
     return isinstance(mark, Mapping) and mark.get("ttl") == "1h"
-
-
-def _marks(chat: InferenceRequest) -> Iterator[Any]:
-    yield chat.params.get("cache_control")
-    for holder in (*chat.messages, *_listed(chat.params.get("tools"))):
-        yield holder.get("cache_control") if isinstance(holder, Mapping) else None
-    for message in chat.messages:
-        for part in _listed(message.get("content")):
-            yield part.get("cache_control") if isinstance(part, Mapping) else None
 
 
 def _listed(value: Any) -> Sequence[Any]:

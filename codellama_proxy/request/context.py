@@ -112,13 +112,11 @@ class RequestContext:
         for event in events:
             if event.finish_reason is not None:
                 self.finish_reason = event.finish_reason
-            if event.model is not None:
+            if event.model is not None and event.model != self.named_model:  # every piece repeats it
                 self._note_model(event.model)
 
     def _note_model(self, name: str) -> None:
         """The upstream's own word, which may be anything."""
-        if name == self.named_model:
-            return  # every piece of a stream repeats it
         served = self.serving or self.tried
         self.named_model = name if served is not None else None
         known = served is not None and name == served.model and not served.secrets

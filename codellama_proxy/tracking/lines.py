@@ -45,6 +45,11 @@ def as_text(text: str, level: str = "info") -> bytes:
 
 def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) -> Any:
     """The value with its texts and lists cut to these lengths."""
+    kind = type(value)
+    if kind is str:
+        return value if len(value) <= texts else f"{value[: texts - 3]}..."
+    if kind is int or kind is float or value is None or kind is bool:
+        return value
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
     if isinstance(value, Mapping):

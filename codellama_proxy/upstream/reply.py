@@ -143,8 +143,10 @@ class Reply:
                     failures.timed_out("idle_timeout" if begun else "first_token_timeout")
                 ) from None
             held += events
-            found = any(event.content for event in events)
-            begun = begun or any(event.alive for event in events)
+            for event in events:
+                found, begun = found or event.content, begun or event.alive
+                if found:
+                    break
         self._answered = True
         if self._failed is not None:
             raise self._failed  # nothing has been handed out yet

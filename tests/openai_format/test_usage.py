@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Usage
+from codellama_proxy.openai_format import usage
 from codellama_proxy.openai_format.usage import (
     MOST_TOKENS,
     Bounds,
@@ -317,3 +318,28 @@ def test_an_answer_that_nobody_bounded_may_be_long() -> None:
     assert believed(told, Usage(), open_end, Window(), said_more=False) == (told, False, False)
     absurd = believed(Usage(90, 300_000), Usage(), open_end, Window(), said_more=False)
     assert absurd == (Usage(90, 50), False, True)
+
+
+COUNTS = st.sampled_from([0, 1, 5, 10, 15, MOST_TOKENS, -1, True, None, 2.0, "7"])
+DETAILS = st.none() | st.dictionaries(
+    st.sampled_from(["cached_tokens", "audio_tokens", "reasoning_tokens", "rejected_prediction_tokens"]),
+    COUNTS,
+)
+USUAL = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": COUNTS,
+        "completion_tokens": COUNTS,
+        "total_tokens": COUNTS,
+        "prompt_tokens_details": DETAILS,
+        "completion_tokens_details": DETAILS,
+        "input_tokens": COUNTS,
+    },
+)
+
+
+@given(USUAL)
+@example({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
+def test_the_usual_report_means_the_same_as_read_in_any_spelling(reported: dict[str, Any]) -> None:
+    usual = usage._usual(reported)
+    assert usual is None or usual == usage._any_spelling(reported)
