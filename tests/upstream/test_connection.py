@@ -176,7 +176,7 @@ def test_what_comes_after_an_answer_is_never_the_next_one(
     answer: tuple[bytes, Outcome], surplus: bytes, at: list[int]
 ) -> None:
     data, whole = answer
-    if not whole.reusable:
+    if not whole.reusable or not surplus.strip(b"\r\n"):  # the parser skips empty lines between answers
         return
     got = exchange([*cut(data + surplus, at)])
     assert not got.reusable
