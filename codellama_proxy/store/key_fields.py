@@ -115,6 +115,7 @@ def metadata(param: str, value: Any) -> Json:
 
 FIELDS: Mapping[str, Callable[[str, Any], Any]] = {
     "key_alias": alias,
+    "name": name,
     "duration": duration,
     "models": models,
     "max_budget": money,
@@ -124,7 +125,6 @@ FIELDS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_parallel_requests": count,
     "metadata": metadata,
 }
-"""The contract's fields. `name` is for people at the command line, who give it through `KeyChange`."""
 
 
 def read(body: Json) -> KeyChange:

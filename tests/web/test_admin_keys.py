@@ -30,6 +30,7 @@ from codellama_proxy.core.snapshot import (
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import scopes_of
+from codellama_proxy.store import key_fields
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
@@ -420,3 +421,9 @@ def test_info_tells_what_a_key_without_a_budget_spent(proxy: Proxy) -> None:
         assert (seen["spend"], seen["remaining"], seen["reset"]) == (0.25, None, None)
 
     proxy.run(use)
+
+
+def test_a_key_takes_a_name() -> None:
+    assert key_fields.read({"key_alias": "team", "name": "Ann's laptop"}).values["name"] == "Ann's laptop"
+    with pytest.raises(ProxyError, match="printable"):
+        key_fields.read({"name": "a\nb"})
