@@ -119,10 +119,16 @@ def _audio(name: str, value: Any) -> Found:
 
 
 def _unpriceable(name: str, value: Any) -> Found:
-    """It chooses who serves, and so the price."""
+    """It chooses who serves, and so the price, or how much is generated."""
     if value:
         yield Extra(name, tool=f"?{name}")
 
+
+OTHER_LENGTHS = (
+    *("max_new_tokens", "max_output_tokens", "max_length"),
+    *("n_predict", "num_predict", "num_return_sequences"),
+)
+"""How much is generated, in other words than `max_tokens` and `n`: a budget holds nothing for it."""
 
 TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     "service_tier": _tier,
@@ -138,6 +144,7 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     "provider": _unpriceable,
     "models": _unpriceable,
     "route": _unpriceable,
+    **dict.fromkeys(OTHER_LENGTHS, _unpriceable),
 }
 
 

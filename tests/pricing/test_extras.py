@@ -46,6 +46,9 @@ DEARER: tuple[dict[str, Any], ...] = (
     {"audio": {"voice": "alloy", "format": "wav"}},
     {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
     {"inference_geo": "us"},
+    {"max_new_tokens": 5000},
+    {"n_predict": -1},
+    {"num_return_sequences": 50},
 )
 
 
