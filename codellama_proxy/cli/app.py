@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
-
 import click
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
 
-COMMANDS: Mapping[str, str] = {
-    "serve": "serve:serve",
-    "check": "check:check",
-    "diff": "diff:diff",
-    "explain": "explain:explain",
-    "keys": "keys:keys",
-    "cache": "cache:cache",
-    "backup": "backup:backup",
-    "restore": "backup:restore",
-    "import": "import_config:import_config",
-    "schema": "schema:schema",
-}
-"""Command name -> module of this package and attribute."""
+COMMANDS = ("serve", "check", "diff", "explain", "keys", "cache", "backup", "restore", "import", "schema")
 
 
 class LazyGroup(click.Group):
@@ -32,11 +17,48 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(f"codellama_proxy.cli.{module}"), attribute)
-        return command
+        match cmd_name:
+            case "serve":
+                from codellama_proxy.cli.serve import serve
+
+                return serve
+            case "check":
+                from codellama_proxy.cli.check import check
+
+                return check
+            case "diff":
+                from codellama_proxy.cli.diff import diff
+
+                return diff
+            case "explain":
+                from codellama_proxy.cli.explain import explain
+
+                return explain
+            case "keys":
+                from codellama_proxy.cli.keys import keys
+
+                return keys
+            case "cache":
+                from codellama_proxy.cli.cache import cache
+
+                return cache
+            case "backup":
+                from codellama_proxy.cli.backup import backup
+
+                return backup
+            case "restore":
+                from codellama_proxy.cli.backup import restore
+
+                return restore
+            case "import":
+                from codellama_proxy.cli.import_config import import_config
+
+                return import_config
+            case "schema":
+                from codellama_proxy.cli.schema import schema
+
+                return schema
+        return None
 
 
 @click.group(cls=LazyGroup, help=description, context_settings={"help_option_names": ["-h", "--help"]})
