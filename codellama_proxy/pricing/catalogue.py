@@ -1,6 +1,6 @@
 """Looks prices up in the bundled catalogue, offline; the only module that knows it.
 
-What the catalogue does not know has no price: nobody guesses one.
+A model that the catalogue does not have has no price; none is guessed.
 """
 
 from __future__ import annotations

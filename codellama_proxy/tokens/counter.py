@@ -1,4 +1,4 @@
-"""Counts what nobody reported: the tokenizers, loaded when they are first needed and never on the event loop."""
+"""Counts tokens that no upstream reported. Tokenizers are loaded on first use, off the event loop."""
 
 from __future__ import annotations
 

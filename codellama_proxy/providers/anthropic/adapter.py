@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, spoken by Claude wherever it is hosted: pure functions on values.
+"""Anthropic's Messages API, for Claude wherever it is hosted: pure functions on values.
 
 What models can and cannot do is data, in `anthropic_models`. The guardrail is the first system message, so it
 comes first in the top-level `system`. Legacy functions are tools in between (`legacy`).

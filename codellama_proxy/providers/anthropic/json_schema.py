@@ -1,4 +1,4 @@
-"""JSON Schemas in the subset that structured output takes: closed objects, limits said in words."""
+"""JSON Schemas in the subset that structured output supports: closed objects, limits moved to descriptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SINGLE = ("items", "not", "additionalProperties")
 
 
 def closed(schema: object) -> Any:
-    """The schema with `additionalProperties: false` on every object that says nothing of them."""
+    """The schema with `additionalProperties: false` on every object that does not set it."""
     if not isinstance(schema, Mapping):
         return schema
     found = {name: _inner(name, value) for name, value in schema.items() if name not in IN_WORDS}

@@ -49,9 +49,9 @@ TAKEN = frozenset(
     }
 )
 DROPPED = IGNORABLE - TAKEN | {"verbosity"}
-"""Removed without a word: they cannot change an answer."""
+"""Dropped silently: they cannot change an answer."""
 REPORTED = frozenset({"seed"})
-"""Removed and reported: only a hint anywhere."""
+"""Dropped and reported: only a hint at every provider."""
 JSON_ONLY = "Respond with one valid JSON object only, without code fences."
 
 

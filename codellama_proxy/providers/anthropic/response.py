@@ -73,12 +73,12 @@ def arguments(block: Mapping[str, Any]) -> str:
     return orjson.dumps(found).decode() if isinstance(found, dict) else "{}"
 
 
-def call(block: Mapping[str, Any], said: str, own_id: str) -> dict[str, Any]:
+def call(block: Mapping[str, Any], arguments: str, own_id: str) -> dict[str, Any]:
     """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptError` for no name."""
     name = text_at(block, "name")
     if not name:
         wrong("call_without_name")
-    function = {"name": name, "arguments": said}
+    function = {"name": name, "arguments": arguments}
     return {"id": text_at(block, "id") or own_id, "type": "function", "function": function}
 
 

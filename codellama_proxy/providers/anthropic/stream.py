@@ -1,7 +1,7 @@
 """A streamed answer of Anthropic's Messages API as OpenAI's chunks.
 
 Blocks are counted over all kinds, tool calls only among themselves. Usage in `message_delta` is a running total
-whose missing fields keep what `message_start` said. Only `message_stop` ends the answer.
+whose missing fields keep the values of `message_start`. Only `message_stop` ends the answer.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class StreamState:
     """What every chunk begins with; `None` until the first."""
     usage: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[int, int] = field(default_factory=dict)
-    """Tool calls by their block's index: the how-manieth each is."""
+    """Number of each tool call, by the index of its block."""
     called: int = 0
-    """How many there were."""
+    """How many tool calls have started."""
     block: Mapping[str, Any] = field(default_factory=dict)
-    """The block being told, as it began."""
+    """The block in progress, as it started."""
     place: int = 0
-    """Its index."""
+    """The index of that block."""
     parts: Parts = None
-    """What came of it since then and must be told whole: the latest piece, after those before it."""
-    told: bool = False
-    """The call's input came in pieces."""
+    """Pieces of the block that are sent whole at its end: all but the last, and the last."""
+    streamed_input: bool = False
+    """The input of the call came in pieces."""
     end: Mapping[str, Any] = field(default_factory=dict)
-    """Why it stopped."""
+    """The `delta` with the stop reason."""
     done: bool = False
 
     @property
@@ -111,7 +111,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _index(state: StreamState, found: Mapping[str, Any]) -> int:
-    """The block an event belongs to: the one being told, where it does not say."""
+    """The block an event belongs to: the one in progress if the event names none."""
     index = number(found.get("index"))
     return state.place if index is None else index
 
@@ -119,7 +119,7 @@ def _index(state: StreamState, found: Mapping[str, Any]) -> int:
 # --- blocks --------------------------------------------------------------------------------------------------
 
 
-def _said(state: StreamState, text: str, **delta: Any) -> list[Event]:
+def _content_events(state: StreamState, text: str, **delta: Any) -> list[Event]:
     return [shape.chunk(state.head or {}, delta, text=text)]
 
 
@@ -129,7 +129,7 @@ def _start(
     state, earlier = _stop(state, {}, chat)  # where the end of the block before it did not come
     block = _object(found.get("content_block"))
     place = _index(state, found)
-    state = replace(state, block=block, place=place, told=False)
+    state = replace(state, block=block, place=place, streamed_input=False)
     match block.get("type"):
         case "tool_use":
             nth = state.called
@@ -137,12 +137,14 @@ def _start(
                 wrong("bad_tool_calls")
             opened = call(block, "", f"call_{chat.id}_{nth}")
             state = replace(state, calls={**state.calls, place: nth}, called=nth + 1)
-            said = _said(state, opened["function"]["name"], tool_calls=[{"index": nth, **opened}])
-            return state, [*earlier, *said]
+            content = _content_events(
+                state, opened["function"]["name"], tool_calls=[{"index": nth, **opened}]
+            )
+            return state, [*earlier, *content]
         case "text" if text := words_at(block, "text"):
-            return state, [*earlier, *_said(state, text, content=text)]
+            return state, [*earlier, *_content_events(state, text, content=text)]
         case "thinking" if text := words_at(block, "thinking"):
-            return state, [*earlier, *_said(state, text, reasoning_content=text)]
+            return state, [*earlier, *_content_events(state, text, reasoning_content=text)]
     return state, [*earlier, Event(b"", alive=True)]
 
 
@@ -154,21 +156,23 @@ def _delta(
         wrong("bad_delta")
     match delta.get("type"):
         case "text_delta" if text := words_at(delta, "text"):
-            return state, _said(state, text, content=text)
+            return state, _content_events(state, text, content=text)
         case "thinking_delta" if text := words_at(delta, "thinking"):
-            return _with_part(state, "thinking", text), _said(state, text, reasoning_content=text)
+            return _with_part(state, "thinking", text), _content_events(state, text, reasoning_content=text)
         case "signature_delta":
             return _with_part(state, "signature", words_at(delta, "signature")), []
         case "input_json_delta" if text := words_at(delta, "partial_json"):
             if _index(state, found) in state.calls:
-                return (state if state.told else replace(state, told=True)), _arguments(state, found, text)
+                return (state if state.streamed_input else replace(state, streamed_input=True)), _arguments(
+                    state, found, text
+                )
             if not state.block:
                 wrong("call_without_name")
     return state, []
 
 
 def _with_part(state: StreamState, name: str, text: str) -> StreamState:
-    """Takes in a piece of what the block must be told as at its end; joined only then."""
+    """Adds a piece of a field that is sent whole at the end of the block."""
     return replace(state, parts=(state.parts, (name, text)))
 
 
@@ -178,12 +182,12 @@ def _stop(
     if not state.block or _index(state, found) != state.place:
         return state, []
     block = state.block
-    closed = replace(state, block={}, parts=None, told=False)
+    closed = replace(state, block={}, parts=None, streamed_input=False)
     if block.get("type") in THINKING:
         # Whole, as it must come back with the results of the tools that were called.
         whole = _whole_block(block, state.parts)
         return closed, [shape.chunk(state.head or {}, {"thinking_blocks": [whole]}, content=False)]
-    if block.get("type") == "tool_use" and not state.told and state.place in state.calls:
+    if block.get("type") == "tool_use" and not state.streamed_input and state.place in state.calls:
         return closed, _arguments(state, found, arguments(block))
     return closed, []
 
@@ -199,7 +203,7 @@ def _whole_block(block: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 
 def _arguments(state: StreamState, found: Mapping[str, Any], text: str) -> list[Event]:
     piece = {"index": state.calls[_index(state, found)], "function": {"arguments": text}}
-    return _said(state, text, tool_calls=[piece])
+    return _content_events(state, text, tool_calls=[piece])
 
 
 BLOCKS = {"content_block_start": _start, "content_block_delta": _delta, "content_block_stop": _stop}
@@ -217,8 +221,8 @@ def _ending(state: StreamState, found: Mapping[str, Any]) -> tuple[StreamState, 
 def _closing(state: StreamState) -> list[Event]:
     first = state.head or {}
     reason = ended(state.end.get("stop_reason"), called=state.called > 0)
-    said = refusal(state.end)
-    events = [shape.chunk(first, said, text=said.get("refusal", ""), finish_reason=reason)]
+    content = refusal(state.end)
+    events = [shape.chunk(first, content, text=content.get("refusal", ""), finish_reason=reason)]
     total = usage(state.usage)
     if total is not None:
         events.append(Event(b"", usage=read_usage(total)))

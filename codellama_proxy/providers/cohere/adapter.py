@@ -1,4 +1,4 @@
-"""Cohere's v2 chat: pure functions on values. Its v1, and its OpenAI-compatible endpoint, are not spoken here."""
+"""Cohere's v2 chat: pure functions on values. Its v1 and its OpenAI-compatible endpoint are not supported."""
 
 from __future__ import annotations
 

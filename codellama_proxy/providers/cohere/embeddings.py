@@ -22,7 +22,7 @@ __all__ = ["parse_response", "parse_stream", "to_request"]
 OWN = ("input_type", "truncate", "priority")
 """Parameters that Cohere's users know; OpenAI has none of them."""
 INPUT_TYPE = "search_document"
-"""Cohere wants to be told what the vectors are for; this is what most are."""
+"""Cohere requires the purpose of the vectors; this is the most common one."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:

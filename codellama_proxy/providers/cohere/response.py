@@ -1,7 +1,7 @@
 """Cohere's v2 answers, whole and streamed, in OpenAI's shape.
 
 A stream's `index` numbers its content blocks and tool calls, never choices: there is always one choice. What it
-plans to do with tools is reasoning, not content. Citations and debug events say nothing a client could show.
+plans to do with tools is reasoning, not content. Citations and debug events are ignored.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class StreamState:
     called: int = 0
     """How many there were."""
     silent: frozenset[int] = frozenset()
-    """Calls that have not said any arguments."""
+    """Calls without arguments so far."""
     done: bool = False
 
     @property
@@ -203,7 +203,7 @@ def _chunk(state: StreamState, delta: Json) -> Event:
 def _call_began(
     state: StreamState, found: Json, call: Any, chat: InferenceRequest
 ) -> tuple[StreamState, Sequence[Event]]:
-    """The calls are numbered anew: an event's index may begin anywhere."""
+    """Renumbers the calls: an event's index may start at any number."""
     index = state.called
     name, arguments = words_at(call, "function", "name"), words_at(call, "function", "arguments")
     if not name or index >= MAX_TOOL_CALLS:

@@ -1,4 +1,4 @@
-"""Answers of translated dialects in OpenAI's shape: a completion, its chunks, its usage."""
+"""Builds answers in OpenAI's format for adapters with a format of their own: completions, chunks and usage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codellama_proxy.openai_format.usage import read_usage
 
 
 def head(kind: str, answer_id: str, created: int, model: str | None) -> dict[str, Any]:
-    """What a completion and each of its chunks begin with."""
+    """The fields that a completion and each of its chunks begin with; `created` is unix seconds."""
     return {"id": answer_id, "object": kind, "created": created, "model": model or ""}
 
 
@@ -24,7 +24,7 @@ def completion(
     usage: Mapping[str, Any] | None,
     text: str,
 ) -> Event:
-    """A whole answer of one choice. `text` is all it says, for counting."""
+    """The event of a plain answer with one choice. `text` is all its text, for counting tokens."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
     body = {**first, "choices": [choice], **({"usage": usage} if usage else {})}
     return Event(
@@ -45,7 +45,7 @@ def chunk(
     finish_reason: str | None = None,
     content: bool = True,
 ) -> Event:
-    """A piece of a streamed one. Only the `opening` one has no content."""
+    """The event of one chunk. `content` is false for chunks before the first content."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return Event(
         orjson.dumps({**first, "choices": [choice]}),
@@ -57,12 +57,12 @@ def chunk(
 
 
 def opening(first: Mapping[str, Any]) -> Event:
-    """The chunk that says who speaks, and nothing yet."""
+    """The first chunk of a stream, which only has the role."""
     return chunk(first, {"role": "assistant", "content": ""}, content=False)
 
 
 def closing(first: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[Event]:
-    """What was used, as the books want it and as clients do; nothing where nobody told."""
+    """The usage events at the end of a stream, for the ledger and for the client; none if none was reported."""
     if usage is None:
         return []
     return [
@@ -72,12 +72,12 @@ def closing(first: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[E
 
 
 def usage_of(prompt: int, completion_tokens: int) -> dict[str, Any]:
-    """OpenAI's `usage`, for a dialect that tells two figures."""
+    """OpenAI's `usage` object from two counts of tokens."""
     return usage_json(Usage(prompt, completion_tokens))
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage` object, in which nothing that costs something is lost."""
+    """OpenAI's `usage` object, with all the details that have a price."""
     details = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
     if usage.cache_write_1h_tokens:
         details["cache_write_1h_tokens"] = usage.cache_write_1h_tokens

@@ -1,4 +1,4 @@
-"""Tables that every dialect shares: what other words for "finished" and "used" mean in OpenAI's."""
+"""Finish reasons of all providers, and OpenAI's values for them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ABANDONED = frozenset(
         *("engine_error", "server_error", "network_error", "insufficient_system_resource"),
     }
 )
-"""Reasons that mean the upstream gave up in the middle: what it said until then is no answer."""
+"""Reasons that mean the upstream aborted: the text so far is not an answer."""
 
 BROKEN_FINISH = {
     "malformed_function_call",
@@ -51,5 +51,5 @@ BROKEN_FINISH = {
 
 
 def finish_reason(reason: str) -> str:
-    """One of OpenAI's five values; anything unheard of is `stop`."""
+    """One of OpenAI's five values; unknown reasons become `stop`."""
     return FINISH_REASONS.get(reason.lower(), "stop")

@@ -17,7 +17,7 @@ from codellama_proxy.providers.common import json_documents as parsing
 from codellama_proxy.providers.common.json_documents import UnreadableError
 
 ERROR_EVENTS = frozenset({"error", "exception", "failure"})
-"""Names of events that tell an error, whatever their data look like."""
+"""Names of error events, whatever their data."""
 KEEPALIVE_EVENTS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
 _ERROR_FIELDS = (
     *("detail", "errors", "fault", "exception", "msg", "err", "error_message", "error_msg", "error_code"),
@@ -25,7 +25,7 @@ _ERROR_FIELDS = (
 )
 _CODES = ("status", "code", "status_code", "statusCode")
 _TELLING = frozenset({*_ERROR_FIELDS, *_CODES, "message", "error", "success", "base_resp"})
-"""Fields of which an object that tells a failure has at least one."""
+"""An object that reports a failure has at least one of these fields."""
 _ERROR_STATUSES = ("error", "failed", "failure", "fail")
 
 
@@ -88,12 +88,12 @@ def piece_of(frame: Frame) -> dict[str, Any] | None:
 
 
 def wrong(reason: str) -> NoReturn:
-    """Raises `AttemptError` for an answer that is not what its dialect says."""
+    """Raises `AttemptError` of class `disguised` for an invalid answer."""
     raise AttemptError(classify.disguised(reason, status=200))
 
 
 def is_error(found: Json) -> bool:
-    """Whether an object that came with status 200 tells an error, in any of the shapes that upstreams use."""
+    """Whether an object that came with status 200 is an error, in any of the forms that upstreams use."""
     if found.get("error"):
         return True
     if "error" in (found.get("type"), found.get("object")) or dig(found, "x_groq", "error"):
@@ -122,7 +122,7 @@ def _is_status(value: object) -> bool:
 
 
 def dig(found: Any, *names: str) -> Any:
-    """What lies under these names; `None` where anything on the way is no object."""
+    """The value at this path of names; `None` if part of it is missing or no object."""
     for name in names:
         if not isinstance(found, Mapping):
             return None
@@ -136,7 +136,7 @@ def text_at(found: Any, *names: str) -> str:
 
 
 def words_at(found: Any, *names: str) -> str:
-    """Text that must not get lost: empty where there is none. Raises `AttemptError` where it is of another kind."""
+    """The text at this path, empty if missing. Raises `AttemptError` for a value that is no text."""
     value = dig(found, *names)
     if value is None:
         return ""
@@ -146,7 +146,7 @@ def words_at(found: Any, *names: str) -> str:
 
 
 def count_at(found: Any, *names: str) -> int | None:
-    """A number of tokens, which some send as a float."""
+    """The count at this path, which some send as a float; `None` if it is missing or no count."""
     value = dig(found, *names)
     whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
     return int(value) if whole else None

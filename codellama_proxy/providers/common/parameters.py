@@ -29,27 +29,27 @@ def unsupported(provider: str, name: str) -> ProxyError:
 
 
 class UnsupportedError(Exception):
-    """Raised by a rule for a value that cannot be said in the provider's words."""
+    """Raised by a rule for a value that the provider has no equivalent of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     rules: Mapping[str, Rule]
     drop: frozenset[str] = IGNORABLE | {"user"}
-    """Removed without a word: it cannot change the answer."""
+    """Dropped silently: it cannot change the answer."""
     extras: Callable[[str], bool] = lambda _name: False
     """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
 
 
 def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The parameters in the provider's words, and the names of those left out. Raises `ProxyError`."""
+    """The provider's parameters, and the names of those left out. Raises `ProxyError` unsupported_parameter."""
     sent: dict[str, Any] = {}
     dropped: list[str] = []
     for name, value in meaningful(params).items():
         if name in policy.drop or (name in CACHE_MARKS and name not in policy.rules):
             continue
         try:
-            sent |= _said(policy, name, value, own=deployment.params)
+            sent |= _translated(policy, name, value, own=deployment.params)
         except UnsupportedError:
             if not deployment.drop_params:
                 raise unsupported(deployment.provider, name) from None
@@ -57,7 +57,7 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
     return sent, tuple(sorted(dropped))
 
 
-def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
+def _translated(policy: Policy, name: str, value: Any, own: Json) -> Json:
     rule = policy.rules.get(name)
     if rule is None:
         # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
@@ -68,12 +68,12 @@ def _said(policy: Policy, name: str, value: Any, own: Json) -> Json:
 
 
 def is_own(name: str, value: Any, own: Json) -> bool:
-    """Whether it is there because the entry's own parameters say so, in words that OpenAI does not have."""
+    """Whether a parameter that OpenAI does not have comes from the entry's own parameters."""
     return name not in CHAT_PARAMETERS and name in own and own[name] == value
 
 
 def meaningful(params: Json) -> dict[str, Any]:
-    """The parameters that ask for something: many clients send defaults, and no provider is to refuse those."""
+    """The parameters without neutral defaults, which many clients send and no provider should refuse."""
     params = with_tools_only(params)
     idle = {name for name, value in params.items() if value is None or value == NEUTRAL_DEFAULTS.get(name)}
     if not params.get("logprobs"):
@@ -97,14 +97,14 @@ def one_of(*values: str) -> Callable[[Any], str]:
 
 @dataclass(frozen=True, slots=True)
 class ParameterSet:
-    """The parameters of one request, on their way into a dialect."""
+    """The parameters of one request that remain to be translated."""
 
     provider: str
     lenient: bool
     """The entry's `drop_params`."""
     params: Mapping[str, Any]
     dropped: frozenset[str] = frozenset()
-    """What was taken away though it would have mattered."""
+    """Parameters that were removed although they could change the answer."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """The entry's own parameters in the provider's words."""
 
@@ -115,7 +115,7 @@ class ParameterSet:
         return replace(self, params={**self.params, **values})
 
     def drop(self, name: str) -> ParameterSet:
-        """Takes it away and tells."""
+        """Removes and reports it."""
         return replace(self.without(name), dropped=self.dropped | {name})
 
     def refuse(self, name: str, *, unless: object = None) -> ParameterSet:
@@ -134,7 +134,10 @@ def parameter_set(
     dropped: Set[str],
     reported: Set[str] = frozenset(),
 ) -> ParameterSet:
-    """What is left of the request's parameters for a dialect that has rules for `taken`."""
+    """The request's parameters that are `taken`.
+
+    `dropped` ones are removed silently, `reported` ones are removed and reported, others are refused.
+    """
     extras = {
         name: value
         for name, value in chat.params.items()

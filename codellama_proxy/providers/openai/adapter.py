@@ -1,4 +1,4 @@
-"""OpenAI's dialect, spoken by OpenAI and by everybody in a table of dialects: pure functions on values.
+"""OpenAI's format, for OpenAI and every provider in `OPENAI_PROFILES`: pure functions on values.
 
 Answers are relayed as the bytes that came, unless something in them would break a client: an unknown finish
 reason, a missing tool-call index or id, another provider's field for reasoning, usage where none was asked.

@@ -53,7 +53,7 @@ COMPLETION_PROFILES: Mapping[str, CompletionProfile] = {
 
 
 def fills_by_tokens(row: CompletionProfile, model: str) -> bool:
-    """Whether the gap is told in the prompt, for want of the parameter."""
+    """Whether the gap is marked in the prompt, because there is no parameter for it."""
     return not row.suffix and CODELLAMA.search(model) is not None
 
 

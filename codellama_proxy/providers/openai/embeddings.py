@@ -70,7 +70,7 @@ def has_ids(chat: InferenceRequest) -> bool:
 
 
 def texts_of(chat: InferenceRequest, deployment: Deployment) -> str | Sequence[str]:
-    """The input as text. Raises `ProxyError` for token ids that nobody could read."""
+    """The input as text. Raises `ProxyError` for token ids that could not be decoded."""
     if not has_ids(chat):
         found: str | Sequence[str] = chat.given
         return found
@@ -138,5 +138,5 @@ def floats(encoded: str) -> list[float]:
 
 
 def parse_stream(state: Any, frame: Frame, chat: InferenceRequest, deployment: Deployment) -> NoReturn:
-    """Nobody streams vectors."""
+    """Embeddings are never streamed."""
     raise AttemptError(disguised("a_stream", status=200))

@@ -33,7 +33,7 @@ class OpenAIProfile:
     stream_options: bool = True
     """Takes `stream_options.include_usage`; the others report usage unasked."""
     drop: frozenset[str] = IGNORABLE
-    """Removed without a word."""
+    """Dropped silently."""
     reject: frozenset[str] = frozenset()
     """Would change the answer and is not supported: 400, or dropped and reported with `drop_params`."""
     rename: Mapping[str, str] = field(default_factory=dict)

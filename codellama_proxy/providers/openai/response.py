@@ -40,13 +40,13 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         if not isinstance(message, dict):
             wrong("no_message")
         if _PLAIN.issuperset(message) and _is_plain(message):
-            said = message["content"]
+            content = message["content"]
         else:
             changed |= _fix_whole(message, f"call_{chat.id}_{choice['index']}")
-            said = message_text(message)
-        text.append(said)
-        changed |= fix_finish(choice, said, message)
-        changed |= fix_logprobs(choice, said)
+            content = message_text(message)
+        text.append(content)
+        changed |= fix_finish(choice, content, message)
+        changed |= fix_logprobs(choice, content)
     usage = usage_in(completion)
     changed |= fix_usage(completion)
     return Event(
@@ -93,11 +93,11 @@ def check_choice(body: bytes, choice: object) -> None:
 
 def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
     """Every choice has its own number: its position, where the upstream gives none or one of them twice."""
-    told = [number(choice.get("index")) for choice in choices]
-    if len(set(told)) < len(told) or None in told:
-        told = list(range(len(choices)))
+    indexes = [number(choice.get("index")) for choice in choices]
+    if len(set(indexes)) < len(indexes) or None in indexes:
+        indexes = list(range(len(choices)))
     changed = False
-    for index, choice in zip(told, choices, strict=True):
+    for index, choice in zip(indexes, choices, strict=True):
         if type(choice.get("index")) is not int or choice["index"] != index:
             choice["index"] = index
             changed = True

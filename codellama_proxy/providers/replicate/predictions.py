@@ -150,7 +150,7 @@ def _usage(found: Json) -> dict[str, Any] | None:
 # --- streams -------------------------------------------------------------------------------------------------
 
 
-Said = tuple[Any, str] | None
+Pieces = tuple[Any, str] | None
 """The latest piece of the text, after those before it: joined only when it is compared."""
 
 
@@ -160,7 +160,7 @@ class StreamState:
 
     first: Json | None = None
     """What every chunk begins with, once the opening one has gone out."""
-    said: Said = None
+    pieces: Pieces = None
     finished: bool = False
     """The finish reason has gone out."""
     done: bool = False
@@ -196,15 +196,15 @@ def _say(
         events.append(shape.opening(first))
     if text:
         events.append(shape.chunk(first, {"content": text}, text=text))
-    return replace(state, first=first, said=(state.said, text) if text else state.said), events
+    return replace(state, first=first, pieces=(state.pieces, text) if text else state.pieces), events
 
 
-def _joined(said: Said) -> str:
-    pieces: list[str] = []
-    while said is not None:
-        said, piece = said
-        pieces.append(piece)
-    return "".join(reversed(pieces))
+def _joined(pieces: Pieces) -> str:
+    texts: list[str] = []
+    while pieces is not None:
+        pieces, text = pieces
+        texts.append(text)
+    return "".join(reversed(texts))
 
 
 def _finish(
@@ -233,7 +233,7 @@ def _compare(
         _check(found)
     succeeded = text_at(found, "status") == "succeeded"
     events: list[Event] = []
-    output, said = _output(found), _joined(state.said)
+    output, said = _output(found), _joined(state.pieces)
     if not state.finished and output.startswith(said) and (succeeded or output != said):
         state, events = _say(state, output[len(said) :], chat, deployment)
     if not succeeded and not state.finished:
