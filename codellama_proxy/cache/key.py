@@ -184,19 +184,23 @@ def _plain(name: str, value: Any) -> Any:
 # --- similar requests ----------------------------------------------------------------------------------------
 
 
-def last_turn(chat: InferenceRequest) -> str | None:
+def last_turn(request: InferenceRequest) -> str | None:
     """The text that similar requests may differ in; `None` where nothing but an equal one will do."""
-    if chat.params.get("tools") or chat.params.get("functions") or chat.messages[-1]["role"] != "user":
+    if (
+        request.params.get("tools")
+        or request.params.get("functions")
+        or request.messages[-1]["role"] != "user"
+    ):
         return None
-    if not all(_only_text(message) for message in chat.messages):
+    if not all(_only_text(message) for message in request.messages):
         return None
-    return _text(chat.messages[-1]) or None
+    return _text(request.messages[-1]) or None
 
 
-def without_last_turn(chat: InferenceRequest) -> InferenceRequest:
+def without_last_turn(request: InferenceRequest) -> InferenceRequest:
     """The request with its last turn left blank: the same for all that may be similar."""
-    *earlier, last = chat.messages
-    return chat._replace(messages=[*earlier, {**last, "content": ""}])
+    *earlier, last = request.messages
+    return request._replace(messages=[*earlier, {**last, "content": ""}])
 
 
 def _only_text(message: Message) -> bool:

@@ -45,8 +45,8 @@ def shortlist(signs: bytes, others: Iterable[tuple[bytes, bytes]]) -> list[bytes
     """The keys of those whose signs differ least; those of another length are passed over."""
     own, size = int.from_bytes(signs, "big"), len(signs)
     distances = [
-        ((own ^ int.from_bytes(other, "big")).bit_count(), place, key)
-        for place, (key, other) in enumerate(others)
+        ((own ^ int.from_bytes(other, "big")).bit_count(), source, key)
+        for source, (key, other) in enumerate(others)
         if len(other) == size
     ]
     return [key for _, _, key in sorted(distances)[:SHORTLIST]]

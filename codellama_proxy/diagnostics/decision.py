@@ -134,7 +134,7 @@ def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -
     """The context of a request that begins now."""
     trace = RequestContext("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
-    trace.chat = chat
+    trace.request = chat
     return trace
 
 

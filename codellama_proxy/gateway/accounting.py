@@ -59,65 +59,65 @@ class Accounting:
         return self._spans is not None
 
     async def admit(
-        self, trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> Sequence[Model]:
         """One held row before any byte goes upstream; the models that may be asked, where a budget bears them.
 
         Raises `ProxyError`: a limit, a missing price, no ledger.
         """
-        scopes = asking.scopes_of(trace, chat, snapshot)
+        scopes = asking.scopes_of(context, request, snapshot)
         models = asking.payable(models, scopes)
-        trace.budgeted = asking.budgeted(scopes)
+        context.budgeted = asking.budgeted(scopes)
         # Tokens of the prompt are counted where tokens are limited, else guessed from its size.
         if asking.counts_tokens(scopes):
-            estimate = await self._counter.prompt(chat, asking.candidates(models)[0])
+            estimate = await self._counter.prompt(request, asking.candidates(models)[0])
         else:
-            estimate = tokens.of_size(chat.size)
-        trace.asked_ledger = True
+            estimate = tokens.of_size(request.size)
+        context.asked_ledger = True
         ask = await off_loop(
-            chat.size, asking.admission_request, trace, chat, models, snapshot, scopes, estimate
+            request.size, asking.admission_request, context, request, models, snapshot, scopes, estimate
         )
-        trace.scopes = scopes
-        trace.admission = await self._ledger.admit(ask)
-        trace.bounds = asking.bounds_of(ask, trace.admission)
-        trace.held_nanos = trace.admission.hold_nanos
+        context.scopes = scopes
+        context.admission = await self._ledger.admit(ask)
+        context.bounds = asking.bounds_of(ask, context.admission)
+        context.held_nanos = context.admission.hold_nanos
         return models
 
     async def admit_follower(
-        self, trace: RequestContext, models: Sequence[Model], snapshot: Snapshot
+        self, context: RequestContext, models: Sequence[Model], snapshot: Snapshot
     ) -> None:
         """A row that costs nothing, for a request that ended while it waited for another one's answer."""
-        assert trace.chat is not None
-        trace.cache = "hit"
+        assert context.request is not None
+        context.cache = "hit"
         try:
-            await self.admit(trace, trace.chat, models, snapshot)
+            await self.admit(context, context.request, models, snapshot)
         except ProxyError:
-            trace.asked_ledger = False  # a limit would have refused it: refused requests have no row
+            context.asked_ledger = False  # a limit would have refused it: refused requests have no row
 
-    async def in_words(self, chat: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
+    async def in_words(self, request: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
         """The same; with its token ids as text too if one of its candidates reads only text."""
-        if chat.endpoint != "embeddings" or not has_ids(chat):
-            return chat
+        if request.endpoint != "embeddings" or not has_ids(request):
+            return request
         if all(d.provider in TAKE_IDS for d in asking.candidates(models)):
-            return chat
-        return chat._replace(texts=await self._counter.texts(chat))
+            return request
+        return request._replace(texts=await self._counter.texts(request))
 
-    async def extend(self, trace: RequestContext, deployment: Deployment) -> bool:
+    async def extend(self, context: RequestContext, deployment: Deployment) -> bool:
         """Before one more attempt: has the ledger hold what the earlier ones may have cost, beside its own bound.
 
         `False` where a budget has no room for that. Raises `ProxyError` accounting_unavailable.
         """
-        await self._charge(trace)
-        spent = sum([call.charge.cost_nanos or 0 for call in trace.calls if call.charge is not None])
-        held = trace.admission.hold_nanos if trace.admission else 0
-        attempts = tuple([call.attempt() for call in trace.calls])
-        more = max(held + spent - trace.held_nanos, 0)
-        wanted = Extension(trace.id, trace.scopes, more, deployment, attempts, price_of(deployment))
-        if not wanted.nanos or not any(scope.limits.max_budget is not None for scope in trace.scopes):
+        await self._charge(context)
+        spent = sum([call.charge.cost_nanos or 0 for call in context.calls if call.charge is not None])
+        held = context.admission.hold_nanos if context.admission else 0
+        attempts = tuple([call.attempt() for call in context.calls])
+        more = max(held + spent - context.held_nanos, 0)
+        wanted = Extension(context.id, context.scopes, more, deployment, attempts, price_of(deployment))
+        if not wanted.nanos or not any(scope.limits.max_budget is not None for scope in context.scopes):
             self._ledger.note(wanted)
             return True
         try:
-            trace.held_nanos += await self._ledger.extend(wanted)
+            context.held_nanos += await self._ledger.extend(wanted)
         except LimitExceededError:
             return False
         return True
@@ -132,67 +132,67 @@ class Accounting:
                 call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
         return call.counted
 
-    async def charge(self, trace: RequestContext) -> Charge | None:
+    async def charge(self, context: RequestContext) -> Charge | None:
         """Of the latest call; `None` while it lasts."""
-        await self._charge(trace)
-        return trace.calls[-1].charge
+        await self._charge(context)
+        return context.calls[-1].charge
 
-    async def cost_nanos(self, trace: RequestContext) -> int | None:
+    async def cost_nanos(self, context: RequestContext) -> int | None:
         """Of a request whose answer is in hand whole."""
-        await self._charge(trace)
-        return request_charge(trace, price_of).cost_nanos
+        await self._charge(context)
+        return request_charge(context, price_of).cost_nanos
 
-    async def _charge(self, trace: RequestContext) -> None:
+    async def _charge(self, context: RequestContext) -> None:
         """Every ended call has its charge afterwards, for good."""
-        for call in uncharged(trace):
+        for call in uncharged(context):
             if charging.must_count(call):
                 await self.estimated(call)
             call.charge = charging.charge(call, price_of(call.deployment))
 
-    def settle(self, trace: RequestContext) -> asyncio.Task[None] | None:
+    def settle(self, context: RequestContext) -> asyncio.Task[None] | None:
         """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
-        trace.ended = self._time.monotonic()
-        trace.close_calls()
-        if not any(charging.must_count(call) for call in uncharged(trace)):
-            self._book(trace)
+        context.ended = self._time.monotonic()
+        context.close_calls()
+        if not any(charging.must_count(call) for call in uncharged(context)):
+            self._book(context)
             return None
-        task = asyncio.get_running_loop().create_task(self._count_and_book(trace))
+        task = asyncio.get_running_loop().create_task(self._count_and_book(context))
         self._counting.add(task)
         task.add_done_callback(self._counting.discard)
         return task
 
-    async def _count_and_book(self, trace: RequestContext) -> None:
+    async def _count_and_book(self, context: RequestContext) -> None:
         try:
-            await self._charge(trace)
+            await self._charge(context)
         finally:
-            self._book(trace)
+            self._book(context)
 
-    def _book(self, trace: RequestContext) -> None:
-        for call in uncharged(trace):
+    def _book(self, context: RequestContext) -> None:
+        for call in uncharged(context):
             call.charge = charging.charge(call, price_of(call.deployment))
-        trace.close_calls()
-        done = request_charge(trace, price_of)
-        if trace.asked_ledger:
-            self._ledger.settle(_tracked(settlement(trace, done), trace, done))
-        self._lines.request(request_record(trace, done))
-        self._metrics.finished(trace, done)
+        context.close_calls()
+        done = request_charge(context, price_of)
+        if context.asked_ledger:
+            self._ledger.settle(_tracked(settlement(context, done), context, done))
+        self._lines.request(request_record(context, done))
+        self._metrics.finished(context, done)
         if self._spans is not None:
-            self._spans.finished(trace, done)
+            self._spans.finished(context, done)
 
     async def close(self) -> None:
         """Waits for what is still being counted."""
         await asyncio.gather(*self._counting)
 
 
-def _tracked(end: Settlement, trace: RequestContext, done: RequestCharge) -> Settlement:
+def _tracked(end: Settlement, context: RequestContext, done: RequestCharge) -> Settlement:
     """With what is to be kept of it and told to others; the books never depend on that."""
-    wanted = trace.tracking
+    wanted = context.tracking
     if not wanted.requests_content and wanted.promptlayer_key is None:
         return end
     try:
         return end._replace(
-            content=content.stored_content(trace) if wanted.requests_content else None,
-            record=promptlayer.record(trace, done, wanted) if wanted.promptlayer_key else None,
+            content=content.stored_content(context) if wanted.requests_content else None,
+            record=promptlayer.record(context, done, wanted) if wanted.promptlayer_key else None,
         )
     except Exception:
         log.exception("a request could not be tracked")

@@ -25,9 +25,11 @@ def candidates(models: Iterable[Model]) -> list[Deployment]:
     return [d for model in models for d in model.deployments]
 
 
-def scopes_of(trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> tuple[ScopeLimits, ...]:
+def scopes_of(
+    context: RequestContext, request: InferenceRequest, snapshot: Snapshot
+) -> tuple[ScopeLimits, ...]:
     """The limited scopes of a request."""
-    return limits.scopes_of(snapshot, trace.settings, trace.key, chat.user)
+    return limits.scopes_of(snapshot, context.settings, context.key, request.user)
 
 
 def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
@@ -53,8 +55,8 @@ def _priced(deployments: Iterable[Deployment]) -> tuple[Deployment, ...]:
 
 
 def admission_request(
-    trace: RequestContext,
-    chat: InferenceRequest,
+    context: RequestContext,
+    request: InferenceRequest,
     models: Sequence[Model],
     snapshot: Snapshot,
     scopes: tuple[ScopeLimits, ...],
@@ -62,38 +64,38 @@ def admission_request(
 ) -> AdmissionRequest:
     """`prompt_estimate`: tokens, as near as we know."""
     possible = candidates(models)
-    first = next((d for d in trace.planned if d in possible), possible[0])
+    first = next((d for d in context.planned if d in possible), possible[0])
     deployments = [first, *[d for d in possible if d is not first]]
-    requests = trace.requests_for(chat, snapshot.guardrail)
+    requests = context.requests_for(request, snapshot.guardrail)
     here = [requests.at(deployment) for deployment in deployments]
-    bounds = _prompt_bounds(here, budgeted=trace.budgeted)
+    bounds = _prompt_bounds(here, budgeted=context.budgeted)
     prices: tuple[Tariff | None, ...] = ()
-    unbounded = tuple([output_bounds.unbounded_tokens(chat, d) for d in deployments])
-    if not trace.cached:
+    unbounded = tuple([output_bounds.unbounded_tokens(request, d) for d in deployments])
+    if not context.cached:
         prices = tuple([_rates(at, bound) for at, bound in zip(here, bounds, strict=True)])
     return AdmissionRequest(
-        request_id=trace.id,
-        created_at=trace.created_at,
-        project=trace.project,
-        key=trace.key,
-        user=chat.user,
-        endpoint=trace.endpoint,
-        model_requested=chat.model,
-        stream=chat.stream,
+        request_id=context.id,
+        created_at=context.created_at,
+        project=context.project,
+        key=context.key,
+        user=request.user,
+        endpoint=context.endpoint,
+        model_requested=request.model,
+        stream=request.stream,
         config=snapshot.digest,
         scopes=scopes,
         prompt_estimate=prompt_estimate,
         prompt_bound=max(bounds),
-        max_tokens=chat.max_tokens,
-        default_max_tokens=_most_tokens(chat, deployments),
+        max_tokens=request.max_tokens,
+        default_max_tokens=_most_tokens(request, deployments),
         n=max([at.answers for at in here]),
         prices=prices,
         bounds=bounds,
-        unbounded_tokens=() if trace.cached else unbounded,
+        unbounded_tokens=() if context.cached else unbounded,
         calls_units=max([_calls_units(at) for at in here]),
         candidate_names=tuple([d.name for d in deployments]),
-        deployment=None if trace.cached else first,
-        counts=trace.counts,
+        deployment=None if context.cached else first,
+        counts=context.counts,
     )
 
 
@@ -105,9 +107,9 @@ def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
     return Bounds(ask.prompt_bound, completion, told is not None, ask.n, budgeted(ask.scopes))
 
 
-def _most_tokens(chat: InferenceRequest, deployments: Sequence[Deployment]) -> int:
+def _most_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int:
     """Of an answer that the client did not bound; vectors have none."""
-    return 0 if chat.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
+    return 0 if request.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
 def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tuple[int, ...]:

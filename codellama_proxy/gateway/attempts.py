@@ -83,9 +83,9 @@ HasBudget = Callable[[RequestContext, Deployment], Awaitable[bool]]
 """Asked before each further attempt: whether the budgets have room for one there."""
 
 
-async def unlimited(trace: RequestContext, deployment: Deployment) -> bool:
+async def unlimited(context: RequestContext, deployment: Deployment) -> bool:
     """For walks that nobody pays for."""
-    del trace, deployment
+    del context, deployment
     return True
 
 
@@ -99,81 +99,81 @@ class AttemptRunner:
         self._room = room
 
     def chain(
-        self, chat: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
+        self, request: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
         """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
-        asked = selection.asked_model(snapshot, chat.model, chat.mode, permitted)
+        asked = selection.asked_model(snapshot, request.model, request.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
-        return selection.models_of_chain(snapshot, asked, permitted, cooling, now, chat.mode)
+        return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
 
-    def plan(self, trace: RequestContext, models: Sequence[Model]) -> None:
+    def plan(self, context: RequestContext, models: Sequence[Model]) -> None:
         """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
-        trace.planned = self._order(models)
+        context.planned = self._order(models)
 
     def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
         now, jitter = self._time.monotonic(), self._time.jitter
         return selection.candidates(models, self._cooldowns.states(), now, jitter)
 
-    def _planned(self, trace: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
+    def _planned(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         """The order that was drawn ahead, once, without what the ledger has ruled out since."""
-        planned, trace.planned = trace.planned, ()
+        planned, context.planned = context.planned, ()
         found = [d for model in models for d in model.deployments] if planned else []
         return [d for d in planned if d in found]
 
     async def open(
-        self, trace: RequestContext, chat: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> TrackedReply:
         """An answer that has begun. Raises `ProxyError` when nobody gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            ordered = self._planned(trace, models) or self._order(models)
-            chain = [d for d in ordered if d.id not in trace.unable] if trace.unable else ordered
-            elapsed, states = now - trace.started, self._cooldowns.states()
-            step = retries.next_step(chain, trace.attempts, elapsed, snapshot.routing, jitter, states, now)
+            ordered = self._planned(context, models) or self._order(models)
+            chain = [d for d in ordered if d.id not in context.unable] if context.unable else ordered
+            elapsed, states = now - context.started, self._cooldowns.states()
+            step = retries.next_step(chain, context.attempts, elapsed, snapshot.routing, jitter, states, now)
             if isinstance(step, GiveUp):
-                raise retries.final_error(trace.attempts, step, snapshot.routing)
+                raise retries.final_error(context.attempts, step, snapshot.routing)
             if step.delay:
                 await self._time.sleep(step.delay)
-                trace.waited += step.delay
-            if trace.attempts and not await self._goes_on(trace, step.deployment):
-                raise retries.final_error(trace.attempts, GiveUp("exhausted"), snapshot.routing)
+                context.waited += step.delay
+            if context.attempts and not await self._goes_on(context, step.deployment):
+                raise retries.final_error(context.attempts, GiveUp("exhausted"), snapshot.routing)
             if self._cooldowns.is_probed(step.deployment):
                 continue  # another request was there first, while this one waited
-            reply = await self._attempt(trace, chat, step, snapshot)
+            reply = await self._attempt(context, request, step, snapshot)
             if reply is not None:
-                trace.serving, trace.dropped = step.deployment, reply.dropped
+                context.serving, context.dropped = step.deployment, reply.dropped
                 return TrackedReply(
-                    reply, trace.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time
+                    reply, context.calls[-1], self._cooldowns, snapshot.routing.cooldown, self._time
                 )
 
-    async def _goes_on(self, trace: RequestContext, deployment: Deployment) -> bool:
+    async def _goes_on(self, context: RequestContext, deployment: Deployment) -> bool:
         """Whether one more attempt is wanted and paid for; if not, the last failure stands."""
-        if trace.gone and not trace.others():
+        if context.gone and not context.others():
             return False
-        return await self._room(trace, deployment)
+        return await self._room(context, deployment)
 
     async def _attempt(
-        self, trace: RequestContext, chat: InferenceRequest, step: Try, snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, step: Try, snapshot: Snapshot
     ) -> Reply | None:
         """One upstream call, noted in the trace and in the deployment's record."""
         deployment = step.deployment
         try:
-            here, sent = await off_loop(chat.size, _prepared, trace, chat, deployment, snapshot)
+            here, sent = await off_loop(request.size, _prepared, context, request, deployment, snapshot)
         except ProxyError:
-            if not trace.attempts:
+            if not context.attempts:
                 raise
-            trace.unable.add(
+            context.unable.add(
                 deployment.id
             )  # a backup that cannot be asked this is none; the first failure stands
             return None
         if self._cooldowns.is_probed(deployment):
             return None  # another request was first, while a thread prepared this one
-        trace.sent, trace.tried = here, deployment
+        context.sent, context.tried = here, deployment
         started = self._time.monotonic()
-        again = any(attempt.deployment == deployment.id for attempt in trace.attempts)
+        again = any(attempt.deployment == deployment.id for attempt in context.attempts)
         probe = self._cooldowns.begin(deployment, again=again)
-        call = Call(deployment, here, started, at=(started - trace.started) * 1000, bounds=trace.bounds)
-        trace.calls.append(call)
+        call = Call(deployment, here, started, at=(started - context.started) * 1000, bounds=context.bounds)
+        context.calls.append(call)
         try:
             reply = await open_reply(self._pools, sent, here, deployment, step.budget, note=call.note)
         except AttemptError as failed:
@@ -189,18 +189,18 @@ class AttemptRunner:
             self._cooldowns.answered(deployment, probe)
             return reply
         finally:
-            trace.waited += self._time.monotonic() - started
-            if len(trace.attempts) < len(trace.calls):  # else the request was settled in the meantime
-                trace.attempts.append(call.attempt())
+            context.waited += self._time.monotonic() - started
+            if len(context.attempts) < len(context.calls):  # else the request was settled in the meantime
+                context.attempts.append(call.attempt())
 
 
 def _prepared(
-    trace: RequestContext, chat: InferenceRequest, deployment: Deployment, snapshot: Snapshot
+    context: RequestContext, request: InferenceRequest, deployment: Deployment, snapshot: Snapshot
 ) -> tuple[InferenceRequest, HttpRequest]:
     """The request as this deployment gets it, and what is sent for it. Raises `ProxyError`."""
-    at = trace.requests_for(chat, snapshot.guardrail).at(deployment)
-    bound = trace.admission.max_tokens if trace.admission else None
-    refused = repairs.left_out(trace.attempts, deployment)
-    here, gone = at.to_send(bound, budgeted=trace.budgeted, refused=refused)
-    sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(here, deployment)
+    at = context.requests_for(request, snapshot.guardrail).at(deployment)
+    bound = context.admission.max_tokens if context.admission else None
+    refused = repairs.left_out(context.attempts, deployment)
+    here, gone = at.to_send(bound, budgeted=context.budgeted, refused=refused)
+    sent = ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider].to_request(here, deployment)
     return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent

@@ -21,54 +21,56 @@ from codellama_proxy.request.context import RequestContext
 class Embedder:
     """Asks a model of this proxy for vectors: a request of its own, on the bill of the one that it is asked for."""
 
-    def __init__(self, walk: AttemptRunner, accounts: Accounting, time: Time) -> None:
-        self._walk = walk
-        self._accounts = accounts
+    def __init__(self, attempts: AttemptRunner, accounting: Accounting, time: Time) -> None:
+        self._attempts = attempts
+        self._accounting = accounting
         self._time = time
 
     async def ask(self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot) -> bytes | None:
         """An answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
         routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
         snapshot = replace(snapshot, routing=routing)
-        trace = self._trace(asker)
+        context = self._new_context(asker)
         wanted = {"model": model.name, "input": text, "encoding_format": "float"}
-        chat = parse_embedding(orjson.dumps(wanted), trace.id, int(trace.created_at))
-        trace.chat = chat = chat._replace(user=asker.chat.user if asker.chat else None)
+        request = parse_embedding(orjson.dumps(wanted), context.id, int(context.created_at))
+        context.request = request = request._replace(user=asker.request.user if asker.request else None)
         try:
             async with asyncio.timeout(PATIENCE):
-                if not await self._admitted(trace, chat, model, snapshot):
+                if not await self._admitted(context, request, model, snapshot):
                     return None
-                reply = await self._walk.open(trace, chat, [model], snapshot)
+                reply = await self._attempts.open(context, request, [model], snapshot)
                 try:
-                    trace.note(reply.first)
-                    trace.complete = True
+                    context.note(reply.first)
+                    context.complete = True
                     return reply.first[0].body
                 finally:
                     await reply.close()
         except ProxyError as error:
-            trace.error = error
+            context.error = error
             raise
         except TimeoutError:
-            trace.error = ProxyError("deadline_exceeded", "No vector before the deadline.")
-            raise trace.error from None
+            context.error = ProxyError("deadline_exceeded", "No vector before the deadline.")
+            raise context.error from None
         finally:
-            counting = self._accounts.settle(trace)
+            counting = self._accounting.settle(context)
             if counting is not None:
                 await asyncio.shield(counting)  # it is over before the request runs that it is asked for
 
     async def _admitted(
-        self, trace: RequestContext, chat: InferenceRequest, model: Model, snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, model: Model, snapshot: Snapshot
     ) -> bool:
         try:
-            await self._accounts.admit(trace, chat, [model], snapshot)
+            await self._accounting.admit(context, request, [model], snapshot)
         except ProxyError as refusal:
-            trace.error = refusal
+            context.error = refusal
             return False
         return True
 
-    def _trace(self, asker: RequestContext) -> RequestContext:
+    def _new_context(self, asker: RequestContext) -> RequestContext:
         now, wall = self._time.monotonic(), self._time.wall()
-        trace = RequestContext(f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config)
-        trace.key, trace.settings = asker.key, asker.settings
-        trace.counts = False
-        return trace
+        context = RequestContext(
+            f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config
+        )
+        context.key, context.settings = asker.key, asker.settings
+        context.counts = False
+        return context

@@ -39,17 +39,17 @@ class Gateway:
         self,
         snapshot: Callable[[], Snapshot],
         keys: Keys,
-        walk: AttemptRunner,
-        accounts: Accounting,
-        recall: CacheLookup,
+        attempts: AttemptRunner,
+        accounting: Accounting,
+        cache: CacheLookup,
         time: Time,
     ) -> None:
         self._snapshot = snapshot
         self._keys = keys
-        self._walk = walk
-        self._accounts = accounts
-        self._recall = recall
-        self._delivery = Responder(accounts, time)
+        self._attempts = attempts
+        self._accounting = accounting
+        self._cache = cache
+        self._responder = Responder(accounting, time)
         self._time = time
         self._running: dict[asyncio.Task[None], RequestContext] = {}
         self._arriving: dict[asyncio.Task[None], RequestContext] = {}
@@ -63,114 +63,118 @@ class Gateway:
     async def answer(self, endpoint: Endpoint, client: Client) -> None:
         """Answers one request, whatever it takes. Only bugs, cancellation and `ClientDisconnectedError` get out."""
         snapshot = self._snapshot()
-        trace = self._trace(endpoint, client, snapshot)
+        context = self._new_context(endpoint, client, snapshot)
         task = asyncio.current_task()
         assert task is not None
-        place: AnswerSource | None = None
+        source: AnswerSource | None = None
         models: Sequence[Model] = ()
         try:
-            await self._authenticate(trace, client, snapshot)
-            body = await self._body(task, trace, client, snapshot)
-            self._enter(task, trace, snapshot)
-            chat = trace.chat = await off_loop(len(body), parsed, trace, endpoint, body, snapshot)
-            models = self._chain(trace, chat, snapshot)
-            chat = await self._accounts.in_words(chat, models)
-            place = await self._recall.find_source(trace, chat, models, snapshot, client.cache_control())
-            self._walk.plan(trace, models)
-            models = await self._accounts.admit(trace, chat, models, snapshot)
-            client.stay(lambda: _client_left(task, trace, chat))
-            reply = await place.reply(lambda: self._walk.open(trace, chat, models, snapshot))
-            await self._delivery.deliver(trace, chat, reply, client, snapshot)
+            await self._authenticate(context, client, snapshot)
+            body = await self._body(task, context, client, snapshot)
+            self._enter(task, context, snapshot)
+            request = context.request = await off_loop(len(body), parsed, context, endpoint, body, snapshot)
+            models = self._chain(context, request, snapshot)
+            request = await self._accounting.in_words(request, models)
+            source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
+            self._attempts.plan(context, models)
+            models = await self._accounting.admit(context, request, models, snapshot)
+            client.stay(lambda: _client_left(task, context, request))
+            reply = await source.reply(lambda: self._attempts.open(context, request, models, snapshot))
+            await self._responder.deliver(context, request, reply, client, snapshot)
         except ProxyError as error:
-            trace.error = error
-            await self._delivery.refuse(trace, client, error)
+            context.error = error
+            await self._responder.refuse(context, client, error)
         except asyncio.CancelledError:
-            if trace.error is None:
-                trace.gone = True
+            if context.error is None:
+                context.gone = True
                 raise
             task.uncancel()  # `interrupt` cancelled it, and left word why
-            await self._delivery.refuse(trace, client, trace.error)
+            await self._responder.refuse(context, client, context.error)
         except ClientDisconnectedError:
-            trace.gone = True
+            context.gone = True
             raise
         finally:
             self._running.pop(task, None)
-            if trace.following:
-                await self._accounts.admit_follower(trace, models, snapshot)
-            await self._end(trace, place)
+            if context.following:
+                await self._accounting.admit_follower(context, models, snapshot)
+            await self._end(context, source)
 
-    async def _end(self, trace: RequestContext, place: AnswerSource | None) -> None:
+    async def _end(self, context: RequestContext, source: AnswerSource | None) -> None:
         """Settles, once, when what there is to pay is known: a flight goes on while others need it."""
         try:
-            if place is not None:
-                await place.leave()
+            if source is not None:
+                await source.leave()
         finally:
-            self._accounts.settle(trace)
-            if place is not None:
-                await place.close()
+            self._accounting.settle(context)
+            if source is not None:
+                await source.close()
 
     def interrupt(self, code: str, message: str) -> None:
         """Ends every request in flight with an error: the drain is over."""
-        for task, trace in {**self._running, **self._arriving}.items():
-            trace.error = ProxyError(code, message)
+        for task, context in {**self._running, **self._arriving}.items():
+            context.error = ProxyError(code, message)
             task.cancel()
 
     # --- the stages before the ledger ------------------------------------------------------------------------
 
-    def _trace(self, endpoint: str, client: Client, snapshot: Snapshot) -> RequestContext:
+    def _new_context(self, endpoint: str, client: Client, snapshot: Snapshot) -> RequestContext:
         now, wall = self._time.monotonic(), self._time.wall()
-        trace = RequestContext(request_id(wall), now, wall, endpoint, snapshot.digest)
-        trace.tracking = snapshot.tracking
-        if snapshot.tracking.promptlayer_key is not None or self._accounts.traced:
-            trace.hints = client.hints()
+        context = RequestContext(request_id(wall), now, wall, endpoint, snapshot.digest)
+        context.tracking = snapshot.tracking
+        if snapshot.tracking.promptlayer_key is not None or self._accounting.traced:
+            context.hints = client.hints()
         if snapshot.tracking.content and endpoint != "embeddings":  # nobody says anything in vectors
-            trace.transcript = Transcript()
-        return trace
+            context.transcript = Transcript()
+        return context
 
     async def _body(
-        self, task: asyncio.Task[None], trace: RequestContext, client: Client, snapshot: Snapshot
+        self, task: asyncio.Task[None], context: RequestContext, client: Client, snapshot: Snapshot
     ) -> bytes:
         most = snapshot.server.max_body
         self._check_room(snapshot)  # whoever would be refused need not send all of it first
         if not client.is_arriving():
             return await client.body(most, _any_size)
-        who = trace.key.key_id if trace.key else client.address()
-        self._arriving[task] = trace
+        who = context.key.key_id if context.key else client.address()
+        self._arriving[task] = context
         try:
-            with self._arrivals.one(who, room_of(snapshot, trace.settings, trace.key)) as grew:
+            with self._arrivals.one(who, room_of(snapshot, context.settings, context.key)) as grew:
                 return await client.body(most, grew)
         finally:
             del self._arriving[task]
 
-    def _enter(self, task: asyncio.Task[None], trace: RequestContext, snapshot: Snapshot) -> None:
+    def _enter(self, task: asyncio.Task[None], context: RequestContext, snapshot: Snapshot) -> None:
         self._check_room(snapshot)
-        self._running[task] = trace
+        self._running[task] = context
 
     def _check_room(self, snapshot: Snapshot) -> None:
         if len(self._running) >= snapshot.server.max_parallel_requests:
             raise ProxyError("overloaded", "Too many requests in flight; retry shortly.", retry_after=1.0)
 
-    async def _authenticate(self, trace: RequestContext, client: Client, snapshot: Snapshot) -> None:
-        trace.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
-        trace.settings = snapshot.project(trace.key.project if trace.key else ANONYMOUS)
+    async def _authenticate(self, context: RequestContext, client: Client, snapshot: Snapshot) -> None:
+        context.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
+        context.settings = snapshot.project(context.key.project if context.key else ANONYMOUS)
 
-    def _chain(self, trace: RequestContext, chat: InferenceRequest, snapshot: Snapshot) -> Sequence[Model]:
+    def _chain(
+        self, context: RequestContext, request: InferenceRequest, snapshot: Snapshot
+    ) -> Sequence[Model]:
         """The asked model and its fallbacks, as far as the key and its project may use them."""
-        return self._walk.chain(chat, permission(trace.settings, trace.key, chat.endpoint), snapshot)
+        return self._attempts.chain(
+            request, permission(context.settings, context.key, request.endpoint), snapshot
+        )
 
 
-def _client_left(task: asyncio.Task[None], trace: RequestContext, request: InferenceRequest) -> None:
+def _client_left(task: asyncio.Task[None], context: RequestContext, request: InferenceRequest) -> None:
     """A plain answer is finished without its client; a stream ends, unless other requests wait for it, too."""
-    trace.leave()
-    if request.stream and not trace.others():
+    context.leave()
+    if request.stream and not context.others():
         task.cancel()
 
 
-def parsed(trace: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> InferenceRequest:
+def parsed(context: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> InferenceRequest:
     """The request in `body`. Raises `ProxyError`."""
-    chat = PARSERS[endpoint](body, trace.id, int(trace.created_at))
-    check_client_system(chat.messages, snapshot.guardrail.client_system)
-    return chat
+    request = PARSERS[endpoint](body, context.id, int(context.created_at))
+    check_client_system(request.messages, snapshot.guardrail.client_system)
+    return request
 
 
 def request_id(wall: float) -> str:

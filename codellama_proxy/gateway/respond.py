@@ -66,33 +66,38 @@ class ClientDisconnectedError(Exception):
 class Responder:
     """Writes answers and errors in the form that is still possible."""
 
-    def __init__(self, accounts: Accounting, time: Time) -> None:
-        self._accounts = accounts
+    def __init__(self, accounting: Accounting, time: Time) -> None:
+        self._accounting = accounting
         self._time = time
 
     async def deliver(
-        self, trace: RequestContext, chat: InferenceRequest, reply: Reply, client: Client, snapshot: Snapshot
+        self,
+        context: RequestContext,
+        request: InferenceRequest,
+        reply: Reply,
+        client: Client,
+        snapshot: Snapshot,
     ) -> None:
         """Raises `ProxyError` when the answer breaks off."""
-        deadline = trace.started + snapshot.routing.deadline
+        deadline = context.started + snapshot.routing.deadline
         events = reply.first
         try:
             while True:
                 ended = reply.ended
-                trace.note(events)
+                context.note(events)
                 if ended:
-                    events = await self._with_usage(trace, chat, reply, events)
+                    events = await self._with_usage(context, request, reply, events)
                 if not client.begun:
-                    await client.begin(200, await self._headers(trace, chat, events))
-                await client.write(_wire_form(chat, events, ended=ended), last=ended)
+                    await client.begin(200, await self._headers(context, request, events))
+                await client.write(_wire_form(request, events, ended=ended), last=ended)
                 if ended:
                     break
-                events = await self._more(trace, reply, deadline)
+                events = await self._more(context, reply, deadline)
         except AttemptError as failed:
             raise ProxyError(failed.failure.code, failed.failure.message) from None
-        trace.complete = True
+        context.complete = True
 
-    async def _more(self, trace: RequestContext, reply: Reply, deadline: float) -> Sequence[Event]:
+    async def _more(self, context: RequestContext, reply: Reply, deadline: float) -> Sequence[Event]:
         started = self._time.monotonic()
         try:
             left = max(deadline - started, 0.0)
@@ -103,57 +108,57 @@ class Responder:
                 raise ProxyError("deadline_exceeded", message) from None
             raise
         finally:
-            trace.waited += self._time.monotonic() - started
+            context.waited += self._time.monotonic() - started
 
     async def _with_usage(
-        self, trace: RequestContext, chat: InferenceRequest, reply: Reply, events: Sequence[Event]
+        self, context: RequestContext, request: InferenceRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
         """The last events, with the usage that is booked where that is not what the upstream reported.
 
         It is marked as an estimate.
         """
-        booked = await self._corrected_usage(trace)
+        booked = await self._corrected_usage(context)
         if booked is None:
             return events
-        if not chat.stream:
+        if not request.stream:
             return [completion.with_estimate(events[0], booked)]
         first = next(event for event in reply.first if event.body)
         kept = [event for event in events if not event.usage_only]
         return [*kept, completion.estimated_chunk(first, booked)]
 
-    async def _corrected_usage(self, trace: RequestContext) -> Usage | None:
+    async def _corrected_usage(self, context: RequestContext) -> Usage | None:
         """What is booked of the answer if it is not what its upstream reported; `None` if it is."""
-        if trace.kept is not None:
-            return None if trace.kept.usage is not None else await self._accounts.estimated(trace.kept)
-        charge = await self._accounts.charge(trace)
+        if context.kept is not None:
+            return None if context.kept.usage is not None else await self._accounting.estimated(context.kept)
+        charge = await self._accounting.charge(context)
         return None if charge is None or charge.basis == "exact" else charge.usage
 
     async def _headers(
-        self, trace: RequestContext, chat: InferenceRequest, events: Sequence[Event]
+        self, context: RequestContext, request: InferenceRequest, events: Sequence[Event]
     ) -> dict[str, str]:
-        now = trace.first_at = self._time.monotonic()
-        headers = response_headers(trace, now)
-        if chat.stream:
+        now = context.first_at = self._time.monotonic()
+        headers = response_headers(context, now)
+        if request.stream:
             return {**STREAM_HEADERS, **headers}
-        cost = usd_text(await self._accounts.cost_nanos(trace))
+        cost = usd_text(await self._accounting.cost_nanos(context))
         if cost is not None:
             headers["x-proxy-cost-usd"] = cost
         length = str(len(events[0].body))
         return {"content-type": "application/json", "content-length": length, **headers}
 
-    async def refuse(self, trace: RequestContext, client: Client, error: ProxyError) -> None:
+    async def refuse(self, context: RequestContext, client: Client, error: ProxyError) -> None:
         """As a JSON answer, or as a stream's last event, without [DONE]."""
         body = error.body()
         if client.begun:
             await client.write(sse.encode(body), last=True)
             return
-        headers = {**response_headers(trace, self._time.monotonic()), **error.wire_headers()}
+        headers = {**response_headers(context, self._time.monotonic()), **error.wire_headers()}
         await client.begin(error.status, {**headers, "content-length": str(len(body))})
         await client.write(body, last=True)
 
 
-def _wire_form(chat: InferenceRequest, events: Sequence[Event], *, ended: bool) -> bytes:
-    if not chat.stream:
+def _wire_form(request: InferenceRequest, events: Sequence[Event], *, ended: bool) -> bytes:
+    if not request.stream:
         return events[0].body
-    shown = [e.body for e in events if e.body and (chat.include_usage or not e.usage_only)]
+    shown = [e.body for e in events if e.body and (request.include_usage or not e.usage_only)]
     return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)

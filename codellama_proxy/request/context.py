@@ -42,7 +42,7 @@ class RequestContext:
     key: Key | None = None
     settings: Project = ANONYMOUS_PROJECT
     """Its project's."""
-    chat: InferenceRequest | None = None
+    request: InferenceRequest | None = None
     counts: bool = True
     """It is one more request of its key. What the proxy asks in order to answer another one is not."""
     asked_ledger: bool = False

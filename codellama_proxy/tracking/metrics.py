@@ -116,7 +116,7 @@ class Metrics:
         seconds = context.ended - context.started
         self._seconds.observe(seconds)
         self._overhead.observe(max(seconds - context.waited, 0.0))
-        if context.first_at is not None and context.chat is not None and context.chat.stream:
+        if context.first_at is not None and context.request is not None and context.request.stream:
             self._first_token.observe(context.first_at - context.started)
         self._cache.add((context.cache,))
         for attempt in context.attempts:
@@ -130,7 +130,7 @@ class Metrics:
             return context.serving.name
         if context.attempts:
             return context.attempts[-1].deployment.rpartition("#")[0]
-        asked = context.chat.model if context.chat else None
+        asked = context.request.model if context.request else None
         return asked if asked is not None and asked in self._models() else NONE
 
     def _used(self, project: str, model: str, charge: RequestCharge) -> None:

@@ -110,7 +110,7 @@ def _operation(context: RequestContext) -> str:
 
 
 def _model_requested(context: RequestContext) -> str | None:
-    return context.chat.model if context.chat else None
+    return context.request.model if context.request else None
 
 
 def _name(context: RequestContext) -> str:
@@ -124,7 +124,7 @@ def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _request(context: RequestContext) -> dict[str, Any]:
-    request: InferenceRequest | None = context.sent or context.chat
+    request: InferenceRequest | None = context.sent or context.request
     params = request.params if request else {}
     named = {shown: params[name] for name, shown in SPAN_ATTRIBUTES.items() if name in params}
     return _present(

@@ -10,7 +10,7 @@ from codellama_proxy.request.transcript import MOST_BYTES
 
 def stored_content(context: RequestContext) -> str:
     """JSON with the prompt as last sent upstream, unless it is too large, and the answer as far as it arrived."""
-    request = context.sent or context.chat
+    request = context.sent or context.request
     assert request is not None
     fits = request.size <= MOST_BYTES
     content = {

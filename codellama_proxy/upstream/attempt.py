@@ -47,13 +47,13 @@ HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "i
 async def open_reply(
     pools: Pools,
     sent: HttpRequest,
-    chat: InferenceRequest,
+    request: InferenceRequest,
     deployment: Deployment,
     budget: float,
     sleep: Sleep = asyncio.sleep,
     note: Note = no_note,
 ) -> Reply:
-    """Sends what the dialect made of `chat` and waits for the first event, `budget` seconds at most.
+    """Sends what the dialect made of `request` and waits for the first event, `budget` seconds at most.
 
     `note` hears every event as it comes, also of an answer that fails.
     Raises `AttemptError`, its message cleaned of this deployment's secrets.
@@ -79,16 +79,16 @@ async def open_reply(
             pools.give_back(pool)
 
     def clean() -> Clean:
-        return mask_for(deployment, sent.url, _personal(chat))
+        return mask_for(deployment, sent.url, _personal(request))
 
-    own = deployment.timeouts.first_token if chat.stream else deployment.timeouts.answer
+    own = deployment.timeouts.first_token if request.stream else deployment.timeouts.answer
     now = asyncio.get_running_loop().time()
     first = now + min(own, budget)
     try:
         with watch.until(first):
-            response = await _respond(send, sent, chat, deployment, sleep, come)
-            reply = Reply(chat, deployment, close, sent.dropped, watch, clean, note)
-            stream = await _receive(reply, response, come, asked=chat.stream)
+            response = await _respond(send, sent, request, deployment, sleep, come)
+            reply = Reply(request, deployment, close, sent.dropped, watch, clean, note)
+            stream = await _receive(reply, response, come, asked=request.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
@@ -98,7 +98,7 @@ async def open_reply(
         elif reply is not None:
             await reply.count_unread()
         if isinstance(error, TimeoutError):
-            reason = "first_token_timeout" if chat.stream else "answer_timeout"
+            reason = "first_token_timeout" if request.stream else "answer_timeout"
             raise AttemptError(failures.timed_out(reason)) from None
         if isinstance(error, httpx2.TransportError):
             raise AttemptError(failure_of(error)) from None
@@ -108,16 +108,16 @@ async def open_reply(
     return reply
 
 
-def _personal(chat: InferenceRequest) -> tuple[str, ...]:
+def _personal(request: InferenceRequest) -> tuple[str, ...]:
     """Who asks: an error may be told to another caller who waits for the same answer."""
-    named = (chat.user, chat.params.get("safety_identifier"), chat.params.get("prompt_cache_key"))
-    return tuple(one for one in (*named, *chat.metadata.values()) if isinstance(one, str))
+    named = (request.user, request.params.get("safety_identifier"), request.params.get("prompt_cache_key"))
+    return tuple(one for one in (*named, *request.metadata.values()) if isinstance(one, str))
 
 
 async def _respond(
     send: Send,
     sent: HttpRequest,
-    chat: InferenceRequest,
+    request: InferenceRequest,
     deployment: Deployment,
     sleep: Sleep,
     come: list[bytes],
@@ -132,7 +132,9 @@ async def _respond(
         come.clear()
         return body
 
-    return await open_multi_step(send, read, steps(sent, chat, deployment), stream=chat.stream, sleep=sleep)
+    return await open_multi_step(
+        send, read, steps(sent, request, deployment), stream=request.stream, sleep=sleep
+    )
 
 
 def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:

@@ -49,7 +49,7 @@ class Reply:
 
     def __init__(
         self,
-        chat: InferenceRequest,
+        request: InferenceRequest,
         deployment: Deployment,
         close: Callable[[], Any],
         dropped: tuple[str, ...],
@@ -62,10 +62,10 @@ class Reply:
         self.first: Sequence[Event] = ()
         self.ended = False
         """The last batch handed out was the last there is."""
-        self.most = MAX_VECTORS if chat.endpoint == "embeddings" else MAX_ANSWER
+        self.most = MAX_VECTORS if request.endpoint == "embeddings" else MAX_ANSWER
         """Bytes that a whole answer may have."""
-        self._adapter: Adapter = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider]
-        self._chat = chat
+        self._adapter: Adapter = ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider]
+        self._chat = request
         self._close = close
         self._watch = watch
         self._clean = clean
@@ -73,7 +73,7 @@ class Reply:
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
-        self._interpreter = StreamParser(lambda state, frame: parse(state, frame, chat, deployment))
+        self._interpreter = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
         self._received = 0
         self._left = memoryview(b"")
         """What came and is not read yet."""

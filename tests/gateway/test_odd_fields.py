@@ -70,7 +70,7 @@ def prepare(chat: InferenceRequest) -> None:
     dialects = ADAPTERS_BY_ENDPOINT[chat.endpoint]
     models = [one for one in MODELS if one.name in dialects]
     trace = RequestContext("req_1", 0.0, 1_700_000_000.0, chat.endpoint, "digest", budgeted=True)
-    trace.chat = chat
+    trace.request = chat
     key_of("project", "p", DeploymentRequests(chat, Guardrail("Only code."), Project("p")), models[0])
     admission_request(trace, chat, models, snapshot(*models), (), 10).bound  # noqa: B018 - computes it
     for one in models:

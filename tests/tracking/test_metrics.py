@@ -79,7 +79,7 @@ def fresh() -> Metrics:
 
 def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
     metrics = fresh()
-    metrics.finished(a_trace(first_at=100.3, chat=chat(stream=True)), DONE)
+    metrics.finished(a_trace(first_at=100.3, request=chat(stream=True)), DONE)
     found = samples(metrics)
     assert found["proxy_requests_total", "web", "gpt-4", "ok"] == 1
     assert found["proxy_tokens_total", "gpt-4", "prompt"] == 10
@@ -135,7 +135,7 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
     metrics = fresh()
     for asked in ("gpt-4", "made-up-1", "made-up-2"):
         chat = parse_chat(b'{"prompt": "x", "model": "%s"}' % asked.encode())
-        metrics.finished(a_trace(complete=False, serving=None, attempts=[], chat=chat), DONE)
+        metrics.finished(a_trace(complete=False, serving=None, attempts=[], request=chat), DONE)
     found = samples(metrics)
     assert found["proxy_requests_total", "web", "gpt-4", "error"] == 1
     assert found["proxy_requests_total", "web", "none", "error"] == 2

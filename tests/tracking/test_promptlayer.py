@@ -75,7 +75,7 @@ def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: An
         "created_at": 1_795_341_600.0,
         "endpoint": "chat/completions",
         "config": "0123456789ab",
-        "chat": chat,
+        "request": chat,
         "sent": chat,
         "serving": AZURE,
         "tried": AZURE,
@@ -155,7 +155,7 @@ def test_tool_calls_and_their_answers_are_told() -> None:
 )
 def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) -> None:
     chat = parse_completion(orjson.dumps({"prompt": prompt}))
-    body = told(a_trace(endpoint="completions", chat=chat, sent=chat))
+    body = told(a_trace(endpoint="completions", request=chat, sent=chat))
     assert body["api_type"] == "completions"
     assert [block["text"] for block in body["input"]["content"]] == shown
     assert [block["text"] for block in body["output"]["content"]] == ["hello"]
@@ -163,7 +163,7 @@ def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) 
 
 def test_embeddings_have_an_input_and_no_words_for_an_answer() -> None:
     chat = parse_embedding(orjson.dumps({"input": "CANARY"}))
-    trace = a_trace(endpoint="embeddings", chat=chat, sent=chat, transcript=None)
+    trace = a_trace(endpoint="embeddings", request=chat, sent=chat, transcript=None)
     body = told(trace)
     assert (body["input"]["content"][0]["text"], body["output"]["content"]) == ("CANARY", [])
     assert b"CANARY" not in promptlayer.record(trace, DONE, replace(TRACKING, promptlayer_content=False))

@@ -79,14 +79,14 @@ class SemanticBackend(Protocol):
 
 
 def semantic_query(
-    chat: InferenceRequest, model: Model, scope: CacheScope, snapshot: Snapshot
+    request: InferenceRequest, model: Model, scope: CacheScope, snapshot: Snapshot
 ) -> SemanticQuery | None:
     """`None` for a request that only an identical one can answer."""
-    text = caching.last_turn(chat)
+    text = caching.last_turn(request)
     if text is None:
         return None
     project = snapshot.project(scope.project)
-    blank = DeploymentRequests(caching.without_last_turn(chat), snapshot.guardrail, project)
+    blank = DeploymentRequests(caching.without_last_turn(request), snapshot.guardrail, project)
     rest = caching.key_of(scope.kind, scope.name, blank, model)
     return SemanticQuery(hashlib.sha256(b"similar:" + rest).digest(), text, scope)
 

@@ -50,7 +50,7 @@ ERROR_TYPES: Mapping[str, str] = {
 
 def record(context: RequestContext, charge: RequestCharge, tracking: Tracking) -> bytes:
     """The JSON body for a request that had at least one attempt, however it ended."""
-    request = context.sent or context.chat
+    request = context.sent or context.request
     assert request is not None
     with_content = tracking.promptlayer_content and request.size <= MOST_BYTES
     tried = context.serving or context.tried
@@ -123,7 +123,7 @@ def _metadata(context: RequestContext, charge: RequestCharge, request: Inference
         "project": context.project,
         "key_id": context.key.key_id if context.key else None,
         "user": request.user,
-        "model_requested": context.chat.model if context.chat else None,
+        "model_requested": context.request.model if context.request else None,
         "model": context.serving.name if context.serving else None,
         "deployment": context.serving.id if context.serving else None,
         "status": context.status,
@@ -150,7 +150,7 @@ def _as_text(value: Any) -> str:
 
 def _hints(context: RequestContext) -> dict[str, Any]:
     """The client's tags and prompt template, from the body's metadata or else from headers."""
-    request, headers = context.chat, context.hints
+    request, headers = context.request, context.hints
     by_header = {
         "pl_tags": headers.get("x-promptlayer-tags"),
         "prompt_name": headers.get("x-promptlayer-prompt-name"),
