@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """serve_gptcache.py PORT DIRECTORY: a real GPTCache server, started so that it needs no network and no model.
 
-Runs in an environment of its own with `gptcache==0.1.44 openai==0.28.1 fastapi uvicorn` (docs/gptcache.md). Its own
+Runs in an environment of its own with `gptcache==0.1.44 openai==0.28.1 fastapi uvicorn` (docs/cache.md). Its own
 start command wants to download a model and does not work on Python 3.11; this initialises the same application
 with exact matching instead, and writes what it holds to disk every minute and at the end.
 """

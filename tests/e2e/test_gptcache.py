@@ -1,4 +1,4 @@
-"""The proxy with a real GPTCache server behind it, as docs/gptcache.md sets one up."""
+"""The proxy with a real GPTCache server behind it, as docs/cache.md sets one up."""
 
 from __future__ import annotations
 
