@@ -1,6 +1,7 @@
 """The structure: imports point down, nothing goes round in a circle, and each outside thing has its one door."""
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -63,8 +64,13 @@ NOT_QUITE_PURE = {
 }
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, str], ...]:
     """Every import as `("ours" | "theirs", module)`."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (("theirs", alias.name.partition(".")[0]) for alias in node.names)
