@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from codellama_proxy.cache.single_flight import Begin, Reply, SharedCall, Subscription
+from codellama_proxy.cache.reply import Begin, Reply
+from codellama_proxy.cache.single_flight import SharedCall, Subscription
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.request.context import RequestContext

@@ -80,7 +80,7 @@ def _opened(path: Path) -> sqlite3.Connection | None:
             return None
         raise
     try:
-        db.execute("pragma wal_autocheckpoint=1000")  # nobody else checkpoints this one
+        db.execute("pragma wal_autocheckpoint=1000")  # the store's checkpoints do not include this file
         (found,) = db.execute("pragma user_version").fetchone()
         tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
         if found == FORMAT and tables:

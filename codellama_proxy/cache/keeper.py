@@ -11,8 +11,9 @@ import orjson
 from codellama_proxy.cache import key as keys
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
 from codellama_proxy.cache.query import CacheQuery
+from codellama_proxy.cache.reply import Reply
 from codellama_proxy.cache.semantic.selector import SemanticSelector
-from codellama_proxy.cache.single_flight import Reply, SharedCall
+from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Event

@@ -22,9 +22,10 @@ from codellama_proxy.cache.answer_source import (
 from codellama_proxy.cache.keeper import UNREADABLE, AnswerKeeper
 from codellama_proxy.cache.key import CachedAnswer
 from codellama_proxy.cache.query import CacheQuery, CallKey
+from codellama_proxy.cache.reply import converted
 from codellama_proxy.cache.semantic.embeddings import semantic_query
 from codellama_proxy.cache.semantic.selector import SemanticSelector
-from codellama_proxy.cache.single_flight import SharedCall, Subscription, converted
+from codellama_proxy.cache.single_flight import SharedCall, Subscription
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.offload import off_loop

@@ -15,14 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from codellama_proxy.cache.reply import Begin, Reply, in_other_form
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format import folding
-from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -33,32 +32,6 @@ MAX_SHARED_BYTES = 8 << 20
 """Bytes of an answer that are kept for late subscribers."""
 SLACK_SECONDS = 0.5
 """How much longer than the call itself a subscriber waits, so that the call reports the reason first."""
-
-
-class Reply(Protocol):
-    """An answer that has begun, wherever it comes from."""
-
-    @property
-    def deployment(self) -> Deployment: ...
-
-    @property
-    def dropped(self) -> tuple[str, ...]: ...
-
-    @property
-    def first(self) -> Sequence[Event]: ...
-
-    @property
-    def ended(self) -> bool:
-        """The last batch handed out was the last there is."""
-
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`."""
-
-    async def close(self) -> None: ...
-
-
-Begin = Callable[[], Awaitable[Reply]]
-"""Asks upstream for an answer."""
 
 
 class SharedCall:
@@ -395,15 +368,3 @@ def same_failure(error: BaseException) -> BaseException:
 
 def abandoned() -> AttemptError:
     return AttemptError(failures.unreachable("abandoned", sent=True))
-
-
-async def in_other_form(events: Sequence[Event], size: int, *, stream: bool) -> Sequence[Event]:
-    """An answer as a stream or whole; a large one is not converted on the event loop."""
-    if size <= MAX_EVENT_LOOP_BYTES:
-        return converted(events, stream=stream)
-    return await asyncio.to_thread(converted, events, stream=stream)
-
-
-def converted(events: Sequence[Event], *, stream: bool) -> Sequence[Event]:
-    """A complete answer in the other form. Raises `ValueError` and others if it is not a completion."""
-    return folding.as_stream(events[0]) if stream else (folding.as_whole(events),)

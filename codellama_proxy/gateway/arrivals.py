@@ -1,6 +1,6 @@
 """Requests whose bodies are still coming: how many there may be, and how many bytes of them are kept meanwhile.
 
-They take no place among the running ones: a client that sends slowly keeps nobody else waiting. What one key may
+They take no place among the running ones: a client that sends slowly delays no other request. What one key may
 have on the way is bounded by its limits; without any, it gets half of all there is.
 """
 

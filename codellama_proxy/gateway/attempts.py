@@ -1,4 +1,4 @@
-"""Walks the chain of a request: one attempt after another, as `retries.next_step` says, until somebody answers."""
+"""Tries the deployments of a request's chain, as `retries.next_step` decides, until one answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from codellama_proxy.upstream.reply import Reply
 
 
 class TrackedReply:
-    """A reply whose end is noted in the trace and in the deployment's record, once."""
+    """A reply whose end is recorded once, in the context and for the deployment's cooldown."""
 
     def __init__(self, reply: Reply, call: Call, cooldowns: Cooldowns, rules: Cooldown, time: Time) -> None:
         self._reply = reply
@@ -84,13 +84,13 @@ HasBudget = Callable[[RequestContext, Deployment], Awaitable[bool]]
 
 
 async def unlimited(context: RequestContext, deployment: Deployment) -> bool:
-    """For walks that nobody pays for."""
+    """For attempts without a budget."""
     del context, deployment
     return True
 
 
 class AttemptRunner:
-    """Holds the connections and the cooldowns; what happens is noted in the trace."""
+    """Holds the connections and the cooldowns; the context records what happens."""
 
     def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: HasBudget = unlimited) -> None:
         self._pools = pools
@@ -123,7 +123,7 @@ class AttemptRunner:
     async def open(
         self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> TrackedReply:
-        """An answer that has begun. Raises `ProxyError` when nobody gives one."""
+        """An answer that has begun. Raises `ProxyError` when no deployment gives one."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
             ordered = self._planned(context, models) or self._order(models)
@@ -155,7 +155,7 @@ class AttemptRunner:
     async def _attempt(
         self, context: RequestContext, request: InferenceRequest, step: Try, snapshot: Snapshot
     ) -> Reply | None:
-        """One upstream call, noted in the trace and in the deployment's record."""
+        """One upstream call, recorded in the context and for the deployment's cooldown."""
         deployment = step.deployment
         try:
             here, sent = await off_loop(request.size, _prepared, context, request, deployment, snapshot)

@@ -1,10 +1,9 @@
-"""The way of a request, stage after stage, and the only place that knows the whole of it.
+"""The stages of a request in their order, and the only module that knows all of them.
 
-    bytes -> authenticate -> parse -> chain -> cache? -> admit -> walk (attempt* -> next_step ->) -> first event
-                                                                                  deliver -> settle -> log <-'
+    bytes -> authenticate -> parse -> chain -> cache -> admit -> attempt* -> deliver -> settle -> log
 
-Streams and plain answers take the same way: a plain answer is a stream of one event. One request is one call
-of `Gateway.answer`; whatever happens in it, its `finally` settles, once.
+Streams and plain answers take the same path: a plain answer is a stream of one event. One request is one call of
+`Gateway.answer`, whose `finally` settles it, once.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Gateway:
         return len(self._running)
 
     async def answer(self, endpoint: Endpoint, client: Client) -> None:
-        """Answers one request, whatever it takes. Only bugs, cancellation and `ClientDisconnectedError` get out."""
+        """Answers one request, whatever it takes. Raises only for bugs, cancellation and `ClientDisconnectedError`."""
         snapshot = self._snapshot()
         context = self._new_context(endpoint, client, snapshot)
         task = asyncio.current_task()
@@ -88,7 +87,7 @@ class Gateway:
             if context.error is None:
                 context.gone = True
                 raise
-            task.uncancel()  # `interrupt` cancelled it, and left word why
+            task.uncancel()  # `interrupt` cancelled it and set the error
             await self._responder.refuse(context, client, context.error)
         except ClientDisconnectedError:
             context.gone = True
@@ -100,7 +99,7 @@ class Gateway:
             await self._end(context, source)
 
     async def _end(self, context: RequestContext, source: AnswerSource | None) -> None:
-        """Settles, once, when what there is to pay is known: a flight goes on while others need it."""
+        """Settles, once, when the charge is known: a shared call goes on while other requests need it."""
         try:
             if source is not None:
                 await source.leave()
@@ -123,7 +122,7 @@ class Gateway:
         context.tracking = snapshot.tracking
         if snapshot.tracking.promptlayer_key is not None or self._accounting.traced:
             context.hints = client.hints()
-        if snapshot.tracking.content and endpoint != "embeddings":  # nobody says anything in vectors
+        if snapshot.tracking.content and endpoint != "embeddings":  # embeddings have no text to record
             context.transcript = Transcript()
         return context
 
@@ -131,7 +130,7 @@ class Gateway:
         self, task: asyncio.Task[None], context: RequestContext, client: Client, snapshot: Snapshot
     ) -> bytes:
         most = snapshot.server.max_body
-        self._check_room(snapshot)  # whoever would be refused need not send all of it first
+        self._check_room(snapshot)  # a request that is refused need not be sent whole
         if not client.is_arriving():
             return await client.body(most, _any_size)
         who = context.key.key_id if context.key else client.address()

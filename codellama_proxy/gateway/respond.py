@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from codellama_proxy.cache.single_flight import Reply
+from codellama_proxy.cache.reply import Reply
 from codellama_proxy.core import sse
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
@@ -60,7 +60,7 @@ class Client(Protocol):
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody is there any more to answer."""
+    """The client has disconnected."""
 
 
 class Responder:

@@ -41,7 +41,7 @@ Note = Callable[[Sequence[Event]], Any]
 
 
 def no_note(_: Sequence[Event]) -> None:
-    """For callers without books."""
+    """For callers that record no events."""
 
 
 class Reply:
@@ -184,7 +184,7 @@ class Reply:
                     while await anext(self._chunks, None) is not None:
                         pass
         except (TimeoutError, httpx2.TransportError):
-            pass  # the answer is complete: how its connection ends is nobody's concern
+            pass  # the answer is complete: how its connection ends does not matter
         finally:
             await self._close()
 

@@ -34,7 +34,7 @@ class SemanticSelector:
         settings = snapshot.cache.semantic, snapshot.cache.ttl
         if settings != self._settings:
             if self._similar is not None:
-                self._former = [self._similar]  # one that still works for somebody ends by itself
+                self._former = [self._similar]  # one that is still in use ends by itself
             self._settings, self._similar = settings, self._made(snapshot)
         return self._similar
 
