@@ -219,7 +219,8 @@ def test_a_large_answer_that_nobody_reads_does_not_stay(served: Proxy, upstream:
     with deaf(served, ask(served, "huge")):
         until(lambda: upstream.journal.events("finished"), "the answer", within=20)
         row = newest(served, "huge")
-        assert (row["status"], row["basis"]) == ("ok", "exact"), "all of it was bought"
+        # All of it was bought. A report of one token for a thousand characters is not believed.
+        assert (row["status"], row["basis"]) == ("ok", "estimated")
         until(lambda: connections(served) <= before + 1, "the connection is cut", within=PATIENCE.send + LATE)
 
 
