@@ -38,7 +38,7 @@ def test_a_database_that_is_lost_is_noticed_and_nothing_is_served_on_another(
     assert served.chat().status_code == 200
     lose(served.database)
     before = sorted(place.glob("*"))
-    until(lambda: unready(served), "readiness says so")
+    until(lambda: unready(served), "readiness says so", within=10)
     answer = served.chat()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "accounting_unavailable")
     assert served.client.get("/health/readiness").json()["status"] == "accounting_unavailable"
