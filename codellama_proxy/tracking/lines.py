@@ -43,17 +43,17 @@ def as_text(text: str, level: str = "info") -> bytes:
     return f"{mark}{printable(text[:MAX_MESSAGE_CHARS])}".encode("utf-8", "backslashreplace")[:MAX_LINE_BYTES]
 
 
+_SCALARS = frozenset({int, float, bool, type(None)})
+
+
 def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) -> Any:
     """The value with its texts and lists cut to these lengths."""
-    kind = type(value)
-    if kind is str:
-        return value if len(value) <= texts else f"{value[: texts - 3]}..."
-    if kind is int or kind is float or value is None or kind is bool:
-        return value
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
-    if isinstance(value, Mapping):
-        return {name: bounded(one, texts, items) for name, one in value.items()}
+    if isinstance(value, Mapping):  # most fields of a line are numbers: no call for each of them
+        return {
+            name: one if type(one) in _SCALARS else bounded(one, texts, items) for name, one in value.items()
+        }
     if isinstance(value, list | tuple):
         return [bounded(one, texts, items) for one in value[:items]]
     return value
