@@ -10,11 +10,11 @@ from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import OWN_TOKENS, Bounds
 from codellama_proxy.policy.deployment_request import DeploymentRequest
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.plausible_usage import OWN_TOKENS, Bounds
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tokens import media
 from codellama_proxy.tokens import tokenizers as tokens

@@ -1,4 +1,4 @@
-"""Reads the usage that upstreams report, in every spelling, and decides how far it is believed.
+"""Reads the usage that upstreams report, in every spelling.
 
 Numbers are tokens in OpenAI's sense: the prompt includes what was read from and written to a cache, the completion
 includes reasoning. A class that an upstream does not report, or reports as nonsense, is 0 here: where there was
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from codellama_proxy.core.types import Usage
 
@@ -18,14 +18,6 @@ DIGITS = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 """A count that is written as a string."""
 MOST_TOKENS = 1_000_000_000
 """Larger figures are read as this one, which no request can use."""
-OWN_TOKENS = 1_000
-"""What providers add to a prompt by themselves: templates, the prompts of their tools."""
-FAR = 10
-"""So many times its bound, a figure is no usage any more."""
-PRICED_WINDOWS = 5
-"""A model whose price changes at so many tokens has a context window of at most so many times that."""
-UNBOUNDED_ANSWER = 200_000
-"""Tokens of one answer that are possible where nothing bounded it."""
 
 PROMPT = (
     *("prompt_tokens", "input_tokens", "input_token_count", "prompt_eval_count", "inputTokens"),
@@ -165,15 +157,15 @@ def _any_spelling(reported: Mapping[str, Any]) -> Usage | None:
     if prompt is None and completion is None and total is None:
         return None
     prompt, completion = _with_total(reported, prompt or 0, completion or 0, total or 0, reasoning)
-    cached = _within(cached or 0, prompt)
-    written = _within(written, prompt - cached)
+    cached = part_within(cached or 0, prompt)
+    written = part_within(written, prompt - cached)
     return Usage(
         prompt,
         completion,
         cached,
         written,
-        _within(reasoning, completion),
-        _within(hour, written),
+        part_within(reasoning, completion),
+        part_within(hour, written),
         tuple(_tool_calls(reported)),
         _tier(reported),
     )
@@ -278,7 +270,8 @@ def _count(value: object) -> int | None:
     return min(value, MOST_TOKENS)
 
 
-def _within(value: int, whole: int) -> int:
+def part_within(value: int, whole: int) -> int:
+    """A detail of a figure, or 0 where it contradicts the figure."""
     return value if value <= whole else 0
 
 
@@ -301,96 +294,3 @@ def merged(earlier: Usage | None, later: Usage) -> Usage:
 
 
 # --- how far it is believed ----------------------------------------------------------------------------------
-
-
-class Bounds(NamedTuple):
-    """What a request could use at most, as far as the proxy knows. Tokens."""
-
-    prompt: int = MOST_TOKENS
-    completion: int = MOST_TOKENS
-    """Of all its answers together."""
-    bounded: bool = True
-    """The upstream was told so; else it is only what the entry calls usual."""
-    n: int = 1
-    held: bool = False
-    """A budget holds just that: what nobody reported is never booked at more."""
-
-
-class Window(NamedTuple):
-    """What is known of a model's context window. Tokens."""
-
-    told: int | None = None
-    """As the configuration has it."""
-    priced: int = 0
-    """The longest prompt that has a price of its own: the model takes more than that."""
-
-    def most(self, bound: int) -> int:
-        """Beyond which a figure cannot be."""
-        return self.told or max(FAR * bound, PRICED_WINDOWS * self.priced)
-
-
-class Believed(NamedTuple):
-    """What is booked of a report."""
-
-    usage: Usage
-    counted: bool = False
-    """Part of it is our own count."""
-    capped: bool = False
-    """Part of it could not be true."""
-
-
-def believed(reported: Usage, counted: Usage, bounds: Bounds, window: Window, *, said_more: bool) -> Believed:
-    """A report on a whole answer, as it is booked.
-
-    `counted`: our own count where it was needed, else zeros. `said_more`: something was said after the report.
-    """
-    usage, added = reported, False
-    if not usage.prompt_tokens and counted.prompt_tokens:
-        usage, added = usage._replace(prompt_tokens=counted.prompt_tokens), True
-    unsure = said_more or not usage.completion_tokens
-    if unsure and counted.completion_tokens > usage.completion_tokens:
-        usage, added = usage._replace(completion_tokens=counted.completion_tokens), True
-    return _possible(usage, counted, bounds, window)._replace(counted=added)
-
-
-def bounded_count(counted: Usage, bounds: Bounds, window: Window) -> Usage:
-    """Our own count of an answer, as far as it can be.
-
-    An upstream may send any amount of text: beyond what it was allowed to generate it is not paid for. Under a budget
-    no more than what is held is booked.
-    """
-    most = bounds.completion if bounds.held else _most_completion(bounds, window)
-    if counted.completion_tokens > most:
-        counted = counted._replace(completion_tokens=min(most, bounds.completion))
-    if bounds.held and counted.prompt_tokens > bounds.prompt:
-        counted = counted._replace(prompt_tokens=bounds.prompt)
-    return counted
-
-
-def _most_completion(bounds: Bounds, window: Window) -> int:
-    """Beyond which output cannot be."""
-    if window.told:
-        return window.told * bounds.n
-    return max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
-
-
-def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: Window) -> Believed:
-    own = bounds.prompt
-    most_prompt = window.most(own)
-    most_completion = _most_completion(bounds, window)
-    capped = False
-    if usage.prompt_tokens > most_prompt:
-        prompt = max(min(own, most_prompt), counted.prompt_tokens)
-        usage = usage._replace(
-            prompt_tokens=prompt,
-            cached_tokens=_within(usage.cached_tokens, prompt),
-            cache_write_tokens=_within(
-                usage.cache_write_tokens, prompt - _within(usage.cached_tokens, prompt)
-            ),
-        )
-        capped = True
-    if usage.completion_tokens > most_completion:
-        completion = max(min(bounds.completion, most_completion), counted.completion_tokens)
-        usage = usage._replace(completion_tokens=completion, reasoning_tokens=0)
-        capped = True
-    return Believed(usage, capped=capped)

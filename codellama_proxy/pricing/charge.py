@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, Usage
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import Bounds, Window, believed, bounded_count, merged
+from codellama_proxy.openai_format.usage import merged
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing.extras import asked_tier, with_asked_calls
+from codellama_proxy.pricing.plausible_usage import Bounds, Window, believed, bounded_count
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""

@@ -12,9 +12,9 @@ from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import Bounds
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import LEFT, UNKNOWN_BOUNDS, Call
+from codellama_proxy.pricing.plausible_usage import Bounds
 from codellama_proxy.request.transcript import Transcript
 
 CLIENT_LEFT = 499

@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format import usage
-from codellama_proxy.openai_format.usage import (
-    MOST_TOKENS,
-    Bounds,
-    Window,
-    believed,
-    merged,
-    read_usage,
-    usage_in,
-)
+from codellama_proxy.openai_format.usage import MOST_TOKENS, merged, read_usage, usage_in
+from codellama_proxy.pricing.plausible_usage import Bounds, Window, believed
 from tests.support.cases import each
 
 NONSENSE: tuple[Any, ...] = (

@@ -13,10 +13,10 @@ from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
 from codellama_proxy.core.snapshot import Deployment, Limits, Model, Project, Snapshot
 from codellama_proxy.limits import budgets
-from codellama_proxy.openai_format.usage import OWN_TOKENS
 from codellama_proxy.policy.guardrail import guardrail_text
 from codellama_proxy.policy.permissions import allows
 from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.plausible_usage import OWN_TOKENS
 from codellama_proxy.tokens import tokenizers as tokens
 
 SMALLEST = ({"role": "user", "content": "x"},)
