@@ -23,6 +23,7 @@ from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser
+from codellama_proxy.upstream.credential_filter import CredentialFilter
 from codellama_proxy.upstream.response_body import MAX_ANSWER
 from codellama_proxy.upstream.timeouts import TaskTimeout
 from codellama_proxy.upstream.transport_failure import failure_of
@@ -71,6 +72,7 @@ class Reply:
         self._clean = clean
         self._note = note
         self._chunks: AsyncIterator[bytes] | None = None
+        self._filter = CredentialFilter(deployment)
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
         self._interpreter = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
@@ -98,7 +100,7 @@ class Reply:
     def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
         """A whole answer as one event, and in the form that was asked for. Raises `AttemptError`."""
         try:
-            event = self._adapter.parse_response(body, self._chat, self.deployment)
+            event = self._adapter.parse_response(self._filter.whole(body), self._chat, self.deployment)
             return event, folding.as_stream(event) if self._chat.stream else (event,)
         except AttemptError:
             raise
@@ -208,7 +210,7 @@ class Reply:
         if self._received > MAX_STREAM:
             raise AttemptError(failures.too_large(answered=self._answered))
         try:
-            frames = self._decoder.feed(chunk)
+            frames = self._decoder.feed(self._filter.feed(chunk))
         except EventTooLargeError as error:
             self._unread = error.data
             answered = self._answered or cut_answers.is_answer(error.data)
@@ -229,6 +231,7 @@ class Reply:
     def _last(self) -> list[Event]:
         """The end of the body: fine after the dialect's terminal event, a failure before it."""
         try:
+            self._decoder.feed(self._filter.flush())
             events = self._events(self._decoder.flush())
         except (UnreadableError, EventTooLargeError):
             events = []  # an event that is cut off is none: that is how streams are to be read

@@ -1,0 +1,77 @@
+"""Removes a deployment's own credentials from the bytes of its answers, before they are parsed, cached or sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+
+from codellama_proxy.core.masking import MIN_PART_CHARS, REMOVED, credentials
+from codellama_proxy.core.snapshot import Deployment
+
+MIN_WORD_CHARS = 16
+"""Shorter credentials without a digit are kept: placeholders such as `not-needed` are words of ordinary answers."""
+
+
+class CredentialFilter:
+    """For one answer, read in pieces: a credential that is split over two of them is found too."""
+
+    __slots__ = ("_held", "_needles")
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._needles = _needles(frozenset(_secrets(deployment)))
+        self._held = b""
+
+    def whole(self, data: bytes) -> bytes:
+        """The bytes, with `[removed]` instead of each credential."""
+        for needle in self._needles:
+            if needle in data:
+                data = data.replace(needle, REMOVED.encode())
+        return data
+
+    def feed(self, piece: bytes) -> bytes:
+        """The next piece of a stream. An end that may be the start of a credential is held back for the next call."""
+        data = self.whole(self._held + piece if self._held else piece)
+        # Most pieces end with a line, which no credential continues.
+        held = 0 if data.endswith(b"\n") else max((_started(data, one) for one in self._needles), default=0)
+        self._held = data[len(data) - held :]
+        return data[: len(data) - held]
+
+    def flush(self) -> bytes:
+        """What is held back when the stream ends."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _secrets(deployment: Deployment) -> Iterator[str]:
+    """Credentials of the entry, and the values substituted into its headers."""
+    yield from credentials(deployment)
+    for secret in deployment.secrets:
+        if any(secret.reveal() in value for value in deployment.headers.values()):
+            yield secret.reveal()
+
+
+@lru_cache(maxsize=256)
+def _needles(secrets: frozenset[str]) -> tuple[bytes, ...]:
+    """The forms that are searched for, the longest first: as it is, and in JSON with and without escaped slashes."""
+    found: set[str] = set()
+    for word in {word for secret in secrets for word in secret.split() if _is_distinctive(word)}:
+        escaped = json.dumps(word)[1:-1]
+        found |= {word, escaped, escaped.replace("/", "\\/"), json.dumps(word, ensure_ascii=False)[1:-1]}
+    return tuple(sorted((one.encode(errors="surrogatepass") for one in found), key=len, reverse=True))
+
+
+def _is_distinctive(word: str) -> bool:
+    if len(word) >= MIN_WORD_CHARS:
+        return True
+    return len(word) >= MIN_PART_CHARS and any(char.isdigit() for char in word)
+
+
+def _started(data: bytes, needle: bytes) -> int:
+    """Bytes at the end of `data` with which `needle` begins."""
+    start = data.find(needle[:1], max(0, len(data) - len(needle) + 1))
+    while start >= 0:
+        if needle.startswith(data[start:]):
+            return len(data) - start
+        start = data.find(needle[:1], start + 1)
+    return 0

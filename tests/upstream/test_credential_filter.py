@@ -1,0 +1,63 @@
+"""Credentials in the bytes of an answer, however they are escaped and wherever the bytes are cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from codellama_proxy.core.snapshot import Secret
+from codellama_proxy.upstream.credential_filter import CredentialFilter
+from tests.support.builders import deployment
+
+KEY = 'sk-a/b"c-0123456789'
+HEADERS = {"authorization": "Bearer tok-77-abcdef", "x-team": "team-secret-4711", "x-title": "public-title-1"}
+SECRETS = frozenset({Secret("team-secret-4711")})
+
+
+def filtering(**more: object) -> CredentialFilter:
+    return CredentialFilter(
+        deployment(**{"api_key": Secret(KEY), "headers": HEADERS, "secrets": SECRETS, **more})
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY.encode(),
+        json.dumps(KEY)[1:-1].encode(),
+        json.dumps(KEY)[1:-1].replace("/", "\\/").encode(),
+        b"tok-77-abcdef",
+        b"team-secret-4711",
+    ],
+)
+def test_every_form_is_removed_wherever_the_bytes_are_cut(form: bytes) -> None:
+    data = b'{"id": "x' + form + b'y", "text": "' + form + b'"}'
+    expected = data.replace(form, b"[removed]")
+    assert filtering().whole(data) == expected
+    for cut in range(len(data)):
+        one = filtering()
+        assert one.feed(data[:cut]) + one.feed(data[cut:]) + one.flush() == expected, cut
+    one = filtering()
+    assert b"".join(one.feed(data[i : i + 1]) for i in range(len(data))) + one.flush() == expected
+
+
+def test_what_only_begins_like_a_credential_is_passed_on() -> None:
+    one = filtering()
+    assert one.feed(b"data: sk-a") == b"data: "
+    assert one.feed(b"nother\n\n") == b"sk-another\n\n"
+    assert one.feed(b"data: sk-a\n\n") == b"data: sk-a\n\n", "no line break is within a credential"
+    assert one.feed(b"tok-77") == b""
+    assert one.flush() == b"tok-77"
+
+
+@pytest.mark.parametrize("placeholder", ["not-needed", "ollama", "EMPTY", "lm-studio", "1"])
+def test_placeholders_are_ordinary_words(placeholder: str) -> None:
+    data = f"Your key is {placeholder}, public-title-1.".encode()
+    assert filtering(api_key=Secret(placeholder)).whole(data) == data
+
+
+def test_without_credentials_nothing_is_changed() -> None:
+    one = filtering(api_key=None, headers={}, secrets=frozenset())
+    assert one.feed(b"data: sk-a") == b"data: sk-a"
+    assert one.flush() == b""
