@@ -71,12 +71,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="install and measure other gateways, too")
     parser.add_argument("--growth", action="store_true", help="with many keys, rows and models, too")
     parser.add_argument("--memory", action="store_true", help="start and memory, too")
-    parser.add_argument("--write", action="store_true", help=f"everything, into {RESULTS.name}")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"what is measured, or everything if nothing is named, into {RESULTS.name}",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each, of which the median counts")
     parser.add_argument("--seconds", type=float, default=2, help="of each turn beside others")
     parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
     args = parser.parse_args()
-    if args.write:
+    if args.write and not (args.peers or args.growth or args.memory):
         args.peers = args.growth = args.memory = True
     return args
 
