@@ -71,12 +71,12 @@ class Keys:
     async def caller(self, secret: str | None, *, required: bool) -> Key | None:
         """The key that the secret belongs to; `None` without a known secret if no key is `required`.
 
-        Raises `ProxyError` 401 as `authenticate` does: blocked and expired keys are refused everywhere.
+        Raises `ProxyError` 401 as `authenticate` does: blocked and expired keys and the master key are always refused.
         """
         try:
             return await self.authenticate(secret)
         except ProxyError as error:
-            if required or error.code != "invalid_api_key":
+            if required or error.code != "invalid_api_key" or self._is_master(secret):
                 raise
             return None
 
@@ -96,9 +96,12 @@ class Keys:
     def _refusal(self, secret: str | None) -> ProxyError:
         if secret is None:
             return ProxyError("invalid_api_key", NO_KEY)
-        if self._master_key and hmac.compare_digest(self._master_key.encode(), secret.encode()):
-            return ProxyError("invalid_api_key", MASTER_KEY)
-        return invalid_api_key()
+        return ProxyError("invalid_api_key", MASTER_KEY) if self._is_master(secret) else invalid_api_key()
+
+    def _is_master(self, secret: str | None) -> bool:
+        if not self._master_key or secret is None:
+            return False
+        return hmac.compare_digest(self._master_key.encode(), secret.encode())
 
     async def _look_up(self, secret: str) -> Key:
         generation = self._generation

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from codellama_proxy.auth.keys import MASTER_KEY
 from codellama_proxy.config.load import examine
 from codellama_proxy.providers.registry import IMPLEMENTED
 from tests.support.cases import each
@@ -275,13 +276,17 @@ def test_without_required_keys_unknown_ones_are_anonymous(proxy: ProxyFactory, u
     blocked = served.new_key("team")
     served.admin("POST", "/key/block", json={"key_id": blocked["key_id"]})
     body = {"messages": USER}
-    strangers = (None, "sk-" + "x" * 40, "sk-proj-abc", "EMPTY", "not needed", ADMIN)
+    strangers = (None, "sk-" + "x" * 40, "sk-proj-abc", "EMPTY", "not needed", ADMIN + "x")
     for stranger in strangers:
         headers = {} if stranger is None else {"authorization": f"Bearer {stranger}"}
         answer = served.client.post("/v1/chat/completions", json=body, headers=headers)
         assert answer.status_code == 200, (stranger, answer.text)
         assert served.row(answer.headers["x-request-id"])["project"] == "anonymous"
         assert served.client.get("/v1/models", headers=headers).status_code == 200
+    for path in ("/chat/completions", "/v1/completions", "/v1/embeddings"):
+        answer = served.client.post(path, json=body, headers={"x-api-key": ADMIN})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (401, MASTER_KEY)
+    assert served.client.get("/v1/models", headers={"x-api-key": ADMIN}).status_code == 200
     answer = served.client.post("/v1/chat/completions", json=body, headers={"x-api-key": blocked["key"]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_blocked")
     answer = served.chat()
