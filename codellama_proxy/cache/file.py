@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -60,7 +61,7 @@ def existing(database: Path) -> Iterator[sqlite3.Connection | None]:
     Raises `StoreError`, also for what SQLite raises inside the `with` block.
     """
     path = beside(database)
-    if not path.exists():
+    if not os.path.lexists(path):
         yield None
         return
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cli.database import database_path
 from codellama_proxy.cli.options import Group, database_option, json_option
 from codellama_proxy.cli.output import answer, counted, table
+from codellama_proxy.store.factory import inspect_session
 
 COLUMNS = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")
 
@@ -31,7 +33,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 @_filters
 def stats(project: str | None, model: str | None, database: str | None, as_json: bool) -> int:
     """Show what the cache contains."""
-    with answer_file.existing(database_path(database)) as db:
+    with answer_file.existing(_checked_path(database)) as db:
         rows = answer_file.stats(db, project, model) if db is not None else []
     data = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     total = {"answers": sum(row["answers"] for row in data), "bytes": sum(row["bytes"] for row in data)}
@@ -44,9 +46,16 @@ def stats(project: str | None, model: str | None, database: str | None, as_json:
 @_filters
 def purge(project: str | None, model: str | None, database: str | None, as_json: bool) -> int:
     """Remove answers from the cache."""
-    with answer_file.existing(database_path(database)) as db:
+    with answer_file.existing(_checked_path(database)) as db:
         count = answer_file.purge(db, project, model) if db is not None else 0
     return answer({"purged": count}, f"Purged {counted(count, 'answer')}.", as_json)
+
+
+def _checked_path(database: str | None) -> Path:
+    """The path of the database, which may be missing. Raises `StoreError` for a file that is not ours or damaged."""
+    path = database_path(database)
+    with inspect_session(path):
+        return path
 
 
 def _date(seconds: float) -> str:

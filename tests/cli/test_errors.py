@@ -152,20 +152,34 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("make", PLACES)
 @pytest.mark.parametrize("name", EVERY)
-def test_what_cannot_be_used_is_left_alone_and_told_in_one_sentence(
+def test_what_cannot_be_used_is_left_alone_and_reported_in_one_sentence(
     place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str, make: Callable[[Path], None]
 ) -> None:
-    path = place / "proxy.db"
-    in_the_way = answer_file.beside(path) if name.startswith("cache") else path
-    make(in_the_way)
+    make(place / "proxy.db")
     before = contents(place)
-    code = run(name, "proxy.db", taken)
-    if code == 0:  # to these it is as good as none
-        assert (make, name) in {
-            (m, n) for m in (loop, dangling) for n in ("cache stats", "cache purge", "explain")
-        }
-    elif (make, name) not in {(half_a_database, "explain"), (garbled, "explain")}:
-        sentence(capsys)
+    assert run(name, "proxy.db", taken) == 1
+    sentence(capsys)
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("beside_a_database", [False, True])
+@pytest.mark.parametrize("make", PLACES)
+@pytest.mark.parametrize("name", ["cache stats", "cache purge"])
+def test_what_is_no_cache_is_left_alone_and_reported_in_one_sentence(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    taken: int,
+    name: str,
+    make: Callable[[Path], None],
+    beside_a_database: bool,
+) -> None:
+    path = place / "proxy.db"
+    if beside_a_database:
+        prepare(path)
+    make(answer_file.beside(path))
+    before = contents(place)
+    assert run(name, "proxy.db", taken) == 1
+    sentence(capsys)
     assert contents(place) == before
 
 

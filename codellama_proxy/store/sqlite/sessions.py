@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -53,11 +54,12 @@ def writing(path: Path, *, create: bool) -> Iterator[Session]:
 
 @contextmanager
 def inspecting(path: Path) -> Iterator[Session | None]:
-    """A session that only reads, without migrating; `None` if there is no file."""
-    if not path.exists():
+    """A session that only reads, without migrating; `None` if there is nothing at `path`."""
+    if not os.path.lexists(path):
         yield None
         return
     with _errors_in_words(path), closing(connect_to_read(path)) as db:
+        is_current(db)  # raises if the file is damaged
         yield Session(db)
 
 
