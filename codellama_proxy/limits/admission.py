@@ -1,4 +1,4 @@
-"""What the gateway asks of the ledger and what it hears, and the pure decision between the two.
+"""The values exchanged with the ledger at admission and settlement, and the pure admission decision.
 
 A request passes all its scopes or none: `decide` looks at every scope before anything is written. What a
 `shadow` scope would have refused is only reported.
@@ -18,7 +18,7 @@ from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
 
 
 class AdmissionRequest(NamedTuple):
-    """A request that wants to be admitted. Times are unix seconds."""
+    """A request for admission. Times are Unix seconds."""
 
     request_id: str
     created_at: float
@@ -33,31 +33,31 @@ class AdmissionRequest(NamedTuple):
     scopes: tuple[ScopeLimits, ...]
     """From `limits.scopes_of`."""
     prompt_estimate: int
-    """Tokens, as near as we know: what the tokens a minute are charged until it is settled."""
+    """Estimated tokens: charged to the tokens per minute until settlement."""
     prompt_bound: int
-    """Tokens it cannot exceed: its bytes."""
+    """Upper bound of its tokens: its bytes."""
     max_tokens: int | None
     """The client's own."""
     default_max_tokens: int
-    """What a budget has sent upstream if the client named none; 0 where nothing is generated."""
+    """Sent upstream under a budget if the client set none; 0 if nothing is generated."""
     n: int
     prices: tuple[Tariff | None, ...]
-    """Of every candidate the dearest rates it may meet, the first to be asked in front; empty for none."""
+    """The highest applicable rates of each candidate, in the order of attempts; empty for none."""
     candidate_names: tuple[str, ...]
     deployment: Deployment | None = None
-    """Where it is going to be sent first; `None` when nothing goes upstream."""
+    """The first one tried; `None` if nothing is sent upstream."""
     bounds: tuple[int, ...] = ()
-    """`prompt_bound` of each candidate; empty where it is the same for all."""
+    """`prompt_bound` of each candidate; empty if it is the same for all."""
     unbounded_tokens: tuple[int, ...] = ()
     """Output tokens of all answers that `max_tokens` does not bound at each candidate; empty for none."""
     calls_units: int = 0
-    """What calls of server tools can cost, in nano-USD for a million requests like it."""
+    """Maximum cost of server-tool calls, in nano-USD per million such requests."""
     counts: bool = True
-    """Rates of requests count it. What is asked for the sake of another request needs their room, but takes none."""
+    """Whether request rates count it. An auxiliary request needs room in them but consumes none."""
 
     @property
     def bound(self) -> budgets.Bound:
-        """What it can cost at most, at the dearest candidate."""
+        """Its maximum cost, at the most expensive candidate."""
         bounds = self.bounds or (self.prompt_bound,) * len(self.prices)
         return budgets.bound(self.prices, bounds, self.n, self.calls_units, self.unbounded_tokens)
 
@@ -67,15 +67,15 @@ class AdmissionRequest(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """What was held for a request, and what it has to obey."""
+    """What is held for a request, and the limits it must observe."""
 
     max_tokens: int | None = None
-    """To be sent upstream; `None`: leave the request as it is."""
+    """Sent upstream; `None`: the request is unchanged."""
     clamped: bool = False
     hold_nanos: int = 0
     requests: Rate | None = None
     tokens: Rate | None = None
-    """What is left in the tightest scopes, for the headers."""
+    """The remainder in the tightest scopes, for the headers."""
     shadowed: tuple[Refusal, ...] = ()
     """What shadow scopes would have refused."""
 
@@ -85,19 +85,19 @@ class Extension(NamedTuple):
 
     request_id: str
     scopes: tuple[ScopeLimits, ...]
-    """Those it was admitted to."""
+    """Those of its admission."""
     nanos: int
-    """What has to be held in addition, because earlier attempts cost something."""
+    """To be held in addition, because earlier attempts had a cost."""
     deployment: Deployment
-    """Where it is going to be sent."""
+    """The next one tried."""
     attempts: tuple[Attempt, ...]
     """The earlier ones, with their charges."""
     price: Price | None = None
-    """Of the deployment; `None`: it is unknown."""
+    """Of the deployment; `None` if unknown."""
 
 
 class Settlement(NamedTuple):
-    """How a request ended, whatever happened to it."""
+    """How a request ended, whatever the outcome."""
 
     request_id: str
     status: str
@@ -110,7 +110,7 @@ class Settlement(NamedTuple):
     usage: Usage | None = None
     basis: str | None = None
     cost_nanos: int | None = 0
-    """`None`: nobody knows the price."""
+    """`None`: the price is unknown."""
     saved_nanos: int | None = 0
     """Of an answer from the cache; `None` likewise."""
     cache: str | None = None
@@ -118,13 +118,13 @@ class Settlement(NamedTuple):
     """Milliseconds until the first content."""
     total_ms: float | None = None
     content: str | None = None
-    """JSON with the prompt and the answer, only where the configuration keeps them."""
+    """JSON with the prompt and the answer, if the configuration stores them."""
     record: bytes | None = None
-    """What a tracking service is to be told of it, where there is one."""
+    """The record for a tracking service, if one is configured."""
 
 
 class LimitExceededError(ProxyError):
-    """A limit said no; `refusal` tells metrics which."""
+    """A limit refused the request; `refusal` identifies it for metrics."""
 
     def __init__(self, refusal: Refusal, requests: Rate | None, tokens: Rate | None) -> None:
         super().__init__(
@@ -138,7 +138,7 @@ class LimitExceededError(ProxyError):
 
 
 class ScopeState(NamedTuple):
-    """A scope as it is when a request asks: levels refilled, window turned, running requests counted."""
+    """The current state of a scope: levels refilled, window current, running requests counted."""
 
     scope: ScopeLimits
     rates: Rates
@@ -149,11 +149,11 @@ class ScopeState(NamedTuple):
 
     @property
     def headroom(self) -> int:
-        """What a budget has left."""
+        """Nano-USD left in the budget."""
         return (self.scope.limits.max_budget or 0) - self.spent_nanos - self.held_nanos
 
     def over_budget(self, most_nanos: int) -> tuple[ScopeLimits, Refusal]:
-        """`most_nanos`: what the request could have cost."""
+        """`most_nanos`: the maximum cost of the request."""
         refusal = budgets.over_budget(
             self.scope, self.spent_nanos, self.held_nanos, self.resets_at, most_nanos
         )
@@ -161,7 +161,7 @@ class ScopeState(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """An admission, and the levels each scope is left with."""
+    """An admission, and the new levels of each scope."""
 
     admission: Admission
     rates: Sequence[Rates]
@@ -192,7 +192,7 @@ def extra(extension: Extension, standings: Sequence[ScopeState]) -> int:
 
     Raises `LimitExceededError`.
 
-    Shadow budgets refuse nothing, so what they hold ends at what they have.
+    Shadow budgets refuse nothing, so their hold is at most their headroom.
     """
     real = [s for s in standings if not s.scope.limits.shadow]
     for s in real:
@@ -215,10 +215,7 @@ def _rate_refusals(standings: Sequence[ScopeState], tokens: int) -> list[tuple[S
 def _untouched(
     ask: AdmissionRequest, scope: ScopeLimits, refusals: Sequence[tuple[ScopeLimits, Refusal]]
 ) -> Sequence[str]:
-    """The rates nothing is taken of: what a shadow refused, and places of those who take none.
-
-    Nobody builds a list for what hardly ever happens.
-    """
+    """Rate kinds this request does not consume in this scope; `()` on the common path."""
     if not refusals:
         return () if ask.counts else ("requests",)
     refused = [refusal.kind for of, refusal in refusals if of is scope]
@@ -226,15 +223,15 @@ def _untouched(
 
 
 def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence[ScopeState]) -> None:
-    """Raise the worst of them that is not a shadow's."""
+    """Raise the worst refusal of the scopes that are not shadows."""
     refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
     if refusal is not None:
-        told = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
-        raise LimitExceededError(refusal, *told)
+        left = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
+        raise LimitExceededError(refusal, *left)
 
 
 def _money(ask: AdmissionRequest, budgeted: Sequence[ScopeState]) -> _Money:
-    """The hold, and how many tokens it pays for."""
+    """The hold, and how many tokens it covers."""
     real = [s for s in budgeted if not s.scope.limits.shadow]
     most = ask.bound.nanos(ask.wanted_tokens) if budgeted and any(ask.prices) else 0
     for s in real:
@@ -266,13 +263,13 @@ def _headroom(standing: ScopeState) -> int:
 
 
 def _shadow_money(wanted: int, shadows: Sequence[ScopeState]) -> _Money:
-    """A shadow changes nothing of the request, so it holds at most what there is."""
+    """A shadow does not change the request, so the hold is at most its headroom."""
     room = min(shadow.headroom for shadow in shadows)
     return _Money(hold_nanos=max(0, min(wanted, room)), refusals=_over(wanted, shadows))
 
 
 def _over(hold: int, budgeted: Sequence[ScopeState]) -> tuple[tuple[ScopeLimits, Refusal], ...]:
-    """What a shadow says to the hold; it fits the others."""
+    """Refusals of shadow budgets; the hold fits the others."""
     return tuple(s.over_budget(hold) for s in budgeted if hold > s.headroom)
 
 

@@ -1,4 +1,4 @@
-"""Knows what a request can cost at most and whether a budget has room for it; pure, in integer nano-USD."""
+"""The maximum cost of a request, and whether a budget has room for it; pure, in integer nano-USD."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from codellama_proxy.core.money import dollars
 from codellama_proxy.core.snapshot import Tariff
 from codellama_proxy.limits.rates import Refusal, ScopeLimits
 
-LEAST_TOKENS = 16
-"""An answer clamped below this is not worth its price."""
+MIN_TOKENS = 16
+"""A request is refused rather than clamped below this `max_tokens`."""
 
 
 class Bound(NamedTuple):
-    """What a request can cost at most: a part that is fixed, and a price for each token of answers."""
+    """The maximum cost of a request: a fixed part, and a price for each output token."""
 
     input_units: int
     """Of the prompt, and of output that `max_tokens` does not bound: tokens times nano-USD per million tokens."""
@@ -26,7 +26,7 @@ class Bound(NamedTuple):
         return -(-(self.input_units + max_tokens * self.output_units) // 1_000_000)
 
     def tokens(self, headroom: int) -> int | None:
-        """How many tokens fit; negative when not even the input does, `None` when any number does."""
+        """How many tokens fit; negative if the input does not fit, `None` if any number fits."""
         left = headroom * 1_000_000 - self.input_units
         if left < 0:
             return -1
@@ -40,7 +40,7 @@ def bound(
     calls_units: int = 0,
     unbounded: Sequence[int] = (),
 ) -> Bound:
-    """At the dearest candidate, for any class the tokens could turn out to be.
+    """The bound at the most expensive candidate, with the most expensive class of input tokens.
 
     `prompt_bounds`: tokens of the prompt at each candidate; `calls_units`: of server tools; `unbounded`: output
     tokens at each candidate that `max_tokens` does not bound, empty for none.
@@ -57,15 +57,15 @@ def bound(
 
 
 def fit(cost: Bound, wanted: int, headroom: int) -> int | None:
-    """The `max_tokens` that may be sent: what was wanted, less if less fits, `None` if too little does."""
+    """The `max_tokens` that may be sent: `wanted`, or less if less fits; `None` if too little fits."""
     fits = cost.tokens(headroom)
     if fits is None:
         return wanted
-    return min(wanted, fits) if fits >= min(wanted, LEAST_TOKENS) else None
+    return min(wanted, fits) if fits >= min(wanted, MIN_TOKENS) else None
 
 
 def over_budget(scope: ScopeLimits, spent: int, held: int, resets_at: float | None, most: int = 0) -> Refusal:
-    """Names scope, limit, spent, reset, and what the request could have cost."""
+    """A refusal with scope, limit, spend, reset and the maximum cost of the request."""
     running = f", {dollars(held)} held by running requests" if held else ""
     reset = "never resets" if resets_at is None else f"resets at {iso(resets_at)}"
     could = f" The request could have cost up to {dollars(most)}." if most else ""

@@ -1,10 +1,10 @@
-"""Decides what a scope may use a minute and at once, as pure functions on numbers; `budgets` knows money.
+"""Rate limits and parallel requests of a scope, as pure functions on numbers; money is in `budgets`.
 
-A rate is a token bucket of size N that refills evenly over a minute. Its level may fall below nothing when a
-request turns out to have used more tokens than it was admitted with; the debt is then paid back first.
+A rate is a token bucket of size N that refills evenly over a minute. Its level becomes negative when a
+request used more tokens than it was admitted with; refilling pays the debt back first.
 
-The hard question is what a refusal may promise. A bucket knows when it will be full enough, so `retry_after`
-is exact. Nobody knows when a running request ends, so for parallel requests it is a guess.
+`retry_after` of a rate is exact, because the bucket refills evenly. For parallel requests it is a guess, because
+the end of a running request is unknown.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from codellama_proxy.core.types import Key
 MINUTE = 60.0
 _USER_SEPARATOR = "\x1f"
 """Between project and user in the id of a user scope."""
-USER_LENGTH = 256
-"""Longer user names are kept as their hash."""
-GUESS = 1.0
-"""Seconds after which to try again when too many requests run."""
-CLOCK_SLACK = 1.0
-"""Requests are admitted slightly out of the order of their times; only a larger step back moved the clock."""
+MAX_USER_CHARACTERS = 256
+"""Longer user names are stored as their hash."""
+PARALLEL_RETRY_SECONDS = 1.0
+"""`Retry-After` when too many requests run in parallel."""
+CLOCK_SLACK_SECONDS = 1.0
+"""Requests are admitted slightly out of order; only a larger step back means that the clock was changed."""
 
 
 class ScopeLimits(NamedTuple):
-    """One scope of a request, and what it may use."""
+    """One scope of a request, and its limits."""
 
     id: str
     """`kind:name`. The name is empty for global, the project, the key's id, or see `user_scope`."""
@@ -46,7 +46,7 @@ class ScopeLimits(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As people read it."""
+        """The scope in messages."""
         if self.kind == "global":
             return "the whole installation"
         return f"{self.kind} {self.name.rpartition(_USER_SEPARATOR)[2]}"
@@ -62,7 +62,7 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a scope says no, and after how many seconds it would say yes."""
+    """Why a scope refuses a request, and after how many seconds it would admit it."""
 
     code: str
     type: str
@@ -74,7 +74,7 @@ class Refusal:
 
 
 class Rate(NamedTuple):
-    """One bucket as the headers tell it."""
+    """One bucket as reported in headers."""
 
     limit: int
     remaining: int
@@ -89,21 +89,21 @@ UNRATED = Rates()
 
 
 def overlay(base: Limits, over: Limits) -> Limits:
-    """`base`, with the fields somebody wrote down in `over`."""
+    """`base`, overridden by the fields that are set explicitly in `over`."""
     if not over.given:
         return base
     return replace(base, given=base.given | over.given, **{name: getattr(over, name) for name in over.given})
 
 
 def user_name(user: str) -> str:
-    """The user as the ledger knows it: what is too long, or no text, by its hash."""
-    if len(user) <= USER_LENGTH and user.isprintable():
+    """The user in the ledger: a hash if it is too long or not printable."""
+    if len(user) <= MAX_USER_CHARACTERS and user.isprintable():
         return user
     return "sha256:" + hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def user_scope(project: str, user: str) -> str:
-    """No project name contains the separator, so two pairs never meet in one name."""
+    """Unique for each pair, because project names cannot contain the separator."""
     return f"{project}{_USER_SEPARATOR}{user_name(user)}"
 
 
@@ -141,7 +141,7 @@ def scopes_of(
 
 
 def limited(limits: Limits) -> bool:
-    """Whether there is anything to check."""
+    """Whether any limit is set."""
     return not (
         limits.rpm_limit is None
         and limits.tpm_limit is None
@@ -154,12 +154,12 @@ def limited(limits: Limits) -> bool:
 
 
 def refill(rates: Rates, limits: Limits, now: float) -> Rates:
-    """The levels at `now`. A clock that was set back starts to refill from where it is now."""
+    """The levels at `now`. After the clock is set back, refilling continues from the new time."""
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
     rpm, tpm, rated_at = rates
-    at = rated_at if now <= rated_at <= now + CLOCK_SLACK else now
+    at = rated_at if now <= rated_at <= now + CLOCK_SLACK_SECONDS else now
     minutes = (at - rated_at) / MINUTE if at > rated_at else 0.0
     return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
 
@@ -174,7 +174,7 @@ def _level(level: float | None, limit: int | None, minutes: float) -> float | No
 
 
 def take(rates: Rates, tokens: int, refused: Collection[str] = ()) -> Rates:
-    """What is left after one request; of the kinds a shadow would have `refused`, nothing is taken."""
+    """The levels after one request; kinds in `refused` are not consumed."""
     if rates is UNRATED:
         return rates
     rpm, tpm, at = rates
@@ -209,7 +209,7 @@ def _wait(level: float, limit: int, need: int) -> float:
     if limit == 0:
         return MINUTE
     missing = need - level
-    # Two microseconds of refill: what the float of a date cannot tell apart.
+    # Two microseconds of refill: below the resolution of a timestamp as a float.
     if missing <= limit / MINUTE * 2e-6 + 1e-9:
         return 0.0
     return missing * MINUTE / limit
@@ -217,7 +217,7 @@ def _wait(level: float, limit: int, need: int) -> float:
 
 def _too_many(scope: ScopeLimits, limit: int) -> Refusal:
     message = f"Too many requests at once for {scope.label}: at most {limit} may run in parallel."
-    wait = GUESS if limit else MINUTE
+    wait = PARALLEL_RETRY_SECONDS if limit else MINUTE
     return Refusal("concurrency_limit_exceeded", "requests", message, wait, scope.kind, "parallel")
 
 
@@ -237,7 +237,7 @@ def _too_large(scope: ScopeLimits, limit: int, tokens: int) -> Refusal:
 
 
 def worst(refusals: Iterable[Refusal]) -> Refusal | None:
-    """The one to tell: a budget that no waiting mends, else the longest wait."""
+    """The refusal to report: a budget (waiting does not help), else the longest wait."""
     return max(
         refusals,
         key=lambda refusal: math.inf if refusal.retry_after is None else refusal.retry_after,
@@ -249,7 +249,7 @@ def worst(refusals: Iterable[Refusal]) -> Refusal | None:
 
 
 def rates_left(scopes: Sequence[Limits], levels: Sequence[Rates]) -> tuple[Rate | None, Rate | None]:
-    """Requests and tokens left in the tightest scope of each. Shadows are not told: they refuse nothing."""
+    """Requests and tokens left in the tightest scope of each. Shadows are excluded: they refuse nothing."""
     requests = tokens = math.inf
     of_requests = of_tokens = -1
     for limits, (rpm, tpm, _) in zip(scopes, levels, strict=True):
@@ -272,17 +272,17 @@ def _left(level: float, limit: int) -> Rate | None:
 
 def headers(requests: Rate | None, tokens: Rate | None) -> Mapping[str, str]:
     """OpenAI's `x-ratelimit-*`; nothing where there is no limit."""
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for kind, rate in (("requests", requests), ("tokens", tokens)):
         if rate is not None:
-            told[f"x-ratelimit-limit-{kind}"] = str(rate.limit)
-            told[f"x-ratelimit-remaining-{kind}"] = str(rate.remaining)
-            told[f"x-ratelimit-reset-{kind}"] = reset_text(rate.reset)
-    return told
+            found[f"x-ratelimit-limit-{kind}"] = str(rate.limit)
+            found[f"x-ratelimit-remaining-{kind}"] = str(rate.remaining)
+            found[f"x-ratelimit-reset-{kind}"] = reset_text(rate.reset)
+    return found
 
 
 def reset_text(seconds: float) -> str:
-    """OpenAI's format: `120ms`, `1s`, `6m0s`, `1h0m0s`; rounded up, for it is a promise."""
+    """OpenAI's format: `120ms`, `1s`, `6m0s`, `1h0m0s`; rounded up, so that a retry is never too early."""
     milliseconds = math.ceil(round(seconds * 1000, 3))
     if milliseconds < 1000:
         return f"{milliseconds}ms"

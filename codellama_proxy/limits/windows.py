@@ -1,4 +1,4 @@
-"""Knows when a budget's window begins and ends; the clock is always an argument."""
+"""Start and end of budget windows; the clock is always an argument."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FIRST_MONDAY = 4 * DAY
 
 ROLLING = r"[1-9][0-9]{0,5}[hd]"
 GRAMMAR = rf"hour|day|week|month|{ROLLING}"
-"""What a budget's duration may be, wherever it is written."""
+"""Regular expression of a budget's duration."""
 _ROLLING = re.compile(ROLLING)
 _DURATION = re.compile(GRAMMAR)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `start` on, and before `end`. A budget without duration has one window, for ever."""
+    """From `start` to before `end`. A budget without a duration has one window without an end."""
 
     start: float
     end: float | None
@@ -35,17 +35,17 @@ FOR_EVER = Window(0.0, None)
 
 
 def is_rolling(duration: str | None) -> bool:
-    """Whether the windows begin with the scope's first use and not with the calendar."""
+    """Whether windows start with the scope's first use instead of the calendar."""
     return duration is not None and _ROLLING.fullmatch(duration) is not None
 
 
 def is_duration(text: str) -> bool:
-    """Whether a budget may have it."""
+    """Whether it is a valid budget duration."""
     return _DURATION.fullmatch(text) is not None
 
 
 def window(duration: str | None, now: float, anchor: float) -> Window:
-    """The window that contains `now`. `anchor`: any beginning of a rolling one."""
+    """The window that contains `now`. `anchor`: the start of any rolling window."""
     match duration:
         case None:
             return FOR_EVER
@@ -63,7 +63,7 @@ def window(duration: str | None, now: float, anchor: float) -> Window:
 
 def _grid(now: float, anchor: float, length: int) -> Window:
     start = anchor + (now - anchor) // length * length
-    if now >= start + length:  # a float that lies too near to the edge to be told from it
+    if now >= start + length:  # rounding of floats at the edge
         start += length
     return Window(start, start + length)
 
@@ -84,11 +84,11 @@ def _length(duration: str) -> int:
 
 
 def turned(opened: Window, duration: str | None, now: float) -> Window:
-    """The window to book into at `now`, given the one that was open last: the same, or a later one.
+    """The window to book into at `now`, given the last open one: the same, or a later one.
 
-    A clock that goes back reopens nothing: the window that is open stays open. Unless it lies further ahead
-    than its own length, which only a clock that was wrong before explains: then the window is moved back with
-    what was spent in it, so that no scope waits much longer than one window for the next.
+    If the clock goes back, the open window stays open, unless it starts further ahead than its own length (the
+    clock was wrong before): then the window moves back with its spend, so that no scope waits much longer than
+    one window for the next.
     """
     if opened.contains(now):
         return opened

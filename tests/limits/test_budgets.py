@@ -194,7 +194,7 @@ def test_what_fits_is_the_most_that_fits(
 @given(st.integers(0, 10**5), st.integers(-(10**12), 10**12))
 def test_a_clamped_answer_is_never_shorter_than_the_least(wanted: int, headroom: int) -> None:
     allowed = budgets.fit(budgets.bound([PRICE], [10], 1), wanted, headroom)
-    assert allowed is None or min(wanted, budgets.LEAST_TOKENS) <= allowed <= wanted
+    assert allowed is None or min(wanted, budgets.MIN_TOKENS) <= allowed <= wanted
 
 
 # --- decisions ---------------------------------------------------------------------------------------------
