@@ -1,52 +1,52 @@
 -- name: find
--- One kept answer.
+-- One cached answer.
 select scope, deployment, dropped, completion, created_at, expires_at from answers where key = ?;
 
 -- name: put
--- Keep an answer, or a newer one in its place.
+-- Insert or replace an answer.
 insert or replace into answers (key, scope, project, model, deployment, dropped, completion, created_at, expires_at)
 values (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: drop
--- Forget one answer.
+-- Delete one answer.
 delete from answers where key = ?;
 
 -- name: keys
--- Every key there is.
+-- All keys.
 select key from answers;
 
 -- name: expired
--- A few answers that are too old.
+-- Delete a batch of expired answers.
 delete from answers where key in (select key from answers where expires_at <= ? limit ?) returning key;
 
 -- name: oldest
--- A few of the oldest answers, when there are too many.
+-- Delete a batch of the oldest answers.
 delete from answers where key in (select key from answers order by created_at limit ?) returning key;
 
 -- name: stats
--- What is kept, by who asked and who answered.
+-- Statistics by project and model.
 select project, model, count(*), sum(length(completion)), min(created_at), max(expires_at), count(vectors.key)
 from answers left join vectors using (key)
 where (:project is null or project = :project) and (:model is null or model = :model)
 group by 1, 2 order by 1, 2;
 
 -- name: purge
--- A few of the answers of a project, or of a model, or all.
+-- Delete a batch of the answers of a project, a model, or all.
 delete from answers where key in (
     select key from answers
     where (:project is null or project = :project) and (:model is null or model = :model) limit :most
 );
 
 -- name: put_vector
--- What an answer's request means, among those that differ from it only in their last turn.
+-- Store the embedding of a request; a bucket holds requests that differ only in their last turn.
 insert or replace into vectors (key, bucket, signs, numbers)
 select key, ?, ?, ? from answers where key = ?;
 
 -- name: signs
--- The newest of a bucket, good ones only.
+-- The newest unexpired entries of a bucket.
 select vectors.key, signs from vectors join answers using (key)
 where bucket = ? and expires_at > ? order by vectors.seq desc limit ?;
 
 -- name: numbers
--- One vector whole.
+-- One complete vector.
 select numbers from vectors where key = ?;

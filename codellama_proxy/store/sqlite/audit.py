@@ -1,6 +1,6 @@
-"""Changes of keys, each recorded in the transaction that makes it: who, when, which key and what, never a secret.
+"""Changes of keys, each recorded in its own transaction: who, when, which key and what, never a secret.
 
-The server and the command line change keys through the functions here and through no others.
+The server and the command line change keys only through these functions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite import queries
 
 SQL = queries.load("audit")
-_UNTOLD = {"key_id", "key_alias", "created_at"}
+_NOT_RECORDED = {"key_id", "key_alias", "created_at"}
 _FIELDS = ("created_at", "actor", "action", "key_id", "project", "changes")
 
 Changes = dict[str, list[Any]]
@@ -30,7 +30,7 @@ Changes = dict[str, list[Any]]
 def create(db: sqlite3.Connection, actor: str, change: KeyChange, now: float) -> tuple[Key, str]:
     """As `key_rows.create`."""
     key, secret = key_rows.create(db, change, now)
-    _record(db, actor, "create", key, _differences({}, _told(key)), now)
+    _record(db, actor, "create", key, _differences({}, _audited_fields(key)), now)
     return key, secret
 
 
@@ -38,7 +38,7 @@ def update(db: sqlite3.Connection, actor: str, key_id: str, change: KeyChange, n
     """As `key_rows.update`."""
     before = key_rows.get(db, key_id)
     key = key_rows.update(db, key_id, change, now)
-    _record(db, actor, "update", key, _differences(_told(before), _told(key)), now)
+    _record(db, actor, "update", key, _differences(_audited_fields(before), _audited_fields(key)), now)
     return key
 
 
@@ -47,15 +47,15 @@ def block(db: sqlite3.Connection, actor: str, key_id: str, blocked: bool, now: f
     before = key_rows.get(db, key_id)
     key = key_rows.block(db, key_id, blocked)
     action = "block" if blocked else "unblock"
-    _record(db, actor, action, key, _differences(_told(before), _told(key)), now)
+    _record(db, actor, action, key, _differences(_audited_fields(before), _audited_fields(key)), now)
     return key
 
 
 def rotate(db: sqlite3.Connection, actor: str, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
-    """As `key_rows.rotate`; of the secrets only what is shown of them is recorded."""
+    """As `key_rows.rotate`; only the visible prefixes of the secrets are recorded."""
     before = key_rows.get(db, key_id)
     key, secret = key_rows.rotate(db, key_id, overlap, now)
-    changes = _differences(_told(before), _told(key))
+    changes = _differences(_audited_fields(before), _audited_fields(key))
     _record(db, actor, "rotate", key, {**changes, "overlap_seconds": [None, overlap]}, now)
     return key, secret
 
@@ -63,12 +63,12 @@ def rotate(db: sqlite3.Connection, actor: str, key_id: str, overlap: float, now:
 def delete(db: sqlite3.Connection, actor: str, key_id: str, now: float) -> Key:
     """As `key_rows.delete`."""
     key = key_rows.delete(db, key_id)
-    _record(db, actor, "delete", key, _differences(_told(key), {}), now)
+    _record(db, actor, "delete", key, _differences(_audited_fields(key), {}), now)
     return key
 
 
-def _told(key: Key) -> dict[str, Any]:
-    return {field: value for field, value in shown(key).items() if field not in _UNTOLD}
+def _audited_fields(key: Key) -> dict[str, Any]:
+    return {field: value for field, value in shown(key).items() if field not in _NOT_RECORDED}
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
@@ -102,7 +102,7 @@ def count_query(filters: AuditFilters) -> queries.Query:
 
 
 def entry(row: Sequence[Any]) -> dict[str, Any]:
-    """A change as `/audit` shows it."""
+    """A change in the format of `/audit`."""
     shown = dict(zip(_FIELDS, row, strict=True))
     return {**shown, "created_at": iso_ms(shown["created_at"]), "changes": json.loads(shown["changes"])}
 

@@ -1,4 +1,4 @@
-"""Copies of the whole database at one moment, and the way back from one; a copy replaces nothing that is there."""
+"""Consistent copies of the whole database, and restoring them; no existing file is overwritten."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from codellama_proxy.store.sqlite.connection import connect_to_read
 from codellama_proxy.store.sqlite.ownership import unused
 
 LOGS = ("-wal", "-shm")
-"""What SQLite keeps beside a database. Next to another database of the same name they would destroy it."""
+"""Suffixes of SQLite's files beside a database. Beside a different database they would corrupt it."""
 
 
 def backup(source: Path, target: Path) -> int:
-    """A checked copy of `source` as of now, in one file; its bytes. Servers and writers go on meanwhile."""
+    """Write a checked copy of `source` to `target`; returns its size in bytes. Servers and writers may run."""
     _must_exist(source)
     with _in_words(target), _reserved(target), _unfinished(target) as copy:
         with closing(connect_to_read(source)) as db:
-            db.execute("pragma query_only=off")  # it is another file that is written
+            db.execute("pragma query_only=off")  # only the other file is written
             db.execute("vacuum into ?", (str(copy),))
         check(copy)
         _sync(copy)
@@ -33,9 +33,9 @@ def backup(source: Path, target: Path) -> int:
 
 
 def restore(source: Path, database: Path, moment: str) -> Path | None:
-    """Put a copy in the place of `database`, which no server may use; where the one before it went, if any."""
+    """Replace `database`, which no server may use, with a copy; returns the path of the previous one, if any."""
     check(source)
-    database = Path(os.path.realpath(database))  # a link to it stays one
+    database = Path(os.path.realpath(database))  # keeps a symbolic link
     with unused(database):
         with _in_words(database), _unfinished(database) as copy:
             shutil.copyfile(source, copy)
@@ -48,7 +48,7 @@ def restore(source: Path, database: Path, moment: str) -> Path | None:
 
 
 def check(path: Path) -> None:
-    """Raises `StoreError` unless this is a whole database of a proxy."""
+    """Raise `StoreError` unless this is an intact database of a proxy."""
     _must_exist(path)
     try:
         with closing(connect_to_read(path)) as db:
@@ -81,7 +81,7 @@ def _in_words(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _reserved(path: Path) -> Iterator[None]:
-    """An empty file that holds the name while the copy grows beside it."""
+    """An empty file that reserves the name while the copy is written beside it."""
     _create(path)
     try:
         yield
@@ -92,7 +92,7 @@ def _reserved(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """A place in the same directory, private from its first byte, that is gone again if it was not renamed."""
+    """A private temporary file in the same directory, removed unless it was renamed."""
     path = target.with_name(f".{target.name}.{os.getpid()}")
     _create(path)
     try:

@@ -1,4 +1,4 @@
-"""What a crash left held, as it is settled at the next start: at the most it may have cost. Pure."""
+"""Rows that a crash left held, settled at the next start with their maximum cost. Pure."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from codellama_proxy.pricing.charge import total
 
 
 class Orphan(NamedTuple):
-    """A held row that no process serves any more."""
+    """A held row whose process has ended."""
 
     request_id: str
     hold_nanos: int
     estimate_nanos: int | None
-    """What its prompt costs; `None`: the price is unknown."""
+    """Cost of its prompt; `None`: the price is unknown."""
     estimate_tokens: int
     attempts: str | None
-    """JSON: those that had ended."""
+    """JSON of the finished ones."""
     model: str | None
     deployment: str | None
-    """Where the attempt went that was under way, or was about to begin."""
+    """Of the attempt that was running or about to start."""
 
 
 def crashed(row: Orphan) -> Settlement:
-    """Its end: the attempts that had ended at what they cost, the last at what is left of the hold, or its prompt."""
+    """Finished attempts at their cost, the last one at the rest of the hold, or at its prompt's cost."""
     ended = [_attempt(one) for one in orjson.loads(row.attempts or "[]")]
     spent = total(one.charge for one in ended if one.charge is not None).cost_nanos
     last = row.estimate_nanos
@@ -52,7 +52,7 @@ def crashed(row: Orphan) -> Settlement:
 
 
 def _attempt(shown: dict[str, Any]) -> Attempt:
-    """An attempt as `Attempt.to_json` wrote it."""
+    """The inverse of `Attempt.to_json`."""
     failure = Failure(shown["class"], shown["status"], reason=shown.get("reason", ""))
     cost = shown["cost_usd"]
     charge = Charge(

@@ -1,9 +1,9 @@
-"""Which process owns a database file, and whether the path still leads to the file that it owns.
+"""Which process owns a database file, and whether the path still refers to that file.
 
-The file itself is locked, by inode, so that no second name of it (a symbolic or a hard link, a removed lock file)
-admits a second server. On Linux `flock` is independent of the byte-range locks that SQLite takes, so other
+The file itself is locked, by inode, so that a second path to it (a symbolic or hard link) or a removed lock file does
+not admit a second server. On Linux `flock` is independent of the byte-range locks that SQLite takes, so other
 processes go on reading and writing. Closing a descriptor of the file would drop this process's byte-range locks:
-the one opened here has to be closed after every connection to it.
+close the one opened here only after every connection to it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sqlite.connection import create_file, lock_file
 
 MAX_TRIES = 5
-"""Times that a file is opened again because another one took its path meanwhile."""
+"""Attempts to open a file whose path is replaced in the meantime."""
 
 _Identity = tuple[int, int]
 
 
 class Owned:
-    """The database file that this process owns, found again under its path or not."""
+    """The database file that this process owns, and whether its path still refers to it."""
 
     def __init__(self, path: Path, identity: _Identity) -> None:
         self._path = path
         self._identity = identity
-        # SQLite keeps its log beside the file that a symbolic link names.
+        # SQLite keeps its log beside the target of a symbolic link.
         real = Path(os.path.realpath(path))
         self._log = real.with_name(real.name + "-wal")
         self._log_identity: _Identity | None = None
 
     def lost(self) -> str | None:
-        """Why nothing may be written any more: one sentence, or `None` while the files are the ones that were opened.
+        """Why writing must stop, as one sentence; `None` while the paths refer to the opened files.
 
-        SQLite would go on writing to what was deleted, and nobody would find it again. Two calls of `stat`.
+        SQLite would continue to write to the deleted file, and the data would be lost. Costs two calls of `stat`.
         """
         if _identity(self._path) != self._identity:
             return f"the database {self._path} was removed or replaced while it was in use"
@@ -53,9 +53,9 @@ class Owned:
 
 @contextmanager
 def owned(path: Path) -> Iterator[Owned]:
-    """Own the database, which is made if it is missing. Raises `StoreError` if another server does.
+    """Own the database; create it if it is missing. Raises `StoreError` if another server owns it.
 
-    Close every connection to it before this ends.
+    Close every connection to it before the context ends.
     """
     create_file(path)
     with lock_file(path):
@@ -69,7 +69,7 @@ def owned(path: Path) -> Iterator[Owned]:
 
 @contextmanager
 def unused(path: Path) -> Iterator[None]:
-    """Keep servers off a database that is to be replaced; it may be missing. Raises `StoreError` if one uses it."""
+    """Lock out servers while a database is replaced; it may be missing. Raises `StoreError` if one uses it."""
     with lock_file(path):
         handle = _locked(path) if path.exists() else None
         try:
@@ -80,7 +80,7 @@ def unused(path: Path) -> Iterator[None]:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a server owns the file. No connection of this process may have it open."""
+    """Whether a server owns the file. This process must have no connection to it."""
     if not _lockable(path):
         return False
     try:
@@ -97,9 +97,9 @@ def in_use(path: Path) -> bool:
 
 
 def reached_elsewhere(path: Path) -> None:
-    """Raises `StoreError` for a hard link to a database that a server uses under its other name.
+    """Raise `StoreError` for a hard link to a database that a server uses under its other name.
 
-    SQLite keeps the log beside the name it was given: a second log for one file would destroy it.
+    SQLite keeps the log beside the path it opened: a second log for one file would corrupt it.
     """
     real = Path(os.path.realpath(path))
     try:
@@ -113,7 +113,7 @@ def reached_elsewhere(path: Path) -> None:
 
 
 def _locked(path: Path) -> int:
-    """A descriptor of the file that `path` leads to, locked as far as the file system can."""
+    """A descriptor of the file at `path`, locked if the file system supports it."""
     for _ in range(MAX_TRIES):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -137,12 +137,12 @@ def _lock(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StoreError(f"another server owns the database {path}, perhaps under another name") from error
-    except OSError:  # the file system has no such locks; the lock file beside it has to do
+    except OSError:  # no such locks on this file system; the lock file beside it remains
         return
 
 
 def _lockable(path: Path) -> bool:
-    """Elsewhere `flock` would be one of the byte-range locks that SQLite takes, and be in its way."""
+    """Elsewhere `flock` may be a byte-range lock and conflict with those of SQLite."""
     return sys.platform == "linux" and not is_network(
         filesystem_of(PurePosixPath(os.path.realpath(path)).parent, read_mountinfo())
     )
