@@ -51,9 +51,10 @@ def _bundle(value: Any) -> Bundle | None:
     if not path:
         return None
     try:
-        certificates = read_regular(Path(path), MAX_BUNDLE_BYTES).decode("ascii", "replace")
+        content = read_regular(Path(path), MAX_BUNDLE_BYTES)
     except (OSError, ValueError) as error:
         refuse(f"cannot be read: {reason(error)}")
+    certificates = content.decode("ascii", "ignore")  # comments between the certificates may be anything
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
     except (ssl.SSLError, ValueError):

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         if value is None or not value.get_secret_value():
             return None
         if len(value.get_secret_value()) < MASTER_KEY_LENGTH:
-            raise ValueError(f"PROXY_MASTER_KEY must have at least {MASTER_KEY_LENGTH} characters")
+            raise ValueError(f"must have at least {MASTER_KEY_LENGTH} characters")
         return value
 
 

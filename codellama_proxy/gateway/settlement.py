@@ -22,6 +22,6 @@ def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
         cost_nanos=charge.cost_nanos,
         saved_nanos=charge.saved_nanos,
         cache=context.cache,
-        first_ms=context.first_ms,
-        total_ms=(context.ended - context.started) * 1000,
+        first_ms=None if context.first_ms is None else round(context.first_ms, 2),
+        total_ms=round((context.ended - context.started) * 1000, 2),
     )

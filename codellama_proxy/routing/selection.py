@@ -15,6 +15,7 @@ from codellama_proxy.routing.cooldown import Cooling, is_cooling
 
 Jitter = Callable[[], float]
 """A random number in [0, 1)."""
+NO_MODEL = "There is no model for this endpoint, or you do not have access to one."
 
 
 def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Callable[[str], bool]) -> Model:
@@ -30,8 +31,11 @@ def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Call
         start = starting_model(m for m in snapshot.models.values() if _serves(m, mode) and permitted(m.name))
         if start is not None:
             return start
-    shown = "No model" if name is None else f"The model '{name[:200]}'"
-    message = f"{shown} does not exist or you do not have access to it."
+    message = (
+        f"The model '{name[:200]}' does not exist or you do not have access to it."
+        if name is not None
+        else NO_MODEL
+    )
     raise ProxyError("model_not_found", message, param="model")
 
 

@@ -257,10 +257,13 @@ def test_a_bundle_is_read_with_the_file(authority: tuple[Path, tuple[Path, Path]
     assert snapshot.models["a"].deployments[0].ca_bundle == snapshot.egress.ca_bundle
     empty = tmp_path / "empty.pem"
     empty.write_text("nothing\n")
+    prose = tmp_path / "prose.pem"
+    prose.write_text("Zertifikate für alle: ✓\n")
     for wrong, why in [
         (tmp_path / "gone.pem", "No such file"),
         (tmp_path, "regular file"),
         (empty, "no certificates"),
+        (prose, "no certificates"),
     ]:
         (told,) = problems(f"egress: {{ca_bundle: '{wrong}'}}\n")
         assert told.startswith("proxy.yaml:4:21: ")
