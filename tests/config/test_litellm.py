@@ -612,3 +612,11 @@ def attempted(content: bytes) -> tuple[Imported | None, tuple[Problem, ...]]:
         return imported(content), ()
     except ConfigError as error:
         return None, error.errors
+
+
+def test_an_empty_name_is_shown_in_quotes() -> None:
+    lost = imported(b'{"": 1, litellm_settings: {"": 1}}', "c.yaml").lost
+    assert [line.partition(" ")[2] for line in lost] == [
+        '"": has no counterpart',
+        'litellm_settings."": has no counterpart',
+    ]

@@ -26,6 +26,9 @@ def described(path: Path) -> str:
 
 
 def _short(key: str) -> str:
+    """At most 64 characters; the empty key in quotes."""
+    if not key:
+        return '""'
     return key if len(key) <= 64 else f"{key[:61]}..."
 
 
