@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/|(?:file|sqlite):", re.IGNORECASE)
 _CREDENTIALS = re.compile(
     r"[^/]*:[^/]*@|(?:.*\s)?(?:password|passfile|host|dbname|user)\s*=", re.IGNORECASE | re.DOTALL
 )

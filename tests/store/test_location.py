@@ -29,6 +29,9 @@ ADDRESSES = (
     f"me:{PASSWORD}@db.example/proxy",
     f"host=db user=me password={PASSWORD} dbname=proxy",
     "sqlite:///data/proxy.db",
+    "sqlite:proxy.db",
+    "file:proxy.db?mode=ro",
+    "FILE:proxy.db",
 )
 COMMANDS = (
     ["serve", "--port", "0", "--database", ADDRESSES[0]],
