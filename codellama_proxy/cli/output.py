@@ -25,14 +25,25 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Prints a message on stderr; it is lost if stderr cannot be written."""
-    with suppress(OSError):
-        sys.stderr.write(text + "\n")
+    """Prints a message on stderr, control characters escaped; it is lost if stderr cannot be written."""
+    _write_error(escaped(text))
 
 
 def fail(name: str, sentence: str) -> None:
-    """Prints an error message of the command `name` on stderr."""
-    note(f"{styled(f'{name}:', sys.stderr, 'red')} {sentence}")
+    """Prints an error message of the command `name` on stderr, control characters escaped."""
+    _write_error(f"{styled(f'{name}:', sys.stderr, 'red')} {escaped(sentence)}")
+
+
+def escaped(text: str) -> str:
+    """The text with `\\x1b` instead of a control character, except for line breaks."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def _write_error(text: str) -> None:
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
 
 
 def styled(text: str, stream: TextIO, colour: str) -> str:

@@ -124,8 +124,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(place: Path) -> dict[str, tuple[int, bytes]]:
-    """Every name, and what is in it; lock files are nobody's."""
-    found = [path for path in place.rglob("*") if path.suffix != ".lock"]
+    """Every name, and what is in it."""
+    found = place.rglob("*")
     return {str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"") for path in found}
 
 
@@ -206,6 +206,15 @@ def test_an_address_that_is_no_file_is_refused_without_its_password(
     assert run(name, url, taken) != 0
     assert "hunter2" not in sentence(capsys)
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("backup", "restore")])
+def test_control_characters_of_a_path_are_escaped(
+    place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str
+) -> None:
+    text(place / "a\x1b[31m\x9b.db")
+    assert run(name, "a\x1b[31m\x9b.db", taken) == 1
+    assert r"a\x1b[31m\x9b.db" in sentence(capsys)
 
 
 def test_an_unreadable_dotenv_is_one_sentence(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import KeptConfiguration, Store
 from codellama_proxy.store.sqlite import configurations, installation
 from codellama_proxy.store.sqlite.ledger import Ledger
-from codellama_proxy.store.sqlite.migrations import prepare
+from codellama_proxy.store.sqlite.migrations import prepare, recognize
 from codellama_proxy.store.sqlite.outbox import Outbox
-from codellama_proxy.store.sqlite.ownership import Owned, owned
+from codellama_proxy.store.sqlite.ownership import Owned, in_use, owned
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
@@ -22,6 +22,8 @@ from codellama_proxy.store.sqlite.writer import Writer
 @contextmanager
 def owned_database(path: Path) -> Iterator[Database]:
     """The database, created or migrated if need be. Raises `StoreError` if another server owns it."""
+    if path.exists() and not (path.is_file() and in_use(path)):
+        recognize(path)  # no lock file is made beside a file that is not ours
     with owned(path) as file:
         prepare(path)
         yield Database(path, file)

@@ -10,12 +10,13 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import codellama_proxy
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite.connection import connect, mark
+from codellama_proxy.store.sqlite.connection import connect, connect_to_read, mark
 
 PACKAGE = Path(codellama_proxy.__file__).parent
 MAX_QUICK_CHECK_BYTES = 200 * 1024 * 1024
@@ -64,6 +65,15 @@ def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> 
             migrate(db, shipped() if migrations is None else migrations)
         finally:
             db.close()
+    except sqlite3.Error as error:
+        raise StoreError(_sentence(path, error)) from error
+
+
+def recognize(path: Path) -> None:
+    """Raises `StoreError` for a file that is not a database of this proxy, or damaged; nothing of it is changed."""
+    try:
+        with closing(connect_to_read(path)) as db:
+            is_current(db)
     except sqlite3.Error as error:
         raise StoreError(_sentence(path, error)) from error
 
