@@ -1,4 +1,4 @@
-"""The validated file to the snapshot that requests read: immutable all the way down, defaults filled in."""
+"""Build the immutable snapshot that requests read from the validated file, with defaults filled in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILT_IN_MOCK = model_schema.Entry(name="mock", provider="mock", fallback=False)
 
 
 def freeze(value: Any) -> Any:
-    """JSON that nobody can change."""
+    """An immutable copy of a JSON value."""
     if isinstance(value, Mapping):
         return MappingProxyType({name: freeze(content) for name, content in value.items()})
     if isinstance(value, list | tuple):
@@ -30,7 +30,7 @@ def freeze(value: Any) -> Any:
 def snapshot(
     file: schema.File, deployments: Sequence[t.Deployment], *, digest: str, warnings: tuple[str, ...] = ()
 ) -> t.Snapshot:
-    """`deployments` are the entries of `file.models`, and what was added to them."""
+    """`deployments`: the entries of `file.models`, and those added to them."""
     scopes = _scopes(file.limits)
     return t.Snapshot(
         digest=digest,
@@ -89,7 +89,7 @@ def deployment(
 
 
 def deployments(file: schema.File, document: Document, implemented: frozenset[str]) -> list[t.Deployment]:
-    """The entries of `models:` in file order, with what makes each unusable now."""
+    """The entries of `models:` in file order, each with the reason if it is disabled."""
     numbers: Counter[str] = Counter()
     made = []
     for index, entry in enumerate(file.models):
@@ -135,11 +135,11 @@ def _price(price: model_schema.Price | None) -> t.Price | None:
 
 _CLASSES = ("input", "output", "cached_input", "cache_write", "cache_write_1h")
 _KILO = 1000
-"""The file's prices of server tools are for a thousand calls."""
+"""The file has prices of server tools per thousand calls."""
 
 
 def _rates(tier: model_schema.TierPrice, base: t.Tariff) -> t.Tariff:
-    """A tier's rates. Its input and output default to the base's; what it leaves out of the rest grows like input."""
+    """A tier's rates. Input and output default to the base's; other missing rates scale with input."""
     paid_in = base.input if tier.input is None else tier.input
 
     def grown(own: int | None, usual: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What changed between two snapshots, in the file's words and without secrets."""
+"""The changes between two snapshots, in terms of the file and without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_writ
 _UNSHOWN = frozenset(
     {"params", "headers", "extra", "mock.reply", "certificates", "above", "service_tiers", "server_tools"}
 )
-"""May hold secrets, or fill a screen."""
+"""May contain secrets or long values."""
 _NAMES = {
     "backoff_initial": "backoff.initial",
     "backoff_max": "backoff.max",
@@ -33,7 +33,7 @@ _NAMES = {
     "auth_required": "auth.required",
     "metrics_public": "metrics.public",
 }
-"""Fields whose key in the file is another."""
+"""Fields whose key in the file has another name."""
 _DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets", "ca_bundle"})
 _OWN_LINES = frozenset(
     {"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden", "fingerprint"}
@@ -53,7 +53,7 @@ def difference(old: Snapshot, new: Snapshot) -> list[str]:
 
 
 class Place(NamedTuple):
-    """A part of the file: how lines call it, where it stands, and which places are not shown."""
+    """A part of the file: its label in lines, its path, and the paths that are not shown."""
 
     label: str
     hidden: frozenset[str]
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
     @property
     def is_hidden(self) -> bool:
-        """Some of it came out of `${...}`, here or where every entry has its default from."""
+        """Whether part of it came from `${...}`, here or in the section with the defaults."""
         general = ".".join(self.path.split(".")[-2:]) if ".timeouts." in self.path else self.path
         return any(
             place in (self.path, general) or place.startswith(f"{self.path}.") for place in self.hidden
@@ -116,7 +116,7 @@ def _availability(label: str, old: Deployment, new: Deployment) -> Iterator[str]
 
 
 def _fallbacks(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]:
-    """Only what does not already follow from models that came, went or moved."""
+    """Only changes that do not follow from added, removed or reordered models."""
     if list(old) != list(new):
         return
     for name in new:
@@ -188,7 +188,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As a person would write it: `250ms`, `30s`, `10m`, `30d`."""
+    """In the format of the file: `250ms`, `30s`, `10m`, `30d`."""
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"
     for size, unit, least in ((86400, "d", 1), (3600, "h", 1), (60, "m", 2)):

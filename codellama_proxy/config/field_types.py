@@ -1,6 +1,6 @@
-"""How single values of proxy.yaml are read: strictly, exactly, and without ever quoting them in a message.
+"""Types of single values in proxy.yaml: read strictly and exactly, and never quoted in a message.
 
-Each is a `Scalar`: a function from the plain value to ours, and the JSON Schema of what it takes.
+Each is a `Scalar`: a function from the YAML value to the typed value, and the JSON Schema of its input.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _flag(value: Any) -> bool:
 
 
 def _flag_hint(found: Any) -> str:
-    """YAML 1.1 had more words for them."""
+    """YAML 1.1 had more spellings of them."""
     word = found.lower() if isinstance(found, str) else ""
     if word in ("true", "false"):
         return ", without quotes"
@@ -194,7 +194,7 @@ def _prompt(value: Any) -> str | bool:
 
 
 PROMPT = Scalar(_prompt, {"anyOf": [{"type": "string"}, {"const": False}, {"type": "null"}]})
-"""A system prompt; `false` for none. An empty or blank one is read as an empty text, and told."""
+"""A system prompt; `false` for none. An empty or blank one becomes an empty text, with a warning."""
 
 
 def _secret(value: Any) -> Secret | None:
@@ -218,7 +218,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """What is passed on as JSON: fractions become floats."""
+    """The value to pass on as JSON: decimals become floats."""
     found = str(value) if isinstance(value, Quoted) else plain(value)
     if isinstance(found, dict):
         return {name: _json(content) for name, content in found.items()}

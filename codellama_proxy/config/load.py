@@ -122,7 +122,7 @@ def _lint(document: Document, content: Content, snapshot: Snapshot, host: str) -
         document,
         unreachable.findings(snapshot, file, entries),
         unreachable.guardrails(snapshot, file, entries),
-        cross_field.open_door(file, host),
+        cross_field.unauthenticated_access(file, host),
     )
 
 

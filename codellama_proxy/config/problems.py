@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said with its line and column."""
+"""Errors and warnings of a configuration, with line and column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to mend, or (a warning) to know. The message never shows a value, which may be a secret."""
+    """One error or warning. The message never shows a value, which may be a secret."""
 
     line: int
     column: int

@@ -11,7 +11,7 @@ from codellama_proxy.auth.keys import Keys
 from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.network_types import is_loopback
 from codellama_proxy.config.settings import Settings
-from codellama_proxy.config.validate.cross_field import OPEN
+from codellama_proxy.config.validate.cross_field import UNAUTHENTICATED
 from codellama_proxy.core import mounts
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
@@ -70,7 +70,7 @@ def unauthenticated_warning(snapshot: Snapshot, settings: Settings) -> str | Non
     """A warning if callers on the network need no key."""
     if snapshot.auth_required or is_loopback(settings.host):
         return None
-    return f"auth.required is false: {OPEN} ({settings.host})"
+    return f"auth.required is false: {UNAUTHENTICATED} ({settings.host})"
 
 
 def _described(deployment: Deployment) -> str:

@@ -1,7 +1,7 @@
-"""A LiteLLM proxy configuration to a proxy.yaml, and what of it has no counterpart, with line and column. Pure.
+"""Convert a LiteLLM proxy configuration to a proxy.yaml; list what has no counterpart, with line and column. Pure.
 
-LiteLLM falls back only where told to, so every model gets its `fallbacks` written down. What is not understood
-is listed, never guessed at. The result is always one that `check` accepts, once its variables are set.
+LiteLLM falls back only where configured, so every model gets explicit `fallbacks`. Unknown settings are listed,
+never guessed. `check` always accepts the result, once its variables are set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from codellama_proxy.config.importers import litellm_entries
 from codellama_proxy.config.importers import litellm_fields as words
 from codellama_proxy.config.importers.litellm_entries import mapping, put
 from codellama_proxy.config.importers.litellm_yaml import body, written
-from codellama_proxy.config.importers.without_faults import mended
+from codellama_proxy.config.importers.without_faults import without_faults
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.validate.messages import described
 from codellama_proxy.config.yaml.document import MAX_BYTES, Document, Path, parse
@@ -27,21 +27,21 @@ class Imported:
     models: int
     """How many entries it has."""
     lost: tuple[str, ...]
-    """What could not be carried over, as `config.yaml:LINE:COL: what and why`."""
+    """What could not be converted, as `config.yaml:LINE:COL: what and why`."""
 
 
 def imported(content: bytes, source: str = "config.yaml") -> Imported:
-    """Raises `ConfigError` for what is not YAML, or cannot become a configuration at all."""
+    """Convert the file. Raises `ConfigError` if it is not YAML or cannot become a configuration."""
     document = parse(content, lambda name: f"${{{name}}}", source=source, legacy=True)
     if not isinstance(document.root, dict):
         raise ConfigError((Problem(1, 1, "expected a mapping with `model_list:`", source=source),))
     reading = _Reading(document)
     found = reading.file()
     try:
-        text = mended(found, body, reading.take_back)
+        text = without_faults(found, body, reading.take_back)
     except ConfigError:
         raise ConfigError((Problem(1, 1, "no configuration can be made of this", source=source),)) from None
-    lost = tuple(reading.told(source))
+    lost = tuple(reading.lost_lines(source))
     whole = written(text, lost)
     if len(whole.encode()) > MAX_BYTES:
         raise ConfigError((Problem(1, 1, "what is made of it is larger than 1 MiB", source=source),))
@@ -50,12 +50,12 @@ def imported(content: bytes, source: str = "config.yaml") -> Imported:
 
 @dataclass(slots=True)
 class _Reading:
-    """Takes what it understands out of the document; `lost` gets the rest, by line and column."""
+    """Reads the known settings of the document; the others are listed in `lost`, by line and column."""
 
     document: Document
     lost: list[tuple[int, int, str]] = field(default_factory=list)
     origins: list[Path] = field(default_factory=list)
-    """Where each entry that was made comes from."""
+    """The source path of each generated entry."""
 
     def file(self) -> dict[str, Any]:
         root: dict[str, Any] = self.document.root
@@ -85,7 +85,7 @@ class _Reading:
         self.lost.append((line, column, f"{described(path)}: {why}"))
 
     def take_back(self, path: Path, why: str) -> None:
-        """Something that was made of it is not valid here."""
+        """List a generated value that is not valid."""
         if path[:1] == ("models",) and len(path) > 1 and isinstance(path[1], int):
             origin = self.origins[path[1]]
             if len(path) == 2:
@@ -94,8 +94,8 @@ class _Reading:
         else:
             self.lose((), f"{described(path)}: {why}")
 
-    def told(self, source: str) -> list[str]:
-        """In file order, on one line each."""
+    def lost_lines(self, source: str) -> list[str]:
+        """One line for each, in file order."""
         lines = dict.fromkeys(sorted(self.lost, key=lambda found: found[:2]))
         return [_printable(f"{source}:{line}:{column}: {why}") for line, column, why in lines]
 
@@ -174,7 +174,7 @@ class _Reading:
                 self.lose((*path, name), "has no counterpart")
 
     def _callbacks(self, made: dict[str, Any], path: Path, value: Any) -> None:
-        """What watches requests: PromptLayer is asked once, whatever lists it; metrics are always there."""
+        """Callbacks: PromptLayer is enabled once, whichever lists it; metrics are always enabled."""
         for index, one in enumerate(value if isinstance(value, list) else [value]):
             if one == "promptlayer":
                 if path[-1] != "failure_callback":
@@ -194,7 +194,7 @@ class _Reading:
 
 
 def _printable(line: str) -> str:
-    """On one line, so that it can be a comment."""
+    """The line without control characters, so that it can be a comment."""
     return "".join(char if char.isprintable() else "?" for char in line)
 
 

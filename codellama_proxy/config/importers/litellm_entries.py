@@ -11,13 +11,13 @@ from codellama_proxy.config.validate.entries import NEEDS_NO_KEY
 from codellama_proxy.config.yaml.document import Path
 
 Lose = Callable[[Path, str], None]
-"""Is told what could not be carried over, and why."""
+"""Receives the path of what could not be converted, and the reason."""
 UNWRITABLE = "holds a number that JSON does not have, or a ${ without an end"
 ONLY_MODES = "only chat, completion and embedding models are served here, so the model is left out"
 
 
 def entry(path: Path, item: Any, lose: Lose) -> dict[str, Any] | None:
-    """What stands at `path`; `None` where nothing can be made of it, which `lose` was told."""
+    """The value at `path`; `None` if it cannot be converted, which is reported to `lose`."""
     written = mapping(item)
     params, info = mapping(written.get("litellm_params")), mapping(written.get("model_info"))
     name, full = written.get("model_name"), params.get("model")
@@ -63,7 +63,7 @@ def put(made: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def _mode(
     path: Path, full: str, params: Mapping[str, Any], info: Mapping[str, Any], lose: Lose
 ) -> str | None:
-    """Ours; `None` for a model that is no model of text."""
+    """The mode; `None` for a model that is not a text model."""
     written = info.get("mode", params.get("mode"))
     if full.startswith("text-completion-"):
         return "completion"
@@ -105,13 +105,13 @@ def _provider(path: Path, full: str, params: Mapping[str, Any], lose: Lose) -> t
 
 
 def _address(params: Mapping[str, Any]) -> str | None:
-    """Where the entry says it is; an empty address is none."""
+    """The address of the entry; `None` if it is empty."""
     found = params.get("api_base") or params.get("base_url")
     return found if isinstance(found, str) and found.strip() else None
 
 
 def _foundry(model: str, url: str) -> str:
-    """Azure AI serves several dialects: Claude's, its own, and that of single deployments."""
+    """Azure AI serves several APIs: Claude's, its own, and that of single deployments."""
     if "claude" in model.lower():
         return "anthropic"
     own = (
@@ -124,13 +124,13 @@ def _foundry(model: str, url: str) -> str:
 
 
 def _on_router(model: str) -> str:
-    """`PROVIDER/ORGANISATION/MODEL` as Hugging Face's router writes it."""
+    """`PROVIDER/ORGANISATION/MODEL` in the format of Hugging Face's router."""
     parts = model.split("/")
     return f"{parts[1]}/{parts[2]}:{parts[0]}" if len(parts) == 3 and not words.is_url(model) else model
 
 
 def _reached(path: Path, made: dict[str, Any], lose: Lose) -> None:
-    """Where the entry's provider is, and whose key it takes."""
+    """The address of the entry's provider, and its key."""
     provider, url = made["provider"], made.get("base_url")
     if provider == "huggingface" and words.is_url(made["model"]):
         url, made["model"] = made["model"], "tgi"  # an endpoint serves one model, by whatever name
@@ -209,7 +209,7 @@ def is_price(name: str) -> bool:
 def _price(
     path: Path, params: Mapping[str, Any], info: Mapping[str, Any], mode: str, lose: Lose
 ) -> dict[str, Any]:
-    """`price`, if there is enough to make one of."""
+    """`price`, if the entry has enough data for one."""
     found: dict[str, Decimal] = {}
     section = {**dict.fromkeys(info, "model_info"), **dict.fromkeys(params, "litellm_params")}
     for name, value in {**info, **params}.items():
@@ -232,7 +232,7 @@ def _price(
 
 
 def _above(found: Mapping[str, Decimal]) -> dict[str, Any]:
-    """The prices of long prompts; LiteLLM may have several bounds, the lowest is the dearest to miss."""
+    """Prices of long prompts; of LiteLLM's thresholds, the lowest is used."""
     tiers: dict[int, dict[str, Decimal]] = {}
     for name, cost in found.items():
         if (match := words.LONG.fullmatch(name)) and match[1] in words.PRICES:

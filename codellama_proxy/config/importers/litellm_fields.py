@@ -1,4 +1,4 @@
-"""What LiteLLM calls things, what they are called here, and how its values read. Pure."""
+"""LiteLLM's names, the equivalents here, and conversion of its values. Pure."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ ROUTES: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("hf-inference",),
     "openai_compatible": ("responses",),
 }
-"""By provider: words between the prefix and the model that choose one of its interfaces."""
+"""By provider: path segments between the prefix and the model that select an API."""
 REGION = re.compile(r"[a-z]{2}(?:-gov|-iso)?-[a-z]+-\d")
-"""A region of AWS, which stands there too."""
+"""A region of AWS, another such segment."""
 KEYS: Mapping[str, str] = {
     "openai": "OPENAI_API_KEY",
     "azure": "AZURE_API_KEY",
@@ -77,13 +77,13 @@ KEYS: Mapping[str, str] = {
     "perplexity": "PERPLEXITYAI_API_KEY",
     "nvidia": "NVIDIA_NIM_API_KEY",
 }
-"""The variables that LiteLLM reads where an entry gives no key."""
+"""The variables that LiteLLM reads for an entry without a key."""
 OTHER_KINDS = re.compile(
     r"dall-e|gpt-image|whisper|transcribe|(?:^|[/-])tts\b|rerank|moderation|stable-diffusion|stability\.|imagen|"
     r"(?:^|/)veo-|(?:^|/)sora|flux-|realtime",
     re.IGNORECASE,
 )
-"""Models that make or hear pictures and sound, by their names."""
+"""Names of image and audio models."""
 EMBEDDINGS = re.compile(r"(?:^|[/._-])embed(?:ding)?s?(?:$|[/._:-])", re.IGNORECASE)
 KNOWN_NAMES = {
     "gpt-": "openai",
@@ -137,7 +137,7 @@ PRICES = {
     "cache_creation_input_token_cost": "cache_write",
 }
 LONG = re.compile(r"(\w+_cost(?:_per_token)?)_above_(\d+)k_tokens")
-"""The price of prompts with more tokens than so many thousands."""
+"""Key of the price above a number of thousands of tokens."""
 HOURLY = "cache_creation_input_token_cost_above_1hr"
 ELSEWHERE = frozenset({"model", "custom_llm_provider", "mode"})
 INFO = frozenset({"mode", "base_model", "max_input_tokens", "id", "max_tokens", "max_output_tokens"})
@@ -172,7 +172,7 @@ ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/
 
 
 def address(provider: str, url: str) -> str:
-    """The base of the provider's dialect, where LiteLLM is told the server or the endpoint and knows the way itself."""
+    """The base URL of the provider's API; LiteLLM takes the server or the endpoint and derives the path."""
     base = url.strip().partition("?")[0].rstrip("/")
     for end in ENDPOINTS:
         base = base.removesuffix(end).rstrip("/")
@@ -184,7 +184,7 @@ def address(provider: str, url: str) -> str:
 
 
 def routed(provider: str, model: str) -> str:
-    """The model without the words that choose an interface or a region."""
+    """The model without the segments that select an API or a region."""
     while True:
         word, slash, rest = model.partition("/")
         known = word in ROUTES.get(provider, ()) or (provider == "bedrock" and REGION.fullmatch(word))
@@ -206,7 +206,7 @@ def base_model(name: str) -> str:
 
 
 def substituted(value: Any) -> Any:
-    """`os.environ/X` as `${X}`, however deep."""
+    """Replace `os.environ/X` with `${X}`, recursively."""
     if isinstance(value, str) and (
         named := re.fullmatch(rf"{ENVIRONMENT}([A-Za-z_][A-Za-z0-9_]*)\s*", value)
     ):
@@ -217,7 +217,7 @@ def substituted(value: Any) -> Any:
 
 
 def number(value: Any) -> int | Decimal | None:
-    """A number, also one that is written as text; `None` for anything else."""
+    """A number, also from text; `None` for anything else."""
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]{1,60}(?:[eE][-+]?[0-9]{1,3})?\s*", value):
         try:
             value = Decimal(value.strip())
@@ -229,7 +229,7 @@ def number(value: Any) -> int | Decimal | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A truth value, also one that is written as text; `None` for anything else."""
+    """A boolean, also from text; `None` for anything else."""
     if isinstance(value, str):
         return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
             value.lower()
@@ -238,7 +238,7 @@ def flag(value: Any) -> bool | None:
 
 
 def writable(value: Any) -> bool:
-    """Whether JSON has a form for it, and proxy.yaml would not take it for a broken reference."""
+    """Whether it can be written: valid as JSON, and not read as a broken reference in proxy.yaml."""
     if isinstance(value, str):
         return not expand(value, lambda _: "").malformed
     if isinstance(value, dict):

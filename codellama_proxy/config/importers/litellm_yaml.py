@@ -1,4 +1,4 @@
-"""What was made of a LiteLLM configuration, as text. Pure."""
+"""Write a converted LiteLLM configuration as YAML. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codellama_proxy.config.yaml.scalars import resolve
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, with exact decimals, and everything written out."""
+    """Block style, with exact decimals and without aliases."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -22,7 +22,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    """Quoted where proxy.yaml's rules, which are YAML 1.2's, would read something else."""
+    """Quoted if proxy.yaml (YAML 1.2) would read another value."""
     style = "'" if not isinstance(resolve(text), str) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -38,13 +38,13 @@ _Dumper.add_representer(
 
 
 def body(file: Mapping[str, Any]) -> str:
-    """The configuration itself."""
+    """The configuration without comments."""
     dumped: str = yaml.dump(dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return dumped
 
 
 def written(text: str, lost: Sequence[str]) -> str:
-    """With what could not be carried over as comments before it."""
+    """The configuration, preceded by comments that list what could not be converted."""
     head = ["# yaml-language-server: $schema=proxy.schema.json", "# Made from a LiteLLM configuration."]
     if lost:
         head += ["#", "# Not carried over:", *(f"#   {line}" for line in lost)]

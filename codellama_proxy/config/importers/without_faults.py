@@ -1,4 +1,4 @@
-"""A configuration that was made, without what `check` would refuse. Pure."""
+"""Remove the values that `check` would refuse from a generated configuration. Pure."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from codellama_proxy.config.validate.partial import read_content
 from codellama_proxy.config.yaml.document import Document, Path, parse
 from codellama_proxy.config.yaml.substitution import UnsetError
 
-Told = Callable[[Path, str], None]
-"""Is told what was taken out, and why."""
+Report = Callable[[Path, str], None]
+"""Receives the path of a removed value and the reason."""
 VITAL = ("name", "provider", "model", "mode")
-"""Keys without which an entry would mean something else: it goes with them."""
+"""Keys that define an entry: it is removed together with them."""
 ROUNDS = 1000
-"""Taking something out may leave something else incomplete."""
+"""Removing a value may make its section incomplete."""
 
 
-def mended(made: dict[str, Any], write: Callable[[Mapping[str, Any]], str], told: Told) -> str:
-    """The text of what is left of `made`, which is changed. Raises `ConfigError` if that cannot be read at all."""
+def without_faults(made: dict[str, Any], write: Callable[[Mapping[str, Any]], str], report: Report) -> str:
+    """Remove invalid values from `made` in place; returns its text. Raises `ConfigError` if it is unreadable."""
     for _ in range(ROUNDS):
         text = write(made)
         wrong = list(_wrong(parse(text.encode(), _nothing)))
         if not wrong:
             return text
         for path, why in sorted(wrong, key=lambda found: _last_first(found[0])):
-            told(_take_out(made, path), why)
+            report(_take_out(made, path), why)
     raise ConfigError(())
 
 
@@ -37,7 +37,7 @@ def _nothing(name: str) -> str:
 
 
 def _wrong(document: Document) -> Iterator[tuple[Path, str]]:
-    """Every error's place and message, but for variables that are not set here. Raises `ConfigError`."""
+    """Path and message of every error except unset variables. Raises `ConfigError`."""
     if document.problems:
         raise ConfigError(())
     content, error = read_content(document)
@@ -50,12 +50,12 @@ def _wrong(document: Document) -> Iterator[tuple[Path, str]]:
 
 
 def _last_first(path: Path) -> tuple[Any, ...]:
-    """Items of lists from their ends, so that the others keep their places."""
+    """Sort key: list items from the end, so that the indexes of the others do not change."""
     return tuple((0, -part, "") if isinstance(part, int) else (1, 0, part) for part in path)
 
 
 def _take_out(made: dict[str, Any], path: Path) -> Path:
-    """Removes what stands there, or the nearest thing around it that may be missing. Returns what went."""
+    """Remove the value, or the nearest enclosing optional one. Returns the removed path."""
     holders: list[Any] = [made]
     for part in path[:-1]:
         inner = _inner(holders[-1], part)
@@ -77,7 +77,7 @@ def _take_out(made: dict[str, Any], path: Path) -> Path:
 
 
 def _sweep(holders: list[Any], path: Path) -> None:
-    """Removes the sections that are empty now."""
+    """Remove sections that became empty."""
     for depth in range(len(holders) - 1, 0, -1):
         if holders[depth] != {} or not isinstance(path[depth - 1], str):
             return

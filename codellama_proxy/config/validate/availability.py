@@ -1,4 +1,4 @@
-"""Entries that the configuration has and that cannot be used now."""
+"""Entries of the configuration that are disabled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codellama_proxy.providers.registry import UNSUPPORTED_BY_MODE
 
 
 def unsupported(entry: Entry, implemented: frozenset[str]) -> str | None:
-    """Why no API key would make the entry usable; `None` if one would."""
+    """Why the entry is unusable even with an API key; `None` if it is usable."""
     if entry.provider not in implemented:
         return f"provider {entry.provider} is not available in this version"
     if entry.provider in UNSUPPORTED_BY_MODE[entry.mode]:

@@ -34,7 +34,7 @@ CUSTOMARY: Mapping[str, tuple[str, ...]] = {
     "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
     "nvidia": ("NVIDIA_API_KEY", "NVIDIA_NIM_API_KEY"),
 }
-"""By provider, the most usual first. Servers of one's own have none."""
+"""By provider, the most common first. Self-hosted servers have none."""
 CREDENTIAL_HEADERS = frozenset({"authorization", "x-api-key", "api-key"})
 
 _NAME = r"([A-Za-z_][A-Za-z0-9_]*)"
@@ -50,7 +50,7 @@ _REFERENCES = tuple(
         r"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)",
     )
 )
-"""How other tools say "the variable of this name"."""
+"""How other tools refer to a variable."""
 _PLACEHOLDER = re.compile(
     r"(?:sk-|key-|gsk_|hf_)?(?:"
     r"your[-_ ]?.*|.*[-_ ]your[-_ ].*|<.*>|\[.*\]|\.{2,}|…|x{3,}(?:[-x]*)|\*{3,}|change[-_ ]?(?:me|this).*|"
@@ -77,11 +77,11 @@ NO_KEYS = frozenset(
     }
     | {"no-key", "no-key-required", "not-required", "unused", "x", "-", "key", "sk-1234", "token-abc123"}
 )
-"""What servers of one's own are given that want no key."""
+"""Placeholder keys for self-hosted servers without authentication."""
 
 
 def wrong(key: str, variable: str) -> str | None:
-    """Why this text cannot be a key; `None` if it may be one. `variable` usually holds the right one."""
+    """Why this text cannot be a key; `None` if it may be one. `variable`: the customary one for the key."""
     for pattern in _REFERENCES:
         if found := pattern.fullmatch(key.strip()):
             name = found[1] if found[1].isupper() else "NAME"
@@ -92,20 +92,20 @@ def wrong(key: str, variable: str) -> str | None:
 
 
 def referred(text: str) -> str | None:
-    """What is wrong with a text that names a variable in another tool's way somewhere in it."""
+    """The error of a text that refers to a variable in another tool's syntax."""
     found = re.search(r"\$([A-Z_][A-Z0-9_]*)|os\.environ/([A-Z_][A-Z0-9_]*)", text)
     return f"a variable is written ${{{found[1] or found[2]}}} here" if found else None
 
 
 def variable_of(provider: str | None) -> str:
-    """The variable that holds the provider's key by custom."""
+    """The customary variable for the provider's key."""
     return CUSTOMARY.get(provider or "", ("NAME",))[0]
 
 
 def with_customary(document: Document, lookup: Lookup) -> Document:
-    """The document with the customary variables' values where entries leave `api_key` out.
+    """The document with the customary variables' values for entries without `api_key`.
 
-    Where none is set, `missing` says so, unless the entry has an address of its own that may want no key.
+    If none is set, this is recorded in `missing`, unless the entry has its own address, which may need no key.
     """
     written = document.root.get("models") if isinstance(document.root, dict) else None
     for index, entry in enumerate(written if isinstance(written, list) else ()):

@@ -1,4 +1,4 @@
-"""What must hold between the keys of proxy.yaml, beyond each being well-formed."""
+"""Checks across the keys of a well-formed proxy.yaml."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ def findings(file: File, entries: Entries) -> Iterator[Finding]:
     yield from _promptlayer(file, entries)
 
 
-OPEN = "no key is required and the server listens beyond this machine: anyone who can reach it may use every model"
+UNAUTHENTICATED = (
+    "no key is required and the server listens beyond this machine: "
+    "anyone who can reach it may use every model"
+)
 
 
-def open_door(file: File, host: str) -> Iterator[Finding]:
-    """`host`: where the server would listen."""
+def unauthenticated_access(file: File, host: str) -> Iterator[Finding]:
+    """Warn if no key is required and `host` is not loopback. `host`: the listening address."""
     if not file.auth.required and not is_loopback(host):
-        yield Finding(("auth", "required"), OPEN, "warning")
+        yield Finding(("auth", "required"), UNAUTHENTICATED, "warning")
 
 
 def _completions(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
@@ -104,7 +107,7 @@ def _no_model(name: str, path: Path, entries: Entries) -> str:
 
 
 def _agreement(entries: Entries) -> Iterator[Finding]:
-    """Deployments of one name are one model: they share what the model decides."""
+    """Entries with the same name are one model and must agree on its mode and fallbacks."""
     mode: dict[str, str] = {}
     fallbacks: dict[str, tuple[str, ...]] = {}
     for index, entry in entries.by_index.items():

@@ -1,4 +1,4 @@
-"""What is wrong inside one entry of `models:` that is well-formed: its address, its key, its parameters."""
+"""Checks of one well-formed entry of `models:`: its address, its key, its parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from codellama_proxy.openai_format.parameters import (
 
 NEEDS_NO_KEY = frozenset({"ollama", "vllm", "lmstudio", "llamacpp", "openai_compatible", "mock"})
 ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/responses", "/models")
-"""Paths that the proxy adds to an address itself."""
+"""Paths that the proxy appends to an address."""
 NOT_THEIRS: Mapping[str, str] = {
     **dict.fromkeys(
         ("model", "messages", "prompt", "input", "stream", "stream_options", "cache"),
@@ -36,7 +36,7 @@ NOT_THEIRS: Mapping[str, str] = {
     ),
     **dict.fromkeys(("custom_llm_provider", "guardrails", "extra_query"), "it is not a request parameter"),
 }
-"""What an entry cannot set among its parameters."""
+"""Parameters that an entry cannot set."""
 EXTRAS = frozenset(
     {
         *(
@@ -92,7 +92,7 @@ EXTRAS = frozenset(
 )
 """Parameters of single providers: sent as they are."""
 TYPO_SIMILARITY = 0.85
-"""An unknown parameter at least this similar to a known one is taken for a typo."""
+"""An unknown parameter at least this similar to a known one is reported as a typo."""
 
 
 def findings(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
@@ -104,7 +104,7 @@ def findings(entry: Entry, path: Path, entries: Entries) -> Iterator[Finding]:
 
 
 def of_key(key: str, path: Path, provider: str | None, variable: str) -> Iterator[Finding]:
-    """A key that stands in the file itself, though it should come from the variable."""
+    """A key written in the file, which should come from the variable."""
     if (why := credentials.wrong(key, variable)) is not None:
         yield Finding(path, why)
     elif provider not in NEEDS_NO_KEY or key.lower() not in credentials.NO_KEYS:

@@ -1,4 +1,4 @@
-"""What the checks of a configuration receive and return."""
+"""The input and output of the configuration checks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from codellama_proxy.config.yaml.document import Path
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about the value at `path`. The message never shows a value that may be a secret."""
+    """An error or warning about the value at `path`. The message shows no value that may be a secret."""
 
     path: Path
     message: str
     severity: Literal["error", "warning"] = "error"
     with_path: bool = True
-    """Whether the message is shown after the path, or says itself what it is about."""
+    """Whether the path is shown before the message; `False` if the message names its subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries that could be read, by their index in the file, and every name the file gives to one."""
+    """The readable entries, by their index in the file, and all names of entries."""
 
     by_index: Mapping[int, Entry]
     names: tuple[str, ...]
     hidden: frozenset[Path] = frozenset()
-    """Values no message may show."""
+    """Values that messages must not show."""
     unknown: frozenset[Path] = frozenset()
-    """Values that are unset, or were refused: nothing is said of what depends on them."""
+    """Unset or refused values: checks that depend on them are skipped."""
 
     def mode(self, index: int) -> str | None:
         """The entry's mode; `None` if it is unknown."""
@@ -39,7 +39,7 @@ class Entries:
 
 
 class Content(NamedTuple):
-    """What could be read of a file."""
+    """The readable part of a file."""
 
     file: File
     entries: Entries

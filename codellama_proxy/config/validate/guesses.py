@@ -1,4 +1,4 @@
-"""What people write who know other gateways, and what it is called here. Data, and how it is found."""
+"""Names from other gateways, and the equivalents here: data and lookup."""
 
 from __future__ import annotations
 
@@ -195,11 +195,11 @@ KEYS: Mapping[str, Mapping[str, str]] = {
     "Server": _SERVER,
     "PromptLayer": _PROMPTLAYER,
 }
-"""By section: keys that it does not have, and what to do instead."""
+"""By section: keys that do not exist, and what to use instead."""
 
 
 def of_key(section: str, key: str) -> str | None:
-    """What to write instead of this key; `None` where it is no common guess. `section` is a class of the schema."""
+    """What to write instead of this key; `None` if it is no common guess. `section`: a class of the schema."""
     known = KEYS.get(section, {})
     found = known.get(key) or known.get(key.lower().replace("-", "_"))
     if found is None and section == "Entry" and key in CHAT_PARAMETERS:
@@ -208,5 +208,5 @@ def of_key(section: str, key: str) -> str | None:
 
 
 def of_provider(word: str) -> str | None:
-    """The provider that is meant by another of its names."""
+    """The provider with this alternative name."""
     return PROVIDERS.get(word.strip().lower())

@@ -1,4 +1,4 @@
-"""What pydantic found, in our words: where it is, what was expected, and what was probably meant."""
+"""Messages for pydantic's errors: the position, what was expected, and a suggestion."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def problem_at(document: Document, finding: Finding, *, at_key: bool = False) ->
 
 
 def invalid_values(document: Document, error: ValidationError) -> Iterator[Problem]:
-    """Each value that was refused, and why."""
+    """A problem for each refused value."""
     for path, message in faults(document, error):
         at_key = path in document.keys and message.startswith("unknown key")
         yield problem_at(document, Finding(path, message), at_key=at_key)
 
 
 def faults(document: Document, error: ValidationError) -> Iterator[tuple[Path, str]]:
-    """The path of each value that was refused, and why."""
+    """The path of each refused value, and the reason."""
     for detail in error.errors(include_url=False):
         path = _path(detail)
         if path not in document.missing:  # else there is no value to judge, and that has its own message
@@ -91,7 +91,7 @@ def _guess(value: Any, known: Sequence[str], path: Path) -> str:
 
 
 def _off(value: Any, path: Path) -> str:
-    """Of a section written as one word."""
+    """The message for a section written as a scalar."""
     if path == ("auth",):
         return "; to let anybody call, write {required: false}"
     word = value if isinstance(value, str) else ""
@@ -116,7 +116,7 @@ def _keys_at(path: Path) -> list[str]:
 
 
 def _section_at(path: Path) -> type[BaseModel]:
-    """The class of the section that stands there."""
+    """The class of the section at `path`."""
     section: Any = File
     for part in path:
         if isinstance(section, type) and issubclass(section, BaseModel):

@@ -1,4 +1,4 @@
-"""The part of an invalid file that can be read, so that one run reports everything that is wrong with it. Pure."""
+"""The readable part of an invalid file, so that one run reports all of its errors. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from codellama_proxy.config.validate.finding import Content, Entries
 from codellama_proxy.config.yaml.document import Document, Path
 
 PASSES = 10
-"""Taking something out may leave something else incomplete; sections are not nested deeper than this."""
+"""Removing a value may make its section incomplete; sections are not nested deeper than this."""
 ANY_PROVIDER = "openai_compatible"
 
 
 class _Rest(NamedTuple):
     file: File
     indexes: tuple[int, ...]
-    """Where its entries stand in the file."""
+    """Positions of its entries in the file."""
     refused: frozenset[Path] = frozenset()
-    """Values that were taken out, or replaced: what the rest says instead of them means nothing."""
+    """Removed or replaced values; their replacements have no meaning."""
 
 
 def read_content(document: Document) -> tuple[Content | None, ValidationError | None]:
-    """What can be read of a document whose root is a mapping, and pydantic's error if that is not all of it."""
+    """The readable part of a document whose root is a mapping, and pydantic's error if there is one."""
     try:
         file = File.model_validate(document.root)
     except ValidationError as error:
@@ -49,7 +49,7 @@ def _content(rest: _Rest, document: Document) -> Content:
 
 
 def _rest_of(root: dict[str, Any]) -> _Rest | None:
-    """The file without what had to be refused."""
+    """The file without the refused values."""
     rest = copy.deepcopy(root)
     written = rest.get("models")
     entries = written if isinstance(written, list) else []
@@ -66,7 +66,7 @@ def _rest_of(root: dict[str, Any]) -> _Rest | None:
 
 
 def _refuse(rest: dict[str, Any], detail: ErrorDetails) -> Path:
-    """Takes out what is wrong, or what is incomplete; an entry stays, whatever is wrong with it."""
+    """Remove invalid or incomplete values; an entry is kept, whatever its errors."""
     loc: Path = detail["loc"]
     if _in_entry(loc) and len(loc) == 3 and loc[2] in ("name", "provider"):
         rest["models"][loc[1]][loc[2]] = ANY_PROVIDER if loc[2] == "provider" else f"unnamed/{loc[1]}"
@@ -84,7 +84,7 @@ def _in_entry(path: Path) -> bool:
 
 
 def _take_out(rest: Any, path: Path) -> Path:
-    """Of a list with a bad item, all goes: what stays must keep its index. Returns what went."""
+    """Remove the whole list of an invalid item, because indexes must not shift. Returns the removed path."""
     holder: Any = rest
     for place, part in enumerate(path):
         after = path[place + 1] if place + 1 < len(path) else None

@@ -1,6 +1,6 @@
-"""What a valid configuration can never do: fallbacks nobody reaches, limits nothing meets, budgets nobody prices.
+"""Parts of a valid configuration without effect: unreachable fallbacks and limits, budgets on models without a price.
 
-Everything here is a warning, for a key that is unset today may be set tomorrow. Messages show no values.
+All are warnings, because a key that is unset now may be set later. Messages show no values.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from codellama_proxy.pricing.plausible_usage import OWN_TOKENS
 from codellama_proxy.tokens import tokenizers as tokens
 
 SMALLEST = ({"role": "user", "content": "x"},)
-"""No chat request is smaller, in tokens or in bytes."""
+"""The smallest chat request, in tokens and in bytes."""
 SMALLEST_BYTES = len('{"prompt":"x"}')
 _COUNTED = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")
 
 
 class Scope(NamedTuple):
-    """Where the limits of a scope are written, and what they are."""
+    """The limits of a scope, and their path in the file."""
 
     path: Path
     limits: Limits
     project: Project | None = None
-    """Whose they are, if they are one project's own."""
+    """The project they belong to, if any."""
 
     def binds(self, field: str) -> bool:
         return getattr(self.limits, field) is not None and not self.limits.shadow
 
     def writes(self, field: str) -> bool:
-        """Whether it is here that somebody wrote the field down."""
+        """Whether the field is set explicitly in this scope."""
         given = self.project.own_limits.given if self.project else self.limits.given
         return field in given and getattr(self.limits, field) is not None
 
 
 def findings(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
-    """What can never happen with this configuration."""
+    """Warnings about parts without effect."""
     yield from _unpriced(snapshot, entries)
-    yield from _circles(entries)
+    yield from _cycles(entries)
     yield from _projects(snapshot)
     yield from _fallbacks(snapshot, entries)
     yield from _never_reached(snapshot, file)
@@ -56,21 +56,21 @@ def findings(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Findi
 # --- models ------------------------------------------------------------------------------------------------
 
 
-def _circles(entries: Entries) -> Iterator[Finding]:
-    """Each explicit fallback that leads back to a model on the way to it, said once."""
+def _cycles(entries: Entries) -> Iterator[Finding]:
+    """Each explicit fallback that closes a cycle, reported once."""
     edges = _edges(entries)
     done: set[str] = set()
     for start in edges:
-        way: list[tuple[str, Iterator[tuple[Path, str]]]] = [(start, iter(edges[start]))]
-        while way and start not in done:
-            path, name = next(way[-1][1], ((), None))
+        stack: list[tuple[str, Iterator[tuple[Path, str]]]] = [(start, iter(edges[start]))]
+        while stack and start not in done:
+            path, name = next(stack[-1][1], ((), None))
             if name is None:
-                done.add(way.pop()[0])
-            elif name in (names := [one for one, _ in way]):
-                circle = [*names[names.index(name) :], name]
-                yield Finding(path, _circle(circle, entries), "warning")
+                done.add(stack.pop()[0])
+            elif name in (names := [one for one, _ in stack]):
+                cycle = [*names[names.index(name) :], name]
+                yield Finding(path, _cycle_message(cycle, entries), "warning")
             elif name in edges and name not in done:
-                way.append((name, iter(edges[name])))
+                stack.append((name, iter(edges[name])))
 
 
 def _edges(entries: Entries) -> dict[str, list[tuple[Path, str]]]:
@@ -84,7 +84,7 @@ def _edges(entries: Entries) -> dict[str, list[tuple[Path, str]]]:
     return edges
 
 
-def _circle(names: Sequence[str], entries: Entries) -> str:
+def _cycle_message(names: Sequence[str], entries: Entries) -> str:
     hidden = any(path[-1:] == ("name",) or "fallbacks" in path for path in entries.hidden)
     shown = "" if hidden else f": {' → '.join(names)}"
     return f"the fallbacks form a cycle{shown}; a request tries each model once"
@@ -108,7 +108,7 @@ def _fallbacks(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
 
 
 def _unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
-    """The models that a budget passes over, or refuses, because what they cost is unknown."""
+    """Models that are skipped or refused under a budget, because their price is unknown."""
     budgeted = [scope for scope in _scopes(snapshot) if scope.binds("max_budget")]
     if not budgeted:
         return
@@ -126,7 +126,7 @@ def _unpriced(snapshot: Snapshot, entries: Entries) -> Iterator[Finding]:
 
 
 def _may_meet(budgeted: Sequence[Scope], name: str) -> bool:
-    """A budget of everybody's, or of a project that may use the model."""
+    """Whether a budget applies to the model: a general one, or that of a project that may use it."""
     return any(scope.project is None or allows(scope.project.models, name) for scope in budgeted)
 
 
@@ -138,7 +138,7 @@ def _deployments(snapshot: Snapshot) -> list[Deployment]:
 
 
 def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
-    """Where a text is expected and there is none. `false` says that none is wanted."""
+    """Missing or empty system prompts. `false` disables one explicitly."""
     nothing = "so requests get no system prompt; write one, or false for none"
     path: Path = ("guardrail", "system_prompt")
     chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
@@ -170,7 +170,7 @@ def _scopes(snapshot: Snapshot) -> list[Scope]:
 
 
 def _never_reached(snapshot: Snapshot, file: File) -> Iterator[Finding]:
-    """Limits above those of the scope around them, which always refuses first."""
+    """Limits above those of the enclosing scope, which always refuses first."""
     scopes = _scopes(snapshot)
     everything, project, key, user = scopes[:4]
     own = scopes[4:]
@@ -197,7 +197,7 @@ def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Finding]:
 
 
 def _never_met(snapshot: Snapshot) -> Iterator[Finding]:
-    """Limits below the smallest request there is. 0 is meant: none allowed."""
+    """Limits below the smallest request. 0 is intentional: none allowed."""
     chats = [model for model in snapshot.models.values() if model.deployments[0].mode == "chat"]
     least_tokens = tokens.of_chat(SMALLEST, (), lambda _: 1)
     for scope in _scopes(snapshot):
@@ -220,7 +220,7 @@ def _priced(model: Model) -> bool:
 
 
 def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> budgets.Bound:
-    """Of the model alone: its fallbacks can only add to it."""
+    """Of the model alone: fallbacks can only increase it."""
     whose = project or Project("")
     text = max(len(guardrail_text(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
     prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST) + OWN_TOKENS
@@ -232,7 +232,7 @@ def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> bu
 
 
 def _pauses(file: File) -> Iterator[Finding]:
-    """A pause that its own maximum cuts short."""
+    """Pauses above their own maximum."""
     backoff, cooldown = file.routing.backoff, file.routing.cooldown
     pairs: Mapping[Path, tuple[float, float, bool]] = {
         ("routing", "backoff", "initial"): (backoff.initial, backoff.max, _written(backoff, "initial")),
