@@ -103,14 +103,14 @@ class Explanation:
 def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
     """The decision from permission to admission; what follows depends on the upstreams."""
     trace = trace_of(snapshot, key, chat, world.now)
-    told = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
+    explanation = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
     try:
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         permitted = permission(trace.settings, key, chat.endpoint)
         asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
-        return replace(told, error=error, others=tuple(_others(snapshot, key, chat, ())))
+        return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, ())))
     scopes = asking.scopes_of(trace, chat, snapshot)
     every = asking.candidates(models)
     models = list(asking.payable(models, scopes))
@@ -118,16 +118,16 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
     deployments = asking.candidates(models)
     estimate = world.count(chat, deployments[0])
     ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
-    told = replace(told, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
+    explanation = replace(explanation, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
     try:
-        told = replace(told, cache=_cached(trace, chat, models[0], snapshot))
+        explanation = replace(explanation, cache=_cached(trace, chat, models[0], snapshot))
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
-        told = replace(told, error=error)
+        explanation = replace(explanation, error=error)
     chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
     places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
     others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
-    return replace(told, admission=trace.admission, chain=places, others=others)
+    return replace(explanation, admission=trace.admission, chain=places, others=others)
 
 
 def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -> RequestContext:

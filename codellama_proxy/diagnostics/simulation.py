@@ -125,7 +125,7 @@ def _seconds(words: Sequence[str]) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-# --- the play ------------------------------------------------------------------------------------------------
+# --- the run -------------------------------------------------------------------------------------------------
 
 
 class MockUpstreams:
@@ -209,8 +209,8 @@ def _told(
         if failure is None:
             found.append(TimelineEvent(at, f"{deployment.id} answers{took}"))
             continue
-        said = failure.reason or failure.cls
-        found.append(TimelineEvent(at, f"{deployment.id} fails{took}: {failure.cls} ({said})"))
+        reason = failure.reason or failure.cls
+        found.append(TimelineEvent(at, f"{deployment.id} fails{took}: {failure.cls} ({reason})"))
     for deployment_id, state in cooldowns.states().items():
         if is_cooling(state, now):
             found.append(
