@@ -1,4 +1,4 @@
-"""Every error a caller can see, and its one wire form (OpenAI's `{"error": {...}}`)."""
+"""Every error that a caller can receive, in OpenAI's format (`{"error": {...}}`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-# code -> (status, type, may the client's SDK retry). The whole table callers can meet.
+# code -> (status, type, may the client's SDK retry).
 CODES: Mapping[str, tuple[int, str, bool]] = {
     "invalid_json": (400, "invalid_request_error", False),
     "invalid_encoding": (400, "invalid_request_error", False),
@@ -52,7 +52,7 @@ CODES: Mapping[str, tuple[int, str, bool]] = {
 
 
 class ProxyError(Exception):
-    """Anything we refuse or fail at, by its code in `CODES`. `message` is shown to the caller as it is."""
+    """A refusal or failure with a code of `CODES`. `message` is sent to the caller unchanged."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class ProxyError(Exception):
         return orjson.dumps({"error": error})
 
     def wire_headers(self) -> dict[str, str]:
-        """Headers that belong to the error: whether and when to come again."""
+        """Headers of the error: whether and when to retry."""
         headers = {"content-type": "application/json", **self.headers}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"

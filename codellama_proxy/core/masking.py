@@ -1,4 +1,4 @@
-"""Secrets and addresses taken out of text: the one cleaner for everything that leaves the proxy.
+"""Mask secrets and addresses in all text that leaves the proxy.
 
 A `Mask` knows certain secrets and removes them in any usual form, whole or in part. `words` and `sentence` are what
 may be shown of an upstream's text: cleaned by a mask, and of everything that looks like a key or an address.
@@ -25,17 +25,17 @@ MIN_PART_CHARS = 8
 MIN_PROSE_PART_CHARS = 24
 """The same for a secret of several words: shorter parts are ordinary language."""
 MIN_SECRET_CHARS = 4
-"""Shorter values are not removed: that would make every text unreadable."""
+"""Shorter values are not masked, because that would make texts unreadable."""
 MAX_SECRET_CHARS = 16_384
 """Of one secret, whose parts are removed."""
 MAX_READ_CHARS = 4000
 """Of an upstream's text; the rest is dropped unread."""
 UNCERTAIN_CHARS = 300
-"""At the end of a text that was cut, where half of a secret would not be recognised: dropped."""
+"""Dropped at the end of a truncated text, where part of a secret would not be recognised."""
 MAX_SHOWN_CHARS = 1000
 """Of an upstream's text."""
 MIN_TOKEN_CHARS = 20
-"""A word of this length within a longer secret is a token rather than language."""
+"""A word of this length in a longer secret is masked on its own."""
 
 Clean = Callable[[str], str]
 
@@ -91,7 +91,7 @@ class Mask:
 
 
 def mask_for(deployment: Deployment, url: str = "", more: Iterable[str] = ()) -> Mask:
-    """Knows the deployment's key, header values, addresses, and what was substituted into its entry.
+    """Masks the deployment's key, header values, addresses and the values substituted into its entry.
 
     `url` is the address of the request at hand, `more` what else it must not show.
     """
@@ -104,7 +104,7 @@ def mask_for(deployment: Deployment, url: str = "", more: Iterable[str] = ()) ->
 
 
 def mask_of(snapshot: Snapshot) -> Mask:
-    """Knows every secret of the configuration: for all that shows some of it."""
+    """Masks every secret of the configuration, for output that shows parts of it."""
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     secrets = {secret.reveal() for secret in snapshot.secrets}
     for deployment in (*enabled, *snapshot.disabled):
@@ -116,7 +116,7 @@ def mask_of(snapshot: Snapshot) -> Mask:
 
 
 def credentials(deployment: Deployment) -> Iterator[str]:
-    """The entry's key, its headers that are one, and what its proxy wants to know."""
+    """The entry's key, its credential headers, and its proxy's credentials."""
     if deployment.api_key is not None:
         yield deployment.api_key.reveal()
     yield from proxy_credentials(deployment.proxy)
@@ -135,12 +135,12 @@ def proxy_credentials(proxy: Secret | None) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _mask(secrets: frozenset[str], literals: frozenset[str]) -> Mask:
-    """Building one takes longer than using it."""
+    """Cached, because building a mask takes longer than using it."""
     return Mask(secrets, literals)
 
 
 def masked(value: Any, clean: Clean) -> Any:
-    """JSON, every text in it cleaned; names of fields are not."""
+    """JSON with every text in it masked; field names are unchanged."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
@@ -156,7 +156,7 @@ def without_credentials(url: str) -> str:
 
 
 def _address_forms(url: str) -> Iterator[str]:
-    """The literals by which a text may give an address away."""
+    """The literals that would reveal an address."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -180,7 +180,7 @@ def _pieces(text: str, hidden: bytearray) -> Iterator[str]:
 
 
 def _tokens(secret: str) -> Iterator[str]:
-    """The value itself, or of one in several words those that are secrets rather than language."""
+    """The value itself; for one of several words, those that are secrets."""
     split = secret.split()
     least = MIN_PART_CHARS if len(split) <= 3 else MIN_TOKEN_CHARS
     if len(split) <= 1:
@@ -204,12 +204,12 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def _lowered(text: str) -> str:
-    """ASCII only, so that every character keeps its place."""
+    """ASCII only, so that offsets do not change."""
     return text.translate(_LOWER)
 
 
 def _forms(token: str) -> Iterator[str]:
-    """How a value looks in the usual encodings."""
+    """The value in the usual encodings."""
     raw = token.encode(errors="surrogatepass")
     yield token
     yield quote(raw, safe="")
@@ -221,11 +221,11 @@ def _forms(token: str) -> Iterator[str]:
     for before in range(3):
         for alphabet in (b"+/", b"-_"):
             encoded = base64.b64encode(b"\0" * before + raw, alphabet).decode()
-            # Only those characters that depend on nothing before or after the value.
+            # Only the characters that do not depend on text before or after the value.
             yield encoded[-(-8 * before // 6) : 8 * (before + len(raw)) // 6]
 
 
-# --- an upstream's words ----------------------------------------------------------------------------------------
+# --- upstream texts ---------------------------------------------------------------------------------------------
 
 _ADDRESS = r"\b(?:https?|wss?)://\S+|\b(?:[\w-]+\.)+[a-z]{2,}(?::\d+|/)\S*"
 _HOST = r"\blocalhost\b\S*|\b\d{1,3}(?:\.\d{1,3}){3}\b\S*|\[[0-9a-f:]*:[0-9a-f:]*\]\S*"
@@ -237,14 +237,14 @@ _TAG = re.compile(r"<[a-zA-Z!/?][^<>]*>")
 
 
 def words(text: str, clean: Clean, limit: int = MAX_SHOWN_CHARS) -> str:
-    """An upstream's text without markup, addresses or secrets, at most `limit` characters; nothing of a page."""
+    """An upstream's text without markup, addresses or secrets, at most `limit` characters; empty for a page."""
     if _PAGE.search(text[:MAX_READ_CHARS]):
         return ""
     return _cut(_cleaned(text, clean), limit)
 
 
 def sentence(text: str, clean: Clean = str, limit: int = 200) -> str:
-    """At most one sentence of it; nothing of a text with markup."""
+    """At most its first sentence; empty for a text with markup."""
     if _MARKUP.search(text[:MAX_READ_CHARS]):
         return ""
     text = _cleaned(text, clean)

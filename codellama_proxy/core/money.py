@@ -1,4 +1,4 @@
-"""Money for people and for JSON: integer nano-USD inside, USD outside. Nothing is rounded twice."""
+"""Format money: integer nano-USD internally, USD in output. Nothing is rounded twice."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE_BODY_BYTES = 256 * 1024
-"""From this size on, working through a body takes longer than the event loop should wait."""
+"""From this size on, processing a body would block the event loop for too long."""
 
 
 async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `function` returns: called in a thread if it works through a body of `size` bytes that is large."""
+    """Call `function`, in a thread if `size` (bytes of the body it processes) is large; returns its result."""
     if size < LARGE_BODY_BYTES:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The configuration as the request path reads it: immutable values, made from proxy.yaml and replaced as a whole.
+"""The configuration of the request path: immutable values, built from proxy.yaml and replaced as a whole.
 
 Durations are seconds, money is integer nano-USD, prices are nano-USD per million tokens.
 """
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Json = Mapping[str, Any]
-"""One JSON object as it came off a wire."""
+"""A decoded JSON object."""
 
 ScopeKind = Literal["global", "project", "key", "user"]
 
 CallerFault = Literal["context_length", "content_filter"]
-"""A fault of the request that another model may not have."""
+"""A client error that another model may not return."""
 
 
 class Secret:
-    """A string that shows itself only when asked by `reveal`."""
+    """A string that is only readable through `reveal`."""
 
     __slots__ = ("_value",)
 
@@ -46,19 +46,19 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Certificates that are trusted besides the system's."""
+    """Certificates that are trusted in addition to the system's."""
 
     path: str
     certificates: str = field(repr=False)
-    """PEM, as they were when the configuration was read."""
+    """PEM, as read with the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """How an upstream is reached."""
+    """How connections to an upstream are made."""
 
     proxy: Secret | None = None
-    """An HTTP proxy's URL, which may hold a user name and a password; `None`: directly."""
+    """URL of an HTTP proxy, which may contain a user name and a password; `None`: direct connections."""
     ca_bundle: Bundle | None = None
 
 
@@ -74,7 +74,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """Nano-USD per million tokens. A missing class costs what plain input costs, an hour in the cache twice that."""
+    """Nano-USD per million tokens. A missing class costs as much as input, a one-hour cache write twice that."""
 
     input: int
     output: int
@@ -85,18 +85,18 @@ class Tariff:
 
 @dataclass(frozen=True, slots=True)
 class Price(Tariff):
-    """The rates of short prompts in the usual service tier, and what differs from them."""
+    """The rates of short prompts in the default service tier, and the rates that differ."""
 
     above: tuple[tuple[int, Tariff], ...] = ()
-    """Tariff of prompts with more tokens than so many, the fewest first."""
+    """Prompt tokens and the rates above them, in ascending order."""
     service_tiers: tuple[tuple[str, Tariff], ...] = ()
     server_tools: tuple[tuple[str, int], ...] = ()
-    """Nano-USD for a million calls of each."""
+    """Nano-USD per million calls of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mock:
-    """What the built-in `mock` provider answers and how badly it behaves. `None`: does not."""
+    """Answers and simulated faults of the built-in `mock` provider. `None`: no such fault."""
 
     reply: str | None = None
     first_token_delay: float = 0.0
@@ -108,7 +108,7 @@ class Mock:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One concrete entry of `models:` to send to."""
+    """One entry of `models:`."""
 
     id: str
     """`name#n`, n counting from 1 among the entries that share a name."""
@@ -128,30 +128,30 @@ class Deployment:
     params: Json = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     system_prompt: str | Literal[False] | None = None
-    """Replaces the guardrail's text; `False` for none; `None` to keep the guardrail's."""
+    """Replaces the guardrail's text; `False`: no prompt; `None`: the guardrail's."""
     drop_params: bool = False
     mode: Literal["chat", "embedding", "completion"] = "chat"
     also: frozenset[str] = frozenset()
-    """Other modes it serves: a chat model with `completions: true` completes text too."""
+    """Other modes it serves: `completion` for a chat model with `completions: true`."""
     mock: Mock | None = None
     base_model: str | None = None
     """The model's well-known name, for capabilities and prices."""
     extra: Json = field(default_factory=dict)
-    """Keys that only one provider has: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
+    """Keys of single providers: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
     fallback: bool = True
-    """Whether it may serve as a backup for other models."""
+    """Whether it may be a fallback of other models."""
     proxy: Secret | None = None
-    """An HTTP proxy's URL on the way there; `None`: directly."""
+    """URL of an HTTP proxy; `None`: direct connections."""
     ca_bundle: Bundle | None = None
-    """Certificates that are trusted there besides the system's."""
+    """Additional trusted certificates."""
     disabled: str | None = None
-    """Why nothing may be sent here, in words; `None` when it is enabled."""
+    """The reason if it is disabled, as text; `None` if it is enabled."""
     secrets: frozenset[Secret] = frozenset()
-    """What `${...}` put into the entry and into the guardrails: never to be shown."""
+    """Values from `${...}` in the entry and in the guardrails, never shown."""
 
     @property
     def egress(self) -> Egress:
-        """How it is reached."""
+        """How connections to it are made."""
         return Egress(self.proxy, self.ca_bundle)
 
     def serves(self, mode: str) -> bool:
@@ -160,11 +160,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A public name: its deployments in file order, and the names tried after it."""
+    """A public model name: its deployments in file order, and its fallbacks."""
 
     name: str
     deployments: tuple[Deployment, ...]
-    """Enabled ones only; never empty for a model a request can reach."""
+    """Enabled ones only; never empty for a model that requests can use."""
     fallbacks: tuple[str, ...]
     """Names of enabled models, in the order they are tried."""
 
@@ -198,7 +198,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one scope may use. `None` means no limit, 0 means none allowed."""
+    """The limits of one scope. `None`: no limit; 0: nothing is allowed."""
 
     rpm_limit: int | None = None
     tpm_limit: int | None = None
@@ -206,11 +206,11 @@ class Limits:
     max_budget: int | None = None
     """Nano-USD."""
     budget_duration: str | None = None
-    """`hour|day|week|month` (UTC calendar windows), `Nh`/`Nd` (from first use), `None`: for ever."""
+    """`hour|day|week|month` (UTC calendar windows), `Nh`/`Nd` (from first use), `None`: one window without end."""
     shadow: bool = False
     """Count and log, never refuse."""
     given: frozenset[str] = frozenset()
-    """Names of the fields somebody wrote down: only these replace another scope's defaults."""
+    """Names of the explicitly set fields: only these override another scope's defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +222,10 @@ class Project:
     models: tuple[str, ...] | None = None
     """Allow-list of shell wildcards; `None`: all."""
     guardrail: str | Literal[False] | None = None
-    """Own text, `False` for none, `None` to keep the guardrail's."""
+    """Its own text; `False`: no prompt; `None`: the guardrail's."""
     cache: bool = True
     endpoints: frozenset[str] | None = None
-    """What its keys may call: `chat`, `completions`, `embeddings`, `messages`, `responses`; `None`: all."""
+    """Endpoints its keys may use: `chat`, `completions`, `embeddings`, `messages`, `responses`; `None`: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class Tracking:
 
     @property
     def content(self) -> bool:
-        """Whether anybody wants to know what was said."""
+        """Whether prompts and answers are recorded anywhere."""
         return self.requests_content or (self.promptlayer_key is not None and self.promptlayer_content)
 
 
@@ -263,10 +263,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything proxy.yaml says, deeply immutable. A request reads one from start to end."""
+    """The whole configuration, deeply immutable. A request uses one from start to end."""
 
     digest: str
-    """12 hex digits that change with the file and what was substituted into it, keyed (`config/digest.py`)."""
+    """12 hex digits: a keyed digest of the file and the substituted values (`config/digest.py`)."""
     models: Mapping[str, Model]
     """Enabled models by public name, in file order."""
     disabled: tuple[Deployment, ...]
@@ -280,17 +280,17 @@ class Snapshot:
     auth_required: bool
     metrics_public: bool
     egress: Egress = Egress()
-    """For requests that belong to no deployment, such as the semantic cache's."""
+    """For requests without a deployment, such as those of the semantic cache."""
     warnings: tuple[str, ...] = ()
-    """What a person should know but need not mend: disabled entries, keys without effect yet."""
+    """Warnings for people: disabled entries, keys without effect."""
     secrets: frozenset[Secret] = field(default=frozenset(), compare=False)
-    """What `${...}` put in anywhere: never to be shown."""
+    """All values from `${...}`, never shown."""
     hidden: frozenset[str] = field(default=frozenset(), compare=False)
-    """Where it was put in: `models.NAME#1.base_url`, `limits.global.max_budget`."""
+    """The paths of these values: `models.NAME#1.base_url`, `limits.global.max_budget`."""
     fingerprint: bytes = field(default=b"", repr=False, compare=False)
-    """What the digest is made of: never shown, as secrets could be tried against it."""
+    """The input of the digest; never shown, because guesses of secrets could be tested against it."""
 
     def project(self, name: str) -> Project:
-        """The project's settings; one that the file does not name has the defaults of `limits.project`."""
+        """The project's settings; defaults with `limits.project` if it is not in the file."""
         found = self.projects.get(name)
         return found if found is not None else Project(name, limits=self.limits["project"])

@@ -15,7 +15,7 @@ import re
 from typing import NamedTuple
 
 MAX_EVENT = 4 << 20
-"""Bytes: an event may hold a picture."""
+"""Bytes: an event may contain an image."""
 MAX_LINES = 10_000
 """Of one event."""
 BOM = b"\xef\xbb\xbf"
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 
 class EventTooLargeError(ValueError):
-    """One event outgrew `MAX_EVENT` or `MAX_LINES`; `data` is what came of it."""
+    """An event exceeds `MAX_EVENT` or `MAX_LINES`; `data` is the part received."""
 
     def __init__(self, message: str, data: bytes) -> None:
         super().__init__(message)
@@ -61,14 +61,14 @@ class Decoder:
         buffer = self._buffer
         if not buffer and not self._at_start and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             self._after_cr = False
-            return _frames(chunk)  # whole events, as most reads are
+            return _frames(chunk)  # only whole events: the common case
         buffer += self._unify_line_ends(chunk)
         if self._at_start and not self._skip_bom():
             return []
         end = buffer.rfind(b"\n\n", self._searched)
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
-        if len(buffer) > MAX_EVENT and not whole:  # else the next read says so: first what is whole
+        if len(buffer) > MAX_EVENT and not whole:  # else return the whole events first; the next read raises
             raise EventTooLargeError(f"an event larger than {MAX_EVENT} bytes", bytes(buffer))
         self._searched = max(len(buffer) - 1, 0)
         return _frames(whole)
@@ -90,7 +90,7 @@ class Decoder:
         return chunk
 
     def _skip_bom(self) -> bool:
-        """Whether the beginning is settled: the first three bytes tell whether there is a mark."""
+        """Remove a byte order mark. `False` while too few bytes have arrived to decide."""
         buffer = self._buffer
         if len(buffer) < len(BOM) and BOM.startswith(buffer):
             return False
@@ -101,19 +101,19 @@ class Decoder:
 
 
 _USUAL = re.compile(rb"^data: ([^\n]++)\n\n", re.MULTILINE)
-"""Looks at each line once, whatever is in it."""
+"""Linear time: possessive, so each line is scanned once."""
 
 
 def _frames(whole: bytes) -> list[Frame]:
-    """Of bytes that end where an event ends."""
+    """The frames of bytes that end at the end of an event."""
     usual = _USUAL.findall(whole)
-    if sum(map(len, usual)) + len(b"data: \n\n") * len(usual) == len(whole):  # that was all: nearly always
+    if sum(map(len, usual)) + len(b"data: \n\n") * len(usual) == len(whole):  # nothing else: the common case
         return [Frame(data) for data in usual]
     return [frame for frame in map(_parse, whole.split(b"\n\n")) if frame is not None]
 
 
 def _parse(block: bytes) -> Frame | None:
-    """One event's lines; `None` when they carry no data. Raises `EventTooLargeError`."""
+    """One event's lines; `None` if they have no data. Raises `EventTooLargeError`."""
     if len(block) > MAX_LINES and block.count(b"\n") > MAX_LINES:
         raise EventTooLargeError(f"an event of more than {MAX_LINES} lines", block)
     data: list[bytes] = []

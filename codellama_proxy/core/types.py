@@ -1,4 +1,4 @@
-"""The values of one request: who asks, what is sent, what comes back, what failed and what it cost.
+"""The values of one request: its key, upstream calls, events, failures and cost.
 
 Durations are seconds, money is integer nano-USD. The values of the configuration are in `snapshot`.
 """
@@ -13,10 +13,10 @@ from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.snapshot import Json, Limits
 
 FailureClass = Literal["caller", "credential", "busy", "transient", "disguised", "client_left"]
-"""Who is to blame for a failed attempt; the routing table turns on nothing else."""
+"""The class of a failed attempt, which alone determines routing."""
 
 Basis = Literal["exact", "estimated", "ambiguous", "crash_estimate", "cached"]
-"""How the usage in the books is known: reported, counted, only sent, left by a crash, or from the cache."""
+"""The source of booked usage: reported, counted, sent but unanswered, left by a crash, or cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Key:
     project: str
     name: str | None = None
     prefix: str = ""
-    """The first characters of the secret, for people."""
+    """The visible first characters of the secret."""
     created_at: float = 0.0
     expires_at: float | None = None
     blocked: bool = False
     models: tuple[str, ...] | None = None
-    """Allow-list of shell wildcards; `None`: whatever the project may use."""
+    """Allow-list of shell wildcards; `None`: all models of the project."""
     limits: Limits = Limits()  # noqa: RUF009 - frozen
-    """The key's own, set at creation; `given` tells which."""
+    """The key's own; `given` names the fields that are set."""
     metadata: Json = field(default_factory=dict)
 
 
@@ -47,11 +47,11 @@ class Usage(NamedTuple):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     cache_write_1h_tokens: int = 0
-    """Of the cache-write tokens, those that are kept for an hour."""
+    """The part of the cache-write tokens with a lifetime of one hour."""
     tool_calls: tuple[tuple[str, int], ...] = ()
     """Calls of the provider's own tools, by name: `web_search`, `web_fetch`."""
     service_tier: str = ""
-    """As the upstream reported it; empty where it did not."""
+    """As reported by the upstream; empty if it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +62,37 @@ class Failure:
     status: int | None = None
     """The upstream's HTTP status, or the one inside its error event."""
     code: str = "upstream_error"
-    """A code of our error table: what the caller sees if this was the last attempt."""
+    """A code of `core.errors`, returned to the caller if this was the last attempt."""
     message: str = "The upstream failed."
     retry_after: float | None = None
-    """Seconds, as the upstream asked."""
+    """Seconds, from the upstream."""
     param: str | None = None
     reason: str = ""
     """`context_length`, `content_filter` or a word for logs: `connect`, `first_token_timeout`, `http_500` ..."""
     sent: bool = True
     """Whether the request may have reached the upstream."""
     cools: bool = True
-    """Whether it may rest the deployment for others, as its class does; `False`: known by words only."""
+    """Whether it may cause a cooldown, as its class does; `False` if only the wording identifies it."""
     usage: Usage | None = None
-    """What the upstream reported as used along with the error."""
+    """Usage that the upstream reported with the error."""
     refused: bool = False
-    """The upstream answered with an error of its own, so it generated nothing that it did not tell of."""
+    """The upstream returned an error itself, so it generated nothing beyond the reported usage."""
     said: str = field(default="", repr=False)
-    """The upstream's own words, as they came: never to be shown (`failures.disclosed` cleans them)."""
+    """The upstream's raw message, never shown (`failures.disclosed` masks it)."""
     said_param: str | None = field(default=None, repr=False)
     unsupported: str = field(default="", repr=False)
-    """The parameter that the upstream does not take: the next try on this deployment leaves it out."""
+    """A parameter that the upstream does not support: the next attempt on this deployment omits it."""
 
 
 class Charge(NamedTuple):
-    """What one upstream call used, and what that costs."""
+    """Usage and cost of one upstream call."""
 
     usage: Usage = Usage()
     basis: Basis = "exact"
     cost_nanos: int | None = 0
     """`None`: the price is unknown."""
     capped: bool = False
-    """The upstream reported more than is possible."""
+    """The upstream reported more than is possible; the bound is booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ class Attempt:
     failure: Failure | None
     ms: float
     started: float = field(default=0.0, compare=False)
-    """Monotonic; 0 where nobody noted it."""
+    """Monotonic seconds; 0 if not recorded."""
     at: float = 0.0
-    """Milliseconds from the request's start to the attempt's; `ms` counts from there to its end."""
+    """Milliseconds from the start of the request to that of the attempt; `ms` is the attempt's duration."""
     charge: Charge | None = None
-    """`None` until it is worked out."""
+    """`None` until it is computed."""
 
     def to_json(self) -> dict[str, Any]:
-        """As rows and logs show it."""
+        """The format of rows and logs."""
         usage, basis, cost, _ = self.charge or Charge()
         shown: dict[str, Any] = {
             "deployment": self.deployment,
@@ -129,32 +129,32 @@ class Attempt:
 
 
 class HttpRequest(NamedTuple):
-    """What a dialect wants sent. Headers are lower-case; the body is JSON."""
+    """A request to an upstream. Header names are lower-case; the body is JSON."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
     method: str = "POST"
     dropped: tuple[str, ...] = ()
-    """Parameters the client gave that this provider does not take (`drop_params`)."""
+    """Parameters of the client that this provider does not support (`drop_params`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request of an answer that takes several."""
+    """One request of an answer that needs several."""
 
     request: HttpRequest
     delay: float = 0.0
     """Seconds to wait before it is sent."""
     give_up: HttpRequest | None = None
-    """What to send if the answer is left at this step or while waiting for it."""
+    """Sent if the answer is abandoned at this step or while waiting for it."""
     optional: bool = False
-    """The answer may do without it."""
+    """Its failure does not fail the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResponse:
-    """What came back for a `Step`; the body is empty when it was a stream, and has been handed on."""
+    """The response to a `Step`; the body is empty if it was streamed and already passed on."""
 
     status: int
     headers: Mapping[str, str]
@@ -162,23 +162,23 @@ class StepResponse:
 
 
 Steps = Generator[Step, StepResponse, None]
-"""How a dialect tells an answer that takes several requests."""
+"""An answer that needs several requests, as a generator of a dialect."""
 
 
 class Event(NamedTuple):
-    """One piece of an answer in OpenAI's shape: a stream's chunk, or a whole completion."""
+    """One piece of an answer in OpenAI's format: a chunk of a stream, or a whole completion."""
 
     body: bytes
-    """One line of JSON; empty when there is nothing for the client, only for the books."""
+    """One line of JSON; empty if the event is for accounting only."""
     content: bool = False
-    """Carries content, a tool call or reasoning: the first such event is the commit point."""
+    """Whether it has content, a tool call or reasoning; the first such event is the commit point."""
     text: str = ""
-    """What was said, for counting tokens that no one reported."""
+    """The generated text, for counting tokens that were not reported."""
     usage: Usage | None = None
     finish_reason: str | None = None
     model: str | None = None
-    """The upstream's own name for what answered."""
+    """The upstream's name of the model that answered."""
     usage_only: bool = False
-    """A chunk without choices that is there for its usage: shown only to clients that asked for it."""
+    """A chunk with usage and no choices, sent only to clients that requested it."""
     alive: bool = False
-    """Belongs to the answer but has nothing to show yet: a block's start, thoughts that are kept hidden."""
+    """Part of the answer without visible content: the start of a block, hidden reasoning."""
