@@ -8,6 +8,7 @@ them, so those heads are parsed a second time without the offer.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     BODY_ROOM,
     ON_DISCONNECT,
+    ON_HALF_CLOSE,
     REFUSED,
     TIMEOUTS,
     ClientTimeouts,
@@ -44,6 +46,10 @@ NOT_HTTP = "The bytes received are not a valid HTTP/1.1 request."
 MAX_DISCARDED_BYTES = 8 << 20
 """Bytes over the largest body that are read and discarded after a refusal: a client whose connection is reset while
 it sends may never read the refusal."""
+
+
+CLOSED_CHECK_SECONDS = 0.1
+"""Between checks whether a client that closed its sending half has reset the connection."""
 
 
 class HeadTooLargeError(ValueError):
@@ -76,6 +82,12 @@ class Protocol(HttpToolsProtocol):
 
     _unread: asyncio.TimerHandle | None = None
     """Ends a connection whose client does not read; set only while the buffers are full."""
+
+    _half_closed: asyncio.TimerHandle | None = None
+    """The next check of a connection whose client will send nothing more; set only for those."""
+
+    _probed_at = 0.0
+    """The event loop's time of the last probe."""
 
     _answering: RequestResponseCycle | None = None
     """The request being answered; uvicorn's `cycle` is the latest one."""
@@ -170,9 +182,52 @@ class Protocol(HttpToolsProtocol):
         self._head_is_complete()
         self._discards = True
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's always closes
+        """Keeps the connection while whole requests are unanswered: the client may have closed its sending half only.
+
+        A client that closed entirely resets the connection when it is sent something, so something is sent at once.
+        HTTP/1.0 has no interim responses to send; there it counts as a disconnect.
+        """
+        cycle = self._answering
+        if cycle is None or not self._is_answering_a_whole_request() or cycle.scope["http_version"] != "1.1":
+            return None
+        if self._half_closed is None:
+            if self.pipeline and self.pipeline[0][0].more_body:  # it will not be completed
+                self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else cycle
+            last.keep_alive = False
+            self._head_is_complete()
+            self._probe()
+            self._half_closed = self.loop.call_later(CLOSED_CHECK_SECONDS, self._check_half_closed)
+        return True
+
+    def _probe(self) -> None:
+        """Sends what an open client ignores: a comment in a stream, an interim response before any response."""
+        cycle = self._answering
+        assert cycle is not None
+        self._probed_at = self.loop.time()
+        comment = cycle.scope.get(ON_HALF_CLOSE)
+        if callable(comment):
+            comment()
+        elif not cycle.response_started:
+            self.transport.write(STATUS_LINE[100] + b"\r\n")
+
+    def _check_half_closed(self) -> None:
+        if self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        if self.loop.time() - self._probed_at >= self._timeouts.heartbeat:
+            self._probe()
+        self._half_closed = self.loop.call_later(CLOSED_CHECK_SECONDS, self._check_half_closed)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_complete()
         self._has_read()
+        if self._half_closed is not None:
+            self._half_closed.cancel()
         self.pipeline.clear()
         cycle = self._answering
         unanswered = cycle is not None and not cycle.response_complete

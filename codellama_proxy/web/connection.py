@@ -13,6 +13,9 @@ ON_DISCONNECT = "codellama_proxy.on_disconnect"
 """In a request's scope: called if the client disconnects before it has its response. Faster than a task that waits
 for `receive` to report it."""
 
+ON_HALF_CLOSE = "codellama_proxy.on_half_close"
+"""In the scope of a request with an open stream: writes a comment, which a client that closed entirely resets."""
+
 BODY_COMPLETE = "codellama_proxy.body_complete"
 """In a request's scope once the whole body has arrived."""
 

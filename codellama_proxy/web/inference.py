@@ -20,7 +20,13 @@ from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
-from codellama_proxy.web.connection import BODY_COMPLETE, ON_DISCONNECT, REFUSED, client_timeouts
+from codellama_proxy.web.connection import (
+    BODY_COMPLETE,
+    ON_DISCONNECT,
+    ON_HALF_CLOSE,
+    REFUSED,
+    client_timeouts,
+)
 from codellama_proxy.web.http import receive_body
 from codellama_proxy.web.observed import LOGGED_BY_GATEWAY, Observer
 from codellama_proxy.web.unread_body import take_rest
@@ -145,6 +151,7 @@ class AsgiClient:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):
+            self._scope[ON_HALF_CLOSE] = self._write_comment
             self._schedule_heartbeat(self._timeouts.heartbeat)
 
     def _check_reader(self) -> None:
@@ -167,10 +174,13 @@ class AsgiClient:
             return
         silent = self._loop.time() - self._last_write
         if silent >= self._timeouts.heartbeat:
-            if self._heartbeat is None or self._heartbeat.done():
-                self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
+            self._write_comment()
             silent = 0.0
         self._schedule_heartbeat(self._timeouts.heartbeat - silent)
+
+    def _write_comment(self) -> None:
+        if self._heartbeat is None or self._heartbeat.done():
+            self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
 
     async def fail(self, error: ProxyError) -> None:
         """Sends the error if no response has begun."""
@@ -181,6 +191,7 @@ class AsgiClient:
     def close(self) -> None:
         """Cancels the heartbeat and stops listening for a disconnect."""
         self._scope.pop(ON_DISCONNECT, None)
+        self._scope.pop(ON_HALF_CLOSE, None)
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.cancel()
             self._heartbeat_timer = None

@@ -259,12 +259,52 @@ def test_a_long_silence_is_filled_with_comments(served: Proxy, upstream: Upstrea
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_closes_its_half_has_left(served: Proxy, upstream: Upstream, stream: bool) -> None:
+def test_a_client_that_closes_its_sending_half_is_answered(
+    served: Proxy, upstream: Upstream, stream: bool
+) -> None:
+    with Wire(served.port) as wire:
+        wire.send(ask(served, "late", stream=stream))
+        until(lambda: upstream.journal.requests("late"), "it is upstream")
+        wire.socket.shutdown(socket.SHUT_WR)
+        received = closed(wire).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"late-7" in received
+    assert newest(served, "late")["status"] == "ok"
+
+
+def test_requests_before_the_end_of_the_sending_half_are_answered(served: Proxy) -> None:
+    whole = ask(served, "plain")
+    with Wire(served.port) as wire:
+        wire.send(ask(served, "late", stream=True) + whole + whole[:-5])
+        wire.socket.shutdown(socket.SHUT_WR)
+        received = closed(wire)
+    assert received.count(b"HTTP/1.1 200") == 2
+    assert b"late-7" in received.partition(b"[DONE]")[0]
+    assert b"plain-7" in received.partition(b"[DONE]")[2]
+
+
+def test_a_stream_goes_on_after_the_end_of_the_sending_half(served: Proxy, upstream: Upstream) -> None:
+    with Wire(served.port) as wire:
+        lines = wire.send(ask(served, "silent", stream=True)).lines()
+        until(lambda: b"silent-2" in next(lines), "the tokens before the gate")
+        wire.socket.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+        upstream.open_gate("silent")
+        rest = b"".join(lines)
+    assert b"silent-3" in rest
+    assert b"data: [DONE]\n\n" in rest
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_closes_its_halves_one_after_the_other_has_left(
+    served: Proxy, upstream: Upstream, stream: bool
+) -> None:
     with Wire(served.port) as wire:
         wire.send(ask(served, "hanging", stream=stream))
         until(lambda: upstream.journal.requests("hanging"), "it is upstream")
         wire.socket.shutdown(socket.SHUT_WR)
-        freed(upstream, "hanging")
+        assert wire.socket.recv(100).startswith(b"HTTP/1.1 100")
+    freed(upstream, "hanging")
     assert newest(served, "hanging")["http_status"] == 499
 
 
