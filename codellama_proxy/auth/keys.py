@@ -187,7 +187,7 @@ def _may_be_ours(secret: str | None) -> TypeGuard[str]:
 
 
 def invalid_api_key() -> ProxyError:
-    """For malformed and unknown secrets: the same body, so that neither can be told from the other."""
+    """For malformed and unknown secrets: the same body, so that they cannot be distinguished."""
     return ProxyError("invalid_api_key", "Incorrect API key provided.")
 
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md, made of the definitions that the loader reads by: every key once."""
+"""Generate docs/configuration.md from the schema: every key once."""
 
 from __future__ import annotations
 

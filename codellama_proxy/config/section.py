@@ -30,7 +30,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     off: ClassVar[Mapping[str, Any] | None] = None
-    """What `false` in its place stands for; `None`: it cannot be switched off."""
+    """The value that `false` means; `None`: the section cannot be disabled."""
 
     @model_validator(mode="before")
     @classmethod

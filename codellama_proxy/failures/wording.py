@@ -43,7 +43,7 @@ STATUSES: Mapping[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""The status that a code or a type stands for, where an error came without one."""
+"""The status for a code or type of an error without a status."""
 
 _CONTEXT_LENGTH = (
     "maximum context length",

@@ -61,7 +61,7 @@ TOOL_CALLS: Mapping[str, str] = {
 
 
 def usage_in(found: Mapping[str, Any]) -> Usage | None:
-    """The usage that an answer, a chunk or an error event tells, wherever it stands in it; `None` if it tells none."""
+    """The usage in an answer, a chunk or an error event, wherever it is; `None` if there is none."""
     usage = read_usage(reported_in(found))
     tier = found.get("service_tier")
     if usage is not None and not usage.service_tier and isinstance(tier, str):
@@ -70,15 +70,15 @@ def usage_in(found: Mapping[str, Any]) -> Usage | None:
 
 
 def reported_in(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The `usage` object itself, as the upstream told it."""
+    """The `usage` object as reported by the upstream."""
     for name in PLACES:
         if isinstance(own := found.get(name), dict) and own:
             return own
     choices = found.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     for place in (first, *[found.get(name) for name in ("x_groq", "error", "message", "response")]):
-        if isinstance(place, dict) and isinstance(told := place.get("usage"), dict) and told:
-            return told
+        if isinstance(place, dict) and isinstance(usage := place.get("usage"), dict) and usage:
+            return usage
     return None
 
 
@@ -249,9 +249,9 @@ def _inside(places: Iterable[Mapping[str, Any]], names: Iterable[str]) -> int | 
 
 
 def _first(place: Mapping[str, Any], names: Iterable[str]) -> int | None:
-    """The first of them that is told and not 0; 0 if only that is told; `None` if none is."""
-    told = [count for name in names if (count := _count(place.get(name))) is not None]
-    return next((count for count in told if count), 0 if told else None)
+    """The first of them that is reported and not 0; 0 if only 0 is reported; `None` if none is."""
+    reported = [count for name in names if (count := _count(place.get(name))) is not None]
+    return next((count for count in reported if count), 0 if reported else None)
 
 
 def _count(value: object) -> int | None:

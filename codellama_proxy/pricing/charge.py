@@ -90,7 +90,7 @@ class Call:
             self.told_at = len(self.said)
 
     def failed(self, failure: Failure) -> None:
-        """Takes down how it failed, and what the failure itself told."""
+        """Record the failure and the usage that it reports."""
         self.failure = failure
         if failure.usage is not None:
             self._report(failure.usage)
@@ -113,9 +113,9 @@ class Call:
 
     @property
     def free(self) -> bool:
-        """Nothing was generated and nobody said otherwise: refused, or never sent."""
-        heard = self.whole or self.said or self.usage is not None
-        return not heard and self.failure is not None and (self.failure.refused or not self.failure.sent)
+        """Whether nothing was generated: refused, or never sent."""
+        received = self.whole or self.said or self.usage is not None
+        return not received and self.failure is not None and (self.failure.refused or not self.failure.sent)
 
     def attempt(self) -> Attempt:
         """The record of it, as far as it is known."""

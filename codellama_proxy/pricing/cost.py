@@ -12,7 +12,7 @@ PER = 1_000_000
 PLAIN_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 """Service tiers that cost the usual price, where an upstream says that it served in one of them."""
 MODES = frozenset({"fast", "us"})
-"""Tiers that are asked for by other parameters than the service tier, and not told as one."""
+"""Tiers that are requested by other parameters than the service tier, and not reported as one."""
 UNDECIDED_TIERS = frozenset({"", "auto"})
 """Wishes that leave the tier to the upstream."""
 

@@ -177,9 +177,9 @@ def asked_tier(params: Mapping[str, Any]) -> str:
 
 def with_asked_calls(usage: Usage, chat: InferenceRequest) -> Usage:
     """The usage with one call of each tool that was asked for by a parameter and that the upstream does not count."""
-    told = dict(usage.tool_calls)
+    reported = dict(usage.tool_calls)
     asked = {extra.tool: 1 for extra in _asked_for(chat.params) if extra.tool and extra.param != "tools"}
-    return usage._replace(tool_calls=tuple({**asked, **told}.items())) if asked else usage
+    return usage._replace(tool_calls=tuple({**asked, **reported}.items())) if asked else usage
 
 
 # --- an hour in the cache ------------------------------------------------------------------------------------

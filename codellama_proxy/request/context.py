@@ -95,7 +95,7 @@ class RequestContext:
     """The client left."""
     error: ProxyError | None = None
     tracking: Tracking = UNTRACKED
-    """What is to be kept of it, and told to others."""
+    """What is recorded of it and sent to tracking services."""
     hints: Mapping[str, str] = field(default_factory=dict)
     """The client's headers that are for tracking."""
     tried: Deployment | None = None

@@ -1,6 +1,6 @@
 """Reads a picture's width and height from the first bytes of its file; pure, and total: anything else is `None`.
 
-PNG, JPEG, GIF and WebP, which is what providers take. The kind is told by the bytes, not by what a client calls it.
+PNG, JPEG, GIF and WebP, the formats of the providers, detected from the bytes and not from the client's media type.
 """
 
 from __future__ import annotations

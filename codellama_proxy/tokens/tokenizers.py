@@ -73,7 +73,7 @@ class Tokenizers:
         return counted, len(pieces) == 1 and _is_openai(model)
 
     def decode(self, ids: Sequence[int]) -> str | None:
-        """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if nobody can tell."""
+        """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if unknown."""
         encoding = self.encodings.get(OF_IDS)
         try:
             return None if encoding is None else encoding.decode(ids)

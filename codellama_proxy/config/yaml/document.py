@@ -30,7 +30,7 @@ _ENDS = re.compile(rf"^{END}\b", re.MULTILINE)
 class Document:
     root: Any
     keys: Mapping[Path, Position]
-    """Where each mapping key stands."""
+    """The position of each mapping key."""
     values: Mapping[Path, Position]
     missing: Mapping[Path, str]
     """Values that need a variable or file which has nothing to give, and why; they are `None` in `root`."""

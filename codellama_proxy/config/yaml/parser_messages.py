@@ -43,6 +43,6 @@ OTHERWISE = (
 
 
 def in_plain_words(problem: str | None) -> str:
-    """A sentence that says what to look for; it never quotes the file."""
-    said = problem or ""
-    return next((sentence for part, sentence in SENTENCES if part in said), OTHERWISE)
+    """A sentence with a hint; it never quotes the file."""
+    text = problem or ""
+    return next((sentence for part, sentence in SENTENCES if part in text), OTHERWISE)

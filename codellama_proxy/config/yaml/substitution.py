@@ -1,4 +1,4 @@
-"""`${NAME}`, `${NAME:-default}` and `${file:/path}` inside one scalar; `$${` stands for a plain `${`."""
+"""`${NAME}`, `${NAME:-default}` and `${file:/path}` inside one scalar; `$${` is a literal `${`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_LIMIT = 64 * 1024
 """Bytes of a `${file:}`: secrets are short, and a wrong path must not fill the memory."""
 
 Lookup = Callable[[str], str]
-"""What stands inside `${...}` (without a default) to its value; raises `UnsetError` with the reason."""
+"""Maps the content of `${...}` (without a default) to its value; raises `UnsetError` with the reason."""
 
 
 class UnsetError(Exception):

@@ -32,7 +32,7 @@ DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusa
 
 
 MAX_EDITED_BYTES = 64 << 10
-"""Larger chunks are serialised anew: searching them takes longer."""
+"""Larger chunks are serialised again, because searching them takes longer."""
 
 
 class ChoiceState(NamedTuple):

@@ -1,4 +1,4 @@
-"""Replicate: a prediction is created, then asked after or followed as a stream, and cancelled if nobody waits.
+"""Replicate: a prediction is created, then polled or streamed, and cancelled if no client waits.
 
 Whole predictions reach `parse_stream` too, as events of type `whole` (see `steps.py`): the first, which
 may already be the last; every one that is asked for where there is no stream, of which only what is new is said;

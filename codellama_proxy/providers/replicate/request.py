@@ -40,7 +40,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     body = {**version, "input": {**params, **_conversation(chat.messages, inputs)}}
     headers = {**bearer_headers(deployment), "content-type": "application/json"}
     if not chat.stream:
-        # Should we be gone by then, nobody else cancels it.
+        # Cancels it if the proxy is gone by then.
         limit = max(math.ceil(deployment.timeouts.answer), MIN_CANCEL_SECONDS)
         headers |= {"prefer": f"wait={WAIT}", "cancel-after": f"{limit}s"}
     return HttpRequest(

@@ -36,7 +36,7 @@ def digest(secret: str) -> str:
 
 
 def create(db: sqlite3.Connection, change: KeyChange, now: float) -> tuple[Key, str]:
-    """A new key and its secret, which nobody can read again."""
+    """A new key and its secret, which cannot be read again."""
     key = apply(Key("key_" + _random(12), DEFAULT_PROJECT, created_at=now), change, now)
     db.execute(SQL["insert_key"], _parameters(key))
     return _with_secret(db, key)

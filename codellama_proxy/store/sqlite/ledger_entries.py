@@ -117,7 +117,7 @@ class LedgerEntries:
     def fold(self, db: sqlite3.Connection, before: float, now: float) -> int:
         """Fold one batch of rows of whole days; how many."""
         self.balances.flush(db)
-        self.balances.forget()  # of what is folded the balances are told in the file
+        self.balances.forget()  # the balances of folded rows are in the file
         return folding.fold(db, min(before, now // DAY * DAY))
 
 
