@@ -3,13 +3,14 @@
     python -m bench.instant PORT
 
 Answers any POST with a short completion, or, if the body asks to stream, with 51 chunks. The first part of the path
-says otherwise: `/failing` answers 500, `/uncounted` streams without usage, `/cut` breaks off in the middle,
-`/endless` begins a stream and says no more.
+says otherwise: `/failing` answers 400, `/uncounted` streams without usage, `/cut` breaks every other stream off in the
+middle, `/endless` begins a stream and says no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 
@@ -63,11 +64,13 @@ END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 ANSWER, STREAM = _answer(), HEAD + BODY + _chunk([], usage=USAGE) + END
 OTHERWISE = {
-    b"failing": _whole("500 Internal Server Error", {"error": {"message": "out of order"}}),
+    b"failing": _whole("400 Bad Request", {"error": {"message": "out of order"}}),
     b"uncounted": HEAD + BODY + END,
     b"cut": HEAD + BODY[: len(BODY) // 2],
     b"endless": HEAD + _word(WORDS[0]),
 }
+CUT_IN_TURN = itertools.cycle((False, True))
+"""Every other stream of `/cut` is whole: a deployment that only breaks off would be in cooldown soon."""
 
 
 class Instant(asyncio.Protocol):
@@ -93,6 +96,9 @@ class Instant(asyncio.Protocol):
             self.transport.write(STREAM if streamed else ANSWER)  # type: ignore[attr-defined]
             return
         kind = head.split(b"/", 2)[1]
+        if kind == b"cut" and next(CUT_IN_TURN):
+            self.transport.write(STREAM)  # type: ignore[attr-defined]
+            return
         self.transport.write(OTHERWISE[kind])  # type: ignore[attr-defined]
         if kind == b"cut":
             self.transport.close()

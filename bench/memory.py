@@ -63,7 +63,7 @@ class Part:
 PARTS = (
     Part("whole answers", 0.60, 16),
     Part("streams", 0.22, 8, stream=True),
-    Part("errors of the upstream", 0.05, 2, "failing", status=502),
+    Part("errors of the upstream", 0.05, 2, "failing", status=400),
     Part("streams without usage", 0.05, 4, "uncounted", stream=True),
     Part("streams that the upstream cuts off", 0.04, 2, "cut", stream=True),
 )
@@ -106,7 +106,7 @@ def served() -> Iterator[Target]:
         models = "".join(
             MODEL.format(kind=kind, model=model, port=direct.port) for kind, model in KINDS.items()
         )
-        text = config(direct, models=models, routing="{retries: 0}")
+        text = config(direct, models=models, routing="{retries: 0, cooldown: {failures: 1000}}")
         with proxy(Path(name), text) as target:
             yield target
 
