@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from itertools import pairwise
 from typing import Any
 
 import httpx2
@@ -361,11 +360,16 @@ def test_deployments_share_by_weight(served: Proxy) -> None:
     assert 65 < served_by["heavy#1"] < 112, "three of four, and six standard deviations"
 
 
-def test_waits_between_tries_are_not_all_alike(served: Proxy, upstream: Upstream) -> None:
-    for _ in range(8):
-        served.chat(model=label("status=500", streamed=False))
+def test_waits_between_tries_are_not_all_alike(proxy: ProxyFactory, upstream: Upstream) -> None:
+    patient = {"cooldown": {"failures": 1000}, "backoff": {"initial": "100ms"}}
+    one = proxy(config(upstream.model("down", "status=500"), routing=patient))
+    for _ in range(16):
+        assert one.chat(model="down").headers["x-proxy-attempts"] == "2"
     times = [one["at"] for one in upstream.journal.requests()]
-    assert len({round(late - early, 4) for early, late in pairwise(times)}) > 3
+    waits = [second - first for first, second in zip(times[::2], times[1::2], strict=True)]
+    assert len({int(wait * 100) for wait in waits}) > 2, (
+        "they are spread over 100 ms, not all within the same 20 ms"
+    )
 
 
 def test_a_new_key_or_address_is_given_a_new_chance(proxy: ProxyFactory, upstream: Upstream) -> None:
