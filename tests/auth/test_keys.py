@@ -84,7 +84,7 @@ async def refused(keys: Keys, secret: str | None) -> str:
 # --- authentication ----------------------------------------------------------------------------------------
 
 
-def test_a_secret_opens_its_key_and_is_stored_nowhere(store: Store) -> None:
+def test_a_secret_authenticates_its_key_and_is_not_stored(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({"key_alias": "web-team"}))
         assert re.fullmatch(r"sk-[0-9A-Za-z]{40,}", secret)
@@ -99,7 +99,7 @@ def test_a_secret_opens_its_key_and_is_stored_nowhere(store: Store) -> None:
     store.run(use)
 
 
-def test_malformed_and_unknown_secrets_get_one_identical_answer(store: Store) -> None:
+def test_malformed_and_unknown_secrets_get_the_same_error(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
         await store.keys.authenticate(secret)
@@ -138,7 +138,7 @@ def test_malformed_and_unknown_secrets_get_one_identical_answer(store: Store) ->
     store.run(use)
 
 
-def test_a_key_ends_at_its_time_also_from_memory(store: Store) -> None:
+def test_a_key_expires_on_time_when_it_is_cached(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({"duration": "1h"}))
         assert key.expires_at == NOW + 3600
@@ -152,7 +152,7 @@ def test_a_key_ends_at_its_time_also_from_memory(store: Store) -> None:
     store.run(use)
 
 
-def test_a_blocked_key_says_so_and_works_again_when_unblocked(store: Store) -> None:
+def test_a_blocked_key_is_reported_as_blocked_and_works_when_unblocked(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({"duration": "1h"}))
         await store.keys.authenticate(secret)
@@ -194,7 +194,7 @@ def test_rotation_replaces_the_secret_and_keeps_the_key(store: Store) -> None:
     store.run(use)
 
 
-def test_both_secrets_work_while_a_rotation_overlaps_and_never_three(store: Store) -> None:
+def test_at_most_two_secrets_work_during_a_rotation_overlap(store: Store) -> None:
     async def use(store: Store) -> None:
         key, first = await store.keys.create(read({}))
         await store.keys.authenticate(first)
@@ -210,7 +210,7 @@ def test_both_secrets_work_while_a_rotation_overlaps_and_never_three(store: Stor
     store.run(use)
 
 
-def test_the_memory_is_bounded_and_unknown_secrets_push_nobody_out(store: Store) -> None:
+def test_the_key_cache_is_bounded_and_unknown_secrets_evict_no_key(store: Store) -> None:
     async def use(store: Store) -> None:
         keys = Keys(StoredKeys(store.writer, store.reader), clock=store.clock, cached=2, cached_unknown=2)
         secrets = [(await keys.create(read({})))[1] for _ in range(3)]
@@ -229,7 +229,7 @@ def test_the_memory_is_bounded_and_unknown_secrets_push_nobody_out(store: Store)
 # --- changes from outside ----------------------------------------------------------------------------------
 
 
-def test_a_change_by_another_process_is_seen_at_the_next_look(store: Store) -> None:
+def test_a_change_by_another_process_is_seen_at_the_next_check(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
         looks: asyncio.Queue[None] = asyncio.Queue()
@@ -261,7 +261,7 @@ def test_a_change_by_another_process_is_seen_at_the_next_look(store: Store) -> N
     store.run(use)
 
 
-def test_the_real_watch_lands_a_revocation_within_a_second(store: Store) -> None:
+def test_a_revocation_takes_effect_within_a_second(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
         watching = asyncio.create_task(store.keys.watch())
@@ -299,7 +299,7 @@ class SlowReader(Reader):
         return rows
 
 
-def test_a_lookup_that_began_before_a_revocation_does_not_write_its_row_back(store: Store) -> None:
+def test_a_lookup_started_before_a_revocation_does_not_cache_the_old_row(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
         reader = SlowReader(store.path)
@@ -317,7 +317,7 @@ def test_a_lookup_that_began_before_a_revocation_does_not_write_its_row_back(sto
     store.run(use)
 
 
-def test_without_the_store_nobody_is_let_in_and_nothing_is_remembered(store: Store) -> None:
+def test_requests_are_refused_and_not_cached_while_the_store_is_unavailable(store: Store) -> None:
     async def use(store: Store) -> None:
         _, secret = await store.keys.create(read({}))
         await store.reader.close()
@@ -341,7 +341,7 @@ def test_the_reader_cannot_write(store: Store) -> None:
 # --- administration ----------------------------------------------------------------------------------------
 
 
-def test_everything_a_key_was_made_of_is_read_back(store: Store) -> None:
+def test_every_field_of_a_created_key_is_read_back(store: Store) -> None:
     body = {
         "key_alias": "web-team",
         "duration": "30d",
@@ -376,7 +376,7 @@ def test_everything_a_key_was_made_of_is_read_back(store: Store) -> None:
     store.run(use)
 
 
-def test_an_update_changes_only_what_it_names_and_null_unsets(store: Store) -> None:
+def test_an_update_changes_only_named_fields_and_null_unsets_them(store: Store) -> None:
     async def use(store: Store) -> None:
         key, _ = await store.keys.create(
             read({"rpm_limit": 5, "max_budget": 1, "models": ["a"], "duration": "1h"})
@@ -397,7 +397,7 @@ def test_an_update_changes_only_what_it_names_and_null_unsets(store: Store) -> N
     store.run(use)
 
 
-def test_pages_hold_every_key_once_the_newest_first(store: Store) -> None:
+def test_pages_list_every_key_once_newest_first(store: Store) -> None:
     async def use(store: Store) -> None:
         made = []
         for n in range(7):
@@ -415,7 +415,7 @@ def test_pages_hold_every_key_once_the_newest_first(store: Store) -> None:
 
 
 @pytest.mark.parametrize("verb", ["update", "block", "unblock", "rotate", "delete"])
-def test_a_verb_on_an_unknown_key_is_not_found_and_changes_nothing(store: Store, verb: str) -> None:
+def test_an_operation_on_an_unknown_key_is_not_found(store: Store, verb: str) -> None:
     async def use(store: Store) -> None:
         await store.keys.create(read({}))
         with store.elsewhere() as db:
@@ -476,21 +476,19 @@ def test_a_verb_on_an_unknown_key_is_not_found_and_changes_nothing(store: Store,
         ({"metadata": {"a": "é" * 2048}}, "invalid_value", "metadata"),
     ],
 )
-def test_a_value_that_a_key_cannot_have_is_refused_by_name(
-    body: dict[str, Any], code: str, param: str
-) -> None:
+def test_an_invalid_value_is_refused_and_its_field_named(body: dict[str, Any], code: str, param: str) -> None:
     with pytest.raises(ProxyError) as caught:
         read(body)
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, param)
 
 
 @given(st.integers(0, 10**18))
-def test_money_is_exact_to_the_nano(nanos: int) -> None:
+def test_budgets_are_exact_to_a_nano_dollar(nanos: int) -> None:
     assert money("max_budget", Decimal(nanos) / 10**9) == nanos
 
 
 @given(st.integers(0, 10**15))
-def test_money_survives_being_shown_and_read_as_a_json_number(nanos: int) -> None:
+def test_budgets_survive_a_json_round_trip(nanos: int) -> None:
     key = apply(Key("key_a", "p"), KeyChange({"max_budget": nanos}), NOW)
     again = orjson.loads(orjson.dumps(shown(key)))["max_budget"]
     assert money("max_budget", again) == nanos
