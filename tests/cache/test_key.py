@@ -109,7 +109,7 @@ CHANGEABLE = [
 
 
 @given(st.data())
-def test_any_single_change_of_a_value_is_another_key(data: st.DataObject) -> None:
+def test_changing_any_value_changes_the_key(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(CHANGEABLE))
     value: Any = BODY
     for step in path:
@@ -118,17 +118,17 @@ def test_any_single_change_of_a_value_is_another_key(data: st.DataObject) -> Non
 
 
 @given(st.sampled_from([name for name in BODY if name not in ("model", "messages")]))
-def test_a_parameter_less_is_another_key(name: str) -> None:
+def test_removing_a_parameter_changes_the_key(name: str) -> None:
     assert key({n: v for n, v in BODY.items() if n != name}) != key()
 
 
 @given(st.dictionaries(st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), st.integers(-9, 9), min_size=1))
-def test_an_unknown_parameter_more_is_another_key(more: dict[str, int]) -> None:
+def test_adding_an_unknown_parameter_changes_the_key(more: dict[str, int]) -> None:
     assert key({**BODY, **more}) != key()
 
 
 @given(st.permutations(range(4)).filter(lambda order: order != [0, 1, 2, 3]))
-def test_another_order_of_messages_is_another_key(order: list[int]) -> None:
+def test_reordering_messages_changes_the_key(order: list[int]) -> None:
     assert key({**BODY, "messages": [BODY["messages"][at] for at in order]}) != key()
 
 
@@ -153,7 +153,7 @@ def test_another_order_of_messages_is_another_key(order: list[int]) -> None:
         {"project": Project("team", guardrail=False)},
     ],
 )
-def test_another_scope_model_or_guardrail_is_another_key(difference: dict[str, Any]) -> None:
+def test_scope_model_and_guardrail_are_part_of_the_key(difference: dict[str, Any]) -> None:
     assert key(**difference) != key()
 
 
@@ -167,7 +167,7 @@ def test_another_scope_model_or_guardrail_is_another_key(difference: dict[str, A
         replace(MODEL, fallbacks=("z",)),
     ],
 )
-def test_what_no_answer_depends_on_is_the_same_key(model: Model) -> None:
+def test_fields_that_do_not_affect_the_answer_are_not_part_of_the_key(model: Model) -> None:
     assert key(model=model) == key()
 
 
@@ -202,7 +202,9 @@ IRRELEVANT = st.fixed_dictionaries(
 
 
 @given(IRRELEVANT, st.randoms(use_true_random=False))
-def test_irrelevant_fields_defaults_and_order_are_the_same_key(more: dict[str, Any], random: Any) -> None:
+def test_irrelevant_fields_defaults_and_order_do_not_change_the_key(
+    more: dict[str, Any], random: Any
+) -> None:
     assert key(shuffled({**BODY, **more}, random)) == key()
 
 
@@ -216,18 +218,18 @@ def test_irrelevant_fields_defaults_and_order_are_the_same_key(more: dict[str, A
         ({"response_format": {"type": "text"}}, {}),
     ],
 )
-def test_one_meaning_has_one_spelling(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_equivalent_requests_have_the_same_key(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert canonical_params(one) == canonical_params(other)
 
 
-def test_a_default_the_entry_does_not_have_is_not_left_out() -> None:
+def test_a_default_that_differs_from_the_entrys_params_is_part_of_the_key() -> None:
     cold = replace(MODEL, deployments=(replace(MODEL.deployments[0], params={"temperature": 0.2}),))
     plain = {name: value for name, value in BODY.items() if name != "temperature"}
     assert key(plain, model=cold) != key({**plain, "temperature": 1}, model=cold)
     assert key(plain, model=cold) == key({**plain, "temperature": 0.2}, model=cold)
 
 
-def test_prompt_and_the_message_it_stands_for_share_an_answer() -> None:
+def test_prompt_and_the_equivalent_message_have_the_same_key() -> None:
     assert key({"prompt": "hi"}) == key({"messages": [{"role": "user", "content": "hi"}]})
 
 
@@ -235,12 +237,12 @@ def test_prompt_and_the_message_it_stands_for_share_an_answer() -> None:
     ("scope", "expected"),
     [("project", ("project", "team")), ("key", ("key", "key_1")), ("global", ("global", ""))],
 )
-def test_the_configuration_says_who_shares(scope: Any, expected: tuple[str, str]) -> None:
+def test_the_configured_scope_determines_sharing(scope: Any, expected: tuple[str, str]) -> None:
     found = scope_of(snapshot(cache=Cache(scope=scope)), "team", Key("key_1", "team"))
     assert found == CacheScope(*expected, "team")
 
 
-def test_callers_without_a_key_share_within_their_project() -> None:
+def test_anonymous_callers_share_within_their_project() -> None:
     assert scope_of(snapshot(cache=Cache(scope="key")), "anonymous", None).name == "anonymous"
 
 
@@ -260,9 +262,7 @@ def test_callers_without_a_key_share_within_their_project() -> None:
         ({"namespace": "other", "use-cache": True, "similarity": 0.1}, "public", CacheDirectives()),
     ],
 )
-def test_clients_may_say_what_they_want(
-    cache: dict[str, Any], header: str, expected: CacheDirectives
-) -> None:
+def test_cache_directives_are_parsed(cache: dict[str, Any], header: str, expected: CacheDirectives) -> None:
     assert directives_of(cache, header) == expected
 
 
@@ -276,7 +276,7 @@ def test_clients_may_say_what_they_want(
         ({"s-maxage": -1}, "invalid_value"),
     ],
 )
-def test_what_makes_no_sense_is_refused(cache: dict[str, Any], code: str) -> None:
+def test_invalid_cache_directives_are_refused(cache: dict[str, Any], code: str) -> None:
     with pytest.raises(ProxyError) as caught:
         directives_of(cache, "")
     assert (caught.value.code, caught.value.param) == (code, f"cache.{next(iter(cache))}")
@@ -287,7 +287,7 @@ def answer(**changes: Any) -> CachedAnswer:
 
 
 @given(*[st.integers(0, 10_000)] * 4)
-def test_clients_only_tighten(ttl: int, max_age: int, configured: int, age: int) -> None:
+def test_cache_directives_only_restrict(ttl: int, max_age: int, configured: int, age: int) -> None:
     wish = CacheDirectives(ttl=ttl, max_age=max_age)
     assert wish.expiry(configured, 1000.0) <= 1000.0 + configured
     kept = answer(expires_at=1000.0 + configured)
@@ -296,7 +296,7 @@ def test_clients_only_tighten(ttl: int, max_age: int, configured: int, age: int)
         assert age < max_age
 
 
-def test_a_shorter_ttl_of_today_ends_yesterdays_answers() -> None:
+def test_a_reduced_ttl_applies_to_older_answers() -> None:
     assert CacheDirectives().fresh(answer(), 60.0, 1059.0)
     assert not CacheDirectives().fresh(answer(), 10.0, 1011.0)
     assert not CacheDirectives().fresh(answer(), 600.0, 1060.0)
@@ -326,7 +326,7 @@ def completion(*reasons: str | None, **message: Any) -> dict[str, Any]:
         ({"error": {"message": "no"}}, False),
     ],
 )
-def test_only_whole_answers_are_kept(found: dict[str, Any], expected: bool) -> None:
+def test_only_complete_answers_are_cacheable(found: dict[str, Any], expected: bool) -> None:
     assert storable(found) is expected
 
 
@@ -357,11 +357,11 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:x"}}
         (parsed(user("")), None),
     ],
 )
-def test_only_plain_text_can_be_similar(chat: InferenceRequest, expected: str | None) -> None:
+def test_only_plain_text_requests_are_compared(chat: InferenceRequest, expected: str | None) -> None:
     assert last_turn(chat) == expected
 
 
-def test_similar_requests_differ_in_their_last_turn_alone() -> None:
+def test_similar_requests_differ_only_in_their_last_turn() -> None:
     def bucket(*messages: dict[str, Any], **more: Any) -> bytes:
         blank = without_last_turn(parsed(*messages, **more))
         return key_of("project", "t", DeploymentRequests(blank, GUARDRAIL, PROJECT), MODEL)
@@ -371,6 +371,6 @@ def test_similar_requests_differ_in_their_last_turn_alone() -> None:
     assert bucket(user("a"), user("hi")) != bucket(user("b"), user("hi"))
 
 
-def test_an_entry_with_frozen_extras_has_a_key() -> None:
+def test_an_entry_with_nested_params_has_a_key() -> None:
     one: Deployment = deployment("a", params={"stop": ("x", "y")}, extra={"input_map": {"a": ("b",)}})
     assert len(key({"prompt": "hi"}, model=model_of("a", one))) == 32

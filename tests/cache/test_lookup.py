@@ -55,7 +55,7 @@ def whole(client: Client) -> dict[str, Any]:
 @BOTH
 @BOTH_AFTER
 @pytest.mark.parametrize("kind", ["text", "tools"])
-def test_the_same_request_is_answered_again_without_a_call(
+def test_an_identical_request_is_answered_without_an_upstream_call(
     play: Play, streamed: bool, after: bool, kind: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -74,7 +74,7 @@ def test_the_same_request_is_answered_again_without_a_call(
 
 
 @BOTH
-def test_a_hit_is_free_and_says_what_it_saved(play: Play, streamed: bool) -> None:
+def test_a_hit_costs_nothing_and_reports_the_saved_cost(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         client = await rig.ask(stream=streamed)
@@ -99,7 +99,7 @@ def test_a_hit_is_free_and_says_what_it_saved(play: Play, streamed: bool) -> Non
 
 
 @BOTH
-def test_what_a_hit_saved_is_unknown_where_the_price_is(play: Play, streamed: bool) -> None:
+def test_the_saved_cost_is_unknown_if_the_price_is_unknown(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         assert outcome(await rig.ask(stream=streamed))[0] == "hit"
@@ -110,7 +110,7 @@ def test_what_a_hit_saved_is_unknown_where_the_price_is(play: Play, streamed: bo
     play(Internet(a=[good(streamed=False)]), use, snapshot(model("a"), cache=ON))
 
 
-def test_usage_that_nobody_reported_is_counted_for_a_hit_too(play: Play) -> None:
+def test_unreported_usage_is_estimated_for_a_hit(play: Play) -> None:
     async def use(rig: Rig) -> None:
         first, second = await rig.ask(), await rig.ask()
         assert second.headers["x-proxy-cache"] == "hit"
@@ -132,7 +132,7 @@ def test_answers_survive_a_restart(tmp_path: Path) -> None:
     run(tmp_path, CACHED, Internet(a=[refusal(500)]), second)
 
 
-def test_an_answer_is_good_for_its_time_only(play: Play) -> None:
+def test_an_answer_expires_after_its_ttl(play: Play) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 5000.0
         await rig.ask()
@@ -144,7 +144,7 @@ def test_an_answer_is_good_for_its_time_only(play: Play) -> None:
     play(Internet(a=[good(streamed=False)]), use)
 
 
-def test_a_fallbacks_answer_does_not_outlive_the_outage(play: Play) -> None:
+def test_a_fallbacks_answer_is_not_served_after_the_outage(play: Play) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask()).headers["x-proxy-model"] == "b"
         assert outcome(await rig.ask(model="b"))[0] == "hit", "it is b's answer"
@@ -198,7 +198,7 @@ def with_finish(reason: str, **message: Any) -> bytes:
     ],
     ids=["length", "filtered", "empty", "oversized", "error", "cut"],
 )
-def test_only_complete_answers_are_kept(play: Play, script: Any) -> None:
+def test_only_complete_answers_are_cached(play: Play, script: Any) -> None:
     async def use(rig: Rig) -> None:
         streamed = script.headers["content-type"] == "text/event-stream"
         for _ in range(2):
@@ -211,7 +211,7 @@ def test_only_complete_answers_are_kept(play: Play, script: Any) -> None:
     play(internet, use)
 
 
-def test_an_answer_whose_client_left_is_not_kept(play: Play) -> None:
+def test_an_answer_cut_by_a_disconnect_is_not_cached(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=True, stops_after=0)
         with pytest.raises(ClientDisconnectedError):
@@ -236,7 +236,7 @@ def test_an_answer_whose_client_left_is_not_kept(play: Play) -> None:
     ],
 )
 @BOTH
-def test_answers_are_shared_in_their_scope_and_nowhere_else(
+def test_answers_are_shared_only_within_their_scope(
     play: Play, scope: Any, project: str, expected: str, streamed: bool
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -249,7 +249,7 @@ def test_answers_are_shared_in_their_scope_and_nowhere_else(
     play(internet, use, replace(CACHED, cache=Cache(scope=scope)))
 
 
-def test_one_key_has_its_own_answers_for_itself(play: Play) -> None:
+def test_with_scope_key_answers_are_not_shared_between_keys(play: Play) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         assert outcome(await rig.ask())[0] == "hit"
@@ -269,7 +269,7 @@ def test_projects_with_other_guardrails_share_nothing_even_globally(play: Play) 
     play(Internet(a=[good(streamed=False)]), use, setting)
 
 
-def test_another_guardrail_is_another_question(play: Play) -> None:
+def test_an_edited_guardrail_invalidates_cached_answers(play: Play) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         rig.setting = replace(rig.setting, guardrail=Guardrail("Only poems."))
@@ -314,7 +314,7 @@ def test_a_hit_needs_a_key(play: Play) -> None:
 
 
 @pytest.mark.parametrize("setting", [Cache(enabled=False), ON], ids=["everywhere", "project"])
-def test_the_cache_can_be_switched_off(play: Play, setting: Cache) -> None:
+def test_the_cache_can_be_disabled(play: Play, setting: Cache) -> None:
     async def use(rig: Rig) -> None:
         for _ in range(2):
             assert outcome(await rig.ask()) == ("off", TEXT.text)
@@ -325,7 +325,7 @@ def test_the_cache_can_be_switched_off(play: Play, setting: Cache) -> None:
 
 
 @pytest.mark.parametrize("how", ["body", "header"])
-def test_no_cache_asks_again_and_keeps_the_newer_answer(play: Play, how: str) -> None:
+def test_no_cache_calls_upstream_and_caches_the_new_answer(play: Play, how: str) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         client = rig.client(**({"cache": {"no-cache": True}} if how == "body" else {}))
@@ -339,7 +339,7 @@ def test_no_cache_asks_again_and_keeps_the_newer_answer(play: Play, how: str) ->
     play(internet, use)
 
 
-def test_no_store_keeps_nothing_and_reads_all_the_same(play: Play) -> None:
+def test_no_store_reads_the_cache_but_does_not_write_it(play: Play) -> None:
     async def use(rig: Rig) -> None:
         for expected in ("miss", "miss"):
             assert outcome(await rig.ask(cache={"no-store": True}))[0] == expected
@@ -349,7 +349,7 @@ def test_no_store_keeps_nothing_and_reads_all_the_same(play: Play) -> None:
     play(Internet(a=[good(streamed=False)]), use)
 
 
-def test_ttl_and_s_maxage_shorten(play: Play) -> None:
+def test_ttl_and_s_maxage_shorten_the_lifetime(play: Play) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 5000.0
         await rig.ask(cache={"ttl": 60})
@@ -365,7 +365,7 @@ def test_ttl_and_s_maxage_shorten(play: Play) -> None:
     play(Internet(a=[good(streamed=False)]), use)
 
 
-def test_wishes_that_make_no_sense_are_refused(play: Play) -> None:
+def test_invalid_cache_directives_are_refused(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(cache={"ttl": "soon"})
         assert (client.status, client.json["error"]["param"]) == (400, "cache.ttl")
@@ -379,7 +379,7 @@ def test_wishes_that_make_no_sense_are_refused(play: Play) -> None:
 @pytest.mark.parametrize(
     "trouble", ["drop table answers", "update answers set completion = x'ff'", "lock", "remove"]
 )
-def test_trouble_with_the_cache_is_a_miss_and_nothing_else(play: Play, tmp_path: Path, trouble: str) -> None:
+def test_a_cache_failure_is_a_miss(play: Play, tmp_path: Path, trouble: str) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask()
         await rig.answers.read(lambda _: None)  # it is written
@@ -399,7 +399,7 @@ def test_trouble_with_the_cache_is_a_miss_and_nothing_else(play: Play, tmp_path:
     play(Internet(a=[good(streamed=False)]), use)
 
 
-def test_a_flood_of_requests_for_different_things_stays_apart(play: Play) -> None:
+def test_many_concurrent_different_requests_get_their_own_answers(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(seed=number) for number in range(20)]
         await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))

@@ -42,7 +42,7 @@ def pointing(*numbers: float) -> Any:
 
 
 @given(NUMBERS, NUMBERS)
-def test_similarity_is_the_cosine(one: list[float], other: list[float]) -> None:
+def test_similarity_is_the_cosine_of_the_vectors(one: list[float], other: list[float]) -> None:
     first, second = vector(one), vector(other)
     if first is None or second is None:
         return
@@ -51,7 +51,7 @@ def test_similarity_is_the_cosine(one: list[float], other: list[float]) -> None:
 
 
 @given(NUMBERS)
-def test_a_vector_is_like_itself_and_its_multiples(numbers: list[float]) -> None:
+def test_a_vector_has_similarity_1_to_its_multiples(numbers: list[float]) -> None:
     one = vector(numbers)
     if one is not None:
         twice = pointing(*(2 * number for number in numbers))
@@ -60,17 +60,17 @@ def test_a_vector_is_like_itself_and_its_multiples(numbers: list[float]) -> None
 
 
 @pytest.mark.parametrize("numbers", [[], [0.0, 0.0], [math.inf, 1.0], [math.nan]])
-def test_what_points_nowhere_is_no_vector(numbers: list[float]) -> None:
+def test_a_vector_without_direction_is_invalid(numbers: list[float]) -> None:
     assert vector(numbers) is None
 
 
-def test_vectors_of_different_lengths_are_not_alike() -> None:
+def test_vectors_of_different_dimensions_are_not_similar() -> None:
     assert similarity(pointing(1, 2), pointing(1, 2, 3).numbers) == 0
     assert shortlist(pointing(*[1] * 8).signs, [(b"longer", pointing(*[1] * 9).signs)]) == []
 
 
 @given(st.integers(0, 2**32))
-def test_the_most_alike_are_on_the_shortlist(seed: int) -> None:
+def test_the_shortlist_has_the_most_similar_vectors(seed: int) -> None:
     random = Random(seed)
 
     def near(numbers: list[float], noise: float) -> list[float]:
@@ -84,7 +84,7 @@ def test_the_most_alike_are_on_the_shortlist(seed: int) -> None:
     assert len(found) == SHORTLIST
 
 
-def test_vectors_come_as_numbers_or_in_base64() -> None:
+def test_vectors_are_read_from_numbers_or_base64() -> None:
     assert list(numbers_of(b'{"data": [{"embedding": [1, 0.5]}]}')) == [1.0, 0.5]
     assert list(numbers_of(b'{"data": [{"embedding": "AACAPwAAAD8="}]}')) == [1.0, 0.5]
 
@@ -93,7 +93,7 @@ def test_vectors_come_as_numbers_or_in_base64() -> None:
     "body",
     [b"{", b"{}", b'{"data": []}', b'{"data": [{"embedding": "?"}]}', b'{"data": [{"embedding": [null]}]}'],
 )
-def test_what_is_no_vector_is_not_taken_for_one(body: bytes) -> None:
+def test_an_invalid_vector_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
         numbers_of(body)
 
@@ -203,7 +203,7 @@ def test_a_similar_request_gets_the_answer(play: Play, internet: Thinking, strea
     play(internet, use)
 
 
-def test_another_question_is_a_miss(play: Play, internet: Thinking) -> None:
+def test_a_dissimilar_request_is_a_miss(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
         await kept(rig)
@@ -214,7 +214,7 @@ def test_another_question_is_a_miss(play: Play, internet: Thinking) -> None:
     play(internet, use)
 
 
-def test_what_is_identical_needs_no_thought(play: Play, internet: Thinking) -> None:
+def test_an_identical_request_needs_no_embedding(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
         assert did(await ask(rig, "hello")) == "hit"
@@ -239,7 +239,7 @@ TURNS = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
     ],
     ids=lambda difference: next(iter(difference)),
 )
-def test_similar_is_only_what_differs_in_its_last_turn_alone(
+def test_requests_that_differ_before_the_last_turn_are_not_compared(
     play: Play, internet: Thinking, difference: dict[str, Any]
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -262,7 +262,7 @@ def test_similar_is_only_what_differs_in_its_last_turn_alone(
         ("global", "poets", "miss"),
     ],
 )
-def test_nobody_is_answered_from_another_scope_or_guardrail(
+def test_answers_of_another_scope_or_guardrail_are_not_used(
     play: Play, internet: Thinking, scope: Any, project: str, expected: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -283,7 +283,9 @@ def test_nobody_is_answered_from_another_scope_or_guardrail(
     ],
     ids=["tools", "image", "no-cache"],
 )
-def test_some_requests_are_never_compared(play: Play, internet: Thinking, body: dict[str, Any]) -> None:
+def test_requests_with_tools_or_images_are_never_compared(
+    play: Play, internet: Thinking, body: dict[str, Any]
+) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask(**body)
         assert internet.thoughts == 0
@@ -291,7 +293,7 @@ def test_some_requests_are_never_compared(play: Play, internet: Thinking, body: 
     play(internet, use)
 
 
-def test_what_was_learned_survives_a_restart(tmp_path: Path, internet: Thinking) -> None:
+def test_stored_vectors_survive_a_restart(tmp_path: Path, internet: Thinking) -> None:
     async def first(rig: Rig) -> None:
         await ask(rig, "hello")
 
@@ -307,7 +309,7 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path, internet: Thinking)
     [answer(b"{"), answer(b'{"data": []}'), refusal(500), httpx2.ConnectError("no"), stream(HANG)],
     ids=["garbage", "empty", "500", "down", "silent"],
 )
-def test_a_model_that_fails_is_a_miss_and_left_alone_for_a_while(
+def test_a_failing_embedding_model_is_a_miss_and_is_skipped_for_a_while(
     play: Play, internet: Thinking, failing: Any
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -327,7 +329,7 @@ def test_a_model_that_fails_is_a_miss_and_left_alone_for_a_while(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_text_that_the_model_refuses_does_not_keep_others_from_it(
+def test_a_refused_text_does_not_disable_the_embedding_model(
     play: Play, internet: Thinking, status: int
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -342,7 +344,7 @@ def test_a_text_that_the_model_refuses_does_not_keep_others_from_it(
 
 
 @pytest.mark.parametrize("text", ["long", "nothing"])
-def test_a_vector_that_cannot_be_compared_is_a_miss(play: Play, internet: Thinking, text: str) -> None:
+def test_an_incomparable_vector_is_a_miss(play: Play, internet: Thinking, text: str) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
         await kept(rig)
@@ -371,7 +373,7 @@ def test_damaged_vectors_are_a_miss(play: Play, internet: Thinking, tmp_path: Pa
     play(internet, use)
 
 
-def test_the_same_question_at_the_same_time_is_thought_about_once(play: Play, internet: Thinking) -> None:
+def test_concurrent_identical_requests_are_embedded_once(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(messages=[{"role": "user", "content": "hello"}]) for _ in range(9)]
         await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))
@@ -403,7 +405,7 @@ def limited(where: Snapshot, **of_project: Any) -> Snapshot:
     return replace(where, limits=every, models={**where.models, "b": FREE, "emb": DEAR})
 
 
-def test_thinking_is_booked_on_who_asked(play: Play, internet: Thinking) -> None:
+def test_an_embedding_is_booked_to_the_caller(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello", user="mira")
         (row,) = await thought(rig)
@@ -418,7 +420,7 @@ def test_thinking_is_booked_on_who_asked(play: Play, internet: Thinking) -> None
     play(internet, use, limited(setting()))
 
 
-def test_thinking_once_for_many_is_booked_once(play: Play, internet: Thinking) -> None:
+def test_a_shared_embedding_is_booked_once(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(messages=[{"role": "user", "content": "hello"}]) for _ in range(9)]
         await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))
@@ -428,7 +430,7 @@ def test_thinking_once_for_many_is_booked_once(play: Play, internet: Thinking) -
     play(internet, use)
 
 
-def test_a_budget_without_room_for_thinking_makes_a_miss(play: Play, internet: Thinking) -> None:
+def test_an_embedding_that_exceeds_the_budget_is_a_miss(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         assert did(await ask(rig, "hello", model="b")) == "miss"
         assert internet.thoughts == 0
@@ -438,7 +440,7 @@ def test_a_budget_without_room_for_thinking_makes_a_miss(play: Play, internet: T
     play(internet, use, limited(setting(), max_budget=1000))
 
 
-def test_under_a_budget_nobody_thinks_at_a_price_that_nobody_knows(play: Play, internet: Thinking) -> None:
+def test_under_a_budget_an_unpriced_embedding_model_is_not_called(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         assert did(await ask(rig, "hello")) == "miss"
         assert internet.thoughts == 0
@@ -447,7 +449,7 @@ def test_under_a_budget_nobody_thinks_at_a_price_that_nobody_knows(play: Play, i
     play(internet, use, replace(where, models={**where.models, "emb": setting().models["emb"]}))
 
 
-def test_who_is_over_a_rate_limit_makes_nobody_think(play: Play, internet: Thinking) -> None:
+def test_a_rate_limited_request_is_not_embedded(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         assert did(await ask(rig, "hello")) == "miss"
         refused = await ask(rig, "how do I sort a list?")
@@ -456,7 +458,7 @@ def test_who_is_over_a_rate_limit_makes_nobody_think(play: Play, internet: Think
     play(internet, use, limited(setting(), rpm_limit=1))
 
 
-def test_a_request_with_a_thought_before_it_is_one_request(play: Play, internet: Thinking) -> None:
+def test_a_request_and_its_embedding_count_as_one_request(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         for left, text in ((1, "hello"), (0, "how do I sort a list?")):
             client = await ask(rig, text)
@@ -466,7 +468,7 @@ def test_a_request_with_a_thought_before_it_is_one_request(play: Play, internet:
     play(internet, use, limited(setting(), rpm_limit=2))
 
 
-def test_a_thought_is_over_before_its_request_runs(play: Play, internet: Thinking) -> None:
+def test_an_embedding_is_settled_before_its_request_is_admitted(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         assert did(await ask(rig, "hello")) == "miss"
         await kept(rig)
@@ -475,7 +477,7 @@ def test_a_thought_is_over_before_its_request_runs(play: Play, internet: Thinkin
     play(internet, use, limited(setting(), max_parallel_requests=1))
 
 
-def test_a_thought_that_came_to_nothing_costs_what_was_sent(play: Play, internet: Thinking) -> None:
+def test_a_failed_embedding_is_booked_at_its_input(play: Play, internet: Thinking) -> None:
     async def use(rig: Rig) -> None:
         internet.fails, internet.failing = True, stream(HANG)
         assert did(await ask(rig, "hello")) == "miss"
@@ -486,7 +488,7 @@ def test_a_thought_that_came_to_nothing_costs_what_was_sent(play: Play, internet
     play(internet, use, limited(setting()))
 
 
-def test_a_thought_of_unknown_length_is_over_before_its_request_runs(
+def test_an_embedding_without_usage_is_settled_before_its_request(
     play: Play, internet: Thinking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(name: str, directory: Path) -> None:
@@ -505,7 +507,7 @@ def test_a_thought_of_unknown_length_is_over_before_its_request_runs(
     play(internet, use, limited(setting(), max_parallel_requests=1))
 
 
-def test_only_deployments_that_make_vectors_are_asked_for_them(play: Play, internet: Thinking) -> None:
+def test_only_embedding_deployments_are_asked_for_vectors(play: Play, internet: Thinking) -> None:
     both = model("emb", deployment("emb", 2), deployment("emb", 1, mode="embedding"))
 
     async def use(rig: Rig) -> None:
@@ -569,7 +571,7 @@ async def forget(rig: Rig) -> None:
     rig.answers.memory.clear()
 
 
-def test_gptcache_answers_what_it_was_told(play_gptcache: Play, remembering: Remembering) -> None:
+def test_gptcache_returns_a_stored_answer(play_gptcache: Play, remembering: Remembering) -> None:
     async def use(rig: Rig) -> None:
         assert did(await ask(rig, "hello")) == "miss"
         await forget(rig)
@@ -581,7 +583,7 @@ def test_gptcache_answers_what_it_was_told(play_gptcache: Play, remembering: Rem
     play_gptcache(remembering, use)
 
 
-def test_gptcache_does_not_say_how_similar_it_was(play_gptcache: Play, remembering: Remembering) -> None:
+def test_a_gptcache_hit_has_no_similarity(play_gptcache: Play, remembering: Remembering) -> None:
     async def use(rig: Rig) -> None:
         remembering.finds = lambda kept, asked: kept.partition("\n")[0] == asked.partition("\n")[0]
         await ask(rig, "hello")
@@ -593,9 +595,7 @@ def test_gptcache_does_not_say_how_similar_it_was(play_gptcache: Play, rememberi
     play_gptcache(remembering, use)
 
 
-def test_what_gptcache_finds_for_others_is_not_believed(
-    play_gptcache: Play, remembering: Remembering
-) -> None:
+def test_a_gptcache_answer_of_another_scope_is_ignored(play_gptcache: Play, remembering: Remembering) -> None:
     async def use(rig: Rig) -> None:
         remembering.finds = lambda _kept, _asked: True
         await ask(rig, "hello")
@@ -607,7 +607,7 @@ def test_what_gptcache_finds_for_others_is_not_believed(
     play_gptcache(remembering, use)
 
 
-def test_what_gptcache_keeps_grows_old(play_gptcache: Play, remembering: Remembering) -> None:
+def test_a_gptcache_answer_expires(play_gptcache: Play, remembering: Remembering) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 3600.0 * 1000
         remembering.finds = lambda _kept, _asked: True
@@ -622,9 +622,7 @@ def test_what_gptcache_keeps_grows_old(play_gptcache: Play, remembering: Remembe
     play_gptcache(remembering, use)
 
 
-def test_gptcache_gets_new_prompts_for_each_stretch_of_time(
-    play_gptcache: Play, remembering: Remembering
-) -> None:
+def test_gptcache_prompts_change_with_each_ttl_period(play_gptcache: Play, remembering: Remembering) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 3600.0 * 1000
         await ask(rig, "hello")
@@ -649,7 +647,9 @@ def test_gptcache_gets_new_prompts_for_each_stretch_of_time(
         '{"v": 99, "ns": "x", "exp": 9e99, "response": "{}"}',
     ],
 )
-def test_what_is_not_our_envelope_is_a_miss(play_gptcache: Play, remembering: Remembering, said: str) -> None:
+def test_a_gptcache_answer_without_our_envelope_is_a_miss(
+    play_gptcache: Play, remembering: Remembering, said: str
+) -> None:
     async def use(rig: Rig) -> None:
         remembering.kept.append(("", said))
         remembering.finds = lambda _kept, _asked: True
@@ -671,7 +671,7 @@ def test_what_is_not_our_envelope_is_a_miss(play_gptcache: Play, remembering: Re
     ],
     ids=["html", "422", "endless", "down", "silent", "stalled"],
 )
-def test_a_gptcache_that_fails_is_a_miss_and_left_alone_for_a_while(
+def test_a_failing_gptcache_is_a_miss_and_is_skipped_for_a_while(
     play_gptcache: Play, remembering: Remembering, broken: Any
 ) -> None:
     async def use(rig: Rig) -> None:

@@ -84,7 +84,7 @@ def test_identical_requests_make_one_call_and_pay_once(play: Play, streamed: boo
     play(internet, use)
 
 
-def test_requests_that_come_at_the_very_same_moment_make_one_call(play: Play) -> None:
+def test_simultaneous_requests_make_one_call(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client() for _ in range(20)]
         await asyncio.gather(*(send(rig, client) for client in clients))
@@ -94,7 +94,7 @@ def test_requests_that_come_at_the_very_same_moment_make_one_call(play: Play) ->
     play(internet, use)
 
 
-def test_who_comes_late_gets_what_was_said_then_follows_live(play: Play) -> None:
+def test_a_late_subscriber_gets_the_past_events_then_live_ones(play: Play) -> None:
     async def use(rig: Rig) -> None:
         first, late = rig.client(stream=True), rig.client(stream=True)
         tasks = [send(rig, first)]
@@ -114,7 +114,7 @@ def test_who_comes_late_gets_what_was_said_then_follows_live(play: Play) -> None
 
 
 @BOTH
-def test_either_form_can_follow_the_other(play: Play, streamed: bool) -> None:
+def test_plain_and_streamed_requests_can_share_a_call(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         first, second = rig.client(stream=streamed), rig.client(stream=not streamed)
         await together(rig, first, second)
@@ -141,7 +141,7 @@ def test_different_requests_do_not_wait_for_each_other(play: Play) -> None:
 
 
 @BOTH
-def test_a_leader_who_leaves_fails_nobody_and_pays(play: Play, streamed: bool) -> None:
+def test_a_leader_that_disconnects_is_charged_and_subscribers_continue(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=streamed), rig.client(stream=streamed)
         led = send(rig, leader)
@@ -167,7 +167,7 @@ def test_a_leader_who_leaves_fails_nobody_and_pays(play: Play, streamed: bool) -
     play(internet, use)
 
 
-def test_a_leader_who_does_not_read_holds_nobody_up(play: Play) -> None:
+def test_a_leader_that_does_not_read_does_not_delay_subscribers(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=True, stops_after=1), rig.client(stream=True)
         led = send(rig, leader)
@@ -182,7 +182,7 @@ def test_a_leader_who_does_not_read_holds_nobody_up(play: Play) -> None:
 
 
 @BOTH
-def test_a_call_ends_when_nobody_waits_for_it_any_more(play: Play, streamed: bool) -> None:
+def test_a_call_without_subscribers_is_cancelled(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(stream=streamed) for _ in range(3)]
         tasks = [send(rig, client) for client in clients]
@@ -198,7 +198,7 @@ def test_a_call_ends_when_nobody_waits_for_it_any_more(play: Play, streamed: boo
     play(internet, use)
 
 
-def test_a_follower_who_leaves_bothers_nobody(play: Play) -> None:
+def test_a_subscriber_that_disconnects_does_not_affect_the_others(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=True), rig.client(stream=True)
         led = send(rig, leader)
@@ -218,7 +218,7 @@ def test_a_follower_who_leaves_bothers_nobody(play: Play) -> None:
 
 
 @BOTH
-def test_a_leader_who_fails_fails_nobody_else(play: Play, streamed: bool) -> None:
+def test_a_failed_leader_does_not_fail_its_subscribers(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(stream=streamed) for _ in range(4)]
         await together(rig, *clients)
@@ -232,7 +232,7 @@ def test_a_leader_who_fails_fails_nobody_else(play: Play, streamed: bool) -> Non
     play(internet, use)
 
 
-def test_an_answer_that_breaks_off_breaks_for_those_who_had_a_part_of_it(play: Play) -> None:
+def test_a_cut_answer_fails_the_subscribers_that_received_a_part(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, stream_too, whole = rig.client(stream=True), rig.client(stream=True), rig.client()
         led = send(rig, leader)
@@ -249,7 +249,7 @@ def test_an_answer_that_breaks_off_breaks_for_those_who_had_a_part_of_it(play: P
     play(internet, use)
 
 
-def test_a_leader_whom_the_limits_refuse_leaves_the_call_to_the_next(play: Play) -> None:
+def test_a_leader_refused_by_limits_passes_the_call_to_the_next_request(play: Play) -> None:
     async def use(rig: Rig) -> None:
         exhausted = await rig.key(rpm_limit=0)
         refused = rig.client(secret=exhausted)
@@ -262,7 +262,7 @@ def test_a_leader_whom_the_limits_refuse_leaves_the_call_to_the_next(play: Play)
     play(internet, use)
 
 
-def test_a_follower_waits_no_longer_than_its_own_deadline(play: Play) -> None:
+def test_a_subscriber_waits_until_its_own_deadline(play: Play) -> None:
     async def use(rig: Rig) -> None:
         led = send(rig, rig.client(stream=True))
         await until(lambda: internet.asked)
@@ -277,7 +277,7 @@ def test_a_follower_waits_no_longer_than_its_own_deadline(play: Play) -> None:
     play(internet, use)
 
 
-def test_a_stall_is_told_to_all_and_held_against_the_deployment(play: Play) -> None:
+def test_a_stall_fails_all_subscribers_and_counts_as_a_failure_of_the_deployment(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=True), rig.client(stream=True)
         led = send(rig, leader)
@@ -333,7 +333,7 @@ def test_a_slow_reader_slows_its_upstream_down(play: Play) -> None:
 
 
 @BOTH
-def test_a_slow_reader_does_not_slow_the_others_down(play: Play, streamed: bool) -> None:
+def test_a_slow_reader_does_not_slow_other_subscribers(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         slow, fast = SlowClient(rig.client(stream=True)), rig.client(stream=streamed)
         held_up = send(rig, slow)
@@ -349,7 +349,7 @@ def test_a_slow_reader_does_not_slow_the_others_down(play: Play, streamed: bool)
     play(internet, use)
 
 
-def test_a_large_answer_is_forgotten_as_it_goes_and_shared_no_further(play: Play) -> None:
+def test_a_large_answer_is_released_while_it_is_sent_and_not_shared_further(play: Play) -> None:
     async def use(rig: Rig) -> None:
         slow = SlowClient(rig.client(stream=True))
         slow.reads.set()
@@ -373,7 +373,7 @@ def test_a_large_answer_is_forgotten_as_it_goes_and_shared_no_further(play: Play
 
 
 @pytest.mark.parametrize("how", ["project", "no-cache", "no-store", "models", "s-maxage"])
-def test_only_those_share_who_may_and_want_to(play: Play, how: str) -> None:
+def test_requests_share_only_if_scope_and_directives_allow(play: Play, how: str) -> None:
     async def use(rig: Rig) -> None:
         body: dict[str, Any] = {}
         secret = rig.secret
@@ -393,7 +393,7 @@ def test_only_those_share_who_may_and_want_to(play: Play, how: str) -> None:
     play(internet, use, snapshot(model("a"), model("b"), cache=Cache()))
 
 
-def test_an_answer_that_a_budget_may_cut_is_nobody_elses(play: Play) -> None:
+def test_an_answer_a_budget_may_truncate_is_not_shared(play: Play) -> None:
     async def use(rig: Rig) -> None:
         poor = await rig.key(max_budget=6_000_000)
         clamped, rich = rig.client(secret=poor, max_tokens=4000), rig.client(max_tokens=4000)
@@ -406,7 +406,7 @@ def test_an_answer_that_a_budget_may_cut_is_nobody_elses(play: Play) -> None:
     play(internet, use)
 
 
-def test_an_answer_that_a_budget_bounds_is_not_shared(play: Play) -> None:
+def test_an_answer_with_a_budget_bound_is_not_shared(play: Play) -> None:
     async def use(rig: Rig) -> None:
         budgeted = rig.client(secret=await rig.key(max_budget=10**9))
         unbudgeted = rig.client()
@@ -418,7 +418,7 @@ def test_an_answer_that_a_budget_bounds_is_not_shared(play: Play) -> None:
 
 
 @BOTH
-def test_a_follower_that_leaves_while_it_waits_has_a_row(play: Play, streamed: bool) -> None:
+def test_a_subscriber_that_disconnects_while_waiting_has_a_row(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         first, follower = rig.client(stream=streamed), rig.client(stream=streamed)
         leading = send(rig, first)
@@ -437,7 +437,7 @@ def test_a_follower_that_leaves_while_it_waits_has_a_row(play: Play, streamed: b
     play(Internet(a=[stream(*slow) if streamed else answer(*slow)]), use)
 
 
-def test_shutting_down_ends_what_is_in_the_air(play: Play) -> None:
+def test_shutdown_ends_shared_calls(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(stream=True), rig.client(stream=True)]
         tasks = [send(rig, client) for client in clients]
@@ -452,7 +452,7 @@ def test_shutting_down_ends_what_is_in_the_air(play: Play) -> None:
     play(internet, use)
 
 
-def test_limits_count_every_follower(play: Play) -> None:
+def test_limits_count_every_subscriber(play: Play) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client() for _ in range(5)]
         await together(rig, *clients)
@@ -502,7 +502,7 @@ def both_forms(call: SharedCall) -> list[Subscription]:
     return [Subscription(call, stream=False), Subscription(call, stream=True)]
 
 
-def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
+def test_a_call_cancelled_before_it_started_fails_its_waiting_subscribers() -> None:
     async def never() -> Whole:
         await asyncio.sleep(HANG)
         return Whole()
@@ -520,7 +520,7 @@ def test_a_call_that_ends_before_it_began_reaches_those_who_wait() -> None:
     asyncio.run(use())
 
 
-def test_a_reading_task_that_is_cancelled_before_it_began_reaches_the_subscribers() -> None:
+def test_a_reading_task_cancelled_before_it_started_fails_its_subscribers() -> None:
     class Begun(Whole):
         ended = False
 
@@ -543,7 +543,7 @@ def test_a_reading_task_that_is_cancelled_before_it_began_reaches_the_subscriber
 
 
 @pytest.mark.parametrize("error", [ValueError, AttributeError, RecursionError, RuntimeError])
-def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> None:
+def test_an_answer_that_cannot_be_cached_is_delivered(error: type[Exception]) -> None:
     def closed_to_others(_: SharedCall) -> None:
         raise error
 
@@ -558,7 +558,7 @@ def test_an_answer_that_cannot_be_kept_is_an_answer(error: type[Exception]) -> N
     asyncio.run(use())
 
 
-def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
+def test_an_answer_not_convertible_to_the_other_form_is_requested_again() -> None:
     class Odd(Whole):
         first = (Event(b'{"choices": 5}', content=True),)
 
@@ -579,7 +579,7 @@ def test_what_cannot_be_shared_in_the_other_form_is_asked_for_again() -> None:
 
 
 @BOTH
-def test_a_call_that_no_other_request_shares_needs_no_task(play: Play, streamed: bool) -> None:
+def test_an_unshared_call_creates_no_task(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         tasks = len(asyncio.all_tasks())
         client = rig.client(stream=streamed)
@@ -593,7 +593,7 @@ def test_a_call_that_no_other_request_shares_needs_no_task(play: Play, streamed:
     play(internet, use)
 
 
-def test_a_leader_who_left_before_the_answer_began_goes_on_for_the_others(play: Play) -> None:
+def test_a_call_continues_for_subscribers_if_its_leader_left_before_the_answer(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=True), rig.client(stream=True)
         led = send(rig, leader)
@@ -610,7 +610,7 @@ def test_a_leader_who_left_before_the_answer_began_goes_on_for_the_others(play: 
     play(internet := Internet(a=[stream(SOON, TEXT.stream)]), use)
 
 
-def test_a_call_whose_leader_left_ends_with_its_last_follower(play: Play) -> None:
+def test_a_call_whose_leader_left_ends_with_its_last_subscriber(play: Play) -> None:
     async def use(rig: Rig) -> None:
         leader, follower = rig.client(stream=True), rig.client(stream=True)
         led = send(rig, leader)

@@ -71,7 +71,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "proxy-cache.db"
 
 
-def test_an_answer_is_found_again_whole_after_a_restart(path: Path) -> None:
+def test_an_answer_is_read_back_unchanged_after_a_restart(path: Path) -> None:
     keep(path, answer("ünï 🎉"))
 
     async def use(answers: CacheStorage) -> None:
@@ -83,7 +83,7 @@ def test_an_answer_is_found_again_whole_after_a_restart(path: Path) -> None:
     assert play(path, use).troubles == {}
 
 
-def test_an_answer_in_memory_needs_no_disk(path: Path) -> None:
+def test_an_answer_in_memory_is_not_read_from_disk(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         answers.put(key(), answer(), TEAM, "a", 10)
         assert await answers.find(key(), TEAM) == answer()
@@ -93,7 +93,7 @@ def test_an_answer_in_memory_needs_no_disk(path: Path) -> None:
     assert row[1] == "project:team"
 
 
-def test_the_disk_keeps_so_many_answers_and_no_more(path: Path) -> None:
+def test_the_number_of_answers_on_disk_is_bounded(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         for number in range(30):
             answers.put(key(number), answer(created_at=1000.0 + number), TEAM, "a", 10)
@@ -103,7 +103,7 @@ def test_the_disk_keeps_so_many_answers_and_no_more(path: Path) -> None:
     assert [row[0] for row in rows(path)] == [key(number) for number in range(20, 30)]
 
 
-def test_a_smaller_bound_shrinks_what_is_kept_step_by_step(path: Path) -> None:
+def test_a_reduced_bound_is_applied_in_steps(path: Path) -> None:
     keep(path, *[answer(created_at=float(number)) for number in range(STEP + 50)])
 
     async def use(answers: CacheStorage) -> None:
@@ -129,7 +129,7 @@ def test_old_answers_are_deleted_a_few_at_a_time(path: Path) -> None:
     play(path, use)
 
 
-def test_memory_forgets_what_was_not_used_for_longest() -> None:
+def test_memory_evicts_the_least_recently_used_answer() -> None:
     memory = LruCache()
     for number in range(3):
         memory.put(key(number), answer(), 3)
@@ -150,7 +150,7 @@ def test_memory_is_bounded_by_bytes() -> None:
     assert memory.bytes == 0
 
 
-def test_putting_again_replaces(path: Path) -> None:
+def test_storing_a_key_again_replaces_its_answer(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         answers.put(key(), answer("old"), TEAM, "a", 10)
         answers.put(key(), answer("new"), TEAM, "a", 10)
@@ -159,7 +159,7 @@ def test_putting_again_replaces(path: Path) -> None:
     assert b"new" in rows(path)[0][2]
 
 
-def test_a_row_is_not_read_for_another_scope(path: Path) -> None:
+def test_a_row_of_another_scope_is_not_read(path: Path) -> None:
     keep(path, answer())
 
     async def use(answers: CacheStorage) -> None:
@@ -178,7 +178,7 @@ def test_a_row_is_not_read_for_another_scope(path: Path) -> None:
         "update answers set dropped = '3'",
     ],
 )
-def test_a_row_that_cannot_be_read_is_a_miss_and_deleted(path: Path, damage: str) -> None:
+def test_an_unreadable_row_is_a_miss_and_is_deleted(path: Path, damage: str) -> None:
     keep(path, answer())
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(damage)
@@ -214,7 +214,7 @@ SPOILS = [
 
 
 @pytest.mark.parametrize("how", SPOILS)
-def test_a_file_that_is_of_no_use_is_made_anew_at_the_start(path: Path, how: str) -> None:
+def test_an_unusable_cache_file_is_recreated_at_start(path: Path, how: str) -> None:
     keep(path, answer())
     spoiled(path, how)
 
@@ -227,7 +227,7 @@ def test_a_file_that_is_of_no_use_is_made_anew_at_the_start(path: Path, how: str
 
 
 @pytest.mark.parametrize("table", ["answers", "vectors"])
-def test_tables_deleted_under_a_running_server_are_misses_then_made_anew(path: Path, table: str) -> None:
+def test_tables_deleted_at_runtime_are_misses_and_are_recreated(path: Path, table: str) -> None:
     keep(path, answer())
 
     async def use(answers: CacheStorage) -> None:
@@ -242,7 +242,7 @@ def test_tables_deleted_under_a_running_server_are_misses_then_made_anew(path: P
     assert key(1) in [row[0] for row in rows(path)]
 
 
-def test_a_locked_file_is_a_miss_and_left_alone_for_a_while(path: Path) -> None:
+def test_a_locked_file_is_a_miss_and_is_skipped_for_a_while(path: Path) -> None:
     keep(path, answer())
     clock = Clock()
 
@@ -262,7 +262,7 @@ def test_a_locked_file_is_a_miss_and_left_alone_for_a_while(path: Path) -> None:
     play(path, use, clock=clock)
 
 
-def test_a_directory_that_is_not_there_costs_nothing_but_the_disk(tmp_path: Path) -> None:
+def test_without_its_directory_the_cache_works_in_memory(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
 
@@ -273,7 +273,7 @@ def test_a_directory_that_is_not_there_costs_nothing_but_the_disk(tmp_path: Path
     assert play(blocker / "cache.db", use).troubles["unavailable"] >= 1
 
 
-def test_what_another_process_purges_is_forgotten(path: Path) -> None:
+def test_a_purge_by_another_process_takes_effect(path: Path) -> None:
     keep(path, answer(), answer())
 
     async def use(answers: CacheStorage) -> None:
@@ -289,7 +289,7 @@ def test_what_another_process_purges_is_forgotten(path: Path) -> None:
     play(path, use)
 
 
-def test_writes_that_the_disk_cannot_follow_are_dropped(path: Path) -> None:
+def test_writes_beyond_the_queue_limit_are_dropped(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         for number in range(3000):
             answers.put(key(number), answer(), TEAM, "a", 10_000)
