@@ -38,7 +38,7 @@ def asked(database: Path, capsys: Say, *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_stats_tell_what_is_kept_for_whom(database: Path, capsys: Say) -> None:
+def test_stats_show_the_answers_of_each_scope(database: Path, capsys: Say) -> None:
     found = asked(database, capsys, "stats")
     assert [(row["project"], row["model"], row["answers"]) for row in found["data"]] == [
         ("app", "a", 1),
@@ -49,7 +49,7 @@ def test_stats_tell_what_is_kept_for_whom(database: Path, capsys: Say) -> None:
     assert found["bytes"] == sum(row["bytes"] for row in found["data"]) > 0
 
 
-def test_stats_are_readable(database: Path, capsys: Say) -> None:
+def test_stats_are_printed_as_a_table(database: Path, capsys: Say) -> None:
     assert run(database, "stats", "--project", "web") == 0
     out = capsys.readouterr().out
     assert "PROJECT" in out
@@ -66,21 +66,21 @@ def test_stats_are_readable(database: Path, capsys: Say) -> None:
         (("--project", "nobody"), 3),
     ],
 )
-def test_purge_forgets_what_it_is_told_to(
+def test_purge_deletes_the_selected_answers(
     database: Path, capsys: Say, words: tuple[str, ...], left: int
 ) -> None:
     assert asked(database, capsys, "purge", *words) == {"purged": 3 - left}
     assert asked(database, capsys, "stats")["answers"] == left
 
 
-def test_nothing_kept_is_no_error(tmp_path: Path, capsys: Say) -> None:
+def test_an_empty_cache_is_not_an_error(tmp_path: Path, capsys: Say) -> None:
     assert run(tmp_path / "proxy.db", "stats") == 0
     assert run(tmp_path / "proxy.db", "purge") == 0
     assert capsys.readouterr().out == "The cache is empty.\nPurged 0 answers.\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_cache_is_an_error_and_stays_as_it_is(database: Path, capsys: Say) -> None:
+def test_a_file_that_is_not_a_cache_is_an_error_and_is_not_modified(database: Path, capsys: Say) -> None:
     path = answer_file.beside(database)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("drop table answers")

@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_problems_are_told_as_file_line_column_and_message(
+def test_problems_are_printed_as_file_line_column_and_message(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check"]) == 1
@@ -42,7 +42,7 @@ def test_problems_are_told_as_file_line_column_and_message(
     ]
 
 
-def test_json_has_every_problem_for_a_pipeline(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_output_has_every_problem(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", "proxy.yaml"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["file"], said["good"]) == ("proxy.yaml", False)
@@ -55,7 +55,7 @@ def test_json_has_every_problem_for_a_pipeline(here: Path, capsys: pytest.Captur
     }
 
 
-def test_github_shows_annotations_at_their_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_github_annotations_have_line_numbers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--format", "github"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "::error file=proxy.yaml,line=2,col=1,title=proxy.yaml::"
@@ -65,7 +65,7 @@ def test_github_shows_annotations_at_their_lines(here: Path, capsys: pytest.Capt
     ]
 
 
-def test_a_file_name_or_message_cannot_break_out_of_an_annotation(tmp_path: Path) -> None:
+def test_file_names_and_messages_are_escaped_in_annotations(tmp_path: Path) -> None:
     path = tmp_path / "a,b:c%.yaml"
     path.write_text('models: []\n"x\\n::error::y": 1\n')
     [line] = printed(inspect(path, {}, implemented=IMPLEMENTED), "github")
@@ -74,13 +74,13 @@ def test_a_file_name_or_message_cannot_break_out_of_an_annotation(tmp_path: Path
     assert "%0A::error::y" in line
 
 
-def test_warnings_do_not_fail(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_do_not_change_the_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text("models: [{name: a, provider: openai, api_key: '${NO}'}]")
     assert main(["check"]) == 0
     assert "proxy.yaml is valid: 1 model ready, 1 entry disabled" in capsys.readouterr().out
 
 
-def test_a_disabled_entry_counts_although_its_model_has_others(
+def test_a_disabled_entry_is_counted_if_its_model_has_others(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "proxy.yaml").write_text(
@@ -122,7 +122,7 @@ def probed(internet: Internet) -> list[Tried]:
     return asyncio.run(main())
 
 
-def test_every_enabled_model_gets_one_guarded_request_and_is_told_apart() -> None:
+def test_online_sends_one_guarded_request_to_every_enabled_model() -> None:
     internet = Internet(
         good=[good(streamed=False)],
         locked=[refusal(401, "bad key sk-1234567890")],
@@ -152,7 +152,7 @@ def test_every_enabled_model_gets_one_guarded_request_and_is_told_apart() -> Non
     assert sent["locked#1"]["messages"][0]["role"] == "user"
 
 
-def test_the_command_asks_a_real_upstream_and_fails_when_one_model_does(
+def test_online_fails_if_one_model_fails(
     here: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "proxy.yaml").write_text(config(upstream.model("fine")))

@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return str(old), str(new)
 
 
-def test_a_change_is_told_as_a_reload_would_log_it(
+def test_a_change_is_printed_as_a_reload_logs_it(
     files: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", *files]) == 0
@@ -38,7 +38,7 @@ def test_a_change_is_told_as_a_reload_would_log_it(
     assert json.loads(capsys.readouterr().out) == {"changes": lines}
 
 
-def test_comments_and_order_of_keys_change_nothing(
+def test_comments_and_key_order_are_not_changes(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.yaml"
@@ -47,7 +47,7 @@ def test_comments_and_order_of_keys_change_nothing(
     assert capsys.readouterr().out == "no effective changes\n"
 
 
-def test_a_file_that_is_not_good_is_named(
+def test_an_invalid_file_is_named(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.yaml"

@@ -51,7 +51,7 @@ EVERY = {**READING, **CHANGING, **MAKING}
 NO_DATABASE = {"check", "diff", "import", "schema"}
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_covers_every_command() -> None:
     words = [name.split() for name in EVERY]
     assert {first[0] for first in words} == set(COMMANDS) - NO_DATABASE
     assert {second for first, *rest in words for second in rest if first == "keys"} == {
@@ -152,7 +152,7 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("make", PLACES)
 @pytest.mark.parametrize("name", EVERY)
-def test_what_cannot_be_used_is_left_alone_and_reported_in_one_sentence(
+def test_an_unusable_database_is_not_modified_and_reported_in_one_sentence(
     place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str, make: Callable[[Path], None]
 ) -> None:
     make(place / "proxy.db")
@@ -165,7 +165,7 @@ def test_what_cannot_be_used_is_left_alone_and_reported_in_one_sentence(
 @pytest.mark.parametrize("beside_a_database", [False, True])
 @pytest.mark.parametrize("make", PLACES)
 @pytest.mark.parametrize("name", ["cache stats", "cache purge"])
-def test_what_is_no_cache_is_left_alone_and_reported_in_one_sentence(
+def test_a_file_that_is_not_a_cache_is_not_modified_and_reported_in_one_sentence(
     place: Path,
     capsys: pytest.CaptureFixture[str],
     taken: int,
@@ -184,7 +184,7 @@ def test_what_is_no_cache_is_left_alone_and_reported_in_one_sentence(
 
 
 @pytest.mark.parametrize("name", {**READING, **CHANGING})
-def test_only_what_makes_a_database_makes_one(
+def test_only_writing_commands_create_a_database(
     place: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     before = contents(place)
@@ -199,7 +199,7 @@ def test_only_what_makes_a_database_makes_one(
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresqll://root:hunter2@db/x"])
-def test_an_address_that_is_no_file_is_refused_without_its_password(
+def test_a_database_url_is_refused_without_repeating_its_password(
     place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str, url: str
 ) -> None:
     before = contents(place)
@@ -209,7 +209,7 @@ def test_an_address_that_is_no_file_is_refused_without_its_password(
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("backup", "restore")])
-def test_control_characters_of_a_path_are_escaped(
+def test_control_characters_in_a_path_are_escaped(
     place: Path, capsys: pytest.CaptureFixture[str], taken: int, name: str
 ) -> None:
     text(place / "a\x1b[31m\x9b.db")
@@ -217,7 +217,9 @@ def test_control_characters_of_a_path_are_escaped(
     assert r"a\x1b[31m\x9b.db" in sentence(capsys)
 
 
-def test_an_unreadable_dotenv_is_one_sentence(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_dotenv_is_reported_in_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / ".env").write_bytes(b"PROXY_DATABASE=\xff\xfe\n")
     for name, command in EVERY.items():
         if name != "serve":
@@ -227,7 +229,7 @@ def test_an_unreadable_dotenv_is_one_sentence(place: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("command", [("check", "X"), ("diff", "X", "X"), ("import", "litellm", "X")])
 @pytest.mark.parametrize("make", [directory, pipe, loop, dangling, listener])
-def test_commands_on_other_files_say_what_is_wrong(
+def test_commands_on_unsuitable_files_report_the_problem(
     place: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], make: Callable[[Path], None]
 ) -> None:
     make(place / "X")
@@ -237,7 +239,7 @@ def test_commands_on_other_files_say_what_is_wrong(
     assert "internal error" not in said
 
 
-def test_a_database_from_before_the_id_is_adopted(place: Path) -> None:
+def test_a_database_without_an_application_id_is_adopted(place: Path) -> None:
     path = place / "proxy.db"
     prepare(path)
     with closing(sqlite3.connect(path)) as db:
@@ -286,7 +288,7 @@ def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
         "PROXY explain /dev/zero --project web",
     ],
 )
-def test_no_state_of_the_standard_streams_ends_in_a_traceback(place: Path, line: str) -> None:
+def test_closed_standard_streams_cause_no_traceback(place: Path, line: str) -> None:
     prepare(place / "data" / "proxy.db")
     done = shell(line)
     assert "Traceback" not in done.stderr
@@ -296,7 +298,7 @@ def test_no_state_of_the_standard_streams_ends_in_a_traceback(place: Path, line:
         assert db.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
-def test_an_interrupted_command_says_nothing(place: Path) -> None:
+def test_an_interrupted_command_prints_nothing(place: Path) -> None:
     os.mkfifo(place / "body")
     command = [sys.executable, "-m", "codellama_proxy", "explain", "body", "--project", "web"]
     with (
@@ -310,7 +312,7 @@ def test_an_interrupted_command_says_nothing(place: Path) -> None:
     assert (said, one.returncode) == ("", 130)
 
 
-def test_keys_are_administered_by_the_same_code_under_both_names(
+def test_both_names_of_the_keys_command_run_the_same_code(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["keys", "create", "web", "--json"]) == 0

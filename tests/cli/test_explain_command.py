@@ -50,7 +50,7 @@ def timeline(capsys: pytest.CaptureFixture[str], plan: str, *arguments: str, cod
     return [" ".join(line.split()) for line in found.splitlines()]
 
 
-def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_explanation_has_every_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--project", "web"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
@@ -82,7 +82,7 @@ def test_every_line_of_an_explanation(here: Path, capsys: pytest.CaptureFixture[
     assert "sk-planted" not in "\n".join(lines)
 
 
-def test_a_model_that_is_not_allowed_is_refused_as_the_server_would(
+def test_a_forbidden_model_is_refused_as_by_the_server(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = told(capsys, "--project", "web", "--model", "spare", code=1)
@@ -91,7 +91,7 @@ def test_a_model_that_is_not_allowed_is_refused_as_the_server_would(
     assert told(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"] == "spare#1"
 
 
-def test_a_request_for_vectors_is_explained_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_embedding_request_is_explained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text(FILE.replace("mode: embedding", "mode: embedding, price: {input: 1}"))
     found = told(capsys, "--project", "web", "--endpoint", "embeddings")
     assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("vectors#1", None)]
@@ -105,7 +105,7 @@ def test_a_request_for_vectors_is_explained_as_such(here: Path, capsys: pytest.C
     assert "the request would get 400 missing_required_parameter" in capsys.readouterr().err
 
 
-def test_a_request_to_complete_is_explained_for_those_who_can(
+def test_a_completion_request_lists_the_models_that_complete(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = here / "body.json"
@@ -117,7 +117,7 @@ def test_a_request_to_complete_is_explained_for_those_who_can(
     assert "--simulate supports chats only" in capsys.readouterr().err
 
 
-def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(
+def test_a_keys_limits_and_its_projects_spend_are_shown(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = here / "data" / "proxy.db"
@@ -132,7 +132,7 @@ def test_a_key_brings_its_own_limits_and_what_its_project_has_spent(
     assert told(capsys, "--key", made["key"][:11], code=1)["error"]["code"] == "key_blocked"
 
 
-def test_the_body_decides_what_is_held(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hold_depends_on_the_body(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = here / "body.json"
     body.write_text('{"prompt": "hi", "max_tokens": 10, "model": "gpt-4"}')
     found = told(capsys, "--project", "web", str(body))
@@ -143,9 +143,7 @@ def test_the_body_decides_what_is_held(here: Path, capsys: pytest.CaptureFixture
     assert "400 invalid_type" in capsys.readouterr().err
 
 
-def test_the_cache_key_is_that_of_the_request_and_of_who_shares_it(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cache_key_depends_on_request_and_scope(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = told(capsys, "--project", "web")["cache"]
     assert (first["state"], first["scope"]) == ("used", "project web")
     assert told(capsys, "--project", "web")["cache"] == first
@@ -154,7 +152,7 @@ def test_the_cache_key_is_that_of_the_request_and_of_who_shares_it(
     assert told(capsys, "--project", "web")["cache"]["state"] == "off"
 
 
-def test_a_time_line_of_fallbacks_pauses_and_cooldowns(
+def test_a_simulation_shows_fallbacks_delays_and_cooldowns(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert timeline(capsys, "codellama: 429 retry-after 20; gpt-4: 500, ok after 1500ms") == [
@@ -167,7 +165,7 @@ def test_a_time_line_of_fallbacks_pauses_and_cooldowns(
     ]
 
 
-def test_timeouts_take_as_long_as_they_would_and_no_time_at_all(
+def test_simulated_timeouts_show_their_duration_without_waiting(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "proxy.yaml").write_text(
@@ -180,7 +178,7 @@ def test_timeouts_take_as_long_as_they_would_and_no_time_at_all(
     ]
 
 
-def test_a_callers_fault_ends_the_walk_unless_the_next_model_may_do_better(
+def test_a_client_error_ends_the_attempts_unless_fallback_on_allows_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(timeline(capsys, "codellama: 400", code=1)) == 2
@@ -191,19 +189,19 @@ def test_a_callers_fault_ends_the_walk_unless_the_next_model_may_do_better(
     "plan",
     ["codellama", "nobody: 500", "gpt-4: 42", "gpt-4: 500 after", "gpt-4: 500 retry-after x", "gpt-4: 200"],
 )
-def test_a_plan_that_makes_no_sense_is_refused(here: Path, plan: str) -> None:
+def test_an_invalid_simulation_plan_is_refused(here: Path, plan: str) -> None:
     with pytest.raises(PlanError):
         parse(plan, load(FILE.encode(), {}, implemented=frozenset({"together", "openai", "mock"})))
     assert main(["explain", "--project", "web", "--simulate", plan]) == 2
 
 
-def test_a_broken_file_is_reported_like_check_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_file_is_reported_as_by_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text("models: []\nroutng: {}\n")
     assert main(["explain", "--project", "web"]) == 1
     assert 'proxy.yaml:2:1: routng: unknown key "routng"' in capsys.readouterr().err
 
 
-def test_a_running_proxy_is_asked_what_is_cooling(
+def test_cooldowns_are_read_from_a_running_proxy(
     here: Path,
     proxy: ProxyFactory,
     upstream: Upstream,
@@ -227,7 +225,7 @@ def test_a_running_proxy_is_asked_what_is_cooling(
     assert main(["explain", "--project", "default", "--server", "http://127.0.0.1:9"]) == 1
 
 
-def test_a_reader_that_has_had_enough_is_no_error(here: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(here: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "codellama_proxy", "explain", "--project", "web"],
         cwd=here,

@@ -74,7 +74,7 @@ def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Keys:
     return run
 
 
-def test_create_makes_the_database_and_prints_only_the_secret(tmp_path: Path) -> None:
+def test_create_creates_the_database_and_prints_only_the_secret(tmp_path: Path) -> None:
     database = tmp_path / "new" / "proxy.db"
     done = process("create", "web-team", database=database)
     assert done.code == 0
@@ -86,7 +86,7 @@ def test_create_makes_the_database_and_prints_only_the_secret(tmp_path: Path) ->
     assert done.out.strip()[12:].encode() not in b"".join(p.read_bytes() for p in database.parent.iterdir())
 
 
-def test_the_database_comes_from_the_option_else_the_environment_else_dotenv(tmp_path: Path) -> None:
+def test_the_database_is_taken_from_option_environment_or_dotenv(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PROXY_DATABASE=three.db\n")
     assert process("create", "c", cwd=tmp_path).code == 0
     assert process("create", "b", cwd=tmp_path, PROXY_DATABASE="two.db").code == 0
@@ -98,7 +98,7 @@ def test_the_database_comes_from_the_option_else_the_environment_else_dotenv(tmp
             assert db.execute("select project from keys").fetchall() == [(project,)]
 
 
-def test_create_takes_every_option_and_json_shows_it_all(keys: Keys) -> None:
+def test_create_accepts_every_option_and_json_shows_them(keys: Keys) -> None:
     made = keys(
         *("create", "web", "--json", "--name", "CI of web", "--expires", "30d", "--models", "a, b-*"),
         *(
@@ -134,7 +134,7 @@ def test_create_takes_every_option_and_json_shows_it_all(keys: Keys) -> None:
     assert keys("list", "--json").json == [made]
 
 
-def test_update_changes_what_is_given_and_none_unsets(keys: Keys) -> None:
+def test_update_changes_given_fields_and_none_unsets_them(keys: Keys) -> None:
     key_id = keys("create", "web", "--rpm", "5", "--expires", "1h", "--json").json["key_id"]
     changed = keys("update", key_id, "--rpm", "none", "--tpm", "7", "--project", "other", "--json").json
     assert (changed["rpm_limit"], changed["tpm_limit"], changed["project"]) == (None, 7, "other")
@@ -209,7 +209,7 @@ def test_an_ambiguous_prefix_is_refused(keys: Keys) -> None:
         ((), "command"),
     ],
 )
-def test_a_wrong_question_is_answered_by_one_sentence_and_code_2(
+def test_a_usage_error_prints_one_sentence_and_exits_with_2(
     keys: Keys, tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
     refused = keys(*arguments)
@@ -218,11 +218,11 @@ def test_a_wrong_question_is_answered_by_one_sentence_and_code_2(
     assert not (tmp_path / "data").exists()
 
 
-def test_options_are_not_guessed_from_their_beginning(keys: Keys) -> None:
+def test_abbreviated_options_are_refused(keys: Keys) -> None:
     assert keys("create", "web", "--max", "1").code == 2
 
 
-def test_a_database_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unusable_database_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is not a database, whatever it is called\n" * 100)
     done = process("list", database=tmp_path / "text.db")
     assert (done.code, "text.db" in done.sentence()) == (1, True)
@@ -230,7 +230,7 @@ def test_a_database_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     assert (done.code, "must be a file" in done.sentence()) == (1, True)
 
 
-def test_a_locked_database_is_one_sentence(tmp_path: Path, keys: Keys) -> None:
+def test_a_locked_database_is_reported_in_one_sentence(tmp_path: Path, keys: Keys) -> None:
     keys("create", "web")
     with closing(connect(tmp_path / "data" / "proxy.db")) as other:
         other.execute("begin immediate")
@@ -239,7 +239,7 @@ def test_a_locked_database_is_one_sentence(tmp_path: Path, keys: Keys) -> None:
     assert len(keys("list", "--json").json) == 1
 
 
-def test_it_never_copies_back_the_log_of_a_running_server(tmp_path: Path) -> None:
+def test_it_never_checkpoints_the_database_of_a_running_server(tmp_path: Path) -> None:
     database = tmp_path / "proxy.db"
     assert process("create", "web", database=database).code == 0
     with closing(connect(database)) as server:
@@ -253,7 +253,7 @@ def test_it_never_copies_back_the_log_of_a_running_server(tmp_path: Path) -> Non
         assert wal.stat().st_size > size
 
 
-def test_a_running_writer_sees_the_change(tmp_path: Path, keys: Keys) -> None:
+def test_a_running_server_sees_the_change(tmp_path: Path, keys: Keys) -> None:
     key_id = keys("create", "web", "--json").json["key_id"]
     writer = Writer(tmp_path / "data" / "proxy.db")
     writer.start()
@@ -265,7 +265,7 @@ def test_a_running_writer_sees_the_change(tmp_path: Path, keys: Keys) -> None:
         writer.close()
 
 
-def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     database = tmp_path / "proxy.db"
     process("create", "web", database=database)
     command = f"'{sys.executable}' '{ROOT}/scripts/keys.py' list --database '{database}' | true"
@@ -273,7 +273,7 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_python_without_the_package_hands_over_to_the_environment(tmp_path: Path) -> None:
+def test_without_the_package_the_script_runs_the_venvs_python(tmp_path: Path) -> None:
     """A copy of the script beside a `.venv` whose interpreter is a recorder."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)

@@ -41,7 +41,7 @@ def run(store: Store, capsys: pytest.CaptureFixture[str], *arguments: str) -> tu
     return code, printed.out, printed.err
 
 
-def test_spending_is_told_by_group(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spend_is_grouped(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(store, capsys, "spend", "--by", "project,user")
     lines = out.splitlines()
     assert code == 0
@@ -62,7 +62,7 @@ def test_spending_is_told_by_group(store: Store, capsys: pytest.CaptureFixture[s
     assert lines[-1] == "3 requests, 1.50 USD"
 
 
-def test_spending_is_told_as_json_and_since(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spend_supports_json_and_since(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(store, capsys, "spend", "--json")
     found = json.loads(out)
     assert (found["total_cost_usd"], found["data"][0]["project"]) == (1.5, "web")
@@ -73,7 +73,7 @@ def test_spending_is_told_as_json_and_since(store: Store, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("wrong", [("--by", "colour"), ("--since", "soon")])
-def test_what_makes_no_sense_is_one_sentence(
+def test_an_invalid_option_is_reported_in_one_sentence(
     store: Store, capsys: pytest.CaptureFixture[str], wrong: tuple[str, str]
 ) -> None:
     code, out, err = run(store, capsys, "spend", *wrong)
@@ -81,7 +81,7 @@ def test_what_makes_no_sense_is_one_sentence(
     assert err.count("\n") == 1
 
 
-def test_a_ledger_that_agrees_with_itself_is_ok(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reconcile_accepts_a_consistent_ledger(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(store, capsys, "reconcile")
     assert code == 0
     assert out.splitlines() == ["1 request without exact cost (estimated): 0.00 USD", "ok"]
@@ -93,7 +93,7 @@ def test_a_ledger_that_agrees_with_itself_is_ok(store: Store, capsys: pytest.Cap
     }
 
 
-def test_a_ledger_that_does_not_is_found_out(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reconcile_reports_an_inconsistent_ledger(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with store.elsewhere() as db:
         db.execute("update scopes set held_nanos = 0, spent_nanos = 5")
     code, out, _ = run(store, capsys, "reconcile")
@@ -103,7 +103,7 @@ def test_a_ledger_that_does_not_is_found_out(store: Store, capsys: pytest.Captur
     assert (code, json.loads(out)["ok"]) == (1, False)
 
 
-def test_logs_are_lines_oldest_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_printed_oldest_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(store, capsys, "logs")
     lines = out.splitlines()
     assert [line.split()[1] for line in lines] == ["ok", "ok", "held"]
@@ -116,7 +116,7 @@ def test_logs_are_lines_oldest_first(store: Store, capsys: pytest.CaptureFixture
     assert run(store, capsys, "logs", "--last", "-1")[0] == 2
 
 
-def test_following_logs_tells_each_request_once_when_it_has_ended(store: Store) -> None:
+def test_following_logs_prints_each_request_once_when_it_ends(store: Store) -> None:
     command = [sys.executable, str(SCRIPT), "logs", "--follow", "--json", "--database", str(store.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as follower:
         assert follower.stdout is not None
@@ -143,7 +143,7 @@ def test_following_logs_tells_each_request_once_when_it_has_ended(store: Store) 
     assert (rest, follower.returncode) == ("", 0)
 
 
-def test_a_running_server_is_read_beside(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_work_while_the_server_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     async def use(ledger: Ledger) -> None:
         request = ask()
         await ledger.admit(request)
