@@ -26,24 +26,24 @@ def settings(before: str, after: str) -> list[str]:
     return difference(snapshot(*TWO, more=before), snapshot(*TWO, more=after))
 
 
-def test_nothing_changed_says_nothing() -> None:
+def test_an_unchanged_configuration_has_no_differences() -> None:
     assert difference(snapshot(*TWO), snapshot(*TWO, more="# a comment\n")) == []
 
 
-def test_models_that_come_and_go_are_named_once() -> None:
+def test_added_and_removed_models_are_named_once() -> None:
     new = "{name: claude-fast, provider: mock}"
     assert difference(snapshot(*TWO), snapshot(*TWO, new)) == ["models: +claude-fast"]
     assert difference(snapshot(*TWO, new), snapshot(*TWO)) == ["models: -claude-fast"]
     assert difference(snapshot(TWO[0]), snapshot(TWO[1])) == ["models: -codellama", "models: +gpt-4"]
 
 
-def test_another_order_is_shown_as_both_orders() -> None:
+def test_a_changed_order_shows_both_orders() -> None:
     assert difference(snapshot(*TWO), snapshot(*reversed(TWO))) == [
         "models: order codellama, gpt-4 → gpt-4, codellama"
     ]
 
 
-def test_deployments_of_one_name_are_told_apart() -> None:
+def test_deployments_of_one_name_are_distinguished() -> None:
     before, after = snapshot(TWO[0]), snapshot(TWO[0], "{name: codellama, provider: mock}")
     assert difference(before, after) == ["models: +codellama#2"]
     assert difference(after, before) == ["models: -codellama#2"]
@@ -74,13 +74,13 @@ CHANGES = [
 
 
 @each(("before", "after", "line"), CHANGES)
-def test_a_changed_entry_is_named_down_to_its_key(before: str, after: str, line: str) -> None:
+def test_a_changed_entry_names_the_changed_key(before: str, after: str, line: str) -> None:
     lines = difference(one(before), one(after))
     assert line in lines
     assert [other for other in lines if other != line and not other.startswith("models: ")] == []
 
 
-def test_explicit_fallbacks_are_shown_as_both_lists() -> None:
+def test_changed_fallbacks_show_both_lists() -> None:
     fewer = TWO[0].replace("api_key: k", "api_key: k, fallbacks: []")
     assert difference(snapshot(*TWO), snapshot(fewer, TWO[1])) == ["codellama.fallbacks [gpt-4] → []"]
 
@@ -113,11 +113,11 @@ SETTINGS = [
 
 
 @each(("before", "after", "line"), SETTINGS)
-def test_a_changed_setting_is_named_as_in_the_file(before: str, after: str, line: str) -> None:
+def test_a_changed_setting_has_its_name_in_the_file(before: str, after: str, line: str) -> None:
     assert settings(before, after) == [line]
 
 
-def test_a_changed_default_for_projects_does_not_repeat_itself_for_each() -> None:
+def test_a_changed_project_default_is_shown_once() -> None:
     projects = "projects: {a: {}, b: {}}\n"
     assert settings(projects, projects + "limits: {project: {rpm_limit: 9}}") == [
         "limits.project.rpm_limit none → 9"

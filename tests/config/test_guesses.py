@@ -82,7 +82,7 @@ PLACEHOLDERS = [
 
 
 @each("key", NAMED)
-def test_a_variable_in_another_tools_words_is_an_error_that_says_how_to_write_it(key: str) -> None:
+def test_another_tools_variable_syntax_is_an_error_with_the_right_syntax(key: str) -> None:
     snapshot, found = entry(f"api_key: {key}", OPENAI_API_KEY="o")
     assert snapshot is None
     assert found == ["models[0].api_key: this is the name of a variable, not a key; write ${OPENAI_API_KEY}"]
@@ -99,7 +99,7 @@ def test_a_placeholder_is_an_error_that_names_the_customary_variable(key: str) -
 
 
 @pytest.mark.parametrize("key", ["k", "sk-live-0123456789abcdef", "'0123'", "Zm9vYmFy=="])
-def test_a_key_in_the_file_itself_is_warned_of_and_never_shown(key: str) -> None:
+def test_a_literal_key_in_the_file_is_a_warning_and_is_not_shown(key: str) -> None:
     snapshot, found = entry(f"api_key: {key}")
     assert snapshot is not None
     [warning] = [one for one in found if "api_key" in one]
@@ -115,7 +115,7 @@ def test_no_message_about_a_key_repeats_it(key: str) -> None:
 
 @each("provider", sorted(NEEDS_NO_KEY - {"mock"}))
 @each("word", ["none", "dummy", "EMPTY", "not-needed"])
-def test_servers_that_want_no_key_may_be_given_a_word(provider: str, word: str) -> None:
+def test_servers_without_keys_accept_a_placeholder(provider: str, word: str) -> None:
     text = f"models: [{{name: a, provider: {provider}, base_url: 'http://127.0.0.1:9/v1', api_key: {word}}}]"
     assert said(text) == []
 
@@ -132,14 +132,14 @@ def test_promptlayers_key_follows_the_same_rules() -> None:
     "headers: {X-Key: os.environ/OPENAI_API_KEY}",
     "base_url: 'https://$OPENAI_API_KEY.example/v1'",
 ])  # fmt: skip
-def test_a_variable_in_the_middle_of_a_text_is_found_too(keys: str) -> None:
+def test_a_variable_within_a_text_is_found(keys: str) -> None:
     snapshot, found = entry(f"{keys}, api_key: '${{K}}'", K="k")
     assert snapshot is None
     assert "a variable is written ${OPENAI_API_KEY} here" in found[0]
 
 
 @each(("provider", "name"), [(p, name) for p, names in CUSTOMARY.items() for name in names])
-def test_a_key_that_is_left_out_comes_from_the_customary_variable(provider: str, name: str) -> None:
+def test_an_omitted_key_is_read_from_the_customary_variable(provider: str, name: str) -> None:
     url = ", base_url: https://x.example" if provider == "azure" else ""
     text = f"models: [{{name: a, provider: {provider}{url}}}]"
     snapshot, _ = examined(text, **{name: "the-key-of-the-variable"})
@@ -160,7 +160,7 @@ def test_without_the_customary_variable_the_entry_is_disabled(provider: str) -> 
     assert problems[0].message == f"a is disabled: {CUSTOMARY[provider][0]} is not set"
 
 
-def test_the_first_customary_variable_that_is_set_counts() -> None:
+def test_the_first_customary_variable_that_is_set_is_used() -> None:
     snapshot, _ = entry("model: m", OPENAI_API_KEY="", GOOGLE_API_KEY="g")
     assert snapshot is not None
     assert snapshot.disabled
@@ -172,13 +172,13 @@ def test_the_first_customary_variable_that_is_set_counts() -> None:
 
 
 @pytest.mark.parametrize("keys", ["api_key: null", "api_key: ''", "headers: {Authorization: 'Bearer ${T}'}"])
-def test_the_customary_variable_is_for_entries_that_say_nothing_of_a_key(keys: str) -> None:
+def test_the_customary_variable_is_used_only_if_api_key_is_omitted(keys: str) -> None:
     snapshot, _ = entry(keys, OPENAI_API_KEY="o", T="t")
     assert snapshot is not None
     assert snapshot.models["a"].deployments[0].api_key is None
 
 
-def test_an_address_of_ones_own_may_want_no_key() -> None:
+def test_an_entry_with_a_base_url_needs_no_key() -> None:
     assert entry("base_url: 'http://127.0.0.1:9/v1'")[1] == []
 
 
@@ -187,7 +187,7 @@ def test_an_address_of_ones_own_may_want_no_key() -> None:
 
 @each("end", ["/chat/completions", "/completions", "/embeddings", "/messages", "/chat/completions/"])
 @each("provider", ["openai", "anthropic", "openai_compatible", "vllm"])
-def test_an_address_with_the_endpoints_path_is_answered_with_the_right_one(provider: str, end: str) -> None:
+def test_a_base_url_with_the_endpoints_path_is_corrected_in_the_error(provider: str, end: str) -> None:
     url = f"https://api.example.com/v1{end}"
     [message] = said(
         f"models: [{{name: a, provider: {provider}, base_url: '{url}', api_key: '${{K}}'}}]", K="k"
@@ -232,31 +232,31 @@ BAD_PARAMS = [
 
 
 @each(("params", "message"), BAD_PARAMS)
-def test_a_parameter_that_no_request_could_have_is_a_problem_at_its_place(params: str, message: str) -> None:
+def test_an_invalid_parameter_is_an_error_with_its_position(params: str, message: str) -> None:
     snapshot, found = entry(f"params: {{{params}}}", OPENAI_API_KEY="o")
     assert snapshot is None
     assert len(found) == 1
     assert found[0].startswith(f"models[0].{message}")
 
 
-def test_every_bad_parameter_is_told_and_good_ones_are_not() -> None:
+def test_every_invalid_parameter_is_reported_and_no_valid_one() -> None:
     _, found = entry("params: {temperature: 9, top_p: 9, seed: 1, top_k: 40, n: x}", OPENAI_API_KEY="o")
     assert [one.split(":")[0].rpartition(".")[2] for one in found] == ["temperature", "top_p", "n"]
 
 
-def test_a_parameter_of_somebody_elses_is_sent_with_a_warning() -> None:
+def test_a_parameter_of_another_vendor_is_sent_with_a_warning() -> None:
     snapshot, found = entry("params: {frobnicate: 1, chat_template_kwargs: {a: 1}}", OPENAI_API_KEY="o")
     assert snapshot is not None
     assert found == ["models[0].params.frobnicate: unknown parameter; it is sent to the provider unchanged"]
 
 
-def test_parameters_follow_the_entrys_mode() -> None:
+def test_parameters_are_checked_for_the_entrys_mode() -> None:
     for mode, params in [("completion", "logprobs: 5, best_of: 2"), ("embedding", "dimensions: 256")]:
         assert entry(f"mode: {mode}, params: {{{params}}}", OPENAI_API_KEY="o")[1] == []
     assert "must be a boolean" in entry("params: {logprobs: 5}", OPENAI_API_KEY="o")[1][0]
 
 
-def test_a_parameter_from_a_variable_is_judged_by_its_value() -> None:
+def test_a_parameter_from_a_variable_is_checked_by_its_value() -> None:
     assert entry("params: {temperature: '${T}'}", OPENAI_API_KEY="o", T="hot")[0] is None
     block = "models:\n- name: a\n  provider: mock\n  params:\n    temperature: ${T}\n"
     assert said(block, T="0.5") == []
@@ -281,7 +281,7 @@ server: {drain: "${NO_DRAIN}", max_body: x}
 """
 
 
-def test_unset_variables_hide_nothing() -> None:
+def test_unset_variables_hide_no_error() -> None:
     found = said(EVERYTHING_WRONG)
     for part in (
         "a is disabled: NO_KEY is not set",
@@ -302,7 +302,7 @@ def test_unset_variables_hide_nothing() -> None:
     assert len(found) == len(set(found))
 
 
-def test_what_is_said_without_keys_is_said_with_them() -> None:
+def test_errors_are_the_same_with_and_without_keys() -> None:
     text = """\
 models:
   - {name: a, provider: openai, model: unheard-of, api_key: "${K}", fallbacks: [b]}
@@ -321,7 +321,7 @@ SECTIONS: Mapping[str, type[Section]] = {
 }
 
 
-def test_every_guess_leads_to_a_key_that_exists() -> None:
+def test_every_suggestion_is_an_existing_key() -> None:
     assert SECTIONS.keys() == guesses.KEYS.keys()
     for name, known in guesses.KEYS.items():
         keys = {field.alias or key for key, field in SECTIONS[name].model_fields.items()}
@@ -331,7 +331,7 @@ def test_every_guess_leads_to_a_key_that_exists() -> None:
                 assert word[1] in keys, (name, key)
 
 
-def test_every_other_name_of_a_provider_leads_to_one_that_exists() -> None:
+def test_every_provider_alias_is_an_existing_provider() -> None:
     names = set(get_args(model_schema.PROVIDERS))
     assert set(guesses.PROVIDERS.values()) <= names
     assert not guesses.PROVIDERS.keys() & names
@@ -339,7 +339,7 @@ def test_every_other_name_of_a_provider_leads_to_one_that_exists() -> None:
 
 @pytest.mark.parametrize(("word", "provider"), [("google", "gemini"), ("custom", "openai_compatible"),
     ("claude", "anthropic"), ("OpenAI", "openai"), ("lm-studio", "lmstudio"), ("together_ai", "together")])  # fmt: skip
-def test_a_provider_by_another_name(word: str, provider: str) -> None:
+def test_a_provider_alias_is_answered_with_the_providers_name(word: str, provider: str) -> None:
     [message] = [one for one in said(f"models: [{{name: a, provider: {word}}}]") if "provider" in one]
     assert message.endswith(f'; did you mean "{provider}"?')
 
@@ -362,7 +362,7 @@ def test_a_provider_by_another_name(word: str, provider: str) -> None:
     ("models: []\nrouting: {num_retries: 1}", 'did you mean "retries"?'),
     ("models: []\ncache: {type: redis}", "leave it out"),
 ])  # fmt: skip
-def test_a_common_guess_is_answered_with_what_to_write(text: str, hint: str) -> None:
+def test_a_common_wrong_key_is_answered_with_the_right_one(text: str, hint: str) -> None:
     assert any(hint in message for message in said(text)), said(text)
 
 
@@ -375,7 +375,7 @@ MODEL = "models: [{name: a, provider: mock}]\n"
 @each("place", ["cache: %s", "guardrail: %s", "tracking: %s", "tracking: {promptlayer: %s}",
     "tracking: {requests: %s}", "cache: {semantic: %s}", "limits: %s", "limits: {key: %s}", "metrics: %s",
     "projects: %s", "projects: {p: {guardrail: %s}}"])  # fmt: skip
-def test_a_section_that_may_be_off_takes_false_and_nothing(place: str, word: str) -> None:
+def test_an_optional_section_accepts_false_and_null(place: str, word: str) -> None:
     snapshot, problems = examined(MODEL + place % word, OFF="false")
     assert snapshot is not None, problems
     if place == "cache: %s" and word in ("false", "'${OFF}'"):
@@ -384,24 +384,24 @@ def test_a_section_that_may_be_off_takes_false_and_nothing(place: str, word: str
 
 
 @pytest.mark.parametrize("section", ["routing", "timeouts", "server", "auth"])
-def test_a_section_that_cannot_be_off_says_so(section: str) -> None:
+def test_a_required_section_refuses_false(section: str) -> None:
     assert examined(MODEL + f"{section}: false")[0] is None
 
 
-def test_no_limits_for_a_project_means_none_of_the_general_ones() -> None:
+def test_limits_false_for_a_project_disables_the_general_limits() -> None:
     snapshot, _ = examined(MODEL + "limits: {project: {rpm_limit: 1}}\nprojects: {p: {limits: false}}")
     assert snapshot is not None
     assert snapshot.projects["p"].limits.rpm_limit is None
 
 
-def test_no_fallbacks_may_be_written_as_false() -> None:
+def test_fallbacks_may_be_false() -> None:
     snapshot, _ = examined("models: [{name: a, provider: mock, fallbacks: false}, {name: b, provider: mock}]")
     assert snapshot is not None
     assert snapshot.models["a"].fallbacks == ()
 
 
 @pytest.mark.parametrize("word", ["off", "no", "disabled"])
-def test_other_words_for_off_are_answered(word: str) -> None:
+def test_other_words_for_off_are_refused_with_a_suggestion(word: str) -> None:
     [message] = said(MODEL + f"cache: {word}")
     assert message.endswith("for none write false")
 
@@ -415,7 +415,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=14).map("".join))
-def test_whatever_is_no_yaml_is_told_in_plain_words(text: str) -> None:
+def test_invalid_yaml_is_explained(text: str) -> None:
     raw: str | None = None
     try:
         for _ in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -429,7 +429,7 @@ def test_whatever_is_no_yaml_is_told_in_plain_words(text: str) -> None:
         assert yaml_words.in_plain_words(raw)
 
 
-def test_a_sentence_for_each_common_slip() -> None:
+def test_each_common_mistake_has_its_message() -> None:
     slips: Mapping[str, str] = {
         "models:\n  - name: a: b\n": "quotes",
         "models:\n  - name: a\n   provider: openai\n": "different column",
@@ -466,7 +466,7 @@ KEYS_OF_A_FILE = st.sampled_from(
 
 @given(st.dictionaries(KEYS_OF_A_FILE, VALUES, max_size=4), st.dictionaries(
     st.sampled_from([*model_schema.Entry.model_fields, "api_base", "x"]), VALUES, max_size=5))  # fmt: skip
-def test_a_file_of_any_shape_is_good_or_told_what_is_wrong(root: dict[str, Any], one: dict[str, Any]) -> None:
+def test_arbitrary_files_are_valid_or_reported(root: dict[str, Any], one: dict[str, Any]) -> None:
     text = yaml.safe_dump({"models": [{"name": "a", "provider": "mock", **one}], **root})
     snapshot, problems = examined(text)
     assert (snapshot is None) == any(problem.severity == "error" for problem in problems)

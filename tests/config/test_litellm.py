@@ -73,7 +73,7 @@ def snapshot(text: str = CONFIG) -> Snapshot:
     return load(imported(text.encode()).text.encode(), KEYS, implemented=IMPLEMENTED)
 
 
-def test_groups_become_models_with_several_deployments_in_their_order() -> None:
+def test_model_groups_become_models_with_several_deployments() -> None:
     found = snapshot()
     assert [d.id for m in found.models.values() for d in m.deployments] == [
         "gpt-4#1", "gpt-4#2", "llama#1", "local#1", "vectors#1",
@@ -93,13 +93,13 @@ def test_groups_become_models_with_several_deployments_in_their_order() -> None:
     assert all(d.drop_params for m in found.models.values() for d in m.deployments)
 
 
-def test_prices_are_exact_and_a_word_that_looks_like_a_number_stays_a_word() -> None:
+def test_prices_are_exact_and_numeric_text_stays_text() -> None:
     llama = snapshot().models["llama"].deployments[0]
     assert llama.price == Price(input=270_000_000, output=776_000_000)
     assert llama.params["stop"] == ("1e3",)
 
 
-def test_whole_prices_are_plain_numbers() -> None:
+def test_whole_prices_are_written_as_integers() -> None:
     costs = "input_cost_per_token: 0.000003, output_cost_per_token: 0.00001"
     entry = f"{{model_name: gpt-4o, litellm_params: {{model: openai/gpt-4o, {costs}}}}}"
     text = imported(f"model_list: [{entry}]".encode(), "config.yaml").text
@@ -107,12 +107,12 @@ def test_whole_prices_are_plain_numbers() -> None:
     assert "!!" not in text
 
 
-def test_models_fall_back_only_where_litellm_was_told_to() -> None:
+def test_fallbacks_are_those_of_the_litellm_configuration() -> None:
     found = {name: model.fallbacks for name, model in snapshot().models.items()}
     assert found == {"gpt-4": ("llama",), "llama": ("gpt-4",), "local": (), "vectors": ()}
 
 
-def test_settings_go_where_they_mean_the_same() -> None:
+def test_settings_are_converted_to_their_counterparts() -> None:
     found = snapshot()
     assert found.routing.retries == 3
     assert (found.routing.cooldown.time, found.routing.cooldown.failures) == (45.0, 2)
@@ -121,7 +121,7 @@ def test_settings_go_where_they_mean_the_same() -> None:
     assert found.limits["global"].max_parallel_requests == 100
 
 
-def test_what_has_no_counterpart_is_listed_in_file_order() -> None:
+def test_settings_without_counterpart_are_listed_in_file_order() -> None:
     assert list(imported(CONFIG.encode()).lost) == [
         "config.yaml:8:7: model_list[0].litellm_params.rpm: "
         "deployments have no limits of their own here; weight shares the traffic",
@@ -139,7 +139,7 @@ def test_what_has_no_counterpart_is_listed_in_file_order() -> None:
     ]
 
 
-def test_every_provider_that_has_a_prefix_is_one_of_ours() -> None:
+def test_every_route_prefix_is_an_existing_provider() -> None:
     known = Entry.model_json_schema()["properties"]["provider"]["enum"]
     assert set(PREFIXES.values()) <= set(known)
 
@@ -166,7 +166,7 @@ def lines_of(*entries: str) -> bytes:
         ("model: hosted_vllm/m, api_base: 'http://localhost:8000/v1'", "http://localhost:8000/v1"),
     ],
 )
-def test_an_address_means_the_same_endpoint_as_before(params: str, base_url: str | None) -> None:
+def test_a_converted_address_reaches_the_same_endpoint(params: str, base_url: str | None) -> None:
     text = imported(lines_of(f"{{model_name: m, litellm_params: {{{params}}}}}")).text
     made = load(text.encode(), {"OLLAMA": "http://from-environment"}, implemented=IMPLEMENTED)
     [one] = made.models["m"].deployments
@@ -184,7 +184,7 @@ def test_an_address_means_the_same_endpoint_as_before(params: str, base_url: str
         ("codellama/CodeLlama-34b-Instruct-hf", "codellama/CodeLlama-34b-Instruct-hf"),
     ],
 )
-def test_a_base_model_is_named_without_its_provider(written: str, name: str) -> None:
+def test_a_base_model_loses_its_provider_prefix(written: str, name: str) -> None:
     params = "{model: azure/mine, api_key: k, api_base: 'https://x.example'}"
     text = imported(
         lines_of(f"{{model_name: m, litellm_params: {params}, model_info: {{base_model: {written}}}}}")
@@ -198,7 +198,7 @@ def keys_of(*params: str) -> list[str | None]:
     return [entry.get("api_key") for entry in made["models"]]
 
 
-def test_an_entry_without_a_key_takes_the_variable_that_litellm_takes() -> None:
+def test_an_entry_without_a_key_uses_litellms_variable() -> None:
     assert keys_of(
         "model: gpt-4o",
         "model: ollama/llama3",
@@ -221,7 +221,7 @@ def test_every_provider_that_needs_a_key_has_a_variable() -> None:
 
 
 @pytest.mark.parametrize("config", ["model_list: []", "{}", "model_list: [{model_name: a}]"])
-def test_a_configuration_without_a_model_is_nothing_to_serve(
+def test_a_configuration_without_a_convertible_model_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
     (tmp_path / "config.yaml").write_text(config)
@@ -269,11 +269,11 @@ SECTIONS = st.fixed_dictionaries(
 
 @settings(max_examples=100)
 @given(SECTIONS)
-def test_whatever_the_file_has_something_is_made_of_it(file: object) -> None:
+def test_arbitrary_configurations_are_converted_or_refused(file: object) -> None:
     assert imported(json.dumps(file).encode()).text.startswith("# yaml-language-server")
 
 
-def test_the_command_writes_a_file_once_and_says_what_is_lost(
+def test_the_command_does_not_overwrite_and_lists_what_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
@@ -289,7 +289,9 @@ def test_the_command_writes_a_file_once_and_says_what_is_lost(
     assert "File exists" in capsys.readouterr().err
 
 
-def test_a_result_that_needs_mending_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_result_lists_what_needs_fixing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         "model_list: [{model_name: a, litellm_params: {model: hosted_vllm/m, api_base: os.environ/NOT_SET_AT_ALL}}]"
@@ -318,7 +320,7 @@ def problems_of(text: str) -> list[str]:
     return []
 
 
-def test_merge_keys_bring_in_what_the_entry_does_not_say_itself() -> None:
+def test_merge_keys_add_only_missing_fields() -> None:
     config = """
 base: &base {api_key: os.environ/GEMINI_API_KEY, timeout: 5}
 other: &other {timeout: 9, weight: 2}
@@ -340,14 +342,14 @@ def test_a_merge_key_without_a_mapping_is_listed() -> None:
     assert "<<: there is no mapping here to merge" in found.lost[0]
 
 
-def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
+def test_the_last_of_duplicate_keys_is_used() -> None:
     [one] = made("model_list: [{model_name: a, litellm_params: {model: gpt-4, model: gpt-4o}}]")["models"]
     assert one["model"] == "gpt-4o"
 
 
 @each("no", ["no", "No", "NO", "off", "OFF", "false", "'no'", "'false'"])
 @each("yes", ["yes", "on", "On", "true", "'True'"])
-def test_words_for_yes_and_no_mean_what_they_mean_to_litellm(no: str, yes: str) -> None:
+def test_yaml_1_1_booleans_are_read_as_by_litellm(no: str, yes: str) -> None:
     config = """
 model_list:
   - {model_name: a, litellm_params: {model: gpt-4o, drop_params: %s}}
@@ -362,7 +364,7 @@ litellm_settings: {cache: %s, drop_params: %s}
     assert [entry["drop_params"] for entry in on["models"]] == [False, True]
 
 
-def test_a_switch_that_is_neither_on_nor_off_is_listed() -> None:
+def test_an_invalid_boolean_is_listed() -> None:
     found = imported(b"model_list: []\nlitellm_settings: {cache: maybe, drop_params: [1]}")
     assert [line.rpartition(": ")[2] for line in found.lost] == ["is neither true nor false"] * 2
 
@@ -400,14 +402,14 @@ def test_a_price_may_be_written_as_text(
         "input_cost_per_token: .inf, output_cost_per_token: .nan",
     ],
 )
-def test_a_price_that_cannot_be_carried_over_is_listed(costs: str) -> None:
+def test_an_unconvertible_price_is_listed(costs: str) -> None:
     config = f"model_list: [{{model_name: a, litellm_params: {{model: gpt-4o, {costs}}}}}]"
     [one] = made(config)["models"]
     assert "price" not in one
     assert imported(config.encode()).lost
 
 
-def test_prices_of_long_prompts_and_of_kept_ones_come_along() -> None:
+def test_long_prompt_and_cache_prices_are_converted() -> None:
     costs = (
         "input_cost_per_token: 1e-6, output_cost_per_token: 2e-6, input_cost_per_token_above_200k_tokens: 3e-6, "
         "output_cost_per_token_above_200k_tokens: 4e-6, cache_creation_input_token_cost_above_1hr: 5e-6"
@@ -423,7 +425,7 @@ def test_prices_of_long_prompts_and_of_kept_ones_come_along() -> None:
 
 @each("mode", ["image_generation", "audio_transcription", "audio_speech", "rerank",
     "moderation", "realtime", "video_generation", "[chat]", "3"])  # fmt: skip
-def test_a_model_of_another_mode_is_left_out_with_a_remark(mode: str) -> None:
+def test_a_model_of_an_unsupported_mode_is_omitted_and_listed(mode: str) -> None:
     config = (
         "model_list: [{model_name: gpt, litellm_params: {model: gpt-4o}}, "
         f"{{model_name: other, litellm_params: {{model: openai/x}}, model_info: {{mode: {mode}}}}}]"
@@ -434,14 +436,14 @@ def test_a_model_of_another_mode_is_left_out_with_a_remark(mode: str) -> None:
 
 @pytest.mark.parametrize("model", ["openai/dall-e-3", "openai/whisper-1", "openai/tts-1", "gpt-image-1",
     "cohere/rerank-english-v3.0", "gpt-4o-transcribe", "openai/omni-moderation-latest"])  # fmt: skip
-def test_so_is_one_that_says_it_by_its_name(model: str) -> None:
+def test_a_model_with_an_unsupported_mode_in_its_name_is_omitted_and_listed(model: str) -> None:
     assert made(f"model_list: [{{model_name: x, litellm_params: {{model: {model}}}}}]")["models"] == []
 
 
 @pytest.mark.parametrize(
     "model", ["openai/text-embedding-3-small", "mistral/mistral-embed", "ollama/nomic-embed-text"]
 )
-def test_an_embedding_model_is_known_by_its_name(model: str) -> None:
+def test_an_embedding_model_is_recognised_by_its_name(model: str) -> None:
     [one] = made(f"model_list: [{{model_name: x, litellm_params: {{model: {model}}}}}]")["models"]
     assert one["mode"] == "embedding"
 
@@ -466,7 +468,7 @@ def test_an_embedding_model_is_known_by_its_name(model: str) -> None:
         ("mistralai/Mixtral", "api_base: 'https://x.example/v1'", "openai_compatible", "mistralai/Mixtral"),
     ],
 )  # fmt: skip
-def test_route_prefixes_are_no_part_of_the_models_name(
+def test_route_prefixes_are_removed_from_model_names(
     model: str, more: str, provider: str, upstream: str
 ) -> None:
     [one] = made(f"model_list: [{{model_name: x, litellm_params: {{model: {model}, {more}}}}}]")["models"]
@@ -474,7 +476,7 @@ def test_route_prefixes_are_no_part_of_the_models_name(
 
 
 @pytest.mark.parametrize("base", ["''", "' '", "null", "~"])
-def test_an_empty_address_is_none(base: str) -> None:
+def test_an_empty_address_is_ignored(base: str) -> None:
     [one] = made(
         f"model_list: [{{model_name: x, litellm_params: {{model: openai/gpt-4o, api_base: {base}}}}}]"
     )["models"]
@@ -493,14 +495,14 @@ def test_an_empty_address_is_none(base: str) -> None:
         ),
     ],
 )
-def test_an_address_with_its_endpoint_becomes_the_base(model: str, base: str, url: str) -> None:
+def test_an_address_with_an_endpoint_path_becomes_a_base_url(model: str, base: str, url: str) -> None:
     [one] = made(f"model_list: [{{model_name: x, litellm_params: {{model: {model}, api_base: '{base}'}}}}]")[
         "models"
     ]
     assert one["base_url"] == url
 
 
-def test_promptlayer_is_carried_over_once_and_other_callbacks_are_listed() -> None:
+def test_promptlayer_is_converted_once_and_other_callbacks_are_listed() -> None:
     config = (
         "model_list: []\nlitellm_settings: {success_callback: [promptlayer, langfuse], "
         "failure_callback: [promptlayer, sentry], callbacks: [prometheus, promptlayer]}"
@@ -512,7 +514,7 @@ def test_promptlayer_is_carried_over_once_and_other_callbacks_are_listed() -> No
     ]
 
 
-def test_what_would_not_pass_check_is_taken_out_and_listed() -> None:
+def test_settings_that_fail_check_are_removed_and_listed() -> None:
     config = """
 model_list:
   - {model_name: a b, litellm_params: {model: gpt-4o}}
@@ -535,7 +537,7 @@ litellm_settings: {num_retries: 99, request_timeout: soon, budget_duration: 3w, 
 
 
 @pytest.mark.parametrize("config", ["3", "[]", "hello", "- a", "model_list: &a [*a]", "a: b: c", "", "\x00"])
-def test_what_is_no_configuration_is_one_sentence(
+def test_a_file_that_is_not_a_configuration_is_reported_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
     path = tmp_path / "config: odd.yaml"
@@ -546,12 +548,12 @@ def test_what_is_no_configuration_is_one_sentence(
     assert len(said.err.strip().splitlines()) == 1
 
 
-def test_no_key_of_the_file_breaks_out_of_the_comments() -> None:
+def test_keys_cannot_break_out_of_the_generated_comments() -> None:
     config = json.dumps({"model_list": [], 'x\nmodels: [{name: a, provider: "': 1, "y\u2028z\ufeff\x07": 2})
     assert made(config)["models"] == []
 
 
-def test_a_source_with_colons_in_its_name_is_no_fault() -> None:
+def test_a_source_file_may_have_colons_in_its_name() -> None:
     assert imported(b"x: 1", "C:\\a:b.yaml").lost == ("C:\\a:b.yaml:1:1: x: has no counterpart",)
 
 
@@ -589,7 +591,7 @@ FILES = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(FILES)
-def test_whatever_is_made_passes_check(file: dict[str, Any]) -> None:
+def test_every_result_passes_check(file: dict[str, Any]) -> None:
     for name in file["model_list"] if isinstance(file["model_list"], list) else ():
         if isinstance(name, dict) and isinstance(name.get("litellm_params"), dict):
             name["litellm_params"].setdefault("model", "gpt-4o")
@@ -600,7 +602,7 @@ def test_whatever_is_made_passes_check(file: dict[str, Any]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")))
-def test_any_text_is_a_configuration_or_a_sentence(text: str) -> None:
+def test_arbitrary_text_is_converted_or_reported_in_one_sentence(text: str) -> None:
     found, errors = attempted(text.encode(errors="replace"))
     assert len(errors) == (1 if found is None else 0)
     assert not any("\n" in str(error) for error in errors)

@@ -93,7 +93,7 @@ def same_size_and_time(path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("save", [rename_over, write_in_place, same_size_and_time])
-def test_a_save_is_picked_up_however_it_is_made(
+def test_every_way_of_saving_is_detected(
     live: LiveConfig, path: Path, save: Callable[[Path, str], None]
 ) -> None:
     save(path, text("b"))
@@ -101,7 +101,7 @@ def test_a_save_is_picked_up_however_it_is_made(
     assert names(live) == ["b"]
 
 
-def test_a_symlink_that_points_elsewhere_is_picked_up(tmp_path: Path, clock: Clock) -> None:
+def test_a_changed_symlink_target_is_detected(tmp_path: Path, clock: Clock) -> None:
     for version in ("one", "two"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "proxy.yaml").write_text(text(version))
@@ -114,7 +114,7 @@ def test_a_symlink_that_points_elsewhere_is_picked_up(tmp_path: Path, clock: Clo
     assert names(live) == ["two"]
 
 
-def test_a_touched_file_is_not_loaded_again(live: LiveConfig, path: Path, clock: Clock) -> None:
+def test_a_touched_file_is_not_reloaded(live: LiveConfig, path: Path, clock: Clock) -> None:
     before = live.snapshot
     path.touch()
     rename_over(path, text())
@@ -124,7 +124,7 @@ def test_a_touched_file_is_not_loaded_again(live: LiveConfig, path: Path, clock:
     assert clock.slept == []
 
 
-def test_a_change_must_read_the_same_after_a_moment(live: LiveConfig, path: Path, clock: Clock) -> None:
+def test_a_change_is_loaded_only_when_two_reads_agree(live: LiveConfig, path: Path, clock: Clock) -> None:
     path.write_text(text("half"))
     clock.meanwhile = [lambda: path.write_text(text("whole"))]
     look(live)
@@ -134,7 +134,7 @@ def test_a_change_must_read_the_same_after_a_moment(live: LiveConfig, path: Path
     assert names(live) == ["whole"]
 
 
-def test_an_edit_that_is_taken_back_within_the_moment_never_happened(
+def test_an_edit_reverted_before_the_second_read_is_ignored(
     live: LiveConfig, path: Path, clock: Clock
 ) -> None:
     path.write_text("models: [")
@@ -187,7 +187,7 @@ SPOILS = {
 
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILS.items())
-def test_a_bad_file_changes_nothing_is_logged_once_and_watching_goes_on(
+def test_an_invalid_file_is_logged_once_and_changes_nothing(
     live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], reason: str
 ) -> None:
     before = live.snapshot
@@ -211,7 +211,7 @@ def test_a_bad_file_changes_nothing_is_logged_once_and_watching_goes_on(
     assert (names(live), live.error) == (["back"], None)
 
 
-def test_each_bad_content_is_logged_and_going_back_to_the_good_one_clears_it(
+def test_each_invalid_content_is_logged_and_reverting_clears_the_error(
     live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for content in ("models: [", "models: {", "models: {"):
@@ -223,7 +223,7 @@ def test_each_bad_content_is_logged_and_going_back_to_the_good_one_clears_it(
     assert live.error is None
 
 
-def test_the_log_tells_the_difference_and_no_secret(
+def test_the_log_shows_the_difference_without_secrets(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "codellama_proxy.config")
@@ -243,7 +243,7 @@ def test_the_log_tells_the_difference_and_no_secret(
     assert "secret" not in caplog.text.replace("no secret", "")
 
 
-def test_a_secret_file_that_changes_is_a_change(tmp_path: Path, path: Path, clock: Clock) -> None:
+def test_a_changed_secret_file_causes_a_reload(tmp_path: Path, path: Path, clock: Clock) -> None:
     secret = tmp_path / "secret"
     secret.write_text("one")
     path.write_text(text("a", f"  - {{name: o, provider: openai, api_key: '${{file:{secret}}}'}}\n"))
@@ -271,7 +271,7 @@ def test_a_variable_that_appears_enables_its_model(
     assert names(live) == ["a", "o"]
 
 
-def test_the_time_of_the_load_is_kept(live: LiveConfig, path: Path, clock: Clock) -> None:
+def test_the_load_time_is_recorded(live: LiveConfig, path: Path, clock: Clock) -> None:
     assert live.loaded_at == 1000.0
     path.write_text(text("b"))
     look(live)
@@ -281,7 +281,7 @@ def test_the_time_of_the_load_is_kept(live: LiveConfig, path: Path, clock: Clock
     assert live.loaded_at == 1000.0 + SETTLE_SECONDS
 
 
-def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Clock) -> None:
+def test_watching_checks_every_second_until_cancelled(path: Path, clock: Clock) -> None:
     live = LiveConfig(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
     changed = asyncio.Event()
     clock.meanwhile = [lambda: None, lambda: path.write_text(text("b"))]
@@ -302,7 +302,7 @@ def test_watching_looks_every_second_until_it_is_cancelled(path: Path, clock: Cl
     assert names(live) == ["b"]
 
 
-def test_listeners_get_both_snapshots_and_one_that_fails_does_not_stop_the_rest(
+def test_listeners_get_both_snapshots_and_a_failing_one_does_not_stop_others(
     live: LiveConfig, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[tuple[str, str]] = []
@@ -338,7 +338,7 @@ def test_the_file_is_read_and_built_off_the_event_loop(path: Path, clock: Clock)
     assert threading.main_thread() not in threads
 
 
-def test_a_bug_in_the_loader_leaves_the_old_configuration_and_the_watch_alive(
+def test_an_exception_in_the_loader_keeps_configuration_and_watcher(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Source):
@@ -357,7 +357,7 @@ def test_a_bug_in_the_loader_leaves_the_old_configuration_and_the_watch_alive(
     assert (names(live), live.error) == (["b"], None)
 
 
-def test_a_bad_file_at_the_start_is_an_error(path: Path) -> None:
+def test_an_invalid_file_at_start_is_an_error(path: Path) -> None:
     path.write_text("models: [")
     with pytest.raises(ConfigError, match="2:1: not YAML"):
         LiveConfig(Source(path, dict, IMPLEMENTED))
@@ -366,7 +366,7 @@ def test_a_bad_file_at_the_start_is_an_error(path: Path) -> None:
         LiveConfig(Source(path, dict, IMPLEMENTED))
 
 
-def test_a_hundred_reloads_leave_no_file_open(live: LiveConfig, path: Path) -> None:
+def test_a_hundred_reloads_leak_no_file_descriptor(live: LiveConfig, path: Path) -> None:
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -383,7 +383,7 @@ def test_a_hundred_reloads_leave_no_file_open(live: LiveConfig, path: Path) -> N
     assert names(live) == ["m98"]
 
 
-def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, clock: Clock) -> None:
+def test_an_unreadable_dotenv_does_not_stop_the_watcher(path: Path, clock: Clock) -> None:
     broken = False
 
     def environ() -> dict[str, str]:
@@ -404,7 +404,9 @@ def test_an_environment_that_cannot_be_read_does_not_end_the_watch(path: Path, c
 # --- the last good configuration ---------------------------------------------------------------------------
 
 
-def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Path, clock: Clock) -> None:
+def test_the_last_good_configuration_replaces_an_invalid_file_with_a_warning(
+    path: Path, clock: Clock
+) -> None:
     path.write_text("models: [")
     live = LiveConfig(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode(), sleep=clock.sleep)
     assert names(live) == ["kept"]
@@ -417,18 +419,18 @@ def test_a_bad_file_at_the_start_gives_way_to_the_last_good_text_loudly(path: Pa
     assert (names(live), live.error, live.text) == (["mended"], None, text("mended").encode())
 
 
-def test_a_good_file_at_the_start_is_not_replaced_by_an_older_one(path: Path) -> None:
+def test_a_valid_file_is_not_replaced_by_the_last_good_configuration(path: Path) -> None:
     live = LiveConfig(Source(path, dict, IMPLEMENTED), last_good=text("kept").encode())
     assert (names(live), live.error) == (["a"], None)
 
 
-def test_a_last_good_text_that_is_no_longer_good_tells_what_is_wrong_with_the_file(path: Path) -> None:
+def test_an_invalid_last_good_configuration_reports_the_files_errors(path: Path) -> None:
     path.write_text("models: {}")
     with pytest.raises(ConfigError, match="expected a list"):
         LiveConfig(Source(path, dict, IMPLEMENTED), last_good=b"models: [")
 
 
-def test_the_last_reload_says_what_it_changed(live: LiveConfig, path: Path) -> None:
+def test_the_last_reload_records_what_changed(live: LiveConfig, path: Path) -> None:
     assert live.changes == ()
     path.write_text(text("a", "timeouts: {idle: 90s}\n"))
     look(live)
@@ -438,7 +440,7 @@ def test_the_last_reload_says_what_it_changed(live: LiveConfig, path: Path) -> N
     assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
 
 
-def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: LiveConfig, path: Path) -> None:
+def test_a_reload_restores_the_interpreter_settings(live: LiveConfig, path: Path) -> None:
     interval = sys.getswitchinterval()
     for content in (text("b"), "bad"):
         path.write_text(content)
@@ -447,9 +449,7 @@ def test_the_interpreter_is_as_it_was_after_a_reload_good_or_bad(live: LiveConfi
         assert sys.getswitchinterval() == interval
 
 
-def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_an_unreadable_file_changes_nothing_and_is_loaded_when_readable(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_text(text())
     live = LiveConfig(Source(path, dict, IMPLEMENTED), sleep=clock.sleep)
@@ -468,9 +468,7 @@ def test_a_lost_permission_changes_nothing_and_a_regained_one_is_noticed(
     assert (names(live), live.error) == (["b"], None)
 
 
-def test_an_unfinished_file_with_an_end_line_is_refused_until_it_is_whole(
-    live: LiveConfig, path: Path
-) -> None:
+def test_a_file_without_its_closing_line_is_refused_until_complete(live: LiveConfig, path: Path) -> None:
     whole = "# >>> proxy.yaml\n" + text("b") + "  - {name: c, provider: mock}\n# <<< proxy.yaml\n"
     path.write_text(whole[:60])
     look(live)

@@ -73,7 +73,7 @@ models:
 """
 
 
-def test_a_model_serves_its_mode_and_what_its_entry_adds() -> None:
+def test_a_model_serves_its_mode_and_configured_endpoints() -> None:
     models = loaded(KINDS).models
     serving = {
         mode: [name for name, model in models.items() if model.deployments[0].serves(mode)]
@@ -85,7 +85,7 @@ def test_a_model_serves_its_mode_and_what_its_entry_adds() -> None:
     assert starting_model(loaded(KINDS), "completion") == "text"
 
 
-def test_an_entry_whose_provider_has_nothing_of_its_mode_is_disabled() -> None:
+def test_an_entry_whose_provider_lacks_its_mode_is_disabled() -> None:
     [claude] = loaded(KINDS).disabled
     assert (claude.name, claude.disabled) == ("claude", "provider anthropic has no mode completion")
     assert any("provider anthropic has no mode completion" in one for one in loaded(KINDS).warnings)
@@ -108,7 +108,7 @@ def test_the_shipped_file_with_all_keys_falls_back_in_file_order_and_never_to_th
     assert snapshot.models["gpt-4"].deployments[0].api_key == Secret("o-key")
 
 
-def test_the_shipped_file_carries_the_promised_guardrail() -> None:
+def test_the_shipped_file_has_the_documented_guardrail() -> None:
     guardrail = loaded(SHIPPED).guardrail
     assert guardrail.system_prompt == (
         "Only respond to questions about code. Say 'I don't know' to anything outside of that."
@@ -116,7 +116,7 @@ def test_the_shipped_file_carries_the_promised_guardrail() -> None:
     assert guardrail.client_system == "keep"
 
 
-def test_the_shipped_file_without_keys_answers_with_the_mock_and_says_why() -> None:
+def test_the_shipped_file_without_keys_uses_the_mock_with_reasons() -> None:
     snapshot = loaded(SHIPPED)
     assert list(snapshot.models) == ["mock"]
     assert starting_model(snapshot) == "mock"
@@ -128,7 +128,7 @@ def test_the_shipped_file_without_keys_answers_with_the_mock_and_says_why() -> N
     assert [d.id for d in snapshot.disabled] == ["codellama#1", "gpt-4#1", "claude#1"]
 
 
-def test_what_the_shipped_file_shows_commented_out_are_the_defaults() -> None:
+def test_commented_out_settings_of_the_shipped_file_are_the_defaults() -> None:
     shown = re.sub(rb"(?m)^#(?=[a-z]|  [a-z])", b"", SHIPPED)
     assert shown.count(b"\n#") < SHIPPED.count(b"\n#") - 25
     snapshot, opened = loaded(SHIPPED), loaded(shown)
@@ -139,14 +139,14 @@ def test_what_the_shipped_file_shows_commented_out_are_the_defaults() -> None:
     assert replace(opened, digest=snapshot.digest, limits=plain) == snapshot
 
 
-def test_the_shipped_file_loads_at_once() -> None:
+def test_the_shipped_file_loads_quickly() -> None:
     loaded(SHIPPED)
     started = time.process_time()
     loaded(SHIPPED)
     assert time.process_time() - started < 0.3
 
 
-def test_the_shipped_file_cut_anywhere_is_refused_or_as_good_as_whole() -> None:
+def test_a_truncated_shipped_file_is_refused_or_equivalent() -> None:
     whole = replace(loaded(SHIPPED, **KEYS), digest="")
     good = []
     for end in range(len(SHIPPED)):
@@ -156,7 +156,7 @@ def test_the_shipped_file_cut_anywhere_is_refused_or_as_good_as_whole() -> None:
     assert good == [len(SHIPPED) - 1], "only the last line's end is dispensable"
 
 
-def test_a_file_that_was_cut_short_says_so() -> None:
+def test_a_truncated_file_is_reported_as_truncated() -> None:
     text = "# >>> proxy.yaml\nmodels: []\n"
     assert complaints(text) == [
         "proxy.yaml:3:1: the file is cut short: its last line should begin # <<< proxy.yaml"
@@ -165,9 +165,7 @@ def test_a_file_that_was_cut_short_says_so() -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, len(SHIPPED)))
-def test_bytes_that_fell_into_the_file_are_loaded_or_refused_but_never_break_it(
-    noise: bytes, at: int
-) -> None:
+def test_inserted_bytes_are_loaded_or_refused(noise: bytes, at: int) -> None:
     snapshot, problems = attempted(SHIPPED[:at] + noise + SHIPPED[at:])
     assert snapshot or problems
     assert all(p.line > 0 and p.column > 0 for p in problems)
@@ -233,15 +231,15 @@ def mutable_parts(value: Any, path: str = "snapshot") -> list[str]:
 
 
 @pytest.mark.parametrize("text", [EVERYTHING.encode(), SHIPPED, b"models: []"])
-def test_nothing_in_a_snapshot_can_be_changed(text: bytes) -> None:
+def test_a_snapshot_is_deeply_immutable(text: bytes) -> None:
     assert mutable_parts(loaded(text, KEY="k")) == []
 
 
-def test_the_walk_that_proves_immutability_finds_a_list() -> None:
+def test_the_immutability_check_finds_a_list() -> None:
     assert mutable_parts(Mock(reply=["not frozen"])) == ["snapshot.reply"]  # type: ignore[arg-type]
 
 
-def test_every_key_arrives_where_requests_read_it() -> None:
+def test_every_setting_reaches_the_snapshot() -> None:
     snapshot = loaded(EVERYTHING, KEY="secret")
     first, second = snapshot.models["a"].deployments
     assert (first.id, second.id) == ("a#1", "a#2")
@@ -293,7 +291,7 @@ def test_prices_are_exact_to_the_ninth_decimal(price: Fraction) -> None:
     assert found == Price(input=nanos, output=0)
 
 
-def test_a_price_may_differ_by_length_tier_and_tool() -> None:
+def test_prices_may_depend_on_length_tier_and_tool() -> None:
     written = (
         "price: {input: 3, output: 15, cached_input: 0.3, cache_write: 3.75, cache_write_1h: 6, "
         "above: {tokens: 200000, input: 6, output: 22.5}, "
@@ -326,7 +324,7 @@ def test_a_price_may_differ_by_length_tier_and_tool() -> None:
         "server_tools: {web_search: free}",
     ],
 )
-def test_a_price_that_makes_no_sense_is_a_mistake(written: str) -> None:
+def test_an_invalid_price_is_an_error(written: str) -> None:
     with pytest.raises(ConfigError):
         entry(f"price: {{input: 1, output: 1, {written}}}")
 
@@ -334,7 +332,7 @@ def test_a_price_that_makes_no_sense_is_a_mistake(written: str) -> None:
 # --- who answers -------------------------------------------------------------------------------------------
 
 
-def test_without_anything_enabled_a_mock_is_added_and_announced() -> None:
+def test_without_an_enabled_model_a_mock_is_added_with_a_notice() -> None:
     snapshot = loaded("models: [{name: a, provider: openai, api_key: '${NONE}'}]")
     assert list(snapshot.models) == ["mock"]
     assert 'the built-in model "mock" answers' in snapshot.warnings[-1]
@@ -346,7 +344,7 @@ def test_an_added_mock_does_not_take_the_id_of_a_disabled_model_called_mock() ->
     assert [d.id for d in snapshot.disabled] == ["mock#1"]
 
 
-def test_a_mock_kept_out_of_fall_back_does_not_start_even_when_it_is_first() -> None:
+def test_a_mock_with_fallback_false_is_never_the_default_model() -> None:
     snapshot = loaded(
         "models: [{name: m, provider: mock, fallback: false}, {name: a, provider: openai, api_key: k}]"
     )
@@ -354,12 +352,12 @@ def test_a_mock_kept_out_of_fall_back_does_not_start_even_when_it_is_first() -> 
     assert list(snapshot.models) == ["m", "a"]
 
 
-def test_an_ordinary_mock_starts_where_it_stands() -> None:
+def test_an_ordinary_mock_can_be_the_default_model() -> None:
     snapshot = loaded("models: [{name: m, provider: mock}, {name: a, provider: openai, api_key: k}]")
     assert starting_model(snapshot) == "m"
 
 
-def test_each_mode_starts_at_its_own_first_model() -> None:
+def test_each_mode_has_its_own_default_model() -> None:
     snapshot = loaded(
         "models: [{name: e, provider: openai, api_key: k, mode: embedding}, "
         "{name: a, provider: openai, api_key: k}]"
@@ -369,7 +367,7 @@ def test_each_mode_starts_at_its_own_first_model() -> None:
     assert snapshot.models["e"].fallbacks == ()
 
 
-def test_a_model_falls_back_below_its_first_entry_to_each_name_once() -> None:
+def test_default_fallbacks_are_the_names_below_the_first_entry_once_each() -> None:
     one = "{name: %s, provider: openai, api_key: k}"
     snapshot = loaded(f"models: [{', '.join(one % name for name in 'abacb')}]")
     assert snapshot.models["a"].fallbacks == ("b", "c")
@@ -385,7 +383,7 @@ def test_disabled_names_are_left_out_of_explicit_fallbacks() -> None:
     assert snapshot.models["a"].fallbacks == ("c",)
 
 
-def test_a_provider_that_is_not_there_yet_disables_its_entry() -> None:
+def test_an_unavailable_provider_disables_its_entry() -> None:
     snapshot = load(b"models: [{name: a, provider: cohere, api_key: k}]", {}, implemented=frozenset({"mock"}))
     assert snapshot.disabled[0].disabled == "provider cohere is not available in this version"
 
@@ -393,7 +391,7 @@ def test_a_provider_that_is_not_there_yet_disables_its_entry() -> None:
 # --- substitution ------------------------------------------------------------------------------------------
 
 
-def test_an_unquoted_variable_takes_the_type_its_value_has() -> None:
+def test_an_unquoted_variable_has_the_type_of_its_value() -> None:
     snapshot = loaded(
         "models: []\nserver:\n  max_parallel_requests: ${N}\n  max_body: ${BODY:-2MB}\n"
         "auth: {required: '${AUTH}'}\nlimits: {key: {max_budget: \"${BUDGET}\"}}",
@@ -407,7 +405,7 @@ def test_an_unquoted_variable_takes_the_type_its_value_has() -> None:
     assert snapshot.limits["key"].max_budget == 100_000_000
 
 
-def test_a_key_of_digits_is_a_key() -> None:
+def test_a_numeric_api_key_is_text() -> None:
     snapshot = loaded("models:\n- name: ${NAME}\n  provider: openai\n  api_key: ${KEY}", KEY="1e3", NAME="42")
     assert snapshot.models["42"].deployments[0].api_key == Secret("1e3")
 
@@ -424,20 +422,20 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"x" * 70_000])
-def test_a_secret_file_that_cannot_be_used_disables_the_entry(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_secret_file_disables_the_entry(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     snapshot = loaded(f"models: [{{name: a, provider: openai, api_key: '${{file:{tmp_path}/key}}'}}]")
     assert (snapshot.disabled[0].disabled or "").startswith(f"file {tmp_path}/key ")
 
 
-def test_an_unset_promptlayer_key_turns_it_off_without_a_word() -> None:
+def test_an_unset_promptlayer_key_disables_it_silently() -> None:
     snapshot = loaded(SHIPPED + b'tracking: {promptlayer: {api_key: "${PROMPTLAYER_API_KEY}"}}\n', **KEYS)
     assert snapshot.tracking.promptlayer_key is None
     assert snapshot.warnings == ()
 
 
-def test_the_digest_follows_the_text_and_what_was_put_in() -> None:
+def test_the_digest_covers_text_and_substituted_values() -> None:
     text = "models:\n- name: a\n  provider: openai\n  api_key: ${K}"
     one, same, other = loaded(text, K="1"), loaded(text, K="1", UNUSED="x"), loaded(text, K="2")
     assert one.digest == same.digest != other.digest
@@ -585,11 +583,11 @@ BROKEN = [
 
 
 @each(("text", "expected"), BROKEN)
-def test_a_broken_file_is_refused_with(text: str, expected: list[str]) -> None:
+def test_an_invalid_file_is_refused_with_its_message(text: str, expected: list[str]) -> None:
     assert complaints(text) == [f"proxy.yaml:{line}" for line in expected]
 
 
-def test_a_wrong_provider_is_answered_with_the_right_ones() -> None:
+def test_an_unknown_provider_error_lists_the_providers() -> None:
     [line] = complaints("models: [{name: a, provider: opnai}]")
     assert line.startswith("proxy.yaml:1:30: models[0].provider: expected openai, together, anthropic, ")
     assert line.endswith('mock; did you mean "openai"?')
@@ -628,7 +626,7 @@ limits: {user: {budget_duration: day}}
     ]
 
 
-def test_no_mistake_hides_another() -> None:
+def test_no_error_hides_another() -> None:
     lines = complaints("""\
 models:
   - name: a
@@ -678,7 +676,7 @@ projects: {p: {models: [zz]}}
         "models: []\nlimits: {project: {max_budget: x}}\nprojects: {p: {limits: {budget_duration: day}}}",
     ],
 )
-def test_what_is_wrong_already_is_not_complained_of_twice(text: str) -> None:
+def test_an_error_is_reported_once(text: str) -> None:
     assert len(complaints(text)) == 1
 
 
@@ -704,7 +702,7 @@ LEAKS = [
 
 
 @each("text", LEAKS)
-def test_no_complaint_shows_a_value(text: str) -> None:
+def test_no_error_shows_a_value(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(text, S=SECRET)
     assert SECRET not in str(caught.value)
@@ -730,7 +728,7 @@ def test_a_model_pattern_from_a_variable_is_not_shown() -> None:
         "x.internal",
     ],
 )
-def test_http_may_go_to_this_machine_and_private_networks(host: str) -> None:
+def test_http_is_allowed_to_loopback_and_private_networks(host: str) -> None:
     assert entry(f"base_url: 'http://{host}:8000/v1'").models["a"].deployments[0].base_url
 
 
@@ -747,7 +745,7 @@ def test_http_may_go_to_this_machine_and_private_networks(host: str) -> None:
         "[2001:db8::1]",
     ],
 )
-def test_http_may_not_go_to_the_internet_unless_allowed(host: str) -> None:
+def test_http_to_the_internet_needs_allow_insecure(host: str) -> None:
     with pytest.raises(ConfigError, match="http:// would expose"):
         entry(f"base_url: 'http://{host}/v1'")
     assert entry(f"base_url: 'http://{host}/v1', allow_insecure: true").models
@@ -767,7 +765,7 @@ def test_http_may_not_go_to_the_internet_unless_allowed(host: str) -> None:
         "//x",
     ],
 )
-def test_a_url_that_is_not_one_or_carries_more_is_refused(url: str) -> None:
+def test_an_invalid_url_or_one_with_credentials_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="URL"):
         entry(f"base_url: '{url}', allow_insecure: true")
 
@@ -775,7 +773,7 @@ def test_a_url_that_is_not_one_or_carries_more_is_refused(url: str) -> None:
 # --- warnings ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
+def test_a_likely_mistake_is_a_warning() -> None:
     snapshot = loaded(
         "models: [{name: a, provider: openai}, "
         "{name: e, provider: openai, api_key: k, mode: embedding, fallbacks: [a]}]\n"
@@ -792,7 +790,7 @@ def test_what_is_probably_a_mistake_is_said_but_not_refused() -> None:
     ]
 
 
-def test_a_model_without_a_price_is_named_when_something_has_a_budget() -> None:
+def test_an_unpriced_model_is_a_warning_if_a_budget_is_configured() -> None:
     models = (
         "models: [{name: a, provider: openai, model: gpt-4.1, api_key: k}, {name: b, provider: openai, api_key: k}, "
         "{name: c, provider: openai, api_key: k, price: {input: 1, output: 1}}, "

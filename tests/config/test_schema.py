@@ -95,15 +95,15 @@ def allows(text: str) -> bool:
     return fits(parse(text.encode(), lambda name: f"${{{name}}}").root, SCHEMA)
 
 
-def test_the_committed_schema_is_the_one_the_code_makes() -> None:
+def test_the_committed_schema_is_up_to_date() -> None:
     assert json.loads((ROOT / "proxy.schema.json").read_text()) == SCHEMA
 
 
-def test_the_committed_manual_is_the_one_the_code_makes() -> None:
+def test_the_committed_reference_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == manual()
 
 
-def test_the_manual_has_every_key_of_every_section_once() -> None:
+def test_the_reference_page_has_every_key_once() -> None:
     counted = Counter(
         (title.split("\n")[0], key)
         for title in manual().split("\n## ")
@@ -115,7 +115,7 @@ def test_the_manual_has_every_key_of_every_section_once() -> None:
     assert shown == keys
 
 
-def test_the_shipped_file_names_the_schema_on_its_first_line_and_obeys_it() -> None:
+def test_the_shipped_file_names_and_satisfies_the_schema() -> None:
     text = (ROOT / "proxy.yaml").read_text()
     assert text.splitlines()[0] == "# yaml-language-server: $schema=proxy.schema.json"
     assert allows(text)
@@ -197,7 +197,7 @@ def test_every_key_of_an_entry_reaches_the_deployment() -> None:
 # --- check -------------------------------------------------------------------------------------------------
 
 
-def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
+def test_check_accepts_a_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_bytes((ROOT / "proxy.yaml").read_bytes())
     report = inspect(path, {"TOGETHER_API_KEY": "k"}, implemented=IMPLEMENTED)
@@ -210,7 +210,7 @@ def test_check_says_a_good_file_is_good(tmp_path: Path) -> None:
     ]
 
 
-def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
+def test_check_prints_every_error_and_fails(tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_text("models: []\nlimits: {key: {budget_duration: day}}\nroutng: {}\nauth: 1\n")
     report = inspect(path, {}, implemented=IMPLEMENTED)
@@ -224,7 +224,7 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
     ]
 
 
-def test_check_names_a_file_it_cannot_read(tmp_path: Path) -> None:
+def test_check_names_an_unreadable_file(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     report = inspect(path, {}, implemented=IMPLEMENTED)
     assert (report.code, printed(report)) == (
@@ -233,7 +233,7 @@ def test_check_names_a_file_it_cannot_read(tmp_path: Path) -> None:
     )
 
 
-def test_the_whole_file_is_one_section() -> None:
+def test_the_schema_has_every_section_of_the_file() -> None:
     assert set(SCHEMA["properties"]) == set(File.model_fields)
 
 
@@ -256,9 +256,7 @@ def test_without_variables_the_documented_defaults_hold(here: Path) -> None:
     assert (settings.master_key, settings.log_level, settings.log_format) == (None, "info", None)
 
 
-def test_the_environment_wins_over_dotenv_and_arguments_over_both(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_override_environment_and_dotenv(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / ".env").write_text("PROXY_PORT=5000\nPROXY_HOST=0.0.0.0\nPROXY_LOG_FORMAT=JSON\nOTHER=x\n")
     monkeypatch.setenv("PROXY_PORT", "6000")
     settings = Settings()
@@ -289,7 +287,7 @@ def test_a_long_master_key_is_kept_secret_and_an_empty_one_is_unset(
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "65536"), ("PORT", "x"), ("LOG_LEVEL", "loud")])
-def test_a_variable_that_makes_no_sense_is_refused(
+def test_an_invalid_variable_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"PROXY_{name}", value)
@@ -297,7 +295,7 @@ def test_a_variable_that_makes_no_sense_is_refused(
         Settings()
 
 
-def test_substitution_sees_dotenv_behind_what_the_process_has(tmp_path: Path) -> None:
+def test_substitution_prefers_the_environment_to_dotenv(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("A=from-file\nB=from-file\nexport C='quoted value'\nD=\nE\n")
     assert environment(dotenv, {"A": "set", "B": "", "F": "set"}) == {

@@ -21,6 +21,6 @@ ENVIRON = {"OPENAI_API_KEY": "sk-canary-1234"}
         (ENTRY % "weight: 1" + "tracking: {promptlayer: {api_key: pl-canary}}\n", True),
     ],
 )
-def test_only_what_is_written_there_is_found(text: str, holds: bool) -> None:
+def test_substituted_secrets_in_a_text_are_detected(text: str, holds: bool) -> None:
     snapshot = load(text.encode(), ENVIRON, implemented=IMPLEMENTED)
     assert contains_secret(text.encode(), snapshot) is holds

@@ -172,11 +172,11 @@ NO_TEXT = "so requests get no system prompt; write one, or false for none"
         ("models:\n- {name: a, provider: mock, mode: embedding}\n", []),
     ],
 )
-def test_a_guardrail_without_a_text_is_told(text: str, expected: list[str]) -> None:
+def test_a_guardrail_without_text_is_reported(text: str, expected: list[str]) -> None:
     assert warnings(text) == expected
 
 
-def test_a_chat_model_that_completes_text_has_no_guardrail_there() -> None:
+def test_completions_without_guardrail_are_reported() -> None:
     entry = "models:\n- {name: a, provider: %s, completions: true%s}\n" + OFF
     [told] = warnings(entry % ("mock", ""))
     assert (
@@ -188,11 +188,11 @@ def test_a_chat_model_that_completes_text_has_no_guardrail_there() -> None:
 
 
 @each(("text", "expected"), WARNED.values())
-def test_what_can_never_happen_is_warned_of(text: str, expected: list[str]) -> None:
+def test_unreachable_settings_are_reported(text: str, expected: list[str]) -> None:
     assert warnings(text if "guardrail" in text else text + OFF) == expected
 
 
-def test_no_warning_shows_what_a_variable_holds() -> None:
+def test_no_warning_shows_a_variables_value() -> None:
     text = (
         "models:\n- {name: '${S}', provider: mock, fallbacks: [b]}\n"
         "- {name: b, provider: mock, fallbacks: ['${S}']}\nlimits: {user: {tpm_limit: '${N}'}}\n"
