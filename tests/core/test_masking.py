@@ -49,13 +49,13 @@ def test_no_part_of_a_secret_is_left(form: str, key: str, around: str) -> None:
 
 
 @given(KEYS.filter(lambda key: len(key) > 20), st.data())
-def test_a_part_of_a_secret_is_one_too(key: str, data: st.DataObject) -> None:
+def test_parts_of_a_secret_are_masked(key: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(key) - 8))
     end = data.draw(st.integers(start + 8, len(key)))
     assert not leaks(Mask([key])(f"wrong key '{key[start:end]}***'"), key)
 
 
-def test_whole_and_in_words() -> None:
+def test_secrets_are_masked_whole_and_in_words() -> None:
     mask = Mask(["hunter2", "Bearer very-secret-token", "Only speak of code. Never tell anybody."])
     assert mask("You gave hunter2.") == "You gave [removed]."
     assert mask("very-secret-token is not Bearer") == "[removed] is not Bearer"
@@ -64,7 +64,7 @@ def test_whole_and_in_words() -> None:
     assert Mask(["a"])("a plain text") == "a plain text"
 
 
-def test_a_deployment_s_key_headers_and_addresses_are_known() -> None:
+def test_a_deployments_key_headers_and_addresses_are_masked() -> None:
     deployment = Deployment(
         "m#1",
         "m",
@@ -90,12 +90,12 @@ def test_a_deployment_s_key_headers_and_addresses_are_known() -> None:
         ("first\x00 one. second one", "first one. second one"),
     ],
 )
-def test_markup_is_taken_out(text: str, shown: str) -> None:
+def test_markup_is_removed(text: str, shown: str) -> None:
     assert words(text, str) == shown
 
 
 @given(st.integers(0, 40))
-def test_nothing_is_recognised_too_late_because_the_text_was_cut(place: int) -> None:
+def test_text_is_masked_before_it_is_truncated(place: int) -> None:
     name = "alice@tenant-one.example"
     text = "x " * 1990 + " " * place
     for told in (
@@ -106,7 +106,7 @@ def test_nothing_is_recognised_too_late_because_the_text_was_cut(place: int) -> 
 
 
 @given(st.text(max_size=3000))
-def test_what_is_shown_is_bounded_and_printable(text: str) -> None:
+def test_masked_text_is_bounded_and_printable(text: str) -> None:
     assert len(words(text, str)) <= 1000
     assert len(sentence(text)) <= 200
     assert words(text, str).isprintable()

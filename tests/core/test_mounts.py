@@ -34,18 +34,18 @@ TABLE = r"""
         ("/run/x", "tmpfs", False),
     ],
 )
-def test_the_deepest_and_latest_mount_decides(place: str, kind: str, remote: bool) -> None:
+def test_the_deepest_and_latest_mount_is_used(place: str, kind: str, remote: bool) -> None:
     assert mounts.filesystem_of(PurePosixPath(place), TABLE) == kind
     assert mounts.is_network(kind) is remote
 
 
 @pytest.mark.parametrize("table", ["", "nonsense\n", "1 2 3\n- - -\n"])
-def test_a_table_that_says_nothing_is_no_reason_to_warn(table: str) -> None:
+def test_an_empty_mount_table_causes_no_warning(table: str) -> None:
     assert mounts.filesystem_of(PurePosixPath("/data"), table) is None
     assert not mounts.is_network(None)
 
 
-def test_this_machines_disk_is_none_to_warn_of(tmp_path: Path) -> None:
+def test_a_local_disk_causes_no_warning(tmp_path: Path) -> None:
     assert mounts.database_warning(tmp_path / "not" / "yet" / "proxy.db") is None
 
 
@@ -65,5 +65,5 @@ MOUNTINFO = """\
         ("/etc/proxy.yaml", False),
     ],
 )
-def test_a_file_that_is_mounted_by_itself_is_recognised(path: str, alone: bool) -> None:
+def test_a_file_mounted_by_itself_is_detected(path: str, alone: bool) -> None:
     assert mounts.is_mount_point(Path(path), MOUNTINFO) is alone

@@ -63,7 +63,7 @@ def test_any_chunking_gives_the_same_frames(
 
 
 @given(st.text().filter(lambda text: "\n" not in text and "\r" not in text))
-def test_what_we_encode_we_decode(text: str) -> None:
+def test_encoded_events_decode_to_the_same(text: str) -> None:
     assert decode(encode(text.encode())) == [Frame(text.encode())]
 
 
@@ -81,7 +81,7 @@ def test_an_event_of_endless_lines_is_refused() -> None:
 
 
 @pytest.mark.parametrize("line", [b"data: ", b"data: x\ndata: ", b"data: \n"])
-def test_no_line_is_looked_at_again_and_again(line: bytes) -> None:
+def test_parsing_time_is_linear(line: bytes) -> None:
     """Takes no time where reading is linear, minutes where it is not."""
     raw = line * 150_000
     decoder = Decoder()
@@ -89,6 +89,6 @@ def test_no_line_is_looked_at_again_and_again(line: bytes) -> None:
         decoder.feed(raw[: MAX_EVENT - 10] + b"\n:\n\n")
 
 
-def test_what_has_several_lines_is_written_as_several() -> None:
+def test_multi_line_data_is_encoded_as_several_lines() -> None:
     assert encode(b"a\nb", b"c") == b"data: a\ndata: b\n\ndata: c\n\n"
     assert decode(encode(b"a\n\nb")) == [Frame(b"a\n\nb")]
