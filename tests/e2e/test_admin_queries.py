@@ -63,7 +63,7 @@ def asked(served: Proxy, path: str) -> Reply:
 @example("/spend", [("end", "9999-12-31T23:59:59")])
 @example("/spend/logs", [("page", "1000000000"), ("size", "1000")])
 @example("/spend", [("group_by", "user"), ("page", "1000000000")])
-def test_every_query_is_answered_or_refused_by_name(
+def test_every_query_is_answered_or_refused_with_its_parameter(
     served: Proxy, path: str, pairs: list[tuple[str, str]]
 ) -> None:
     query = "&".join(f"{name}={value}" for name, value in pairs)
@@ -82,7 +82,7 @@ def test_every_query_is_answered_or_refused_by_name(
 @pytest.mark.parametrize(
     "raw", [b"/spend?user=\xff", b"/spend?\x00=1", b"/spend?user=%", b"/requests/%ff%00", b"/requests/%2e%2e"]
 )
-def test_bytes_that_are_no_query_are_refused(served: Proxy, raw: bytes) -> None:
+def test_an_undecodable_query_is_refused(served: Proxy, raw: bytes) -> None:
     head = request("/X", method="GET", authorization=f"Bearer {ADMIN}", connection="close").replace(
         b"/X", raw
     )
@@ -107,7 +107,7 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, ma
 @example("block", {"key_id": "\ud800"})
 @example("update", {"key": "\ud800"})
 @example("generate", {"metadata": {"a": "\udfff", "\ud800": 10**400}})
-def test_every_change_of_a_key_is_made_or_refused_by_name(
+def test_every_key_update_is_applied_or_refused_with_its_field(
     served: Proxy, verb: str, body: dict[str, Any]
 ) -> None:
     reply = exchange(

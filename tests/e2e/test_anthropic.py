@@ -62,9 +62,7 @@ def ask(text: str, model: str = "sonnet", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", ["sonnet", "haiku", "opus"])
-def test_a_completion_comes_back_with_its_usage(
-    client: OpenAI, served: Proxy, server: Server, model: str
-) -> None:
+def test_a_completion_has_its_usage(client: OpenAI, served: Proxy, server: Server, model: str) -> None:
     raw = client.chat.completions.with_raw_response.create(**ask("hi", model))
     answer = raw.parse()
     assert answer.choices[0].message.content == "You said: hi"
@@ -77,7 +75,7 @@ def test_a_completion_comes_back_with_its_usage(
     assert (row["model"], row["basis"], row["upstream_model"]) == (model, "exact", answer.model)
 
 
-def test_a_stream_comes_in_pieces_and_with_usage_when_asked(client: OpenAI, served: Proxy) -> None:
+def test_a_stream_has_several_chunks_and_usage_on_request(client: OpenAI, served: Proxy) -> None:
     stream = client.chat.completions.create(
         **ask("think"), stream=True, stream_options={"include_usage": True}
     )
@@ -107,7 +105,7 @@ def test_the_clients_system_messages_follow_the_guardrail(client: OpenAI, server
 
 @pytest.mark.parametrize("model", ["sonnet", "haiku", "opus"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_tools_go_all_the_way_round(client: OpenAI, server: Server, streamed: bool, model: str) -> None:
+def test_a_tool_conversation_round_trips(client: OpenAI, server: Server, streamed: bool, model: str) -> None:
     asked = ask("weather twice", model, tools=[TOOL], reasoning_effort="high", max_tokens=4000)
     if streamed:
         with client.chat.completions.stream(**asked) as stream:
@@ -129,7 +127,7 @@ def test_tools_go_all_the_way_round(client: OpenAI, server: Server, streamed: bo
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_legacy_functions_go_all_the_way_round(client: OpenAI, streamed: bool) -> None:
+def test_a_legacy_function_conversation_round_trips(client: OpenAI, streamed: bool) -> None:
     asked = ask("weather twice", functions=[FUNCTION], function_call={"name": "get_weather"})
     if streamed:
         deltas = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
@@ -153,7 +151,7 @@ def test_legacy_functions_go_all_the_way_round(client: OpenAI, streamed: bool) -
     assert again.choices[0].message.content == "You said: rain"
 
 
-def test_structured_output_and_images_are_taken(client: OpenAI, server: Server) -> None:
+def test_structured_output_and_images_are_supported(client: OpenAI, server: Server) -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer", "minimum": 1}, "in": {"type": "object", "properties": {}}},
@@ -183,7 +181,7 @@ def test_structured_output_and_images_are_taken(client: OpenAI, server: Server) 
     assert sent["metadata"] == {"user_id": "u-1"}
 
 
-def test_sampling_goes_to_models_that_take_it_with_the_old_version(client: OpenAI, server: Server) -> None:
+def test_sampling_parameters_are_sent_with_the_old_api_version(client: OpenAI, server: Server) -> None:
     client.chat.completions.create(**ask("hi", temperature=0.2, stop=["END"]))
     assert (server.body["temperature"], server.body["stop_sequences"]) == (0.2, ["END"])
     assert server.headers[-1]["anthropic-version"] == "2023-06-01"
@@ -201,7 +199,7 @@ def test_sampling_goes_to_models_that_take_it_with_the_old_version(client: OpenA
         ("opus", {"tools": [TOOL], "tool_choice": "required"}),
     ],
 )
-def test_what_claude_cannot_do_is_refused_by_name(
+def test_unsupported_parameters_are_refused_by_name(
     client: OpenAI, server: Server, model: str, wrong: dict[str, Any]
 ) -> None:
     before = len(server.bodies)
@@ -211,7 +209,7 @@ def test_what_claude_cannot_do_is_refused_by_name(
     assert len(server.bodies) == before
 
 
-def test_what_claude_cannot_do_is_dropped_and_told_where_allowed(client: OpenAI) -> None:
+def test_unsupported_parameters_are_dropped_and_reported_with_drop_params(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         **ask("hi", "lenient", temperature=0.2, n=2, tools=[TOOL], tool_choice="required")
     )
@@ -227,7 +225,7 @@ def test_what_claude_cannot_do_is_dropped_and_told_where_allowed(client: OpenAI)
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-def test_errors_are_openais(
+def test_errors_have_openais_format(
     client: OpenAI, text: str, error: type[openai.APIStatusError], code: str, streamed: bool
 ) -> None:
     with pytest.raises(error) as caught:
@@ -235,13 +233,13 @@ def test_errors_are_openais(
     assert caught.value.code == code
 
 
-def test_a_wrong_key_of_ours_is_not_the_callers_fault(client: OpenAI) -> None:
+def test_an_invalid_provider_key_is_not_a_client_error(client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**ask("hi", "locked-out"))
     assert caught.value.code == "upstream_auth_failed"
 
 
-def test_a_refusal_is_an_answer(client: OpenAI) -> None:
+def test_a_model_refusal_is_an_answer(client: OpenAI) -> None:
     choice = client.chat.completions.create(**ask("refuse")).choices[0]
     assert (choice.finish_reason, choice.message.refusal) == ("content_filter", "Not that.")
 
@@ -249,7 +247,7 @@ def test_a_refusal_is_an_answer(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("text", "code"), [("break", "upstream_rate_limited"), ("hang up", "upstream_invalid_response")]
 )
-def test_a_stream_that_breaks_off_says_so(client: OpenAI, text: str, code: str) -> None:
+def test_a_cut_stream_ends_with_an_error(client: OpenAI, text: str, code: str) -> None:
     said: list[str] = []
     stream = client.chat.completions.create(**ask(text, "haiku"), stream=True)
     with pytest.raises(openai.APIError) as caught:

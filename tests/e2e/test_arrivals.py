@@ -39,7 +39,7 @@ def slow(served: Proxy, key: str, count: int) -> Iterator[list[Wire]]:
         yield [stack.enter_context(Wire(served.port)).send(head + BODY[:1]) for _ in range(count)]
 
 
-def test_slow_bodies_of_one_key_take_no_place_and_are_few(served: Proxy) -> None:
+def test_slow_bodies_of_a_key_take_no_request_slot_and_are_bounded(served: Proxy) -> None:
     narrow = served.new_key("narrow", max_parallel_requests=1)["key"]
     with slow(served, narrow, 20) as wires:
         waiting, answered = wires[: 1 + SPARE], wires[1 + SPARE :]
@@ -57,14 +57,14 @@ def test_slow_bodies_of_one_key_take_no_place_and_are_few(served: Proxy) -> None
         assert wire.send(BODY[1:]).reply().status == 200, "what has ended is no longer counted"
 
 
-def test_more_slow_bodies_than_places_of_a_key_without_limits(served: Proxy) -> None:
+def test_slow_bodies_of_a_key_without_limits_are_bounded(served: Proxy) -> None:
     with slow(served, served.key, 5 * ROOM) as wires:
         assert served.chat(model="plain").status_code == 200
         for wire in wires:
             assert wire.send(BODY[1:]).reply().status == 200
 
 
-def test_those_that_left_are_no_longer_counted(served: Proxy) -> None:
+def test_disconnected_bodies_are_no_longer_counted(served: Proxy) -> None:
     narrow = served.new_key("narrow", max_parallel_requests=1)["key"]
     for _ in range(3):
         with slow(served, narrow, 1 + SPARE):
@@ -77,7 +77,7 @@ def test_those_that_left_are_no_longer_counted(served: Proxy) -> None:
         until(is_free, "room for one more")
 
 
-def test_a_wrong_key_is_refused_before_its_body(served: Proxy) -> None:
+def test_an_invalid_key_is_refused_before_the_body(served: Proxy) -> None:
     with slow(served, "sk-nobody", 50) as wires:
         for wire in wires:
             refused(wire.reply(), 401, "invalid_api_key")
@@ -96,7 +96,7 @@ def test_a_full_server_refuses_before_the_body(served: Proxy, upstream: Upstream
     until(lambda: not served.rows(status="held"), "nothing held")
 
 
-def test_bodies_that_arrive_leave_a_line_when_they_are_given_up(served: Proxy) -> None:
+def test_abandoned_bodies_are_logged(served: Proxy) -> None:
     with slow(served, served.key, 1):
         pass
     until(lambda: [one for one in served.log_lines() if one.get("http_status") == 499], "the line")

@@ -30,7 +30,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     )
 
 
-def test_a_budget_holds_over_all_attempts_of_many_at_once(served: Proxy) -> None:
+def test_concurrent_requests_with_several_attempts_stay_within_the_budget(served: Proxy) -> None:
     made = served.new_key(max_budget=MOST)
     auth = {"authorization": f"Bearer {made['key']}"}
     body = {"model": "lost", "max_tokens": 50, "messages": [{"role": "user", "content": "x" * 400}]}
@@ -62,7 +62,7 @@ def test_a_budget_holds_over_all_attempts_of_many_at_once(served: Proxy) -> None
     assert {one["class"] for row in rows for one in row["attempts"]} >= {"transient", "ok"}
 
 
-def test_an_answer_whose_client_left_is_finished_within_the_drain(
+def test_an_answer_is_completed_during_the_drain_after_its_client_disconnected(
     proxy: ProxyFactory, upstream_process: Upstream
 ) -> None:
     own = proxy(config(upstream_process.model("leaving", "delay=0.6")))

@@ -33,7 +33,7 @@ def post(served: Proxy, verb: str, **body: Any) -> Any:
     return answer.json()
 
 
-def test_every_change_is_recorded_whoever_makes_it_and_no_secret_is(served: Proxy) -> None:
+def test_every_change_is_recorded_without_secrets(served: Proxy) -> None:
     made = post(served, "generate", key_alias="web", max_budget=1.5, models=["a"])
     key_id = made["key_id"]
     post(served, "update", key_id=key_id, max_budget=None, rpm_limit=7)
@@ -77,7 +77,7 @@ def test_every_change_is_recorded_whoever_makes_it_and_no_secret_is(served: Prox
         assert secret not in json.dumps(found) + listed + shown
 
 
-def test_a_change_that_is_refused_leaves_no_record(served: Proxy) -> None:
+def test_a_refused_change_is_not_recorded(served: Proxy) -> None:
     before = told(served)["total"]
     for verb, body in (
         ("generate", {"rpm_limit": -1}),
@@ -93,7 +93,7 @@ def test_a_change_that_is_refused_leaves_no_record(served: Proxy) -> None:
     assert told(served)["total"] == before
 
 
-def test_filters_and_pages(served: Proxy) -> None:
+def test_records_are_filtered_and_paged(served: Proxy) -> None:
     ids = [post(served, "generate", key_alias="paged")["key_id"] for _ in range(5)]
     post(served, "block", key_id=ids[0])
     pages = [told(served, project="paged", page=page, size=4) for page in (1, 2, 3)]
@@ -108,6 +108,6 @@ def test_filters_and_pages(served: Proxy) -> None:
         assert served.admin("GET", "/audit", params=query).status_code == 400
 
 
-def test_it_is_for_administrators(served: Proxy) -> None:
+def test_the_audit_needs_the_master_key(served: Proxy) -> None:
     assert served.client.get("/audit", headers=served.auth).status_code == 403
     assert served.client.get("/v1/audit").status_code == 401

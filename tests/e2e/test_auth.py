@@ -79,7 +79,7 @@ def wrong(served: Proxy, template: str) -> str:
 
 
 @pytest.mark.parametrize("value", NO_KEYS)
-def test_a_missing_key_is_told_as_missing(served: Proxy, upstream: Upstream, value: str) -> None:
+def test_a_missing_key_is_reported_as_missing(served: Proxy, upstream: Upstream, value: str) -> None:
     reply = exchange(served.port, request("/v1/chat/completions", {"messages": USER}, authorization=value))
     assert reply.status == 401
     assert reply.error()["code"] == "invalid_api_key"
@@ -88,7 +88,7 @@ def test_a_missing_key_is_told_as_missing(served: Proxy, upstream: Upstream, val
 
 
 @pytest.mark.parametrize("template", WRONG_KEYS, ids=lambda template: repr(template)[:40])
-def test_every_wrong_key_gets_the_same_answer(served: Proxy, upstream: Upstream, template: str) -> None:
+def test_every_invalid_key_gets_the_same_answer(served: Proxy, upstream: Upstream, template: str) -> None:
     unknown = {"authorization": "Bearer sk-" + "u" * 43}
     expected = exchange(served.port, request("/v1/chat/completions", {"messages": USER}, **unknown))
     value = wrong(served, template)
@@ -102,19 +102,19 @@ def test_every_wrong_key_gets_the_same_answer(served: Proxy, upstream: Upstream,
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("form", ["authorization", "x-api-key", "api-key"])
-def test_a_key_is_taken_where_clients_put_it(served: Proxy, form: str, prefix: str) -> None:
+def test_a_key_is_accepted_in_every_supported_header(served: Proxy, form: str, prefix: str) -> None:
     value = f"Bearer {served.key}" if form == "authorization" else served.key
     answer = served.client.post(f"{prefix}/chat/completions", json={"messages": USER}, headers={form: value})
     assert answer.status_code == 200, answer.text
 
 
-def test_a_key_in_two_headers_is_one_key(served: Proxy) -> None:
+def test_the_same_key_in_two_headers_is_accepted(served: Proxy) -> None:
     headers = {**served.auth, "x-api-key": served.key}
     assert served.client.get("/v1/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("place", ["query", "cookie"])
-def test_a_key_in_other_places_is_none(served: Proxy, place: str) -> None:
+def test_a_key_elsewhere_is_ignored(served: Proxy, place: str) -> None:
     query = f"?api_key={served.key}&key={served.key}" if place == "query" else ""
     headers = {"cookie": f"authorization={served.key}; api-key={served.key}"} if place == "cookie" else {}
     answer = served.client.get("/v1/models" + query, headers=headers)
@@ -123,7 +123,7 @@ def test_a_key_in_other_places_is_none(served: Proxy, place: str) -> None:
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
-def test_admin_endpoints_refuse_everybody_else(served: Proxy, method: str, path: str, prefix: str) -> None:
+def test_admin_endpoints_need_the_master_key(served: Proxy, method: str, path: str, prefix: str) -> None:
     body = {"json": {}} if method == "POST" else {}
     for headers, status, code in (
         ({}, 401, "invalid_api_key"),
@@ -137,7 +137,7 @@ def test_admin_endpoints_refuse_everybody_else(served: Proxy, method: str, path:
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(("method", "path"), WITH_A_KEY)
-def test_the_rest_needs_a_key(served: Proxy, method: str, path: str, prefix: str) -> None:
+def test_other_endpoints_need_a_key(served: Proxy, method: str, path: str, prefix: str) -> None:
     body = {"json": {"messages": USER}} if method == "POST" else {}
     answer = served.client.request(method, prefix + path, **body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -145,7 +145,7 @@ def test_the_rest_needs_a_key(served: Proxy, method: str, path: str, prefix: str
 
 
 @pytest.mark.parametrize(("method", "path"), OPEN)
-def test_health_is_open_and_says_no_secret(served: Proxy, method: str, path: str) -> None:
+def test_health_needs_no_key_and_shows_no_secret(served: Proxy, method: str, path: str) -> None:
     answer = served.client.request(method, path)
     assert answer.status_code == 200
     assert "sk-" not in answer.text
@@ -160,7 +160,7 @@ def test_health_for_admins_shows_states_but_no_secret(served: Proxy) -> None:
     assert "sk-upstream-secret" not in answer.text
 
 
-def test_metrics_are_prometheus_text_for_admins(served: Proxy) -> None:
+def test_metrics_need_the_master_key(served: Proxy) -> None:
     served.chat(model="plain")
     answer = served.admin("GET", "/metrics")
     assert answer.status_code == 200
@@ -178,9 +178,7 @@ def test_metrics_are_prometheus_text_for_admins(served: Proxy) -> None:
     assert "sk-" not in answer.text
 
 
-def test_a_model_that_is_not_allowed_looks_like_one_that_is_not_there(
-    served: Proxy, upstream: Upstream
-) -> None:
+def test_a_forbidden_model_looks_like_an_unknown_one(served: Proxy, upstream: Upstream) -> None:
     headers = {"authorization": f"Bearer {served.new_key('narrow')['key']}"}
 
     def ask(model: str) -> tuple[int, str]:
@@ -199,7 +197,7 @@ def test_a_model_that_is_not_allowed_looks_like_one_that_is_not_there(
     assert len(upstream.journal.requests()) == 2
 
 
-def test_our_credential_goes_upstream_and_nothing_of_the_clients(served: Proxy, upstream: Upstream) -> None:
+def test_only_our_credential_is_sent_upstream(served: Proxy, upstream: Upstream) -> None:
     headers = {
         **served.auth,
         "cookie": "session=client",
@@ -245,7 +243,7 @@ def test_secrets_are_in_no_log_and_not_in_the_database(served: Proxy) -> None:
             assert secret.encode() not in file.read_bytes(), file
 
 
-def test_without_keys_calls_are_anonymous_and_without_a_master_key_nobody_is_admin(
+def test_without_auth_calls_are_anonymous_and_admin_endpoints_are_off(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     served = proxy(config(upstream.model("plain"), auth={"required": False}), env={"PROXY_MASTER_KEY": ""})
@@ -309,7 +307,7 @@ def test_without_required_keys_unknown_ones_are_anonymous(proxy: ProxyFactory, u
         (True, "0.0.0.0", False),
     ],
 )
-def test_check_tells_of_an_open_door(required: bool, host: str | None, told: bool) -> None:
+def test_check_warns_about_disabled_authentication(required: bool, host: str | None, told: bool) -> None:
     text = json.dumps({"models": [{"name": "m", "provider": "mock"}], "auth": {"required": required}})
     environ = {} if host is None else {"PROXY_HOST": host}
     found = [str(one) for one in examine(text.encode(), environ, implemented=IMPLEMENTED).warnings]

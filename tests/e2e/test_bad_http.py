@@ -58,7 +58,7 @@ def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(served: Prox
         refused(exchange(served.port, head), 413, "request_too_large")
 
 
-def test_chunks_over_the_limit_are_refused_at_the_limit(served: Proxy) -> None:
+def test_a_chunked_body_over_the_limit_is_refused_at_the_limit(served: Proxy) -> None:
     head = request(CHAT, b"", **{**served.auth, "content-length": "", "transfer-encoding": "chunked"})
     block = b"%x\r\n%s\r\n" % (20_000, b" " * 20_000)
     with Wire(served.port) as wire:
@@ -66,13 +66,13 @@ def test_chunks_over_the_limit_are_refused_at_the_limit(served: Proxy) -> None:
         refused(wire.reply(), 413, "request_too_large")
 
 
-def test_a_body_just_under_the_limit_is_read(served: Proxy) -> None:
+def test_a_body_just_under_the_limit_is_accepted(served: Proxy) -> None:
     filler = " " * (LIMIT - 200)
     body = json.dumps({"messages": [{"role": "user", "content": "allowed"}]}).encode() + filler.encode()
     assert ask(served, body).status == 200
 
 
-def test_a_body_shorter_than_its_length_goes_nowhere(served: Proxy) -> None:
+def test_an_incomplete_body_is_not_processed(served: Proxy) -> None:
     data = request(CHAT, b'{"messages": [{"role": "user"', **{**served.auth, "content-length": "500"})
     with Wire(served.port) as wire:
         wire.send(data)
@@ -88,7 +88,7 @@ def test_other_media_types_are_refused(served: Proxy, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
-def test_json_is_json_however_it_is_spelled(served: Proxy, kind: str) -> None:
+def test_every_spelling_of_the_json_media_type_is_accepted(served: Proxy, kind: str) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "allowed"}]}).encode()
     assert ask(served, body, **{"content-type": kind}).status == 200
 
@@ -99,7 +99,7 @@ def test_encoded_bodies_are_refused_unread(served: Proxy, encoding: str) -> None
     refused(reply, 415, "unsupported_content_encoding")
 
 
-def test_a_wrong_key_is_refused_before_anything_is_read(served: Proxy) -> None:
+def test_an_invalid_key_is_refused_before_the_body_is_read(served: Proxy) -> None:
     headers = {"authorization": "Bearer sk-nobody", "content-length": "150000", "expect": "100-continue"}
     refused(exchange(served.port, request(CHAT, b"", **headers)), 401, "invalid_api_key")
 
@@ -138,7 +138,7 @@ def test_an_unknown_path_is_not_found(served: Proxy, path: str, method: str) -> 
     ["*", "http://proxy/v1/nope", "v1/chat/completions", "/\x01", "/v1/nope?" + "q" * 60_000],
     ids=short,
 )
-def test_an_odd_target_is_refused(served: Proxy, path: str) -> None:
+def test_an_invalid_request_target_is_refused(served: Proxy, path: str) -> None:
     reply = exchange(served.port, request(path, b"{}", method="GET", **served.auth), method="GET")
     assert reply.status in (400, 403, 404, 405, 414, 431), reply
     assert reply.error()["code"]
@@ -146,7 +146,7 @@ def test_an_odd_target_is_refused(served: Proxy, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE"])
 @pytest.mark.parametrize("path", [CHAT, "/key/generate", "/v1/embeddings"])
-def test_a_wrong_method_is_named(served: Proxy, path: str, method: str) -> None:
+def test_a_wrong_method_lists_the_allowed_ones(served: Proxy, path: str, method: str) -> None:
     reply = exchange(served.port, request(path, b"{}", method=method, **served.auth), method=method)
     refused(reply, 405, "method_not_allowed")
     assert "POST" in reply.headers["allow"]
@@ -184,7 +184,7 @@ FRAMING = {
 
 
 @pytest.mark.parametrize("name", FRAMING)
-def test_doubtful_framing_is_refused(served: Proxy, name: str) -> None:
+def test_ambiguous_framing_is_refused(served: Proxy, name: str) -> None:
     refused(exchange(served.port, lines(served, *FRAMING[name]) + BODY), 400, "invalid_value")
 
 
@@ -203,7 +203,7 @@ def test_a_header_that_never_ends_is_refused(served: Proxy) -> None:
         refused(wire.reply(), 431, "headers_too_large")
 
 
-def test_two_keys_are_not_guessed_between(served: Proxy) -> None:
+def test_two_different_keys_are_refused(served: Proxy) -> None:
     reply = exchange(served.port, lines(served, "host: p", "authorization: Bearer sk-other", LENGTH) + BODY)
     assert reply.status in (400, 401), reply
     assert reply.error()["code"]
@@ -216,7 +216,7 @@ def test_a_clients_request_id_is_not_repeated(served: Proxy) -> None:
     assert "mine" not in reply.headers["x-request-id"]
 
 
-def test_control_characters_stay_out_of_headers_and_log_lines(served: Proxy) -> None:
+def test_control_characters_are_kept_out_of_headers_and_log_lines(served: Proxy) -> None:
     evil = "no\r\nset-cookie: x=1\n\x1b[31m{'level': 'fake'}"
     reply = ask(served, {"model": evil, "messages": USER, "user": evil})
     refused(reply, 404, "model_not_found")
@@ -258,7 +258,7 @@ def test_trailers_that_never_end_close_the_connection(
                 wire.socket.sendall(endless.encode() * (32_768 // len(endless)))
 
 
-def test_trailers_are_no_headers(served: Proxy) -> None:
+def test_trailers_are_not_headers(served: Proxy) -> None:
     chunked = {"content-length": "", "transfer-encoding": "chunked"}
     (name, value), *_ = served.auth.items()
     head = request(CHAT, b"", **chunked)
@@ -266,7 +266,7 @@ def test_trailers_are_no_headers(served: Proxy) -> None:
     refused(reply, 401, "invalid_api_key")
 
 
-def test_pipelined_requests_that_end_in_the_middle_of_packets_are_all_answered(served: Proxy) -> None:
+def test_pipelined_requests_split_across_packets_are_all_answered(served: Proxy) -> None:
     one = request("/health/liveliness", method="GET", **{"x-padding": "p" * 20_000})
     many, answers = one * 10, b""
     with Wire(served.port) as wire:
@@ -291,7 +291,7 @@ CODED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ALLOWED), ALLOWED)
 @pytest.mark.parametrize("pieces", [1, 7])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("offer", OFFERS)
-def test_an_offer_to_upgrade_is_ignored(
+def test_an_upgrade_offer_is_ignored(
     served: Proxy, upstream: Upstream, offer: str, chunked: bool, pieces: int
 ) -> None:
     framing = {"content-length": "", "transfer-encoding": "chunked"} if chunked else {}
@@ -309,7 +309,7 @@ def test_an_offer_to_upgrade_is_ignored(
 
 
 @pytest.mark.parametrize("offer", OFFERS)
-def test_a_body_behind_an_offer_is_no_request(served: Proxy, upstream: Upstream, offer: str) -> None:
+def test_the_body_of_an_upgrade_offer_is_not_a_request(served: Proxy, upstream: Upstream, offer: str) -> None:
     hidden = request(CHAT, ALLOWED, **served.auth)
     headers = {**OFFERS[offer], "authorization": "Bearer sk-nobody"}
     with Wire(served.port) as wire:
@@ -339,7 +339,7 @@ public class Ask {
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK here")
-def test_the_jdks_own_client_is_served(served: Proxy, upstream: Upstream, tmp_path: Path) -> None:
+def test_the_jdk_http_client_is_served(served: Proxy, upstream: Upstream, tmp_path: Path) -> None:
     """It offers h2c with its first request, whatever that is."""
     source = tmp_path / "Ask.java"
     source.write_text(JAVA)

@@ -74,12 +74,12 @@ BODIES: dict[str, tuple[bytes, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_is_no_json_object(served: Proxy, name: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(served: Proxy, name: str) -> None:
     body, codes = BODIES[name]
     refused(ask(served, body), 400, *codes)
 
 
-def test_nul_in_a_string_is_a_character(served: Proxy, upstream: Upstream) -> None:
+def test_a_nul_in_a_string_is_accepted(served: Proxy, upstream: Upstream) -> None:
     messages = [{"role": "user", "content": "\x00"}, {"role": "user", "content": "allowed"}]
     assert ask(served, {"messages": messages}).status == 200
     assert upstream.journal.bodies()[0]["messages"][1]["content"] == "\x00"
@@ -186,7 +186,7 @@ def test_null_means_absent(served: Proxy, field: str) -> None:
     assert ask(served, {"messages": messages, field: None}).status == 200
 
 
-def test_of_two_equal_fields_everybody_sees_the_same_one(served: Proxy, upstream: Upstream) -> None:
+def test_one_of_two_duplicate_fields_is_used_everywhere(served: Proxy, upstream: Upstream) -> None:
     body = b'{"model": "nobody", "model": "plain", "messages": [{"role": "user", "content": "allowed"}]}'
     reply = ask(served, body)
     if reply.status != 200:
@@ -208,7 +208,7 @@ def test_of_two_equal_fields_everybody_sees_the_same_one(served: Proxy, upstream
         ("/v1/embeddings", {"input": "x", "dimensions": "4"}, "dimensions"),
     ],
 )
-def test_the_other_endpoints_name_what_is_wrong_too(
+def test_other_endpoints_name_the_invalid_field(
     served: Proxy, path: str, body: dict[str, Any], param: str
 ) -> None:
     refused(exchange(served.port, request(path, body, **served.auth)), 400, param=param)

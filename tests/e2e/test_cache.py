@@ -29,9 +29,7 @@ def command(one: Proxy, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_an_answer_is_there_after_a_restart_and_gone_after_a_purge(
-    proxy: ProxyFactory, upstream: Upstream
-) -> None:
+def test_an_answer_survives_a_restart_but_not_a_purge(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), cache=ON))
     first = one.chat()
     assert first.headers["x-proxy-cache"] == "miss"
@@ -51,9 +49,7 @@ def test_an_answer_is_there_after_a_restart_and_gone_after_a_purge(
     assert len(upstream.journal.requests()) == 2
 
 
-def test_clients_that_ask_the_same_at_the_same_time_share_one_call(
-    proxy: ProxyFactory, upstream: Upstream
-) -> None:
+def test_concurrent_identical_requests_share_one_call(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("slow", "first=0.5"), cache=ON))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda streamed: one.chat(stream=streamed), [True, False] * 4))
@@ -65,7 +61,7 @@ def test_clients_that_ask_the_same_at_the_same_time_share_one_call(
     assert 'proxy_cache_total{result="miss"} 1.0' in metrics
 
 
-def test_a_damaged_cache_file_stops_nobody(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_damaged_cache_file_does_not_fail_requests(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), cache=ON), allow=("cache",))
     one.chat()
     one.stop()
@@ -76,7 +72,7 @@ def test_a_damaged_cache_file_stops_nobody(proxy: ProxyFactory, upstream: Upstre
     assert one.chat().headers["x-proxy-cache"] == "hit"
 
 
-def test_the_header_of_browsers_reload_button_asks_again(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_cache_control_no_cache_calls_upstream(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), cache=ON))
     one.chat()
     body = {"messages": [{"role": "user", "content": "hi"}]}

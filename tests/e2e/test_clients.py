@@ -112,7 +112,7 @@ def closed(wire: Wire) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", b"GET / HTTP/1.1\r\nhost: p\r\n"])
-def test_a_head_that_does_not_come_is_not_waited_for(served: Proxy, sent: bytes) -> None:
+def test_incomplete_headers_time_out(served: Proxy, sent: bytes) -> None:
     began = time.monotonic()
     with Wire(served.port) as wire:
         reply = wire.send(sent).reply()
@@ -120,7 +120,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(served: Proxy, sent: bytes)
     refused(reply, 408, "request_timeout")
 
 
-def test_drops_do_not_keep_a_head_alive(served: Proxy) -> None:
+def test_slowly_sent_headers_time_out(served: Proxy) -> None:
     began = time.monotonic()
     with Wire(served.port) as wire:
         wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: p\r\nx-slow: ")
@@ -131,7 +131,7 @@ def test_drops_do_not_keep_a_head_alive(served: Proxy) -> None:
     assert time.monotonic() - began < PATIENCE.head + LATE
 
 
-def test_a_crowd_of_slow_heads_keeps_nobody_waiting(served: Proxy) -> None:
+def test_many_slow_headers_do_not_delay_other_clients(served: Proxy) -> None:
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(served.port)) for _ in range(200)]
         for wire in wires:
@@ -144,7 +144,7 @@ def test_a_crowd_of_slow_heads_keeps_nobody_waiting(served: Proxy) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/key/generate"])
-def test_a_body_that_does_not_come_is_not_waited_for(served: Proxy, upstream: Upstream, path: str) -> None:
+def test_an_incomplete_body_times_out(served: Proxy, upstream: Upstream, path: str) -> None:
     rows = len(served.rows())
     key = ADMIN if path.startswith("/key") else served.key
     head = request(path, b"", authorization=f"Bearer {key}", content_length="10000")
@@ -162,7 +162,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(served: Proxy, upstream: Up
     assert len(served.rows()) == rows, "nothing was held for it"
 
 
-def test_a_refused_body_is_not_waited_for_either(served: Proxy) -> None:
+def test_an_incomplete_refused_body_times_out(served: Proxy) -> None:
     with Wire(served.port) as wire:
         wire.send(request(CHAT, b"", authorization="Bearer sk-nobody", content_length="10000"))
         refused(wire.reply(), 401, "invalid_api_key")
@@ -172,7 +172,7 @@ def test_a_refused_body_is_not_waited_for_either(served: Proxy) -> None:
     assert time.monotonic() - began < PATIENCE.head + LATE
 
 
-def test_a_refused_body_that_comes_after_all_leaves_the_connection_usable(served: Proxy) -> None:
+def test_a_connection_is_usable_after_a_refused_body_arrived(served: Proxy) -> None:
     with Wire(served.port) as wire:
         wire.send(request(CHAT, b"", authorization="Bearer sk-nobody", content_length="1000"))
         refused(wire.reply(), 401, "invalid_api_key")
@@ -195,7 +195,7 @@ def deaf(served: Proxy, data: bytes, room: int = 4096) -> Wire:
     return wire.send(data)
 
 
-def test_streams_nobody_reads_are_held_back_and_then_given_up(served: Proxy, upstream: Upstream) -> None:
+def test_unread_streams_are_paused_then_aborted(served: Proxy, upstream: Upstream) -> None:
     before = memory(served)
     with ExitStack() as stack:
         for _ in range(3):
@@ -214,7 +214,7 @@ def test_streams_nobody_reads_are_held_back_and_then_given_up(served: Proxy, ups
         freed(upstream, "endless")
 
 
-def test_a_large_answer_that_nobody_reads_does_not_stay(served: Proxy, upstream: Upstream) -> None:
+def test_a_large_unread_answer_is_released(served: Proxy, upstream: Upstream) -> None:
     before = connections(served)
     with deaf(served, ask(served, "huge")):
         until(lambda: upstream.journal.events("finished"), "the answer", within=20)
@@ -224,7 +224,7 @@ def test_a_large_answer_that_nobody_reads_does_not_stay(served: Proxy, upstream:
         until(lambda: connections(served) <= before + 1, "the connection is cut", within=PATIENCE.send + LATE)
 
 
-def test_a_client_that_reads_slowly_gets_everything(served: Proxy) -> None:
+def test_a_slow_reader_gets_the_whole_answer(served: Proxy) -> None:
     with deaf(served, ask(served, "long", stream=True), room=65536) as wire:
         received = bytearray()
         wire.socket.settimeout(10)
@@ -239,7 +239,7 @@ def test_a_client_that_reads_slowly_gets_everything(served: Proxy) -> None:
 # --- silence ---------------------------------------------------------------------------------------------
 
 
-def test_a_long_silence_is_filled_with_comments(served: Proxy, upstream: Upstream) -> None:
+def test_silent_streams_carry_comments(served: Proxy, upstream: Upstream) -> None:
     with Wire(served.port) as wire:
         lines = wire.send(ask(served, "silent", stream=True)).lines()
         until(lambda: b"silent-2" in next(lines), "the tokens before the gate")
@@ -272,7 +272,7 @@ def test_a_client_that_closes_its_sending_half_is_answered(
     assert newest(served, "late")["status"] == "ok"
 
 
-def test_requests_before_the_end_of_the_sending_half_are_answered(served: Proxy) -> None:
+def test_requests_sent_before_closing_the_sending_half_are_answered(served: Proxy) -> None:
     whole = ask(served, "plain")
     with Wire(served.port) as wire:
         wire.send(ask(served, "late", stream=True) + whole + whole[:-5])
@@ -283,7 +283,9 @@ def test_requests_before_the_end_of_the_sending_half_are_answered(served: Proxy)
     assert b"plain-7" in received.partition(b"[DONE]")[2]
 
 
-def test_a_stream_goes_on_after_the_end_of_the_sending_half(served: Proxy, upstream: Upstream) -> None:
+def test_a_stream_continues_after_the_client_closed_its_sending_half(
+    served: Proxy, upstream: Upstream
+) -> None:
     with Wire(served.port) as wire:
         lines = wire.send(ask(served, "silent", stream=True)).lines()
         until(lambda: b"silent-2" in next(lines), "the tokens before the gate")
@@ -296,9 +298,7 @@ def test_a_stream_goes_on_after_the_end_of_the_sending_half(served: Proxy, upstr
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_closes_its_halves_one_after_the_other_has_left(
-    served: Proxy, upstream: Upstream, stream: bool
-) -> None:
+def test_closing_both_halves_in_turn_is_a_disconnect(served: Proxy, upstream: Upstream, stream: bool) -> None:
     with Wire(served.port) as wire:
         wire.send(ask(served, "hanging", stream=stream))
         until(lambda: upstream.journal.requests("hanging"), "it is upstream")
@@ -308,7 +308,9 @@ def test_a_client_that_closes_its_halves_one_after_the_other_has_left(
     assert newest(served, "hanging")["http_status"] == 499
 
 
-def test_who_leaves_with_more_requests_in_line_frees_the_upstream(served: Proxy, upstream: Upstream) -> None:
+def test_a_disconnect_with_pipelined_requests_cancels_the_upstream_call(
+    served: Proxy, upstream: Upstream
+) -> None:
     with Wire(served.port) as wire:
         wire.send(ask(served, "slow", stream=True) + ask(served, "plain"))
         until(lambda: upstream.journal.requests("slow"), "the first is upstream")
@@ -343,7 +345,7 @@ def restless(served: Proxy, seed: int) -> None:
                 time.sleep(dice.random() * 0.05)
 
 
-def test_leaving_at_any_moment_leaves_nothing_behind(served: Proxy, upstream: Upstream) -> None:
+def test_a_disconnect_at_any_moment_leaks_nothing(served: Proxy, upstream: Upstream) -> None:
     before = len(served.rows(size=1000))
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda seed: restless(served, seed), range(200)))
@@ -362,7 +364,7 @@ def test_leaving_at_any_moment_leaves_nothing_behind(served: Proxy, upstream: Up
 # --- too many ----------------------------------------------------------------------------------------------
 
 
-def test_a_flood_is_refused_at_once_and_forgotten_at_once(served: Proxy, upstream: Upstream) -> None:
+def test_requests_over_the_parallel_limit_are_refused_immediately(served: Proxy, upstream: Upstream) -> None:
     rows = len(served.rows())
     with ExitStack() as stack:
         whole = ask(served, "crowd", stream=True)
@@ -425,18 +427,18 @@ def with_hosts(hosts: tuple[str, ...], version: str = "1.1") -> bytes:
 
 
 @pytest.mark.parametrize("hosts", HOSTS, ids=repr)
-def test_a_request_is_for_one_host(served: Proxy, hosts: tuple[str, ...]) -> None:
+def test_a_request_needs_exactly_one_host(served: Proxy, hosts: tuple[str, ...]) -> None:
     with Wire(served.port) as wire:
         refused(wire.send(with_hosts(hosts)).reply("GET"), 400, "invalid_value")
         assert closed(wire) == b""
 
 
 @pytest.mark.parametrize("host", ["p", "p:4000", "a.b-c.d:", "127.0.0.1:80", "[::1]:4000", "my_proxy"])
-def test_any_host_that_could_be_is_fine(served: Proxy, host: str) -> None:
+def test_every_valid_host_is_accepted(served: Proxy, host: str) -> None:
     assert exchange(served.port, with_hosts((host,)), method="GET").status == 200
 
 
-def test_the_old_protocol_has_no_hosts(served: Proxy) -> None:
+def test_http_1_0_needs_no_host(served: Proxy) -> None:
     assert exchange(served.port, with_hosts((), version="1.0"), method="GET").status == 200
 
 
@@ -472,7 +474,7 @@ def test_an_admin_route_has_one_spelling(served: Proxy, path: str) -> None:
     refused(reply, reply.status)
 
 
-def test_names_in_paths_may_be_escaped(served: Proxy) -> None:
+def test_names_in_paths_may_be_percent_encoded(served: Proxy) -> None:
     data = request("/v1/models/p%6cain", method="GET", authorization=served.auth["authorization"])
     reply = exchange(served.port, data, method="GET")
     assert json.loads(reply.body)["id"] == "plain"
@@ -481,7 +483,7 @@ def test_names_in_paths_may_be_escaped(served: Proxy) -> None:
 # --- one behind the other --------------------------------------------------------------------------------
 
 
-def test_requests_in_line_are_answered_in_line(served: Proxy, upstream: Upstream) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Proxy, upstream: Upstream) -> None:
     with Wire(served.port) as wire:
         wire.send(ask(served, "late") + ask(served, "plain", stream=True) + ask(served, "plain"))
         received = b""
@@ -494,7 +496,7 @@ def test_requests_in_line_are_answered_in_line(served: Proxy, upstream: Upstream
 @pytest.mark.parametrize(
     "garbage", [b"\x00\x01 nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /slow HTT"]
 )
-def test_garbage_behind_a_request_does_not_spoil_its_answer(served: Proxy, garbage: bytes) -> None:
+def test_garbage_after_a_request_does_not_affect_its_answer(served: Proxy, garbage: bytes) -> None:
     with Wire(served.port) as wire:
         wire.send(ask(served, "late"))
         time.sleep(0.05)
@@ -512,9 +514,7 @@ def test_garbage_behind_a_request_does_not_spoil_its_answer(served: Proxy, garba
     [({"authorization": "Bearer sk-nobody"}, 401), ({"content-length": "99999999"}, 413)],
     ids=["bad key", "too large"],
 )
-def test_a_refusal_does_not_ask_for_the_body_first(
-    served: Proxy, headers: dict[str, str], status: int
-) -> None:
+def test_a_refusal_sends_no_100_continue(served: Proxy, headers: dict[str, str], status: int) -> None:
     given: dict[str, Any] = {**served.auth, "expect": "100-continue", "content-length": "5000", **headers}
     data = request(CHAT, b"", **given)
     with Wire(served.port) as wire:
@@ -523,7 +523,7 @@ def test_a_refusal_does_not_ask_for_the_body_first(
     assert b"\r\nconnection: close\r\n" in received.lower(), "what follows could be the body or not"
 
 
-def test_who_asks_whether_to_send_is_told_to(served: Proxy) -> None:
+def test_expect_100_continue_is_answered(served: Proxy) -> None:
     head, _, body = ask(served, "plain", expect="100-continue").partition(b"\r\n\r\n")
     with Wire(served.port) as wire:
         wire.send(head + b"\r\n\r\n")

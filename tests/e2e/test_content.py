@@ -21,7 +21,7 @@ def details(one: Proxy, request_id: str) -> dict[str, Any]:
     return found
 
 
-def test_prompt_and_answer_are_kept_where_asked_for_and_shown_to_the_project(
+def test_prompt_and_answer_are_stored_if_configured_and_shown_to_the_project(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     one = proxy(config(upstream.model("fast"), tracking=KEPT))
@@ -38,16 +38,14 @@ def test_prompt_and_answer_are_kept_where_asked_for_and_shown_to_the_project(
         assert content["cut"] is False
 
 
-def test_an_answer_that_broke_off_is_kept_as_far_as_it_came(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_the_received_part_of_a_cut_answer_is_stored(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("short", "cut=2"), tracking=KEPT))
     content = details(one, one.chat(stream=True).headers["x-request-id"])["content"]
     assert content["choices"][0]["message"]["content"]
     assert content["choices"][0]["finish_reason"] is None
 
 
-def test_by_default_nothing_said_is_in_the_database_or_the_log(
-    proxy: ProxyFactory, upstream: Upstream
-) -> None:
+def test_by_default_no_content_is_in_database_or_log(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast")))
     answer = one.chat(prompt="CANARY-PROMPT")
     assert "content" not in details(one, answer.headers["x-request-id"])
@@ -57,9 +55,7 @@ def test_by_default_nothing_said_is_in_the_database_or_the_log(
     assert "CANARY-PROMPT" not in one.log()
 
 
-def test_rows_past_their_retention_become_daily_totals_and_their_content_goes(
-    proxy: ProxyFactory, upstream: Upstream
-) -> None:
+def test_expired_rows_become_daily_totals_without_content(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(upstream.model("fast"), tracking={"requests": {"content": True, "retention": "7d"}})
     one = proxy(text)
     old, new = one.chat(prompt="CANARY-OLD"), one.chat(prompt="CANARY-NEW")

@@ -67,7 +67,7 @@ def selections(query: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 @each("query", QUERIES)
-def test_a_query_asks_for_what_there_is(query: str, labels: dict[str, set[str]]) -> None:
+def test_queries_use_existing_metrics_and_labels(query: str, labels: dict[str, set[str]]) -> None:
     found = list(selections(query))
     assert found
     for name, matchers in found:
@@ -80,7 +80,7 @@ def test_a_query_asks_for_what_there_is(query: str, labels: dict[str, set[str]])
 
 
 @each("query", QUERIES)
-def test_a_quantile_keeps_its_buckets_and_a_counter_is_rated(query: str) -> None:
+def test_quantiles_keep_buckets_and_counters_are_rated(query: str) -> None:
     if "histogram_quantile" in query:
         assert "by (le)" in query
         assert "_bucket[" in query
@@ -90,13 +90,13 @@ def test_a_quantile_keeps_its_buckets_and_a_counter_is_rated(query: str) -> None
     assert query.count("(") == query.count(")")
 
 
-def test_every_rule_says_what_it_means() -> None:
+def test_every_alert_has_a_description() -> None:
     rules: list[dict[str, Any]] = [rule for group in ALERTS["groups"] for rule in group["rules"]]
     assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
     assert len({rule["alert"] for rule in rules}) == len(rules)
 
 
-def test_a_dashboard_has_no_two_panels_in_one_place() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     panels = DASHBOARD["panels"]
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len({panel["id"] for panel in panels}) == len(panels)

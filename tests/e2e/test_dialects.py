@@ -100,7 +100,7 @@ def system_of(body: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("model", [*MODELS, "gpt", "version"])
-def test_a_completion_comes_back_with_its_usage(
+def test_a_completion_has_its_usage(
     client: OpenAI, served: Proxy, servers: dict[str, Server], model: str
 ) -> None:
     raw = client.chat.completions.with_raw_response.create(**ask("hi", model, temperature=0.2, max_tokens=50))
@@ -117,9 +117,7 @@ def test_a_completion_comes_back_with_its_usage(
 
 
 @pytest.mark.parametrize("model", [*MODELS, "gpt", "version"])
-def test_a_stream_comes_in_pieces_and_with_usage_when_asked(
-    client: OpenAI, served: Proxy, model: str
-) -> None:
+def test_a_stream_has_several_chunks_and_usage_on_request(client: OpenAI, served: Proxy, model: str) -> None:
     asked = ask("hi", model, stream=True, stream_options={"include_usage": True})
     *chunks, last = list(client.chat.completions.create(**asked))
     assert [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content] == [
@@ -140,7 +138,7 @@ def test_a_stream_comes_in_pieces_and_with_usage_when_asked(
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("model", WITH_TOOLS)
-def test_tools_go_all_the_way_round(
+def test_a_tool_conversation_round_trips(
     client: OpenAI, servers: dict[str, Server], model: str, streaming: bool
 ) -> None:
     asked = ask("weather", model, tools=[TOOL])
@@ -166,7 +164,9 @@ def test_tools_go_all_the_way_round(
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("model", WITH_TOOLS)
-def test_legacy_functions_come_back_as_functions(client: OpenAI, model: str, streaming: bool) -> None:
+def test_legacy_functions_are_answered_with_a_function_call(
+    client: OpenAI, model: str, streaming: bool
+) -> None:
     asked = ask("weather", model, functions=[FUNCTION])
     if streaming:
         choices = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
@@ -179,7 +179,7 @@ def test_legacy_functions_come_back_as_functions(client: OpenAI, model: str, str
     assert (reason, json.loads(arguments)) == ("function_call", {"city": "Oslo"})
 
 
-def test_cohere_thinks_aloud(client: OpenAI, servers: dict[str, Server]) -> None:
+def test_cohere_reasoning_is_returned(client: OpenAI, servers: dict[str, Server]) -> None:
     asked = ask("think", "command", reasoning_effort="low")
     whole = client.chat.completions.create(**asked).choices[0].message
     assert whole.to_dict()["reasoning_content"] == "Well, hm."
@@ -191,7 +191,7 @@ def test_cohere_thinks_aloud(client: OpenAI, servers: dict[str, Server]) -> None
     assert "".join(str(one.get("content", "")) for one in deltas) == "You said: think"
 
 
-def test_cohere_takes_schemas_and_a_choice_of_tools(client: OpenAI, servers: dict[str, Server]) -> None:
+def test_cohere_supports_schemas_and_tool_choice(client: OpenAI, servers: dict[str, Server]) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
     client.chat.completions.create(**ask("hi", "command", response_format=form))
     assert servers["command"].body["response_format"] == {"type": "json_object", "json_schema": PARAMETERS}
@@ -213,7 +213,7 @@ def test_cohere_takes_schemas_and_a_choice_of_tools(client: OpenAI, servers: dic
         ("llama", {"response_format": {"type": "json_object"}}),
     ],
 )
-def test_what_a_provider_cannot_do_is_refused_by_name(
+def test_unsupported_parameters_are_refused_by_name(
     client: OpenAI, servers: dict[str, Server], model: str, wrong: dict[str, Any]
 ) -> None:
     before = len(servers[model].asked)
@@ -223,7 +223,7 @@ def test_what_a_provider_cannot_do_is_refused_by_name(
     assert len(servers[model].asked) == before
 
 
-def test_what_a_provider_cannot_do_is_dropped_and_told_where_allowed(client: OpenAI) -> None:
+def test_unsupported_parameters_are_dropped_and_reported_with_drop_params(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         **ask("hi", "lenient", n=2, logit_bias={"1": 5}, frequency_penalty=0, user="u-1")
     )
@@ -240,7 +240,7 @@ def test_what_a_provider_cannot_do_is_dropped_and_told_where_allowed(client: Ope
 )
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("model", MODELS)
-def test_errors_are_openais(
+def test_errors_have_openais_format(
     client: OpenAI,
     model: str,
     text: str,
@@ -253,14 +253,14 @@ def test_errors_are_openais(
     assert caught.value.code == code
 
 
-def test_a_quota_that_only_words_speak_of_is_a_429_like_others(client: OpenAI) -> None:
+def test_a_429_with_quota_wording_is_an_ordinary_429(client: OpenAI) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(**ask("spent", "lenient"))
     assert caught.value.code == "upstream_rate_limited"
 
 
 @pytest.mark.parametrize("model", ["command-locked", "jamba-locked", "llama-locked"])
-def test_a_wrong_key_of_ours_is_not_the_callers_fault(client: OpenAI, model: str) -> None:
+def test_an_invalid_provider_key_is_not_a_client_error(client: OpenAI, model: str) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**ask("hi", model))
     assert caught.value.code == "upstream_auth_failed"
@@ -269,7 +269,7 @@ def test_a_wrong_key_of_ours_is_not_the_callers_fault(client: OpenAI, model: str
 @pytest.mark.parametrize(
     ("model", "text"), [(m, "break") for m in MODELS] + [(m, "hang up") for m in WITH_TOOLS]
 )
-def test_a_stream_that_breaks_off_says_so(client: OpenAI, served: Proxy, model: str, text: str) -> None:
+def test_a_cut_stream_ends_with_an_error(client: OpenAI, served: Proxy, model: str, text: str) -> None:
     stream = client.chat.completions.create(**ask(text, model), stream=True)
     heard: list[str] = []
     with pytest.raises(openai.APIError) as caught:
@@ -282,7 +282,7 @@ def test_a_stream_that_breaks_off_says_so(client: OpenAI, served: Proxy, model: 
 # --- Replicate's predictions ---------------------------------------------------------------------------------
 
 
-def test_a_slow_prediction_is_asked_after(client: OpenAI, servers: dict[str, Server]) -> None:
+def test_a_slow_prediction_is_polled(client: OpenAI, servers: dict[str, Server]) -> None:
     before = len(servers["llama"].asked)
     answer = client.chat.completions.create(**ask("slow", "llama"))
     assert answer.choices[0].message.content == "You said: slow"
@@ -304,7 +304,7 @@ def test_a_broken_stream_is_completed_from_the_prediction(client: OpenAI) -> Non
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_prediction_that_fails_is_an_error(
+def test_a_failed_prediction_is_an_error(
     client: OpenAI, text: str, error: type[openai.APIStatusError], code: str, streaming: bool
 ) -> None:
     with pytest.raises(error) as caught:
@@ -312,13 +312,13 @@ def test_a_prediction_that_fails_is_an_error(
     assert caught.value.code == code
 
 
-def test_a_model_that_is_not_there_is_our_mistake(client: OpenAI) -> None:
+def test_a_missing_upstream_model_is_not_a_client_error(client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**ask("hi", "gone"))
     assert caught.value.code == "upstream_auth_failed"
 
 
-def test_a_prediction_nobody_waits_for_is_cancelled(
+def test_a_timed_out_prediction_is_cancelled(
     client: OpenAI, predictions: replicate_server.Predictions
 ) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
@@ -328,7 +328,7 @@ def test_a_prediction_nobody_waits_for_is_cancelled(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_client_that_leaves_takes_its_prediction_along(
+def test_a_disconnect_cancels_the_prediction(
     served: Proxy, predictions: replicate_server.Predictions, streaming: bool
 ) -> None:
     """A stream at once; a plain call when the time for its answer is over."""

@@ -71,7 +71,7 @@ def rows_before(served: Proxy, model: str) -> int:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("model", ["hanging", "slow-head"])
-def test_leaving_before_the_answer_frees_the_upstream_of_a_stream_and_finishes_a_plain_call(
+def test_a_disconnect_before_the_answer_cancels_a_stream_and_completes_a_plain_call(
     served: Proxy, upstream: Upstream, model: str, streamed: bool, how: str
 ) -> None:
     before = rows_before(served, model)
@@ -88,7 +88,7 @@ def test_leaving_before_the_answer_frees_the_upstream_of_a_stream_and_finishes_a
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_plain_answer_is_booked_as_reported_though_its_client_left(
+def test_a_plain_answer_is_booked_as_reported_after_a_disconnect(
     served: Proxy, upstream: Upstream, how: str
 ) -> None:
     before = rows_before(served, "slow")
@@ -103,7 +103,9 @@ def test_a_plain_answer_is_booked_as_reported_though_its_client_left(
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_leaving_mid_stream_books_what_was_delivered(served: Proxy, upstream: Upstream, how: str) -> None:
+def test_a_disconnect_mid_stream_books_the_delivered_part(
+    served: Proxy, upstream: Upstream, how: str
+) -> None:
     before = rows_before(served, "mid")
     wire = Wire(served.port).send(ask(served, "mid", streamed=True))
     lines = wire.lines()
@@ -121,7 +123,7 @@ def test_leaving_mid_stream_books_what_was_delivered(served: Proxy, upstream: Up
     assert row["cost_usd"] > 0
 
 
-def test_nobody_is_asked_for_a_client_that_is_gone(served: Proxy, upstream: Upstream) -> None:
+def test_no_attempt_is_made_after_a_disconnect(served: Proxy, upstream: Upstream) -> None:
     wire = Wire(served.port).send(ask(served, "slow-failure", streamed=False))
     arrived(upstream, "slow-failure")
     leave(wire, "close")
@@ -132,7 +134,7 @@ def test_nobody_is_asked_for_a_client_that_is_gone(served: Proxy, upstream: Upst
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upstream, streamed: bool) -> None:
+def test_a_disconnect_frees_the_parallel_slot(served: Proxy, upstream: Upstream, streamed: bool) -> None:
     key = served.new_key("single")["key"]
     auth = {"authorization": f"Bearer {key}"}
     body = {"model": "spare", "messages": [{"role": "user", "content": "hi"}]}
@@ -149,7 +151,7 @@ def test_a_client_that_leaves_gives_its_place_back(served: Proxy, upstream: Upst
     assert time.monotonic() - left < 10 + FINISHED[streamed]
 
 
-def test_many_who_leave_do_not_keep_others_out(served: Proxy, upstream: Upstream) -> None:
+def test_many_disconnects_do_not_block_other_clients(served: Proxy, upstream: Upstream) -> None:
     wires = [Wire(served.port).send(ask(served, "hanging", i % 2 == 0)) for i in range(60)]
     until(lambda: len(upstream.journal.requests()) == 60, "all of them upstream")
     for i, wire in enumerate(wires):
@@ -161,14 +163,14 @@ def test_many_who_leave_do_not_keep_others_out(served: Proxy, upstream: Upstream
     until(lambda: all(upstream.journal.closed(number) for number in numbers), "all of them closed")
 
 
-def test_after_all_that_nothing_is_held(served: Proxy) -> None:
+def test_no_holds_remain_after_disconnects(served: Proxy) -> None:
     until(lambda: not [row for row in served.rows() if row["status"] == "held"], "no held rows")
     assert served.chat(model="spare").status_code == 200
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("behind", [b"", request("/health/liveliness", method="GET") * 20])
-def test_leaving_is_noticed_after_a_large_body(
+def test_a_disconnect_after_a_large_body_is_detected(
     served: Proxy, upstream: Upstream, streamed: bool, behind: bytes
 ) -> None:
     before = rows_before(served, "hanging")
@@ -181,7 +183,7 @@ def test_leaving_is_noticed_after_a_large_body(
 
 
 @pytest.mark.parametrize("path", ["//v1/chat/completions", "/v1/v1/chat/completions"])
-def test_leaving_is_noticed_on_a_path_spelled_oddly(served: Proxy, upstream: Upstream, path: str) -> None:
+def test_a_disconnect_on_a_normalised_path_is_detected(served: Proxy, upstream: Upstream, path: str) -> None:
     before = rows_before(served, "hanging")
     data = ask(served, "hanging", streamed=True, content="x" * 300_000)
     wire = Wire(served.port).send(data.replace(b"/v1/chat/completions", path.encode(), 1))

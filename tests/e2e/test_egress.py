@@ -62,7 +62,7 @@ def lines(proxy: ForwardProxy, host: str) -> list[str]:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_chats_and_embeddings_go_through_it(
+def test_chats_and_embeddings_use_the_proxy(
     served: Proxy, corporate: ForwardProxy, upstream: Upstream, streamed: bool
 ) -> None:
     answer = served.chat(model="m", stream=streamed, prompt=f"hello {streamed}")
@@ -79,23 +79,21 @@ def test_chats_and_embeddings_go_through_it(
     assert all("proxy-authorization" not in one["headers"] for one in upstream.journal.requests())
 
 
-def test_an_entry_may_go_straight(served: Proxy, corporate: ForwardProxy) -> None:
+def test_an_entry_may_bypass_the_proxy(served: Proxy, corporate: ForwardProxy) -> None:
     before = len(lines(corporate, LLM))
     assert served.chat(model="direct", prompt="straight").status_code == 200
     assert len(lines(corporate, LLM)) == before
     assert not lines(corporate, "127.0.0.1")
 
 
-def test_services_are_reached_the_same_way(
-    served: Proxy, corporate: ForwardProxy, service: PromptLayer
-) -> None:
+def test_other_services_use_the_proxy(served: Proxy, corporate: ForwardProxy, service: PromptLayer) -> None:
     answer = served.chat(model="m", prompt="to be tracked")
     assert service.record(answer.headers["x-request-id"])["status"] == "SUCCESS"
     assert lines(corporate, TRACKER)
     assert any(line.startswith(f"POST http://{GPTCACHE}:9000/") for line in lines(corporate, GPTCACHE))
 
 
-def test_a_saved_change_holds_for_the_next_request(served: Proxy, text: str) -> None:
+def test_a_saved_change_applies_to_the_next_request(served: Proxy, text: str) -> None:
     def status() -> int:
         return served.chat(model="m", prompt="reload", cache={"no-cache": True}).status_code
 

@@ -62,7 +62,7 @@ def complete(client: OpenAI, model: str, streamed: bool) -> str:
 
 
 @BOTH
-def test_codellama_fills_in_between_its_own_tokens(
+def test_codellama_fills_in_the_middle_with_its_own_tokens(
     client: OpenAI, upstream: Upstream, streamed: bool
 ) -> None:
     assert complete(client, "codellama", streamed) == "middle"
@@ -74,7 +74,7 @@ def test_codellama_fills_in_between_its_own_tokens(
 
 
 @BOTH
-def test_mistral_fills_in_where_it_fills_in(client: OpenAI, upstream: Upstream, streamed: bool) -> None:
+def test_mistral_fills_in_at_its_fim_endpoint(client: OpenAI, upstream: Upstream, streamed: bool) -> None:
     assert complete(client, "codestral", streamed) == "middle"
     sent = upstream.journal.bodies()[0]
     assert (sent["prompt"], sent["suffix"]) == ("def f(", "return x")
@@ -82,7 +82,7 @@ def test_mistral_fills_in_where_it_fills_in(client: OpenAI, upstream: Upstream, 
 
 
 @BOTH
-def test_a_completion_falls_back_and_is_booked(
+def test_a_completion_falls_back_and_is_booked_once(
     served: Proxy, client: OpenAI, upstream: Upstream, streamed: bool
 ) -> None:
     raw = client.completions.with_raw_response.create(
@@ -107,7 +107,7 @@ def test_a_completion_falls_back_and_is_booked(
     assert row["cost_usd"] > 0
 
 
-def test_the_usage_of_a_completions_stream_comes_when_asked_for(client: OpenAI, upstream: Upstream) -> None:
+def test_a_completion_stream_has_usage_on_request(client: OpenAI, upstream: Upstream) -> None:
     *_, last = client.completions.create(
         model="fim", prompt="x", stream=True, stream_options={"include_usage": True}
     )
@@ -124,7 +124,7 @@ def test_a_completion_without_usage_is_estimated(served: Proxy, client: OpenAI) 
     assert served.row(raw.headers["x-request-id"])["basis"] == "estimated"
 
 
-def test_a_cut_completion_raises_after_what_was_said(client: OpenAI) -> None:
+def test_a_cut_completion_raises_after_the_received_text(client: OpenAI) -> None:
     stream = client.completions.create(model="fim-cut", prompt="x", stream=True)
     pieces: list[str] = []
     with pytest.raises(openai.APIError):
@@ -134,7 +134,7 @@ def test_a_cut_completion_raises_after_what_was_said(client: OpenAI) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 @pytest.mark.parametrize(("path", "name"), [("/completions", "plain"), ("/embeddings", "codellama")])
-def test_a_model_of_another_kind_is_not_found(
+def test_a_model_of_another_mode_is_not_found(
     served: Proxy, upstream: Upstream, prefix: str, path: str, name: str
 ) -> None:
     body = {"model": name, "prompt": "x", "input": "x"}
@@ -151,7 +151,7 @@ def test_a_model_of_another_kind_is_not_found(
         ("vectors-only", {"embeddings"}),
     ],
 )
-def test_a_project_calls_only_what_it_may(
+def test_a_project_may_call_only_its_endpoints(
     served: Proxy, upstream: Upstream, project: str, allowed: set[str]
 ) -> None:
     auth = {"authorization": f"Bearer {served.new_key(project)['key']}"}
@@ -198,7 +198,7 @@ def test_the_mock_completes(client: OpenAI, streamed: bool) -> None:
     assert texts == ["one two", "one two"]
 
 
-def test_the_mock_embeds_the_same_text_the_same_way(client: OpenAI) -> None:
+def test_the_mock_embeds_deterministically(client: OpenAI) -> None:
     first, again, other = (
         client.embeddings.create(model="mock-vectors", input=text, dimensions=16).data[0].embedding
         for text in ("one", "one", "other")

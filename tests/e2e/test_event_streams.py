@@ -129,7 +129,9 @@ def read(reply: Reply) -> tuple[str, str | None]:
 
 @pytest.mark.parametrize(("raw", "text"), READ.values(), ids=READ)
 @pytest.mark.parametrize("size", [1 << 20, 7])
-def test_a_legal_form_is_read(served: Proxy, upstream: Upstream, raw: bytes, text: str, size: int) -> None:
+def test_every_legal_form_is_read(
+    served: Proxy, upstream: Upstream, raw: bytes, text: str, size: int
+) -> None:
     whole = raw + END
     upstream.pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
     assert read(ask(served, stream=True)) == (text, "[DONE]")
@@ -139,7 +141,7 @@ def test_a_legal_form_is_read(served: Proxy, upstream: Upstream, raw: bytes, tex
 
 
 @pytest.mark.parametrize("raw", FAILED.values(), ids=FAILED)
-def test_what_cannot_be_read_fails(served: Proxy, upstream: Upstream, raw: bytes) -> None:
+def test_an_unreadable_stream_fails(served: Proxy, upstream: Upstream, raw: bytes) -> None:
     upstream.pieces = [b"data:%s\n\n" % ONE, 0.02, raw + b"data:%s\n\n" % TWO + END]
     text, ended = read(ask(served, stream=True))
     assert (text, ended) == ("1", "upstream_invalid_response")
@@ -167,7 +169,7 @@ LIGHT = {
 
 
 @pytest.mark.parametrize("raw", [*HEAVY.values(), *LIGHT.values()], ids=[*HEAVY, *LIGHT])
-def test_nothing_that_comes_holds_up_others(served: Proxy, upstream: Upstream, raw: Any) -> None:
+def test_no_stream_blocks_other_requests(served: Proxy, upstream: Upstream, raw: Any) -> None:
     """The longest gap between the answers of another endpoint, while one such stream is read."""
     piece = raw if isinstance(raw, bytes) else b"data: " + json.dumps(raw).encode() + b"\n\n"
     upstream.pieces = [b"data:%s\n\n" % ONE, piece, END]
@@ -184,7 +186,7 @@ def test_nothing_that_comes_holds_up_others(served: Proxy, upstream: Upstream, r
     assert longest < 1.5, "far below what it was, far above what a busy machine does by itself"
 
 
-def test_large_answers_are_whole(served: Proxy, upstream: Upstream) -> None:
+def test_large_answers_are_complete(served: Proxy, upstream: Upstream) -> None:
     message = {"role": "assistant", "content": "word " * 400_000}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     upstream.pieces = [json.dumps({"id": "c", "choices": [choice]}).encode()]

@@ -141,13 +141,13 @@ def test_a_failure_before_the_first_token_is_served_by_the_next_model(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_upstream_that_refuses_connections_is_passed_over(served: Proxy, streamed: bool) -> None:
+def test_an_unreachable_upstream_is_skipped(served: Proxy, streamed: bool) -> None:
     answer = served.chat(model="unreachable", stream=streamed)
     assert said(answer.text) == GOOD
     assert answer.elapsed.total_seconds() < 20
 
 
-def test_an_upstream_that_hangs_up_between_requests_is_asked_anew(served: Proxy, upstream: Upstream) -> None:
+def test_a_closed_idle_connection_is_replaced(served: Proxy, upstream: Upstream) -> None:
     """A request that was written just before the end is an attempt of its own; none is sent behind our count."""
     attempts = 0
     for round_ in range(40):
@@ -158,7 +158,7 @@ def test_an_upstream_that_hangs_up_between_requests_is_asked_anew(served: Proxy,
     assert 40 <= len(upstream.journal.requests()) <= attempts < 60, "nearly always the end is noticed in time"
 
 
-def test_an_endless_answer_does_not_fill_our_memory(served: Proxy) -> None:
+def test_an_endless_answer_does_not_exhaust_memory(served: Proxy) -> None:
     before = memory(served)
     for streamed in (False, True):
         assert served.chat(model="hostile", stream=streamed).status_code in (502, 504)
@@ -172,14 +172,14 @@ def memory(served: Proxy) -> int:
 
 
 @pytest.mark.parametrize("name", ["once", "once-stream"])
-def test_a_lone_deployment_is_tried_again(served: Proxy, upstream: Upstream, name: str) -> None:
+def test_a_single_deployment_is_retried(served: Proxy, upstream: Upstream, name: str) -> None:
     answer = served.chat(model=name, stream=name == "once-stream")
     assert said(answer.text).startswith(f"{name}-0 ")
     assert answer.headers["x-proxy-attempts"] == "2"
     assert upstream.journal.models() == [name, name]
 
 
-def test_retries_end(served: Proxy, upstream: Upstream) -> None:
+def test_retries_are_bounded(served: Proxy, upstream: Upstream) -> None:
     answer = served.chat(model="never")
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_error"
@@ -201,7 +201,7 @@ def test_a_long_retry_after_is_not_waited_for(served: Proxy, upstream: Upstream)
     assert upstream.journal.models() == ["impatient"]
 
 
-def test_a_callers_fault_goes_nowhere_else(served: Proxy, upstream: Upstream) -> None:
+def test_a_client_error_is_not_retried(served: Proxy, upstream: Upstream) -> None:
     for _ in range(5):
         answer = served.chat(model="rejecting")
         assert answer.status_code == 400
@@ -210,7 +210,7 @@ def test_a_callers_fault_goes_nowhere_else(served: Proxy, upstream: Upstream) ->
     assert upstream.journal.models() == ["rejecting"] * 5, "and it is not cooled for it"
 
 
-def test_too_long_a_prompt_may_move_on(served: Proxy) -> None:
+def test_a_context_length_error_falls_back(served: Proxy) -> None:
     assert said(served.chat(model="long").text) == GOOD
 
 
@@ -250,14 +250,14 @@ def test_an_exhausted_chain_lists_its_attempts(served: Proxy, upstream: Upstream
     assert (row["status"], row["http_status"]) == ("error", 502)
 
 
-def test_deployments_of_one_name_stand_in_for_each_other(served: Proxy) -> None:
+def test_deployments_of_one_model_replace_each_other(served: Proxy) -> None:
     for _ in range(6):
         answer = served.chat(model="twin")
         assert answer.status_code == 200
         assert answer.headers["x-proxy-deployment"] == "twin#2"
 
 
-def test_a_deployment_that_keeps_failing_is_left_alone_for_a_while(served: Proxy, upstream: Upstream) -> None:
+def test_a_repeatedly_failing_deployment_is_in_cooldown(served: Proxy, upstream: Upstream) -> None:
     for _ in range(6):
         assert said(served.chat(model="flapping").text) == GOOD
     assert upstream.journal.models().count("flapping") == 3, (
@@ -278,7 +278,7 @@ def _entry(health: Any, name: str) -> Any:
     return None
 
 
-def test_a_killed_upstream_is_replaced_by_the_second(
+def test_the_second_model_replaces_a_killed_upstream(
     proxy: ProxyFactory, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
 ) -> None:
     doomed = Upstream(tmp_path_factory.mktemp("doomed"))

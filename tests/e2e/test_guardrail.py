@@ -59,7 +59,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_it_is_first_in_every_body(
+def test_the_guardrail_is_first_in_every_request(
     served: Proxy, upstream: Upstream, variant: str, path: str, streamed: bool
 ) -> None:
     body = {"model": "plain", "stream": streamed, **VARIANTS[variant]}
@@ -74,7 +74,7 @@ def test_it_is_first_in_every_body(
 @pytest.mark.parametrize(
     ("model", "streamed", "calls"), [("broken", False, 5), ("broken", True, 5), ("retried", True, 2)]
 )
-def test_every_attempt_has_it(
+def test_every_attempt_has_the_guardrail(
     served: Proxy, upstream: Upstream, model: str, streamed: bool, calls: int
 ) -> None:
     assert served.chat(model=model, stream=streamed).status_code == 200
@@ -82,13 +82,13 @@ def test_every_attempt_has_it(
 
 
 @pytest.mark.parametrize("field", ["guardrail", "guardrails", "system_prompt", "system"])
-def test_no_field_switches_it_off(served: Proxy, upstream: Upstream, field: str) -> None:
+def test_no_field_disables_the_guardrail(served: Proxy, upstream: Upstream, field: str) -> None:
     for value in (False, None, [], "", "off"):
         served.chat({"model": "plain", field: value})
     assert all(body["messages"][0] == FIRST for body in upstream.journal.bodies())
 
 
-def test_no_query_switches_it_off(served: Proxy, upstream: Upstream) -> None:
+def test_no_query_disables_the_guardrail(served: Proxy, upstream: Upstream) -> None:
     body = {"model": "plain", "messages": [USER]}
     served.client.post("/v1/chat/completions?guardrail=false&system_prompt=", json=body, headers=served.auth)
     assert all(body["messages"][0] == FIRST for body in upstream.journal.bodies())
@@ -97,7 +97,7 @@ def test_no_query_switches_it_off(served: Proxy, upstream: Upstream) -> None:
 @pytest.mark.parametrize(
     "field", ["chat_template", "chat_template_kwargs", "data_sources", "documents", "truncate_prompt_tokens"]
 )
-def test_what_could_take_its_place_is_refused_or_dropped(
+def test_fields_that_could_replace_the_guardrail_are_refused_or_dropped(
     served: Proxy, upstream: Upstream, field: str
 ) -> None:
     answer = served.chat(model="plain", **{field: {"enable": True}})
@@ -112,7 +112,7 @@ def test_what_could_take_its_place_is_refused_or_dropped(
     assert body["messages"][0] == FIRST
 
 
-def test_a_model_entry_may_replace_it(served: Proxy, upstream: Upstream) -> None:
+def test_a_model_entry_may_replace_the_guardrail(served: Proxy, upstream: Upstream) -> None:
     served.chat(model="strict")
     assert upstream.journal.bodies()[0]["messages"][0]["content"] == "Answer in Rust."
     served.chat(model="unguarded-model")
@@ -122,7 +122,7 @@ def test_a_model_entry_may_replace_it(served: Proxy, upstream: Upstream) -> None
 @pytest.mark.parametrize(
     ("project", "first"), [("unguarded", None), ("own-text", "Only speak of SQL."), ("other", GUARDRAIL)]
 )
-def test_a_project_may_have_its_own_or_none(
+def test_a_project_may_have_its_own_guardrail_or_none(
     served: Proxy, upstream: Upstream, project: str, first: str | None
 ) -> None:
     headers = {"authorization": f"Bearer {served.new_key(project)['key']}"}
@@ -149,7 +149,7 @@ def test_client_system_messages_can_be_dropped_or_refused(
     assert all(body["messages"] == [FIRST, USER] for body in upstream.journal.bodies())
 
 
-def test_templates_in_prompts_are_only_text(served: Proxy, upstream: Upstream) -> None:
+def test_templates_in_prompts_are_not_expanded(served: Proxy, upstream: Upstream) -> None:
     text = "{{7*7}} {0.__class__} ${jndi:ldap://x} %(x)s {} ${HOME} \x1b[31m'; drop table keys; --"
     assert served.chat(prompt=text, user=text[:60]).status_code == 200
     assert upstream.journal.bodies()[0]["messages"][1]["content"] == text

@@ -42,7 +42,7 @@ BLOCKED = (401, "key_blocked")
 # --- by command -----------------------------------------------------------------------------------
 
 
-def test_a_key_made_by_command_works_at_once(served: Proxy) -> None:
+def test_a_key_created_by_command_works_immediately(served: Proxy) -> None:
     made = create_key(served.database, "by-command")
     assert made["key"].startswith("sk-")
     assert len(made["key"]) >= 43
@@ -51,7 +51,7 @@ def test_a_key_made_by_command_works_at_once(served: Proxy) -> None:
     assert served.rows(project="by-command")[0]["key_id"] == made["key_id"]
 
 
-def test_blocking_and_unblocking_by_command_are_in_force_within_a_second(served: Proxy) -> None:
+def test_blocking_and_unblocking_by_command_take_effect_within_a_second(served: Proxy) -> None:
     made = create_key(served.database)
     becomes(served, made["key"], OK)
     keys(served.database, "block", made["key_id"])
@@ -76,7 +76,7 @@ def test_rotating_by_command_ends_the_old_secret_and_keeps_the_key(served: Proxy
     assert {row["key_id"] for row in served.rows(project="rotating")} == {made["key_id"]}
 
 
-def test_deleting_by_command_is_for_good(served: Proxy) -> None:
+def test_deleting_by_command_is_permanent(served: Proxy) -> None:
     made = create_key(served.database, "leaving")
     becomes(served, made["key"], OK)
     keys(served.database, "delete", made["key_id"])
@@ -109,7 +109,7 @@ def test_the_command_never_shows_a_secret_again(served: Proxy) -> None:
 # --- by HTTP --------------------------------------------------------------------------------------
 
 
-def test_a_generated_key_has_what_was_asked_for(served: Proxy) -> None:
+def test_a_generated_key_has_the_requested_fields(served: Proxy) -> None:
     fields = {
         "duration": "1h",
         "models": ["plain"],
@@ -143,7 +143,7 @@ def test_a_key_sees_only_itself(served: Proxy) -> None:
 
 
 @pytest.mark.parametrize("by", ["key_id", "key"])
-def test_block_unblock_regenerate_and_delete_are_in_force_at_once(served: Proxy, by: str) -> None:
+def test_block_unblock_regenerate_and_delete_take_effect_immediately(served: Proxy, by: str) -> None:
     made = served.new_key("hot")
     assert status(served, made["key"]) == OK
     which = {by: made[by]}
@@ -159,7 +159,7 @@ def test_block_unblock_regenerate_and_delete_are_in_force_at_once(served: Proxy,
     assert status(served, regenerated["key"]) == UNKNOWN
 
 
-def test_an_update_changes_only_what_it_names(served: Proxy) -> None:
+def test_an_update_changes_only_named_fields(served: Proxy) -> None:
     made = served.new_key("updated", models=["plain"], rpm_limit=50)
     answer = served.admin("POST", "/key/update", json={"key_id": made["key_id"], "models": ["second"]})
     assert answer.status_code == 200
@@ -192,7 +192,7 @@ def test_an_update_changes_only_what_it_names(served: Proxy) -> None:
         {"key_alias": 1},
     ],
 )
-def test_unknown_privileged_and_wrong_fields_are_refused(served: Proxy, field: dict[str, Any]) -> None:
+def test_unknown_privileged_and_invalid_fields_are_refused(served: Proxy, field: dict[str, Any]) -> None:
     before = served.admin("GET", "/key/list").json()["total"]
     answer = served.admin("POST", "/key/generate", json={"key_alias": "bad", **field})
     assert answer.status_code == 400, answer.text
@@ -200,7 +200,7 @@ def test_unknown_privileged_and_wrong_fields_are_refused(served: Proxy, field: d
     assert served.admin("GET", "/key/list").json()["total"] == before
 
 
-def test_lists_come_in_pages(served: Proxy) -> None:
+def test_key_lists_are_paged(served: Proxy) -> None:
     made = [served.new_key("paged")["key_id"] for _ in range(3)]
     first = served.admin("GET", "/key/list", params={"page": 1, "size": 2}).json()
     assert (first["page"], first["size"], len(first["data"])) == (1, 2, 2)
@@ -222,7 +222,7 @@ def test_a_key_expires_on_time(served: Proxy) -> None:
     assert time.monotonic() - made_at > 2.5
 
 
-def test_a_blocked_key_is_only_named_to_who_has_it(served: Proxy) -> None:
+def test_blocking_is_reported_only_to_the_keys_holder(served: Proxy) -> None:
     made = served.new_key("named")
     served.admin("POST", "/key/block", json={"key_id": made["key_id"]})
     assert status(served, made["key"]) == BLOCKED
@@ -232,7 +232,7 @@ def test_a_blocked_key_is_only_named_to_who_has_it(served: Proxy) -> None:
 # --- a key's own limits ---------------------------------------------------------------------------
 
 
-def test_a_keys_rate_is_kept(served: Proxy) -> None:
+def test_a_keys_rate_limit_is_enforced(served: Proxy) -> None:
     made = served.new_key("rated", rpm_limit=1)
     assert status(served, made["key"]) == OK
     headers = {"authorization": f"Bearer {made['key']}"}
@@ -245,14 +245,14 @@ def test_a_keys_rate_is_kept(served: Proxy) -> None:
     assert answer.headers["x-ratelimit-limit-requests"] == "1"
 
 
-def test_a_keys_budget_is_kept(served: Proxy, upstream: Upstream) -> None:
+def test_a_keys_budget_is_enforced(served: Proxy, upstream: Upstream) -> None:
     made = served.new_key("budgeted", max_budget=0.00001)
     code, word = status(served, made["key"])
     assert (code, word) == (429, "insufficient_quota")
     assert upstream.journal.requests() == []
 
 
-def test_a_keys_models_show_in_its_list(served: Proxy) -> None:
+def test_the_model_list_shows_the_keys_models(served: Proxy) -> None:
     made = served.new_key("listed", models=["sec*"])
     headers = {"authorization": f"Bearer {made['key']}"}
     listed = served.client.get("/v1/models", headers=headers).json()["data"]

@@ -109,12 +109,12 @@ def ask(provider: str, case: str, **more: Any) -> dict[str, Any]:
     return {"model": f"{provider}-{case}", "messages": [{"role": "user", "content": CASES[case][1]}], **more}
 
 
-def test_no_native_dialect_is_without_its_server(places: Mapping[str, Place]) -> None:
+def test_every_native_dialect_has_a_reference_server(places: Mapping[str, Place]) -> None:
     assert places.keys() == NATIVE_ADAPTERS.keys()
 
 
 @each_provider
-def test_it_chats(client: OpenAI, provider: str) -> None:
+def test_a_chat_is_answered(client: OpenAI, provider: str) -> None:
     answer = client.chat.completions.create(**ask(provider, "chat", temperature=0.5, max_tokens=50))
     assert answer.object == "chat.completion"
     assert answer.choices[0].message.content == "You said: hi"
@@ -125,7 +125,7 @@ def test_it_chats(client: OpenAI, provider: str) -> None:
 
 
 @each_provider
-def test_it_streams(client: OpenAI, provider: str) -> None:
+def test_a_chat_is_streamed(client: OpenAI, provider: str) -> None:
     asked = ask(provider, "chat", stream=True, stream_options={"include_usage": True})
     *chunks, last = client.chat.completions.create(**asked)
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -139,7 +139,7 @@ def test_it_streams(client: OpenAI, provider: str) -> None:
 
 @in_both_forms
 @pytest.mark.parametrize("provider", [one for one in REMOTE if one not in WITHOUT_TOOLS])
-def test_it_calls_tools(client: OpenAI, provider: str, streamed: bool) -> None:
+def test_tools_are_called(client: OpenAI, provider: str, streamed: bool) -> None:
     asked = ask(provider, "tools", tools=TOOLS)
     if streamed:
         with client.chat.completions.stream(**asked) as stream:
@@ -155,7 +155,7 @@ def test_it_calls_tools(client: OpenAI, provider: str, streamed: bool) -> None:
 
 @in_both_forms
 @pytest.mark.parametrize("provider", sorted(WITHOUT_TOOLS))
-def test_where_no_tools_can_be_called_that_is_said(client: OpenAI, provider: str, streamed: bool) -> None:
+def test_unsupported_tools_are_refused(client: OpenAI, provider: str, streamed: bool) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**ask(provider, "tools", tools=TOOLS), stream=streamed)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
@@ -163,7 +163,7 @@ def test_where_no_tools_can_be_called_that_is_said(client: OpenAI, provider: str
 
 @in_both_forms
 @each_provider
-def test_its_haste_is_openais(client: OpenAI, provider: str, streamed: bool) -> None:
+def test_a_rate_limit_error_has_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(**ask(provider, "error"), stream=streamed)
     assert caught.value.code == "upstream_rate_limited"
@@ -172,7 +172,7 @@ def test_its_haste_is_openais(client: OpenAI, provider: str, streamed: bool) -> 
 
 @in_both_forms
 @each_remote_provider
-def test_a_prompt_too_long_for_it_is_openais(client: OpenAI, provider: str, streamed: bool) -> None:
+def test_a_context_length_error_has_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**ask(provider, "overflow"), stream=streamed)
     assert (caught.value.code, caught.value.type) == ("context_length_exceeded", "invalid_request_error")

@@ -24,7 +24,7 @@ def samples(proxy: Proxy) -> dict[tuple[Any, ...], float]:
     }
 
 
-def test_the_numbers_are_the_ledgers(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_the_metrics_agree_with_the_ledger(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), upstream.model("down", "status=500", fallbacks=["fast"])))
     ids = [one.chat(model="fast", stream=stream).headers["x-request-id"] for stream in (False, True)]
     ids.append(one.chat(model="down").headers["x-request-id"])
@@ -50,7 +50,7 @@ def _settled(found: dict[tuple[Any, ...], float], count: int) -> dict[tuple[Any,
     return found if found.get(("proxy_requests_total", "default", "fast", "ok")) == count else None
 
 
-def test_a_cooling_deployment_and_a_refusal_show(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_cooldown_and_a_refusal_are_counted(proxy: ProxyFactory, upstream: Upstream) -> None:
     limits = {"key": {"rpm_limit": 2}}
     one = proxy(config(upstream.model("locked", "status=401"), limits=limits))
     statuses = [one.chat(model="locked").status_code for _ in range(3)]
@@ -60,7 +60,7 @@ def test_a_cooling_deployment_and_a_refusal_show(proxy: ProxyFactory, upstream: 
     assert found["proxy_limited_total", "key", "requests"] == 1
 
 
-def test_reloads_count_whether_they_were_taken_over_or_not(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_successful_and_failed_reloads_are_counted(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(
         config(upstream.model("fast")),
         module="tests.support.fast_reload_server",
@@ -78,7 +78,7 @@ def public(module_proxy: ProxyFactory, upstream_process: Upstream) -> Proxy:
     return module_proxy(config(upstream_process.model("fast"), metrics={"public": True}))
 
 
-def test_the_page_is_the_administrators_until_the_configuration_opens_it(
+def test_the_page_needs_the_master_key_unless_public(
     proxy: ProxyFactory, public: Proxy, upstream: Upstream
 ) -> None:
     closed = proxy(config(upstream.model("fast")))
@@ -100,7 +100,7 @@ def test_openmetrics_is_served_to_prometheus(public: Proxy) -> None:
     assert answer.text.endswith("# EOF\n")
 
 
-def test_a_shadow_limit_only_counts_and_logs(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_shadow_limit_is_counted_and_logged_only(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("fast"), limits={"project": {"rpm_limit": 1, "shadow": True}}))
     answers = [one.chat() for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200] * 3

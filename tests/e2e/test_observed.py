@@ -81,7 +81,7 @@ CASES: list[tuple[str, bytes, str, str, int]] = [
 @pytest.mark.parametrize(
     ("data", "method", "route", "status"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_a_request_leaves_a_line_and_counts(
+def test_every_request_is_logged_and_counted(
     served: Proxy, data: bytes, method: str, route: str, status: int
 ) -> None:
     before = counted(served).get((method, route, str(status)), 0)
@@ -101,20 +101,20 @@ def test_a_request_leaves_a_line_and_counts(
     assert served.key not in json.dumps(line)
 
 
-def test_a_line_says_who_asked(served: Proxy) -> None:
+def test_log_lines_name_the_caller(served: Proxy) -> None:
     reply = exchange(served.port, request("/models", method="GET", **served.auth))
     (line,) = until(lambda: lines_of(served, reply.headers["x-request-id"]), "the line")
     assert (line["key_id"], line["project"], line["path"]) == (served.key_id, served.project, "/models")
 
 
-def test_a_key_in_a_path_stays_out_of_the_log(served: Proxy) -> None:
+def test_a_key_in_a_path_is_not_logged(served: Proxy) -> None:
     reply = exchange(served.port, request(f"/v1/{served.key}/chat", method="GET"))
     until(lambda: lines_of(served, reply.headers["x-request-id"]), "the line")
     assert served.key not in served.log()
 
 
 @pytest.mark.parametrize("field", ["model", "user"])
-def test_a_huge_name_is_neither_a_huge_line_nor_a_huge_row(served: Proxy, field: str) -> None:
+def test_a_huge_name_is_truncated_in_log_and_ledger(served: Proxy, field: str) -> None:
     name = "x\x1b\x9b\u2028" * 500_000
     body = {"prompt": "x", field: name}
     reply = exchange(served.port, request(CHAT, body, **served.auth))
@@ -143,7 +143,7 @@ def newest(served: Proxy, path: str, error: str | None, status: int) -> dict[str
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_client_that_leaves_while_it_sends_is_no_error(served: Proxy, path: str) -> None:
+def test_a_disconnect_while_sending_is_not_an_internal_error(served: Proxy, path: str) -> None:
     with Wire(served.port) as wire:
         wire.send(
             request(path, b'{"a"', authorization=f"Bearer {credential(served, path)}", content_length="500")
@@ -154,7 +154,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_error(served: Proxy, path: st
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_body_that_breaks_off_in_nonsense_is_told_and_logged(served: Proxy, path: str) -> None:
+def test_a_malformed_chunked_body_is_refused_and_logged(served: Proxy, path: str) -> None:
     headers = {"authorization": f"Bearer {credential(served, path)}", "content-length": ""}
     head = request(path, b"", **headers, transfer_encoding="chunked")
     with Wire(served.port) as wire:
@@ -187,13 +187,13 @@ def arriving(served: Proxy) -> bool:
         "/chat//completions",
     ],
 )
-def test_repeated_slashes_and_versions_are_one(served: Proxy, path: str) -> None:
+def test_repeated_slashes_and_versions_are_normalised(served: Proxy, path: str) -> None:
     assert exchange(served.port, request(path, {"prompt": "x"}, **served.auth)).status == 200
     models = path.partition("chat")[0] + "models/plain"
     assert exchange(served.port, request(models, method="GET", **served.auth)).status == 200
 
 
-def test_repeating_opens_nothing(served: Proxy) -> None:
+def test_normalised_paths_need_the_same_credentials(served: Proxy) -> None:
     for path in ("//key/list", "/v1/v1/key//list"):
         refused(exchange(served.port, request(path, method="GET", **served.auth)), 403, "admin_required")
 
@@ -228,7 +228,7 @@ def refusal(served: Proxy, **headers: str) -> Reply:
     return reply
 
 
-def test_a_401_says_what_is_wrong_with_the_credential(served: Proxy) -> None:
+def test_a_401_explains_the_problem_with_the_credential(served: Proxy) -> None:
     missing = [refusal(served), refusal(served, authorization="Bearer "), refusal(served, x_api_key="")]
     assert len({reply.body for reply in missing}) == 1
     assert "No API key" in missing[0].error()["message"]

@@ -53,7 +53,7 @@ def ask(model: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_both_forms_say_the_same_and_the_guardrail_goes_first(
+def test_plain_and_streamed_answers_agree_and_the_guardrail_is_first(
     client: OpenAI, upstream: Upstream, provider: str
 ) -> None:
     asked = ask(f"{provider}-plain")
@@ -87,7 +87,7 @@ def test_tools_are_called(client: OpenAI, provider: str, streamed: bool) -> None
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_legacy_functions_are_called_whether_the_provider_knows_them_or_not(
+def test_legacy_functions_work_with_every_provider(
     client: OpenAI, upstream: Upstream, provider: str, streamed: bool
 ) -> None:
     asked = ask(f"{provider}-tooling", functions=[FUNCTION])
@@ -106,7 +106,7 @@ def test_legacy_functions_are_called_whether_the_provider_knows_them_or_not(
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_errors_are_openais(client: OpenAI, provider: str, streamed: bool) -> None:
+def test_errors_have_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**ask(f"{provider}-overflowing"), stream=streamed)
     assert caught.value.code == "context_length_exceeded"
@@ -116,7 +116,7 @@ def test_errors_are_openais(client: OpenAI, provider: str, streamed: bool) -> No
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stream_that_is_cut_says_so(client: OpenAI, provider: str) -> None:
+def test_a_cut_stream_ends_with_an_error(client: OpenAI, provider: str) -> None:
     stream = client.chat.completions.create(**ask(f"{provider}-cut"), stream=True)
     with pytest.raises(openai.APIError):
         list(stream)

@@ -65,7 +65,7 @@ def client(served: Proxy, calls: list[httpx2.Request]) -> Iterator[OpenAI]:
         yield one
 
 
-def test_a_completion_comes_back_with_its_usage(client: OpenAI, upstream: Upstream) -> None:
+def test_a_completion_has_its_usage(client: OpenAI, upstream: Upstream) -> None:
     answer = client.chat.completions.create(model="plain", messages=SAY_HI)
     assert answer.choices[0].message.content == " ".join(f"plain-{i}" for i in range(8))
     assert answer.choices[0].finish_reason == "stop"
@@ -78,13 +78,13 @@ def test_a_completion_comes_back_with_its_usage(client: OpenAI, upstream: Upstre
     assert answer._request_id
 
 
-def test_the_base_url_works_without_v1_too(served: Proxy) -> None:
+def test_the_base_url_works_without_v1(served: Proxy) -> None:
     http = httpx2.Client(trust_env=False)
     with OpenAI(base_url=served.url, api_key=served.key, http_client=http) as client:
         assert client.chat.completions.create(model="plain", messages=SAY_HI).choices
 
 
-def test_a_stream_comes_in_pieces(client: OpenAI) -> None:
+def test_a_stream_has_several_chunks(client: OpenAI) -> None:
     pieces = []
     with client.chat.completions.create(model="plain", messages=SAY_HI, stream=True) as stream:
         for chunk in stream:
@@ -96,7 +96,7 @@ def test_a_stream_comes_in_pieces(client: OpenAI) -> None:
     assert len([piece for piece in pieces if piece]) == 8
 
 
-def test_the_usage_of_a_stream_comes_when_asked_for(client: OpenAI, upstream: Upstream) -> None:
+def test_a_stream_has_usage_on_request(client: OpenAI, upstream: Upstream) -> None:
     stream = client.chat.completions.create(
         model="plain", messages=SAY_HI, stream=True, stream_options={"include_usage": True}
     )
@@ -129,7 +129,7 @@ def test_the_async_client_works_for_both_forms(served: Proxy) -> None:
     assert whole == streamed == " ".join(f"plain-{i}" for i in range(8))
 
 
-def test_tools_are_passed_and_their_calls_come_back(client: OpenAI, upstream: Upstream) -> None:
+def test_tools_are_sent_and_calls_returned(client: OpenAI, upstream: Upstream) -> None:
     answer = client.chat.completions.create(
         model="tooling", messages=SAY_HI, tools=[WEATHER, TIME], tool_choice="auto", parallel_tool_calls=True
     )
@@ -142,7 +142,7 @@ def test_tools_are_passed_and_their_calls_come_back(client: OpenAI, upstream: Up
     assert upstream.journal.bodies()[0]["tools"] == [WEATHER, TIME]
 
 
-def test_a_tool_conversation_travels_whole(client: OpenAI, upstream: Upstream) -> None:
+def test_a_tool_conversation_is_sent_unchanged(client: OpenAI, upstream: Upstream) -> None:
     first = client.chat.completions.create(model="tooling", messages=SAY_HI, tools=[WEATHER])
     call = first.choices[0].message
     assert call.tool_calls is not None
@@ -152,7 +152,7 @@ def test_a_tool_conversation_travels_whole(client: OpenAI, upstream: Upstream) -
     assert upstream.journal.bodies("plain")[0]["messages"][1:] == history
 
 
-def test_streamed_tool_calls_come_together(client: OpenAI) -> None:
+def test_streamed_tool_calls_are_assembled(client: OpenAI) -> None:
     names: dict[int, str] = {}
     arguments: dict[int, str] = {}
     stream = client.chat.completions.create(
@@ -190,7 +190,7 @@ def test_legacy_functions_work(client: OpenAI, streamed: bool) -> None:
     assert (name, json.loads(arguments)) == ("get_weather", {"city": "Oslo"})
 
 
-def test_several_choices_stay_apart(client: OpenAI) -> None:
+def test_several_choices_are_kept_apart(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="plain", messages=SAY_HI, n=3)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     texts = ["", "", ""]
@@ -208,7 +208,7 @@ def test_a_response_format_is_passed_on(client: OpenAI, upstream: Upstream) -> N
     assert upstream.journal.bodies()[0]["response_format"] == wanted
 
 
-def test_every_parameter_reaches_the_upstream_as_it_was_given(client: OpenAI, upstream: Upstream) -> None:
+def test_every_parameter_reaches_the_upstream_unchanged(client: OpenAI, upstream: Upstream) -> None:
     given = {
         "temperature": 0.25,
         "top_p": 0.5,
@@ -229,7 +229,7 @@ def test_every_parameter_reaches_the_upstream_as_it_was_given(client: OpenAI, up
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_reasoning_and_refusals_are_not_lost(client: OpenAI, streamed: bool) -> None:
+def test_reasoning_and_refusals_are_returned(client: OpenAI, streamed: bool) -> None:
     def said(model: str, field: str) -> str:
         made = client.chat.completions.create(model=model, messages=SAY_HI, stream=streamed)
         if not streamed:
@@ -265,7 +265,7 @@ def test_models_are_listed_in_file_order_without_disabled_ones(client: OpenAI) -
     assert caught.value.code == "model_not_found"
 
 
-def test_embeddings_come_in_both_encodings(client: OpenAI) -> None:
+def test_embeddings_are_returned_in_both_encodings(client: OpenAI) -> None:
     as_base64 = client.embeddings.create(model="embedding", input=["one", "three"])
     as_floats = client.embeddings.create(model="embedding", input=["one", "three"], encoding_format="float")
     assert [one.embedding for one in as_base64.data] == [one.embedding for one in as_floats.data]
@@ -285,7 +285,7 @@ def test_a_completion_fills_in_the_middle(client: OpenAI, upstream: Upstream, st
     assert (sent["prompt"], sent["suffix"], sent["max_tokens"]) == ("def f(", "return x", 9)
 
 
-def test_a_chat_only_model_is_no_candidate_for_a_completion(client: OpenAI, upstream: Upstream) -> None:
+def test_a_chat_only_model_is_not_a_candidate_for_completions(client: OpenAI, upstream: Upstream) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         client.completions.create(model="plain", prompt="x", suffix="y")
     assert caught.value.status_code in (400, 404)
@@ -305,7 +305,7 @@ def test_a_chat_only_model_is_no_candidate_for_a_completion(client: OpenAI, upst
         ("down", openai.InternalServerError, "upstream_error"),
     ],
 )
-def test_errors_are_the_sdks_classes_and_are_not_repeated(
+def test_errors_raise_the_sdks_classes_and_are_not_retried(
     client: OpenAI, calls: list[httpx2.Request], model: str, kind: type, code: str, streamed: bool
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -315,26 +315,26 @@ def test_errors_are_the_sdks_classes_and_are_not_repeated(
     assert len(calls) == 1
 
 
-def test_an_upstreams_reason_for_rejecting_is_told(client: OpenAI) -> None:
+def test_an_upstreams_reason_for_a_rejection_is_shown(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="Temperature is too hot"):
         client.chat.completions.create(model="rejecting", messages=SAY_HI)
 
 
-def test_a_wrong_key_is_an_authentication_error(client: OpenAI, calls: list[httpx2.Request]) -> None:
+def test_an_invalid_key_is_an_authentication_error(client: OpenAI, calls: list[httpx2.Request]) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
         client.with_options(api_key="sk-wrong").chat.completions.create(model="plain", messages=SAY_HI)
     assert caught.value.code == "invalid_api_key"
     assert len(calls) == 1
 
 
-def test_a_busy_upstream_is_a_rate_limit_with_a_time_to_wait(client: OpenAI) -> None:
+def test_an_upstream_rate_limit_has_a_retry_after(client: OpenAI) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         client.with_options(max_retries=0).chat.completions.create(model="busy", messages=SAY_HI)
     assert caught.value.code == "upstream_rate_limited"
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 7
 
 
-def test_a_cut_stream_raises_after_what_was_said(client: OpenAI) -> None:
+def test_a_cut_stream_raises_after_the_received_text(client: OpenAI) -> None:
     stream = client.chat.completions.create(model="cut", messages=SAY_HI, stream=True)
     pieces: list[str] = []
     with pytest.raises(openai.APIError) as caught:

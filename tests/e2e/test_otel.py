@@ -133,7 +133,7 @@ def test_a_request_and_its_attempts_are_spans_in_the_clients_trace(
     assert not [word for word in (b"CANARY", one.key.encode(), b"sk-upstream-secret") if word in sent]
 
 
-def test_a_failure_is_an_errors_span_of_a_trace_of_its_own(
+def test_a_failed_request_is_an_error_span_in_its_own_trace(
     proxy: ProxyFactory, upstream: Upstream, collector: Collector
 ) -> None:
     one = proxy(config(upstream.model("down", "status=500")), env=collector.env)
@@ -145,7 +145,7 @@ def test_a_failure_is_an_errors_span_of_a_trace_of_its_own(
     assert len(children) == 2
 
 
-def test_spans_that_wait_are_sent_at_shutdown(
+def test_queued_spans_are_sent_at_shutdown(
     proxy: ProxyFactory, upstream: Upstream, collector: Collector
 ) -> None:
     env = {**collector.env, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_SERVICE_NAME": "gateway-east"}
@@ -157,7 +157,7 @@ def test_spans_that_wait_are_sent_at_shutdown(
     assert collector.services == {"gateway-east"}
 
 
-def test_a_collector_that_is_down_costs_nothing(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_an_unreachable_collector_does_not_affect_requests(proxy: ProxyFactory, upstream: Upstream) -> None:
     env = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
@@ -168,7 +168,7 @@ def test_a_collector_that_is_down_costs_nothing(proxy: ProxyFactory, upstream: U
     assert one.stop() == 0
 
 
-def test_nothing_is_imported_where_nobody_asked() -> None:
+def test_opentelemetry_is_not_imported_unless_configured() -> None:
     program = "import sys, codellama_proxy.server; print([m for m in sys.modules if 'opentelemetry' in m])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

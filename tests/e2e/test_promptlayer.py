@@ -79,7 +79,7 @@ def waiting(one: Proxy) -> int:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_arrives_whole(served: Proxy, service: PromptLayer, stream: bool) -> None:
+def test_a_request_is_recorded_completely(served: Proxy, service: PromptLayer, stream: bool) -> None:
     metadata = {
         "team": "blue",
         "level": 7,
@@ -119,7 +119,9 @@ def test_a_request_arrives_whole(served: Proxy, service: PromptLayer, stream: bo
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_call_arrives_put_together(served: Proxy, service: PromptLayer, stream: bool) -> None:
+def test_a_streamed_tool_call_is_recorded_assembled(
+    served: Proxy, service: PromptLayer, stream: bool
+) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
     answer = served.chat(model="caller", stream=stream, tools=tools)
     record = service.record(answer.headers["x-request-id"])
@@ -132,9 +134,7 @@ def test_a_tool_call_arrives_put_together(served: Proxy, service: PromptLayer, s
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
-    caching: Proxy, service: PromptLayer, stream: bool
-) -> None:
+def test_a_cached_answer_is_recorded_as_cached(caching: Proxy, service: PromptLayer, stream: bool) -> None:
     prompt = f"same, streamed: {stream}"
     first, again = caching.chat(prompt=prompt), caching.chat(prompt=prompt, stream=stream)
     assert again.headers["x-proxy-cache"] == "hit"
@@ -145,7 +145,7 @@ def test_an_answer_from_the_cache_is_tracked_as_what_it_is(
     assert kept["status"] == "SUCCESS"
 
 
-def test_completions_and_embeddings_arrive_too(served: Proxy, service: PromptLayer) -> None:
+def test_completions_and_embeddings_are_recorded(served: Proxy, service: PromptLayer) -> None:
     bodies = {"/v1/completions": {"prompt": "def f("}, "/v1/embeddings": {"model": "vectors", "input": "x"}}
     for path, body in bodies.items():
         answer = served.client.post(path, json={"model": "fill", **body}, headers=served.auth)
@@ -157,7 +157,7 @@ def test_completions_and_embeddings_arrive_too(served: Proxy, service: PromptLay
         assert [block["text"] for block in record["output"]["content"]] == said
 
 
-def test_headers_may_name_tags_and_template(served: Proxy, service: PromptLayer) -> None:
+def test_headers_may_set_tags_and_template(served: Proxy, service: PromptLayer) -> None:
     headers = {
         **served.auth,
         "x-promptlayer-tags": "a, b",
@@ -170,7 +170,7 @@ def test_headers_may_name_tags_and_template(served: Proxy, service: PromptLayer)
     assert (record["prompt_name"], record["prompt_version_number"]) == ("greeting", 2)
 
 
-def test_failures_are_errors_and_rescued_ones_warnings(served: Proxy, service: PromptLayer) -> None:
+def test_failures_are_errors_and_fallbacks_are_warnings(served: Proxy, service: PromptLayer) -> None:
     failed, rescued = served.chat(model="down"), served.chat(model="busy")
     assert (failed.status_code, rescued.status_code) == (502, 200)
     error = service.record(failed.headers["x-request-id"])
@@ -195,7 +195,7 @@ def test_without_content_only_counts_are_sent(
     assert said not in str(record)
 
 
-def test_nothing_is_lost_to_a_crash_between_the_answer_and_its_delivery(
+def test_no_record_is_lost_in_a_crash_before_delivery(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
     own_service.behave(status=503)
@@ -210,7 +210,7 @@ def test_nothing_is_lost_to_a_crash_between_the_answer_and_its_delivery(
     until(lambda: waiting(one) == 0, "the outbox is empty")
 
 
-def test_what_waits_is_delivered_at_shutdown(
+def test_waiting_records_are_delivered_at_shutdown(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
     own_service.behave(delay=0.05)
@@ -223,7 +223,7 @@ def test_what_waits_is_delivered_at_shutdown(
 @pytest.mark.parametrize(
     "trouble", [{"status": 500}, {"status": 429, "retry_after": 1}, {"status": 401}, {"delay": 30}], ids=str
 )
-def test_a_service_in_trouble_costs_requests_nothing_and_catches_up(
+def test_a_failing_service_does_not_affect_requests_and_catches_up(
     served: Proxy, service: PromptLayer, trouble: dict[str, Any]
 ) -> None:
     service.behave(**trouble)
@@ -238,7 +238,7 @@ def test_a_service_in_trouble_costs_requests_nothing_and_catches_up(
         service.record(request_id, within=20)
 
 
-def test_a_service_that_is_down_is_told_everything_when_it_is_back(
+def test_every_record_is_delivered_after_an_outage(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
     own_service.stop()
@@ -252,7 +252,7 @@ def test_a_service_that_is_down_is_told_everything_when_it_is_back(
     assert len(warnings) == 1
 
 
-def test_a_record_that_cannot_be_read_is_given_up_and_counted(served: Proxy, service: PromptLayer) -> None:
+def test_a_rejected_record_is_dropped_and_counted(served: Proxy, service: PromptLayer) -> None:
     before = dropped(served)
     service.behave(status=422)
     served.chat()
@@ -266,7 +266,7 @@ def dropped(one: Proxy) -> float:
     return float(re.findall(r"^proxy_tracking_dropped_total (\S+)$", page, re.MULTILINE)[0])
 
 
-def test_without_a_key_nothing_is_sent_or_kept(
+def test_without_a_key_nothing_is_sent_or_stored(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream
 ) -> None:
     one = proxy(
@@ -287,7 +287,7 @@ def test_without_a_key_nothing_is_sent_or_kept(
 # --- scores ------------------------------------------------------------------------------------------------
 
 
-def test_a_score_follows_its_request(served: Proxy, service: PromptLayer) -> None:
+def test_a_score_is_sent_after_its_request(served: Proxy, service: PromptLayer) -> None:
     service.behave(status=503)
     request_id = served.chat().headers["x-request-id"]
     body = {"request_id": request_id, "score": 90, "name": "helpful", "metadata": {"by": "bob", "n": 2}}
@@ -335,7 +335,7 @@ def test_only_the_requests_project_and_the_administrator_may_score_it(
     ],
     ids=str,
 )
-def test_a_bad_score_is_refused(shared: Proxy, change: dict[str, Any], code: str) -> None:
+def test_an_invalid_score_is_refused(shared: Proxy, change: dict[str, Any], code: str) -> None:
     body = {"request_id": "req_1", "score": 50, **change}
     answer = shared.client.post("/feedback", json=body, headers=shared.auth)
     assert answer.status_code == 400
@@ -345,7 +345,7 @@ def test_a_bad_score_is_refused(shared: Proxy, change: dict[str, Any], code: str
 # --- secrets -----------------------------------------------------------------------------------------------
 
 
-def test_no_secret_leaves_its_place(
+def test_records_contain_no_secret(
     proxy: ProxyFactory, own_service: PromptLayer, upstream: Upstream, tmp_path: Path
 ) -> None:
     one = tracked(

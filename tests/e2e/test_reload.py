@@ -58,7 +58,7 @@ def asked(served: Proxy, **body: Any) -> Mapping[str, str]:
     return answer.headers
 
 
-def test_the_digest_is_the_installations_own_and_survives_a_restart(
+def test_the_digest_is_keyed_per_installation_and_survives_a_restart(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     served, other = proxy(first(upstream)), proxy(first(upstream))
@@ -75,9 +75,7 @@ def test_the_digest_is_the_installations_own_and_survives_a_restart(
     assert readiness(served)["digest"] == digest
 
 
-def test_models_are_added_reordered_and_removed_by_saving_the_file(
-    proxy: ProxyFactory, upstream: Upstream
-) -> None:
+def test_saving_the_file_adds_reorders_and_removes_models(proxy: ProxyFactory, upstream: Upstream) -> None:
     model = upstream.model
     served = proxy(first(upstream))
     at_start = asked(served)
@@ -99,7 +97,7 @@ def test_models_are_added_reordered_and_removed_by_saving_the_file(
     assert "sk-upstream-secret" not in served.log()
 
 
-def test_a_broken_file_changes_nothing_and_is_reported(served: Proxy, upstream: Upstream) -> None:
+def test_an_invalid_file_changes_nothing_and_is_reported(served: Proxy, upstream: Upstream) -> None:
     before = readiness(served)
     assert not before["error"]
     served.save("models:\n  - name: x\n    provider: mock\n    wieght: 2\n")
@@ -123,7 +121,7 @@ def test_a_missing_file_changes_nothing(served: Proxy, upstream: Upstream) -> No
     assert asked(served)["x-proxy-model"] == "back"
 
 
-def test_a_stream_ends_on_the_configuration_it_began_with(served: Proxy, upstream: Upstream) -> None:
+def test_a_stream_keeps_the_configuration_it_started_with(served: Proxy, upstream: Upstream) -> None:
     rewrite(served, config(upstream.model("streaming", "gate=2")))
     body = {"model": "streaming", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     with Wire(served.port) as wire:
@@ -157,12 +155,12 @@ def test_counters_survive_a_reload(proxy: ProxyFactory, upstream: Upstream) -> N
     assert asked(served)["x-proxy-model"] == "two"
 
 
-def test_health_tells_what_the_last_reload_changed(served: Proxy, upstream: Upstream) -> None:
+def test_health_shows_what_the_last_reload_changed(served: Proxy, upstream: Upstream) -> None:
     rewrite(served, config(upstream.model("old"), upstream.model("other"), upstream.model("third")))
     assert served.admin("GET", "/health").json()["config"]["changes"] == ["models: +third"]
 
 
-def test_a_start_on_a_broken_file_is_refused_unless_the_last_good_one_is_asked_for(
+def test_a_start_with_an_invalid_file_needs_on_invalid_last_good(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     def named(name: str) -> str:

@@ -80,7 +80,7 @@ def replaced(before: str, now: dict[str, Any]) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
 @pytest.mark.timeout(170)
-def test_a_storm_of_reloads_costs_no_request_no_memory_and_no_descriptor(
+def test_many_reloads_fail_no_request_and_leak_no_memory_or_descriptor(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     def good(number: int) -> str:

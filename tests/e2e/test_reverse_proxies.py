@@ -157,14 +157,16 @@ CODED = {"content-length": "", "transfer-encoding": "chunked"}
 
 
 @pytest.mark.parametrize("offer", [{}, OFFER, {"connection": "upgrade", "upgrade": "websocket"}])
-def test_a_body_arrives(front: Front, served: Proxy, upstream: Upstream, offer: dict[str, str]) -> None:
+def test_bodies_pass_through_the_reverse_proxy(
+    front: Front, served: Proxy, upstream: Upstream, offer: dict[str, str]
+) -> None:
     for framing, body in (({}, chat("plain")), (CODED, chunked(chat("plain"), b"X-Sum: 1\r\n"))):
         data = sent(CHAT, body, **served.auth, **offer, **framing)
         assert front.ask(data).status == 200
     assert asked(upstream) == ["plain", "plain"]
 
 
-def test_what_a_stranger_hides_in_a_body_is_nobodys_request(
+def test_a_request_smuggled_in_a_body_is_not_executed(
     front: Front, served: Proxy, upstream: Upstream
 ) -> None:
     hidden = request(CHAT, chat("hidden"), **served.auth)
@@ -200,13 +202,13 @@ def read_one(connection: socket.socket) -> int:
     return int(head.split()[1])
 
 
-def test_a_request_that_is_too_large_is_told_so(front: Front, served: Proxy) -> None:
+def test_a_too_large_request_gets_its_413(front: Front, served: Proxy) -> None:
     answer = front.ask(sent(CHAT, b" " * (LIMIT + 500_000), **served.auth))
     assert answer.status == 413
     assert answer.error()["code"] == "request_too_large"
 
 
-def test_a_stream_passes_as_it_comes(front: Front, served: Proxy) -> None:
+def test_a_stream_is_not_buffered(front: Front, served: Proxy) -> None:
     body = json.dumps({"stream": True, "messages": [{"role": "user", "content": "x"}]}).encode()
     with front.connection() as wire:
         lines = list(wire.send(sent(CHAT, body, **served.auth)).lines())

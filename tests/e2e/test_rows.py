@@ -76,9 +76,7 @@ def billed(row: Mapping[str, Any]) -> Decimal:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("model", KINDS)
-def test_a_row_is_the_upstreams_own_count(
-    served: Proxy, upstream: Upstream, model: str, streamed: bool
-) -> None:
+def test_a_row_has_the_reported_usage(served: Proxy, upstream: Upstream, model: str, streamed: bool) -> None:
     tools = {"tools": [{"type": "function", "function": {"name": "f"}}]} if model == "tooling" else {}
     answer = served.chat({"model": model, "stream": streamed, "user": "someone", **tools})
     assert answer.status_code == 200
@@ -108,7 +106,7 @@ def test_a_row_is_the_upstreams_own_count(
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", ODD)
-def test_usage_that_makes_no_sense_is_estimated(served: Proxy, name: str, streamed: bool) -> None:
+def test_implausible_usage_is_replaced_by_an_estimate(served: Proxy, name: str, streamed: bool) -> None:
     answer = served.chat({"model": f"odd-{name}", "stream": streamed})
     assert answer.status_code == 200
     row = served.row(answer.headers["x-request-id"])
@@ -121,7 +119,7 @@ def test_usage_that_makes_no_sense_is_estimated(served: Proxy, name: str, stream
 @pytest.mark.parametrize(
     ("model", "status", "http_status"), [("failing", "error", 502), ("rejecting", "error", 400)]
 )
-def test_a_failed_request_leaves_a_row_that_costs_nothing_it_did_not_use(
+def test_a_failed_request_has_a_row_with_only_its_actual_cost(
     served: Proxy, model: str, status: str, http_status: int
 ) -> None:
     answer = served.chat(model=model)
@@ -130,7 +128,7 @@ def test_a_failed_request_leaves_a_row_that_costs_nothing_it_did_not_use(
     assert row["attempts"]
 
 
-def test_a_cut_stream_is_booked_for_what_was_delivered(served: Proxy) -> None:
+def test_a_cut_stream_is_booked_for_the_delivered_part(served: Proxy) -> None:
     answer = served.chat(model="cut", stream=True)
     row = served.row(answer.headers["x-request-id"])
     assert row["status"] == "error"
@@ -139,7 +137,7 @@ def test_a_cut_stream_is_booked_for_what_was_delivered(served: Proxy) -> None:
     assert row["cost_usd"] > 0
 
 
-def test_free_is_zero_and_not_unknown(served: Proxy) -> None:
+def test_a_free_model_costs_zero_and_not_null(served: Proxy) -> None:
     answer = served.chat(model="free")
     assert served.row(answer.headers["x-request-id"])["cost_usd"] == 0
 
@@ -151,13 +149,13 @@ def test_an_unknown_price_is_null_and_not_zero(served: Proxy) -> None:
     assert grouped["data"][0]["unpriced_requests"] >= 1
 
 
-def test_a_failed_try_is_not_billed_twice(served: Proxy, upstream: Upstream) -> None:
+def test_a_retried_request_is_billed_once(served: Proxy, upstream: Upstream) -> None:
     answer = served.chat(model="costly-try")
     row = served.row(answer.headers["x-request-id"])
     assert billed(row) == cost(upstream.journal.usages("plain")[0])
 
 
-def test_embeddings_are_booked_too(served: Proxy, upstream: Upstream) -> None:
+def test_embeddings_are_booked(served: Proxy, upstream: Upstream) -> None:
     answer = served.client.post(
         "/v1/embeddings", json={"model": "embedding", "input": "x"}, headers=served.auth
     )
@@ -168,7 +166,7 @@ def test_embeddings_are_booked_too(served: Proxy, upstream: Upstream) -> None:
     assert billed(row) == cost(usage)
 
 
-def test_many_at_once_add_up(served: Proxy, upstream: Upstream) -> None:
+def test_concurrent_requests_add_up(served: Proxy, upstream: Upstream) -> None:
     key = served.new_key("crowd")["key"]
     headers = {"authorization": f"Bearer {key}"}
 
@@ -220,7 +218,7 @@ def test_rows_are_filtered_and_paged(served: Proxy) -> None:
         assert served.admin("GET", "/spend/logs", params=bad).status_code == 400
 
 
-def test_one_request_can_be_looked_up_by_its_own_project_only(served: Proxy) -> None:
+def test_a_request_is_visible_only_to_its_project(served: Proxy) -> None:
     answer = served.chat(model="plain")
     path = f"/requests/{answer.headers['x-request-id']}"
     served.row(answer.headers["x-request-id"])
@@ -230,7 +228,7 @@ def test_one_request_can_be_looked_up_by_its_own_project_only(served: Proxy) -> 
     assert served.client.get(path, headers=other).status_code == 404
 
 
-def test_every_answer_has_a_log_line_without_content(served: Proxy) -> None:
+def test_every_request_has_a_log_line_without_content(served: Proxy) -> None:
     answer = served.chat(model="plain", prompt="a very secret question")
     number = answer.headers["x-request-id"]
     line = until(lambda: [line for line in served.log_lines() if number in json.dumps(line)], "the log line")[
@@ -241,13 +239,13 @@ def test_every_answer_has_a_log_line_without_content(served: Proxy) -> None:
     assert "default" in json.dumps(line)
 
 
-def test_the_books_balance(served: Proxy) -> None:
+def test_the_ledger_reconciles(served: Proxy) -> None:
     until(lambda: not served.rows(status="held"), "nothing held")
     done = keys(served.database, "reconcile")
     assert done.returncode == 0
 
 
-def test_kill_9_loses_no_row_and_frees_every_hold(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_sigkill_loses_no_row_and_releases_every_hold(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(
         upstream.model("plain", price=PRICE),
         upstream.model("hanging", "hang", price=PRICE),

@@ -233,7 +233,7 @@ def test_no_answer_repeats_a_secret(served: Proxy) -> None:
         assert leaks(answer.text) == []
 
 
-def test_who_asks_is_not_told_to_another_who_waits_for_the_same_answer(served: Proxy) -> None:
+def test_an_upstream_error_does_not_reveal_user_or_metadata(served: Proxy) -> None:
     who = {"user": "alice@tenant-one.example", "metadata": {"ticket": "TICKET-48151623"}}
     for streamed in (False, True):
         answer = served.chat({"model": "openai_compatible-whole400", "stream": streamed, **who})
@@ -242,14 +242,14 @@ def test_who_asks_is_not_told_to_another_who_waits_for_the_same_answer(served: P
         assert "48151623" not in answer.text
 
 
-def test_the_callers_fault_is_still_told(served: Proxy) -> None:
+def test_client_errors_keep_their_message(served: Proxy) -> None:
     answer = served.chat(model="openai_compatible-whole400")
     error = answer.json()["error"]
     assert "application/json" in error["message"], "what is no secret stays"
     assert "[removed]" in error["param"]
 
 
-def test_nothing_that_shows_the_configuration_or_its_use_shows_one(served: Proxy) -> None:
+def test_no_endpoint_shows_a_secret(served: Proxy) -> None:
     shown = {
         "health": served.admin("GET", "/health").text,
         "readiness": served.client.get("/health/readiness").text,
@@ -262,7 +262,7 @@ def test_nothing_that_shows_the_configuration_or_its_use_shows_one(served: Proxy
     assert {name: leaks(text) for name, text in shown.items() if leaks(text)} == {}
 
 
-def test_reloads_good_and_bad_show_none(served: Proxy, echo: str) -> None:
+def test_reloads_log_no_secret(served: Proxy, echo: str) -> None:
     prompt = str(served.env["PROMPT_FILE"])
     before = served.client.get("/health/readiness").json()["config"]["digest"]
     models = [
@@ -314,7 +314,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_the_commands_show_none(served: Proxy, echo: str, command: tuple[str, ...]) -> None:
+def test_commands_print_no_secret(served: Proxy, echo: str, command: tuple[str, ...]) -> None:
     here = served.database.parent
     prompt = str(served.env["PROMPT_FILE"])
     few = [one for one in entries(echo) if "400" in one["name"] or "400" in one["base_url"]]
@@ -337,7 +337,7 @@ def test_the_commands_show_none(served: Proxy, echo: str, command: tuple[str, ..
     assert leaks(shown) == []
 
 
-def test_what_is_kept_on_disk_has_none(proxy: ProxyFactory, echo: str, tmp_path: Any) -> None:
+def test_files_contain_no_secret(proxy: ProxyFactory, echo: str, tmp_path: Any) -> None:
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(PROMPT)
     models = [one for one in entries(echo) if one["name"] != "literal"]

@@ -69,7 +69,7 @@ def books(served: Proxy) -> dict[str, dict[str, Any]]:
     return {row["model_requested"]: row for row in rows}
 
 
-def test_who_is_being_served_is_served_to_the_end(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_running_requests_are_completed(proxy: ProxyFactory, upstream: Upstream) -> None:
     served = proxy(config(upstream.model("open", "gate=2"), upstream.model("late", "delay=0.6")))
     with ExitStack() as stack:
         streams = [stack.enter_context(Wire(served.port)) for _ in range(10)]
@@ -97,7 +97,7 @@ def readiness(wire: Wire) -> tuple[int, str]:
     return reply.status, json.loads(reply.body)["status"]
 
 
-def test_before_the_drain_readiness_says_no_and_requests_are_served(
+def test_during_the_drain_delay_readiness_fails_and_requests_are_served(
     proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     served = proxy(config(upstream.model("open", "gate=2"), server={"drain_delay": "3s"}))
@@ -120,7 +120,7 @@ def test_before_the_drain_readiness_says_no_and_requests_are_served(
         assert ended(served, 20) in TERM_CODES
 
 
-def test_a_second_signal_does_not_wait_for_the_delay(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_second_signal_skips_the_drain_delay(proxy: ProxyFactory, upstream: Upstream) -> None:
     served = proxy(config(upstream.model("waiting", "gate=2"), server={"drain_delay": "1m"}))
     with Wire(served.port) as wire:
         wire.send(ask(served, "waiting", stream=True))
@@ -133,7 +133,7 @@ def test_a_second_signal_does_not_wait_for_the_delay(proxy: ProxyFactory, upstre
         assert ended(served, 20) in TERM_CODES
 
 
-def test_when_the_drain_is_over_everybody_hears_it(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_streams_end_with_an_error_when_the_drain_is_over(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(
         upstream.model("endless", "gate=2"),
         upstream.model("hanging", "hang"),
@@ -172,7 +172,7 @@ def test_when_the_drain_is_over_everybody_hears_it(proxy: ProxyFactory, upstream
     assert all(row["cost_usd"] > 0 for row in rows.values())
 
 
-def test_a_second_signal_ends_it_at_once(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_second_signal_ends_the_drain(proxy: ProxyFactory, upstream: Upstream) -> None:
     served = proxy(config(upstream.model("waiting", "gate=2"), upstream.model("hanging", "hang")))
     with ExitStack() as stack:
         stream = stack.enter_context(Wire(served.port)).send(ask(served, "waiting", stream=True))
@@ -191,7 +191,7 @@ def test_a_second_signal_ends_it_at_once(proxy: ProxyFactory, upstream: Upstream
     assert "crash_estimate" not in {row["basis"] for row in rows.values()}
 
 
-def test_without_anybody_there_it_ends_at_once(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_an_idle_server_stops_immediately(proxy: ProxyFactory, upstream: Upstream) -> None:
     served = proxy(config(upstream.model("plain")))
     began = told(served)
     assert ended(served, 20) in TERM_CODES
@@ -199,7 +199,7 @@ def test_without_anybody_there_it_ends_at_once(proxy: ProxyFactory, upstream: Up
     assert not Path(f"{served.database}-wal").exists() or not Path(f"{served.database}-wal").stat().st_size
 
 
-def test_slow_senders_do_not_hold_it_up(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_slow_senders_do_not_delay_shutdown(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(upstream.model("plain"), server={"drain": "600ms"})
     served = proxy(text, module="tests.support.short_timeout_server", env={"PYTHONPATH": str(ROOT)})
     with Wire(served.port) as head, Wire(served.port) as body:
@@ -261,7 +261,7 @@ class Traffic:
                 self.complete.append(user)
 
 
-def test_kill_9_under_traffic_forgets_nothing(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_sigkill_under_traffic_loses_no_acknowledged_row(proxy: ProxyFactory, upstream: Upstream) -> None:
     text = config(
         upstream.model("plain"),
         *(upstream.model(name, script, fallbacks=["plain"]) for name, script in SCRIPTS.items()),
@@ -325,7 +325,7 @@ def price(usage: dict[str, int]) -> float:
     return (usage["prompt_tokens"] * PRICE["input"] + usage["completion_tokens"] * PRICE["output"]) / 1e6
 
 
-def test_a_stdout_that_is_not_read_does_not_hold_it_up(tmp_path: Path) -> None:
+def test_an_unread_stdout_does_not_delay_shutdown(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text(config({"name": "m", "provider": "mock"}))
     port, headers = free_port(), {"authorization": f"Bearer {ADMIN}"}
     command = [sys.executable, "-m", "codellama_proxy", "serve", "--port", str(port)]

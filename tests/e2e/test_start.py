@@ -110,7 +110,7 @@ def read(terminal: int) -> str:
     return shown.decode()
 
 
-def test_the_first_start_on_a_terminal_makes_a_key_and_a_line_to_paste(tmp_path: Path) -> None:
+def test_the_first_start_on_a_terminal_prints_a_key_and_a_curl_command(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text(config(MOCK))
     port = free_port()
     with on_a_terminal(tmp_path, port) as terminal:
@@ -128,7 +128,7 @@ def test_the_first_start_on_a_terminal_makes_a_key_and_a_line_to_paste(tmp_path:
         assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", read(terminal)), "only once"
 
 
-def test_without_a_terminal_it_says_how_to_make_a_key_what_answers_and_whose_the_database_is(
+def test_without_a_terminal_the_start_logs_how_to_create_a_key_the_models_and_the_database(
     tmp_path: Path,
 ) -> None:
     keyless = {"name": "gpt-4", "provider": "openai", "model": "gpt-4.1", "api_key": "${OPENAI_API_KEY}"}
@@ -144,7 +144,7 @@ def test_without_a_terminal_it_says_how_to_make_a_key_what_answers_and_whose_the
     assert "Traceback" not in said
 
 
-def test_the_shipped_configuration_starts_as_it_is_and_the_mock_answers(proxy: ProxyFactory) -> None:
+def test_the_shipped_configuration_starts_with_the_mock(proxy: ProxyFactory) -> None:
     served = proxy((ROOT / "proxy.yaml").read_text())
     for streamed in (False, True):
         answer = served.chat(stream=streamed)
@@ -161,14 +161,14 @@ def test_the_shipped_configuration_starts_as_it_is_and_the_mock_answers(proxy: P
         ("", r"proxy\.yaml:1:1: .*models"),
     ],
 )
-def test_a_bad_file_is_refused_before_the_port_is_bound(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_refused_before_the_port_is_bound(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "proxy.yaml").write_text(text)
     code, said = refused(tmp_path)
     assert code == 1
     assert re.search(message, said), said
 
 
-def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_a_message(tmp_path: Path) -> None:
     code, said = refused(tmp_path)
     assert code == 1
     assert "proxy.yaml" in said
@@ -182,14 +182,14 @@ def test_a_short_master_key_is_refused(tmp_path: Path) -> None:
     assert "changeme" not in said
 
 
-def test_a_taken_port_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text(config(MOCK))
     code, said = refused(tmp_path)
     assert code != 0
     assert re.search(r"127\.0\.0\.1.*\d{4,5}|port", said), said
 
 
-def test_check_prints_every_problem_with_its_place(tmp_path: Path) -> None:
+def test_check_prints_every_error_with_its_position(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text("models:\n  - name: a\n    provider: opnai\n    wieght: 1\n")
     done = subprocess.run(
         [sys.executable, "-m", "codellama_proxy", "check", "proxy.yaml"],
@@ -205,7 +205,7 @@ def test_check_prints_every_problem_with_its_place(tmp_path: Path) -> None:
     assert re.search(r"^proxy\.yaml:4:\d+: .*weight", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_stopping_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_stop_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstream: Upstream) -> None:
     served = proxy(config(upstream.model("last-words", "gate=2")))
     body = {"model": "last-words", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     with Wire(served.port) as wire:
@@ -224,7 +224,7 @@ def test_stopping_lets_a_stream_finish_and_books_it(proxy: ProxyFactory, upstrea
     assert row["basis"] == "exact"
 
 
-def test_a_server_may_have_nobody_to_chat_with(proxy: ProxyFactory, upstream: Upstream) -> None:
+def test_a_server_may_have_no_chat_model(proxy: ProxyFactory, upstream: Upstream) -> None:
     one = proxy(config(upstream.model("vectors", mode="embedding")))
     until(lambda: "No model serves chat" in one.log(), "a word about it")
     assert one.chat().status_code == 404

@@ -104,7 +104,7 @@ def test_the_first_chunk_arrives_before_the_upstream_has_sent_its_last(
     assert text(whole) == " ".join(f"gated-{i}" for i in range(8))
 
 
-def test_one_stream_is_one_answer(served: Proxy) -> None:
+def test_a_stream_has_one_id_and_one_model(served: Proxy) -> None:
     *chunks, done = stream(served, "plain")
     assert done == "[DONE]"
     found = [json.loads(chunk) for chunk in chunks]
@@ -117,7 +117,7 @@ def test_one_stream_is_one_answer(served: Proxy) -> None:
 
 
 @pytest.mark.parametrize("asked", [None, False, True])
-def test_usage_is_shown_only_when_asked_for_but_always_asked_of_the_upstream(
+def test_usage_is_always_requested_upstream_but_shown_only_on_request(
     served: Proxy, upstream: Upstream, asked: bool | None
 ) -> None:
     more = {} if asked is None else {"stream_options": {"include_usage": asked}}
@@ -129,7 +129,7 @@ def test_usage_is_shown_only_when_asked_for_but_always_asked_of_the_upstream(
 
 
 @pytest.mark.parametrize("how", ODD)
-def test_odd_but_right_streams_say_the_same(served: Proxy, how: str) -> None:
+def test_unusual_but_valid_streams_have_the_same_content(served: Proxy, how: str) -> None:
     label = f"odd-{ODD.index(how)}"
     data = stream(served, label)
     assert text(data) == " ".join(f"{label}-{i}" for i in range(8))
@@ -137,14 +137,14 @@ def test_odd_but_right_streams_say_the_same(served: Proxy, how: str) -> None:
     assert data[-1] == "[DONE]"
 
 
-def test_text_that_looks_like_a_protocol_stays_text(served: Proxy) -> None:
+def test_text_that_looks_like_sse_stays_text(served: Proxy) -> None:
     data = stream(served, "hard")
     assert text(data) == HARD_TEXT
     assert data[-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("how", CUT)
-def test_after_the_first_token_a_failure_is_one_error_event_and_no_done(
+def test_a_failure_after_the_first_token_is_one_error_event_without_done(
     served: Proxy, upstream: Upstream, how: str
 ) -> None:
     label = f"cut-{CUT.index(how)}"
@@ -156,14 +156,14 @@ def test_after_the_first_token_a_failure_is_one_error_event_and_no_done(
     assert upstream.journal.models() == [label], "nothing else may continue a stream that began"
 
 
-def test_an_event_too_large_to_hold_ends_the_stream(served: Proxy, upstream: Upstream) -> None:
+def test_an_oversized_event_ends_the_stream(served: Proxy, upstream: Upstream) -> None:
     *chunks, last = stream(served, "swollen")
     assert text(chunks) == "swollen-0 "
     assert json.loads(last)["error"]["code"]
     assert upstream.journal.models() == ["swollen"]
 
 
-def test_a_streams_head_says_what_it_is_and_who_serves(served: Proxy) -> None:
+def test_stream_headers_name_type_and_deployment(served: Proxy) -> None:
     with Wire(served.port) as wire:
         reply = wire.send(ask(served, "plain")).reply()
     assert reply.headers["content-type"].startswith("text/event-stream")
@@ -173,7 +173,7 @@ def test_a_streams_head_says_what_it_is_and_who_serves(served: Proxy) -> None:
     assert reply.headers["x-request-id"]
 
 
-def test_a_connection_serves_again_after_a_stream(served: Proxy) -> None:
+def test_a_connection_is_reusable_after_a_stream(served: Proxy) -> None:
     with Wire(served.port) as wire:
         first = wire.send(ask(served, "plain")).reply()
         second = wire.send(ask(served, "plain")).reply()
@@ -181,7 +181,7 @@ def test_a_connection_serves_again_after_a_stream(served: Proxy) -> None:
     assert second.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_upstream_headers_pass_by_allow_list_only(served: Proxy) -> None:
+def test_only_allow_listed_upstream_headers_are_passed_on(served: Proxy) -> None:
     with Wire(served.port) as wire:
         reply = wire.send(ask(served, f"odd-{ODD.index('bad_headers')}")).reply()
     leaked = {"set-cookie", "x-goog-api-key", "x-debug", "proxy-authenticate"} & reply.headers.keys()

@@ -109,7 +109,7 @@ CLIENTS: list[Callable[[Proxy, bytes], Reply]] = [
 
 @pytest.mark.parametrize("size", [LIMIT + 1, LIMIT + 100_000, LIMIT + MORE - 100_000])
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
-def test_a_body_over_the_limit(served: Proxy, client: Any, size: int) -> None:
+def test_a_body_over_the_limit_gets_a_413(served: Proxy, client: Any, size: int) -> None:
     program = client.__name__.partition("_")[0]
     if program in ("curl", "node") and shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
@@ -117,13 +117,13 @@ def test_a_body_over_the_limit(served: Proxy, client: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/key/generate", "/v1/embeddings", "/v1/feedback"])
-def test_every_endpoint_reads_on(served: Proxy, path: str) -> None:
+def test_every_endpoint_reads_the_rest_of_the_body(served: Proxy, path: str) -> None:
     with Wire(served.port) as wire:
         wire.socket.sendall(request(path, b" " * (2 << 20), authorization="Bearer test-master-key-0001"))
         assert wire.reply().status in (401, 413)
 
 
-def test_other_refusals_are_read_too(served: Proxy) -> None:
+def test_other_refusals_read_the_rest_of_the_body(served: Proxy) -> None:
     with Wire(served.port) as wire:
         wire.socket.sendall(request(CHAT, body_of(LIMIT + MORE // 2), authorization="Bearer sk-nobody"))
         refused(wire.reply(), 401, "invalid_api_key")
@@ -131,7 +131,7 @@ def test_other_refusals_are_read_too(served: Proxy) -> None:
         assert wire.reply("GET").status == 200, "the next request on the connection is understood"
 
 
-def test_no_more_than_that_is_read(served: Proxy) -> None:
+def test_the_bytes_read_after_a_refusal_are_bounded(served: Proxy) -> None:
     length = {**served.auth, "content-length": "999999999"}
     with Wire(served.port) as wire, pytest.raises(OSError, match=r"reset|[Bb]roken"):  # noqa: PT012
         wire.socket.sendall(request(CHAT, b"", **length))
@@ -147,7 +147,7 @@ def impatient(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 
 @pytest.mark.parametrize("expect", ["", "100-continue"])
-def test_a_rest_that_does_not_come_is_not_waited_for_long(impatient: Proxy, expect: str) -> None:
+def test_an_incomplete_rest_times_out(impatient: Proxy, expect: str) -> None:
     head = {**impatient.auth, "content-length": str(LIMIT + 1), "expect": expect}
     started = time.monotonic()
     with Wire(impatient.port) as wire:
@@ -157,7 +157,7 @@ def test_a_rest_that_does_not_come_is_not_waited_for_long(impatient: Proxy, expe
     assert time.monotonic() - started < 15
 
 
-def test_asking_first_is_answered_without_the_body(served: Proxy) -> None:
+def test_expect_100_continue_is_refused_without_the_body(served: Proxy) -> None:
     head = {**served.auth, "content-length": str(LIMIT + 1), "expect": "100-continue"}
     started = time.monotonic()
     with Wire(served.port) as wire:
