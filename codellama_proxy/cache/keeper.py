@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import orjson
-
 from codellama_proxy.cache import key as keys
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
 from codellama_proxy.cache.query import CacheQuery
@@ -18,7 +16,7 @@ from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format import folding
-from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
+from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES, completion_in
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """What taking an answer apart may raise. It costs the copy that was to be kept or replayed, nothing else."""
@@ -86,5 +84,5 @@ def to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
     if sum([len(event.text) if stream else len(event.body) for event in events]) > MAX_CACHED_BYTES:
         return None
     event = folding.as_whole(events) if stream else events[0]
-    storable = keys.storable(orjson.loads(event.body)) and len(event.body) <= MAX_CACHED_BYTES
-    return event if storable else None
+    storable = keys.storable(completion_in(event)) and len(event.body) <= MAX_CACHED_BYTES
+    return event._replace(completion=None) if storable else None  # kept as bytes only

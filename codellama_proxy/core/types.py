@@ -182,3 +182,5 @@ class Event(NamedTuple):
     """A chunk with usage and no choices, sent only to clients that requested it."""
     alive: bool = False
     """Part of the answer without visible content: the start of a block, hidden reasoning."""
+    completion: Json | None = None
+    """The whole completion in `body`, where it has been parsed and is small. Read-only."""

@@ -33,12 +33,11 @@ def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
 
 def with_estimate(event: Event, usage: Usage) -> Event:
     """A completion that came without usage, with the proxy's count added."""
-    completion = orjson.loads(event.body)
+    completion = completion_in(event)
     shown = usage_json(usage, estimated=True)
     if "choices" not in completion:  # embeddings have no completion
         del shown["completion_tokens"]
-    completion["usage"] = shown
-    return event._replace(body=orjson.dumps(completion))
+    return event._replace(body=orjson.dumps({**completion, "usage": shown}), completion=None)
 
 
 def estimated_chunk(earlier: Event, usage: Usage) -> Event:
@@ -90,25 +89,41 @@ def _call_texts(function: Any) -> tuple[Any, ...]:
     return (function.get("name"), function.get("arguments")) if isinstance(function, dict) else ()
 
 
+def completion_event(
+    completion: Json, body: bytes, text: str, usage: Usage | None, model: str | None
+) -> Event:
+    """The event of a plain answer with at least one choice; `text` is all its text, for counting tokens."""
+    return Event(
+        body,
+        content=True,
+        text=text,
+        usage=usage,
+        finish_reason=completion["choices"][0].get("finish_reason"),
+        model=model,
+        completion=completion if len(body) <= MAX_EVENT_LOOP_BYTES else None,
+    )
+
+
+def completion_in(event: Event) -> Json:
+    """The object in an event's body, parsed unless it has been already. Read-only."""
+    found: Json = orjson.loads(event.body) if event.completion is None else event.completion
+    return found
+
+
 def whole_event(body: bytes) -> Event:
-    """The event of a plain answer from a completion's bytes. Raises `ValueError` for bytes that are no completion."""
-    return event_of(orjson.loads(body), body)
+    """The event of a plain answer that is kept as bytes only. Raises `ValueError` for bytes that are no completion."""
+    return event_of(orjson.loads(body), body)._replace(completion=None)
 
 
 def event_of(completion: Any, body: bytes) -> Event:
-    """`whole_event` of a completion that is parsed already."""
+    """The event of a plain answer. Raises `ValueError` for what is no completion."""
     try:
         choices = completion["choices"]
         text = "".join(
             [choice["text"] if "text" in choice else message_text(choice["message"]) for choice in choices]
         )
-        return Event(
-            body,
-            content=True,
-            text=text,
-            usage=usage_in(completion),
-            finish_reason=choices[0]["finish_reason"],
-            model=completion.get("model"),
-        )
+        if "finish_reason" not in choices[0]:
+            raise KeyError("finish_reason")
+        return completion_event(completion, body, text, usage_in(completion), completion.get("model"))
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError("not a completion") from error

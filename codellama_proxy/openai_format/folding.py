@@ -13,6 +13,7 @@ from codellama_proxy.openai_format.completion import (
     CHAT_CHUNK,
     CHAT_COMPLETION,
     TEXT_COMPLETION,
+    completion_in,
     event_of,
     message_text,
 )
@@ -196,7 +197,7 @@ def _text_chunks_of(common: Json, choice: Json) -> Iterator[Event]:
 
 def as_stream(whole: Event) -> list[Event]:
     """The event of a plain answer as the events of a stream. Raises `KeyError` or `TypeError` for no completion."""
-    events = split(orjson.loads(whole.body))
+    events = split(completion_in(whole))
     if whole.usage is not None and not events[-1].usage_only:
         events.append(Event(b""))
     if whole.usage is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from codellama_proxy.core.types import Event
+from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.folding import fold
 
 MOST_BYTES = 1 << 20
@@ -17,11 +16,12 @@ MOST_BYTES = 1 << 20
 class Transcript:
     """Collects events; folds them only when `choices` is called."""
 
-    __slots__ = ("_bodies", "_size", "cut")
+    __slots__ = ("_choices", "_events", "_size", "cut")
 
     def __init__(self) -> None:
-        self._bodies: list[bytes] = []
+        self._events: list[Event] = []
         self._size = 0
+        self._choices: list[dict[str, Any]] | None = None
         self.cut = False
         """Events beyond `MOST_BYTES` were left out."""
 
@@ -32,11 +32,17 @@ class Transcript:
                 self.cut = True
                 return
             if event.body:
-                self._bodies.append(event.body)
+                self._events.append(event)
 
     def choices(self) -> list[dict[str, Any]]:
-        """The choices as a chat completion has them, `{index, message, finish_reason, ...}`, by index."""
-        return [_as_chat(choice) for choice in fold(orjson.loads(body) for body in self._bodies)["choices"]]
+        """The choices as a chat completion has them, `{index, message, finish_reason, ...}`, by index. Read-only.
+
+        Called once the answer is over: all callers get the same list.
+        """
+        if self._choices is None:
+            completion = fold(map(completion_in, self._events))
+            self._choices = [_as_chat(choice) for choice in completion["choices"]]
+        return self._choices
 
 
 def _as_chat(choice: Mapping[str, Any]) -> dict[str, Any]:

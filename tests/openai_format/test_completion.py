@@ -137,7 +137,10 @@ def test_a_long_stream_folds_in_time_that_grows_with_its_length_only() -> None:
     assert len(fold([delta] * 50_000)["choices"][0]["message"]["content"]) == 2_500_000
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"3", b"{", b'{"choices": []}', b'{"choices": [3]}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"[]", b"3", b"{", b'{"choices": []}', b'{"choices": [3]}', b'{"choices": [{"text": ""}]}'],
+)
 def test_what_is_no_completion_is_not_taken_for_one(body: bytes) -> None:
     with pytest.raises(ValueError):
         whole_event(body)

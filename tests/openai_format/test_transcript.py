@@ -88,3 +88,12 @@ def test_an_endless_answer_is_kept_up_to_a_bound() -> None:
     transcript = collected(*[chunk(content="x" * 1000)] * (MOST_BYTES // 1000 + 10))
     assert transcript.cut
     assert 0 < len(transcript.choices()[0]["message"]["content"]) < MOST_BYTES
+
+
+def test_a_completion_that_was_parsed_is_not_parsed_again() -> None:
+    message = {"role": "assistant", "content": "x"}
+    completion = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    transcript = Transcript()
+    transcript.add([Event(b"its bytes are not read", completion=completion)])
+    assert transcript.choices() == completion["choices"]
+    assert transcript.choices() is transcript.choices()

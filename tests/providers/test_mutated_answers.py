@@ -119,6 +119,7 @@ def check_both_forms(events: Sequence[Event], part: str) -> None:
     if not any(event.content for event in events):
         return  # nothing was said: no answer
     whole = as_whole(events)
+    assert orjson.loads(whole.body) == whole.completion
     check_body(whole.body, "text" if part == "text" else "message")
     again = as_stream(whole)
     check_stream(again, part)
@@ -161,6 +162,7 @@ def test_an_odd_whole_answer_is_read_or_fails(case: tuple[str, bytes], params: d
     except AttemptError:
         return
     assert orjson.loads(event.body)["choices"]
+    assert orjson.loads(event.body) == event.completion
     assert event.finish_reason in REASONS
     events = as_stream(event)
     check_stream(events, "delta")
@@ -195,4 +197,5 @@ def test_and_a_whole_completion(body: bytes) -> None:
     except AttemptError:
         return
     check_body(event.body.replace(b"\n", b""), "text")
+    assert orjson.loads(event.body) == event.completion
     check_stream(as_stream(event), "text")

@@ -79,7 +79,7 @@ def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> N
     event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
     events, complete = read(SPEAKING[provider], [answer.stream], STREAMED, entry(provider))
     assert complete
-    assert fold(events) == orjson.loads(event.body)
+    assert fold(events) == orjson.loads(event.body) == event.completion
     assert "".join(e.text for e in events) == event.text == answer.text
 
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
 from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event
@@ -49,8 +47,9 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         wrong("finish_error")
     reason = _reason(ended, called="tool_calls" in message)
     first = _head("chat.completion", found.get("id"), chat, deployment)
-    event = shape.completion(first, message, reason, _usage(found.get("usage")), text)
-    return legacy.restored(_with_logprobs(event, _logprobs(found.get("logprobs"))), chat)
+    logprobs = _logprobs(found.get("logprobs"))
+    event = shape.completion(first, message, reason, _usage(found.get("usage")), text, logprobs=logprobs)
+    return legacy.restored(event, chat)
 
 
 def _head(kind: str, answer_id: Any, chat: InferenceRequest, deployment: Deployment) -> dict[str, Any]:
@@ -103,14 +102,6 @@ def _logprobs(items: Any) -> list[Json]:
         if isinstance(values := dig(one, "logprobs"), list)
         and all(isinstance(value, int | float) for value in values)
     ]
-
-
-def _with_logprobs(event: Event, content: Sequence[Json]) -> Event:
-    if not content:
-        return event
-    body = orjson.loads(event.body)
-    body["choices"][0]["logprobs"] = {"content": content}
-    return event._replace(body=orjson.dumps(body))
 
 
 # --- streams -------------------------------------------------------------------------------------------------
@@ -193,11 +184,11 @@ def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
     text, thought = words_at(message, "content", "text"), words_at(message, "content", "thinking")
     thought += words_at(message, "tool_plan")
     said = {name: value for name, value in (("reasoning_content", thought), ("content", text)) if value}
-    return [_with_logprobs(_chunk(state, said), _logprobs(logprobs))] if said else []
+    return [_chunk(state, said, _logprobs(logprobs))] if said else []
 
 
-def _chunk(state: StreamState, delta: Json) -> Event:
-    return shape.chunk(state.first or {}, delta, text=message_text(delta))
+def _chunk(state: StreamState, delta: Json, logprobs: Sequence[Json] = ()) -> Event:
+    return shape.chunk(state.first or {}, delta, text=message_text(delta), logprobs=logprobs)
 
 
 def _call_began(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.openai_format.completion import usage_chunk
+from codellama_proxy.openai_format.completion import completion_event, usage_chunk
 from codellama_proxy.openai_format.usage import read_usage
 
 
@@ -23,18 +24,13 @@ def completion(
     finish_reason: str,
     usage: Mapping[str, Any] | None,
     text: str,
+    *,
+    logprobs: Sequence[Json] = (),
 ) -> Event:
     """The event of a plain answer with one choice. `text` is all its text, for counting tokens."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
-    body = {**first, "choices": [choice], **({"usage": usage} if usage else {})}
-    return Event(
-        orjson.dumps(body),
-        content=True,
-        text=text,
-        usage=read_usage(usage),
-        finish_reason=finish_reason,
-        model=first["model"] or None,
-    )
+    body = {**first, "choices": [{**choice, **_logprobs(logprobs)}], **({"usage": usage} if usage else {})}
+    return completion_event(body, orjson.dumps(body), text, read_usage(usage), first["model"] or None)
 
 
 def chunk(
@@ -44,9 +40,10 @@ def chunk(
     text: str = "",
     finish_reason: str | None = None,
     content: bool = True,
+    logprobs: Sequence[Json] = (),
 ) -> Event:
     """The event of one chunk. `content` is false for chunks before the first content."""
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, **_logprobs(logprobs)}
     return Event(
         orjson.dumps({**first, "choices": [choice]}),
         content=content,
@@ -54,6 +51,10 @@ def chunk(
         finish_reason=finish_reason,
         model=first["model"] or None,
     )
+
+
+def _logprobs(content: Sequence[Json]) -> Json:
+    return {"logprobs": {"content": content}} if content else {}
 
 
 def opening(first: Mapping[str, Any]) -> Event:

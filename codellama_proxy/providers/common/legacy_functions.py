@@ -14,7 +14,9 @@ from typing import Any
 
 import orjson
 
+from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Event
+from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.request import InferenceRequest, Message
 
@@ -38,13 +40,21 @@ def restored(event: Event, chat: InferenceRequest) -> Event:
     """The event as a client that asked with functions expects it: `function_call` in place of `tool_calls`."""
     if not event.body or not is_legacy(chat):
         return event
-    body = orjson.loads(event.body)
-    for choice in body["choices"]:
-        said = choice.get("message", choice.get("delta"))
-        if "tool_calls" in said:
-            said.update(_first_function(said.pop("tool_calls")))
-        choice["finish_reason"] = _reason(choice.get("finish_reason"))
-    return event._replace(body=orjson.dumps(body), finish_reason=_reason(event.finish_reason))
+    found = completion_in(event)
+    body = {**found, "choices": [_restored_choice(choice) for choice in found["choices"]]}
+    return event._replace(
+        body=orjson.dumps(body),
+        finish_reason=_reason(event.finish_reason),
+        completion=None if event.completion is None else body,
+    )
+
+
+def _restored_choice(choice: Json) -> Json:
+    name = "message" if "message" in choice else "delta"
+    said = dict(choice[name])
+    if "tool_calls" in said:
+        said.update(_first_function(said.pop("tool_calls")))
+    return {**choice, name: said, "finish_reason": _reason(choice.get("finish_reason"))}
 
 
 def _reason(reason: str | None) -> str | None:

@@ -15,7 +15,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
-from codellama_proxy.openai_format.completion import TEXT_COMPLETION
+from codellama_proxy.openai_format.completion import TEXT_COMPLETION, completion_event
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common.json_reading import load_document, model_of, words_at, wrong
@@ -116,14 +116,8 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         texts.append(text)
     usage = usage_in(found)
     changed |= fix_usage(found)
-    return Event(
-        body=orjson.dumps(found) if changed else body,
-        content=True,
-        text="".join(texts),
-        usage=usage,
-        finish_reason=choices[0].get("finish_reason"),
-        model=model_of(found),
-    )
+    body = orjson.dumps(found) if changed else body
+    return completion_event(found, body, "".join(texts), usage, model_of(found))
 
 
 def _move_text(choice: dict[str, Any]) -> bool:

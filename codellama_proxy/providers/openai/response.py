@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format.completion import message_text
+from codellama_proxy.openai_format.completion import completion_event, message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common import tool_calls as calls
@@ -49,14 +49,8 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         changed |= fix_logprobs(choice, content)
     usage = usage_in(completion)
     changed |= fix_usage(completion)
-    return Event(
-        body=orjson.dumps(completion) if changed else body,
-        content=True,
-        text="".join(text),
-        usage=usage,
-        finish_reason=choices[0].get("finish_reason"),
-        model=model_of(completion),
-    )
+    body = orjson.dumps(completion) if changed else body
+    return completion_event(completion, body, "".join(text), usage, model_of(completion))
 
 
 _PLAIN = frozenset({"role", "content"})
