@@ -23,9 +23,11 @@ from uvicorn.protocols.http.httptools_impl import (
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.gateway.pipeline import request_id as new_request_id
 from codellama_proxy.server import framing
+from codellama_proxy.server.exchange import DirectExchange
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     BODY_ROOM,
+    EXCHANGE,
     ON_DISCONNECT,
     ON_HALF_CLOSE,
     REFUSED,
@@ -264,6 +266,7 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         self._behind = 0
+        cycle.scope[EXCHANGE] = DirectExchange(cycle)  # type: ignore[literal-required]  # ours, not ASGI's
         super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:

@@ -17,7 +17,7 @@ from codellama_proxy.openai_format.request import MODES
 from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web import feedback, health, metrics, models
 from codellama_proxy.web.admin import audit, keys, spend
-from codellama_proxy.web.connection import REFUSED
+from codellama_proxy.web.connection import EXCHANGE, REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
@@ -86,6 +86,7 @@ class FastPath:
         endpoint = self._endpoints.get(scope["path"])
         if endpoint is None or scope["method"] != "POST" or _is_from_browser(scope):
             endpoint = self._rest
+            scope.pop(EXCHANGE, None)
         await endpoint(scope, receive, send)
 
 

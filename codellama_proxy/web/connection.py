@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.types import Scope
 
@@ -24,6 +26,29 @@ BODY_ROOM = "codellama_proxy.body_room"
 
 REFUSED = "codellama_proxy.refused"
 """In a request's scope: the `ProxyError` already sent on its connection, because its body was malformed."""
+
+EXCHANGE = "codellama_proxy.exchange"
+"""In a request's scope: its `Exchange`, unless middleware has to see the response."""
+
+
+class Exchange(Protocol):
+    """One request and its response by direct calls, instead of by ASGI's messages."""
+
+    def body(self) -> bytes | None:
+        """The request's body; `None` if it has not arrived completely."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client reads slower than it is written to."""
+
+    async def drain(self) -> None:
+        """Returns when the client has read enough, or disconnected."""
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """The response's head, sent with the first piece of its body."""
+
+    def write(self, data: bytes, *, last: bool) -> None:
+        """A piece of the body."""
 
 
 @dataclass(frozen=True, slots=True)

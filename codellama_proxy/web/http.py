@@ -63,8 +63,7 @@ async def _read(receive: Receive, limit: int, grew: Callable[[int], None]) -> by
             raise ClientDisconnect
         piece = message.get("body", b"")
         size += len(piece)
-        if size > limit:
-            raise _too_large(limit)
+        check_size(size, limit)
         grew(len(piece))
         pieces.append(piece)
         if not message.get("more_body"):
@@ -82,6 +81,12 @@ def check_body_headers(headers: RawHeaders, limit: int) -> None:
         raise ProxyError("unsupported_media_type", "The content type must be application/json.")
     length = found.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
+        raise _too_large(limit)
+
+
+def check_size(size: int, limit: int) -> None:
+    """Raises `ProxyError` 413 for a body of `size` bytes that is larger than `limit`."""
+    if size > limit:
         raise _too_large(limit)
 
 

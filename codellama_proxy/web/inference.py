@@ -22,12 +22,14 @@ from codellama_proxy.request.context import CLIENT_LEFT
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
+    EXCHANGE,
     ON_DISCONNECT,
     ON_HALF_CLOSE,
     REFUSED,
+    Exchange,
     client_timeouts,
 )
-from codellama_proxy.web.http import receive_body
+from codellama_proxy.web.http import check_body_headers, check_size, receive_body
 from codellama_proxy.web.observed import LOGGED_BY_GATEWAY, Observer
 from codellama_proxy.web.unread_body import take_rest
 
@@ -69,6 +71,7 @@ class AsgiClient:
     """`gateway.Client` over ASGI."""
 
     __slots__ = (
+        "_exchange",
         "_headers",
         "_heartbeat",
         "_heartbeat_timer",
@@ -99,6 +102,7 @@ class AsgiClient:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
+        self._exchange: Exchange | None = scope.get(EXCHANGE)
         self._timeouts = client_timeouts(scope)
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
@@ -124,10 +128,15 @@ class AsgiClient:
         return str((self._scope.get("client") or ("",))[0])
 
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
-        try:
-            body = await receive_body(self._scope, self._receive, limit, grew)
-        except ClientDisconnect:
-            raise (self._scope.get(REFUSED) or ClientDisconnectedError) from None
+        body = self._exchange.body() if self._exchange is not None else None
+        if body is not None:
+            check_body_headers(self._headers, limit)
+            check_size(len(body), limit)
+        else:
+            try:
+                body = await receive_body(self._scope, self._receive, limit, grew)
+            except ClientDisconnect:
+                raise (self._scope.get(REFUSED) or ClientDisconnectedError) from None
         self._scope[ON_DISCONNECT] = self._leave
         return body
 
@@ -148,8 +157,11 @@ class AsgiClient:
             await take_rest(self._scope, self._receive)
         self.begun = True
         self.status = status
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        if self._exchange is not None:
+            self._exchange.begin(status, headers)
+        else:
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+            await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):
             self._scope[ON_HALF_CLOSE] = self._write_comment
             self._schedule_heartbeat(self._timeouts.heartbeat)
@@ -162,7 +174,12 @@ class AsgiClient:
         self._check_reader()
         if last:
             self.close()  # from here on, a disconnect is expected
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        if self._exchange is None:
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        else:
+            if self._exchange.is_paused:
+                await self._exchange.drain()
+            self._exchange.write(data, last=last)
         self._last_write = self._loop.time()
 
     def _schedule_heartbeat(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import openai
@@ -206,3 +207,27 @@ def test_the_mock_embeds_deterministically(client: OpenAI) -> None:
     assert first == again != other
     assert len(first) == 16
     assert math.isclose(math.hypot(*first), 1.0, rel_tol=1e-5)
+
+
+CHANGING = ("x-request-id", "x-proxy-overhead-ms", "date", "x-ratelimit-", "vary", "access-control-")
+"""Headers that differ between two equal requests, or only a browser gets."""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"model": "plain", "prompt": "hi"}, id="plain"),
+        pytest.param({"model": "plain", "prompt": "hi", "stream": True}, id="stream"),
+        pytest.param({"model": "unknown", "prompt": "hi"}, id="refused"),
+        pytest.param({"model": "fim-down", "prompt": "hi", "stream": "yes"}, id="invalid"),
+    ],
+)
+def test_requests_answer_the_same_through_middleware(served: Proxy, body: dict[str, object]) -> None:
+    """A browser's requests pass the middleware, others are answered by direct calls."""
+
+    def answered(**headers: str) -> tuple[int, dict[str, str], str]:
+        answer = served.client.post("/v1/chat/completions", json=body, headers={**served.auth, **headers})
+        kept = {name: value for name, value in answer.headers.items() if not name.startswith(CHANGING)}
+        return answer.status_code, kept, re.sub(r'"(id|created)":\s*("[^"]*"|\d+)', "", answer.text)
+
+    assert answered() == answered(origin="http://127.0.0.1")

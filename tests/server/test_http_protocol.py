@@ -33,11 +33,13 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.sent = b""
+        self.writes = 0
         self.closing = False
         self.paused = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+        self.writes += 1
 
     def write_eof(self) -> None:
         self.sent += b""
