@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from openai import OpenAI
 
 from codellama_proxy.providers.registry import ADAPTERS, NATIVE_ADAPTERS
 from tests.support.dialects import ai21_server, anthropic_server, cohere_server, replicate_server
 from tests.support.dialects.loopback import serving
-from tests.support.openai_client import openai_of
+from tests.support.openai_client import openai_error, openai_of
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION: Any = {"name": "get_weather", "description": "The weather.", "parameters": PARAMETERS}
@@ -156,7 +157,7 @@ def test_tools_are_called(client: OpenAI, provider: str, streamed: bool) -> None
 @in_both_forms
 @pytest.mark.parametrize("provider", sorted(WITHOUT_TOOLS))
 def test_unsupported_tools_are_refused(client: OpenAI, provider: str, streamed: bool) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
+    with pytest.raises(openai_error("BadRequestError")) as caught:
         client.chat.completions.create(**ask(provider, "tools", tools=TOOLS), stream=streamed)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
 
@@ -164,7 +165,7 @@ def test_unsupported_tools_are_refused(client: OpenAI, provider: str, streamed: 
 @in_both_forms
 @each_provider
 def test_a_rate_limit_error_has_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
-    with pytest.raises(openai.RateLimitError) as caught:
+    with pytest.raises(openai_error("RateLimitError")) as caught:
         client.chat.completions.create(**ask(provider, "error"), stream=streamed)
     assert caught.value.code == "upstream_rate_limited"
     assert int(caught.value.response.headers["retry-after"]) > 0
@@ -173,6 +174,6 @@ def test_a_rate_limit_error_has_openais_format(client: OpenAI, provider: str, st
 @in_both_forms
 @each_remote_provider
 def test_a_context_length_error_has_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
+    with pytest.raises(openai_error("BadRequestError")) as caught:
         client.chat.completions.create(**ask(provider, "overflow"), stream=streamed)
     assert (caught.value.code, caught.value.type) == ("context_length_exceeded", "invalid_request_error")

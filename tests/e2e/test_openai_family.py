@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from openai import OpenAI
 
-from tests.support.openai_client import openai_of
+from tests.support.openai_client import openai_error, openai_of
 from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 PROVIDERS = ("azure", "huggingface", "gemini", "bedrock", "mistral")
 FUNCTION: Any = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
@@ -107,10 +108,10 @@ def test_legacy_functions_work_with_every_provider(
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_errors_have_openais_format(client: OpenAI, provider: str, streamed: bool) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
+    with pytest.raises(openai_error("BadRequestError")) as caught:
         client.chat.completions.create(**ask(f"{provider}-overflowing"), stream=streamed)
     assert caught.value.code == "context_length_exceeded"
-    with pytest.raises(openai.RateLimitError) as busy:
+    with pytest.raises(openai_error("RateLimitError")) as busy:
         client.chat.completions.create(**ask(f"{provider}-busy"), stream=streamed)
     assert busy.value.code == "upstream_rate_limited"
 
@@ -118,5 +119,5 @@ def test_errors_have_openais_format(client: OpenAI, provider: str, streamed: boo
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_cut_stream_ends_with_an_error(client: OpenAI, provider: str) -> None:
     stream = client.chat.completions.create(**ask(f"{provider}-cut"), stream=True)
-    with pytest.raises(openai.APIError):
+    with pytest.raises(openai_error("APIError")):
         list(stream)
