@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 
@@ -29,4 +30,11 @@ def iso(at: float) -> str:
 
 def iso_ms(at: float) -> str:
     """Unix seconds as `2026-11-22T10:00:00.000Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(round(at * 1_000_000) // 1000, 1000)
+    return f"{_whole_seconds(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _whole_seconds(at: int) -> str:
+    """The same for all lines of a second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -50,9 +50,12 @@ def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) ->
     """The value with its texts and lists cut to these lengths."""
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
-    if isinstance(value, Mapping):  # most fields of a line are numbers: no call for each of them
+    if isinstance(value, Mapping):  # most fields of a line are short: no call for each of them
         return {
-            name: one if type(one) in _SCALARS else bounded(one, texts, items) for name, one in value.items()
+            name: one
+            if (kind := type(one)) in _SCALARS or (kind is str and len(one) <= texts)
+            else bounded(one, texts, items)
+            for name, one in value.items()
         }
     if isinstance(value, list | tuple):
         return [bounded(one, texts, items) for one in value[:items]]

@@ -43,7 +43,7 @@ _UNTIL_FIRST = "Seconds until the first content of a stream."
 
 
 class BoundedCounter:
-    """A counter whose children are cached: looking one up in the library takes a lock each time.
+    """A counter that gives its totals to the library at a scrape: the library takes locks for every increment.
 
     `seen` holds the values that each bounded label has had so far, in any counter.
     """
@@ -51,19 +51,26 @@ class BoundedCounter:
     def __init__(self, counter: Counter, labels: Sequence[str], seen: Mapping[str, set[str]]) -> None:
         self._counter = counter
         self._bounds = tuple((seen.get(label), MAX_VALUES.get(label, 0)) for label in labels)
-        self._children: dict[tuple[str, ...], Counter] = {}
+        self._since_scrape: dict[tuple[str, ...], float] = {}
+        """By label values, one entry for each series that there has been."""
 
     def add(self, values: tuple[str, ...], amount: float = 1) -> None:
         """`values` are those of the labels, in their order."""
-        child = self._children.get(values)
-        if child is None:
+        counts = self._since_scrape
+        if values not in counts:
             values = self._bounded(values)
-            child = self._children[values] = self._counter.labels(*values)
-        child.inc(amount)
+            counts.setdefault(values, 0)
+        counts[values] += amount
+
+    def flush(self) -> None:
+        """Adds what was counted since the last scrape to the library's counter."""
+        for values, amount in self._since_scrape.items():
+            self._counter.labels(*values).inc(amount)
+            self._since_scrape[values] = 0
 
     def _bounded(self, values: tuple[str, ...]) -> tuple[str, ...]:
         """The values, with `other` for those that would exceed a bound."""
-        full = len(self._children) >= MAX_SERIES
+        full = len(self._since_scrape) >= MAX_SERIES
         bounds = zip(values, self._bounds, strict=True)
         return tuple(_bounded(value, seen, limit, full=full) for value, (seen, limit) in bounds)
 
@@ -86,8 +93,12 @@ class Metrics:
         self._registry = CollectorRegistry()
         seen: Mapping[str, set[str]] = {label: set() for label in MAX_VALUES}
 
+        self._counters: list[BoundedCounter] = []
+
         def counter(name: str, help_text: str, *labels: str) -> BoundedCounter:
-            return BoundedCounter(Counter(name, help_text, labels, registry=self._registry), labels, seen)
+            counted = BoundedCounter(Counter(name, help_text, labels, registry=self._registry), labels, seen)
+            self._counters.append(counted)
+            return counted
 
         def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(name, help_text, buckets=buckets, registry=self._registry)
@@ -158,6 +169,8 @@ class Metrics:
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that the `Accept` header asks for, and the content type."""
+        for counter in self._counters:
+            counter.flush()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
