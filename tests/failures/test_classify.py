@@ -114,7 +114,7 @@ def test_broken_connections_and_timeouts_are_transient() -> None:
     assert CODES[slow.code][0] == 504
 
 
-def test_our_credential_never_shows_as_the_callers() -> None:
+def test_an_upstream_401_is_not_a_client_error() -> None:
     found = answer(401, {"error": {"message": "Incorrect API key provided: sk-abc123"}})
     assert CODES[found.code][0] == 502
     assert "Incorrect" not in found.message
@@ -142,7 +142,7 @@ CONTEXT_LENGTH = [
 
 
 @each("words", CONTEXT_LENGTH)
-def test_every_wording_of_too_long_is_known(words: str) -> None:
+def test_every_wording_of_a_context_length_error_is_recognised(words: str) -> None:
     for status in (400, 403, 413, 422):
         found = answer(status, {"error": {"message": words}})
         assert (found.cls, found.code) == ("caller", "context_length_exceeded")
@@ -150,7 +150,7 @@ def test_every_wording_of_too_long_is_known(words: str) -> None:
     assert answer(500, {"error": {"message": words}}).cls == "transient"
 
 
-def test_a_long_field_is_not_a_long_prompt() -> None:
+def test_a_too_long_field_is_not_a_context_length_error() -> None:
     words = "string_above_max_length: reduce the length of 'user'."
     assert answer(400, {"error": {"message": words}}).reason == "http_400"
     assert answer(403, {"error": {"message": "No."}}).cls == "credential"
@@ -175,7 +175,7 @@ def test_codes_and_filters_are_recognised(body: Any) -> None:
     assert failures.in_band(parse_error(orjson.dumps(body))).reason == found.reason, "inside a 200 too"
 
 
-def test_an_error_inside_a_200_that_says_no_status_is_a_disguise() -> None:
+def test_an_error_inside_a_200_without_status_is_an_invalid_response() -> None:
     for body in (
         {"error": {"message": "Sorry."}},
         {"error": {"message": "Sorry.", "code": 1300, "type": "x"}},
@@ -203,7 +203,7 @@ ECHOED = [
 @each("words", ECHOED)
 @each("around", ["Bad content: '{}'", "messages.0.content: {} is not allowed", "{}"])
 @each("status", [400, 404, 413, 422])
-def test_no_words_of_a_request_rest_a_deployment(words: str, around: str, status: int) -> None:
+def test_no_text_of_a_request_causes_a_cooldown(words: str, around: str, status: int) -> None:
     for body in ({"error": {"message": around.format(words), "code": "invalid_value"}}, {"detail": words}):
         found = answer(status, body)
         assert found.cls == "caller" or not found.cools
@@ -218,7 +218,7 @@ def test_no_words_of_a_request_rest_a_deployment(words: str, around: str, status
 @given(
     st.text(max_size=20), st.sampled_from(ECHOED), st.text(max_size=20), st.sampled_from([400, 404, 413, 422])
 )
-def test_what_a_message_says_never_rests_a_deployment(
+def test_the_wording_of_an_error_never_causes_a_cooldown(
     before: str, words: str, after: str, status: int
 ) -> None:
     found = answer(status, {"error": {"message": before + words + after}})
@@ -236,7 +236,7 @@ def test_what_a_message_says_never_rests_a_deployment(
         "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
     ],
 )
-def test_what_only_words_call_our_fault_is_tried_elsewhere_and_rests_nothing(message: str) -> None:
+def test_an_error_that_only_by_wording_is_ours_falls_back_without_cooldown(message: str) -> None:
     found = answer(404 if "model" in message else 400, {"error": {"message": message}})
     assert (found.cls, found.cools) == ("credential", False)
 
@@ -252,7 +252,7 @@ def test_what_only_words_call_our_fault_is_tried_elsewhere_and_rests_nothing(mes
         {"message": "Your prompt was flagged by our moderation."},
     ],
 )
-def test_what_a_moderation_refuses_is_the_callers(error: Any) -> None:
+def test_a_moderation_refusal_is_a_client_error(error: Any) -> None:
     found = answer(403, {"error": error})
     assert (found.cls, found.code, CODES[found.code][0]) == ("caller", "content_filter", 400)
     inside = failures.in_band(parse_error(orjson.dumps({"error": {"code": 403, **error}})))
@@ -284,7 +284,7 @@ def test_what_a_moderation_refuses_is_the_callers(error: Any) -> None:
         lambda status: [{"error": {"code": status, "message": "m", "status": "INVALID_ARGUMENT"}}],
     ],
 )
-def test_an_error_inside_a_200_is_classed_by_the_status_it_says(status: int, cls: str, shape: Any) -> None:
+def test_an_error_inside_a_200_is_classified_by_its_status(status: int, cls: str, shape: Any) -> None:
     found = failures.in_band(parse_error(orjson.dumps(shape(status))), 200)
     assert (found.cls, found.status, found.code) == (cls, status, CODE[cls])
     assert found.said == ("m" if cls == "caller" else "")
@@ -302,7 +302,7 @@ def test_an_error_inside_a_200_is_classed_by_the_status_it_says(status: int, cls
         ({"type": "invalid_request_error", "code": "model_not_found"}, "credential"),
     ],
 )
-def test_codes_and_types_stand_for_their_status(error: Any, cls: str) -> None:
+def test_an_error_inside_a_200_is_classified_by_code_and_type(error: Any, cls: str) -> None:
     assert failures.in_band(parse_error(orjson.dumps({"error": error})), 200).cls == cls
 
 
@@ -351,17 +351,17 @@ FAULT = {
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_callers_fault_is_told_whole_with_its_param(status: int) -> None:
+def test_a_client_error_is_passed_on_with_its_param(status: int) -> None:
     found = answer(status, FAULT)
     assert (found.message, found.param) == ("Invalid 'stop': too many. See [removed] for more.", "stop")
     assert len(answer(status, {"error": {"message": "word " * 5000, "param": "p" * 5000}}).message) <= 1000
 
 
-def test_any_other_fault_of_the_caller_is_told_in_one_sentence() -> None:
+def test_other_client_errors_are_reported_in_one_sentence() -> None:
     assert answer(405, FAULT).message == "Invalid 'stop': too many."
 
 
-def test_an_upstreams_own_words_are_shown_only_cleaned() -> None:
+def test_upstream_error_text_is_cleaned() -> None:
     raw = of_status(400, {}, parse_error(orjson.dumps(FAULT)), NOW)
     assert (raw.message, raw.param) == ("The upstream refused the request.", None)
     assert "stop" not in repr(raw)
@@ -417,7 +417,7 @@ def test_no_key_and_no_address_is_shown(hidden: str, around: str) -> None:
         "messages.0.content: must be a string; 3 < 5 holds.",
     ],
 )
-def test_plain_words_are_shown_as_they_are(plain: str) -> None:
+def test_plain_error_text_is_shown_unchanged(plain: str) -> None:
     assert sentence(plain) == plain
 
 
@@ -427,7 +427,7 @@ def test_markup_is_never_shown(page: str) -> None:
 
 
 @given(st.text(max_size=400), st.sampled_from(SECRETS), st.text(alphabet=" \n.:'\"(", min_size=1, max_size=3))
-def test_whatever_surrounds_a_key_it_is_not_shown(text: str, secret: str, gap: str) -> None:
+def test_a_key_is_removed_in_every_context(text: str, secret: str, gap: str) -> None:
     shown = sentence(text + gap + secret)
     assert len(shown) <= 200
     assert shown.isprintable()
@@ -465,13 +465,13 @@ def test_retry_after_is_read_in_every_form(headers: Mapping[str, str], seconds: 
 
 
 @given(st.text(max_size=30) | st.text(alphabet=string.digits + "-:,. eGMTJan", max_size=30))
-def test_no_retry_after_does_worse_than_nothing(value: str) -> None:
+def test_an_invalid_retry_after_is_ignored(value: str) -> None:
     seconds = retry_after({"retry-after": value, "retry-after-ms": value}, NOW)
     assert seconds is None or 0 <= seconds <= 86400
 
 
 @pytest.mark.parametrize("wrapped", [b'{"error":%s}', b"[%s]", b'{"detail":[%s]}'])
-def test_an_error_that_is_nested_too_deep_is_still_an_error(wrapped: bytes) -> None:
+def test_a_deeply_nested_error_is_still_an_error(wrapped: bytes) -> None:
     body = b'"no"'
     for _ in range(500):
         body = wrapped % body

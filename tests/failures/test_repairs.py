@@ -32,7 +32,7 @@ def play(tmp_path: Path) -> Play:
 
 @BOTH
 @pytest.mark.parametrize("code", ["unsupported_value", "unsupported_parameter", "unknown_parameter"])
-def test_the_named_parameter_is_left_out_at_the_same_deployment(
+def test_the_named_parameter_is_removed_and_the_same_deployment_tried_again(
     play: Play, streamed: bool, code: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -51,7 +51,7 @@ def test_the_named_parameter_is_left_out_at_the_same_deployment(
     play(internet, use)
 
 
-def test_several_parameters_are_left_out_one_after_the_other(play: Play) -> None:
+def test_several_parameters_are_removed_one_after_another(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(temperature=0.2, top_p=0.5)
         assert client.headers["x-proxy-dropped-params"] == "temperature,top_p"
@@ -60,7 +60,7 @@ def test_several_parameters_are_left_out_one_after_the_other(play: Play) -> None
     play(Internet(a=[unsupported("temperature"), unsupported("top_p"), good(streamed=False)]), use)
 
 
-def test_an_upstream_that_insists_is_asked_once_more_only(play: Play) -> None:
+def test_a_parameter_is_removed_only_once(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(temperature=0.2)
         assert client.status == 400
@@ -95,9 +95,7 @@ def test_a_failure_after_the_repair_is_handled_like_any_other(play: Play) -> Non
 
 
 @pytest.mark.parametrize("param", ["messages", "messages[0].content", "model", "stream", None, "seed", ""])
-def test_nothing_is_tried_again_for_what_was_no_parameter_of_the_request(
-    play: Play, param: str | None
-) -> None:
+def test_a_parameter_not_in_the_request_causes_no_repair(play: Play, param: str | None) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask(temperature=0.2)).status == 400
         assert internet.asked == ["a#1"]
@@ -106,7 +104,7 @@ def test_nothing_is_tried_again_for_what_was_no_parameter_of_the_request(
     play(internet, use)
 
 
-def test_without_drop_params_the_caller_is_told(play: Play) -> None:
+def test_without_drop_params_the_error_is_returned(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(temperature=0.2)
         assert (client.status, client.json["error"]["param"]) == (400, "temperature")
@@ -116,7 +114,7 @@ def test_without_drop_params_the_caller_is_told(play: Play) -> None:
     play(internet, use, snapshot(model("a")))
 
 
-def test_the_bound_on_the_answer_is_renamed_and_never_dropped(play: Play) -> None:
+def test_max_tokens_is_renamed_and_never_dropped(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(max_tokens=50)
         assert client.status == 200
@@ -128,7 +126,7 @@ def test_the_bound_on_the_answer_is_renamed_and_never_dropped(play: Play) -> Non
     play(internet, use)
 
 
-def test_a_name_in_another_spelling_is_understood(play: Play) -> None:
+def test_parameter_names_are_recognised_in_other_spellings(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(presence_penalty=0.5)
         assert client.headers["x-proxy-dropped-params"] == "presence_penalty"
@@ -175,6 +173,6 @@ SAID: list[tuple[int, Any, str]] = [
 
 
 @each(("status", "body", "name"), SAID)
-def test_providers_say_it_in_their_own_words(status: int, body: Any, name: str) -> None:
+def test_each_providers_wording_is_recognised(status: int, body: Any, name: str) -> None:
     failure = of_status(status, {}, parse_error(orjson.dumps(body)), 0.0)
     assert failure.unsupported == name
