@@ -24,7 +24,9 @@ ROOM = ArrivalRoom(requests=4, own_requests=3, size=100)
         max_size=12,
     )
 )
-def test_no_bound_is_ever_passed_and_nothing_is_left(steps: list[tuple[str, list[int], bool]]) -> None:
+def test_the_bounds_are_never_exceeded_and_all_space_is_released(
+    steps: list[tuple[str, list[int], bool]],
+) -> None:
     arrivals = Arrivals()
     open_: list[tuple[contextlib.ExitStack, str, list[int]]] = []
     for who, pieces, ends in steps:
@@ -64,7 +66,7 @@ def test_no_bound_is_ever_passed_and_nothing_is_left(steps: list[tuple[str, list
         (None, None, 5000, 500),
     ],
 )
-def test_limits_say_how_many_a_key_may_have_on_the_way(
+def test_the_number_of_arriving_bodies_of_a_key_follows_its_limits(
     of_all: int | None, of_project: int | None, of_key: int | None, own: int
 ) -> None:
     limits = {**snapshot().limits, "global": Limits(max_parallel_requests=of_all)}

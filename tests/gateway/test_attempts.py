@@ -123,7 +123,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("streamed", "script", "expected"), CASES, ids=NAMES)
-def test_a_failed_attempt_is_booked_beside_the_one_that_served(
+def test_a_failed_attempt_is_booked_with_the_successful_one(
     play: Play, streamed: bool, script: Any, expected: tuple[Any, Any, str]
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -149,7 +149,7 @@ def test_a_failed_attempt_is_booked_beside_the_one_that_served(
     play(Internet(a=[script], b=[good(streamed=streamed)]), use)
 
 
-def test_an_answer_that_we_cut_costs_what_had_come_and_is_not_tried_again(play: Play) -> None:
+def test_an_aborted_answer_costs_the_received_part_and_is_not_retried(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(n=128, logprobs=True)
         assert (client.status, client.json["error"]["code"]) == (502, "upstream_invalid_response")
@@ -167,7 +167,9 @@ def test_an_answer_that_we_cut_costs_what_had_come_and_is_not_tried_again(play: 
 
 
 @BOTH
-def test_attempts_that_failed_and_no_other_served(play: Play, streamed: bool) -> None:
+def test_a_request_without_a_successful_attempt_costs_the_sum_of_its_attempts(
+    play: Play, streamed: bool
+) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=streamed))
         check_sums(row)
@@ -191,7 +193,7 @@ def test_one_unknown_price_makes_the_sum_unknown(play: Play, streamed: bool) -> 
     play(Internet(a=[httpx2.ReadError("gone")], b=[good(streamed=streamed)]), use, unpriced)
 
 
-def test_when_attempts_begin_and_how_long_they_last(play: Play) -> None:
+def test_attempts_record_start_and_duration(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=True)
         task = asyncio.create_task(rig.gateway.answer("chat/completions", client))
@@ -234,7 +236,7 @@ async def highest(rig: Rig) -> tuple[int, int]:
 
 @BOTH
 @pytest.mark.parametrize("room", [True, False])
-def test_a_further_attempt_needs_room_for_what_the_earlier_may_have_cost(
+def test_a_further_attempt_extends_the_hold_by_the_earlier_cost(
     play: Play, streamed: bool, room: bool
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -256,7 +258,7 @@ def test_a_further_attempt_needs_room_for_what_the_earlier_may_have_cost(
 
 
 @BOTH
-def test_a_refusal_that_cost_nothing_needs_no_more_room(play: Play, streamed: bool) -> None:
+def test_a_free_failure_does_not_extend_the_hold(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(
             stream=streamed, max_tokens=100, messages=[{"role": "user", "content": "x" * 4000}]
@@ -268,7 +270,7 @@ def test_a_refusal_that_cost_nothing_needs_no_more_room(play: Play, streamed: bo
 
 
 @pytest.mark.parametrize("shadow", [False, True])
-def test_many_at_once_never_pass_a_budget_with_all_their_attempts(play: Play, shadow: bool) -> None:
+def test_concurrent_requests_with_several_attempts_stay_within_the_budget(play: Play, shadow: bool) -> None:
     most = 30_000_000
     seen: list[int] = []
 
@@ -315,7 +317,7 @@ PATIENT = snapshot(
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_plain_answer_whose_client_left_is_finished_and_booked(play: Play, cached: bool) -> None:
+def test_a_plain_answer_is_completed_and_booked_after_a_disconnect(play: Play, cached: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client()
         task = await begun(rig, client)
@@ -337,7 +339,7 @@ def test_a_plain_answer_whose_client_left_is_finished_and_booked(play: Play, cac
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_no_further_attempt_is_made_for_a_client_that_left(play: Play, cached: bool) -> None:
+def test_no_further_attempt_is_made_after_a_disconnect(play: Play, cached: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client()
         task = await begun(rig, client)
@@ -353,7 +355,7 @@ def test_no_further_attempt_is_made_for_a_client_that_left(play: Play, cached: b
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_client_that_left_does_not_hold_up_the_end_of_the_drain(play: Play, cached: bool) -> None:
+def test_a_disconnected_client_does_not_delay_the_end_of_the_drain(play: Play, cached: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client()
         task = await begun(rig, client)
@@ -374,7 +376,7 @@ def test_a_client_that_left_does_not_hold_up_the_end_of_the_drain(play: Play, ca
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_stream_whose_client_left_before_its_first_word_costs_its_prompt(play: Play, cached: bool) -> None:
+def test_a_disconnect_before_the_first_token_costs_the_prompt(play: Play, cached: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=True)
         task = await begun(rig, client)
@@ -399,7 +401,7 @@ SHARED = snapshot(*PATIENT.models.values(), routing=ROUTING, cache=Cache())
 
 
 @BOTH
-def test_only_the_one_that_asked_first_pays_though_it_left(play: Play, streamed: bool) -> None:
+def test_a_disconnected_leader_pays_for_the_shared_call(play: Play, streamed: bool) -> None:
     """Also for a second attempt, as long as others wait for the answer."""
 
     async def use(rig: Rig) -> None:
@@ -424,7 +426,7 @@ def test_only_the_one_that_asked_first_pays_though_it_left(play: Play, streamed:
     play(Internet(a=[lost], b=[good(streamed=streamed)]), use, SHARED)
 
 
-def test_a_follower_that_leaves_costs_nothing(play: Play) -> None:
+def test_a_disconnected_subscriber_pays_nothing(play: Play) -> None:
     async def use(rig: Rig) -> None:
         first, follower = rig.client(), rig.client()
         task = await begun(rig, first)

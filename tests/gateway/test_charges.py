@@ -38,7 +38,7 @@ def classes(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @BOTH
-def test_an_answer_costs_what_its_upstream_reported(play: Play, streamed: bool) -> None:
+def test_an_answer_is_billed_by_reported_usage(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed, model="a", user="u-1")
         row = await rig.row(client)
@@ -61,7 +61,7 @@ def test_an_answer_costs_what_its_upstream_reported(play: Play, streamed: bool) 
 
 
 @BOTH
-def test_the_one_that_answered_is_paid_and_the_one_that_refused_is_not(play: Play, streamed: bool) -> None:
+def test_only_the_deployment_that_answered_is_billed(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=streamed))
         assert (row["model"], row["cost_usd"]) == ("b", COST)
@@ -71,7 +71,7 @@ def test_the_one_that_answered_is_paid_and_the_one_that_refused_is_not(play: Pla
 
 
 @BOTH
-def test_usage_that_nobody_reported_is_counted_and_shown_as_such(play: Play, streamed: bool) -> None:
+def test_unreported_usage_is_estimated_and_marked(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(
             stream=streamed, **({"stream_options": {"include_usage": True}} if streamed else {})
@@ -122,7 +122,7 @@ def test_an_unknown_price_is_not_zero(play: Play, streamed: bool) -> None:
         (httpx2.ReadTimeout("slow"), 504, "ambiguous"),
     ],
 )
-def test_only_what_may_have_been_processed_is_paid(
+def test_only_possibly_processed_attempts_are_billed(
     play: Play, streamed: bool, script: Script | Exception, status: int, basis: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -137,7 +137,7 @@ def test_only_what_may_have_been_processed_is_paid(
     play(Internet(a=[], b=[script]), use)
 
 
-def test_an_answer_that_breaks_off_costs_what_was_said(play: Play) -> None:
+def test_a_cut_stream_is_billed_by_estimate(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=True)
         row = await rig.row(client)
@@ -152,7 +152,7 @@ def test_an_answer_that_breaks_off_costs_what_was_said(play: Play) -> None:
     play(Internet(a=[stream(sse(chunk({"content": "a b c"}, usage=running)))], b=[]), use)
 
 
-def test_a_refused_request_leaves_no_row_and_an_unknown_model_none_either(play: Play) -> None:
+def test_refused_requests_and_unknown_models_have_no_row(play: Play) -> None:
     async def use(rig: Rig) -> None:
         wrong: list[dict[str, Any]] = [{"model": "nobody"}, {"temperature": 9}, {"messages": []}]
         for body in wrong:
@@ -164,7 +164,7 @@ def test_a_refused_request_leaves_no_row_and_an_unknown_model_none_either(play: 
 
 
 @BOTH
-def test_a_budget_that_is_spent_refuses_before_anything_is_sent(play: Play, streamed: bool) -> None:
+def test_an_exhausted_budget_refuses_before_anything_is_sent(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         secret = await rig.key(max_budget=0)
         client = await rig.ask(stream=streamed, secret=secret)
@@ -175,7 +175,7 @@ def test_a_budget_that_is_spent_refuses_before_anything_is_sent(play: Play, stre
 
 
 @BOTH
-def test_under_a_budget_the_answer_is_bounded_in_every_attempt(play: Play, streamed: bool) -> None:
+def test_under_a_budget_every_attempt_has_max_tokens(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed, max_tokens=1_000_000)
         clamped = int(client.headers["x-proxy-max-tokens"])
@@ -195,7 +195,7 @@ BUDGETED = {**PRICED.limits, "global": Limits(max_budget=10**9, given=frozenset(
 
 @BOTH
 @pytest.mark.parametrize("asked", ["a", "mystery"])
-def test_a_budget_passes_over_what_has_no_price(play: Play, streamed: bool, asked: str) -> None:
+def test_under_a_budget_unpriced_candidates_are_skipped(play: Play, streamed: bool, asked: str) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed, model=asked)
         assert client.headers["x-proxy-model"] == "b"

@@ -58,7 +58,7 @@ def saying(text: str) -> list[dict[str, str]]:
         (refusal(429, retry_after="40"), 429, "upstream_rate_limited", 40),
     ],
 )
-def test_one_of_many_probes_and_the_others_hear_at_once_when_to_come_again(
+def test_one_request_probes_and_the_others_get_retry_after_immediately(
     play: Play, streamed: bool, first: Script, status: int, code: str, wait: int
 ) -> None:
     late = Late(good(streamed=streamed))
@@ -83,7 +83,7 @@ def test_one_of_many_probes_and_the_others_hear_at_once_when_to_come_again(
 
 
 @BOTH
-def test_a_probe_that_fails_doubles_the_rest_and_lets_the_next_one_try(play: Play, streamed: bool) -> None:
+def test_a_failed_probe_doubles_the_cooldown_and_frees_the_probe_slot(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         for after, wait in [(0.0, 30.0), (1.0, 60.0), (1.0, 120.0)]:
             rig.clock.now += after
@@ -111,7 +111,7 @@ def test_a_probe_is_one_upstream_call(play: Play, streamed: bool) -> None:
 
 
 @BOTH
-def test_a_chain_that_cools_is_probed_where_it_is_ready_first(play: Play, streamed: bool) -> None:
+def test_a_cooling_chain_is_probed_at_the_deployment_ready_first(play: Play, streamed: bool) -> None:
     late = Late(good(streamed=streamed))
 
     async def use(rig: Rig) -> None:
@@ -127,7 +127,7 @@ def test_a_chain_that_cools_is_probed_where_it_is_ready_first(play: Play, stream
 
 
 @BOTH
-def test_a_client_that_leaves_its_probe_makes_room_for_the_next(play: Play, streamed: bool) -> None:
+def test_a_disconnect_during_a_probe_frees_the_probe_slot(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask(stream=streamed)
         leaving = asyncio.create_task(rig.ask(stream=streamed, messages=saying("leaving")))
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_its_probe_makes_room_for_the_next(play: Play, stre
 
 
 @BOTH
-def test_whoever_waited_for_the_ledger_looks_again_before_it_asks(play: Play, streamed: bool) -> None:
+def test_cooldowns_are_checked_again_after_admission(play: Play, streamed: bool) -> None:
     """Each has a failed attempt to pay for before it may ask the one that cools."""
 
     late = Late(good(streamed=streamed))

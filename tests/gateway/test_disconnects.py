@@ -49,7 +49,7 @@ async def left(task: asyncio.Task[None]) -> None:
 
 
 @BOTH
-def test_a_client_that_leaves_before_the_answer_pays_its_prompt(play: Play, streamed: bool) -> None:
+def test_a_disconnect_before_the_answer_is_billed_for_the_prompt(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=streamed)
         await left(await started(rig, client, lambda: rig.internet.asked))
@@ -64,7 +64,7 @@ def test_a_client_that_leaves_before_the_answer_pays_its_prompt(play: Play, stre
     play(Internet(a=[None], b=[]), use)
 
 
-def test_a_client_that_leaves_mid_stream_pays_what_was_said(play: Play) -> None:
+def test_a_disconnect_mid_stream_is_billed_for_the_received_part(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=True)
         await left(await started(rig, client, client.wrote.is_set))
@@ -81,7 +81,7 @@ def test_a_client_that_leaves_mid_stream_pays_what_was_said(play: Play) -> None:
 
 @BOTH
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_client_that_stops_reading_is_one_that_left(play: Play, streamed: bool, writes: int) -> None:
+def test_a_client_that_stops_reading_counts_as_disconnected(play: Play, streamed: bool, writes: int) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=streamed, stops_after=writes)
         if writes and not streamed:
@@ -99,7 +99,7 @@ def test_a_client_that_stops_reading_is_one_that_left(play: Play, streamed: bool
 
 
 @BOTH
-def test_a_client_that_leaves_during_a_wait_pays_nothing(play: Play, streamed: bool) -> None:
+def test_a_disconnect_during_a_retry_delay_costs_nothing(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         await left(await started(rig, rig.client(stream=streamed, model="b"), lambda: rig.clock.slept))
         row = await rig.row()
@@ -116,7 +116,7 @@ def test_a_client_that_leaves_during_a_wait_pays_nothing(play: Play, streamed: b
 
 
 @BOTH
-def test_many_at_once_are_settled_each_for_itself(play: Play, streamed: bool) -> None:
+def test_concurrent_disconnects_are_settled_separately(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(stream=streamed) for _ in range(40)]
         tasks = [asyncio.create_task(rig.gateway.answer("chat/completions", one)) for one in clients]

@@ -79,7 +79,7 @@ def said(client: Client) -> str:
 
 
 @BOTH
-def test_a_completion_takes_the_way_of_a_chat(play: Play, streamed: bool) -> None:
+def test_a_completion_runs_through_the_same_pipeline(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", prompt="def f(", suffix="return", stream=streamed, user="u")
         assert (client.status, said(client)) == (200, "hello")
@@ -104,7 +104,7 @@ def test_a_completion_takes_the_way_of_a_chat(play: Play, streamed: bool) -> Non
     play(internet, use, replace(SETTING, routing=replace(SETTING.routing, retries=0)))
 
 
-def test_the_usage_chunk_is_for_those_who_asked(play: Play) -> None:
+def test_the_usage_chunk_is_sent_only_on_request(play: Play) -> None:
     async def use(rig: Rig) -> None:
         plain = await post(rig, "completions", prompt="x", stream=True)
         assert all("usage" not in event for event in plain.events if event)
@@ -118,7 +118,7 @@ def test_the_usage_chunk_is_for_those_who_asked(play: Play) -> None:
 
 
 @BOTH
-def test_usage_that_nobody_reports_is_counted(play: Play, streamed: bool) -> None:
+def test_unreported_usage_is_estimated(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         more = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
         client = await post(rig, "completions", prompt="x" * 40, suffix="y" * 20, **more)
@@ -136,7 +136,7 @@ def test_usage_that_nobody_reports_is_counted(play: Play, streamed: bool) -> Non
     play(Internet(a=[text(streamed=streamed, usage=None)]), use)
 
 
-def test_a_stream_that_breaks_off_ends_with_an_error_and_is_paid_for(play: Play) -> None:
+def test_a_cut_stream_ends_with_an_error_and_is_billed(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", prompt="x", stream=True)
         *_, last = client.events
@@ -150,7 +150,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_paid_for(play: Play)
 
 
 @pytest.mark.parametrize("name", ["chats", "e", "nobody"])
-def test_who_does_not_complete_is_not_found(play: Play, name: str) -> None:
+def test_models_without_completions_are_not_found(play: Play, name: str) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", model=name, prompt="x", suffix="y")
         assert (client.status, client.json["error"]["code"]) == (404, "model_not_found")
@@ -164,7 +164,7 @@ def test_who_does_not_complete_is_not_found(play: Play, name: str) -> None:
     play(internet, use)
 
 
-def test_chat_models_of_those_who_complete_too_are_candidates(play: Play) -> None:
+def test_chat_models_with_completions_true_are_candidates(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", prompt="def f(", suffix="return x")
         assert said(client) == "hello"
@@ -179,7 +179,7 @@ def test_chat_models_of_those_who_complete_too_are_candidates(play: Play) -> Non
     play(internet, use, replace(setting, routing=replace(setting.routing, retries=0)))
 
 
-def test_only_deployments_that_complete_are_reckoned_with(play: Play) -> None:
+def test_only_deployments_with_completions_count_for_the_hold(play: Play) -> None:
     """A name may have deployments of both kinds; one that cannot be asked needs no price."""
 
     async def use(rig: Rig) -> None:
@@ -212,7 +212,7 @@ def test_a_budget_bounds_every_answer_of_every_prompt(play: Play) -> None:
 # --- embeddings ----------------------------------------------------------------------------------------------
 
 
-def test_embeddings_take_the_way_of_a_chat(play: Play) -> None:
+def test_embeddings_run_through_the_same_pipeline(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input=["x", "y"], dimensions=2, user="u")
         assert client.status == 200
@@ -231,7 +231,7 @@ def test_embeddings_take_the_way_of_a_chat(play: Play) -> None:
     play(internet, use)
 
 
-def test_vectors_come_in_the_form_that_was_asked_for(play: Play) -> None:
+def test_vectors_have_the_requested_encoding(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input="x", encoding_format="base64")
         raw = base64.b64decode(client.json["data"][0]["embedding"])
@@ -240,7 +240,7 @@ def test_vectors_come_in_the_form_that_was_asked_for(play: Play) -> None:
     play(Internet(e=[vectors([0.5, -2.0])]), use)
 
 
-def test_many_long_vectors_are_one_answer(play: Play) -> None:
+def test_many_long_vectors_fit_into_one_answer(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input=["x"] * 4, encoding_format="base64")
         assert client.status == 200
@@ -250,7 +250,7 @@ def test_many_long_vectors_are_one_answer(play: Play) -> None:
     play(Internet(e=[vectors(*[long] * 4)]), use)
 
 
-def test_embeddings_without_usage_are_counted(play: Play) -> None:
+def test_embeddings_without_usage_are_estimated(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input=["x" * 40, "y" * 8])
         assert client.json["usage"] == {"prompt_tokens": 12, "total_tokens": 12, "estimated": True}
@@ -262,7 +262,7 @@ def test_embeddings_without_usage_are_counted(play: Play) -> None:
     play(Internet(e=[vectors([1.0], [1.0], usage=None)]), use)
 
 
-def test_a_budget_holds_the_input_and_bounds_nothing(play: Play) -> None:
+def test_a_budget_holds_the_input_of_embeddings_without_max_tokens(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input="x" * 100)
         assert client.status == 200
@@ -276,7 +276,7 @@ def test_a_budget_holds_the_input_and_bounds_nothing(play: Play) -> None:
     play(internet, use, replace(SETTING, limits=budget))
 
 
-def test_token_ids_are_read_to_those_who_take_text(play: Play, tmp_path: Path) -> None:
+def test_token_ids_are_decoded_for_text_only_providers(play: Play, tmp_path: Path) -> None:
     file, _ = FILES["cl100k_base"]
     seeded = Path(sys.prefix) / "share" / "tiktoken" / file
     if not seeded.exists():
@@ -294,7 +294,7 @@ def test_token_ids_are_read_to_those_who_take_text(play: Play, tmp_path: Path) -
     play(internet, use, setting)
 
 
-def test_token_ids_that_say_nothing_are_refused_by_name(play: Play) -> None:
+def test_undecodable_token_ids_are_refused_by_name(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input=[[2**31 - 1]])
         assert (client.status, client.json["error"]["param"]) == (400, "input")
@@ -307,7 +307,7 @@ def test_token_ids_that_say_nothing_are_refused_by_name(play: Play) -> None:
 
 
 @pytest.mark.parametrize("name", ["chats", "a", "nobody"])
-def test_who_does_not_embed_is_not_found(play: Play, name: str) -> None:
+def test_models_without_embeddings_are_not_found(play: Play, name: str) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", model=name, input="x")
         assert (client.status, client.json["error"]["code"]) == (404, "model_not_found")
@@ -319,7 +319,7 @@ def test_who_does_not_embed_is_not_found(play: Play, name: str) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "embeddings"])
-def test_a_key_may_use_there_what_it_may_use_elsewhere(play: Play, endpoint: Endpoint) -> None:
+def test_key_permissions_apply_to_every_endpoint(play: Play, endpoint: Endpoint) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, endpoint, prompt="x", input="x")
         assert client.status == 404
@@ -329,7 +329,7 @@ def test_a_key_may_use_there_what_it_may_use_elsewhere(play: Play, endpoint: End
     play(internet, use, replace(SETTING, projects={"team": Project("team", models=("chats",))}))
 
 
-def test_the_cache_keeps_nothing_of_them(play: Play) -> None:
+def test_completions_and_embeddings_are_not_cached(play: Play) -> None:
     async def use(rig: Rig) -> None:
         for prompt in ("x", "x", "y"):
             assert said(await post(rig, "completions", prompt=prompt)) == "hello"
@@ -356,7 +356,7 @@ def answers_of(endpoint: Endpoint) -> Script:
 
 
 @pytest.mark.parametrize("endpoint", ASKED)
-def test_a_failed_attempt_is_booked_beside_the_one_that_served(play: Play, endpoint: Endpoint) -> None:
+def test_a_failed_attempt_is_booked_with_the_successful_one(play: Play, endpoint: Endpoint) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, endpoint, **ASKED[endpoint])
         row = await rig.row(client)
@@ -374,7 +374,7 @@ def test_a_failed_attempt_is_booked_beside_the_one_that_served(play: Play, endpo
 
 
 @pytest.mark.parametrize("endpoint", ASKED)
-def test_an_answer_whose_client_left_is_finished_and_booked(play: Play, endpoint: Endpoint) -> None:
+def test_an_answer_is_completed_and_booked_after_a_disconnect(play: Play, endpoint: Endpoint) -> None:
     async def use(rig: Rig) -> None:
         client = Client(ASKED[endpoint], rig.secret)
         task = asyncio.create_task(rig.gateway.answer(endpoint, client))

@@ -122,7 +122,7 @@ def check_what_the_client_got(client: Client, row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_no_plan_of_faults_mixes_answers_or_books(data: st.DataObject, streamed: bool) -> None:
+def test_no_fault_plan_mixes_answers_or_ledger_entries(data: st.DataObject, streamed: bool) -> None:
     internet = Internet(**data.draw(plans(streamed)))
 
     async def use(rig: Rig) -> None:

@@ -49,7 +49,7 @@ def test_models_are_tried_in_their_order_until_one_answers(play: Play, streamed:
 
 
 @BOTH
-def test_an_exhausted_chain_tells_every_attempt(play: Play, streamed: bool) -> None:
+def test_an_exhausted_chain_lists_every_attempt(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
         assert client.status == 502
@@ -71,7 +71,7 @@ def test_an_exhausted_chain_tells_every_attempt(play: Play, streamed: bool) -> N
 
 
 @BOTH
-def test_a_lone_deployment_is_tried_again_after_a_jittered_wait(play: Play, streamed: bool) -> None:
+def test_a_single_deployment_is_retried_after_a_jittered_delay(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
         assert (client.status, client.said) == (200, TEXT.text)
@@ -82,7 +82,7 @@ def test_a_lone_deployment_is_tried_again_after_a_jittered_wait(play: Play, stre
 
 
 @BOTH
-def test_nobody_sleeps_after_the_last_attempt(play: Play, streamed: bool) -> None:
+def test_there_is_no_delay_after_the_last_attempt(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask(stream=streamed)).status == 502
         assert len(rig.clock.slept) == 1
@@ -91,7 +91,7 @@ def test_nobody_sleeps_after_the_last_attempt(play: Play, streamed: bool) -> Non
 
 
 @BOTH
-def test_a_rate_limit_of_all_is_told_with_its_wait(play: Play, streamed: bool) -> None:
+def test_a_rate_limit_of_every_deployment_is_a_429_with_retry_after(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
         assert client.status == 429
@@ -102,7 +102,7 @@ def test_a_rate_limit_of_all_is_told_with_its_wait(play: Play, streamed: bool) -
 
 
 @BOTH
-def test_a_deployment_that_keeps_failing_is_left_alone_until_it_cooled(play: Play, streamed: bool) -> None:
+def test_a_repeatedly_failing_deployment_is_skipped_during_its_cooldown(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         for _ in range(5):
             assert (await rig.ask(stream=streamed)).said == TEXT.text
@@ -117,7 +117,7 @@ def test_a_deployment_that_keeps_failing_is_left_alone_until_it_cooled(play: Pla
 
 @BOTH
 @pytest.mark.parametrize("restricted", ["key", "project"])
-def test_the_chain_holds_no_model_the_key_may_not_use(play: Play, streamed: bool, restricted: str) -> None:
+def test_the_chain_skips_models_the_key_may_not_use(play: Play, streamed: bool, restricted: str) -> None:
     async def use(rig: Rig) -> None:
         secret = await rig.key(models=("[ac]",)) if restricted == "key" else rig.secret
         client = await rig.ask(stream=streamed, secret=secret)
@@ -133,7 +133,7 @@ def test_the_chain_holds_no_model_the_key_may_not_use(play: Play, streamed: bool
 
 
 @BOTH
-def test_without_a_key_nothing_is_sent_and_nothing_is_booked(play: Play, streamed: bool) -> None:
+def test_without_a_key_nothing_is_sent_or_booked(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         bodies = set()
         for secret in (None, "sk-wrong", rig.secret[:-1] + "_"):
@@ -158,7 +158,7 @@ def test_without_authentication_calls_belong_to_the_anonymous_project(play: Play
     play(Internet(a=[good(streamed=streamed)]), use, snapshot(model("a"), auth_required=False))
 
 
-def test_there_is_no_room_for_more_than_so_many_requests(play: Play) -> None:
+def test_requests_in_flight_are_bounded(play: Play) -> None:
     async def use(rig: Rig) -> None:
         first = asyncio.create_task(rig.gateway.answer("chat/completions", rig.client()))
         while not internet.asked:
@@ -177,7 +177,7 @@ def test_there_is_no_room_for_more_than_so_many_requests(play: Play) -> None:
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_usage_is_shown_in_streams_to_those_who_asked_for_it(play: Play, wanted: bool) -> None:
+def test_streams_show_usage_only_on_request(play: Play, wanted: bool) -> None:
     async def use(rig: Rig) -> None:
         more = {"stream_options": {"include_usage": True}} if wanted else {}
         client = await rig.ask(stream=True, **more)
@@ -197,7 +197,7 @@ def test_dropped_parameters_are_reported(play: Play, streamed: bool) -> None:
     play(Internet(a=[good(streamed=streamed)]), use, snapshot(model("a", entry)))
 
 
-def test_a_stream_that_breaks_ends_in_an_error_and_without_done(play: Play) -> None:
+def test_a_broken_stream_ends_with_an_error_without_done(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=True)
         assert client.status == 200
@@ -213,7 +213,7 @@ def test_a_stream_that_breaks_ends_in_an_error_and_without_done(play: Play) -> N
     play(internet, use, snapshot(model("a"), model("b")))
 
 
-def test_a_stream_that_stalls_ends_in_an_error(play: Play) -> None:
+def test_a_stalled_stream_ends_with_an_error(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=True)
         assert client.events[-1]["error"]["code"] == "upstream_timeout"
@@ -223,7 +223,7 @@ def test_a_stream_that_stalls_ends_in_an_error(play: Play) -> None:
 
 
 @BOTH
-def test_a_drain_that_is_over_interrupts_with_an_error(play: Play, streamed: bool) -> None:
+def test_the_end_of_the_drain_interrupts_with_an_error(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = rig.client(stream=streamed)
         task = asyncio.create_task(rig.gateway.answer("chat/completions", client))
@@ -239,7 +239,7 @@ def test_a_drain_that_is_over_interrupts_with_an_error(play: Play, streamed: boo
     play(internet, use, snapshot(model("a")))
 
 
-def test_a_body_that_is_no_request_is_refused_before_everything(play: Play) -> None:
+def test_an_invalid_body_is_refused_first(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = Client(b"{", rig.secret)
         await rig.gateway.answer("chat/completions", client)

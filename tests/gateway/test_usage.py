@@ -73,7 +73,7 @@ def telling(usage: dict[str, Any] | None, *, streamed: bool) -> Script:
         ),
     ],
 )
-def test_every_report_is_booked_for_what_it_means(
+def test_every_usage_format_is_booked_correctly(
     play: Play, streamed: bool, usage: dict[str, Any], booked: tuple[Any, ...], cost: float
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -95,7 +95,7 @@ def test_every_report_is_booked_for_what_it_means(
         {"prompt_tokens": None, "completion_tokens": 0},
     ],
 )
-def test_what_a_report_leaves_out_is_counted(play: Play, streamed: bool, usage: dict[str, Any]) -> None:
+def test_missing_usage_fields_are_estimated(play: Play, streamed: bool, usage: dict[str, Any]) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
         row = await rig.row(client)
@@ -110,7 +110,7 @@ def test_what_a_report_leaves_out_is_counted(play: Play, streamed: bool, usage: 
 
 @BOTH
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
-def test_what_cannot_be_is_booked_at_the_bound(play: Play, streamed: bool, name: str) -> None:
+def test_impossible_usage_is_booked_at_the_upper_bound(play: Play, streamed: bool, name: str) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=streamed, max_tokens=50))
         assert 0 < row["prompt_tokens"] < 2000
@@ -156,7 +156,7 @@ LARGE_PROMPT = {"prompt_tokens": 60_000, "completion_tokens": 10}
         ({"provider": "openai", "model": "gpt-4o-search-preview"}, {}, LARGE_PROMPT, 10),
     ],
 )
-def test_what_a_provider_bills_beyond_the_text_and_max_tokens_is_booked_and_held(
+def test_provider_extras_are_booked_and_held(
     play: Play,
     entry: dict[str, Any],
     asked: dict[str, Any],
@@ -186,7 +186,7 @@ def test_what_a_provider_bills_beyond_the_text_and_max_tokens_is_booked_and_held
         ("xai", {"search_parameters": {"mode": "on"}}),
     ],
 )
-def test_what_a_search_brings_is_booked_without_a_price_for_searches(
+def test_tokens_of_search_results_are_booked_without_a_search_price(
     play: Play, provider: str, asked: dict[str, Any]
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -197,7 +197,7 @@ def test_what_a_search_brings_is_booked_without_a_price_for_searches(
     play(Internet(a=[reporting(**LARGE_PROMPT)]), use, snapshot(one))
 
 
-def test_an_early_report_does_not_stand_for_what_is_said_after_it(play: Play) -> None:
+def test_text_after_an_early_usage_report_is_counted(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=True))
         assert (row["status"], row["basis"]) == ("ok", "estimated")
@@ -237,7 +237,7 @@ SHOWN = {
 
 @BOTH
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_client_is_shown_the_usage_that_is_booked(play: Play, streamed: bool, name: str) -> None:
+def test_the_client_sees_the_booked_usage(play: Play, streamed: bool, name: str) -> None:
     async def use(rig: Rig) -> None:
         options = {"stream_options": {"include_usage": True}} if streamed else {}
         client = await rig.ask(stream=streamed, max_tokens=50, **options)
@@ -261,7 +261,7 @@ REPORTS = [
 
 
 @pytest.mark.parametrize(("reports", "least", "why"), REPORTS, ids=[why for *_, why in REPORTS])
-def test_reports_that_contradict_each_other_are_not_exact(
+def test_contradicting_usage_reports_are_not_exact(
     play: Play, reports: list[int], least: int, why: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -298,7 +298,7 @@ def test_a_report_far_below_the_delivered_text_is_not_exact(play: Play, streamed
 
 @BOTH
 @pytest.mark.parametrize("budgeted", [False, True])
-def test_text_beyond_what_was_allowed_is_not_paid_for(play: Play, streamed: bool, budgeted: bool) -> None:
+def test_text_beyond_max_tokens_is_not_billed(play: Play, streamed: bool, budgeted: bool) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=streamed, max_tokens=50))
         assert (row["basis"], row["completion_tokens"]) == ("estimated", 50)
@@ -315,7 +315,7 @@ def test_text_beyond_what_was_allowed_is_not_paid_for(play: Play, streamed: bool
     play(Internet(a=[long]), use, snapshot(one, limits=limits) if budgeted else SETTING)
 
 
-def test_usage_told_with_an_error_is_booked(play: Play) -> None:
+def test_usage_reported_with_an_error_is_booked(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=True))
         assert (row["status"], row["basis"]) == ("error", "exact"), "it is the upstream's last word"
@@ -327,7 +327,7 @@ def test_usage_told_with_an_error_is_booked(play: Play) -> None:
 
 
 @BOTH
-def test_a_long_prompt_costs_what_the_catalogue_says_of_long_prompts(play: Play, streamed: bool) -> None:
+def test_a_long_prompt_has_the_catalogues_long_prompt_price(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(stream=streamed))
         assert (row["basis"], row["prompt_tokens"], row["cost_usd"]) == ("exact", 300_000, 0.765)
