@@ -41,7 +41,7 @@ def refusal(endpoint: Endpoint, body: Any) -> ProxyError:
 
 @pytest.mark.parametrize("endpoint", OTHERS)
 @given(found=FORMS)
-def test_text_and_token_ids_are_taken_alone_and_in_lists(endpoint: Endpoint, found: Any) -> None:
+def test_text_and_token_ids_are_accepted_alone_and_in_lists(endpoint: Endpoint, found: Any) -> None:
     asked = parse(endpoint, {"model": "m", GIVEN[endpoint]: found, "top_k": 5})
     assert (asked.endpoint, asked.model, asked.messages) == (endpoint, "m", ())
     assert asked.given == found
@@ -69,7 +69,7 @@ def test_text_and_token_ids_are_taken_alone_and_in_lists(endpoint: Endpoint, fou
         ([[1], [None]], "invalid_type"),
     ],
 )
-def test_anything_else_is_refused_by_name(endpoint: Endpoint, found: Any, code: str) -> None:
+def test_any_other_input_is_refused_by_name(endpoint: Endpoint, found: Any, code: str) -> None:
     error = refusal(endpoint, {GIVEN[endpoint]: found})
     assert (error.code, error.param) == (code, GIVEN[endpoint])
 
@@ -91,7 +91,7 @@ def test_anything_else_is_refused_by_name(endpoint: Endpoint, found: Any, code: 
         ({"model": ""}, "model"),
     ],
 )
-def test_a_completions_wrong_values_are_named(body: dict[str, Any], param: str) -> None:
+def test_invalid_completion_fields_are_named(body: dict[str, Any], param: str) -> None:
     assert refusal("completions", {"prompt": "x", **body}).param == param
 
 
@@ -106,14 +106,14 @@ def test_a_completions_wrong_values_are_named(body: dict[str, Any], param: str) 
         ({"user": 5}, "user"),
     ],
 )
-def test_an_embeddings_wrong_values_are_named(body: dict[str, Any], param: str) -> None:
+def test_invalid_embedding_fields_are_named(body: dict[str, Any], param: str) -> None:
     assert refusal("embeddings", {"input": "x", **body}).param == param
 
 
 @pytest.mark.parametrize(
     ("endpoint", "fields"), [("completions", COMPLETION_PARAMETERS), ("embeddings", EMBEDDING_PARAMETERS)]
 )
-def test_null_means_absent_there_too(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+def test_null_means_absent(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     asked = parse(endpoint, {**dict.fromkeys(fields), GIVEN[endpoint]: "x"})
     assert asked.params == {GIVEN[endpoint]: "x"}
     assert not asked.stream
@@ -136,25 +136,27 @@ def test_null_means_absent_there_too(endpoint: Endpoint, fields: dict[str, Any])
         ),
     )
 )
-def test_no_body_is_a_bug(endpoint: Endpoint, body: dict[str, Any]) -> None:
+def test_arbitrary_bodies_are_accepted_or_refused_with_a_400(
+    endpoint: Endpoint, body: dict[str, Any]
+) -> None:
     with contextlib.suppress(ProxyError):  # whose status is 400 for every code a parser has
         asked = PARSERS[endpoint](orjson.dumps(body), "", 0)
         assert asked.n >= 1
         assert asked.max_tokens is None or asked.max_tokens >= 0
 
 
-def test_every_answer_of_a_completion_is_counted() -> None:
+def test_the_number_of_completions_is_prompts_times_n() -> None:
     ask = {"prompt": ["a", "b", "c"], "n": 2, "best_of": 4}
     assert parse("completions", ask).n == 12
     assert parse("completions", {"prompt": [1, 2, 3], "n": 2}).n == 2
     assert parse("completions", {"prompt": "x"}).n == 1
 
 
-def test_embeddings_generate_nothing_whatever_they_say() -> None:
+def test_embeddings_ignore_max_tokens() -> None:
     assert parse("embeddings", {"input": "x", "max_tokens": 9}).max_tokens is None
 
 
-def test_no_guardrail_and_no_parameters_of_chats_reach_the_others() -> None:
+def test_completions_and_embeddings_get_no_guardrail_or_chat_params() -> None:
     own = {"tools": [{}], "response_format": {}, "logprobs": True, "temperature": 0.5, "top_k": 4}
     entry = deployment(params=own)
     asked = request_for(parse("completions", {"prompt": "x", "top_k": 9}), entry, "Only code.", "keep", 32)
