@@ -68,14 +68,12 @@ def standing(kind: str = "project:web", spent: int = 0, held: int = 0, **limited
 
 
 @given(durations, moments, moments)
-def test_a_window_contains_the_moment_it_was_asked_for(
-    duration: str | None, now: float, anchor: float
-) -> None:
+def test_a_window_contains_the_given_moment(duration: str | None, now: float, anchor: float) -> None:
     assert window(duration, now, anchor).contains(now)
 
 
 @given(durations.filter(bool), moments)
-def test_windows_follow_each_other_without_gap_or_overlap(duration: str, now: float) -> None:
+def test_windows_have_no_gaps_or_overlaps(duration: str, now: float) -> None:
     first = window(duration, now, 1000.0)
     assert first.end is not None
     second = window(duration, first.end, first.start)
@@ -94,11 +92,11 @@ def test_windows_follow_each_other_without_gap_or_overlap(duration: str, now: fl
         ("month", "2028-02-29T12:00:00", "2028-02-01T00:00:00", "2028-03-01T00:00:00"),
     ],
 )
-def test_calendar_windows_are_utc(duration: str, now: str, start: str, end: str) -> None:
+def test_calendar_windows_start_in_utc(duration: str, now: str, start: str, end: str) -> None:
     assert window(duration, at(now), 0.0) == Window(at(start), at(end))
 
 
-def test_a_rolling_window_counts_from_the_first_use() -> None:
+def test_a_rolling_window_starts_at_the_first_use() -> None:
     assert window("5h", NOW + 5 * 3600 + 1, NOW) == Window(NOW + 5 * 3600, NOW + 10 * 3600)
     assert is_rolling("30d")
     assert not is_rolling("day")
@@ -111,7 +109,7 @@ BAD = ["", "0h", "07d", "-1d", "1m", "30s", "1y", "5M", "1000000h", "day ", "Day
 
 
 @each("duration", [*GOOD, *BAD])
-def test_every_entrance_takes_the_same_durations(duration: str) -> None:
+def test_every_interface_accepts_the_same_durations(duration: str) -> None:
     good = duration in GOOD
 
     def by_file() -> None:
@@ -129,14 +127,14 @@ def test_every_entrance_takes_the_same_durations(duration: str) -> None:
             entrance()
 
 
-def test_a_duration_nobody_knows_is_an_error() -> None:
+def test_an_unknown_duration_is_an_error() -> None:
     for nonsense in ("fortnight", "0h", "-1d", "1m", ""):
         with pytest.raises(ValueError, match="not a budget duration"):
             window(nonsense, NOW, NOW)
 
 
 @given(durations, moments, moments)
-def test_a_clock_going_back_opens_no_earlier_window_within_one_length(
+def test_a_clock_set_back_reopens_no_earlier_window(
     duration: str | None, first: float, second: float
 ) -> None:
     opened = window(duration, first, 0.0)
@@ -149,7 +147,7 @@ def test_a_clock_going_back_opens_no_earlier_window_within_one_length(
         assert after.contains(second)
 
 
-def test_a_clock_that_was_a_year_ahead_locks_nothing_for_a_year() -> None:
+def test_a_clock_set_back_by_a_year_does_not_lock_a_scope_for_a_year() -> None:
     ahead = window("day", NOW + 365 * DAY, 0.0)
     assert turned(ahead, "day", NOW) == window("day", NOW, 0.0)
 
@@ -164,7 +162,7 @@ def test_a_clock_that_was_a_year_ahead_locks_nothing_for_a_year() -> None:
     st.integers(1, 10),
     st.data(),
 )
-def test_no_answer_within_its_limits_costs_more_than_the_hold(
+def test_an_answer_within_its_limits_never_costs_more_than_the_hold(
     candidates: list[Price], prompt_bound: int, max_tokens: int, n: int, data: st.DataObject
 ) -> None:
     prompt = data.draw(st.integers(0, prompt_bound))
@@ -178,7 +176,7 @@ def test_no_answer_within_its_limits_costs_more_than_the_hold(
 @given(
     st.lists(prices, min_size=1, max_size=3), st.integers(0, 10**6), st.integers(1, 9), st.integers(0, 10**15)
 )
-def test_what_fits_is_the_most_that_fits(
+def test_the_clamped_max_tokens_is_the_largest_that_fits(
     candidates: list[Price], prompt_bound: int, n: int, headroom: int
 ) -> None:
     cost_bound = budgets.bound(candidates, [prompt_bound] * len(candidates), n)
@@ -192,7 +190,7 @@ def test_what_fits_is_the_most_that_fits(
 
 
 @given(st.integers(0, 10**5), st.integers(-(10**12), 10**12))
-def test_a_clamped_answer_is_never_shorter_than_the_least(wanted: int, headroom: int) -> None:
+def test_a_clamped_max_tokens_is_at_least_the_minimum(wanted: int, headroom: int) -> None:
     allowed = budgets.fit(budgets.bound([PRICE], [10], 1), wanted, headroom)
     assert allowed is None or min(wanted, budgets.MIN_TOKENS) <= allowed <= wanted
 
@@ -200,23 +198,23 @@ def test_a_clamped_answer_is_never_shorter_than_the_least(wanted: int, headroom:
 # --- decisions ---------------------------------------------------------------------------------------------
 
 
-def test_without_a_budget_nothing_is_held_and_nothing_injected() -> None:
+def test_without_a_budget_nothing_is_held_and_no_max_tokens_added() -> None:
     admission = decide(ask(prices=(None,)), [standing(rpm_limit=5)]).admission
     assert (admission.hold_nanos, admission.max_tokens, admission.clamped) == (0, None, False)
 
 
-def test_with_a_budget_the_models_maximum_is_held_and_sent() -> None:
+def test_under_a_budget_the_models_maximum_is_held_and_sent() -> None:
     admission = decide(ask(), [standing(max_budget=10**12)]).admission
     assert admission.max_tokens == 4096
     assert admission.hold_nanos == -(-(1000 * 200_000_000 + 4096 * 600_000_000) // 10**6)
 
 
-def test_a_clients_own_maximum_is_left_alone_when_it_fits() -> None:
+def test_a_clients_max_tokens_is_unchanged_if_it_fits() -> None:
     admission = decide(ask(max_tokens=100), [standing(max_budget=10**12)]).admission
     assert (admission.max_tokens, admission.clamped) == (None, False)
 
 
-def test_what_does_not_fit_the_tightest_budget_is_clamped_to_it() -> None:
+def test_max_tokens_is_clamped_to_the_tightest_budget() -> None:
     roomy, tight = (
         standing("global:", max_budget=10**12),
         standing(spent=400_000, held=100_000, max_budget=10**6),
@@ -227,7 +225,7 @@ def test_what_does_not_fit_the_tightest_budget_is_clamped_to_it() -> None:
     assert admission.hold_nanos <= 500_000
 
 
-def test_below_sixteen_tokens_the_budget_is_over() -> None:
+def test_a_budget_for_fewer_than_16_tokens_refuses() -> None:
     enough = 200_000 + 16 * 600
     assert decide(ask(), [standing(max_budget=enough)]).admission.max_tokens == 16
     with pytest.raises(LimitExceededError) as refused:
@@ -237,7 +235,7 @@ def test_below_sixteen_tokens_the_budget_is_over() -> None:
     assert error.wire_headers()["x-should-retry"] == "false"
 
 
-def test_who_wants_fewer_than_sixteen_tokens_gets_them() -> None:
+def test_a_request_for_fewer_than_16_tokens_is_allowed() -> None:
     admission = decide(ask(max_tokens=2), [standing(max_budget=200_000 + 2 * 600)]).admission
     assert (admission.max_tokens, admission.clamped) == (None, False)
 
@@ -261,16 +259,16 @@ def test_an_unpriced_candidate_is_refused_by_name_under_a_budget() -> None:
     assert "`mystery`" in refused.value.message
 
 
-def test_an_unpriced_candidate_passes_a_shadow() -> None:
+def test_an_unpriced_candidate_passes_a_shadow_budget() -> None:
     assert decide(ask(prices=(None,)), [standing(max_budget=10**12, shadow=True)]).admission.hold_nanos == 0
 
 
-def test_a_budget_of_nothing_allows_nothing_even_if_it_is_free() -> None:
+def test_a_zero_budget_refuses_free_models_too() -> None:
     with pytest.raises(LimitExceededError):
         decide(ask(prices=(Price(0, 0),)), [standing(max_budget=0)])
 
 
-def test_what_costs_nothing_passes_an_empty_budget() -> None:
+def test_a_free_request_passes_an_exhausted_budget() -> None:
     empty = standing(spent=10, max_budget=10)
     admission = decide(ask(prices=(Price(0, 0),)), [empty]).admission
     assert (admission.hold_nanos, admission.clamped) == (0, False)
@@ -284,19 +282,19 @@ def test_an_embedding_is_held_at_its_input_and_never_clamped() -> None:
         decide(wish, [standing(max_budget=199_999)])
 
 
-def test_several_answers_are_all_held() -> None:
+def test_the_hold_covers_every_choice() -> None:
     one = decide(ask(max_tokens=100, n=1), [standing(max_budget=10**12)]).admission.hold_nanos
     five = decide(ask(max_tokens=100, n=5), [standing(max_budget=10**12)]).admission.hold_nanos
     assert five - one == 4 * 100 * 600
 
 
-def test_the_dearest_candidate_of_the_chain_is_held() -> None:
+def test_the_hold_is_that_of_the_most_expensive_candidate() -> None:
     dear = replace(PRICE, output=6_000_000_000)
     wish = ask(max_tokens=100, prices=(PRICE, dear), candidate_names=("a", "b"))
     assert decide(wish, [standing(max_budget=10**12)]).admission.hold_nanos == 200_000 + 600_000
 
 
-def test_a_shadow_reports_what_it_would_have_refused_and_changes_nothing() -> None:
+def test_a_shadow_budget_only_reports_what_it_would_refuse() -> None:
     shadow = ScopeState(
         ScopeLimits("key:a", Limits(rpm_limit=1, max_budget=5, shadow=True)), Rates(0.0, None, NOW), 0, 5
     )
@@ -306,7 +304,7 @@ def test_a_shadow_reports_what_it_would_have_refused_and_changes_nothing() -> No
     assert list(decision.rates) == [Rates(0.0, None, NOW)]
 
 
-def test_a_shadow_beside_a_budget_reports_the_hold_that_would_not_fit() -> None:
+def test_a_shadow_budget_beside_a_budget_reports_the_hold_that_does_not_fit() -> None:
     admission = decide(
         ask(max_tokens=100), [standing(max_budget=10**12), standing("key:a", max_budget=5, shadow=True)]
     ).admission
@@ -314,7 +312,7 @@ def test_a_shadow_beside_a_budget_reports_the_hold_that_would_not_fit() -> None:
     assert admission.hold_nanos == 260_000
 
 
-def test_one_refusing_scope_refuses_for_all() -> None:
+def test_a_refusal_in_one_scope_refuses_the_request() -> None:
     empty = ScopeState(ScopeLimits("key:a", Limits(rpm_limit=1)), Rates(0.0, None, NOW))
     with pytest.raises(LimitExceededError) as refused:
         decide(ask(), [standing(rpm_limit=100)._replace(rates=Rates(100.0, None, NOW)), empty])
@@ -325,15 +323,15 @@ def test_one_refusing_scope_refuses_for_all() -> None:
 @pytest.mark.parametrize(
     ("nanos", "text"), [(0, "$0.00"), (1, "$0.000000001"), (1_250_000_000, "$1.25"), (-500_000_000, "-$0.50")]
 )
-def test_money_is_told_exactly(nanos: int, text: str) -> None:
+def test_amounts_are_shown_exactly(nanos: int, text: str) -> None:
     assert money.dollars(nanos) == text
 
 
-def test_a_refusal_for_ever_says_so() -> None:
+def test_a_refusal_without_reset_says_so() -> None:
     refusal = budgets.over_budget(ScopeLimits("global:", Limits(max_budget=1)), 1, 2, None)
     assert "never resets" in refusal.message
     assert "held by running requests" in refusal.message
 
 
-def test_for_ever_has_no_end() -> None:
+def test_an_unlimited_window_has_no_end() -> None:
     assert FOR_EVER.contains(NOW + timedelta(days=10**5).total_seconds())

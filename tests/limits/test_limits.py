@@ -72,7 +72,7 @@ def times(gaps: list[float]) -> list[float]:
 
 
 @given(st.integers(1, 1000), steps)
-def test_a_bucket_never_lets_more_in_than_it_holds_and_refills(limit: int, gaps: list[float]) -> None:
+def test_a_bucket_admits_at_most_its_capacity_plus_refill(limit: int, gaps: list[float]) -> None:
     at = times(gaps)
     passed = admitted(scope(rpm_limit=limit), at)
     for first in range(len(at)):
@@ -81,14 +81,16 @@ def test_a_bucket_never_lets_more_in_than_it_holds_and_refills(limit: int, gaps:
             assert sum(passed[first : last + 1]) <= allowed
 
 
-def test_the_whole_bucket_may_be_used_at_once_and_then_one_each_interval() -> None:
+def test_a_full_bucket_allows_a_burst_then_one_request_per_interval() -> None:
     at = [NOW] * 61 + [NOW + second for second in range(1, 6)]
     passed = admitted(scope(rpm_limit=60), at)
     assert passed == [True] * 60 + [False] + [True] * 5
 
 
 @given(st.integers(1, 100_000), st.integers(1, 100_000), st.floats(-100_000, 100_000))
-def test_whoever_waits_as_long_as_told_gets_in_and_not_before(limit: int, need: int, level: float) -> None:
+def test_a_request_is_admitted_after_its_retry_after_and_not_before(
+    limit: int, need: int, level: float
+) -> None:
     need = min(need, limit)
     one = scope(tpm_limit=limit)
     rates = Rates(None, min(level, float(limit)), NOW)
@@ -103,18 +105,18 @@ def test_whoever_waits_as_long_as_told_gets_in_and_not_before(limit: int, need: 
     assert limits.check(one, earlier, need, 0) != ()
 
 
-def test_a_limit_of_nothing_lets_nothing_in() -> None:
+def test_a_limit_of_zero_refuses_everything() -> None:
     for field in ("rpm_limit", "tpm_limit", "max_parallel_requests"):
         one = scope(**{field: 0})
         (refusal,) = limits.check(one, limits.refill(Rates(), one.limits, NOW), 1, 0)
         assert refusal.retry_after == 60
 
 
-def test_no_limit_lets_everything_in() -> None:
+def test_without_a_limit_everything_is_admitted() -> None:
     assert limits.check(scope(), limits.refill(Rates(), Limits(), NOW), 10**12, 10**6) == ()
 
 
-def test_a_request_larger_than_the_bucket_hears_that_it_can_never_pass() -> None:
+def test_a_request_larger_than_the_bucket_is_refused_permanently() -> None:
     one = scope(tpm_limit=100)
     (refusal,) = limits.check(one, limits.refill(Rates(), one.limits, NOW), 101, 0)
     assert (refusal.code, refusal.type) == ("rate_limit_exceeded", "tokens")
@@ -122,7 +124,7 @@ def test_a_request_larger_than_the_bucket_hears_that_it_can_never_pass() -> None
     assert limits.check(one, limits.refill(Rates(), one.limits, NOW), 100, 0) == ()
 
 
-def test_debt_is_paid_back_before_anything_is_let_in() -> None:
+def test_a_negative_level_is_refilled_before_anything_is_admitted() -> None:
     one = scope(tpm_limit=600)
     indebted = Rates(None, -600.0, NOW)
     (refusal,) = limits.check(one, limits.refill(indebted, one.limits, NOW), 10, 0)
@@ -130,9 +132,7 @@ def test_debt_is_paid_back_before_anything_is_let_in() -> None:
 
 
 @given(st.floats(1.1, 10**9), st.integers(1, 1000))
-def test_a_clock_set_back_neither_fills_a_bucket_nor_locks_it_longer_than_a_minute(
-    back: float, limit: int
-) -> None:
+def test_a_clock_set_back_does_not_fill_a_bucket_or_lock_it_beyond_a_minute(back: float, limit: int) -> None:
     one = scope(rpm_limit=limit)
     empty = Rates(0.0, None, NOW)
     before = limits.refill(empty, one.limits, NOW - back)
@@ -142,13 +142,13 @@ def test_a_clock_set_back_neither_fills_a_bucket_nor_locks_it_longer_than_a_minu
 
 
 @given(st.floats(0, 10**9), st.integers(1, 1000))
-def test_a_clock_set_forward_gives_at_most_one_full_bucket(forward: float, limit: int) -> None:
+def test_a_clock_set_forward_adds_at_most_one_full_bucket(forward: float, limit: int) -> None:
     later = limits.refill(Rates(0.0, None, NOW), Limits(rpm_limit=limit), NOW + forward)
     assert later.rpm_level is not None
     assert later.rpm_level <= limit
 
 
-def test_requests_slightly_out_of_order_refill_nothing_twice() -> None:
+def test_requests_out_of_order_do_not_refill_twice() -> None:
     one = scope(rpm_limit=60_000)
     rates = Rates(0.0, None, NOW)
     rates = limits.refill(rates, one.limits, NOW - 0.5)
@@ -156,18 +156,18 @@ def test_requests_slightly_out_of_order_refill_nothing_twice() -> None:
     assert limits.refill(rates, one.limits, NOW + 0.001).rpm_level == pytest.approx(1, rel=1e-3)
 
 
-def test_raising_a_limit_adds_no_burst_and_lowering_it_cuts_the_level() -> None:
+def test_raising_a_limit_adds_no_burst_and_lowering_it_reduces_the_level() -> None:
     rates = Rates(2.0, None, NOW)
     assert limits.refill(rates, Limits(rpm_limit=100), NOW).rpm_level == 2
     assert limits.refill(rates, Limits(rpm_limit=1), NOW).rpm_level == 1
 
 
-def test_a_shadow_that_would_refuse_takes_nothing_of_what_it_refused() -> None:
+def test_a_shadow_limit_that_would_refuse_consumes_nothing() -> None:
     assert limits.take(Rates(5.0, 50.0, NOW), 10, ["requests"]) == Rates(5.0, 40.0, NOW)
     assert limits.take(Rates(5.0, 50.0, NOW), 10, ["tokens"]) == Rates(4.0, 50.0, NOW)
 
 
-def test_of_several_refusals_the_longest_wait_is_told_and_a_budget_before_all() -> None:
+def test_the_reported_refusal_is_a_budget_else_the_longest_wait() -> None:
     def refusal(wait: float | None) -> Refusal:
         return Refusal("rate_limit_exceeded", "requests", "m", wait, "key", "requests")
 
@@ -180,7 +180,7 @@ def test_of_several_refusals_the_longest_wait_is_told_and_a_budget_before_all() 
 # --- scopes ------------------------------------------------------------------------------------------------
 
 
-def test_only_scopes_with_a_limit_are_looked_at() -> None:
+def test_only_scopes_with_a_limit_are_checked() -> None:
     found = limits.scopes_of(snapshot(key=Limits(rpm_limit=1)), Project("web"), Key("key_a", "web"), "bob")
     assert [(one.kind, one.name) for one in found] == [("key", "key_a")]
     assert limits.scopes_of(snapshot(), Project("web"), Key("key_a", "web"), "bob") == ()
@@ -204,7 +204,7 @@ def test_a_keys_own_limits_replace_the_default_ones_field_by_field() -> None:
     assert found.limits.max_parallel_requests == 3
 
 
-def test_a_projects_limits_come_from_its_snapshot() -> None:
+def test_a_projects_limits_are_read_from_the_snapshot() -> None:
     projects = {"web": Project("web", limits=Limits(rpm_limit=7))}
     (found,) = limits.scopes_of(snapshot(projects), projects["web"], None, None)
     assert found.limits.rpm_limit == 7
@@ -218,7 +218,7 @@ def test_two_users_never_share_a_scope(one: str, other: str) -> None:
 
 
 @given(st.text(max_size=2000))
-def test_a_users_name_is_kept_short_and_the_same_whenever_it_is_asked_for(user: str) -> None:
+def test_a_long_user_id_is_shortened_deterministically(user: str) -> None:
     name = limits.user_name(user)
     assert len(name) <= 256
     assert limits.user_name(name) == name
@@ -236,7 +236,7 @@ def test_two_projects_never_share_a_user(one: str, other: str, first: str, secon
 # --- headers -----------------------------------------------------------------------------------------------
 
 
-def test_headers_tell_the_tightest_scope_of_each_kind() -> None:
+def test_headers_show_the_tightest_scope_of_each_kind() -> None:
     wide = ScopeLimits("global:", Limits(rpm_limit=600, tpm_limit=100))
     narrow = ScopeLimits("key:a", Limits(rpm_limit=60))
     requests, tokens = limits.rates_left(
@@ -258,11 +258,11 @@ def test_without_limits_there_are_no_headers() -> None:
     assert limits.headers(*limits.rates_left([Limits()], [Rates()])) == {}
 
 
-def test_a_shadow_is_not_told_to_clients() -> None:
+def test_headers_do_not_show_shadow_limits() -> None:
     assert limits.rates_left([Limits(rpm_limit=1, shadow=True)], [Rates(1.0, None, NOW)]) == (None, None)
 
 
-def test_nothing_remains_of_a_debt() -> None:
+def test_the_remaining_amount_of_a_negative_level_is_0() -> None:
     (_, tokens) = limits.rates_left([Limits(tpm_limit=60)], [Rates(None, -60.0, NOW)])
     assert tokens == Rate(60, 0, 120.0)
 
@@ -281,11 +281,11 @@ def test_nothing_remains_of_a_debt() -> None:
         (3661, "1h1m1s"),
     ],
 )
-def test_resets_are_told_in_openais_format(seconds: float, text: str) -> None:
+def test_resets_have_openais_format(seconds: float, text: str) -> None:
     assert limits.reset_text(seconds) == text
 
 
-def test_a_later_reset_is_never_told_as_an_earlier_one() -> None:
+def test_reset_times_are_monotonic() -> None:
     def seconds(text: str) -> float:
         if text.endswith("ms"):
             return int(text[:-2]) / 1000
