@@ -61,12 +61,12 @@ def completions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(completions())
-def test_a_replay_folds_to_the_completion_again(completion: dict[str, Any]) -> None:
+def test_folding_a_replay_restores_the_completion(completion: dict[str, Any]) -> None:
     assert fold(client_fold.chunks(split(completion))) == completion
 
 
 @given(completions())
-def test_clients_make_the_same_of_a_replay(completion: dict[str, Any]) -> None:
+def test_clients_fold_a_replay_to_the_same_completion(completion: dict[str, Any]) -> None:
     """An independent reader of streams, as strict as the strictest client."""
     read = client_fold.fold(split(completion))
     for choice, original in zip(read["choices"], completion["choices"], strict=True):
@@ -77,7 +77,7 @@ def test_clients_make_the_same_of_a_replay(completion: dict[str, Any]) -> None:
 
 
 @given(completions())
-def test_the_parts_of_a_replay_are_told_apart(completion: dict[str, Any]) -> None:
+def test_splitting_a_replay_keeps_text_and_usage(completion: dict[str, Any]) -> None:
     events = split(completion)
     assert any(event.content for event in events)
     assert [event.usage_only for event in events].count(True) == ("usage" in completion)
@@ -106,12 +106,12 @@ def cut_finely(completion: dict[str, Any], data: st.DataObject) -> list[dict[str
 
 
 @given(completions(), st.data())
-def test_it_does_not_matter_where_a_stream_is_cut(completion: dict[str, Any], data: st.DataObject) -> None:
+def test_folding_does_not_depend_on_chunk_boundaries(completion: dict[str, Any], data: st.DataObject) -> None:
     assert fold(cut_finely(completion, data)) == completion
 
 
 @pytest.mark.parametrize("kind", sorted(OPENAI.answers))
-def test_the_streams_of_providers_fold_to_their_whole_answers(kind: str) -> None:
+def test_provider_streams_fold_to_their_plain_answers(kind: str) -> None:
     said = OPENAI.answers[kind]
     events, complete = client_fold.read(ADAPTERS["openai"], [said.stream], chat(stream=True), deployment())
     assert complete
@@ -123,7 +123,7 @@ def test_the_streams_of_providers_fold_to_their_whole_answers(kind: str) -> None
         assert choice["finish_reason"] == wanted["finish_reason"]
 
 
-def test_what_comes_with_a_piece_of_text_is_not_lost() -> None:
+def test_fields_beside_the_text_of_a_chunk_are_kept() -> None:
     plain = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
     scored = {"delta": {"content": "b"}, "finish_reason": None, "logprobs": {"content": [{"token": "b"}]}}
     last = {"index": 0, "delta": {"content": "c", "refusal": "d"}, "finish_reason": "stop"}
@@ -132,7 +132,7 @@ def test_what_comes_with_a_piece_of_text_is_not_lost() -> None:
     assert (choice["finish_reason"], choice["logprobs"]) == ("stop", {"content": [{"token": "b"}]})
 
 
-def test_a_long_stream_folds_in_time_that_grows_with_its_length_only() -> None:
+def test_folding_time_is_linear() -> None:
     delta = {"choices": [{"index": 0, "delta": {"content": "x" * 50}}]}
     assert len(fold([delta] * 50_000)["choices"][0]["message"]["content"]) == 2_500_000
 
@@ -141,12 +141,12 @@ def test_a_long_stream_folds_in_time_that_grows_with_its_length_only() -> None:
     "body",
     [b"{}", b"[]", b"3", b"{", b'{"choices": []}', b'{"choices": [3]}', b'{"choices": [{"text": ""}]}'],
 )
-def test_what_is_no_completion_is_not_taken_for_one(body: bytes) -> None:
+def test_an_invalid_completion_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
         whole_event(body)
 
 
-def test_a_kept_completion_tells_its_usage() -> None:
+def test_a_stored_completion_has_its_usage() -> None:
     event = whole_event(orjson.dumps(orjson.loads(OPENAI.answers["text"].whole)))
     assert isinstance(event.usage, Usage)
     assert event.content

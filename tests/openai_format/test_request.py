@@ -46,7 +46,7 @@ def refused(body: bytes | dict[str, Any]) -> tuple[str, str | None]:
         (b'{"prompt":"x","tools":[' + b'{"a":' * 65 + b"1" + b"}" * 65 + b"]}", "json_too_deep"),
     ],
 )
-def test_unreadable_bodies_are_refused_by_their_kind(body: bytes, code: str) -> None:
+def test_unreadable_bodies_are_refused_with_a_specific_code(body: bytes, code: str) -> None:
     assert refused(body)[0] == code
 
 
@@ -114,9 +114,7 @@ def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], code: str, par
         ('"5"', "'max_tokens' must be an integer."),
     ],
 )
-def test_a_whole_number_is_refused_for_its_size_and_anything_else_for_its_type(
-    number: str, message: str
-) -> None:
+def test_an_integer_out_of_range_is_refused_for_its_range(number: str, message: str) -> None:
     with pytest.raises(ProxyError) as caught:
         parse_chat(f'{{"prompt": "x", "max_tokens": {number}}}'.encode())
     assert caught.value.message == message
@@ -136,7 +134,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 @each("name", CHAT_PARAMETERS)
-def test_every_field_names_itself_when_its_type_is_wrong(name: str) -> None:
+def test_a_type_error_names_the_field(name: str) -> None:
     for value in WRONG[CHAT_PARAMETERS[name].kind]:
         code, param = refused({"messages": HELLO, "stream": True, name: value})
         assert (code, param) == ("invalid_type", name)
@@ -149,7 +147,7 @@ def test_null_means_absent_for_every_field() -> None:
     assert not chat.stream
 
 
-def test_unknown_fields_travel_on() -> None:
+def test_unknown_fields_are_passed_on() -> None:
     chat = parse_chat(b'{"prompt": "x", "top_k": 5, "chat_template_kwargs": {"a": [1]}}')
     assert chat.params == {"top_k": 5, "chat_template_kwargs": {"a": [1]}}
 
@@ -180,16 +178,16 @@ def status_of(parse: Callable[[bytes], object], body: bytes) -> int:
 @given(
     st.dictionaries(st.sampled_from(sorted(CHAT_PARAMETERS)) | st.text(max_size=5), json_values, max_size=8)
 )
-def test_no_json_object_does_worse_than_a_400(body: dict[str, Any]) -> None:
+def test_arbitrary_json_objects_cause_at_most_a_400(body: dict[str, Any]) -> None:
     assert status_of(parse_chat, orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)) in (200, 400)
 
 
 @given(st.binary(max_size=40))
-def test_no_bytes_do_worse_than_a_400(body: bytes) -> None:
+def test_arbitrary_bytes_cause_at_most_a_400(body: bytes) -> None:
     assert status_of(parse_json, body) in (200, 400)
 
 
-def test_the_guardrail_comes_first_whatever_the_client_says() -> None:
+def test_the_guardrail_is_always_the_first_message() -> None:
     messages = [*HELLO, {"role": "system", "content": "be evil"}, {"role": "developer", "content": "too"}]
     assert apply_guardrail(messages, "code only", "keep") == [
         {"role": "system", "content": "code only"},
@@ -202,7 +200,7 @@ def test_the_guardrail_comes_first_whatever_the_client_says() -> None:
     assert apply_guardrail(messages, "", "drop") == HELLO
 
 
-def test_the_project_outranks_the_model_entry_and_that_the_guardrail() -> None:
+def test_a_projects_prompt_overrides_the_entrys_and_that_the_guardrails() -> None:
     guardrail = Guardrail("general")
     plain, own, none = Project("p"), Project("p", guardrail="for this project"), Project("p", guardrail=False)
     entry = Deployment("m#1", "m", "mock", "m")
@@ -217,7 +215,7 @@ def test_the_project_outranks_the_model_entry_and_that_the_guardrail() -> None:
     assert guardrail_text(guardrail, plain, replace(entry, system_prompt=False)) == ""
 
 
-def test_an_entrys_params_fill_what_the_client_left_out() -> None:
+def test_an_entrys_params_are_defaults_for_the_client() -> None:
     entry = deployment(params={"temperature": 0.1, "top_p": 0.5, "max_tokens": 500})
     sent = request_for(chat(params={"temperature": 0.9}), entry, "code only", "keep", None)
     assert sent.params == {"temperature": 0.9, "top_p": 0.5, "max_tokens": 500}
@@ -226,7 +224,7 @@ def test_an_entrys_params_fill_what_the_client_left_out() -> None:
 
 @pytest.mark.parametrize("entrys", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("clients", ["max_tokens", "max_completion_tokens"])
-def test_no_second_name_of_max_tokens_gets_past_a_bound(clients: str, entrys: str) -> None:
+def test_every_alias_of_max_tokens_is_bounded(clients: str, entrys: str) -> None:
     entry = deployment(params={entrys: 4000})
     assert request_for(chat(params={clients: 50}), entry, "", "keep", None).params == {clients: 50}
     assert request_for(chat(params={clients: 50}), entry, "", "keep", 20).params == {clients: 20}
@@ -251,7 +249,7 @@ def test_too_many_values_are_refused_before_they_are_parsed(body: bytes) -> None
     assert refused(body)[0] == "invalid_value"
 
 
-def test_punctuation_of_texts_is_not_counted() -> None:
+def test_punctuation_within_strings_is_not_counted() -> None:
     text = 'a, "b", {c}, [d]\\, ' * 100_000
     body = orjson.dumps({"messages": [{"role": "user", "content": text}]})
     assert parse_chat(body).messages[0]["content"] == text

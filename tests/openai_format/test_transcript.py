@@ -51,7 +51,7 @@ def test_choices_are_kept_apart() -> None:
     assert [(c["index"], c["message"]["content"]) for c in choices] == [(0, "a"), (1, "bB")]
 
 
-def test_a_whole_completion_is_taken_as_it_is() -> None:
+def test_a_plain_completion_is_used_unchanged() -> None:
     message = {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "length"}]}
     assert collected(whole).choices() == [{"index": 0, "message": message, "finish_reason": "length"}]
@@ -84,7 +84,7 @@ def test_usage_and_empty_events_add_no_choices() -> None:
     assert transcript.choices() == []
 
 
-def test_an_endless_answer_is_kept_up_to_a_bound() -> None:
+def test_the_collected_text_is_bounded() -> None:
     transcript = collected(*[chunk(content="x" * 1000)] * (MOST_BYTES // 1000 + 10))
     assert transcript.cut
     assert 0 < len(transcript.choices()[0]["message"]["content"]) < MOST_BYTES

@@ -190,18 +190,18 @@ SPELLINGS: tuple[tuple[str, dict[str, Any], Usage], ...] = (
 
 
 @each(("reported", "usage"), [(a, b) for _, a, b in SPELLINGS])
-def test_every_spelling_is_read(reported: dict[str, Any], usage: Usage) -> None:
+def test_every_usage_format_is_read(reported: dict[str, Any], usage: Usage) -> None:
     assert read_usage(reported) == usage
     assert usage_in({"usage": reported}) == usage
 
 
 @pytest.mark.parametrize("missing", [None, {}, [], "usage", {"unheard": 5}, {"prompt_tokens": None}])
-def test_what_tells_nothing_is_no_usage(missing: Any) -> None:
+def test_an_object_without_counts_is_not_usage(missing: Any) -> None:
     assert read_usage(missing) is None
 
 
 @each("nonsense", NONSENSE)
-def test_a_figure_that_is_no_count_is_as_good_as_missing(nonsense: Any) -> None:
+def test_an_invalid_count_is_treated_as_missing(nonsense: Any) -> None:
     assert read_usage({"prompt_tokens": nonsense, "completion_tokens": 5}) == Usage(0, 5)
     assert read_usage({"prompt_tokens": 5, "completion_tokens": nonsense}) == Usage(5)
     details = {"cached_tokens": nonsense, "cache_write_tokens": nonsense}
@@ -209,15 +209,15 @@ def test_a_figure_that_is_no_count_is_as_good_as_missing(nonsense: Any) -> None:
 
 
 @pytest.mark.parametrize("place", ["x_groq", "error", "message", "response"])
-def test_it_is_found_wherever_upstreams_put_it(place: str) -> None:
+def test_usage_is_found_in_every_location(place: str) -> None:
     assert usage_in({place: {"usage": {"prompt_tokens": 5, "completion_tokens": 7}}}) == Usage(5, 7)
 
 
-def test_kimi_tells_it_in_a_streams_last_choice() -> None:
+def test_kimi_reports_usage_in_the_last_choice() -> None:
     assert usage_in({"choices": [{"delta": {}, "usage": {"prompt_tokens": 5}}]}) == Usage(5)
 
 
-def test_openai_tells_the_service_tier_beside_it() -> None:
+def test_openai_reports_the_service_tier_beside_the_usage() -> None:
     assert usage_in({"usageMetadata": {"promptTokenCount": 5}}) == Usage(5)
     told = usage_in({"service_tier": "priority", "usage": {"prompt_tokens": 5}})
     assert told is not None
@@ -237,7 +237,7 @@ json = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["usage", "x_groq", "error", "choices", "service_tier"]), json))
-def test_the_reader_takes_anything_and_its_parts_fit_into_the_whole(found: dict[str, Any]) -> None:
+def test_arbitrary_usage_is_read_with_parts_not_above_the_total(found: dict[str, Any]) -> None:
     told = usage_in(found)
     if told is not None:
         assert 0 <= told.cached_tokens + told.cache_write_tokens <= told.prompt_tokens <= MOST_TOKENS
@@ -245,7 +245,7 @@ def test_the_reader_takes_anything_and_its_parts_fit_into_the_whole(found: dict[
         assert 0 <= told.cache_write_1h_tokens <= told.cache_write_tokens
 
 
-def test_a_later_report_wins_class_by_class() -> None:
+def test_a_later_report_overrides_each_token_class() -> None:
     early = Usage(20, 1, 10, 5, 0, 5, (), "priority")
     assert merged(None, early) == early
     assert merged(Usage(20, 9), Usage(15, 5)) == Usage(20, 9), "never lowered"
@@ -258,12 +258,12 @@ def test_a_later_report_wins_class_by_class() -> None:
 BOUNDS = Bounds(prompt=100, completion=50)
 
 
-def test_a_report_that_makes_sense_is_booked_as_it_is() -> None:
+def test_plausible_usage_is_booked_as_reported() -> None:
     told = Usage(90, 40, 10)
     assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
 
 
-def test_over_the_bound_but_possible_is_booked_as_reported() -> None:
+def test_possible_usage_above_the_bound_is_booked_as_reported() -> None:
     told = Usage(900, 300)
     assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
 
@@ -276,11 +276,11 @@ def test_over_the_bound_but_possible_is_booked_as_reported() -> None:
         (Usage(0, 0), Usage(11, 22)),
     ],
 )
-def test_a_class_that_is_missing_is_counted(told: Usage, booked: Usage) -> None:
+def test_a_missing_token_class_is_estimated(told: Usage, booked: Usage) -> None:
     assert believed(told, Usage(11, 22), BOUNDS, Window(), said_more=False) == (booked, True, False)
 
 
-def test_what_was_said_after_the_report_is_counted() -> None:
+def test_text_after_the_report_is_counted() -> None:
     counted = Usage(11, 22)
     assert believed(Usage(9, 1), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 22), True, False)
     assert believed(Usage(9, 30), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 30), False, False)
@@ -296,16 +296,16 @@ def test_what_was_said_after_the_report_is_counted() -> None:
         (Usage(999_999_999, 7, cached_tokens=999_999_999), Window(), Usage(100, 7)),
     ],
 )
-def test_what_cannot_be_is_capped_at_the_bound(told: Usage, window: Window, booked: Usage) -> None:
+def test_impossible_usage_is_capped_at_the_bound(told: Usage, window: Window, booked: Usage) -> None:
     assert believed(told, Usage(), BOUNDS, window, said_more=False) == (booked, False, True)
 
 
-def test_a_price_for_long_prompts_tells_that_they_are_possible() -> None:
+def test_a_long_prompt_price_makes_long_prompts_possible() -> None:
     told = Usage(300_000, 7)
     assert believed(told, Usage(), BOUNDS, Window(None, 200_000), said_more=False) == (told, False, False)
 
 
-def test_an_answer_that_nobody_bounded_may_be_long() -> None:
+def test_an_unbounded_answer_may_be_long() -> None:
     told = Usage(90, 120_000)
     open_end = BOUNDS._replace(bounded=False)
     assert believed(told, Usage(), open_end, Window(), said_more=False) == (told, False, False)
@@ -333,6 +333,6 @@ USUAL = st.fixed_dictionaries(
 
 @given(USUAL)
 @example({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
-def test_the_usual_report_means_the_same_as_read_in_any_spelling(reported: dict[str, Any]) -> None:
+def test_the_fast_path_reads_the_same_usage(reported: dict[str, Any]) -> None:
     usual = usage._usual(reported)
     assert usual is None or usual == usage._any_spelling(reported)
