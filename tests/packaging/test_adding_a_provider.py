@@ -30,18 +30,18 @@ def entry(provider: str, **changes: Any) -> Deployment:
     return deployment("m", provider=provider, base_url=None, **changes)
 
 
-def test_the_page_adds_one_provider_of_each_kind() -> None:
+def test_the_page_adds_one_provider_of_each_type() -> None:
     assert BLOCKS.keys() == {"row", "native", "entry", "dialogue"}
     assert ADDED.keys() == SAYING.keys() == {"acme", "parley"}
     assert not ADDED.keys() & ADAPTERS.keys()
 
 
-def test_they_keep_the_contract_of_every_provider() -> None:
+def test_the_example_providers_satisfy_the_provider_contract() -> None:
     assert ADDED.keys() <= set(test_providers.PROVIDERS)
     assert all(test_providers.SPEAKING[name] is ADDED[name] for name in ADDED)
 
 
-def test_a_row_is_all_that_an_openai_dialect_takes() -> None:
+def test_an_openai_dialect_needs_only_a_row() -> None:
     params = {"seed": 7, "stop": "END", "temperature": 0.5}
     sent = ADDED["acme"].to_request(chat(messages=ASKED, params=params), entry("acme"))
     assert sent.url == "https://api.acme.example/v1/chat/completions"
@@ -49,7 +49,7 @@ def test_a_row_is_all_that_an_openai_dialect_takes() -> None:
     assert orjson.loads(sent.body) == body
 
 
-def test_a_dialect_of_its_own_is_spoken_in_its_own_words() -> None:
+def test_a_native_dialect_is_translated() -> None:
     params = {"max_tokens": 9, "temperature": 0.5, "n": 1}
     sent = ADDED["parley"].to_request(chat(messages=ASKED, params=params, stream=True), entry("parley"))
     assert sent.url == "https://api.parley.example/v1/say"
@@ -65,7 +65,7 @@ def test_a_dialect_of_its_own_is_spoken_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(("provider", "param"), [("acme", "logit_bias"), ("parley", "logit_bias")])
-def test_what_they_do_not_support_is_refused_or_dropped(provider: str, param: str) -> None:
+def test_unsupported_parameters_are_refused_or_dropped(provider: str, param: str) -> None:
     asked = chat(params={param: {"50256": 1}})
     with pytest.raises(ProxyError) as caught:
         ADDED[provider].to_request(asked, entry(provider))
@@ -91,19 +91,19 @@ def knowing(provider: str) -> Iterator[str]:
 
 
 @each("provider", sorted({*NATIVE_ADAPTERS, "nvidia", "groq", "perplexity", "cerebras", "fireworks"}))
-def test_every_place_that_knows_a_provider_is_named(provider: str) -> None:
+def test_the_page_names_every_place_to_change(provider: str) -> None:
     own = {f for f in knowing(provider) if Path(f).stem.partition("_")[0] == provider}
     missing = [file for file in knowing(provider) if file not in own and f"`{file}`" not in PAGE]
     assert not missing
 
 
-def test_every_file_it_names_is_there() -> None:
+def test_every_named_file_exists() -> None:
     made_up = {"codellama_proxy/providers/parley.py", "tests/support/dialects/parley.py"}
     named = set(re.findall(r"`((?:codellama_proxy|tests|docs)/[\w/]+\.\w+)`", PAGE))
     assert {name for name in named if not (ROOT / name).exists()} == made_up
 
 
-def test_every_word_it_names_is_there() -> None:
+def test_every_named_identifier_exists() -> None:
     homes = {
         "config/model_schema.py": ["PROVIDERS"],
         "config/validate/cross_field.py": ["_NEEDS_URL"],
@@ -123,5 +123,5 @@ def test_every_word_it_names_is_there() -> None:
             assert re.search(rf"`(?:legacy_functions\.)?{name}`", PAGE), name
 
 
-def test_whoever_is_registered_is_known_by_one_way_only() -> None:
+def test_every_provider_is_registered_once() -> None:
     assert not OPENAI_PROFILES.keys() & NATIVE_ADAPTERS.keys()

@@ -62,7 +62,7 @@ def test_the_sdk_reads_a_stream(client: Anthropic) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_the_sdk_goes_round_with_tools(client: Anthropic, streamed: bool) -> None:
+def test_the_sdk_completes_a_tool_conversation(client: Anthropic, streamed: bool) -> None:
     asked = ask("weather twice", tools=[WEATHER])
     if streamed:
         with client.messages.stream(**asked) as stream:
@@ -91,7 +91,7 @@ def test_the_sdk_goes_round_with_tools(client: Anthropic, streamed: bool) -> Non
         ("unpaid", "AuthenticationError"),
     ],
 )
-def test_the_sdk_raises_what_it_documents(client: Anthropic, text: str, error: str) -> None:
+def test_the_sdk_raises_its_documented_errors(client: Anthropic, text: str, error: str) -> None:
     with pytest.raises(getattr(sdk(), error)):
         client.messages.create(**ask(text))
 
@@ -119,6 +119,6 @@ def test_the_sdk_raises_an_error_event(client: Anthropic) -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
     ],
 )
-def test_the_server_refuses_what_anthropic_refuses(client: Anthropic, wrong: dict[str, Any]) -> None:
+def test_the_server_refuses_the_requests_anthropic_refuses(client: Anthropic, wrong: dict[str, Any]) -> None:
     with pytest.raises(sdk().BadRequestError):
         client.messages.create(**{**ask("hi"), "extra_body": wrong})

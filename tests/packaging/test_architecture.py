@@ -36,7 +36,7 @@ def drawing() -> str:
     return "\n    ▼\n".join(reversed(layers))
 
 
-def test_the_picture_shows_the_layers_that_imports_are_held_to() -> None:
+def test_the_diagram_shows_the_enforced_layers() -> None:
     assert drawing() in PAGE, f"in docs/architecture.md draw\n\n{drawing()}\n"
 
 
@@ -44,11 +44,11 @@ NAMED = sorted(set(re.findall(r"`([\w/]+(?:\.py|/))`", PAGE)))
 
 
 @each("name", NAMED)
-def test_every_file_it_names_is_there(name: str) -> None:
+def test_every_named_file_exists(name: str) -> None:
     assert any((place / name).exists() for place in (ROOT, PACKAGE))
 
 
-def test_every_stage_it_shows_is_a_module() -> None:
+def test_every_stage_in_the_diagram_is_a_module() -> None:
     way = PAGE.partition("## A request's way")[2].partition("## The layers")[0]
     named = re.findall(
         r"^ +(?:gateway/pipeline:)? +[a-z, ]+?  +([a-z_/]+(?:, [a-z_/]+)*)  ", way, re.MULTILINE

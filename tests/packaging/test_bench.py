@@ -21,24 +21,24 @@ def body_of(answer: bytes) -> bytes:
     return b"".join(re.findall(rb"data: .*?\n\n", body)) or body
 
 
-def test_what_the_upstream_says_is_what_a_gateway_has_to_pass_on() -> None:
+def test_the_upstreams_answers_are_accepted_as_complete() -> None:
     assert said(body_of(ANSWER)) == TEXT
     assert said_streaming(body_of(STREAM)) == "".join(WORDS)
 
 
 @pytest.mark.parametrize("body", [b"", b"oops", b'{"error": {"message": "no"}}', b'{"choices": []}'])
-def test_what_is_not_an_answer_is_not_taken_for_one(body: bytes) -> None:
+def test_an_incomplete_answer_is_refused(body: bytes) -> None:
     assert said(body) is None
     assert said_streaming(body) is None
     assert said_streaming(b"data: " + body + b"\n\ndata: [DONE]\n\n") != "".join(WORDS)
 
 
-def test_a_stream_without_its_end_is_not_taken_for_one() -> None:
+def test_a_stream_without_done_is_refused() -> None:
     assert said_streaming(body_of(b"\r\n\r\n" + BODY)) is None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_load_asks_as_often_as_it_is_told(stream: bool) -> None:
+def test_the_load_sends_the_given_number_of_requests(stream: bool) -> None:
     async def loaded() -> dict[str, float]:
         server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", 0)
         async with server:
@@ -49,7 +49,7 @@ def test_the_load_asks_as_often_as_it_is_told(stream: bool) -> None:
     assert 20 <= asyncio.run(loaded())["requests"] <= 21
 
 
-def test_each_request_takes_one_of_many_keys() -> None:
+def test_requests_use_many_keys() -> None:
     made = requests(urlsplit("http://h/p"), ["a", "b"], ["x-more: 1"], b"{}")
     seen = set(itertools.islice(made, 100))
     assert seen == {
@@ -59,7 +59,7 @@ def test_each_request_takes_one_of_many_keys() -> None:
     }
 
 
-def test_everything_of_other_gateways_is_pinned() -> None:
+def test_other_gateways_are_pinned_completely() -> None:
     lines = [line for line in LITELLM.read_text().splitlines() if not line.startswith("#")]
     assert all(re.match(r"[a-z0-9-]+==[0-9][^ ]*( ;.*)?$", line) for line in lines)
     assert f"litellm=={version(LITELLM, 'litellm')}" in lines
@@ -71,7 +71,7 @@ def test_everything_of_other_gateways_is_pinned() -> None:
     assert all("integrity" in package for place, package in locked.items() if place)
 
 
-def test_figures_have_three_digits_that_count() -> None:
+def test_figures_have_three_significant_digits() -> None:
     assert [figure(one) for one in (0.02, 1.234, 12.34, 123.4, 12345.6)] == [
         "0.020",
         "1.23",
@@ -81,7 +81,7 @@ def test_figures_have_three_digits_that_count() -> None:
     ]
 
 
-def test_a_table_shows_what_was_promised_beside_what_was_found() -> None:
+def test_a_table_shows_targets_beside_measurements() -> None:
     section = Section("S", "", (at_most("a", 1.2, 1.0, "{:.1f} s"), at_least("b", 0.9, 0.85, "{:.0%}")))
     assert promises([section]) == table(
         ["", "promised", "measured", "kept"],

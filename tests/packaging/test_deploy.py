@@ -44,7 +44,7 @@ def unit() -> configparser.ConfigParser:
     return parser
 
 
-def test_everything_stops_in_the_time_it_is_given() -> None:
+def test_every_platform_allows_enough_time_to_stop() -> None:
     assert Server().drain == DRAIN
     pod = kind("Deployment")["spec"]["template"]["spec"]
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -54,7 +54,7 @@ def test_everything_stops_in_the_time_it_is_given() -> None:
     assert json.loads((ROOT / "railway.json").read_text())["deploy"]["drainingSeconds"] > WHOLE_STOP
 
 
-def test_everybody_asks_the_port_and_the_paths_that_are_served() -> None:
+def test_every_platform_uses_the_served_port_and_paths() -> None:
     assert [one.text for one in DOCKERFILE if one.word == "EXPOSE"] == [str(PORT)]
     container = kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert container["ports"] == [{"name": "http", "containerPort": PORT}]
@@ -65,7 +65,7 @@ def test_everybody_asks_the_port_and_the_paths_that_are_served() -> None:
     assert scraped[0]["static_configs"] == [{"targets": [f"proxy:{PORT}"]}]
 
 
-def test_the_container_may_write_nowhere_but_data_and_do_nothing_else() -> None:
+def test_the_container_may_write_only_to_data() -> None:
     pod = kind("Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsUser"] == int(USER)
     assert pod["containers"][0]["securityContext"] == {
@@ -83,14 +83,14 @@ def test_the_container_may_write_nowhere_but_data_and_do_nothing_else() -> None:
     assert proxy["volumes"] == ["./config:/config:ro", "data:/data"]
 
 
-def test_one_server_owns_the_database_wherever_it_runs() -> None:
+def test_every_platform_runs_one_instance() -> None:
     deployment = kind("Deployment")["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
     railway = json.loads((ROOT / "railway.json").read_text())["deploy"]
     assert (railway["numReplicas"], railway["overlapSeconds"]) == (1, 0)
 
 
-def test_every_file_that_is_mounted_is_there() -> None:
+def test_every_mounted_file_exists() -> None:
     mounted = [volume for one in COMPOSE["services"].values() for volume in one["volumes"]]
     files = [volume.split(":")[0] for volume in mounted if volume.startswith("./deploy/")]
     assert len(files) >= 5
@@ -113,12 +113,12 @@ def variables(text: str) -> Iterator[str]:
         *GUIDES,
     ],
 )
-def test_every_variable_that_is_named_is_read(path: Path) -> None:
+def test_every_named_variable_is_read(path: Path) -> None:
     known = {f"PROXY_{name.upper()}" for name in Settings.model_fields}
     assert set(variables(path.read_text())) <= known
 
 
-def test_the_unit_starts_what_the_installation_makes_and_gives_it_no_rights() -> None:
+def test_the_unit_starts_the_installed_command_without_privileges() -> None:
     service = unit()["Service"]
     assert service["ExecStart"] == "/opt/codellama-proxy/.venv/bin/codellama-proxy serve"
     assert service["CapabilityBoundingSet"] == ""
@@ -127,7 +127,7 @@ def test_the_unit_starts_what_the_installation_makes_and_gives_it_no_rights() ->
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     text = (ROOT / "deploy/codellama-proxy.service").read_text()
     copy = tmp_path / "codellama-proxy.service"
     copy.write_text(text.replace("/opt/codellama-proxy/.venv/bin/codellama-proxy", "/bin/true"))
@@ -142,14 +142,14 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
 
 
 @each("guide", GUIDES)
-def test_every_link_inside_the_project_leads_somewhere(guide: Path) -> None:
+def test_every_internal_link_has_a_target(guide: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", guide.read_text()):
         if "://" not in target:
             assert (guide.parent / target).exists(), target
 
 
 @each("guide", [one for one in GUIDES if one.name != INVENTS])
-def test_every_file_that_a_guide_names_is_there(guide: Path) -> None:
+def test_every_file_named_in_the_guides_exists(guide: Path) -> None:
     paths = r"(?:^|[`\s])((?:tests|scripts|docs|deploy/[\w-]+\.)/?[\w/.-]*\w)(?!\*)\b"
     named = [name for name in re.findall(paths, guide.read_text(), re.MULTILINE) if "/" in name]
     assert [name for name in named if not (ROOT / name).exists()] == []

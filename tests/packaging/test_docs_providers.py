@@ -37,7 +37,7 @@ def test_every_provider_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_load_and_can_be_sent(example: str) -> None:
+def test_the_examples_load_and_can_be_sent(example: str) -> None:
     variables = dict.fromkeys(re.findall(r"\$\{(\w+)", example), "sk-of-an-example")
     models = load(example.encode(), variables, implemented=IMPLEMENTED).models.values()
     deployments = [one for model in models for one in model.deployments if one.provider != "mock"]
@@ -56,7 +56,7 @@ REFUSALS = [
 
 
 @each(("provider", "name"), REFUSALS)
-def test_what_is_said_to_be_refused_is_refused(provider: str, name: str) -> None:
+def test_every_documented_refusal_is_refused(provider: str, name: str) -> None:
     here = deployment(provider=provider, model="claude-sonnet-4-6")
     with pytest.raises(ProxyError) as caught:
         ADAPTERS[provider].to_request(chat(params={name: ASKING[name]}), here)

@@ -66,7 +66,7 @@ def asked(
 
 
 @each_file
-def test_it_loads_without_warnings_given_its_variables(file: Path) -> None:
+def test_an_example_loads_without_warnings_with_its_variables(file: Path) -> None:
     snapshot = loaded(file)
     assert snapshot.warnings == ()
     assert snapshot.disabled == ()
@@ -76,7 +76,7 @@ def test_it_loads_without_warnings_given_its_variables(file: Path) -> None:
 
 
 @each_file
-def test_it_starts_without_them_too(file: Path) -> None:
+def test_an_example_starts_without_its_variables(file: Path) -> None:
     text = file.read_text("utf-8")
     snapshot = load(text.encode(), {}, implemented=IMPLEMENTED)
     assert len(snapshot.disabled) == text.count("api_key:")
@@ -85,7 +85,7 @@ def test_it_starts_without_them_too(file: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @each_file
-def test_every_model_and_its_backups_can_be_asked(file: Path, stream: bool) -> None:
+def test_every_model_and_fallback_can_be_called(file: Path, stream: bool) -> None:
     for one, here, sent in asked(loaded(file), stream=stream):
         own = (one.base_url or "http").removesuffix("/v1")
         assert sent["url"].startswith(own), one.id
@@ -97,14 +97,14 @@ def test_every_model_and_its_backups_can_be_asked(file: Path, stream: bool) -> N
 
 
 @each_file
-def test_it_has_a_guardrail_wherever_it_chats(file: Path) -> None:
+def test_every_chat_model_has_a_guardrail(file: Path) -> None:
     snapshot = loaded(file)
     chats = any(model.deployments[0].mode == "chat" for model in snapshot.models.values())
     assert (snapshot.guardrail.system_prompt is not None) is chats
 
 
 @each_file
-def test_it_says_how_to_start_the_very_model_it_asks_for(file: Path) -> None:
+def test_an_example_shows_how_to_start_its_local_model(file: Path) -> None:
     for entry in re.split(r"\n(?=  - name:)", file.read_text("utf-8")):
         if started := STARTED.search(entry):
             assert f"model: {started[1]}\n" in f"{entry}\n"
@@ -114,12 +114,12 @@ def test_it_says_how_to_start_the_very_model_it_asks_for(file: Path) -> None:
     ("stem", "model"),
     [("starcoder", "starcoder"), ("replit-code", "replit-code"), ("autocomplete", "autocomplete")],
 )
-def test_models_that_only_complete_are_not_asked_to_chat(stem: str, model: str) -> None:
+def test_completion_only_models_are_not_used_for_chats(stem: str, model: str) -> None:
     snapshot = loaded(ROOT / "examples" / f"{stem}.yaml")
     assert not any(one.serves("chat") for one in snapshot.models[model].deployments)
 
 
-def test_the_gap_in_a_text_reaches_every_model_that_fills_it() -> None:
+def test_the_suffix_reaches_every_fill_in_the_middle_model() -> None:
     snapshot = loaded(ROOT / "examples" / "autocomplete.yaml")
     chat = PARSERS["completions"](orjson.dumps({"prompt": "before", "suffix": "after"}), "", 0)
     for model in snapshot.models.values():
@@ -130,14 +130,14 @@ def test_the_gap_in_a_text_reaches_every_model_that_fills_it() -> None:
         assert by_tokens or (sent["prompt"], sent["suffix"]) == ("before", "after")
 
 
-def test_the_list_of_examples_is_whole() -> None:
+def test_the_list_of_examples_is_complete() -> None:
     listed = re.findall(
         r"^\| \[(\S+)\]\(\1\) \| .+ \|$", (ROOT / "examples/README.md").read_text(), re.MULTILINE
     )
     assert sorted(listed) == [file.name for file in FILES]
 
 
-def test_what_people_run_and_rent_is_among_them() -> None:
+def test_the_examples_cover_local_and_hosted_models() -> None:
     text = "\n".join(file.read_text("utf-8").lower() for file in FILES)
     for model in ("codellama", "starcoder", "replit-code", "phind-codellama", "gpt-", "claude-", "jamba"):
         assert f"model: {model}" in text or f"/{model}" in text, model

@@ -86,7 +86,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "a checkout", tmp_path / "tools")
 
 
-def test_a_fresh_machine_is_set_up_with_a_line_for_each_step_and_once(checkout: Checkout) -> None:
+def test_a_fresh_machine_is_set_up_once_with_progress(checkout: Checkout) -> None:
     code, steps, said = checkout.install()
     assert (code, steps) == (0, [*STEPS])
     assert [line[:5] for line in said.splitlines() if line.startswith("[")] == [
@@ -105,7 +105,7 @@ def test_a_fresh_machine_is_set_up_with_a_line_for_each_step_and_once(checkout: 
 
 @pytest.mark.parametrize("by", ["KILL", "INT"])
 @pytest.mark.parametrize("step", STEPS)
-def test_interrupted_anywhere_the_next_run_begins_anew(checkout: Checkout, step: str, by: str) -> None:
+def test_an_interrupted_set_up_is_restarted(checkout: Checkout, step: str, by: str) -> None:
     code, _, _ = checkout.install(stop_at=step, by=by)
     assert code != 0
     code, steps, said = checkout.install()
@@ -116,7 +116,7 @@ def test_interrupted_anywhere_the_next_run_begins_anew(checkout: Checkout, step:
 
 
 @pytest.mark.parametrize("step", STEPS[1:])
-def test_an_upgrade_that_is_interrupted_is_mended_too(checkout: Checkout, step: str) -> None:
+def test_an_interrupted_upgrade_is_repaired(checkout: Checkout, step: str) -> None:
     checkout.install()
     (checkout.place / "requirements.txt").write_text("others")
     assert checkout.install(stop_at=step)[0] != 0
@@ -124,7 +124,7 @@ def test_an_upgrade_that_is_interrupted_is_mended_too(checkout: Checkout, step: 
     assert checkout.whole()
 
 
-def test_what_an_older_set_up_left_half_made_is_made_anew(checkout: Checkout) -> None:
+def test_an_incomplete_environment_of_an_older_version_is_recreated(checkout: Checkout) -> None:
     (checkout.place / ".venv/bin").mkdir(parents=True)
     (checkout.place / ".venv/half-pip").touch()
     (checkout.place / ".venv.old").mkdir()
@@ -133,7 +133,7 @@ def test_what_an_older_set_up_left_half_made_is_made_anew(checkout: Checkout) ->
     assert not (checkout.place / ".venv.old").exists()
 
 
-def test_an_environment_whose_interpreter_is_gone_is_made_anew(checkout: Checkout) -> None:
+def test_an_environment_with_a_missing_interpreter_is_recreated(checkout: Checkout) -> None:
     checkout.install()
     python = checkout.place / ".venv/bin/python"
     python.unlink()
@@ -141,7 +141,7 @@ def test_an_environment_whose_interpreter_is_gone_is_made_anew(checkout: Checkou
     assert checkout.install()[:2] == (0, [*STEPS])
 
 
-def test_a_checkout_that_was_moved_is_installed_where_it_is(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_moved_checkout_is_installed_again(checkout: Checkout, tmp_path: Path) -> None:
     checkout.install()
     checkout.place = checkout.place.rename(tmp_path / "moved")
     code, steps, _ = checkout.install()
@@ -150,7 +150,7 @@ def test_a_checkout_that_was_moved_is_installed_where_it_is(checkout: Checkout, 
     assert checkout.install() == (0, [], "")
 
 
-def test_two_at_once_take_turns(checkout: Checkout) -> None:
+def test_concurrent_set_ups_wait_for_each_other(checkout: Checkout) -> None:
     env = {
         "PATH": os.environ["PATH"],
         "PYTHON": str(checkout.tools / "python"),
@@ -164,14 +164,14 @@ def test_two_at_once_take_turns(checkout: Checkout) -> None:
     assert (checkout.tools / "log").read_text().split() == [*STEPS]
 
 
-def test_an_old_python_is_refused_in_words(checkout: Checkout) -> None:
+def test_an_old_python_is_refused_with_a_message(checkout: Checkout) -> None:
     old = checkout.tools / "python"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1\nexit 1\n')
     code, _, said = checkout.install()
     assert (code, "3.11 or newer" in said, "3.9.1" in said) == (1, True, True)
 
 
-def test_this_checkout_starts_a_second_time_in_no_time() -> None:
+def test_a_second_start_installs_nothing() -> None:
     if not (ROOT / ".venv").exists():
         pytest.skip("this is no checkout that was set up")
     subprocess.run(["scripts/install", "dev"], cwd=ROOT, check=True, timeout=300)

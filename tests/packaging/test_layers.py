@@ -113,7 +113,7 @@ def test_imports_point_down() -> None:
     assert [module for module in MODULES if layer(module) < 0] == [], "they belong to no layer: give them one"
 
 
-def test_nothing_goes_round_in_a_circle() -> None:
+def test_modules_have_no_import_cycles() -> None:
     graph = {
         module: {name for whose, name in imports(path) if whose == "ours" and name in MODULES}
         for module, path in MODULES.items()
@@ -121,7 +121,7 @@ def test_nothing_goes_round_in_a_circle() -> None:
     assert list(TopologicalSorter(graph).static_order())
 
 
-def test_no_folder_goes_round_in_a_circle() -> None:
+def test_packages_have_no_import_cycles() -> None:
     folders: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         own = module.partition(".")[0]
@@ -130,7 +130,7 @@ def test_no_folder_goes_round_in_a_circle() -> None:
     assert list(TopologicalSorter(folders).static_order())
 
 
-def test_each_outside_thing_has_its_door() -> None:
+def test_each_external_library_is_imported_only_where_allowed() -> None:
     wrong = [
         f"{module} imports {imported}"
         for module, path in MODULES.items()
@@ -140,7 +140,7 @@ def test_each_outside_thing_has_its_door() -> None:
     assert wrong == []
 
 
-def test_the_database_system_is_known_to_the_factory_only() -> None:
+def test_only_the_factory_imports_the_sqlite_package() -> None:
     wrong = [
         f"{module} imports {imported}"
         for module, path in MODULES.items()
@@ -151,7 +151,7 @@ def test_the_database_system_is_known_to_the_factory_only() -> None:
     assert wrong == []
 
 
-def test_policy_and_dialects_are_pure() -> None:
+def test_policy_and_dialects_import_no_io() -> None:
     wrong = {
         module: impure
         for module, path in MODULES.items()

@@ -118,7 +118,7 @@ def untouched(upstream: Upstream, attacker: Attacker) -> None:
             assert sent["body"]["messages"][0] == {"role": "system", "content": GUARDRAIL}
 
 
-def test_the_attacker_would_notice_a_visit(attacker: Attacker) -> None:
+def test_the_attackers_server_records_requests(attacker: Attacker) -> None:
     socket.create_connection(attacker.socket.getsockname()).close()
     assert attacker.visits() == 1
 
@@ -138,7 +138,7 @@ def test_no_field_of_a_body_chooses_host_credential_or_guardrail(
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_no_header_and_no_query_does(
+def test_no_header_or_query_chooses_host_credential_or_guardrail(
     served: Proxy, upstream: Upstream, attacker: Attacker, path: str
 ) -> None:
     query = f"?api_base={attacker.url}&base_url={attacker.url}&api_key=evil&guardrail=off"
@@ -150,7 +150,7 @@ def test_no_header_and_no_query_does(
     untouched(upstream, attacker)
 
 
-def test_no_model_name_is_an_address(served: Proxy, upstream: Upstream, attacker: Attacker) -> None:
+def test_no_model_name_is_used_as_an_address(served: Proxy, upstream: Upstream, attacker: Attacker) -> None:
     for name in (
         attacker.url,
         f"openai/{attacker.url}",
@@ -163,7 +163,9 @@ def test_no_model_name_is_an_address(served: Proxy, upstream: Upstream, attacker
     untouched(upstream, attacker)
 
 
-def test_no_request_line_and_no_host_is(served: Proxy, upstream: Upstream, attacker: Attacker) -> None:
+def test_no_request_line_or_host_header_is_used_as_an_address(
+    served: Proxy, upstream: Upstream, attacker: Attacker
+) -> None:
     body = {"model": "plain", "messages": [USER]}
     for target, host in (
         (f"{attacker.url}/v1/chat/completions", attacker.host),
@@ -239,12 +241,12 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
         "import yaml\nyaml.load('a', yaml.Loader)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(code: str) -> None:
+def test_the_source_check_finds_forbidden_calls(code: str) -> None:
     assert list(forbidden(ast.parse(code)))
 
 
 @each("path", sorted(PACKAGE.rglob("*.py")))
-def test_the_package_runs_no_strings_no_programs_and_no_templates(path: Path) -> None:
+def test_the_package_executes_no_strings_programs_or_templates(path: Path) -> None:
     assert list(forbidden(ast.parse(path.read_text()))) == []
 
 

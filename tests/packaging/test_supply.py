@@ -29,14 +29,14 @@ DIRECT = {normal(re.split(r"[ \[<>=]", text)[0]) for text in PROJECT["dependenci
 # --- the lock ------------------------------------------------------------------------------------------
 
 
-def test_every_dependency_is_locked_with_a_hash_and_nothing_else_is_taken() -> None:
+def test_every_dependency_is_locked_with_a_hash() -> None:
     lock = locked()
     assert lock.keys() >= DIRECT
     named = {name for pin in lock.values() for name in pin.wanted_by}
     assert named <= lock.keys() | {"codellama-proxy"}, "everything is there for a reason"
 
 
-def test_tests_run_on_the_versions_that_serve() -> None:
+def test_tests_run_with_the_production_versions() -> None:
     whole = locked("requirements-dev.txt")
     assert {name: pin.version for name, pin in locked().items()}.items() <= {
         name: pin.version for name, pin in whole.items()
@@ -46,7 +46,7 @@ def test_tests_run_on_the_versions_that_serve() -> None:
 @pytest.mark.parametrize(
     "line", ["orjson", "orjson>=3", "orjson==3.13.0", "orjson @ git+https://example.com/x"]
 )
-def test_what_is_not_pinned_by_hash_is_refused(line: str) -> None:
+def test_a_requirement_without_hash_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="not pinned"):
         list(pins(f"{line}\n"))
 
@@ -76,7 +76,7 @@ def packages(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_environment_as_it_was_locked_is_fine(packages: Path) -> None:
+def test_an_environment_that_matches_its_lock_is_accepted(packages: Path) -> None:
     (packages / "good/__pycache__").mkdir()
     (packages / "good/__pycache__/__init__.cpython-311.pyc").write_bytes(b"made later")
     (packages / "ours.pth").write_text("/somewhere\n")
@@ -115,19 +115,17 @@ def add_a_distribution(packages: Path) -> None:
         (add_a_distribution, "other 1.0 is in no lock file"),
     ],
 )
-def test_whatever_was_tampered_with_is_found(
-    packages: Path, tamper: Callable[[Path], None], finding: str
-) -> None:
+def test_a_modified_file_is_found(packages: Path, tamper: Callable[[Path], None], finding: str) -> None:
     tamper(packages)
     assert finding in list(audit.findings(packages, LOCK))
 
 
-def test_another_version_than_the_locked_one_is_found(tmp_path: Path) -> None:
+def test_a_version_that_differs_from_the_lock_is_found(tmp_path: Path) -> None:
     install(tmp_path, "good", "1.1")
     assert list(audit.findings(tmp_path, LOCK)) == ["good is 1.1, locked is 1.0"]
 
 
-def test_what_serves_here_is_as_it_was_locked_and_installed() -> None:
+def test_this_environment_matches_its_lock() -> None:
     lock = locked()
     here = metadata.distributions(path=[sysconfig.get_path("purelib")])
     serving = [one for one in here if normal(one.name) in lock]
@@ -144,7 +142,7 @@ def bill() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
-def test_the_bill_of_materials_names_what_is_locked_and_who_wants_it() -> None:
+def test_the_bill_of_materials_lists_locked_packages_and_dependents() -> None:
     text = bill()
     assert bill() == text, "the same lock gives the same bill"
     whole: dict[str, Any] = json.loads(text)

@@ -64,7 +64,7 @@ def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]
     return path, secret
 
 
-def test_keys_still_open(upgraded: tuple[Path, str]) -> None:
+def test_existing_keys_work_after_an_upgrade(upgraded: tuple[Path, str]) -> None:
     path, secret = upgraded
     with closing(connect(path)) as db:
         query = "select k.project, k.limits from keys k join key_secrets s using (key_id) where s.hash = ?"
@@ -73,7 +73,7 @@ def test_keys_still_open(upgraded: tuple[Path, str]) -> None:
     assert '"max_budget": 1000000000' in limits
 
 
-def test_the_books_still_add_up_and_go_on(upgraded: tuple[Path, str]) -> None:
+def test_the_ledger_reconciles_after_an_upgrade(upgraded: tuple[Path, str]) -> None:
     path, _ = upgraded
     store = Store(path)
     with store.elsewhere() as db:
@@ -98,7 +98,7 @@ def test_the_books_still_add_up_and_go_on(upgraded: tuple[Path, str]) -> None:
             ).fetchone() == (SPENT,)
 
 
-def test_every_table_can_be_read(upgraded: tuple[Path, str]) -> None:
+def test_every_table_is_readable_after_an_upgrade(upgraded: tuple[Path, str]) -> None:
     path, _ = upgraded
     with closing(connect(path)) as db:
         assert db.execute("pragma integrity_check").fetchone() == ("ok",)

@@ -19,7 +19,7 @@ def post(upstream: Upstream, script: str, **body: object) -> httpx2.Response:
     return httpx2.post(f"{upstream.url}/chat/completions", json=whole, trust_env=False, timeout=5)
 
 
-def test_steps_are_played_in_order_and_the_last_one_stays(upstream: Upstream) -> None:
+def test_steps_are_played_in_order_and_the_last_one_repeats(upstream: Upstream) -> None:
     script = "seq/status=500|status=429;retry_after=7|ok"
     answers = [post(upstream, script) for _ in range(4)]
     assert [one.status_code for one in answers] == [500, 429, 200, 200]
@@ -27,12 +27,12 @@ def test_steps_are_played_in_order_and_the_last_one_stays(upstream: Upstream) ->
     assert upstream.journal.models() == ["seq"] * 4
 
 
-def test_a_typo_in_a_script_is_refused_before_it_is_used() -> None:
+def test_an_invalid_script_is_refused_before_use() -> None:
     with pytest.raises(ScriptError, match="no script word 'okay'"):
         parse("label/okay")
 
 
-def test_usage_is_what_the_journal_says(upstream: Upstream) -> None:
+def test_the_journal_records_the_usage(upstream: Upstream) -> None:
     whole = post(upstream, "usage/usage=11,7,3").json()["usage"]
     assert (whole["prompt_tokens"], whole["completion_tokens"]) == (11, 7)
     streamed = post(upstream, "usage2", stream=True, stream_options={"include_usage": True}).text
@@ -41,12 +41,12 @@ def test_usage_is_what_the_journal_says(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("script", ["cut/cut=3", "cut/cut_open=3", "cut/drop", "cut/reset"])
-def test_a_cut_is_a_broken_connection(upstream: Upstream, script: str) -> None:
+def test_a_cut_breaks_the_connection(upstream: Upstream, script: str) -> None:
     with pytest.raises(httpx2.TransportError):
         post(upstream, script, stream=True)
 
 
-def test_a_clean_cut_is_a_stream_without_an_end(upstream: Upstream) -> None:
+def test_a_clean_cut_ends_the_stream_without_done(upstream: Upstream) -> None:
     text = post(upstream, "clean/cut_clean=3", stream=True).text
     assert "clean-2" in text
     assert "clean-3" not in text
@@ -54,7 +54,7 @@ def test_a_clean_cut_is_a_stream_without_an_end(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("how", ["crlf", "cr", "tight", "comments", "byte_by_byte", "trailers", "http10"])
-def test_odd_framing_carries_the_same_answer(upstream: Upstream, how: str) -> None:
+def test_every_framing_carries_the_same_answer(upstream: Upstream, how: str) -> None:
     text = post(upstream, f"odd/{how}", stream=True).text
     events = text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n")
     data = [line[5:].strip() for event in events for line in event.split("\n") if line.startswith("data:")]
@@ -63,7 +63,7 @@ def test_odd_framing_carries_the_same_answer(upstream: Upstream, how: str) -> No
     assert "".join(pieces) == " ".join(f"odd-{i}" for i in range(8))
 
 
-def test_a_gate_holds_a_stream_until_it_is_opened(upstream: Upstream) -> None:
+def test_a_gate_pauses_a_stream_until_opened(upstream: Upstream) -> None:
     whole = {"model": "barred/gate=2", "messages": [], "stream": True}
     with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, trust_env=False) as answer:
         lines = answer.iter_lines()
@@ -75,7 +75,7 @@ def test_a_gate_holds_a_stream_until_it_is_opened(upstream: Upstream) -> None:
         assert list(lines)[-2] == "data: [DONE]"
 
 
-def test_a_peer_that_leaves_is_journaled_at_once(upstream: Upstream) -> None:
+def test_a_disconnect_is_recorded_immediately(upstream: Upstream) -> None:
     def leave() -> None:
         with pytest.raises(httpx2.ReadTimeout):
             httpx2.post(

@@ -60,7 +60,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin" / "codellama-proxy"
 
 
-def test_it_has_every_module_query_and_migration_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_every_module_query_and_migration_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     assert len(QUERIES) > 3
@@ -68,7 +68,7 @@ def test_it_has_every_module_query_and_migration_and_nothing_else(wheel: Path) -
     assert names == modules | QUERIES | MIGRATIONS | {"codellama_proxy/py.typed"}
 
 
-def test_it_says_who_it_is_as_the_project_does(wheel: Path) -> None:
+def test_the_wheel_has_the_projects_metadata(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
     metadata = Parser().parsestr(archive.read(name).decode())
@@ -81,7 +81,7 @@ def test_it_says_who_it_is_as_the_project_does(wheel: Path) -> None:
     assert len(required) == len(project["dependencies"])
 
 
-def test_the_version_is_written_down_once() -> None:
+def test_the_version_is_defined_once() -> None:
     assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sources = [*PACKAGE.rglob("*.py"), ROOT / "pyproject.toml"]
     assert [path.name for path in sources if f'"{__version__}"' in path.read_text()] == ["__init__.py"]
@@ -129,9 +129,7 @@ def ready(port: int) -> bool:
     return False
 
 
-def test_installed_alone_it_checks_prints_its_schema_serves_and_backs_up(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_installed_wheel_checks_serves_and_backs_up(installed: Path, tmp_path: Path) -> None:
     config = (ROOT / "proxy.yaml").read_text()
     (tmp_path / "proxy.yaml").write_text(config + "\nauth: {required: false}\n")
     run(str(installed), "check", cwd=tmp_path)
