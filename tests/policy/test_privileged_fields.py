@@ -100,7 +100,7 @@ def sent(fields: dict[str, Any], deployment: Deployment) -> HttpRequest:
 
 @each("provider", ADAPTERS)
 @each("name", PRIVILEGED)
-def test_no_client_may_set_it(provider: str, name: str) -> None:
+def test_clients_may_not_set_privileged_fields(provider: str, name: str) -> None:
     for value in ("canary", {"canary": True}, ["canary"], True):
         with pytest.raises(ProxyError) as refused:
             sent({name: value}, entry(provider))
@@ -112,7 +112,7 @@ def test_no_client_may_set_it(provider: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["openai", "vllm", "ollama", "together", "openai_compatible"])
-def test_the_entry_may(provider: str) -> None:
+def test_an_entry_may_set_privileged_fields(provider: str) -> None:
     own = entry(provider, params={"chat_template_kwargs": {"enable_thinking": False}})
     assert b'"chat_template_kwargs":{"enable_thinking":false}' in sent({}, own).body
     lenient = replace(own, drop_params=True)
@@ -120,22 +120,22 @@ def test_the_entry_may(provider: str) -> None:
 
 
 @each("name", HARMLESS)
-def test_what_only_steers_the_answer_travels_on(name: str) -> None:
+def test_other_fields_are_passed_on(name: str) -> None:
     assert privileged([name]) == ()
 
 
-def test_no_field_of_openais_is_privileged() -> None:
+def test_no_openai_field_is_privileged() -> None:
     assert privileged(CHAT_PARAMETERS) == ()
 
 
 @given(st.sampled_from(PRIVILEGED), st.data())
-def test_the_case_of_a_name_changes_nothing(name: str, data: st.DataObject) -> None:
+def test_field_names_are_compared_without_case(name: str, data: st.DataObject) -> None:
     other = "".join(data.draw(st.sampled_from([char, char.upper(), char.lower()])) for char in name)
     assert privileged([other]) == (other,)
 
 
 @each("provider", ADAPTERS)
-def test_the_guardrail_is_the_same_bytes_before_every_request(provider: str) -> None:
+def test_the_guardrail_is_identical_in_every_request(provider: str) -> None:
     bodies = [
         sent({"messages": [{"role": "user", "content": text}], "temperature": 0.5}, entry(provider)).body
         for text in ("one", "two", "three")
