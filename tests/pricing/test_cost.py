@@ -22,7 +22,7 @@ usages = st.builds(Usage, counts, counts, counts, counts, counts)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), prices)
-def test_a_cost_is_the_exact_sum_rounded_up_once(prompt: int, completion: int, price: Price) -> None:
+def test_a_cost_is_an_exact_sum_rounded_up_once(prompt: int, completion: int, price: Price) -> None:
     exact = Fraction(prompt * price.input + completion * price.output, 1_000_000)
     assert pricing.cost(Usage(prompt, completion), price) == ceil(exact)
 
@@ -33,7 +33,7 @@ def test_a_cost_is_never_negative(usage: Usage, price: Price) -> None:
 
 
 @given(usages, prices)
-def test_parts_larger_than_the_whole_never_lower_the_charge(usage: Usage, price: Price) -> None:
+def test_parts_above_the_total_never_lower_the_charge(usage: Usage, price: Price) -> None:
     if usage.cached_tokens > usage.prompt_tokens:
         plain = usage._replace(cached_tokens=0)
         assert pricing.cost(usage, price) == pricing.cost(plain, price)
@@ -45,7 +45,7 @@ def test_each_class_has_its_own_price() -> None:
     assert pricing.cost(usage, price) == (1000 * 3000 + 8000 * 300 + 1000 * 3750 + 500 * 15000)
 
 
-def test_a_class_without_price_costs_what_input_costs() -> None:
+def test_a_token_class_without_price_has_the_input_price() -> None:
     assert pricing.cost(Usage(100, 0, 50, 50), Price(7_000_000, 0)) == 700
 
 
@@ -66,12 +66,12 @@ def deployment(provider: str, model: str, **given: Any) -> Deployment:
     return Deployment("m#1", "m", provider, model, **given)
 
 
-def test_the_configured_price_wins() -> None:
+def test_the_configured_price_overrides_the_catalogue() -> None:
     price = Price(1, 2)
     assert catalogue.price_of(deployment("openai", "gpt-4.1", price=price)) is price
 
 
-def test_known_models_have_the_catalogues_price() -> None:
+def test_known_models_have_the_catalogue_price() -> None:
     price = catalogue.price_of(deployment("openai", "gpt-4.1"))
     assert price is not None
     assert (price.input, price.output, price.cached_input) == (2 * 10**9, 8 * 10**9, 5 * 10**8)
@@ -79,13 +79,13 @@ def test_known_models_have_the_catalogues_price() -> None:
     assert catalogue.price_of(codellama) == Price(776_000_000, 776_000_000)
 
 
-def test_a_base_model_stands_in_for_a_name_of_ones_own() -> None:
+def test_base_model_determines_the_price_of_a_custom_name() -> None:
     assert catalogue.price_of(deployment("azure", "our-gpt")) is None
     assert catalogue.price_of(deployment("azure", "our-gpt", base_model="gpt-4.1")) is not None
 
 
 @pytest.mark.parametrize("provider", ["vllm", "ollama", "openai_compatible", "huggingface"])
-def test_what_nobody_knows_has_no_price(provider: str) -> None:
+def test_an_unknown_model_has_no_price(provider: str) -> None:
     assert catalogue.price_of(deployment(provider, "gpt-4.1")) is None
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_model_of_a_known_provider_has_no_price() -> None:
     assert catalogue.price_of(deployment("openai", "gpt-99-nonsense")) is None
 
 
-def test_hugging_face_names_the_partner_after_a_colon() -> None:
+def test_a_hugging_face_partner_suffix_is_ignored() -> None:
     assert catalogue.look_up("huggingface", "meta-llama/Llama-3.3-70B-Instruct:together") is not None
 
 
@@ -110,7 +110,7 @@ def test_hugging_face_names_the_partner_after_a_colon() -> None:
         ("anthropic", "claude-sonnet-4-5", 200_000, (3, 15), (6, 22.5)),
     ],
 )
-def test_long_prompts_have_the_catalogues_price_for_them(
+def test_long_prompts_have_the_catalogues_long_prompt_price(
     provider: str, name: str, tokens: int, short: tuple[float, float], long: tuple[float, float]
 ) -> None:
     price = catalogue.look_up(provider, name)
@@ -120,7 +120,7 @@ def test_long_prompts_have_the_catalogues_price_for_them(
         assert pricing.cost(Usage(prompt, 1000), price) == expected
 
 
-def test_an_hour_in_the_cache_has_its_own_price() -> None:
+def test_one_hour_cache_writes_have_their_own_price() -> None:
     price = catalogue.look_up("anthropic", "claude-sonnet-4-5")
     assert price is not None
     usage = Usage(1000, 0, 0, 1000, 0, cache_write_1h_tokens=400)
@@ -153,16 +153,14 @@ TIERED = Price(
         (Usage(10, 10, tool_calls=(("web_search", 2), ("web_fetch", 9))), "", 30 + 20_000),
     ],
 )
-def test_the_service_tier_is_the_reported_one_else_the_dearest_that_may_apply(
+def test_the_service_tier_is_the_reported_or_the_most_expensive_possible_one(
     usage: Usage, asked: str, nanos: int
 ) -> None:
     assert pricing.cost(usage, TIERED, asked) == nanos
 
 
 @given(usages, st.sampled_from(["", "auto", "priority", "flex", "default"]), st.data())
-def test_what_a_request_may_meet_is_never_dearer_than_what_is_held(
-    usage: Usage, asked: str, data: st.DataObject
-) -> None:
+def test_no_possible_price_exceeds_the_hold(usage: Usage, asked: str, data: st.DataObject) -> None:
     told = data.draw(st.sampled_from(["", asked, *(["priority", "flex"] if asked in ("", "auto") else [])]))
     usage = usage._replace(service_tier=told)
     rates = pricing.reachable(TIERED, max(usage.prompt_tokens, 0), asked)

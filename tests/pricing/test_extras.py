@@ -53,18 +53,18 @@ DEARER: tuple[dict[str, Any], ...] = (
 
 
 @each("params", PLAIN)
-def test_what_costs_nothing_extra_passes(params: dict[str, Any]) -> None:
+def test_options_without_extra_cost_pass(params: dict[str, Any]) -> None:
     assert extras.extras_of(chat(params=params)) == []
 
 
 @each("params", DEARER)
-def test_what_costs_extra_is_found(params: dict[str, Any]) -> None:
+def test_options_with_extra_cost_are_found(params: dict[str, Any]) -> None:
     (name,) = params
     assert {one.param for one in extras.extras_of(chat(params=params))} == {name}
 
 
 @pytest.mark.parametrize("where", ["message", "part", "tool"])
-def test_an_hour_in_the_cache_is_found_wherever_it_is_asked_for(where: str) -> None:
+def test_a_one_hour_cache_write_is_found_in_every_place(where: str) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     part = {"type": "text", "text": "x", **(mark if where == "part" else {})}
     said = chat(
@@ -99,7 +99,7 @@ def setting(price: Price = PRICE, *, budget: bool = True, **changes: Any) -> Any
 
 
 @pytest.mark.parametrize("name", ["service_tier", "web_search_options", "provider", "plugins"])
-def test_under_a_budget_it_is_refused(play: Play, name: str) -> None:
+def test_under_a_budget_unpriced_extras_are_refused(play: Play, name: str) -> None:
     (params,) = [one for one in DEARER[:1] + DEARER[3:4] + DEARER[8:10] if name in one]
 
     async def use(rig: Rig) -> None:
@@ -112,7 +112,7 @@ def test_under_a_budget_it_is_refused(play: Play, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["service_tier", "web_search_options", "provider", "plugins"])
-def test_it_is_dropped_and_told_where_the_entry_says_so(play: Play, name: str) -> None:
+def test_unpriced_extras_are_dropped_and_reported_with_drop_params(play: Play, name: str) -> None:
     (params,) = [one for one in DEARER[:1] + DEARER[3:4] + DEARER[8:10] if name in one]
 
     async def use(rig: Rig) -> None:
@@ -123,7 +123,7 @@ def test_it_is_dropped_and_told_where_the_entry_says_so(play: Play, name: str) -
     play(Internet(a=[good(streamed=False)]), use, setting(drop_params=True))
 
 
-def test_without_a_budget_it_passes(play: Play) -> None:
+def test_without_a_budget_unpriced_extras_pass(play: Play) -> None:
     async def use(rig: Rig) -> None:
         assert (await rig.ask(service_tier="priority")).status == 200
         assert rig.internet.sent[0].body["service_tier"] == "priority"
@@ -131,7 +131,7 @@ def test_without_a_budget_it_passes(play: Play) -> None:
     play(Internet(a=[good(streamed=False)]), use, setting(budget=False))
 
 
-def test_a_price_allows_it_and_is_charged(play: Play) -> None:
+def test_priced_extras_are_allowed_and_charged(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(service_tier="priority", max_tokens=50))
         assert row["cost_usd"] == (20 * 2 + 7 * 4) / 1_000_000
@@ -139,7 +139,7 @@ def test_a_price_allows_it_and_is_charged(play: Play) -> None:
     play(Internet(a=[good(streamed=False)]), use, setting(PRIORITY))
 
 
-def test_a_search_that_nobody_counts_is_charged_once(play: Play) -> None:
+def test_an_uncounted_search_is_charged_once(play: Play) -> None:
     async def use(rig: Rig) -> None:
         row = await rig.row(await rig.ask(web_search_options={}, max_tokens=50))
         assert row["cost_usd"] == pytest.approx((20 + 7 * 2) / 1_000_000 + 0.01)
@@ -159,7 +159,7 @@ def held(price: Price, **changes: Any) -> int:
     return ask.bound.nanos(100)
 
 
-def test_a_tier_that_can_be_reached_is_held() -> None:
+def test_the_hold_covers_the_possible_service_tier() -> None:
     assert held(PRICE, params={"max_tokens": 100}) < held(PRIORITY, params={"max_tokens": 100})
     default = {"max_tokens": 100, "service_tier": "default"}
     assert held(PRIORITY, params=default) == held(PRICE, params=default)
@@ -168,7 +168,7 @@ def test_a_tier_that_can_be_reached_is_held() -> None:
     assert held(long, size=200_000) > 2 * 200_000 * 1000
 
 
-def test_searches_and_pictures_are_held() -> None:
+def test_the_hold_covers_searches_and_images() -> None:
     plain = held(WEB)
     searching = held(WEB, params={"max_tokens": 100, "web_search_options": {}})
     assert searching - plain >= 10 * 10**7
