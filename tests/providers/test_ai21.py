@@ -32,7 +32,7 @@ HERE = deployment(provider="ai21")
 STREAMED = chat(stream=True, include_usage=True)
 
 
-def test_the_golden_request() -> None:
+def test_a_request_matches_the_expected_json() -> None:
     asked = chat(
         params={**IDLE, "temperature": 0.2, "max_completion_tokens": 9, "stop": "END", "n": 2},
         metadata={"ticket": "42"},
@@ -65,17 +65,17 @@ def test_the_golden_request() -> None:
         ("top_k", 4),
     ],
 )
-def test_what_it_cannot_do_is_refused_or_reported(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_refused_or_reported(name: str, value: Any) -> None:
     assert_refused("ai21", name, value)
 
 
-def test_several_choices_come_only_whole() -> None:
+def test_several_choices_are_supported_only_without_streaming() -> None:
     assert body("ai21", n=2) == {"n": 2}
     assert_refused("ai21", "n", 2, stream=True)
     assert orjson.loads(request("ai21", stream=True).body)["stream"] is True
 
 
-def test_tools_are_called_when_it_likes_or_are_not_there() -> None:
+def test_tool_choice_is_auto_or_the_tools_are_omitted() -> None:
     described = {"type": "function", "function": {"name": "time", "parameters": NO_ARGUMENTS}}
     assert body("ai21", tools=[WEATHER, TIME]) == {"tools": [WEATHER, described]}
     assert body("ai21", tools=[WEATHER], tool_choice="auto") == {"tools": [WEATHER]}
@@ -85,7 +85,7 @@ def test_tools_are_called_when_it_likes_or_are_not_there() -> None:
         assert_refused("ai21", "tool_choice", choice, tools=[WEATHER])
 
 
-def test_there_is_one_system_message_and_neighbours_of_a_role_are_one() -> None:
+def test_system_messages_and_adjacent_messages_of_a_role_are_merged() -> None:
     assert messages(
         "ai21",
         {"role": "system", "content": "Only code."},
@@ -103,7 +103,7 @@ def test_there_is_one_system_message_and_neighbours_of_a_role_are_one() -> None:
     ]
 
 
-def test_calls_of_tools_and_their_results_stay_apart() -> None:
+def test_tool_calls_and_results_are_not_merged() -> None:
     results = [{"role": "tool", "tool_call_id": name, "content": name} for name in "ab"]
     sent = messages("ai21", *HISTORY[:3], *results)
     assert [one["role"] for one in sent] == ["system", "user", "assistant", "tool", "tool"]
@@ -111,14 +111,14 @@ def test_calls_of_tools_and_their_results_stay_apart() -> None:
     assert sent[3:] == results
 
 
-def test_pictures_are_refused_by_their_place() -> None:
+def test_images_are_refused_with_their_position() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:"}}
     with pytest.raises(ProxyError) as caught:
         messages("ai21", {"role": "user", "content": [image]})
     assert (caught.value.status, caught.value.param) == (400, "messages[0].content[0].type")
 
 
-def test_an_answer_says_what_it_is_though_it_came_without() -> None:
+def test_missing_answer_fields_are_filled_in() -> None:
     found = orjson.loads(ai21.parse_response(DIALOGUE.answers["text"].whole, chat(), HERE).body)
     assert (found["object"], found["model"]) == ("chat.completion", "m-upstream")
     assert found["created"] == 1_700_000_000
@@ -129,7 +129,7 @@ def test_an_answer_says_what_it_is_though_it_came_without() -> None:
     assert all("usage" not in one for one in shown[:-1])
 
 
-def test_functions_go_and_come_as_functions() -> None:
+def test_legacy_functions_round_trip() -> None:
     asked = chat(messages=LEGACY, params={"functions": [WEATHER["function"]]})
     sent = orjson.loads(ai21.to_request(asked, HERE).body)
     assert sent["tools"] == [WEATHER]

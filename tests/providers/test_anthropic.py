@@ -83,12 +83,12 @@ def result(call_id: str = "c1", content: Any = "done", **more: Any) -> dict[str,
         "https://claude.example/anthropic/v1/messages",
     ],
 )
-def test_an_address_may_have_the_version_and_the_endpoint_in_it(base_url: str) -> None:
+def test_a_base_url_may_include_version_and_endpoint(base_url: str) -> None:
     found = sent(entry_has={"base_url": base_url})
     assert found.url == "https://claude.example/anthropic/v1/messages"
 
 
-def test_the_key_is_a_header_and_a_bearers_on_bedrock() -> None:
+def test_the_key_is_x_api_key_or_a_bearer_token_on_bedrock() -> None:
     assert sent().url == "https://api.anthropic.com/v1/messages"
     assert sent().headers["x-api-key"] == "sk-upstream-secret"
     mantle = sent(entry_has={"base_url": "https://bedrock-mantle.us-east-1.api.aws/anthropic"})
@@ -97,7 +97,7 @@ def test_the_key_is_a_header_and_a_bearers_on_bedrock() -> None:
     assert not {"authorization", "x-api-key"} & sent(entry_has={"api_key": None}).headers.keys()
 
 
-def test_the_version_is_the_old_one_only_for_sampling() -> None:
+def test_the_old_api_version_is_used_only_for_sampling_parameters() -> None:
     assert sent().headers["anthropic-version"] == "2026-10-21"
     for name, value in [("temperature", 0), ("top_p", 0.5), ("top_k", 5)]:
         assert sent(**{name: value}).headers["anthropic-version"] == "2023-06-01"
@@ -115,7 +115,7 @@ def test_betas_become_a_header() -> None:
 # --- models --------------------------------------------------------------------------------------------------
 
 
-def test_a_models_well_known_name_decides_what_it_can_do() -> None:
+def test_base_model_determines_the_capabilities() -> None:
     here = entry("our-deployment", base_model="claude-opus-5-5-20261001")
     assert capabilities(here).thinking == "always"
     assert capabilities(entry("claude-next-9")) is NEWEST
@@ -140,7 +140,9 @@ def test_a_models_well_known_name_decides_what_it_can_do() -> None:
         ("claude-haiku-5-5", "adaptive", False),
     ],
 )
-def test_dates_and_prefixes_do_not_hide_the_family(model: str, thinking: str, sampling: bool) -> None:
+def test_the_model_family_is_recognised_despite_dates_and_prefixes(
+    model: str, thinking: str, sampling: bool
+) -> None:
     able = capabilities(entry(model))
     assert (able.thinking, able.sampling) == (thinking, sampling)
 
@@ -148,14 +150,14 @@ def test_dates_and_prefixes_do_not_hide_the_family(model: str, thinking: str, sa
 # --- messages ------------------------------------------------------------------------------------------------
 
 
-def test_system_messages_come_first_and_the_guardrail_before_all() -> None:
+def test_the_guardrail_precedes_client_system_messages() -> None:
     later = [user("a"), assistant("b"), {"role": "developer", "content": "Be brief."}, user("c")]
     found = body(messages=[{"role": "system", "content": "Talk like a pirate."}, *later])
     assert found["system"] == "Only code.\n\nTalk like a pirate.\n\nBe brief."
     assert [message["role"] for message in found["messages"]] == ["user", "assistant", "user"]
 
 
-def test_late_system_messages_stay_where_the_model_takes_them_but_never_between_calls_and_results() -> None:
+def test_late_system_messages_keep_their_place_if_supported() -> None:
     late = {"role": "system", "content": "Be brief."}
     found = body(OPUS, messages=[user(), assistant(None, call()), late, result(), user("so?")], tools=[TOOL])
     assert found["system"] == "Only code."
@@ -165,7 +167,7 @@ def test_late_system_messages_stay_where_the_model_takes_them_but_never_between_
     assert talk(user(), late, model=OPUS)[-1] == {"role": "system", "content": "Be brief."}
 
 
-def test_what_is_marked_for_the_cache_stays_a_block() -> None:
+def test_content_with_cache_control_stays_a_block() -> None:
     part = {"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     found = body(messages=[{"role": "system", "content": [part]}, user()])
     assert found["system"] == [{"type": "text", "text": "Only code."}, part]
@@ -173,7 +175,7 @@ def test_what_is_marked_for_the_cache_stays_a_block() -> None:
     assert talk(user([openais]))[0]["content"][0]["cache_control"] == {"type": "ephemeral"}
 
 
-def test_turns_alternate_and_begin_with_the_user() -> None:
+def test_turns_alternate_and_start_with_the_user() -> None:
     assert talk(user("a"), user("b")) == [
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     ]
@@ -181,12 +183,12 @@ def test_turns_alternate_and_begin_with_the_user() -> None:
     assert talk({"role": "system", "content": "x"})[0]["role"] == "user"
 
 
-def test_empty_texts_are_left_out() -> None:
+def test_empty_texts_are_omitted() -> None:
     assert talk(user("a"), assistant(""), user("b"))[0]["content"][1]["text"] == "b"
     assert talk(user([{"type": "text", "text": " "}, {"type": "text", "text": "a"}]))[0]["content"] == "a"
 
 
-def test_results_come_together_and_before_what_else_the_user_says() -> None:
+def test_tool_results_are_grouped_before_other_user_content() -> None:
     found = talk(
         user(),
         assistant("Let me look.", call("c1", arguments='{"a": 1}'), call("c2")),
@@ -208,7 +210,7 @@ def test_results_come_together_and_before_what_else_the_user_says() -> None:
     ]
 
 
-def test_ids_of_calls_are_made_fit_for_both_sides() -> None:
+def test_tool_call_ids_are_made_valid_for_both_sides() -> None:
     found = talk(user(), assistant(None, call("call:1|x")), result("call:1|x"), tools=[TOOL])
     assert found[1]["content"][0]["id"] == found[2]["content"][0]["tool_use_id"] == "call_1_x"
 
@@ -224,17 +226,17 @@ def test_ids_of_calls_are_made_fit_for_both_sides() -> None:
         ("[1]", {"_raw": "[1]"}),
     ],
 )
-def test_arguments_are_an_object_whatever_they_were(arguments: Any, found: Any) -> None:
+def test_tool_arguments_are_always_an_object(arguments: Any, found: Any) -> None:
     said = talk(user(), assistant(None, call(arguments=arguments)), result(), tools=[TOOL])
     assert said[1]["content"][0]["input"] == found
 
 
-def test_tools_of_the_past_are_described_when_there_are_none_now() -> None:
+def test_tools_of_earlier_calls_are_declared_if_the_request_has_none() -> None:
     found = body(messages=[user(), assistant(None, call(name="g")), result()])
     assert found["tools"] == [{"name": "g", "input_schema": {"type": "object", "properties": {}}}]
 
 
-def test_pictures_and_documents_are_taken_in_their_forms() -> None:
+def test_images_and_documents_are_translated() -> None:
     parts = [
         {"type": "image_url", "image_url": {"url": "data:image/PNG;base64,aGVq", "detail": "low"}},
         {"type": "image_url", "image_url": "https://a.example/x.png"},
@@ -266,14 +268,14 @@ def test_pictures_and_documents_are_taken_in_their_forms() -> None:
         {"type": "tool_result", "tool_use_id": "x"},
     ],
 )
-def test_other_content_is_refused_with_its_place(part: dict[str, Any]) -> None:
+def test_other_content_is_refused_with_its_position(part: dict[str, Any]) -> None:
     with pytest.raises(ProxyError) as caught:
         sent(messages=[user([{"type": "text", "text": "a"}, part])])
     assert (caught.value.param or "").startswith("messages[1].content[1]")
     assert caught.value.status == 400
 
 
-def test_prefill_goes_to_models_that_continue_it() -> None:
+def test_a_prefill_is_sent_only_to_models_that_support_it() -> None:
     assert talk(user(), assistant("Sure: \n"), model=HAIKU)[-1]["content"] == "Sure:"
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b "}]
     assert talk(user(), assistant(parts), model=HAIKU)[-1]["content"][-1]["text"] == "b"
@@ -285,7 +287,7 @@ def test_prefill_goes_to_models_that_continue_it() -> None:
 # --- parameters ----------------------------------------------------------------------------------------------
 
 
-def test_the_golden_request() -> None:
+def test_a_request_matches_the_expected_json() -> None:
     found = body(
         max_completion_tokens=500,
         temperature=0.5,
@@ -320,7 +322,7 @@ def test_the_golden_request() -> None:
     }
 
 
-def test_the_bound_on_tokens_is_always_there_and_never_above_the_models() -> None:
+def test_max_tokens_is_always_sent_and_at_most_the_models() -> None:
     assert body()["max_tokens"] == 4096
     assert body(entry_has={"max_output_tokens": 9000})["max_tokens"] == 9000
     assert body(HAIKU, max_tokens=100_000)["max_tokens"] == 64_000
@@ -346,7 +348,7 @@ def test_the_bound_on_tokens_is_always_there_and_never_above_the_models() -> Non
         ("claude-3-haiku-20240307", {"reasoning_effort": "low"}),
     ],
 )
-def test_what_changes_the_answer_is_refused_or_reported(model: str, params: dict[str, Any]) -> None:
+def test_unsupported_parameters_are_refused_or_reported(model: str, params: dict[str, Any]) -> None:
     (name,) = params
     with pytest.raises(ProxyError) as caught:
         sent(model, **params)
@@ -375,19 +377,19 @@ def test_defaults_are_never_refused() -> None:
         assert sent(model, **idle).dropped == ()
 
 
-def test_a_seed_is_only_a_hint() -> None:
+def test_a_seed_is_dropped_and_reported() -> None:
     assert sent(seed=7).dropped == ("seed",)
     assert b"seed" not in sent(seed=7).body
 
 
-def test_an_entrys_own_parameters_go_up_as_they_are() -> None:
+def test_an_entrys_params_are_sent_unchanged() -> None:
     own = freeze({"service": {"x": [1]}, "thinking": {"type": "adaptive"}})
     found = sent(entry_has={"params": own}, **own)
     assert orjson.loads(found.body)["service"] == {"x": [1]}
     assert orjson.loads(found.body)["thinking"] == {"type": "adaptive"}
 
 
-def test_a_choice_of_tools_in_all_its_forms() -> None:
+def test_every_form_of_tool_choice_is_translated() -> None:
     def choice(found: Any, **more: Any) -> Any:
         return body(tools=[TOOL], tool_choice=found, **more).get("tool_choice")
 
@@ -404,7 +406,7 @@ def test_a_choice_of_tools_in_all_its_forms() -> None:
         sent(tools=[TOOL], tool_choice="perhaps")
 
 
-def test_models_that_always_think_are_not_forced_to_call() -> None:
+def test_forced_tools_are_refused_for_models_that_always_think() -> None:
     with pytest.raises(ProxyError) as caught:
         sent(OPUS, tools=[TOOL], tool_choice="required")
     assert caught.value.param == "tool_choice"
@@ -432,24 +434,26 @@ def test_models_that_always_think_are_not_forced_to_call() -> None:
         (HAIKU, "none", None, None),
     ],
 )
-def test_effort_is_said_in_each_models_way(model: str, effort: str, thinking: Any, word: Any) -> None:
+def test_reasoning_effort_is_translated_for_each_model(
+    model: str, effort: str, thinking: Any, word: Any
+) -> None:
     found = body(model, reasoning_effort=effort, max_tokens=10_000)
     assert found.get("thinking") == thinking
     assert found.get("output_config") == ({"effort": word} if word else None)
 
 
-def test_too_little_room_to_think_means_not_to() -> None:
+def test_thinking_is_disabled_if_max_tokens_is_too_small() -> None:
     assert "thinking" not in body(HAIKU, reasoning_effort="high", max_tokens=1024)
     assert body(HAIKU, reasoning_effort="high", max_tokens=1100)["thinking"]["budget_tokens"] == 1024
 
 
-def test_an_effort_nobody_knows_is_refused() -> None:
+def test_an_unknown_effort_is_refused() -> None:
     with pytest.raises(ProxyError) as caught:
         sent(reasoning_effort="enormous")
     assert (caught.value.code, caught.value.param) == ("invalid_value", "reasoning_effort")
 
 
-def test_thinking_takes_no_sampling_and_no_force() -> None:
+def test_thinking_excludes_sampling_parameters_and_forced_tools() -> None:
     found = sent(reasoning_effort="low", temperature=0.3, top_k=5, top_p=0.5)
     assert found.dropped == ("temperature", "top_k", "top_p")
     assert sent(reasoning_effort="low", temperature=1).dropped == ()
@@ -458,7 +462,7 @@ def test_thinking_takes_no_sampling_and_no_force() -> None:
         assert forced["thinking"] == {"type": "disabled"}
 
 
-def test_thoughts_come_back_with_the_results_or_the_model_does_not_think() -> None:
+def test_thinking_needs_the_thinking_blocks_of_earlier_tool_calls() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     asked: dict[str, Any] = {"tools": [TOOL], "reasoning_effort": "low"}
     kept = [user(), assistant(None, call(), thinking_blocks=[thought]), result()]
@@ -470,7 +474,7 @@ def test_thoughts_come_back_with_the_results_or_the_model_does_not_think() -> No
         assert "thinking" not in body(HAIKU, messages=forgotten, **asked)
 
 
-def test_structured_output_is_asked_for() -> None:
+def test_structured_output_is_requested() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     found = body(response_format=wanted, reasoning_effort="low")["output_config"]
@@ -484,7 +488,7 @@ def test_structured_output_is_asked_for() -> None:
             sent(response_format=bad)
 
 
-def test_schemas_are_closed_all_the_way_down_and_properties_keep_their_names() -> None:
+def test_schemas_are_closed_recursively() -> None:
     schema = {
         "type": "object",
         "description": "A thing.",
@@ -556,7 +560,7 @@ parameters = st.fixed_dictionaries(
 
 
 @given(st.sampled_from([SONNET, HAIKU, OPUS, "claude-opus-4-7"]), conversations, parameters)
-def test_no_conversation_becomes_one_that_anthropic_refuses(
+def test_arbitrary_conversations_become_valid_anthropic_requests(
     model: str, messages: list[Any], params: dict[str, Any]
 ) -> None:
     try:
@@ -570,6 +574,6 @@ def test_no_conversation_becomes_one_that_anthropic_refuses(
     check(sent_body, found.headers["anthropic-version"])
 
 
-def test_the_judge_itself_refuses() -> None:
+def test_the_reference_rules_refuse_invalid_requests() -> None:
     with pytest.raises(Refused):
         check(orjson.loads(sent(temperature=0.5).body), "2026-10-21")

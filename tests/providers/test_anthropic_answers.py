@@ -42,7 +42,7 @@ def answer(raw: bytes) -> tuple[Any, Usage | None]:
         ("something_new", "stop"),
     ],
 )
-def test_every_end_has_openais_word(stop_reason: str, reason: str) -> None:
+def test_every_stop_reason_is_translated(stop_reason: str, reason: str) -> None:
     choice, _ = answer(whole(stop_reason, {"type": "text", "text": "hi"}))
     assert choice["finish_reason"] == reason
     found, complete = read(
@@ -52,26 +52,26 @@ def test_every_end_has_openais_word(stop_reason: str, reason: str) -> None:
     assert [event.finish_reason for event in found if event.finish_reason] == [reason]
 
 
-def test_blocks_of_the_providers_own_tools_are_passed_over() -> None:
+def test_blocks_of_server_tools_are_skipped() -> None:
     server_tool = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}
     choice, _ = answer(whole("end_turn", server_tool, {"type": "text", "text": "hi"}))
     assert choice["message"] == {"role": "assistant", "content": "hi"}
 
 
-def test_an_answer_without_content_is_an_answer() -> None:
+def test_an_answer_without_content_is_valid() -> None:
     choice, usage = answer(whole("end_turn"))
     assert choice["message"]["content"] == ""
     assert usage == Usage(20, 7, cached_tokens=4, cache_write_tokens=3, reasoning_tokens=2)
 
 
-def test_usage_that_makes_no_sense_is_none() -> None:
+def test_invalid_usage_is_ignored() -> None:
     for broken in (None, {}, {"input_tokens": "many"}, {"input_tokens": -1}, {"input_tokens": True}):
         assert answer(whole("end_turn", usage=broken))[1] is None
     assert answer(whole("end_turn", usage={"input_tokens": 5, "output_tokens": 2}))[1] == Usage(5, 2)
     assert answer(whole("end_turn", usage={"input_tokens": "5", "output_tokens": 1.5}))[1] == Usage(5, 2)
 
 
-def test_the_last_usage_counts_and_may_correct_the_first() -> None:
+def test_the_last_usage_report_is_used() -> None:
     *begun, _, stop = [start(), *text(0, "hi"), *end("end_turn")]
     corrected = {"input_tokens": 100, "cache_read_input_tokens": 0, "output_tokens": 9}
     last = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": corrected}
@@ -79,7 +79,7 @@ def test_the_last_usage_counts_and_may_correct_the_first() -> None:
     assert [event.usage for event in found if event.usage][-1] == Usage(103, 9, cache_write_tokens=3)
 
 
-def test_a_call_whose_input_came_at_once_is_told_at_its_end() -> None:
+def test_a_tool_call_with_complete_input_is_emitted_at_its_end() -> None:
     opened, closing = called(0, "f")
     opened = {**opened, "content_block": {**opened["content_block"], "input": {"a": 1}}}
     found, _ = read(anthropic, [events(start(), opened, closing, *end("tool_use"))], chat(), entry())
@@ -87,7 +87,7 @@ def test_a_call_whose_input_came_at_once_is_told_at_its_end() -> None:
     assert [one[0]["function"]["arguments"] for one in calls if one] == ["", '{"a":1}']
 
 
-def test_only_its_own_last_event_ends_a_stream() -> None:
+def test_only_message_stop_ends_a_stream() -> None:
     raw = events(start(), *text(0, "hi"), *end("end_turn"))
     *_, last = [place for place in range(len(raw)) if raw.startswith(b"event: message_stop", place)]
     found, complete = read(anthropic, [raw[:last]], chat(), entry())
@@ -106,7 +106,7 @@ def test_only_its_own_last_event_ends_a_stream() -> None:
         ("unheard_of", "disguised", 200),
     ],
 )
-def test_an_error_event_has_the_status_of_its_kind(kind: str, cls: str, status: int) -> None:
+def test_an_error_event_has_the_status_of_its_type(kind: str, cls: str, status: int) -> None:
     raw = events(start(), {"type": "error", "error": {"type": kind, "message": "no"}})
     with pytest.raises(AttemptError) as caught:
         read(anthropic, [raw], chat(), entry())
@@ -149,7 +149,7 @@ happenings = strangely(
 
 
 @given(st.lists(happenings, max_size=6), st.booleans())
-def test_no_json_does_worse_than_a_failed_attempt(values: list[Any], legacy: bool) -> None:
+def test_arbitrary_json_causes_at_most_a_failed_attempt(values: list[Any], legacy: bool) -> None:
     asked = chat(stream=True, params={"functions": []} if legacy else {})
     raw = b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in values)
     try:

@@ -40,7 +40,7 @@ def answer(raw: bytes, **asked: Any) -> Any:
     return orjson.loads(cohere.parse_response(raw, chat(**asked), HERE).body)
 
 
-def test_the_golden_request() -> None:
+def test_a_request_matches_the_expected_json() -> None:
     asked = chat(
         stream=True,
         params={
@@ -110,7 +110,7 @@ def test_the_golden_request() -> None:
         ({"safety_mode": "OFF", "documents": ["d"]}, {"safety_mode": "OFF", "documents": ["d"]}),
     ],
 )
-def test_parameters_in_its_words(params: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_parameters_are_translated(params: dict[str, Any], sent: dict[str, Any]) -> None:
     assert body("cohere", **params) == sent
 
 
@@ -131,7 +131,7 @@ def test_parameters_in_its_words(params: dict[str, Any], sent: dict[str, Any]) -
         ("min_p", 0.1),
     ],
 )
-def test_what_it_cannot_do_is_refused_or_reported(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_refused_or_reported(name: str, value: Any) -> None:
     assert_refused("cohere", name, value)
 
 
@@ -140,7 +140,7 @@ def test_top_logprobs_are_refused_only_beside_logprobs() -> None:
     assert body("cohere", top_logprobs=3) == {}
 
 
-def test_an_entry_may_use_words_that_clients_may_not() -> None:
+def test_an_entry_may_set_parameters_that_clients_may_not() -> None:
     own = freeze({"raw_prompting": True, "response_format": {"type": "json_object"}})
     here = deployment(provider="cohere", params=own)
     sent = orjson.loads(cohere.to_request(chat(params=dict(own)), here).body)
@@ -167,19 +167,19 @@ def test_an_entry_may_use_words_that_clients_may_not() -> None:
         ),
     ],
 )
-def test_a_choice_it_has_no_word_for_becomes_fewer_tools(choice: Any, tools: list[Any], word: Any) -> None:
+def test_a_choice_of_one_tool_sends_only_that_tool(choice: Any, tools: list[Any], word: Any) -> None:
     sent = body("cohere", tools=[WEATHER, TIME], tool_choice=choice)
     assert [tool["function"]["name"] for tool in sent["tools"]] == [t["function"]["name"] for t in tools]
     assert sent.get("tool_choice") == word
 
 
-def test_a_choice_of_a_tool_that_is_not_there_is_a_mistake() -> None:
+def test_a_choice_of_an_unknown_tool_is_an_error() -> None:
     with pytest.raises(ProxyError) as caught:
         request("cohere", tools=[TIME], tool_choice={"type": "function", "function": {"name": "weather"}})
     assert (caught.value.code, caught.value.param) == ("invalid_value", "tool_choice")
 
 
-def test_tools_are_strict_when_all_of_them_are() -> None:
+def test_strict_tools_is_set_if_every_tool_is_strict() -> None:
     def strictly(tool: dict[str, Any]) -> dict[str, Any]:
         return {**tool, "function": {**tool["function"], "strict": True}}
 
@@ -189,7 +189,7 @@ def test_tools_are_strict_when_all_of_them_are() -> None:
     assert "strict_tools" not in body("cohere", tools=[strictly(WEATHER), TIME])
 
 
-def test_a_conversation_with_tools_keeps_only_what_it_knows() -> None:
+def test_a_tool_conversation_has_only_supported_fields() -> None:
     assert messages("cohere", *HISTORY) == [
         HISTORY[0],
         {"role": "user", "content": "Weather?"},
@@ -203,7 +203,7 @@ def test_a_conversation_with_tools_keeps_only_what_it_knows() -> None:
     ]
 
 
-def test_developers_are_systems_and_parts_lose_what_it_does_not_know() -> None:
+def test_developer_messages_become_system_and_unknown_part_fields_are_removed() -> None:
     text = {"type": "text", "text": "Look.", "prompt_cache_breakpoint": {"mode": "explicit"}}
     image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png", "detail": "low"}}
     refusal = {"type": "refusal", "refusal": "No."}
@@ -219,7 +219,7 @@ def test_developers_are_systems_and_parts_lose_what_it_does_not_know() -> None:
     ]
 
 
-def test_sounds_are_refused_by_their_place() -> None:
+def test_audio_is_refused_with_its_position() -> None:
     sound = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
     with pytest.raises(ProxyError) as caught:
         messages("cohere", {"role": "user", "content": [sound]})
@@ -229,7 +229,7 @@ def test_sounds_are_refused_by_their_place() -> None:
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-def test_the_golden_answer() -> None:
+def test_an_answer_matches_the_expected_json() -> None:
     assert answer(DIALOGUE.answers["tools"].whole) == {
         "id": "chatcmpl-c-1",
         "object": "chat.completion",
@@ -271,7 +271,7 @@ def test_the_golden_answer() -> None:
         (None, None),
     ],
 )
-def test_what_was_billed_stands_in_for_tokens(reported: Any, found: Usage | None) -> None:
+def test_billed_units_are_used_if_tokens_are_missing(reported: Any, found: Usage | None) -> None:
     raw = orjson.dumps({**orjson.loads(whole("COMPLETE", content=[])), "usage": reported})
     event = cohere.parse_response(raw, chat(), HERE)
     assert event.usage == found
@@ -286,19 +286,19 @@ def test_what_was_billed_stands_in_for_tokens(reported: Any, found: Usage | None
     ("reason", "ours"),
     [("COMPLETE", "stop"), ("STOP_SEQUENCE", "stop"), ("MAX_TOKENS", "length"), ("SOMETHING_NEW", "stop")],
 )
-def test_reasons_to_end(reason: str, ours: str) -> None:
+def test_every_finish_reason_is_translated(reason: str, ours: str) -> None:
     raw = whole(reason, content=[{"type": "text", "text": "x"}])
     assert answer(raw)["choices"][0]["finish_reason"] == ours
 
 
 @pytest.mark.parametrize("reason", ["ERROR", "TIMEOUT"])
 @pytest.mark.parametrize("content", [[], [{"type": "text", "text": "Half of"}]])
-def test_an_answer_that_broke_is_none(reason: str, content: list[Any]) -> None:
+def test_a_failed_generation_is_a_failed_attempt(reason: str, content: list[Any]) -> None:
     with pytest.raises(AttemptError):
         cohere.parse_response(whole(reason, content=content), chat(), HERE)
 
 
-def test_log_probabilities_come_with_their_text() -> None:
+def test_logprobs_are_returned_with_their_text() -> None:
     items = [
         {"text": "Hel", "token_ids": [1], "logprobs": [-0.5]},
         {"text": "lo", "token_ids": [2, 3], "logprobs": [-0.25, -0.5]},
@@ -322,7 +322,7 @@ def test_log_probabilities_come_with_their_text() -> None:
     assert fold(streamed)["choices"][0]["logprobs"] == {"content": wanted}
 
 
-def test_tool_calls_are_numbered_from_zero_wherever_they_begin() -> None:
+def test_tool_call_indexes_start_at_zero() -> None:
     shown = chunks(read(cohere, [DIALOGUE.answers["tools"].stream], STREAMED, HERE)[0])
     calls = [c for one in shown for choice in one["choices"] for c in choice["delta"].get("tool_calls", ())]
     assert [one["index"] for one in calls] == [0, 0, 0, 1, 1]
@@ -338,7 +338,7 @@ def test_fragments_without_an_index_belong_to_the_latest_call() -> None:
     }
 
 
-def test_functions_go_and_come_as_functions() -> None:
+def test_legacy_functions_round_trip() -> None:
     asked = chat(messages=LEGACY, params={"functions": [WEATHER["function"]], "function_call": "auto"})
     sent = orjson.loads(cohere.to_request(asked, HERE).body)
     assert sent["tools"] == [WEATHER]
@@ -355,7 +355,7 @@ def test_functions_go_and_come_as_functions() -> None:
     assert folded["finish_reason"] == "function_call"
 
 
-def test_too_long_a_prompt_in_a_stream_is_the_callers() -> None:
+def test_a_context_length_error_in_a_stream_is_a_client_error() -> None:
     raw = events(start(), end("ERROR", error="too many tokens: size limit exceeded by 10 tokens"))
     with pytest.raises(AttemptError) as caught:
         read(cohere, [raw], STREAMED, HERE)
@@ -386,7 +386,7 @@ kinds = st.sampled_from([one["type"] for one in (*called(0, "f", "{}"), start(),
     ),
     strange,
 )
-def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any], odd: Any) -> None:
+def test_arbitrary_json_causes_at_most_a_failed_attempt(said: list[Any], odd: Any) -> None:
     raw = b"".join(b"data: " + orjson.dumps(one) + b"\n\n" for one in said)
     with suppress(AttemptError):
         read(cohere, [raw], STREAMED, HERE)

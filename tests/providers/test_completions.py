@@ -55,7 +55,7 @@ def body(provider: str, asked: InferenceRequest, **more: Any) -> dict[str, Any]:
         ("azure", "https://r.openai.azure.com", "https://r.openai.azure.com/openai/v1/completions"),
     ],
 )
-def test_each_provider_completes_at_its_address(provider: str, base_url: str | None, url: str) -> None:
+def test_each_provider_has_its_completions_url(provider: str, base_url: str | None, url: str) -> None:
     sent = text.to_request(ask(), entry(provider, base_url=base_url))
     assert sent.url == url
     assert "sk-upstream-secret" in "".join(sent.headers.values())
@@ -63,7 +63,7 @@ def test_each_provider_completes_at_its_address(provider: str, base_url: str | N
 
 
 @each("provider", COMPLETION_PROFILES)
-def test_chat_models_complete_only_where_their_entry_says_so(provider: str) -> None:
+def test_chat_models_complete_only_with_completions_true(provider: str) -> None:
     entry = f"{{name: a, provider: {provider}, model: codestral, api_key: k, base_url: 'https://h/v1'%s}}"
     plain, told = (
         load(f"models: [{entry % more}]".encode(), {}, implemented=IMPLEMENTED).models["a"].deployments[0]
@@ -73,7 +73,7 @@ def test_chat_models_complete_only_where_their_entry_says_so(provider: str) -> N
     assert (told.serves("chat"), told.serves("completion")) == (True, True)
 
 
-def test_a_provider_without_completions_cannot_be_told_to_complete() -> None:
+def test_a_provider_without_completions_cannot_enable_them() -> None:
     text = b"models: [{name: a, provider: anthropic, api_key: k, completions: true}]"
     with pytest.raises(ConfigError, match="provider anthropic has no /completions"):
         load(text, {}, implemented=IMPLEMENTED)
@@ -82,7 +82,7 @@ def test_a_provider_without_completions_cannot_be_told_to_complete() -> None:
 # --- words ---------------------------------------------------------------------------------------------------
 
 
-def test_the_golden_request() -> None:
+def test_a_request_matches_the_expected_json() -> None:
     asked = ask(
         ["a", "b"], stream=True, suffix="z", max_tokens=9, temperature=0, logprobs=2, echo=True, top_k=4
     )
@@ -101,7 +101,7 @@ def test_the_golden_request() -> None:
 
 
 @each("provider", COMPLETION_PROFILES)
-def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> None:
+def test_usage_is_requested_where_it_is_optional(provider: str) -> None:
     found = body(provider, ask(stream=True), base_url="https://x.example/v1")
     assert found["stream"] is True
     assert ("stream_options" in found) is (provider != "mistral")
@@ -109,7 +109,7 @@ def test_everybody_is_asked_for_usage_unless_it_comes_unasked(provider: str) -> 
 
 
 @each("provider", COMPLETION_PROFILES)
-def test_the_bound_on_an_answer_has_its_old_name_here(provider: str) -> None:
+def test_completions_use_max_tokens(provider: str) -> None:
     found = body(provider, ask(max_completion_tokens=7), base_url="https://x.example/v1", model="gpt-5")
     assert found["max_tokens"] == 7
     assert "max_completion_tokens" not in found
@@ -119,7 +119,7 @@ CODELLAMA = "codellama/CodeLlama-13b-Instruct-hf"
 
 
 @pytest.mark.parametrize("provider", ["together", "vllm", "fireworks", "llamacpp", "openai_compatible"])
-def test_codellama_is_shown_the_gap_by_its_own_tokens(provider: str) -> None:
+def test_codellama_gets_the_suffix_with_its_fill_in_tokens(provider: str) -> None:
     asked = ask("def f(", suffix="return x")
     found = body(provider, asked, model=CODELLAMA, base_url="https://x.example/v1")
     assert found["prompt"] == "<PRE> def f( <SUF>return x <MID>"
@@ -129,12 +129,12 @@ def test_codellama_is_shown_the_gap_by_its_own_tokens(provider: str) -> None:
     assert named["prompt"] == found["prompt"]
 
 
-def test_the_clients_own_stops_stay() -> None:
+def test_the_clients_stop_sequences_are_kept() -> None:
     assert body("vllm", ask(suffix="z", stop="END"), model=CODELLAMA)["stop"] == ["END", "<EOT>"]
     assert body("vllm", ask(suffix="z", stop=["A", "B"]), model=CODELLAMA)["stop"] == ["A", "B", "<EOT>"]
 
 
-def test_each_of_several_prompts_has_its_gap() -> None:
+def test_the_suffix_applies_to_each_prompt() -> None:
     found = body("vllm", ask(["a", "b"], suffix="z"), model=CODELLAMA)
     assert found["prompt"] == ["<PRE> a <SUF>z <MID>", "<PRE> b <SUF>z <MID>"]
     with pytest.raises(ProxyError) as caught:
@@ -152,18 +152,18 @@ def test_each_of_several_prompts_has_its_gap() -> None:
         ("mistral", "codestral-latest"),
     ],
 )
-def test_everybody_else_gets_the_suffix_as_it_is(provider: str, model: str) -> None:
+def test_other_models_get_the_suffix_unchanged(provider: str, model: str) -> None:
     found = body(provider, ask("a", suffix="z"), model=model)
     assert (found["prompt"], found["suffix"]) == ("a", "z")
     assert "stop" not in found
 
 
-def test_without_a_suffix_there_is_no_gap() -> None:
+def test_without_a_suffix_no_fill_in_tokens_are_sent() -> None:
     assert body("vllm", ask("a"), model=CODELLAMA) == {"model": CODELLAMA, "prompt": "a"}
 
 
 @pytest.mark.parametrize("provider", [name for name, row in COMPLETION_PROFILES.items() if row.one_text])
-def test_who_takes_one_text_gets_one_text(provider: str) -> None:
+def test_providers_of_single_prompts_refuse_lists(provider: str) -> None:
     assert body(provider, ask(["only"]))["prompt"] == "only"
     for several in (["a", "b"], [1, 2], [[1], [2]]):
         with pytest.raises(ProxyError) as caught:
@@ -171,7 +171,7 @@ def test_who_takes_one_text_gets_one_text(provider: str) -> None:
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "prompt")
 
 
-def test_mistral_is_asked_in_its_words() -> None:
+def test_mistral_requests_are_translated() -> None:
     found = body("mistral", ask(suffix="z", seed=7, user="u", n=1, best_of=1, echo=False))
     assert found == {"model": "m-upstream", "prompt": "def f(", "suffix": "z", "random_seed": 7}
     with pytest.raises(ProxyError, match="'echo'"):
@@ -199,7 +199,7 @@ def shown(event: Event) -> dict[str, Any]:
     return found
 
 
-def test_openais_answer_passes_as_the_bytes_that_came() -> None:
+def test_an_openai_answer_is_relayed_byte_for_byte() -> None:
     raw = orjson.dumps({**HEAD, "choices": [choice("x", "stop")], "usage": USAGE, "extra": [1]}) + b" "
     event = text.parse_response(raw, ask(), VLLM)
     assert event.body == raw
@@ -207,14 +207,14 @@ def test_openais_answer_passes_as_the_bytes_that_came() -> None:
     assert event.model == "m-2026"
 
 
-def test_togethers_answer_has_openais_names() -> None:
+def test_together_answers_are_translated() -> None:
     found = {"id": "t-1", "object": "text.completion", "created": 5, "model": "m", "prompt": []}
     event = answered({**found, "choices": [{"text": "x", "finish_reason": "eos"}], "usage": USAGE})
     assert shown(event)["object"] == "text_completion"
     assert shown(event)["choices"] == [{"text": "x", "finish_reason": "stop", "index": 0}]
 
 
-def test_mistrals_answer_is_no_longer_a_chat() -> None:
+def test_mistral_chat_answers_become_completions() -> None:
     message = {"role": "assistant", "content": "x", "tool_calls": None}
     made = {"index": 0, "message": message, "finish_reason": "model_length"}
     event = answered({"id": "c", "object": "chat.completion", "created": 5, "model": "m", "choices": [made]})
@@ -223,7 +223,7 @@ def test_mistrals_answer_is_no_longer_a_chat() -> None:
     assert event.usage is None
 
 
-def test_what_is_missing_is_filled_in() -> None:
+def test_missing_fields_are_filled_in() -> None:
     found = shown(answered({"choices": [{"text": ""}]}))
     assert (found["id"], found["created"], found["object"]) == (
         "cmpl-req_1",
@@ -244,7 +244,7 @@ def test_what_is_missing_is_filled_in() -> None:
         ([], "not_an_object"),
     ],
 )
-def test_a_200_that_is_no_answer_is_a_failure(found: Any, reason: str) -> None:
+def test_an_invalid_200_is_a_failed_attempt(found: Any, reason: str) -> None:
     with pytest.raises(AttemptError) as caught:
         answered(found)
     assert (caught.value.failure.cls, caught.value.failure.reason) == ("disguised", reason)
@@ -281,7 +281,7 @@ STREAMED = ask(stream=True)
 
 @pytest.mark.parametrize("kind", STREAMS)
 @given(at=st.lists(st.integers(0, 2000), max_size=8))
-def test_a_stream_says_the_same_however_it_is_cut(kind: str, at: list[int]) -> None:
+def test_a_stream_does_not_depend_on_chunk_boundaries(kind: str, at: list[int]) -> None:
     events, complete = read(text, cut(STREAMS[kind], at), STREAMED, VLLM)
     assert complete
     chunks = [orjson.loads(event.body) for event in events if event.body]
@@ -297,7 +297,7 @@ def test_a_stream_says_the_same_however_it_is_cut(kind: str, at: list[int]) -> N
     assert [event.usage for event in events if event.usage] == [Usage(5, 3)]
 
 
-def test_openais_chunks_pass_as_the_bytes_that_came() -> None:
+def test_openai_chunks_are_relayed_byte_for_byte() -> None:
     events, _ = read(text, [STREAMS["openai"]], STREAMED, VLLM)
     assert events[0].body == orjson.dumps(piece("hel"))
 
@@ -307,7 +307,7 @@ def test_a_stream_commits_at_its_first_text() -> None:
     assert [event.content for event in events] == [False, True, True]
 
 
-def test_a_stream_without_done_is_whole_once_every_choice_has_ended() -> None:
+def test_a_stream_without_done_is_complete_if_every_choice_ended() -> None:
     def complete(*said: dict[str, Any]) -> bool:
         return read(text, [sse(*said)], STREAMED, VLLM)[1]
 
@@ -323,7 +323,7 @@ def test_an_error_inside_a_stream_is_a_failure() -> None:
         read(text, [sse(piece("x"), {"error": {"message": "broke"}})], STREAMED, VLLM)
 
 
-def test_pieces_without_content_are_left_out() -> None:
+def test_chunks_without_content_are_omitted() -> None:
     raw = sse({}, b"", piece("x"), {**HEAD, "choices": [{}]}, piece("", "stop"), b"[DONE]")
     events, complete = read(text, [raw], STREAMED, VLLM)
     assert complete

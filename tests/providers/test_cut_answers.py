@@ -44,11 +44,11 @@ def test_usage_is_found_in_every_dialects_failure(told: Any) -> None:
     "body",
     [b"", b"<html>usage", b'["usage"]', b'{"usage": null}', b'{"usage": [1]}', b'{"metrics": "usage"}'],
 )
-def test_where_none_is_told_there_is_none(body: bytes) -> None:
+def test_a_failure_without_usage_has_none(body: bytes) -> None:
     assert with_usage(Failure("transient"), body).usage is None
 
 
-def test_what_a_dialect_has_read_already_stays() -> None:
+def test_usage_read_before_a_failure_is_kept() -> None:
     failure = Failure("transient", usage=Usage(1, 2))
     assert with_usage(failure, orjson.dumps({"usage": OPENAI})) is failure
 
@@ -77,7 +77,7 @@ def test_what_a_dialect_has_read_already_stays() -> None:
         ),
     )
 )
-def test_anything_may_be_said_in_an_error(told: Any) -> None:
+def test_arbitrary_error_bodies_are_accepted(told: Any) -> None:
     with_usage(Failure("transient"), orjson.dumps(told))
 
 
@@ -94,7 +94,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_texts_are_found_in_a_body_cut_anywhere(name: str) -> None:
+def test_text_is_found_in_a_truncated_body(name: str) -> None:
     body = orjson.dumps(BODIES[name])
     whole = texts_in(body)
     assert whole
@@ -106,12 +106,12 @@ def test_texts_are_found_in_a_body_cut_anywhere(name: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_what_is_found_is_what_was_said(one: str, other: str) -> None:
+def test_the_text_of_every_choice_is_found(one: str, other: str) -> None:
     choices = [{"message": {"content": text}} for text in (one, other)]
     assert texts_in(orjson.dumps({"choices": choices})) == one + other
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_may_have_come(body: bytes) -> None:
+def test_arbitrary_bytes_are_accepted(body: bytes) -> None:
     texts_in(body)
     is_answer(b'"choices"' + body)

@@ -47,7 +47,7 @@ def body(provider: str, asked: InferenceRequest, **more: Any) -> dict[str, Any]:
 
 
 @given(VECTORS)
-def test_both_forms_hold_the_same_numbers(vector: list[float]) -> None:
+def test_both_encodings_have_the_same_numbers(vector: list[float]) -> None:
     text = vectored(vector, as_base64=True)
     assert text == encoded(vector)
     assert vectored(text, as_base64=False) == vector == floats(encoded(vector))
@@ -56,7 +56,7 @@ def test_both_forms_hold_the_same_numbers(vector: list[float]) -> None:
 
 
 @each("vector", [None, [], "", 5, {}, ["x"], [None], "####", "QQ==", "é", [1e300], [[1.0]], "QUJD"])
-def test_what_is_no_vector_is_a_failure_in_the_form_it_is_not_in(vector: Any) -> None:
+def test_an_invalid_vector_is_a_failure_if_it_must_be_converted(vector: Any) -> None:
     with pytest.raises(AttemptError) as caught:
         vectored(vector, as_base64=isinstance(vector, list))
     assert caught.value.failure.reason == "no_embedding"
@@ -66,14 +66,14 @@ def test_what_is_no_vector_is_a_failure_in_the_form_it_is_not_in(vector: Any) ->
 
 
 @each("provider", sorted(PROVIDERS))
-def test_texts_go_out_as_they_came(provider: str) -> None:
+def test_texts_are_sent_unchanged(provider: str) -> None:
     for given_ in ("x", ["x", "y"]):
         found = body(provider, ask(given_, dimensions=8))
         assert (found["input"], found["dimensions"]) == (given_, 8)
 
 
 @each("provider", sorted(PROVIDERS))
-def test_token_ids_go_out_as_ids_or_as_what_they_say(provider: str) -> None:
+def test_token_ids_are_sent_or_decoded(provider: str) -> None:
     ids = [[1, 2], [3]]
     if provider in TAKE_IDS:
         assert body(provider, ask(ids, texts=["a", "b"]))["input"] == ids
@@ -84,13 +84,13 @@ def test_token_ids_go_out_as_ids_or_as_what_they_say(provider: str) -> None:
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "input")
 
 
-def test_the_encoding_is_asked_of_those_who_know_it() -> None:
+def test_the_encoding_is_requested_where_supported() -> None:
     assert body("openai", ask(encoding_format="base64"))["encoding_format"] == "base64"
     assert "encoding_format" not in body("together", ask(encoding_format="base64"))
     assert "user" not in body("mistral", ask(user="u"))
 
 
-def test_the_address_is_the_providers() -> None:
+def test_each_provider_has_its_embeddings_url() -> None:
     sent = embeddings.to_request(ask(), entry("openai", base_url=None))
     assert sent.url == "https://api.openai.com/v1/embeddings"
     assert sent.headers["authorization"] == "Bearer sk-upstream-secret"
@@ -114,7 +114,7 @@ def shown(found: Any, asked: InferenceRequest) -> dict[str, Any]:
     return made
 
 
-def test_an_answer_in_the_form_asked_for_passes_as_the_bytes_that_came() -> None:
+def test_an_answer_in_the_requested_encoding_is_relayed_byte_for_byte() -> None:
     for params, vector in (({"encoding_format": "base64"}, encoded([1.0, 2.0])), ({}, [1.0, 2.0])):
         raw = orjson.dumps(answer(vector)) + b"\n"
         event = embeddings.parse_response(raw, ask(**params), PLAIN)
@@ -122,7 +122,7 @@ def test_an_answer_in_the_form_asked_for_passes_as_the_bytes_that_came() -> None
         assert (event.usage, event.model, event.text) == (Usage(5, 0), "m-2026", "")
 
 
-def test_an_answer_in_the_other_form_is_translated() -> None:
+def test_an_answer_in_the_other_encoding_is_converted() -> None:
     both = ask(["a", "b"], encoding_format="base64")
     made = shown(answer([1.0, 2.0], encoded([3.0])), both)
     assert [one["embedding"] for one in made["data"]] == [encoded([1.0, 2.0]), encoded([3.0])]
@@ -130,7 +130,7 @@ def test_an_answer_in_the_other_form_is_translated() -> None:
     assert [one["embedding"] for one in made["data"]] == [[0.5], [1.5]]
 
 
-def test_what_clients_count_on_is_filled_in() -> None:
+def test_missing_fields_are_filled_in() -> None:
     made = shown({"data": [{"embedding": [1.0]}]}, ask())
     assert made == {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [1.0]}]}
 
@@ -150,7 +150,7 @@ def test_what_clients_count_on_is_filled_in() -> None:
         ({"data": [{}]}, "no_embedding"),
     ],
 )
-def test_a_200_that_is_no_answer_is_a_failure(found: Any, reason: str) -> None:
+def test_an_invalid_200_is_a_failed_attempt(found: Any, reason: str) -> None:
     with pytest.raises(AttemptError) as caught:
         shown(found, ask("x"))
     assert (caught.value.failure.cls, caught.value.failure.reason) == ("disguised", reason)
@@ -165,7 +165,7 @@ def test_one_text_as_token_ids_is_one_vector() -> None:
 COHERE = entry("cohere", base_url=None, model="embed-v4.0")
 
 
-def test_cohere_is_asked_in_its_words() -> None:
+def test_cohere_requests_are_translated() -> None:
     sent = cohere_embed.to_request(ask("x", dimensions=8, encoding_format="base64", user="u"), COHERE)
     assert sent.url == "https://api.cohere.com/v2/embed"
     assert sent.headers["authorization"] == "Bearer sk-upstream-secret"
@@ -181,7 +181,7 @@ def test_cohere_is_asked_in_its_words() -> None:
     assert orjson.loads(query.body)["texts"] == ["a"]
 
 
-def test_cohere_answers_in_openais_shape() -> None:
+def test_cohere_answers_are_translated() -> None:
     meta = {"billed_units": {"input_tokens": 4.0}}
     raw = orjson.dumps({"id": "e", "embeddings": {"float": [[1.0], [2.0]]}, "texts": [], "meta": meta})
     event = cohere_embed.parse_response(raw, ask(["a", "b"], encoding_format="base64"), COHERE)
@@ -201,11 +201,11 @@ def test_cohere_answers_in_openais_shape() -> None:
         ({"embeddings": {"float": [5]}}, "no_embedding"),
     ],
 )
-def test_what_cohere_must_not_say_is_a_failure(found: Any, reason: str) -> None:
+def test_an_invalid_cohere_answer_is_a_failure(found: Any, reason: str) -> None:
     with pytest.raises(AttemptError) as caught:
         cohere_embed.parse_response(orjson.dumps(found), ask(), COHERE)
     assert caught.value.failure.reason == reason
 
 
-def test_numbers_survive_the_round_trip_to_the_last_bit() -> None:
+def test_numbers_survive_the_round_trip_exactly() -> None:
     assert math.isclose(floats(encoded([0.1]))[0], 0.1, rel_tol=1e-7)

@@ -276,7 +276,7 @@ def answered(body: bytes) -> str:
 
 
 @each("document", VALID)
-def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
+def test_a_valid_json_document_is_read_in_every_position(document: bytes) -> None:
     piece, body = within(document)
     raw = sse(BEFORE) + lines(piece) + sse(END, b"[DONE]")
     events, complete = read(OPENAI, [raw], STREAMED, HERE)
@@ -293,7 +293,7 @@ def test_a_valid_document_is_read_where_it_may_stand(document: bytes) -> None:
 
 
 @each("document", INVALID)
-def test_an_invalid_document_fails_the_attempt_wherever_it_stands(document: bytes) -> None:
+def test_an_invalid_json_document_fails_the_attempt_in_every_position(document: bytes) -> None:
     piece, body = within(document)
     for raw in (document, body):
         with pytest.raises(AttemptError):
@@ -306,7 +306,7 @@ def test_an_invalid_document_fails_the_attempt_wherever_it_stands(document: byte
 
 
 @each("document", DECIDED)
-def test_a_document_that_parsers_disagree_on_is_read_whole_or_fails(document: bytes) -> None:
+def test_an_ambiguous_json_document_is_read_completely_or_fails(document: bytes) -> None:
     piece, body = within(document)
     for read_one in (
         lambda: answered(body),
@@ -322,7 +322,7 @@ def test_a_document_that_parsers_disagree_on_is_read_whole_or_fails(document: by
 
 
 @pytest.mark.parametrize("many", [b"[1" + b",1" * 2_100_000 + b"]", b"[{}" + b",{}" * 410_000 + b"]"])
-def test_a_whole_answer_of_too_many_values_fails(many: bytes) -> None:
+def test_a_plain_answer_with_too_many_values_fails(many: bytes) -> None:
     with pytest.raises(AttemptError) as caught:
         answered(within(many)[1])
     assert caught.value.failure.reason == "too_many_parts"

@@ -37,23 +37,23 @@ def test_functions_become_tools_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("word", ["auto", "none"])
-def test_words_stay_words(word: str) -> None:
+def test_function_call_modes_keep_their_names(word: str) -> None:
     assert modern(chat(params={"functions": [FUNCTION], "function_call": word})).params["tool_choice"] == word
 
 
-def test_no_functions_are_no_tools() -> None:
+def test_without_functions_there_are_no_tools() -> None:
     assert modern(chat(params={"functions": [], "function_call": "auto"})).params == {}
     untouched = chat(params={"tools": []})
     assert modern(untouched) == untouched
 
 
-def test_both_kinds_at_once_are_refused() -> None:
+def test_functions_and_tools_together_are_refused() -> None:
     with pytest.raises(ProxyError) as caught:
         modern(chat(params={"functions": [FUNCTION], "tools": []}))
     assert caught.value.param == "functions"
 
 
-def test_results_answer_the_latest_call_of_their_name() -> None:
+def test_results_belong_to_the_latest_call_of_their_name() -> None:
     def called(name: str) -> dict[str, Any]:
         return {"role": "assistant", "content": None, "function_call": {"name": name, "arguments": "{}"}}
 
@@ -69,7 +69,7 @@ def test_results_answer_the_latest_call_of_their_name() -> None:
     assert [message["content"] for message in found[1::2]] == ["a done", "b done", "a done"]
 
 
-def test_events_of_other_requests_are_left_alone() -> None:
+def test_events_of_other_requests_are_unchanged() -> None:
     event = Event(b'{"choices":[{"index":0,"delta":{"tool_calls":[]}}]}')
     assert restored(event, chat()) is event
     nothing = Event(b"")
@@ -92,7 +92,7 @@ def test_every_translated_dialect_answers_with_a_function_call(provider: str) ->
 
 
 @each("provider", TRANSLATED)
-def test_every_translated_dialect_is_asked_with_tools(provider: str) -> None:
+def test_every_translated_dialect_gets_tools(provider: str) -> None:
     here = deployment(provider=provider, drop_params=True)
     sent = ADAPTERS[provider].to_request(ASKED, here).body
     assert b'"tools"' in sent

@@ -41,7 +41,7 @@ def completion(found: Script, *, streamed: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_says_what_it_is_told_to_say(streamed: bool) -> None:
+def test_the_mock_gives_the_configured_reply(streamed: bool) -> None:
     found = played(Mock(reply=REPLY), streamed=streamed)
     assert (found.status, found.cut) == (200, False)
     answer = completion(found, streamed=streamed)
@@ -54,7 +54,7 @@ def test_it_says_what_it_is_told_to_say(streamed: bool) -> None:
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + 4
 
 
-def test_whole_and_streamed_say_and_cost_the_same() -> None:
+def test_plain_and_streamed_answers_have_the_same_text_and_cost() -> None:
     whole, streamed = (completion(played(Mock(), streamed=s), streamed=s) for s in (False, True))
     assert whole == streamed
 
@@ -70,14 +70,14 @@ def test_whole_and_streamed_say_and_cost_the_same() -> None:
         ("", False),
     ],
 )
-def test_a_newcomer_is_greeted_and_told_that_nobody_thinks(said: Any, greets: bool) -> None:
+def test_the_default_reply_explains_that_no_model_answers(said: Any, greets: bool) -> None:
     content = completion(played(Mock(), said=said), streamed=False)["choices"][0]["message"]["content"]
     assert content.endswith(NOT_A_MODEL)
     assert content.startswith(HELLO_WORLD) is greets
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_gives_as_many_choices_as_were_asked_for(streamed: bool) -> None:
+def test_the_mock_returns_n_choices(streamed: bool) -> None:
     answer = completion(played(Mock(reply=REPLY), streamed=streamed, n=3), streamed=streamed)
     assert [choice["message"]["content"] for choice in answer["choices"]] == [REPLY] * 3
     assert answer["usage"]["completion_tokens"] == 12
@@ -88,7 +88,7 @@ def test_an_empty_reply_is_an_empty_answer() -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_takes_the_time_it_is_told_to_take(streamed: bool) -> None:
+def test_the_mock_waits_the_configured_time(streamed: bool) -> None:
     found = played(Mock(reply=REPLY, first_token_delay=2.0, tokens_per_second=4.0), streamed=streamed)
     delays = [delay for delay, _ in found.pieces]
     assert sum(delays) == pytest.approx(3.0)
@@ -97,7 +97,9 @@ def test_it_takes_the_time_it_is_told_to_take(streamed: bool) -> None:
 
 @each("streamed", [False, True])
 @each(("status", "retry_after"), [(500, None), (429, 3.0), (429, 1_500_000.0), (401, None)])
-def test_it_refuses_as_it_is_told(status: int, retry_after: float | None, streamed: bool) -> None:
+def test_the_mock_fails_with_the_configured_status(
+    status: int, retry_after: float | None, streamed: bool
+) -> None:
     found = played(Mock(status=status, retry_after=retry_after, first_token_delay=1.0), streamed=streamed)
     assert found.status == status
     assert orjson.loads(body(found))["error"]["message"] == f"The mock was told to answer {status}."
@@ -107,11 +109,11 @@ def test_it_refuses_as_it_is_told(status: int, retry_after: float | None, stream
     assert (float(given) if given else None) == retry_after
 
 
-def test_a_status_of_200_is_an_answer() -> None:
+def test_status_200_is_an_answer() -> None:
     assert played(Mock(status=200, reply=REPLY)).status == 200
 
 
-def test_a_stream_is_cut_after_so_many_tokens() -> None:
+def test_a_stream_is_cut_after_the_configured_tokens() -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=2), streamed=True)
     assert found.cut
     events, complete = read(ADAPTERS["mock"], [body(found)], chat(stream=True), HERE)
@@ -119,7 +121,7 @@ def test_a_stream_is_cut_after_so_many_tokens() -> None:
     assert "".join(event.text for event in events) == "one two  "
 
 
-def test_a_cut_whole_answer_is_none() -> None:
+def test_a_cut_plain_answer_fails() -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=0))
     assert found.cut
     with pytest.raises(AttemptError):
@@ -127,14 +129,14 @@ def test_a_cut_whole_answer_is_none() -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_cut_beyond_the_end_cuts_nothing(streamed: bool) -> None:
+def test_a_cut_beyond_the_end_has_no_effect(streamed: bool) -> None:
     found = played(Mock(reply=REPLY, cut_after_tokens=4), streamed=streamed)
     assert not found.cut
     assert completion(found, streamed=streamed)["choices"][0]["message"]["content"] == REPLY
 
 
 @pytest.mark.parametrize("cut", [None, 2])
-def test_the_wire_plays_the_script(cut: int | None) -> None:
+def test_the_mock_transport_plays_the_script(cut: int | None) -> None:
     mock = Mock(reply=REPLY, cut_after_tokens=cut)
     request = ADAPTERS["mock"].to_request(chat(stream=True), HERE)
 
@@ -158,7 +160,7 @@ def test_the_wire_plays_the_script(cut: int | None) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_completes_every_prompt_as_often_as_asked(streamed: bool) -> None:
+def test_the_mock_completes_each_prompt_n_times(streamed: bool) -> None:
     params = {"prompt": ["x", "y"], "n": 2}
     asked = chat(endpoint="completions", messages=(), stream=streamed, params=params)
     found = body(script(text.to_request(asked, HERE).body, Mock(reply=REPLY), "completions"))
@@ -184,7 +186,7 @@ def embedded(given: Any, mock: Mock = GOOD, **params: Any) -> Script:
     return script(embeddings.to_request(asked, HERE).body, mock, "embeddings")
 
 
-def test_its_vectors_are_the_same_for_the_same_input_only() -> None:
+def test_mock_vectors_depend_only_on_the_input() -> None:
     data = orjson.loads(body(embedded(["a", "b", "a", [1, 2]], dimensions=8)))["data"]
     one, other, again, ids = (entry["embedding"] for entry in data)
     assert one == again
@@ -192,11 +194,11 @@ def test_its_vectors_are_the_same_for_the_same_input_only() -> None:
     assert all(len(vector) == 8 for vector in (one, other, ids))
 
 
-def test_nobody_makes_it_do_much_work() -> None:
+def test_the_mocks_work_is_bounded() -> None:
     assert len(orjson.loads(body(embedded("x", dimensions=2**31 - 1)))["data"][0]["embedding"]) == 4096
 
 
-def test_it_refuses_and_breaks_there_as_it_is_told() -> None:
+def test_the_mock_fails_other_endpoints_as_configured() -> None:
     assert embedded("x", Mock(status=429, retry_after=7)).status == 429
     assert embedded("x", Mock(cut_after_tokens=1)).cut
     assert not embedded("x").cut

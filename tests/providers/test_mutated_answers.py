@@ -135,7 +135,7 @@ def streams(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @settings(max_examples=150)
 @given(streams(), st.sampled_from(ASKED))
-def test_a_stream_with_odd_pieces_is_read_or_fails(case: tuple[str, bytes], params: dict[str, Any]) -> None:
+def test_a_mutated_stream_is_read_or_fails(case: tuple[str, bytes], params: dict[str, Any]) -> None:
     provider, raw = case
     try:
         events, _ = read(
@@ -154,7 +154,7 @@ def wholes(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @settings(max_examples=150)
 @given(wholes(), st.sampled_from(ASKED))
-def test_an_odd_whole_answer_is_read_or_fails(case: tuple[str, bytes], params: dict[str, Any]) -> None:
+def test_a_mutated_plain_answer_is_read_or_fails(case: tuple[str, bytes], params: dict[str, Any]) -> None:
     provider, body = case
     here = deployment("m", provider=provider)
     try:
@@ -181,7 +181,7 @@ COMPLETER = deployment("m", provider="vllm", mode="completion")
 
 @settings(max_examples=60)
 @given(mutated_stream(sse(*TEXTS, b"[DONE]")))
-def test_so_is_a_stream_of_completions(raw: bytes) -> None:
+def test_a_mutated_completion_stream_is_read_or_fails(raw: bytes) -> None:
     try:
         events, _ = read(text, [raw], asking(stream=True), COMPLETER)  # type: ignore[arg-type]  # a module
     except AttemptError:
@@ -191,7 +191,7 @@ def test_so_is_a_stream_of_completions(raw: bytes) -> None:
 
 @settings(max_examples=60)
 @given(mutated(WHOLE_TEXT))
-def test_and_a_whole_completion(body: bytes) -> None:
+def test_a_mutated_plain_completion_is_read_or_fails(body: bytes) -> None:
     try:
         event = text.parse_response(body, asking(stream=False), COMPLETER)
     except AttemptError:

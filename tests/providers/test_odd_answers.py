@@ -76,7 +76,7 @@ def complete(client: Client) -> bool:
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_broken_stream_is_never_told_as_complete(tmp_path: Path, broken: bytes, at_once: bool) -> None:
+def test_a_broken_stream_is_never_complete(tmp_path: Path, broken: bytes, at_once: bool) -> None:
     pieces = [broken] if at_once else [event + b"\n\n" for event in broken.split(b"\n\n") if event]
 
     async def use(rig: Rig) -> None:
@@ -93,7 +93,7 @@ def test_a_broken_stream_is_never_told_as_complete(tmp_path: Path, broken: bytes
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_nor_is_one_that_was_asked_for_whole(tmp_path: Path, broken: bytes) -> None:
+def test_a_broken_stream_to_a_plain_request_is_never_complete(tmp_path: Path, broken: bytes) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask()
         assert client.status == 502
@@ -102,7 +102,7 @@ def test_nor_is_one_that_was_asked_for_whole(tmp_path: Path, broken: bytes) -> N
     play(tmp_path, Internet(a=[stream(broken)]), use)
 
 
-def test_before_content_the_next_model_answers(tmp_path: Path) -> None:
+def test_a_stream_broken_before_content_falls_back(tmp_path: Path) -> None:
     setting = snapshot(model("a", ENTRY, fallbacks=("b",)), model("b", deployment("b", price=PRICE)))
 
     async def use(rig: Rig) -> None:
@@ -237,7 +237,7 @@ def check_chunk(found: dict[str, Any], ids: set[Any]) -> None:
 
 
 @pytest.mark.parametrize(("odd", "text"), ODD.values(), ids=ODD)
-def test_an_odd_stream_is_read_and_shared_and_kept_in_both_forms(
+def test_an_unusual_stream_is_read_shared_and_cached_in_both_forms(
     tmp_path: Path, odd: bytes, text: str
 ) -> None:
     async def use(rig: Rig) -> None:
@@ -270,7 +270,7 @@ WORDS = {"content": "four words of text"}
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain", ""])
-def test_a_whole_answer_to_a_request_for_a_stream_is_understood(tmp_path: Path, kind: str) -> None:
+def test_a_plain_answer_to_a_streamed_request_is_accepted(tmp_path: Path, kind: str) -> None:
     body = whole(WORDS)
 
     async def use(rig: Rig) -> None:
@@ -290,9 +290,7 @@ def test_a_whole_answer_to_a_request_for_a_stream_is_understood(tmp_path: Path, 
 @pytest.mark.parametrize(
     "start", [b"", b": PROCESSING\n\n", b"\n", b"event: message\n", b"\xef\xbb\xbf", b"id: 1\n"]
 )
-def test_a_stream_to_a_request_for_a_whole_answer_is_understood(
-    tmp_path: Path, kind: str, start: bytes
-) -> None:
+def test_a_stream_to_a_plain_request_is_accepted(tmp_path: Path, kind: str, start: bytes) -> None:
     usage = {**END, "choices": [], "usage": USAGE}
     raw = start + sse(ONE, chunk({"content": "two"}), END, usage, DONE)
 
@@ -310,7 +308,7 @@ def test_a_stream_to_a_request_for_a_whole_answer_is_understood(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_completions_are_understood_in_the_other_form(tmp_path: Path, streamed: bool) -> None:
+def test_completions_are_accepted_in_the_other_form(tmp_path: Path, streamed: bool) -> None:
     entry = deployment("a", price=PRICE, mode="completion")
     head = {"id": "c", "object": "text_completion", "created": 1, "model": "x"}
     pieces = [
@@ -335,7 +333,7 @@ def test_completions_are_understood_in_the_other_form(tmp_path: Path, streamed: 
     run(tmp_path, snapshot(model("a", entry)), Internet(a=[script]), use)
 
 
-def test_calls_under_one_index_keep_their_arguments_in_every_form(tmp_path: Path) -> None:
+def test_tool_calls_with_one_index_keep_their_arguments(tmp_path: Path) -> None:
     def part(call: dict[str, Any]) -> dict[str, Any]:
         return chunk({"tool_calls": [{"index": 0, **call}]})
 

@@ -49,7 +49,7 @@ MAPPED = [(found, ours) for ours, words in REASONS.items() for found in words.sp
 
 
 @each(("found", "ours"), MAPPED)
-def test_finish_reasons_are_openais_five(found: str, ours: str) -> None:
+def test_finish_reasons_are_one_of_openais_five(found: str, ours: str) -> None:
     event = answered({"content": "x"}, found)
     assert choice_of(event)["finish_reason"] == event.finish_reason == ours
     last = streamed(chunk({"role": "assistant", "content": "x"}), chunk({}, found), DONE)[-1]
@@ -57,7 +57,7 @@ def test_finish_reasons_are_openais_five(found: str, ours: str) -> None:
 
 
 @pytest.mark.parametrize("found", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OTHER", "incomplete"])
-def test_a_broken_end_is_a_failure_unless_something_was_said(found: str) -> None:
+def test_an_invalid_end_is_a_failure_unless_there_is_content(found: str) -> None:
     assert answered({"content": "x"}, found).finish_reason == "stop"
     assert streamed(chunk({"content": "x"}), chunk({}, found), DONE)[-1].finish_reason == "stop"
     with pytest.raises(AttemptError):
@@ -71,7 +71,7 @@ ABANDONED = ["ERROR", "TIMEOUT", "failed", "abort", "insufficient_system_resourc
 
 @each("found", ABANDONED)
 @each("said", ["", "half of"])
-def test_an_answer_that_the_upstream_gave_up_is_none(found: str, said: str) -> None:
+def test_an_answer_aborted_by_the_upstream_fails(found: str, said: str) -> None:
     with pytest.raises(AttemptError):
         answered({"content": said}, found)
     with pytest.raises(AttemptError):
@@ -79,7 +79,7 @@ def test_an_answer_that_the_upstream_gave_up_is_none(found: str, said: str) -> N
 
 
 @pytest.mark.parametrize("empty", ["", False, 0, [], {}])
-def test_an_empty_finish_reason_is_no_end(empty: Any) -> None:
+def test_an_empty_finish_reason_is_not_an_end(empty: Any) -> None:
     assert answered({"content": "x"}, empty).finish_reason is None
     events, complete = read(ADAPTERS["openai"], [sse(chunk({"content": "x"}, empty))], STREAMED, HERE)
     assert not complete
@@ -87,14 +87,14 @@ def test_an_empty_finish_reason_is_no_end(empty: Any) -> None:
 
 
 @pytest.mark.parametrize("odd", [True, 5, ["stop"], {"reason": "stop"}])
-def test_a_finish_reason_of_another_kind_is_unreadable(odd: Any) -> None:
+def test_a_finish_reason_of_another_type_is_unreadable(odd: Any) -> None:
     with pytest.raises(AttemptError):
         answered({"content": "x"}, odd)
     with pytest.raises(AttemptError):
         read(ADAPTERS["openai"], [sse(chunk({"content": "x"}, odd))], STREAMED, HERE)
 
 
-def test_an_end_after_tool_calls_is_tool_calls() -> None:
+def test_the_finish_reason_after_tool_calls_is_tool_calls() -> None:
     assert answered({"content": None, "tool_calls": [call("f", "{}")]}, "eos").finish_reason == "tool_calls"
     events = streamed(chunk({"tool_calls": [{"index": 0, **call("f", "{}")}]}), chunk({}, "stop"), DONE)
     assert events[-1].finish_reason == "tool_calls"
@@ -103,21 +103,19 @@ def test_an_end_after_tool_calls_is_tool_calls() -> None:
 # --- repairs -------------------------------------------------------------------------------------------------
 
 
-def test_a_good_answer_is_relayed_byte_for_byte() -> None:
+def test_a_valid_answer_is_relayed_byte_for_byte() -> None:
     odd = b'{ "unknown" : [1, 2.50], ' + whole({"content": "x", "annotations": []})[1:]
     assert ADAPTERS["openai"].parse_response(odd, chat(), HERE).body == odd
 
 
-def test_a_good_chunk_is_relayed_byte_for_byte_but_for_its_null_usage() -> None:
+def test_a_valid_chunk_is_relayed_byte_for_byte_without_null_usage() -> None:
     raw = orjson.dumps(chunk({"content": 'say "usage":null', "unknown": 1}))
     assert b',"usage":null' in raw
     assert streamed(raw, chunk({}, "stop"), DONE)[0].body == raw.replace(b',"usage":null', b"")
 
 
 @given(st.integers(0, 6), st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]), st.text(max_size=5))
-def test_no_null_usage_gets_through_wherever_it_stands(
-    place: int, separators: tuple[str, str], text: str
-) -> None:
+def test_null_usage_is_removed_in_every_position(place: int, separators: tuple[str, str], text: str) -> None:
     fields = list(chunk({"content": text + ',"usage":null'}).items())
     fields.insert(place, fields.pop())
     (event,) = [e for e in streamed(json.dumps(dict(fields), separators=separators).encode(), DONE) if e.body]
@@ -126,7 +124,7 @@ def test_no_null_usage_gets_through_wherever_it_stands(
     assert found["choices"][0]["delta"]["content"] == text + ',"usage":null'
 
 
-def test_what_servers_leave_out_is_filled_in() -> None:
+def test_missing_fields_are_filled_in() -> None:
     bare = {"choices": [{"index": 0, "message": {"role": "assistant"}, "finish_reason": "stop"}]}
     found = orjson.loads(ADAPTERS["openai"].parse_response(orjson.dumps(bare), chat(), HERE).body)
     assert (found["id"], found["object"], found["created"]) == (
@@ -143,7 +141,7 @@ def test_what_servers_leave_out_is_filled_in() -> None:
         assert "delta" in found["choices"][0]
 
 
-def test_id_and_created_stay_those_of_the_first_chunk() -> None:
+def test_id_and_created_are_those_of_the_first_chunk() -> None:
     events = streamed(
         chunk({"content": "a"}),
         chunk({"content": "b"}, id="other", created=5),
@@ -153,7 +151,7 @@ def test_id_and_created_stay_those_of_the_first_chunk() -> None:
     assert {(c["id"], c["created"]) for c in chunks(events)} == {(HEAD["id"], HEAD["created"])}
 
 
-def test_reasoning_has_one_name() -> None:
+def test_reasoning_is_always_reasoning_content() -> None:
     message = choice_of(answered({"content": "4", "reasoning": "2+2"}))["message"]
     assert message == {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
     event = streamed(chunk({"reasoning": "2+2"}), chunk({}, "stop"), DONE)[0]
@@ -161,7 +159,7 @@ def test_reasoning_has_one_name() -> None:
     assert event.content
 
 
-def test_whole_tool_calls_are_made_whole() -> None:
+def test_incomplete_tool_calls_are_completed() -> None:
     bare = {"function": {"name": "f", "arguments": {"a": [1]}}}
     none = {"function": {"name": "g"}, "extra_content": {"kept": True}}
     message = choice_of(answered({"tool_calls": [bare, none]}, "tool_calls"))["message"]
@@ -172,7 +170,7 @@ def test_whole_tool_calls_are_made_whole() -> None:
     ]
 
 
-def test_streamed_tool_calls_get_the_index_and_id_they_lack() -> None:
+def test_streamed_tool_calls_get_missing_index_and_id() -> None:
     bare = {"function": {"name": "f", "arguments": ""}}
     events = streamed(
         chunk({"tool_calls": [bare]}),
@@ -190,13 +188,13 @@ def test_streamed_tool_calls_get_the_index_and_id_they_lack() -> None:
     ]
 
 
-def test_fragments_of_a_good_call_are_left_alone() -> None:
+def test_fragments_of_a_valid_call_are_unchanged() -> None:
     raw = orjson.dumps(fragment(0, "{}")).replace(b',"usage":null', b"")
     events = streamed(chunk({"tool_calls": [{"index": 0, **call("f", "")}]}), raw, chunk({}, "stop"), DONE)
     assert events[1].body == raw
 
 
-def test_a_role_is_said_once_for_each_choice() -> None:
+def test_a_role_is_sent_once_for_each_choice() -> None:
     def of(index: int, **delta: Any) -> dict[str, Any]:
         choices = [{"index": index, "delta": {"role": "assistant", **delta}, "finish_reason": None}]
         return {**HEAD, "choices": choices}
@@ -205,7 +203,7 @@ def test_a_role_is_said_once_for_each_choice() -> None:
     assert [("role" in c["choices"][0]["delta"]) for c in chunks(events)] == [True, True, False, False]
 
 
-def test_padding_and_token_ids_are_left_out() -> None:
+def test_padding_and_token_ids_are_removed() -> None:
     events = streamed(chunk({"content": "x", "token_id": 17}, obfuscation="aaaa", x_groq={"id": "r"}), DONE)
     (shown,) = chunks(events)
     assert "obfuscation" not in shown
@@ -213,13 +211,13 @@ def test_padding_and_token_ids_are_left_out() -> None:
     assert shown["choices"][0]["delta"] == {"content": "x"}
 
 
-def test_empty_choices_at_the_start_are_no_chunk() -> None:
+def test_empty_choices_at_the_start_are_omitted() -> None:
     leading = {**HEAD, "id": "", "choices": [], "prompt_filter_results": []}
     events = streamed(leading, chunk({"content": "x"}), chunk({}, "stop"), DONE)
     assert [c["id"] for c in chunks(events)] == [HEAD["id"]] * 2
 
 
-def test_legacy_logprobs_become_openais() -> None:
+def test_legacy_logprobs_are_converted() -> None:
     legacy = {"tokens": ["a", "b"], "token_logprobs": [-0.5, -1], "token_ids": [1, 2]}
     expected = [
         {"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []},
@@ -245,7 +243,7 @@ def test_legacy_logprobs_become_openais() -> None:
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": -1.5}, "12", [1]])
-def test_usage_nobody_reported_is_unknown_and_not_zero(usage: Any) -> None:
+def test_unreported_usage_is_unknown_and_not_zero(usage: Any) -> None:
     assert answered({"content": "x"}, usage=usage).usage is None
     events = streamed(chunk({"content": "x"}), chunk({}, "stop", usage=usage), DONE)
     assert all(event.usage is None for event in events)
@@ -256,7 +254,7 @@ def test_an_explicit_zero_stays_zero() -> None:
     assert answered({"content": ""}, usage=zero).usage == Usage(0, 0)
 
 
-def test_of_running_totals_only_the_last_is_shown_and_only_at_the_end() -> None:
+def test_only_the_last_running_total_is_shown_at_the_end() -> None:
     totals = [{"prompt_tokens": 20, "completion_tokens": n, "total_tokens": 20 + n} for n in (1, 2, 3)]
     events = streamed(
         chunk({"role": "assistant", "content": "a"}, usage=totals[0]),
@@ -272,14 +270,14 @@ def test_of_running_totals_only_the_last_is_shown_and_only_at_the_end() -> None:
     assert [e.usage.completion_tokens for e in events if e.usage] == [1, 2, 3]
 
 
-def test_a_stream_without_done_is_whole_when_every_choice_ended() -> None:
+def test_a_stream_without_done_is_complete_if_every_choice_ended() -> None:
     raw = stream(chunk({"content": "x"}), chunk({}, "stop")).replace(b"data: [DONE]\n\n", b"")
     assert read(ADAPTERS["openai"], [raw], chat(stream=True), HERE)[1]
     open_one = sse(chunk({"content": "x"}), {**HEAD, "choices": [{"index": 1, "delta": {"content": "y"}}]})
     assert not read(ADAPTERS["openai"], [open_one + sse(chunk({}, "stop"))], chat(stream=True), HERE)[1]
 
 
-def test_a_stream_that_lacks_a_choice_that_was_asked_for_is_not_complete() -> None:
+def test_a_stream_without_a_requested_choice_is_incomplete() -> None:
     one = [chunk({"content": "x"}), chunk({}, "stop")]
     other = {"choices": [{"index": 1, "delta": {"content": "y"}, "finish_reason": "stop"}]}
     two = STREAMED._replace(params={"n": 2})

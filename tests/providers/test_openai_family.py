@@ -72,11 +72,11 @@ def streamed(provider: str, *data: Any, **asked: Any) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_azures_address_is_made_from_the_resources(base_url: str, extra: Any, url: str) -> None:
+def test_the_azure_url_is_built_from_the_resource_url(base_url: str, extra: Any, url: str) -> None:
     assert sent("azure", entry_has={"base_url": base_url, "extra": extra}).url == url
 
 
-def test_azure_knows_us_by_its_own_header_and_the_model_by_its_deployment() -> None:
+def test_azure_uses_the_api_key_header_and_the_deployment_name() -> None:
     here = {"base_url": RESOURCE, "model": "gpt-x", "extra": {"deployment": "ours"}, "base_model": "gpt-5"}
     found = sent("azure", entry_has=here, max_tokens=9)
     assert found.headers["api-key"] == "sk-upstream-secret"
@@ -87,7 +87,7 @@ def test_azure_knows_us_by_its_own_header_and_the_model_by_its_deployment() -> N
     assert sent("azure", entry_has=token).headers["authorization"] == "Bearer entra"
 
 
-def test_azures_filter_results_begin_no_answer() -> None:
+def test_azure_filter_results_are_not_content() -> None:
     filtered = {"hate": {"filtered": False, "severity": "safe"}}
     first = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": []}
     asynchronous = {**chunk({}), "choices": [{"index": 0, "delta": {}, "content_filter_results": filtered}]}
@@ -105,7 +105,7 @@ def test_azures_filter_results_begin_no_answer() -> None:
     assert shown[-1]["choices"][0]["finish_reason"] == "content_filter"
 
 
-def test_azures_filter_is_the_callers_and_its_missing_deployment_ours() -> None:
+def test_an_azure_filter_is_a_client_error_and_a_missing_deployment_is_not() -> None:
     filtered = {
         "error": {
             "message": "The response was filtered.",
@@ -158,14 +158,14 @@ def refused(status: int, found: Any) -> tuple[str, str]:
         (424, {"error": "Request failed during generation", "error_type": "generation"}, "transient"),
     ],
 )
-def test_a_failure_is_blamed_on_who_can_mend_it(status: int, found: Any, cls: str) -> None:
+def test_failures_are_attributed_to_client_or_operator(status: int, found: Any, cls: str) -> None:
     assert refused(status, found)[0] == cls
 
 
 # --- hugging face --------------------------------------------------------------------------------------------
 
 
-def test_a_dedicated_endpoint_gets_no_zero() -> None:
+def test_a_dedicated_endpoint_gets_no_zero_temperature() -> None:
     own = {"base_url": "https://abc.us-east-1.aws.endpoints.huggingface.cloud/v1"}
     found = body("huggingface", entry_has=own, temperature=0, top_p=1)
     assert (found["temperature"], found.get("top_p")) == (0.01, None)
@@ -178,7 +178,7 @@ def test_a_dedicated_endpoint_gets_no_zero() -> None:
 @pytest.mark.parametrize(
     ("reason", "found"), [("eos_token", "stop"), ("stop_sequence", "stop"), ("length", "length")]
 )
-def test_tgis_words_for_the_end_are_understood(reason: str, found: str) -> None:
+def test_tgi_finish_reasons_are_translated(reason: str, found: str) -> None:
     shown = streamed("huggingface", chunk({"content": "hi"}), chunk({}, reason))
     assert shown[-1]["choices"][0]["finish_reason"] == found
 
@@ -188,7 +188,7 @@ def test_tgis_words_for_the_end_are_understood(reason: str, found: str) -> None:
 SIGNED = {**call("f", "{}"), "extra_content": {"google": {"thought_signature": "c2ln"}}}
 
 
-def test_thought_signatures_come_and_go() -> None:
+def test_thought_signatures_round_trip() -> None:
     shown = streamed(
         "gemini", chunk({"role": "assistant", "tool_calls": [{"index": 0, **SIGNED}]}), chunk({}, "stop")
     )
@@ -202,7 +202,7 @@ def test_thought_signatures_come_and_go() -> None:
     assert body("gemini", messages=back)["messages"] == back
 
 
-def test_parallel_calls_under_one_number_are_told_apart() -> None:
+def test_parallel_calls_with_one_index_are_separated() -> None:
     calls = [{"index": 0, **call(name, "{}", f"id_{name}")} for name in ("f", "g", "h")]
     found, _ = read(
         ADAPTERS["gemini"],
@@ -221,13 +221,13 @@ def test_parallel_calls_under_one_number_are_told_apart() -> None:
     assert [one["function"]["name"] for one in said] == ["f", "g", "h"]
 
 
-def test_a_call_that_repeats_its_name_stays_one() -> None:
+def test_a_call_that_repeats_its_name_is_one_call() -> None:
     pieces = [chunk({"tool_calls": [{"index": 0, **call("f", part)}]}) for part in ("{", "}")]
     shown = streamed("vllm", *pieces, chunk({}, "tool_calls"))
     assert {one["choices"][0]["delta"]["tool_calls"][0]["index"] for one in shown[:2]} == {0}
 
 
-def test_bedrock_names_models_with_where_they_are() -> None:
+def test_bedrock_model_names_may_have_a_region_prefix() -> None:
     found = sent("bedrock", entry_has={"model": "us.openai.gpt-5.6-sol"}, max_tokens=9)
     assert orjson.loads(found.body)["max_completion_tokens"] == 9
     assert found.url == "https://bedrock-mantle.us-east-1.api.aws/openai/v1/chat/completions"
@@ -240,13 +240,13 @@ def test_bedrock_names_models_with_where_they_are() -> None:
 
 
 @given(st.text())
-def test_short_ids_are_nine_letters_and_stay_what_they_are(call_id: str) -> None:
+def test_mistral_ids_have_nine_characters_and_are_stable(call_id: str) -> None:
     found = short_tool_id(call_id)
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", found)
     assert short_tool_id(found) == found == short_tool_id(call_id)
 
 
-def test_calls_and_their_results_go_by_the_same_short_id() -> None:
+def test_calls_and_results_have_the_same_short_id() -> None:
     talk = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": None, "tool_calls": [call("f", "{}", "toolu_01A"), call("g", "{}")]},
@@ -261,14 +261,14 @@ def test_calls_and_their_results_go_by_the_same_short_id() -> None:
     assert body("openai", messages=talk)["messages"] == talk
 
 
-def test_a_named_tool_is_the_only_one_sent_where_only_some_can_be_asked_for() -> None:
+def test_a_named_tool_is_sent_alone_where_it_cannot_be_forced() -> None:
     named = {"type": "function", "function": {"name": "g"}}
     found = body("mistral", tools=TOOLS, tool_choice=named)
     assert (found["tools"], found["tool_choice"]) == (TOOLS[1:], "any")
     assert body("together", tools=TOOLS, tool_choice=named)["tool_choice"] == named
 
 
-def test_allowed_tools_are_the_only_ones_sent_where_the_word_is_not_known() -> None:
+def test_allowed_tools_are_sent_alone_where_unsupported() -> None:
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": TOOLS[:1]}}
     assert body("openai", tools=TOOLS, tool_choice=choice)["tool_choice"] == choice
     for provider, word in [("groq", "required"), ("mistral", "any")]:
@@ -278,7 +278,7 @@ def test_allowed_tools_are_the_only_ones_sent_where_the_word_is_not_known() -> N
         body("groq", tools=TOOLS[1:], tool_choice=choice)
 
 
-def test_content_in_parts_is_text_and_thoughts_among_them_reasoning() -> None:
+def test_content_parts_become_text_and_reasoning() -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]}
     parts = [thought, {"type": "text", "text": "4"}]
     said = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
@@ -296,13 +296,13 @@ def test_content_in_parts_is_text_and_thoughts_among_them_reasoning() -> None:
 # --- all of them ---------------------------------------------------------------------------------------------
 
 
-def test_an_entrys_own_parameters_may_be_nested() -> None:
+def test_an_entrys_params_may_be_nested() -> None:
     own = {"extra_body": {"google": {"thinking_config": {"include_thoughts": True}}}}
     found = ADAPTERS["gemini"].to_request(chat(params=own), entry("gemini", params=own))
     assert orjson.loads(found.body)["extra_body"] == own["extra_body"]
 
 
-def test_one_providers_thoughts_are_not_sent_to_another() -> None:
+def test_reasoning_is_not_sent_to_another_provider() -> None:
     said = {"role": "assistant", "content": "4", "thinking_blocks": [{"type": "thinking"}]}
     for provider in ("openai", "azure", "together", "gemini", "vllm"):
         assert "thinking_blocks" not in body(provider, messages=[said])["messages"][0]

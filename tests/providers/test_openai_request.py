@@ -59,7 +59,7 @@ def messages(provider: str, *said: dict[str, Any]) -> list[dict[str, Any]]:
     return found["messages"]  # type: ignore[no-any-return]  # JSON
 
 
-def test_the_golden_request() -> None:
+def test_a_request_matches_the_expected_json() -> None:
     asked = chat(stream=True, params=PARAMS, metadata={"ticket": "42", "pl_tags": ["a"]})
     found = to_request(asked, deployment(provider="vllm", base_url="http://10.0.0.9:8000/v1/"))
     assert found.url == "http://10.0.0.9:8000/v1/chat/completions"
@@ -78,12 +78,12 @@ def test_the_golden_request() -> None:
     }
 
 
-def test_without_a_key_nothing_is_authorised() -> None:
+def test_without_a_key_no_authorization_is_sent() -> None:
     assert "authorization" not in to_request(chat(), deployment(api_key=None)).headers
 
 
 @each("provider", sorted(OPENAI_PROFILES))
-def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
+def test_usage_is_requested_where_supported(provider: str) -> None:
     here = deployment(provider=provider)
     streamed = orjson.loads(to_request(chat(stream=True), here).body)
     assert streamed["stream"] is True
@@ -94,7 +94,7 @@ def test_usage_is_asked_for_wherever_it_may_be(provider: str) -> None:
 
 
 @each(("provider", "url"), [(name, d.base_url) for name, d in OPENAI_PROFILES.items() if not d.azure])
-def test_every_provider_has_its_address(provider: str, url: str | None) -> None:
+def test_every_provider_has_its_url(provider: str, url: str | None) -> None:
     assert sent(provider).url == (url or "") + "/chat/completions"
     assert url is None or url.startswith("https://") or "localhost" in url or provider == "mock"
 
@@ -117,20 +117,20 @@ def test_every_provider_has_its_address(provider: str, url: str | None) -> None:
         ("openai_compatible", "x", "max_tokens", "max_tokens"),
     ],
 )
-def test_the_bound_on_tokens_has_the_name_the_model_knows(
+def test_max_tokens_has_the_name_the_model_supports(
     provider: str, model: str, given_as: str, sent_as: str
 ) -> None:
     found = body(provider, model=model, **{given_as: 9})
     assert found == {sent_as: 9}
 
 
-def test_the_well_known_name_decides_over_the_upstreams() -> None:
+def test_base_model_takes_precedence_over_the_upstream_name() -> None:
     here = deployment(provider="openai", model="my-tuned-model", base_model="o3")
     found = orjson.loads(to_request(chat(params={"max_tokens": 9}), here).body)
     assert found["max_completion_tokens"] == 9
 
 
-def test_developers_are_systems_where_the_role_is_not_known() -> None:
+def test_developer_messages_become_system_where_unsupported() -> None:
     said = {"role": "developer", "content": "Be brief."}
     for provider in OPENAI_PROFILES:
         known = provider in ("openai", "azure", "openai_compatible")
@@ -138,7 +138,7 @@ def test_developers_are_systems_where_the_role_is_not_known() -> None:
     assert said["role"] == "developer", "the request itself is left alone"
 
 
-def test_metadata_travels_without_what_is_meant_for_tracking() -> None:
+def test_metadata_is_sent_without_tracking_fields() -> None:
     tracking = {"pl_tags": ["a"], "prompt_name": "p", "prompt_version": 2, "prompt_input_variables": {"x": 1}}
     for metadata, kept in [({**tracking, "ticket": "42"}, {"ticket": "42"}), (tracking, None), ({}, None)]:
         found = orjson.loads(to_request(chat(metadata=metadata), deployment(provider="openai")).body)
@@ -152,7 +152,7 @@ def test_metadata_travels_without_what_is_meant_for_tracking() -> None:
             )
 
 
-def test_bookkeeping_is_left_out_without_a_word_where_it_is_not_known() -> None:
+def test_unsupported_bookkeeping_fields_are_dropped_silently() -> None:
     params: dict[str, Any] = dict.fromkeys(IGNORABLE - {"metadata"}, "x")
     assert body("openai", **params) == params
     found = sent("groq", **params)
@@ -166,7 +166,7 @@ REJECTED = [(name, param) for name, dialect in OPENAI_PROFILES.items() for param
 
 
 @each(("provider", "param"), REJECTED)
-def test_what_would_change_the_answer_is_refused_or_reported(provider: str, param: str) -> None:
+def test_unsupported_parameters_are_refused_or_reported(provider: str, param: str) -> None:
     value = PARAMS.get(param, [{"name": "f"}])
     offered = {"tool_choice": "tools", "function_call": "functions"}.get(param)
     beside = {} if offered is None else {offered: PARAMS["tools"]}  # a choice among none asks for nothing
@@ -192,9 +192,7 @@ def test_a_default_is_never_refused(provider: str, param: str) -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(PARAMS))), st.sampled_from(sorted(OPENAI_PROFILES)))
-def test_what_is_neither_sent_nor_reported_is_a_default_or_bookkeeping(
-    names: set[str], provider: str
-) -> None:
+def test_only_defaults_and_bookkeeping_are_dropped_silently(names: set[str], provider: str) -> None:
     params = {name: PARAMS[name] for name in names}
     found = sent(provider, drop=True, **params)
     dialect = OPENAI_PROFILES[provider]
@@ -210,7 +208,7 @@ def test_what_is_neither_sent_nor_reported_is_a_default_or_bookkeeping(
         assert renamed & kept or name in found.dropped or name in dialect.drop
 
 
-def test_other_words_for_the_same() -> None:
+def test_parameters_are_renamed() -> None:
     assert body("mistral", seed=7) == {"random_seed": 7}
     named = {"type": "function", "function": {"name": "f"}}
     tools = PARAMS["tools"]
@@ -232,12 +230,12 @@ def test_other_words_for_the_same() -> None:
         ({"top_logprobs": 5}, {}),
     ],
 )
-def test_together_takes_logprobs_as_a_number(params: dict[str, Any], found: dict[str, Any]) -> None:
+def test_together_gets_logprobs_as_a_number(params: dict[str, Any], found: dict[str, Any]) -> None:
     assert body("together", **params) == found
     assert body("openai", **params) == params
 
 
-def test_tools_and_their_answers_go_up_as_they_came() -> None:
+def test_tools_and_results_are_sent_unchanged() -> None:
     conversation: list[dict[str, Any]] = [
         {"role": "user", "content": "weather?"},
         {
@@ -256,7 +254,7 @@ def test_tools_and_their_answers_go_up_as_they_came() -> None:
     assert body("openai", **legacy) == legacy
 
 
-def test_message_fields_a_provider_refuses_are_left_out() -> None:
+def test_unsupported_message_fields_are_removed() -> None:
     said = {
         "role": "assistant",
         "content": "4",

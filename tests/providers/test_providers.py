@@ -28,7 +28,7 @@ def entry(provider: str, **changes: Any) -> Deployment:
     return deployment("m", provider=provider, **changes)
 
 
-def test_every_adapter_has_its_dialogue() -> None:
+def test_every_adapter_has_a_reference_conversation() -> None:
     assert DIALOGUES.keys() == ADAPTERS.keys()
 
 
@@ -74,7 +74,7 @@ def test_a_request_is_the_same_every_time(provider: str) -> None:
 
 
 @each(("provider", "kind"), CASES)
-def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> None:
+def test_streamed_and_plain_answers_have_the_same_content(provider: str, kind: str) -> None:
     answer = SAID[provider].answers[kind]
     event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
     events, complete = read(SPEAKING[provider], [answer.stream], STREAMED, entry(provider))
@@ -84,7 +84,7 @@ def test_a_stream_says_what_the_whole_answer_says(provider: str, kind: str) -> N
 
 
 @each(("provider", "kind"), CASES)
-def test_usage_and_ends_are_told_to_the_books(provider: str, kind: str) -> None:
+def test_usage_and_finish_reason_are_reported(provider: str, kind: str) -> None:
     answer = SAID[provider].answers[kind]
     event = SPEAKING[provider].parse_response(answer.whole, chat(), entry(provider))
     events, _ = read(SPEAKING[provider], [answer.stream], STREAMED, entry(provider))
@@ -133,7 +133,7 @@ def test_a_200_without_an_answer_is_a_failed_attempt(provider: str, body: bytes)
 
 
 @given(st.sampled_from(CASES), st.integers(1, 5000))
-def test_a_truncated_answer_is_a_failed_attempt(case: tuple[str, str], short: int) -> None:
+def test_a_truncated_plain_answer_is_a_failed_attempt(case: tuple[str, str], short: int) -> None:
     raw = SAID[case[0]].answers[case[1]].whole
     with pytest.raises(AttemptError):
         SPEAKING[case[0]].parse_response(raw[: -1 - short % len(raw)], chat(), entry(case[0]))
@@ -147,7 +147,7 @@ def test_a_truncated_stream_is_never_complete(case: tuple[str, str], at: int) ->
 
 
 @each("provider", PROVIDERS)
-def test_an_error_event_fails_the_attempt_wherever_it_comes(provider: str) -> None:
+def test_an_error_event_fails_the_attempt_in_every_position(provider: str) -> None:
     for error in SAID[provider].errors:
         for answer in SAID[provider].answers.values():
             begun = answer.stream[: len(answer.stream) // 2].rpartition(b"\n\n")[0] + b"\n\n"
@@ -185,14 +185,14 @@ JSON_PIECES = [provider for provider in PROVIDERS if provider != "replicate"]
 
 @each("broken", BROKEN)
 @each("provider", JSON_PIECES)
-def test_a_piece_that_cannot_be_read_fails_the_attempt(provider: str, broken: bytes) -> None:
+def test_an_unreadable_chunk_fails_the_attempt(provider: str, broken: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
     with pytest.raises(AttemptError):
         read(SPEAKING[provider], [first + b"\n\n" + sse(broken) + rest], STREAMED, entry(provider))
 
 
 @each("provider", PROVIDERS)
-def test_what_carries_nothing_is_left_out(provider: str) -> None:
+def test_empty_chunks_are_omitted(provider: str) -> None:
     raw = SAID[provider].answers["text"].stream
     first, rest = raw.split(b"\n\n", 1)
     nothing = b": note\n\ndata\n\ndata: \n\nevent: ping\ndata: now\n\n" + sse({})
@@ -230,7 +230,7 @@ ERRORS = [
 
 @each("error", ERRORS)
 @each("provider", JSON_PIECES)
-def test_an_error_in_any_shape_is_one_wherever_it_comes(provider: str, error: bytes) -> None:
+def test_an_error_of_any_shape_is_recognised_in_every_position(provider: str, error: bytes) -> None:
     first, rest = SAID[provider].answers["text"].stream.split(b"\n\n", 1)
     for begun in (b"", first + b"\n\n"):
         with pytest.raises(AttemptError):
@@ -280,7 +280,7 @@ bodies = strangely(
 
 
 @given(st.sampled_from(PROVIDERS), st.lists(bodies, max_size=4))
-def test_no_json_does_worse_than_a_failed_attempt(provider: str, values: list[Any]) -> None:
+def test_arbitrary_json_causes_at_most_a_failed_attempt(provider: str, values: list[Any]) -> None:
     adapter, here = SPEAKING[provider], entry(provider)
     with suppress(AttemptError):
         events, _ = read(adapter, [sse(*values, b"[DONE]")], STREAMED, here)

@@ -54,7 +54,7 @@ def test_claude_gets_temperature_or_top_p_but_not_both(model: str) -> None:
 
 
 @each("model", ONE_OF_TWO)
-def test_a_default_beside_the_other_is_left_out_without_a_word(model: str) -> None:
+def test_a_default_temperature_or_top_p_is_dropped_silently(model: str) -> None:
     warm = sent("anthropic", model, temperature=1, top_p=0.9)
     assert (orjson.loads(warm.body)["top_p"], warm.dropped) == (0.9, ())
     assert "temperature" not in orjson.loads(warm.body)
@@ -66,7 +66,7 @@ def test_a_default_beside_the_other_is_left_out_without_a_word(model: str) -> No
 @pytest.mark.parametrize(
     "model", ["claude-3-5-sonnet-20241022", "claude-sonnet-4-20250514", "claude-opus-4-0"]
 )
-def test_older_claude_models_take_both(model: str) -> None:
+def test_older_claude_models_get_both(model: str) -> None:
     found = body("anthropic", model, temperature=0.3, top_p=0.9)
     assert (found["temperature"], found["top_p"]) == (0.3, 0.9)
 
@@ -97,23 +97,23 @@ NEVER = [
 
 @each("provider", ["openai", "azure"])
 @each("model", NEVER)
-def test_what_a_reasoning_model_refuses_is_dropped_and_named(provider: str, model: str) -> None:
+def test_parameters_refused_by_reasoning_models_are_dropped_and_reported(provider: str, model: str) -> None:
     found = sent(provider, model, drop=True, **SAMPLING, max_tokens=50)
     assert orjson.loads(found.body).keys() == {"model", "messages", "max_completion_tokens"}
     assert found.dropped == tuple(sorted(SAMPLING))
 
 
-def test_without_drop_params_the_provider_says_what_is_wrong() -> None:
+def test_without_drop_params_the_providers_error_is_returned() -> None:
     assert body("openai", "gpt-5", temperature=0.2)["temperature"] == 0.2
 
 
-def test_values_that_ask_for_nothing_never_reach_a_reasoning_model() -> None:
+def test_default_values_are_not_sent_to_reasoning_models() -> None:
     found = sent("openai", "gpt-5", temperature=1, top_p=1, presence_penalty=0, logprobs=False)
     assert (orjson.loads(found.body).keys(), found.dropped) == ({"model", "messages"}, ())
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4o", "gpt-5-chat-latest", "gpt-5.2-chat-latest", "my-gpt"])
-def test_other_models_sample_as_they_are_told(model: str) -> None:
+def test_other_models_get_sampling_parameters_unchanged(model: str) -> None:
     found = sent("openai", model, drop=True, **SAMPLING)
     assert (orjson.loads(found.body).keys(), found.dropped) == ({"model", "messages", *SAMPLING}, ())
 
@@ -130,16 +130,14 @@ def test_other_models_sample_as_they_are_told(model: str) -> None:
         ("gpt-6-sol", None, False),
     ],
 )
-def test_some_models_sample_only_while_they_do_not_reason(
-    model: str, effort: str | None, taken: bool
-) -> None:
+def test_some_models_sample_only_without_reasoning(model: str, effort: str | None, taken: bool) -> None:
     told = {} if effort is None else {"reasoning_effort": effort}
     found = sent("openai", model, drop=True, temperature=0.2, **told)
     assert ("temperature" in orjson.loads(found.body)) is taken
     assert found.dropped == (() if taken else ("temperature",))
 
 
-def test_the_well_known_name_of_an_azure_deployment_decides() -> None:
+def test_base_model_determines_the_rules_for_azure() -> None:
     entry = deployment(provider="azure", model="prod", base_model="gpt-5", drop_params=True)
     found = ADAPTERS["azure"].to_request(chat(params={"temperature": 0.2}), entry)
     assert found.dropped == ("temperature",)
@@ -165,7 +163,7 @@ IMPERSONAL = [
 
 @each("user", PERSONAL)
 @each("field", ["user", "safety_identifier"])
-def test_anthropic_gets_a_hash_of_what_looks_personal_or_is_too_long(field: str, user: str) -> None:
+def test_anthropic_gets_personal_or_long_identifiers_hashed(field: str, user: str) -> None:
     first = body("anthropic", **{field: user})["metadata"]["user_id"]
     assert user not in first
     assert "@" not in first
@@ -174,7 +172,7 @@ def test_anthropic_gets_a_hash_of_what_looks_personal_or_is_too_long(field: str,
 
 
 @pytest.mark.parametrize("user", IMPERSONAL)
-def test_anthropic_gets_other_identifiers_as_they_are(user: str) -> None:
+def test_anthropic_gets_other_identifiers_unchanged(user: str) -> None:
     assert body("anthropic", user=user)["metadata"] == {"user_id": user}
 
 
@@ -206,7 +204,7 @@ NONE_OFFERED: list[dict[str, Any]] = [
 
 @each("asked", NONE_OFFERED)
 @each("provider", PROVIDERS)
-def test_no_provider_hears_of_tools_where_none_is_offered(provider: str, asked: dict[str, Any]) -> None:
+def test_empty_tools_are_not_sent(provider: str, asked: dict[str, Any]) -> None:
     found = sent(provider, **asked)
     words = {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
     assert not words & orjson.loads(found.body).keys()
@@ -256,7 +254,7 @@ def _keys(value: Any) -> set[str]:
 
 
 @each("provider", ["openai", "azure", "gemini", "bedrock", "huggingface", "perplexity", *STRICT])
-def test_other_vendors_fields_are_left_out_of_messages_and_tools(provider: str) -> None:
+def test_other_vendors_fields_are_removed_from_messages_and_tools(provider: str) -> None:
     drop = provider == "perplexity"  # takes no tools at all
     found = body(provider, drop=drop, messages=FOREIGN, tools=[TOOL], cache_control=MARK)
     others = {"cache_control", "reasoning_content", "thinking_blocks", "provider_specific_fields"}
@@ -270,7 +268,7 @@ def test_other_vendors_fields_are_left_out_of_messages_and_tools(provider: str) 
 
 
 @pytest.mark.parametrize("provider", ["openai", "cohere", "ai21", "groq"])
-def test_a_message_of_thoughts_only_keeps_its_calls(provider: str) -> None:
+def test_a_message_with_only_thinking_keeps_its_tool_calls(provider: str) -> None:
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
     said = [
         {"role": "user", "content": "hi"},
@@ -286,24 +284,24 @@ def test_a_message_of_thoughts_only_keeps_its_calls(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["cohere", "ai21", "replicate", "openai", "mistral"])
-def test_a_cache_mark_of_the_whole_request_is_left_out_without_a_word(provider: str) -> None:
+def test_a_top_level_cache_control_is_dropped_silently(provider: str) -> None:
     found = sent(provider, cache_control=MARK)
     assert "cache_control" not in _keys(orjson.loads(found.body))
     assert found.dropped == ()
 
 
-def test_a_server_of_an_unknown_kind_gets_everything_as_it_came() -> None:
+def test_openai_compatible_gets_everything_unchanged() -> None:
     found = body("openai_compatible", messages=FOREIGN, tools=[TOOL])
     assert (found["messages"], found["tools"]) == (FOREIGN, [TOOL])
 
 
-def test_openrouter_gets_cache_marks() -> None:
+def test_openrouter_gets_cache_control() -> None:
     found = body("openrouter", messages=FOREIGN, tools=[TOOL])
     assert "cache_control" in _keys(found["messages"])
     assert "cache_control" in _keys(found["tools"])
 
 
-def test_anthropic_gets_its_own_signed_thoughts_and_no_others() -> None:
+def test_anthropic_gets_only_its_own_signed_thinking_blocks() -> None:
     found = body("anthropic", "claude-sonnet-4-5", messages=[
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": [
@@ -323,7 +321,7 @@ def test_anthropic_gets_its_own_signed_thoughts_and_no_others() -> None:
 @pytest.mark.parametrize(
     "block", [{}, {"type": None}, {"type": "text"}, {"thinking": "x"}, {"type": ["thinking"]}]
 )
-def test_a_block_that_is_no_thought_is_left_out(block: dict[str, Any]) -> None:
+def test_invalid_thinking_blocks_are_removed(block: dict[str, Any]) -> None:
     said = {"role": "assistant", "content": "Yes.", "thinking_blocks": [block]}
     found = body(
         "anthropic", messages=[{"role": "user", "content": "hi"}, said, {"role": "user", "content": "and?"}]
@@ -343,7 +341,7 @@ PARTS = st.sampled_from([
 
 
 @given(content=st.lists(PARTS, max_size=4), provider=st.sampled_from(PROVIDERS), calls=st.booleans())
-def test_thoughts_of_any_shape_are_no_fault(content: list[Any], provider: str, calls: bool) -> None:
+def test_arbitrary_thinking_blocks_cause_no_error(content: list[Any], provider: str, calls: bool) -> None:
     said: dict[str, Any] = {"role": "assistant", "content": content}
     if calls and provider != "replicate":
         said["tool_calls"] = [CALL]
@@ -356,12 +354,12 @@ def test_thoughts_of_any_shape_are_no_fault(content: list[Any], provider: str, c
 @pytest.mark.parametrize(
     "provider", ["openai", "azure", "mistral", "fireworks", "openrouter", "openai_compatible"]
 )
-def test_the_cache_key_reaches_those_who_give_a_discount_for_it(provider: str) -> None:
+def test_prompt_cache_key_is_sent_to_providers_with_cache_discounts(provider: str) -> None:
     assert body(provider, prompt_cache_key="c-1")["prompt_cache_key"] == "c-1"
 
 
 @each("provider", sorted(OPENAI_PROFILES.keys() - {
     "openai", "azure", "mistral", "fireworks", "openrouter", "openai_compatible",
 }))  # fmt: skip
-def test_the_cache_key_reaches_nobody_else(provider: str) -> None:
+def test_prompt_cache_key_is_not_sent_to_other_providers(provider: str) -> None:
     assert "prompt_cache_key" not in body(provider, prompt_cache_key="c-1")

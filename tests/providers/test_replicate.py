@@ -59,9 +59,7 @@ def sent(model: str, messages: Any = None, **params: Any) -> Any:
         ("odd/na me?x#y", "/models/odd/na%20me%3Fx%23y/predictions", None),
     ],
 )
-def test_a_model_a_version_and_a_deployment_have_their_places(
-    model: str, path: str, version: str | None
-) -> None:
+def test_models_versions_and_deployments_have_their_urls(model: str, path: str, version: str | None) -> None:
     found = replicate.to_request(chat(), entry(model))
     assert found.url == "https://api.replicate.com/v1" + path
     assert orjson.loads(found.body).get("version") == version
@@ -84,13 +82,13 @@ def test_a_model_a_version_and_a_deployment_have_their_places(
         ("openai/gpt-5", {"messages": [SYSTEM, QUESTION]}),
     ],
 )
-def test_the_guardrail_is_where_the_model_looks_for_it(model: str, wanted: dict[str, Any]) -> None:
+def test_the_guardrail_is_in_the_models_system_input(model: str, wanted: dict[str, Any]) -> None:
     assert sent(model) == wanted
     assert sent("elsewhere/tuned", None) == {"prompt": "Only code.\n\nHello?"}
     assert body(entry("mine/tuned", base_model=model))["input"] == wanted
 
 
-def test_a_conversation_becomes_one_text() -> None:
+def test_a_conversation_becomes_one_prompt() -> None:
     assert sent("owner/name", TALK)["prompt"] == (
         "System: Only code.\n\nUser: Hello?\n\nAssistant: Hi.\n\nUser: Sort.\n\nAssistant:"
     )
@@ -105,7 +103,7 @@ def test_a_conversation_becomes_one_text() -> None:
     assert body(llama2, [QUESTION])["input"]["prompt"] == "Hello?"
 
 
-def test_a_system_message_without_a_question_is_not_lost() -> None:
+def test_a_system_message_without_a_user_message_is_kept() -> None:
     for form, text in [
         ("plain", "System: Only code.\n\nAssistant:"),
         ("llama2", "[INST] <<SYS>>\nOnly code.\n<</SYS>> [/INST]"),
@@ -115,7 +113,7 @@ def test_a_system_message_without_a_question_is_not_lost() -> None:
         assert body(here, [SYSTEM])["input"]["prompt"] == text
 
 
-def test_all_system_messages_are_one_with_the_guardrail_first() -> None:
+def test_system_messages_are_merged_with_the_guardrail_first() -> None:
     late = {
         "role": "developer",
         "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}],
@@ -142,7 +140,9 @@ def test_all_system_messages_are_one_with_the_guardrail_first() -> None:
         ("owner/name", {"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
     ],
 )
-def test_parameters_in_the_models_words(model: str, params: dict[str, Any], wanted: dict[str, Any]) -> None:
+def test_parameters_have_the_models_input_names(
+    model: str, params: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     found = sent(model, **params)
     assert {
         name: v for name, v in found.items() if name not in ("prompt", "system_prompt", "messages")
@@ -163,7 +163,7 @@ def test_parameters_in_the_models_words(model: str, params: dict[str, Any], want
         ("stop", ["a,b"]),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_or_reported(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_refused_or_reported(name: str, value: Any) -> None:
     assert_refused("replicate", name, value)
 
 
@@ -179,7 +179,7 @@ def test_what_a_model_cannot_do_is_refused_or_reported(name: str, value: Any) ->
         "image",
     ],
 )
-def test_no_client_puts_another_text_in_the_guardrails_place(name: str) -> None:
+def test_clients_cannot_replace_the_guardrail(name: str) -> None:
     for model in ("owner/name", "meta/meta-llama-3-8b", "openai/gpt-5", "anthropic/claude-4"):
         if name == "image" and "claude" not in model:
             continue
@@ -191,21 +191,21 @@ def test_no_client_puts_another_text_in_the_guardrails_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "max_length", "max_output_tokens", "num_outputs"])
-def test_no_client_gets_round_the_bound_on_tokens(name: str) -> None:
+def test_clients_cannot_bypass_max_tokens(name: str) -> None:
     for model in ("owner/name", "meta/llama-2-7b-chat"):
         with pytest.raises(ProxyError) as caught:
             sent(model, max_tokens=5, **{name: 100_000})
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
 
 
-def test_an_entry_may_shape_the_prompt_and_clients_may_not_change_that() -> None:
+def test_only_the_entry_may_set_the_prompt_format() -> None:
     here = entry(params={"prompt_template": "[{prompt}]"})
     assert body(here, prompt_template="[{prompt}]")["input"]["prompt_template"] == "[{prompt}]"
     with pytest.raises(ProxyError):
         body(here, prompt_template="{other}")
 
 
-def test_an_entry_has_the_last_word_on_words() -> None:
+def test_input_map_overrides_the_known_names() -> None:
     own = freeze(
         {
             "input_map": {
@@ -232,7 +232,7 @@ def test_an_entry_has_the_last_word_on_words() -> None:
     assert caught.value.param == "temperature"
 
 
-def test_pictures_go_where_the_model_takes_them() -> None:
+def test_images_are_sent_in_the_models_image_input() -> None:
     def picture(name: str) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": f"https://x.example/{name}"}}
 
@@ -250,14 +250,14 @@ def test_pictures_go_where_the_model_takes_them() -> None:
         assert (caught.value.status, caught.value.param) == (400, param)
 
 
-def test_tools_in_the_conversation_are_refused_by_their_place() -> None:
+def test_tools_in_the_conversation_are_refused_with_their_position() -> None:
     for at, history in [(2, HISTORY[:3]), (0, HISTORY[3:])]:
         with pytest.raises(ProxyError) as caught:
             sent("openai/gpt-5", history)
         assert (caught.value.status, caught.value.param) == (400, f"messages[{at}]")
 
 
-def test_nobody_cancels_a_stream_but_us() -> None:
+def test_streams_are_not_cancelled_by_replicate() -> None:
     found = replicate.to_request(STREAMED, entry())
     assert not {"prefer", "cancel-after"} & found.headers.keys()
 
@@ -265,7 +265,7 @@ def test_nobody_cancels_a_stream_but_us() -> None:
 # --- answers -------------------------------------------------------------------------------------------------
 
 
-def test_the_golden_answer() -> None:
+def test_an_answer_matches_the_expected_json() -> None:
     raw = orjson.dumps(prediction("succeeded", list(PIECES)))
     assert orjson.loads(replicate.parse_response(raw, chat(), entry()).body) == {
         "id": "chatcmpl-req_1",
@@ -299,7 +299,7 @@ def test_the_golden_answer() -> None:
         (None, None),
     ],
 )
-def test_usage_is_what_the_metrics_say(metrics: Any, usage: Usage | None) -> None:
+def test_usage_is_read_from_the_metrics(metrics: Any, usage: Usage | None) -> None:
     found = prediction("succeeded", "x", metrics=metrics)
     assert replicate.parse_response(orjson.dumps(found), chat(), entry()).usage == usage
     events, complete = read(replicate, [whole(found)], STREAMED, entry())
@@ -308,7 +308,7 @@ def test_usage_is_what_the_metrics_say(metrics: Any, usage: Usage | None) -> Non
 
 
 @pytest.mark.parametrize("output", [{}, 5, [1], ["a", {}]])
-def test_an_output_that_is_no_text_is_no_answer(output: Any) -> None:
+def test_an_output_that_is_not_text_fails(output: Any) -> None:
     with pytest.raises(AttemptError):
         replicate.parse_response(orjson.dumps(prediction("succeeded", output)), chat(), entry())
 
@@ -321,19 +321,19 @@ def test_an_answer_without_text_is_empty(output: Any) -> None:
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "canceled", "aborted", "odd", None])
-def test_what_did_not_succeed_is_no_answer(status: Any) -> None:
+def test_an_unsuccessful_prediction_fails(status: Any) -> None:
     with pytest.raises(AttemptError) as caught:
         replicate.parse_response(orjson.dumps(prediction(status, "x")), chat(), entry())
     assert caught.value.failure.cls == "disguised"
 
 
-def test_spaces_and_line_ends_of_the_text_are_kept() -> None:
+def test_whitespace_is_kept() -> None:
     raw = event("output", "  two") + event("output", "\n") + event("output", "a\n\nb ") + event("done", "{}")
     shown = chunks(read(replicate, [raw], STREAMED, entry())[0])
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in shown) == "  two\na\n\nb "
 
 
-def test_a_late_prediction_never_repeats_what_was_said() -> None:
+def test_a_completed_prediction_adds_only_the_missing_text() -> None:
     raw = event("output", "Hello") + event("done", "{}")
     for late in (prediction("processing", ["Hel"]), prediction("succeeded", ["Hello", " again"])):
         events, complete = read(replicate, [raw + whole(late)], STREAMED, entry())
@@ -342,7 +342,7 @@ def test_a_late_prediction_never_repeats_what_was_said() -> None:
         assert len([e for e in events if e.finish_reason]) == 1
 
 
-def test_output_that_contradicts_what_was_said_is_left_out() -> None:
+def test_output_that_contradicts_the_stream_is_ignored() -> None:
     raw = event("output", "Hello") + whole(prediction("succeeded", ["Good bye"]))
     events, _ = read(replicate, [raw], STREAMED, entry())
     assert [e.text for e in events if e.text] == ["Hello"]
@@ -369,7 +369,7 @@ predictions = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(names, predictions | strange), max_size=5))
-def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any]) -> None:
+def test_arbitrary_json_causes_at_most_a_failed_attempt(said: list[Any]) -> None:
     raw = b"".join(b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(one)) for name, one in said)
     with suppress(AttemptError):
         events, complete = read(replicate, [raw], STREAMED, entry())
@@ -379,7 +379,7 @@ def test_nothing_it_says_does_worse_than_a_failed_attempt(said: list[Any]) -> No
             replicate.parse_response(orjson.dumps(one), chat(), entry())
 
 
-def test_the_forms_of_proxy_yaml_are_those_there_are() -> None:
+def test_every_prompt_format_of_the_schema_is_implemented() -> None:
     named = TypeAdapter(PromptFormat).json_schema()["enum"]
     assert set(named) == FORMS.keys()
     assert {known.prompt_format for known in MODELS.values()} <= FORMS.keys()

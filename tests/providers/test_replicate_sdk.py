@@ -34,14 +34,14 @@ def client(server: Server) -> Iterator[replicate.Client]:
     one._client.close()  # it has no public way
 
 
-def test_a_prediction_is_waited_for(client: replicate.Client, server: Server) -> None:
+def test_the_sdk_waits_for_a_prediction(client: replicate.Client, server: Server) -> None:
     found = client.models.predictions.create(LLAMA, input={"prompt": "hi"}, wait=5)
     assert (found.status, found.output) == ("succeeded", ["You said: ", "hi"])
     assert server.asked[0].headers["prefer"] == "wait=5"
     assert server.body == {"input": {"prompt": "hi"}}
 
 
-def test_a_prediction_is_asked_after(client: replicate.Client) -> None:
+def test_the_sdk_polls_a_prediction(client: replicate.Client) -> None:
     client.poll_interval = 0.01
     found = client.predictions.create(version=VERSION, input={"prompt": "slow"})
     assert found.status == "starting"
@@ -51,13 +51,13 @@ def test_a_prediction_is_asked_after(client: replicate.Client) -> None:
     assert found.metrics["output_token_count"] == 7
 
 
-def test_a_prediction_is_followed(client: replicate.Client) -> None:
+def test_the_sdk_streams_a_prediction(client: replicate.Client) -> None:
     found = client.models.predictions.create(LLAMA, input={"prompt": "hi"})
     heard = [(one.event.value, one.data) for one in found.stream()]
     assert heard == [("output", "You said: "), ("output", "hi"), ("done", "{}")]
 
 
-def test_a_prediction_is_cancelled(client: replicate.Client, predictions: Predictions) -> None:
+def test_the_sdk_cancels_a_prediction(client: replicate.Client, predictions: Predictions) -> None:
     found = client.models.predictions.create(LLAMA, input={"prompt": "endless"})
     found.cancel()
     found.reload()
@@ -65,7 +65,7 @@ def test_a_prediction_is_cancelled(client: replicate.Client, predictions: Predic
     assert found.id in predictions.cancelled
 
 
-def test_a_refusal_is_its_error(client: replicate.Client) -> None:
+def test_a_refusal_raises_the_sdks_error(client: replicate.Client) -> None:
     with pytest.raises(ReplicateError) as caught:
         client.models.predictions.create("nobody/nothing", input={"prompt": "hi"})
     assert caught.value.status == 404

@@ -192,7 +192,7 @@ def test_every_call_has_its_own_arguments(
     assert said(heard(*deltas)) == wanted
 
 
-def test_ids_are_those_of_the_upstream_where_it_tells_them_apart() -> None:
+def test_unique_upstream_ids_are_kept() -> None:
     calls = heard(
         [part("f", "{}", index=0, id="a")], [part("g", "{}", index=0, id="b")], [part("h", "{}", index=1)]
     )
@@ -212,7 +212,7 @@ def test_ids_are_those_of_the_upstream_where_it_tells_them_apart() -> None:
         [part("f", "{}")] * (MAX_TOOL_CALLS + 1),
     ],
 )
-def test_what_is_no_call_fails_the_attempt(calls: Any) -> None:
+def test_an_invalid_tool_call_fails_the_attempt(calls: Any) -> None:
     with pytest.raises(AttemptError):
         heard(calls)
     message = {"content": None, "tool_calls": calls}
@@ -221,7 +221,7 @@ def test_what_is_no_call_fails_the_attempt(calls: Any) -> None:
         ADAPTERS["openai_compatible"].parse_response(orjson.dumps(body), chat(), HERE)
 
 
-def test_arguments_that_were_cut_off_are_not_completed() -> None:
+def test_truncated_arguments_are_not_completed() -> None:
     events, _ = read(
         ADAPTERS["openai_compatible"],
         [sse(chunk({"tool_calls": [part("f", "", index=0, id="a")]}), chunk({}, "length"), b"[DONE]")],
@@ -244,7 +244,7 @@ CALLS = st.lists(st.tuples(st.sampled_from("fgh"), TEXTS), min_size=1, max_size=
     st.booleans(),
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
 )
-def test_any_way_to_tell_calls_one_after_another_says_the_same(
+def test_every_encoding_of_consecutive_calls_is_equivalent(
     calls: list[tuple[str, str]], index: str, ids: str, named: bool, cuts: list[int]
 ) -> None:
     """Whatever the index is, ids on the first or on every fragment, names once or in every fragment."""
@@ -273,7 +273,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("calls", "wanted"), WHOLE)
-def test_so_has_every_call_of_a_whole_answer(
+def test_every_call_of_a_plain_answer_has_its_own_arguments(
     calls: list[dict[str, Any]], wanted: list[tuple[str, str]]
 ) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": calls}
