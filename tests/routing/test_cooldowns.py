@@ -55,7 +55,7 @@ def book() -> Book:
 
 
 @pytest.mark.parametrize("cls", ["transient", "disguised"])
-def test_three_failures_in_a_row_cool(book: Book, cls: FailureClass) -> None:
+def test_three_consecutive_failures_start_a_cooldown(book: Book, cls: FailureClass) -> None:
     for _ in range(2):
         book.outcome(cls)
         assert not book.cooling()
@@ -63,14 +63,14 @@ def test_three_failures_in_a_row_cool(book: Book, cls: FailureClass) -> None:
     assert book.cools_for() == 30.0
 
 
-def test_a_success_between_them_starts_the_count_again(book: Book) -> None:
+def test_a_success_resets_the_failure_count(book: Book) -> None:
     for cls in ("transient", "transient", None, "transient", "transient"):
         book.outcome(cls)
     assert not book.cooling()
 
 
 @pytest.mark.parametrize("cls", ["caller", "client_left"])
-def test_neither_callers_nor_clients_cool(book: Book, cls: FailureClass) -> None:
+def test_client_errors_and_disconnects_cause_no_cooldown(book: Book, cls: FailureClass) -> None:
     for _ in range(50):
         book.outcome(cls)
     assert book.cooldowns.states() == {}
@@ -79,7 +79,7 @@ def test_neither_callers_nor_clients_cool(book: Book, cls: FailureClass) -> None
     assert not book.cooling(), "and they do not count among the failures in a row"
 
 
-def test_a_refused_credential_cools_at_once_and_long_and_doubles(book: Book) -> None:
+def test_a_refused_credential_starts_a_long_cooldown_that_doubles(book: Book) -> None:
     book.outcome("credential")
     assert book.cools_for() == 300.0
     book.clock.now += 300.0
@@ -93,12 +93,14 @@ def test_a_refused_credential_cools_at_once_and_long_and_doubles(book: Book) -> 
 @pytest.mark.parametrize(
     ("asked", "cooled"), [(7.0, 7.0), (0.25, 0.25), (0.0, 0.0), (3600.0, 600.0), (1e308, 600.0), (None, 30.0)]
 )
-def test_a_busy_one_cools_for_as_long_as_it_asks(book: Book, asked: float | None, cooled: float) -> None:
+def test_a_rate_limited_deployment_cools_for_its_retry_after(
+    book: Book, asked: float | None, cooled: float
+) -> None:
     book.outcome("busy", retry_after=asked)
     assert book.cools_for() == cooled
 
 
-def test_each_failed_probe_doubles_up_to_the_most(book: Book) -> None:
+def test_each_failed_probe_doubles_the_cooldown_up_to_the_maximum(book: Book) -> None:
     for _ in range(3):
         book.outcome("transient")
     seen = []
@@ -109,7 +111,7 @@ def test_each_failed_probe_doubles_up_to_the_most(book: Book) -> None:
     assert seen == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
 
 
-def test_an_outage_with_many_in_flight_is_one_round(book: Book) -> None:
+def test_failures_of_concurrent_requests_start_one_cooldown(book: Book) -> None:
     for _ in range(100):
         book.cooldowns.begin(A)
     for _ in range(100):
@@ -121,7 +123,7 @@ def test_an_outage_with_many_in_flight_is_one_round(book: Book) -> None:
     assert book.cools_for() == 60.0
 
 
-def test_after_a_cooldown_exactly_one_request_probes(book: Book) -> None:
+def test_after_a_cooldown_exactly_one_request_is_the_probe(book: Book) -> None:
     book.outcome("busy", retry_after=10.0)
     book.clock.now += 10.0
     assert not book.cooling(), "ready for its probe"
@@ -134,7 +136,7 @@ def test_after_a_cooldown_exactly_one_request_probes(book: Book) -> None:
 
 
 @pytest.mark.parametrize("cls", ["transient", "caller", None])
-def test_every_end_of_a_probe_is_an_end(book: Book, cls: FailureClass | None) -> None:
+def test_every_outcome_of_a_probe_frees_the_probe_slot(book: Book, cls: FailureClass | None) -> None:
     book.outcome("busy", retry_after=10.0)
     book.clock.now += 10.0
     book.outcome(cls)
@@ -143,7 +145,7 @@ def test_every_end_of_a_probe_is_an_end(book: Book, cls: FailureClass | None) ->
     assert book.cooling() is (cls == "transient")
 
 
-def test_an_abandoned_probe_lets_the_next_one_try(book: Book) -> None:
+def test_an_abandoned_probe_frees_the_probe_slot(book: Book) -> None:
     book.outcome("busy", retry_after=10.0)
     book.clock.now += 10.0
     book.cooldowns.abandon(A, book.cooldowns.begin(A))
@@ -152,14 +154,14 @@ def test_an_abandoned_probe_lets_the_next_one_try(book: Book) -> None:
     assert book.cooling()
 
 
-def test_an_answer_that_began_before_a_cooldown_does_not_end_it(book: Book) -> None:
+def test_an_answer_started_before_a_cooldown_does_not_end_it(book: Book) -> None:
     book.cooldowns.answered(A, book.cooldowns.begin(A))
     book.outcome("busy", retry_after=20.0)
     book.ended(None)
     assert book.cools_for() == 20.0
 
 
-def test_a_probe_during_the_rest_ends_it_or_doubles_it(book: Book) -> None:
+def test_a_probe_during_a_cooldown_ends_or_doubles_it(book: Book) -> None:
     for _ in range(3):
         book.outcome("transient")
     book.clock.now += 10.0
@@ -172,14 +174,14 @@ def test_a_probe_during_the_rest_ends_it_or_doubles_it(book: Book) -> None:
     assert book.cooldowns.states() == {}
 
 
-def test_a_probe_that_is_told_to_wait_briefly_shortens_nothing(book: Book) -> None:
+def test_a_short_retry_after_of_a_probe_does_not_shorten_the_cooldown(book: Book) -> None:
     book.outcome("credential")
     book.outcome("busy", retry_after=1.0)
     assert book.cools_for() == 300.0
 
 
 @pytest.mark.parametrize("cls", ["transient", "credential", "busy", "caller", None])
-def test_no_other_attempt_ends_a_probe(book: Book, cls: FailureClass | None) -> None:
+def test_only_the_probe_itself_ends_the_probe(book: Book, cls: FailureClass | None) -> None:
     """Those that began before the rest, or before the probe, have no say in it."""
     for _ in range(3):
         book.outcome("transient")
@@ -194,7 +196,7 @@ def test_no_other_attempt_ends_a_probe(book: Book, cls: FailureClass | None) -> 
         assert book.cools_for() == 60.0
 
 
-def test_a_request_that_fails_again_in_the_same_place_doubles_nothing(book: Book) -> None:
+def test_a_retry_that_fails_does_not_double_the_cooldown(book: Book) -> None:
     for _ in range(3):
         book.outcome("transient")
     again = book.cooldowns.begin(A, again=True)
@@ -207,7 +209,7 @@ def test_a_request_that_fails_again_in_the_same_place_doubles_nothing(book: Book
     "changes",
     [{"base_url": "https://moved.example/v1"}, {"api_key": Secret("sk-rotated")}, {"provider": "groq"}],
 )
-def test_a_new_address_or_credential_starts_clean(book: Book, changes: dict[str, Any]) -> None:
+def test_a_new_address_or_credential_has_no_cooldown(book: Book, changes: dict[str, Any]) -> None:
     book.outcome("credential")
     moved = deployment("a", **changes)
     book.cooldowns.keep_only({A.id: moved})
@@ -217,7 +219,7 @@ def test_a_new_address_or_credential_starts_clean(book: Book, changes: dict[str,
     assert not book.cooling(), "even if a reload was not heard of"
 
 
-def test_a_reload_keeps_what_did_not_change_and_forgets_what_is_gone(book: Book) -> None:
+def test_a_reload_keeps_unchanged_cooldowns_and_drops_removed_ones(book: Book) -> None:
     other = deployment("b")
     book.outcome("credential")
     book.outcome("credential", other)
@@ -241,7 +243,7 @@ outcomes = st.lists(
 
 
 @given(outcomes)
-def test_no_history_cools_for_longer_than_the_most(history: list[tuple[Failure | None, float]]) -> None:
+def test_no_history_exceeds_the_maximum_cooldown(history: list[tuple[Failure | None, float]]) -> None:
     now = 0.0
     state: Cooling | None = None
     for outcome, pause in history:

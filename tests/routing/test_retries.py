@@ -84,7 +84,7 @@ def histories(walk: Walk) -> Iterator[tuple[Try, Sequence[tuple[Try, Failure]]]]
 
 
 @given(walks())
-def test_only_what_may_pass_is_tried_again_while_a_fresh_deployment_is_left(walk: Walk) -> None:
+def test_only_transient_failures_are_retried_while_an_untried_deployment_is_left(walk: Walk) -> None:
     """And then only where no fresh deployment of the same name is left."""
     chain = walk[0]
     for step, before in histories(walk):
@@ -99,7 +99,7 @@ def test_only_what_may_pass_is_tried_again_while_a_fresh_deployment_is_left(walk
 
 
 @given(walks())
-def test_a_name_is_retried_as_often_as_it_may_before_the_next_model(walk: Walk) -> None:
+def test_a_model_is_retried_up_to_its_limit_before_the_next_model(walk: Walk) -> None:
     chain, routing, _, _ = walk
     for step, before in histories(walk):
         if not before or step.deployment.name == before[-1][0].deployment.name:
@@ -114,14 +114,14 @@ def test_a_name_is_retried_as_often_as_it_may_before_the_next_model(walk: Walk) 
 
 
 @given(walks())
-def test_a_callers_fault_ends_the_walk_unless_it_may_move_on(walk: Walk) -> None:
+def test_a_client_error_ends_the_attempts_unless_fallback_on_allows_it(walk: Walk) -> None:
     _, routing, steps, _ = walk
     for _, why in steps[:-1]:
         assert why.cls != "caller" or why.reason in routing.fallback_on
 
 
 @given(walks())
-def test_only_failures_that_may_pass_are_tried_again_in_the_same_place(walk: Walk) -> None:
+def test_only_transient_failures_are_retried_on_the_same_deployment(walk: Walk) -> None:
     _, routing, _, _ = walk
     for step, before in histories(walk):
         here = [why for earlier, why in before if earlier.deployment == step.deployment]
@@ -140,7 +140,7 @@ def test_only_failures_that_may_pass_are_tried_again_in_the_same_place(walk: Wal
 
 
 @given(walks())
-def test_a_busy_deployment_is_waited_for_only_when_no_other_may_be_tried(walk: Walk) -> None:
+def test_retry_after_is_waited_for_only_if_no_other_deployment_is_left(walk: Walk) -> None:
     chain, routing, _, _ = walk
     for step, before in histories(walk):
         last = {earlier.deployment.id: why for earlier, why in before}
@@ -157,7 +157,7 @@ def test_a_busy_deployment_is_waited_for_only_when_no_other_may_be_tried(walk: W
 
 
 @given(walks())
-def test_an_attempt_leaves_half_the_time_while_a_fresh_deployment_may_follow(walk: Walk) -> None:
+def test_an_attempt_gets_half_the_remaining_time_if_a_fallback_is_left(walk: Walk) -> None:
     chain, routing, _, _ = walk
     for step, before in histories(walk):
         tried = {earlier.deployment.id for earlier, _ in before} | {step.deployment.id}
@@ -166,7 +166,7 @@ def test_an_attempt_leaves_half_the_time_while_a_fresh_deployment_may_follow(wal
 
 
 @given(walks())
-def test_a_walk_ends_for_the_reason_it_gives(walk: Walk) -> None:
+def test_attempts_end_for_the_reported_reason(walk: Walk) -> None:
     _, routing, steps, gave_up = walk
     match gave_up.reason:
         case "attempts":
@@ -179,7 +179,7 @@ def test_a_walk_ends_for_the_reason_it_gives(walk: Walk) -> None:
             assert reason == "deadline"
 
 
-def test_half_of_what_remains_shrinks_with_the_time() -> None:
+def test_half_of_the_remaining_time_shrinks() -> None:
     routing = Routing(deadline=100)
     assert next_step([A, B, C], [], 0.0, routing, half) == Try(A, 0.0, 50.0)
     gone = [attempt(A, "credential"), attempt(B, "credential")]
@@ -208,7 +208,7 @@ M1, M2, N = deployment("m", 1), deployment("m", 2), deployment("n")
         ([M1, N], ["credential"], 3, [M1, N]),
     ],
 )
-def test_after_a_failure_that_may_pass_comes_the_same_name(
+def test_after_a_transient_failure_the_same_model_is_next(
     chain: list[Deployment], classes: list[FailureClass], retries: int, asked: list[Deployment]
 ) -> None:
     routing = Routing(retries=retries, max_attempts=20)
@@ -225,19 +225,19 @@ def cooling_until(until: float, *, probing: bool = False, cls: FailureClass = "t
     return Cooling(3, until=until, rounds=1, probing=probing, cls=cls)
 
 
-def test_a_deployment_that_cools_is_no_fresh_one_of_the_same_name() -> None:
+def test_a_cooling_deployment_of_the_same_model_is_not_next() -> None:
     step = next_step([M1, N, M2], [attempt(M1)] * 2, 0.0, Routing(), half, {"m#2": cooling_until(50.0)}, 10.0)
     assert isinstance(step, Try)
     assert step.deployment == N
 
 
-def test_what_its_failure_cooled_is_not_tried_again_before_the_next_model() -> None:
+def test_a_deployment_in_cooldown_is_not_retried_before_the_next_model() -> None:
     step = next_step([N, M1], [attempt(M1)], 0.0, Routing(), half, {"m#1": cooling_until(50.0)}, 10.0)
     assert isinstance(step, Try)
     assert step.deployment == N
 
 
-def test_of_a_chain_that_cools_one_request_asks_the_one_that_is_ready_first() -> None:
+def test_one_request_probes_a_cooling_chain_at_the_deployment_ready_first() -> None:
     cooling = {"m#1": cooling_until(20.0), "n#1": cooling_until(50.0)}
     step = next_step([M1, N], [], 0.0, Routing(), half, cooling, 10.0)
     assert isinstance(step, Try)
@@ -255,7 +255,7 @@ def test_of_a_chain_that_cools_one_request_asks_the_one_that_is_ready_first() ->
 
 
 @pytest.mark.parametrize(("rounds", "again"), [(1, True), (2, False)])
-def test_a_probe_that_failed_is_not_tried_again_at_once(rounds: int, again: bool) -> None:
+def test_a_failed_probe_is_not_retried_immediately(rounds: int, again: bool) -> None:
     """What this request itself was the first to cool is, as far as `retries` go."""
     cooling = {"m#1": Cooling(3, until=50.0, rounds=rounds)}
     step = next_step([M1], [attempt(M1)], 0.0, Routing(), half, cooling, 10.0)
@@ -264,13 +264,13 @@ def test_a_probe_that_failed_is_not_tried_again_at_once(rounds: int, again: bool
     assert isinstance(busy, Try)
 
 
-def test_what_another_request_probes_is_not_asked() -> None:
+def test_a_deployment_probed_by_another_request_is_skipped() -> None:
     cooling = {"m#1": cooling_until(5.0, probing=True)}
     step = next_step([N, M1], [attempt(N, "credential")], 0.0, Routing(), half, cooling, 10.0)
     assert step == GiveUp("exhausted")
 
 
-def test_retries_wait_with_full_jitter() -> None:
+def test_retry_delays_have_full_jitter() -> None:
     dice = random.Random(3)
     routing = Routing(retries=9, max_attempts=20, backoff_initial=0.25, backoff_max=8.0)
     for tries, most in [(1, 0.25), (2, 0.5), (4, 2.0), (6, 8.0), (9, 8.0)]:
@@ -281,14 +281,14 @@ def test_retries_wait_with_full_jitter() -> None:
         assert most * 0.9 < max(delays) <= most
 
 
-def test_a_ready_deployment_goes_before_one_that_asked_to_wait() -> None:
+def test_a_ready_deployment_precedes_one_with_a_retry_after() -> None:
     gone = [attempt(A, "busy", retry_after=1.0), attempt(B)]
     step = next_step([A, B], gone, 2.0, Routing(), half)
     assert isinstance(step, Try)
     assert step.deployment == B
 
 
-def test_a_wait_past_the_deadline_is_not_begun() -> None:
+def test_a_delay_beyond_the_deadline_is_not_started() -> None:
     late = [attempt(A, "busy", retry_after=4.0)]
     assert next_step([A], late, 297.0, Routing(), half) == GiveUp("exhausted")
     short = [attempt(A, "busy", retry_after=4.0), attempt(B)]
@@ -301,7 +301,7 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_the_last_failure_is_what_the_caller_sees(cls: FailureClass) -> None:
+def test_the_caller_gets_the_last_failure(cls: FailureClass) -> None:
     last = failure(cls, code=CODE_OF_CLASS[cls], status=503, message="One sentence.", retry_after=7.0)
     error = final_error([attempt(A, "disguised"), Attempt("b#1", last, 5.0)], GiveUp("exhausted"), Routing())
     assert (error.code, error.message) == (CODE_OF_CLASS[cls], "One sentence.")
@@ -315,7 +315,7 @@ def test_the_last_failure_is_what_the_caller_sees(cls: FailureClass) -> None:
 
 
 @pytest.mark.parametrize(("asked", "told"), [(0.0, 0.0), (7.0, 7.0), (600.0, 600.0), (86400.0, 600.0)])
-def test_nobody_is_told_to_wait_longer_than_a_deployment_is_left_alone(asked: float, told: float) -> None:
+def test_retry_after_never_exceeds_the_cooldown(asked: float, told: float) -> None:
     last = [attempt(A, "busy", retry_after=asked)]
     assert final_error(last, GiveUp("exhausted"), Routing()).retry_after == told
 

@@ -34,7 +34,7 @@ def everything(_: str) -> bool:
     return True
 
 
-def test_deployments_of_one_name_share_the_traffic_by_weight() -> None:
+def test_deployments_of_one_model_share_the_traffic_by_weight() -> None:
     weights = {"m#1": 1.0, "m#2": 3.0, "m#3": 6.0}
     alike = [deployment("m", n, weight=w) for n, w in enumerate(weights.values(), 1)]
     dice = random.Random(7)
@@ -43,19 +43,19 @@ def test_deployments_of_one_name_share_the_traffic_by_weight() -> None:
         assert first[name] / 4000 == pytest.approx(weight / 10, abs=0.03)
 
 
-def test_a_deployment_of_weight_zero_only_backs_the_others_up() -> None:
+def test_a_deployment_of_weight_zero_is_only_a_backup() -> None:
     spare, other = deployment("m", 1, weight=0.0), deployment("m", 2, weight=0.001)
     dice = random.Random(1)
     assert all(weighted([spare, other], dice.random) == [other, spare] for _ in range(200))
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=3), st.permutations([A, B, C]))
-def test_every_draw_keeps_every_deployment_once(draws: list[float], order: list[Deployment]) -> None:
+def test_every_order_has_every_deployment_once(draws: list[float], order: list[Deployment]) -> None:
     dice = itertools.cycle(draws)
     assert sorted(d.id for d in weighted(order, lambda: next(dice))) == ["a#1", "b#1", "c#1"]
 
 
-def test_cooling_deployments_come_last_the_soonest_first() -> None:
+def test_cooling_deployments_come_last_ordered_by_readiness() -> None:
     models = [model("a"), model("b"), model("c")]
     cooling = {"a#1": Cooling(3, until=50.0, rounds=1), "b#1": Cooling(3, until=20.0, rounds=1)}
     assert [d.id for d in candidates(models, cooling, 10.0, half)] == ["c#1", "b#1", "a#1"]
@@ -63,30 +63,30 @@ def test_cooling_deployments_come_last_the_soonest_first() -> None:
     assert [d.id for d in candidates(models, {}, 30.0, half)] == ["a#1", "b#1", "c#1"]
 
 
-def test_a_deployment_that_somebody_is_probing_still_comes_last() -> None:
+def test_a_deployment_being_probed_comes_last() -> None:
     cooling = {"a#1": Cooling(3, until=5.0, rounds=1, probing=True)}
     assert [d.id for d in candidates([model("a"), model("b")], cooling, 10.0, half)] == ["b#1", "a#1"]
 
 
-def test_failures_that_did_not_cool_do_not_change_the_order() -> None:
+def test_failures_without_cooldown_do_not_change_the_order() -> None:
     models = [model("a"), model("b")]
     assert [d.id for d in candidates(models, {"a#1": Cooling(2)}, 0.0, half)] == ["a#1", "b#1"]
 
 
-def test_deployments_of_another_mode_are_no_candidates() -> None:
+def test_deployments_of_another_mode_are_not_candidates() -> None:
     snap = snapshot(model("m", deployment("m", 1), deployment("m", 2, mode="embedding")))
     (chat,) = models_of_chain(snap, snap.models["m"], lambda _: True, {}, 0.0, "chat")
     assert [d.id for d in candidates([chat], {}, 0.0, half)] == ["m#1"]
 
 
-def test_a_request_without_a_model_starts_at_the_first_entry_that_is_no_stand_in() -> None:
+def test_a_request_without_model_starts_at_the_default_model() -> None:
     mock = model("mock", deployment("mock", provider="mock", fallback=False))
     assert starting_model([mock, model("a"), model("b")]) == model("a")
     assert starting_model([mock]) == mock
     assert starting_model([]) is None
 
 
-def test_unknown_forbidden_and_other_modes_look_alike() -> None:
+def test_unknown_forbidden_and_other_mode_models_get_the_same_error() -> None:
     snap = snapshot(model("alpha"), model("vectors", deployment("vectors", mode="embedding")))
     asked: list[tuple[str, Callable[[str], bool]]] = [
         ("nobody", everything),
@@ -102,7 +102,7 @@ def test_unknown_forbidden_and_other_modes_look_alike() -> None:
     assert len(set(errors)) == 1
 
 
-def test_unknown_models_may_start_where_unnamed_ones_do() -> None:
+def test_unknown_models_may_start_at_the_default_model() -> None:
     lenient = snapshot(model("a"), model("b"), routing=Routing(unknown_model="default"))
     assert asked_model(lenient, "nobody", "chat", everything).name == "a"
     assert asked_model(lenient, None, "chat", lambda name: name == "b").name == "b"
@@ -128,7 +128,7 @@ def test_a_model_is_not_its_own_fallback() -> None:
     assert chain_of(snap) == ["a", "b"]
 
 
-def test_a_chain_ends_where_no_request_can_come() -> None:
+def test_a_chain_has_at_most_max_attempts_ready_deployments() -> None:
     snap = replace(snapshot(*(model(name) for name in "abcdef")), routing=Routing(max_attempts=2))
     assert chain_of(snap) == ["a", "b"]
     assert chain_of(snap, cooling={"a#1": Cooling(3, until=10.0, rounds=1)}) == ["a", "b", "c"]
