@@ -184,7 +184,7 @@ H2C = f"POST /1 HTTP/1.1\r\nHost: x\r\n{OFFERS[1]}Content-Length: {len(SMUGGLED)
 @example(requests=[(H2C, Seen("POST", "/1", SMUGGLED))], cuts=[], slowly=True)
 @example(requests=[(H2C, Seen("POST", "/1", SMUGGLED))], cuts=list(range(len(H2C))), slowly=False)
 @settings(max_examples=150, deadline=None)
-def test_the_requests_are_those_of_the_framing(
+def test_the_parsed_requests_match_the_framing(
     requests: list[tuple[bytes, Seen]], cuts: list[int], slowly: bool
 ) -> None:
     data = b"".join(sent for sent, _ in requests)
@@ -195,9 +195,7 @@ def test_the_requests_are_those_of_the_framing(
     first=well_formed(), last=st.sampled_from(["Connection: close", "Connection: close, Upgrade"]), cuts=CUTS
 )
 @settings(max_examples=30, deadline=None)
-def test_nothing_follows_a_request_that_ends_its_connection(
-    first: tuple[bytes, Seen], last: str, cuts: list[int]
-) -> None:
+def test_no_request_follows_connection_close(first: tuple[bytes, Seen], last: str, cuts: list[int]) -> None:
     closing = f"GET /end HTTP/1.1\r\nHost: x\r\n{last}\r\nUpgrade: h2c\r\n\r\n".encode()
     expected = [first[1], Seen("GET", "/end", b"")]
     assert requests_in(cut(first[0] + closing + SMUGGLED, cuts)) == expected
@@ -251,7 +249,7 @@ DOUBTFUL = {
 
 @each("offer", [OFFERS[0], OFFERS[1]])
 @each("name", DOUBTFUL)
-def test_a_doubtful_request_is_refused_and_nothing_after_it_is_one(name: str, offer: str) -> None:
+def test_an_ambiguous_request_is_refused_and_ends_the_connection(name: str, offer: str) -> None:
     line, _, rest = DOUBTFUL[name].partition(b"\r\n")
     data = line + b"\r\n" + offer.encode() + rest
 
@@ -272,7 +270,7 @@ def test_a_doubtful_request_is_refused_and_nothing_after_it_is_one(name: str, of
     cuts=CUTS,
 )
 @settings(max_examples=150, deadline=None)
-def test_bytes_mean_the_same_however_they_are_cut(
+def test_parsing_does_not_depend_on_chunk_boundaries(
     requests: list[tuple[bytes, Seen]], at: int, new: bytes, gone: int, cuts: list[int]
 ) -> None:
     data = b"".join(sent for sent, _ in requests)
@@ -306,17 +304,17 @@ def held(behind: bytes) -> tuple[bool, list[Any]]:
     return asyncio.run(run())
 
 
-def test_reading_goes_on_behind_a_request_that_is_being_answered() -> None:
+def test_reading_continues_while_a_request_is_answered() -> None:
     large = b"POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
     assert held(large) == (True, ["/smuggled", "/2"])
 
 
-def test_what_is_behind_a_request_is_bounded() -> None:
+def test_pipelined_bytes_are_bounded() -> None:
     many = b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n" * (MAX_PIPELINED_BYTES // 20)
     assert held(many) == (True, ["/smuggled"])
 
 
-def test_reading_goes_on_after_a_body_whose_last_piece_was_large() -> None:
+def test_reading_continues_after_a_large_last_chunk() -> None:
     async def run() -> bool:
         connection = Connection()
         connection.gate.clear()
