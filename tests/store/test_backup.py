@@ -80,7 +80,7 @@ def busy(served: Proxy) -> Iterator[list[int]]:
         worker.join()
 
 
-def test_the_drill_a_backup_under_load_is_restored_and_everything_holds(
+def test_a_backup_under_load_can_be_restored_completely(
     proxy: ProxyFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = proxy(config(MOCK, limits=BUDGET))
@@ -111,7 +111,7 @@ def test_the_drill_a_backup_under_load_is_restored_and_everything_holds(
     assert reconciled["ok"] is True
 
 
-def test_a_backup_is_one_private_file_that_needs_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_backup_is_one_self_contained_private_file(tmp_path: Path) -> None:
     with_key(tmp_path / "proxy.db", "web-team")
     with closing(connect(tmp_path / "proxy.db")) as open_elsewhere:
         open_elsewhere.execute("update keys set name = 'still only in the log'")
@@ -126,7 +126,7 @@ def test_a_backup_is_one_private_file_that_needs_nothing_beside_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("there", [b"", b"a month of backups"])
-def test_a_backup_never_overwrites(tmp_path: Path, refused: Refused, there: bytes) -> None:
+def test_a_backup_never_overwrites_a_file(tmp_path: Path, refused: Refused, there: bytes) -> None:
     prepare(tmp_path / "proxy.db")
     (tmp_path / "copy.db").write_bytes(there)
     assert "nothing is ever overwritten" in refused("backup", tmp_path / "copy.db")
@@ -134,17 +134,19 @@ def test_a_backup_never_overwrites(tmp_path: Path, refused: Refused, there: byte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.db", "proxy.db"]
 
 
-def test_a_backup_of_nothing_makes_nothing(tmp_path: Path, refused: Refused) -> None:
+def test_a_backup_of_a_missing_database_creates_no_file(tmp_path: Path, refused: Refused) -> None:
     assert "there is no file" in refused("backup", tmp_path / "copy.db")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backup_into_no_directory_is_refused_in_words(tmp_path: Path, refused: Refused) -> None:
+def test_a_backup_into_a_missing_directory_is_refused_with_a_message(
+    tmp_path: Path, refused: Refused
+) -> None:
     prepare(tmp_path / "proxy.db")
     assert "No such file or directory" in refused("backup", tmp_path / "nowhere" / "copy.db")
 
 
-def test_a_backup_of_a_damaged_database_leaves_no_copy_that_looks_good(tmp_path: Path) -> None:
+def test_a_backup_of_a_damaged_database_leaves_no_file(tmp_path: Path) -> None:
     for number in range(30):
         with_key(tmp_path / "proxy.db", f"team-{number}")
     data = bytearray((tmp_path / "proxy.db").read_bytes())
@@ -156,14 +158,14 @@ def test_a_backup_of_a_damaged_database_leaves_no_copy_that_looks_good(tmp_path:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_restore_brings_an_older_schema_up_to_date(tmp_path: Path) -> None:
+def test_a_restore_migrates_an_older_schema(tmp_path: Path) -> None:
     prepare(tmp_path / "old.db", shipped()[:1])
     assert backup.restore(tmp_path / "old.db", tmp_path / "proxy.db", "now") is None
     assert requests(tmp_path / "proxy.db") == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 1000])
-def test_what_is_no_backup_replaces_nothing(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_backup_is_not_restored(tmp_path: Path, content: bytes) -> None:
     with_key(tmp_path / "proxy.db", "kept")
     (tmp_path / "copy.db").write_bytes(content)
     with pytest.raises(StoreError, match=r"copy\.db"):
@@ -171,7 +173,7 @@ def test_what_is_no_backup_replaces_nothing(tmp_path: Path, content: bytes) -> N
     assert projects(tmp_path / "proxy.db") == {"kept"}
 
 
-def test_another_programs_database_replaces_nothing(tmp_path: Path) -> None:
+def test_another_programs_database_is_not_restored(tmp_path: Path) -> None:
     with_key(tmp_path / "proxy.db", "kept")
     with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
         db.execute("create table photos (a)")
@@ -187,7 +189,7 @@ def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
         backup.restore(tmp_path / "copy.db", tmp_path / "proxy.db", "now")
 
 
-def test_logs_of_the_old_database_are_not_left_beside_the_restored_one(tmp_path: Path) -> None:
+def test_no_wal_of_the_old_database_is_left_after_a_restore(tmp_path: Path) -> None:
     with_key(tmp_path / "proxy.db", "in-the-copy")
     backup.backup(tmp_path / "proxy.db", tmp_path / "copy.db")
     (tmp_path / "proxy.db-wal").write_bytes(b"of a crash")

@@ -18,7 +18,7 @@ FIRST = KeptConfiguration(b"models: []\n", "0123456789ab", 1000.0)
 SECOND = KeptConfiguration("models: [] # é\n".encode(), "ba9876543210", 2000.5)
 
 
-def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
+def test_the_last_good_configuration_is_stored_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     prepare(path)
     assert last_good(path) is None
@@ -37,7 +37,7 @@ def test_the_newest_is_kept_byte_by_byte(tmp_path: Path) -> None:
         (b"models: {}", "the last good configuration in the database {} is no longer valid either"),
     ],
 )
-def test_a_start_that_finds_no_last_good_configuration_says_so(
+def test_a_missing_last_good_configuration_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: bytes | None, why: str
 ) -> None:
     config, database = tmp_path / "proxy.yaml", tmp_path / "proxy.db"
@@ -55,14 +55,14 @@ def test_a_start_that_finds_no_last_good_configuration_says_so(
     assert capsys.readouterr().err.splitlines() == [first]
 
 
-def test_no_database_and_one_of_an_older_version_have_none(tmp_path: Path) -> None:
+def test_missing_and_older_databases_have_no_configuration(tmp_path: Path) -> None:
     assert last_good(tmp_path / "none.db") is None
     path = tmp_path / "old.db"
     connect(path, create=True).close()
     assert last_good(path) is None
 
 
-def test_a_damaged_database_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+def test_a_damaged_database_is_not_treated_as_empty(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="cannot read"):

@@ -47,7 +47,7 @@ COMMANDS = (
 
 
 @each("given_", ADDRESSES)
-def test_an_address_is_no_path(given_: str) -> None:
+def test_a_url_is_not_a_path(given_: str) -> None:
     with pytest.raises(StoreError) as refused:
         database_file(given_)
     said = str(refused.value)
@@ -68,14 +68,14 @@ def test_an_address_is_no_path(given_: str) -> None:
         "../x=1/p.db",
     ],
 )
-def test_a_path_is_one(path: str) -> None:
+def test_a_path_is_accepted(path: str) -> None:
     assert database_file(path) == Path(path)
 
 
 @given(
     st.text(min_size=4, max_size=12, alphabet=st.characters(exclude_characters="/@:")), st.text(max_size=9)
 )
-def test_no_part_of_what_is_refused_is_repeated(password: str, rest: str) -> None:
+def test_the_error_does_not_repeat_the_url(password: str, rest: str) -> None:
     with pytest.raises(StoreError) as refused:
         database_file(f"scheme://u:{password}@{rest}")
     assert str(refused.value) == (
@@ -94,7 +94,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
-def test_every_command_refuses_it(
+def test_every_command_refuses_a_url(
     directory: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     refused_in_words(directory, capsys, command)
@@ -103,7 +103,7 @@ def test_every_command_refuses_it(
 @pytest.mark.parametrize(
     "command", [one for one in COMMANDS if "--database" in one], ids=lambda command: " ".join(command[:3])
 )
-def test_every_command_refuses_it_in_the_environment(
+def test_every_command_refuses_a_url_from_the_environment(
     directory: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -137,7 +137,7 @@ def check_words(said: str, directory: Path) -> None:
     ],
     ids=["serve", "keys.py"],
 )
-def test_so_do_real_processes(directory: Path, command: list[str]) -> None:
+def test_real_processes_refuse_a_url(directory: Path, command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, *command],
         cwd=directory,

@@ -36,7 +36,7 @@ def schema(path: Path) -> list[tuple[str, str]]:
         return db.execute("select name, sql from sqlite_schema order by name").fetchall()
 
 
-def test_an_empty_place_becomes_a_database_with_the_newest_schema(tmp_path: Path) -> None:
+def test_a_missing_file_becomes_a_database_with_the_newest_schema(tmp_path: Path) -> None:
     path = tmp_path / "data" / "proxy.db"
     prepare(path)
     assert {"keys", "key_secrets", "_migrations"} <= names(path)
@@ -51,7 +51,7 @@ def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_every_step_on_the_way_leads_to_the_same_schema(tmp_path: Path) -> None:
+def test_every_intermediate_version_migrates_to_the_same_schema(tmp_path: Path) -> None:
     prepare(tmp_path / "whole.db")
     for count in range(1, len(shipped()) + 1):
         path = tmp_path / f"{count}.db"
@@ -67,11 +67,11 @@ def test_every_table_is_strict(tmp_path: Path) -> None:
     assert [name for name, strict in tables if not strict and not name.startswith("sqlite_")] == []
 
 
-def test_migrations_are_numbered_from_one_without_a_gap() -> None:
+def test_migrations_are_numbered_without_gaps() -> None:
     assert [int(migration.name[:4]) for migration in shipped()] == list(range(1, len(shipped()) + 1))
 
 
-def test_a_failing_migration_leaves_nothing_of_itself(tmp_path: Path) -> None:
+def test_a_failing_migration_is_rolled_back(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     bad = Migration("0002_bad", TWO.sql + "insert into nowhere values (1);\n")
     with pytest.raises(StoreError, match="nowhere"):
@@ -88,7 +88,7 @@ def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
     assert "two" not in names(tmp_path / "proxy.db")
 
 
-def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_newer_database_is_refused_and_not_modified(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     prepare(path, [ONE, TWO])
     before = schema(path)
@@ -97,7 +97,7 @@ def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
     assert schema(path) == before
 
 
-def test_two_processes_that_start_together_apply_each_migration_once(tmp_path: Path) -> None:
+def test_two_concurrent_processes_apply_each_migration_once(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     with closing(connect(path, create=True)) as first, closing(connect(path)) as second:
         migrate(first, [ONE])
@@ -129,7 +129,7 @@ def not_a_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [halved, overwritten, not_a_database])
-def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_file_is_refused_and_not_modified(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = tmp_path / "proxy.db"
     filled(path)
     damage(path)
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damage: Cal
     assert path.read_bytes() == before
 
 
-def test_statements_are_split_where_sqlite_ends_them() -> None:
+def test_statements_are_split_as_by_sqlite() -> None:
     sql = """
         create table a (b); -- one; not two
         insert into a values (';');
@@ -152,7 +152,7 @@ def test_statements_are_split_where_sqlite_ends_them() -> None:
     assert len(list(statements(sql))) == 3
 
 
-def test_every_query_is_named_described_and_understood_by_the_schema(tmp_path: Path) -> None:
+def test_every_query_has_name_description_and_valid_sql(tmp_path: Path) -> None:
     prepare(tmp_path / "proxy.db")
     with closing(connect(tmp_path / "proxy.db")) as db:
         for statement in queries.load("keys").values():
@@ -169,12 +169,12 @@ def test_every_query_is_named_described_and_understood_by_the_schema(tmp_path: P
         "-- name: a\n-- x\nselect 1;\n-- name: a\n-- x\nselect 2;\n",
     ],
 )
-def test_a_query_without_description_or_statement_or_with_a_taken_name_is_an_error(text: str) -> None:
+def test_an_incomplete_or_duplicate_query_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="query a"):
         queries.parse(text)
 
 
-def test_an_installed_package_brings_its_migrations_and_a_checkout_has_them_beside_it(tmp_path: Path) -> None:
+def test_migrations_are_found_in_a_package_and_in_a_checkout(tmp_path: Path) -> None:
     package = tmp_path / "codellama_proxy"
     assert migrations_root(package) == tmp_path / "migrations"
     (package / "migrations").mkdir(parents=True)

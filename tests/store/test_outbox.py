@@ -101,7 +101,7 @@ def a_box() -> sqlite3.Connection:
     return db
 
 
-def test_a_full_box_gives_up_its_oldest_records() -> None:
+def test_a_full_outbox_drops_its_oldest_records() -> None:
     with closing(a_box()) as db:
         dropped = sum(put(db, "request", f"r{n}", b"{}") for n in range(MAX_RECORDS + 5))
         assert dropped == 5
@@ -109,14 +109,14 @@ def test_a_full_box_gives_up_its_oldest_records() -> None:
         assert db.execute("select request_id from outbox order by id limit 1").fetchone() == ("r5",)
 
 
-def test_a_box_is_full_by_bytes_too() -> None:
+def test_an_outbox_is_bounded_by_bytes() -> None:
     with closing(a_box()) as db:
         large = b"x" * (MAX_BYTES // 4)
         assert sum(put(db, "request", f"r{n}", large) for n in range(6)) == 2
         assert db.execute("select sum(length(body)) from outbox").fetchone() == (MAX_BYTES,)
 
 
-def test_one_record_may_be_larger_than_the_box_and_is_alone_in_it_then() -> None:
+def test_a_record_larger_than_the_limit_is_kept_alone() -> None:
     with closing(a_box()) as db:
         put(db, "request", "small", b"x")
         assert put(db, "request", "huge", b"x" * (MAX_BYTES + 1)) == 1
@@ -124,7 +124,7 @@ def test_one_record_may_be_larger_than_the_box_and_is_alone_in_it_then() -> None
         assert db.execute("select request_id from outbox").fetchall() == [("next",)]
 
 
-def test_an_emptied_box_starts_over() -> None:
+def test_an_emptied_outbox_starts_over() -> None:
     with closing(a_box()) as db:
         for n in range(3):
             put(db, "request", f"r{n}", b"x" * (MAX_BYTES // 2))
@@ -164,7 +164,7 @@ def test_everything_is_sent_in_order_and_removed(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
-def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_path: Path) -> None:
+def test_after_an_hour_of_outage_every_record_is_sent_with_few_attempts(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -180,7 +180,7 @@ def test_an_hour_of_outage_costs_few_tries_and_drains_to_the_last_record(tmp_pat
     run(tmp_path, use)
 
 
-def test_a_record_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_failing_record_does_not_block_others(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -194,7 +194,7 @@ def test_a_record_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_record_the_service_cannot_read_is_given_up_at_once(tmp_path: Path, status: int) -> None:
+def test_a_rejected_record_is_dropped_immediately(tmp_path: Path, status: int) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -207,7 +207,7 @@ def test_a_record_the_service_cannot_read_is_given_up_at_once(tmp_path: Path, st
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 500, 503])
-def test_everything_else_is_kept_for_better_times(tmp_path: Path, status: int) -> None:
+def test_other_failures_keep_the_record(tmp_path: Path, status: int) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -219,7 +219,7 @@ def test_everything_else_is_kept_for_better_times(tmp_path: Path, status: int) -
     run(tmp_path, use)
 
 
-def test_the_service_may_say_how_long_to_wait(tmp_path: Path) -> None:
+def test_retry_after_of_the_service_is_respected(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -230,7 +230,7 @@ def test_the_service_may_say_how_long_to_wait(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
-def test_a_clock_that_jumps_back_strands_nothing(tmp_path: Path) -> None:
+def test_a_clock_set_back_delays_no_record(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -245,7 +245,7 @@ def test_a_clock_that_jumps_back_strands_nothing(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
-def test_without_a_key_everything_waits(tmp_path: Path) -> None:
+def test_without_a_key_records_wait(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -256,7 +256,7 @@ def test_without_a_key_everything_waits(tmp_path: Path) -> None:
     run(tmp_path, use, key=lambda: None)
 
 
-def test_a_score_waits_for_its_request_and_goes_to_its_number(tmp_path: Path) -> None:
+def test_a_score_is_sent_after_its_request_with_its_id(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -281,7 +281,7 @@ def test_a_score_waits_for_its_request_and_goes_to_its_number(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"id": "x"}', b'{"id": true}'])
-def test_an_answer_without_a_number_is_success_all_the_same(tmp_path: Path, answer: bytes) -> None:
+def test_a_response_without_an_id_is_a_success(tmp_path: Path, answer: bytes) -> None:
     async def use(store: Store, outbox: Outbox, _: PromptLayerSender, service: Service, clock: Clock) -> None:
         wire = httpx2.MockTransport(lambda _: httpx2.Response(201, stream=httpx2.ByteStream(answer)))
         await fill(outbox, 1)
@@ -291,7 +291,7 @@ def test_an_answer_without_a_number_is_success_all_the_same(tmp_path: Path, answ
     run(tmp_path, use)
 
 
-def test_stopping_delivers_what_waits_within_its_time(tmp_path: Path) -> None:
+def test_stopping_delivers_waiting_records_within_its_time(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -303,7 +303,7 @@ def test_stopping_delivers_what_waits_within_its_time(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
-def test_stopping_does_not_wait_for_a_service_that_is_down(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_an_unreachable_service(tmp_path: Path) -> None:
     async def use(
         store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
     ) -> None:
@@ -317,7 +317,7 @@ def test_stopping_does_not_wait_for_a_service_that_is_down(tmp_path: Path) -> No
     run(tmp_path, use)
 
 
-def test_backoff_doubles_up_to_a_bound() -> None:
+def test_backoff_doubles_up_to_a_maximum() -> None:
     assert [backoff(n, 60, 1.0) for n in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert backoff(3, 60, 0.0) == 4
     assert backoff(10**9, 60, 1.0) == 60

@@ -44,7 +44,7 @@ def linked_directory(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [symbolic, hard, unlocked, linked_directory])
-def test_no_other_name_admits_a_second_owner(tmp_path: Path, name: Callable[[Path], Path]) -> None:
+def test_a_second_owner_is_refused_under_every_path(tmp_path: Path, name: Callable[[Path], Path]) -> None:
     path = tmp_path / "proxy.db"
     with owned(path):
         other = name(path)
@@ -56,7 +56,7 @@ def test_no_other_name_admits_a_second_owner(tmp_path: Path, name: Callable[[Pat
     assert not in_use(other)
 
 
-def test_the_owner_keeps_nobody_from_writing_and_sqlites_own_locks_hold(tmp_path: Path) -> None:
+def test_ownership_does_not_interfere_with_sqlites_locks(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     with owned(path):
         prepare(path)
@@ -97,7 +97,7 @@ def delete_the_log(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [delete, replace, move_the_directory, delete_the_log])
-def test_nothing_is_promised_on_a_file_that_is_lost(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+def test_no_write_is_acknowledged_on_a_lost_file(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     path = tmp_path / "data" / "proxy.db"
     with owned(path) as database:
         writer = Writer(path, database.lost)
@@ -115,7 +115,7 @@ def test_nothing_is_promised_on_a_file_that_is_lost(tmp_path: Path, lose: Callab
             writer.close(drain=0)
 
 
-def test_a_file_that_is_put_back_is_served_again(tmp_path: Path) -> None:
+def test_serving_resumes_when_the_file_is_put_back(tmp_path: Path) -> None:
     path = tmp_path / "data" / "proxy.db"
     with owned(path) as database:
         writer = Writer(path, database.lost)

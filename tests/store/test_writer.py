@@ -71,12 +71,12 @@ class Gate:
 # --- committing --------------------------------------------------------------------------------------------
 
 
-def test_run_returns_the_functions_result_when_it_is_committed(writer: Writer) -> None:
+def test_run_returns_the_result_after_the_commit(writer: Writer) -> None:
     assert asyncio.run(writer.run(insert(7))) == 7
     assert rows(writer) == [7]
 
 
-def test_what_is_queued_together_is_one_commit_in_order(writer: Writer) -> None:
+def test_queued_functions_share_one_commit_in_order(writer: Writer) -> None:
     gate = Gate(writer)
     before = writer.commits
     futures = [writer.submit(insert(n)) for n in range(20)]
@@ -88,7 +88,7 @@ def test_what_is_queued_together_is_one_commit_in_order(writer: Writer) -> None:
     eventually(lambda: writer.pending == 0)
 
 
-def test_a_failing_function_rolls_back_alone_and_its_error_is_its_own(writer: Writer) -> None:
+def test_a_failing_function_is_rolled_back_alone(writer: Writer) -> None:
     def half(db: sqlite3.Connection) -> None:
         insert(99)(db)
         raise ValueError("mine")
@@ -103,7 +103,7 @@ def test_a_failing_function_rolls_back_alone_and_its_error_is_its_own(writer: Wr
     assert writer.healthy
 
 
-def test_a_statements_own_mistake_is_not_an_outage(writer: Writer) -> None:
+def test_an_invalid_statement_is_not_an_outage(writer: Writer) -> None:
     async def main() -> None:
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             await writer.run(lambda db: db.execute("select * from nowhere"))
@@ -188,16 +188,14 @@ def test_while_another_process_holds_the_lock_callers_fail_and_the_writer_is_unh
     assert rows(writer) == []
 
 
-def test_it_finds_out_by_itself_that_the_lock_is_gone(writer: Writer, locked: sqlite3.Connection) -> None:
+def test_the_writer_recovers_when_the_lock_is_released(writer: Writer, locked: sqlite3.Connection) -> None:
     with pytest.raises(StoreUnavailableError):
         writer.submit(insert(1)).result(5)
     locked.execute("rollback")
     eventually(lambda: writer.healthy)
 
 
-def test_kept_functions_survive_the_outage_and_stay_before_newer_ones(
-    writer: Writer, locked: sqlite3.Connection
-) -> None:
+def test_kept_functions_survive_an_outage_in_order(writer: Writer, locked: sqlite3.Connection) -> None:
     kept = [writer.submit(insert(n), keep=True) for n in (1, 2)]
     eventually(lambda: not writer.healthy)
     dropped = writer.submit(insert(3))
@@ -211,7 +209,7 @@ def test_kept_functions_survive_the_outage_and_stay_before_newer_ones(
     assert writer.healthy
 
 
-def test_a_full_disk_fails_the_batch_and_heals_when_there_is_room(writer: Writer) -> None:
+def test_a_full_disk_fails_the_batch_and_recovers_with_free_space(writer: Writer) -> None:
     def fill(db: sqlite3.Connection) -> None:
         db.execute("create table filler (b blob)")
         db.execute("insert into filler values (zeroblob(100000))")
@@ -241,7 +239,7 @@ def broken_disk(_: sqlite3.Connection) -> None:
     raise error
 
 
-def test_after_an_io_error_the_connection_is_a_new_one(writer: Writer) -> None:
+def test_an_io_error_reopens_the_connection(writer: Writer) -> None:
     async def main() -> None:
         version = await writer.data_version()
         gate = Gate(writer)
@@ -256,7 +254,7 @@ def test_after_an_io_error_the_connection_is_a_new_one(writer: Writer) -> None:
     assert rows(writer) == [2]
 
 
-def test_a_file_that_vanished_is_not_replaced_by_an_empty_one(writer: Writer) -> None:
+def test_a_deleted_file_is_not_replaced_by_an_empty_one(writer: Writer) -> None:
     with pytest.raises(StoreUnavailableError):
         writer.submit(broken_disk).result(5)
     writer.path.unlink()
@@ -268,7 +266,7 @@ def test_a_file_that_vanished_is_not_replaced_by_an_empty_one(writer: Writer) ->
 # --- opening and closing -----------------------------------------------------------------------------------
 
 
-def test_close_writes_what_is_queued_and_empties_the_log(writer: Writer) -> None:
+def test_close_writes_the_queue_and_truncates_the_wal(writer: Writer) -> None:
     others = set(threading.enumerate()) - {writer._thread, writer._checkpointer._thread}
     gate = Gate(writer)
     for n in range(300):
@@ -286,7 +284,7 @@ def test_close_writes_what_is_queued_and_empties_the_log(writer: Writer) -> None
 
 
 @pytest.mark.usefixtures("locked")
-def test_close_gives_up_in_bounded_time_and_says_so(writer: Writer) -> None:
+def test_close_reports_a_timeout(writer: Writer) -> None:
     kept = writer.submit(insert(1), keep=True)
     began = time.monotonic()
     writer.close(drain=0.3)
@@ -295,7 +293,7 @@ def test_close_gives_up_in_bounded_time_and_says_so(writer: Writer) -> None:
         kept.result(0)
 
 
-def test_the_version_changes_only_when_another_connection_wrote(writer: Writer) -> None:
+def test_the_data_version_changes_only_after_writes_of_other_connections(writer: Writer) -> None:
     async def main() -> None:
         version = await writer.data_version()
         await writer.run(insert(1))
@@ -307,14 +305,14 @@ def test_the_version_changes_only_when_another_connection_wrote(writer: Writer) 
     asyncio.run(main())
 
 
-def test_the_files_are_for_their_owner_only(writer: Writer) -> None:
+def test_the_files_are_private(writer: Writer) -> None:
     asyncio.run(writer.run(insert(1)))
     assert writer.path.parent.stat().st_mode & 0o777 == 0o700
     modes = {path.name: path.stat().st_mode & 0o777 for path in writer.path.parent.iterdir()}
     assert modes == dict.fromkeys(("proxy.db", "proxy.db-wal", "proxy.db-shm"), 0o600)
 
 
-def test_a_path_that_cannot_be_opened_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unusable_path_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(StoreError, match="cannot open the database"):
         Writer(tmp_path / "file" / "proxy.db").start()
@@ -330,7 +328,7 @@ def test_two_servers_cannot_own_one_file(tmp_path: Path) -> None:
         assert (tmp_path / "proxy.db.lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_log_is_copied_back_while_the_writer_works(tmp_path: Path) -> None:
+def test_the_wal_is_checkpointed_while_the_writer_works(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     commits = 0
     with closing(connect(path, create=True)) as db:
@@ -347,7 +345,7 @@ def test_the_log_is_copied_back_while_the_writer_works(tmp_path: Path) -> None:
         assert path.with_name("proxy.db-wal").stat().st_size == 0
 
 
-def test_an_error_of_the_checkpoint_does_not_end_its_thread(tmp_path: Path) -> None:
+def test_a_checkpoint_error_does_not_end_its_thread(tmp_path: Path) -> None:
     path = tmp_path / "proxy.db"
     commits = 1
     checkpointer = Checkpointer(path, lambda: commits, every=0.005)
@@ -377,13 +375,15 @@ def test_an_error_of_the_checkpoint_does_not_end_its_thread(tmp_path: Path) -> N
         ((3, 53, 0), True),
     ],
 )
-def test_versions_with_the_wal_reset_bug_are_warned_about(version: tuple[int, ...], mended: bool) -> None:
+def test_sqlite_versions_with_the_wal_reset_bug_cause_a_warning(
+    version: tuple[int, ...], mended: bool
+) -> None:
     warning = version_warning(version)
     assert (warning is None) == mended
     assert mended or "WAL-reset" in str(warning)
 
 
-def test_a_write_nobody_waits_for_shares_the_next_commit_or_has_its_own_soon(writer: Writer) -> None:
+def test_an_unawaited_write_joins_the_next_commit_or_is_committed_soon(writer: Writer) -> None:
     async def use() -> None:
         await writer.run(insert(0))
         before = writer.commits
@@ -399,7 +399,7 @@ def test_a_write_nobody_waits_for_shares_the_next_commit_or_has_its_own_soon(wri
     assert rows(writer) == [0, 1, 2, 3]
 
 
-def test_a_reminder_of_a_loop_that_ended_is_not_waited_for_for_ever(writer: Writer) -> None:
+def test_a_wakeup_of_a_closed_event_loop_does_not_block(writer: Writer) -> None:
     async def post(n: int) -> None:
         writer.post(insert(n))
 
@@ -417,7 +417,7 @@ class HastyLoop(asyncio.SelectorEventLoop):
         return super().call_later(delay / 1000, callback, *args, **kwargs)
 
 
-def test_a_write_behind_a_reminder_that_came_early_is_not_left_behind(
+def test_a_write_queued_after_an_early_wakeup_is_committed(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codellama_proxy.store.sqlite.writer.SHARE_COMMIT_SECONDS", 5.0)
@@ -439,7 +439,7 @@ def test_a_write_behind_a_reminder_that_came_early_is_not_left_behind(
     "code",
     [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL],
 )
-def test_what_passes_by_itself_is_an_outage_that_spoils_no_connection(code: int) -> None:
+def test_a_transient_error_is_an_outage_that_keeps_the_connection(code: int) -> None:
     error = sqlite3.OperationalError("later, perhaps")
     error.sqlite_errorcode = code
     assert unavailable(error)
