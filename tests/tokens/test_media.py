@@ -27,13 +27,13 @@ def encoded(raw: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_says_its_size(kind: str) -> None:
+def test_every_image_format_has_its_size(kind: str) -> None:
     assert size_of_base64(encoded(KINDS[kind] + bytes(9))) == Size(640, 480)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_a_damaged_head_is_a_size_or_none(kind: str, data: st.DataObject) -> None:
+def test_a_damaged_header_gives_a_size_or_none(kind: str, data: st.DataObject) -> None:
     raw = bytearray(KINDS[kind][:80])
     for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=5)):
         raw[at] = data.draw(st.integers(0, 255))
@@ -43,7 +43,7 @@ def test_a_damaged_head_is_a_size_or_none(kind: str, data: st.DataObject) -> Non
 
 
 @given(st.text(max_size=40) | st.binary(max_size=60).map(encoded))
-def test_what_is_no_picture_has_no_size(text: str) -> None:
+def test_other_data_has_no_size(text: str) -> None:
     size_of_base64(text)
     assert size_of_base64("%" + text) is None
 
@@ -63,11 +63,11 @@ def test_what_is_no_picture_has_no_size(text: str) -> None:
         ("gpt-4.1-mini", media.LARGEST, False, 2490),
     ],
 )
-def test_openais_formulas_give_their_figures(name: str, size: Size, low: bool, tokens: int) -> None:
+def test_openais_formulas_match_their_documentation(name: str, size: Size, low: bool, tokens: int) -> None:
     assert media.formula_of(deployment(provider="openai", model=name))(size, low) == tokens
 
 
-def test_claude_counts_by_the_area() -> None:
+def test_claude_counts_by_area() -> None:
     formula = media.formula_of(deployment(provider="anthropic", model="claude-sonnet-4-5"))
     assert 1590 <= formula(Size(1092, 1092), False) <= 1800
     assert formula(media.LARGEST, False) <= 5000
@@ -80,7 +80,7 @@ ALL = [
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.sampled_from(ALL), st.booleans())
-def test_no_known_picture_takes_more_than_an_unknown_one(
+def test_the_bound_of_an_unknown_image_covers_known_ones(
     width: int, height: int, one: Any, low: bool
 ) -> None:
     formula = media.formula_of(one)
@@ -112,19 +112,19 @@ def found(*parts: dict[str, Any]) -> tuple[list[media.Media], int]:
 
 
 @pytest.mark.parametrize("part", SENT)
-def test_a_picture_that_comes_along_is_known_by_its_pixels(part: dict[str, Any]) -> None:
+def test_an_inline_image_is_counted_by_its_pixels(part: dict[str, Any]) -> None:
     (one,), length = found(part)
     assert (one.kind, one.size, length) == ("picture", Size(640, 480), len(SMALL))
 
 
 @pytest.mark.parametrize("part", NAMED)
-def test_a_picture_by_address_is_as_large_as_the_provider_takes_it(part: dict[str, Any]) -> None:
+def test_an_image_url_has_the_providers_maximum_size(part: dict[str, Any]) -> None:
     (one,), _ = found(part)
     assert one.size == media.LARGEST
     assert media.bound([one], deployment(provider="openai", model="gpt-4o-mini")) == 48_169
 
 
-def test_sound_is_bounded_by_its_seconds() -> None:
+def test_audio_is_bounded_by_its_duration() -> None:
     data = encoded(bytes(32_000))
     (one,), length = found({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
     assert length == len(data)
@@ -161,7 +161,7 @@ json = st.recursive(
 
 
 @given(st.lists(st.fixed_dictionaries({"content": json}), max_size=3))
-def test_any_parts_have_a_bound(messages: list[dict[str, Any]]) -> None:
+def test_arbitrary_parts_have_a_bound(messages: list[dict[str, Any]]) -> None:
     brought, length = media.found_in(messages)
     assert length >= 0
     assert media.bound(brought, deployment()) >= 0

@@ -38,47 +38,47 @@ def tokenizers(seeded: Path) -> Tokenizers:
 
 
 @given(st.text())
-def test_an_estimate_is_at_least_one_for_any_text_and_nothing_for_none(text: str) -> None:
+def test_an_estimate_is_at_least_one_for_text_and_zero_without(text: str) -> None:
     assert estimate(text) >= (1 if text else 0)
     assert estimate("") == 0
 
 
 @given(st.text(), st.text())
-def test_more_text_is_never_estimated_at_less(text: str, more: str) -> None:
+def test_estimates_grow_with_the_text(text: str, more: str) -> None:
     assert estimate(text + more) >= estimate(text) - 1
 
 
-def test_without_files_counts_are_estimates(tmp_path: Path) -> None:
+def test_without_vocabularies_counts_are_estimates(tmp_path: Path) -> None:
     assert tokens.load("cl100k_base", tmp_path / "nowhere") is None
     assert Tokenizers({"cl100k_base": None}).count(MIXED, "gpt-4") == (estimate(MIXED), False)
 
 
-def test_a_damaged_file_is_left_alone_and_not_used(tmp_path: Path) -> None:
+def test_a_damaged_vocabulary_is_not_used_or_modified(tmp_path: Path) -> None:
     for file, _ in tokens.FILES.values():
         (tmp_path / file).write_bytes(b"damaged")
     assert [tokens.load(name, tmp_path) for name in tokens.FILES] == [None, None]
     assert all((tmp_path / file).read_bytes() == b"damaged" for file, _ in tokens.FILES.values())
 
 
-def test_openais_models_are_counted_exactly(tokenizers: Tokenizers) -> None:
+def test_openai_models_are_counted_exactly(tokenizers: Tokenizers) -> None:
     assert tokenizers.count(MIXED, "gpt-4") == (15, True)
     assert tokenizers.count(MIXED, "gpt-4o") == (13, True)
     assert tokenizers.count(MIXED, "openai/gpt-5") == (13, True)
 
 
-def test_other_models_are_counted_nearly_and_say_so(tokenizers: Tokenizers) -> None:
+def test_other_models_are_counted_approximately_and_marked(tokenizers: Tokenizers) -> None:
     assert tokenizers.count(MIXED, "codellama/CodeLlama-34b-Instruct-hf") == (15, False)
     assert tokenizers.count(MIXED, "claude-sonnet-4-6") == (15, False)
 
 
-def test_a_large_text_is_counted_to_the_same_number_off_the_loop(tokenizers: Tokenizers) -> None:
+def test_a_large_text_has_the_same_count_off_the_event_loop(tokenizers: Tokenizers) -> None:
     text = "def fibonacci(n):\n    return n\n" * 5000
     assert asyncio.run(tokenizers.count_aside(text, "gpt-4o")) == tokenizers.count(text, "gpt-4o")
     assert asyncio.run(tokenizers.count_aside("short", "gpt-4o")) == tokenizers.count("short", "gpt-4o")
 
 
 @given(text=st.text(max_size=300))
-def test_a_token_is_never_less_than_a_byte(tokenizers: Tokenizers, text: str) -> None:
+def test_a_text_has_at_most_one_token_per_byte(tokenizers: Tokenizers, text: str) -> None:
     count, _ = tokenizers.count(text, "gpt-4o")
     assert count <= len(text.encode("utf-8", "replace"))
 
@@ -101,7 +101,7 @@ def test_each_model_has_its_encoding(model: str, encoding: str) -> None:
     assert tokens.encoding_name(model) == encoding
 
 
-def test_a_vocabulary_is_loaded_when_a_model_needs_it(seeded: Path) -> None:
+def test_a_vocabulary_is_loaded_on_first_use(seeded: Path) -> None:
     async def use() -> list[set[str]]:
         counter, seen = Counter(seeded), []
         for model in ("codellama", "gpt-4", "gpt-4o"):
@@ -115,18 +115,18 @@ def test_a_vocabulary_is_loaded_when_a_model_needs_it(seeded: Path) -> None:
 # --- chats -------------------------------------------------------------------------------------------------
 
 
-def test_a_chat_counts_what_is_said_and_what_says_it() -> None:
+def test_a_chat_counts_content_and_message_overhead() -> None:
     messages = [{"role": "system", "content": "abcd"}, {"role": "user", "name": "bob", "content": "abcdefgh"}]
     assert tokens.of_chat(messages, [], len) == 3 + (3 + 6 + 4) + (3 + 4 + 8 + 1 + 3)
 
 
-def test_tools_and_calls_count_as_their_json() -> None:
+def test_tools_and_calls_are_counted_as_json() -> None:
     tool = {"type": "function"}
     called = {"role": "assistant", "content": None, "tool_calls": [tool]}
     assert tokens.of_chat([called], [tool], len) == 3 + (3 + 9 + 21) + (10 + 19)
 
 
-def test_images_count_as_a_constant_and_never_as_their_base64() -> None:
+def test_images_are_counted_as_a_constant() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     parts = [{"type": "text", "text": "abc"}, picture, {"type": "nonsense"}]
     assert tokens.of_chat([{"role": "user", "content": parts}], [], len) == 3 + 3 + 4 + 3 + tokens.IMAGE
@@ -135,7 +135,7 @@ def test_images_count_as_a_constant_and_never_as_their_base64() -> None:
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5))
-def test_content_of_any_shape_counts_to_something(content: Any) -> None:
+def test_content_of_any_shape_is_counted(content: Any) -> None:
     assert tokens.of_chat([{"role": "user", "content": content}], [], estimate) >= 6
 
 
@@ -152,7 +152,7 @@ def seed(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_seeding_again_does_nothing_and_needs_no_network(seeded: Path, tmp_path: Path) -> None:
+def test_repeated_seeding_needs_no_network(seeded: Path, tmp_path: Path) -> None:
     for file, _ in tokens.FILES.values():
         shutil.copy2(seeded / file, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -161,7 +161,7 @@ def test_seeding_again_does_nothing_and_needs_no_network(seeded: Path, tmp_path:
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_seeding_that_fails_warns_and_does_not_fail_the_installation(tmp_path: Path) -> None:
+def test_failed_seeding_is_only_a_warning(tmp_path: Path) -> None:
     done = seed(str(tmp_path / "files"), PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
     assert done.returncode == 0
     assert "tokens are only estimated" in done.stderr
@@ -183,7 +183,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "codellama"])
-def test_hostile_texts_are_counted_soon(tokenizers: Tokenizers, name: str, model: str) -> None:
+def test_hostile_texts_are_counted_quickly(tokenizers: Tokenizers, name: str, model: str) -> None:
     text = HOSTILE[name]
     began = time.process_time()
     found, exact = tokenizers.count(text, model)
@@ -197,7 +197,7 @@ def test_hostile_texts_are_counted_soon(tokenizers: Tokenizers, name: str, model
         st.tuples(st.sampled_from([" ", "\n", "a", "x1", "é", "漢", "\ud83d", "<|"]), st.integers(1, 5000))
     )
 )
-def test_a_count_never_raises_and_is_bounded_by_bytes(
+def test_counting_never_raises_and_is_bounded_by_bytes(
     tokenizers: Tokenizers, runs: list[tuple[str, int]]
 ) -> None:
     text = "".join(piece * times for piece, times in runs)
@@ -206,14 +206,14 @@ def test_a_count_never_raises_and_is_bounded_by_bytes(
         assert bool(text) <= found <= len(text.encode("utf-8", "surrogatepass"))
 
 
-def test_a_text_without_long_runs_is_counted_as_the_library_counts(tokenizers: Tokenizers) -> None:
+def test_a_text_without_long_runs_has_the_librarys_count(tokenizers: Tokenizers) -> None:
     text = "some words, and some more of them; " * 500
     encoding = tokenizers.encodings["o200k_base"]
     assert encoding is not None
     assert tokenizers.count(text, "gpt-4o") == (len(encoding.encode(text)), True)
 
 
-def test_a_sample_is_near_the_whole(tokenizers: Tokenizers) -> None:
+def test_a_sampled_count_is_close_to_the_exact_count(tokenizers: Tokenizers) -> None:
     text = "some words, and some more of them; " * 50_000
     encoding = tokenizers.encodings["o200k_base"]
     assert encoding is not None
@@ -221,7 +221,7 @@ def test_a_sample_is_near_the_whole(tokenizers: Tokenizers) -> None:
     assert tokenizers.count(text, "gpt-4o")[0] == pytest.approx(exact, rel=0.02)
 
 
-def test_many_texts_together_are_counted_up_to_a_bound() -> None:
+def test_the_counted_text_of_a_request_is_bounded() -> None:
     asked: list[int] = []
 
     def count(text: str) -> int:
