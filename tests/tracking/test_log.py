@@ -30,7 +30,7 @@ CONTROL = {chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 
 
 @given(fields=st.dictionaries(st.sampled_from(["model", "path", "attempts", "error", "message"]), VALUES))
 @settings(max_examples=150, deadline=None)
-def test_any_record_is_one_short_line_of_json(fields: dict[str, Any]) -> None:
+def test_every_record_is_one_bounded_json_line(fields: dict[str, Any]) -> None:
     line = as_json(fields)
     assert len(line) <= MAX_LINE_BYTES
     assert isinstance(json.loads(line), dict)
@@ -39,27 +39,27 @@ def test_any_record_is_one_short_line_of_json(fields: dict[str, Any]) -> None:
 
 @given(text=ODD | ODD.map(lambda text: text * 5000))
 @settings(max_examples=100, deadline=None)
-def test_any_text_is_one_short_line(text: str) -> None:
+def test_every_record_is_one_bounded_text_line(text: str) -> None:
     line = as_text(text, "warning")
     assert len(line) <= MAX_LINE_BYTES
     assert not CONTROL & set(line.decode("utf-8", "replace"))
 
 
-def test_what_fits_is_left_as_it_is() -> None:
+def test_short_records_are_unchanged() -> None:
     record = {"model": "m" * 256, "attempts": [{"deployment": "a#1", "ms": 1.5}] * 64, "cost_usd": None}
     assert bounded(record) == record
     said = json.loads(as_json({"message": "x" * 3000, "é": "ü"}))
     assert (said["message"], said["é"]) == ("x" * 3000, "ü")
 
 
-def test_texts_from_outside_keep_256_characters() -> None:
+def test_external_texts_are_cut_to_256_characters() -> None:
     said = json.loads(as_json({"message": "request", "model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]}))
     assert said["model"] == "m" * 253 + "..."
     assert len(said["nested"][0]["x"]) == 256
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_client_cannot_begin_a_line(form: Format) -> None:
+def test_a_client_cannot_start_a_log_line(form: Format) -> None:
     out = io.BytesIO()
     log = Log(out, form)
     log.start()
@@ -82,7 +82,7 @@ def piped() -> Iterator[tuple[Log, int]]:
         yield log, read
 
 
-def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, int]) -> None:
+def test_an_unread_log_is_bounded_and_reports_dropped_lines(piped: tuple[Log, int]) -> None:
     log, read = piped
     record = {"model": "m" * 250, "more": ["x" * 250] * 30}
     count = 3 * MAX_QUEUED_BYTES // len(as_json(record))
@@ -110,7 +110,7 @@ def test_an_unread_log_holds_so_much_and_tells_what_was_lost(piped: tuple[Log, i
     assert said.count("request") == count - log.dropped
 
 
-def test_a_reader_that_is_gone_costs_its_lines_and_nothing_else(piped: tuple[Log, int]) -> None:
+def test_a_closed_stdout_loses_only_its_lines(piped: tuple[Log, int]) -> None:
     log, read = piped
     os.close(read)
     log.line("nobody reads this")

@@ -77,7 +77,7 @@ def fresh() -> Metrics:
     return Metrics(lambda: {"gpt-4": None})
 
 
-def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
+def test_a_request_is_counted_in_every_applicable_metric() -> None:
     metrics = fresh()
     metrics.finished(a_trace(first_at=100.3, request=chat(stream=True)), DONE)
     found = samples(metrics)
@@ -92,13 +92,13 @@ def test_a_request_is_counted_in_every_family_it_belongs_to() -> None:
     assert found["proxy_time_to_first_token_seconds_sum",] == pytest.approx(0.3)
 
 
-def test_a_plain_answer_has_no_first_token_to_time() -> None:
+def test_a_plain_answer_has_no_time_to_first_token() -> None:
     metrics = fresh()
     metrics.finished(a_trace(), DONE)
     assert samples(metrics)["proxy_time_to_first_token_seconds_count",] == 0
 
 
-def test_every_attempt_counts_with_its_class_of_failure() -> None:
+def test_every_attempt_is_counted_with_its_failure_class() -> None:
     metrics = fresh()
     busy = Attempt("codellama#1", Failure("busy", 429), 5.0)
     metrics.finished(a_trace(attempts=[busy, Attempt("gpt-4#1", None, 5.0)]), DONE)
@@ -107,7 +107,7 @@ def test_every_attempt_counts_with_its_class_of_failure() -> None:
     assert found["proxy_attempts_total", "gpt-4#1", "ok"] == 1
 
 
-def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
+def test_an_unknown_price_is_counted_without_cost() -> None:
     metrics = fresh()
     metrics.finished(a_trace(), RequestCharge(Usage(1, 1), "exact", None, capped=True))
     found = samples(metrics)
@@ -116,7 +116,7 @@ def test_an_unknown_price_is_counted_and_costs_nothing_invented() -> None:
     assert not [name for name, *_ in found if name == "proxy_cost_usd_total"]
 
 
-def test_refusals_and_what_shadow_limits_would_refuse_are_counted_by_scope_and_kind() -> None:
+def test_refusals_and_shadow_refusals_are_counted_by_scope_and_kind() -> None:
     metrics = fresh()
     refusal = Refusal("rate_limit_exceeded", "requests", "no", 1.0, "key", "requests")
     shadowed = Refusal("insufficient_quota", "insufficient_quota", "no", None, "project", "budget")
@@ -131,7 +131,7 @@ def test_refusals_and_what_shadow_limits_would_refuse_are_counted_by_scope_and_k
     assert found["proxy_requests_total", "web", "none", "error"] == 1
 
 
-def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
+def test_unknown_model_names_create_no_series() -> None:
     metrics = fresh()
     for asked in ("gpt-4", "made-up-1", "made-up-2"):
         chat = parse_chat(b'{"prompt": "x", "model": "%s"}' % asked.encode())
@@ -141,7 +141,7 @@ def test_what_a_client_calls_a_model_makes_no_series_unless_it_is_one() -> None:
     assert found["proxy_requests_total", "web", "none", "error"] == 2
 
 
-def test_projects_beyond_the_bound_are_counted_together() -> None:
+def test_projects_beyond_the_limit_share_one_label() -> None:
     metrics = fresh()
     for number in range(MAX_VALUES["project"] + 25):
         metrics.finished(a_trace(settings=Project(f"p{number}")), DONE)
@@ -152,7 +152,7 @@ def test_projects_beyond_the_bound_are_counted_together() -> None:
     assert sum(found[key] for key in of_requests) == MAX_VALUES["project"] + 25
 
 
-def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
+def test_combinations_of_projects_and_models_are_bounded() -> None:
     metrics = fresh()
     for project in range(MAX_VALUES["project"]):
         for model in range(30):
@@ -164,13 +164,13 @@ def test_projects_and_models_together_stay_under_a_bound_of_their_own() -> None:
     assert sum(map(float, counts)) == MAX_VALUES["project"] * 30
 
 
-def test_names_with_quotes_and_line_breaks_keep_the_page_readable() -> None:
+def test_names_with_quotes_and_line_breaks_are_escaped() -> None:
     metrics = fresh()
     metrics.finished(a_trace(settings=Project('we"b\n{x="1"} 7')), DONE)
     assert samples(metrics)["proxy_requests_total", 'we"b\n{x="1"} 7', "gpt-4", "ok"] == 1
 
 
-def test_the_page_has_every_public_name_and_no_other() -> None:
+def test_the_page_has_exactly_the_public_metrics() -> None:
     metrics = fresh()
     metrics.register(lambda: [module.cooldown({"gpt-4#1": True}), *module.reloads(2, 1, 1e9)])
     metrics.register(lambda: [module.dropped(3), module.cache_troubles({"unreadable": 1})])
@@ -185,12 +185,12 @@ def test_the_page_has_every_public_name_and_no_other() -> None:
     assert found["proxy_tracking_dropped_total",] == 3
 
 
-def test_openmetrics_is_spoken_to_those_who_ask_for_it() -> None:
+def test_openmetrics_is_served_on_request() -> None:
     page, content_type = fresh().page("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")
 
 
-def test_the_documentation_names_every_metric_and_no_other() -> None:
+def test_the_documentation_lists_exactly_the_metrics() -> None:
     text = (ROOT / "docs" / "tracking.md").read_text()
     assert set(re.findall(r"`(proxy_\w+)(?:\{[\w,]+\})?`", text)) == NAMES

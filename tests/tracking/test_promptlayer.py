@@ -99,7 +99,7 @@ def test_any_request_becomes_a_valid_record(body: dict[str, Any], content: bool)
 
 
 @given(st.text(min_size=1))
-def test_nothing_said_is_told_where_content_is_off(said: str) -> None:
+def test_without_content_a_record_has_no_text(said: str) -> None:
     word = f"CANARY{said}"
     body = {
         "messages": [{"role": "user", "content": word}],
@@ -113,11 +113,11 @@ def test_nothing_said_is_told_where_content_is_off(said: str) -> None:
         assert b"CANARY" not in promptlayer.record(trace, DONE, quiet)
 
 
-def test_no_key_and_no_header_is_ever_told() -> None:
+def test_a_record_has_no_key_or_header() -> None:
     assert b"CANARY" not in promptlayer.record(a_trace(), DONE, TRACKING)
 
 
-def test_times_cost_tokens_and_names_are_the_books() -> None:
+def test_times_cost_tokens_and_names_match_the_ledger() -> None:
     body = told(a_trace(upstream_model="gpt-4.1-2026"))
     assert body["request_start_time"] == "2026-11-22T10:00:00.000000+00:00"
     assert body["request_end_time"] == "2026-11-22T10:00:01.250000+00:00"
@@ -127,13 +127,13 @@ def test_times_cost_tokens_and_names_are_the_books() -> None:
     assert "score" not in body
 
 
-def test_our_words_about_a_request_win_over_the_clients() -> None:
+def test_our_metadata_overrides_the_clients() -> None:
     body = told(a_trace({"prompt": "x", "metadata": {"request_id": "forged", "mine": {"a": 1}}}))
     assert body["metadata"]["request_id"] == "req_1"
     assert body["metadata"]["mine"] == '{"a":1}'
 
 
-def test_tool_calls_and_their_answers_are_told() -> None:
+def test_tool_calls_and_results_are_recorded() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     answer = {"role": "tool", "tool_call_id": "c1", "content": "42"}
     asked = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}, answer]
@@ -153,7 +153,7 @@ def test_tool_calls_and_their_answers_are_told() -> None:
         ([[1], [2, 3]], ["[1 token ids]", "[2 token ids]"]),
     ],
 )
-def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) -> None:
+def test_other_requests_are_recorded_as_completions(prompt: Any, shown: list[str]) -> None:
     chat = parse_completion(orjson.dumps({"prompt": prompt}))
     body = told(a_trace(endpoint="completions", request=chat, sent=chat))
     assert body["api_type"] == "completions"
@@ -161,7 +161,7 @@ def test_what_is_no_chat_is_told_as_a_completion(prompt: Any, shown: list[str]) 
     assert [block["text"] for block in body["output"]["content"]] == ["hello"]
 
 
-def test_embeddings_have_an_input_and_no_words_for_an_answer() -> None:
+def test_embeddings_have_an_input_and_an_empty_output() -> None:
     chat = parse_embedding(orjson.dumps({"input": "CANARY"}))
     trace = a_trace(endpoint="embeddings", request=chat, sent=chat, transcript=None)
     body = told(trace)
@@ -169,14 +169,14 @@ def test_embeddings_have_an_input_and_no_words_for_an_answer() -> None:
     assert b"CANARY" not in promptlayer.record(trace, DONE, replace(TRACKING, promptlayer_content=False))
 
 
-def test_pictures_are_told_as_pictures() -> None:
+def test_images_are_recorded_as_images() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:,x", "detail": "low"}}
     body = told(a_trace({"messages": [{"role": "user", "content": [image]}]}))
     (block,) = body["input"]["messages"][0]["content"]
     assert block == {"type": "image_url", "image_url": {"url": "data:,x"}}
 
 
-def test_a_prompt_that_is_too_large_is_not_told_but_its_counts_are() -> None:
+def test_an_oversized_prompt_is_omitted_but_counted() -> None:
     body = told(a_trace({"prompt": "x" * (MOST_BYTES + 1)}))
     assert len(orjson.dumps(body)) < 5_000
     assert body["input"]["messages"][0]["content"][0]["text"] == promptlayer.TOO_LARGE
@@ -194,7 +194,7 @@ def test_a_prompt_that_is_too_large_is_not_told_but_its_counts_are() -> None:
         (Failure("disguised", 200), "PROVIDER_ERROR"),
     ],
 )
-def test_a_failure_has_promptlayers_word_for_it(failure: Failure, kind: str) -> None:
+def test_a_failure_has_promptlayers_error_type(failure: Failure, kind: str) -> None:
     failed = Attempt("gpt#1", failure, 1.0)
     error = ProxyError("upstream_error", "It failed.")
     lost = told(a_trace(attempts=[failed], complete=False, serving=None, error=error))
@@ -204,13 +204,13 @@ def test_a_failure_has_promptlayers_word_for_it(failure: Failure, kind: str) -> 
     assert (rescued["status"], rescued["error_type"]) == ("WARNING", kind)
 
 
-def test_an_answer_its_client_left_is_a_warning_with_what_was_said() -> None:
+def test_a_cancelled_answer_is_a_warning_with_the_received_text() -> None:
     body = told(a_trace(complete=False, gone=True, said="half an ans"))
     assert (body["status"], body["error_type"]) == ("WARNING", "PROVIDER_PARTIAL_RESPONSE")
     assert body["output"]["messages"][0]["content"][0]["text"] == "half an ans"
 
 
-def test_a_broken_stream_is_an_error_with_what_was_said() -> None:
+def test_a_broken_stream_is_an_error_with_the_received_text() -> None:
     error = ProxyError("upstream_error", "It broke.")
     body = told(a_trace(complete=False, error=error, attempts=[Attempt("gpt#1", Failure("transient"), 1.0)]))
     assert (body["status"], body["error_type"]) == ("ERROR", "PROVIDER_PARTIAL_RESPONSE")
@@ -221,12 +221,12 @@ def test_a_broken_stream_is_an_error_with_what_was_said() -> None:
     ("given", "shown"),
     [("3", 3), (3, 3), ("0", None), (-1, None), ("x", None), (True, None), (None, None), ("٣", None)],
 )
-def test_a_version_is_a_number_above_zero_or_absent(given: Any, shown: int | None) -> None:
+def test_a_template_version_is_positive_or_absent(given: Any, shown: int | None) -> None:
     metadata = {"prompt_name": "t", "prompt_version": given}
     assert told(a_trace({"prompt": "x", "metadata": metadata})).get("prompt_version_number") == shown
 
 
-def test_the_body_wins_over_headers() -> None:
+def test_the_body_overrides_headers() -> None:
     hints = {"x-promptlayer-tags": "h", "x-promptlayer-prompt-name": "of-header"}
     body = told(a_trace({"prompt": "x", "metadata": {"pl_tags": "a, b,,a"}}, hints=hints))
     assert body["tags"] == ["gateway", "a", "b"]
