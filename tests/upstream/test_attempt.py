@@ -42,7 +42,7 @@ BOMB = {"content-encoding": "gzip", "content-type": "application/json"}
         (refusal(204), "http_204"),
     ],
 )
-def test_no_form_of_refusal_is_an_answer(script: Script, reason: str, streamed: bool) -> None:
+def test_an_error_in_any_form_fails_the_attempt(script: Script, reason: str, streamed: bool) -> None:
     failed, call = playing(script, streamed=streamed)
     assert failed.reason == reason
     assert len(call.internet.sent) == 1, "nothing is followed"
@@ -57,7 +57,7 @@ def test_no_form_of_refusal_is_an_answer(script: Script, reason: str, streamed: 
         (answer(b'{"choices": []}'), "no_choices"),
     ],
 )
-def test_no_plain_answer_without_one(script: Script, reason: str) -> None:
+def test_an_empty_plain_answer_fails_the_attempt(script: Script, reason: str) -> None:
     failed, _ = playing(script, streamed=False)
     assert (failed.cls, failed.reason) == ("disguised", reason)
 
@@ -79,7 +79,7 @@ def test_no_plain_answer_without_one(script: Script, reason: str) -> None:
         (stream(*[b": " + b"x" * (1 << 20) + b"\n\n"] * (MAX_STREAM >> 20)), "too_large"),
     ],
 )
-def test_no_stream_without_content(script: Script, reason: str) -> None:
+def test_a_stream_without_content_fails_the_attempt(script: Script, reason: str) -> None:
     failed, _ = playing(script, streamed=True)
     assert (failed.cls, failed.reason) == ("disguised", reason)
 
@@ -87,7 +87,7 @@ def test_no_stream_without_content(script: Script, reason: str) -> None:
 IMAGE = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_200_000}}]}
 
 
-def test_an_event_may_hold_an_image() -> None:
+def test_an_event_may_contain_an_image() -> None:
     events, failed, _ = reading(stream(ROLE, sse(chunk({"content": "Here: ", **IMAGE})), END))
     assert (said(events), failed) == ("Here: ", None)
     assert any(b"A" * 1_200_000 in event.body for event in events)
@@ -108,7 +108,7 @@ MANY_TEXTS = [sse(chunk({"content": "a b " * 50_000}))] * (MAX_ANSWER // 200_000
         (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER // 4) + b'"}}]}'), True),
     ],
 )
-def test_an_answer_that_is_cut_is_no_fault_of_its_upstream_and_what_came_is_counted(
+def test_an_aborted_answer_is_not_a_failure_and_its_received_part_is_counted(
     script: Script, streamed: bool
 ) -> None:
     failed, call = playing(script, streamed=streamed)
@@ -121,7 +121,7 @@ def test_an_answer_that_is_cut_is_no_fault_of_its_upstream_and_what_came_is_coun
     [b'data: {"choices":[{"delta":{"content":"lost words"},}]}\n\n', b'data: {"text":"lost words\n\n'],
 )
 @pytest.mark.parametrize("before", [b"", WORDS])
-def test_the_text_of_an_event_that_cannot_be_read_is_counted(before: bytes, broken: bytes) -> None:
+def test_the_text_of_an_unreadable_event_is_counted(before: bytes, broken: bytes) -> None:
     failed, call = playing(stream(ROLE + before + broken, END), streamed=True)
     assert failed.reason == "not_json"
     assert call.text.endswith("lost words")
@@ -155,13 +155,13 @@ def test_a_compressed_answer_is_read(encoding: str, wbits: int, streamed: bool) 
     assert (said(events), failed) == (TEXT.text, None)
 
 
-def test_a_compressed_error_is_understood() -> None:
+def test_a_compressed_error_is_read() -> None:
     body = compressed(b'{"error": {"message": "Too many tokens: 9", "code": "context_length_exceeded"}}', 31)
     failed, _ = playing(Script((body,), 400, BOMB), streamed=False)
     assert (failed.cls, failed.reason) == ("caller", "context_length")
 
 
-def test_a_compression_bomb_does_not_unfold() -> None:
+def test_a_compression_bomb_is_not_expanded() -> None:
     body = compressed(b'{"choices":[{"message":{"content":"' + bytes(40 << 20), 31)
     failed, call = playing(Script((body,), 200, BOMB), streamed=False)
     assert failed.reason == "too_large"
@@ -170,27 +170,27 @@ def test_a_compression_bomb_does_not_unfold() -> None:
 
 @pytest.mark.parametrize("status", [201, 202, 206])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_whole_answer_counts_with_any_status_of_success(status: int, streamed: bool) -> None:
+def test_every_2xx_status_is_a_success(status: int, streamed: bool) -> None:
     script = replace(good(streamed=streamed), status=status)
     events, failed, _ = reading(script, streamed=streamed)
     assert (said(events), failed) == (TEXT.text, None)
 
 
-def test_an_endless_answer_is_not_read_to_its_end() -> None:
+def test_an_endless_answer_is_aborted() -> None:
     endless = itertools.repeat(b"x" * (1 << 20))
     failed, call = playing(Script(endless), streamed=False)  # type: ignore[arg-type]  # it has no end
     assert failed.reason == "too_large"
     assert call.internet.bodies[0].read <= MAX_ANSWER + (1 << 20)
 
 
-def test_an_endless_error_counts_by_its_status() -> None:
+def test_an_endless_error_is_classified_by_its_status() -> None:
     endless = itertools.repeat(b"x" * 1000)
     failed, call = playing(Script(endless, status=400), streamed=True)  # type: ignore[arg-type]  # it has no end
     assert (failed.cls, failed.reason) == ("caller", "http_400")
     assert call.internet.bodies[0].read <= MAX_ERROR + 1000
 
 
-def test_a_compressed_error_is_not_quoted() -> None:
+def test_an_undecodable_error_is_not_quoted() -> None:
     failed, _ = playing(Script((b"\x1f\x8b\x08 garbled",), 400, BOMB), streamed=False)
     assert (failed.cls, failed.message) == ("caller", "The upstream refused the request.")
 
@@ -210,13 +210,13 @@ def test_a_compressed_error_is_not_quoted() -> None:
         (Script((HANG,), 500), True, "first_token_timeout"),
     ],
 )
-def test_silence_ends_in_time(script: Script | None, streamed: bool, reason: str) -> None:
+def test_a_silent_upstream_times_out(script: Script | None, streamed: bool, reason: str) -> None:
     failed, _ = playing(script, streamed=streamed, where=HASTY)
     assert (failed.cls, failed.code, failed.reason) == ("transient", "upstream_timeout", reason)
     assert failed.sent
 
 
-def test_an_attempt_gets_no_more_than_its_budget() -> None:
+def test_an_attempt_is_bounded_by_its_time_budget() -> None:
     for streamed in (False, True):
         failed, _ = playing(None, streamed=streamed, budget=0.02)
         assert failed.code == "upstream_timeout"
@@ -229,7 +229,7 @@ def test_a_stream_that_stalls_fails_at_the_idle_timeout() -> None:
     assert (failed.reason, failed.code) == ("idle_timeout", "upstream_timeout")
 
 
-def test_every_byte_of_a_stream_is_life_until_the_deadline() -> None:
+def test_every_byte_resets_the_idle_timeout_until_the_deadline() -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, *PINGS[:40], END), where=LIVELY)
     assert (said(events), failed) == ("def f", None)
     events, failed, _ = reading(stream(ROLE + WORDS, *PINGS), idle=0.1, where=LIVELY)
@@ -296,16 +296,14 @@ HIDDEN = [
 
 
 @pytest.mark.parametrize(("where", "begun", "ping", "rest"), HIDDEN)
-def test_an_answer_that_has_begun_in_secret_may_take_its_time(
-    where: Deployment, begun: bytes, ping: bytes, rest: bytes
-) -> None:
+def test_hidden_output_counts_as_progress(where: Deployment, begun: bytes, ping: bytes, rest: bytes) -> None:
     thinking: list[Piece] = [ping, 0.01] * 20
     found, failed, _ = reading(stream(begun, *thinking, rest), where=where)
     assert (said(found), failed) == ("def f", None)
 
 
 @pytest.mark.parametrize(("where", "begun", "ping", "rest"), HIDDEN)
-def test_hidden_thinking_ends_with_silence_or_with_the_time_there_is(
+def test_hidden_reasoning_ends_at_the_idle_timeout_or_deadline(
     where: Deployment, begun: bytes, ping: bytes, rest: bytes
 ) -> None:
     failed, _ = playing(stream(begun, ping, HANG), streamed=True, where=where)
@@ -319,7 +317,7 @@ def test_hidden_thinking_ends_with_silence_or_with_the_time_there_is(
     ("where", "begun", "ping"),
     [(CLAUDE, events(MESSAGE), events({"type": "ping"})), (LIVELY, ROLE, b": OPENROUTER PROCESSING\n\n")],
 )
-def test_what_only_says_that_an_answer_will_come_is_no_beginning(
+def test_keep_alives_are_not_progress_before_the_first_token(
     where: Deployment, begun: bytes, ping: bytes
 ) -> None:
     endless: list[Piece] = [ping, 0.005] * 1000
@@ -332,14 +330,14 @@ def test_what_only_says_that_an_answer_will_come_is_no_beginning(
 
 @each("kind", OPENAI.answers)
 @each("streamed", [False, True])
-def test_an_answer_is_read_to_its_end_and_its_connection_given_back(kind: str, streamed: bool) -> None:
+def test_an_answer_is_read_completely_and_its_connection_released(kind: str, streamed: bool) -> None:
     events, failed, call = reading(good(kind, streamed=streamed), streamed=streamed)
     assert failed is None
     assert said(events) == OPENAI.answers[kind].text
     assert call.internet.bodies[0].ended, "only then the connection can be used again"
 
 
-def test_what_arrives_together_is_handed_on_together() -> None:
+def test_events_received_together_are_delivered_together() -> None:
     call = Call(stream(ROLE, WORDS, END))
 
     async def main() -> list[int]:
@@ -352,19 +350,19 @@ def test_what_arrives_together_is_handed_on_together() -> None:
     assert asyncio.run(main()) == [3, 1]
 
 
-def test_a_stream_whose_end_never_comes_after_done_is_closed() -> None:
+def test_a_stream_that_stays_open_after_done_is_closed() -> None:
     events, failed, call = reading(stream(ROLE + WORDS + END, HANG))
     assert (said(events), failed) == ("def f", None)
     assert not call.internet.bodies[0].ended
 
 
 @pytest.mark.parametrize("ending", [b"", b"data: [DONE]", b"data: [DONE]\n"])
-def test_a_finished_stream_may_end_carelessly(ending: bytes) -> None:
+def test_errors_after_done_are_ignored(ending: bytes) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, sse(chunk({}, "stop")), ending))
     assert (said(events), failed) == ("def f", None)
 
 
-def test_what_was_said_before_an_error_in_the_same_breath_is_not_lost() -> None:
+def test_events_before_an_error_in_the_same_chunk_are_delivered() -> None:
     broken = sse(chunk({"content": "()"}), {"error": {"message": "overloaded"}}, {**HEAD, "choices": []})
     events, failed, _ = reading(stream(ROLE + WORDS, broken))
     assert said(events) == "def f()"
@@ -395,7 +393,7 @@ def test_cancelling_closes_the_connection(pieces: tuple[bytes, float]) -> None:
     asyncio.run(main())
 
 
-def test_an_attempt_is_sent_once_as_plain_bytes() -> None:
+def test_an_attempt_is_sent_once_without_compression() -> None:
     _, _, call = reading(good(streamed=True))
     (sent,) = call.internet.sent
     assert sent.request.headers["accept-encoding"] == "identity"

@@ -104,7 +104,7 @@ said = st.one_of(
 
 
 @given(st.lists(st.tuples(said, extras), max_size=12), st.sampled_from([chunk, completed]))
-def test_a_stream_reads_the_same_with_and_without_templates(
+def test_parsing_is_the_same_with_and_without_templates(
     told: list[tuple[str, dict[str, Any]]], make: Callable[..., bytes]
 ) -> None:
     parse = openai_stream.parse_stream if make is chunk else text.parse_stream
@@ -113,7 +113,7 @@ def test_a_stream_reads_the_same_with_and_without_templates(
 
 
 @given(st.lists(said, max_size=12), st.booleans())
-def test_so_does_one_of_another_dialect(told: list[str], thinks: bool) -> None:
+def test_parsing_of_another_dialect_is_the_same_with_templates(told: list[str], thinks: bool) -> None:
     name = "thinking" if thinks else "text"
     block: dict[str, Any] = {"index": 0, "content_block": {"type": name, name: ""}}
     start = {"message": {"id": "m", "model": "c", "usage": {"input_tokens": 1}}}
@@ -126,7 +126,7 @@ def test_so_does_one_of_another_dialect(told: list[str], thinks: bool) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
-def test_any_bytes_in_place_of_the_text_read_the_same(told: list[tuple[bytes, bool]]) -> None:
+def test_arbitrary_bytes_as_text_parse_the_same(told: list[tuple[bytes, bool]]) -> None:
     before, after = chunk("here").split(b"here")
     odd = [before + one + (after if ends else b"") for one, ends in told]
     frames = [Frame(one) for one in (chunk("one"), chunk("two"), *odd)]
@@ -135,14 +135,14 @@ def test_any_bytes_in_place_of_the_text_read_the_same(told: list[tuple[bytes, bo
 
 
 @pytest.mark.parametrize("more", [{}, {"usage": None}, {"x_groq": {}}, {"object": "wrong"}])
-def test_the_third_chunk_of_its_kind_is_known_by_heart(more: dict[str, Any]) -> None:
+def test_the_third_similar_chunk_is_matched_by_a_template(more: dict[str, Any]) -> None:
     (event,), was_parsed = read([chunk(said, **more) for said in ("one", "two", ' three "and" é')])
     assert not was_parsed
     assert event.text == ' three "and" é'
     assert orjson.loads(event.body) == orjson.loads(chunk(' three "and" é'))
 
 
-def test_what_depends_on_the_text_has_no_template() -> None:
+def test_a_chunk_with_text_dependent_fields_has_no_template() -> None:
     def parse(frame: Frame) -> list[Event]:
         found = orjson.loads(frame.data)["said"]
         return [Event(frame.data, True, found, finish_reason="stop" if found == "@" else None)]
@@ -151,11 +151,11 @@ def test_what_depends_on_the_text_has_no_template() -> None:
     assert learn(frame, parse(frame), parse) is None
 
 
-def test_a_text_that_stands_in_two_places_has_no_template() -> None:
+def test_a_text_that_occurs_twice_has_no_template() -> None:
     assert learn(Frame(b'["a","a"]'), [Event(b'["a","a"]', True, "a")], lambda _: []) is None
 
 
-def test_a_choice_that_ends_ends_its_template() -> None:
+def test_a_finished_choice_ends_its_template() -> None:
     ended = chunk("").replace(b'"finish_reason":null', b'"finish_reason":"stop"')
     _, was_parsed = read([chunk("one"), chunk("two"), ended, chunk("three")])
     assert was_parsed

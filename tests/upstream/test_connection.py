@@ -122,7 +122,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, Outcome]:
 
 
 @given(answers(), CUTS)
-def test_a_right_answer_is_read_whole_however_it_is_cut(answer: tuple[bytes, Outcome], at: list[int]) -> None:
+def test_a_valid_answer_is_read_with_any_chunking(answer: tuple[bytes, Outcome], at: list[int]) -> None:
     data, expected = answer
     assert exchange(cut(data, at)) == expected
     assert by_h11(data) == (expected.status, expected.headers, expected.body), "an independent reader agrees"
@@ -147,7 +147,7 @@ def by_h11(data: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
 
 
 @given(answers(), st.integers(0, 5000), CUTS)
-def test_an_answer_that_is_cut_off_is_never_taken_for_a_whole_one(
+def test_a_truncated_answer_is_never_complete(
     answer: tuple[bytes, Outcome], length: int, at: list[int]
 ) -> None:
     data, whole = answer
@@ -162,7 +162,7 @@ def test_an_answer_that_is_cut_off_is_never_taken_for_a_whole_one(
 
 
 @given(answers(), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=4), CUTS, CUTS)
-def test_any_bytes_mean_the_same_in_any_pieces(
+def test_parsing_does_not_depend_on_chunk_boundaries(
     answer: tuple[bytes, Outcome], changes: list[tuple[int, int]], one: list[int], other: list[int]
 ) -> None:
     data = bytearray(answer[0])
@@ -172,7 +172,7 @@ def test_any_bytes_mean_the_same_in_any_pieces(
 
 
 @given(answers(), st.binary(min_size=1, max_size=200), CUTS)
-def test_what_comes_after_an_answer_is_never_the_next_one(
+def test_bytes_after_an_answer_are_not_the_next_answer(
     answer: tuple[bytes, Outcome], surplus: bytes, at: list[int]
 ) -> None:
     data, whole = answer
@@ -197,7 +197,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         (HEAD + b"transfer-encoding: chunked\r\n\r\n5;", b"a" * 1000),
     ],
 )
-def test_what_is_no_body_is_bounded(begin: bytes, again: bytes) -> None:
+def test_bytes_outside_the_body_are_bounded(begin: bytes, again: bytes) -> None:
     got = exchange([begin, *[again] * (MAX_HEAD_BYTES // len(again) + 2)])
     assert (got.error, got.reusable) == ("ProtocolError", False)
 
@@ -220,11 +220,13 @@ def test_what_is_no_body_is_bounded(begin: bytes, again: bytes) -> None:
         (HEAD + b"x-a: b\r\n" * (MAX_FIELDS + 1) + b"\r\n", None, "ProtocolError"),
     ],
 )
-def test_every_broken_answer_is_a_named_error(data: bytes, lost: BaseException | None, error: str) -> None:
+def test_every_invalid_answer_has_a_specific_error(
+    data: bytes, lost: BaseException | None, error: str
+) -> None:
     assert exchange([data] if data else [], lost=lost).error == error
 
 
-def test_reading_pauses_while_the_body_is_not_taken() -> None:
+def test_reading_pauses_while_the_body_is_not_consumed() -> None:
     async def use() -> None:
         connection, transport = Connection(), Transport()
         connection.connection_made(transport)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def filtering(**more: object) -> CredentialFilter:
         b"team-secret-4711",
     ],
 )
-def test_every_form_is_removed_wherever_the_bytes_are_cut(form: bytes) -> None:
+def test_every_encoding_is_removed_with_any_chunking(form: bytes) -> None:
     data = b'{"id": "x' + form + b'y", "text": "' + form + b'"}'
     expected = data.replace(form, b"[removed]")
     assert filtering().whole(data) == expected
@@ -42,7 +42,7 @@ def test_every_form_is_removed_wherever_the_bytes_are_cut(form: bytes) -> None:
     assert b"".join(one.feed(data[i : i + 1]) for i in range(len(data))) + one.flush() == expected
 
 
-def test_what_only_begins_like_a_credential_is_passed_on() -> None:
+def test_a_prefix_of_a_credential_is_passed_on() -> None:
     one = filtering()
     assert one.feed(b"data: sk-a") == b"data: "
     assert one.feed(b"nother\n\n") == b"sk-another\n\n"
@@ -52,12 +52,12 @@ def test_what_only_begins_like_a_credential_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("placeholder", ["not-needed", "ollama", "EMPTY", "lm-studio", "1"])
-def test_placeholders_are_ordinary_words(placeholder: str) -> None:
+def test_placeholders_are_not_credentials(placeholder: str) -> None:
     data = f"Your key is {placeholder}, public-title-1.".encode()
     assert filtering(api_key=Secret(placeholder)).whole(data) == data
 
 
-def test_without_credentials_nothing_is_changed() -> None:
+def test_without_credentials_nothing_is_removed() -> None:
     one = filtering(api_key=None, headers={}, secrets=frozenset())
     assert one.feed(b"data: sk-a") == b"data: sk-a"
     assert one.flush() == b""

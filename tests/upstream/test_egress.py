@@ -68,9 +68,7 @@ def refused(url: str, egress: Egress) -> Any:
 # --- over the wire -------------------------------------------------------------------------------------------
 
 
-def test_https_goes_through_a_tunnel_that_is_kept(
-    authority: tuple[Path, tuple[Path, Path]], bundle: Bundle
-) -> None:
+def test_https_uses_a_reused_tunnel(authority: tuple[Path, tuple[Path, Path]], bundle: Bundle) -> None:
     origin = Origin(authority[1])
     proxy = ForwardProxy(origin.port)
     with listening(origin, proxy):
@@ -86,7 +84,7 @@ def test_https_goes_through_a_tunnel_that_is_kept(
 
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.parametrize("through", [False, True])
-def test_a_tls_connection_closed_while_idle_costs_no_request(
+def test_a_tls_connection_closed_while_idle_fails_no_request(
     authority: tuple[Path, tuple[Path, Path]], bundle: Bundle, through: bool, noticed: bool
 ) -> None:
     origin = Origin(authority[1], closes=True)
@@ -108,7 +106,7 @@ def test_a_tls_connection_closed_while_idle_costs_no_request(
     assert len(origin.seen) == 3
 
 
-def test_http_is_asked_of_the_proxy_by_its_whole_address() -> None:
+def test_http_uses_the_absolute_url() -> None:
     origin = Origin()
     proxy = ForwardProxy(origin.port)
     with listening(origin, proxy):
@@ -120,7 +118,7 @@ def test_http_is_asked_of_the_proxy_by_its_whole_address() -> None:
     assert len(origin.seen) == 1
 
 
-def test_loopback_goes_through_the_proxy_too() -> None:
+def test_loopback_uses_the_proxy() -> None:
     origin = Origin()
     proxy = ForwardProxy(origin.port)
     with listening(origin, proxy):
@@ -128,7 +126,7 @@ def test_loopback_goes_through_the_proxy_too() -> None:
     assert len(proxy.seen) == 1
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(
+def test_an_untrusted_certificate_is_refused(
     authority: tuple[Path, tuple[Path, Path]], bundle: Bundle
 ) -> None:
     origin = Origin(authority[1])
@@ -143,7 +141,7 @@ def test_a_certificate_nobody_vouches_for_is_refused(
 
 
 @pytest.mark.parametrize("status", [407, 403, 502])
-def test_a_proxy_that_opens_no_tunnel_is_an_upstream_out_of_reach(status: int) -> None:
+def test_a_refused_tunnel_is_an_unreachable_upstream(status: int) -> None:
     origin = Origin()
     proxy = ForwardProxy(origin.port, refuses=status)
     with listening(origin, proxy):
@@ -153,17 +151,17 @@ def test_a_proxy_that_opens_no_tunnel_is_an_upstream_out_of_reach(status: int) -
     assert origin.seen == []
 
 
-def test_a_proxy_that_is_down_is_an_upstream_out_of_reach() -> None:
+def test_an_unreachable_proxy_is_an_unreachable_upstream() -> None:
     failure = refused(f"http://{HOST}/v1", Egress(Secret(USER.format(free_port()))))
     assert (failure.cls, failure.sent) == ("transient", False)
     assert "corp" not in failure.message
 
 
-def test_a_proxy_that_wants_to_know_who_we_are_is_our_credential() -> None:
+def test_a_407_is_a_credential_failure() -> None:
     assert failures.of_status(407, {}, UpstreamError(), 0.0).cls == "credential"
 
 
-def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     origin = Origin()
@@ -172,7 +170,7 @@ def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(origin.seen) == 1
 
 
-def test_a_service_takes_the_way_that_holds_now() -> None:
+def test_services_use_the_current_egress_settings() -> None:
     origin = Origin()
     proxy = ForwardProxy(origin.port)
     ways = [Egress(), Egress(Secret(f"http://127.0.0.1:{proxy.port}")), Egress()]
@@ -211,7 +209,7 @@ def ways(snapshot: Snapshot) -> list[str | None]:
     return [None if proxy is None else proxy.reveal() for proxy in found]
 
 
-def test_entries_go_the_general_way_unless_they_name_another() -> None:
+def test_entries_use_egress_proxy_unless_they_set_their_own() -> None:
     assert ways(loaded()) == [None, None]
     general = "egress: {proxy: 'http://p:1'}\n"
     assert ways(loaded(general)) == ["http://p:1", "http://p:1"]
@@ -222,7 +220,7 @@ def test_entries_go_the_general_way_unless_they_name_another() -> None:
     assert loaded("egress: false\n").egress == Egress()
 
 
-def test_the_environments_proxy_counts_where_the_file_names_it() -> None:
+def test_a_proxy_variable_is_used_if_the_file_refers_to_it() -> None:
     environ = {"HTTPS_PROXY": "http://env:3128"}
     assert ways(loaded(**environ)) == [None, None]
     assert ways(loaded("egress: {proxy: '${HTTPS_PROXY}'}\n", **environ)) == ["http://env:3128"] * 2
@@ -242,7 +240,7 @@ def test_the_environments_proxy_counts_where_the_file_names_it() -> None:
         "seven",
     ],
 )
-def test_what_is_no_proxy_is_told_with_its_place_and_never_repeated(url: str) -> None:
+def test_an_invalid_proxy_is_an_error_with_position_that_does_not_repeat_it(url: str) -> None:
     told = problems(f"egress: {{proxy: '{url}'}}\n", f", proxy: '{url}'")
     assert [line.split(": ")[0] for line in told] == ["proxy.yaml:2:66", "proxy.yaml:4:17"]
     assert all(
@@ -250,7 +248,7 @@ def test_what_is_no_proxy_is_told_with_its_place_and_never_repeated(url: str) ->
     )
 
 
-def test_a_bundle_is_read_with_the_file(authority: tuple[Path, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_a_ca_bundle_is_read_with_the_file(authority: tuple[Path, tuple[Path, Path]], tmp_path: Path) -> None:
     path = authority[0]
     snapshot = loaded(f"egress: {{ca_bundle: '{path}'}}\n")
     assert snapshot.egress.ca_bundle == Bundle(str(path), path.read_text())
@@ -270,7 +268,7 @@ def test_a_bundle_is_read_with_the_file(authority: tuple[Path, tuple[Path, Path]
         assert why in told or "directory" in told
 
 
-def test_another_way_is_another_pool() -> None:
+def test_another_proxy_is_another_pool() -> None:
     one, other = loaded("egress: {proxy: 'http://p:1'}\n"), loaded("egress: {proxy: 'http://p:2'}\n")
     before, after = (each.models["a"].deployments[0] for each in (one, other))
     assert identity_of(before) != identity_of(after)
@@ -300,7 +298,7 @@ def test_a_proxys_password_is_never_shown() -> None:
     assert "proxy.corp" not in masks[1]("cannot resolve proxy.corp")
 
 
-def test_examining_says_nothing_of_the_password() -> None:
+def test_check_does_not_show_the_password() -> None:
     found = examine(
         (ENTRY % "" + "egress: {proxy: '${P}'}\n").encode(),
         {"P": "http://u:hunter2hunter2@p:1"},

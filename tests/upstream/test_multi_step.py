@@ -87,7 +87,7 @@ ASK = "GET /v1/predictions/p1"
 FOLLOW = "GET /v1/files/abc"
 
 
-def test_a_quick_answer_takes_one_request() -> None:
+def test_a_fast_answer_takes_one_request() -> None:
     talk = Talk(told("succeeded", ["Hel", "lo"], code=201))
     events, failed = talk.attempt(streamed=False)
     assert failed is None
@@ -97,7 +97,7 @@ def test_a_quick_answer_takes_one_request() -> None:
     assert (headers["prefer"], headers["cancel-after"]) == ("wait=5", "180s")
 
 
-def test_a_slow_answer_is_asked_after() -> None:
+def test_a_slow_answer_is_polled() -> None:
     talk = Talk(created(), told("succeeded", "Hello"))
     events, failed = talk.attempt(streamed=False)
     assert (said(events), failed) == ("Hello", None)
@@ -105,7 +105,7 @@ def test_a_slow_answer_is_asked_after() -> None:
     assert talk.internet.sent[1].request.headers["authorization"] == "Bearer sk-upstream-secret"
 
 
-def test_a_stream_is_followed_and_then_asked_for_its_usage() -> None:
+def test_a_stream_is_followed_and_its_usage_requested() -> None:
     said_there = event("output", "Hel") + event("output", "lo\n") + event("done", "{}")
     talk = Talk(created(**FOLLOWED), stream(said_there), told("succeeded", ["Hel", "lo\n"]))
     events, failed = talk.attempt(streamed=True)
@@ -119,7 +119,7 @@ def test_a_stream_is_followed_and_then_asked_for_its_usage() -> None:
     assert [e.finish_reason for e in events if e.finish_reason] == ["stop"]
 
 
-def test_a_stream_without_an_address_is_asked_after_piece_by_piece() -> None:
+def test_a_stream_without_url_is_polled() -> None:
     talk = Talk(created(), told("processing", ["Hel"]), told("succeeded", ["Hel", "lo"]))
     events, failed = talk.attempt(streamed=True)
     assert failed is None
@@ -141,14 +141,14 @@ def test_a_stream_without_an_address_is_asked_after_piece_by_piece() -> None:
         5,
     ],
 )
-def test_no_token_goes_to_strangers(url: Any) -> None:
+def test_the_token_is_not_sent_to_other_hosts(url: Any) -> None:
     talk = Talk(created(urls={"stream": url, "get": url, "cancel": url}), told("succeeded", "Hello"))
     events, _ = talk.attempt(streamed=True)
     assert said(events) == "Hello"
     assert {one.request.url.host for one in talk.internet.sent} == {"api.replicate.com"}
 
 
-def test_an_entrys_own_host_is_no_stranger() -> None:
+def test_the_token_is_sent_to_the_entrys_host() -> None:
     own = deployment("r", provider="replicate", base_url="http://10.0.0.9:5000/v1", model="owner/name")
     urls = {"stream": "http://10.0.0.9:5000/stream/p1"}
     rest = [stream(event("output", "Hi") + event("done", "{}")), told("succeeded", "Hi")]
@@ -159,7 +159,7 @@ def test_an_entrys_own_host_is_no_stranger() -> None:
 
 
 @pytest.mark.parametrize("name", ["../account", "", None, "a/b", "p?x"])
-def test_an_odd_name_of_a_prediction_is_no_part_of_an_address(name: Any) -> None:
+def test_an_invalid_prediction_id_is_not_put_into_a_url(name: Any) -> None:
     for streamed in (False, True):
         talk = Talk(answer(orjson.dumps(prediction("starting", id=name)), status=201))
         _, failed = talk.attempt(streamed=streamed)
@@ -179,7 +179,7 @@ def test_an_odd_name_of_a_prediction_is_no_part_of_an_address(name: Any) -> None
         (httpx2.ConnectError("no"), "transient", "connect"),
     ],
 )
-def test_a_refused_creation_is_the_failure(
+def test_a_refused_prediction_is_a_failed_attempt(
     script: Script | Exception, cls: str, reason: str, streamed: bool
 ) -> None:
     talk = Talk(script)
@@ -204,7 +204,7 @@ def test_a_failed_prediction_is_a_failed_attempt(streamed: bool) -> None:
         assert talk.paths == [CREATE, ASK], "what is over is not cancelled"
 
 
-def test_questions_may_go_wrong_a_few_times() -> None:
+def test_polling_tolerates_a_few_errors() -> None:
     talk = Talk(created(), refusal(503), told("succeeded", "Hello"))
     assert said(talk.attempt(streamed=False)[0]) == "Hello"
     talk = Talk(created(), refusal(404))
@@ -215,7 +215,7 @@ def test_questions_may_go_wrong_a_few_times() -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_who_is_out_of_patience_cancels(streamed: bool) -> None:
+def test_a_timeout_cancels_the_prediction(streamed: bool) -> None:
     hasty = deployment(
         "r",
         provider="replicate",
@@ -248,7 +248,7 @@ def test_a_broken_stream_is_cancelled() -> None:
     assert talk.cancelled
 
 
-def test_a_stream_that_ends_too_soon_is_completed_from_the_prediction() -> None:
+def test_a_truncated_stream_is_completed_from_the_prediction() -> None:
     talk = Talk(
         created(**FOLLOWED),
         stream(b"event: output\ndata: Hel"),
@@ -260,7 +260,7 @@ def test_a_stream_that_ends_too_soon_is_completed_from_the_prediction() -> None:
     assert [e.text for e in events if e.text] == ["Hel", "l", "o"]
 
 
-def test_a_complete_stream_needs_no_word_about_its_usage() -> None:
+def test_a_complete_stream_succeeds_without_usage() -> None:
     done = stream(event("output", "Hello") + event("done", "{}"))
     for rest in (refusal(500), httpx2.ReadError("no")):
         talk = Talk(created(**FOLLOWED), done, rest)
@@ -270,14 +270,14 @@ def test_a_complete_stream_needs_no_word_about_its_usage() -> None:
         assert [e.finish_reason for e in events if e.finish_reason] == ["stop"]
 
 
-def test_a_stream_that_cannot_be_opened_is_asked_after_instead() -> None:
+def test_a_stream_that_cannot_be_opened_is_polled() -> None:
     talk = Talk(created(**FOLLOWED), refusal(502), told("succeeded", "Hello"))
     events, failed = talk.attempt(streamed=True)
     assert (said(events), failed) == ("Hello", None)
     assert talk.paths == [CREATE, FOLLOW, ASK]
 
 
-def test_waits_grow_and_end() -> None:
+def test_polling_delays_grow_up_to_a_maximum() -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -307,7 +307,7 @@ def run(bodies: Sequence[bytes], sleep: Any) -> bytes:
     return asyncio.run(main())
 
 
-def test_any_dialect_may_take_several_requests() -> None:
+def test_every_dialect_may_use_several_requests() -> None:
     seen: list[StepResponse] = []
 
     def steps() -> Steps:

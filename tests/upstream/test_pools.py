@@ -49,7 +49,7 @@ async def soon() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"weight": 5.0}, {"model": "other"}, {"params": {"top_p": 1}}])
-def test_a_pool_outlives_changes_that_do_not_concern_it(changes: dict[str, Any]) -> None:
+def test_a_pool_is_kept_across_unrelated_changes(changes: dict[str, Any]) -> None:
     async def use(rig: Rig) -> None:
         assert rig.pools.of(A) is rig.pools.of(deployment("a", **changes))
         assert rig.pools.of(B) is not rig.pools.of(A)
@@ -89,7 +89,7 @@ def test_a_retired_pool_closes_after_its_last_request(replaced: bool) -> None:
     run(use)
 
 
-def test_a_reload_closes_idle_pools_that_are_gone_and_keeps_the_others() -> None:
+def test_a_reload_closes_only_removed_idle_pools() -> None:
     async def use(rig: Rig) -> None:
         kept, _ = rig.pools.of(A), rig.pools.of(B)
         rig.pools.keep_only(frozenset({"a#1"}))
@@ -100,7 +100,7 @@ def test_a_reload_closes_idle_pools_that_are_gone_and_keeps_the_others() -> None
     run(use)
 
 
-def test_a_request_in_flight_finishes_on_the_pool_it_began_on() -> None:
+def test_a_running_request_finishes_on_its_pool() -> None:
     raw = OPENAI.answers["text"].stream
     call = Call(stream(*cut(raw, [500, 600, 700])))
 
@@ -117,7 +117,7 @@ def test_a_request_in_flight_finishes_on_the_pool_it_began_on() -> None:
     asyncio.run(main())
 
 
-def test_two_hundred_cancelled_requests_leave_nothing_behind() -> None:
+def test_two_hundred_cancelled_requests_leak_nothing() -> None:
     call = Call(*[stream(HANG)] * 200, good(streamed=True))
 
     async def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 from codellama_proxy.upstream.timeouts import TaskTimeout
 
 
-def test_a_wait_that_takes_too_long_is_a_timeout_and_the_next_one_is_not() -> None:
+def test_a_timeout_does_not_affect_the_next_wait() -> None:
     async def use() -> list[str]:
         watch, seen = TaskTimeout(), []
         for wait, allowed in ((0.0, 5.0), (5.0, 0.02), (0.03, 5.0), (5.0, 0.02)):
@@ -27,7 +27,7 @@ def test_a_wait_that_takes_too_long_is_a_timeout_and_the_next_one_is_not() -> No
     assert asyncio.run(use()) == ["in time", "too late", "in time", "too late"]
 
 
-def test_many_short_waits_may_take_longer_together_than_each_of_them_may() -> None:
+def test_the_timeout_applies_to_each_wait_separately() -> None:
     async def use() -> None:
         watch = TaskTimeout()
         for _ in range(20):
@@ -39,7 +39,7 @@ def test_many_short_waits_may_take_longer_together_than_each_of_them_may() -> No
     asyncio.run(use())
 
 
-def test_the_timeout_of_the_last_wait_comes_when_it_is_due() -> None:
+def test_the_last_wait_times_out_on_time() -> None:
     async def use() -> float:
         watch = TaskTimeout()
         with watch.within(0.05):
@@ -52,7 +52,7 @@ def test_the_timeout_of_the_last_wait_comes_when_it_is_due() -> None:
     assert 0.03 < asyncio.run(use()) < 1
 
 
-def test_a_cancellation_from_outside_stays_one() -> None:
+def test_an_external_cancellation_is_not_a_timeout() -> None:
     async def use() -> None:
         watch = TaskTimeout()
         with watch.within(5):
@@ -68,7 +68,7 @@ def test_a_cancellation_from_outside_stays_one() -> None:
     assert asyncio.run(main())
 
 
-def test_a_cancellation_at_the_same_time_as_the_timeout_wins() -> None:
+def test_a_simultaneous_cancellation_takes_precedence() -> None:
     async def main() -> bool:
         async def use() -> None:
             watch = TaskTimeout()
@@ -85,7 +85,7 @@ def test_a_cancellation_at_the_same_time_as_the_timeout_wins() -> None:
     assert asyncio.run(main())
 
 
-def test_an_error_of_what_was_waited_for_is_that_error() -> None:
+def test_an_error_of_the_awaited_call_is_raised() -> None:
     async def use() -> None:
         watch = TaskTimeout()
         with watch.within(5):

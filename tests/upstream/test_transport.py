@@ -33,7 +33,7 @@ NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtoco
 
 @each("streamed", [False, True])
 @each("kind", ERRORS)
-def test_every_error_of_a_transport_is_a_transient_failure(
+def test_every_transport_error_is_a_transient_failure(
     kind: type[httpx2.TransportError], streamed: bool
 ) -> None:
     failed, _ = playing(kind("api.example said sk-secret"), streamed=streamed)
@@ -47,7 +47,7 @@ def test_every_error_of_a_transport_is_a_transient_failure(
 
 @each("streamed", [False, True])
 @each("kind", ERRORS)
-def test_a_body_that_breaks_before_the_first_token_fails_the_attempt(
+def test_a_body_cut_before_the_first_token_fails_the_attempt(
     kind: type[httpx2.TransportError], streamed: bool
 ) -> None:
     begun = stream(ROLE, kind("x")) if streamed else answer(TEXT.whole[:50], kind("x"))
@@ -55,7 +55,7 @@ def test_a_body_that_breaks_before_the_first_token_fails_the_attempt(
 
 
 @each("kind", ERRORS)
-def test_a_stream_that_breaks_later_fails_after_what_it_said(kind: type[httpx2.TransportError]) -> None:
+def test_a_stream_cut_later_fails_after_its_events(kind: type[httpx2.TransportError]) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
     assert said(events) == "def f"
     assert failed == failure_of(kind("x"))
@@ -144,7 +144,7 @@ def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
-def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -> None:
+def test_a_possibly_processed_request_is_never_sent_again(said: bytes, method: str) -> None:
     async def use(port: int) -> None:
         async with HttpTransport() as wire:
             await ask(wire, port)
@@ -161,7 +161,7 @@ def test_a_request_that_was_read_is_never_sent_again(said: bytes, method: str) -
 
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.parametrize("idle", ["closed", "half-closed", "reset"])
-def test_a_connection_closed_while_idle_is_replaced_and_costs_no_request(idle: str, noticed: bool) -> None:
+def test_a_connection_closed_while_idle_is_replaced(idle: str, noticed: bool) -> None:
     """Whether or not the event loop has been told of the end that the kernel knows of."""
 
     async def use(port: int) -> None:
