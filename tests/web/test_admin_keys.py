@@ -174,7 +174,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 # --- who may -----------------------------------------------------------------------------------------------
 
 
-def test_every_administrative_endpoint_refuses_everybody_but_the_administrator(proxy: Proxy) -> None:
+def test_every_admin_endpoint_needs_the_master_key(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         made = await proxy.ok("POST", "/key/generate", {})
         before = await proxy.ok("GET", "/key/list")
@@ -193,7 +193,7 @@ def test_every_administrative_endpoint_refuses_everybody_but_the_administrator(p
     proxy.run(use)
 
 
-def test_without_a_master_key_administration_is_off(proxy: Proxy) -> None:
+def test_without_a_master_key_admin_endpoints_are_off(proxy: Proxy) -> None:
     proxy.master = None
 
     async def use(proxy: Proxy) -> None:
@@ -207,7 +207,7 @@ def test_without_a_master_key_administration_is_off(proxy: Proxy) -> None:
 # --- making and changing -----------------------------------------------------------------------------------
 
 
-def test_generate_shows_the_secret_and_no_other_answer_does(proxy: Proxy) -> None:
+def test_only_generate_shows_the_secret(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         body = {
             "key_alias": "web-team",
@@ -293,7 +293,7 @@ def test_a_number_beyond_json_is_not_stored(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("verb", ["update", "block", "unblock", "delete", "regenerate"])
-def test_a_key_is_named_by_exactly_one_string(proxy: Proxy, verb: str) -> None:
+def test_a_key_is_identified_by_exactly_one_string(proxy: Proxy, verb: str) -> None:
     async def use(proxy: Proxy) -> None:
         path = f"/key/{verb}"
         assert await proxy.error("POST", path, {}) == (400, "missing_required_parameter", "key_id")
@@ -306,7 +306,7 @@ def test_a_key_is_named_by_exactly_one_string(proxy: Proxy, verb: str) -> None:
     proxy.run(use)
 
 
-def test_blocking_updating_and_deleting_are_in_force_at_once(proxy: Proxy) -> None:
+def test_blocking_updating_and_deleting_take_effect_immediately(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         made = await proxy.ok("POST", "/key/generate", {"key_alias": "web"})
         name, secret = {"key_id": made["key_id"]}, made["key"]
@@ -361,7 +361,7 @@ def test_the_list_pages_through_every_key(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_a_key_sees_itself_and_nobody_else(proxy: Proxy) -> None:
+def test_a_key_sees_only_itself(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         mine = await proxy.ok("POST", "/key/generate", {"key_alias": "a"})
         other = await proxy.ok("POST", "/key/generate", {"key_alias": "b"})
@@ -382,7 +382,7 @@ def test_a_key_sees_itself_and_nobody_else(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_info_tells_limits_with_their_source(proxy: Proxy) -> None:
+def test_info_shows_limits_with_their_source(proxy: Proxy) -> None:
     proxy.snapshot = snapshot(web=Limits(tpm_limit=7, given=frozenset({"tpm_limit"})))
 
     async def use(proxy: Proxy) -> None:
@@ -396,7 +396,7 @@ def test_info_tells_limits_with_their_source(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_info_tells_what_was_spent_and_what_remains(proxy: Proxy) -> None:
+def test_info_shows_spend_and_remaining_budget(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         body = {"key_alias": "web", "max_budget": 2.5, "budget_duration": "day"}
         made = await proxy.ok("POST", "/key/generate", body)
@@ -413,7 +413,7 @@ def test_info_tells_what_was_spent_and_what_remains(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_info_tells_what_a_key_without_a_budget_spent(proxy: Proxy) -> None:
+def test_info_shows_the_spend_of_a_key_without_budget(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         made = await proxy.ok("POST", "/key/generate", {"key_alias": "web"})
         await proxy.spend(await proxy.keys.get(made["key_id"]), NANOS // 4)
@@ -423,7 +423,7 @@ def test_info_tells_what_a_key_without_a_budget_spent(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_a_key_takes_a_name() -> None:
+def test_a_key_can_be_named() -> None:
     assert key_fields.read({"key_alias": "team", "name": "Ann's laptop"}).values["name"] == "Ann's laptop"
     with pytest.raises(ProxyError, match="printable"):
         key_fields.read({"name": "a\nb"})

@@ -134,7 +134,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 # --- /spend/logs -----------------------------------------------------------------------------------------------
 
 
-def test_a_row_has_exactly_the_promised_fields_and_is_there_at_once(proxy: Proxy) -> None:
+def test_a_row_has_the_documented_fields_and_is_available_immediately(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         request_id = await proxy.spend(1_500_000_000, user="bob", usage=Usage(3, 4, 1))
         found = await proxy.ok("/spend/logs")
@@ -148,7 +148,7 @@ def test_a_row_has_exactly_the_promised_fields_and_is_there_at_once(proxy: Proxy
     proxy.run(use)
 
 
-def test_pages_hold_every_row_once_newest_first(proxy: Proxy) -> None:
+def test_pages_list_every_row_once_newest_first(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         made = [await proxy.spend(1) for _ in range(7)]
         pages = [await proxy.ok("/spend/logs", page=page, size=3) for page in (1, 2, 3, 4)]
@@ -159,7 +159,7 @@ def test_pages_hold_every_row_once_newest_first(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_what_came_before_a_request_is_found_without_counting(proxy: Proxy) -> None:
+def test_rows_before_a_request_are_paged_without_a_count(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         made = [await proxy.spend(1, project=project) for project in ("web", "ops") * 4]
         seen, found = [made[-1]], await proxy.ok("/spend/logs", before=made[-1], size=3)
@@ -237,7 +237,7 @@ def test_a_running_request_is_listed_as_held(proxy: Proxy) -> None:
         ({"projekt": "web"}, "unsupported_parameter", "projekt"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(
+def test_an_invalid_parameter_is_refused_by_name(
     proxy: Proxy, query: dict[str, Any], code: str, param: str
 ) -> None:
     async def use(proxy: Proxy) -> None:
@@ -246,7 +246,7 @@ def test_what_makes_no_sense_is_refused_by_name(
     proxy.run(use)
 
 
-def test_logs_are_for_the_administrator(proxy: Proxy) -> None:
+def test_logs_need_the_master_key(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         assert (await proxy.error("/spend/logs", proxy.secrets["web"]))[:2] == (403, "admin_required")
         assert (await proxy.error("/spend/logs", None))[:2] == (401, "invalid_api_key")
@@ -257,7 +257,7 @@ def test_logs_are_for_the_administrator(proxy: Proxy) -> None:
 # --- /spend ----------------------------------------------------------------------------------------------------
 
 
-def test_spending_is_summed_by_any_groups(proxy: Proxy) -> None:
+def test_spend_is_summed_by_any_groups(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         await proxy.spend(1_000_000_000, user="bob", usage=Usage(1, 2))
         await proxy.spend(2_000_000_000, user="eve", usage=Usage(3, 4), created_at=NOW + DAY)
@@ -280,7 +280,7 @@ def test_spending_is_summed_by_any_groups(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_nothing_spent_sums_up_to_nothing(proxy: Proxy) -> None:
+def test_without_rows_the_sums_are_zero(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         for groups in ("", "project", "day,user"):
             found = await proxy.ok("/spend", group_by=groups)
@@ -291,7 +291,7 @@ def test_nothing_spent_sums_up_to_nothing(proxy: Proxy) -> None:
     proxy.run(use)
 
 
-def test_groups_come_in_pages_and_the_sums_are_over_all_of_them(proxy: Proxy) -> None:
+def test_groups_are_paged_and_totals_cover_all_pages(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         for number in range(7):
             await proxy.spend(None if number == 3 else number * 10**9, user=f"user-{number}")
@@ -309,7 +309,7 @@ def test_groups_come_in_pages_and_the_sums_are_over_all_of_them(proxy: Proxy) ->
 @pytest.mark.parametrize(
     "end", ["9999-12-31", "9999-12-31T23:59:59", "9999-12-31T23:59:59.999", 253402300799]
 )
-def test_the_last_day_of_the_calendar_ends_nothing_too_early(proxy: Proxy, end: str | int) -> None:
+def test_a_filter_at_the_end_of_the_calendar_is_valid(proxy: Proxy, end: str | int) -> None:
     async def use(proxy: Proxy) -> None:
         await proxy.spend(1)
         await proxy.ledger.fold(NOW + 9 * DAY)
@@ -321,7 +321,7 @@ def test_the_last_day_of_the_calendar_ends_nothing_too_early(proxy: Proxy, end: 
     proxy.run(use)
 
 
-def test_a_key_sees_the_spending_of_its_own_project_only(proxy: Proxy) -> None:
+def test_a_key_sees_only_its_projects_spend(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         await proxy.spend(1_000_000_000)
         await proxy.spend(2_000_000_000, project="ops")
@@ -343,7 +343,7 @@ def test_a_key_sees_the_spending_of_its_own_project_only(proxy: Proxy) -> None:
 # --- /requests/{request_id} --------------------------------------------------------------------------------------
 
 
-def test_a_request_is_shown_to_its_project_and_to_nobody_else(proxy: Proxy) -> None:
+def test_a_request_is_visible_only_to_its_project(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         request_id = await proxy.spend(1, content='{"messages": ["hi"]}')
         path = f"/requests/{request_id}"

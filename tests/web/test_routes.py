@@ -81,7 +81,7 @@ def without_prefix(path: str) -> str:
     return path.removeprefix("/v1")
 
 
-def test_every_route_is_listed_and_every_listed_route_is_there() -> None:
+def test_the_route_list_is_complete() -> None:
     listed = {(method, prefix + path) for method, path in MATRIX for prefix in PREFIXES}
     of_get = {("HEAD", path) for method, path in listed if method == "GET"}
     assert set(ROUTES) == listed | of_get
@@ -111,7 +111,7 @@ def callers(served: Proxy) -> Mapping[str, Mapping[str, str]]:
 
 
 @each(("method", "path"), ROUTES)
-def test_each_caller_is_let_in_or_refused(
+def test_each_route_admits_or_refuses_each_caller(
     served: Proxy, callers: Mapping[str, Mapping[str, str]], method: str, path: str
 ) -> None:
     verdicts = MATRIX["GET" if method == "HEAD" else method, without_prefix(path)]
