@@ -29,7 +29,7 @@ def unready(served: Proxy) -> bool:
 
 
 @pytest.mark.parametrize("lose", [remove_the_directory, restore_a_copy])
-def test_a_database_that_is_lost_is_noticed_and_nothing_is_served_on_another(
+def test_a_lost_database_is_detected_and_no_other_is_served(
     proxy: ProxyFactory, tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
     place = tmp_path / "data"

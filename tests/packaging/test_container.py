@@ -50,7 +50,7 @@ def test_no_instruction_needs_a_shell() -> None:
     assert all(isinstance(word, str) for command in commands for word in command)
 
 
-def test_what_is_fetched_is_checked_by_hash() -> None:
+def test_downloads_are_checked_by_hash() -> None:
     installs = [one.command for one in DOCKERFILE if one.word == "RUN" and "install" in one.command]
     of_pip = [command for command in installs if "pip" in command]
     assert len(of_pip) == 2
@@ -58,7 +58,7 @@ def test_what_is_fetched_is_checked_by_hash() -> None:
     assert all("--no-build-isolation" in command for command in of_pip if "--no-deps" in command)
 
 
-def test_the_last_stage_runs_nothing_and_ends_as_a_user_without_rights() -> None:
+def test_the_last_stage_runs_nothing_and_ends_as_an_unprivileged_user() -> None:
     start = max(place for place, one in enumerate(DOCKERFILE) if one.word == "FROM")
     words = [one.word for one in DOCKERFILE[start:]]
     assert "RUN" not in words
@@ -69,7 +69,7 @@ def test_the_last_stage_runs_nothing_and_ends_as_a_user_without_rights() -> None
 @pytest.mark.parametrize(
     "path", [".env", ".git/config", "data/proxy.db", "tests/support/proxy_process.py", "config/proxy.yaml"]
 )
-def test_secrets_and_what_does_not_run_never_reach_the_builder(path: str) -> None:
+def test_secrets_and_unneeded_files_are_not_in_the_build_context(path: str) -> None:
     ignore = (ROOT / ".dockerignore").read_text()
     assert ignore.splitlines()[1] == "*", "everything is out unless named"
     assert not admitted(ignore, path)
@@ -84,7 +84,7 @@ def test_every_instruction_works(image: Image) -> None:
     assert ["--require-hashes" in line for line in skipped] == [True]
 
 
-def test_the_image_has_what_runs_and_no_installer(image: Image) -> None:
+def test_the_image_has_the_package_and_no_installer(image: Image) -> None:
     binaries = {path.name for path in (image.root / "app/.venv/bin").iterdir()}
     assert {"python", "codellama-proxy"} <= binaries
     assert not {name for name in binaries if name.startswith("pip")}
@@ -93,7 +93,7 @@ def test_the_image_has_what_runs_and_no_installer(image: Image) -> None:
     assert list(package.glob("gateway/__pycache__/pipeline.*.pyc"))
 
 
-def test_nothing_but_data_belongs_to_the_user(image: Image) -> None:
+def test_only_data_belongs_to_the_user(image: Image) -> None:
     owned = [path for path in image.root.rglob("*") if path.lstat().st_uid == int(USER)]
     assert owned == [image.root / "data"]
     assert stat.S_IMODE((image.root / "data").stat().st_mode) == 0o700
@@ -109,7 +109,7 @@ def test_the_entrypoint_takes_other_commands(image: Image, env: dict[str, str]) 
 # --- how it runs ---------------------------------------------------------------------------------------
 
 
-def test_as_process_1_on_a_read_only_root_it_serves_is_healthy_and_ends_on_sigterm(
+def test_the_container_serves_on_a_read_only_root_and_stops_on_sigterm(
     image: Image, env: dict[str, str], tmp_path: Path
 ) -> None:
     port = int(env["PROXY_PORT"])
@@ -143,7 +143,7 @@ def test_as_process_1_on_a_read_only_root_it_serves_is_healthy_and_ends_on_sigte
     assert stat.S_IMODE((image.root / "data/proxy.db").stat().st_mode) == 0o600
 
 
-def test_a_bad_configuration_ends_it_before_the_port_is_bound(
+def test_an_invalid_configuration_ends_the_container_before_the_port_is_bound(
     image: Image, env: dict[str, str], tmp_path: Path
 ) -> None:
     bad = image.root / "config/bad.yaml"
@@ -157,7 +157,7 @@ def test_a_bad_configuration_ends_it_before_the_port_is_bound(
     bad.unlink()
 
 
-def test_without_a_place_for_the_database_it_says_so_and_ends(
+def test_without_a_writable_data_directory_the_container_exits_with_a_message(
     image: Image, env: dict[str, str], tmp_path: Path
 ) -> None:
     elsewhere = {**env, "PROXY_DATABASE": str(image.root / "nowhere/proxy.db")}

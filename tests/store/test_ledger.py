@@ -88,7 +88,7 @@ def day_budget(most: int = BUDGET) -> ScopeLimits:
 # --- holding and booking -------------------------------------------------------------------------------------
 
 
-def test_fifty_at_once_that_hold_five_of_a_hundred_let_exactly_twenty_in(store: Store) -> None:
+def test_of_fifty_concurrent_holds_exactly_those_that_fit_are_admitted(store: Store) -> None:
     async def use(ledger: Ledger) -> list[object]:
         asked = [ledger.admit(ask(of_project(max_budget=BUDGET))) for _ in range(50)]
         return await asyncio.gather(*asked, return_exceptions=True)
@@ -100,7 +100,7 @@ def test_fifty_at_once_that_hold_five_of_a_hundred_let_exactly_twenty_in(store: 
     assert store.balance("project:web") == (0, 100)
 
 
-def test_a_hold_becomes_what_was_spent(desk: Desk, store: Store) -> None:
+def test_a_settlement_replaces_the_hold_by_the_cost(desk: Desk, store: Store) -> None:
     request = desk.admit(ask(of_project(max_budget=BUDGET)))
     assert store.balance("project:web") == (0, 5)
     desk.settle(request, 3)
@@ -108,14 +108,14 @@ def test_a_hold_becomes_what_was_spent(desk: Desk, store: Store) -> None:
     assert desk.reconciles()
 
 
-def test_names_that_clients_make_up_are_kept_short(desk: Desk, store: Store) -> None:
+def test_client_supplied_names_are_truncated(desk: Desk, store: Store) -> None:
     request = ask(user="u" * 10**6, model_requested="m" * 10**6)
     desk.spend(request, 7)
     row = desk.run(desk.ledger.request(request.request_id))
     assert (row["model_requested"], len(row["user"]) <= 256) == ("m" * 256, True)
 
 
-def test_settling_twice_books_once(desk: Desk, store: Store) -> None:
+def test_settling_twice_books_the_cost_once(desk: Desk, store: Store) -> None:
     request = desk.admit(ask(of_project(max_budget=BUDGET)))
     desk.settle(request, 3)
     desk.settle(request, 4, status="error")
@@ -123,7 +123,7 @@ def test_settling_twice_books_once(desk: Desk, store: Store) -> None:
     assert store.value("select status from requests") == "ok"
 
 
-def test_settling_what_was_never_admitted_does_nothing(desk: Desk, store: Store) -> None:
+def test_settling_an_unknown_request_does_nothing(desk: Desk, store: Store) -> None:
     desk.settle("req_nobody", 10)
     assert store.value("select count(*) from requests") == 0
     desk.admit(ask(of_project(max_budget=BUDGET)))
@@ -131,7 +131,7 @@ def test_settling_what_was_never_admitted_does_nothing(desk: Desk, store: Store)
     assert store.balance("project:web") == (0, 5)
 
 
-def test_a_settlement_finds_the_admission_nobody_waited_for(store: Store) -> None:
+def test_a_settlement_finds_an_unawaited_admission(store: Store) -> None:
     async def use(ledger: Ledger) -> None:
         request = ask(of_project(max_budget=BUDGET))
         waiting = asyncio.create_task(ledger.admit(request))
@@ -145,7 +145,7 @@ def test_a_settlement_finds_the_admission_nobody_waited_for(store: Store) -> Non
     assert store.value("select status from requests") == "cancelled"
 
 
-def test_a_request_is_booked_in_each_of_its_scopes(desk: Desk, store: Store) -> None:
+def test_a_request_is_booked_in_every_scope(desk: Desk, store: Store) -> None:
     scopes = (
         of_global(max_budget=1000),
         of_project(max_budget=500),
@@ -156,7 +156,7 @@ def test_a_request_is_booked_in_each_of_its_scopes(desk: Desk, store: Store) -> 
     assert [store.balance(scope.id) for scope in scopes] == [(7, 0)] * 4
 
 
-def test_the_row_tells_how_it_ended(desk: Desk, store: Store) -> None:
+def test_the_row_records_the_outcome(desk: Desk, store: Store) -> None:
     request = desk.admit(ask(user="bob", stream=True))
     failed = Attempt("codellama#1", Failure("transient", 503, reason="http_503"), 12.34)
     desk.settle(
@@ -201,7 +201,7 @@ def test_the_row_tells_how_it_ended(desk: Desk, store: Store) -> None:
     assert "content" not in row
 
 
-def test_content_is_kept_when_it_is_given(desk: Desk) -> None:
+def test_content_is_stored_if_given(desk: Desk) -> None:
     request = desk.admit(ask())
     desk.settle(request, content='{"messages": []}')
     row = desk.run(desk.ledger.request(request.request_id))
@@ -211,7 +211,7 @@ def test_content_is_kept_when_it_is_given(desk: Desk) -> None:
 # --- all or nothing ------------------------------------------------------------------------------------------
 
 
-def test_a_refused_request_takes_nothing_of_any_scope(desk: Desk, store: Store) -> None:
+def test_a_refused_request_consumes_nothing_in_any_scope(desk: Desk, store: Store) -> None:
     full, empty = of_global(rpm_limit=60, tpm_limit=60, max_budget=1000), of_key(max_budget=2)
     desk.admit(ask(full))
     before = store.level("global:"), store.level("global:", "tpm"), store.balance("global:")
@@ -221,7 +221,7 @@ def test_a_refused_request_takes_nothing_of_any_scope(desk: Desk, store: Store) 
     assert store.value("select count(*) from requests") == 2
 
 
-def test_too_many_at_once_costs_no_rate(desk: Desk, store: Store) -> None:
+def test_a_refusal_for_parallelism_consumes_no_rate(desk: Desk, store: Store) -> None:
     scope = of_key(rpm_limit=10, max_parallel_requests=1)
     running = desk.admit(ask(scope))
     for _ in range(5):
@@ -232,7 +232,7 @@ def test_too_many_at_once_costs_no_rate(desk: Desk, store: Store) -> None:
     desk.admit(ask(scope))
 
 
-def test_too_fast_costs_no_budget(desk: Desk, store: Store) -> None:
+def test_a_refusal_for_rate_holds_no_budget(desk: Desk, store: Store) -> None:
     scope = of_key(rpm_limit=1, max_budget=BUDGET)
     desk.admit(ask(scope))
     error = desk.refused(ask(scope))
@@ -241,7 +241,7 @@ def test_too_fast_costs_no_budget(desk: Desk, store: Store) -> None:
     assert store.balance("key:key_a") == (0, 5)
 
 
-def test_tokens_a_minute_are_corrected_by_what_was_used(desk: Desk, store: Store) -> None:
+def test_tokens_per_minute_are_corrected_by_actual_usage(desk: Desk, store: Store) -> None:
     scope = of_key(tpm_limit=100)
     request = desk.admit(ask(scope, prompt_estimate=10))
     assert store.level("key:key_a", "tpm") == 90
@@ -252,19 +252,19 @@ def test_tokens_a_minute_are_corrected_by_what_was_used(desk: Desk, store: Store
     desk.admit(ask(scope, prompt_estimate=10, created_at=NOW + 78.01))
 
 
-def test_an_answer_from_the_cache_keeps_the_estimate_it_was_charged(desk: Desk, store: Store) -> None:
+def test_a_cached_answer_keeps_its_token_estimate(desk: Desk, store: Store) -> None:
     scope = of_key(tpm_limit=100)
     desk.settle(desk.admit(ask(scope, prompt_estimate=10)), usage=Usage(10, 500), basis="cached")
     assert store.level("key:key_a", "tpm") == 90
 
 
-def test_users_of_one_project_have_limits_of_their_own(desk: Desk) -> None:
+def test_users_of_a_project_have_separate_limits(desk: Desk) -> None:
     desk.admit(ask(of_user("bob", rpm_limit=1), user="bob"))
     desk.refused(ask(of_user("bob", rpm_limit=1), user="bob"))
     desk.admit(ask(of_user("eve", rpm_limit=1), user="eve"))
 
 
-def test_parallel_requests_of_a_user_are_counted_by_user(desk: Desk) -> None:
+def test_parallel_requests_are_counted_per_user(desk: Desk) -> None:
     long = "x" * 1000
     for user in ("bob", long):
         desk.admit(ask(of_user(user, max_parallel_requests=1), user=user))
@@ -277,7 +277,7 @@ def test_scopes_without_limits_have_no_rows(desk: Desk, store: Store) -> None:
     assert store.value("select count(*) from scopes") == 0
 
 
-def test_a_shadow_counts_and_never_refuses(desk: Desk) -> None:
+def test_a_shadow_limit_counts_and_never_refuses(desk: Desk) -> None:
     scope = of_key(rpm_limit=1, max_budget=7, shadow=True)
     desk.spend(ask(scope), 6)
     admission = desk.run(desk.ledger.admit(ask(scope)))
@@ -288,7 +288,7 @@ def test_a_shadow_counts_and_never_refuses(desk: Desk) -> None:
 # --- windows -------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_that_is_used_up_opens_again_with_the_next_window(desk: Desk, store: Store) -> None:
+def test_an_exhausted_budget_is_available_again_in_the_next_window(desk: Desk, store: Store) -> None:
     desk.spend(ask(day_budget()), 97)
     assert "resets at 2026-11-23T00:00:00Z" in desk.refused(ask(day_budget())).message
     desk.refused(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
@@ -297,14 +297,14 @@ def test_a_budget_that_is_used_up_opens_again_with_the_next_window(desk: Desk, s
     assert desk.reconciles()
 
 
-def test_a_month_ends_at_its_last_midnight(desk: Desk) -> None:
+def test_a_monthly_window_ends_at_midnight_utc(desk: Desk) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="month")
     desk.spend(ask(scope, created_at=at("2026-12-31T23:59:00")), 97)
     desk.refused(ask(scope, created_at=at("2026-12-31T23:59:59")))
     desk.admit(ask(scope, created_at=at("2027-01-01T00:00:01")))
 
 
-def test_a_request_that_ends_after_its_window_costs_the_next_one_nothing(desk: Desk, store: Store) -> None:
+def test_a_request_is_booked_in_the_window_it_was_admitted_in(desk: Desk, store: Store) -> None:
     over_midnight = desk.admit(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
     desk.spend(ask(day_budget(), created_at=at("2026-11-23T00:00:01")), 1)
     desk.settle(over_midnight, 4)
@@ -312,7 +312,7 @@ def test_a_request_that_ends_after_its_window_costs_the_next_one_nothing(desk: D
     assert desk.reconciles()
 
 
-def test_a_rolling_window_begins_with_the_first_use(desk: Desk) -> None:
+def test_a_rolling_window_starts_at_the_first_use(desk: Desk) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="5h")
     desk.spend(ask(scope), 97)
     assert "resets at 2026-11-22T20:30:00Z" in desk.refused(ask(scope)).message
@@ -320,7 +320,7 @@ def test_a_rolling_window_begins_with_the_first_use(desk: Desk) -> None:
     desk.admit(ask(scope, created_at=NOW + 5 * 3600))
 
 
-def test_a_clock_that_goes_back_reopens_nothing(desk: Desk, store: Store) -> None:
+def test_a_clock_set_back_reopens_no_window(desk: Desk, store: Store) -> None:
     desk.spend(ask(day_budget()), 97)
     for back in (60, 7200, DAY):
         desk.refused(ask(day_budget(), created_at=NOW - back))
@@ -329,7 +329,7 @@ def test_a_clock_that_goes_back_reopens_nothing(desk: Desk, store: Store) -> Non
     assert desk.reconciles()
 
 
-def test_a_clock_that_jumps_a_day_ahead_and_back_gives_one_more_budget_and_no_more(desk: Desk) -> None:
+def test_a_clock_set_a_day_ahead_and_back_gives_at_most_one_more_budget(desk: Desk) -> None:
     desk.spend(ask(day_budget()), 97)
     desk.spend(ask(day_budget(), created_at=NOW + DAY), 97)
     desk.refused(ask(day_budget()))
@@ -338,7 +338,7 @@ def test_a_clock_that_jumps_a_day_ahead_and_back_gives_one_more_budget_and_no_mo
     assert desk.reconciles()
 
 
-def test_a_clock_that_was_a_year_ahead_locks_a_scope_no_longer_than_a_window(desk: Desk) -> None:
+def test_a_clock_set_back_by_a_year_locks_a_scope_for_at_most_a_window(desk: Desk) -> None:
     desk.spend(ask(day_budget(), created_at=NOW + 365 * DAY), 97)
     desk.refused(ask(day_budget()))
     desk.admit(ask(day_budget(), created_at=NOW + DAY))
@@ -356,7 +356,7 @@ def test_requests_slightly_out_of_order_at_midnight_share_one_window(desk: Desk,
 # --- limits that change ---------------------------------------------------------------------------------------
 
 
-def test_a_changed_limit_keeps_what_was_spent(desk: Desk, store: Store) -> None:
+def test_a_changed_limit_keeps_the_spend(desk: Desk, store: Store) -> None:
     desk.spend(ask(of_project(max_budget=BUDGET)), 60)
     desk.refused(ask(of_project(max_budget=62), max_tokens=5))
     desk.admit(ask(of_project(max_budget=65)))
@@ -364,7 +364,7 @@ def test_a_changed_limit_keeps_what_was_spent(desk: Desk, store: Store) -> None:
 
 
 @pytest.mark.parametrize("duration", ["hour", "day", "week", "month", "7d", "1h", None])
-def test_a_changed_duration_keeps_what_was_spent_within_it(
+def test_a_changed_duration_keeps_the_spend_of_its_window(
     desk: Desk, store: Store, duration: str | None
 ) -> None:
     desk.spend(ask(day_budget()), 60)
@@ -377,7 +377,7 @@ def test_a_changed_duration_keeps_what_was_spent_within_it(
     assert desk.reconciles()
 
 
-def test_a_longer_window_takes_back_in_what_a_shorter_one_had_forgotten(desk: Desk, store: Store) -> None:
+def test_a_longer_window_includes_earlier_spend(desk: Desk, store: Store) -> None:
     desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
     desk.spend(ask(day_budget()), 40)
     desk.admit(ask(of_project(max_budget=BUDGET, budget_duration="month")))
@@ -385,7 +385,7 @@ def test_a_longer_window_takes_back_in_what_a_shorter_one_had_forgotten(desk: De
 
 
 @pytest.mark.parametrize("kind", ["global", "project", "key", "user"])
-def test_a_new_budget_knows_what_was_spent_before_it(desk: Desk, store: Store, kind: str) -> None:
+def test_a_new_budget_includes_earlier_spend(desk: Desk, store: Store, kind: str) -> None:
     budget = {
         "global": of_global(max_budget=BUDGET, budget_duration="day"),
         "project": of_project(max_budget=BUDGET, budget_duration="day"),
@@ -405,7 +405,7 @@ def test_a_new_budget_knows_what_was_spent_before_it(desk: Desk, store: Store, k
     assert desk.reconciles()
 
 
-def test_a_budget_that_was_away_comes_back_knowing_everything(desk: Desk, store: Store) -> None:
+def test_a_restored_budget_includes_all_spend(desk: Desk, store: Store) -> None:
     desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
     desk.spend(ask(), 20)
     desk.spend(ask(of_key(max_budget=1000)), 20)
@@ -415,7 +415,7 @@ def test_a_budget_that_was_away_comes_back_knowing_everything(desk: Desk, store:
     assert desk.reconciles()
 
 
-def test_a_hold_for_another_scope_is_not_lost_when_a_budget_comes_back(desk: Desk, store: Store) -> None:
+def test_a_restored_budget_keeps_holds_of_other_scopes(desk: Desk, store: Store) -> None:
     desk.spend(ask(day_budget()), 10)
     running = desk.admit(ask(of_key(max_budget=1000)))
     assert store.balance("project:web") == (10, 5)
@@ -423,7 +423,7 @@ def test_a_hold_for_another_scope_is_not_lost_when_a_budget_comes_back(desk: Des
     assert store.balance("project:web") == (15, 0)
 
 
-def test_a_rate_alone_sums_nothing_up(desk: Desk, store: Store) -> None:
+def test_a_rate_limit_alone_reads_no_ledger_sums(desk: Desk, store: Store) -> None:
     desk.spend(ask(of_project(rpm_limit=60)), 10)
     assert store.value("select first_seq from scopes") is None
     desk.admit(ask(of_project(rpm_limit=60, max_budget=BUDGET)))
@@ -433,7 +433,7 @@ def test_a_rate_alone_sums_nothing_up(desk: Desk, store: Store) -> None:
 # --- crashes --------------------------------------------------------------------------------------------------
 
 
-def test_what_a_crash_left_held_is_settled_at_the_most_it_may_have_cost(store: Store) -> None:
+def test_holds_left_by_a_crash_are_settled_at_their_maximum_cost(store: Store) -> None:
     dear = Price(3_000_000, 0)
 
     async def crash(ledger: Ledger) -> None:
@@ -456,7 +456,7 @@ def test_what_a_crash_left_held_is_settled_at_the_most_it_may_have_cost(store: S
     ]
 
 
-def test_a_crash_row_names_its_model_and_its_attempts(store: Store) -> None:
+def test_a_row_settled_after_a_crash_names_model_and_attempts(store: Store) -> None:
     budget = of_project(max_budget=BUDGET)
     first, second = deployment("first"), deployment("second")
     failure = Failure("transient", 502, reason="http_502")
@@ -501,7 +501,7 @@ def extension(request: AdmissionRequest, nanos: int, *scopes: ScopeLimits) -> Ex
     return Extension(request.request_id, scopes, nanos, deployment("second"), ())
 
 
-def test_a_further_attempt_holds_more_in_every_scope_or_in_none(desk: Desk, store: Store) -> None:
+def test_a_further_attempt_extends_the_hold_in_all_scopes_or_none(desk: Desk, store: Store) -> None:
     wide, narrow = of_global(max_budget=1000), of_key(max_budget=20)
     request = desk.admit(ask(wide, narrow))
     assert desk.run(desk.ledger.extend(extension(request, 10, wide, narrow))) == 10
@@ -515,7 +515,7 @@ def test_a_further_attempt_holds_more_in_every_scope_or_in_none(desk: Desk, stor
     assert desk.reconciles()
 
 
-def test_a_shadow_budget_refuses_no_further_attempt(desk: Desk, store: Store) -> None:
+def test_a_shadow_budget_does_not_refuse_a_further_attempt(desk: Desk, store: Store) -> None:
     shadow = of_key(max_budget=8, shadow=True)
     request = desk.admit(ask(shadow))
     assert desk.run(desk.ledger.extend(extension(request, 10, shadow))) == 3
@@ -525,7 +525,7 @@ def test_a_shadow_budget_refuses_no_further_attempt(desk: Desk, store: Store) ->
     assert desk.reconciles()
 
 
-def test_a_further_attempt_of_what_is_not_held_holds_nothing(desk: Desk, store: Store) -> None:
+def test_a_further_attempt_without_a_hold_holds_nothing(desk: Desk, store: Store) -> None:
     budget = of_key(max_budget=1000)
     request = desk.admit(ask(budget))
     desk.settle(request, 3)
@@ -534,9 +534,7 @@ def test_a_further_attempt_of_what_is_not_held_holds_nothing(desk: Desk, store: 
     assert desk.reconciles()
 
 
-def test_a_further_attempt_across_the_edge_of_a_window_belongs_to_the_old_one(
-    desk: Desk, store: Store
-) -> None:
+def test_a_further_attempt_belongs_to_the_window_of_its_request(desk: Desk, store: Store) -> None:
     hour = of_key(max_budget=20, budget_duration="hour")
     request = desk.admit(ask(hour))
     store.now = NOW + 3600
@@ -562,7 +560,7 @@ def _serve_until_killed(path: Path, admitted: "multiprocessing.connection.Connec
     store.run(use)
 
 
-def test_after_kill_9_every_acknowledged_row_is_there_and_nothing_stays_held(store: Store) -> None:
+def test_after_sigkill_every_acknowledged_row_exists_and_no_hold_remains(store: Store) -> None:
     context = multiprocessing.get_context("spawn")
     acknowledged: dict[str, str] = {}
     for kill_after in (3, 10, 25):
@@ -592,9 +590,7 @@ def test_after_kill_9_every_acknowledged_row_is_there_and_nothing_stays_held(sto
         assert "held" not in rows.values()
 
 
-def test_a_closed_ledger_takes_no_settlement_and_says_so(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_closed_ledger_refuses_settlements(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     async def use(ledger: Ledger) -> Ledger:
         return ledger
 
@@ -605,7 +601,7 @@ def test_a_closed_ledger_takes_no_settlement_and_says_so(
 # --- when nothing can be written ---------------------------------------------------------------------------------
 
 
-def test_a_full_disk_refuses_and_loses_nothing_and_needs_no_restart(store: Store) -> None:
+def test_a_full_disk_refuses_requests_without_loss_until_space_is_free(store: Store) -> None:
     async def use(ledger: Ledger) -> None:
         running = ask(of_project(max_budget=BUDGET))
         await ledger.admit(running)
@@ -635,7 +631,7 @@ def test_a_full_disk_refuses_and_loses_nothing_and_needs_no_restart(store: Store
     assert store.balance("project:web") == (4, 0)
 
 
-def test_a_locked_database_refuses_in_time_and_then_goes_on(store: Store) -> None:
+def test_a_locked_database_refuses_in_time_and_recovers(store: Store) -> None:
     async def use(ledger: Ledger) -> None:
         running = ask(of_project(max_budget=BUDGET))
         await ledger.admit(running)
@@ -660,7 +656,7 @@ def test_a_locked_database_refuses_in_time_and_then_goes_on(store: Store) -> Non
     assert store.balance("project:web") == (4, 5)
 
 
-def test_a_failing_admission_leaves_others_of_its_batch_alone(store: Store) -> None:
+def test_a_failing_admission_does_not_affect_its_batch(store: Store) -> None:
     async def use(ledger: Ledger) -> list[object]:
         twin = ask(of_project(max_budget=BUDGET))
         asked = [ledger.admit(one) for one in (twin, twin, ask(of_project(max_budget=BUDGET)))]
@@ -671,7 +667,7 @@ def test_a_failing_admission_leaves_others_of_its_batch_alone(store: Store) -> N
     assert store.balance("project:web") == (0, 10)
 
 
-def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Store) -> None:
+def test_a_failing_write_does_not_count_admissions_twice(store: Store) -> None:
     def fail_after_writing(db: sqlite3.Connection) -> None:
         db.execute("update scopes set spent_nanos = 50")
         raise ValueError("half done")
@@ -694,7 +690,7 @@ def test_a_failing_write_between_admissions_counts_none_of_them_twice(store: Sto
     assert store.level("project:web") == 57
 
 
-def test_a_folding_that_fails_takes_back_nothing_that_was_booked_beside_it(store: Store) -> None:
+def test_a_failed_folding_does_not_roll_back_other_bookings(store: Store) -> None:
     async def use(ledger: Ledger) -> list[object]:
         scope = of_project(max_budget=BUDGET)
         old, running = ask(scope, created_at=NOW - 2 * DAY), ask(scope)
@@ -719,7 +715,7 @@ def test_a_folding_that_fails_takes_back_nothing_that_was_booked_beside_it(store
 
 
 @pytest.mark.parametrize("most", [0, 1, 1000])
-def test_balances_are_the_same_however_few_of_them_stay_in_memory(store: Store, most: int) -> None:
+def test_balances_do_not_depend_on_the_size_of_the_memory_cache(store: Store, most: int) -> None:
     books = LedgerEntries(ScopeBalances(most))
     with store.elsewhere() as db:
         for key in ("key_a", "key_b", "key_a", "key_b"):
@@ -739,7 +735,7 @@ def test_balances_are_the_same_however_few_of_them_stay_in_memory(store: Store, 
     ]
 
 
-def test_folding_changes_no_sum(desk: Desk, store: Store) -> None:
+def test_folding_preserves_every_sum(desk: Desk, store: Store) -> None:
     budget = of_project(max_budget=10**6, budget_duration="month")
     for day in range(5):
         for user in ("bob", "eve", None):
@@ -765,7 +761,7 @@ async def _sums(ledger: Ledger) -> list[object]:
     return [await ledger.spend(groups, f) for groups in ((), GROUPS, ("user",), ("day",)) for f in filters]
 
 
-def test_a_budget_added_after_folding_still_knows_what_was_spent(desk: Desk, store: Store) -> None:
+def test_a_budget_added_after_folding_includes_earlier_spend(desk: Desk, store: Store) -> None:
     for day in range(4):
         desk.spend(ask(user="bob", created_at=NOW - (4 - day) * DAY), 10)
     desk.admit(ask())
@@ -776,7 +772,7 @@ def test_a_budget_added_after_folding_still_knows_what_was_spent(desk: Desk, sto
     assert desk.reconciles()
 
 
-def test_folding_keeps_today_what_runs_and_the_newest_row(desk: Desk, store: Store) -> None:
+def test_folding_keeps_todays_running_and_newest_rows(desk: Desk, store: Store) -> None:
     store.now = NOW
     desk.spend(ask(created_at=NOW - 2 * DAY), 1)
     desk.admit(ask(created_at=NOW - 2 * DAY))
@@ -787,7 +783,7 @@ def test_folding_keeps_today_what_runs_and_the_newest_row(desk: Desk, store: Sto
     assert desk.fold(NOW + DAY) == 0
 
 
-def test_sequences_never_come_again_after_folding(desk: Desk, store: Store) -> None:
+def test_sequence_numbers_are_not_reused_after_folding(desk: Desk, store: Store) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="day")
     desk.spend(ask(scope, created_at=NOW - 3 * DAY), 1)
     desk.spend(ask(scope, created_at=NOW - 2 * DAY), 2)
@@ -798,14 +794,14 @@ def test_sequences_never_come_again_after_folding(desk: Desk, store: Store) -> N
     assert store.balance("project:web") == (3, 0)
 
 
-def test_content_goes_with_its_row(desk: Desk, store: Store) -> None:
+def test_content_is_deleted_with_its_row(desk: Desk, store: Store) -> None:
     for _ in range(2):
         desk.settle(desk.admit(ask(created_at=NOW - 2 * DAY)), content="{}")
     assert desk.fold(NOW) == 1
     assert store.value("select count(*) from request_contents") == 1
 
 
-def test_a_balance_that_is_wrong_is_found(desk: Desk, store: Store) -> None:
+def test_a_wrong_balance_is_found(desk: Desk, store: Store) -> None:
     desk.spend(ask(of_project(max_budget=BUDGET)), 5)
     with store.elsewhere() as db:
         db.execute("update scopes set spent_nanos = 4")
@@ -818,7 +814,7 @@ def test_a_balance_that_is_wrong_is_found(desk: Desk, store: Store) -> None:
 
 
 @pytest.mark.parametrize("query", ["running", "orphans"])
-def test_what_is_held_is_found_without_reading_what_is_settled(query: str, store: Store) -> None:
+def test_held_rows_are_found_by_index(query: str, store: Store) -> None:
     statement = SQL[query].replace("{scope}", "key_id = 'key_a'")
     with store.elsewhere() as db:
         plan = [row[3] for row in db.execute(f"explain query plan {statement}")]
