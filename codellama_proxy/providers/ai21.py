@@ -15,7 +15,7 @@ from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.identity import bearer_headers
-from codellama_proxy.providers.common.json_reading import load_object, piece_of
+from codellama_proxy.providers.common.json_reading import is_done, load_object, piece_of
 from codellama_proxy.providers.common.parameters import (
     Policy,
     Rule,
@@ -64,7 +64,7 @@ def parse_stream(
 
 def _understood(frame: Frame, deployment: Deployment) -> Frame:
     """The frame as OpenAI would have sent it."""
-    if frame.data.strip() == DONE:
+    if is_done(frame):
         return Frame(DONE)
     found = piece_of(frame)
     return Frame(b"") if found is None else Frame(_named(found, deployment))

@@ -10,8 +10,11 @@ from starlette.requests import Request
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.limits.windows import DAY, LAST_MOMENT
+from codellama_proxy.store.reports import MAX_ROWS
 
 MAX_PAGES = 10**9
+PAGE_SIZE = 50
+"""Rows of a page whose size is not given."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,20}(\.\d{1,20})?", re.ASCII)
@@ -50,6 +53,14 @@ class Query:
         if not (given.isascii() and given.isdecimal() and len(given) < 11 and 1 <= int(given) <= most):
             raise invalid(name, f"must be a number from 1 to {most}")
         return int(given)
+
+    def page(self) -> int:
+        """The number of the page, from 1."""
+        return self.number("page", 1, MAX_PAGES)
+
+    def size(self, default: int = PAGE_SIZE) -> int:
+        """Rows of a page, at most `MAX_ROWS`."""
+        return self.number("size", default, MAX_ROWS)
 
     def moment(self, name: str, *, end: bool = False) -> float | None:
         """Unix seconds, of an ISO date or time, UTC unless it says otherwise; an `end` that is a day includes it."""

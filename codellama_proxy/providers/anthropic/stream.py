@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import CHAT_CHUNK, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -75,8 +75,6 @@ def parse_stream(
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
-    if frame.data.strip() == DONE:
-        return state, ()
     found = piece_of(frame)
     if found is None:
         return state, ()

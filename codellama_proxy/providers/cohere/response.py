@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama_proxy.core.snapshot import Deployment, Json
-from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
@@ -139,8 +139,6 @@ def parse_stream(
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
-    if frame.data.strip() == DONE:
-        return state, ()
     found = piece_of(frame)
     if found is None:
         return state, ()

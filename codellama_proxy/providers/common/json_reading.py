@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from codellama_proxy.core.snapshot import Json
-from codellama_proxy.core.sse import Frame
+from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Failure
 from codellama_proxy.failures import classify
 from codellama_proxy.failures.classify import AttemptError
@@ -68,11 +68,13 @@ def model_of(found: Mapping[str, Any]) -> str | None:
 
 
 def piece_of(frame: Frame) -> dict[str, Any] | None:
-    """The object in a frame of a stream; `None` for a frame without data and for keep-alives.
+    """The object in a frame of a stream; `None` for a frame without data, for keep-alives and for `[DONE]`.
 
     Raises `UnreadableError` for data that are no object, `AttemptError` for an error event.
     """
     data = frame.data
+    if is_done(frame):
+        return None
     if frame.event.lower() in ERROR_EVENTS:
         raise AttemptError(failure_in_band(data, {}))
     if not data or data.isspace() or frame.event.lower() in KEEPALIVE_EVENTS:
@@ -85,6 +87,11 @@ def piece_of(frame: Frame) -> dict[str, Any] | None:
     if is_error(found):
         raise AttemptError(failure_in_band(data, found))
     return found
+
+
+def is_done(frame: Frame) -> bool:
+    """Whether it is `[DONE]`, which ends a stream."""
+    return frame.data.strip() == DONE
 
 
 def wrong(reason: str) -> NoReturn:

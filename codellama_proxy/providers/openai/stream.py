@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, Frame
+from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
 from codellama_proxy.providers.common.answers import usage_json
-from codellama_proxy.providers.common.json_reading import model_of, piece_of, wrong
+from codellama_proxy.providers.common.json_reading import is_done, model_of, piece_of, wrong
 from codellama_proxy.providers.common.tool_calls import Calls
 from codellama_proxy.providers.openai.response import (
     MAX_CHOICES,
@@ -95,7 +95,7 @@ def parse_frame(
     state: StreamState, frame: Frame, chat: InferenceRequest, kind: str, parse_chunk: ChunkParser
 ) -> tuple[StreamState, Sequence[Event]]:
     """`parse_stream` for chunks whose `object` is `kind`; `parse_chunk` gets those that have choices."""
-    if frame.data.strip() == DONE:
+    if is_done(frame):
         return state._replace(done=True), _closing(state, kind)
     chunk = piece_of(frame)
     if chunk is None:

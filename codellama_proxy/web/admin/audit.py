@@ -6,13 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.store.audit import ACTIONS, AuditFilters
-from codellama_proxy.store.reports import MAX_ROWS
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.query_params import MAX_PAGES, Query
+from codellama_proxy.web.query_params import Query
 from codellama_proxy.web.state import runtime_of
-
-PAGE_SIZE = 50
 
 _PARAMETERS = ("project", "key_id", "action", "actor", "start", "end", "page", "size")
 
@@ -29,6 +26,6 @@ async def audit(request: Request) -> Response:
         start=query.moment("start"),
         end=query.moment("end", end=True),
     )
-    page, size = query.number("page", 1, MAX_PAGES), query.number("size", PAGE_SIZE, MAX_ROWS)
+    page, size = query.page(), query.size()
     found, total = await runtime_of(request).store.audit.changes(filters, page, size)
     return respond({"data": found, "page": page, "size": size, "total": total})

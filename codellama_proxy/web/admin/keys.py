@@ -17,11 +17,8 @@ from codellama_proxy.store.key_fields import shown
 from codellama_proxy.web.admin.key_info import limits_shown, own_standing, scopes_shown
 from codellama_proxy.web.auth import caller, credential, require_admin
 from codellama_proxy.web.http import json_object, respond
-from codellama_proxy.web.query_params import MAX_PAGES, Query
+from codellama_proxy.web.query_params import Query
 from codellama_proxy.web.state import runtime_of, snapshot_of
-
-PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
-
 
 # --- handlers ----------------------------------------------------------------------------------------------
 
@@ -53,7 +50,7 @@ async def list_keys(request: Request) -> Response:
     """All keys, or those of one project, the newest first."""
     await require_admin(request)
     query = Query(request, ("page", "size", "project"))
-    page, size = query.number("page", 1, MAX_PAGES), query.number("size", PAGE_SIZE, MAX_PAGE_SIZE)
+    page, size = query.page(), query.size()
     keys, total = await runtime_of(request).keys.page(page, size, query.text("project"))
     return respond({"data": [shown(key) for key in keys], "page": page, "size": size, "total": total})
 

@@ -12,10 +12,8 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.reports import GROUPS, MAX_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.query_params import MAX_PAGES, Query, invalid
+from codellama_proxy.web.query_params import Query, invalid
 from codellama_proxy.web.state import runtime_of
-
-PAGE_SIZE = 50
 
 _FILTERS = ("project", "key_id", "model", "user", "status", "request_id", "start", "end")
 
@@ -27,7 +25,7 @@ async def spend(request: Request) -> Response:
     """A page of grouped sums; without admin rights, of the caller's project only."""
     query = Query(request, (*_FILTERS, "group_by", "page", "size"))
     group_by, filters = _groups(query), _filters(query)
-    page, size = query.number("page", 1, MAX_PAGES), query.number("size", MAX_ROWS, MAX_ROWS)
+    page, size = query.page(), query.size(MAX_ROWS)
     who = await caller(request)
     if not who.admin:
         if who.key is None:
@@ -42,11 +40,11 @@ async def logs(request: Request) -> Response:
     """A page of requests, the newest first; with `before`, those before a request, without a total."""
     await require_admin(request)
     query = Query(request, (*_FILTERS, "page", "size", "before"))
-    filters, size = _filters(query), query.number("size", PAGE_SIZE, MAX_ROWS)
+    filters, size = _filters(query), query.size()
     before = query.text("before")
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})
-    page = query.number("page", 1, MAX_PAGES)
+    page = query.page()
     rows, total = await runtime_of(request).store.reports.logs(filters, page, size)
     return respond({"data": rows, "page": page, "size": size, "total": total})
 
