@@ -1,4 +1,4 @@
-"""The upstream itself keeps its word: what a script says is what happens on the wire and in the journal."""
+"""The scripted upstream does what a script says, on the wire and in its journal."""
 
 from __future__ import annotations
 
