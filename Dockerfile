@@ -1,5 +1,5 @@
-# Stage one fetches and compiles; stage two only gets what runs: an environment without pip, no source tree.
-# Everything that comes from outside is checked by hash; pin the base as well: --build-arg PYTHON=python@sha256:...
+# The first stage downloads and builds; the second contains only the environment, without pip and source tree.
+# All downloads are checked by hash; pin the base image as well: --build-arg PYTHON=python@sha256:...
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
@@ -15,7 +15,7 @@ COPY codellama_proxy /src/codellama_proxy
 COPY migrations /src/migrations
 RUN ["/app/.venv/bin/python", "-m", "pip", "install", "--no-deps", "--no-build-isolation", "."]
 RUN ["/app/.venv/bin/python", "-m", "pip", "uninstall", "--yes", "hatchling", "editables", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "setuptools", "pip"]
-# The root is read-only later, so the bytecode has to be there.
+# The root file system is read-only at run time, so the bytecode is compiled here.
 RUN ["/app/.venv/bin/python", "-m", "compileall", "-q", "-j", "0", "/app/.venv/lib"]
 COPY scripts/keys.py scripts/healthy.py /app/scripts/
 COPY proxy.yaml proxy.schema.json /config/
@@ -33,13 +33,13 @@ ENV PATH=/app/.venv/bin:/app/scripts:/usr/local/bin:/usr/bin:/bin \
     PROXY_HOST=0.0.0.0 \
     PROXY_PORT=4000 \
     PROXY_LOG_FORMAT=json
-# No VOLUME: a database in a volume nobody named is lost with the container. Mount one at /data.
+# No VOLUME: a database in an anonymous volume is easily lost. Mount a named volume at /data.
 WORKDIR /app
 USER 10001:10001
 EXPOSE 4000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "/app/scripts/healthy.py"]
-# `serve` reads and checks everything before it binds, and takes SIGTERM as process 1: answers may run on for
-# server.drain (25 s), so stop with `docker stop --time 40`.
+# `serve` validates the configuration before it binds the port, and handles SIGTERM as process 1. Open responses
+# continue for server.drain (25 s), so stop with `docker stop --time 40`.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["codellama-proxy"]
 CMD ["serve"]
