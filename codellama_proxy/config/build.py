@@ -15,7 +15,7 @@ from codellama_proxy.config.yaml.document import Document
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
 
-BUILT_IN_MOCK = model_schema.Entry(name="mock", provider="mock", fallback=False)
+BUILT_IN_MOCK = "mock"
 
 
 def freeze(value: Any) -> Any:
@@ -114,8 +114,9 @@ def as_if_complete(
 
 def built_in_mock(others: Iterable[t.Deployment], file: schema.File) -> t.Deployment:
     """A deployment that answers when no other can."""
-    number = 1 + sum(one.name == BUILT_IN_MOCK.name for one in others)
-    return deployment(BUILT_IN_MOCK, number, file.timeouts, None)
+    entry = model_schema.Entry(name=BUILT_IN_MOCK, provider="mock", fallback=False)
+    number = 1 + sum(one.name == BUILT_IN_MOCK for one in others)
+    return deployment(entry, number, file.timeouts, None)
 
 
 def _price(price: model_schema.Price | None) -> t.Price | None:

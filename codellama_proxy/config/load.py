@@ -20,6 +20,7 @@ from codellama_proxy.config.yaml.document import Document, Path, parse
 from codellama_proxy.config.yaml.substitution import lookup_in
 from codellama_proxy.core.masking import Mask
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.providers.registry import load_adapters
 
 MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; its responses are made up'
 
@@ -105,6 +106,7 @@ def _build(
     if all(one.disabled is not None for one in deployments):
         deployments.append(build.built_in_mock(deployments, file))
         added = _problems(document, [Finding(("models",), MOCK_ADDED, "warning", with_path=False)])
+    load_adapters(one for one in deployments if one.disabled is None)
     fingerprint = fingerprint_of(text, document.inputs)
     snapshot = replace(
         build.snapshot(file, deployments, digest=keyed(fingerprint)),

@@ -149,7 +149,7 @@ class Entry(Section):
         description="Tried after this one; [] for none; default: all below it with fallback: true.",
     )
     timeouts: OwnTimeouts = Field(
-        default=OwnTimeouts(), description="Its own timeouts, over the general ones."
+        default_factory=OwnTimeouts, description="Its own timeouts, over the general ones."
     )
     proxy: Proxy = Field(
         default=None, description="The HTTP proxy on the way to it; false for none; default: egress.proxy."

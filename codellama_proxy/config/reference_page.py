@@ -100,8 +100,10 @@ def _is_duration(rule: Mapping[str, Any]) -> bool:
 def _default(field: FieldInfo, rule: Mapping[str, Any]) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return ""  # a section: its keys have the defaults
     match field.default:
-        case None | BaseModel():
+        case None:
             return ""
         case bool():
             return f"`{str(field.default).lower()}`"

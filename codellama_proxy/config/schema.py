@@ -101,7 +101,9 @@ class Routing(Section):
         default=_ROUTING.retries, description="Further tries on the same deployment."
     )
     deadline: Timeout = Field(default=_ROUTING.deadline, description="For the whole request.")
-    backoff: Backoff = Field(default=Backoff(), description="Pauses between tries on the same deployment.")
+    backoff: Backoff = Field(
+        default_factory=Backoff, description="Pauses between tries on the same deployment."
+    )
     max_retry_after: Pause = Field(
         default=_ROUTING.max_retry_after, description="The longest Retry-After waited for in place."
     )
@@ -109,7 +111,7 @@ class Routing(Section):
         default=tuple(sorted(_ROUTING.fallback_on)),
         description="Faults of the caller that may still be tried on the next model.",
     )
-    cooldown: Cooldown = Field(default=Cooldown(), description="When a failing deployment rests.")
+    cooldown: Cooldown = Field(default_factory=Cooldown, description="When a failing deployment rests.")
     unknown_model: UnknownModel = Field(
         default=_ROUTING.unknown_model, description="error: 404; default: start at the first model."
     )
@@ -135,14 +137,14 @@ class Limits(Section):
 class Scopes(Section):
     off: ClassVar[Json] = {}
 
-    everything: Limits = Field(default=Limits(), alias="global", description="The whole installation.")
-    project: Limits = Field(default=Limits(), description="Every project.")
-    key: Limits = Field(default=Limits(), description="Every key.")
-    user: Limits = Field(default=Limits(), description="Every user within a project.")
+    everything: Limits = Field(default_factory=Limits, alias="global", description="The whole installation.")
+    project: Limits = Field(default_factory=Limits, description="Every project.")
+    key: Limits = Field(default_factory=Limits, description="Every key.")
+    user: Limits = Field(default_factory=Limits, description="Every user within a project.")
 
 
 class Project(Section):
-    limits: Limits = Field(default=Limits(), description="Replaces limits.project, field by field.")
+    limits: Limits = Field(default_factory=Limits, description="Replaces limits.project, field by field.")
     models: tuple[Annotated[str, s.PATTERN], ...] | None = Field(
         default=None, description="The models it may use; shell wildcards are fine; default: all."
     )
@@ -206,8 +208,10 @@ class Requests(Section):
 class Tracking(Section):
     off: ClassVar[Json] = {}
 
-    promptlayer: PromptLayer = Field(default=PromptLayer(), description="Every request, sent to PromptLayer.")
-    requests: Requests = Field(default=Requests(), description="The request log in the database.")
+    promptlayer: PromptLayer = Field(
+        default_factory=PromptLayer, description="Every request, sent to PromptLayer."
+    )
+    requests: Requests = Field(default_factory=Requests, description="The request log in the database.")
 
 
 class Egress(Section):
@@ -261,17 +265,17 @@ class File(Section):
 
     models: tuple[Entry, ...] = Field(description="The models; their order is the fallback order.")
     guardrail: Guardrail = Field(
-        default=Guardrail(), description="The system prompt no client can switch off."
+        default_factory=Guardrail, description="The system prompt no client can switch off."
     )
-    routing: Routing = Field(default=Routing(), description="Tries, pauses and fallbacks.")
-    timeouts: Timeouts = Field(default=Timeouts(), description="How long one upstream call may take.")
-    egress: Egress = Field(default=Egress(), description="The way to upstreams and services.")
-    limits: Scopes = Field(default=Scopes(), description="What each scope may use.")
+    routing: Routing = Field(default_factory=Routing, description="Tries, pauses and fallbacks.")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long one upstream call may take.")
+    egress: Egress = Field(default_factory=Egress, description="The way to upstreams and services.")
+    limits: Scopes = Field(default_factory=Scopes, description="What each scope may use.")
     projects: Annotated[dict[ProjectName, Project], _KEYS_FOR_FALSE] = Field(
         default={}, description="Projects with settings of their own."
     )
-    cache: Cache = Field(default=Cache(), description="Answers kept for identical requests.")
-    tracking: Tracking = Field(default=Tracking(), description="What is recorded about requests.")
-    auth: Auth = Field(default=Auth(), description="Who may call.")
-    server: Server = Field(default=Server(), description="The HTTP server.")
-    metrics: Metrics = Field(default=Metrics(), description="Numbers for Prometheus.")
+    cache: Cache = Field(default_factory=Cache, description="Answers kept for identical requests.")
+    tracking: Tracking = Field(default_factory=Tracking, description="What is recorded about requests.")
+    auth: Auth = Field(default_factory=Auth, description="Who may call.")
+    server: Server = Field(default_factory=Server, description="The HTTP server.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Numbers for Prometheus.")

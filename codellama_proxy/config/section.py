@@ -27,7 +27,12 @@ Count = Annotated[int, s.whole(0, 10**12)]
 class Section(BaseModel):
     """A mapping of known keys; one left empty is as good as absent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        defer_build=True,  # `File` is validated, which contains the others: each is built once
+    )
 
     off: ClassVar[Mapping[str, Any] | None] = None
     """The value that `false` means; `None`: the section cannot be disabled."""

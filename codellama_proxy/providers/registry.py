@@ -1,24 +1,22 @@
-"""Which module speaks which provider's dialect. Adding a provider is one file, or one row of a table."""
+"""Which module speaks which provider's dialect. Adding a provider is one file, or one row of a table.
+
+Only the modules of the providers that a configuration names are imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest, Steps
 from codellama_proxy.openai_format.request import MODES, Endpoint, InferenceRequest
-from codellama_proxy.providers import ai21
-from codellama_proxy.providers.anthropic import adapter as anthropic
-from codellama_proxy.providers.cohere import adapter as cohere
-from codellama_proxy.providers.cohere import embeddings as cohere_embed
-from codellama_proxy.providers.openai import adapter as openai
-from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.openai.completions_profiles import COMPLETION_PROFILES
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES, OpenAIProfile
-from codellama_proxy.providers.replicate import predictions as replicate
 
 
 class Adapter(Protocol):
@@ -36,22 +34,66 @@ class Adapter(Protocol):
         """One frame's events, and the state for the next; `None` begins. The state tells `done` and `complete`."""
 
 
-def adapters(dialects: Mapping[str, OpenAIProfile], natives: Mapping[str, Adapter]) -> Mapping[str, Adapter]:
-    """By provider: who has a row in the table of those that speak OpenAI's dialect, and who has a file."""
-    return {**dict.fromkeys(dialects, openai.OpenAIAdapter(dialects)), **natives}
+class LazyAdapters(Mapping[str, Adapter]):
+    """Adapters by provider. Each is made when it is first read: `load_adapters` reads those a configuration names."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Adapter]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Adapter] = {}
+
+    def __getitem__(self, provider: str) -> Adapter:
+        found = self._made.get(provider)
+        if found is None:
+            found = self._made[provider] = self._makers[provider]()
+        return found
+
+    def __contains__(self, provider: object) -> bool:
+        return provider in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
-NATIVE_ADAPTERS: Mapping[str, Adapter] = {
-    "ai21": ai21,
-    "anthropic": anthropic,
-    "cohere": cohere,
-    "replicate": replicate,
+def imported(name: str) -> Callable[[], Adapter]:
+    """What imports this module, which is an adapter."""
+    return lambda: cast("Adapter", import_module(name))
+
+
+def adapters(dialects: Mapping[str, OpenAIProfile], natives: Mapping[str, str]) -> LazyAdapters:
+    """By provider: who has a row in the table of those that speak OpenAI's dialect, and who has a module."""
+
+    @cache
+    def openai() -> Adapter:
+        from codellama_proxy.providers.openai.adapter import OpenAIAdapter  # noqa: PLC0415 - only if configured
+
+        return OpenAIAdapter(dialects)
+
+    return LazyAdapters(
+        {**dict.fromkeys(dialects, openai), **{name: imported(module) for name, module in natives.items()}}
+    )
+
+
+NATIVE_ADAPTERS: Mapping[str, str] = {
+    "ai21": "codellama_proxy.providers.ai21",
+    "anthropic": "codellama_proxy.providers.anthropic.adapter",
+    "cohere": "codellama_proxy.providers.cohere.adapter",
+    "replicate": "codellama_proxy.providers.replicate.predictions",
 }
 ADAPTERS = adapters(OPENAI_PROFILES, NATIVE_ADAPTERS)
 ADAPTERS_BY_ENDPOINT: Mapping[Endpoint, Mapping[str, Adapter]] = {
     "chat/completions": ADAPTERS,
-    "completions": dict.fromkeys(COMPLETION_PROFILES, text),
-    "embeddings": {**dict.fromkeys(embeddings.PROVIDERS, embeddings), "cohere": cohere_embed},
+    "completions": LazyAdapters(
+        dict.fromkeys(COMPLETION_PROFILES, imported("codellama_proxy.providers.openai.completions"))
+    ),
+    "embeddings": LazyAdapters(
+        {
+            **dict.fromkeys(embeddings.PROVIDERS, lambda: embeddings),
+            "cohere": imported("codellama_proxy.providers.cohere.embeddings"),
+        }
+    ),
 }
 """Who speaks which provider's dialect at which endpoint."""
 UNSUPPORTED_BY_MODE: Mapping[str, frozenset[str]] = {
@@ -59,8 +101,24 @@ UNSUPPORTED_BY_MODE: Mapping[str, frozenset[str]] = {
     for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items()
 }
 """By mode: providers that have nothing of the kind."""
+
+
+def _replicate_steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
+    from codellama_proxy.providers.replicate import predictions  # noqa: PLC0415 - only if configured
+
+    return predictions.steps(sent, chat, deployment)
+
+
 MULTI_STEP: Mapping[str, Callable[[HttpRequest, InferenceRequest, Deployment], Steps]] = {
-    "replicate": replicate.steps,
+    "replicate": _replicate_steps,
 }
 """Whose answers take several requests, beginning with the one that `to_request` makes."""
 IMPLEMENTED = frozenset(ADAPTERS)
+
+
+def load_adapters(deployments: Iterable[Deployment]) -> None:
+    """Imports the adapters that requests to these need, so that no request waits for an import."""
+    for deployment in deployments:
+        for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items():
+            if deployment.serves(MODES[endpoint]):
+                dialects.get(deployment.provider)

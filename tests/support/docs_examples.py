@@ -33,8 +33,10 @@ def entries(code: str, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ROWS: Mapping[str, OpenAIProfile] = entries(BLOCKS["row"], vars(dialects))
-PARLEY = module("page_parley", BLOCKS["native"])
-ADDED: Mapping[str, Adapter] = adapters(ROWS, entries(BLOCKS["entry"], {"parley": PARLEY}))
+NATIVE: Mapping[str, str] = entries(BLOCKS["entry"], {})
+for _name in NATIVE.values():
+    module(_name, BLOCKS["native"])
+ADDED: Mapping[str, Adapter] = adapters(ROWS, NATIVE)
 SAYING: Mapping[str, Dialogue] = {
     **dict.fromkeys(ROWS, OPENAI),
     "parley": module("page_dialogue", BLOCKS["dialogue"]).DIALOGUE,
