@@ -8,8 +8,8 @@ WORKDIR /src
 RUN ["python", "-m", "venv", "/app/.venv"]
 COPY requirements.txt /src/
 RUN ["/app/.venv/bin/python", "-m", "pip", "install", "--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]
-COPY scripts/seed_tokenizer.py /src/scripts/
-RUN ["/app/.venv/bin/python", "scripts/seed_tokenizer.py", "/app/.venv/share/tiktoken"]
+COPY scripts/dev/seed_tokenizer.py /src/scripts/dev/
+RUN ["/app/.venv/bin/python", "scripts/dev/seed_tokenizer.py", "/app/.venv/share/tiktoken"]
 COPY pyproject.toml README.md LICENSE /src/
 COPY codellama_proxy /src/codellama_proxy
 COPY migrations /src/migrations

@@ -49,7 +49,7 @@ def gptcache(tmp_path: Path) -> Iterator[str]:
     python, port = installed(), free_port()
     log = (tmp_path / "gptcache.log").open("wb")
     process = subprocess.Popen(
-        [python, ROOT / "scripts" / "serve_gptcache.py", str(port), tmp_path / "data"],
+        [python, ROOT / "scripts" / "dev" / "serve_gptcache.py", str(port), tmp_path / "data"],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=log,

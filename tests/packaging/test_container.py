@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.try_dockerfile import admitted
+from scripts.dev.try_dockerfile import admitted
 from tests.support.container_sandbox import DOCKERFILE, USER, Image, built, last
 from tests.support.processes import ROOT, free_port, until
 from tests.support.raw_http import Wire, request

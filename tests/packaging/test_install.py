@@ -46,8 +46,8 @@ class Checkout:
 
     def __init__(self, place: Path, tools: Path) -> None:
         self.place, self.tools = place, tools
-        (place / "scripts").mkdir(parents=True)
-        for name in ("install", "seed_tokenizer.py", "serve"):
+        (place / "scripts/dev").mkdir(parents=True)
+        for name in ("install", "dev/seed_tokenizer.py", "serve"):
             shutil.copy(ROOT / "scripts" / name, place / "scripts" / name)
         for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml"):
             (place / name).write_text(name)

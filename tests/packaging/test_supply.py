@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from codellama_proxy import __version__
-from scripts import audit
-from scripts.lockfile import Pin, locked, normal, pins
+from scripts.dev import audit
+from scripts.dev.lockfile import Pin, locked, normal, pins
 from tests.support.processes import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -138,7 +138,7 @@ def test_this_environment_matches_its_lock() -> None:
 
 
 def bill() -> str:
-    command = [sys.executable, str(ROOT / "scripts/sbom")]
+    command = [sys.executable, str(ROOT / "scripts/dev/sbom")]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 

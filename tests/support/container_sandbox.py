@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.try_dockerfile import Build, environment, parse
+from scripts.dev.try_dockerfile import Build, environment, parse
 from tests.support.processes import ROOT, end, until
 
 USER = "10001"

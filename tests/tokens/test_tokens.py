@@ -19,7 +19,7 @@ from codellama_proxy.tokens.tokenizers import Tokenizers, estimate
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
 
-SEED = Path(__file__).parents[2] / "scripts" / "seed_tokenizer.py"
+SEED = Path(__file__).parents[2] / "scripts" / "dev" / "seed_tokenizer.py"
 MIXED = "hello world, naïve 世界 <|endoftext|>"
 
 

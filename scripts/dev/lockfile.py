@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s\\]+)(?: ; (.+?))?(?: \\)?$")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _VIA = re.compile(r"#(?: +via)? +([A-Za-z0-9._-]+)(?: \(.*\))?$")

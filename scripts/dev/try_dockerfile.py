@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTEXT = Path(__file__).resolve().parent.parent
+CONTEXT = Path(__file__).resolve().parents[2]
 FETCHES = "--require-hashes"
 
 
