@@ -27,36 +27,37 @@ TRACKING = Tracking(Secret("pl_CANARY"), promptlayer_tags=("gateway",))
 DONE = RequestCharge(Usage(3, 4), "exact", 1_500)
 OK = Attempt("gpt#1", None, 10.0)
 
+text = st.text(max_size=4)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2),
+    max_leaves=4,
 )
 parts = st.lists(
-    st.fixed_dictionaries({"type": st.just("text"), "text": st.text()})
+    st.fixed_dictionaries({"type": st.just("text"), "text": text})
     | st.fixed_dictionaries(
         {"type": st.sampled_from(["image_url", "input_audio", "odd"]), "image_url": json_values}
-    )
+    ),
+    max_size=2,
 )
+calls = st.dictionaries(st.sampled_from(["id", "type", "function", "custom"]), json_values, max_size=3)
 messages = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text() | parts},
+    {"role": st.sampled_from(["system", "user", "assistant"]), "content": text | parts},
     optional={
         "name": json_values,
         "refusal": json_values,
         "reasoning": json_values,
         "function_call": json_values,
-        "tool_calls": st.lists(
-            st.dictionaries(st.sampled_from(["id", "type", "function", "custom"]), json_values)
-        ),
+        "tool_calls": st.lists(calls, max_size=2),
     },
 )
 requests = st.fixed_dictionaries(
-    {"messages": st.lists(messages, min_size=1, max_size=4)},
+    {"messages": st.lists(messages, min_size=1, max_size=2)},
     optional={
-        "metadata": st.dictionaries(st.text(), json_values)
+        "metadata": st.dictionaries(text, json_values, max_size=3)
         | st.fixed_dictionaries(dict.fromkeys(sorted(promptlayer.TRACKING_KEYS), json_values)),
-        "tools": st.lists(st.dictionaries(st.sampled_from(["type", "function"]), json_values), max_size=3),
-        "user": st.text(),
+        "tools": st.lists(st.dictionaries(st.sampled_from(["type", "function"]), json_values), max_size=2),
+        "user": text,
         "temperature": st.floats(0, 2),
         "tool_choice": st.sampled_from(["auto", "none"]),
     },
