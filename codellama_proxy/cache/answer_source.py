@@ -1,4 +1,4 @@
-"""Where a request's answer comes from: from upstream, from the cache, or from another request's call."""
+"""The sources of a request's answer: an upstream call, the cache, or another request's call."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from codellama_proxy.request.context import RequestContext
 
 
 class AnswerSource(Protocol):
-    """A request that got one calls `leave`, then `close`, whatever happens."""
+    """Where an answer comes from. The request must call `leave`, then `close`."""
 
     async def reply(self, begin: Begin) -> Reply:
-        """The answer; `begin` asks upstream for it. Raises what `begin` raises."""
+        """The answer; `begin` starts the upstream call if one is needed. Raises what `begin` raises."""
 
     async def leave(self) -> None:
-        """Returns when what the request has to pay for is known."""
+        """Returns when the request's charge is final."""
 
     async def close(self) -> None: ...
 
 
 class DirectCall:
-    """An upstream call that is neither kept nor shared."""
+    """An upstream call whose answer is neither cached nor shared."""
 
     def __init__(self) -> None:
         self._reply: Reply | None = None
@@ -43,7 +43,7 @@ class DirectCall:
 
 
 class CachedAnswerSource:
-    """A kept answer: an `AnswerSource` and its `Reply` in one."""
+    """A cached answer: both an `AnswerSource` and its `Reply`."""
 
     ended = True
 
@@ -57,7 +57,7 @@ class CachedAnswerSource:
         return self
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        raise NotImplementedError(f"a kept answer has a single batch, also after {seconds} s")
+        raise NotImplementedError(f"a cached answer has a single batch ({seconds} s)")
 
     async def leave(self) -> None:
         return
@@ -84,7 +84,7 @@ class SubscribedAnswer:
 
 
 class SharedCallOwner:
-    """The request that asks upstream, and pays: an `AnswerSource` and its `Reply` in one."""
+    """The request that makes a shared call, and pays for it: both an `AnswerSource` and its `Reply`."""
 
     def __init__(self, context: RequestContext, call: SharedCall) -> None:
         self._context = context
@@ -93,7 +93,7 @@ class SharedCallOwner:
     async def reply(self, begin: Begin) -> Reply:
         admission = self._context.admission
         if admission is not None and admission.max_tokens is not None:
-            self._call = self._call.unshared()  # a budget of its own may cut the answer
+            self._call = self._call.unshared()  # the answer may be cut short by this request's budget
         self._context.others = lambda: self._call.others_wait
         await self._call.begin(begin)
         return self
@@ -124,7 +124,7 @@ class SharedCallOwner:
         return await self._call.more(seconds)
 
     async def leave(self) -> None:
-        """An owner whose client left stays until no other request needs the answer: it pays for it."""
+        """Waits until no other request needs the answer, because the owner pays for all of it."""
         await self._call.leave(self._context.note)
 
     async def close(self) -> None:

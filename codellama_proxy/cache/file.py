@@ -1,4 +1,4 @@
-"""The cache's SQLite file and its rows: statements, and nothing that lasts. It may be thrown away at any time."""
+"""The statements of the cache's SQLite file; no state. The file may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from codellama_proxy.store.sqlite import queries
 from codellama_proxy.store.sqlite.connection import CACHE, connect
 
 FORMAT = 2
-"""Of the schema and of the keys: a file of another one is made anew."""
+"""Version of the schema and of the keys; a file with another version is deleted and created again."""
 BUSY_MS = 100
-STEP = 500
+PURGE_BATCH_ROWS = 500
+"""Rows that `purge` deletes in one statement, which delays other writes."""
 
 SQL = queries.load("answers", "codellama_proxy.cache")
 
@@ -39,24 +40,24 @@ class Row:
 
 
 def beside(database: Path) -> Path:
-    """The cache's file of a database: `proxy.db` has `proxy-cache.db`."""
+    """The path of a database's cache: `proxy-cache.db` beside `proxy.db`."""
     return database.with_name(f"{database.stem}-cache{database.suffix}")
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """A connection to a file of this format, made if need be. Raises `sqlite3.Error`, `StoreError` if not ours."""
-    db = _opened(path)
+    """A connection; creates the file or replaces an unusable one. Raises `sqlite3.Error`; `StoreError` if not ours."""
+    db = _open_current(path)
     if db is None:
         remove(path)
-        db = _opened(path)
+        db = _open_current(path)
     if db is None:
-        raise sqlite3.OperationalError("the file cannot be made anew")
+        raise sqlite3.OperationalError("the file cannot be created again")
     return db
 
 
 @contextmanager
 def existing(database: Path) -> Iterator[sqlite3.Connection | None]:
-    """The file beside a database, which a server may be using, so it is never repaired; `None` if there is none.
+    """The cache beside a database, or `None`. Never repairs the file, because a server may be using it.
 
     Raises `StoreError`, also for what SQLite raises inside the `with` block.
     """
@@ -66,14 +67,14 @@ def existing(database: Path) -> Iterator[sqlite3.Connection | None]:
         return
     try:
         with closing(connect(path, kind=CACHE)) as db:
-            _look(db)
+            _check_schema(db)
             yield db
     except sqlite3.Error as error:
         raise StoreError(f"cannot use the cache {path}: {error}") from error
 
 
-def _opened(path: Path) -> sqlite3.Connection | None:
-    """`None` for a file that is damaged or of another format."""
+def _open_current(path: Path) -> sqlite3.Connection | None:
+    """A connection; `None` if the file is damaged or has another format."""
     try:
         db = connect(path, create=True, busy_ms=BUSY_MS, kind=CACHE)
     except sqlite3.DatabaseError as error:
@@ -85,7 +86,7 @@ def _opened(path: Path) -> sqlite3.Connection | None:
         (found,) = db.execute("pragma user_version").fetchone()
         tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
         if found == FORMAT and tables:
-            _look(db)
+            _check_schema(db)
             return db
         if not tables:
             _create(db)
@@ -99,8 +100,8 @@ def _opened(path: Path) -> sqlite3.Connection | None:
     return None
 
 
-def _look(db: sqlite3.Connection) -> None:
-    """Raises `sqlite3.Error` when a table or a column is not there."""
+def _check_schema(db: sqlite3.Connection) -> None:
+    """Raises `sqlite3.Error` if a table or a column is missing."""
     db.execute(SQL["find"], (b"",)).fetchall()
     db.execute(SQL["signs"], (b"", 0, 0)).fetchall()
     db.execute(SQL["numbers"], (b"",)).fetchall()
@@ -118,14 +119,14 @@ def remove(path: Path) -> None:
 
 
 def kind_of(error: Exception) -> str:
-    """`damaged`: to be thrown away; `unavailable`: may work again by itself."""
+    """`damaged`: the file must be deleted; `unavailable`: it may work again later."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA}
     return "damaged" if code in broken else "unavailable"
 
 
 def version(db: sqlite3.Connection) -> int:
-    """Changes when another process wrote to the file."""
+    """A number that changes when another process writes to the file."""
     return int(db.execute("pragma data_version").fetchone()[0])
 
 
@@ -133,13 +134,13 @@ def version(db: sqlite3.Connection) -> int:
 
 
 def find(db: sqlite3.Connection, key: bytes, scope: str) -> CachedAnswer | None:
-    """Raises `ValueError` for a row that cannot be read."""
+    """The answer with this key, or `None`. Raises `ValueError` if its row is invalid."""
     row = db.execute(SQL["find"], (key,)).fetchone()
     if row is None:
         return None
     owner, deployment, dropped, body, created_at, expires_at = row
     if owner != scope:
-        raise ValueError("another scope's")
+        raise ValueError("a row of another scope")
     names = orjson.loads(dropped)
     if not isinstance(names, list):
         raise ValueError("not a list of names")
@@ -170,22 +171,22 @@ def drop_oldest(db: sqlite3.Connection, most: int) -> Sequence[bytes]:
     return [key for (key,) in db.execute(SQL["oldest"], (most,)).fetchall()]
 
 
-COMPARED = 5000
-"""Vectors looked at for one request: the newest of its bucket."""
+MAX_COMPARED_VECTORS = 5000
+"""Vectors compared for one request: the newest of its bucket."""
 
 
 def put_vector(db: sqlite3.Connection, key: bytes, bucket: bytes, vector: Vector) -> None:
-    """For an answer that is kept; for no other."""
+    """Stores the vector of an answer if the answer itself is stored."""
     db.execute(SQL["put_vector"], (bucket, vector.signs, vector.numbers, key))
 
 
 def nearest(db: sqlite3.Connection, bucket: bytes, vector: Vector, now: float) -> tuple[bytes, float] | None:
-    """The most similar of a bucket: the key of its answer, and how similar it is."""
-    signs = db.execute(SQL["signs"], (bucket, now, COMPARED)).fetchall()
+    """The key of the most similar answer in a bucket, and its cosine similarity; `None` if the bucket is empty."""
+    signs = db.execute(SQL["signs"], (bucket, now, MAX_COMPARED_VECTORS)).fetchall()
     best: tuple[bytes, float] | None = None
     for key in vectors.shortlist(vector.signs, signs):
         row = db.execute(SQL["numbers"], (key,)).fetchone()
-        found = vectors.similarity(vector, row[0]) if row is not None else 0.0  # purged a moment ago
+        found = vectors.similarity(vector, row[0]) if row is not None else 0.0  # 0.0: purged in the meantime
         if best is None or found > best[1]:
             best = (key, found)
     return best
@@ -196,9 +197,9 @@ def stats(db: sqlite3.Connection, project: str | None, model: str | None) -> lis
 
 
 def purge(db: sqlite3.Connection, project: str | None, model: str | None) -> int:
-    """Deletes in small steps, so that a server on the same file is never kept waiting; how many went."""
-    done = 0
-    wanted = {"project": project, "model": model, "most": STEP}
+    """Deletes matching answers in small batches, so that a server's writes are not delayed; returns their number."""
+    deleted = 0
+    wanted = {"project": project, "model": model, "most": PURGE_BATCH_ROWS}
     while count := db.execute(SQL["purge"], wanted).rowcount:
-        done += count
-    return done
+        deleted += count
+    return deleted

@@ -1,4 +1,4 @@
-"""Puts complete answers into the cache, under the name of the model that gave them."""
+"""Stores complete answers in the cache, under the model that generated them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES, completion_in
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What taking an answer apart may raise. It costs the copy that was to be kept or replayed, nothing else."""
+"""Exceptions of parsing an answer. The answer is then not stored or not replayed; the request is unaffected."""
 
 
 class AnswerKeeper:
-    """Holds the tasks that keep long answers."""
+    """Stores answers; large ones in background tasks."""
 
     def __init__(self, storage: CacheStorage, semantic: SemanticSelector, time: Time) -> None:
         self._storage = storage
@@ -32,7 +32,7 @@ class AnswerKeeper:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, query: CacheQuery, call: SharedCall) -> None:
-        """Keeps a complete answer: at once if it is not long, else by a task."""
+        """Stores a complete answer: at once if it is small, else in a task."""
         reply = call.reply
         if call.large or reply is None:
             return
@@ -41,7 +41,7 @@ class AnswerKeeper:
             self._later(self._keep_long(query, reply, events, stream=call.stream))
             return
         try:
-            event = to_keep(events, stream=call.stream)
+            event = completion_to_keep(events, stream=call.stream)
         except UNREADABLE:
             self._storage.troubles["unreadable"] += 1
             return
@@ -51,7 +51,7 @@ class AnswerKeeper:
         self, query: CacheQuery, reply: Reply, events: Sequence[Event], *, stream: bool
     ) -> None:
         try:
-            event = await asyncio.to_thread(to_keep, events, stream=stream)
+            event = await asyncio.to_thread(completion_to_keep, events, stream=stream)
         except UNREADABLE:
             self._storage.troubles["unreadable"] += 1
             return
@@ -79,8 +79,8 @@ class AnswerKeeper:
         task.add_done_callback(self.tasks.discard)
 
 
-def to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
-    """The completion to keep, if it is one. Raises `ValueError` and others for what cannot be read."""
+def completion_to_keep(events: Sequence[Event], *, stream: bool) -> Event | None:
+    """The completion to store; `None` if it must not be stored. Raises `UNREADABLE` for an invalid answer."""
     if sum([len(event.text) if stream else len(event.body) for event in events]) > MAX_CACHED_BYTES:
         return None
     event = folding.as_whole(events) if stream else events[0]

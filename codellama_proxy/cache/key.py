@@ -1,9 +1,9 @@
-"""What may be answered from the cache: whose, for which request, how old, and which answers are worth keeping.
+"""The rules of the cache: scopes, keys, freshness, and which answers may be stored. Pure.
 
-A key is a digest of everything that can change an answer: who shares it, and the request as each deployment of
-the asked model would get it (guardrail, messages, the entry's parameters under the client's). An answer that a
-fallback gave is an answer of the fallback and is kept under its name, so an outage does not outlive itself.
-Parameters that say what OpenAI's API does anyway are left out. Pure: knows no clock, no disk, no network.
+A key is a digest of everything that can change an answer: the scope, and the request as each deployment of the
+requested model would receive it (guardrail, messages, the client's parameters over the entry's). An answer of a
+fallback is stored under the fallback's name, so that it is not served after an outage. Parameters set to OpenAI's
+defaults are left out.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from codellama_proxy.policy.deployment_request import DeploymentRequest, Deploym
 from codellama_proxy.policy.guardrail import apply_guardrail
 
 MAX_CACHED_BYTES = 1 << 20
-"""Bytes of a completion; what is longer is not kept."""
+"""Maximum size of a stored completion."""
 COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
+"""The finish reasons of complete answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """One kept answer. Times are unix seconds."""
+    """One stored answer. Times are unix seconds."""
 
     event: Event
     """The whole completion."""
     deployment: str
-    """Who gave it: an id of the asked model's deployments."""
+    """The ID of the deployment that generated it."""
     dropped: tuple[str, ...]
     created_at: float
     expires_at: float
@@ -46,28 +47,28 @@ class CachedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CacheScope:
-    """Who shares an answer. No request is answered from another's."""
+    """Who shares answers. A request never gets an answer from another scope."""
 
     kind: str
     """`project`, `key` or `global`."""
     name: str
     project: str
-    """Who asked: for statistics and for purging, not part of the key."""
+    """The caller's project: for statistics and purging, not part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheDirectives:
-    """What the client wants of the cache: less than the configuration gives, never more."""
+    """A client's restrictions on cache use; they never extend what the configuration permits."""
 
     read: bool = True
     write: bool = True
     ttl: float | None = None
-    """Seconds its answer may be kept."""
+    """Maximum lifetime of its answer, in seconds."""
     max_age: float | None = None
-    """Seconds since the answer it gets was made."""
+    """Maximum age of an answer for this client, in seconds."""
 
     def fresh(self, answer: CachedAnswer, ttl: float, now: float) -> bool:
-        """Whether this answer is still good for this client, under the configuration's `ttl` of today."""
+        """Whether the answer is fresh enough for this client and the present `ttl` (seconds)."""
         age = now - answer.created_at
         oldest = ttl if self.max_age is None else min(ttl, self.max_age)
         return age < oldest and now < answer.expires_at
@@ -79,7 +80,7 @@ class CacheDirectives:
 NO_DIRECTIVES = CacheDirectives()
 
 
-# --- the client's wishes -------------------------------------------------------------------------------------
+# --- the client's directives ---------------------------------------------------------------------------------
 
 
 def directives_of(cache: Json, cache_control: str) -> CacheDirectives:
@@ -133,28 +134,28 @@ def scope_of(snapshot: Snapshot, project: str, key: Key | None) -> CacheScope:
 
 
 def key_of(kind: str, name: str, requests: DeploymentRequests, model: Model) -> bytes:
-    """The digest under which answers of `model` to a request are shared in the scope `kind`, `name`."""
+    """The key of `model`'s answers to a request in the scope `kind`, `name`: a SHA-256 digest."""
     request, policy = requests.request, requests.guardrail.client_system
-    # Most entries have no parameters of their own: the client's are then the same for all, and serialised once.
-    params = orjson.Fragment(_serialised(canonical_params(request.params)))
+    # Entries without own parameters all have the client's, which are serialized once.
+    params = orjson.Fragment(_serialized(canonical_params(request.params)))
     whole = {
         "version": 1,
         "scope": [kind, name],
         "mode": request.mode,
         "model": model.name,
         "messages": apply_guardrail(request.messages, "", policy),
-        "deployments": [_addressed(requests.at(one), params) for one in model.deployments],
+        "deployments": [_request_parts(requests.at(one), params) for one in model.deployments],
     }
-    return hashlib.sha256(_serialised(whole)).digest()
+    return hashlib.sha256(_serialized(whole)).digest()
 
 
-def _serialised(value: Any) -> bytes:
+def _serialized(value: Any) -> bytes:
     """JSON; entries' parameters are frozen mappings."""
     return orjson.dumps(value, default=dict, option=orjson.OPT_SORT_KEYS)
 
 
-def _addressed(here: DeploymentRequest, own: orjson.Fragment) -> list[Any]:
-    """What, beside the client's messages, makes the request that this deployment would get."""
+def _request_parts(here: DeploymentRequest, own: orjson.Fragment) -> list[Any]:
+    """What determines the request at this deployment in addition to the client's messages."""
     to = here.deployment
     params = canonical_params(here.params) if to.params else own
     where = [to.id, to.provider, to.base_url, to.model, to.drop_params, to.extra]
@@ -162,30 +163,30 @@ def _addressed(here: DeploymentRequest, own: orjson.Fragment) -> list[Any]:
 
 
 def canonical_params(params: Json) -> dict[str, Any]:
-    """The parameters that can change an answer, one spelling for each meaning."""
+    """The parameters that can change an answer, in canonical form."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         if name in BOOKKEEPING or value is None:
             continue
-        plain = _plain(name, value)
-        if name not in DEFAULTS or DEFAULTS[name] != plain:
-            found["max_tokens" if name in MAX_TOKENS_FIELDS else name] = plain
+        canonical = _canonical_value(name, value)
+        if name not in DEFAULTS or DEFAULTS[name] != canonical:
+            found["max_tokens" if name in MAX_TOKENS_FIELDS else name] = canonical
     return found
 
 
-def _plain(name: str, value: Any) -> Any:
+def _canonical_value(name: str, value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if name == "stop" and isinstance(value, str):
         return [value]
-    return list(value) if isinstance(value, tuple) else value  # as entries have arrays
+    return list(value) if isinstance(value, tuple) else value  # an entry's arrays are tuples
 
 
 # --- similar requests ----------------------------------------------------------------------------------------
 
 
 def last_turn(request: InferenceRequest) -> str | None:
-    """The text that similar requests may differ in; `None` where nothing but an equal one will do."""
+    """The text that may differ between similar requests; `None` if only an identical request may match."""
     if (
         request.params.get("tools")
         or request.params.get("functions")
@@ -198,7 +199,7 @@ def last_turn(request: InferenceRequest) -> str | None:
 
 
 def without_last_turn(request: InferenceRequest) -> InferenceRequest:
-    """The request with its last turn left blank: the same for all that may be similar."""
+    """The request with an empty last turn, which is identical for requests that may be similar."""
     *earlier, last = request.messages
     return request._replace(messages=[*earlier, {**last, "content": ""}])
 
@@ -217,17 +218,17 @@ def _text(message: Message) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
-# --- what is worth keeping -----------------------------------------------------------------------------------
+# --- what may be stored --------------------------------------------------------------------------------------
 
 
 def storable(completion: Json) -> bool:
-    """Whether it is a whole answer that says something: never one cut, filtered or empty."""
+    """Whether an answer is complete and not empty, so neither cut off nor filtered."""
     choices = completion.get("choices")
     return bool(choices) and all(
-        choice.get("finish_reason") in COMPLETE and _says_something(choice.get("message") or {})
+        choice.get("finish_reason") in COMPLETE and _has_content(choice.get("message") or {})
         for choice in choices or ()
     )
 
 
-def _says_something(message: Json) -> bool:
+def _has_content(message: Json) -> bool:
     return any(message.get(name) for name in ("content", "tool_calls", "function_call"))

@@ -1,8 +1,8 @@
-"""Finds where a request's answer comes from: the cache, another request's call, or a call of its own.
+"""Finds the source of a request's answer: the cache, another request's call, or a call of its own.
 
-A request gets an `AnswerSource` before the ledger admits it. One with an answer in hand is a hit: it is admitted
-without a hold and costs nothing. Every other one asks upstream; its answer is kept if that is allowed, and shared with
-the identical requests that come in the meantime. The request that asked pays, even if its client leaves.
+A request gets an `AnswerSource` before admission. A request with a cached or shared answer is a hit: it is admitted
+without a hold and costs nothing. Every other request calls an upstream; its answer is stored if permitted, and shared
+with identical requests that arrive in the meantime. The owner of a call pays for it even if its client disconnects.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
 
 MAINTENANCE_SECONDS = 1.0
-"""Between two small steps of tidying up."""
+"""Interval between maintenance steps."""
 
 
 class CacheLookup:
-    """Holds the kept answers and the calls in progress."""
+    """Looks up answers in the storage, the semantic backend and the shared calls in progress."""
 
     def __init__(self, storage: CacheStorage, semantic: SemanticSelector, time: Time) -> None:
         self._storage = storage
@@ -57,7 +57,7 @@ class CacheLookup:
         snapshot: Snapshot,
         cache_control: str,
     ) -> AnswerSource:
-        """Sets `context.cache` to what the cache did. Raises `ProxyError`."""
+        """The source of the answer. Sets `context.cache` to the lookup's result. Raises `ProxyError`."""
         directives = keys.directives_of(request.cache, cache_control)
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
         if not (cacheable and context.settings.cache):
@@ -71,7 +71,7 @@ class CacheLookup:
         context.cache = "miss"
         source = await self._identical(query)
         if source is None and query.call_key not in self._shared:
-            # The second look finds what was kept while the first one and the search took their time.
+            # The second lookup finds an answer that was stored during the semantic search.
             source = await self._similar(query) or await self._identical(query)
         if source is not None:
             return source
@@ -82,25 +82,25 @@ class CacheLookup:
         return self._replay(query, answer, "hit")
 
     async def _similar(self, query: CacheQuery) -> CachedAnswerSource | None:
-        """The answer to a request that means the same."""
+        """A stored answer to a similar request, or `None`."""
         backend = self._semantic.of(query.snapshot)
         if backend is None:
             return None
         request, model = query.request, query.models[0]
-        asked = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
-        if asked is None:
+        wanted = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
+        if wanted is None:
             return None
         started = self._time.monotonic()
-        match = await backend.find(asked, query.context, query.snapshot)
+        match = await backend.find(wanted, query.context, query.snapshot)
         query.context.waited += self._time.monotonic() - started
-        query.semantic = asked, match.memo
+        query.semantic = wanted, match.memo
         source = self._replay(query, match.answer, "semantic")
         if source is not None:
             query.context.similarity = match.similarity
         return source
 
     def _replay(self, query: CacheQuery, answer: CachedAnswer | None, kind: str) -> CachedAnswerSource | None:
-        """A kept answer for this request, if it is fresh enough and its deployment still exists."""
+        """A stored answer for this request, if it is fresh and its deployment still exists."""
         if answer is None or not query.directives.fresh(answer, query.snapshot.cache.ttl, self._time.wall()):
             return None
         deployment = next((d for d in query.models[0].deployments if d.id == answer.deployment), None)
@@ -123,7 +123,9 @@ class CacheLookup:
             source = None if call.failing else await self._subscribe(query, call)
             if source is not None:
                 return source
-            if not call.abandoned:  # it failed: requests that waited for it do not queue up for the next one
+            if (
+                not call.abandoned
+            ):  # it failed: its subscribers call separately instead of queueing for another shared call
                 return self._own_call(query, None)
         return self._own_call(query, key if call is None else None)
 
@@ -146,7 +148,7 @@ class CacheLookup:
         return SubscribedAnswer(subscription)
 
     def _own_call(self, query: CacheQuery, key: CallKey | None) -> SharedCallOwner:
-        """A call that is kept; shared under `key`, if there is one."""
+        """A call whose answer is stored; shared under `key` unless that is `None`."""
 
         def closed_to_others(call: SharedCall) -> None:
             if key is not None and self._shared.get(key) is call:
@@ -174,14 +176,14 @@ class CacheLookup:
     # --- for the process -------------------------------------------------------------------------------------
 
     async def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Tidies up the storage, a little at a time, for ever."""
+        """Maintains the storage in small steps. Never returns."""
         while True:
             if snapshot().cache.enabled:
                 await self._storage.maintain(self._time.wall(), snapshot().cache.max_entries)
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def close(self) -> None:
-        """Ends the shared calls, and waits for the answers that are being kept."""
+        """Ends the shared calls and waits for answers that are being stored."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._keeper.tasks, return_exceptions=True)

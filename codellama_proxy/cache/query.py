@@ -1,4 +1,4 @@
-"""One request as the cache sees it: its key, its scope, its directives and its deadline."""
+"""A cache query: one request's key, scope, directives and deadline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CallKey = tuple[bytes, tuple[str, ...]]
 
 
 class CacheQuery:
-    """A request for a chat, of a project that uses the cache."""
+    """The cache query of a chat request whose project uses the cache."""
 
     __slots__ = (
         "_monotonic",
@@ -49,18 +49,18 @@ class CacheQuery:
         self.snapshot = snapshot
         self.directives = directives
         self.semantic: tuple[SemanticQuery, Any] | None = None
-        """What similar requests are compared by, and what the back end found out for it already."""
+        """The semantic query, and the state that the backend computed for it."""
         self.scope: CacheScope = keys.scope_of(snapshot, context.project, context.key)
         self.key = self.key_of(models[0])
         self._monotonic = monotonic
 
     @property
     def call_key(self) -> CallKey:
-        """Requests that share a call may use the same models."""
+        """Identifies calls that may be shared: same key, and same permitted models."""
         return self.key, tuple([model.name for model in self.models])
 
     def key_of(self, model: Model) -> bytes:
-        """The key of this model's answers to it."""
+        """The cache key of this model's answers to the request."""
         return keys.key_of(self.scope.kind, self.scope.name, self.requests, model)
 
     @property
@@ -68,16 +68,16 @@ class CacheQuery:
         return self.context.requests_for(self.request, self.snapshot.guardrail)
 
     def seconds_left(self) -> float:
-        """Until its deadline."""
+        """Seconds until the request's deadline; 0 if it has passed."""
         deadline = self.context.started + self.snapshot.routing.deadline
         return max(deadline - self._monotonic(), 0.0)
 
     def client_left(self) -> bool:
-        """Its client has left, and it is not to be finished all the same."""
+        """Whether the client disconnected and the request need not be completed: it is a stream."""
         return self.context.gone and self.request.stream
 
     async def in_time(self, wait: Awaitable[bool]) -> bool:
-        """The result of `wait`. Raises `ProxyError` when it takes longer than the request's deadline."""
+        """The result of `wait`. Raises `ProxyError` deadline_exceeded at the request's deadline."""
         try:
             async with asyncio.timeout(self.seconds_left()):
                 return await wait
@@ -85,7 +85,7 @@ class CacheQuery:
             raise ProxyError("deadline_exceeded", "No answer before the deadline.") from None
 
     def note_hit(self, deployment: Deployment, dropped: tuple[str, ...], kind: str) -> None:
-        """Notes an answer that costs nothing, and the request as `deployment` got it: with its guardrail."""
+        """Records in the context that the request has a free answer, and the request as `deployment` received it."""
         context = self.context
         context.cache = kind
         context.serving, context.dropped = deployment, dropped

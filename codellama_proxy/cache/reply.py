@@ -1,4 +1,4 @@
-"""An answer in progress, as the gateway and the cache see it, and its conversion to the other form."""
+"""The interface of answers in progress, and the conversion between streams and plain answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
 
 class Reply(Protocol):
-    """An answer that has begun, wherever it comes from."""
+    """An answer that has begun, from any source."""
 
     @property
     def deployment(self) -> Deployment: ...
@@ -26,25 +26,25 @@ class Reply(Protocol):
 
     @property
     def ended(self) -> bool:
-        """The last batch handed out was the last there is."""
+        """Whether the batch returned last was the last one."""
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`."""
+        """The next batch. Raises `AttemptError`: broken, idle timeout, or not within `seconds`."""
 
     async def close(self) -> None: ...
 
 
 Begin = Callable[[], Awaitable[Reply]]
-"""Asks upstream for an answer."""
+"""Starts an upstream call."""
 
 
 async def in_other_form(events: Sequence[Event], size: int, *, stream: bool) -> Sequence[Event]:
-    """An answer as a stream or whole; a large one is not converted on the event loop."""
+    """An answer converted to a stream or to a plain answer; large ones in a thread."""
     if size <= MAX_EVENT_LOOP_BYTES:
         return converted(events, stream=stream)
     return await asyncio.to_thread(converted, events, stream=stream)
 
 
 def converted(events: Sequence[Event], *, stream: bool) -> Sequence[Event]:
-    """A complete answer in the other form. Raises `ValueError` and others if it is not a completion."""
+    """A complete answer in the other form. Raises `ValueError` and others if it is invalid."""
     return folding.as_stream(events[0]) if stream else (folding.as_whole(events),)

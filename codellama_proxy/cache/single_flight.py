@@ -1,13 +1,13 @@
-"""One upstream call whose answer several identical requests get: a shared call, and a subscription for each of them.
+"""One upstream call whose answer is shared by identical requests: a shared call with a subscription for each.
 
-The request that asks upstream drives the call in its own task and adds each batch to the call's buffer. Once a stream
-has subscribers, a task of its own reads it, so that neither a slow owner nor one that leaves holds the others up. The
-call ends when the answer is complete, when it fails, or when no request needs it any more. A late subscriber gets what
-is in the buffer and then follows live. A request for the other form (a stream, or a whole answer) waits for the end
-and gets the answer converted.
+The owner, the request that makes the call, runs it in its own task and adds each batch to the call's buffer. Once a
+stream has subscribers, a separate task reads it, so that an owner that is slow or disconnects does not delay them. The
+call ends when the answer is complete, when it fails, or when no request needs it. A late subscriber gets the buffer
+and then the following batches. A request for the other form (stream or plain) waits for the end and gets the answer
+converted.
 
-The upstream is read at most 256 KiB ahead of the fastest subscriber. A large answer takes no more subscribers, and what
-all of them have had is dropped from its buffer.
+The upstream is read at most 256 KiB ahead of the fastest subscriber. A large answer accepts no further subscribers,
+and batches that all subscribers have received are dropped from its buffer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_AHEAD_BYTES = 256 << 10
-"""How far a shared call may be ahead of its fastest subscriber."""
+"""How far the upstream may be read ahead of the fastest subscriber."""
 MAX_SHARED_BYTES = 8 << 20
-"""Bytes of an answer that are kept for late subscribers."""
+"""Maximum size of an answer that is buffered for late subscribers."""
 SLACK_SECONDS = 0.5
-"""How much longer than the call itself a subscriber waits, so that the call reports the reason first."""
+"""How much longer a subscriber waits than the call itself, so that the call reports the reason first."""
 
 
 class SharedCall:
-    """Not started, in progress, or over: complete (`error` is None), failed, or abandoned before it was started."""
+    """A call that is not started, in progress, or over: complete, failed (`error`), or abandoned before its start."""
 
     def __init__(
         self,
@@ -46,24 +46,24 @@ class SharedCall:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         closed_to_others: Callable[[SharedCall], Any],
     ) -> None:
-        """`seconds_left`: how long the next batch may take; `owner_left`: whether its owner's client has left;
-        `spawn` makes a task; `closed_to_others` is called when no more requests may subscribe.
+        """`seconds_left`: how long the next batch may take; `owner_left`: whether the owner's client disconnected;
+        `spawn`: creates a task; `closed_to_others`: called when no more requests may subscribe.
         """
         self.stream = stream
         self.batches: list[Sequence[Event]] = []
-        """All of the answer, unless it is `large`."""
-        self.forgotten = 0
-        """Number of batches before those."""
+        """The buffer: the whole answer so far, unless it is `large`."""
+        self.discarded = 0
+        """Number of batches dropped from the start of the buffer."""
         self.size = 0
-        """Bytes of the whole answer so far."""
+        """Size of the answer so far, in bytes."""
         self.complete = False
         self.error: BaseException | None = None
         self.abandoned = False
-        """It was never started: no request was sent."""
+        """It will not be started; no request was sent."""
         self.subscriptions: set[Subscription] = set()
         self.reply: Reply | None = None
         self.owner_view: Subscription | None = None
-        """The owner's own subscription, once a task reads the call."""
+        """The owner's subscription, once a task reads the call."""
         self._seconds_left = seconds_left
         self._owner_left = owner_left
         self._spawn = spawn
@@ -82,7 +82,7 @@ class SharedCall:
     @property
     def count(self) -> int:
         """Number of batches so far."""
-        return self.forgotten + len(self.batches)
+        return self.discarded + len(self.batches)
 
     @property
     def large(self) -> bool:
@@ -90,19 +90,19 @@ class SharedCall:
 
     @property
     def failing(self) -> bool:
-        """The owner is being cancelled while it waits for the upstream."""
+        """Whether the owner is being cancelled while it waits for the upstream."""
         return self._owner is not None and self._owner.cancelling() > 0
 
     @property
     def others_wait(self) -> bool:
-        """Requests other than its owner wait for the answer."""
+        """Whether requests other than the owner wait for the answer."""
         return len(self.subscriptions) > (0 if self.owner_view is None else 1)
 
     # --- for its owner ---------------------------------------------------------------------------------------
 
     async def begin(self, begin: Begin) -> Reply:
-        """The reply, whose first batch is then in the buffer. Raises what `begin` raises."""
-        self.reply = reply = await self._driven(begin())
+        """Starts the call; returns the reply after its first batch. Raises what `begin` raises."""
+        self.reply = reply = await self._awaited(begin())
         self._publish(reply.first, last=reply.ended)
         self.share()
         return reply
@@ -112,13 +112,13 @@ class SharedCall:
         if self.owner_view is not None:
             return await self.owner_view.more(seconds)
         assert self.reply is not None
-        batch = await self._driven(self.reply.more(seconds))
+        batch = await self._awaited(self.reply.more(seconds))
         self._publish(batch, last=self.reply.ended)
         self.share()
         return batch
 
-    async def _driven(self, step: Awaitable[T]) -> T:
-        """The result of a step that the owner's task waits for. A failure fails the call."""
+    async def _awaited(self, step: Awaitable[T]) -> T:
+        """The result of a step that the owner's task awaits. An exception fails the call."""
         self._owner = asyncio.current_task()
         try:
             return await step
@@ -142,7 +142,7 @@ class SharedCall:
         if self.subscriptions:
             self._notify()
         elif self.large:
-            self._forget(self.count)
+            self._discard(self.count)
 
     def _fail(self, error: BaseException) -> None:
         """Subscribers raise `error`."""
@@ -152,9 +152,9 @@ class SharedCall:
             self._notify()
 
     async def leave(self, note: Callable[[Sequence[Event]], None]) -> None:
-        """The owner has its answer, or its client left: returns when no other request needs the call any more.
+        """Called when the owner is done or its client disconnected; returns when no other request needs the call.
 
-        `note` is given the events that the owner did not get to.
+        `note` is called with the events that the owner has not received.
         """
         if self.owner_view is not None:
             await self.owner_view.drain(note)
@@ -164,7 +164,7 @@ class SharedCall:
             self.abandon()
 
     def unshared(self) -> SharedCall:
-        """A call like this one for its owner alone; this one is abandoned."""
+        """Abandons this call and returns a new one for the owner alone."""
         self.abandon()
         return SharedCall(
             stream=self.stream,
@@ -175,14 +175,14 @@ class SharedCall:
         )
 
     def abandon(self) -> None:
-        """It is not going to be started: subscribers ask for themselves."""
+        """Gives up a call before its start; subscribers then make their own calls."""
         if not self.over:
             self.abandoned = True
             self._close_to_others()
             self._notify()
 
     async def close(self) -> None:
-        """Returns when its connection is closed."""
+        """Ends the owner's part; returns when the connection is closed."""
         if self.owner_view is not None:
             await self.owner_view.close()
         if self._reader is not None:
@@ -193,14 +193,14 @@ class SharedCall:
     # --- once it is shared -----------------------------------------------------------------------------------
 
     def share(self) -> None:
-        """Has a task read the rest of a stream that has subscribers, unless the owner is waiting for a part of it."""
+        """Starts a task that reads the rest, if there are subscribers and the owner is not waiting for a batch."""
         if not self.subscriptions or self.reply is None or self.over:
             return
         if self._owner is not None or self._reader is not None:
             return
         self.owner_view = Subscription(self, stream=self.stream, at=self.count, size=self.size)
         self._reader = self._spawn(self._read(self.reply))
-        # Whatever ends the task, even before it has begun, is reported to the subscribers.
+        # Report the end of the task to the subscribers even if it was cancelled before it ran.
         self._reader.add_done_callback(lambda _: self._fail(abandoned()))
 
     async def _read(self, reply: Reply) -> None:
@@ -226,19 +226,19 @@ class SharedCall:
     # --- for its subscribers ---------------------------------------------------------------------------------
 
     def taken(self) -> None:
-        """A subscriber took what there was."""
+        """Called when a subscriber has read the buffer."""
         self._make_room()
         if self.large and self.subscriptions:
-            self._forget(min([subscription.at for subscription in self.subscriptions]))
+            self._discard(min([subscription.at for subscription in self.subscriptions]))
 
-    def _forget(self, count: int) -> None:
-        """Drops the first `count` batches of the answer from the buffer."""
-        if count > self.forgotten:
-            del self.batches[: count - self.forgotten]
-            self.forgotten = count
+    def _discard(self, count: int) -> None:
+        """Drops the batches before number `count` from the buffer."""
+        if count > self.discarded:
+            del self.batches[: count - self.discarded]
+            self.discarded = count
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """A call that no request needs any more ends."""
+        """Removes a subscription; the call ends if no request needs it."""
         self.subscriptions.discard(subscription)
         self._make_room()
         if not self.subscriptions:
@@ -254,7 +254,7 @@ class SharedCall:
             self._owner.cancel()
 
     def _close_to_others(self) -> None:
-        """What is done with an answer besides answering never costs the answer."""
+        """Calls `closed_to_others`; an error in storing the answer does not fail the answer."""
         try:
             self._closed_to_others(self)
         except Exception:
@@ -270,7 +270,7 @@ class SharedCall:
             changed.set()
 
     async def change(self) -> None:
-        """Returns when something has changed."""
+        """Returns at the next change of the call's state."""
         if self._changed is None:
             self._changed = asyncio.Event()
         await self._changed.wait()
@@ -280,7 +280,7 @@ class Subscription:
     """One request's view of a shared call: a `Reply`, once `start` has returned."""
 
     def __init__(self, call: SharedCall, *, stream: bool, at: int = 0, size: int = 0) -> None:
-        """`at` and `size`: the batches and bytes that it has had already."""
+        """`at` and `size`: the number of batches and bytes that the request already has."""
         self.call = call
         self.first: Sequence[Event] = ()
         self.at = at
@@ -291,7 +291,7 @@ class Subscription:
 
     @property
     def size(self) -> int:
-        """Bytes it has had, or would have had if it did not have to wait for the end."""
+        """Bytes received; for the other form, which has to wait for the end, all bytes so far."""
         if self._draining:
             return 0
         return self._size if self._stream == self.call.stream else self.call.size
@@ -311,7 +311,7 @@ class Subscription:
         return self.call.complete and self.at == self.call.count
 
     async def start(self) -> bool:
-        """Waits for the first batch; `False` if there will be none."""
+        """Waits for the first batch; returns `False` if there is none because the call failed."""
         same_form = self._stream == self.call.stream
         while not (self.call.complete or (same_form and self.call.batches)):
             if self.call.over:
@@ -329,7 +329,7 @@ class Subscription:
         return True
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch. Raises `AttemptError`, or what else ended the call."""
+        """The next batch. Raises `AttemptError`, or the exception that ended the call."""
         try:
             async with asyncio.timeout(seconds + SLACK_SECONDS):
                 while self.at == self.call.count:
@@ -341,14 +341,14 @@ class Subscription:
         return self.rest()
 
     def rest(self) -> Sequence[Event]:
-        """The events that this request has not had yet."""
-        batches = self.call.batches[self.at - self.call.forgotten :]
+        """The events that this request has not received yet."""
+        batches = self.call.batches[self.at - self.call.discarded :]
         self.at, self._size = self.call.count, self.call.size
         self.call.taken()
         return batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
 
     async def drain(self, note: Callable[[Sequence[Event]], None]) -> None:
-        """Passes the rest to `note` until the call is over, or no other request needs it."""
+        """Passes further events to `note` until the call is over or no other request needs it."""
         self._draining = True
         try:
             while not self.call.over and len(self.call.subscriptions) > 1:
@@ -362,7 +362,7 @@ class Subscription:
 
 
 def same_failure(error: BaseException) -> BaseException:
-    """The same failure, for one more request that raises it."""
+    """A separate exception with the same failure, for another request to raise."""
     return AttemptError(error.failure) if isinstance(error, AttemptError) else error
 
 

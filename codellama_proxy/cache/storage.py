@@ -1,8 +1,8 @@
-"""Kept answers: the latest used in memory, all of them in a SQLite file of their own beside the database.
+"""Stores answers: the most recently used ones in memory, all of them in a SQLite file beside the database.
 
-A file of its own, on a thread of its own, because nothing that happens to it may touch the ledger: it can be
-locked, full, damaged or deleted, and answers are then only asked for again. Nobody waits for a write. Every
-digest in the file is also in memory, so a miss costs no disk access. `troubles` counts what went wrong.
+The file is separate from the database and used on its own thread, so that no failure affects the ledger: if the file
+is locked, full, damaged or deleted, requests are only sent upstream again. Writes are not awaited. All keys in the
+file are also in memory, so a miss needs no disk access. `troubles` counts failures by kind.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.store.errors import StoreError
 
-MEMORY = 64 << 20
-"""Bytes of answers in memory, with what keeping each of them takes."""
-OVERHEAD = 1024
-STEP = 200
-"""Rows deleted at once."""
-MOST_WAITING = 1000
-"""Writes that may wait for the disk; what is more stays in memory only."""
-REST = 5.0
-"""Seconds the file is left alone after it failed."""
+MAX_MEMORY_BYTES = 64 << 20
+"""Maximum size of the answers in memory, including `ENTRY_OVERHEAD_BYTES` for each."""
+ENTRY_OVERHEAD_BYTES = 1024
+DELETE_BATCH_ROWS = 200
+"""Rows deleted in one maintenance step."""
+MAX_QUEUED_WRITES = 1000
+"""Writes that may wait for the disk; further answers are stored in memory only."""
+PAUSE_SECONDS = 5.0
+"""How long the file is not used after a failure."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class LruCache:
-    """The answers used last, bounded by number and by bytes."""
+    """The most recently used answers, bounded by number and by bytes."""
 
-    def __init__(self, most_bytes: int = MEMORY) -> None:
+    def __init__(self, most_bytes: int = MAX_MEMORY_BYTES) -> None:
         self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._most_bytes = most_bytes
         self.bytes = 0
@@ -54,17 +54,17 @@ class LruCache:
 
     def put(self, key: bytes, answer: CachedAnswer, most: int) -> None:
         self.drop(key)
-        if answer.size + OVERHEAD > self._most_bytes:
+        if answer.size + ENTRY_OVERHEAD_BYTES > self._most_bytes:
             return
         self._answers[key] = answer
-        self.bytes += answer.size + OVERHEAD
+        self.bytes += answer.size + ENTRY_OVERHEAD_BYTES
         while len(self._answers) > most or self.bytes > self._most_bytes:
             self.drop(next(iter(self._answers)))
 
     def drop(self, key: bytes) -> None:
         found = self._answers.pop(key, None)
         if found is not None:
-            self.bytes -= found.size + OVERHEAD
+            self.bytes -= found.size + ENTRY_OVERHEAD_BYTES
 
     def clear(self) -> None:
         self._answers.clear()
@@ -72,9 +72,9 @@ class LruCache:
 
 
 class CacheStorage:
-    """All kept answers. Nothing here raises for what the disk does."""
+    """The stored answers. Disk errors are counted and logged, never raised."""
 
-    def __init__(self, path: Path, monotonic: Callable[[], float], *, memory: int = MEMORY) -> None:
+    def __init__(self, path: Path, monotonic: Callable[[], float], *, memory: int = MAX_MEMORY_BYTES) -> None:
         self.troubles: Counter[str] = Counter()
         self.memory = LruCache(memory)
         self._path = path
@@ -83,14 +83,14 @@ class CacheStorage:
         self._db: sqlite3.Connection | None = None
         self._known: set[bytes] = set()
         self._version = 0
-        self._rests_until = float("-inf")
+        self._paused_until = float("-inf")
         self._waiting = 0
 
     async def open(self) -> None:
         await self._on_thread(lambda db: None)
 
     async def close(self) -> None:
-        """Returns when everything is written."""
+        """Writes what is queued, then closes the file."""
         await asyncio.to_thread(self._thread.shutdown)
         if self._db is not None:
             self._db.close()
@@ -98,7 +98,7 @@ class CacheStorage:
     # --- on the event loop -----------------------------------------------------------------------------------
 
     async def find(self, key: bytes, scope: CacheScope) -> CachedAnswer | None:
-        """From memory, else from the disk."""
+        """The answer, from memory or from the file; `None` if there is none."""
         found = self.memory.get(key)
         if found is not None or key not in self._known:
             return found
@@ -108,7 +108,7 @@ class CacheStorage:
         return found
 
     def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
-        """Keeps an answer, `most` of them in all. Never waits."""
+        """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
         row = Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
         self.write(lambda db: self._put(db, row, most))
@@ -118,8 +118,8 @@ class CacheStorage:
         self.write(lambda db: self._drop(db, key))
 
     def write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
-        """Has the thread do it, unless too much waits for it already."""
-        if self._waiting >= MOST_WAITING:
+        """Queues a change of the file; drops it if `MAX_QUEUED_WRITES` are waiting."""
+        if self._waiting >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
             return
         self._waiting += 1
@@ -132,13 +132,13 @@ class CacheStorage:
         self._waiting -= 1
 
     async def maintain(self, now: float, most: int) -> None:
-        """One small step of tidying up; notices what other processes purged."""
-        purged = await self._on_thread(lambda db: self._tidy(db, now, most))
+        """Deletes a batch of expired and surplus answers; detects purges by other processes."""
+        purged = await self._on_thread(lambda db: self._maintain(db, now, most))
         if purged:
             self.memory.clear()
 
     async def read(self, look: Callable[[sqlite3.Connection], T]) -> T | None:
-        """What `look` finds in the file; `None` if it cannot be read."""
+        """The result of `look`; `None` if the file cannot be used."""
         return await self._on_thread(look)
 
     async def _on_thread(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -150,8 +150,8 @@ class CacheStorage:
     # --- on the thread ---------------------------------------------------------------------------------------
 
     def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
-        """`None`, and a count, for whatever SQLite has to complain of."""
-        if self._monotonic() < self._rests_until:
+        """The result of `use`; on an SQLite or I/O error it is counted and the result is `None`."""
+        if self._monotonic() < self._paused_until:
             return None
         try:
             return use(self._connected())
@@ -170,7 +170,7 @@ class CacheStorage:
         kind = answer_file.kind_of(error)
         if not self.troubles[kind]:
             log.warning(
-                "the cache's file %s cannot be used (%s); answers are asked for anew", self._path, error
+                "the cache's file %s cannot be used (%s); requests are sent upstream", self._path, error
             )
         self.troubles[kind] += 1
         if self._db is not None:
@@ -179,13 +179,13 @@ class CacheStorage:
         if kind == "damaged":
             answer_file.remove(self._path)
         else:
-            self._rests_until = self._monotonic() + REST
+            self._paused_until = self._monotonic() + PAUSE_SECONDS
         self._known = set()
 
     def _read(self, db: sqlite3.Connection, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         try:
             found = answer_file.find(db, key, f"{scope.kind}:{scope.name}")
-        except ValueError:  # a row that is not what we write
+        except ValueError:  # an invalid row
             self.troubles["corrupt"] += 1
             found = None
         if found is None:
@@ -204,13 +204,13 @@ class CacheStorage:
     def _shrink(self, db: sqlite3.Connection, most: int) -> None:
         over = len(self._known) - most
         if over > 0:
-            self._known.difference_update(answer_file.drop_oldest(db, min(over, STEP)))
+            self._known.difference_update(answer_file.drop_oldest(db, min(over, DELETE_BATCH_ROWS)))
 
-    def _tidy(self, db: sqlite3.Connection, now: float, most: int) -> bool:
+    def _maintain(self, db: sqlite3.Connection, now: float, most: int) -> bool:
         version = answer_file.version(db)
         changed, self._version = version != self._version, version
         if changed:
             self._known = answer_file.keys(db)
-        self._known.difference_update(answer_file.drop_expired(db, now, STEP))
+        self._known.difference_update(answer_file.drop_expired(db, now, DELETE_BATCH_ROWS))
         self._shrink(db, most)
         return changed

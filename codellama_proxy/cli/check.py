@@ -17,7 +17,7 @@ from codellama_proxy.config.check_report import Form, inspect, printed
 from codellama_proxy.config.settings import config_path, environment
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
-from codellama_proxy.diagnostics.probe import Tried, probe
+from codellama_proxy.diagnostics.probe import ProbeResult, probe
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.upstream.pools import Pools
 
@@ -60,8 +60,8 @@ def valid_snapshot(path: Path) -> Snapshot:
     return report.snapshot
 
 
-def _probed(snapshot: Snapshot) -> Sequence[Tried]:
-    async def main() -> Sequence[Tried]:
+def _probed(snapshot: Snapshot) -> Sequence[ProbeResult]:
+    async def main() -> Sequence[ProbeResult]:
         pools = Pools()
         try:
             return await probe(snapshot, pools, Time())
@@ -71,24 +71,24 @@ def _probed(snapshot: Snapshot) -> Sequence[Tried]:
     return asyncio.run(main())
 
 
-def _row(one: Tried) -> dict[str, Any]:
+def _row(one: ProbeResult) -> dict[str, Any]:
     return {
         "deployment": one.deployment.id,
         "provider": one.deployment.provider,
         "works": one.works,
         "ms": round(one.ms),
-        "error": one.said or None,
+        "error": one.message or None,
     }
 
 
-def _table(tried: Sequence[Tried]) -> str:
+def _table(tried: Sequence[ProbeResult]) -> str:
     rows = [
         (
             one.deployment.id,
             one.deployment.provider,
             "yes" if one.works else "NO",
             f"{one.ms:.0f} ms",
-            one.said or None,
+            one.message or None,
         )
         for one in tried
     ]

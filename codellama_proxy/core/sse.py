@@ -4,7 +4,7 @@ The decoder follows the WHATWG algorithm as far as providers use it: lines end i
 event ends at an empty line, `data` lines are joined by LF, one space after the colon is dropped, comments and
 `id`/`retry` are ignored, a leading byte order mark too. Two departures: an event still open when the stream
 ends is delivered by `flush` (several providers leave out the last empty line), and an event larger than
-`MAX_EVENT` bytes is an error, so that memory stays bounded whatever is sent.
+`MAX_EVENT_BYTES` bytes is an error, so that memory stays bounded whatever is sent.
 
 Bytes are never decoded here, so a UTF-8 character split between two reads cannot break.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_EVENT = 4 << 20
+MAX_EVENT_BYTES = 4 << 20
 """Bytes: an event may contain an image."""
 MAX_LINES = 10_000
 """Of one event."""
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 
 class EventTooLargeError(ValueError):
-    """An event exceeds `MAX_EVENT` or `MAX_LINES`; `data` is the part received."""
+    """An event exceeds `MAX_EVENT_BYTES` or `MAX_LINES`; `data` is the part received."""
 
     def __init__(self, message: str, data: bytes) -> None:
         super().__init__(message)
@@ -68,8 +68,10 @@ class Decoder:
         end = buffer.rfind(b"\n\n", self._searched)
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
-        if len(buffer) > MAX_EVENT and not whole:  # else return the whole events first; the next read raises
-            raise EventTooLargeError(f"an event larger than {MAX_EVENT} bytes", bytes(buffer))
+        if (
+            len(buffer) > MAX_EVENT_BYTES and not whole
+        ):  # else return the whole events first; the next read raises
+            raise EventTooLargeError(f"an event larger than {MAX_EVENT_BYTES} bytes", bytes(buffer))
         self._searched = max(len(buffer) - 1, 0)
         return _frames(whole)
 

@@ -77,9 +77,9 @@ class Failure:
     """Usage that the upstream reported with the error."""
     refused: bool = False
     """The upstream returned an error itself, so it generated nothing beyond the reported usage."""
-    said: str = field(default="", repr=False)
+    upstream_message: str = field(default="", repr=False)
     """The upstream's raw message, never shown (`failures.disclosed` masks it)."""
-    said_param: str | None = field(default=None, repr=False)
+    upstream_param: str | None = field(default=None, repr=False)
     unsupported: str = field(default="", repr=False)
     """A parameter that the upstream does not support: the next attempt on this deployment omits it."""
 

@@ -30,36 +30,37 @@ MAX_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class ProbeResult:
     """The result for one deployment."""
 
     deployment: Deployment
     works: bool
     ms: float
-    said: str = ""
+    message: str = ""
+    """Why it does not work; empty if it does."""
 
 
-async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[Tried]:
+async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[ProbeResult]:
     """The results of every enabled deployment, in file order."""
     turns = asyncio.Semaphore(MAX_PARALLEL)
     deployments = [d for model in snapshot.models.values() for d in model.deployments]
 
-    async def one(deployment: Deployment) -> Tried:
+    async def one(deployment: Deployment) -> ProbeResult:
         async with turns:
             return await _tried(deployment, snapshot, pools, time)
 
     return await asyncio.gather(*(one(deployment) for deployment in deployments))
 
 
-async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> Tried:
+async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> ProbeResult:
     started = time.monotonic()
     try:
         await _answered(deployment, snapshot, pools)
     except AttemptError as failed:
-        return Tried(deployment, False, _since(started, time), in_words(failed.failure))
+        return ProbeResult(deployment, False, _since(started, time), in_words(failed.failure))
     except ProxyError as error:
-        return Tried(deployment, False, _since(started, time), error.message)
-    return Tried(deployment, True, _since(started, time))
+        return ProbeResult(deployment, False, _since(started, time), error.message)
+    return ProbeResult(deployment, True, _since(started, time))
 
 
 async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:

@@ -179,7 +179,7 @@ async def _course(
     pools, cooldowns = Pools(stage.make), Cooldowns(identity_of, loop.time)
     served, error = None, None
     try:
-        reply = await AttemptRunner(pools, cooldowns, time).open(trace, chat, models, snapshot)
+        reply = await AttemptRunner(pools, cooldowns, time).run(trace, chat, models, snapshot)
         await reply.close()
     except SimulatedAnswer:
         served = stage.called[-1][1].id

@@ -8,7 +8,7 @@ The classes (`FailureClass`) are the same for all providers, for streams and for
     transient   a retry may succeed
     disguised   status 200, but not a valid answer
 
-The upstream's own message is kept apart in `Failure.said`. Only `disclosed` puts it into the message for the client,
+`Failure.upstream_message` holds the upstream's own message. Only `disclosed` copies it into the message for the client,
 after masking the deployment's secrets.
 """
 
@@ -173,8 +173,8 @@ def _failure(
         retry_after=wait,
         reason=reason,
         refused=refused,
-        said=error.message if callers else "",
-        said_param=error.param if callers else None,
+        upstream_message=error.message if callers else "",
+        upstream_param=error.param if callers else None,
         unsupported=_unsupported(error) if callers and status in (400, 422) else "",
     )
 
@@ -189,11 +189,13 @@ DISCLOSED_WHOLE = frozenset({None, 200, 400, 413, 422})
 
 def disclosed(failure: Failure, clean: Clean) -> Failure:
     """The failure with the upstream's own message, masked by `clean`, as its message for the client."""
-    if not failure.said and failure.said_param is None:
+    if not failure.upstream_message and failure.upstream_param is None:
         return failure
-    shown = (words if failure.status in DISCLOSED_WHOLE else sentence)(failure.said, clean)
-    param = words(failure.said_param or "", clean, MAX_PARAM_CHARACTERS) or None
-    return replace(failure, message=shown or failure.message, param=param, said="", said_param=None)
+    shown = (words if failure.status in DISCLOSED_WHOLE else sentence)(failure.upstream_message, clean)
+    param = words(failure.upstream_param or "", clean, MAX_PARAM_CHARACTERS) or None
+    return replace(
+        failure, message=shown or failure.message, param=param, upstream_message="", upstream_param=None
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

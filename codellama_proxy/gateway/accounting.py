@@ -1,4 +1,4 @@
-"""What a request may cost before it starts, and what it did cost at its end: the gateway's side of the ledger."""
+"""The gateway's side of the ledger: admits requests before they start and books their cost when they end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Accounting:
-    """Admits and settles. Every admitted trace is settled once, whatever happened to its request."""
+    """Admits requests and settles each admitted one exactly once, however it ended."""
 
     def __init__(
         self,
@@ -56,24 +56,26 @@ class Accounting:
 
     @property
     def traced(self) -> bool:
+        """Whether OpenTelemetry spans are exported."""
         return self._spans is not None
 
     async def admit(
         self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> Sequence[Model]:
-        """One held row before any byte goes upstream; the models that may be asked, where a budget bears them.
+        """Write a held row; returns the models that may be called: with a budget, those with a price.
 
-        Raises `ProxyError`: a limit, a missing price, no ledger.
+        Called before anything is sent upstream. Raises `ProxyError`: a limit, model_not_priced or
+        accounting_unavailable.
         """
         scopes = asking.scopes_of(context, request, snapshot)
         models = asking.payable(models, scopes)
         context.budgeted = asking.budgeted(scopes)
-        # Tokens of the prompt are counted where tokens are limited, else guessed from its size.
+        # Prompt tokens are counted only if a token rate is limited; otherwise they are estimated from the size.
         if asking.counts_tokens(scopes):
             estimate = await self._counter.prompt(request, asking.candidates(models)[0])
         else:
             estimate = tokens.of_size(request.size)
-        context.asked_ledger = True
+        context.needs_settlement = True
         ask = await off_loop(
             request.size, asking.admission_request, context, request, models, snapshot, scopes, estimate
         )
@@ -86,16 +88,16 @@ class Accounting:
     async def admit_follower(
         self, context: RequestContext, models: Sequence[Model], snapshot: Snapshot
     ) -> None:
-        """A row that costs nothing, for a request that ended while it waited for another one's answer."""
+        """Write a row without cost for a request that ended while it waited for a shared call."""
         assert context.request is not None
         context.cache = "hit"
         try:
             await self.admit(context, context.request, models, snapshot)
         except ProxyError:
-            context.asked_ledger = False  # a limit would have refused it: refused requests have no row
+            context.needs_settlement = False  # a limit would refuse it, and refused requests have no row
 
-    async def in_words(self, request: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
-        """The same; with its token ids as text too if one of its candidates reads only text."""
+    async def with_text(self, request: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
+        """The request; with its token IDs decoded to text as well if a candidate accepts only text."""
         if request.endpoint != "embeddings" or not has_ids(request):
             return request
         if all(d.provider in TAKE_IDS for d in asking.candidates(models)):
@@ -103,9 +105,9 @@ class Accounting:
         return request._replace(texts=await self._counter.texts(request))
 
     async def extend(self, context: RequestContext, deployment: Deployment) -> bool:
-        """Before one more attempt: has the ledger hold what the earlier ones may have cost, beside its own bound.
+        """Before another attempt: hold what the earlier ones may have cost, in addition to its own bound.
 
-        `False` where a budget has no room for that. Raises `ProxyError` accounting_unavailable.
+        Returns `False` if a budget has no room for that. Raises `ProxyError` accounting_unavailable.
         """
         await self._charge(context)
         spent = sum([call.charge.cost_nanos or 0 for call in context.calls if call.charge is not None])
@@ -123,7 +125,7 @@ class Accounting:
         return True
 
     async def estimated(self, call: Call) -> Usage:
-        """Usage that no upstream reported, counted once."""
+        """Our own count of the usage that no upstream reported; counted once per call."""
         if call.counted is None:
             try:
                 call.counted = await self._counter.usage(call.sent, call.text, call.deployment)
@@ -133,24 +135,27 @@ class Accounting:
         return call.counted
 
     async def charge(self, context: RequestContext) -> Charge | None:
-        """Of the latest call; `None` while it lasts."""
+        """The charge of the latest call; `None` while the call is in progress."""
         await self._charge(context)
         return context.calls[-1].charge
 
     async def cost_nanos(self, context: RequestContext) -> int | None:
-        """Of a request whose answer is in hand whole."""
+        """The cost of a request whose whole answer has arrived, in nano-USD; `None` if a price is unknown."""
         await self._charge(context)
         return request_charge(context, price_of).cost_nanos
 
     async def _charge(self, context: RequestContext) -> None:
-        """Every ended call has its charge afterwards, for good."""
+        """Sets the charge of every ended call. A charge never changes afterwards."""
         for call in uncharged(context):
             if charging.must_count(call):
                 await self.estimated(call)
             call.charge = charging.charge(call, price_of(call.deployment))
 
     def settle(self, context: RequestContext) -> asyncio.Task[None] | None:
-        """The end of a request, in the books and in the log: now, or as soon as its tokens are counted, by a task."""
+        """Book and log the end of a request.
+
+        Done before returning if no tokens need counting; otherwise by the returned task.
+        """
         context.ended = self._time.monotonic()
         context.close_calls()
         if not any(charging.must_count(call) for call in uncharged(context)):
@@ -172,7 +177,7 @@ class Accounting:
             call.charge = charging.charge(call, price_of(call.deployment))
         context.close_calls()
         done = request_charge(context, price_of)
-        if context.asked_ledger:
+        if context.needs_settlement:
             self._ledger.settle(_tracked(settlement(context, done), context, done))
         self._lines.request(request_record(context, done))
         self._metrics.finished(context, done)
@@ -180,12 +185,12 @@ class Accounting:
             self._spans.finished(context, done)
 
     async def close(self) -> None:
-        """Waits for what is still being counted."""
+        """Waits for requests whose tokens are still being counted."""
         await asyncio.gather(*self._counting)
 
 
 def _tracked(end: Settlement, context: RequestContext, done: RequestCharge) -> Settlement:
-    """With what is to be kept of it and told to others; the books never depend on that."""
+    """The settlement with stored content and the tracking record; an error there never prevents booking."""
     wanted = context.tracking
     if not wanted.requests_content and wanted.promptlayer_key is None:
         return end

@@ -1,4 +1,4 @@
-"""What a request asks of the ledger: its scopes, the most it can cost, and who could answer it. Pure."""
+"""Builds the admission request: the limited scopes, the maximum cost and the candidates of a request. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from codellama_proxy.tokens import tokenizers as tokens
 
 
 def candidates(models: Iterable[Model]) -> list[Deployment]:
-    """Everybody who may be asked."""
+    """Every deployment of these models."""
     return [d for model in models for d in model.deployments]
 
 
@@ -33,7 +33,7 @@ def scopes_of(
 
 
 def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
-    """Whether the prompt's tokens are counted beforehand, or guessed from its size."""
+    """Whether prompt tokens are counted before admission rather than estimated from the size."""
     return any(scope.limits.tpm_limit is not None for scope in scopes)
 
 
@@ -43,7 +43,7 @@ def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
 
 
 def payable(models: Sequence[Model], scopes: Iterable[ScopeLimits]) -> Sequence[Model]:
-    """The chain without those that a budget passes over: what they cost is unknown. All of it if nothing is left."""
+    """With a budget, the chain without deployments of unknown price; the whole chain if none would be left."""
     if not budgeted(scopes) or all(price_of(d) is not None for d in candidates(models)):
         return models
     able = [replace(model, deployments=_priced(model.deployments)) for model in models]
@@ -62,7 +62,7 @@ def admission_request(
     scopes: tuple[ScopeLimits, ...],
     prompt_estimate: int,
 ) -> AdmissionRequest:
-    """`prompt_estimate`: tokens, as near as we know."""
+    """What the ledger needs to admit the request. `prompt_estimate`: the expected number of prompt tokens."""
     possible = candidates(models)
     first = next((d for d in context.planned if d in possible), possible[0])
     deployments = [first, *[d for d in possible if d is not first]]
@@ -100,26 +100,26 @@ def admission_request(
 
 
 def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
-    """What the request can use at most, for judging what its upstream will report."""
-    told = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
-    each = ask.wanted_tokens if told is None else told
+    """The maximum usage of the request, against which usage reported by the upstream is checked."""
+    sent = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
+    each = ask.wanted_tokens if sent is None else sent
     completion = each * ask.n + max(ask.unbounded_tokens, default=0)
-    return Bounds(ask.prompt_bound, completion, told is not None, ask.n, budgeted(ask.scopes))
+    return Bounds(ask.prompt_bound, completion, sent is not None, ask.n, budgeted(ask.scopes))
 
 
 def _most_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int:
-    """Of an answer that the client did not bound; vectors have none."""
+    """Maximum completion tokens if the client set no bound; 0 for embeddings."""
     return 0 if request.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
 
 
 def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tuple[int, ...]:
-    """Tokens that the prompt cannot exceed at each deployment.
+    """Upper bounds of the prompt tokens at each deployment.
 
-    Its bytes with the guardrail's, pictures and the like by the provider's formula, what frames take and what providers
-    add by themselves.
+    Counts the bytes of the prompt and of the guardrail, media by the provider's formula, message framing, and tokens
+    that providers add.
     """
     request = here[0].request
-    brought, encoded = media.found_in(request.messages)
+    attached, encoded = media.found_in(request.messages)
     shared = request.size - encoded + tokens.framing_bound(request.messages)
     if request.endpoint == "chat/completions":
         shared += OWN_TOKENS
@@ -128,8 +128,8 @@ def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tupl
         deployment = at.deployment
         own = len(at.guardrail_text.encode())
         own += len(repr(dict(deployment.params))) if deployment.params else 0
-        total = shared + own + media.bound(brought, deployment)
-        # Only a budget keeps back what has no price.
+        total = shared + own + media.bound(attached, deployment)
+        # Extras without a price are removed only if there is a budget.
         calls = sum([extra.calls for extra in (at.paid_extras if budgeted else at.extras)])
         if not calls and output_bounds.always_searches(request, deployment):
             calls = extras.MAX_UNBOUNDED_CALLS
@@ -140,7 +140,7 @@ def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tupl
 
 
 def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
-    """The highest price that a token of the prompt, and one of the answer, can have there."""
+    """The highest prices of a prompt token and of a completion token there; `None` if the price is unknown."""
     price = price_of(here.deployment)
     if price is None:
         return None
@@ -151,7 +151,7 @@ def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
 
 
 def _calls_units(here: DeploymentRequest) -> int:
-    """What its calls of server tools can cost there, in nano-USD for a million requests like it."""
+    """Maximum cost of its server tool calls there, in nano-USD per million such requests."""
     price = here.deployment.price
     prices = dict(price.server_tools) if price else {}
     return sum([extra.calls * prices.get(extra.tool, 0) for extra in here.paid_extras])

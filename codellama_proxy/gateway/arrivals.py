@@ -1,7 +1,7 @@
-"""Requests whose bodies are still coming: how many there may be, and how many bytes of them are kept meanwhile.
+"""Bounds requests whose bodies are still being received: their number, and the bytes buffered for them.
 
-They take no place among the running ones: a client that sends slowly delays no other request. What one key may
-have on the way is bounded by its limits; without any, it gets half of all there is.
+They do not count as running requests, so a client that sends slowly delays no other request. A key's limits bound
+what it may have in transit; a key without limits gets half of the total.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from codellama_proxy.core.snapshot import Project, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 
-SPARE = 4
-"""Requests that a key may have on the way beyond those that its limits let run."""
-LEAST = 1000
-"""Requests that may be on the way in all, where fewer may run."""
-LEAST_BYTES = 128 << 20
-BODIES = 8
-"""Bodies of the largest size that may be kept at once, where that is more than `LEAST_BYTES`."""
-SOON = 1.0
-"""Seconds after which it is worth asking again."""
+SPARE_REQUESTS = 4
+"""Requests that a key may have in transit beyond its `max_parallel_requests`."""
+MIN_REQUESTS = 1000
+"""Minimum of the total number of requests in transit."""
+MIN_BYTES = 128 << 20
+"""Minimum of the total number of buffered bytes."""
+MAX_LARGEST_BODIES = 8
+"""Number of bodies of the maximum size that may be buffered, if that is more than `MIN_BYTES`."""
+RETRY_AFTER_SECONDS = 1.0
 
 
 class ArrivalRoom(NamedTuple):
-    """The bounds for one request: on everybody's together, and on those of the same key or address."""
+    """The bounds that apply to one request: on all requests in transit, and on those of the same key or address."""
 
     requests: int
     own_requests: int
     size: int
     """Bytes."""
     limited: bool = False
-    """Its limits make `own_requests` what it is."""
+    """Whether the limits of its key or project determine `own_requests`."""
 
     @property
     def own_size(self) -> int:
@@ -43,14 +43,14 @@ class ArrivalRoom(NamedTuple):
 
 
 def room_of(snapshot: Snapshot, project: Project, key: Key | None) -> ArrivalRoom:
-    """`max_parallel_requests` of the server, the project and the key say how many."""
+    """The bounds for a key, derived from `max_parallel_requests` of the server, the project and the key."""
     server = snapshot.server
-    size = max(LEAST_BYTES, BODIES * server.max_body)
-    requests = max(LEAST, server.max_parallel_requests)
+    size = max(MIN_BYTES, MAX_LARGEST_BODIES * server.max_body)
+    requests = max(MIN_REQUESTS, server.max_parallel_requests)
     half = requests // 2
     scopes = limits.scopes_of(snapshot, project, key, None)
     bounds = [
-        scope.limits.max_parallel_requests + SPARE
+        scope.limits.max_parallel_requests + SPARE_REQUESTS
         for scope in scopes
         if scope.limits.max_parallel_requests is not None and not scope.limits.shadow
     ]
@@ -59,7 +59,7 @@ def room_of(snapshot: Snapshot, project: Project, key: Key | None) -> ArrivalRoo
 
 
 class Arrivals:
-    """Counts them."""
+    """Counts requests and bytes in transit."""
 
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
@@ -69,13 +69,14 @@ class Arrivals:
 
     @contextlib.contextmanager
     def one(self, who: str, room: ArrivalRoom) -> Iterator[Callable[[int], None]]:
-        """A request of `who` while its body comes; call what it yields with each piece's size in bytes.
+        """Counts a request of `who` while its body is received.
 
-        Both raise `ProxyError`: overloaded, or concurrency_limit_exceeded.
+        Yields a function to call with the size in bytes of each piece. Both raise `ProxyError`: overloaded or
+        concurrency_limit_exceeded.
         """
         if self._requests[who] >= room.own_requests and room.limited:
             message = f"Too many requests are still being sent: at most {room.own_requests} at once."
-            raise ProxyError("concurrency_limit_exceeded", message, retry_after=SOON)
+            raise ProxyError("concurrency_limit_exceeded", message, retry_after=RETRY_AFTER_SECONDS)
         if self._requests[who] >= room.own_requests or self._count >= room.requests:
             raise _overloaded()
         size = 0
@@ -106,6 +107,6 @@ def _overloaded() -> ProxyError:
     return ProxyError(
         "overloaded",
         "Too many requests are being received; retry shortly.",
-        retry_after=SOON,
+        retry_after=RETRY_AFTER_SECONDS,
         headers={"connection": "close"},
     )

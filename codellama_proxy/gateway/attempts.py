@@ -12,7 +12,7 @@ from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.pricing.charge import LEFT, Call
+from codellama_proxy.pricing.charge import CANCELLED, Call
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import retries, selection
@@ -70,7 +70,7 @@ class TrackedReply:
             self._call.end(self._time.monotonic())
 
     async def close(self) -> None:
-        """An answer we or the client gave up says nothing about its upstream."""
+        """Closes the reply. An answer that was abandoned before its end does not affect the cooldown."""
         self._call.leave(self._time.monotonic())
         if not self._noted:
             self._noted = True
@@ -80,17 +80,17 @@ class TrackedReply:
 
 
 HasBudget = Callable[[RequestContext, Deployment], Awaitable[bool]]
-"""Asked before each further attempt: whether the budgets have room for one there."""
+"""Called before each further attempt: whether the budgets have room for one on that deployment."""
 
 
 async def unlimited(context: RequestContext, deployment: Deployment) -> bool:
-    """For attempts without a budget."""
+    """A `HasBudget` for attempts without budgets."""
     del context, deployment
     return True
 
 
 class AttemptRunner:
-    """Holds the connections and the cooldowns; the context records what happens."""
+    """Runs attempts on the given connections and cooldowns; records each one in the request's context."""
 
     def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: HasBudget = unlimited) -> None:
         self._pools = pools
@@ -101,13 +101,13 @@ class AttemptRunner:
     def chain(
         self, request: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
-        """The asked model and its fallbacks. Raises `ProxyError` model_not_found."""
+        """The requested model and its fallbacks. Raises `ProxyError` model_not_found."""
         asked = selection.asked_model(snapshot, request.model, request.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
         return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
 
     def plan(self, context: RequestContext, models: Sequence[Model]) -> None:
-        """Draws the order of the deployments ahead of the first attempt, so that the ledger knows where it goes."""
+        """Sets the order of the deployments before the first attempt, because the ledger records the first one."""
         context.planned = self._order(models)
 
     def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
@@ -115,15 +115,15 @@ class AttemptRunner:
         return selection.candidates(models, self._cooldowns.states(), now, jitter)
 
     def _planned(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
-        """The order that was drawn ahead, once, without what the ledger has ruled out since."""
+        """The planned order, for the first attempt only, without deployments that admission ruled out."""
         planned, context.planned = context.planned, ()
         found = [d for model in models for d in model.deployments] if planned else []
         return [d for d in planned if d in found]
 
-    async def open(
+    async def run(
         self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
     ) -> TrackedReply:
-        """An answer that has begun. Raises `ProxyError` when no deployment gives one."""
+        """Returns an answer that has begun. Raises `ProxyError` if every deployment failed."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
             ordered = self._planned(context, models) or self._order(models)
@@ -138,7 +138,7 @@ class AttemptRunner:
             if context.attempts and not await self._goes_on(context, step.deployment):
                 raise retries.final_error(context.attempts, GiveUp("exhausted"), snapshot.routing)
             if self._cooldowns.is_probed(step.deployment):
-                continue  # another request was there first, while this one waited
+                continue  # another request started the probe while this one waited
             reply = await self._attempt(context, request, step, snapshot)
             if reply is not None:
                 context.serving, context.dropped = step.deployment, reply.dropped
@@ -147,7 +147,7 @@ class AttemptRunner:
                 )
 
     async def _goes_on(self, context: RequestContext, deployment: Deployment) -> bool:
-        """Whether one more attempt is wanted and paid for; if not, the last failure stands."""
+        """Whether to try again: a client still waits and the budgets have room. If not, the last failure is final."""
         if context.gone and not context.others():
             return False
         return await self._room(context, deployment)
@@ -155,19 +155,18 @@ class AttemptRunner:
     async def _attempt(
         self, context: RequestContext, request: InferenceRequest, step: Try, snapshot: Snapshot
     ) -> Reply | None:
-        """One upstream call, recorded in the context and for the deployment's cooldown."""
+        """One upstream call, recorded in the context and for the cooldown; `None` if it failed."""
         deployment = step.deployment
         try:
             here, sent = await off_loop(request.size, _prepared, context, request, deployment, snapshot)
         except ProxyError:
             if not context.attempts:
                 raise
-            context.unable.add(
-                deployment.id
-            )  # a backup that cannot be asked this is none; the first failure stands
+            # This fallback does not support the request, so the failure of the first attempt is reported.
+            context.unable.add(deployment.id)
             return None
         if self._cooldowns.is_probed(deployment):
-            return None  # another request was first, while a thread prepared this one
+            return None  # another request started the probe while a thread prepared this one
         context.sent, context.tried = here, deployment
         started = self._time.monotonic()
         again = any(attempt.deployment == deployment.id for attempt in context.attempts)
@@ -182,7 +181,7 @@ class AttemptRunner:
             self._cooldowns.end(deployment, call.failure, snapshot.routing.cooldown, probe)
             return None
         except BaseException:
-            call.leave(self._time.monotonic(), LEFT)
+            call.leave(self._time.monotonic(), CANCELLED)
             self._cooldowns.abandon(deployment, probe)
             raise
         else:
@@ -190,14 +189,16 @@ class AttemptRunner:
             return reply
         finally:
             context.waited += self._time.monotonic() - started
-            if len(context.attempts) < len(context.calls):  # else the request was settled in the meantime
+            if len(context.attempts) < len(
+                context.calls
+            ):  # otherwise the request was settled in the meantime
                 context.attempts.append(call.attempt())
 
 
 def _prepared(
     context: RequestContext, request: InferenceRequest, deployment: Deployment, snapshot: Snapshot
 ) -> tuple[InferenceRequest, HttpRequest]:
-    """The request as this deployment gets it, and what is sent for it. Raises `ProxyError`."""
+    """The request for this deployment, and its HTTP request. Raises `ProxyError`."""
     at = context.requests_for(request, snapshot.guardrail).at(deployment)
     bound = context.admission.max_tokens if context.admission else None
     refused = repairs.left_out(context.attempts, deployment)

@@ -1,4 +1,4 @@
-"""The request for vectors that the semantic cache makes in order to answer another request."""
+"""The embedding request that the semantic cache sends on behalf of another request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import orjson
 
-from codellama_proxy.cache.semantic.embeddings import PATIENCE
+from codellama_proxy.cache.semantic.embeddings import LOOKUP_SECONDS
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Model, Snapshot
@@ -19,7 +19,7 @@ from codellama_proxy.request.context import RequestContext
 
 
 class Embedder:
-    """Asks a model of this proxy for vectors: a request of its own, on the bill of the one that it is asked for."""
+    """Gets embeddings from a model of this proxy, as a request of its own, charged to the caller's key."""
 
     def __init__(self, attempts: AttemptRunner, accounting: Accounting, time: Time) -> None:
         self._attempts = attempts
@@ -27,18 +27,18 @@ class Embedder:
         self._time = time
 
     async def ask(self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot) -> bytes | None:
-        """An answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
-        routing = replace(snapshot.routing, deadline=PATIENCE, max_attempts=2)
+        """The body of an `/embeddings` response; `None` if a limit refuses the request. Raises `ProxyError`."""
+        routing = replace(snapshot.routing, deadline=LOOKUP_SECONDS, max_attempts=2)
         snapshot = replace(snapshot, routing=routing)
         context = self._new_context(asker)
         wanted = {"model": model.name, "input": text, "encoding_format": "float"}
         request = parse_embedding(orjson.dumps(wanted), context.id, int(context.created_at))
         context.request = request = request._replace(user=asker.request.user if asker.request else None)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(LOOKUP_SECONDS):
                 if not await self._admitted(context, request, model, snapshot):
                     return None
-                reply = await self._attempts.open(context, request, [model], snapshot)
+                reply = await self._attempts.run(context, request, [model], snapshot)
                 try:
                     context.note(reply.first)
                     context.complete = True
@@ -54,7 +54,7 @@ class Embedder:
         finally:
             counting = self._accounting.settle(context)
             if counting is not None:
-                await asyncio.shield(counting)  # it is over before the request runs that it is asked for
+                await asyncio.shield(counting)  # the ledger must include it before the caller is admitted
 
     async def _admitted(
         self, context: RequestContext, request: InferenceRequest, model: Model, snapshot: Snapshot

@@ -1,4 +1,4 @@
-"""The stages of a request in their order, and the only module that knows all of them.
+"""The stages of a request, in order; the only module that knows all of them.
 
     bytes -> authenticate -> parse -> chain -> cache -> admit -> attempt* -> deliver -> settle -> log
 
@@ -32,7 +32,7 @@ from codellama_proxy.request.transcript import Transcript
 
 
 class Gateway:
-    """Holds what outlives requests; never a setting."""
+    """Holds what outlives requests; settings come from the snapshot of each request."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class Gateway:
 
     @property
     def running(self) -> int:
-        """Requests in flight, whose bodies have come."""
+        """The number of requests in flight whose bodies have been received."""
         return len(self._running)
 
     async def answer(self, endpoint: Endpoint, client: Client) -> None:
-        """Answers one request, whatever it takes. Raises only for bugs, cancellation and `ClientDisconnectedError`."""
+        """Answers one request, with an error response if need be. Raises `ClientDisconnectedError`."""
         snapshot = self._snapshot()
         context = self._new_context(endpoint, client, snapshot)
         task = asyncio.current_task()
@@ -73,12 +73,12 @@ class Gateway:
             self._enter(task, context, snapshot)
             request = context.request = await off_loop(len(body), parsed, context, endpoint, body, snapshot)
             models = self._chain(context, request, snapshot)
-            request = await self._accounting.in_words(request, models)
+            request = await self._accounting.with_text(request, models)
             source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
             self._attempts.plan(context, models)
             models = await self._accounting.admit(context, request, models, snapshot)
             client.stay(lambda: _client_left(task, context, request))
-            reply = await source.reply(lambda: self._attempts.open(context, request, models, snapshot))
+            reply = await source.reply(lambda: self._attempts.run(context, request, models, snapshot))
             await self._responder.deliver(context, request, reply, client, snapshot)
         except ProxyError as error:
             context.error = error
@@ -99,7 +99,7 @@ class Gateway:
             await self._end(context, source)
 
     async def _end(self, context: RequestContext, source: AnswerSource | None) -> None:
-        """Settles, once, when the charge is known: a shared call goes on while other requests need it."""
+        """Settles once the charge is known: the owner of a shared call waits while other requests need it."""
         try:
             if source is not None:
                 await source.leave()
@@ -109,7 +109,7 @@ class Gateway:
                 await source.close()
 
     def interrupt(self, code: str, message: str) -> None:
-        """Ends every request in flight with an error: the drain is over."""
+        """Ends every request in flight with this error; called when the drain time is over."""
         for task, context in {**self._running, **self._arriving}.items():
             context.error = ProxyError(code, message)
             task.cancel()
@@ -129,15 +129,15 @@ class Gateway:
     async def _body(
         self, task: asyncio.Task[None], context: RequestContext, client: Client, snapshot: Snapshot
     ) -> bytes:
-        most = snapshot.server.max_body
-        self._check_room(snapshot)  # a request that is refused need not be sent whole
+        limit = snapshot.server.max_body
+        self._check_room(snapshot)  # refuse before the body is received
         if not client.is_arriving():
-            return await client.body(most, _any_size)
+            return await client.body(limit, _any_size)
         who = context.key.key_id if context.key else client.address()
         self._arriving[task] = context
         try:
             with self._arrivals.one(who, room_of(snapshot, context.settings, context.key)) as grew:
-                return await client.body(most, grew)
+                return await client.body(limit, grew)
         finally:
             del self._arriving[task]
 
@@ -156,30 +156,30 @@ class Gateway:
     def _chain(
         self, context: RequestContext, request: InferenceRequest, snapshot: Snapshot
     ) -> Sequence[Model]:
-        """The asked model and its fallbacks, as far as the key and its project may use them."""
+        """The requested model and its fallbacks that the key and its project may use."""
         return self._attempts.chain(
             request, permission(context.settings, context.key, request.endpoint), snapshot
         )
 
 
 def _client_left(task: asyncio.Task[None], context: RequestContext, request: InferenceRequest) -> None:
-    """A plain answer is finished without its client; a stream ends, unless other requests wait for it, too."""
+    """Handles a disconnect: a plain answer is completed; a stream is cancelled unless other requests need it."""
     context.leave()
     if request.stream and not context.others():
         task.cancel()
 
 
 def parsed(context: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> InferenceRequest:
-    """The request in `body`. Raises `ProxyError`."""
+    """The request in `body`, checked. Raises `ProxyError`."""
     request = PARSERS[endpoint](body, context.id, int(context.created_at))
     check_client_system(request.messages, snapshot.guardrail.client_system)
     return request
 
 
 def request_id(wall: float) -> str:
-    """Unique, and in the order of time: a ledger's index of such ids grows at its end only."""
+    """A unique ID that sorts by time, so that an index of IDs grows only at its end. `wall`: unix seconds."""
     return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
 def _any_size(_: int) -> None:
-    """A body that is here already is bounded by what one read takes."""
+    """A body that has already arrived is bounded by the size of one read."""

@@ -1,4 +1,4 @@
-"""Hands an answer to the client as it comes: the same loop for streams and for plain answers."""
+"""Sends an answer to the client as it arrives, with one loop for streams and plain answers."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
 
-EARLY = 0.02
-"""Seconds that the event loop's timers may be ahead of the clock: its time is a whole number of milliseconds."""
+TIMER_TOLERANCE_SECONDS = 0.02
+"""How much earlier than the clock a timer may fire: event loops round to milliseconds."""
 
 
 class Client(Protocol):
-    """The caller, as the web layer shows it."""
+    """The interface of the web layer to one client."""
 
     begun: bool
     """The status line has been sent."""
 
     def credential(self) -> str | None:
-        """The secret it presented. Raises `ProxyError` when it presented two."""
+        """The secret in the request's headers. Raises `ProxyError` if there are two."""
 
     def cache_control(self) -> str:
         """Its `Cache-Control` header; empty for none."""
 
     def hints(self) -> dict[str, str]:
-        """Its headers that are for tracking."""
+        """Its headers with tracking metadata."""
 
     def is_arriving(self) -> bool:
-        """Whether some of its body is still to come."""
+        """Whether part of the body has not arrived yet."""
 
     def address(self) -> str:
-        """Where it calls from."""
+        """Its IP address."""
 
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
-        """The whole request body; `grew` hears the size of each piece and may raise.
+        """The whole request body; `grew` is called with the size of each piece in bytes and may raise.
 
         Raises `ClientDisconnectedError`, or `ProxyError`: too large, wrong content type, too slow.
         """
 
     def stay(self, left: Callable[[], None]) -> None:
-        """From here on a disconnect only calls `left`; writing then raises `ClientDisconnectedError`."""
+        """From now on a disconnect only calls `left`; later writes raise `ClientDisconnectedError`."""
 
     async def begin(self, status: int, headers: dict[str, str]) -> None: ...
 
     async def write(self, data: bytes, *, last: bool) -> None:
-        """Raises `ClientDisconnectedError` when it does not read what it is sent."""
+        """Sends part of the body. Raises `ClientDisconnectedError` if the client does not read it in time."""
 
 
 class ClientDisconnectedError(Exception):
@@ -64,7 +64,7 @@ class ClientDisconnectedError(Exception):
 
 
 class Responder:
-    """Writes answers and errors in the form that is still possible."""
+    """Writes answers and errors, as a JSON response or as stream events."""
 
     def __init__(self, accounting: Accounting, time: Time) -> None:
         self._accounting = accounting
@@ -78,7 +78,7 @@ class Responder:
         client: Client,
         snapshot: Snapshot,
     ) -> None:
-        """Raises `ProxyError` when the answer breaks off."""
+        """Sends the whole answer. Raises `ProxyError` if the upstream fails before its end."""
         deadline = context.started + snapshot.routing.deadline
         events = reply.first
         try:
@@ -103,7 +103,7 @@ class Responder:
             left = max(deadline - started, 0.0)
             return await reply.more(left)
         except AttemptError:
-            if self._time.monotonic() >= deadline - EARLY:
+            if self._time.monotonic() >= deadline - TIMER_TOLERANCE_SECONDS:
                 message = "The answer was not complete at the deadline."
                 raise ProxyError("deadline_exceeded", message) from None
             raise
@@ -113,10 +113,7 @@ class Responder:
     async def _with_usage(
         self, context: RequestContext, request: InferenceRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
-        """The last events, with the usage that is booked where that is not what the upstream reported.
-
-        It is marked as an estimate.
-        """
+        """The last events; if the booked usage differs from the reported one, with it, marked as an estimate."""
         booked = await self._corrected_usage(context)
         if booked is None:
             return events
@@ -127,7 +124,7 @@ class Responder:
         return [*kept, completion.estimated_chunk(first, booked)]
 
     async def _corrected_usage(self, context: RequestContext) -> Usage | None:
-        """What is booked of the answer if it is not what its upstream reported; `None` if it is."""
+        """The booked usage if it differs from what the upstream reported, else `None`."""
         if context.kept is not None:
             return None if context.kept.usage is not None else await self._accounting.estimated(context.kept)
         charge = await self._accounting.charge(context)
@@ -147,7 +144,7 @@ class Responder:
         return {"content-type": "application/json", "content-length": length, **headers}
 
     async def refuse(self, context: RequestContext, client: Client, error: ProxyError) -> None:
-        """As a JSON answer, or as a stream's last event, without [DONE]."""
+        """Sends an error: as a JSON response, or as the last event of a stream, without `[DONE]`."""
         body = error.body()
         if client.begun:
             await client.write(sse.encode(body), last=True)

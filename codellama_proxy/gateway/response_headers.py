@@ -1,4 +1,4 @@
-"""The headers that tell a client about its answer."""
+"""The `x-proxy-*` and rate-limit response headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STREAM_HEADERS = {
 
 
 def response_headers(context: RequestContext, now: float) -> dict[str, str]:
-    """Those of every answer, errors too; `now` is monotonic seconds."""
+    """The headers of every response, errors included; `now` is monotonic seconds."""
     fields = {
         "x-request-id": context.id,
         "x-proxy-config": context.config,
@@ -36,7 +36,7 @@ def response_headers(context: RequestContext, now: float) -> dict[str, str]:
 
 
 def _header_text(name: str) -> str:
-    """Header values are Latin-1 without line breaks; a model may be called anything."""
+    """The name with unsafe characters replaced by `?`: header values are Latin-1 without line breaks."""
     if name.isascii() and name.isprintable():
         return name
     return "".join(char if " " <= char <= "~" else "?" for char in name)

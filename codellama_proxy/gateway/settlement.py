@@ -1,4 +1,4 @@
-"""How a request ended, as the ledger books it."""
+"""Converts a finished request into its settlement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from codellama_proxy.request.context import RequestContext
 
 
 def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
-    """The ledger's view of a request that has ended."""
+    """The settlement of a request that has ended."""
     return Settlement(
         request_id=context.id,
         status=context.status,

@@ -1,6 +1,6 @@
-"""A client's request as one deployment gets it: guardrail, the entry's parameters, what it may ask for, its bound.
+"""A client's request as one deployment receives it: guardrail, parameters of the entry, permitted extras, bound.
 
-The cache's key, the ledger's hold and each attempt use the same value, so each part is worked out once. Pure.
+The cache key, the ledger's hold and each attempt use the same value, so each part is computed once. Pure.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class DeploymentRequest:
-    """One request at one deployment. Each part is worked out when it is first asked for."""
+    """One request for one deployment; each part is computed at its first use."""
 
     def __init__(
         self, request: InferenceRequest, deployment: Deployment, guardrail: Guardrail, project: Project
     ) -> None:
         self.request = request
-        """As the client sent it."""
+        """The request as the client sent it."""
         self.deployment = deployment
         self._guardrail = guardrail
         self._project = project
@@ -35,7 +35,7 @@ class DeploymentRequest:
 
     @cached_property
     def guardrail_text(self) -> str:
-        """The system prompt that comes first; empty for none."""
+        """The system prompt that is sent first; empty for none."""
         return guardrail_text(self._guardrail, self._project, self.deployment)
 
     @cached_property
@@ -45,24 +45,24 @@ class DeploymentRequest:
 
     @property
     def answers(self) -> int:
-        """How many answers are generated, and paid for."""
+        """The number of answers that are generated and paid for."""
         return answers_of(self.request.endpoint, self.params)
 
     @cached_property
     def extras(self) -> list[Extra]:
-        """What it asks for that costs extra."""
+        """The features it uses that cost extra."""
         return extras_of(self.request._replace(params=self.params))
 
     @property
     def paid_extras(self) -> list[Extra]:
-        """Those that have a price at this deployment."""
+        """The extras that have a price at this deployment."""
         if not self.extras:
             return self.extras
         price = price_of(self.deployment)
         return [extra for extra in self.extras if extra.paid_by(self.deployment.price, price)]
 
     def bounded(self, max_tokens: int | None) -> InferenceRequest:
-        """With the guardrail, the entry's parameters and the ledger's bound, if there is one, in tokens."""
+        """The request with the guardrail, the entry's parameters and the ledger's bound `max_tokens`, if any."""
         if self._bounded is None or self._bounded[0] != max_tokens:
             policy = self._guardrail.client_system
             self._bounded = (
@@ -76,7 +76,7 @@ class DeploymentRequest:
     ) -> tuple[InferenceRequest, tuple[str, ...]]:
         """The request to send, and the names of the client's parameters that are dropped from it.
 
-        `budgeted`: what has no price is dropped; `refused`: parameters that the deployment has refused before.
+        `budgeted`: extras without a price are dropped; `refused`: parameters that the deployment refused before.
         Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
         """
         request, dropped = repairs.repaired(self.bounded(max_tokens), refused)
@@ -88,7 +88,7 @@ class DeploymentRequest:
 
 
 class DeploymentRequests:
-    """One request at each of its candidates."""
+    """One request for each of its candidates, computed on demand."""
 
     def __init__(self, request: InferenceRequest, guardrail: Guardrail, project: Project) -> None:
         self.request = request
@@ -97,6 +97,7 @@ class DeploymentRequests:
         self._by_id: dict[str, DeploymentRequest] = {}
 
     def at(self, deployment: Deployment) -> DeploymentRequest:
+        """The request for one candidate; the same object at each call."""
         known = self._by_id.get(deployment.id)
         if known is None:
             known = DeploymentRequest(self.request, deployment, self.guardrail, self.project)

@@ -1,4 +1,4 @@
-"""The guardrail: its text, where it goes, and the request as one deployment receives it."""
+"""The guardrail: its text, its position, and the request as one deployment receives it."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def request_for(
 
 
 def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:
-    """A chat's parameters, with the entry's own as defaults."""
+    """A chat's parameters, with the entry's parameters as defaults."""
     return {**deployment.params, **params} if deployment.params else params
 
 
 def _not_for_chats(params: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry's parameters without those that only chats have."""
+    """An entry's parameters without those that only chats support."""
     return {name: value for name, value in params.items() if name not in CHAT_ONLY}
 
 

@@ -18,7 +18,7 @@ def allows(patterns: Sequence[str] | None, name: str) -> bool:
 
 
 def permission(project: Project, key: Key | None, endpoint: str = "") -> Callable[[str], bool]:
-    """A predicate on model names: what a key of this project may use at an endpoint, by both of their lists.
+    """A predicate on model names: whether a key of this project may use the model at an endpoint.
 
     `endpoint` is the path without `/v1/`; empty for any.
     """

@@ -1,9 +1,8 @@
-"""Fields of a chat that no client may set, because they could take the guardrail's place.
+"""Fields of a chat that clients may not set, because they could bypass the guardrail.
 
-Such a field replaces the template that the messages are put into, adds instructions or documents of its own, cuts the
-beginning of the prompt off, or hands the prompt over in another form. It is refused with 400, or dropped where the
-entry has `drop_params`; the entry's own `params` may have it. One rule for every provider: fields that no provider is
-known to have are judged by their names.
+Such a field replaces the chat template, adds instructions or documents, truncates the beginning of the prompt, or
+passes the prompt in another form. It is refused with 400, or dropped if the entry has `drop_params`; the entry's own
+`params` may contain it. The rule is the same for every provider and also covers unknown fields, by their names.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PRIVILEGED = re.compile(
 
 
 def privileged(names: Iterable[str]) -> tuple[str, ...]:
-    """Those names that only the configuration may set for a chat, in order."""
+    """The names that only the configuration may set for a chat, sorted."""
     return tuple(
         sorted(name for name in names if name not in CHAT_PARAMETERS and _PRIVILEGED.search(folded(name)))
     )
@@ -49,7 +48,7 @@ def refused_from(chat: InferenceRequest, deployment: Deployment) -> tuple[str, .
 
 
 def without(chat: InferenceRequest) -> InferenceRequest:
-    """The request without such fields."""
+    """The request without privileged fields."""
     found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
     if not found:
         return chat

@@ -1,13 +1,13 @@
-"""What one upstream call costs: observed while it lasts, worked out once when it has ended.
+"""The cost of one upstream call: recorded during the call, computed once at its end.
 
-A `Call` collects what its upstream reported and said. `charge` turns that into a `Charge`, which never changes
-afterwards; a request costs the `total` of its charges. Rules, the first that fits:
+A `Call` collects the usage and the text from its upstream. `charge` computes a `Charge`, which never changes
+afterwards; a request costs the `total` of its charges. The first rule that applies:
 
-1. a whole answer costs what was reported of it, else what we count;
-2. usage that came with a failure itself is the upstream's last word;
-3. text that came before an end of any other kind is counted, and never at less than what was reported so far;
-4. a refusal, and what was never sent, costs nothing;
-5. what was sent and not answered costs its prompt.
+1. a complete answer costs the reported usage, else our count;
+2. usage reported together with a failure is final;
+3. the text of any other incomplete answer is counted, but never below the usage reported so far;
+4. a refused request, or one that was never sent, costs nothing;
+5. a request that was sent and not answered costs its prompt.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from codellama_proxy.pricing.plausible_usage import Bounds, Window, believed, bo
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""
 MAX_TOKEN_CHARACTERS = 16
-"""On average; of usual text it is about four."""
+"""Upper bound of the average length of a token; about 4 in ordinary text."""
 MAX_COUNTED_CHARACTERS = 4 << 20
-"""More than the longest answer that is booked."""
+"""Text beyond this is not kept for counting; longer than any booked answer."""
 FEW_TOKENS = 16
-"""So many tokens may be missing from a report on a short answer."""
+"""Tolerance for the completion tokens of short answers."""
 UNKNOWN_BOUNDS = Bounds()
-LEFT = Failure("client_left", reason="client_left")
-LEFT_MIDWAY = Failure("client_left", 200, reason="client_left")
-"""The answer had begun."""
+CANCELLED = Failure("client_left", reason="client_left")
+CANCELLED_MIDWAY = Failure("client_left", 200, reason="client_left")
+"""The client disconnected after the answer had begun."""
 
 
 @dataclass(slots=True)
@@ -43,37 +43,38 @@ class Call:
 
     deployment: Deployment
     sent: InferenceRequest
-    """The request as it was addressed: what a count of the prompt counts."""
+    """The request as it was sent, for counting prompt tokens."""
     started: float
     at: float = 0.0
-    """Milliseconds since the request's start."""
+    """Milliseconds from the start of the request to that of the call."""
     ended: float | None = None
     failure: Failure | None = None
     bounds: Bounds = UNKNOWN_BOUNDS
-    """What it can use at most."""
+    """The maximum usage of the call."""
     usage: Usage | None = None
-    """Its upstream's reports, the latest first."""
-    told_at: int = 0
-    """How many pieces of `said` had come by the latest report."""
-    doubtful: bool = False
-    """Its reports contradict each other, or what was said."""
-    last_word: bool = False
-    """The latest report came with the failure itself."""
-    said: list[str] = field(default_factory=list)
+    """The usage that the upstream reported, merged from its reports."""
+    reported_pieces: int = 0
+    """Number of `pieces` received before the latest report of completion tokens."""
+    inconsistent: bool = False
+    """Whether its reports contradict each other or the text."""
+    reported_with_failure: bool = False
+    """Whether the latest report came with the failure."""
+    pieces: list[str] = field(default_factory=list)
+    """The generated text."""
     characters: int = 0
-    """Of all that was said."""
+    """Length of the generated text, including text that was not kept."""
     whole: bool = False
-    """The whole answer came."""
+    """Whether the complete answer was received."""
     counted: Usage | None = None
-    """Our own count."""
+    """Our own count of the usage."""
     charge: Charge | None = None
 
     def note(self, events: Sequence[Event]) -> None:
-        """Takes down what the events say about usage and content."""
+        """Records the text and the usage in the events."""
         for event in events:
             if event.text:
                 room = max(MAX_COUNTED_CHARACTERS - self.characters, 0)
-                self.said.append(event.text if len(event.text) <= room else event.text[:room])
+                self.pieces.append(event.text if len(event.text) <= room else event.text[:room])
                 self.characters += len(event.text)
             if event.usage is not None:
                 self._report(event.usage)
@@ -81,88 +82,88 @@ class Call:
     def _report(self, usage: Usage) -> None:
         earlier, self.usage = self.usage, merged(self.usage, usage)
         if earlier is not None and usage.completion_tokens:
-            # One that does not grow with what is said is no running total: the parts of one, perhaps.
-            grows = usage.completion_tokens > earlier.completion_tokens or not said_more(self)
-            self.doubtful |= not grows or usage.completion_tokens < earlier.completion_tokens
+            # A report that does not grow with the text is not a running total; it may be a part of one.
+            grows = usage.completion_tokens > earlier.completion_tokens or not has_unreported_text(self)
+            self.inconsistent |= not grows or usage.completion_tokens < earlier.completion_tokens
         if earlier is not None and 0 < usage.prompt_tokens < earlier.prompt_tokens:
-            self.doubtful = True
+            self.inconsistent = True
         if usage.completion_tokens or earlier is None:
-            self.told_at = len(self.said)
+            self.reported_pieces = len(self.pieces)
 
     def failed(self, failure: Failure) -> None:
         """Record the failure and the usage that it reports."""
         self.failure = failure
         if failure.usage is not None:
             self._report(failure.usage)
-            self.last_word = True
+            self.reported_with_failure = True
 
     def end(self, now: float) -> None:
-        """The first end counts."""
+        """Records the end; later calls are ignored."""
         if self.ended is None:
             self.ended = now
 
-    def leave(self, now: float, failure: Failure = LEFT_MIDWAY) -> None:
-        """It is given up, unless it has ended."""
+    def leave(self, now: float, failure: Failure = CANCELLED_MIDWAY) -> None:
+        """Ends the call because it was abandoned; ignored if it has ended."""
         if self.ended is None:
             self.failure = failure
             self.end(now)
 
     @property
     def text(self) -> str:
-        return "".join(self.said)
+        return "".join(self.pieces)
 
     @property
     def free(self) -> bool:
         """Whether nothing was generated: refused, or never sent."""
-        received = self.whole or self.said or self.usage is not None
+        received = self.whole or self.pieces or self.usage is not None
         return not received and self.failure is not None and (self.failure.refused or not self.failure.sent)
 
     def attempt(self) -> Attempt:
-        """The record of it, as far as it is known."""
+        """The attempt record of the call, as far as it is known."""
         ms = 0.0 if self.ended is None else (self.ended - self.started) * 1000
         return Attempt(self.deployment.id, self.failure, ms, self.started, self.at, self.charge)
 
 
 def must_count(call: Call) -> bool:
-    """Whether its charge needs a count of tokens that has not been made."""
+    """Whether the charge needs a token count that has not been made."""
     if call.counted is not None or call.free:
         return False
-    return lacking(call) or not (call.whole or call.last_word)
+    return lacking(call) or not (call.whole or call.reported_with_failure)
 
 
 def lacking(call: Call) -> bool:
-    """Whether a class of the usage is to be counted: the upstream did not report it, or said more after its report."""
+    """Whether some usage must be counted: it was not reported, or text arrived after the report."""
     usage = call.usage
     if usage is None:
         return True
-    if not usage.prompt_tokens or (not usage.completion_tokens and bool(call.said)):
+    if not usage.prompt_tokens or (not usage.completion_tokens and bool(call.pieces)):
         return True
-    return call.doubtful or said_more(call) or too_few(call, usage)
+    return call.inconsistent or has_unreported_text(call) or too_few(call, usage)
 
 
 def too_few(call: Call, usage: Usage) -> bool:
-    """Whether no tokenizer makes so few tokens of what was said."""
+    """Whether the reported completion tokens are too few for the text with any tokenizer."""
     return call.characters > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + FEW_TOKENS)
 
 
-def said_more(call: Call) -> bool:
-    """Whether something was said after the latest report on usage."""
-    return len(call.said) > call.told_at
+def has_unreported_text(call: Call) -> bool:
+    """Whether text arrived after the latest usage report."""
+    return len(call.pieces) > call.reported_pieces
 
 
 def charge(call: Call, price: Price | None) -> Charge:
-    """Of an ended call, counted where `must_count` says so."""
+    """The charge of an ended call; `call.counted` must be set if `must_count` is true."""
     window = _window(call.deployment, price)
     counted = bounded_count(call.counted or Usage(), call.bounds, window)
     if call.usage is not None:
-        ended = call.whole or call.last_word
-        unsure = call.doubtful or too_few(call, call.usage)
-        more = said_more(call) or not ended or unsure
-        found = believed(call.usage, counted, call.bounds, window, said_more=more)
+        ended = call.whole or call.reported_with_failure
+        unsure = call.inconsistent or too_few(call, call.usage)
+        more = has_unreported_text(call) or not ended or unsure
+        found = believed(call.usage, counted, call.bounds, window, has_unreported_text=more)
         sure = ended and not found.counted and not found.capped and not unsure
         basis: Basis = "exact" if sure else "estimated"
         return Charge(found.usage, basis, priced(call, found.usage, price), found.capped)
-    if call.whole or call.said:
+    if call.whole or call.pieces:
         return Charge(counted, "estimated", priced(call, counted, price))
     if call.free:
         return Charge()
@@ -171,7 +172,7 @@ def charge(call: Call, price: Price | None) -> Charge:
 
 
 def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
-    """Nano-USD; `None` where the price is unknown and something was used."""
+    """Cost in nano-USD; `None` if the price is unknown and something was used."""
     if price is not None:
         charged = with_asked_calls(usage, call.sent) if usage != Usage() else usage
         return pricing.cost(charged, price, asked_tier(call.sent.params))
@@ -184,7 +185,7 @@ def _window(deployment: Deployment, price: Price | None) -> Window:
 
 
 def total(charges: Iterable[Charge]) -> Charge:
-    """Their sum, on the least certain basis among them; unknown if the cost of any is unknown."""
+    """The sum of charges, with their least certain basis; cost `None` if any cost is unknown."""
     found = list(charges)
     if len(found) == 1:
         return found[0]

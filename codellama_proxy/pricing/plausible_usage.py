@@ -56,15 +56,17 @@ class Believed(NamedTuple):
     """Part of it could not be true."""
 
 
-def believed(reported: Usage, counted: Usage, bounds: Bounds, window: Window, *, said_more: bool) -> Believed:
+def believed(
+    reported: Usage, counted: Usage, bounds: Bounds, window: Window, *, has_unreported_text: bool
+) -> Believed:
     """A report on a whole answer, as it is booked.
 
-    `counted`: our own count where it was needed, else zeros. `said_more`: something was said after the report.
+    `counted`: our own count where it was needed, else zeros. `has_unreported_text`: text came after the report.
     """
     usage, added = reported, False
     if not usage.prompt_tokens and counted.prompt_tokens:
         usage, added = usage._replace(prompt_tokens=counted.prompt_tokens), True
-    unsure = said_more or not usage.completion_tokens
+    unsure = has_unreported_text or not usage.completion_tokens
     if unsure and counted.completion_tokens > usage.completion_tokens:
         usage, added = usage._replace(completion_tokens=counted.completion_tokens), True
     return _possible(usage, counted, bounds, window)._replace(counted=added)

@@ -1,4 +1,4 @@
-"""What a whole request used and costs: the sum over its upstream calls."""
+"""Usage and cost of a whole request: the sum over its upstream calls."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PriceOf = Callable[[Deployment], Price | None]
 
 
 class RequestCharge(NamedTuple):
-    """What a request used and what that costs: the sum over its upstream calls."""
+    """Usage and cost of a request, summed over its upstream calls."""
 
     usage: Usage
     basis: Basis
-    """Of the least certain of them."""
+    """The basis of the least certain call."""
     cost_nanos: int | None
-    """`None`: the price of at least one of them is unknown."""
+    """`None`: the price of at least one call is unknown."""
     saved_nanos: int | None = 0
-    """What an answer from the cache would have cost; `None`: unknown."""
+    """Nano-USD that a cached answer saved; `None`: unknown."""
     capped: bool = False
-    """The upstream reported more than is possible."""
+    """The upstream reported more than is possible, so the bound is booked."""
 
 
 def uncharged(context: RequestContext) -> list[Call]:
@@ -34,7 +34,7 @@ def uncharged(context: RequestContext) -> list[Call]:
 
 
 def request_charge(context: RequestContext, price_of: PriceOf) -> RequestCharge:
-    """What to book, once every call is charged: an answer from the cache is free, and tells what it saved."""
+    """What to book, once every call has a charge. An answer from the cache costs nothing."""
     kept = context.kept
     if kept is None:
         whole = charging.total([call.charge for call in context.calls if call.charge is not None])

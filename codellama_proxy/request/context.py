@@ -1,4 +1,4 @@
-"""What is known about one request: filled in by each stage, read at its end by the ledger, the log and tracking."""
+"""The state of one request: set by each stage, read at the end by the ledger, the log and tracking."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
-from codellama_proxy.pricing.charge import LEFT, UNKNOWN_BOUNDS, Call
+from codellama_proxy.pricing.charge import CANCELLED, UNKNOWN_BOUNDS, Call
 from codellama_proxy.pricing.plausible_usage import Bounds
 from codellama_proxy.request.transcript import Transcript
 
-CLIENT_LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
+"""The HTTP status of a request whose client disconnected (as in nginx); logged, never sent."""
 ANONYMOUS = "anonymous"
-"""The project of calls without a key, where those are allowed."""
-LONGEST_NAME = 256
-"""Characters of a name that an upstream gives to its model."""
+"""The project of requests without a key, if those are allowed."""
+MAX_NAME_CHARACTERS = 256
+"""Maximum length of a model name reported by an upstream."""
 ANONYMOUS_PROJECT = Project(ANONYMOUS)
 UNTRACKED = Tracking()
 
@@ -41,70 +42,70 @@ class RequestContext:
     config: str
     key: Key | None = None
     settings: Project = ANONYMOUS_PROJECT
-    """Its project's."""
+    """The settings of its project."""
     request: InferenceRequest | None = None
     counts: bool = True
-    """It is one more request of its key. What the proxy asks in order to answer another one is not."""
-    asked_ledger: bool = False
-    """The ledger may hold something for it."""
+    """Whether it counts as a request of its key; embedding requests of the semantic cache do not."""
+    needs_settlement: bool = False
+    """Admission was requested, so the ledger may have a held row."""
     admission: Admission | None = None
     scopes: tuple[ScopeLimits, ...] = ()
     """The limited scopes it was admitted to."""
     held_nanos: int = 0
-    """What the ledger holds for it now."""
+    """The present hold in the ledger, in nano-USD."""
     calls: list[Call] = field(default_factory=list)
-    """Its upstream calls, one after another; the last may be under way."""
+    """Its upstream calls in order; the last may be in progress."""
     attempts: list[Attempt] = field(default_factory=list)
-    """The records of those that have ended, or begun to answer."""
+    """The records of the calls that have ended or begun to answer."""
     others: Callable[[], bool] = _none
-    """Whether other requests wait for its answer, too."""
+    """Whether other requests wait for its answer."""
     planned: Sequence[Deployment] = ()
-    """The order in which its first attempt looks for a deployment."""
+    """The order of deployments for the first attempt."""
     unable: set[str] = field(default_factory=set)
-    """Deployments whose dialect has no words for this request."""
+    """IDs of deployments that do not support this request."""
     serving: Deployment | None = None
-    """Whose answer goes to the client."""
+    """The deployment whose answer is sent to the client."""
     named_model: str | None = None
-    """The name as the upstream gave it last: not to be shown."""
+    """The model name last reported by the upstream, unmasked: not to be shown."""
     upstream_model: str | None = None
     budgeted: bool = False
-    """A budget can refuse it, so all it asks for needs a price."""
+    """A budget can refuse it, so every billed feature it uses needs a price."""
     bounds: Bounds = UNKNOWN_BOUNDS
-    """What each of its calls can use at most."""
+    """The maximum usage of each of its calls."""
     requests: DeploymentRequests | None = None
-    """The request at each of its candidates, as far as it was worked out."""
+    """The request for each of its candidates, computed on demand."""
     sent: InferenceRequest | None = None
-    """The request as its last attempt addressed it."""
+    """The request as it was sent by the last attempt."""
     kept: Call | None = None
-    """The call whose answer it gets for nothing: one of an earlier request, or of another that pays for it."""
+    """The call whose answer it gets free of charge: from the cache, or from a shared call."""
     following: bool = False
-    """It ended while it waited for the beginning of another request's answer."""
+    """It ended while it waited for the start of a shared call."""
     finish_reason: str | None = None
     dropped: tuple[str, ...] = ()
     cache: str = "off"
     similarity: float | None = None
-    """Of a semantic hit, where it is known."""
+    """The similarity of a semantic hit, if known."""
     waited: float = 0.0
     """Seconds spent waiting for upstreams."""
     first_at: float | None = None
-    """When the first content of its answer was in hand."""
+    """When the first content of its answer was available."""
     ended: float = 0.0
     complete: bool = False
-    """The whole answer has been handed over."""
+    """The whole answer has been sent to the client."""
     gone: bool = False
-    """The client left."""
+    """The client disconnected."""
     error: ProxyError | None = None
     tracking: Tracking = UNTRACKED
-    """What is recorded of it and sent to tracking services."""
+    """What is recorded and sent to tracking services."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """The client's headers that are for tracking."""
+    """The client's headers with tracking metadata."""
     tried: Deployment | None = None
-    """Where it was sent last."""
+    """The deployment of the last attempt."""
     transcript: Transcript | None = None
-    """What was said, where anybody wants to know."""
+    """Collects the content of the answer; `None` if content is not recorded."""
 
     def note(self, events: Sequence[Event]) -> None:
-        """Takes down what is handed on to the client; what it costs is in `calls`."""
+        """Records events that are sent to the client. Their cost is recorded in `calls`."""
         if self.transcript is not None:
             self.transcript.add(events)
         if self.kept is not None:
@@ -112,15 +113,17 @@ class RequestContext:
         for event in events:
             if event.finish_reason is not None:
                 self.finish_reason = event.finish_reason
-            if event.model is not None and event.model != self.named_model:  # every piece repeats it
+            if event.model is not None and event.model != self.named_model:  # every chunk repeats it
                 self._note_model(event.model)
 
     def _note_model(self, name: str) -> None:
-        """The upstream's own word, which may be anything."""
+        """Stores the reported model name, masked and cut: it is untrusted input."""
         served = self.serving or self.tried
         self.named_model = name if served is not None else None
         known = served is not None and name == served.model and not served.secrets
-        self.upstream_model = name if known or served is None else mask_for(served)(name[:LONGEST_NAME])
+        self.upstream_model = (
+            name if known or served is None else mask_for(served)(name[:MAX_NAME_CHARACTERS])
+        )
 
     @property
     def project(self) -> str:
@@ -128,12 +131,12 @@ class RequestContext:
 
     @property
     def cached(self) -> bool:
-        """The answer costs nothing: it was kept, or another request pays for it."""
+        """The answer is free of charge: from the cache, or paid by the owner of a shared call."""
         return self.cache in ("hit", "semantic")
 
     @property
     def first_ms(self) -> float | None:
-        """Milliseconds until the first content was in hand; `None` if none came."""
+        """Milliseconds until the first content; `None` if there was none."""
         return None if self.first_at is None else (self.first_at - self.started) * 1000
 
     @property
@@ -147,23 +150,23 @@ class RequestContext:
         if self.complete or (self.serving is not None and not self.gone):
             return 200  # sent with the first event, whatever happened after it
         if self.gone:
-            return CLIENT_LEFT
+            return CLIENT_CLOSED_REQUEST
         return self.error.status if self.error is not None else 500
 
     def requests_for(self, request: InferenceRequest, guardrail: Guardrail) -> DeploymentRequests:
-        """`request` at each candidate, kept for the stages that follow."""
+        """`request` for each candidate, reused by the following stages."""
         if self.requests is None or self.requests.request is not request:
             self.requests = DeploymentRequests(request, guardrail, self.settings)
         return self.requests
 
     def leave(self) -> None:
-        """The client left; what it asked for is finished without it."""
+        """Records that the client disconnected; the request continues without it."""
         self.gone = True
 
     def close_calls(self) -> None:
-        """At the request's end: a call that has not ended is one that the client left."""
+        """At the end of the request: calls still in progress were cancelled because the client disconnected."""
         for call in self.calls[len(self.attempts) :]:
-            call.leave(self.ended, LEFT)
+            call.leave(self.ended, CANCELLED)
         for call in self.calls:
             call.leave(self.ended)
         if self.calls:

@@ -9,8 +9,8 @@ from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.folding import fold
 
-MOST_BYTES = 1 << 20
-"""Largest prompt recorded, and bytes of an answer that are."""
+MAX_CONTENT_BYTES = 1 << 20
+"""Maximum size of a recorded prompt, and of the recorded part of an answer."""
 
 
 class Transcript:
@@ -23,12 +23,12 @@ class Transcript:
         self._size = 0
         self._choices: list[dict[str, Any]] | None = None
         self.cut = False
-        """Events beyond `MOST_BYTES` were left out."""
+        """Whether events beyond `MAX_CONTENT_BYTES` were left out."""
 
     def add(self, events: Sequence[Event]) -> None:
         for event in events:
             self._size += len(event.body)
-            if self._size > MOST_BYTES:
+            if self._size > MAX_CONTENT_BYTES:
                 self.cut = True
                 return
             if event.body:

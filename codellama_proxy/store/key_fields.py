@@ -23,8 +23,8 @@ PREFIX_LENGTH = len(SECRET_START) + 8
 """Characters of a secret that are stored and shown."""
 MAX_USD = 1_000_000_000
 MAX_COUNT = 10**12
-MAX_LIFETIME = 100 * 365 * 86400.0
-METADATA_BYTES = 4096
+MAX_LIFETIME_SECONDS = 100 * 365 * 86400.0
+MAX_METADATA_BYTES = 4096
 MAX_MODELS = 256
 
 _ALIAS = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -59,7 +59,7 @@ def duration(param: str, value: Any) -> float:
     """Seconds from `30s`, `10m`, `1h` or `30d`."""
     found = _DURATION.fullmatch(_string(param, value))
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 0 < seconds <= MAX_LIFETIME:
+    if not 0 < seconds <= MAX_LIFETIME_SECONDS:
         raise _invalid(param, "must be a duration like '30s', '10m', '1h' or '30d', at most 100 years")
     return seconds
 
@@ -108,8 +108,8 @@ def metadata(param: str, value: Any) -> Json:
         raise _wrong_type(param, "an object")
     if any(isinstance(item, dict | list) for item in value.values()):
         raise _invalid(param, "must be flat: no lists or objects in it")
-    if len(json.dumps(value, ensure_ascii=False).encode()) > METADATA_BYTES:
-        raise _invalid(param, f"must be at most {METADATA_BYTES} bytes of JSON")
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        raise _invalid(param, f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
     return value
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import orjson
 
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.request.transcript import MOST_BYTES
+from codellama_proxy.request.transcript import MAX_CONTENT_BYTES
 
 
 def stored_content(context: RequestContext) -> str:
     """JSON with the prompt as last sent upstream, unless it is too large, and the answer as far as it arrived."""
     request = context.sent or context.request
     assert request is not None
-    fits = request.size <= MOST_BYTES
+    fits = request.size <= MAX_CONTENT_BYTES
     content = {
         "messages": request.messages if fits and request.endpoint == "chat/completions" else None,
         **{

@@ -1,6 +1,6 @@
-"""Tells a stream from a whole answer by how its body begins: upstreams send one where the other was asked for.
+"""Distinguishes streams from plain answers by how the body begins, since some upstreams send the other form.
 
-Content types decide only what the beginning leaves open, for some upstreams label one form as the other.
+The content type decides only if the beginning is ambiguous, since some upstreams send a wrong one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from codellama_proxy.providers.common.json_documents import BOM
 
 WHITE = b" \t\r\n"
 _EVENT = re.compile(rb":|(?:data|event|id|retry)(?:[:\r\n]|\Z)")
-"""How a line of an event stream begins."""
+"""The beginning of a line of an event stream."""
 
 
 def beginning(head: bytes) -> bytes:
-    """What a body begins with beside white space and a byte order mark; empty while there is nothing else."""
+    """The beginning of a body without white space and a byte order mark; empty if there is nothing else."""
     return head.lstrip(WHITE).removeprefix(BOM).lstrip(WHITE)
 
 
 def is_stream(head: bytes, content_type: str, *, asked: bool) -> bool:
-    """Whether a body that begins like this is a stream; `asked`: whether a stream was asked for."""
+    """Whether a body with this beginning is an event stream; `asked`: whether a stream was requested."""
     begins = beginning(head)
     if begins[:1] in (b"{", b"["):
         return False

@@ -1,8 +1,8 @@
-"""One attempt: a request sent to one deployment, until its first event with content. Nothing else talks to providers.
+"""One attempt: a request to one deployment, up to the first event with content. The only module that calls providers.
 
-`open_reply` either returns a `Reply` whose first events are in hand (the commit point) or raises `AttemptError`;
-whatever a transport can raise becomes a `Failure`. A plain answer is a stream of one event. `Reply.more` returns the
-rest in batches: what arrived together is handed on together.
+`open_reply` returns a `Reply` whose first events have arrived (the commit point) or raises `AttemptError`; every
+transport error becomes a `Failure`. A plain answer is a stream of one event. `Reply.more` returns the rest in batches
+of events that arrived together.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from codellama_proxy.upstream.multi_step import Send, Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.upstream.reply import Note, Reply, no_note, text_events
 from codellama_proxy.upstream.response_body import (
-    MAX_ANSWER,
-    MAX_ERROR,
+    MAX_ANSWER_BYTES,
+    MAX_ERROR_BYTES,
     Body,
     pieces_of,
     read_start,
@@ -39,7 +39,7 @@ from codellama_proxy.upstream.response_body import (
 from codellama_proxy.upstream.timeouts import TaskTimeout
 from codellama_proxy.upstream.transport_failure import failure_of
 
-ANSWERED = frozenset({200, 201, 202, 203, 206})
+ANSWER_STATUSES = frozenset({200, 201, 202, 203, 206})
 """Statuses whose body is read as an answer."""
 HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
 
@@ -53,22 +53,22 @@ async def open_reply(
     sleep: Sleep = asyncio.sleep,
     note: Note = no_note,
 ) -> Reply:
-    """Sends what the dialect made of `request` and waits for the first event, `budget` seconds at most.
+    """Sends `sent`, the dialect's form of `request`, and waits at most `budget` seconds for the first event.
 
-    `note` hears every event as it comes, also of an answer that fails.
-    Raises `AttemptError`, its message cleaned of this deployment's secrets.
+    `note` is called with every event as it arrives, even if the answer fails later.
+    Raises `AttemptError`; its message contains no secret of this deployment.
     """
     pool = pools.of(deployment)
-    wire = pool.take()
+    transport = pool.take()
     response: httpx2.Response | None = None
     reply: Reply | None = None
 
     async def send(one: HttpRequest) -> httpx2.Response:
-        return await wire.handle_async_request(_request(one, deployment, budget))
+        return await transport.handle_async_request(_request(one, deployment, budget))
 
     watch = TaskTimeout()
-    come: list[bytes] = []
-    """The pieces of a whole answer, until it is read."""
+    received: list[bytes] = []
+    """The pieces of a plain answer that is being read."""
 
     async def close() -> None:
         watch.close()
@@ -86,15 +86,15 @@ async def open_reply(
     first = now + min(own, budget)
     try:
         with watch.until(first):
-            response = await _respond(send, sent, request, deployment, sleep, come)
+            response = await _respond(send, sent, request, deployment, sleep, received)
             reply = Reply(request, deployment, close, sent.dropped, watch, clean, note)
-            stream = await _receive(reply, response, come, asked=request.stream)
+            stream = await _receive(reply, response, received, asked=request.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
         await close()
-        if come and not (isinstance(error, AttemptError) and error.failure.refused):
-            note(await text_events(b"".join(come)))
+        if received and not (isinstance(error, AttemptError) and error.failure.refused):
+            note(await text_events(b"".join(received)))
         elif reply is not None:
             await reply.count_unread()
         if isinstance(error, TimeoutError):
@@ -109,7 +109,7 @@ async def open_reply(
 
 
 def _personal(request: InferenceRequest) -> tuple[str, ...]:
-    """Who asks: an error may be told to another caller who waits for the same answer."""
+    """Values that identify the caller: they are removed from errors, which subscribers of a shared call see too."""
     named = (request.user, request.params.get("safety_identifier"), request.params.get("prompt_cache_key"))
     return tuple(one for one in (*named, *request.metadata.values()) if isinstance(one, str))
 
@@ -120,16 +120,16 @@ async def _respond(
     request: InferenceRequest,
     deployment: Deployment,
     sleep: Sleep,
-    come: list[bytes],
+    received: list[bytes],
 ) -> httpx2.Response:
-    """What came back: for one request, or for the several that some dialects need."""
+    """The response to one request, or to the several that some dialects need."""
     steps = MULTI_STEP.get(deployment.provider)
     if steps is None:
         return await send(sent)
 
     async def read(response: httpx2.Response) -> bytes:
-        body = await read_whole(pieces_of(response), MAX_ANSWER, come)
-        come.clear()
+        body = await read_whole(pieces_of(response), MAX_ANSWER_BYTES, received)
+        received.clear()
         return body
 
     return await open_multi_step(
@@ -146,27 +146,27 @@ def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2
 
 @lru_cache(maxsize=1024)
 def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL, httpx2.Headers]:
-    """The same for every request of a deployment: parsed once."""
+    """The parsed URL and headers, which are the same for every request of a deployment."""
     return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
 
 
 async def _receive(
-    reply: Reply, response: httpx2.Response, come: list[bytes], *, asked: bool
+    reply: Reply, response: httpx2.Response, received: list[bytes], *, asked: bool
 ) -> AsyncIterator[bytes] | None:
-    """Takes an answer that is to be had whole; else returns the stream that is yet to be read.
+    """Reads a plain answer into `reply` and returns `None`, or returns the stream to be read.
 
-    `asked`: for a stream. Raises `AttemptError`.
+    `asked`: whether a stream was requested. Raises `AttemptError`.
     """
     headers = response.headers
-    if response.status_code not in ANSWERED:
-        body = await read_start(response, MAX_ERROR)
+    if response.status_code not in ANSWER_STATUSES:
+        body = await read_start(response, MAX_ERROR_BYTES)
         error = parse_error(body)
         failure = failures.of_status(response.status_code, headers, error, time.time())
         raise AttemptError(cut_answers.with_usage(failure, body))
     came = Body(pieces_of(response))
     if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
-        await reply.whole(await read_whole(came, reply.most, come))
-        come.clear()
+        await reply.whole(await read_whole(came, reply.max_bytes, received))
+        received.clear()
     elif asked:
         return came
     else:

@@ -1,9 +1,8 @@
-"""Reads a stream's frames as its dialect does, and what is like the one before by heart.
+"""Parses a stream's frames; skips JSON parsing for frames that differ from the previous one only in their text.
 
-Nearly every frame of a stream only says some more text: a template has the bytes around it, so that the next one
-needs no parser. It is made of such a frame, and only after the same frame with another text was parsed and came out
-as the template foretold. So whatever fits it means what the parser would have found, as long as what the parser knew
-(its state) stays the same: then it is dropped.
+A template holds the bytes around the text of a frame. It is used only after a frame with another text, parsed by the
+dialect, gave the event that the template predicts. So a frame that matches gives the event that the parser would
+give, as long as the parser's state does not change; a template is discarded when it does.
 """
 
 from __future__ import annotations
@@ -19,47 +18,47 @@ from codellama_proxy.core.types import Event
 from codellama_proxy.providers.common.json_documents import SurrogateHalves, UnreadableError
 
 MAX_TEMPLATE_BYTES = 16 << 10
-"""Larger frames are too rare for a template to pay."""
+"""Larger frames are too rare for a template to be worthwhile."""
 OTHER_TEXT = "@"
-"""Stands for any text: JSON says it in one way only."""
+"""A sample text, chosen because it has only one spelling in JSON."""
 
 _INSIDE = re.compile(rb'(?:[^"\\\x00-\x1f]|\\.)+')
-"""Of a JSON string that is not empty, as far as bytes tell."""
+"""The inside of a JSON string that is not empty."""
 
 Parse = Callable[[Any, Frame], tuple[Any, Sequence[Event]]]
-"""A dialect's: a state and a frame to the state for the next frame and this one's events."""
+"""A dialect's parser: from a state and a frame to the next state and the frame's events."""
 
 
 class StreamParser:
-    """One stream's."""
+    """Parses the frames of one stream."""
 
     def __init__(self, parse: Parse) -> None:
         self.state: Any = None
-        """The dialect's, after what was read so far."""
+        """The state of the dialect's parser."""
         self._parse = parse
-        self._usual: ChunkTemplate | None = None
+        self._template: ChunkTemplate | None = None
         self._halves = SurrogateHalves()
 
     @property
     def complete(self) -> bool:
-        """Nothing that was said is missing, as far as the dialect can tell."""
+        """Whether the answer is complete, as far as the dialect can tell."""
         return self.state is not None and self.state.complete and not self._halves.open
 
     def events_of(self, frame: Frame) -> Sequence[Event]:
-        """Raises what the dialect raises."""
-        usual = self._usual
-        if usual is not None and (event := usual.event_of(frame)) is not None:
+        """The events of the next frame. Raises what the dialect's parser raises."""
+        template = self._template
+        if template is not None and (event := template.event_of(frame)) is not None:
             return (event,)
         before = self.state
         frame, events = self._parsed(frame)
         if self.state is not before or self._halves.open:
-            self._usual = None
-        elif usual is None:
-            self._usual = learn(frame, events, lambda other: self._parse(before, other)[1])
+            self._template = None
+        elif template is None:
+            self._template = learn(frame, events, lambda other: self._parse(before, other)[1])
         return events
 
     def _parsed(self, frame: Frame) -> tuple[Frame, Sequence[Event]]:
-        """The frame as it was read, and its events."""
+        """The frame, with split surrogates repaired, and its events."""
         if self._halves.open or (read := self._read(frame)) is None:
             if frame.data.lstrip().startswith(b"{"):
                 frame = frame._replace(data=self._halves.repaired(frame.data))
@@ -70,7 +69,7 @@ class StreamParser:
         return frame, events
 
     def _read(self, frame: Frame) -> tuple[Any, Sequence[Event]] | None:
-        """`None`: the frame is no JSON as it came."""
+        """The next state and the events; `None` if the frame is not valid JSON."""
         try:
             return self._parse(self.state, frame)
         except UnreadableError:
@@ -78,18 +77,18 @@ class StreamParser:
 
 
 class ChunkTemplate(NamedTuple):
-    """What is around the text in the frame that comes, and in the body of the event that is made of it."""
+    """The bytes around the text in a frame, and in the body of its event."""
 
     kind: str
     before: bytes
     after: bytes
-    shown_before: bytes
-    shown_after: bytes
+    event_before: bytes
+    event_after: bytes
     model: str | None
 
     def event_of(self, frame: Frame) -> Event | None:
-        """What the parser would make of it; `None` for a frame that is not like the template's."""
-        kind, before, after, shown_before, shown_after, model = self
+        """The event that the parser would return; `None` if the frame does not match."""
+        kind, before, after, event_before, event_after, model = self
         data, event = frame
         if event != kind or not data.startswith(before) or not data.endswith(after):
             return None
@@ -101,30 +100,32 @@ class ChunkTemplate(NamedTuple):
             text = orjson.loads(b'"%b"' % inside) if b"\\" in inside else inside.decode()
         except ValueError:
             return None
-        body = data if shown_before is before else b"%b%b%b" % (shown_before, inside, shown_after)
+        body = data if event_before is before else b"%b%b%b" % (event_before, inside, event_after)
         return Event(body, True, text, None, None, model)
 
 
 def learn(
     frame: Frame, events: Sequence[Event], parse: Callable[[Frame], Sequence[Event]]
 ) -> ChunkTemplate | None:
-    """The template of a frame that gave these events; `parse` tells what another would give in its place."""
+    """A template of a frame that gave these events; `parse` parses another frame in the same state."""
     if len(frame.data) > MAX_TEMPLATE_BYTES:
         return None
     if len(events) != 1 or not events[0].text or events[0].text == OTHER_TEXT:
         return None
     event = events[0]
     quoted = orjson.dumps(event.text)
-    come, shown = _around(quoted, frame.data), _around(quoted, event.body)
-    if come is None or shown is None:
+    in_frame, in_event = _around(quoted, frame.data), _around(quoted, event.body)
+    if in_frame is None or in_event is None:
         return None
-    found = ChunkTemplate(frame.event, *come, *(come if event.body == frame.data else shown), event.model)
-    other = Frame(found.before + OTHER_TEXT.encode() + found.after, frame.event)
-    return found if list(parse(other)) == [found.event_of(other)] else None
+    template = ChunkTemplate(
+        frame.event, *in_frame, *(in_frame if event.body == frame.data else in_event), event.model
+    )
+    other = Frame(template.before + OTHER_TEXT.encode() + template.after, frame.event)
+    return template if list(parse(other)) == [template.event_of(other)] else None
 
 
 def _around(quoted: bytes, data: bytes) -> tuple[bytes, bytes] | None:
-    """What comes before and after the one place where a text is quoted; `None` if there is not just one."""
+    """The bytes before and after the only occurrence of `quoted`; `None` if there is not exactly one."""
     if data.count(quoted) != 1:
         return None
     at = data.index(quoted)

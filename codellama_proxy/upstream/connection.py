@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection to a provider: requests go out, one answer at a time comes back.
+"""One HTTP/1.1 connection to a provider, with one request in progress at a time.
 
 An `asyncio.Protocol` over httptools' (llhttp's) strict parser. It moves raw bytes: no decompression, no redirects, no
-cookies. What an upstream sends is bounded: `MAX_HEAD_BYTES` of head, trailers or chunk framing between two pieces of a
-body, and reading pauses while more than `MAX_UNREAD_BYTES` of a body have not been taken. RFC 9112 is the source.
+cookies. Memory is bounded: at most `MAX_HEAD_BYTES` of head, trailers or chunk framing between two pieces of a body,
+and reading pauses while more than `MAX_UNREAD_BYTES` of a body are unread. Source: RFC 9112.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_FIELDS = 256
 MAX_UNREAD_BYTES = 256 << 10
 
 Headers = list[tuple[bytes, bytes]]
-"""As they came, names in lower case."""
+"""Pairs in the order received, names in lower case."""
 
 
 class ExchangeError(Exception):
@@ -27,7 +27,7 @@ class ExchangeError(Exception):
 
 
 class ProtocolError(ExchangeError):
-    """The upstream sent what is no answer in HTTP/1.1, or ended it too early."""
+    """The upstream sent an invalid HTTP/1.1 response, or ended it too early."""
 
 
 class ConnectionLostError(ExchangeError):
@@ -35,12 +35,12 @@ class ConnectionLostError(ExchangeError):
 
 
 class _Answer(Enum):
-    """How far the answer to the request under way has come."""
+    """How much of the response has been received."""
 
-    NONE = 0  # no request is under way
-    AWAITED = 1  # sent, no final head yet
-    BODY = 2  # the head is here
-    COMPLETE = 3  # all of it is here
+    NONE = 0  # no request is in progress
+    AWAITED = 1  # the request was sent; no final head yet
+    BODY = 2  # the head was received
+    COMPLETE = 3  # the whole response was received
 
 
 class Connection(asyncio.Protocol):
@@ -86,20 +86,20 @@ class Connection(asyncio.Protocol):
     # --- for the pool ----------------------------------------------------------------------------------------
 
     async def send(self, head: bytes, body: bytes) -> None:
-        """Sends a request and returns when the head of its answer is here. Raises `ExchangeError`."""
+        """Sends a request and returns when the head of the response has arrived. Raises `ExchangeError`."""
         assert self._answer is _Answer.NONE
         self._answer = _Answer.AWAITED
         self._framed = False
         self.transport.writelines((head, body))
         while self._answer is _Answer.AWAITED:
-            await self._news()
+            await self._wait_for_input()
 
     async def read(self) -> bytes:
-        """What has come of the body since the last call; empty at its end. Raises `ExchangeError`."""
+        """The bytes of the body received since the last call; empty at its end. Raises `ExchangeError`."""
         while not self._unread:
             if self._answer is _Answer.COMPLETE:
                 return b""
-            await self._news()
+            await self._wait_for_input()
         pieces, self._unread, self._unread_bytes = self._unread, [], 0
         if self._paused:
             self._paused = False
@@ -124,15 +124,15 @@ class Connection(asyncio.Protocol):
 
     @property
     def complete(self) -> bool:
-        """All of the answer has come, or can come no more."""
+        """Whether the response was received whole, or failed."""
         return self._answer is _Answer.COMPLETE or self._error is not None
 
-    def has_news(self) -> bool:
-        """Whether the kernel holds something that the event loop has not read yet."""
+    def has_unread_input(self) -> bool:
+        """Whether the kernel holds input that the event loop has not read yet."""
         return self._kernel_events() != 0
 
     def is_reusable(self) -> bool:
-        """Whether it is still open and silent: after anything that came unasked, an end included, it is not."""
+        """Whether another request may be sent: still open, and no unsolicited input (or end of input)."""
         if self.transport.is_closing() or not self._keep_alive:
             return False
         return self._kernel_events() == 0
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answer in (_Answer.NONE, _Answer.COMPLETE):
-            self._spoil()
+            self._drop()
             return
         self._silent += len(data)
         try:
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
             self._fail(ProtocolError("upgraded"))
         except httptools.HttpParserError:
             if self.complete:
-                self._spoil()  # the answer was whole; only what came behind it was wrong
+                self._drop()  # the response was complete; only the bytes after it were wrong
             else:
                 self._fail(ProtocolError("not_http"))
         else:
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._answer is _Answer.COMPLETE:
-            raise ProtocolError("a second answer")  # comes back from feed_data as a parser error
+            raise ProtocolError("a second answer")  # feed_data raises it as a parser error
         self.headers = []
         self._framed = False
 
@@ -193,14 +193,14 @@ class Connection(asyncio.Protocol):
         if self._answer is _Answer.AWAITED:  # later ones are trailers: read and dropped
             name = name.lower()
             if len(name) + len(value) > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
-                raise ProtocolError("head_too_large")  # comes back from feed_data as a parser error
+                raise ProtocolError("head_too_large")  # feed_data raises it as a parser error
             if name in (b"content-length", b"transfer-encoding"):
                 self._framed = True
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:  # what comes before is an interim response (RFC 9110 15.2)
+        if status >= 200:  # below 200: an interim response (RFC 9110, 15.2)
             self.status = status
             self._silent = 0
             self._answer = _Answer.BODY
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    async def _news(self) -> None:
+    async def _wait_for_input(self) -> None:
         if self._error is not None:
             raise self._error
         self._waiter = asyncio.get_running_loop().create_future()
@@ -236,8 +236,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _spoil(self) -> None:
-        """Something came that was not asked for: it must never be taken for the next answer."""
+    def _drop(self) -> None:
+        """Drops the connection after unsolicited input, which must never be taken for the next response."""
         self._keep_alive = False
         self.transport.abort()
 

@@ -9,9 +9,9 @@ from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 
 MAX_OUTPUT_BYTES = 64 << 10
-"""Of one piece of decoded output: who reads it decides whether to go on, so a bomb never unfolds."""
+"""Maximum size of a decoded piece, so that the reader can stop before a decompression bomb expands."""
 MAX_INPUT_BYTES = 64 << 10
-"""Decoded without a pause."""
+"""Maximum compressed input decoded at a time."""
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _RAW_DEFLATE = -zlib.MAX_WBITS
@@ -20,7 +20,7 @@ Inflate = Callable[[bytes], Iterator[bytes]]
 
 
 def decoder_of(content_encoding: str) -> Inflate | None:
-    """What decodes a body with this header; `None` for one that is not encoded.
+    """The decoder for a body with this header; `None` if it is not encoded.
 
     Raises `AttemptError` content_encoding for encodings other than gzip and deflate (RFC 9110, 8.4.1).
     """

@@ -14,7 +14,7 @@ MIN_WORD_CHARS = 16
 
 
 class CredentialFilter:
-    """For one answer, read in pieces: a credential that is split over two of them is found too."""
+    """Filters one answer, read in pieces; finds credentials that are split between two pieces."""
 
     __slots__ = ("_held", "_needles")
 
@@ -30,15 +30,15 @@ class CredentialFilter:
         return data
 
     def feed(self, piece: bytes) -> bytes:
-        """The next piece of a stream. An end that may be the start of a credential is held back for the next call."""
+        """Filters the next piece of a stream; an end that may start a credential is held back for the next call."""
         data = self.whole(self._held + piece if self._held else piece)
-        # Most pieces end with a line, which no credential continues.
+        # Most pieces end with a line break, and no credential contains one.
         held = 0 if data.endswith(b"\n") else max((_started(data, one) for one in self._needles), default=0)
         self._held = data[len(data) - held :]
         return data[: len(data) - held]
 
     def flush(self) -> bytes:
-        """What is held back when the stream ends."""
+        """The bytes held back at the end of the stream."""
         held, self._held = self._held, b""
         return held
 
@@ -53,7 +53,7 @@ def _secrets(deployment: Deployment) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _needles(secrets: frozenset[str]) -> tuple[bytes, ...]:
-    """The forms that are searched for, the longest first: as it is, and in JSON with and without escaped slashes."""
+    """The forms to search for, longest first: plain, and in JSON with and without escaped slashes."""
     found: set[str] = set()
     for word in {word for secret in secrets for word in secret.split() if _is_distinctive(word)}:
         escaped = json.dumps(word)[1:-1]
@@ -68,7 +68,7 @@ def _is_distinctive(word: str) -> bool:
 
 
 def _started(data: bytes, needle: bytes) -> int:
-    """Bytes at the end of `data` with which `needle` begins."""
+    """The number of bytes at the end of `data` that `needle` begins with."""
     start = data.find(needle[:1], max(0, len(data) - len(needle) + 1))
     while start >= 0:
         if needle.startswith(data[start:]):

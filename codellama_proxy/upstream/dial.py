@@ -1,4 +1,4 @@
-"""Opens connections to providers: names to addresses, IPv6 beside IPv4, TLS, and the way through an egress proxy."""
+"""Opens connections to providers: DNS, IPv6 and IPv4 in parallel, TLS, and egress proxies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from codellama_proxy.core.snapshot import Egress
 from codellama_proxy.upstream.connection import Connection
 
 DNS_SECONDS = 30.0
-"""The addresses of a name are kept for so long."""
+"""How long resolved addresses are cached."""
 FALLBACK_SECONDS = 0.25
-"""After so long without a connection the next address is tried beside it (RFC 8305, section 5)."""
+"""Delay before the next address is tried in parallel (RFC 8305, section 5)."""
 MAX_PROXY_HEAD_BYTES = 16 << 10
 
 
 class DialError(Exception):
-    """No connection came about, so nothing was sent. The text is a short reason without addresses."""
+    """The connection failed, so nothing was sent. The text is a short reason without addresses."""
 
 
 class DialTimeoutError(DialError):
-    """It took longer than it may."""
+    """Connecting took too long."""
 
 
 class ProxyRefusedError(DialError):
@@ -35,7 +35,7 @@ class ProxyRefusedError(DialError):
 
 
 class Origin(NamedTuple):
-    """Where a request goes: connections are shared by requests to the same origin."""
+    """Host, port and scheme. Requests to the same origin share connections."""
 
     host: str
     port: int
@@ -43,12 +43,12 @@ class Origin(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """An egress proxy, spoken to in plain HTTP."""
+    """An egress proxy, reached over plain HTTP."""
 
     host: str
     port: int
     authorization: bytes | None
-    """The header's value, where the configured address has a user or a password."""
+    """The header's value if the configured URL has a user or a password."""
 
     @classmethod
     def of(cls, url: str) -> Proxy:
@@ -70,7 +70,7 @@ class Proxy(NamedTuple):
 
 
 class Dialer:
-    """Opens connections and remembers addresses. Belongs to one event loop."""
+    """Opens connections and caches addresses. Belongs to one event loop."""
 
     def __init__(self, egress: Egress) -> None:
         self.proxy = Proxy.of(egress.proxy.reveal()) if egress.proxy is not None else None
@@ -78,13 +78,13 @@ class Dialer:
         self._addresses: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
     async def connect(self, origin: Origin, seconds: float | None) -> Connection:
-        """A fresh connection, its TLS handshake done. Raises `DialError`."""
+        """A new connection after its TLS handshake; `seconds` is the time limit. Raises `DialError`."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._connect(origin)
         except TimeoutError:
             raise DialTimeoutError("connect_timeout") from None
-        except (OSError, ssl.SSLError, UnicodeError) as error:  # UnicodeError: what cannot be a host's name
+        except (OSError, ssl.SSLError, UnicodeError) as error:  # UnicodeError: an invalid host name
             raise DialError(type(error).__name__) from None
 
     async def _connect(self, origin: Origin) -> Connection:
@@ -127,7 +127,7 @@ class Dialer:
 
 @lru_cache(maxsize=8)
 def _tls_context(certificates: str | None) -> ssl.SSLContext:
-    """Verifies certificates and names against the system's authorities (or `SSL_CERT_FILE`) and these."""
+    """Verifies against the system's authorities (or `SSL_CERT_FILE`) and, in addition, these certificates."""
     context = ssl.create_default_context()
     if certificates is not None:
         context.load_verify_locations(cadata=certificates)
@@ -135,10 +135,10 @@ def _tls_context(certificates: str | None) -> ssl.SSLContext:
 
 
 async def _open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, head: bytes) -> None:
-    """Asks the proxy for a tunnel (RFC 9110, 9.3.6). Raises `ProxyRefusedError` unless it agrees."""
+    """Requests a tunnel from the proxy (RFC 9110, 9.3.6). Raises `ProxyRefusedError` if it is refused."""
     await loop.sock_sendall(sock, head)
     answer = b""
-    while not answer.endswith(b"\r\n\r\n"):  # a server does not speak first in TLS, so nothing may follow
+    while not answer.endswith(b"\r\n\r\n"):  # TLS servers wait for the client, so nothing may follow
         piece = await loop.sock_recv(sock, 4096)
         answer += piece
         if not piece or len(answer) > MAX_PROXY_HEAD_BYTES or b"\r\n\r\n" in answer[:-4]:

@@ -1,4 +1,4 @@
-"""The built-in mock behind the interface of HTTP to providers: no network."""
+"""The built-in mock as a transport: no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codellama_proxy.providers import mock
 
 
 class MockTransport(httpx2.AsyncBaseTransport):
-    """Plays the built-in mock's scripts: same interface, no network."""
+    """Plays the scripts of the built-in mock."""
 
     def __init__(self, behaviour: Mock) -> None:
         self._behaviour = behaviour
@@ -32,7 +32,7 @@ class _MockStream(httpx2.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         delay, piece = next(self._pieces, (0.0, b""))
-        # Always lets others run: a long answer without delays must not hold the event loop.
+        # Yield even without a delay: a long answer must not block the event loop.
         await asyncio.sleep(delay)
         if piece:
             return piece

@@ -1,9 +1,9 @@
-"""An answer that takes several requests, made to look like one response.
+"""Presents an answer that takes several requests as one response.
 
-A dialect tells the requests as a generator that yields `Step`s and is sent what came back (`StepResponse`): it
-decides, purely; this module acts. Of a plain answer the last body counts. In a stream each body is one event of
-type `whole`, between the bytes of those steps that answer with streams of their own, so that the dialect's
-`parse_stream` reads them all. An exchange that is left before its end tells the upstream so.
+A dialect provides the requests as a generator that yields `Step`s and receives a `StepResponse` for each; it is pure,
+and this module does the I/O. A plain answer is the last body. In a stream each body becomes an event of type `whole`;
+the bytes of steps that stream are passed on between them, so that the dialect's `parse_stream` reads everything. An
+exchange that is abandoned cancels the answer at the upstream if the step has a `give_up` request.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import httpx2
 
 from codellama_proxy.core.types import HttpRequest, Step, StepResponse, Steps
 
-FAREWELL = 2.0
-"""Seconds for telling an upstream that its answer is not wanted any more, and for a step that is optional."""
+CANCEL_SECONDS = 2.0
+"""Time limit for cancelling an abandoned answer at the upstream, and for an optional step."""
 
 Send = Callable[[HttpRequest], Awaitable[httpx2.Response]]
 Read = Callable[[httpx2.Response], Awaitable[bytes]]
@@ -28,7 +28,7 @@ Sleep = Callable[[float], Awaitable[None]]
 async def open_multi_step(
     send: Send, read: Read, steps: Steps, *, stream: bool, sleep: Sleep = asyncio.sleep
 ) -> httpx2.Response:
-    """The response that the steps amount to; who closes it closes them all."""
+    """One response for all steps; closing it closes them all."""
     exchange = MultiStepResponse(send, read, steps, sleep)
     try:
         return await (exchange.streamed() if stream else exchange.whole())
@@ -46,26 +46,26 @@ class MultiStepResponse(httpx2.AsyncByteStream):
         self._steps = steps
         self._sleep = sleep
         self._step: Step | None = next(steps)
-        """The one to be made, or being made; `None` at the end."""
+        """The step to send or in progress; `None` at the end."""
         self._inner: httpx2.Response | None = None
-        """A step's own stream, while it lasts."""
+        """The streamed response of the present step."""
         self._pieces: AsyncIterator[bytes] | None = None
         self._held = b""
         self._ended = False
 
     async def whole(self) -> httpx2.Response:
-        """The last answer. Any success is one: callers know only 200."""
-        answered = await self._whole_step(await self._begin())
+        """The last response; any success status becomes 200."""
+        result = await self._read_step(await self._begin())
         while self._step is not None:
-            answered = await self._whole_step(await self._begin())
-        return _response(answered)
+            result = await self._read_step(await self._begin())
+        return _response(result)
 
     async def streamed(self) -> httpx2.Response:
-        """A stream, unless the first step already failed."""
-        answered = await self._whole_step(await self._begin())
-        if not _fine(answered.status):
-            return _response(answered)
-        self._held = _event(answered.body)
+        """A streamed response, or the plain response of the first step if that failed."""
+        result = await self._read_step(await self._begin())
+        if not _succeeded(result.status):
+            return _response(result)
+        self._held = _event(result.body)
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=self)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -86,20 +86,20 @@ class MultiStepResponse(httpx2.AsyncByteStream):
                 await self._inner.aclose()
         finally:
             if step is not None and step.give_up is not None:
-                await self._say_farewell(step.give_up)
+                await self._cancel(step.give_up)
 
-    async def _say_farewell(self, request: HttpRequest) -> None:
+    async def _cancel(self, request: HttpRequest) -> None:
         with suppress(TimeoutError, httpx2.TransportError):
-            async with asyncio.timeout(FAREWELL):
+            async with asyncio.timeout(CANCEL_SECONDS):
                 response = await self._send(request)
                 await response.aclose()
 
     # --- one step ------------------------------------------------------------------------------------------
 
     async def _piece(self, step: Step) -> bytes:
-        """More of the stream; nothing where a step ends without a word."""
+        """The next bytes of the stream; empty if the step has no more."""
         try:
-            async with asyncio.timeout(FAREWELL if step.optional else None):
+            async with asyncio.timeout(CANCEL_SECONDS if step.optional else None):
                 return await self._more()
         except (TimeoutError, httpx2.TransportError):
             if not step.optional:
@@ -111,8 +111,8 @@ class MultiStepResponse(httpx2.AsyncByteStream):
         if self._pieces is None:
             response = await self._begin()
             if not _is_stream(response):
-                answered = await self._whole_step(response)
-                return _event(answered.body) if _fine(answered.status) else b""
+                result = await self._read_step(response)
+                return _event(result.body) if _succeeded(result.status) else b""
             self._inner, self._pieces = response, aiter(response.stream)  # type: ignore[arg-type]  # always async
         piece = await anext(self._pieces, None)
         if piece is None:
@@ -131,23 +131,23 @@ class MultiStepResponse(httpx2.AsyncByteStream):
             await self._sleep(self._step.delay)
         return await self._send(self._step.request)
 
-    async def _whole_step(self, response: httpx2.Response) -> StepResponse:
+    async def _read_step(self, response: httpx2.Response) -> StepResponse:
         try:
             body = await self._read(response)
         finally:
             await response.aclose()
-        answered = StepResponse(response.status_code, response.headers, body)
-        self._advance(answered)
-        return answered
+        result = StepResponse(response.status_code, response.headers, body)
+        self._advance(result)
+        return result
 
-    def _advance(self, answered: StepResponse) -> None:
+    def _advance(self, result: StepResponse) -> None:
         try:
-            self._step = self._steps.send(answered)
+            self._step = self._steps.send(result)
         except StopIteration:
             self._step = None
 
 
-def _fine(status: int) -> bool:
+def _succeeded(status: int) -> bool:
     return 200 <= status < 300
 
 
@@ -155,19 +155,19 @@ def _is_stream(response: httpx2.Response) -> bool:
     return response.status_code == 200 and "event-stream" in response.headers.get("content-type", "")
 
 
-def _response(answered: StepResponse) -> httpx2.Response:
-    status = 200 if _fine(answered.status) else answered.status
-    headers = {"content-type": "application/json", **_patience(answered)}
-    return httpx2.Response(status, headers=headers, content=answered.body)
+def _response(result: StepResponse) -> httpx2.Response:
+    status = 200 if _succeeded(result.status) else result.status
+    headers = {"content-type": "application/json", **_retry_headers(result)}
+    return httpx2.Response(status, headers=headers, content=result.body)
 
 
-def _patience(answered: StepResponse) -> dict[str, str]:
-    """When to come again: the only headers of an answer that still matter."""
+def _retry_headers(result: StepResponse) -> dict[str, str]:
+    """The retry headers, the only headers of the response that are used later."""
     names = ("retry-after", "retry-after-ms")
-    return {name: answered.headers[name] for name in names if name in answered.headers}
+    return {name: result.headers[name] for name in names if name in result.headers}
 
 
 def _event(body: bytes) -> bytes:
-    """One event of its own, whatever came before it. Line ends in JSON are only white space."""
+    """The body as a separate event. Line breaks in JSON are white space and become spaces."""
     line = body.replace(b"\r", b" ").replace(b"\n", b" ")
     return b"\n\nevent: whole\ndata: %s\n\n" % line

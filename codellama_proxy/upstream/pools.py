@@ -1,4 +1,4 @@
-"""Connections to upstreams: a pool for each deployment, kept over reloads, closed when its last request ends."""
+"""Connections to upstreams: one pool per deployment, kept across reloads, closed after its last request."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MakeTransport = Callable[[Deployment], Transport]
 
 
 def transport_for(deployment: Deployment) -> Transport:
-    """The real thing: a pool of connections, or the built-in mock."""
+    """The HTTP transport of a deployment, or the built-in mock."""
     if deployment.provider == "mock":
         return MockTransport(deployment.mock or Mock())
     return HttpTransport(deployment.egress)
 
 
 class Service(httpx2.AsyncBaseTransport):
-    """The way to something that is no deployment: follows what the configuration says of it."""
+    """A transport to a service that is not a deployment; follows the egress settings of the configuration."""
 
     def __init__(
         self, egress: Callable[[], Egress], make: Callable[[Egress], Transport] = HttpTransport
@@ -32,7 +32,7 @@ class Service(httpx2.AsyncBaseTransport):
         self._make = make
         self._now: tuple[Egress, Transport] | None = None
         self._former: Transport | None = None
-        """Its last answers may still be read."""
+        """The previous transport, whose last responses may still be read."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         egress = self._egress()
@@ -44,33 +44,33 @@ class Service(httpx2.AsyncBaseTransport):
         return await self._now[1].handle_async_request(request)
 
     async def aclose(self) -> None:
-        for wire in (self._former, self._now[1] if self._now else None):
-            if wire is not None:
-                await wire.aclose()
+        for transport in (self._former, self._now[1] if self._now else None):
+            if transport is not None:
+                await transport.aclose()
         self._former = self._now = None
 
 
 class Pool:
-    """One deployment's wire and how many requests use it."""
+    """One deployment's transport and the number of requests that use it."""
 
-    __slots__ = ("_wire", "identity", "retired", "users")
+    __slots__ = ("_transport", "identity", "retired", "users")
 
-    def __init__(self, identity: object, wire: Transport) -> None:
+    def __init__(self, identity: object, transport: Transport) -> None:
         self.identity = identity
-        self._wire = wire
+        self._transport = transport
         self.users = 0
         self.retired = False
 
     def take(self) -> Transport:
         self.users += 1
-        return self._wire
+        return self._transport
 
     async def close(self) -> None:
-        await self._wire.aclose()
+        await self._transport.aclose()
 
 
 class Pools:
-    """A pool for each deployment, kept over reloads while the entry says where and how to connect in the same words."""
+    """One pool per deployment, kept across reloads while its `identity_of` does not change."""
 
     def __init__(self, make: MakeTransport = transport_for) -> None:
         self._make = make
@@ -92,7 +92,7 @@ class Pools:
             self._close(pool)
 
     def keep_only(self, ids: frozenset[str]) -> None:
-        """After a reload: what is gone closes when its last request ends."""
+        """After a reload: pools of removed deployments close when their last requests end."""
         for deployment_id in self._pools.keys() - ids:
             self._retire(self._pools.pop(deployment_id))
 
@@ -114,5 +114,5 @@ class Pools:
 
 
 def identity_of(deployment: Deployment) -> object:
-    """What connections and cooldowns belong to: they do not survive a change of address or credential."""
+    """The settings that identify an upstream: if one changes, connections and cooldowns are discarded."""
     return deployment.provider, deployment.base_url, deployment.api_key, deployment.mock, deployment.egress

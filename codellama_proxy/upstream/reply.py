@@ -24,19 +24,20 @@ from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
-from codellama_proxy.upstream.response_body import MAX_ANSWER
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from codellama_proxy.upstream.timeouts import TaskTimeout
 from codellama_proxy.upstream.transport_failure import failure_of
 
 log = logging.getLogger(__name__)
 
-SLICE = 16 << 10
-"""Bytes of a stream that are read without a pause for others."""
-MAX_STREAM = 64 << 20
-MAX_VECTORS = 64 << 20
-"""Bytes of a whole answer that is embeddings: two thousand of the longest there are."""
-LAST_BYTES = 0.1
-"""Seconds to wait for the end of a body whose last event has come: the connection can then be used again."""
+READ_SLICE_BYTES = 16 << 10
+"""Bytes of a stream parsed before other tasks may run."""
+MAX_STREAM_BYTES = 64 << 20
+"""Maximum size of a streamed answer."""
+MAX_EMBEDDINGS_BYTES = 64 << 20
+"""Maximum size of an embeddings answer: 2 000 of the longest vectors."""
+END_OF_BODY_SECONDS = 0.1
+"""How long to wait for the end of a body after its last event, so that the connection can be reused."""
 
 Note = Callable[[Sequence[Event]], Any]
 
@@ -46,7 +47,7 @@ def no_note(_: Sequence[Event]) -> None:
 
 
 class Reply:
-    """An answer that has begun. Whoever opened it calls `close`, whatever happens."""
+    """An answer that has begun. The caller must call `close`."""
 
     def __init__(
         self,
@@ -60,13 +61,15 @@ class Reply:
     ) -> None:
         self.deployment = deployment
         self.dropped = dropped
+        """The client's parameters that were not sent."""
         self.first: Sequence[Event] = ()
+        """The first batch: all events up to the first one with content."""
         self.ended = False
-        """The last batch handed out was the last there is."""
-        self.most = MAX_VECTORS if request.endpoint == "embeddings" else MAX_ANSWER
-        """Bytes that a whole answer may have."""
+        """Whether the batch returned last was the last one."""
+        self.max_bytes = MAX_EMBEDDINGS_BYTES if request.endpoint == "embeddings" else MAX_ANSWER_BYTES
+        """Maximum size of a plain answer."""
         self._adapter: Adapter = ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider]
-        self._chat = request
+        self._request = request
         self._close = close
         self._watch = watch
         self._clean = clean
@@ -75,19 +78,19 @@ class Reply:
         self._filter = CredentialFilter(deployment)
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
-        self._interpreter = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
+        self._parser = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
         self._received = 0
-        self._left = memoryview(b"")
-        """What came and is not read yet."""
+        self._rest = memoryview(b"")
+        """The rest of a large chunk that is not parsed yet."""
         self._answered = False
-        """Content has come."""
+        """Whether content has arrived."""
         self._unread = b""
-        """A piece that could not be read: what it says is counted before the failure is raised."""
+        """A piece that could not be parsed; its text is counted before the failure is raised."""
         self._failed: AttemptError | None = None
-        """Raised once the events before it have been handed on."""
+        """The failure to raise after the events before it were returned."""
 
     async def whole(self, body: bytes) -> None:
-        """Takes a plain answer: one event, and the end. Where a stream was asked for, the events it amounts to."""
+        """Parses a plain answer: one event, or its stream events if a stream was requested. Raises `AttemptError`."""
         at_once = len(body) <= MAX_EVENT_LOOP_BYTES
         try:
             event, self.first = self._parsed(body) if at_once else await asyncio.to_thread(self._parsed, body)
@@ -98,39 +101,39 @@ class Reply:
         self.ended = True
 
     def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
-        """A whole answer as one event, and in the form that was asked for. Raises `AttemptError`."""
+        """A plain answer as one event, and in the requested form. Raises `AttemptError`."""
         try:
-            event = self._adapter.parse_response(self._filter.whole(body), self._chat, self.deployment)
-            return event, folding.as_stream(event) if self._chat.stream else (event,)
+            event = self._adapter.parse_response(self._filter.whole(body), self._request, self.deployment)
+            return event, folding.as_stream(event) if self._request.stream else (event,)
         except AttemptError:
             raise
         except Exception as error:
-            raise _unforeseen(error) from None
+            raise _unexpected(error) from None
 
     async def gathered(self, chunks: AsyncIterator[bytes]) -> None:
-        """Takes a stream where a plain answer was asked for: the one that it adds up to."""
+        """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`."""
         self._chunks = chunks
-        said: list[Event] = []
+        events: list[Event] = []
         while not self.ended:
-            events = await self._read()
-            said += events
-            self._answered = self._answered or any(event.content for event in events)
-            if self._received > self.most:
+            batch = await self._read()
+            events += batch
+            self._answered = self._answered or any(event.content for event in batch)
+            if self._received > self.max_bytes:
                 raise AttemptError(failures.too_large(answered=self._answered))
-        if not any(event.content for event in said):
+        if not any(event.content for event in events):
             raise AttemptError(failures.disguised("empty_stream", status=200))
         try:
             at_once = self._received <= MAX_EVENT_LOOP_BYTES
-            whole = folding.as_whole(said) if at_once else await asyncio.to_thread(folding.as_whole, said)
+            whole = folding.as_whole(events) if at_once else await asyncio.to_thread(folding.as_whole, events)
         except Exception as error:
-            raise _unforeseen(error) from None
+            raise _unexpected(error) from None
         self.first = (whole,)
 
     async def begin(self, chunks: AsyncIterator[bytes], first: float, end: float) -> None:
-        """Reads a stream up to its first event with content; what came before it is kept.
+        """Reads a stream up to its first event with content; earlier events are kept in `first`.
 
-        `first` is the event loop's time by which the answer must have begun, if only with what stays hidden. After
-        that every byte shows that the upstream lives, until `end`.
+        `first`: the event loop's time by which the answer must have begun, at least with hidden parts (such as
+        reasoning). From then on the idle timeout applies, until the time `end`. Raises `AttemptError`.
         """
         self._chunks = chunks
         held: list[Event] = []
@@ -151,13 +154,13 @@ class Reply:
                     break
         self._answered = True
         if self._failed is not None:
-            raise self._failed  # nothing has been handed out yet
+            raise self._failed  # no event has been returned yet
         self.first = held
 
     async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch, which may be empty when it is the last. Raises `AttemptError`: cut, stalled or broken.
+        """The next batch; only the last may be empty. Raises `AttemptError` if the answer is cut, stalled or broken.
 
-        It waits for `seconds`, as long as the upstream is never silent for longer than the idle timeout.
+        Waits at most `seconds`, and at most the idle timeout between two reads.
         """
         end = asyncio.get_running_loop().time() + seconds
         try:
@@ -173,25 +176,25 @@ class Reply:
         return events
 
     async def count_unread(self) -> None:
-        """Notes the text of the piece that could not be read."""
+        """Counts the text of the piece that could not be parsed."""
         unread, self._unread = self._unread, b""
         if unread:
             self._note(await text_events(unread))
 
     async def close(self) -> None:
-        """Gives the connection back if nothing but the end of the body is missing, and closes it otherwise."""
+        """Returns the connection to the pool if only the end of the body is missing, else closes it."""
         try:
             if self.ended and self._chunks is not None:
-                with self._watch.within(LAST_BYTES):
+                with self._watch.within(END_OF_BODY_SECONDS):
                     while await anext(self._chunks, None) is not None:
                         pass
         except (TimeoutError, httpx2.TransportError):
-            pass  # the answer is complete: how its connection ends does not matter
+            pass  # the answer is complete, so the failure does not matter
         finally:
             await self._close()
 
     async def _next(self, end: float) -> list[Event]:
-        """What one read gives, if it does not take longer than the idle timeout. Raises `TimeoutError`."""
+        """The events of one read, within the idle timeout. Raises `TimeoutError`."""
         silent = asyncio.get_running_loop().time() + self.deployment.timeouts.idle
         return await self._read_until(min(silent, end))
 
@@ -207,7 +210,7 @@ class Reply:
         if chunk is None:
             return self._last()
         self._received += len(chunk)
-        if self._received > MAX_STREAM:
+        if self._received > MAX_STREAM_BYTES:
             raise AttemptError(failures.too_large(answered=self._answered))
         try:
             frames = self._decoder.feed(self._filter.feed(chunk))
@@ -218,27 +221,27 @@ class Reply:
         return self._events(frames)
 
     async def _slice(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """What comes next: of a large piece one part after another, so that others get their turn in between."""
-        if self._left:
+        """The next chunk; large ones in slices, so that other tasks run in between."""
+        if self._rest:
             await asyncio.sleep(0)
-        elif (chunk := await anext(chunks, None)) is None or len(chunk) <= SLICE:
+        elif (chunk := await anext(chunks, None)) is None or len(chunk) <= READ_SLICE_BYTES:
             return chunk
         else:
-            self._left = memoryview(chunk)
-        part, self._left = bytes(self._left[:SLICE]), self._left[SLICE:]
+            self._rest = memoryview(chunk)
+        part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
         return part
 
     def _last(self) -> list[Event]:
-        """The end of the body: fine after the dialect's terminal event, a failure before it."""
+        """The events at the end of the body; a failure if the dialect's terminal event is missing."""
         try:
             self._decoder.feed(self._filter.flush())
             events = self._events(self._decoder.flush())
         except (UnreadableError, EventTooLargeError):
-            events = []  # an event that is cut off is none: that is how streams are to be read
+            events = []  # an incomplete event is discarded, as the specification of event streams requires
         if self.ended:
             return events
-        if not self._interpreter.complete:
-            reason = "cut_stream" if self._interpreter.state is not None else "empty_stream"
+        if not self._parser.complete:
+            reason = "cut_stream" if self._parser.state is not None else "empty_stream"
             self._failed = AttemptError(failures.disguised(reason, status=200))
             if not events:
                 raise self._failed
@@ -247,20 +250,20 @@ class Reply:
 
     def _events(self, frames: Sequence[Frame]) -> list[Event]:
         events: list[Event] = []
-        interpreter = self._interpreter
+        parser = self._parser
         for frame in frames:
             try:
-                events += interpreter.events_of(frame)
+                events += parser.events_of(frame)
             except Exception as error:
-                failed = error if isinstance(error, AttemptError) else _unforeseen(error)
+                failed = error if isinstance(error, AttemptError) else _unexpected(error)
                 failed.failure = cut_answers.with_usage(failed.failure, frame.data)
                 if not failed.failure.refused:
                     self._unread = frame.data
                 if not events:
                     raise failed from None
-                self._failed = failed  # what came before it, in the same packet, was said all the same
+                self._failed = failed  # the events before it in the same packet are still valid
                 break
-            if interpreter.state.done:
+            if parser.state.done:
                 self.ended = True
                 break
         self._note(events)
@@ -268,13 +271,14 @@ class Reply:
 
 
 async def text_events(body: bytes) -> Sequence[Event]:
-    if len(body) <= SLICE:
+    """Events with the text found in a body that could not be parsed, for counting its tokens."""
+    if len(body) <= READ_SLICE_BYTES:
         return cut_answers.text_events(body)
     return await asyncio.to_thread(cut_answers.text_events, body)
 
 
-def _unforeseen(error: Exception) -> AttemptError:
-    """An answer that a dialect stumbles over costs an attempt, and a line in the log that quotes nothing of it."""
+def _unexpected(error: Exception) -> AttemptError:
+    """Turns a parser's unexpected exception into a failed attempt; the log line quotes nothing of the answer."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     log.error("an answer could not be read: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
     return UnreadableError("unreadable")

@@ -1,4 +1,4 @@
-"""Reads bodies of responses: piece by piece, whole, or as far as is needed."""
+"""Reads response bodies: in pieces, whole, or only the beginning."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.upstream import answer_form as forms
 from codellama_proxy.upstream.content_encoding import decoded, decoder_of
 
-MAX_ANSWER = 16 << 20
-"""Bytes of a whole answer, and of one error body times a hundred."""
-MAX_ERROR = 64 << 10
+MAX_ANSWER_BYTES = 16 << 20
+"""Maximum size of a plain answer."""
+MAX_ERROR_BYTES = 64 << 10
+"""How much of an error body is read."""
 
 
 def pieces_of(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The body, decoded. Raises `AttemptError` where that is not possible."""
+    """The decoded body. Raises `AttemptError` for an unsupported content encoding."""
     pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # always an async stream here
     inflate = decoder_of(response.headers.get("content-encoding", ""))
     return pieces if inflate is None else decoded(pieces, inflate)
 
 
 class Body:
-    """The pieces of a body, whose beginning can be looked at before it is read."""
+    """The pieces of a body; its beginning can be examined before it is read."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
         self._seen: list[bytes] = []
 
     async def beginning(self) -> bytes:
-        """As much as is needed to see what it begins with beside white space."""
+        """The first bytes, including at least one that is not white space, if there is any."""
         head = b""
-        while not forms.beginning(head) and len(head) < MAX_ERROR:
+        while not forms.beginning(head) and len(head) < MAX_ERROR_BYTES:
             piece = await anext(self._pieces, None)
             if piece is None:
                 break
@@ -49,19 +50,19 @@ class Body:
         return self._seen.pop(0) if self._seen else await anext(self._pieces)
 
 
-async def read_whole(chunks: AsyncIterator[bytes], limit: int, come: list[bytes]) -> bytes:
-    """The whole body. Raises `AttemptError` beyond `limit` bytes; `come` gets its pieces."""
+async def read_whole(chunks: AsyncIterator[bytes], limit: int, received: list[bytes]) -> bytes:
+    """The whole body; its pieces are appended to `received`. Raises `AttemptError` beyond `limit` bytes."""
     size = 0
     async for piece in chunks:
-        come.append(piece)
+        received.append(piece)
         size += len(piece)
         if size > limit:
-            raise AttemptError(failures.too_large(answered=cut_answers.is_answer(b"".join(come))))
-    return b"".join(come)
+            raise AttemptError(failures.too_large(answered=cut_answers.is_answer(b"".join(received))))
+    return b"".join(received)
 
 
 async def read_start(response: httpx2.Response, limit: int) -> bytes:
-    """The body as far as `limit` bytes, or a piece more; empty if it cannot be decoded."""
+    """At least the first `limit` bytes of the body, in whole pieces; empty if it cannot be decoded."""
     pieces: list[bytes] = []
     size = 0
     try:

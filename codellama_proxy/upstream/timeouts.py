@@ -1,7 +1,7 @@
-"""Bounds one wait after another in a task, as `asyncio.timeout` bounds one, for a fraction of what that costs.
+"""Bounds successive waits in a task, like `asyncio.timeout` for each but cheaper.
 
-There is a single timer. It is not reset when a wait ends: it is looked at when it rings, and set again if the wait of
-then may still take longer.
+There is a single timer. It is not cancelled when a wait ends; when it fires early, it is set again for the deadline
+of the present wait.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Any, Self
 
 
 class TaskTimeout:
-    """For one task at a time: the one that waits. Its maker calls `close`."""
+    """A timeout for one waiting task at a time. The owner calls `close`."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self._until = math.inf
-        """The event loop's time at which the present wait is over; for ever between two of them."""
+        """The deadline of the present wait, in event loop time; infinite between waits."""
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
-        self._rang = False
+        self._fires_at = math.inf
+        self._fired = False
         self._cancelling = 0
 
     def within(self, seconds: float) -> Self:
-        """`with watch.within(5): await ...` raises `TimeoutError` when that takes longer."""
+        """`with timeout.within(5): await ...` raises `TimeoutError` after 5 seconds."""
         return self.until(self._loop.time() + seconds)
 
     def until(self, until: float) -> Self:
-        """The same, until a time of the event loop's clock."""
+        """Like `within`, with a deadline in event loop time."""
         self._until = until
-        if until < self._rings_at:
+        if until < self._fires_at:
             self.close()
             self._set(until)
         return self
@@ -46,9 +46,9 @@ class TaskTimeout:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._until = math.inf
-        if not self._rang:
+        if not self._fired:
             return
-        self._rang = False
+        self._fired = False
         assert self._task is not None
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
@@ -56,15 +56,15 @@ class TaskTimeout:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._rings_at = None, math.inf
+        self._timer, self._fires_at = None, math.inf
 
     def _set(self, at: float) -> None:
-        self._timer, self._rings_at = self._loop.call_at(at, self._ring), at
+        self._timer, self._fires_at = self._loop.call_at(at, self._fire), at
 
-    def _ring(self) -> None:
-        self._timer, self._rings_at = None, math.inf
+    def _fire(self) -> None:
+        self._timer, self._fires_at = None, math.inf
         if self._until <= self._loop.time():
-            self._rang = True
+            self._fired = True
             self._until = math.inf
             assert self._task is not None
             self._task.cancel()

@@ -1,8 +1,8 @@
 """HTTP to providers: httpx2's transport interface over our own connections.
 
-httpx2 is the interface, because tests plug a fake internet in there. Raw bytes only: no decompression, no redirects,
-no cookies, no proxies from the environment. A request is written once, so that an attempt is one request for the
-upstream, too. Every failure leaves here as one of httpx2's errors; its text is a short reason without addresses.
+httpx2's interface lets tests replace the network. Raw bytes only: no decompression, no redirects, no cookies, no
+proxies from the environment. A request is written once and never resent, so an attempt is at most one request to the
+upstream. Every failure is raised as an httpx2 error whose text is a short reason without addresses.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from codellama_proxy.upstream.dial import (
 
 DIRECT = Egress()
 IDLE_SECONDS = 15.0
-"""How long an idle connection is kept: less than providers keep theirs."""
+"""How long an idle connection is kept: less than providers keep them."""
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 class HttpTransport(httpx2.AsyncBaseTransport):
-    """The connections of one deployment, by one way out. Belongs to one event loop."""
+    """The connections of one deployment through one egress. Belongs to one event loop."""
 
     def __init__(self, egress: Egress = DIRECT) -> None:
         self._dialer = Dialer(egress)
         self._idle: dict[Origin, deque[Connection]] = {}
-        """Those used last are at the right end."""
+        """By origin; the most recently used connection is on the right."""
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The head of the answer, and its body as a stream. Raises `httpx2.TransportError`."""
+        """The response, its body as a stream. Raises `httpx2.TransportError`."""
         body = await _whole_body(request)
         origin, head = _request_head(
             request.method, request.url, tuple(request.headers.raw), self._dialer.proxy
@@ -55,7 +55,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
             await connection.send(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)), body)
         except ExchangeError as error:
             if reused:
-                self._drop_idle(origin)  # an upstream that restarted has closed the others, too
+                self._drop_idle(origin)  # an upstream that restarted has closed the others as well
             raise _translated(error) from None
         except BaseException:
             connection.close()
@@ -81,12 +81,14 @@ class HttpTransport(httpx2.AsyncBaseTransport):
             self._drop_idle(origin)
 
     async def _take_idle(self, origin: Origin) -> Connection | None:
-        """The idle connection used last, unless its upstream has closed it: no request is written to one like that."""
+        """The most recently used idle connection; `None` if there is none or the upstream has closed it."""
         idle = self._idle.get(origin)
         if not idle:
             return None
         connection = idle.pop()
-        if connection.has_news():  # the event loop reads it: a TLS ticket is harmless, an end is not
+        if (
+            connection.has_unread_input()
+        ):  # let the event loop read it: a TLS ticket is harmless, an end is not
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         if connection.is_reusable():
@@ -121,7 +123,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """A body as it arrives. Its own iterator, so that nothing of it outlives an early exit."""
+    """A body as it arrives. Is its own iterator, so that no generator is left open after an early exit."""
 
     def __init__(self, transport: HttpTransport, origin: Origin, connection: Connection) -> None:
         self._transport = transport
@@ -155,7 +157,7 @@ def _translated(error: ExchangeError) -> httpx2.TransportError:
 
 
 async def _whole_body(request: httpx2.Request) -> bytes:
-    """The request's body, which nearly always is one piece."""
+    """The request's body, usually a single piece."""
     if isinstance(request.stream, httpx2.ByteStream):
         return b"".join(request.stream)
     return await request.aread()
@@ -165,7 +167,7 @@ async def _whole_body(request: httpx2.Request) -> bytes:
 def _request_head(
     method: str, url: httpx2.URL, headers: RawHeaders, proxy: Proxy | None
 ) -> tuple[Origin, bytes]:
-    """Where a request goes, and its head but for the length: worked out once for a deployment."""
+    """The origin, and the request head without the content length; cached because a deployment's are the same."""
     if url.scheme not in ("http", "https") or not url.host:
         raise httpx2.UnsupportedProtocol("address")
     tls = url.scheme == "https"

@@ -1,4 +1,4 @@
-"""What the exceptions of a transport mean: the one place that turns them into failures."""
+"""Converts transport exceptions into failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_SENT: Mapping[type[httpx2.TransportError], str] = {
 
 
 def failure_of(error: httpx2.TransportError) -> Failure:
-    """What a broken exchange means. Anything after the connection stood may have been processed."""
+    """The failure for a transport error. After connecting, the request may have been processed."""
     for kind, reason in NOT_SENT.items():
         if isinstance(error, kind):
             if kind is httpx2.ConnectTimeout:

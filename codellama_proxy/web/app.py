@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.request import MODES
-from codellama_proxy.request.context import CLIENT_LEFT
+from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.web import feedback, health, metrics, models
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.connection import EXCHANGE, REFUSED
@@ -108,7 +108,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _disconnected(request: Request, _: Exception) -> Response:
     """A response for the log only: the client disconnected, or was already refused."""
     refused = request.scope.get(REFUSED)
-    return Response(status_code=CLIENT_LEFT) if refused is None else await _refused(request, refused)
+    return (
+        Response(status_code=CLIENT_CLOSED_REQUEST) if refused is None else await _refused(request, refused)
+    )
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from codellama_proxy.core.sse import HEARTBEAT
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.openai_format.request import Endpoint
-from codellama_proxy.request.context import CLIENT_LEFT
+from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
@@ -90,7 +90,7 @@ class AsgiClient:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = False
-        self.status = CLIENT_LEFT
+        self.status = CLIENT_CLOSED_REQUEST
         """The status sent; 499 if the client disconnected first."""
         self.gone = False
         """The client disconnected before it had the whole response."""

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.request.context import CLIENT_LEFT
+from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.tracking.log import Log
 from codellama_proxy.tracking.metrics import OTHER, Metrics
 from codellama_proxy.web.paths import UNKNOWN, Paths
@@ -67,7 +67,7 @@ class Observer:
         self._line(request_id, UNKNOWN, error.status, error=error.code)
 
     def _line(self, request_id: str | None, route: str, status: int, **more: Any) -> None:
-        outcome = "ok" if status < 400 else "cancelled" if status == CLIENT_LEFT else "error"
+        outcome = "ok" if status < 400 else "cancelled" if status == CLIENT_CLOSED_REQUEST else "error"
         self._lines.request(
             {
                 "request_id": request_id,
@@ -91,7 +91,7 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         observer = self._observer()
         started = observer.monotonic()
-        status, request_id = CLIENT_LEFT, None
+        status, request_id = CLIENT_CLOSED_REQUEST, None
 
         async def noted(message: Message) -> None:
             nonlocal status, request_id

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from codellama_proxy.cache.keeper import to_keep
+from codellama_proxy.cache.keeper import completion_to_keep
 from codellama_proxy.cache.key import MAX_CACHED_BYTES
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import completion_event
@@ -21,7 +21,7 @@ def answer(text: str = "hi", finish_reason: str = "stop") -> Event:
 def test_the_parsed_completion_does_not_stay_in_memory(stream: bool) -> None:
     event = answer()
     assert event.completion is not None
-    kept = to_keep(as_stream(event) if stream else [event], stream=stream)
+    kept = completion_to_keep(as_stream(event) if stream else [event], stream=stream)
     assert kept is not None
     assert kept.completion is None
     assert orjson.loads(kept.body) == event.completion
@@ -32,4 +32,4 @@ def test_the_parsed_completion_does_not_stay_in_memory(stream: bool) -> None:
     "event", [answer(finish_reason="length"), answer(""), answer("x" * MAX_CACHED_BYTES)]
 )
 def test_incomplete_empty_and_long_answers_are_not_kept(event: Event, stream: bool) -> None:
-    assert to_keep(as_stream(event) if stream else [event], stream=stream) is None
+    assert completion_to_keep(as_stream(event) if stream else [event], stream=stream) is None

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.cache.semantic.embeddings import numbers_of
-from codellama_proxy.cache.vectors import SHORTLIST, shortlist, similarity, vector
+from codellama_proxy.cache.vectors import MAX_SHORTLIST, shortlist, similarity, vector
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Project, Snapshot
 from codellama_proxy.tokens import tokenizers as tokens
 from tests.support.builders import deployment, model, snapshot
@@ -81,7 +81,7 @@ def test_the_shortlist_has_the_most_similar_vectors(seed: int) -> None:
     others.insert(random.randrange(300), (b"alike", pointing(*near(wanted, 0.2)).signs))
     found = shortlist(pointing(*wanted).signs, others)
     assert b"alike" in found
-    assert len(found) == SHORTLIST
+    assert len(found) == MAX_SHORTLIST
 
 
 def test_vectors_are_read_from_numbers_or_base64() -> None:

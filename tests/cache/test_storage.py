@@ -12,7 +12,7 @@ import pytest
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
-from codellama_proxy.cache.storage import OVERHEAD, STEP, CacheStorage, LruCache
+from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, ENTRY_OVERHEAD_BYTES, CacheStorage, LruCache
 from codellama_proxy.openai_format.completion import whole_event
 
 TEAM = CacheScope("project", "team", "team")
@@ -104,7 +104,7 @@ def test_the_number_of_answers_on_disk_is_bounded(path: Path) -> None:
 
 
 def test_a_reduced_bound_is_applied_in_steps(path: Path) -> None:
-    keep(path, *[answer(created_at=float(number)) for number in range(STEP + 50)])
+    keep(path, *[answer(created_at=float(number)) for number in range(DELETE_BATCH_ROWS + 50)])
 
     async def use(answers: CacheStorage) -> None:
         await answers.maintain(1500.0, 10)
@@ -116,15 +116,15 @@ def test_a_reduced_bound_is_applied_in_steps(path: Path) -> None:
 
 
 def test_old_answers_are_deleted_a_few_at_a_time(path: Path) -> None:
-    keep(path, *[answer(expires_at=1200.0)] * (STEP + 5), answer())
+    keep(path, *[answer(expires_at=1200.0)] * (DELETE_BATCH_ROWS + 5), answer())
 
     async def use(answers: CacheStorage) -> None:
         await answers.maintain(1100.0, 1000)
-        assert len(rows(path)) == STEP + 6
+        assert len(rows(path)) == DELETE_BATCH_ROWS + 6
         await answers.maintain(1200.0, 1000)
         assert len(rows(path)) == 6
         await answers.maintain(1200.0, 1000)
-        assert [row[0] for row in rows(path)] == [key(STEP + 5)]
+        assert [row[0] for row in rows(path)] == [key(DELETE_BATCH_ROWS + 5)]
 
     play(path, use)
 
@@ -140,7 +140,7 @@ def test_memory_evicts_the_least_recently_used_answer() -> None:
 
 def test_memory_is_bounded_by_bytes() -> None:
     one = answer("x" * 1000)
-    memory = LruCache(3 * (one.size + OVERHEAD))
+    memory = LruCache(3 * (one.size + ENTRY_OVERHEAD_BYTES))
     for number in range(10):
         memory.put(key(number), one, 100)
     assert len(memory) == 3

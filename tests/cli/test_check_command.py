@@ -13,7 +13,7 @@ from codellama_proxy.config.check_report import inspect, printed
 from codellama_proxy.config.load import load
 from codellama_proxy.config.problems import Problem
 from codellama_proxy.core.clock import Time
-from codellama_proxy.diagnostics.probe import Tried, probe
+from codellama_proxy.diagnostics.probe import ProbeResult, probe
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.upstream.pools import Pools
 from tests.support.fake_internet import Internet, answer, good, refusal
@@ -110,10 +110,10 @@ models:
 """
 
 
-def probed(internet: Internet) -> list[Tried]:
+def probed(internet: Internet) -> list[ProbeResult]:
     snapshot = load(FOUR, {}, implemented=IMPLEMENTED)
 
-    async def main() -> list[Tried]:
+    async def main() -> list[ProbeResult]:
         pools = Pools(internet.make)
         found = list(await probe(snapshot, pools, Time()))
         await pools.close()
@@ -131,7 +131,7 @@ def test_online_sends_one_guarded_request_to_every_enabled_model() -> None:
         text=[answer(b'{"choices": []}')],
     )
     found = probed(internet)
-    assert [(one.deployment.id, one.works, one.said) for one in found] == [
+    assert [(one.deployment.id, one.works, one.message) for one in found] == [
         ("good#1", True, ""),
         (
             "locked#1",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.sse import MAX_EVENT, MAX_LINES, Decoder, EventTooLargeError, Frame, encode
+from codellama_proxy.core.sse import MAX_EVENT_BYTES, MAX_LINES, Decoder, EventTooLargeError, Frame, encode
 from tests.support.cases import each
 
 
@@ -70,9 +70,9 @@ def test_encoded_events_decode_to_the_same(text: str) -> None:
 def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
     decoder = Decoder()
     for _ in range(10):
-        decoder.feed(b"x" * (MAX_EVENT // 10))
+        decoder.feed(b"x" * (MAX_EVENT_BYTES // 10))
     with pytest.raises(EventTooLargeError):
-        decoder.feed(b"x" * (MAX_EVENT // 10))
+        decoder.feed(b"x" * (MAX_EVENT_BYTES // 10))
 
 
 def test_an_event_of_endless_lines_is_refused() -> None:
@@ -86,7 +86,7 @@ def test_parsing_time_is_linear(line: bytes) -> None:
     raw = line * 150_000
     decoder = Decoder()
     with suppress(EventTooLargeError):
-        decoder.feed(raw[: MAX_EVENT - 10] + b"\n:\n\n")
+        decoder.feed(raw[: MAX_EVENT_BYTES - 10] + b"\n:\n\n")
 
 
 def test_multi_line_data_is_encoded_as_several_lines() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from codellama_proxy.gateway.arrivals import SPARE
+from codellama_proxy.gateway.arrivals import SPARE_REQUESTS
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.raw_http import Wire, exchange, refused, request
@@ -42,7 +42,7 @@ def slow(served: Proxy, key: str, count: int) -> Iterator[list[Wire]]:
 def test_slow_bodies_of_a_key_take_no_request_slot_and_are_bounded(served: Proxy) -> None:
     narrow = served.new_key("narrow", max_parallel_requests=1)["key"]
     with slow(served, narrow, 20) as wires:
-        waiting, answered = wires[: 1 + SPARE], wires[1 + SPARE :]
+        waiting, answered = wires[: 1 + SPARE_REQUESTS], wires[1 + SPARE_REQUESTS :]
         for wire in answered:
             reply = wire.reply()
             assert (reply.status, reply.error()["code"]) == (429, "concurrency_limit_exceeded")
@@ -67,7 +67,7 @@ def test_slow_bodies_of_a_key_without_limits_are_bounded(served: Proxy) -> None:
 def test_disconnected_bodies_are_no_longer_counted(served: Proxy) -> None:
     narrow = served.new_key("narrow", max_parallel_requests=1)["key"]
     for _ in range(3):
-        with slow(served, narrow, 1 + SPARE):
+        with slow(served, narrow, 1 + SPARE_REQUESTS):
             pass
 
         def is_free() -> bool:

@@ -287,7 +287,7 @@ def test_a_moderation_refusal_is_a_client_error(error: Any) -> None:
 def test_an_error_inside_a_200_is_classified_by_its_status(status: int, cls: str, shape: Any) -> None:
     found = failures.in_band(parse_error(orjson.dumps(shape(status))), 200)
     assert (found.cls, found.status, found.code) == (cls, status, CODE[cls])
-    assert found.said == ("m" if cls == "caller" else "")
+    assert found.upstream_message == ("m" if cls == "caller" else "")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Limits, Project
 from codellama_proxy.core.types import Key
-from codellama_proxy.gateway.arrivals import SPARE, ArrivalRoom, Arrivals, room_of
+from codellama_proxy.gateway.arrivals import SPARE_REQUESTS, ArrivalRoom, Arrivals, room_of
 from tests.support.builders import snapshot
 
 ROOM = ArrivalRoom(requests=4, own_requests=3, size=100)
@@ -59,10 +59,10 @@ def test_the_bounds_are_never_exceeded_and_all_space_is_released(
     ("of_all", "of_project", "of_key", "own"),
     [
         (None, None, None, 500),
-        (None, None, 1, 1 + SPARE),
-        (None, 2, 7, 2 + SPARE),
-        (0, None, None, SPARE),
-        (9, 30, None, 9 + SPARE),
+        (None, None, 1, 1 + SPARE_REQUESTS),
+        (None, 2, 7, 2 + SPARE_REQUESTS),
+        (0, None, None, SPARE_REQUESTS),
+        (9, 30, None, 9 + SPARE_REQUESTS),
         (None, None, 5000, 500),
     ],
 )

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
-from codellama_proxy.upstream.response_body import MAX_ANSWER
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole
 from tests.support.fake_internet import HANG, Internet, Script, answer, good, refusal, stream
@@ -161,7 +161,7 @@ def test_an_aborted_answer_costs_the_received_part_and_is_not_retried(play: Play
         assert rig.cooldowns.states() == {}, "the next request has no reason to avoid it"
 
     word = orjson.dumps({"content": "word " * 1000})
-    filler = b'"logprobs":{"content":[' + b'{"token":"x","bytes":[120]},' * (MAX_ANSWER // 28 + 2)
+    filler = b'"logprobs":{"content":[' + b'{"token":"x","bytes":[120]},' * (MAX_ANSWER_BYTES // 28 + 2)
     body = b'{"choices":[{"message":' + word + b"," + filler
     play(Internet(a=[answer(body)], b=[]), use)
 

@@ -15,7 +15,7 @@ import pytest
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Project
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.tokens.tokenizers import FILES
-from codellama_proxy.upstream.response_body import MAX_ANSWER
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from tests.support.builders import deployment, model, snapshot
 from tests.support.conversations import sse
 from tests.support.fake_internet import Internet, Script, answer, refusal, stream
@@ -244,9 +244,9 @@ def test_many_long_vectors_fit_into_one_answer(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "embeddings", input=["x"] * 4, encoding_format="base64")
         assert client.status == 200
-        assert len(client.data) > MAX_ANSWER
+        assert len(client.data) > MAX_ANSWER_BYTES
 
-    long = base64.b64encode(bytes(MAX_ANSWER // 4)).decode()
+    long = base64.b64encode(bytes(MAX_ANSWER_BYTES // 4)).decode()
     play(Internet(e=[vectors(*[long] * 4)]), use)
 
 

@@ -260,12 +260,12 @@ BOUNDS = Bounds(prompt=100, completion=50)
 
 def test_plausible_usage_is_booked_as_reported() -> None:
     told = Usage(90, 40, 10)
-    assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
+    assert believed(told, Usage(), BOUNDS, Window(), has_unreported_text=False) == (told, False, False)
 
 
 def test_possible_usage_above_the_bound_is_booked_as_reported() -> None:
     told = Usage(900, 300)
-    assert believed(told, Usage(), BOUNDS, Window(), said_more=False) == (told, False, False)
+    assert believed(told, Usage(), BOUNDS, Window(), has_unreported_text=False) == (told, False, False)
 
 
 @pytest.mark.parametrize(
@@ -277,13 +277,21 @@ def test_possible_usage_above_the_bound_is_booked_as_reported() -> None:
     ],
 )
 def test_a_missing_token_class_is_estimated(told: Usage, booked: Usage) -> None:
-    assert believed(told, Usage(11, 22), BOUNDS, Window(), said_more=False) == (booked, True, False)
+    assert believed(told, Usage(11, 22), BOUNDS, Window(), has_unreported_text=False) == (booked, True, False)
 
 
 def test_text_after_the_report_is_counted() -> None:
     counted = Usage(11, 22)
-    assert believed(Usage(9, 1), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 22), True, False)
-    assert believed(Usage(9, 30), counted, BOUNDS, Window(), said_more=True) == (Usage(9, 30), False, False)
+    assert believed(Usage(9, 1), counted, BOUNDS, Window(), has_unreported_text=True) == (
+        Usage(9, 22),
+        True,
+        False,
+    )
+    assert believed(Usage(9, 30), counted, BOUNDS, Window(), has_unreported_text=True) == (
+        Usage(9, 30),
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,19 +305,23 @@ def test_text_after_the_report_is_counted() -> None:
     ],
 )
 def test_impossible_usage_is_capped_at_the_bound(told: Usage, window: Window, booked: Usage) -> None:
-    assert believed(told, Usage(), BOUNDS, window, said_more=False) == (booked, False, True)
+    assert believed(told, Usage(), BOUNDS, window, has_unreported_text=False) == (booked, False, True)
 
 
 def test_a_long_prompt_price_makes_long_prompts_possible() -> None:
     told = Usage(300_000, 7)
-    assert believed(told, Usage(), BOUNDS, Window(None, 200_000), said_more=False) == (told, False, False)
+    assert believed(told, Usage(), BOUNDS, Window(None, 200_000), has_unreported_text=False) == (
+        told,
+        False,
+        False,
+    )
 
 
 def test_an_unbounded_answer_may_be_long() -> None:
     told = Usage(90, 120_000)
     open_end = BOUNDS._replace(bounded=False)
-    assert believed(told, Usage(), open_end, Window(), said_more=False) == (told, False, False)
-    absurd = believed(Usage(90, 300_000), Usage(), open_end, Window(), said_more=False)
+    assert believed(told, Usage(), open_end, Window(), has_unreported_text=False) == (told, False, False)
+    absurd = believed(Usage(90, 300_000), Usage(), open_end, Window(), has_unreported_text=False)
     assert absurd == (Usage(90, 50), False, True)
 
 

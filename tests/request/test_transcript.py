@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Event
-from codellama_proxy.request.transcript import MOST_BYTES, Transcript
+from codellama_proxy.request.transcript import MAX_CONTENT_BYTES, Transcript
 
 
 def collected(*bodies: Any) -> Transcript:
@@ -85,9 +85,9 @@ def test_usage_and_empty_events_add_no_choices() -> None:
 
 
 def test_the_collected_text_is_bounded() -> None:
-    transcript = collected(*[chunk(content="x" * 1000)] * (MOST_BYTES // 1000 + 10))
+    transcript = collected(*[chunk(content="x" * 1000)] * (MAX_CONTENT_BYTES // 1000 + 10))
     assert transcript.cut
-    assert 0 < len(transcript.choices()[0]["message"]["content"]) < MOST_BYTES
+    assert 0 < len(transcript.choices()[0]["message"]["content"]) < MAX_CONTENT_BYTES
 
 
 def test_a_completion_that_was_parsed_is_not_parsed_again() -> None:

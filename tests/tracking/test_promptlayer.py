@@ -15,7 +15,7 @@ from codellama_proxy.inbound.openai import parse_completion, parse_embedding
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.request.transcript import MOST_BYTES, Transcript
+from codellama_proxy.request.transcript import MAX_CONTENT_BYTES, Transcript
 from codellama_proxy.tracking.promptlayer import record as promptlayer
 from tests.support.cases import each
 from tests.support.promptlayer import rules
@@ -178,7 +178,7 @@ def test_images_are_recorded_as_images() -> None:
 
 
 def test_an_oversized_prompt_is_omitted_but_counted() -> None:
-    body = told(a_trace({"prompt": "x" * (MOST_BYTES + 1)}))
+    body = told(a_trace({"prompt": "x" * (MAX_CONTENT_BYTES + 1)}))
     assert len(orjson.dumps(body)) < 5_000
     assert body["input"]["messages"][0]["content"][0]["text"] == promptlayer.TOO_LARGE
     assert body["input_tokens"] == 3

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from codellama_proxy.core.snapshot import Deployment, Timeouts
-from codellama_proxy.core.sse import MAX_EVENT
-from codellama_proxy.upstream.reply import MAX_STREAM
-from codellama_proxy.upstream.response_body import MAX_ANSWER, MAX_ERROR
+from codellama_proxy.core.sse import MAX_EVENT_BYTES
+from codellama_proxy.upstream.reply import MAX_STREAM_BYTES
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES, MAX_ERROR_BYTES
 from tests.support.attempt_driver import HASTY, Call, playing, reading, said
 from tests.support.builders import deployment
 from tests.support.cases import each
@@ -75,8 +75,8 @@ def test_an_empty_plain_answer_fails_the_attempt(script: Script, reason: str) ->
         (stream(ROLE, sse({"error": {"message": "overloaded"}})), "error_in_200"),
         (stream(ROLE + WORDS + sse({"error": {"message": "in the same breath"}})), "error_in_200"),
         (Script((b"<!doctype html>",), 200, {"content-type": "text/html"}), "empty_stream"),
-        (stream(b"data: " + b"x" * (MAX_EVENT + 1)), "too_large"),
-        (stream(*[b": " + b"x" * (1 << 20) + b"\n\n"] * (MAX_STREAM >> 20)), "too_large"),
+        (stream(b"data: " + b"x" * (MAX_EVENT_BYTES + 1)), "too_large"),
+        (stream(*[b": " + b"x" * (1 << 20) + b"\n\n"] * (MAX_STREAM_BYTES >> 20)), "too_large"),
     ],
 )
 def test_a_stream_without_content_fails_the_attempt(script: Script, reason: str) -> None:
@@ -93,8 +93,8 @@ def test_an_event_may_contain_an_image() -> None:
     assert any(b"A" * 1_200_000 in event.body for event in events)
 
 
-LARGE_TEXT = sse(chunk({"content": "a b " * (MAX_EVENT // 4 + 9_000)}))
-MANY_TEXTS = [sse(chunk({"content": "a b " * 50_000}))] * (MAX_ANSWER // 200_000 + 1)
+LARGE_TEXT = sse(chunk({"content": "a b " * (MAX_EVENT_BYTES // 4 + 9_000)}))
+MANY_TEXTS = [sse(chunk({"content": "a b " * 50_000}))] * (MAX_ANSWER_BYTES // 200_000 + 1)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,11 @@ MANY_TEXTS = [sse(chunk({"content": "a b " * 50_000}))] * (MAX_ANSWER // 200_000
         (stream(ROLE, LARGE_TEXT, END), True),
         (stream(LARGE_TEXT, END), False),
         (stream(*MANY_TEXTS, END), False),
-        (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER // 4) + b'"}}]}'), False),
-        (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER // 4) + b'"}}]}'), True),
+        (
+            answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER_BYTES // 4) + b'"}}]}'),
+            False,
+        ),
+        (answer(b'{"choices":[{"message":{"content":"' + b"a b " * (MAX_ANSWER_BYTES // 4) + b'"}}]}'), True),
     ],
 )
 def test_an_aborted_answer_is_not_a_failure_and_its_received_part_is_counted(
@@ -165,7 +168,7 @@ def test_a_compression_bomb_is_not_expanded() -> None:
     body = compressed(b'{"choices":[{"message":{"content":"' + bytes(40 << 20), 31)
     failed, call = playing(Script((body,), 200, BOMB), streamed=False)
     assert failed.reason == "too_large"
-    assert len(call.text) <= MAX_ANSWER + (1 << 20)
+    assert len(call.text) <= MAX_ANSWER_BYTES + (1 << 20)
 
 
 @pytest.mark.parametrize("status", [201, 202, 206])
@@ -180,14 +183,14 @@ def test_an_endless_answer_is_aborted() -> None:
     endless = itertools.repeat(b"x" * (1 << 20))
     failed, call = playing(Script(endless), streamed=False)  # type: ignore[arg-type]  # it has no end
     assert failed.reason == "too_large"
-    assert call.internet.bodies[0].read <= MAX_ANSWER + (1 << 20)
+    assert call.internet.bodies[0].read <= MAX_ANSWER_BYTES + (1 << 20)
 
 
 def test_an_endless_error_is_classified_by_its_status() -> None:
     endless = itertools.repeat(b"x" * 1000)
     failed, call = playing(Script(endless, status=400), streamed=True)  # type: ignore[arg-type]  # it has no end
     assert (failed.cls, failed.reason) == ("caller", "http_400")
-    assert call.internet.bodies[0].read <= MAX_ERROR + 1000
+    assert call.internet.bodies[0].read <= MAX_ERROR_BYTES + 1000
 
 
 def test_an_undecodable_error_is_not_quoted() -> None:

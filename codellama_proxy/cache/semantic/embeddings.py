@@ -1,8 +1,8 @@
-"""Answers to requests that mean the same: two back ends behind one small protocol.
+"""The protocol of semantic backends, and the backend that uses an embedding model of this proxy.
 
-Requests are compared only with those of their bucket, which share everything but the last turn: who shares,
-model, guardrail, parameters and earlier turns. Whatever goes wrong in a back end is a miss, and it is then left
-alone for a while. This module has the back end that asks an embedding model of this proxy.
+A request is compared only with requests in its bucket, which are identical except for the last turn: scope, model,
+guardrail, parameters and earlier turns. Every failure of a backend is a miss, after which the backend is not used for
+a while.
 """
 
 from __future__ import annotations
@@ -31,49 +31,49 @@ from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.selection import serving
 
-PATIENCE = 1.0
-"""Seconds a request waits to hear whether there is a similar one."""
+LOOKUP_SECONDS = 1.0
+"""How long a request waits for the result of a semantic lookup."""
 Embed = Callable[[str, Model, RequestContext, Snapshot], Awaitable[bytes | None]]
-"""Asks a model of this proxy for the vector of a text, for the sake of another request, and on its bill. Returns the
-answer of /embeddings; `None` if the ledger does not admit it. Raises `ProxyError`."""
-REMEMBERED = 256
-"""Texts whose vectors are at hand."""
+"""Gets the embedding of a text from a model of this proxy, charged to the given request's key. Returns the body of an
+`/embeddings` response; `None` if a limit refuses the request. Raises `ProxyError`."""
+MAX_REMEMBERED_TEXTS = 256
+"""Number of texts whose vectors are kept in memory."""
 CALLER_STATUSES = frozenset({400, 413, 422})
-"""Of errors that refuse a request for what it says."""
-REST = 30.0
-"""Seconds a back end is left alone after it failed."""
+"""Statuses of errors that are caused by the text."""
+PAUSE_SECONDS = 30.0
+"""How long a backend is not used after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class SemanticQuery:
-    """A request as similar ones see it."""
+    """What a semantic backend compares of a request."""
 
     bucket: bytes
     text: str
-    """Its last turn."""
+    """The text of the last turn."""
     sharing: CacheScope
 
 
 class SemanticMatch(NamedTuple):
-    """What a back end found."""
+    """The result of a lookup; empty for a miss."""
 
     answer: CachedAnswer | None = None
     similarity: float | None = None
-    """Of the two texts, 1 for the same; `None` if the back end does not tell."""
+    """Similarity of the two texts, at most 1; `None` if the backend does not report it."""
     memo: Any = None
-    """What it need not find out again to `keep` an answer to this question."""
+    """State of the backend that `keep` needs again."""
 
 
 class SemanticBackend(Protocol):
-    """A back end. Neither function raises."""
+    """A semantic backend. No method raises."""
 
     async def find(
         self, semantic_query: SemanticQuery, asker: RequestContext, snapshot: Snapshot
     ) -> SemanticMatch:
-        """`asker`: the request whose question it is, which pays for what has to be asked to compare it."""
+        """The best match, if any. `asker`: the request on whose behalf an embedding is requested and charged."""
 
     async def keep(self, semantic_query: SemanticQuery, memo: Any, key: bytes, answer: CachedAnswer) -> None:
-        """Keeps an answer that is already kept under its `key`."""
+        """Adds an answer that is stored under `key`. `memo`: from the `SemanticMatch` of its lookup."""
 
     async def close(self) -> None: ...
 
@@ -81,7 +81,7 @@ class SemanticBackend(Protocol):
 def semantic_query(
     request: InferenceRequest, model: Model, scope: CacheScope, snapshot: Snapshot
 ) -> SemanticQuery | None:
-    """`None` for a request that only an identical one can answer."""
+    """The semantic query of a request; `None` if only an identical request may match."""
     text = caching.last_turn(request)
     if text is None:
         return None
@@ -92,25 +92,25 @@ def semantic_query(
 
 
 class CircuitBreaker:
-    """Whether a back end may be asked: not for a while after it failed."""
+    """Disables a backend for `PAUSE_SECONDS` after a failure."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._rests_until = float("-inf")
+        self._paused_until = float("-inf")
 
     @property
     def open(self) -> bool:
-        return self._monotonic() < self._rests_until
+        return self._monotonic() < self._paused_until
 
     def failed(self) -> None:
-        self._rests_until = self._monotonic() + REST
+        self._paused_until = self._monotonic() + PAUSE_SECONDS
 
 
 # --- embeddings ----------------------------------------------------------------------------------------------
 
 
 class EmbeddingsBackend:
-    """Compares by the vectors that a model makes of the last turns; they are kept beside the answers."""
+    """Compares embeddings of the last turns; the vectors are stored beside the answers."""
 
     def __init__(self, settings: Mapping[str, Any], answers: CacheStorage, embed: Embed, time: Time) -> None:
         self._model: str = settings["model"]
@@ -119,7 +119,7 @@ class EmbeddingsBackend:
         self._ask_embedding = embed
         self._time = time
         self._circuit = CircuitBreaker(time.monotonic)
-        self._asking: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
+        self._pending: dict[tuple[bytes, str], asyncio.Task[Vector | None]] = {}
 
     async def find(
         self, semantic_query: SemanticQuery, asker: RequestContext, snapshot: Snapshot
@@ -128,7 +128,7 @@ class EmbeddingsBackend:
         model = named and serving(named, "embedding")
         if model is None or not model.deployments or self._circuit.open:
             return SemanticMatch()
-        semantic_query = _among(semantic_query, model)
+        semantic_query = _in_model_bucket(semantic_query, model)
         found = await self._vector(semantic_query, model, asker, snapshot)
         if found is None:
             return SemanticMatch()
@@ -142,34 +142,31 @@ class EmbeddingsBackend:
         )
 
     async def keep(self, semantic_query: SemanticQuery, memo: Any, key: bytes, answer: CachedAnswer) -> None:
-        del (
-            semantic_query,
-            answer,
-        )  # the answer is where identical requests find it; only the way there is new
+        del semantic_query, answer  # the answer is already stored; only its vector is added
         if memo is not None:
             bucket, found = memo
             self._answers.write(lambda db: answer_file.put_vector(db, key, bucket, found))
 
     async def close(self) -> None:
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
 
     async def _vector(
         self, semantic_query: SemanticQuery, model: Model, asker: RequestContext, snapshot: Snapshot
     ) -> Vector | None:
-        """One call for all who ask the same at about the same time; the first of them pays."""
-        asked = semantic_query.bucket, semantic_query.text
-        task = self._asking.get(asked)
+        """The vector of a text; concurrent requests for the same text share one call, which the first pays for."""
+        lookup = semantic_query.bucket, semantic_query.text
+        task = self._pending.get(lookup)
         if task is None or (task.done() and task.result() is None):
             embedding = self._embed(semantic_query.text, model, asker, snapshot)
-            task = self._asking[asked] = asyncio.create_task(embedding)
-            if len(self._asking) > REMEMBERED:
-                del self._asking[next(iter(self._asking))]
+            task = self._pending[lookup] = asyncio.create_task(embedding)
+            if len(self._pending) > MAX_REMEMBERED_TEXTS:
+                del self._pending[next(iter(self._pending))]
         return await asyncio.shield(task)
 
     async def _embed(
         self, text: str, model: Model, asker: RequestContext, snapshot: Snapshot
     ) -> Vector | None:
-        """`None` if there is none. Only a fault of the model opens the circuit: the text belongs to one caller."""
+        """The vector, or `None`. Opens the circuit unless the error was caused by the text."""
         try:
             answer = await self._ask_embedding(text, model, asker, snapshot)
             return None if answer is None else vector(numbers_of(answer))
@@ -180,23 +177,23 @@ class EmbeddingsBackend:
             return None
 
 
-def _among(semantic_query: SemanticQuery, model: Model) -> SemanticQuery:
-    """Vectors of different models cannot be compared, so they are in different buckets."""
-    makers = [[d.provider, d.model, d.params.get("dimensions")] for d in model.deployments]
+def _in_model_bucket(semantic_query: SemanticQuery, model: Model) -> SemanticQuery:
+    """The query in a bucket per embedding model: vectors of different models cannot be compared."""
+    models = [[d.provider, d.model, d.params.get("dimensions")] for d in model.deployments]
     return replace(
-        semantic_query, bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(makers)).digest()
+        semantic_query, bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(models)).digest()
     )
 
 
 def is_callers_fault(error: Exception) -> bool:
-    """Whether the model refused a text for what it is."""
+    """Whether the error was caused by the text."""
     if isinstance(error, AttemptError):
         return error.failure.cls == "caller"
     return isinstance(error, ProxyError) and error.status in CALLER_STATUSES
 
 
 def numbers_of(body: bytes) -> Sequence[float]:
-    """The vector in an answer of /embeddings. Raises `ValueError`."""
+    """The vector in the body of an `/embeddings` response. Raises `ValueError`."""
     try:
         found = orjson.loads(body)["data"][0]["embedding"]
         if isinstance(found, str):

@@ -1,8 +1,8 @@
-"""A GPTCache server as a back end for similar requests: its HTTP /get and /put, and nothing else of it.
+"""A GPTCache server as a semantic backend, used through its HTTP `/get` and `/put`.
 
-GPTCache knows no scopes, no ages and no models, and what it holds can be written by others. So the prompt it is
-given begins with the bucket and the hour, and what it answers is believed only if it is our envelope, of the
-same bucket, and not too old. (github.com/zilliztech/GPTCache, gptcache_server)
+GPTCache has no scopes, ages or models, and other clients may write to it. So each prompt begins with the bucket and
+a time period, and an answer is accepted only if it is our envelope, of the same bucket, and not expired.
+Source: github.com/zilliztech/GPTCache, gptcache_server.
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ import httpx2
 import orjson
 
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
-from codellama_proxy.cache.semantic.embeddings import PATIENCE, CircuitBreaker, SemanticMatch, SemanticQuery
+from codellama_proxy.cache.semantic.embeddings import (
+    LOOKUP_SECONDS,
+    CircuitBreaker,
+    SemanticMatch,
+    SemanticQuery,
+)
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.request.context import RequestContext
 
 VERSION = 1
-MAX_BODY = 4 * MAX_CACHED_BYTES
-"""Bytes of its answer: ours inside a JSON string."""
-MAX_TEXT = 32_000
-"""Characters of a last turn that is sent there."""
+MAX_BODY_BYTES = 4 * MAX_CACHED_BYTES
+"""Maximum size of a response, which is our envelope inside a JSON string."""
+MAX_TEXT_CHARACTERS = 32_000
+"""Maximum length of a last turn that is sent."""
 
 
 class GptCache:
-    """Asks a server. Its failure is a miss."""
+    """A backend on a GPTCache server. A failure of the server is a miss."""
 
     def __init__(
         self,
         settings: Mapping[str, Any],
         ttl: float,
-        wire: httpx2.AsyncBaseTransport,
+        transport: httpx2.AsyncBaseTransport,
         troubles: Counter[str],
         time: Time,
     ) -> None:
         self._url: str = settings["url"].rstrip("/")
         self._ttl = ttl
-        self._wire = wire
+        self._transport = transport
         self._troubles = troubles
         self._time = time
         self._circuit = CircuitBreaker(time.monotonic)
@@ -70,15 +75,15 @@ class GptCache:
         return
 
     def _prompt(self, question: SemanticQuery, now: float) -> str:
-        """It deletes nothing and prefers the oldest, so each stretch of `ttl` has prompts of its own."""
+        """The prompt; it changes every `ttl` seconds, because GPTCache deletes nothing and prefers old entries."""
         epoch = int(now // self._ttl)
         return f"codellama-proxy:{question.bucket.hex()[:16]}:{epoch}\n{question.text}"
 
     async def _post(self, path: str, body: Mapping[str, Any], question: SemanticQuery) -> Any:
-        if self._circuit.open or len(question.text) > MAX_TEXT:
+        if self._circuit.open or len(question.text) > MAX_TEXT_CHARACTERS:
             return None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(LOOKUP_SECONDS):
                 return orjson.loads(await self._exchange(path, orjson.dumps(body)))
         except (httpx2.TransportError, TimeoutError, ValueError):
             self._circuit.failed()
@@ -86,20 +91,20 @@ class GptCache:
             return None
 
     async def _exchange(self, path: str, body: bytes) -> bytes:
-        """Raises `ValueError` for an answer that is none."""
+        """The body of the response. Raises `ValueError` unless it is a 200 of acceptable size."""
         request = httpx2.Request(
             "POST",
             self._url + path,
             headers={"content-type": "application/json", "accept-encoding": "identity"},
             content=body,
-            extensions={"timeout": {"connect": PATIENCE}},
+            extensions={"timeout": {"connect": LOOKUP_SECONDS}},
         )
-        response = await self._wire.handle_async_request(request)
+        response = await self._transport.handle_async_request(request)
         try:
             found = b""
             async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
                 found += piece
-                if len(found) > MAX_BODY:
+                if len(found) > MAX_BODY_BYTES:
                     raise ValueError("too large")
         finally:
             await response.aclose()
@@ -112,7 +117,7 @@ class GptCache:
 
 
 def envelope(answer: CachedAnswer, question: SemanticQuery) -> str:
-    """An answer with all that is needed to believe it."""
+    """An answer as JSON, with everything that is needed to verify it."""
     whole = {
         "v": VERSION,
         "ns": question.bucket.hex(),
@@ -127,11 +132,11 @@ def envelope(answer: CachedAnswer, question: SemanticQuery) -> str:
 
 
 def opened(text: str, question: SemanticQuery, now: float) -> SemanticMatch:
-    """What is in an envelope, if it is of this bucket and still good. Raises `ValueError` when it is not ours."""
+    """The match in an envelope; empty if expired. Raises `ValueError` if it is invalid or of another bucket."""
     found = orjson.loads(text)
     try:
         if (found["v"], found["ns"]) != (VERSION, question.bucket.hex()):
-            raise ValueError("another's")
+            raise ValueError("another version or bucket")
         if found["exp"] <= now:
             return SemanticMatch()
         names = tuple([str(name) for name in found["dropped"]])

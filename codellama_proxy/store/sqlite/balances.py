@@ -25,7 +25,7 @@ from codellama_proxy.store.sqlite.queries import load
 SQL = load("ledger")
 MAX_SCOPES = 4
 """Of one request."""
-MAX_KEPT = 5000
+MAX_CACHED_BALANCES = 5000
 """Accounts in memory between two transactions: when there are more, all of them are read again when needed."""
 
 # The rows of `requests` and of `totals` that belong to a scope.
@@ -90,7 +90,7 @@ class ScopeBalance:
 class ScopeBalances:
     """The accounts in memory."""
 
-    def __init__(self, most: int = MAX_KEPT) -> None:
+    def __init__(self, most: int = MAX_CACHED_BALANCES) -> None:
         self._most = most
         self._kept: dict[str, ScopeBalance] = {}
         self._open: dict[str, ScopeBalance] = {}

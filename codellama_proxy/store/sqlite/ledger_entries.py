@@ -27,7 +27,7 @@ from codellama_proxy.store.sqlite import outbox
 from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances, standing
 from codellama_proxy.store.sqlite.crashes import Orphan, crashed
 
-MAX_NAME_LENGTH = 256
+MAX_NAME_CHARACTERS = 256
 """Characters kept of a model name that the client sent."""
 
 
@@ -130,7 +130,7 @@ def _insert(db: sqlite3.Connection, ask: AdmissionRequest, key_id: str | None, h
         key_id,
         None if ask.user is None else limits.user_name(ask.user),
         ask.endpoint,
-        ask.model_requested and ask.model_requested[:MAX_NAME_LENGTH],
+        ask.model_requested and ask.model_requested[:MAX_NAME_CHARACTERS],
         ask.stream,
         ask.config,
         hold,

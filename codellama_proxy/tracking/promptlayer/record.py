@@ -20,7 +20,7 @@ from codellama_proxy.openai_format.parameters import TRACKED_CONTENT, TRACKED_SE
 from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.request.transcript import MOST_BYTES
+from codellama_proxy.request.transcript import MAX_CONTENT_BYTES
 from codellama_proxy.tracking.promptlayer.blueprints import answer, chat_of, message_of, prompt
 
 HINTS = ("x-promptlayer-tags", "x-promptlayer-prompt-name", "x-promptlayer-prompt-version")
@@ -52,7 +52,7 @@ def record(context: RequestContext, charge: RequestCharge, tracking: Tracking) -
     """The JSON body for a request that had at least one attempt, however it ended."""
     request = context.sent or context.request
     assert request is not None
-    with_content = tracking.promptlayer_content and request.size <= MOST_BYTES
+    with_content = tracking.promptlayer_content and request.size <= MAX_CONTENT_BYTES
     tried = context.serving or context.tried
     clean = mask_for(tried) if tried is not None else str
     hints = _hints(context)

@@ -75,14 +75,14 @@ class PromptLayerSender:
     def __init__(
         self,
         outbox: Outbox,
-        wire: httpx2.AsyncBaseTransport,
+        transport: httpx2.AsyncBaseTransport,
         key: Callable[[], Secret | None],
         time: Time,
         *,
         url: str = DEFAULT_URL,
     ) -> None:
         self._outbox = outbox
-        self._wire = wire
+        self._transport = transport
         self._key = key
         self._time = time
         self._url = url.rstrip("/")
@@ -106,7 +106,7 @@ class PromptLayerSender:
             await asyncio.wait_for(self._task, seconds)
         except TimeoutError:
             log.info("records for PromptLayer remain in the outbox until the next start")
-        await self._wire.aclose()
+        await self._transport.aclose()
 
     async def _run(self) -> None:
         while True:
@@ -183,7 +183,7 @@ class PromptLayerSender:
         request = httpx2.Request("POST", url, headers=headers, content=body, extensions=extensions)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                response = await self._wire.handle_async_request(request)
+                response = await self._transport.handle_async_request(request)
                 try:
                     return _read(response, await _body(response), self._time.wall())
                 finally:
