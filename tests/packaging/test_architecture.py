@@ -49,7 +49,7 @@ def test_every_named_file_exists(name: str) -> None:
 
 
 def test_every_stage_in_the_diagram_is_a_module() -> None:
-    way = PAGE.partition("## A request's way")[2].partition("## The layers")[0]
+    way = PAGE.partition("## The path of a request")[2].partition("## The layers")[0]
     named = re.findall(
         r"^ +(?:gateway/pipeline:)? +[a-z, ]+?  +([a-z_/]+(?:, [a-z_/]+)*)  ", way, re.MULTILINE
     )
