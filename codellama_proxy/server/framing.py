@@ -1,11 +1,19 @@
 """Which request heads are accepted: one host, a path, one unambiguous body length (RFC 9112, sections 3.2 and 6.3).
 
-Ambiguous heads are refused: behind a reverse proxy that shares connections they allow request smuggling.
+Ambiguous heads are refused: behind a reverse proxy that shares connections they allow request smuggling. The response
+to a refused head is written here too, as bytes.
 """
 
 from __future__ import annotations
 
 import re
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from codellama_proxy.core.errors import ProxyError
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request's target and headers together."""
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, values as received."""
@@ -17,8 +25,15 @@ class BadHeadError(ValueError):
     """A head that is refused."""
 
 
+def head_size(target: bytes, headers: Headers) -> int:
+    """Bytes of a head, without its method and version."""
+    return len(target) + sum([len(name) + len(value) + 4 for name, value in headers])
+
+
 def check(method: bytes, target: bytes, version: str, headers: Headers) -> None:
     """Raises `BadHeadError`."""
+    if head_size(target, headers) > MAX_HEAD_BYTES:
+        raise BadHeadError("too large")
     if version not in ("1.1", "1.0"):
         raise BadHeadError("unsupported HTTP version")
     if method == b"CONNECT" or not target.startswith(b"/"):
@@ -42,3 +57,26 @@ def _is_addressed(hosts: list[bytes], version: str) -> bool:
         return not hosts and version == "1.0"
     found = _HOST.fullmatch(hosts[0])
     return found is not None and int(found[1] or 0) < 65536
+
+
+def too_large() -> ProxyError:
+    """The error for a head of more than `MAX_HEAD_BYTES`."""
+    return ProxyError("headers_too_large", f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
+
+
+def malformed() -> ProxyError:
+    """The error for bytes that are no request, and for a head that is refused."""
+    return ProxyError("invalid_value", "The bytes received are not a valid HTTP/1.1 request.")
+
+
+def error_response(error: ProxyError, request_id: str) -> bytes:
+    """A whole response, after which the connection closes."""
+    body = error.body()
+    headers = {
+        **error.wire_headers(),
+        "x-request-id": request_id,
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
+    return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])

@@ -8,54 +8,36 @@ them, so those heads are parsed a second time without the offer.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.gateway.pipeline import request_id as new_request_id
 from codellama_proxy.server import framing
 from codellama_proxy.server.exchange import DirectExchange
+from codellama_proxy.server.framing import MAX_HEAD_BYTES
+from codellama_proxy.server.half_closed import HalfClosedWatch
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     BODY_ROOM,
     EXCHANGE,
     ON_DISCONNECT,
-    ON_HALF_CLOSE,
     REFUSED,
     TIMEOUTS,
     ClientTimeouts,
 )
 
-MAX_HEAD_BYTES = 64 << 10
-"""Of a request's target and headers together."""
-
 MAX_PIPELINED_BYTES = 256 << 10
 """Bytes a client may pipeline behind a request that is being answered; with more, the connection closes after that
 response. Reading never pauses meanwhile, because only reading detects a disconnect."""
 
-NOT_HTTP = "The bytes received are not a valid HTTP/1.1 request."
-
-
 MAX_DISCARDED_BYTES = 8 << 20
 """Bytes over the largest body that are read and discarded after a refusal: a client whose connection is reset while
 it sends may never read the refusal."""
-
-
-CLOSED_CHECK_SECONDS = 0.1
-"""Between checks whether a client that closed its sending half has reset the connection."""
-
-
-class HeadTooLargeError(ValueError):
-    """Raised inside the parser's callbacks, to stop it."""
 
 
 class LingeringTransport:
@@ -85,11 +67,8 @@ class Protocol(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None
     """Ends a connection whose client does not read; set only while the buffers are full."""
 
-    _half_closed: asyncio.TimerHandle | None = None
-    """The next check of a connection whose client will send nothing more; set only for those."""
-
-    _probed_at = 0.0
-    """The event loop's time of the last probe."""
+    _half_closed: HalfClosedWatch | None = None
+    """Set once the client will send nothing more."""
 
     _answering: RequestResponseCycle | None = None
     """The request being answered; uvicorn's `cycle` is the latest one."""
@@ -135,15 +114,13 @@ class Protocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self._refuse(
-                _too_large() if self._head > MAX_HEAD_BYTES else ProxyError("invalid_value", NOT_HTTP)
-            )
+            self._refuse(framing.too_large() if self._head > MAX_HEAD_BYTES else framing.malformed())
         if self._slow is None and self._in_head:
             self._await_head()
         elif self._awaits_body_after_response():
             self._await_rest()
         if self._unparsed > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(_too_large())
+            self._refuse(framing.too_large())
         if self._is_answering_a_whole_request():
             self.flow.resume_reading()
         cycle = self.cycle
@@ -187,8 +164,7 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's always closes
         """Keeps the connection while whole requests are unanswered: the client may have closed its sending half only.
 
-        A client that closed entirely resets the connection when it is sent something, so something is sent at once.
-        HTTP/1.0 has no interim responses to send; there it counts as a disconnect.
+        HTTP/1.0 has no interim responses to probe such a client with; there it counts as a disconnect.
         """
         cycle = self._answering
         if cycle is None or not self._is_answering_a_whole_request() or cycle.scope["http_version"] != "1.1":
@@ -199,37 +175,16 @@ class Protocol(HttpToolsProtocol):
             last = self.pipeline[0][0] if self.pipeline else cycle
             last.keep_alive = False
             self._head_is_complete()
-            self._probe()
-            self._half_closed = self.loop.call_later(CLOSED_CHECK_SECONDS, self._check_half_closed)
+            self._half_closed = HalfClosedWatch(
+                self.transport, self._timeouts.heartbeat, lambda: self._answering
+            )
         return True
-
-    def _probe(self) -> None:
-        """Sends what an open client ignores: a comment in a stream, an interim response before any response."""
-        cycle = self._answering
-        assert cycle is not None
-        self._probed_at = self.loop.time()
-        comment = cycle.scope.get(ON_HALF_CLOSE)
-        if callable(comment):
-            comment()
-        elif not cycle.response_started:
-            self.transport.write(STATUS_LINE[100] + b"\r\n")
-
-    def _check_half_closed(self) -> None:
-        if self.transport.is_closing():
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.transport.abort()
-            return
-        if self.loop.time() - self._probed_at >= self._timeouts.heartbeat:
-            self._probe()
-        self._half_closed = self.loop.call_later(CLOSED_CHECK_SECONDS, self._check_half_closed)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_complete()
         self._has_read()
         if self._half_closed is not None:
-            self._half_closed.cancel()
+            self._half_closed.stop()
         self.pipeline.clear()
         cycle = self._answering
         unanswered = cycle is not None and not cycle.response_complete
@@ -279,9 +234,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._unparsed = 0
         self._head_is_complete()
-        self._head = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if self._head > MAX_HEAD_BYTES:
-            raise HeadTooLargeError
+        self._head = framing.head_size(self.url, self.headers)
         version = self.parser.get_http_version()
         framing.check(self.parser.get_method(), self.url, version, self.headers)
         if self.parser.should_upgrade():
@@ -370,25 +323,9 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
                 return
         request_id = new_request_id(time.time())
-        self.transport.write(_answer(error, request_id))
+        self.transport.write(framing.error_response(error, request_id))
         self.transport.close()
         if cycle is None or cycle.response_complete:
             self._malformed(request_id, error)
         else:  # the request is logged by its endpoint
             cycle.scope[REFUSED] = error  # type: ignore[literal-required]  # ours, not ASGI's
-
-
-def _too_large() -> ProxyError:
-    return ProxyError("headers_too_large", f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
-
-
-def _answer(error: ProxyError, request_id: str) -> bytes:
-    body = error.body()
-    headers = {
-        **error.wire_headers(),
-        "x-request-id": request_id,
-        "content-length": str(len(body)),
-        "connection": "close",
-    }
-    lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
-    return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
