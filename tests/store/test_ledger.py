@@ -65,6 +65,13 @@ class Desk:
             self.admit(request)
         return refused.value
 
+    def level(self, scope: str, kind: str = "rpm") -> float | None:
+        """What is left of a rate, including what is not in the file yet."""
+        page = self._store.writer.page
+        assert page is not None
+        self.run(self._store.writer.run(page.flush_all))
+        return self._store.level(scope, kind)
+
     def reconciles(self) -> bool:
         return self.run(self.ledger.reconcile()) == []
 
@@ -214,10 +221,10 @@ def test_content_is_stored_if_given(desk: Desk) -> None:
 def test_a_refused_request_consumes_nothing_in_any_scope(desk: Desk, store: Store) -> None:
     full, empty = of_global(rpm_limit=60, tpm_limit=60, max_budget=1000), of_key(max_budget=2)
     desk.admit(ask(full))
-    before = store.level("global:"), store.level("global:", "tpm"), store.balance("global:")
+    before = desk.level("global:"), desk.level("global:", "tpm"), store.balance("global:")
     assert desk.refused(ask(full, empty, max_tokens=20)).code == "insufficient_quota"
     desk.admit(ask())
-    assert (store.level("global:"), store.level("global:", "tpm"), store.balance("global:")) == before
+    assert (desk.level("global:"), desk.level("global:", "tpm"), store.balance("global:")) == before
     assert store.value("select count(*) from requests") == 2
 
 
@@ -227,7 +234,7 @@ def test_a_refusal_for_parallelism_consumes_no_rate(desk: Desk, store: Store) ->
     for _ in range(5):
         error = desk.refused(ask(scope))
         assert (error.code, error.type) == ("concurrency_limit_exceeded", "requests")
-    assert store.level("key:key_a") == 9
+    assert desk.level("key:key_a") == 9
     desk.settle(running)
     desk.admit(ask(scope))
 
@@ -244,9 +251,9 @@ def test_a_refusal_for_rate_holds_no_budget(desk: Desk, store: Store) -> None:
 def test_tokens_per_minute_are_corrected_by_actual_usage(desk: Desk, store: Store) -> None:
     scope = of_key(tpm_limit=100)
     request = desk.admit(ask(scope, prompt_estimate=10))
-    assert store.level("key:key_a", "tpm") == 90
+    assert desk.level("key:key_a", "tpm") == 90
     desk.settle(request, usage=Usage(20, 200))
-    assert store.level("key:key_a", "tpm") == -120
+    assert desk.level("key:key_a", "tpm") == -120
     error = desk.refused(ask(scope, prompt_estimate=10))
     assert (error.type, error.retry_after) == ("tokens", pytest.approx(78))
     desk.admit(ask(scope, prompt_estimate=10, created_at=NOW + 78.01))
@@ -255,7 +262,41 @@ def test_tokens_per_minute_are_corrected_by_actual_usage(desk: Desk, store: Stor
 def test_a_cached_answer_keeps_its_token_estimate(desk: Desk, store: Store) -> None:
     scope = of_key(tpm_limit=100)
     desk.settle(desk.admit(ask(scope, prompt_estimate=10)), usage=Usage(10, 500), basis="cached")
-    assert store.level("key:key_a", "tpm") == 90
+    assert desk.level("key:key_a", "tpm") == 90
+
+
+def test_a_rate_alone_is_in_the_file_a_second_later_or_at_the_end(store: Store) -> None:
+    async def use(ledger: Ledger) -> None:
+        for _ in range(2):
+            await ledger.admit(ask(of_key(rpm_limit=60)))
+        assert store.level("key:key_a") is None
+        async with asyncio.timeout(10):
+            while store.level("key:key_a") != 58:
+                await asyncio.sleep(0.05)
+        await ledger.admit(ask(of_key(rpm_limit=60)))
+
+    store.run(use)
+    assert store.level("key:key_a") == 57
+
+
+def test_a_failing_write_forgets_no_rate_and_counts_none_twice(desk: Desk, store: Store) -> None:
+    def fail_after_writing(db: sqlite3.Connection) -> None:
+        db.execute("update requests set total_ms = 1")
+        raise ValueError("half done")
+
+    async def use() -> list[object]:
+        scopes = of_key(rpm_limit=60), of_project(rpm_limit=60, max_budget=BUDGET)
+        await desk.ledger.admit(ask(*scopes))
+        await desk.ledger.admit(ask(*scopes))
+        asked = [
+            desk.ledger.admit(ask(*scopes)),
+            store.writer.run(fail_after_writing),
+            desk.ledger.admit(ask(*scopes)),
+        ]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [type(answer) for answer in desk.run(use())] == [Admission, ValueError, Admission]
+    assert (desk.level("key:key_a"), desk.level("project:web")) == (56, 56)
 
 
 def test_users_of_a_project_have_separate_limits(desk: Desk) -> None:

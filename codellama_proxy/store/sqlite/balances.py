@@ -4,6 +4,8 @@ A balance is read once, changed in memory by the requests of its scope, and writ
 it, because many requests share few scopes. The rows of `scopes` are authoritative: when a transaction fails, the
 balances in memory are discarded and read again.
 
+Rates alone are written at most `RATES_SECONDS` later: a crash forgets that much of a rate's minute, and no money.
+
 Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
 summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
 """
@@ -12,7 +14,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import chain, takewhile
 from typing import Any
 
 from codellama_proxy.core.clock import iso
@@ -25,8 +31,13 @@ from codellama_proxy.store.sqlite.queries import load
 SQL = load("ledger")
 MAX_SCOPES = 4
 """Of one request."""
-MAX_CACHED_BALANCES = 5000
-"""Accounts in memory between two transactions: when there are more, all of them are read again when needed."""
+COLUMNS = 11
+"""Of a row of `scopes`."""
+MAX_CACHED_BALANCES = 20_000
+"""Accounts in memory between two transactions; those unused for longest are read again when needed."""
+RATES_SECONDS = 1.0
+"""How long a change of rates alone may stay unwritten."""
+ROWS_PER_STATEMENT = (64, 16, 4, 1)
 
 # The rows of `requests` and of `totals` that belong to a scope.
 _WHERE = {
@@ -40,10 +51,22 @@ _WHERE = {
 class ScopeBalance:
     """One row of `scopes`, to be changed; `first_seq` is `None` before the scope's first budget."""
 
-    __slots__ = ("changed", "duration", "first_seq", "folded", "held", "rates", "running", "spent", "window")
+    __slots__ = (
+        "changed",
+        "duration",
+        "first_seq",
+        "folded",
+        "held",
+        "rates",
+        "rates_before",
+        "running",
+        "spent",
+        "window",
+    )
 
     def __init__(self) -> None:
-        self.rates = UNRATED
+        self.rates = self.rates_before = UNRATED
+        """Now, and when the present transaction or savepoint began."""
         self.duration: str | None = None
         self.window: Window | None = None
         self.first_seq: int | None = None
@@ -51,12 +74,12 @@ class ScopeBalance:
         self.running: int | None = None
         """Running requests: counted from the rows at the first use, then in memory; `None` before."""
         self.changed = False
+        """More than the rates has to be written."""
 
     def admitted(self, rates: Rates | None, hold: int) -> None:
         """`rates`: what is left of them, where they are limited."""
         if rates is not None:
             self.rates = rates
-            self.changed = True
         if hold and self.first_seq is not None:
             self.held += hold
             self.changed = True
@@ -82,7 +105,6 @@ class ScopeBalance:
         rpm, tpm, at = self.rates
         if tokens and tpm is not None:
             self.rates = Rates(rpm, tpm + tokens, at)
-            self.changed = True
         if self.running is not None:
             self.running -= 1
 
@@ -90,27 +112,74 @@ class ScopeBalance:
 class ScopeBalances:
     """The accounts in memory."""
 
-    def __init__(self, most: int = MAX_CACHED_BALANCES) -> None:
+    def __init__(self, most: int = MAX_CACHED_BALANCES, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
-        self._kept: dict[str, ScopeBalance] = {}
+        self._clock = clock
+        self._kept: OrderedDict[str, ScopeBalance] = OrderedDict()
+        """In the order of their last use."""
         self._open: dict[str, ScopeBalance] = {}
         """Of those, what the present transaction touches."""
+        self._unwritten: OrderedDict[str, float] = OrderedDict()
+        """Scopes whose rates are not in the file, and since when; the oldest first."""
+        self._rates: dict[str, Rates] = {}
+        """Of those among them that are not in memory."""
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until rates have to be written; `None` if all are."""
+        since = next(iter(self._unwritten.values()), None)
+        return None if since is None else since + RATES_SECONDS - self._clock()
 
     def forget(self) -> None:
-        """Discard everything in memory; called after a failed transaction."""
+        """Discard everything since the last commit or savepoint; called after a failed transaction."""
+        for scope in self._unwritten:
+            account = self._open.get(scope)
+            if account is not None:
+                self._rates[scope] = account.rates_before
+            elif scope in self._kept:
+                self._rates[scope] = self._kept[scope].rates
         self._kept.clear()
         self._open.clear()
 
     def flush(self, db: sqlite3.Connection) -> None:
-        """Write back what changed."""
-        changed = [(scope, account) for scope, account in self._open.items() if account.changed]
-        if changed:
-            db.executemany(SQL["put_scope"], [_row_of(scope, account) for scope, account in changed])
-            for _, account in changed:
+        """Write back what changed, but rates alone only when they are due."""
+        now = self._clock()
+        self._write(db, now, now - RATES_SECONDS)
+
+    def flush_all(self, db: sqlite3.Connection) -> None:
+        """Write back everything that changed."""
+        self._write(db, self._clock(), math.inf)
+
+    def _write(self, db: sqlite3.Connection, now: float, before: float) -> None:
+        written = {}
+        for scope, account in self._open.items():
+            if account.changed:
+                written[scope] = account
                 account.changed = False
+            elif account.rates is not account.rates_before:
+                self._unwritten.setdefault(scope, now)
         self._open.clear()
-        if len(self._kept) > self._most:
-            self._kept.clear()
+        for scope in written:
+            self._unwritten.pop(scope, None)
+        if self._unwritten:
+            written.update(self._overdue(db, before))
+        _put(db, [_row_of(scope, account) for scope, account in written.items()])
+        self._evict()
+
+    def _overdue(self, db: sqlite3.Connection, before: float) -> dict[str, ScopeBalance]:
+        """The accounts whose rates are unwritten since `before` or longer; they no longer count as such."""
+        overdue = list(takewhile(lambda scope: self._unwritten[scope] <= before, self._unwritten))
+        for scope in overdue:
+            if scope not in self._kept:
+                self._read(db, (scope,))
+            del self._unwritten[scope]
+        return {scope: self._kept[scope] for scope in overdue}
+
+    def _evict(self) -> None:
+        for _ in range(len(self._kept) - self._most):
+            scope, account = self._kept.popitem(last=False)
+            if scope in self._unwritten:
+                self._kept[scope] = account
 
     def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
         """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
@@ -118,10 +187,17 @@ class ScopeBalances:
         try:
             return [opened[scope] for scope in ids]
         except KeyError:
-            self._read(db, tuple([scope for scope in ids if scope not in self._kept]))
-            for scope in ids:
-                opened[scope] = self._kept[scope]
-            return [opened[scope] for scope in ids]
+            return self._opened(db, ids)
+
+    def _opened(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
+        kept = self._kept
+        self._read(db, tuple([scope for scope in ids if scope not in kept]))
+        for scope in ids:
+            if scope not in self._open:
+                account = self._open[scope] = kept[scope]
+                account.rates_before = account.rates
+                kept.move_to_end(scope)
+        return [self._open[scope] for scope in ids]
 
     def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
         if not ids:
@@ -129,11 +205,30 @@ class ScopeBalances:
         found = {scope: ScopeBalance() for scope in ids}
         for row in db.execute(SQL["scopes"], ids + ids[:1] * (MAX_SCOPES - len(ids))):
             account = found[row[0]]
-            account.rates = Rates(row[1], row[2], row[3])
+            if row[1] is not None or row[2] is not None:
+                account.rates = Rates(row[1], row[2], row[3])
             account.duration = row[4]
             account.window = None if row[5] is None else Window(row[5], row[6])
             account.first_seq, account.spent, account.held, account.folded = row[7:]
+        if self._rates:
+            for scope, account in found.items():
+                account.rates = self._rates.pop(scope, account.rates)
         self._kept.update(found)
+
+
+def _put(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write the rows in few statements: each one costs more than a row."""
+    at = 0
+    for count in ROWS_PER_STATEMENT:
+        while len(rows) - at >= count:
+            db.execute(_put_scopes(count), tuple(chain.from_iterable(rows[at : at + count])))
+            at += count
+
+
+@cache
+def _put_scopes(count: int) -> str:
+    row = f"({', '.join('?' * COLUMNS)})"
+    return SQL["put_scopes"].replace("{rows}", ", ".join([row] * count))
 
 
 def standing(db: sqlite3.Connection, scope: ScopeLimits, account: ScopeBalance, now: float) -> ScopeState:

@@ -4,11 +4,11 @@ select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, win
        spent_nanos, held_nanos, folded_nanos
 from scopes where scope in (?, ?, ?, ?);
 
--- name: put_scope
--- A scope's balance as admission leaves it.
+-- name: put_scopes
+-- Balances of scopes, one row for each.
 insert into scopes (scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end,
                     first_seq, spent_nanos, held_nanos, folded_nanos)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+values {rows}
 on conflict (scope) do update set
     rpm_level = excluded.rpm_level, tpm_level = excluded.tpm_level, rated_at = excluded.rated_at,
     budget_duration = excluded.budget_duration, window_start = excluded.window_start,

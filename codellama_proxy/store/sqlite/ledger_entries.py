@@ -116,7 +116,7 @@ class LedgerEntries:
 
     def fold(self, db: sqlite3.Connection, before: float, now: float) -> int:
         """Fold one batch of rows of whole days; how many."""
-        self.balances.flush(db)
+        self.balances.flush_all(db)
         self.balances.forget()  # the balances of folded rows are in the file
         return folding.fold(db, min(before, now // DAY * DAY))
 

@@ -48,8 +48,15 @@ log = logging.getLogger(__name__)
 class Page(Protocol):
     """In-memory state that the functions share from one transaction to the next."""
 
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until deferred changes have to be written; `None` if there are none."""
+
     def flush(self, db: sqlite3.Connection) -> None:
         """Write changes to the database; called before a commit or a savepoint."""
+
+    def flush_all(self, db: sqlite3.Connection) -> None:
+        """`flush`, with the deferred changes."""
 
     def forget(self) -> None:
         """Discard everything; called after a rollback or a failed commit."""
@@ -219,7 +226,20 @@ class Writer:
             self._running = 0
         _fail(self._kept, "the store is closed and could not write any more")
         self._kept = []
+        self._write_deferred()
         self._disconnect()
+
+    def _write_deferred(self) -> None:
+        """Before the file is closed; after a failure the deferred changes are given up."""
+        if self.page is None or self.page.due_in is None or self._failure is not None:
+            return
+        try:
+            db = self._connected()
+            db.execute("begin immediate")
+            self.page.flush_all(db)
+            db.execute("commit")
+        except (sqlite3.Error, StoreError) as error:
+            log.warning("the last second of rates was not written to %s: %s", self.path, error)
 
     def _finished(self) -> bool:
         return not self._kept or time.monotonic() >= self._give_up_at
@@ -227,13 +247,23 @@ class Writer:
     def _take(self) -> list[_Item]:
         """What is kept, then what is queued; waits for work, or for the time to try again."""
         with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=None if self._failure is None else self._delay)
+            self._bell.get(timeout=self._patience())
         self._rung = False  # later writes wake the thread again
         batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
         if self._queue:
             self._ring()
         return batch
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for new work; `None`: without end."""
+        if self._failure is not None:
+            return self._delay
+        due_in = None if self.page is None else self.page.due_in
+        return None if due_in is None else max(due_in, 0.0)
+
+    def _deferred_due(self) -> bool:
+        return self._patience() == 0.0
 
     def _drain(self, most: int | None = None) -> list[_Item]:
         queued = self._queue
@@ -244,7 +274,7 @@ class Writer:
         lost = self._lost()
         if lost is not None:
             raise StoreLostError(lost)
-        if not items and self._failure is None:
+        if not items and self._failure is None and not self._deferred_due():
             return
         db = self._connected()
         # Savepoints copy every changed page, so only a batch that failed uses them.
