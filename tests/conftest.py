@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.forked import stop_fork_server
 from tests.support.proxy_process import ProxyFactory, proxies
 from tests.support.upstream.process import Upstream, View
 
@@ -37,6 +38,10 @@ def pytest_configure() -> None:
         room = os.statvfs(MEMORY)
         if room.f_bavail * room.f_frsize >= MIN_MEMORY_BYTES and not room.f_flag & os.ST_NOEXEC:
             os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+def pytest_unconfigure() -> None:
+    stop_fork_server()
 
 
 def pytest_xdist_auto_num_workers() -> int | None:

@@ -17,6 +17,7 @@ import pytest
 from codellama_proxy.cli.keys import main
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.writer import Writer
+from tests.support.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = re.compile(r"sk-[0-9A-Za-z]{43}")
@@ -44,15 +45,8 @@ class Run:
 def process(*arguments: str, database: Path | None = None, cwd: Path | None = None, **env: str) -> Run:
     inherited = {name: value for name, value in os.environ.items() if name != "PROXY_DATABASE"}
     place = ["--database", str(database)] if database else []
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/keys.py"), *arguments, *place],
-        env={**inherited, **env},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    command = [sys.executable, str(ROOT / "scripts/keys.py"), *arguments, *place]
+    done = run_forked(command, env={**inherited, **env}, cwd=cwd or ROOT)
     return Run(done.returncode, done.stdout, done.stderr)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.support.processes import ROOT, environment, until
+from tests.support.forked import run_forked
+from tests.support.processes import environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
 
@@ -17,15 +17,9 @@ ON = {"enabled": True}
 
 def command(one: Proxy, *words: str) -> Any:
     """`codellama-proxy cache ...` on the server's database, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "codellama_proxy", "cache", *words, "--database", str(one.database), "--json"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    line = ["cache", *words, "--database", str(one.database), "--json"]
+    done = run_forked([sys.executable, "-m", "codellama_proxy", *line], env=environment())
+    done.check_returncode()
     return json.loads(done.stdout)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forked import run_forked
 from tests.support.processes import ROOT, environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.raw_http import Wire, request
@@ -68,7 +69,8 @@ def test_the_digest_is_keyed_per_installation_and_survives_a_restart(
     assert digest != hashlib.sha256(text).hexdigest()[: len(digest)]
     explained = [sys.executable, "-m", "codellama_proxy", "explain", "--project", "a", "--json"]
     explained += ["--config", str(served.config_path), "--database", str(served.database)]
-    done = subprocess.run(explained, cwd=ROOT, env=environment(), capture_output=True, timeout=30, check=True)
+    done = run_forked(explained, env=environment())
+    done.check_returncode()
     assert json.loads(done.stdout)["config"] == digest
     served.stop()
     served.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.processes import ROOT, environment, until
+from tests.support.forked import run_forked
+from tests.support.processes import environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory
 
 SECRETS = {
@@ -322,15 +322,8 @@ def test_commands_print_no_secret(served: Proxy, echo: str, command: tuple[str, 
     bad = [{**one, "provider": "${KEY}", "weight": "${MODEL}"} for one in few]
     for name, models in {"good": few, "other": other, "bad": bad}.items():
         (here / f"{name}.yaml").write_text(written(echo, prompt, models=models))
-    done = subprocess.run(
-        [sys.executable, "-m", "codellama_proxy", *command[1:]],
-        cwd=here,
-        env=environment(PYTHONPATH=str(ROOT), **SECRETS),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    line = [sys.executable, "-m", "codellama_proxy", *command[1:]]
+    done = run_forked(line, cwd=here, env=environment(**SECRETS))
     shown = done.stdout + done.stderr
     assert "Traceback" not in shown
     assert shown.strip()

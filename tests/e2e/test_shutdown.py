@@ -28,6 +28,12 @@ CHAT = "/v1/chat/completions"
 TERM_CODES = (0, 143)
 
 
+@pytest.fixture
+def proxy(proxy: ProxyFactory) -> ProxyFactory:
+    """Starts each server with a new interpreter instead of forking."""
+    return partial(proxy, launch=subprocess.Popen)
+
+
 def ask(served: Proxy, model: str, *, stream: bool, user: str = "somebody") -> bytes:
     body = {"model": model, "stream": stream, "user": user, "messages": [{"role": "user", "content": "hi"}]}
     return request(CHAT, body, **served.auth)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ from tests.support.raw_http import Wire, exchange, request
 from tests.support.upstream.process import Upstream
 
 MOCK = {"name": "mock", "provider": "mock", "fallback": False}
+
+
+@pytest.fixture
+def proxy(proxy: ProxyFactory) -> ProxyFactory:
+    """Starts each server with a new interpreter instead of forking."""
+    return partial(proxy, launch=subprocess.Popen)
 
 
 def command(directory: Path, port: int) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,18 @@ EACH = 500
 """Ports between the first ones of two workers."""
 
 T = TypeVar("T")
+
+
+class Process(Protocol):
+    """What `subprocess.Popen` and `ForkedProcess` have in common."""
+
+    args: Any
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
 
 
 def until(probe: Callable[[], T | None], what: str, *, within: float = 20.0) -> T:
@@ -76,7 +88,7 @@ def journal(path: Path, begin: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.split("\n") if line]
 
 
-def end(process: subprocess.Popen[Any], *, within: float = 30.0) -> int:
+def end(process: Process, *, within: float = 30.0) -> int:
     """Waits for a process that was told to stop; one that will not is killed, and that is a failure."""
     try:
         return process.wait(within)

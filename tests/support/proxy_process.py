@@ -17,7 +17,8 @@ from typing import IO, Any, Self
 
 import httpx2
 
-from tests.support.processes import ROOT, end, environment, free_port, until
+from tests.support.forked import ForkedProcess, run_forked
+from tests.support.processes import Process, end, environment, free_port, until
 from tests.support.raw_http import exchange, request
 
 ADMIN = "admin-key-of-the-tests-0123456789"
@@ -43,9 +44,7 @@ def config(*models: Mapping[str, Any], **sections: Any) -> str:
 def keys(database: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """`scripts/keys.py ...` on a database."""
     command = [sys.executable, "scripts/keys.py", *arguments, "--database", str(database)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_forked(command, env=environment())
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -68,11 +67,13 @@ class Proxy:
     """Words that the log may have though they look bad."""
     module: str = "codellama_proxy"
     """What `python -m` runs: the command, or one that is like it but for its patience."""
+    launch: Callable[..., Process] = ForkedProcess
+    """How to start it; `subprocess.Popen` starts a new interpreter."""
 
     key: str = ""
     key_id: str = ""
     port: int = 0
-    _process: subprocess.Popen[Any] | None = None
+    _process: Process | None = None
     _log: IO[Any] | None = None
     _client: httpx2.Client | None = None
 
@@ -81,7 +82,7 @@ class Proxy:
     def start(self) -> Self:
         self.port = free_port()
         self._log = self.log_path.open("ab")
-        self._process = subprocess.Popen(
+        self._process = self.launch(
             self.command(),
             cwd=self.database.parent,
             env=environment(**{"PROXY_MASTER_KEY": ADMIN, "PROXY_LOG_FORMAT": "json", **self.env}),

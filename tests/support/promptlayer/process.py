@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from typing import Any, Self
 
 import httpx2
 
-from tests.support.processes import ROOT, free_port, journal, until
+from tests.support.forked import fork_listener
+from tests.support.processes import free_port, journal, until
 
 KEY = "pl_0123456789abcdefghijklmnopqrstuv"
 
@@ -35,17 +35,12 @@ class PromptLayer:
             "--key",
             KEY,
         ]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        assert int(self._process.stdout.readline()) == self.port
+        self._process, port = fork_listener([*command, "--port", str(self.port)])
+        assert port == self.port
 
     def stop(self) -> None:
         self._process.kill()
         self._process.wait(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
     @property
     def url(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, Self
 
 import httpx2
 
-from tests.support.processes import ROOT, journal, until
+from tests.support.forked import fork_listener
+from tests.support.processes import journal, until
 from tests.support.upstream.script import parse
 
 PRICE = {"input": 1.5, "output": 6}
@@ -74,9 +74,7 @@ class Upstream:
         self.path = directory / "journal.jsonl"
         self.path.touch()
         command = [sys.executable, "-m", "tests.support.upstream", "--journal", str(self.path)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        self._process, self.port = fork_listener(command)
         self.origin = f"http://127.0.0.1:{self.port}"
         self.url = self.origin + "/v1"
         self.journal = View(self.path)
@@ -92,8 +90,6 @@ class Upstream:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
     def model(self, name: str, script: str = "ok", **more: Any) -> dict[str, Any]:
         """A `models:` entry answered here, alone unless `fallbacks` says so; `None` leaves a key out."""
