@@ -12,13 +12,13 @@ Bytes are never decoded here, so a UTF-8 character split between two reads canno
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 4 << 20
 """Bytes: an event may contain an image."""
 MAX_LINES = 10_000
 """Of one event."""
-BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
 HEARTBEAT = b": ping\n\n"
 
@@ -94,10 +94,10 @@ class Decoder:
     def _skip_bom(self) -> bool:
         """Remove a byte order mark. `False` while too few bytes have arrived to decide."""
         buffer = self._buffer
-        if len(buffer) < len(BOM) and BOM.startswith(buffer):
+        if len(buffer) < len(BOM_UTF8) and BOM_UTF8.startswith(buffer):
             return False
-        if buffer.startswith(BOM):
-            del buffer[: len(BOM)]
+        if buffer.startswith(BOM_UTF8):
+            del buffer[: len(BOM_UTF8)]
         self._at_start = False
         return True
 

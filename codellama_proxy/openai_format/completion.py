@@ -19,22 +19,20 @@ TEXT_COMPLETION = "text_completion"
 """The `object` of answers of `/completions`, chunks included."""
 
 
-def usage_json(usage: Usage, *, estimated: bool) -> dict[str, Any]:
-    """OpenAI's `usage` object; `estimated` marks one that the proxy counted."""
-    shown: dict[str, Any] = {
+def _estimated_json(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage` object, marked as counted by the proxy."""
+    return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "estimated": True,
     }
-    if estimated:
-        shown["estimated"] = True
-    return shown
 
 
 def with_estimate(event: Event, usage: Usage) -> Event:
     """A completion that came without usage, with the proxy's count added."""
     completion = completion_in(event)
-    shown = usage_json(usage, estimated=True)
+    shown = _estimated_json(usage)
     if "choices" not in completion:  # embeddings have no completion
         del shown["completion_tokens"]
     return event._replace(body=orjson.dumps({**completion, "usage": shown}), completion=None)
@@ -43,7 +41,7 @@ def with_estimate(event: Event, usage: Usage) -> Event:
 def estimated_chunk(earlier: Event, usage: Usage) -> Event:
     """The usage chunk for a stream whose upstream reported none, with the ids of an `earlier` chunk."""
     chunk = orjson.loads(earlier.body)
-    shown = usage_json(usage, estimated=True)
+    shown = _estimated_json(usage)
     return usage_chunk(chunk["id"], chunk["created"], chunk.get("model"), shown, chunk["object"])
 
 

@@ -7,6 +7,7 @@ fields are kept and sent on.
 from __future__ import annotations
 
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def _unreadable(body: bytes, reason: str) -> ProxyError:
         body.decode()
     except UnicodeDecodeError:
         return ProxyError("invalid_encoding", "The request body is not valid UTF-8.")
-    if body.startswith(b"\xef\xbb\xbf"):
+    if body.startswith(BOM_UTF8):
         return ProxyError("invalid_encoding", "The request body begins with a byte order mark. Remove it.")
     if "surrogate" in reason:
         return ProxyError("invalid_encoding", "The request body contains half of a surrogate pair.")

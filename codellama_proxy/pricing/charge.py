@@ -21,7 +21,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import merged
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing.extras import asked_tier, with_asked_calls
-from codellama_proxy.pricing.plausible_usage import Bounds, Window, believed, bounded_count
+from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed, bounded_count
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""
@@ -179,9 +179,9 @@ def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0
 
 
-def _window(deployment: Deployment, price: Price | None) -> Window:
+def _window(deployment: Deployment, price: Price | None) -> ContextWindow:
     longest = price.above[-1][0] if price is not None and price.above else 0
-    return Window(deployment.context_window, longest)
+    return ContextWindow(deployment.context_window, longest)
 
 
 def total(charges: Iterable[Charge]) -> Charge:

@@ -33,7 +33,7 @@ class Bounds(NamedTuple):
     """A budget holds just that: what nobody reported is never booked at more."""
 
 
-class Window(NamedTuple):
+class ContextWindow(NamedTuple):
     """What is known of a model's context window. Tokens."""
 
     told: int | None = None
@@ -57,7 +57,7 @@ class Believed(NamedTuple):
 
 
 def believed(
-    reported: Usage, counted: Usage, bounds: Bounds, window: Window, *, has_unreported_text: bool
+    reported: Usage, counted: Usage, bounds: Bounds, window: ContextWindow, *, has_unreported_text: bool
 ) -> Believed:
     """A report on a whole answer, as it is booked.
 
@@ -72,7 +72,7 @@ def believed(
     return _possible(usage, counted, bounds, window)._replace(counted=added)
 
 
-def bounded_count(counted: Usage, bounds: Bounds, window: Window) -> Usage:
+def bounded_count(counted: Usage, bounds: Bounds, window: ContextWindow) -> Usage:
     """Our own count of an answer, as far as it can be.
 
     An upstream may send any amount of text: beyond what it was allowed to generate it is not paid for. Under a budget
@@ -86,14 +86,14 @@ def bounded_count(counted: Usage, bounds: Bounds, window: Window) -> Usage:
     return counted
 
 
-def _most_completion(bounds: Bounds, window: Window) -> int:
+def _most_completion(bounds: Bounds, window: ContextWindow) -> int:
     """Beyond which output cannot be."""
     if window.told:
         return window.told * bounds.n
     return max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
 
 
-def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: Window) -> Believed:
+def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: ContextWindow) -> Believed:
     own = bounds.prompt
     most_prompt = window.most(own)
     most_completion = _most_completion(bounds, window)

@@ -6,8 +6,7 @@ The content type decides only if the beginning is ambiguous, since some upstream
 from __future__ import annotations
 
 import re
-
-from codellama_proxy.providers.common.json_documents import BOM
+from codecs import BOM_UTF8
 
 WHITE = b" \t\r\n"
 _EVENT = re.compile(rb":|(?:data|event|id|retry)(?:[:\r\n]|\Z)")
@@ -16,7 +15,7 @@ _EVENT = re.compile(rb":|(?:data|event|id|retry)(?:[:\r\n]|\Z)")
 
 def beginning(head: bytes) -> bytes:
     """The beginning of a body without white space and a byte order mark; empty if there is nothing else."""
-    return head.lstrip(WHITE).removeprefix(BOM).lstrip(WHITE)
+    return head.lstrip(WHITE).removeprefix(BOM_UTF8).lstrip(WHITE)
 
 
 def is_stream(head: bytes, content_type: str, *, asked: bool) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format import usage
 from codellama_proxy.openai_format.usage import MOST_TOKENS, merged, read_usage, usage_in
-from codellama_proxy.pricing.plausible_usage import Bounds, Window, believed
+from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed
 from tests.support.cases import each
 
 NONSENSE: tuple[Any, ...] = (
@@ -260,12 +260,12 @@ BOUNDS = Bounds(prompt=100, completion=50)
 
 def test_plausible_usage_is_booked_as_reported() -> None:
     told = Usage(90, 40, 10)
-    assert believed(told, Usage(), BOUNDS, Window(), has_unreported_text=False) == (told, False, False)
+    assert believed(told, Usage(), BOUNDS, ContextWindow(), has_unreported_text=False) == (told, False, False)
 
 
 def test_possible_usage_above_the_bound_is_booked_as_reported() -> None:
     told = Usage(900, 300)
-    assert believed(told, Usage(), BOUNDS, Window(), has_unreported_text=False) == (told, False, False)
+    assert believed(told, Usage(), BOUNDS, ContextWindow(), has_unreported_text=False) == (told, False, False)
 
 
 @pytest.mark.parametrize(
@@ -277,17 +277,21 @@ def test_possible_usage_above_the_bound_is_booked_as_reported() -> None:
     ],
 )
 def test_a_missing_token_class_is_estimated(told: Usage, booked: Usage) -> None:
-    assert believed(told, Usage(11, 22), BOUNDS, Window(), has_unreported_text=False) == (booked, True, False)
+    assert believed(told, Usage(11, 22), BOUNDS, ContextWindow(), has_unreported_text=False) == (
+        booked,
+        True,
+        False,
+    )
 
 
 def test_text_after_the_report_is_counted() -> None:
     counted = Usage(11, 22)
-    assert believed(Usage(9, 1), counted, BOUNDS, Window(), has_unreported_text=True) == (
+    assert believed(Usage(9, 1), counted, BOUNDS, ContextWindow(), has_unreported_text=True) == (
         Usage(9, 22),
         True,
         False,
     )
-    assert believed(Usage(9, 30), counted, BOUNDS, Window(), has_unreported_text=True) == (
+    assert believed(Usage(9, 30), counted, BOUNDS, ContextWindow(), has_unreported_text=True) == (
         Usage(9, 30),
         False,
         False,
@@ -297,20 +301,20 @@ def test_text_after_the_report_is_counted() -> None:
 @pytest.mark.parametrize(
     ("told", "window", "booked"),
     [
-        (Usage(999_999_999, 7), Window(), Usage(100, 7)),
-        (Usage(90, 999_999_999), Window(), Usage(90, 50)),
-        (Usage(8193, 7), Window(8192), Usage(100, 7)),
-        (Usage(90, 8193), Window(8192), Usage(90, 50)),
-        (Usage(999_999_999, 7, cached_tokens=999_999_999), Window(), Usage(100, 7)),
+        (Usage(999_999_999, 7), ContextWindow(), Usage(100, 7)),
+        (Usage(90, 999_999_999), ContextWindow(), Usage(90, 50)),
+        (Usage(8193, 7), ContextWindow(8192), Usage(100, 7)),
+        (Usage(90, 8193), ContextWindow(8192), Usage(90, 50)),
+        (Usage(999_999_999, 7, cached_tokens=999_999_999), ContextWindow(), Usage(100, 7)),
     ],
 )
-def test_impossible_usage_is_capped_at_the_bound(told: Usage, window: Window, booked: Usage) -> None:
+def test_impossible_usage_is_capped_at_the_bound(told: Usage, window: ContextWindow, booked: Usage) -> None:
     assert believed(told, Usage(), BOUNDS, window, has_unreported_text=False) == (booked, False, True)
 
 
 def test_a_long_prompt_price_makes_long_prompts_possible() -> None:
     told = Usage(300_000, 7)
-    assert believed(told, Usage(), BOUNDS, Window(None, 200_000), has_unreported_text=False) == (
+    assert believed(told, Usage(), BOUNDS, ContextWindow(None, 200_000), has_unreported_text=False) == (
         told,
         False,
         False,
@@ -320,8 +324,12 @@ def test_a_long_prompt_price_makes_long_prompts_possible() -> None:
 def test_an_unbounded_answer_may_be_long() -> None:
     told = Usage(90, 120_000)
     open_end = BOUNDS._replace(bounded=False)
-    assert believed(told, Usage(), open_end, Window(), has_unreported_text=False) == (told, False, False)
-    absurd = believed(Usage(90, 300_000), Usage(), open_end, Window(), has_unreported_text=False)
+    assert believed(told, Usage(), open_end, ContextWindow(), has_unreported_text=False) == (
+        told,
+        False,
+        False,
+    )
+    absurd = believed(Usage(90, 300_000), Usage(), open_end, ContextWindow(), has_unreported_text=False)
     assert absurd == (Usage(90, 50), False, True)
 
 

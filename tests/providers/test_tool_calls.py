@@ -19,8 +19,6 @@ from tests.support.dialogues import chunk, sse
 
 HERE = deployment(provider="openai_compatible")
 STREAMED = chat(stream=True, include_usage=True)
-Made = list[tuple[str | None, str, str]]
-"""Ids, names and arguments of the calls an upstream means."""
 
 
 def part(name: Any = None, arguments: Any = None, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.yaml.parser_messages import in_plain_words
 from codellama_proxy.config.yaml.scalars import Quoted, Substituted, resolve, resolve_1_1
 from codellama_proxy.config.yaml.substitution import Lookup, expand
-from codellama_proxy.config.yaml.tree import Composer, Node, Position, UnreadableError
+from codellama_proxy.config.yaml.tree import Composer, Node, Position, UnreadableYamlError
 
 Path = tuple[str | int, ...]
 
@@ -58,7 +58,7 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
         composer = Composer(yaml.parse(_decode(content), Loader=yaml.CSafeLoader))
         reader = _Reader(lookup, composer.problems, source, legacy)
         return reader.document(composer.document())
-    except UnreadableError as error:
+    except UnreadableYamlError as error:
         line, column = error.position
         raise ConfigError((Problem(line, column, error.message, source=source),)) from None
     except yaml.MarkedYAMLError as error:
@@ -71,20 +71,20 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
 
 def _decode(content: bytes) -> str:
     if len(content) > MAX_BYTES:
-        raise UnreadableError((1, 1), "the file is larger than 1 MiB")
+        raise UnreadableYamlError((1, 1), "the file is larger than 1 MiB")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UnreadableError((1, 1), "the file is UTF-16; save it as UTF-8")
+        raise UnreadableYamlError((1, 1), "the file is UTF-16; save it as UTF-8")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise UnreadableError(_place(content[: error.start].decode()), "not UTF-8") from None
+        raise UnreadableYamlError(_place(content[: error.start].decode()), "not UTF-8") from None
     text = text.removeprefix("\ufeff")
     if found := _FORBIDDEN.search(text):
-        raise UnreadableError(
+        raise UnreadableYamlError(
             _place(text[: found.start()]), f"character U+{ord(found[0]):04X} is not allowed"
         )
     if _BEGINS.search(text) and not _ENDS.search(text):
-        raise UnreadableError(_place(text), f"the file is cut short: its last line should begin {END}")
+        raise UnreadableYamlError(_place(text), f"the file is cut short: its last line should begin {END}")
     return text
 
 

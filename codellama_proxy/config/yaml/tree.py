@@ -15,7 +15,7 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 32
 
 
-class UnreadableError(Exception):
+class UnreadableYamlError(Exception):
     def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
         self.position = position
@@ -47,19 +47,19 @@ class Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise UnreadableError(
+                    raise UnreadableYamlError(
                         _start(event), "only one document is allowed: nothing may follow `---`"
                     )
                 root = self._node(next(self._events), 0)
         if root is None:
-            raise UnreadableError((1, 1), "the file is empty; it needs at least `models:`")
+            raise UnreadableYamlError((1, 1), "the file is empty; it needs at least `models:`")
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
         position = _start(event)
         self._nodes += 1
         if depth > MAX_DEPTH:
-            raise UnreadableError(position, "nested too deeply")
+            raise UnreadableYamlError(position, "nested too deeply")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:
@@ -68,7 +68,7 @@ class Composer:
             )
         node = self._content(event, position, depth)
         if max(node.size, self._nodes) > MAX_VALUES:
-            raise UnreadableError(position, "too many values")
+            raise UnreadableYamlError(position, "too many values")
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         return node
@@ -92,7 +92,7 @@ class Composer:
     def _alias(self, event: Any) -> Node:
         node = self._anchors.get(event.anchor)
         if node is None:
-            raise UnreadableError(_start(event), "unknown anchor; text that begins with * must be quoted")
+            raise UnreadableYamlError(_start(event), "unknown anchor; text that begins with * must be quoted")
         return node
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from typing import Any
 
 import orjson
@@ -30,7 +31,6 @@ MAX_REPAIRED_CHUNK_BYTES = 64 << 10
 """Bytes of a chunk that is repaired; the repair is slow, text by text."""
 MAX_REPAIRED_ANSWER_BYTES = 1 << 20
 """Bytes of a plain answer that is repaired."""
-BOM = b"\xef\xbb\xbf"
 
 
 class UnreadableError(AttemptError):
@@ -78,7 +78,7 @@ def has_too_many_parts(data: bytes) -> bool:
 def repaired(data: bytes) -> bytes:
     """A document with its encoding repaired. Raises `UnreadableError`."""
     halves = SurrogateHalves()
-    found = halves.repaired(data.removeprefix(BOM), MAX_REPAIRED_ANSWER_BYTES)
+    found = halves.repaired(data.removeprefix(BOM_UTF8), MAX_REPAIRED_ANSWER_BYTES)
     if halves.open:
         raise UnreadableError("half_character")
     return found

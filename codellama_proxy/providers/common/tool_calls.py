@@ -21,7 +21,7 @@ MAX_HELD_CHARACTERS = 1 << 14
 """Characters of arguments that come before their call's name."""
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """A call whose fragments are still coming."""
 
     at: int | None
@@ -50,7 +50,7 @@ NO_HELD: Mapping[int | None, Held] = {}
 class Calls(NamedTuple):
     """The calls of one choice of a stream, so far."""
 
-    begun: tuple[Call, ...] = ()
+    begun: tuple[ToolCall, ...] = ()
     held: Mapping[int | None, Held] = NO_HELD
     """By the upstream's index."""
 
@@ -58,8 +58,8 @@ class Calls(NamedTuple):
 class Register:
     """The calls of one choice while a delta is read, found by what upstreams know them by."""
 
-    def __init__(self, begun: Sequence[Call]) -> None:
-        self.calls: list[Call] = []
+    def __init__(self, begun: Sequence[ToolCall]) -> None:
+        self.calls: list[ToolCall] = []
         self.by_at: dict[int | None, int] = {}
         """The latest call of an index; under `None`, of all."""
         self.by_id: dict[tuple[str, int | None], int] = {}
@@ -67,7 +67,7 @@ class Register:
         for call in begun:
             self.add(call)
 
-    def add(self, call: Call) -> None:
+    def add(self, call: ToolCall) -> None:
         self.by_at[call.at] = self.by_at[None] = len(self.calls)
         self.by_id[call.id, call.at] = self.by_id[call.id, None] = len(self.calls)
         self.calls.append(call)
@@ -227,7 +227,7 @@ def _place(register: Register, fragment: Fragment, touched: set[int]) -> int | N
     return None if _is_another(begun[place], fragment, repeats=False, touched=place in touched) else place
 
 
-def _is_another(call: Call, fragment: Fragment, *, repeats: bool, touched: bool) -> bool:
+def _is_another(call: ToolCall, fragment: Fragment, *, repeats: bool, touched: bool) -> bool:
     """Whether the name of a fragment says that it is not part of this call; `repeats`: its id says that it is."""
     if not fragment.name:
         return False
@@ -251,11 +251,11 @@ def _begin(register: Register, fragment: Fragment, held: Held, own_id: str) -> b
     kind = "custom" if words == "input" else "function"
     changed = piece.get("id") != wanted or piece.get("type") != kind or fragment.function.get(words) != said
     piece["id"], piece["type"], fragment.function[words] = wanted, kind, said
-    register.add(_with_arguments(Call(fragment.at, told, fragment.name), said))
+    register.add(_with_arguments(ToolCall(fragment.at, told, fragment.name), said))
     return changed
 
 
-def _go_on(begun: list[Call], place: int, fragment: Fragment) -> bool:
+def _go_on(begun: list[ToolCall], place: int, fragment: Fragment) -> bool:
     """Notes what a fragment adds to its call. Whether the piece had to be changed."""
     call = begun[place]
     if not fragment.name and call.open is not None:
@@ -276,7 +276,7 @@ def _go_on(begun: list[Call], place: int, fragment: Fragment) -> bool:
 _MARKS = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 
 
-def _with_arguments(call: Call, said: str) -> Call:
+def _with_arguments(call: ToolCall, said: str) -> ToolCall:
     if not said:
         return call
     if call.open is None:

@@ -114,7 +114,7 @@ def wanted(chat: InferenceRequest) -> int:
     return n if isinstance(n, int) else 1
 
 
-class Report(NamedTuple):
+class UsageReport(NamedTuple):
     """The usage that a chunk reports."""
 
     shown: Mapping[str, Any]
@@ -123,14 +123,14 @@ class Report(NamedTuple):
     model: str | None
 
 
-def _reported(chunk: Mapping[str, Any]) -> Report | None:
+def _reported(chunk: Mapping[str, Any]) -> UsageReport | None:
     """The usage in a chunk; to be called before the chunk is changed."""
     usage = reported_in(chunk)
-    return None if usage is None else Report(usage, usage_in(chunk), model_of(chunk))
+    return None if usage is None else UsageReport(usage, usage_in(chunk), model_of(chunk))
 
 
 def _with_report(
-    state: StreamState, report: Report | None, events: list[Event]
+    state: StreamState, report: UsageReport | None, events: list[Event]
 ) -> tuple[StreamState, Sequence[Event]]:
     """Appends the usage after the content that it counts."""
     if report is None:
