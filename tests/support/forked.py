@@ -49,10 +49,13 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """Exit code, negative for a signal. Raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                assert timeout is not None
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            self.returncode = int(os.read(self._status, 16))
+            waiting = select.poll()  # select() refuses descriptors from 1024 on
+            waiting.register(self._status, select.POLLIN)
+            if not waiting.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            code = os.read(self._status, 16)
+            assert code, "the fork server has ended"
+            self.returncode = int(code)
             os.close(self._status)
         return self.returncode
 
@@ -120,7 +123,9 @@ class _Server:
     def fork(self, message: bytes, descriptors: Sequence[int]) -> int:
         with self._lock:
             socket.send_fds(self._control, [message], descriptors)
-            return int(self._control.recv(16))
+            pid = self._control.recv(16)
+        assert pid, "the fork server has ended"
+        return int(pid)
 
     def stop(self) -> None:
         """Ends the server and all running children."""
