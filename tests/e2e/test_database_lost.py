@@ -44,3 +44,4 @@ def test_a_lost_database_is_detected_and_no_other_is_served(
     assert served.client.get("/health/readiness").json()["status"] == "accounting_unavailable"
     assert served.admin("POST", "/key/generate", json={}).status_code == 503
     assert sorted(place.glob("*")) == before
+    served.kill()  # a stop would wait for the file to come back; tests/store/test_writer.py bounds that wait

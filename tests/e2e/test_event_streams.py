@@ -6,8 +6,11 @@ The forms are those of the public web-platform tests for event streams.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,22 +171,33 @@ LIGHT = {
 }
 
 
+MAX_BLOCKED_SECONDS = 0.5
+"""CPU time, which other processes on the machine do not add to."""
+
+
+def loop_cpu_seconds(served: Proxy) -> float:
+    """What the server's main thread, which runs the event loop, has computed so far."""
+    fields = Path(f"/proc/{served.pid}/task/{served.pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = int(fields[11]), int(fields[12])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("raw", [*HEAVY.values(), *LIGHT.values()], ids=[*HEAVY, *LIGHT])
 def test_no_stream_blocks_other_requests(served: Proxy, upstream: Upstream, raw: Any) -> None:
-    """The longest gap between the answers of another endpoint, while one such stream is read."""
+    """Other requests are answered meanwhile; between two answers the event loop computes only for a short time."""
     piece = raw if isinstance(raw, bytes) else b"data: " + json.dumps(raw).encode() + b"\n\n"
     upstream.pieces = [b"data:%s\n\n" % ONE, piece, END]
     body = {"model": "m", "messages": [{"role": "user", "content": f"{time.monotonic_ns()}"}], "stream": True}
-    with Wire(served.port) as heavy, Wire(served.port) as other:
-        heavy.send(request("/v1/chat/completions", body, **served.auth))
-        longest = 0.0
-        finish = time.monotonic() + 0.6
-        while time.monotonic() < finish:
-            started = time.monotonic()
+    longest = 0.0
+    with ThreadPoolExecutor() as pool, Wire(served.port, timeout=30) as heavy, Wire(served.port) as other:
+        before = loop_cpu_seconds(served)
+        reading = pool.submit(heavy.send(request("/v1/chat/completions", body, **served.auth)).reply)
+        while not reading.done():
             assert other.send(request("/health/liveliness", method="GET")).reply("GET").status == 200
-            longest = max(longest, time.monotonic() - started)
-        assert heavy.reply().status in (200, 502)
-    assert longest < 1.5, "far below what it was, far above what a busy machine does by itself"
+            now = loop_cpu_seconds(served)
+            longest, before = max(longest, now - before), now
+        assert reading.result().status in (200, 502)
+    assert longest < MAX_BLOCKED_SECONDS
 
 
 def test_large_answers_are_complete(served: Proxy, upstream: Upstream) -> None:

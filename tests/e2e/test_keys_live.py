@@ -215,11 +215,11 @@ def test_key_lists_are_paged(served: Proxy) -> None:
 
 
 def test_a_key_expires_on_time(served: Proxy) -> None:
+    before = time.monotonic()
     made = served.new_key("brief", duration="3s")
-    made_at = time.monotonic()
     assert status(served, made["key"]) == OK
     until(lambda: status(served, made["key"]) == (401, "key_expired"), "expiry", within=3.0 + WITHIN)
-    assert time.monotonic() - made_at > 2.5
+    assert time.monotonic() - before > 2.9
 
 
 def test_blocking_is_reported_only_to_the_keys_holder(served: Proxy) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import httpx2
 import pytest
@@ -75,20 +73,13 @@ def test_a_gate_pauses_a_stream_until_opened(upstream: Upstream) -> None:
         assert list(lines)[-2] == "data: [DONE]"
 
 
-def test_a_disconnect_is_recorded_immediately(upstream: Upstream) -> None:
-    def leave() -> None:
-        with pytest.raises(httpx2.ReadTimeout):
-            httpx2.post(
-                f"{upstream.url}/chat/completions",
-                json={"model": "gone/hang", "messages": []},
-                trust_env=False,
-                timeout=0.1,
-            )
-
-    thread = threading.Thread(target=leave)
-    thread.start()
-    thread.join()
-    left = time.monotonic()
-    request = upstream.journal.requests("gone")[0]["request"]
-    closed = until(lambda: upstream.journal.closed(request), "the close")
-    assert abs(closed[0]["at"] - left) < 0.5
+def test_a_disconnect_is_recorded(upstream: Upstream) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(
+            f"{upstream.url}/chat/completions",
+            json={"model": "gone/hang", "messages": []},
+            trust_env=False,
+            timeout=0.1,
+        )
+    (asked,) = until(lambda: upstream.journal.requests("gone"), "the request")
+    until(lambda: upstream.journal.closed(asked["request"]), "the close")

@@ -1,11 +1,11 @@
 """One timer bounds many waits, and leaves other cancellations alone."""
 
 import asyncio
-import time
 
 import pytest
 
 from codellama_proxy.upstream.timeouts import TaskTimeout
+from tests.support.virtual_time import VirtualTimeLoop, run
 
 
 def test_a_timeout_does_not_affect_the_next_wait() -> None:
@@ -24,7 +24,7 @@ def test_a_timeout_does_not_affect_the_next_wait() -> None:
         assert task.cancelling() == 0
         return seen
 
-    assert asyncio.run(use()) == ["in time", "too late", "in time", "too late"]
+    assert run(use()) == ["in time", "too late", "in time", "too late"]
 
 
 def test_the_timeout_applies_to_each_wait_separately() -> None:
@@ -36,7 +36,7 @@ def test_the_timeout_applies_to_each_wait_separately() -> None:
         await asyncio.sleep(0.1)  # between two waits nothing is bounded
         watch.close()
 
-    asyncio.run(use())
+    run(use())
 
 
 def test_the_last_wait_times_out_on_time() -> None:
@@ -44,12 +44,13 @@ def test_the_last_wait_times_out_on_time() -> None:
         watch = TaskTimeout()
         with watch.within(0.05):
             await asyncio.sleep(0.03)
-        started = time.monotonic()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         with pytest.raises(TimeoutError), watch.within(0.05):
             await asyncio.sleep(5)
-        return time.monotonic() - started
+        return loop.time() - started
 
-    assert 0.03 < asyncio.run(use()) < 1
+    assert run(use()) == pytest.approx(0.05, abs=0.001)
 
 
 def test_an_external_cancellation_is_not_a_timeout() -> None:
@@ -65,7 +66,7 @@ def test_an_external_cancellation_is_not_a_timeout() -> None:
         await asyncio.wait({task})
         return task.cancelled()
 
-    assert asyncio.run(main())
+    assert run(main())
 
 
 def test_a_simultaneous_cancellation_takes_precedence() -> None:
@@ -77,12 +78,14 @@ def test_a_simultaneous_cancellation_takes_precedence() -> None:
 
         task = asyncio.create_task(use())
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_later(0.01, task.cancel)
-        time.sleep(0.05)  # both are due when the loop looks again
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.call_later(0.01, task.cancel)
+        loop.advance(0.05)  # both are due when the loop looks again
         await asyncio.wait({task})
         return task.cancelled()
 
-    assert asyncio.run(main())
+    assert run(main())
 
 
 def test_an_error_of_the_awaited_call_is_raised() -> None:
@@ -92,4 +95,4 @@ def test_an_error_of_the_awaited_call_is_raised() -> None:
             raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        asyncio.run(use())
+        run(use())
