@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import ROOT, until
+from tests.support.processes import LOOPBACK, ROOT, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
 from tests.tracking.test_metrics import LABELS, NAMES
@@ -95,7 +95,7 @@ def test_the_page_needs_the_master_key_unless_public(
 
 def test_openmetrics_is_served_to_prometheus(public: Proxy) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
-    answer = httpx2.get(public.url + "/metrics", headers={"accept": accept}, trust_env=False)
+    answer = httpx2.get(public.url + "/metrics", headers={"accept": accept}, **LOOPBACK)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
 

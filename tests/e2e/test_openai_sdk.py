@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.support.openai_client import openai_error, sdk
+from tests.support.processes import LOOPBACK
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
 
@@ -63,7 +64,7 @@ def calls() -> list[httpx2.Request]:
 
 @pytest.fixture
 def client(served: Proxy, calls: list[httpx2.Request]) -> Iterator[OpenAI]:
-    http = httpx2.Client(trust_env=False, event_hooks={"request": [calls.append]})
+    http = httpx2.Client(**LOOPBACK, event_hooks={"request": [calls.append]})
     with sdk().OpenAI(base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20) as one:
         yield one
 
@@ -82,7 +83,7 @@ def test_a_completion_has_its_usage(client: OpenAI, upstream: Upstream) -> None:
 
 
 def test_the_base_url_works_without_v1(served: Proxy) -> None:
-    http = httpx2.Client(trust_env=False)
+    http = httpx2.Client(**LOOPBACK)
     with sdk().OpenAI(base_url=served.url, api_key=served.key, http_client=http) as client:
         assert client.chat.completions.create(model="plain", messages=SAY_HI).choices
 
@@ -117,7 +118,7 @@ def test_the_stream_helper_builds_the_whole_answer(client: OpenAI) -> None:
 
 def test_the_async_client_works_for_both_forms(served: Proxy) -> None:
     async def talk() -> tuple[str | None, str]:
-        http = httpx2.AsyncClient(trust_env=False)
+        http = httpx2.AsyncClient(**LOOPBACK)
         async with sdk().AsyncOpenAI(
             base_url=served.url + "/v1", api_key=served.key, http_client=http
         ) as client:

@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.processes import ROOT, environment, free_port, until
+from tests.support.processes import LOOPBACK, ROOT, environment, free_port, until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import PRICE, Upstream
@@ -370,7 +370,7 @@ def test_an_unread_stdout_does_not_delay_shutdown(tmp_path: Path) -> None:
     ) as process:
         try:
             until(lambda: not is_closed(port), "it listens", within=20)
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as client:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, **LOOPBACK) as client:
                 for _ in range(1000):
                     client.get(f"/nowhere/{'x' * 3000}")
             process.send_signal(signal.SIGTERM)

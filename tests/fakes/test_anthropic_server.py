@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from tests.support.dialects.anthropic_server import KEY, Server, serving
+from tests.support.processes import LOOPBACK
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -36,7 +37,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Anthropic]:
-    http = httpx2.Client(trust_env=False)
+    http = httpx2.Client(**LOOPBACK)
     with sdk().Anthropic(
         base_url=server.url, api_key=KEY, http_client=http, max_retries=0, timeout=10
     ) as one:

@@ -7,14 +7,14 @@ import json
 import httpx2
 import pytest
 
-from tests.support.processes import until
+from tests.support.processes import LOOPBACK, until
 from tests.support.upstream.process import Upstream
 from tests.support.upstream.script import ScriptError, parse
 
 
 def post(upstream: Upstream, script: str, **body: object) -> httpx2.Response:
     whole = {"model": script, "messages": [{"role": "user", "content": "hi"}], **body}
-    return httpx2.post(f"{upstream.url}/chat/completions", json=whole, trust_env=False, timeout=5)
+    return httpx2.post(f"{upstream.url}/chat/completions", json=whole, **LOOPBACK, timeout=5)
 
 
 def test_steps_are_played_in_order_and_the_last_one_repeats(upstream: Upstream) -> None:
@@ -63,7 +63,7 @@ def test_every_framing_carries_the_same_answer(upstream: Upstream, how: str) -> 
 
 def test_a_gate_pauses_a_stream_until_opened(upstream: Upstream) -> None:
     whole = {"model": "barred/gate=2", "messages": [], "stream": True}
-    with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, trust_env=False) as answer:
+    with httpx2.stream("POST", f"{upstream.url}/chat/completions", json=whole, **LOOPBACK) as answer:
         lines = answer.iter_lines()
         until(lambda: "barred-1" in next(lines), "the token before the gate")
         (asked,) = upstream.journal.requests("barred")
@@ -78,7 +78,7 @@ def test_a_disconnect_is_recorded(upstream: Upstream) -> None:
         httpx2.post(
             f"{upstream.url}/chat/completions",
             json={"model": "gone/hang", "messages": []},
-            trust_env=False,
+            **LOOPBACK,
             timeout=0.1,
         )
     (asked,) = until(lambda: upstream.journal.requests("gone"), "the request")

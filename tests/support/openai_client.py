@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from tests.support.processes import LOOPBACK
 from tests.support.proxy_process import Proxy
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def openai_error(name: str) -> type[Exception]:
 @contextmanager
 def openai_of(served: Proxy) -> Iterator[OpenAI]:
     """With the proxy's address and a key of it; it tries nothing twice."""
-    http = httpx2.Client(trust_env=False)
+    http = httpx2.Client(**LOOPBACK)
     with sdk().OpenAI(
         base_url=served.url + "/v1", api_key=served.key, http_client=http, timeout=20, max_retries=0
     ) as one:

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 import httpx2
 
 from tests.support.forked import ForkedProcess, run_forked
-from tests.support.processes import Process, end, environment, free_port, until
+from tests.support.processes import LOOPBACK, Process, end, environment, free_port, until
 from tests.support.raw_http import exchange, request
 
 ADMIN = "admin-key-of-the-tests-0123456789"
@@ -90,7 +90,7 @@ class Proxy:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._client = httpx2.Client(base_url=self.url, trust_env=False, timeout=60)
+        self._client = httpx2.Client(base_url=self.url, **LOOPBACK, timeout=60)
         until(self._ready, "the server is ready", within=60)
         if not self.key:
             made = self.new_key() if self.env.get("PROXY_MASTER_KEY", ADMIN) else create_key(self.database)

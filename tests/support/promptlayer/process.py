@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 
 from tests.support.forked import fork_listener
-from tests.support.processes import free_port, journal, until
+from tests.support.processes import LOOPBACK, free_port, journal, until
 
 KEY = "pl_0123456789abcdefghijklmnopqrstuv"
 
@@ -51,7 +51,7 @@ class PromptLayer:
         return {"PROMPTLAYER_API_URL": self.url, "PROMPTLAYER_API_KEY": KEY}
 
     def behave(self, **how: Any) -> None:
-        httpx2.post(self.url + "/behave", json=how, trust_env=False).raise_for_status()
+        httpx2.post(self.url + "/behave", json=how, **LOOPBACK).raise_for_status()
 
     def fresh(self) -> Self:
         """The same process, as good as new: it behaves, and what it was told before is forgotten."""

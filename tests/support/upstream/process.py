@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx2
 
 from tests.support.forked import fork_listener
-from tests.support.processes import journal, until
+from tests.support.processes import LOOPBACK, journal, until
 from tests.support.upstream.script import parse
 
 PRICE = {"input": 1.5, "output": 6}
@@ -85,7 +85,7 @@ class Upstream:
         return self
 
     def open_gate(self, label: str) -> None:
-        httpx2.post(f"{self.origin}/gate/{label}", trust_env=False).raise_for_status()
+        httpx2.post(f"{self.origin}/gate/{label}", **LOOPBACK).raise_for_status()
 
     def stop(self) -> None:
         self._process.kill()
