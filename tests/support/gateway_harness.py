@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -37,6 +36,7 @@ from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.upstream.pools import Pools, identity_of
 from tests.support.builders import deployment
 from tests.support.fake_internet import Internet
+from tests.support.ledger_fixtures import NOW
 
 T = TypeVar("T")
 GPTCACHE = deployment("gptcache")
@@ -170,14 +170,14 @@ class Rig:
         self.setting = setting
         self.internet = internet
         self.clock = Clock()
-        self.wall: float | None = None
-        """The date, for tests that depend on it."""
+        self.wall = NOW
+        """The wall clock, in seconds since 1970: it moves only when a test moves it."""
         self.time = Time(self.clock, self._date, self.clock.sleep, jitter=lambda: 0.5)
         path = directory / "proxy.db"
         prepare(path)
         self.writer, self.reader = Writer(path), Reader(path)
         self.keys = Keys(StoredKeys(self.writer, self.reader))
-        self.ledger = Ledger(self.writer, self.reader)
+        self.ledger = Ledger(self.writer, self.reader, clock=self._date)
         self.pools = Pools(internet.make)
         self.cooldowns = Cooldowns(identity_of, self.clock)
         self.lines = Log(io.BytesIO(), "json")
@@ -207,7 +207,7 @@ class Rig:
         return Client({"messages": messages, "stream": stream, **body}, secret, stops_after)
 
     def _date(self) -> float:
-        return time.time() if self.wall is None else self.wall
+        return self.wall
 
     async def ask(self, **body: Any) -> Client:
         """A request, answered."""
