@@ -60,7 +60,7 @@ def started(stack: contextlib.ExitStack, upstream: Target, directory: Path) -> t
 def right(target: Target) -> Target:
     """The target, if it passes on what the upstream says: errors are answered fast, too."""
     status, body = ask(target)
-    if status != 200 or said(body) != TEXT:
+    if status != 200 or answer_text(body) != TEXT:
         raise Absent(f"{target.name} answered {status} {body[:200]!r}")
     status, body = ask(target, stream=True)
     if status != 200 or said_streaming(body) != "".join(WORDS):
@@ -68,7 +68,7 @@ def right(target: Target) -> Target:
     return target
 
 
-def said(body: bytes) -> str | None:
+def answer_text(body: bytes) -> str | None:
     with contextlib.suppress(ValueError, LookupError, TypeError):
         return str(json.loads(body)["choices"][0]["message"]["content"])
     return None

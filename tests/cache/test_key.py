@@ -306,8 +306,12 @@ def test_a_reduced_ttl_applies_to_older_answers() -> None:
 
 
 def completion(*reasons: str | None, **message: Any) -> dict[str, Any]:
-    said = {"role": "assistant", "content": "hi", **message}
-    return {"choices": [{"index": i, "message": said, "finish_reason": r} for i, r in enumerate(reasons)]}
+    assistant_message = {"role": "assistant", "content": "hi", **message}
+    return {
+        "choices": [
+            {"index": i, "message": assistant_message, "finish_reason": r} for i, r in enumerate(reasons)
+        ]
+    }
 
 
 @each(

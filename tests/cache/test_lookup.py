@@ -37,7 +37,7 @@ def play(tmp_path: Path) -> Play:
 
 def outcome(client: Client) -> tuple[str, str]:
     assert client.status == 200, client.data
-    return client.headers["x-proxy-cache"], client.said
+    return client.headers["x-proxy-cache"], client.answer_text
 
 
 def whole(client: Client) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def test_no_cache_calls_upstream_and_caches_the_new_answer(play: Play, how: str)
         await rig.gateway.answer("chat/completions", client)
         assert client.headers["x-proxy-cache"] == "bypass"
         newest = await rig.ask()
-        assert (newest.headers["x-proxy-cache"], newest.said) == ("hit", "newer")
+        assert (newest.headers["x-proxy-cache"], newest.answer_text) == ("hit", "newer")
 
     internet = Internet(a=[good(streamed=False), answer(with_finish("stop", content="newer"))])
     play(internet, use)
@@ -393,7 +393,7 @@ def test_a_cache_failure_is_a_miss(play: Play, tmp_path: Path, trouble: str) -> 
             elif trouble != "remove":
                 db.execute(trouble)
             for _ in range(2):
-                assert (await rig.ask()).said == TEXT.text
+                assert (await rig.ask()).answer_text == TEXT.text
         assert [row["status"] for row in await rig.rows()] == ["ok"] * 3
 
     play(Internet(a=[good(streamed=False)]), use)

@@ -109,7 +109,7 @@ MEANING = {
 }
 
 
-class Thinking(Internet):
+class EmbeddingInternet(Internet):
     """An internet whose model `emb` knows what texts mean."""
 
     failing: Script | Exception | None = answer(b"{}")
@@ -133,12 +133,12 @@ class Thinking(Internet):
         return answer(orjson.dumps({"object": "list", "data": [one], **usage}))
 
     @property
-    def thoughts(self) -> int:
+    def embedding_calls(self) -> int:
         return self.asked.count("emb#1")
 
     @property
     def answers(self) -> int:
-        return len(self.asked) - self.thoughts
+        return len(self.asked) - self.embedding_calls
 
 
 def setting(**changes: Any) -> Snapshot:
@@ -158,8 +158,8 @@ def play(tmp_path: Path) -> Play:
 
 
 @pytest.fixture
-def internet() -> Thinking:
-    return Thinking(a=[good(streamed=False)], b=[good(streamed=False)], emb=[])
+def internet() -> EmbeddingInternet:
+    return EmbeddingInternet(a=[good(streamed=False)], b=[good(streamed=False)], emb=[])
 
 
 async def ask(rig: Rig, text: str, **more: Any) -> Client:
@@ -167,9 +167,9 @@ async def ask(rig: Rig, text: str, **more: Any) -> Client:
     return await rig.ask(messages=[*earlier, {"role": "user", "content": text}], **more)
 
 
-async def kept(rig: Rig) -> None:
+async def wait_until_stored(rig: Rig) -> None:
     """Returns when what was learned is written."""
-    await asyncio.gather(*rig.recall._keeper.tasks)
+    await asyncio.gather(*rig.cache_lookup._keeper.tasks)
     await rig.answers.read(lambda _: None)
 
 
@@ -177,23 +177,23 @@ async def chats(rig: Rig) -> list[dict[str, Any]]:
     return [row for row in await rig.rows() if row["endpoint"] == "chat/completions"]
 
 
-async def thought(rig: Rig) -> list[dict[str, Any]]:
+async def embedding_rows(rig: Rig) -> list[dict[str, Any]]:
     """What finding out about similar ones cost."""
     return [row for row in await rig.rows() if row["endpoint"] == "embeddings"]
 
 
-def did(client: Client) -> str:
+def cache_result(client: Client) -> str:
     assert client.status == 200, client.data
     return client.headers["x-proxy-cache"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_similar_request_gets_the_answer(play: Play, internet: Thinking, streamed: bool) -> None:
+def test_a_similar_request_gets_the_answer(play: Play, internet: EmbeddingInternet, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello")) == "miss"
-        await kept(rig)
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        await wait_until_stored(rig)
         client = await ask(rig, "hi there", stream=streamed)
-        assert (did(client), client.said) == ("semantic", TEXT.text)
+        assert (cache_result(client), client.answer_text) == ("semantic", TEXT.text)
         assert 0.95 < float(client.headers["x-proxy-similarity"]) < 1
         assert internet.answers == 1
         row, paid = await chats(rig)
@@ -203,22 +203,22 @@ def test_a_similar_request_gets_the_answer(play: Play, internet: Thinking, strea
     play(internet, use)
 
 
-def test_a_dissimilar_request_is_a_miss(play: Play, internet: Thinking) -> None:
+def test_a_dissimilar_request_is_a_miss(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
+        await wait_until_stored(rig)
         client = await ask(rig, "how do I sort a list?")
-        assert did(client) == "miss"
+        assert cache_result(client) == "miss"
         assert "x-proxy-similarity" not in client.headers
 
     play(internet, use)
 
 
-def test_an_identical_request_needs_no_embedding(play: Play, internet: Thinking) -> None:
+def test_an_identical_request_needs_no_embedding(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        assert did(await ask(rig, "hello")) == "hit"
-        assert internet.thoughts == 1
+        assert cache_result(await ask(rig, "hello")) == "hit"
+        assert internet.embedding_calls == 1
 
     play(internet, use)
 
@@ -240,14 +240,14 @@ TURNS = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
     ids=lambda difference: next(iter(difference)),
 )
 def test_requests_that_differ_before_the_last_turn_are_not_compared(
-    play: Play, internet: Thinking, difference: dict[str, Any]
+    play: Play, internet: EmbeddingInternet, difference: dict[str, Any]
 ) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
-        assert did(await ask(rig, "hi there", **difference)) == "miss"
-        await kept(rig)
-        assert did(await ask(rig, "hi there", **difference)) == "hit"
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, "hi there", **difference)) == "miss"
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, "hi there", **difference)) == "hit"
 
     play(internet, use)
 
@@ -263,12 +263,12 @@ def test_requests_that_differ_before_the_last_turn_are_not_compared(
     ],
 )
 def test_answers_of_another_scope_or_guardrail_are_not_used(
-    play: Play, internet: Thinking, scope: Any, project: str, expected: str
+    play: Play, internet: EmbeddingInternet, scope: Any, project: str, expected: str
 ) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
-        assert did(await ask(rig, "hi there", secret=await rig.key(project=project))) == expected
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, "hi there", secret=await rig.key(project=project))) == expected
 
     where = setting(projects={"poets": Project("poets", guardrail="Only rhymes.")})
     play(internet, use, replace(where, cache=replace(where.cache, scope=scope)))
@@ -284,24 +284,24 @@ def test_answers_of_another_scope_or_guardrail_are_not_used(
     ids=["tools", "image", "no-cache"],
 )
 def test_requests_with_tools_or_images_are_never_compared(
-    play: Play, internet: Thinking, body: dict[str, Any]
+    play: Play, internet: EmbeddingInternet, body: dict[str, Any]
 ) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask(**body)
-        assert internet.thoughts == 0
+        assert internet.embedding_calls == 0
 
     play(internet, use)
 
 
-def test_stored_vectors_survive_a_restart(tmp_path: Path, internet: Thinking) -> None:
+def test_stored_vectors_survive_a_restart(tmp_path: Path, internet: EmbeddingInternet) -> None:
     async def first(rig: Rig) -> None:
         await ask(rig, "hello")
 
     async def second(rig: Rig) -> None:
-        assert did(await ask(rig, "hi there")) == "semantic"
+        assert cache_result(await ask(rig, "hi there")) == "semantic"
 
     run(tmp_path, setting(), internet, first)
-    run(tmp_path, setting(), Thinking(a=[refusal(500)], b=[], emb=[]), second)
+    run(tmp_path, setting(), EmbeddingInternet(a=[refusal(500)], b=[], emb=[]), second)
 
 
 @pytest.mark.parametrize(
@@ -310,19 +310,19 @@ def test_stored_vectors_survive_a_restart(tmp_path: Path, internet: Thinking) ->
     ids=["garbage", "empty", "500", "down", "silent"],
 )
 def test_a_failing_embedding_model_is_a_miss_and_is_skipped_for_a_while(
-    play: Play, internet: Thinking, failing: Any
+    play: Play, internet: EmbeddingInternet, failing: Any
 ) -> None:
     async def use(rig: Rig) -> None:
         internet.fails, internet.failing = True, failing
-        assert did(await ask(rig, "hello")) == "miss"
-        thoughts = internet.thoughts
-        assert did(await ask(rig, "hi there")) == "miss"
-        assert internet.thoughts == thoughts
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        embedding_calls = internet.embedding_calls
+        assert cache_result(await ask(rig, "hi there")) == "miss"
+        assert internet.embedding_calls == embedding_calls
         assert rig.answers.troubles["embedding"] == 1
         internet.fails = False
         rig.clock.now += 700
-        assert did(await ask(rig, "hello", seed=1)) == "miss"
-        assert internet.thoughts == thoughts + 1
+        assert cache_result(await ask(rig, "hello", seed=1)) == "miss"
+        assert internet.embedding_calls == embedding_calls + 1
         assert [row["status"] for row in await chats(rig)] == ["ok"] * 3
 
     play(internet, use)
@@ -330,25 +330,25 @@ def test_a_failing_embedding_model_is_a_miss_and_is_skipped_for_a_while(
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_text_does_not_disable_the_embedding_model(
-    play: Play, internet: Thinking, status: int
+    play: Play, internet: EmbeddingInternet, status: int
 ) -> None:
     async def use(rig: Rig) -> None:
         internet.fails, internet.failing = True, refusal(status)
-        assert did(await ask(rig, "hello")) == "miss"
+        assert cache_result(await ask(rig, "hello")) == "miss"
         internet.fails = False
-        thoughts = internet.thoughts
-        assert did(await ask(rig, "hi there")) == "miss"
-        assert internet.thoughts == thoughts + 1
+        embedding_calls = internet.embedding_calls
+        assert cache_result(await ask(rig, "hi there")) == "miss"
+        assert internet.embedding_calls == embedding_calls + 1
 
     play(internet, use)
 
 
 @pytest.mark.parametrize("text", ["long", "nothing"])
-def test_an_incomparable_vector_is_a_miss(play: Play, internet: Thinking, text: str) -> None:
+def test_an_incomparable_vector_is_a_miss(play: Play, internet: EmbeddingInternet, text: str) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
-        assert did(await ask(rig, text)) == "miss"
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, text)) == "miss"
 
     play(internet, use)
 
@@ -362,33 +362,35 @@ def test_an_incomparable_vector_is_a_miss(play: Play, internet: Thinking, text: 
         "drop table vectors",
     ],
 )
-def test_damaged_vectors_are_a_miss(play: Play, internet: Thinking, tmp_path: Path, damage: str) -> None:
+def test_damaged_vectors_are_a_miss(
+    play: Play, internet: EmbeddingInternet, tmp_path: Path, damage: str
+) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
+        await wait_until_stored(rig)
         with closing(sqlite3.connect(tmp_path / "proxy-cache.db")) as db, db:
             db.execute(damage)
-        assert did(await ask(rig, "hi there")) == "miss"
+        assert cache_result(await ask(rig, "hi there")) == "miss"
 
     play(internet, use)
 
 
-def test_concurrent_identical_requests_are_embedded_once(play: Play, internet: Thinking) -> None:
+def test_concurrent_identical_requests_are_embedded_once(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(messages=[{"role": "user", "content": "hello"}]) for _ in range(9)]
         await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))
-        assert (internet.thoughts, internet.answers) == (1, 1)
+        assert (internet.embedding_calls, internet.answers) == (1, 1)
 
     play(internet, use)
 
 
-def test_vectors_of_another_model_are_not_compared(play: Play, internet: Thinking) -> None:
+def test_vectors_of_another_model_are_not_compared(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello")
-        await kept(rig)
+        await wait_until_stored(rig)
         newer = model("emb", deployment("emb", mode="embedding", model="newer"))
         rig.setting = replace(rig.setting, models={**rig.setting.models, "emb": newer})
-        assert did(await ask(rig, "hi there")) == "miss"
+        assert cache_result(await ask(rig, "hi there")) == "miss"
 
     play(internet, use)
 
@@ -405,10 +407,10 @@ def limited(where: Snapshot, **of_project: Any) -> Snapshot:
     return replace(where, limits=every, models={**where.models, "b": FREE, "emb": DEAR})
 
 
-def test_an_embedding_is_booked_to_the_caller(play: Play, internet: Thinking) -> None:
+def test_an_embedding_is_booked_to_the_caller(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         await ask(rig, "hello", user="mira")
-        (row,) = await thought(rig)
+        (row,) = await embedding_rows(rig)
         (chat,) = await chats(rig)
         assert row["cost_usd"] == 1000 / 10**9
         assert row["prompt_tokens"] == 1
@@ -420,68 +422,72 @@ def test_an_embedding_is_booked_to_the_caller(play: Play, internet: Thinking) ->
     play(internet, use, limited(setting()))
 
 
-def test_a_shared_embedding_is_booked_once(play: Play, internet: Thinking) -> None:
+def test_a_shared_embedding_is_booked_once(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         clients = [rig.client(messages=[{"role": "user", "content": "hello"}]) for _ in range(9)]
         await asyncio.gather(*(rig.gateway.answer("chat/completions", client) for client in clients))
-        assert len(await thought(rig)) == 1
+        assert len(await embedding_rows(rig)) == 1
         assert len(await chats(rig)) == 9
 
     play(internet, use)
 
 
-def test_an_embedding_that_exceeds_the_budget_is_a_miss(play: Play, internet: Thinking) -> None:
+def test_an_embedding_that_exceeds_the_budget_is_a_miss(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello", model="b")) == "miss"
-        assert internet.thoughts == 0
+        assert cache_result(await ask(rig, "hello", model="b")) == "miss"
+        assert internet.embedding_calls == 0
         assert [row["model"] for row in await rig.rows()] == ["b"]
         assert not rig.answers.troubles, "nobody failed"
 
     play(internet, use, limited(setting(), max_budget=1000))
 
 
-def test_under_a_budget_an_unpriced_embedding_model_is_not_called(play: Play, internet: Thinking) -> None:
+def test_under_a_budget_an_unpriced_embedding_model_is_not_called(
+    play: Play, internet: EmbeddingInternet
+) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello")) == "miss"
-        assert internet.thoughts == 0
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        assert internet.embedding_calls == 0
 
     where = limited(setting(), max_budget=10**12)
     play(internet, use, replace(where, models={**where.models, "emb": setting().models["emb"]}))
 
 
-def test_a_rate_limited_request_is_not_embedded(play: Play, internet: Thinking) -> None:
+def test_a_rate_limited_request_is_not_embedded(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello")) == "miss"
+        assert cache_result(await ask(rig, "hello")) == "miss"
         refused = await ask(rig, "how do I sort a list?")
-        assert (refused.status, internet.thoughts) == (429, 1)
+        assert (refused.status, internet.embedding_calls) == (429, 1)
 
     play(internet, use, limited(setting(), rpm_limit=1))
 
 
-def test_a_request_and_its_embedding_count_as_one_request(play: Play, internet: Thinking) -> None:
+def test_a_request_and_its_embedding_count_as_one_request(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         for left, text in ((1, "hello"), (0, "how do I sort a list?")):
             client = await ask(rig, text)
             assert (client.status, client.headers["x-ratelimit-remaining-requests"]) == (200, str(left))
-        assert internet.thoughts == 2
+        assert internet.embedding_calls == 2
 
     play(internet, use, limited(setting(), rpm_limit=2))
 
 
-def test_an_embedding_is_settled_before_its_request_is_admitted(play: Play, internet: Thinking) -> None:
+def test_an_embedding_is_settled_before_its_request_is_admitted(
+    play: Play, internet: EmbeddingInternet
+) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello")) == "miss"
-        await kept(rig)
-        assert did(await ask(rig, "hi there")) == "semantic"
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, "hi there")) == "semantic"
 
     play(internet, use, limited(setting(), max_parallel_requests=1))
 
 
-def test_a_failed_embedding_is_booked_at_its_input(play: Play, internet: Thinking) -> None:
+def test_a_failed_embedding_is_booked_at_its_input(play: Play, internet: EmbeddingInternet) -> None:
     async def use(rig: Rig) -> None:
         internet.fails, internet.failing = True, stream(HANG)
-        assert did(await ask(rig, "hello")) == "miss"
-        (row,) = await thought(rig)
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        (row,) = await embedding_rows(rig)
         assert (row["status"], row["basis"], row["http_status"]) == ("error", "ambiguous", 504)
         assert row["cost_usd"] > 0
 
@@ -489,7 +495,7 @@ def test_a_failed_embedding_is_booked_at_its_input(play: Play, internet: Thinkin
 
 
 def test_an_embedding_without_usage_is_settled_before_its_request(
-    play: Play, internet: Thinking, monkeypatch: pytest.MonkeyPatch
+    play: Play, internet: EmbeddingInternet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(name: str, directory: Path) -> None:
         """There are no vocabularies, and finding that out takes long."""
@@ -499,20 +505,20 @@ def test_an_embedding_without_usage_is_settled_before_its_request(
 
     async def use(rig: Rig) -> None:
         internet.reports = False
-        assert did(await ask(rig, "hello")) == "miss"
-        (row,) = await thought(rig)
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        (row,) = await embedding_rows(rig)
         assert (row["status"], row["basis"]) == ("ok", "estimated")
         assert row["cost_usd"] > 0
 
     play(internet, use, limited(setting(), max_parallel_requests=1))
 
 
-def test_only_embedding_deployments_are_asked_for_vectors(play: Play, internet: Thinking) -> None:
+def test_only_embedding_deployments_are_asked_for_vectors(play: Play, internet: EmbeddingInternet) -> None:
     both = model("emb", deployment("emb", 2), deployment("emb", 1, mode="embedding"))
 
     async def use(rig: Rig) -> None:
         for text in ("hello", "how do I sort a list?", "long"):
-            assert did(await ask(rig, text)) == "miss"
+            assert cache_result(await ask(rig, text)) == "miss"
         assert set(internet.asked) == {"a#1", "emb#1"}
 
     play(internet, use, replace(setting(), models={**setting().models, "emb": both}))
@@ -521,7 +527,7 @@ def test_only_embedding_deployments_are_asked_for_vectors(play: Play, internet: 
 # --- the GPTCache back end -----------------------------------------------------------------------------------
 
 
-class Remembering(Internet):
+class GptCacheInternet(Internet):
     """An internet with a GPTCache server, as forgetful of who asked as the real one."""
 
     broken: Script | Exception | None = answer(b"{}")
@@ -529,8 +535,8 @@ class Remembering(Internet):
 
     def __init__(self, **scripts: Any) -> None:
         super().__init__(**scripts, gptcache=[])
-        self.kept: list[tuple[str, str]] = []
-        self.finds: Callable[[str, str], bool] = lambda kept, asked: kept == asked
+        self.wait_until_stored: list[tuple[str, str]] = []
+        self.finds: Callable[[str, str], bool] = lambda wait_until_stored, asked: wait_until_stored == asked
 
     def next_of(self, deployment: str) -> Script | Exception | None:
         if deployment != "gptcache#1":
@@ -539,9 +545,16 @@ class Remembering(Internet):
             return self.broken
         sent = self.sent[-1]
         if sent.request.url.path == "/put":
-            self.kept.append((sent.body["prompt"], sent.body["answer"]))
+            self.wait_until_stored.append((sent.body["prompt"], sent.body["answer"]))
             return answer(b'"successfully update the cache"')
-        found = next((said for prompt, said in self.kept if self.finds(prompt, sent.body["prompt"])), None)
+        found = next(
+            (
+                answer_text
+                for prompt, answer_text in self.wait_until_stored
+                if self.finds(prompt, sent.body["prompt"])
+            ),
+            None,
+        )
         prompt = sent.body["prompt"] if found else "unknown"
         return answer(orjson.dumps({"prompt": prompt, "answer": found}))
 
@@ -560,77 +573,83 @@ def play_gptcache(tmp_path: Path) -> Play:
 
 
 @pytest.fixture
-def remembering() -> Remembering:
-    return Remembering(a=[good(streamed=False)])
+def remembering() -> GptCacheInternet:
+    return GptCacheInternet(a=[good(streamed=False)])
 
 
 async def forget(rig: Rig) -> None:
     """Leaves only what GPTCache knows."""
-    await kept(rig)
+    await wait_until_stored(rig)
     await rig.answers.read(lambda db: db.execute("delete from answers").rowcount)
     rig.answers.memory.clear()
 
 
-def test_gptcache_returns_a_stored_answer(play_gptcache: Play, remembering: Remembering) -> None:
+def test_gptcache_returns_a_stored_answer(play_gptcache: Play, remembering: GptCacheInternet) -> None:
     async def use(rig: Rig) -> None:
-        assert did(await ask(rig, "hello")) == "miss"
+        assert cache_result(await ask(rig, "hello")) == "miss"
         await forget(rig)
         client = await ask(rig, "hello", stream=True)
-        assert (did(client), client.said) == ("semantic", TEXT.text)
+        assert (cache_result(client), client.answer_text) == ("semantic", TEXT.text)
         assert client.headers["x-proxy-similarity"] == "1.0000"
         assert remembering.answers == 1
 
     play_gptcache(remembering, use)
 
 
-def test_a_gptcache_hit_has_no_similarity(play_gptcache: Play, remembering: Remembering) -> None:
+def test_a_gptcache_hit_has_no_similarity(play_gptcache: Play, remembering: GptCacheInternet) -> None:
     async def use(rig: Rig) -> None:
-        remembering.finds = lambda kept, asked: kept.partition("\n")[0] == asked.partition("\n")[0]
+        remembering.finds = lambda wait_until_stored, asked: (
+            wait_until_stored.partition("\n")[0] == asked.partition("\n")[0]
+        )
         await ask(rig, "hello")
-        await kept(rig)
+        await wait_until_stored(rig)
         client = await ask(rig, "hi there")
-        assert did(client) == "semantic"
+        assert cache_result(client) == "semantic"
         assert "x-proxy-similarity" not in client.headers
 
     play_gptcache(remembering, use)
 
 
-def test_a_gptcache_answer_of_another_scope_is_ignored(play_gptcache: Play, remembering: Remembering) -> None:
+def test_a_gptcache_answer_of_another_scope_is_ignored(
+    play_gptcache: Play, remembering: GptCacheInternet
+) -> None:
     async def use(rig: Rig) -> None:
         remembering.finds = lambda _kept, _asked: True
         await ask(rig, "hello")
-        await kept(rig)
-        assert did(await ask(rig, "hello", secret=await rig.key(project="other"))) == "miss"
-        assert did(await ask(rig, "hi there", temperature=0)) == "miss"
+        await wait_until_stored(rig)
+        assert cache_result(await ask(rig, "hello", secret=await rig.key(project="other"))) == "miss"
+        assert cache_result(await ask(rig, "hi there", temperature=0)) == "miss"
         assert rig.answers.troubles["envelope"] == 2
 
     play_gptcache(remembering, use)
 
 
-def test_a_gptcache_answer_expires(play_gptcache: Play, remembering: Remembering) -> None:
+def test_a_gptcache_answer_expires(play_gptcache: Play, remembering: GptCacheInternet) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 3600.0 * 1000
         remembering.finds = lambda _kept, _asked: True
         await ask(rig, "hello", cache={"ttl": 60})
         await forget(rig)
         rig.wall += 59
-        assert did(await ask(rig, "hello", cache={"no-store": True, "s-maxage": 10})) == "miss"
-        assert did(await ask(rig, "hello", cache={"no-store": True})) == "semantic"
+        assert cache_result(await ask(rig, "hello", cache={"no-store": True, "s-maxage": 10})) == "miss"
+        assert cache_result(await ask(rig, "hello", cache={"no-store": True})) == "semantic"
         rig.wall += 1
-        assert did(await ask(rig, "hello", cache={"no-store": True})) == "miss"
+        assert cache_result(await ask(rig, "hello", cache={"no-store": True})) == "miss"
 
     play_gptcache(remembering, use)
 
 
-def test_gptcache_prompts_change_with_each_ttl_period(play_gptcache: Play, remembering: Remembering) -> None:
+def test_gptcache_prompts_change_with_each_ttl_period(
+    play_gptcache: Play, remembering: GptCacheInternet
+) -> None:
     async def use(rig: Rig) -> None:
         rig.wall = 3600.0 * 1000
         await ask(rig, "hello")
-        await kept(rig)
+        await wait_until_stored(rig)
         rig.wall += 3600
         await ask(rig, "hello")
-        await kept(rig)
-        first, second = (prompt for prompt, _ in remembering.kept)
+        await wait_until_stored(rig)
+        first, second = (prompt for prompt, _ in remembering.wait_until_stored)
         assert first != second
         assert first.endswith("\nhello")
 
@@ -638,7 +657,7 @@ def test_gptcache_prompts_change_with_each_ttl_period(play_gptcache: Play, remem
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer_text",
     [
         "an answer somebody else put there",
         "{}",
@@ -648,12 +667,12 @@ def test_gptcache_prompts_change_with_each_ttl_period(play_gptcache: Play, remem
     ],
 )
 def test_a_gptcache_answer_without_our_envelope_is_a_miss(
-    play_gptcache: Play, remembering: Remembering, said: str
+    play_gptcache: Play, remembering: GptCacheInternet, answer_text: str
 ) -> None:
     async def use(rig: Rig) -> None:
-        remembering.kept.append(("", said))
+        remembering.wait_until_stored.append(("", answer_text))
         remembering.finds = lambda _kept, _asked: True
-        assert did(await ask(rig, "hello")) == "miss"
+        assert cache_result(await ask(rig, "hello")) == "miss"
         assert rig.answers.troubles["envelope"] == 1
 
     play_gptcache(remembering, use)
@@ -672,14 +691,14 @@ def test_a_gptcache_answer_without_our_envelope_is_a_miss(
     ids=["html", "422", "endless", "down", "silent", "stalled"],
 )
 def test_a_failing_gptcache_is_a_miss_and_is_skipped_for_a_while(
-    play_gptcache: Play, remembering: Remembering, broken: Any
+    play_gptcache: Play, remembering: GptCacheInternet, broken: Any
 ) -> None:
     async def use(rig: Rig) -> None:
         remembering.breaks, remembering.broken = True, broken
-        assert did(await ask(rig, "hello")) == "miss"
-        await kept(rig)
+        assert cache_result(await ask(rig, "hello")) == "miss"
+        await wait_until_stored(rig)
         asked = len(remembering.sent)
-        assert did(await ask(rig, "hi there")) == "miss"
+        assert cache_result(await ask(rig, "hi there")) == "miss"
         assert [one.deployment for one in remembering.sent[asked:]] == ["a#1"], "left alone"
         assert rig.answers.troubles["gptcache"] == 1
         remembering.breaks = False

@@ -70,7 +70,7 @@ def test_identical_requests_make_one_call_and_pay_once(play: Play, streamed: boo
         clients = [rig.client(stream=streamed) for _ in range(20)]
         await together(rig, *clients)
         assert internet.asked == ["a#1"]
-        assert {client.said for client in clients} == {TEXT.text}
+        assert {client.answer_text for client in clients} == {TEXT.text}
         assert [c.headers["x-proxy-cache"] for c in clients] == ["miss"] + ["hit"] * 19
         rows = await rig.rows()
         assert [row["status"] for row in rows] == ["ok"] * 20
@@ -102,8 +102,8 @@ def test_a_late_subscriber_gets_the_past_events_then_live_ones(play: Play) -> No
         tasks.append(send(rig, late))
         await until(lambda: late.writes)
         assert late.writes[0] == b"".join(first.writes)
-        assert late.said
-        assert TEXT.text.startswith(late.said)
+        assert late.answer_text
+        assert TEXT.text.startswith(late.answer_text)
         assert not late.ended
         await asyncio.gather(*tasks)
         assert late.data == first.data
@@ -118,7 +118,7 @@ def test_plain_and_streamed_requests_can_share_a_call(play: Play, streamed: bool
     async def use(rig: Rig) -> None:
         first, second = rig.client(stream=streamed), rig.client(stream=not streamed)
         await together(rig, first, second)
-        assert (first.said, second.said) == (TEXT.text, TEXT.text)
+        assert (first.answer_text, second.answer_text) == (TEXT.text, TEXT.text)
         assert internet.asked == ["a#1"]
         assert [row["cache"] for row in await rig.rows()].count("hit") == 1
 
@@ -154,7 +154,7 @@ def test_a_leader_that_disconnects_is_charged_and_subscribers_continue(play: Pla
         leader.leave(led)
         await asyncio.gather(led, return_exceptions=True)
         await followed
-        assert follower.said == TEXT.text
+        assert follower.answer_text == TEXT.text
         assert internet.asked == ["a#1"]
         by_status = {row["status"]: row for row in await rig.rows()}
         assert by_status["ok"]["cost_usd"] == 0
@@ -174,7 +174,7 @@ def test_a_leader_that_does_not_read_does_not_delay_subscribers(play: Play) -> N
         await until(lambda: leader.writes)
         followed = send(rig, follower)
         await asyncio.gather(led, followed, return_exceptions=True)
-        assert follower.said == TEXT.text
+        assert follower.answer_text == TEXT.text
         assert internet.asked == ["a#1"]
 
     internet = Internet(a=[stream(BEGUN, SOON, REST)])
@@ -207,7 +207,7 @@ def test_a_subscriber_that_disconnects_does_not_affect_the_others(play: Play) ->
         await until(lambda: follower.writes)
         await cancelled(followed)
         await led
-        assert leader.said == TEXT.text
+        assert leader.answer_text == TEXT.text
         statuses = sorted((row["status"], row["basis"], row["cost_usd"] > 0) for row in await rig.rows())
         assert statuses == [("cancelled", "cached", False), ("ok", "exact", True)]
 
@@ -223,7 +223,7 @@ def test_a_failed_leader_does_not_fail_its_subscribers(play: Play, streamed: boo
         clients = [rig.client(stream=streamed) for _ in range(4)]
         await together(rig, *clients)
         assert [client.status for client in clients] == [400, 200, 200, 200]
-        assert {client.said for client in clients[1:]} == {TEXT.text}
+        assert {client.answer_text for client in clients[1:]} == {TEXT.text}
         assert len(internet.asked) == 4, "each for itself"
         assert {client.headers["x-proxy-cache"] for client in clients} == {"miss"}
 
@@ -242,7 +242,7 @@ def test_a_cut_answer_fails_the_subscribers_that_received_a_part(play: Play) -> 
         await asyncio.gather(led, *tasks)
         for client in (leader, stream_too):
             assert client.events[-1]["error"]["code"] == "upstream_invalid_response"
-        assert (whole.status, whole.said) == (200, TEXT.text), "it had nothing yet, so it asked anew"
+        assert (whole.status, whole.answer_text) == (200, TEXT.text), "it had nothing yet, so it asked anew"
         assert len(internet.asked) == 2
 
     internet = Internet(a=[stream(BEGUN, SOON), good(streamed=False)])
@@ -307,7 +307,7 @@ class SlowClient(Client):
         await super().write(data, last=last)
 
 
-def fat(pieces: int, size: int) -> Any:
+def large_stream(pieces: int, size: int) -> Any:
     """A stream of so many chunks, each with so many bytes of text."""
     frame = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
     chunks = [frame + b'{"content":"' + b"x" * size + b'"}}]}\n\n' for _ in range(pieces)]
@@ -326,9 +326,9 @@ def test_a_slow_reader_slows_its_upstream_down(play: Play) -> None:
         )
         slow.reads.set()
         await task
-        assert len(slow.said) == 100 * 50_000
+        assert len(slow.answer_text) == 100 * 50_000
 
-    internet = Internet(a=[fat(100, 50_000)])
+    internet = Internet(a=[large_stream(100, 50_000)])
     play(internet, use)
 
 
@@ -339,13 +339,13 @@ def test_a_slow_reader_does_not_slow_other_subscribers(play: Play, streamed: boo
         held_up = send(rig, slow)
         await until(lambda: slow.writes)
         await send(rig, fast)
-        assert len(fast.said) == 40 * 50_000
+        assert len(fast.answer_text) == 40 * 50_000
         slow.reads.set()
         await held_up
-        assert slow.said == fast.said
+        assert slow.answer_text == fast.answer_text
         assert len(internet.asked) == 1
 
-    internet = Internet(a=[fat(40, 50_000)])
+    internet = Internet(a=[large_stream(40, 50_000)])
     play(internet, use)
 
 
@@ -354,18 +354,18 @@ def test_a_large_answer_is_released_while_it_is_sent_and_not_shared_further(play
         slow = SlowClient(rig.client(stream=True))
         slow.reads.set()
         task = send(rig, slow)
-        await until(lambda: rig.recall._shared)
-        (call,) = rig.recall._shared.values()
+        await until(lambda: rig.cache_lookup._shared)
+        (call,) = rig.cache_lookup._shared.values()
         await until(lambda: call.size > MAX_SHARED_BYTES + 1_000_000)
         assert sum(len(event.body) for batch in call.batches for event in batch) < 1_000_000
         other = rig.client(stream=True)
         await send(rig, other)
         await task
-        assert slow.said == other.said
+        assert slow.answer_text == other.answer_text
         assert len(internet.asked) == 2
         assert len(rig.answers.memory) == 0
 
-    internet = Internet(a=[fat(300, 50_000)])
+    internet = Internet(a=[large_stream(300, 50_000)])
     play(internet, use)
 
 
@@ -444,7 +444,7 @@ def test_shutdown_ends_shared_calls(play: Play) -> None:
         await until(lambda: all(client.writes for client in clients))
         rig.gateway.interrupt("shutting_down", "The proxy is shutting down.")
         await asyncio.gather(*tasks)
-        await rig.recall.close()
+        await rig.cache_lookup.close()
         assert [client.events[-1]["error"]["code"] for client in clients] == ["shutting_down"] * 2
         assert internet.bodies[0].closed
 
@@ -587,7 +587,7 @@ def test_an_unshared_call_creates_no_task(play: Play, streamed: bool) -> None:
         await until(lambda: client.writes if streamed else internet.asked)
         assert len(asyncio.all_tasks()) == tasks + 1, "the request's own"
         await led
-        assert client.said == TEXT.text
+        assert client.answer_text == TEXT.text
 
     internet = Internet(a=[slow(streamed)])
     play(internet, use)
@@ -599,10 +599,10 @@ def test_a_call_continues_for_subscribers_if_its_leader_left_before_the_answer(p
         led = send(rig, leader)
         await until(lambda: internet.asked)
         followed = send(rig, follower)
-        await until(lambda: any(call.subscriptions for call in rig.recall._shared.values()))
+        await until(lambda: any(call.subscriptions for call in rig.cache_lookup._shared.values()))
         leader.leave(led)
         await asyncio.gather(led, followed, return_exceptions=True)
-        assert (leader.begun, follower.said) == (False, TEXT.text)
+        assert (leader.begun, follower.answer_text) == (False, TEXT.text)
         assert internet.asked == ["a#1"]
         paid = {row["status"]: row["basis"] for row in await rig.rows()}
         assert paid == {"cancelled": "exact", "ok": "cached"}
@@ -624,6 +624,6 @@ def test_a_call_whose_leader_left_ends_with_its_last_subscriber(play: Play) -> N
         async with asyncio.timeout(2):
             await asyncio.gather(led, followed, return_exceptions=True)
         assert internet.bodies[0].closed
-        assert not rig.recall._shared
+        assert not rig.cache_lookup._shared
 
     play(internet := Internet(a=[stream(BEGUN, HANG)]), use)

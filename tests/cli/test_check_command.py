@@ -44,9 +44,9 @@ def test_problems_are_printed_as_file_line_column_and_message(
 
 def test_the_json_output_has_every_problem(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", "proxy.yaml"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert (said["file"], said["good"]) == ("proxy.yaml", False)
-    assert said["problems"][0] == {
+    output = json.loads(capsys.readouterr().out)
+    assert (output["file"], output["good"]) == ("proxy.yaml", False)
+    assert output["problems"][0] == {
         "file": "proxy.yaml",
         "line": 2,
         "column": 1,
@@ -160,13 +160,13 @@ def test_online_fails_if_one_model_fails(
     assert "fine#1" in capsys.readouterr().out
     (here / "proxy.yaml").write_text(config(upstream.model("fine"), upstream.model("sad", "status=429")))
     assert main(["check", "--online", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["good"]
-    assert [(one["deployment"], one["works"]) for one in said["online"]] == [
+    output = json.loads(capsys.readouterr().out)
+    assert output["good"]
+    assert [(one["deployment"], one["works"]) for one in output["online"]] == [
         ("fine#1", True),
         ("sad#1", False),
     ]
-    assert "busy" in said["online"][1]["error"]
+    assert "busy" in output["online"][1]["error"]
     assert [body["messages"][0]["role"] for body in upstream.journal.bodies()] == ["system"] * 3
     assert main(["check", "--online"]) == 1
     shown = capsys.readouterr().out.splitlines()

@@ -53,6 +53,6 @@ def test_an_invalid_file_is_named(
     bad = tmp_path / "bad.yaml"
     bad.write_text("models: []\nroutng: {}\n")
     assert main(["diff", files[0], str(bad)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f'{bad}:2:1: routng: unknown key "routng"' in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f'{bad}:2:1: routng: unknown key "routng"' in output.err

@@ -234,9 +234,9 @@ def test_commands_on_unsuitable_files_report_the_problem(
 ) -> None:
     make(place / "X")
     assert main(command) != 0
-    said = "".join(capsys.readouterr())
-    assert "X" in said
-    assert "internal error" not in said
+    output = "".join(capsys.readouterr())
+    assert "X" in output
+    assert "internal error" not in output
 
 
 def test_a_database_without_an_application_id_is_adopted(place: Path) -> None:
@@ -308,8 +308,8 @@ def test_an_interrupted_command_prints_nothing(place: Path) -> None:
         (place / "body").open("wb"),
     ):  # open once it waits for the body
         one.send_signal(signal.SIGINT)
-        _, said = one.communicate(timeout=20)
-    assert (said, one.returncode) == ("", 130)
+        _, output = one.communicate(timeout=20)
+    assert (output, one.returncode) == ("", 130)
 
 
 def test_both_names_of_the_keys_command_run_the_same_code(

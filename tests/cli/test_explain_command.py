@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+def explained_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     assert main(["explain", *arguments, "--json"]) == code
     return json.loads(capsys.readouterr().out)
 
@@ -85,22 +85,27 @@ def test_an_explanation_has_every_line(here: Path, capsys: pytest.CaptureFixture
 def test_a_forbidden_model_is_refused_as_by_the_server(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = told(capsys, "--project", "web", "--model", "spare", code=1)
+    found = explained_json(capsys, "--project", "web", "--model", "spare", code=1)
     assert (found["error"]["status"], found["error"]["code"]) == (404, "model_not_found")
     assert found["chain"] == []
-    assert told(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"] == "spare#1"
+    assert (
+        explained_json(capsys, "--project", "other", "--model", "spare")["chain"][0]["deployment"]
+        == "spare#1"
+    )
 
 
 def test_an_embedding_request_is_explained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text(FILE.replace("mode: embedding", "mode: embedding, price: {input: 1}"))
-    found = told(capsys, "--project", "web", "--endpoint", "embeddings")
+    found = explained_json(capsys, "--project", "web", "--endpoint", "embeddings")
     assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("vectors#1", None)]
     assert found["cache"]["state"] == "off: only chats are kept"
     assert found["max_tokens"] is None
     assert {"deployment": "codellama#1", "state": "another mode", "why": "chat"} in found["others"]
     body = here / "body.json"
     body.write_text('{"model": "vectors", "input": [[1, 2, 3]]}')
-    assert told(capsys, "--project", "web", "--endpoint", "embeddings", str(body))["prompt_tokens"] > 0
+    assert (
+        explained_json(capsys, "--project", "web", "--endpoint", "embeddings", str(body))["prompt_tokens"] > 0
+    )
     assert main(["explain", "--project", "web", str(body)]) == 1
     assert "the request would get 400 missing_required_parameter" in capsys.readouterr().err
 
@@ -110,7 +115,7 @@ def test_a_completion_request_lists_the_models_that_complete(
 ) -> None:
     body = here / "body.json"
     body.write_text('{"prompt": "def f(", "suffix": ")", "max_tokens": 10}')
-    found = told(capsys, "--project", "web", "--endpoint", "completions", str(body))
+    found = explained_json(capsys, "--project", "web", "--endpoint", "completions", str(body))
     assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("codellama#1", None)]
     arguments = ["explain", "--project", "web", "--endpoint", "completions", "--simulate", "codellama: ok"]
     assert main(arguments) == 2
@@ -122,20 +127,20 @@ def test_a_keys_limits_and_its_projects_spend_are_shown(
 ) -> None:
     database = here / "data" / "proxy.db"
     made = create_key(database, "web", "--rpm", "5", "--models", "gpt-4")
-    found = told(capsys, "--key", made["key_id"])
+    found = explained_json(capsys, "--key", made["key_id"])
     assert [one["deployment"] for one in found["chain"]] == ["gpt-4#1"]
     assert {"scope": "key", "limit": "rpm_limit", "value": 5, "from": "the key"} in found["limits"]
     assert ("codellama#1", "not allowed", "by the key") in [
         (one["deployment"], one["state"], one["why"]) for one in found["others"]
     ]
     keys(database, "block", made["key_id"])
-    assert told(capsys, "--key", made["key"][:11], code=1)["error"]["code"] == "key_blocked"
+    assert explained_json(capsys, "--key", made["key"][:11], code=1)["error"]["code"] == "key_blocked"
 
 
 def test_the_hold_depends_on_the_body(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = here / "body.json"
     body.write_text('{"prompt": "hi", "max_tokens": 10, "model": "gpt-4"}')
-    found = told(capsys, "--project", "web", str(body))
+    found = explained_json(capsys, "--project", "web", str(body))
     assert (found["max_tokens"], found["clamped"]) == (None, False)
     assert 0.002 < found["hold_usd"] == found["most_usd"] < 0.0024
     body.write_text('{"prompt": 1}')
@@ -144,12 +149,12 @@ def test_the_hold_depends_on_the_body(here: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_cache_key_depends_on_request_and_scope(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = told(capsys, "--project", "web")["cache"]
+    first = explained_json(capsys, "--project", "web")["cache"]
     assert (first["state"], first["scope"]) == ("used", "project web")
-    assert told(capsys, "--project", "web")["cache"] == first
-    assert told(capsys, "--project", "web", "--model", "gpt-4")["cache"]["key"] != first["key"]
+    assert explained_json(capsys, "--project", "web")["cache"] == first
+    assert explained_json(capsys, "--project", "web", "--model", "gpt-4")["cache"]["key"] != first["key"]
     (here / "proxy.yaml").write_text(FILE + "cache: {enabled: false}\n")
-    assert told(capsys, "--project", "web")["cache"]["state"] == "off"
+    assert explained_json(capsys, "--project", "web")["cache"]["state"] == "off"
 
 
 def test_a_simulation_shows_fallbacks_delays_and_cooldowns(
@@ -218,7 +223,7 @@ def test_cooldowns_are_read_from_a_running_proxy(
     assert main(["explain", *arguments]) == 2, "only an administrator may ask"
     assert main(["explain", *arguments, "--simulate", "cool: 500"]) == 2
     monkeypatch.setenv("PROXY_MASTER_KEY", ADMIN)
-    first, last = told(capsys, *arguments)["chain"]
+    first, last = explained_json(capsys, *arguments)["chain"]
     assert (first["deployment"], first["state"]) == ("cool#1", "ready")
     assert (last["deployment"], last["state"]) == ("hot#1", "cooling")
     assert re.fullmatch(r"http_429, [56]\d s more", last["why"])
@@ -235,5 +240,5 @@ def test_a_closed_pipe_is_not_an_error(here: Path) -> None:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        told = process.stderr.read()
-    assert (process.returncode, told) == (0, b"")
+        explained_json = process.stderr.read()
+    assert (process.returncode, explained_json) == (0, b"")

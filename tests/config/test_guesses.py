@@ -37,7 +37,7 @@ def _other(problems: tuple[Problem, ...]) -> list[Problem]:
     return [problem for problem in problems if not problem.message.startswith("guardrail: missing")]
 
 
-def said(text: str, **environ: str) -> list[str]:
+def messages_of(text: str, **environ: str) -> list[str]:
     return [problem.message for problem in examined(text, **environ)[1]]
 
 
@@ -117,13 +117,13 @@ def test_no_message_about_a_key_repeats_it(key: str) -> None:
 @each("word", ["none", "dummy", "EMPTY", "not-needed"])
 def test_servers_without_keys_accept_a_placeholder(provider: str, word: str) -> None:
     text = f"models: [{{name: a, provider: {provider}, base_url: 'http://127.0.0.1:9/v1', api_key: {word}}}]"
-    assert said(text) == []
+    assert messages_of(text) == []
 
 
 def test_promptlayers_key_follows_the_same_rules() -> None:
     models = "models: [{name: a, provider: mock}]\n"
     for key in ("$PROMPTLAYER_API_KEY", "your-api-key"):
-        [message] = said(models + f"tracking: {{promptlayer: {{api_key: {key}}}}}")
+        [message] = messages_of(models + f"tracking: {{promptlayer: {{api_key: {key}}}}}")
         assert message.endswith("write ${PROMPTLAYER_API_KEY}") or "${PROMPTLAYER_API_KEY} and" in message
 
 
@@ -189,7 +189,7 @@ def test_an_entry_with_a_base_url_needs_no_key() -> None:
 @each("provider", ["openai", "anthropic", "openai_compatible", "vllm"])
 def test_a_base_url_with_the_endpoints_path_is_corrected_in_the_error(provider: str, end: str) -> None:
     url = f"https://api.example.com/v1{end}"
-    [message] = said(
+    [message] = messages_of(
         f"models: [{{name: a, provider: {provider}, base_url: '{url}', api_key: '${{K}}'}}]", K="k"
     )
     assert message.endswith(": https://api.example.com/v1")
@@ -197,7 +197,7 @@ def test_a_base_url_with_the_endpoints_path_is_corrected_in_the_error(provider: 
 
 
 def test_an_address_from_a_variable_is_not_shown() -> None:
-    [message] = said(
+    [message] = messages_of(
         "models: [{name: a, provider: vllm, base_url: '${U}'}]",
         U="https://tenant.example/v1/chat/completions",
     )
@@ -259,9 +259,9 @@ def test_parameters_are_checked_for_the_entrys_mode() -> None:
 def test_a_parameter_from_a_variable_is_checked_by_its_value() -> None:
     assert entry("params: {temperature: '${T}'}", OPENAI_API_KEY="o", T="hot")[0] is None
     block = "models:\n- name: a\n  provider: mock\n  params:\n    temperature: ${T}\n"
-    assert said(block, T="0.5") == []
-    assert said(block, T="5") == ["models[0].params.temperature: must be between 0 and 2"]
-    assert said(block) == ["models[0].params.temperature: T is not set"]
+    assert messages_of(block, T="0.5") == []
+    assert messages_of(block, T="5") == ["models[0].params.temperature: must be between 0 and 2"]
+    assert messages_of(block) == ["models[0].params.temperature: T is not set"]
 
 
 # --- one run tells everything --------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ server: {drain: "${NO_DRAIN}", max_body: x}
 
 
 def test_unset_variables_hide_no_error() -> None:
-    found = said(EVERYTHING_WRONG)
+    found = messages_of(EVERYTHING_WRONG)
     for part in (
         "a is disabled: NO_KEY is not set",
         "b is disabled: NO_KEY is not set",
@@ -309,8 +309,8 @@ models:
   - {name: b, provider: openai, model: gpt-4.1, api_key: "${K}", fallbacks: [a]}
 limits: {global: {max_budget: 5}, key: {max_budget: 0.0000001}}
 """
-    without = [one for one in said(text) if "disabled" not in one and "built-in" not in one]
-    assert without == said(text, K="k")
+    without = [one for one in messages_of(text) if "disabled" not in one and "built-in" not in one]
+    assert without == messages_of(text, K="k")
     assert len(without) > 1
 
 
@@ -340,7 +340,7 @@ def test_every_provider_alias_is_an_existing_provider() -> None:
 @pytest.mark.parametrize(("word", "provider"), [("google", "gemini"), ("custom", "openai_compatible"),
     ("claude", "anthropic"), ("OpenAI", "openai"), ("lm-studio", "lmstudio"), ("together_ai", "together")])  # fmt: skip
 def test_a_provider_alias_is_answered_with_the_providers_name(word: str, provider: str) -> None:
-    [message] = [one for one in said(f"models: [{{name: a, provider: {word}}}]") if "provider" in one]
+    [message] = [one for one in messages_of(f"models: [{{name: a, provider: {word}}}]") if "provider" in one]
     assert message.endswith(f'; did you mean "{provider}"?')
 
 
@@ -363,7 +363,7 @@ def test_a_provider_alias_is_answered_with_the_providers_name(word: str, provide
     ("models: []\ncache: {type: redis}", "leave it out"),
 ])  # fmt: skip
 def test_a_common_wrong_key_is_answered_with_the_right_one(text: str, hint: str) -> None:
-    assert any(hint in message for message in said(text)), said(text)
+    assert any(hint in message for message in messages_of(text)), messages_of(text)
 
 
 # --- off -----------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_fallbacks_may_be_false() -> None:
 
 @pytest.mark.parametrize("word", ["off", "no", "disabled"])
 def test_other_words_for_off_are_refused_with_a_suggestion(word: str) -> None:
-    [message] = said(MODEL + f"cache: {word}")
+    [message] = messages_of(MODEL + f"cache: {word}")
     assert message.endswith("for none write false")
 
 
@@ -422,7 +422,7 @@ def test_invalid_yaml_is_explained(text: str) -> None:
             pass
     except yaml.MarkedYAMLError as error:
         raw = error.problem
-    found = said(text)
+    found = messages_of(text)
     assert found or raw is None
     if raw is not None:
         assert raw not in " ".join(found)
@@ -441,7 +441,7 @@ def test_each_common_mistake_has_its_message() -> None:
         'models: ["\\q"]\n': "backslash",
     }
     for text, word in slips.items():
-        [message] = said(text)
+        [message] = messages_of(text)
         assert word in message, message
 
 

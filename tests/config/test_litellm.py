@@ -226,8 +226,8 @@ def test_a_configuration_without_a_convertible_model_is_an_error(
 ) -> None:
     (tmp_path / "config.yaml").write_text(config)
     assert main(["import", "litellm", str(tmp_path / "config.yaml")]) == 1
-    said = capsys.readouterr().err
-    assert "needs fixing: no model could be converted, so there is nothing to serve" in said
+    output = capsys.readouterr().err
+    assert "needs fixing: no model could be converted, so there is nothing to serve" in output
 
 
 WORDS = st.recursive(
@@ -280,9 +280,9 @@ def test_the_command_does_not_overwrite_and_lists_what_is_lost(
     made = tmp_path / "proxy.yaml"
     arguments = ["import", "litellm", str(tmp_path / "config.yaml"), "--output", str(made)]
     assert main(arguments) == 0
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("not converted: ") == 10
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("not converted: ") == 10
     assert "#   " in made.read_text()
     assert main(["check", str(made)]) == 0
     assert main(arguments) == 1
@@ -543,9 +543,9 @@ def test_a_file_that_is_not_a_configuration_is_reported_in_one_sentence(
     path = tmp_path / "config: odd.yaml"
     path.write_text(config)
     assert main(["import", "litellm", str(path)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.strip().splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.strip().splitlines()) == 1
 
 
 def test_keys_cannot_break_out_of_the_generated_comments() -> None:

@@ -40,7 +40,7 @@ def attempted(content: bytes, **environ: str) -> tuple[Snapshot | None, tuple[Pr
         return None, error.errors
 
 
-def complaints(text: str | bytes, **environ: str) -> list[str]:
+def errors_of(text: str | bytes, **environ: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         loaded(text, **environ)
     usual = (LITERAL_KEY, NO_GUARDRAIL)
@@ -158,7 +158,7 @@ def test_a_truncated_shipped_file_is_refused_or_equivalent() -> None:
 
 def test_a_truncated_file_is_reported_as_truncated() -> None:
     text = "# >>> proxy.yaml\nmodels: []\n"
-    assert complaints(text) == [
+    assert errors_of(text) == [
         "proxy.yaml:3:1: the file is cut short: its last line should begin # <<< proxy.yaml"
     ]
     assert loaded(text + "# <<< proxy.yaml").models
@@ -584,17 +584,17 @@ BROKEN = [
 
 @each(("text", "expected"), BROKEN)
 def test_an_invalid_file_is_refused_with_its_message(text: str, expected: list[str]) -> None:
-    assert complaints(text) == [f"proxy.yaml:{line}" for line in expected]
+    assert errors_of(text) == [f"proxy.yaml:{line}" for line in expected]
 
 
 def test_an_unknown_provider_error_lists_the_providers() -> None:
-    [line] = complaints("models: [{name: a, provider: opnai}]")
+    [line] = errors_of("models: [{name: a, provider: opnai}]")
     assert line.startswith("proxy.yaml:1:30: models[0].provider: expected openai, together, anthropic, ")
     assert line.endswith('mock; did you mean "openai"?')
 
 
 def test_all_problems_are_reported_in_one_run_in_file_order() -> None:
-    lines = complaints("""\
+    lines = errors_of("""\
 models:
   - name: a
     provider: openai
@@ -627,7 +627,7 @@ limits: {user: {budget_duration: day}}
 
 
 def test_no_error_hides_another() -> None:
-    lines = complaints("""\
+    lines = errors_of("""\
 models:
   - name: a
     provider: opnai
@@ -641,8 +641,10 @@ models:
 cache: {semantic: {backend: embedings, model: f}}
 projects: {p: {models: [zz]}}
 """)
-    said = [re.sub(r": expected openai.*; did", "; did", line).removeprefix("proxy.yaml:") for line in lines]
-    assert said == [
+    output = [
+        re.sub(r": expected openai.*; did", "; did", line).removeprefix("proxy.yaml:") for line in lines
+    ]
+    assert output == [
         '3:15: models[0].provider; did you mean "openai"?',
         "4:15: models[0].base_url: http:// would expose the key and the prompts to the network; "
         "use https, or allow_insecure: true",
@@ -677,7 +679,7 @@ projects: {p: {models: [zz]}}
     ],
 )
 def test_an_error_is_reported_once(text: str) -> None:
-    assert len(complaints(text)) == 1
+    assert len(errors_of(text)) == 1
 
 
 SECRET = "sk-planted-0123456789"
@@ -779,8 +781,8 @@ def test_a_likely_mistake_is_a_warning() -> None:
         "{name: e, provider: openai, api_key: k, mode: embedding, fallbacks: [a]}]\n"
         "projects: {p: {models: ['b*'], limits: {budget_duration: 30d}}}\n"
     )
-    said = [warning for warning in snapshot.warnings if LITERAL_KEY not in warning]
-    assert said == [
+    output = [warning for warning in snapshot.warnings if LITERAL_KEY not in warning]
+    assert output == [
         "guardrail: missing, so requests get no system prompt; write one, or false for none",
         "a is disabled: OPENAI_API_KEY is not set",
         "models[1].fallbacks[0]: its mode is chat, not embedding",
@@ -797,8 +799,8 @@ def test_an_unpriced_model_is_a_warning_if_a_budget_is_configured() -> None:
         "{name: d, provider: openai, api_key: '${NO}'}]\n"
     )
     price = "has no known price, so requests under a budget skip it or are refused; give it one"
-    said = [f"{name} {price}" for name in "bd"]
-    assert not set(said) & set(loaded(models).warnings)
+    output = [f"{name} {price}" for name in "bd"]
+    assert not set(output) & set(loaded(models).warnings)
     for scope in ("limits: {global: {max_budget: 1}}", "projects: {p: {limits: {max_budget: 1}}}"):
         unpriced = [warning for warning in loaded(models + scope).warnings if "price" in warning]
-        assert unpriced == said
+        assert unpriced == output

@@ -178,9 +178,10 @@ def test_a_guardrail_without_text_is_reported(text: str, expected: list[str]) ->
 
 def test_completions_without_guardrail_are_reported() -> None:
     entry = "models:\n- {name: a, provider: %s, completions: true%s}\n" + OFF
-    [told] = warnings(entry % ("mock", ""))
+    [reported] = warnings(entry % ("mock", ""))
     assert (
-        told == "2:42: models[0].completions: /completions sends requests to this model without a guardrail"
+        reported
+        == "2:42: models[0].completions: /completions sends requests to this model without a guardrail"
     )
     assert warnings(entry % ("mock", ", mode: completion")) == [
         "2:42: models[0].completions: only for mode chat"
@@ -197,10 +198,10 @@ def test_no_warning_shows_a_variables_value() -> None:
         "models:\n- {name: '${S}', provider: mock, fallbacks: [b]}\n"
         "- {name: b, provider: mock, fallbacks: ['${S}']}\nlimits: {user: {tpm_limit: '${N}'}}\n"
     )
-    said = "\n".join(warnings(text, S="sk-planted-0123", N="3"))
-    assert "form a cycle;" in said
-    assert TOO_FEW_TOKENS in said
-    assert "planted" not in said
+    output = "\n".join(warnings(text, S="sk-planted-0123", N="3"))
+    assert "form a cycle;" in output
+    assert TOO_FEW_TOKENS in output
+    assert "planted" not in output
 
 
 def test_a_very_long_chain_of_fallbacks_is_followed_to_its_end() -> None:

@@ -118,9 +118,9 @@ def test_a_tool_conversation_round_trips(client: OpenAI, server: Server, streame
     calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
     assert calls == [("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Bergen"})]
     results = [{"role": "tool", "tool_call_id": call.id, "content": "rain"} for call in message.tool_calls]
-    said = message.to_dict(exclude_unset=True)
-    said = {name: said[name] for name in ("role", "content", "tool_calls")}
-    talk = [*asked["messages"], said, *results, {"role": "user", "content": "So?"}]
+    assistant_message = message.to_dict(exclude_unset=True)
+    assistant_message = {name: assistant_message[name] for name in ("role", "content", "tool_calls")}
+    talk = [*asked["messages"], assistant_message, *results, {"role": "user", "content": "So?"}]
     again = client.chat.completions.create(**{**asked, "messages": talk})
     assert again.choices[0].message.content == "You said: So?"
     kinds = [block["type"] for block in server.body["messages"][-1]["content"]]
@@ -247,9 +247,9 @@ def test_a_model_refusal_is_an_answer(client: OpenAI) -> None:
     ("text", "code"), [("break", "upstream_rate_limited"), ("hang up", "upstream_invalid_response")]
 )
 def test_a_cut_stream_ends_with_an_error(client: OpenAI, text: str, code: str) -> None:
-    said: list[str] = []
+    assistant_message: list[str] = []
     stream = client.chat.completions.create(**ask(text, "haiku"), stream=True)
     with pytest.raises(openai_error("APIError")) as caught:
-        said.extend(chunk.choices[0].delta.content or "" for chunk in stream)
-    assert "".join(said) == f"You said: {text}"
+        assistant_message.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert "".join(assistant_message) == f"You said: {text}"
     assert caught.value.code == code

@@ -21,7 +21,7 @@ def served(module_proxy: ProxyFactory) -> Proxy:
     return module_proxy(config({"name": "mock", "provider": "mock"}))
 
 
-def told(served: Proxy, **query: Any) -> Any:
+def audit_page(served: Proxy, **query: Any) -> Any:
     answer = served.admin("GET", "/audit", params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -43,7 +43,7 @@ def test_every_change_is_recorded_without_secrets(served: Proxy) -> None:
     renewed = json.loads(keys(served.database, "rotate", key_id, "--json").stdout)
     again = post(served, "regenerate", key_id=key_id, overlap="60s")
     post(served, "delete", key_id=key_id)
-    found = told(served, key_id=key_id)
+    found = audit_page(served, key_id=key_id)
     assert (found["page"], found["size"], found["total"]) == (1, 50, 8)
     entries = found["data"][::-1]
     assert [(one["actor"], one["action"], one["project"]) for one in entries] == [
@@ -78,7 +78,7 @@ def test_every_change_is_recorded_without_secrets(served: Proxy) -> None:
 
 
 def test_a_refused_change_is_not_recorded(served: Proxy) -> None:
-    before = told(served)["total"]
+    before = audit_page(served)["total"]
     for verb, body in (
         ("generate", {"rpm_limit": -1}),
         ("update", {"key_id": "key_nope", "rpm_limit": 1}),
@@ -90,20 +90,20 @@ def test_a_refused_change_is_not_recorded(served: Proxy) -> None:
         db.execute("begin immediate")
         audit.create(db, CLI, KeyChange({"key_alias": "web"}), 0.0)
         db.execute("rollback")
-    assert told(served)["total"] == before
+    assert audit_page(served)["total"] == before
 
 
 def test_records_are_filtered_and_paged(served: Proxy) -> None:
     ids = [post(served, "generate", key_alias="paged")["key_id"] for _ in range(5)]
     post(served, "block", key_id=ids[0])
-    pages = [told(served, project="paged", page=page, size=4) for page in (1, 2, 3)]
+    pages = [audit_page(served, project="paged", page=page, size=4) for page in (1, 2, 3)]
     assert [(len(page["data"]), page["total"]) for page in pages] == [(4, 6), (2, 6), (0, 6)]
     assert [one["key_id"] for page in pages for one in page["data"]] == [ids[0], *ids[::-1]]
-    assert told(served, project="paged", action="block")["total"] == 1
-    assert told(served, project="paged", actor="master")["total"] == 6
-    assert told(served, project="paged", actor="cli")["total"] == 0
-    assert told(served, project="paged", start="2100-01-01")["total"] == 0
-    assert told(served, project="paged", end="9999-12-31")["total"] == 6
+    assert audit_page(served, project="paged", action="block")["total"] == 1
+    assert audit_page(served, project="paged", actor="master")["total"] == 6
+    assert audit_page(served, project="paged", actor="cli")["total"] == 0
+    assert audit_page(served, project="paged", start="2100-01-01")["total"] == 0
+    assert audit_page(served, project="paged", end="9999-12-31")["total"] == 6
     for query in ({"action": "paint"}, {"size": 1001}, {"colour": "red"}, {"start": "soon"}):
         assert served.admin("GET", "/audit", params=query).status_code == 400
 

@@ -29,7 +29,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_goes_upstream_and_it_still_serves(served: Proxy, upstream: Upstream) -> Iterator[None]:
+def _nothing_is_sent_upstream(served: Proxy, upstream: Upstream) -> Iterator[None]:
     yield
     expected = [
         body["messages"][-1]

@@ -49,7 +49,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
 
 
 @pytest.fixture(autouse=True)
-def _everybody_else_is_served_and_nothing_is_left(served: Proxy) -> Iterator[None]:
+def _others_are_served_and_nothing_leaks(served: Proxy) -> Iterator[None]:
     assert served.chat(model="plain").status_code == 200
     before = connections(served)
     yield
@@ -185,7 +185,7 @@ def test_a_connection_is_usable_after_a_refused_body_arrived(served: Proxy) -> N
 # --- deaf ------------------------------------------------------------------------------------------------
 
 
-def deaf(served: Proxy, data: bytes, room: int = 4096) -> Wire:
+def unread_client(served: Proxy, data: bytes, room: int = 4096) -> Wire:
     """A client with next to no room for an answer, which it does not read."""
     wire = Wire.__new__(Wire)
     wire.socket = socket.socket()
@@ -199,7 +199,7 @@ def test_unread_streams_are_paused_then_aborted(served: Proxy, upstream: Upstrea
     before = memory(served)
     with ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(deaf(served, ask(served, "endless", stream=True)))
+            stack.enter_context(unread_client(served, ask(served, "endless", stream=True)))
         until(lambda: len(upstream.journal.requests("endless")) == 3, "all of them upstream", within=20)
         # As long as all of them run: afterwards what they were sent is counted, which takes memory for a moment.
         used = before
@@ -216,7 +216,7 @@ def test_unread_streams_are_paused_then_aborted(served: Proxy, upstream: Upstrea
 
 def test_a_large_unread_answer_is_released(served: Proxy, upstream: Upstream) -> None:
     before = connections(served)
-    with deaf(served, ask(served, "huge")):
+    with unread_client(served, ask(served, "huge")):
         until(lambda: upstream.journal.events("finished"), "the answer", within=20)
         row = newest(served, "huge")
         # All of it was bought. A report of one token for a thousand characters is not believed.
@@ -225,7 +225,7 @@ def test_a_large_unread_answer_is_released(served: Proxy, upstream: Upstream) ->
 
 
 def test_a_slow_reader_gets_the_whole_answer(served: Proxy) -> None:
-    with deaf(served, ask(served, "long", stream=True), room=65536) as wire:
+    with unread_client(served, ask(served, "long", stream=True), room=65536) as wire:
         received = bytearray()
         wire.socket.settimeout(10)
         while not received.endswith(b"0\r\n\r\n"):
@@ -320,7 +320,7 @@ def test_a_disconnect_with_pipelined_requests_cancels_the_upstream_call(
     assert upstream.journal.models() == ["slow"], "nobody was there for the second"
 
 
-def restless(served: Proxy, seed: int) -> None:
+def random_disconnect(served: Proxy, seed: int) -> None:
     """One client that leaves somehow at some moment, maybe after its answer."""
     dice = random.Random(seed)
     model = dice.choice(["plain", "slow", "late", "hanging", "gated"])
@@ -348,7 +348,7 @@ def restless(served: Proxy, seed: int) -> None:
 def test_a_disconnect_at_any_moment_leaks_nothing(served: Proxy, upstream: Upstream) -> None:
     before = len(served.rows(size=1000))
     with ThreadPoolExecutor(12) as pool:
-        list(pool.map(lambda seed: restless(served, seed), range(200)))
+        list(pool.map(lambda seed: random_disconnect(served, seed), range(200)))
     until(lambda: served.admin("GET", "/health").json()["running"] == 0, "nothing running")
     until(lambda: not served.rows(status="held"), "nothing held")
     for model in ("plain", "slow", "late", "hanging", "gated"):

@@ -26,14 +26,14 @@ def test_prompt_and_answer_are_stored_if_configured_and_shown_to_the_project(
 ) -> None:
     one = proxy(config(upstream.model("fast"), tracking=KEPT))
     plain, stream = one.chat(prompt="a loop"), one.chat(prompt="a loop", stream=True)
-    said = plain.json()["choices"][0]["message"]["content"]
+    answer_text = plain.json()["choices"][0]["message"]["content"]
     for answer in (plain, stream):
         content = details(one, answer.headers["x-request-id"])["content"]
         assert content["messages"] == [
             {"role": "system", "content": GUARDRAIL},
             {"role": "user", "content": "a loop"},
         ]
-        assert content["choices"][0]["message"]["content"] == said
+        assert content["choices"][0]["message"]["content"] == answer_text
         assert content["choices"][0]["finish_reason"] == "stop"
         assert content["cut"] is False
 

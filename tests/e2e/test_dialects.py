@@ -149,15 +149,23 @@ def test_a_tool_conversation_round_trips(
     assert message.content is None or message.content == ""
     [call] = message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
-    said = {"role": "assistant", "content": None, "tool_calls": [call.to_dict(exclude_unset=True)]}
-    said["tool_calls"] = [
+    assistant_message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call.to_dict(exclude_unset=True)],
+    }
+    assistant_message["tool_calls"] = [
         {
             "id": call.id,
             "type": "function",
             "function": {"name": call.function.name, "arguments": call.function.arguments},
         }
     ]
-    talk = [*asked["messages"], said, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    talk = [
+        *asked["messages"],
+        assistant_message,
+        {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+    ]
     again = client.chat.completions.create(**{**asked, "messages": talk})
     assert again.choices[0].message.content == "You said: rain"
     assert [one["role"] for one in servers[model].body["messages"]] == ["system", "user", "assistant", "tool"]

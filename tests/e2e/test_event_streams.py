@@ -25,12 +25,12 @@ BOM = b"\xef\xbb\xbf"
 LONG = b"x" * 5000
 
 
-def said(text: str) -> bytes:
+def text_event(text: str) -> bytes:
     """A piece that says the text, as one line."""
     return json.dumps(chunk({"content": text})).encode()
 
 
-ONE, TWO, THREE = said("1"), said("2"), said("3")
+ONE, TWO, THREE = text_event("1"), text_event("2"), text_event("3")
 IN_LINES = [b'{"choices": [{"index": 0,', b' "delta": {"content":', b' "1"},', b' "finish_reason": null}]}']
 END = b"data: " + json.dumps(chunk({}, "stop")).encode() + b"\n\ndata: [DONE]\n\n"
 
@@ -57,7 +57,7 @@ READ = {
     "leading space": (b"data:\t%s\rdata: \ndata:  \n\n" % ONE, "1"),
     "line ends": (b"data:%s\r\ndata:%s\ndata:%s\rdata:%s\r\n\r" % tuple(IN_LINES), "1"),
     "lone carriage returns": (b"data:%s\r\rdata:%s\r\r" % (ONE, TWO), "12"),
-    "characters": (b"data:%s\n\n" % said("ok\u2026\u20ac\U0001f600"), "ok\u2026\u20ac\U0001f600"),
+    "characters": (b"data:%s\n\n" % text_event("ok\u2026\u20ac\U0001f600"), "ok\u2026\u20ac\U0001f600"),
     "raw characters": (
         'data: {"choices": [{"index": 0, "delta": {"content": "\u2026\u20ac\U0001f600"}}]}\n\n'.encode(),
         "\u2026\u20ac\U0001f600",

@@ -106,7 +106,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     )
 
 
-def said(body: str) -> str:
+def answer_text(body: str) -> str:
     """The text of an answer, whole or streamed."""
     if not body.startswith("data:"):
         content: str = json.loads(body)["choices"][0]["message"]["content"]
@@ -127,7 +127,7 @@ def test_a_failure_before_the_first_token_is_served_by_the_next_model(
     tries = 1 if cls in ("busy", "credential") else 2
     answer = served.chat(model=name, stream=streamed)
     assert answer.status_code == 200, answer.text
-    assert said(answer.text) == GOOD, "not one byte of the failed deployment may show"
+    assert answer_text(answer.text) == GOOD, "not one byte of the failed deployment may show"
     assert answer.headers["x-proxy-model"] == "good"
     assert answer.headers["x-proxy-deployment"] == "good#1"
     assert answer.headers["x-proxy-attempts"] == str(tries + 1)
@@ -143,7 +143,7 @@ def test_a_failure_before_the_first_token_is_served_by_the_next_model(
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_unreachable_upstream_is_skipped(served: Proxy, streamed: bool) -> None:
     answer = served.chat(model="unreachable", stream=streamed)
-    assert said(answer.text) == GOOD
+    assert answer_text(answer.text) == GOOD
     assert answer.elapsed.total_seconds() < 20
 
 
@@ -154,7 +154,7 @@ def test_a_closed_idle_connection_is_replaced(served: Proxy, upstream: Upstream)
         answer = served.chat(model="fickle", stream=round_ % 2 == 0)
         assert answer.headers["x-proxy-attempts"] in ("1", "2")
         attempts += int(answer.headers["x-proxy-attempts"])
-        assert said(answer.text).startswith("fickle-0 ")
+        assert answer_text(answer.text).startswith("fickle-0 ")
     assert 40 <= len(upstream.journal.requests()) <= attempts < 60, "nearly always the end is noticed in time"
 
 
@@ -174,7 +174,7 @@ def memory(served: Proxy) -> int:
 @pytest.mark.parametrize("name", ["once", "once-stream"])
 def test_a_single_deployment_is_retried(served: Proxy, upstream: Upstream, name: str) -> None:
     answer = served.chat(model=name, stream=name == "once-stream")
-    assert said(answer.text).startswith(f"{name}-0 ")
+    assert answer_text(answer.text).startswith(f"{name}-0 ")
     assert answer.headers["x-proxy-attempts"] == "2"
     assert upstream.journal.models() == [name, name]
 
@@ -211,7 +211,7 @@ def test_a_client_error_is_not_retried(served: Proxy, upstream: Upstream) -> Non
 
 
 def test_a_context_length_error_falls_back(served: Proxy) -> None:
-    assert said(served.chat(model="long").text) == GOOD
+    assert answer_text(served.chat(model="long").text) == GOOD
 
 
 def test_fallbacks_are_tried_in_their_order(served: Proxy, upstream: Upstream) -> None:
@@ -259,7 +259,7 @@ def test_deployments_of_one_model_replace_each_other(served: Proxy) -> None:
 
 def test_a_repeatedly_failing_deployment_is_in_cooldown(served: Proxy, upstream: Upstream) -> None:
     for _ in range(6):
-        assert said(served.chat(model="flapping").text) == GOOD
+        assert answer_text(served.chat(model="flapping").text) == GOOD
     assert upstream.journal.models().count("flapping") == 3, (
         "three failures in a row cool it, retries among them"
     )
@@ -290,4 +290,4 @@ def test_the_second_model_replaces_a_killed_upstream(
     for _ in range(3):
         answer = one.chat(model="main")
         assert answer.headers["x-proxy-model"] == "backup"
-        assert said(answer.text).startswith("backup-0 ")
+        assert answer_text(answer.text).startswith("backup-0 ")

@@ -30,7 +30,7 @@ def status(served: Proxy, secret: str, **body: Any) -> tuple[int, str | None]:
     return answer.status_code, code
 
 
-def becomes(served: Proxy, secret: str, wanted: tuple[int, str | None], **body: Any) -> None:
+def wait_for_status(served: Proxy, secret: str, wanted: tuple[int, str | None], **body: Any) -> None:
     until(lambda: status(served, secret, **body) == wanted, f"{wanted}", within=WITHIN)
 
 
@@ -47,48 +47,48 @@ def test_a_key_created_by_command_works_immediately(served: Proxy) -> None:
     assert made["key"].startswith("sk-")
     assert len(made["key"]) >= 43
     assert made["project"] == "by-command"
-    becomes(served, made["key"], OK)
+    wait_for_status(served, made["key"], OK)
     assert served.rows(project="by-command")[0]["key_id"] == made["key_id"]
 
 
 def test_blocking_and_unblocking_by_command_take_effect_within_a_second(served: Proxy) -> None:
     made = create_key(served.database)
-    becomes(served, made["key"], OK)
+    wait_for_status(served, made["key"], OK)
     keys(served.database, "block", made["key_id"])
-    becomes(served, made["key"], BLOCKED)
+    wait_for_status(served, made["key"], BLOCKED)
     keys(served.database, "unblock", made["key_id"])
-    becomes(served, made["key"], OK)
+    wait_for_status(served, made["key"], OK)
 
 
 def test_rotating_by_command_ends_the_old_secret_and_keeps_the_key(served: Proxy) -> None:
     made = create_key(served.database, "rotating")
-    becomes(served, made["key"], OK)
+    wait_for_status(served, made["key"], OK)
     rotated = json.loads(keys(served.database, "rotate", made["key_id"], "--json").stdout)
     assert rotated["key"] != made["key"]
     assert rotated["key_id"] == made["key_id"]
-    becomes(served, rotated["key"], OK)
-    becomes(served, made["key"], UNKNOWN)
+    wait_for_status(served, rotated["key"], OK)
+    wait_for_status(served, made["key"], UNKNOWN)
     overlapped = json.loads(
         keys(served.database, "rotate", made["key_id"], "--overlap", "1h", "--json").stdout
     )
-    becomes(served, overlapped["key"], OK)
+    wait_for_status(served, overlapped["key"], OK)
     assert status(served, rotated["key"]) == OK, "both work in the overlap"
     assert {row["key_id"] for row in served.rows(project="rotating")} == {made["key_id"]}
 
 
 def test_deleting_by_command_is_permanent(served: Proxy) -> None:
     made = create_key(served.database, "leaving")
-    becomes(served, made["key"], OK)
+    wait_for_status(served, made["key"], OK)
     keys(served.database, "delete", made["key_id"])
-    becomes(served, made["key"], UNKNOWN)
+    wait_for_status(served, made["key"], UNKNOWN)
     assert served.rows(project="leaving"), "what it used stays on record"
 
 
 def test_an_update_by_command_changes_what_the_key_may_use(served: Proxy) -> None:
     made = create_key(served.database)
-    becomes(served, made["key"], OK, model="second")
+    wait_for_status(served, made["key"], OK, model="second")
     keys(served.database, "update", made["key_id"], "--models", "plain")
-    becomes(served, made["key"], (404, "model_not_found"), model="second")
+    wait_for_status(served, made["key"], (404, "model_not_found"), model="second")
     assert status(served, made["key"], model="plain") == OK
 
 

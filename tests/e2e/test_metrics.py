@@ -108,7 +108,9 @@ def test_a_shadow_limit_is_counted_and_logged_only(proxy: ProxyFactory, upstream
     ids = [answer.headers["x-request-id"] for answer in answers]
 
     def logged() -> list[list[str]] | None:
-        said = {line.get("request_id"): line["shadowed"] for line in one.log_lines() if "shadowed" in line}
-        return [said[one_id] for one_id in ids] if said.keys() >= set(ids) else None
+        rows_by_id = {
+            line.get("request_id"): line["shadowed"] for line in one.log_lines() if "shadowed" in line
+        }
+        return [rows_by_id[one_id] for one_id in ids] if rows_by_id.keys() >= set(ids) else None
 
     assert until(logged, "three lines") == [[], ["project:requests"], ["project:requests"]]

@@ -234,15 +234,15 @@ def test_every_parameter_reaches_the_upstream_unchanged(client: OpenAI, upstream
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_reasoning_and_refusals_are_returned(client: OpenAI, streamed: bool) -> None:
-    def said(model: str, field: str) -> str:
+    def answer_text(model: str, field: str) -> str:
         made = client.chat.completions.create(model=model, messages=SAY_HI, stream=streamed)
         if not streamed:
             return getattr(made.choices[0].message, field)
         return "".join(getattr(chunk.choices[0].delta, field, None) or "" for chunk in made)
 
-    assert said("reasoning", "reasoning_content") == "reasoning-thinks hard"
-    assert said("reasoning", "content").startswith("reasoning-0 ")
-    assert said("refusing", "refusal") == "I cannot help with that."
+    assert answer_text("reasoning", "reasoning_content") == "reasoning-thinks hard"
+    assert answer_text("reasoning", "content").startswith("reasoning-0 ")
+    assert answer_text("refusing", "refusal") == "I cannot help with that."
 
 
 def test_the_raw_response_has_the_proxys_headers(client: OpenAI) -> None:

@@ -101,9 +101,9 @@ def test_a_request_is_recorded_completely(served: Proxy, service: PromptLayer, s
         {"role": "system", "content": [{"type": "text", "text": GUARDRAIL}]},
         {"role": "user", "content": [{"type": "text", "text": "a bash loop"}]},
     ]
-    (said,) = record["output"]["messages"]
-    assert said["role"] == "assistant"
-    assert said["content"][0]["text"]
+    (assistant_message,) = record["output"]["messages"]
+    assert assistant_message["role"] == "assistant"
+    assert assistant_message["content"][0]["text"]
     assert record["status"] == "SUCCESS"
     assert record["parameters"] == {"temperature": 0.5, "stream": stream}
     assert record["tags"] == ["codellama-proxy", "from-body"]
@@ -153,8 +153,8 @@ def test_completions_and_embeddings_are_recorded(served: Proxy, service: PromptL
         record = service.record(answer.headers["x-request-id"])
         assert record["api_type"] == path.removeprefix("/v1/")
         assert record["input"]["content"][-1]["text"].endswith(body.get("prompt") or body["input"])
-        said = [choice["text"] for choice in answer.json().get("choices", ())]
-        assert [block["text"] for block in record["output"]["content"]] == said
+        assistant_message = [choice["text"] for choice in answer.json().get("choices", ())]
+        assert [block["text"] for block in record["output"]["content"]] == assistant_message
 
 
 def test_headers_may_set_tags_and_template(served: Proxy, service: PromptLayer) -> None:
@@ -191,8 +191,8 @@ def test_without_content_only_counts_are_sent(
     assert record["input_tokens"] > 0
     assert "CANARY" not in own_service.path.read_text()
     assert GUARDRAIL not in own_service.path.read_text()
-    said = answer.json()["choices"][0]["message"]["content"]
-    assert said not in str(record)
+    assistant_message = answer.json()["choices"][0]["message"]["content"]
+    assert assistant_message not in str(record)
 
 
 def test_no_record_is_lost_in_a_crash_before_delivery(

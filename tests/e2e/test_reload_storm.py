@@ -22,7 +22,7 @@ SETTLED = 100
 """Reloads after which nothing may grow any more."""
 
 
-class Storming(Proxy):
+class FastReloadProxy(Proxy):
     def command(self) -> list[str]:
         return [
             part.replace("codellama_proxy", "tests.support.fast_reload_server") for part in super().command()
@@ -92,7 +92,7 @@ def test_many_reloads_fail_no_request_and_leak_no_memory_or_descriptor(
 
     path = tmp_path / "proxy.yaml"
     path.write_text(good(0))
-    served = Storming(path, tmp_path / "proxy.db", tmp_path / "log").start()
+    served = FastReloadProxy(path, tmp_path / "proxy.db", tmp_path / "log").start()
     streams = [Streaming(served) for _ in range(STREAMS)]
     held: list[tuple[int, int]] = []
     try:

@@ -29,13 +29,13 @@ class Repeating(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         key = self.headers.get("x-api-key") or self.headers["authorization"].removeprefix("Bearer ")
-        said = f"{key} and {self.headers['x-custom']}"
+        leaked = f"{key} and {self.headers['x-custom']}"
         native = self.path.endswith("/messages")
         if asked.get("stream"):
-            pieces = _anthropic_events(said) if native else _openai_chunks(said)
+            pieces = _anthropic_events(leaked) if native else _openai_chunks(leaked)
             self._send("text/event-stream", "".join(pieces).encode())
         else:
-            whole = json.dumps(_anthropic(said) if native else _openai(said))
+            whole = json.dumps(_anthropic(leaked) if native else _openai(leaked))
             self._send("application/json", whole.replace("/", "\\/").encode())
 
     def _send(self, kind: str, content: bytes) -> None:
@@ -51,21 +51,21 @@ class Repeating(BaseHTTPRequestHandler):
         self.wfile.write(content[middle:])
 
 
-def _openai(said: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": f"I am {said}.", "unknown": said}
+def _openai(leaked: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": f"I am {leaked}.", "unknown": leaked}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {**_metadata(said, "chat.completion"), "choices": [choice], "usage": USAGE}
+    return {**_metadata(leaked, "chat.completion"), "choices": [choice], "usage": USAGE}
 
 
-def _metadata(said: str, kind: str) -> dict[str, Any]:
-    named = dict.fromkeys(("id", "model", "system_fingerprint", "service_tier", "provider"), said)
+def _metadata(leaked: str, kind: str) -> dict[str, Any]:
+    named = dict.fromkeys(("id", "model", "system_fingerprint", "service_tier", "provider"), leaked)
     return {**named, "object": kind, "created": 1}
 
 
-def _openai_chunks(said: str) -> Iterator[str]:
-    head = _metadata(said, "chat.completion.chunk")
+def _openai_chunks(leaked: str) -> Iterator[str]:
+    head = _metadata(leaked, "chat.completion.chunk")
     for delta, reason in (
-        ({"role": "assistant", "content": f"I am {said}.", "unknown": said}, None),
+        ({"role": "assistant", "content": f"I am {leaked}.", "unknown": leaked}, None),
         ({}, "stop"),
     ):
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -73,22 +73,22 @@ def _openai_chunks(said: str) -> Iterator[str]:
     yield f"data: {json.dumps({**head, 'choices': [], 'usage': USAGE})}\n\ndata: [DONE]\n\n"
 
 
-def _anthropic(said: str) -> dict[str, Any]:
-    content = [{"type": "text", "text": f"I am {said}."}]
+def _anthropic(leaked: str) -> dict[str, Any]:
+    content = [{"type": "text", "text": f"I am {leaked}."}]
     usage = {"input_tokens": 3, "output_tokens": 4}
-    head = {"id": said, "type": "message", "role": "assistant", "model": said}
+    head = {"id": leaked, "type": "message", "role": "assistant", "model": leaked}
     return {**head, "content": content, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
 
 
-def _anthropic_events(said: str) -> Iterator[str]:
-    start = {**_anthropic(said), "content": [], "stop_reason": None}
+def _anthropic_events(leaked: str) -> Iterator[str]:
+    start = {**_anthropic(leaked), "content": [], "stop_reason": None}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": start},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {
             "type": "content_block_delta",
             "index": 0,
-            "delta": {"type": "text_delta", "text": f"I am {said}."},
+            "delta": {"type": "text_delta", "text": f"I am {leaked}."},
         },
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},

@@ -84,9 +84,9 @@ def refused(directory: Path, **env: str) -> tuple[int, str]:
             timeout=15,
             check=False,
         )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said
-    return done.returncode, said
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output
+    return done.returncode, output
 
 
 @contextlib.contextmanager
@@ -143,12 +143,12 @@ def test_without_a_terminal_the_start_logs_how_to_create_a_key_the_models_and_th
         code, second = refused(tmp_path)
     assert code != 0, "a second server on the same database"
     assert "proxy.db" in second
-    said = log.read_text()
-    assert "keys.py create" in said
-    assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", said), "no secret into a log file"
-    assert re.search(r"gpt-4\b.*OPENAI_API_KEY", said), "what is disabled, and why"
-    assert re.search(r"No provider.*mock", said), "what answers instead"
-    assert "Traceback" not in said
+    output = log.read_text()
+    assert "keys.py create" in output
+    assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", output), "no secret into a log file"
+    assert re.search(r"gpt-4\b.*OPENAI_API_KEY", output), "what is disabled, and why"
+    assert re.search(r"No provider.*mock", output), "what answers instead"
+    assert "Traceback" not in output
 
 
 def test_the_shipped_configuration_starts_with_the_mock(proxy: ProxyFactory) -> None:
@@ -170,30 +170,30 @@ def test_the_shipped_configuration_starts_with_the_mock(proxy: ProxyFactory) -> 
 )
 def test_an_invalid_file_is_refused_before_the_port_is_bound(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "proxy.yaml").write_text(text)
-    code, said = refused(tmp_path)
+    code, output = refused(tmp_path)
     assert code == 1
-    assert re.search(message, said), said
+    assert re.search(message, output), output
 
 
 def test_a_missing_file_is_refused_with_a_message(tmp_path: Path) -> None:
-    code, said = refused(tmp_path)
+    code, output = refused(tmp_path)
     assert code == 1
-    assert "proxy.yaml" in said
+    assert "proxy.yaml" in output
 
 
 def test_a_short_master_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text(config(MOCK))
-    code, said = refused(tmp_path, PROXY_MASTER_KEY="changeme")
+    code, output = refused(tmp_path, PROXY_MASTER_KEY="changeme")
     assert code != 0
-    assert "PROXY_MASTER_KEY" in said
-    assert "changeme" not in said
+    assert "PROXY_MASTER_KEY" in output
+    assert "changeme" not in output
 
 
 def test_a_port_in_use_is_refused_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "proxy.yaml").write_text(config(MOCK))
-    code, said = refused(tmp_path)
+    code, output = refused(tmp_path)
     assert code != 0
-    assert re.search(r"127\.0\.0\.1.*\d{4,5}|port", said), said
+    assert re.search(r"127\.0\.0\.1.*\d{4,5}|port", output), output
 
 
 def test_check_prints_every_error_with_its_position(tmp_path: Path) -> None:

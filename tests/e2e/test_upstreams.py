@@ -131,7 +131,7 @@ def served(upstream_process: Upstream, canary: Upstream, module_proxy: ProxyFact
     return module_proxy(text)
 
 
-def said(answer: httpx2.Response) -> str:
+def answer_text(answer: httpx2.Response) -> str:
     if not answer.text.startswith("data:"):
         content: str = answer.json()["choices"][0]["message"]["content"]
         return content
@@ -218,20 +218,20 @@ def test_the_error_lists_every_attempt(served: Proxy, upstream: Upstream) -> Non
 def test_unusual_but_valid_answers_are_accepted(served: Proxy, how: str, streamed: bool) -> None:
     answer = served.chat(model=f"odd-{how}", stream=streamed)
     assert answer.status_code == 200, answer.text
-    assert said(answer) == words(f"odd-{how}")
+    assert answer_text(answer) == words(f"odd-{how}")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_redirects_are_not_followed(served: Proxy, canary: Upstream, streamed: bool) -> None:
     answer = served.chat(model=f"moved-{1 + streamed}", stream=streamed)
-    assert said(answer) == words("good")
+    assert answer_text(answer) == words("good")
     assert canary.journal.events() == [], "no credential, no prompt, not even a connection"
 
 
 def test_bytes_after_an_answer_are_not_the_next_answer(served: Proxy) -> None:
     for number in range(10):
         answer = served.chat(model="junk", stream=number % 2 == 1)
-        assert said(answer) == words("junk")
+        assert answer_text(answer) == words("junk")
         assert answer.headers["x-proxy-attempts"] == "1"
 
 
@@ -274,7 +274,7 @@ def test_client_errors_cause_no_cooldown(served: Proxy, name: str, streamed: boo
 
 def cooled(served: Proxy, name: str) -> None:
     for _ in range(3):
-        assert said(served.chat(model=name)) == words("good")
+        assert answer_text(served.chat(model=name)) == words("good")
     assert state(served, name)["state"] == "cooling"
 
 
@@ -301,7 +301,7 @@ def test_exactly_one_of_fifty_requests_probes_and_success_ends_the_cooldown(
     assert Counter(answers) == {words("flip"): 1, words("good"): 49}
     assert Counter(upstream.journal.models()) == {"flip": 1, "good": 49}
     assert cooldown_metric(served, "flip") == 0
-    assert said(served.chat(model="flip")) == words("flip")
+    assert answer_text(served.chat(model="flip")) == words("flip")
 
 
 def one_of_many(served: Proxy) -> str:
@@ -327,7 +327,7 @@ def test_a_failed_probe_doubles_the_cooldown_and_a_successful_one_ends_it(
     until(probed, "the second probe")
     *_, failed, second = (one["at"] for one in upstream.journal.requests("flop"))
     assert 1.1 < second - failed < 10, "twice 600 ms"
-    assert said(served.chat(model="flop")) == words("flop")
+    assert answer_text(served.chat(model="flop")) == words("flop")
     assert state(served, "flop")["state"] == "ready"
 
 
@@ -335,7 +335,7 @@ def test_an_unreachable_upstream_adds_little_latency(served: Proxy) -> None:
     took = []
     for _ in range(20):
         began = time.monotonic()
-        assert said(served.chat(model="closed")) == words("good")
+        assert answer_text(served.chat(model="closed")) == words("good")
         took.append(time.monotonic() - began)
     assert sorted(took)[15] < 2, "no connection is waited for"
 

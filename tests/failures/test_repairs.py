@@ -131,8 +131,8 @@ def test_parameter_names_are_recognised_in_other_spellings(play: Play) -> None:
         client = await rig.ask(presence_penalty=0.5)
         assert client.headers["x-proxy-dropped-params"] == "presence_penalty"
 
-    said = unsupported(None, "", "Argument not supported on this model: presencePenalty")
-    play(Internet(a=[said, good(streamed=False)]), use)
+    unsupported_argument = unsupported(None, "", "Argument not supported on this model: presencePenalty")
+    play(Internet(a=[unsupported_argument, good(streamed=False)]), use)
 
 
 SAID: list[tuple[int, Any, str]] = [

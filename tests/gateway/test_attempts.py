@@ -177,8 +177,8 @@ def test_a_request_without_a_successful_attempt_costs_the_sum_of_its_attempts(
         assert [one["basis"] for one in row["attempts"]] == ["ambiguous", "exact"]
         assert row["attempts"][1]["prompt_tokens"] == 100
 
-    told = answer(orjson.dumps({"error": {"message": "no"}, "usage": REPORTED}), status=500)
-    play(Internet(a=[httpx2.ReadError("gone")], b=[told]), use)
+    reported = answer(orjson.dumps({"error": {"message": "no"}, "usage": REPORTED}), status=500)
+    play(Internet(a=[httpx2.ReadError("gone")], b=[reported]), use)
 
 
 @BOTH
@@ -332,7 +332,7 @@ def test_a_plain_answer_is_completed_and_booked_after_a_disconnect(play: Play, c
         assert not client.begun
         if cached:
             again = await rig.ask()
-            assert (again.headers["x-proxy-cache"], again.said) == ("hit", TEXT.text)
+            assert (again.headers["x-proxy-cache"], again.answer_text) == ("hit", TEXT.text)
 
     internet = Internet(a=[answer(0.05, TEXT.whole)], b=[])
     play(internet, use, snapshot(*PATIENT.models.values(), routing=ROUTING, cache=Cache(enabled=cached)))
@@ -413,7 +413,7 @@ def test_a_disconnected_leader_pays_for_the_shared_call(play: Play, streamed: bo
         first.leave(task)
         await asyncio.gather(task, *tasks, return_exceptions=True)
         assert rig.internet.asked == ["a#1", "b#1"]
-        assert {one.said for one in others} == {TEXT.text}
+        assert {one.answer_text for one in others} == {TEXT.text}
         rows = await rig.rows()
         (paid,) = [row for row in rows if row["attempts"]]
         check_sums(paid)

@@ -34,7 +34,7 @@ class Late:
     async def asked(self, rig: Rig, *, streamed: bool) -> list[Client]:
         """What many requests at once get."""
         asking = [
-            asyncio.create_task(rig.ask(stream=streamed, messages=saying(f"question {number}")))
+            asyncio.create_task(rig.ask(stream=streamed, messages=user_message(f"question {number}")))
             for number in range(MANY)
         ]
         async with asyncio.timeout(10):
@@ -45,7 +45,7 @@ class Late:
             return list(await asyncio.gather(*asking))
 
 
-def saying(text: str) -> list[dict[str, str]]:
+def user_message(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
@@ -75,7 +75,7 @@ def test_one_request_probes_and_the_others_get_retry_after_immediately(
             assert (client.status, client.json["error"]["code"]) == (status, code)
             assert client.headers["retry-after"] == str(wait - 10)
             assert client.headers["x-proxy-attempts"] == "0"
-        assert all(client.said == TEXT.text for client in await late.asked(rig, streamed=streamed)), (
+        assert all(client.answer_text == TEXT.text for client in await late.asked(rig, streamed=streamed)), (
             "it is over"
         )
 
@@ -130,12 +130,12 @@ def test_a_cooling_chain_is_probed_at_the_deployment_ready_first(play: Play, str
 def test_a_disconnect_during_a_probe_frees_the_probe_slot(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         await rig.ask(stream=streamed)
-        leaving = asyncio.create_task(rig.ask(stream=streamed, messages=saying("leaving")))
+        leaving = asyncio.create_task(rig.ask(stream=streamed, messages=user_message("leaving")))
         while len(rig.internet.asked) < 2:
             await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        assert (await rig.ask(stream=streamed, messages=saying("next"))).said == TEXT.text
+        assert (await rig.ask(stream=streamed, messages=user_message("next"))).answer_text == TEXT.text
 
     play(Internet(a=[refusal(500), None, good(streamed=streamed)]), use)
 

@@ -24,7 +24,7 @@ def play(tmp_path: Path) -> Play:
     return player(tmp_path, PRICED)
 
 
-def told(row: dict[str, Any]) -> dict[str, Any]:
+def booking_of(row: dict[str, Any]) -> dict[str, Any]:
     names = ("status", "http_status", "basis", "prompt_tokens", "completion_tokens", "cost_usd")
     return {name: row[name] for name in names}
 
@@ -75,8 +75,8 @@ def test_a_disconnect_mid_stream_is_billed_for_the_received_part(play: Play) -> 
         assert [body.closed for body in rig.internet.bodies] == [True], "and the upstream stops"
         assert rig.cooldowns.states() == {}
 
-    said = stream(sse(chunk({"content": "some words that were paid for"})), HANG)
-    play(Internet(a=[said], b=[]), use)
+    partial_stream = stream(sse(chunk({"content": "some words that were paid for"})), HANG)
+    play(Internet(a=[partial_stream], b=[]), use)
 
 
 @BOTH
@@ -103,7 +103,7 @@ def test_a_disconnect_during_a_retry_delay_costs_nothing(play: Play, streamed: b
     async def use(rig: Rig) -> None:
         await left(await started(rig, rig.client(stream=streamed, model="b"), lambda: rig.clock.slept))
         row = await rig.row()
-        assert told(row) == {
+        assert booking_of(row) == {
             "status": "cancelled",
             "http_status": 499,
             "basis": "exact",

@@ -49,14 +49,14 @@ async def post(rig: Rig, endpoint: Endpoint, **body: Any) -> Client:
     return client
 
 
-def text(said: str = "hello", *, streamed: bool, usage: Any = USAGE) -> Script:
+def text(answer_text: str = "hello", *, streamed: bool, usage: Any = USAGE) -> Script:
     def chunk(piece: str, finish: str | None = None) -> dict[str, Any]:
         return {**HEAD, "choices": [{"index": 0, "text": piece, "finish_reason": finish}]}
 
     if not streamed:
-        return answer(orjson.dumps({**chunk(said, "stop"), **({"usage": usage} if usage else {})}))
+        return answer(orjson.dumps({**chunk(answer_text, "stop"), **({"usage": usage} if usage else {})}))
     last = [{**HEAD, "choices": [], "usage": usage}] if usage else []
-    return stream(sse(chunk(said), chunk("", "stop"), *last, b"[DONE]"))
+    return stream(sse(chunk(answer_text), chunk("", "stop"), *last, b"[DONE]"))
 
 
 REPORTED = {"prompt_tokens": 5, "total_tokens": 5}
@@ -68,7 +68,7 @@ def vectors(*found: Any, usage: Any = REPORTED) -> Script:
     return answer(orjson.dumps(body))
 
 
-def said(client: Client) -> str:
+def answer_text(client: Client) -> str:
     if client.headers["content-type"] == "application/json":
         return str(client.json["choices"][0]["text"])
     assert client.events[-1] is None
@@ -82,7 +82,7 @@ def said(client: Client) -> str:
 def test_a_completion_runs_through_the_same_pipeline(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", prompt="def f(", suffix="return", stream=streamed, user="u")
-        assert (client.status, said(client)) == (200, "hello")
+        assert (client.status, answer_text(client)) == (200, "hello")
         assert internet.asked == ["a#1", "b#1"], "neither chats nor embeddings are candidates"
         assert client.headers["x-proxy-model"] == "b"
         sent = internet.sent[-1]
@@ -167,7 +167,7 @@ def test_models_without_completions_are_not_found(play: Play, name: str) -> None
 def test_chat_models_with_completions_true_are_candidates(play: Play) -> None:
     async def use(rig: Rig) -> None:
         client = await post(rig, "completions", prompt="def f(", suffix="return x")
-        assert said(client) == "hello"
+        assert answer_text(client) == "hello"
         assert internet.sent[0].body["prompt"] == "<PRE> def f( <SUF>return x <MID>"
         chatted = await rig.ask(model="both")
         assert chatted.status == 502, "it is a candidate for chats as well"
@@ -184,7 +184,9 @@ def test_only_deployments_with_completions_count_for_the_hold(play: Play) -> Non
 
     async def use(rig: Rig) -> None:
         for _ in range(4):
-            assert said(await post(rig, "completions", model="m", prompt="x", max_tokens=20)) == "hello"
+            assert (
+                answer_text(await post(rig, "completions", model="m", prompt="x", max_tokens=20)) == "hello"
+            )
         assert set(internet.asked) == {"m#1"}
 
     able = deployment("m", 1, provider="vllm", price=PRICE, also=frozenset({"completion"}))
@@ -332,7 +334,7 @@ def test_key_permissions_apply_to_every_endpoint(play: Play, endpoint: Endpoint)
 def test_completions_and_embeddings_are_not_cached(play: Play) -> None:
     async def use(rig: Rig) -> None:
         for prompt in ("x", "x", "y"):
-            assert said(await post(rig, "completions", prompt=prompt)) == "hello"
+            assert answer_text(await post(rig, "completions", prompt=prompt)) == "hello"
         assert (await post(rig, "embeddings", input="x")).headers["x-proxy-cache"] == "off"
         assert internet.asked == ["a#1", "a#1", "a#1", "e#1"]
 

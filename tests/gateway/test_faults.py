@@ -44,9 +44,14 @@ def chunks(name: str) -> list[bytes]:
         head = {"id": f"id-{name}", "object": "chat.completion.chunk", "created": 1, "model": name}
         return sse({**head, "choices": choices})
 
-    said = [chunk({"content": f"{name}{n} "}) for n in range(WORDS)]
+    word_chunks = [chunk({"content": f"{name}{n} "}) for n in range(WORDS)]
     usage = {"id": f"id-{name}", "created": 1, "model": name, "choices": [], "usage": USAGE}
-    return [chunk({"role": "assistant", "content": ""}), *said, chunk({}, "stop"), sse(usage, b"[DONE]")]
+    return [
+        chunk({"role": "assistant", "content": ""}),
+        *word_chunks,
+        chunk({}, "stop"),
+        sse(usage, b"[DONE]"),
+    ]
 
 
 def pieces(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
@@ -80,8 +85,8 @@ def broken(draw: Any, name: str, *, streamed: bool) -> Script:
     """An answer that begins and, at a random place, does not go on."""
     raw = b"".join(chunks(name)) if streamed else whole(name)
     kept = raw[: draw(st.integers(0, len(raw)))]
-    said = pieces(kept, draw(st.lists(st.integers(0, 5000), max_size=5)))
-    return (stream if streamed else answer)(*said, *draw(ENDINGS))
+    word_chunks = pieces(kept, draw(st.lists(st.integers(0, 5000), max_size=5)))
+    return (stream if streamed else answer)(*word_chunks, *draw(ENDINGS))
 
 
 def plans(streamed: bool) -> st.SearchStrategy[dict[str, list[Script | Exception]]]:
@@ -103,7 +108,7 @@ def check_what_the_client_got(client: Client, row: dict[str, Any]) -> None:
         assert (row["status"], row["http_status"]) == ("error", client.status)
         return
     name = client.headers["x-proxy-model"]
-    assert text(name).startswith(client.said), "not a byte of another deployment"
+    assert text(name).startswith(client.answer_text), "not a byte of another deployment"
     assert row["model"] == row["upstream_model"] == name
     assert row["http_status"] == 200
     if client.headers["content-type"] == "application/json":
@@ -116,7 +121,7 @@ def check_what_the_client_got(client: Client, row: dict[str, Any]) -> None:
         assert complete or last["error"]["code"] in ("upstream_error", "upstream_invalid_response")
     assert row["status"] == ("ok" if complete else "error")
     assert row["attempts"][-1]["class"] == "ok" or not complete
-    assert not complete or client.said == text(name)
+    assert not complete or client.answer_text == text(name)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -31,7 +31,7 @@ def play(tmp_path: Path) -> Play:
 def test_models_are_tried_in_their_order_until_one_answers(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
-        assert (client.status, client.said) == (200, TEXT.text)
+        assert (client.status, client.answer_text) == (200, TEXT.text)
         assert internet.asked == ["a#1", "a#1", "b#1", "c#1"]
         assert client.headers["x-proxy-model"] == "c"
         assert client.headers["x-proxy-deployment"] == "c#1"
@@ -74,7 +74,7 @@ def test_an_exhausted_chain_lists_every_attempt(play: Play, streamed: bool) -> N
 def test_a_single_deployment_is_retried_after_a_jittered_delay(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed)
-        assert (client.status, client.said) == (200, TEXT.text)
+        assert (client.status, client.answer_text) == (200, TEXT.text)
         assert rig.clock.slept == [0.125], "half of backoff.initial: the dice say so"
         assert (await rig.row())["total_ms"] == 125.0
 
@@ -105,7 +105,7 @@ def test_a_rate_limit_of_every_deployment_is_a_429_with_retry_after(play: Play, 
 def test_a_repeatedly_failing_deployment_is_skipped_during_its_cooldown(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         for _ in range(5):
-            assert (await rig.ask(stream=streamed)).said == TEXT.text
+            assert (await rig.ask(stream=streamed)).answer_text == TEXT.text
         assert internet.asked.count("a#1") == 3
         rig.clock.now += 30
         assert (await rig.ask(stream=streamed)).headers["x-proxy-model"] == "a"
@@ -205,8 +205,8 @@ def test_a_broken_stream_ends_with_an_error_without_done(play: Play) -> None:
         *chunks, last = client.events
         assert last["error"]["code"] == "upstream_invalid_response"
         assert None not in chunks
-        assert TEXT.text.startswith(client.said)
-        assert client.said
+        assert TEXT.text.startswith(client.answer_text)
+        assert client.answer_text
         assert internet.asked == ["a#1"], "nothing is retried once something was said"
 
     internet = Internet(a=[stream(TEXT.stream[:700])], b=[good(streamed=True)])

@@ -25,7 +25,7 @@ def play(tmp_path: Path) -> Play:
     return player(tmp_path, PRICED)
 
 
-def told(row: dict[str, Any]) -> dict[str, Any]:
+def booking_of(row: dict[str, Any]) -> dict[str, Any]:
     names = ("status", "http_status", "basis", "prompt_tokens", "completion_tokens", "cost_usd")
     return {name: row[name] for name in names}
 
@@ -42,7 +42,7 @@ def test_an_answer_is_billed_by_reported_usage(play: Play, streamed: bool) -> No
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed, model="a", user="u-1")
         row = await rig.row(client)
-        assert told(row) == {
+        assert booking_of(row) == {
             "status": "ok",
             "http_status": 200,
             "basis": "exact",
@@ -89,9 +89,9 @@ def test_unreported_usage_is_estimated_and_marked(play: Play, streamed: bool) ->
             "estimated": True,
         }
 
-    said = {"role": "assistant", "content": "four words, all counted"}
-    silent = stream(sse(chunk(said), chunk({}, "stop"), b"[DONE]"))
-    play(Internet(a=[silent if streamed else answer(whole(said, usage=None))]), use)
+    assistant_message = {"role": "assistant", "content": "four words, all counted"}
+    silent = stream(sse(chunk(assistant_message), chunk({}, "stop"), b"[DONE]"))
+    play(Internet(a=[silent if streamed else answer(whole(assistant_message, usage=None))]), use)
 
 
 @BOTH

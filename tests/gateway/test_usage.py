@@ -121,8 +121,8 @@ def test_impossible_usage_is_booked_at_the_upper_bound(play: Play, streamed: boo
     play(Internet(a=[telling(usage, streamed=streamed)]), use)
 
 
-def reporting(said: str = "x", **usage: Any) -> Script:
-    return answer(whole({"role": "assistant", "content": said}, usage=usage))
+def reporting(answer_text: str = "x", **usage: Any) -> Script:
+    return answer(whole({"role": "assistant", "content": answer_text}, usage=usage))
 
 
 REJECTED = {
@@ -216,8 +216,8 @@ def test_a_running_total_in_each_chunk_is_exact(play: Play) -> None:
     def total(completion: int) -> dict[str, int]:
         return {"prompt_tokens": 20, "completion_tokens": completion}
 
-    said = [chunk(SAID, usage=total(5)), chunk({"content": " more"}, "stop", usage=total(9))]
-    play(Internet(a=[stream(sse(*said, b"[DONE]"))]), use)
+    answer_text = [chunk(SAID, usage=total(5)), chunk({"content": " more"}, "stop", usage=total(9))]
+    play(Internet(a=[stream(sse(*answer_text, b"[DONE]"))]), use)
 
 
 def shown(client: Any, *, streamed: bool) -> dict[str, Any]:
@@ -269,11 +269,11 @@ def test_contradicting_usage_reports_are_not_exact(
         assert (row["status"], row["basis"], row["prompt_tokens"]) == ("ok", "estimated", 20)
         assert row["completion_tokens"] >= least, why
 
-    said = [
+    answer_text = [
         chunk(SAID, usage={"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens})
         for tokens in reports
     ]
-    play(Internet(a=[stream(sse(*said, chunk({}, "stop"), b"[DONE]"))]), use)
+    play(Internet(a=[stream(sse(*answer_text, chunk({}, "stop"), b"[DONE]"))]), use)
 
 
 @BOTH
@@ -283,15 +283,15 @@ def test_a_report_far_below_the_delivered_text_is_not_exact(play: Play, streamed
         assert (row["status"], row["basis"]) == ("ok", "estimated")
         assert row["completion_tokens"] > 1000
 
-    usage, said = (
+    usage, answer_text = (
         {"prompt_tokens": 20, "completion_tokens": 1},
         {"role": "assistant", "content": "a b c " * 800},
     )
     last = {**chunk({}), "choices": [], "usage": usage}
     long = (
-        stream(sse(chunk(said), chunk({}, "stop"), last, b"[DONE]"))
+        stream(sse(chunk(answer_text), chunk({}, "stop"), last, b"[DONE]"))
         if streamed
-        else answer(whole(said, usage=usage))
+        else answer(whole(answer_text, usage=usage))
     )
     play(Internet(a=[long]), use)
 
@@ -304,11 +304,11 @@ def test_text_beyond_max_tokens_is_not_billed(play: Play, streamed: bool, budget
         assert (row["basis"], row["completion_tokens"]) == ("estimated", 50)
         assert not budgeted or row["cost_usd"] <= row["hold_usd"]
 
-    said = {"role": "assistant", "content": "a b c " * 5000}
+    answer_text = {"role": "assistant", "content": "a b c " * 5000}
     long = (
-        stream(sse(chunk(said), chunk({}, "stop"), b"[DONE]"))
+        stream(sse(chunk(answer_text), chunk({}, "stop"), b"[DONE]"))
         if streamed
-        else answer(whole(said, usage=None))
+        else answer(whole(answer_text, usage=None))
     )
     limits = {**SETTING.limits, "global": Limits(max_budget=10**9, given=frozenset({"max_budget"}))}
     one = model("a", deployment("a", price=PRICE))

@@ -112,11 +112,13 @@ def test_folding_does_not_depend_on_chunk_boundaries(completion: dict[str, Any],
 
 @pytest.mark.parametrize("kind", sorted(OPENAI.answers))
 def test_provider_streams_fold_to_their_plain_answers(kind: str) -> None:
-    said = OPENAI.answers[kind]
-    events, complete = client_fold.read(ADAPTERS["openai"], [said.stream], chat(stream=True), deployment())
+    reference = OPENAI.answers[kind]
+    events, complete = client_fold.read(
+        ADAPTERS["openai"], [reference.stream], chat(stream=True), deployment()
+    )
     assert complete
     found = fold(client_fold.chunks(events))
-    whole = orjson.loads(said.whole)
+    whole = orjson.loads(reference.whole)
     for choice, wanted in zip(found["choices"], whole["choices"], strict=True):
         assert choice["message"].get("content") == wanted["message"].get("content")
         assert choice["message"].get("tool_calls") == wanted["message"].get("tool_calls")

@@ -11,7 +11,7 @@ import pytest
 
 from bench.instant import ANSWER, BODY, STREAM, TEXT, WORDS, Instant
 from bench.load import Work, chat, requests, run
-from bench.peers import LITELLM, PORTKEY, said, said_streaming, version
+from bench.peers import LITELLM, PORTKEY, answer_text, said_streaming, version
 from bench.tables import Section, at_least, at_most, figure, promises, table
 
 
@@ -22,13 +22,13 @@ def body_of(answer: bytes) -> bytes:
 
 
 def test_the_upstreams_answers_are_accepted_as_complete() -> None:
-    assert said(body_of(ANSWER)) == TEXT
+    assert answer_text(body_of(ANSWER)) == TEXT
     assert said_streaming(body_of(STREAM)) == "".join(WORDS)
 
 
 @pytest.mark.parametrize("body", [b"", b"oops", b'{"error": {"message": "no"}}', b'{"choices": []}'])
 def test_an_incomplete_answer_is_refused(body: bytes) -> None:
-    assert said(body) is None
+    assert answer_text(body) is None
     assert said_streaming(body) is None
     assert said_streaming(b"data: " + body + b"\n\ndata: [DONE]\n\n") != "".join(WORDS)
 

@@ -102,8 +102,8 @@ def test_only_data_belongs_to_the_user(image: Image) -> None:
 
 
 def test_the_entrypoint_takes_other_commands(image: Image, env: dict[str, str]) -> None:
-    code, said = image.run(*last("ENTRYPOINT"), "check", env=env)
-    assert code == 0, said
+    code, output = image.run(*last("ENTRYPOINT"), "check", env=env)
+    assert code == 0, output
 
 
 # --- how it runs ---------------------------------------------------------------------------------------
@@ -125,9 +125,9 @@ def test_the_container_serves_on_a_read_only_root_and_stops_on_sigterm(
         modes = {mount[1]: mount[3].split(",")[0] for mount in mounts}
         assert (modes["/"], modes[str(image.root)], modes[str(image.root / "data")]) == ("ro", "ro", "rw")
 
-        code, said = image.run("keys.py", "create", "web-team", "--json", env=env)
-        assert code == 0, said
-        key = json.loads(said)["key"]
+        code, output = image.run("keys.py", "create", "web-team", "--json", env=env)
+        assert code == 0, output
+        key = json.loads(output)["key"]
         body = {"model": "mock", "stream": True, "prompt": "hi"}
         with Wire(port) as wire:
             wire.send(request("/v1/chat/completions", body, authorization=f"Bearer {key}"))
@@ -186,6 +186,6 @@ def test_the_health_check_fails_on_anything_but_ready(tmp_path: Path) -> None:
         peer.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 13\r\n\r\nshutting_down")
         _, status = os.waitpid(pid, 0)
         peer.close()
-    with os.fdopen(reader) as said:
-        assert said.read() == "shutting_down\n"
+    with os.fdopen(reader) as output:
+        assert output.read() == "shutting_down\n"
     assert os.waitstatus_to_exitcode(status) == 1

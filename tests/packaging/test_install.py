@@ -87,9 +87,9 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def test_a_fresh_machine_is_set_up_once_with_progress(checkout: Checkout) -> None:
-    code, steps, said = checkout.install()
+    code, steps, output = checkout.install()
     assert (code, steps) == (0, [*STEPS])
-    assert [line[:5] for line in said.splitlines() if line.startswith("[")] == [
+    assert [line[:5] for line in output.splitlines() if line.startswith("[")] == [
         "[1/4]",
         "[2/4]",
         "[3/4]",
@@ -108,9 +108,9 @@ def test_a_fresh_machine_is_set_up_once_with_progress(checkout: Checkout) -> Non
 def test_an_interrupted_set_up_is_restarted(checkout: Checkout, step: str, by: str) -> None:
     code, _, _ = checkout.install(stop_at=step, by=by)
     assert code != 0
-    code, steps, said = checkout.install()
+    code, steps, output = checkout.install()
     assert (code, steps) == (0, [*STEPS])
-    assert "incomplete" in said
+    assert "incomplete" in output
     assert checkout.whole()
     assert checkout.install() == (0, [], "")
 
@@ -167,8 +167,8 @@ def test_concurrent_set_ups_wait_for_each_other(checkout: Checkout) -> None:
 def test_an_old_python_is_refused_with_a_message(checkout: Checkout) -> None:
     old = checkout.tools / "python"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1\nexit 1\n')
-    code, _, said = checkout.install()
-    assert (code, "3.11 or newer" in said, "3.9.1" in said) == (1, True, True)
+    code, _, output = checkout.install()
+    assert (code, "3.11 or newer" in output, "3.9.1" in output) == (1, True, True)
 
 
 def test_a_second_start_installs_nothing() -> None:

@@ -161,7 +161,9 @@ def test_the_service_tier_is_the_reported_or_the_most_expensive_possible_one(
 
 @given(usages, st.sampled_from(["", "auto", "priority", "flex", "default"]), st.data())
 def test_no_possible_price_exceeds_the_hold(usage: Usage, asked: str, data: st.DataObject) -> None:
-    told = data.draw(st.sampled_from(["", asked, *(["priority", "flex"] if asked in ("", "auto") else [])]))
-    usage = usage._replace(service_tier=told)
+    reported = data.draw(
+        st.sampled_from(["", asked, *(["priority", "flex"] if asked in ("", "auto") else [])])
+    )
+    usage = usage._replace(service_tier=reported)
     rates = pricing.reachable(TIERED, max(usage.prompt_tokens, 0), asked)
     assert pricing.cost(usage, TIERED, asked) <= pricing.cost(usage, Price(**asdict(rates)))

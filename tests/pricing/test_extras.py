@@ -67,17 +67,17 @@ def test_options_with_extra_cost_are_found(params: dict[str, Any]) -> None:
 def test_a_one_hour_cache_write_is_found_in_every_place(where: str) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     part = {"type": "text", "text": "x", **(mark if where == "part" else {})}
-    said = chat(
+    inference = chat(
         messages=[{"role": "user", "content": [part], **(mark if where == "message" else {})}],
         params={"tools": [{"type": "function", **(mark if where == "tool" else {})}]},
     )
-    assert [one.hour for one in extras.extras_of(said)] == [True]
+    assert [one.hour for one in extras.extras_of(inference)] == [True]
     here = deployment(price=PRICE, drop_params=True)
-    shorter, dropped = extras.paid(said, here, PRICE)
+    shorter, dropped = extras.paid(inference, here, PRICE)
     assert dropped == ("cache_control",)
     assert extras.extras_of(shorter) == []
     assert '"ttl"' not in repr(shorter)
-    assert extras.paid(said, here, Price(1, 1, cache_write_1h=2)) == (said, ())
+    assert extras.paid(inference, here, Price(1, 1, cache_write_1h=2)) == (inference, ())
 
 
 # --- through the gateway ---------------------------------------------------------------------------------------
@@ -152,10 +152,12 @@ def test_an_uncounted_search_is_charged_once(play: Play) -> None:
 
 def held(price: Price, **changes: Any) -> int:
     """Nano-USD that a request for 100 tokens is held for."""
-    said = chat(**{"params": {"max_tokens": 100}, "size": 1000, **changes})
+    inference = chat(**{"params": {"max_tokens": 100}, "size": 1000, **changes})
     one = Model("m", (deployment(provider="openai", model="gpt-4o-mini", price=price),), ())
     whole = snapshot(one)
-    ask = asking.admission_request(trace_of(whole, Key("key_a", "web"), said, 0.0), said, [one], whole, (), 5)
+    ask = asking.admission_request(
+        trace_of(whole, Key("key_a", "web"), inference, 0.0), inference, [one], whole, (), 5
+    )
     return ask.bound.nanos(100)
 
 

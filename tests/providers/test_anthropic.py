@@ -30,10 +30,10 @@ def entry(model: str = SONNET, **changes: Any) -> Deployment:
 
 
 def sent(model: str = SONNET, *, entry_has: Any = None, messages: Any = None, **params: Any) -> HttpRequest:
-    said = messages or [{"role": "user", "content": "hello"}]
+    conversation = messages or [{"role": "user", "content": "hello"}]
     here = entry(model, **(entry_has or {}))
     return anthropic.to_request(
-        chat(messages=[{"role": "system", "content": "Only code."}, *said], params=params), here
+        chat(messages=[{"role": "system", "content": "Only code."}, *conversation], params=params), here
     )
 
 
@@ -227,8 +227,8 @@ def test_tool_call_ids_are_made_valid_for_both_sides() -> None:
     ],
 )
 def test_tool_arguments_are_always_an_object(arguments: Any, found: Any) -> None:
-    said = talk(user(), assistant(None, call(arguments=arguments)), result(), tools=[TOOL])
-    assert said[1]["content"][0]["input"] == found
+    conversation = talk(user(), assistant(None, call(arguments=arguments)), result(), tools=[TOOL])
+    assert conversation[1]["content"][0]["input"] == found
 
 
 def test_tools_of_earlier_calls_are_declared_if_the_request_has_none() -> None:
@@ -527,8 +527,8 @@ def test_schemas_are_closed_recursively() -> None:
 
 contents = st.sampled_from(["", " ", "a", None, [{"type": "text", "text": "b "}], []])
 loops = st.builds(
-    lambda ids, said, between: [
-        assistant(said, *(call(one) for one in ids)),
+    lambda ids, conversation, between: [
+        assistant(conversation, *(call(one) for one in ids)),
         *([{"role": "system", "content": "Be brief."}] if between else []),
         *(result(one, "") for one in ids),
     ],

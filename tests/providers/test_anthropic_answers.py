@@ -116,13 +116,15 @@ def test_an_error_event_has_the_status_of_its_type(kind: str, cls: str, status: 
 strange = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "x", [], [1], {}, {"a": 1}])
 
 
-def strangely(**fields: Any) -> Any:
+def mutated_object(**fields: Any) -> Any:
     return strange | st.fixed_dictionaries({}, optional={name: strange | of for name, of in fields.items()})
 
 
 kinds = st.sampled_from(["text", "tool_use", "thinking", "redacted_thinking", "server_tool_use"])
-blocks = strangely(type=kinds, text=st.just("t"), id=st.just("i"), name=st.just("n"), input=st.just({"a": 1}))
-deltas = strangely(
+blocks = mutated_object(
+    type=kinds, text=st.just("t"), id=st.just("i"), name=st.just("n"), input=st.just({"a": 1})
+)
+deltas = mutated_object(
     type=st.sampled_from(["text_delta", "thinking_delta", "signature_delta", "input_json_delta"]),
     text=st.just("t"),
     thinking=st.just("h"),
@@ -131,7 +133,7 @@ deltas = strangely(
     stop_reason=st.sampled_from(["end_turn", "refusal", "tool_use"]),
     stop_details=strange,
 )
-happenings = strangely(
+happenings = mutated_object(
     type=st.sampled_from(
         [
             *("message_start", "content_block_start", "content_block_delta", "content_block_stop"),
@@ -139,7 +141,7 @@ happenings = strangely(
         ]
     ),
     index=st.integers(0, 2),
-    message=strangely(id=st.just("m"), model=st.just("c"), usage=strange | st.just(USAGE)),
+    message=mutated_object(id=st.just("m"), model=st.just("c"), usage=strange | st.just(USAGE)),
     content_block=blocks,
     delta=deltas,
     usage=strange | st.just(USAGE),

@@ -307,8 +307,8 @@ def test_logprobs_are_returned_with_their_text() -> None:
         {"token": "Hel", "logprob": -0.5, "bytes": None, "top_logprobs": []},
         {"token": "lo", "logprob": -0.75, "bytes": None, "top_logprobs": []},
     ]
-    said = orjson.loads(whole("COMPLETE", content=[{"type": "text", "text": "Hello"}]))
-    assert answer(orjson.dumps({**said, "logprobs": items}))["choices"][0]["logprobs"] == {"content": wanted}
+    reply = orjson.loads(whole("COMPLETE", content=[{"type": "text", "text": "Hello"}]))
+    assert answer(orjson.dumps({**reply, "logprobs": items}))["choices"][0]["logprobs"] == {"content": wanted}
     deltas = [
         {
             "type": "content-delta",
@@ -386,8 +386,8 @@ kinds = st.sampled_from([one["type"] for one in (*called(0, "f", "{}"), start(),
     ),
     strange,
 )
-def test_arbitrary_json_causes_at_most_a_failed_attempt(said: list[Any], odd: Any) -> None:
-    raw = b"".join(b"data: " + orjson.dumps(one) + b"\n\n" for one in said)
+def test_arbitrary_json_causes_at_most_a_failed_attempt(reply: list[Any], odd: Any) -> None:
+    raw = b"".join(b"data: " + orjson.dumps(one) + b"\n\n" for one in reply)
     with suppress(AttemptError):
         read(cohere, [raw], STREAMED, HERE)
     with suppress(AttemptError):

@@ -65,12 +65,12 @@ def test_each_provider_has_its_completions_url(provider: str, base_url: str | No
 @each("provider", COMPLETION_PROFILES)
 def test_chat_models_complete_only_with_completions_true(provider: str) -> None:
     entry = f"{{name: a, provider: {provider}, model: codestral, api_key: k, base_url: 'https://h/v1'%s}}"
-    plain, told = (
+    plain, reported = (
         load(f"models: [{entry % more}]".encode(), {}, implemented=IMPLEMENTED).models["a"].deployments[0]
         for more in ("", ", completions: true")
     )
     assert (plain.serves("chat"), plain.serves("completion")) == (True, False)
-    assert (told.serves("chat"), told.serves("completion")) == (True, True)
+    assert (reported.serves("chat"), reported.serves("completion")) == (True, True)
 
 
 def test_a_provider_without_completions_cannot_enable_them() -> None:
@@ -186,8 +186,8 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 HEAD = {"id": "cmpl-1", "object": "text_completion", "created": 1_795_340_000, "model": "m-2026"}
 
 
-def choice(said: str, finish: str | None = None, index: int = 0) -> dict[str, Any]:
-    return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
+def choice(answer_text: str, finish: str | None = None, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "text": answer_text, "logprobs": None, "finish_reason": finish}
 
 
 def answered(found: Any, asked: InferenceRequest | None = None) -> Event:
@@ -253,8 +253,8 @@ def test_an_invalid_200_is_a_failed_attempt(found: Any, reason: str) -> None:
 # --- streams -------------------------------------------------------------------------------------------------
 
 
-def piece(said: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    return {**HEAD, "choices": [choice(said, finish)], **more}
+def piece(answer_text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {**HEAD, "choices": [choice(answer_text, finish)], **more}
 
 
 STREAMS = {
@@ -287,12 +287,12 @@ def test_a_stream_does_not_depend_on_chunk_boundaries(kind: str, at: list[int]) 
     chunks = [orjson.loads(event.body) for event in events if event.body]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
-    *said, last = chunks
-    assert "".join(one["choices"][0]["text"] for one in said) == "hello"
-    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+    *answer_text, last = chunks
+    assert "".join(one["choices"][0]["text"] for one in answer_text) == "hello"
+    assert answer_text[-1]["choices"][0]["finish_reason"] == "stop"
     assert (last["choices"], last["usage"]) == ([], USAGE)
-    assert all("usage" not in one and "delta" not in one["choices"][0] for one in said)
-    assert [event.usage_only for event in events if event.body] == [False] * len(said) + [True]
+    assert all("usage" not in one and "delta" not in one["choices"][0] for one in answer_text)
+    assert [event.usage_only for event in events if event.body] == [False] * len(answer_text) + [True]
     assert "".join(event.text for event in events) == "hello"
     assert [event.usage for event in events if event.usage] == [Usage(5, 3)]
 
@@ -308,8 +308,8 @@ def test_a_stream_commits_at_its_first_text() -> None:
 
 
 def test_a_stream_without_done_is_complete_if_every_choice_ended() -> None:
-    def complete(*said: dict[str, Any]) -> bool:
-        return read(text, [sse(*said)], STREAMED, VLLM)[1]
+    def complete(*answer_text: dict[str, Any]) -> bool:
+        return read(text, [sse(*answer_text)], STREAMED, VLLM)[1]
 
     both = {**HEAD, "choices": [choice("a"), choice("b", index=1)]}
     assert not complete(piece("x"))

@@ -21,7 +21,7 @@ COHERE = {
 
 
 @each(
-    "told",
+    "reported",
     [
         {"error": ERROR, "usage": OPENAI},
         {"error": {**ERROR, "usage": OPENAI}},
@@ -34,8 +34,8 @@ COHERE = {
         {"status": "failed", "metrics": {"input_token_count": 7, "output_token_count": 3}},
     ],
 )
-def test_usage_is_found_in_every_dialects_failure(told: Any) -> None:
-    usage = with_usage(Failure("transient"), orjson.dumps(told)).usage
+def test_usage_is_found_in_every_dialects_failure(reported: Any) -> None:
+    usage = with_usage(Failure("transient"), orjson.dumps(reported)).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (7, 3)
 
@@ -77,8 +77,8 @@ def test_usage_read_before_a_failure_is_kept() -> None:
         ),
     )
 )
-def test_arbitrary_error_bodies_are_accepted(told: Any) -> None:
-    with_usage(Failure("transient"), orjson.dumps(told))
+def test_arbitrary_error_bodies_are_accepted(reported: Any) -> None:
+    with_usage(Failure("transient"), orjson.dumps(reported))
 
 
 BODIES = {

@@ -22,8 +22,8 @@ HERE = deployment("mock", provider="mock", base_url=None)
 REPLY = "one two  three\nfour"
 
 
-def played(mock: Mock, *, streamed: bool = False, said: Any = "hello", **params: Any) -> Script:
-    asked = chat(stream=streamed, messages=[{"role": "user", "content": said}], params=params)
+def played(mock: Mock, *, streamed: bool = False, prompt: Any = "hello", **params: Any) -> Script:
+    asked = chat(stream=streamed, messages=[{"role": "user", "content": prompt}], params=params)
     return script(ADAPTERS["mock"].to_request(asked, HERE).body, mock)
 
 
@@ -60,7 +60,7 @@ def test_plain_and_streamed_answers_have_the_same_text_and_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "greets"),
+    ("prompt", "greets"),
     [
         ("write a hello world", True),
         ("HELLO, WORLD?", True),
@@ -70,8 +70,8 @@ def test_plain_and_streamed_answers_have_the_same_text_and_cost() -> None:
         ("", False),
     ],
 )
-def test_the_default_reply_explains_that_no_model_answers(said: Any, greets: bool) -> None:
-    content = completion(played(Mock(), said=said), streamed=False)["choices"][0]["message"]["content"]
+def test_the_default_reply_explains_that_no_model_answers(prompt: Any, greets: bool) -> None:
+    content = completion(played(Mock(), prompt=prompt), streamed=False)["choices"][0]["message"]["content"]
     assert content.endswith(NOT_A_MODEL)
     assert content.startswith(HELLO_WORLD) is greets
 
@@ -169,11 +169,11 @@ def test_the_mock_completes_each_prompt_n_times(streamed: bool) -> None:
         assert complete
     else:
         events = [text.parse_response(found, asked, HERE)]
-    said = ["", "", "", ""]
+    prompt = ["", "", "", ""]
     for event in events:
         for choice in orjson.loads(event.body)["choices"] if event.body else ():
-            said[choice["index"]] += choice["text"]
-    assert said == [REPLY] * 4
+            prompt[choice["index"]] += choice["text"]
+    assert prompt == [REPLY] * 4
     usage = next(event.usage for event in events if event.usage)
     assert (usage.prompt_tokens, usage.completion_tokens) == (2, 16)
 

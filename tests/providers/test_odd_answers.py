@@ -252,10 +252,10 @@ def test_an_unusual_stream_is_read_shared_and_cached_in_both_forms(
             for event in client.events[:-1]:
                 check_chunk(event, ids)
             assert len(ids) == 1
-            assert client.said == text
+            assert client.answer_text == text
         for client in (other, kept_whole):
             assert client.status == 200
-            assert client.said == text
+            assert client.answer_text == text
             assert client.json["choices"][0]["finish_reason"] == "stop"
             assert client.json["choices"][0]["message"]["role"] == "assistant"
         assert len(internet.asked) == 1
@@ -276,7 +276,7 @@ def test_a_plain_answer_to_a_streamed_request_is_accepted(tmp_path: Path, kind: 
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=True, stream_options={"include_usage": True})
         assert complete(client)
-        assert client.said == WORDS["content"]
+        assert client.answer_text == WORDS["content"]
         (usage,) = [event["usage"] for event in client.events[:-1] if event.get("usage")]
         assert usage == USAGE
         row = await rig.row(client)
@@ -297,7 +297,7 @@ def test_a_stream_to_a_plain_request_is_accepted(tmp_path: Path, kind: str, star
     async def use(rig: Rig) -> None:
         client = await rig.ask()
         assert client.status == 200
-        assert client.said == "one two"
+        assert client.answer_text == "one two"
         assert client.json["object"] == "chat.completion"
         assert client.json["usage"] == USAGE
         row = await rig.row(client)
@@ -355,11 +355,11 @@ def test_tool_calls_with_one_index_keep_their_arguments(tmp_path: Path) -> None:
                 ("g", '{"g":1}'),
             ]
         for client in (first, kept):
-            said = {0: "", 1: ""}
+            answer_text = {0: "", 1: ""}
             for event in client.events[:-1]:
                 for call in event["choices"][0]["delta"].get("tool_calls", []):
-                    said[call["index"]] += call["function"]["arguments"]
-            assert said == {0: '{"f":1}', 1: '{"g":1}'}
+                    answer_text[call["index"]] += call["function"]["arguments"]
+            assert answer_text == {0: '{"f":1}', 1: '{"g":1}'}
         assert len(internet.asked) == 1
 
     internet = Internet(a=[stream(sse(*pieces, chunk({}, "tool_calls"), DONE))])

@@ -70,12 +70,12 @@ ABANDONED = ["ERROR", "TIMEOUT", "failed", "abort", "insufficient_system_resourc
 
 
 @each("found", ABANDONED)
-@each("said", ["", "half of"])
-def test_an_answer_aborted_by_the_upstream_fails(found: str, said: str) -> None:
+@each("content", ["", "half of"])
+def test_an_answer_aborted_by_the_upstream_fails(found: str, content: str) -> None:
     with pytest.raises(AttemptError):
-        answered({"content": said}, found)
+        answered({"content": content}, found)
     with pytest.raises(AttemptError):
-        streamed(chunk({"content": said}), chunk({}, found), DONE)
+        streamed(chunk({"content": content}), chunk({}, found), DONE)
 
 
 @pytest.mark.parametrize("empty", ["", False, 0, [], {}])

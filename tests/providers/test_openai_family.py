@@ -217,8 +217,8 @@ def test_parallel_calls_with_one_index_are_separated() -> None:
         chat(),
         entry("gemini"),
     )
-    said = fold(found)["choices"][0]["message"]["tool_calls"]
-    assert [one["function"]["name"] for one in said] == ["f", "g", "h"]
+    tool_calls = fold(found)["choices"][0]["message"]["tool_calls"]
+    assert [one["function"]["name"] for one in tool_calls] == ["f", "g", "h"]
 
 
 def test_a_call_that_repeats_its_name_is_one_call() -> None:
@@ -281,10 +281,12 @@ def test_allowed_tools_are_sent_alone_where_unsupported() -> None:
 def test_content_parts_become_text_and_reasoning() -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]}
     parts = [thought, {"type": "text", "text": "4"}]
-    said = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
+    tool_calls = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     event = ADAPTERS["mistral"].parse_response(
-        orjson.dumps({"id": "x", "created": 1, "choices": [said], "usage": usage}), chat(), entry("mistral")
+        orjson.dumps({"id": "x", "created": 1, "choices": [tool_calls], "usage": usage}),
+        chat(),
+        entry("mistral"),
     )
     message = orjson.loads(event.body)["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
@@ -303,6 +305,6 @@ def test_an_entrys_params_may_be_nested() -> None:
 
 
 def test_reasoning_is_not_sent_to_another_provider() -> None:
-    said = {"role": "assistant", "content": "4", "thinking_blocks": [{"type": "thinking"}]}
+    tool_calls = {"role": "assistant", "content": "4", "thinking_blocks": [{"type": "thinking"}]}
     for provider in ("openai", "azure", "together", "gemini", "vllm"):
-        assert "thinking_blocks" not in body(provider, messages=[said])["messages"][0]
+        assert "thinking_blocks" not in body(provider, messages=[tool_calls])["messages"][0]

@@ -54,8 +54,8 @@ def body(provider: str, **params: Any) -> dict[str, Any]:
     return found
 
 
-def messages(provider: str, *said: dict[str, Any]) -> list[dict[str, Any]]:
-    found = orjson.loads(to_request(chat(messages=said), deployment(provider=provider)).body)
+def messages(provider: str, *conversation: dict[str, Any]) -> list[dict[str, Any]]:
+    found = orjson.loads(to_request(chat(messages=conversation), deployment(provider=provider)).body)
     return found["messages"]  # type: ignore[no-any-return]  # JSON
 
 
@@ -131,11 +131,11 @@ def test_base_model_takes_precedence_over_the_upstream_name() -> None:
 
 
 def test_developer_messages_become_system_where_unsupported() -> None:
-    said = {"role": "developer", "content": "Be brief."}
+    conversation = {"role": "developer", "content": "Be brief."}
     for provider in OPENAI_PROFILES:
         known = provider in ("openai", "azure", "openai_compatible")
-        assert messages(provider, said)[0]["role"] == ("developer" if known else "system")
-    assert said["role"] == "developer", "the request itself is left alone"
+        assert messages(provider, conversation)[0]["role"] == ("developer" if known else "system")
+    assert conversation["role"] == "developer", "the request itself is left alone"
 
 
 def test_metadata_is_sent_without_tracking_fields() -> None:
@@ -255,7 +255,7 @@ def test_tools_and_results_are_sent_unchanged() -> None:
 
 
 def test_unsupported_message_fields_are_removed() -> None:
-    said = {
+    conversation = {
         "role": "assistant",
         "content": "4",
         "reasoning_content": "2+2",
@@ -263,6 +263,6 @@ def test_unsupported_message_fields_are_removed() -> None:
         "name": "bob",
     }
     plain = {"role": "assistant", "content": "4"}
-    assert messages("groq", said) == [plain]
-    assert messages("openai", said) == [{**plain, "name": "bob"}]
-    assert messages("deepseek", said) == [said]
+    assert messages("groq", conversation) == [plain]
+    assert messages("openai", conversation) == [{**plain, "name": "bob"}]
+    assert messages("deepseek", conversation) == [conversation]

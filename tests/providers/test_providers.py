@@ -249,33 +249,33 @@ strange = st.recursive(
 )
 
 
-def strangely(**fields: Any) -> Any:
+def mutated_object(**fields: Any) -> Any:
     """An object of these fields, each of them there or not, right or wrong."""
     return strange | st.fixed_dictionaries({}, optional={name: strange | of for name, of in fields.items()})
 
 
-functions = strangely(name=st.just("f"), arguments=st.just("{}"))
-calls = strangely(id=st.just("c"), index=st.integers(0, 2), function=functions)
-messages = strangely(
+functions = mutated_object(name=st.just("f"), arguments=st.just("{}"))
+calls = mutated_object(id=st.just("c"), index=st.integers(0, 2), function=functions)
+messages = mutated_object(
     role=st.just("assistant"),
     content=st.text(max_size=3),
     tool_calls=st.lists(calls, max_size=2),
     function_call=functions,
     reasoning=st.just("hm"),
 )
-choices = strangely(
+choices = mutated_object(
     index=st.integers(0, 2),
     delta=messages,
     message=messages,
     finish_reason=st.sampled_from(["stop", "error", "eos"]),
-    logprobs=strangely(tokens=st.just(["a"]), token_logprobs=st.just([0.5])),
+    logprobs=mutated_object(tokens=st.just(["a"]), token_logprobs=st.just([0.5])),
 )
-bodies = strangely(
+bodies = mutated_object(
     id=st.just("x"),
     created=st.just(1),
     choices=st.lists(choices, max_size=2),
-    usage=strangely(prompt_tokens=st.just(1)),
-    error=strangely(code=st.just(500), message=st.just("no")),
+    usage=mutated_object(prompt_tokens=st.just(1)),
+    error=mutated_object(code=st.just(500), message=st.just("no")),
 )
 
 

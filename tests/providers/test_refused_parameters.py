@@ -131,8 +131,8 @@ def test_other_models_get_sampling_parameters_unchanged(model: str) -> None:
     ],
 )
 def test_some_models_sample_only_without_reasoning(model: str, effort: str | None, taken: bool) -> None:
-    told = {} if effort is None else {"reasoning_effort": effort}
-    found = sent("openai", model, drop=True, temperature=0.2, **told)
+    reported = {} if effort is None else {"reasoning_effort": effort}
+    found = sent("openai", model, drop=True, temperature=0.2, **reported)
     assert ("temperature" in orjson.loads(found.body)) is taken
     assert found.dropped == (() if taken else ("temperature",))
 
@@ -270,14 +270,14 @@ def test_other_vendors_fields_are_removed_from_messages_and_tools(provider: str)
 @pytest.mark.parametrize("provider", ["openai", "cohere", "ai21", "groq"])
 def test_a_message_with_only_thinking_keeps_its_tool_calls(provider: str) -> None:
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
-    said = [
+    conversation = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": [thought], "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "ok"},
         {"role": "assistant", "content": [thought]},
         {"role": "user", "content": "and?"},
     ]
-    found = body(provider, messages=said)["messages"]
+    found = body(provider, messages=conversation)["messages"]
     assert "thinking" not in _keys(found)
     assert found[1]["tool_calls"][0]["function"] == CALL["function"]
     assert not found[1].get("content")
@@ -322,9 +322,10 @@ def test_anthropic_gets_only_its_own_signed_thinking_blocks() -> None:
     "block", [{}, {"type": None}, {"type": "text"}, {"thinking": "x"}, {"type": ["thinking"]}]
 )
 def test_invalid_thinking_blocks_are_removed(block: dict[str, Any]) -> None:
-    said = {"role": "assistant", "content": "Yes.", "thinking_blocks": [block]}
+    conversation = {"role": "assistant", "content": "Yes.", "thinking_blocks": [block]}
     found = body(
-        "anthropic", messages=[{"role": "user", "content": "hi"}, said, {"role": "user", "content": "and?"}]
+        "anthropic",
+        messages=[{"role": "user", "content": "hi"}, conversation, {"role": "user", "content": "and?"}],
     )
     assert found["messages"][1] == {"role": "assistant", "content": "Yes."}
 
@@ -342,10 +343,13 @@ PARTS = st.sampled_from([
 
 @given(content=st.lists(PARTS, max_size=4), provider=st.sampled_from(PROVIDERS), calls=st.booleans())
 def test_arbitrary_thinking_blocks_cause_no_error(content: list[Any], provider: str, calls: bool) -> None:
-    said: dict[str, Any] = {"role": "assistant", "content": content}
+    conversation: dict[str, Any] = {"role": "assistant", "content": content}
     if calls and provider != "replicate":
-        said["tool_calls"] = [CALL]
-    body(provider, messages=[{"role": "user", "content": "hi"}, said, {"role": "user", "content": "and?"}])
+        conversation["tool_calls"] = [CALL]
+    body(
+        provider,
+        messages=[{"role": "user", "content": "hi"}, conversation, {"role": "user", "content": "and?"}],
+    )
 
 
 # --- bookkeeping that is wanted ------------------------------------------------------------------------------

@@ -369,12 +369,14 @@ predictions = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(names, predictions | strange), max_size=5))
-def test_arbitrary_json_causes_at_most_a_failed_attempt(said: list[Any]) -> None:
-    raw = b"".join(b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(one)) for name, one in said)
+def test_arbitrary_json_causes_at_most_a_failed_attempt(stream_events: list[Any]) -> None:
+    raw = b"".join(
+        b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(one)) for name, one in stream_events
+    )
     with suppress(AttemptError):
         events, complete = read(replicate, [raw], STREAMED, entry())
         assert complete == bool([e for e in events if e.finish_reason])
-    for _, one in said:
+    for _, one in stream_events:
         with suppress(AttemptError):
             replicate.parse_response(orjson.dumps(one), chat(), entry())
 

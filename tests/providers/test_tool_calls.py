@@ -22,8 +22,8 @@ STREAMED = chat(stream=True, include_usage=True)
 
 
 def part(name: Any = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
-    told = {"name": name, "arguments": arguments}
-    return {**more, "function": {key: value for key, value in told.items() if value is not None}}
+    reported = {"name": name, "arguments": arguments}
+    return {**more, "function": {key: value for key, value in reported.items() if value is not None}}
 
 
 def heard(*deltas: list[dict[str, Any]], finish: str = "tool_calls") -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def check_fragment(call: dict[str, Any], begun: set[int]) -> None:
     assert call["function"]["name"]
 
 
-def said(calls: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def names_and_arguments(calls: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
 
@@ -187,7 +187,7 @@ AGAIN = [("f", '{"x":1}'), ("f", '{"x":2}')]
 def test_every_call_has_its_own_arguments(
     deltas: list[list[dict[str, Any]]], wanted: list[tuple[str, str]]
 ) -> None:
-    assert said(heard(*deltas)) == wanted
+    assert names_and_arguments(heard(*deltas)) == wanted
 
 
 def test_unique_upstream_ids_are_kept() -> None:
@@ -226,7 +226,7 @@ def test_truncated_arguments_are_not_completed() -> None:
         STREAMED,
         HERE,
     )
-    assert said(fold(events)["choices"][0]["message"]["tool_calls"]) == [("f", "")]
+    assert names_and_arguments(fold(events)["choices"][0]["message"]["tool_calls"]) == [("f", "")]
 
 
 TEXTS = st.dictionaries(st.sampled_from("abc"), st.text(max_size=6) | st.integers(-9, 9), max_size=2).map(
@@ -259,7 +259,7 @@ def test_every_encoding_of_consecutive_calls_is_equivalent(
             elif ids == "random" and not named:
                 more["id"] = f"id-{place}-{nth}"
             deltas.append([part(name if nth == 0 or named else None, piece, **more)])
-    assert said(heard(*deltas)) == calls
+    assert names_and_arguments(heard(*deltas)) == calls
 
 
 WHOLE = [
@@ -279,7 +279,7 @@ def test_every_call_of_a_plain_answer_has_its_own_arguments(
     event = ADAPTERS["openai_compatible"].parse_response(orjson.dumps(body), chat(), HERE)
     choice = orjson.loads(event.body)["choices"][0]
     found = choice["message"]["tool_calls"]
-    assert said(found) == wanted
+    assert names_and_arguments(found) == wanted
     assert {call["type"] for call in found} == {"function"}
     assert len({call["id"] for call in found}) == len(found)
     assert choice["finish_reason"] == "tool_calls"

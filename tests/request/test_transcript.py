@@ -22,10 +22,10 @@ def chunk(index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, 
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
-def test_content_and_reasoning_are_joined(said: list[str], thought: list[str]) -> None:
-    pieces = [chunk(reasoning_content=text) for text in thought] + [chunk(content=text) for text in said]
+def test_content_and_reasoning_are_joined(texts: list[str], thought: list[str]) -> None:
+    pieces = [chunk(reasoning_content=text) for text in thought] + [chunk(content=text) for text in texts]
     (choice,) = collected(chunk(role="assistant"), *pieces, chunk(finish="stop")).choices()
-    assert choice["message"].get("content") == ("".join(said) if said else None)
+    assert choice["message"].get("content") == ("".join(texts) if texts else None)
     assert choice["message"].get("reasoning_content", "") == "".join(thought)
     assert choice["finish_reason"] == "stop"
 

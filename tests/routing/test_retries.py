@@ -50,7 +50,7 @@ failures = st.builds(
 
 
 @st.composite
-def walks(draw: Any) -> tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]:
+def attempt_sequences(draw: Any) -> tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]:
     """A request whose every attempt fails, played to its end on a clock of its own."""
     names = draw(
         st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), min_size=1, max_size=4, unique=True)
@@ -74,20 +74,22 @@ def walks(draw: Any) -> tuple[list[Deployment], Routing, list[tuple[Try, Failure
         elapsed += step.delay + step.budget * draw(st.floats(0, 1))
 
 
-Walk = tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]
+AttemptSequence = tuple[list[Deployment], Routing, list[tuple[Try, Failure]], GiveUp]
 
 
-def histories(walk: Walk) -> Iterator[tuple[Try, Sequence[tuple[Try, Failure]]]]:
+def histories(sequence: AttemptSequence) -> Iterator[tuple[Try, Sequence[tuple[Try, Failure]]]]:
     """Each step with what had happened before it."""
-    steps = walk[2]
+    steps = sequence[2]
     return ((step, steps[:at]) for at, (step, _) in enumerate(steps))
 
 
-@given(walks())
-def test_only_transient_failures_are_retried_while_an_untried_deployment_is_left(walk: Walk) -> None:
+@given(attempt_sequences())
+def test_only_transient_failures_are_retried_while_an_untried_deployment_is_left(
+    sequence: AttemptSequence,
+) -> None:
     """And then only where no fresh deployment of the same name is left."""
-    chain = walk[0]
-    for step, before in histories(walk):
+    chain = sequence[0]
+    for step, before in histories(sequence):
         tried = {earlier.deployment.id for earlier, _ in before}
         if step.deployment.id not in tried:
             assert step.delay == 0
@@ -98,10 +100,10 @@ def test_only_transient_failures_are_retried_while_an_untried_deployment_is_left
             assert tried >= {d.id for d in chain if d.name == step.deployment.name}
 
 
-@given(walks())
-def test_a_model_is_retried_up_to_its_limit_before_the_next_model(walk: Walk) -> None:
-    chain, routing, _, _ = walk
-    for step, before in histories(walk):
+@given(attempt_sequences())
+def test_a_model_is_retried_up_to_its_limit_before_the_next_model(sequence: AttemptSequence) -> None:
+    chain, routing, _, _ = sequence
+    for step, before in histories(sequence):
         if not before or step.deployment.name == before[-1][0].deployment.name:
             continue
         last, why = before[-1]
@@ -113,17 +115,17 @@ def test_a_model_is_retried_up_to_its_limit_before_the_next_model(walk: Walk) ->
             assert len(ids) - len(set(ids)) >= routing.retries
 
 
-@given(walks())
-def test_a_client_error_ends_the_attempts_unless_fallback_on_allows_it(walk: Walk) -> None:
-    _, routing, steps, _ = walk
+@given(attempt_sequences())
+def test_a_client_error_ends_the_attempts_unless_fallback_on_allows_it(sequence: AttemptSequence) -> None:
+    _, routing, steps, _ = sequence
     for _, why in steps[:-1]:
         assert why.cls != "caller" or why.reason in routing.fallback_on
 
 
-@given(walks())
-def test_only_transient_failures_are_retried_on_the_same_deployment(walk: Walk) -> None:
-    _, routing, _, _ = walk
-    for step, before in histories(walk):
+@given(attempt_sequences())
+def test_only_transient_failures_are_retried_on_the_same_deployment(sequence: AttemptSequence) -> None:
+    _, routing, _, _ = sequence
+    for step, before in histories(sequence):
         here = [why for earlier, why in before if earlier.deployment == step.deployment]
         alike = [
             earlier.deployment.id for earlier, _ in before if earlier.deployment.name == step.deployment.name
@@ -139,10 +141,10 @@ def test_only_transient_failures_are_retried_on_the_same_deployment(walk: Walk) 
             assert step.delay < min(routing.backoff_max, routing.backoff_initial * 2 ** (len(here) - 1))
 
 
-@given(walks())
-def test_retry_after_is_waited_for_only_if_no_other_deployment_is_left(walk: Walk) -> None:
-    chain, routing, _, _ = walk
-    for step, before in histories(walk):
+@given(attempt_sequences())
+def test_retry_after_is_waited_for_only_if_no_other_deployment_is_left(sequence: AttemptSequence) -> None:
+    chain, routing, _, _ = sequence
+    for step, before in histories(sequence):
         last = {earlier.deployment.id: why for earlier, why in before}
         tries = Counter(earlier.deployment.id for earlier, _ in before)
         why = last.get(step.deployment.id)
@@ -156,25 +158,25 @@ def test_retry_after_is_waited_for_only_if_no_other_deployment_is_left(walk: Wal
             assert retried >= routing.retries or left <= 2 * routing.backoff_max
 
 
-@given(walks())
-def test_an_attempt_gets_half_the_remaining_time_if_a_fallback_is_left(walk: Walk) -> None:
-    chain, routing, _, _ = walk
-    for step, before in histories(walk):
+@given(attempt_sequences())
+def test_an_attempt_gets_half_the_remaining_time_if_a_fallback_is_left(sequence: AttemptSequence) -> None:
+    chain, routing, _, _ = sequence
+    for step, before in histories(sequence):
         tried = {earlier.deployment.id for earlier, _ in before} | {step.deployment.id}
         if len(tried) < len(chain) and len(before) + 1 < routing.max_attempts:
             assert step.budget <= routing.deadline / 2
 
 
-@given(walks())
-def test_attempts_end_for_the_reported_reason(walk: Walk) -> None:
-    _, routing, steps, gave_up = walk
+@given(attempt_sequences())
+def test_attempts_end_for_the_reported_reason(sequence: AttemptSequence) -> None:
+    _, routing, steps, gave_up = sequence
     match gave_up.reason:
         case "attempts":
             assert len(steps) == routing.max_attempts
         case "caller":
             assert steps[-1][1].cls == "caller"
         case "exhausted":
-            assert {step.deployment.id for step, _ in steps} == {d.id for d in walk[0]}
+            assert {step.deployment.id for step, _ in steps} == {d.id for d in sequence[0]}
         case reason:
             assert reason == "deadline"
 
@@ -314,10 +316,10 @@ def test_the_caller_gets_the_last_failure(cls: FailureClass) -> None:
     ]
 
 
-@pytest.mark.parametrize(("asked", "told"), [(0.0, 0.0), (7.0, 7.0), (600.0, 600.0), (86400.0, 600.0)])
-def test_retry_after_never_exceeds_the_cooldown(asked: float, told: float) -> None:
+@pytest.mark.parametrize(("asked", "reported"), [(0.0, 0.0), (7.0, 7.0), (600.0, 600.0), (86400.0, 600.0)])
+def test_retry_after_never_exceeds_the_cooldown(asked: float, reported: float) -> None:
     last = [attempt(A, "busy", retry_after=asked)]
-    assert final_error(last, GiveUp("exhausted"), Routing()).retry_after == told
+    assert final_error(last, GiveUp("exhausted"), Routing()).retry_after == reported
 
 
 def test_a_timeout_and_a_deadline_are_504() -> None:

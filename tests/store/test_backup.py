@@ -34,9 +34,9 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 
     def run(*arguments: str | Path) -> str:
         assert command(*arguments, database=tmp_path / "proxy.db") == 1
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
-        return said.err
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        return output.err
 
     return run
 

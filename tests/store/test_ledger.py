@@ -41,7 +41,7 @@ def ledger(store: Store) -> Iterator[tuple[asyncio.Runner, Ledger]]:
         runner.run(opened.__aexit__(None, None, None))
 
 
-class Desk:
+class SyncLedger:
     """The ledger without its `await`s."""
 
     def __init__(self, runner: asyncio.Runner, ledger: Ledger, store: Store) -> None:
@@ -80,8 +80,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(ledger: tuple[asyncio.Runner, Ledger], store: Store) -> Desk:
-    return Desk(*ledger, store)
+def sync_ledger(ledger: tuple[asyncio.Runner, Ledger], store: Store) -> SyncLedger:
+    return SyncLedger(*ledger, store)
 
 
 def at(text: str) -> float:
@@ -107,34 +107,34 @@ def test_of_fifty_concurrent_holds_exactly_those_that_fit_are_admitted(store: St
     assert store.balance("project:web") == (0, 100)
 
 
-def test_a_settlement_replaces_the_hold_by_the_cost(desk: Desk, store: Store) -> None:
-    request = desk.admit(ask(of_project(max_budget=BUDGET)))
+def test_a_settlement_replaces_the_hold_by_the_cost(sync_ledger: SyncLedger, store: Store) -> None:
+    request = sync_ledger.admit(ask(of_project(max_budget=BUDGET)))
     assert store.balance("project:web") == (0, 5)
-    desk.settle(request, 3)
+    sync_ledger.settle(request, 3)
     assert store.balance("project:web") == (3, 0)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_client_supplied_names_are_truncated(desk: Desk, store: Store) -> None:
+def test_client_supplied_names_are_truncated(sync_ledger: SyncLedger, store: Store) -> None:
     request = ask(user="u" * 10**6, model_requested="m" * 10**6)
-    desk.spend(request, 7)
-    row = desk.run(desk.ledger.request(request.request_id))
+    sync_ledger.spend(request, 7)
+    row = sync_ledger.run(sync_ledger.ledger.request(request.request_id))
     assert (row["model_requested"], len(row["user"]) <= 256) == ("m" * 256, True)
 
 
-def test_settling_twice_books_the_cost_once(desk: Desk, store: Store) -> None:
-    request = desk.admit(ask(of_project(max_budget=BUDGET)))
-    desk.settle(request, 3)
-    desk.settle(request, 4, status="error")
+def test_settling_twice_books_the_cost_once(sync_ledger: SyncLedger, store: Store) -> None:
+    request = sync_ledger.admit(ask(of_project(max_budget=BUDGET)))
+    sync_ledger.settle(request, 3)
+    sync_ledger.settle(request, 4, status="error")
     assert store.balance("project:web") == (3, 0)
     assert store.value("select status from requests") == "ok"
 
 
-def test_settling_an_unknown_request_does_nothing(desk: Desk, store: Store) -> None:
-    desk.settle("req_nobody", 10)
+def test_settling_an_unknown_request_does_nothing(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.settle("req_nobody", 10)
     assert store.value("select count(*) from requests") == 0
-    desk.admit(ask(of_project(max_budget=BUDGET)))
-    desk.settle("req_nobody", 10)
+    sync_ledger.admit(ask(of_project(max_budget=BUDGET)))
+    sync_ledger.settle("req_nobody", 10)
     assert store.balance("project:web") == (0, 5)
 
 
@@ -152,21 +152,21 @@ def test_a_settlement_finds_an_unawaited_admission(store: Store) -> None:
     assert store.value("select status from requests") == "cancelled"
 
 
-def test_a_request_is_booked_in_every_scope(desk: Desk, store: Store) -> None:
+def test_a_request_is_booked_in_every_scope(sync_ledger: SyncLedger, store: Store) -> None:
     scopes = (
         of_global(max_budget=1000),
         of_project(max_budget=500),
         of_key(max_budget=200),
         of_user("bob", max_budget=100),
     )
-    desk.spend(ask(*scopes, user="bob"), 7)
+    sync_ledger.spend(ask(*scopes, user="bob"), 7)
     assert [store.balance(scope.id) for scope in scopes] == [(7, 0)] * 4
 
 
-def test_the_row_records_the_outcome(desk: Desk, store: Store) -> None:
-    request = desk.admit(ask(user="bob", stream=True))
+def test_the_row_records_the_outcome(sync_ledger: SyncLedger, store: Store) -> None:
+    request = sync_ledger.admit(ask(user="bob", stream=True))
     failed = Attempt("codellama#1", Failure("transient", 503, reason="http_503"), 12.34)
-    desk.settle(
+    sync_ledger.settle(
         request,
         None,
         first_ms=13.5,
@@ -175,7 +175,7 @@ def test_the_row_records_the_outcome(desk: Desk, store: Store) -> None:
         saved_nanos=9,
         basis="estimated",
     )
-    row = desk.run(desk.ledger.request(request.request_id))
+    row = sync_ledger.run(sync_ledger.ledger.request(request.request_id))
     assert row["attempts"] == [
         {
             "deployment": "codellama#1",
@@ -208,61 +208,67 @@ def test_the_row_records_the_outcome(desk: Desk, store: Store) -> None:
     assert "content" not in row
 
 
-def test_content_is_stored_if_given(desk: Desk) -> None:
-    request = desk.admit(ask())
-    desk.settle(request, content='{"messages": []}')
-    row = desk.run(desk.ledger.request(request.request_id))
+def test_content_is_stored_if_given(sync_ledger: SyncLedger) -> None:
+    request = sync_ledger.admit(ask())
+    sync_ledger.settle(request, content='{"messages": []}')
+    row = sync_ledger.run(sync_ledger.ledger.request(request.request_id))
     assert row["content"] == {"messages": []}
 
 
 # --- all or nothing ------------------------------------------------------------------------------------------
 
 
-def test_a_refused_request_consumes_nothing_in_any_scope(desk: Desk, store: Store) -> None:
+def test_a_refused_request_consumes_nothing_in_any_scope(sync_ledger: SyncLedger, store: Store) -> None:
     full, empty = of_global(rpm_limit=60, tpm_limit=60, max_budget=1000), of_key(max_budget=2)
-    desk.admit(ask(full))
-    before = desk.level("global:"), desk.level("global:", "tpm"), store.balance("global:")
-    assert desk.refused(ask(full, empty, max_tokens=20)).code == "insufficient_quota"
-    desk.admit(ask())
-    assert (desk.level("global:"), desk.level("global:", "tpm"), store.balance("global:")) == before
+    sync_ledger.admit(ask(full))
+    before = sync_ledger.level("global:"), sync_ledger.level("global:", "tpm"), store.balance("global:")
+    assert sync_ledger.refused(ask(full, empty, max_tokens=20)).code == "insufficient_quota"
+    sync_ledger.admit(ask())
+    assert (
+        sync_ledger.level("global:"),
+        sync_ledger.level("global:", "tpm"),
+        store.balance("global:"),
+    ) == before
     assert store.value("select count(*) from requests") == 2
 
 
-def test_a_refusal_for_parallelism_consumes_no_rate(desk: Desk, store: Store) -> None:
+def test_a_refusal_for_parallelism_consumes_no_rate(sync_ledger: SyncLedger, store: Store) -> None:
     scope = of_key(rpm_limit=10, max_parallel_requests=1)
-    running = desk.admit(ask(scope))
+    running = sync_ledger.admit(ask(scope))
     for _ in range(5):
-        error = desk.refused(ask(scope))
+        error = sync_ledger.refused(ask(scope))
         assert (error.code, error.type) == ("concurrency_limit_exceeded", "requests")
-    assert desk.level("key:key_a") == 9
-    desk.settle(running)
-    desk.admit(ask(scope))
+    assert sync_ledger.level("key:key_a") == 9
+    sync_ledger.settle(running)
+    sync_ledger.admit(ask(scope))
 
 
-def test_a_refusal_for_rate_holds_no_budget(desk: Desk, store: Store) -> None:
+def test_a_refusal_for_rate_holds_no_budget(sync_ledger: SyncLedger, store: Store) -> None:
     scope = of_key(rpm_limit=1, max_budget=BUDGET)
-    desk.admit(ask(scope))
-    error = desk.refused(ask(scope))
+    sync_ledger.admit(ask(scope))
+    error = sync_ledger.refused(ask(scope))
     assert (error.code, error.type, error.retry_after) == ("rate_limit_exceeded", "requests", 60)
     assert error.headers["x-ratelimit-reset-requests"] == "1m0s"
     assert store.balance("key:key_a") == (0, 5)
 
 
-def test_tokens_per_minute_are_corrected_by_actual_usage(desk: Desk, store: Store) -> None:
+def test_tokens_per_minute_are_corrected_by_actual_usage(sync_ledger: SyncLedger, store: Store) -> None:
     scope = of_key(tpm_limit=100)
-    request = desk.admit(ask(scope, prompt_estimate=10))
-    assert desk.level("key:key_a", "tpm") == 90
-    desk.settle(request, usage=Usage(20, 200))
-    assert desk.level("key:key_a", "tpm") == -120
-    error = desk.refused(ask(scope, prompt_estimate=10))
+    request = sync_ledger.admit(ask(scope, prompt_estimate=10))
+    assert sync_ledger.level("key:key_a", "tpm") == 90
+    sync_ledger.settle(request, usage=Usage(20, 200))
+    assert sync_ledger.level("key:key_a", "tpm") == -120
+    error = sync_ledger.refused(ask(scope, prompt_estimate=10))
     assert (error.type, error.retry_after) == ("tokens", pytest.approx(78))
-    desk.admit(ask(scope, prompt_estimate=10, created_at=NOW + 78.01))
+    sync_ledger.admit(ask(scope, prompt_estimate=10, created_at=NOW + 78.01))
 
 
-def test_a_cached_answer_keeps_its_token_estimate(desk: Desk, store: Store) -> None:
+def test_a_cached_answer_keeps_its_token_estimate(sync_ledger: SyncLedger, store: Store) -> None:
     scope = of_key(tpm_limit=100)
-    desk.settle(desk.admit(ask(scope, prompt_estimate=10)), usage=Usage(10, 500), basis="cached")
-    assert desk.level("key:key_a", "tpm") == 90
+    sync_ledger.settle(
+        sync_ledger.admit(ask(scope, prompt_estimate=10)), usage=Usage(10, 500), basis="cached"
+    )
+    assert sync_ledger.level("key:key_a", "tpm") == 90
 
 
 def test_a_rate_alone_is_in_the_file_a_second_later_or_at_the_end(store: Store) -> None:
@@ -279,49 +285,49 @@ def test_a_rate_alone_is_in_the_file_a_second_later_or_at_the_end(store: Store) 
     assert store.level("key:key_a") == 57
 
 
-def test_a_failing_write_forgets_no_rate_and_counts_none_twice(desk: Desk, store: Store) -> None:
+def test_a_failing_write_forgets_no_rate_and_counts_none_twice(sync_ledger: SyncLedger, store: Store) -> None:
     def fail_after_writing(db: sqlite3.Connection) -> None:
         db.execute("update requests set total_ms = 1")
         raise ValueError("half done")
 
     async def use() -> list[object]:
         scopes = of_key(rpm_limit=60), of_project(rpm_limit=60, max_budget=BUDGET)
-        await desk.ledger.admit(ask(*scopes))
-        await desk.ledger.admit(ask(*scopes))
+        await sync_ledger.ledger.admit(ask(*scopes))
+        await sync_ledger.ledger.admit(ask(*scopes))
         asked = [
-            desk.ledger.admit(ask(*scopes)),
+            sync_ledger.ledger.admit(ask(*scopes)),
             store.writer.run(fail_after_writing),
-            desk.ledger.admit(ask(*scopes)),
+            sync_ledger.ledger.admit(ask(*scopes)),
         ]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    assert [type(answer) for answer in desk.run(use())] == [Admission, ValueError, Admission]
-    assert (desk.level("key:key_a"), desk.level("project:web")) == (56, 56)
+    assert [type(answer) for answer in sync_ledger.run(use())] == [Admission, ValueError, Admission]
+    assert (sync_ledger.level("key:key_a"), sync_ledger.level("project:web")) == (56, 56)
 
 
-def test_users_of_a_project_have_separate_limits(desk: Desk) -> None:
-    desk.admit(ask(of_user("bob", rpm_limit=1), user="bob"))
-    desk.refused(ask(of_user("bob", rpm_limit=1), user="bob"))
-    desk.admit(ask(of_user("eve", rpm_limit=1), user="eve"))
+def test_users_of_a_project_have_separate_limits(sync_ledger: SyncLedger) -> None:
+    sync_ledger.admit(ask(of_user("bob", rpm_limit=1), user="bob"))
+    sync_ledger.refused(ask(of_user("bob", rpm_limit=1), user="bob"))
+    sync_ledger.admit(ask(of_user("eve", rpm_limit=1), user="eve"))
 
 
-def test_parallel_requests_are_counted_per_user(desk: Desk) -> None:
+def test_parallel_requests_are_counted_per_user(sync_ledger: SyncLedger) -> None:
     long = "x" * 1000
     for user in ("bob", long):
-        desk.admit(ask(of_user(user, max_parallel_requests=1), user=user))
-        desk.refused(ask(of_user(user, max_parallel_requests=1), user=user))
-    desk.admit(ask(of_user(long + "y", max_parallel_requests=1), user=long + "y"))
+        sync_ledger.admit(ask(of_user(user, max_parallel_requests=1), user=user))
+        sync_ledger.refused(ask(of_user(user, max_parallel_requests=1), user=user))
+    sync_ledger.admit(ask(of_user(long + "y", max_parallel_requests=1), user=long + "y"))
 
 
-def test_scopes_without_limits_have_no_rows(desk: Desk, store: Store) -> None:
-    desk.spend(ask(user="bob"), 5)
+def test_scopes_without_limits_have_no_rows(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(user="bob"), 5)
     assert store.value("select count(*) from scopes") == 0
 
 
-def test_a_shadow_limit_counts_and_never_refuses(desk: Desk) -> None:
+def test_a_shadow_limit_counts_and_never_refuses(sync_ledger: SyncLedger) -> None:
     scope = of_key(rpm_limit=1, max_budget=7, shadow=True)
-    desk.spend(ask(scope), 6)
-    admission = desk.run(desk.ledger.admit(ask(scope)))
+    sync_ledger.spend(ask(scope), 6)
+    admission = sync_ledger.run(sync_ledger.ledger.admit(ask(scope)))
     assert [refusal.kind for refusal in admission.shadowed] == ["requests", "budget"]
     assert admission.max_tokens is None
 
@@ -329,104 +335,108 @@ def test_a_shadow_limit_counts_and_never_refuses(desk: Desk) -> None:
 # --- windows -------------------------------------------------------------------------------------------------
 
 
-def test_an_exhausted_budget_is_available_again_in_the_next_window(desk: Desk, store: Store) -> None:
-    desk.spend(ask(day_budget()), 97)
-    assert "resets at 2026-11-23T00:00:00Z" in desk.refused(ask(day_budget())).message
-    desk.refused(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
-    desk.admit(ask(day_budget(), created_at=at("2026-11-23T00:00:00")))
+def test_an_exhausted_budget_is_available_again_in_the_next_window(
+    sync_ledger: SyncLedger, store: Store
+) -> None:
+    sync_ledger.spend(ask(day_budget()), 97)
+    assert "resets at 2026-11-23T00:00:00Z" in sync_ledger.refused(ask(day_budget())).message
+    sync_ledger.refused(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
+    sync_ledger.admit(ask(day_budget(), created_at=at("2026-11-23T00:00:00")))
     assert store.balance("project:web") == (0, 5)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_monthly_window_ends_at_midnight_utc(desk: Desk) -> None:
+def test_a_monthly_window_ends_at_midnight_utc(sync_ledger: SyncLedger) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="month")
-    desk.spend(ask(scope, created_at=at("2026-12-31T23:59:00")), 97)
-    desk.refused(ask(scope, created_at=at("2026-12-31T23:59:59")))
-    desk.admit(ask(scope, created_at=at("2027-01-01T00:00:01")))
+    sync_ledger.spend(ask(scope, created_at=at("2026-12-31T23:59:00")), 97)
+    sync_ledger.refused(ask(scope, created_at=at("2026-12-31T23:59:59")))
+    sync_ledger.admit(ask(scope, created_at=at("2027-01-01T00:00:01")))
 
 
-def test_a_request_is_booked_in_the_window_it_was_admitted_in(desk: Desk, store: Store) -> None:
-    over_midnight = desk.admit(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
-    desk.spend(ask(day_budget(), created_at=at("2026-11-23T00:00:01")), 1)
-    desk.settle(over_midnight, 4)
+def test_a_request_is_booked_in_the_window_it_was_admitted_in(sync_ledger: SyncLedger, store: Store) -> None:
+    over_midnight = sync_ledger.admit(ask(day_budget(), created_at=at("2026-11-22T23:59:59")))
+    sync_ledger.spend(ask(day_budget(), created_at=at("2026-11-23T00:00:01")), 1)
+    sync_ledger.settle(over_midnight, 4)
     assert store.balance("project:web") == (1, 0)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_rolling_window_starts_at_the_first_use(desk: Desk) -> None:
+def test_a_rolling_window_starts_at_the_first_use(sync_ledger: SyncLedger) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="5h")
-    desk.spend(ask(scope), 97)
-    assert "resets at 2026-11-22T20:30:00Z" in desk.refused(ask(scope)).message
-    desk.refused(ask(scope, created_at=NOW + 5 * 3600 - 1))
-    desk.admit(ask(scope, created_at=NOW + 5 * 3600))
+    sync_ledger.spend(ask(scope), 97)
+    assert "resets at 2026-11-22T20:30:00Z" in sync_ledger.refused(ask(scope)).message
+    sync_ledger.refused(ask(scope, created_at=NOW + 5 * 3600 - 1))
+    sync_ledger.admit(ask(scope, created_at=NOW + 5 * 3600))
 
 
-def test_a_clock_set_back_reopens_no_window(desk: Desk, store: Store) -> None:
-    desk.spend(ask(day_budget()), 97)
+def test_a_clock_set_back_reopens_no_window(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(day_budget()), 97)
     for back in (60, 7200, DAY):
-        desk.refused(ask(day_budget(), created_at=NOW - back))
-    desk.refused(ask(day_budget()))
-    desk.admit(ask(day_budget(), created_at=NOW + DAY))
-    assert desk.reconciles()
+        sync_ledger.refused(ask(day_budget(), created_at=NOW - back))
+    sync_ledger.refused(ask(day_budget()))
+    sync_ledger.admit(ask(day_budget(), created_at=NOW + DAY))
+    assert sync_ledger.reconciles()
 
 
-def test_a_clock_set_a_day_ahead_and_back_gives_at_most_one_more_budget(desk: Desk) -> None:
-    desk.spend(ask(day_budget()), 97)
-    desk.spend(ask(day_budget(), created_at=NOW + DAY), 97)
-    desk.refused(ask(day_budget()))
-    desk.refused(ask(day_budget(), created_at=NOW + DAY))
-    desk.admit(ask(day_budget(), created_at=NOW + 2 * DAY))
-    assert desk.reconciles()
+def test_a_clock_set_a_day_ahead_and_back_gives_at_most_one_more_budget(sync_ledger: SyncLedger) -> None:
+    sync_ledger.spend(ask(day_budget()), 97)
+    sync_ledger.spend(ask(day_budget(), created_at=NOW + DAY), 97)
+    sync_ledger.refused(ask(day_budget()))
+    sync_ledger.refused(ask(day_budget(), created_at=NOW + DAY))
+    sync_ledger.admit(ask(day_budget(), created_at=NOW + 2 * DAY))
+    assert sync_ledger.reconciles()
 
 
-def test_a_clock_set_back_by_a_year_locks_a_scope_for_at_most_a_window(desk: Desk) -> None:
-    desk.spend(ask(day_budget(), created_at=NOW + 365 * DAY), 97)
-    desk.refused(ask(day_budget()))
-    desk.admit(ask(day_budget(), created_at=NOW + DAY))
-    assert desk.reconciles()
+def test_a_clock_set_back_by_a_year_locks_a_scope_for_at_most_a_window(sync_ledger: SyncLedger) -> None:
+    sync_ledger.spend(ask(day_budget(), created_at=NOW + 365 * DAY), 97)
+    sync_ledger.refused(ask(day_budget()))
+    sync_ledger.admit(ask(day_budget(), created_at=NOW + DAY))
+    assert sync_ledger.reconciles()
 
 
-def test_requests_slightly_out_of_order_at_midnight_share_one_window(desk: Desk, store: Store) -> None:
+def test_requests_slightly_out_of_order_at_midnight_share_one_window(
+    sync_ledger: SyncLedger, store: Store
+) -> None:
     midnight = at("2026-11-23T00:00:00")
-    desk.spend(ask(day_budget(), created_at=midnight + 0.001), 10)
-    desk.spend(ask(day_budget(), created_at=midnight - 0.001), 20)
-    desk.spend(ask(day_budget(), created_at=midnight + 0.002), 30)
+    sync_ledger.spend(ask(day_budget(), created_at=midnight + 0.001), 10)
+    sync_ledger.spend(ask(day_budget(), created_at=midnight - 0.001), 20)
+    sync_ledger.spend(ask(day_budget(), created_at=midnight + 0.002), 30)
     assert store.balance("project:web") == (60, 0)
 
 
 # --- limits that change ---------------------------------------------------------------------------------------
 
 
-def test_a_changed_limit_keeps_the_spend(desk: Desk, store: Store) -> None:
-    desk.spend(ask(of_project(max_budget=BUDGET)), 60)
-    desk.refused(ask(of_project(max_budget=62), max_tokens=5))
-    desk.admit(ask(of_project(max_budget=65)))
+def test_a_changed_limit_keeps_the_spend(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(of_project(max_budget=BUDGET)), 60)
+    sync_ledger.refused(ask(of_project(max_budget=62), max_tokens=5))
+    sync_ledger.admit(ask(of_project(max_budget=65)))
     assert store.balance("project:web") == (60, 5)
 
 
 @pytest.mark.parametrize("duration", ["hour", "day", "week", "month", "7d", "1h", None])
 def test_a_changed_duration_keeps_the_spend_of_its_window(
-    desk: Desk, store: Store, duration: str | None
+    sync_ledger: SyncLedger, store: Store, duration: str | None
 ) -> None:
-    desk.spend(ask(day_budget()), 60)
-    running = desk.admit(ask(day_budget()))
+    sync_ledger.spend(ask(day_budget()), 60)
+    running = sync_ledger.admit(ask(day_budget()))
     changed = of_project(max_budget=BUDGET, budget_duration=duration)
-    desk.admit(ask(changed))
+    sync_ledger.admit(ask(changed))
     assert store.balance("project:web") == (60, 10)
-    desk.settle(running, 3)
+    sync_ledger.settle(running, 3)
     assert store.balance("project:web") == (63, 5)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_longer_window_includes_earlier_spend(desk: Desk, store: Store) -> None:
-    desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
-    desk.spend(ask(day_budget()), 40)
-    desk.admit(ask(of_project(max_budget=BUDGET, budget_duration="month")))
+def test_a_longer_window_includes_earlier_spend(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(day_budget(), created_at=NOW - DAY), 30)
+    sync_ledger.spend(ask(day_budget()), 40)
+    sync_ledger.admit(ask(of_project(max_budget=BUDGET, budget_duration="month")))
     assert store.balance("project:web") == (70, 5)
 
 
 @pytest.mark.parametrize("kind", ["global", "project", "key", "user"])
-def test_a_new_budget_includes_earlier_spend(desk: Desk, store: Store, kind: str) -> None:
+def test_a_new_budget_includes_earlier_spend(sync_ledger: SyncLedger, store: Store, kind: str) -> None:
     budget = {
         "global": of_global(max_budget=BUDGET, budget_duration="day"),
         "project": of_project(max_budget=BUDGET, budget_duration="day"),
@@ -434,40 +444,40 @@ def test_a_new_budget_includes_earlier_spend(desk: Desk, store: Store, kind: str
         "user": of_user("bob", max_budget=BUDGET, budget_duration="day"),
     }[kind]
     other = {"project": "ops", "key": Key("key_b", "ops"), "user": "bob"}
-    desk.spend(ask(user="bob", created_at=NOW - DAY), 1000)
-    desk.spend(ask(user="bob"), 40)
-    desk.spend(ask(**other), 7)
-    running = desk.admit(ask(user="bob"))
-    desk.admit(ask(budget, user="bob"))
+    sync_ledger.spend(ask(user="bob", created_at=NOW - DAY), 1000)
+    sync_ledger.spend(ask(user="bob"), 40)
+    sync_ledger.spend(ask(**other), 7)
+    running = sync_ledger.admit(ask(user="bob"))
+    sync_ledger.admit(ask(budget, user="bob"))
     spent = 47 if kind == "global" else 40
     assert store.balance(budget.id) == (spent, 5)
-    desk.settle(running, 2)
+    sync_ledger.settle(running, 2)
     assert store.balance(budget.id) == (spent + 2, 5)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_restored_budget_includes_all_spend(desk: Desk, store: Store) -> None:
-    desk.spend(ask(day_budget(), created_at=NOW - DAY), 30)
-    desk.spend(ask(), 20)
-    desk.spend(ask(of_key(max_budget=1000)), 20)
-    assert desk.reconciles()
-    desk.admit(ask(day_budget()))
+def test_a_restored_budget_includes_all_spend(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(day_budget(), created_at=NOW - DAY), 30)
+    sync_ledger.spend(ask(), 20)
+    sync_ledger.spend(ask(of_key(max_budget=1000)), 20)
+    assert sync_ledger.reconciles()
+    sync_ledger.admit(ask(day_budget()))
     assert store.balance("project:web") == (40, 5)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_restored_budget_keeps_holds_of_other_scopes(desk: Desk, store: Store) -> None:
-    desk.spend(ask(day_budget()), 10)
-    running = desk.admit(ask(of_key(max_budget=1000)))
+def test_a_restored_budget_keeps_holds_of_other_scopes(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(day_budget()), 10)
+    running = sync_ledger.admit(ask(of_key(max_budget=1000)))
     assert store.balance("project:web") == (10, 5)
-    desk.settle(running, 5)
+    sync_ledger.settle(running, 5)
     assert store.balance("project:web") == (15, 0)
 
 
-def test_a_rate_limit_alone_reads_no_ledger_sums(desk: Desk, store: Store) -> None:
-    desk.spend(ask(of_project(rpm_limit=60)), 10)
+def test_a_rate_limit_alone_reads_no_ledger_sums(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(of_project(rpm_limit=60)), 10)
     assert store.value("select first_seq from scopes") is None
-    desk.admit(ask(of_project(rpm_limit=60, max_budget=BUDGET)))
+    sync_ledger.admit(ask(of_project(rpm_limit=60, max_budget=BUDGET)))
     assert store.balance("project:web") == (10, 5)
 
 
@@ -542,48 +552,52 @@ def extension(request: AdmissionRequest, nanos: int, *scopes: ScopeLimits) -> Ex
     return Extension(request.request_id, scopes, nanos, deployment("second"), ())
 
 
-def test_a_further_attempt_extends_the_hold_in_all_scopes_or_none(desk: Desk, store: Store) -> None:
+def test_a_further_attempt_extends_the_hold_in_all_scopes_or_none(
+    sync_ledger: SyncLedger, store: Store
+) -> None:
     wide, narrow = of_global(max_budget=1000), of_key(max_budget=20)
-    request = desk.admit(ask(wide, narrow))
-    assert desk.run(desk.ledger.extend(extension(request, 10, wide, narrow))) == 10
+    request = sync_ledger.admit(ask(wide, narrow))
+    assert sync_ledger.run(sync_ledger.ledger.extend(extension(request, 10, wide, narrow))) == 10
     assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
     with pytest.raises(LimitExceededError) as refused:
-        desk.run(desk.ledger.extend(extension(request, 6, wide, narrow)))
+        sync_ledger.run(sync_ledger.ledger.extend(extension(request, 6, wide, narrow)))
     assert refused.value.code == "insufficient_quota"
     assert [store.balance(scope.id) for scope in (wide, narrow)] == [(0, 15), (0, 15)]
-    desk.settle(request, 12)
+    sync_ledger.settle(request, 12)
     assert [store.balance(scope.id) for scope in (wide, narrow)] == [(12, 0), (12, 0)]
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_shadow_budget_does_not_refuse_a_further_attempt(desk: Desk, store: Store) -> None:
+def test_a_shadow_budget_does_not_refuse_a_further_attempt(sync_ledger: SyncLedger, store: Store) -> None:
     shadow = of_key(max_budget=8, shadow=True)
-    request = desk.admit(ask(shadow))
-    assert desk.run(desk.ledger.extend(extension(request, 10, shadow))) == 3
+    request = sync_ledger.admit(ask(shadow))
+    assert sync_ledger.run(sync_ledger.ledger.extend(extension(request, 10, shadow))) == 3
     assert store.balance(shadow.id) == (0, 8)
-    desk.settle(request, 15)
+    sync_ledger.settle(request, 15)
     assert store.balance(shadow.id) == (15, 0)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_further_attempt_without_a_hold_holds_nothing(desk: Desk, store: Store) -> None:
+def test_a_further_attempt_without_a_hold_holds_nothing(sync_ledger: SyncLedger, store: Store) -> None:
     budget = of_key(max_budget=1000)
-    request = desk.admit(ask(budget))
-    desk.settle(request, 3)
-    assert desk.run(desk.ledger.extend(extension(request, 10, budget))) == 0
+    request = sync_ledger.admit(ask(budget))
+    sync_ledger.settle(request, 3)
+    assert sync_ledger.run(sync_ledger.ledger.extend(extension(request, 10, budget))) == 0
     assert store.balance(budget.id) == (3, 0)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_a_further_attempt_belongs_to_the_window_of_its_request(desk: Desk, store: Store) -> None:
+def test_a_further_attempt_belongs_to_the_window_of_its_request(
+    sync_ledger: SyncLedger, store: Store
+) -> None:
     hour = of_key(max_budget=20, budget_duration="hour")
-    request = desk.admit(ask(hour))
+    request = sync_ledger.admit(ask(hour))
     store.now = NOW + 3600
-    assert desk.run(desk.ledger.extend(extension(request, 100, hour))) == 100
+    assert sync_ledger.run(sync_ledger.ledger.extend(extension(request, 100, hour))) == 100
     assert store.balance(hour.id) == (0, 0)
-    desk.settle(request, 90)
+    sync_ledger.settle(request, 90)
     assert store.balance(hour.id) == (0, 0)
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
 def _serve_until_killed(path: Path, admitted: "multiprocessing.connection.Connection") -> None:
@@ -776,18 +790,18 @@ def test_balances_do_not_depend_on_the_size_of_the_memory_cache(store: Store, mo
     ]
 
 
-def test_folding_preserves_every_sum(desk: Desk, store: Store) -> None:
+def test_folding_preserves_every_sum(sync_ledger: SyncLedger, store: Store) -> None:
     budget = of_project(max_budget=10**6, budget_duration="month")
     for day in range(5):
         for user in ("bob", "eve", None):
-            desk.spend(ask(budget, user=user, created_at=NOW - (5 - day) * DAY), 10 + day)
-    desk.settle(desk.admit(ask(budget)), None, status="error")
+            sync_ledger.spend(ask(budget, user=user, created_at=NOW - (5 - day) * DAY), 10 + day)
+    sync_ledger.settle(sync_ledger.admit(ask(budget)), None, status="error")
     store.now = NOW
-    before = desk.run(_sums(desk.ledger))
-    assert desk.fold(NOW - 2 * DAY) > 0
+    before = sync_ledger.run(_sums(sync_ledger.ledger))
+    assert sync_ledger.fold(NOW - 2 * DAY) > 0
     assert store.value("select count(*) from requests") < 16
-    assert desk.run(_sums(desk.ledger)) == before
-    assert desk.reconciles()
+    assert sync_ledger.run(_sums(sync_ledger.ledger)) == before
+    assert sync_ledger.reconciles()
 
 
 async def _sums(ledger: Ledger) -> list[object]:
@@ -802,51 +816,51 @@ async def _sums(ledger: Ledger) -> list[object]:
     return [await ledger.spend(groups, f) for groups in ((), GROUPS, ("user",), ("day",)) for f in filters]
 
 
-def test_a_budget_added_after_folding_includes_earlier_spend(desk: Desk, store: Store) -> None:
+def test_a_budget_added_after_folding_includes_earlier_spend(sync_ledger: SyncLedger, store: Store) -> None:
     for day in range(4):
-        desk.spend(ask(user="bob", created_at=NOW - (4 - day) * DAY), 10)
-    desk.admit(ask())
-    desk.fold(NOW)
+        sync_ledger.spend(ask(user="bob", created_at=NOW - (4 - day) * DAY), 10)
+    sync_ledger.admit(ask())
+    sync_ledger.fold(NOW)
     budgets = (of_project(max_budget=BUDGET), of_key(max_budget=BUDGET), of_user("bob", max_budget=BUDGET))
-    desk.admit(ask(*budgets, user="bob"))
+    sync_ledger.admit(ask(*budgets, user="bob"))
     assert [store.balance(budget.id)[0] for budget in budgets] == [40, 40, 40]
-    assert desk.reconciles()
+    assert sync_ledger.reconciles()
 
 
-def test_folding_keeps_todays_running_and_newest_rows(desk: Desk, store: Store) -> None:
+def test_folding_keeps_todays_running_and_newest_rows(sync_ledger: SyncLedger, store: Store) -> None:
     store.now = NOW
-    desk.spend(ask(created_at=NOW - 2 * DAY), 1)
-    desk.admit(ask(created_at=NOW - 2 * DAY))
-    desk.spend(ask(created_at=NOW - 2 * DAY), 1)
-    assert desk.fold(NOW + DAY) == 1
+    sync_ledger.spend(ask(created_at=NOW - 2 * DAY), 1)
+    sync_ledger.admit(ask(created_at=NOW - 2 * DAY))
+    sync_ledger.spend(ask(created_at=NOW - 2 * DAY), 1)
+    assert sync_ledger.fold(NOW + DAY) == 1
     assert store.value("select count(*) from requests") == 2
-    desk.spend(ask(), 1)
-    assert desk.fold(NOW + DAY) == 0
+    sync_ledger.spend(ask(), 1)
+    assert sync_ledger.fold(NOW + DAY) == 0
 
 
-def test_sequence_numbers_are_not_reused_after_folding(desk: Desk, store: Store) -> None:
+def test_sequence_numbers_are_not_reused_after_folding(sync_ledger: SyncLedger, store: Store) -> None:
     scope = of_project(max_budget=BUDGET, budget_duration="day")
-    desk.spend(ask(scope, created_at=NOW - 3 * DAY), 1)
-    desk.spend(ask(scope, created_at=NOW - 2 * DAY), 2)
+    sync_ledger.spend(ask(scope, created_at=NOW - 3 * DAY), 1)
+    sync_ledger.spend(ask(scope, created_at=NOW - 2 * DAY), 2)
     newest = store.value("select max(seq) from requests")
-    desk.fold(NOW)
-    desk.spend(ask(scope), 3)
+    sync_ledger.fold(NOW)
+    sync_ledger.spend(ask(scope), 3)
     assert store.value("select max(seq) from requests") == newest + 1
     assert store.balance("project:web") == (3, 0)
 
 
-def test_content_is_deleted_with_its_row(desk: Desk, store: Store) -> None:
+def test_content_is_deleted_with_its_row(sync_ledger: SyncLedger, store: Store) -> None:
     for _ in range(2):
-        desk.settle(desk.admit(ask(created_at=NOW - 2 * DAY)), content="{}")
-    assert desk.fold(NOW) == 1
+        sync_ledger.settle(sync_ledger.admit(ask(created_at=NOW - 2 * DAY)), content="{}")
+    assert sync_ledger.fold(NOW) == 1
     assert store.value("select count(*) from request_contents") == 1
 
 
-def test_a_wrong_balance_is_found(desk: Desk, store: Store) -> None:
-    desk.spend(ask(of_project(max_budget=BUDGET)), 5)
+def test_a_wrong_balance_is_found(sync_ledger: SyncLedger, store: Store) -> None:
+    sync_ledger.spend(ask(of_project(max_budget=BUDGET)), 5)
     with store.elsewhere() as db:
         db.execute("update scopes set spent_nanos = 4")
-    (difference,) = desk.run(desk.ledger.reconcile())
+    (difference,) = sync_ledger.run(sync_ledger.ledger.reconcile())
     assert (difference.scope, difference.spent_nanos, difference.expected_spent_nanos) == (
         "project:web",
         4,

@@ -50,10 +50,10 @@ COMMANDS = (
 def test_a_url_is_not_a_path(given_: str) -> None:
     with pytest.raises(StoreError) as refused:
         database_file(given_)
-    said = str(refused.value)
-    assert said.startswith("the database must be a file")
-    assert "\n" not in said
-    assert PASSWORD not in said
+    message = str(refused.value)
+    assert message.startswith("the database must be a file")
+    assert "\n" not in message
+    assert PASSWORD not in message
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def refused_in_words(directory: Path, capsys: pytest.CaptureFixture[str], comman
     check_words("".join(capsys.readouterr()), directory)
 
 
-def check_words(said: str, directory: Path) -> None:
-    assert said.strip()
-    assert PASSWORD not in said
-    assert "Traceback" not in said
+def check_words(message: str, directory: Path) -> None:
+    assert message.strip()
+    assert PASSWORD not in message
+    assert "Traceback" not in message
     assert [one.name for one in directory.iterdir()] == ["proxy.yaml"]
 
 

@@ -410,7 +410,7 @@ def test_a_wakeup_of_a_closed_event_loop_does_not_block(writer: Writer) -> None:
     assert rows(writer) == [1, 2]
 
 
-class HastyLoop(asyncio.SelectorEventLoop):
+class EarlyTimerLoop(asyncio.SelectorEventLoop):
     """Its timers ring too early, as those of loops do that count in whole milliseconds."""
 
     def call_later(self, delay: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
@@ -430,7 +430,7 @@ def test_a_write_queued_after_an_early_wakeup_is_committed(
                 assert time.monotonic() < until
                 await asyncio.sleep(0.1)
 
-    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+    with asyncio.Runner(loop_factory=EarlyTimerLoop) as runner:
         runner.run(use())
     assert rows(writer) == [0, 1, 2]
 

@@ -42,7 +42,7 @@ class Call:
     @property
     def text(self) -> str:
         """What is counted of the answer, served or not."""
-        return said(self.noted)
+        return answer_text(self.noted)
 
     def check_nothing_is_open(self, where: Deployment = A) -> None:
         assert self.pools.of(where).users == 0
@@ -84,5 +84,5 @@ def reading(
     return *at_once(main()), call
 
 
-def said(events: Sequence[Event]) -> str:
+def answer_text(events: Sequence[Event]) -> str:
     return "".join(event.text for event in events)

@@ -34,9 +34,9 @@ def whole(message: Mapping[str, Any], finish_reason: str = "stop", **more: Any) 
     return orjson.dumps({**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE, **more})
 
 
-def stream(*said: Mapping[str, Any]) -> bytes:
+def stream(*pieces: Mapping[str, Any]) -> bytes:
     first = chunk({"role": "assistant", "content": None})
-    return sse(first, *said, {**HEAD, "choices": [], "usage": USAGE}, b"[DONE]")
+    return sse(first, *pieces, {**HEAD, "choices": [], "usage": USAGE}, b"[DONE]")
 
 
 def call(name: str, arguments: str, call_id: str | None = None) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def refusal(status: int, message: str = "no", **headers: str) -> Script:
 
 
 def good(kind: str = "text", *, streamed: bool) -> Script:
-    said = OPENAI.answers[kind]
-    return stream(said.stream) if streamed else answer(said.whole)
+    reference = OPENAI.answers[kind]
+    return stream(reference.stream) if streamed else answer(reference.whole)
 
 
 class Body(httpx2.AsyncByteStream):

@@ -153,7 +153,7 @@ class Client:
         return [None if line == b"[DONE]" else orjson.loads(line) for line in lines]
 
     @property
-    def said(self) -> str:
+    def answer_text(self) -> str:
         """The text it was given, in whichever form."""
         if self.status != 200:
             return ""
@@ -191,8 +191,10 @@ class Rig:
             self.time,
             lambda: internet.make(GPTCACHE),
         )
-        self.recall = CacheLookup(self.answers, semantic, self.time)
-        self.gateway = Gateway(lambda: self.setting, self.keys, walk, self.accounts, self.recall, self.time)
+        self.cache_lookup = CacheLookup(self.answers, semantic, self.time)
+        self.gateway = Gateway(
+            lambda: self.setting, self.keys, walk, self.accounts, self.cache_lookup, self.time
+        )
         self.secret = ""
 
     async def key(self, project: str = "team", **fields: Any) -> str:
@@ -257,7 +259,7 @@ def run(directory: Path, setting: Snapshot, internet: Internet, use: Callable[[R
             await rig.check_nothing_is_open()
             return result
         finally:
-            await rig.recall.close()
+            await rig.cache_lookup.close()
             await rig.answers.close()
             await rig.pools.close()
             await rig.reader.close()

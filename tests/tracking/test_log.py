@@ -48,14 +48,16 @@ def test_every_record_is_one_bounded_text_line(text: str) -> None:
 def test_short_records_are_unchanged() -> None:
     record = {"model": "m" * 256, "attempts": [{"deployment": "a#1", "ms": 1.5}] * 64, "cost_usd": None}
     assert bounded(record) == record
-    said = json.loads(as_json({"message": "x" * 3000, "é": "ü"}))
-    assert (said["message"], said["é"]) == ("x" * 3000, "ü")
+    record = json.loads(as_json({"message": "x" * 3000, "é": "ü"}))
+    assert (record["message"], record["é"]) == ("x" * 3000, "ü")
 
 
 def test_external_texts_are_cut_to_256_characters() -> None:
-    said = json.loads(as_json({"message": "request", "model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]}))
-    assert said["model"] == "m" * 253 + "..."
-    assert len(said["nested"][0]["x"]) == 256
+    record = json.loads(
+        as_json({"message": "request", "model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]})
+    )
+    assert record["model"] == "m" * 253 + "..."
+    assert len(record["nested"][0]["x"]) == 256
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
@@ -104,10 +106,10 @@ def test_an_unread_log_is_bounded_and_reports_dropped_lines(piped: tuple[Log, in
     reader.join(timeout=5)
     log.stop()
     os.close(read)
-    said = [json.loads(line)["message"] for line in b"".join(got).splitlines()]
-    told = [int(message.split()[0]) for message in said if "were dropped" in message]
+    record = [json.loads(line)["message"] for line in b"".join(got).splitlines()]
+    told = [int(message.split()[0]) for message in record if "were dropped" in message]
     assert sum(told) == log.dropped
-    assert said.count("request") == count - log.dropped
+    assert record.count("request") == count - log.dropped
 
 
 def test_a_closed_stdout_loses_only_its_lines(piped: tuple[Log, int]) -> None:

@@ -64,10 +64,10 @@ requests = st.fixed_dictionaries(
 )
 
 
-def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: Any) -> RequestContext:
+def a_trace(body: dict[str, Any] | None = None, answer_text: str = "hello", **given: Any) -> RequestContext:
     chat = parse_chat(orjson.dumps(body or {"prompt": "hi"}))
     transcript = Transcript()
-    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": answer_text}, "finish_reason": "stop"}
     transcript.add([Event(orjson.dumps({"choices": [choice]}))])
     values: dict[str, Any] = {
         "id": "req_1",
@@ -87,7 +87,9 @@ def a_trace(body: dict[str, Any] | None = None, said: str = "hello", **given: An
     return RequestContext(**values | given)
 
 
-def told(trace: RequestContext, tracking: Tracking = TRACKING, done: RequestCharge = DONE) -> dict[str, Any]:
+def record_of(
+    trace: RequestContext, tracking: Tracking = TRACKING, done: RequestCharge = DONE
+) -> dict[str, Any]:
     body: dict[str, Any] = orjson.loads(promptlayer.record(trace, done, tracking))
     assert rules.log_request(body) == []
     return body
@@ -96,12 +98,12 @@ def told(trace: RequestContext, tracking: Tracking = TRACKING, done: RequestChar
 @settings(max_examples=100)
 @given(requests, st.booleans())
 def test_any_request_becomes_a_valid_record(body: dict[str, Any], content: bool) -> None:
-    told(a_trace(body), replace(TRACKING, promptlayer_content=content))
+    record_of(a_trace(body), replace(TRACKING, promptlayer_content=content))
 
 
 @given(st.text(min_size=1))
-def test_without_content_a_record_has_no_text(said: str) -> None:
-    word = f"CANARY{said}"
+def test_without_content_a_record_has_no_text(answer_text: str) -> None:
+    word = f"CANARY{answer_text}"
     body = {
         "messages": [{"role": "user", "content": word}],
         "stop": [word],
@@ -119,17 +121,17 @@ def test_a_record_has_no_key_or_header() -> None:
 
 
 def test_times_cost_tokens_and_names_match_the_ledger() -> None:
-    body = told(a_trace(upstream_model="gpt-4.1-2026"))
+    body = record_of(a_trace(upstream_model="gpt-4.1-2026"))
     assert body["request_start_time"] == "2026-11-22T10:00:00.000000+00:00"
     assert body["request_end_time"] == "2026-11-22T10:00:01.250000+00:00"
     assert (body["provider"], body["model"]) == ("openai.azure", "gpt-4.1-2026")
     assert (body["input_tokens"], body["output_tokens"], body["price"]) == (3, 4, 1.5e-6)
-    assert "price" not in told(a_trace(), done=RequestCharge(Usage(), "exact", None))
+    assert "price" not in record_of(a_trace(), done=RequestCharge(Usage(), "exact", None))
     assert "score" not in body
 
 
 def test_our_metadata_overrides_the_clients() -> None:
-    body = told(a_trace({"prompt": "x", "metadata": {"request_id": "forged", "mine": {"a": 1}}}))
+    body = record_of(a_trace({"prompt": "x", "metadata": {"request_id": "forged", "mine": {"a": 1}}}))
     assert body["metadata"]["request_id"] == "req_1"
     assert body["metadata"]["mine"] == '{"a":1}'
 
@@ -139,7 +141,7 @@ def test_tool_calls_and_results_are_recorded() -> None:
     answer = {"role": "tool", "tool_call_id": "c1", "content": "42"}
     asked = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}, answer]
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    body = told(a_trace({"messages": asked, "tools": tools}))
+    body = record_of(a_trace({"messages": asked, "tools": tools}))
     assert body["input"]["messages"][1] == {"role": "assistant", "content": [], "tool_calls": [call]}
     assert body["input"]["messages"][2]["tool_call_id"] == "c1"
     assert body["input"]["tools"] == tools
@@ -156,7 +158,7 @@ def test_tool_calls_and_results_are_recorded() -> None:
 )
 def test_other_requests_are_recorded_as_completions(prompt: Any, shown: list[str]) -> None:
     chat = parse_completion(orjson.dumps({"prompt": prompt}))
-    body = told(a_trace(endpoint="completions", request=chat, sent=chat))
+    body = record_of(a_trace(endpoint="completions", request=chat, sent=chat))
     assert body["api_type"] == "completions"
     assert [block["text"] for block in body["input"]["content"]] == shown
     assert [block["text"] for block in body["output"]["content"]] == ["hello"]
@@ -165,20 +167,20 @@ def test_other_requests_are_recorded_as_completions(prompt: Any, shown: list[str
 def test_embeddings_have_an_input_and_an_empty_output() -> None:
     chat = parse_embedding(orjson.dumps({"input": "CANARY"}))
     trace = a_trace(endpoint="embeddings", request=chat, sent=chat, transcript=None)
-    body = told(trace)
+    body = record_of(trace)
     assert (body["input"]["content"][0]["text"], body["output"]["content"]) == ("CANARY", [])
     assert b"CANARY" not in promptlayer.record(trace, DONE, replace(TRACKING, promptlayer_content=False))
 
 
 def test_images_are_recorded_as_images() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:,x", "detail": "low"}}
-    body = told(a_trace({"messages": [{"role": "user", "content": [image]}]}))
+    body = record_of(a_trace({"messages": [{"role": "user", "content": [image]}]}))
     (block,) = body["input"]["messages"][0]["content"]
     assert block == {"type": "image_url", "image_url": {"url": "data:,x"}}
 
 
 def test_an_oversized_prompt_is_omitted_but_counted() -> None:
-    body = told(a_trace({"prompt": "x" * (MAX_CONTENT_BYTES + 1)}))
+    body = record_of(a_trace({"prompt": "x" * (MAX_CONTENT_BYTES + 1)}))
     assert len(orjson.dumps(body)) < 5_000
     assert body["input"]["messages"][0]["content"][0]["text"] == promptlayer.TOO_LARGE
     assert body["input_tokens"] == 3
@@ -198,22 +200,24 @@ def test_an_oversized_prompt_is_omitted_but_counted() -> None:
 def test_a_failure_has_promptlayers_error_type(failure: Failure, kind: str) -> None:
     failed = Attempt("gpt#1", failure, 1.0)
     error = ProxyError("upstream_error", "It failed.")
-    lost = told(a_trace(attempts=[failed], complete=False, serving=None, error=error))
+    lost = record_of(a_trace(attempts=[failed], complete=False, serving=None, error=error))
     assert (lost["status"], lost["error_type"], lost["error_message"]) == ("ERROR", kind, "It failed.")
     assert lost["output"]["messages"] == []
-    rescued = told(a_trace(attempts=[failed, OK]))
+    rescued = record_of(a_trace(attempts=[failed, OK]))
     assert (rescued["status"], rescued["error_type"]) == ("WARNING", kind)
 
 
 def test_a_cancelled_answer_is_a_warning_with_the_received_text() -> None:
-    body = told(a_trace(complete=False, gone=True, said="half an ans"))
+    body = record_of(a_trace(complete=False, gone=True, answer_text="half an ans"))
     assert (body["status"], body["error_type"]) == ("WARNING", "PROVIDER_PARTIAL_RESPONSE")
     assert body["output"]["messages"][0]["content"][0]["text"] == "half an ans"
 
 
 def test_a_broken_stream_is_an_error_with_the_received_text() -> None:
     error = ProxyError("upstream_error", "It broke.")
-    body = told(a_trace(complete=False, error=error, attempts=[Attempt("gpt#1", Failure("transient"), 1.0)]))
+    body = record_of(
+        a_trace(complete=False, error=error, attempts=[Attempt("gpt#1", Failure("transient"), 1.0)])
+    )
     assert (body["status"], body["error_type"]) == ("ERROR", "PROVIDER_PARTIAL_RESPONSE")
     assert body["output"]["messages"]
 
@@ -224,11 +228,11 @@ def test_a_broken_stream_is_an_error_with_the_received_text() -> None:
 )
 def test_a_template_version_is_positive_or_absent(given: Any, shown: int | None) -> None:
     metadata = {"prompt_name": "t", "prompt_version": given}
-    assert told(a_trace({"prompt": "x", "metadata": metadata})).get("prompt_version_number") == shown
+    assert record_of(a_trace({"prompt": "x", "metadata": metadata})).get("prompt_version_number") == shown
 
 
 def test_the_body_overrides_headers() -> None:
     hints = {"x-promptlayer-tags": "h", "x-promptlayer-prompt-name": "of-header"}
-    body = told(a_trace({"prompt": "x", "metadata": {"pl_tags": "a, b,,a"}}, hints=hints))
+    body = record_of(a_trace({"prompt": "x", "metadata": {"pl_tags": "a, b,,a"}}, hints=hints))
     assert body["tags"] == ["gateway", "a", "b"]
     assert body["prompt_name"] == "of-header"

@@ -12,7 +12,7 @@ from codellama_proxy.core.snapshot import Deployment, Timeouts
 from codellama_proxy.core.sse import MAX_EVENT_BYTES
 from codellama_proxy.upstream.reply import MAX_STREAM_BYTES
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES, MAX_ERROR_BYTES
-from tests.support.attempt_driver import HASTY, Call, playing, reading, said
+from tests.support.attempt_driver import HASTY, Call, answer_text, playing, reading
 from tests.support.builders import deployment
 from tests.support.cases import each
 from tests.support.dialogues import HEAD, OPENAI, chunk, sse
@@ -89,7 +89,7 @@ IMAGE = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;b
 
 def test_an_event_may_contain_an_image() -> None:
     events, failed, _ = reading(stream(ROLE, sse(chunk({"content": "Here: ", **IMAGE})), END))
-    assert (said(events), failed) == ("Here: ", None)
+    assert (answer_text(events), failed) == ("Here: ", None)
     assert any(b"A" * 1_200_000 in event.body for event in events)
 
 
@@ -155,7 +155,7 @@ def test_a_compressed_answer_is_read(encoding: str, wbits: int, streamed: bool) 
     pieces = tuple(sent[at : at + 50] for at in range(0, len(sent), 50))
     headers = {**script.headers, "content-encoding": encoding}
     events, failed, _ = reading(Script(pieces, 200, headers), streamed=streamed)
-    assert (said(events), failed) == (TEXT.text, None)
+    assert (answer_text(events), failed) == (TEXT.text, None)
 
 
 def test_a_compressed_error_is_read() -> None:
@@ -176,7 +176,7 @@ def test_a_compression_bomb_is_not_expanded() -> None:
 def test_every_2xx_status_is_a_success(status: int, streamed: bool) -> None:
     script = replace(good(streamed=streamed), status=status)
     events, failed, _ = reading(script, streamed=streamed)
-    assert (said(events), failed) == (TEXT.text, None)
+    assert (answer_text(events), failed) == (TEXT.text, None)
 
 
 def test_an_endless_answer_is_aborted() -> None:
@@ -227,16 +227,16 @@ def test_an_attempt_is_bounded_by_its_time_budget() -> None:
 
 def test_a_stream_that_stalls_fails_at_the_idle_timeout() -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, HANG), where=LIVELY)
-    assert said(events) == "def f"
+    assert answer_text(events) == "def f"
     assert failed is not None
     assert (failed.reason, failed.code) == ("idle_timeout", "upstream_timeout")
 
 
 def test_every_byte_resets_the_idle_timeout_until_the_deadline() -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, *PINGS[:40], END), where=LIVELY)
-    assert (said(events), failed) == ("def f", None)
+    assert (answer_text(events), failed) == ("def f", None)
     events, failed, _ = reading(stream(ROLE + WORDS, *PINGS), idle=0.1, where=LIVELY)
-    assert said(events) == "def f"
+    assert answer_text(events) == "def f"
     assert failed is not None
     assert failed.code == "upstream_timeout"
 
@@ -302,7 +302,7 @@ HIDDEN = [
 def test_hidden_output_counts_as_progress(where: Deployment, begun: bytes, ping: bytes, rest: bytes) -> None:
     thinking: list[Piece] = [ping, 0.01] * 20
     found, failed, _ = reading(stream(begun, *thinking, rest), where=where)
-    assert (said(found), failed) == ("def f", None)
+    assert (answer_text(found), failed) == ("def f", None)
 
 
 @pytest.mark.parametrize(("where", "begun", "ping", "rest"), HIDDEN)
@@ -336,7 +336,7 @@ def test_keep_alives_are_not_progress_before_the_first_token(
 def test_an_answer_is_read_completely_and_its_connection_released(kind: str, streamed: bool) -> None:
     events, failed, call = reading(good(kind, streamed=streamed), streamed=streamed)
     assert failed is None
-    assert said(events) == OPENAI.answers[kind].text
+    assert answer_text(events) == OPENAI.answers[kind].text
     assert call.internet.bodies[0].ended, "only then the connection can be used again"
 
 
@@ -355,20 +355,20 @@ def test_events_received_together_are_delivered_together() -> None:
 
 def test_a_stream_that_stays_open_after_done_is_closed() -> None:
     events, failed, call = reading(stream(ROLE + WORDS + END, HANG))
-    assert (said(events), failed) == ("def f", None)
+    assert (answer_text(events), failed) == ("def f", None)
     assert not call.internet.bodies[0].ended
 
 
 @pytest.mark.parametrize("ending", [b"", b"data: [DONE]", b"data: [DONE]\n"])
 def test_errors_after_done_are_ignored(ending: bytes) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, sse(chunk({}, "stop")), ending))
-    assert (said(events), failed) == ("def f", None)
+    assert (answer_text(events), failed) == ("def f", None)
 
 
 def test_events_before_an_error_in_the_same_chunk_are_delivered() -> None:
     broken = sse(chunk({"content": "()"}), {"error": {"message": "overloaded"}}, {**HEAD, "choices": []})
     events, failed, _ = reading(stream(ROLE + WORDS, broken))
-    assert said(events) == "def f()"
+    assert answer_text(events) == "def f()"
     assert failed is not None
     assert failed.reason == "error_in_200"
 

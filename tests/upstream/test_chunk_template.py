@@ -24,15 +24,15 @@ from tests.support.builders import chat, deployment
 Parse = Callable[..., tuple[StreamState, Sequence[Event]]]
 
 
-def chunk(said: str, **more: Any) -> bytes:
-    choice = {"index": 0, "delta": {"content": said}, "finish_reason": None}
+def chunk(answer_text: str, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": answer_text}, "finish_reason": None}
     return orjson.dumps(
         {"id": "c", "object": "chat.completion.chunk", "created": 1, "choices": [choice], **more}
     )
 
 
-def completed(said: str, **more: Any) -> bytes:
-    choice = {"index": 0, "text": said, "finish_reason": None}
+def completed(answer_text: str, **more: Any) -> bytes:
+    choice = {"index": 0, "text": answer_text, "finish_reason": None}
     return orjson.dumps({"id": "c", "object": "text_completion", "created": 1, "choices": [choice], **more})
 
 
@@ -51,7 +51,7 @@ def seen(events: Sequence[Event]) -> list[tuple[Any, ...]]:
     return [(event.body and orjson.loads(event.body), *event[1:]) for event in events]
 
 
-def told(interpreter: StreamParser, frames: Sequence[Frame]) -> list[Any]:
+def events_of(interpreter: StreamParser, frames: Sequence[Frame]) -> list[Any]:
     """What the frames say, up to one that cannot be read."""
     found: list[Any] = []
     for frame in frames:
@@ -62,18 +62,18 @@ def told(interpreter: StreamParser, frames: Sequence[Frame]) -> list[Any]:
     return found
 
 
-def told_by_heart(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
-    return told(reader(parse), frames)
+def matched_by_template(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
+    return events_of(reader(parse), frames)
 
 
-def told_by_the_parser(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
+def parsed_without_template(parse: Parse, frames: Sequence[Frame]) -> list[Any]:
     """Every state is another object, so nothing is known by heart."""
 
     def parse_anew(state: Any, *more: Any) -> tuple[Any, Sequence[Event]]:
         after, events = parse(state, *more)
         return copy(after), events
 
-    return told(reader(parse_anew), frames)
+    return events_of(reader(parse_anew), frames)
 
 
 def read(frames: Sequence[bytes]) -> tuple[Sequence[Event], bool]:
@@ -98,45 +98,47 @@ extras = st.sampled_from(
         {"error": None},
     ]
 )
-said = st.one_of(
+answer_text = st.one_of(
     st.text(max_size=8), st.sampled_from(["@", '"', "\\", "\n", "é", "😀", "\x7f", "content", "c"])
 )
 
 
-@given(st.lists(st.tuples(said, extras), max_size=12), st.sampled_from([chunk, completed]))
+@given(st.lists(st.tuples(answer_text, extras), max_size=12), st.sampled_from([chunk, completed]))
 def test_parsing_is_the_same_with_and_without_templates(
-    told: list[tuple[str, dict[str, Any]]], make: Callable[..., bytes]
+    events_of: list[tuple[str, dict[str, Any]]], make: Callable[..., bytes]
 ) -> None:
     parse = openai_stream.parse_stream if make is chunk else text.parse_stream
-    frames = [Frame(make(one, **more)) for one, more in told]
-    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+    frames = [Frame(make(one, **more)) for one, more in events_of]
+    assert matched_by_template(parse, frames) == parsed_without_template(parse, frames)
 
 
-@given(st.lists(said, max_size=12), st.booleans())
-def test_parsing_of_another_dialect_is_the_same_with_templates(told: list[str], thinks: bool) -> None:
+@given(st.lists(answer_text, max_size=12), st.booleans())
+def test_parsing_of_another_dialect_is_the_same_with_templates(events_of: list[str], thinks: bool) -> None:
     name = "thinking" if thinks else "text"
     block: dict[str, Any] = {"index": 0, "content_block": {"type": name, name: ""}}
     start = {"message": {"id": "m", "model": "c", "usage": {"input_tokens": 1}}}
     events: list[tuple[str, dict[str, Any]]] = [("message_start", start), ("content_block_start", block)]
-    deltas = [{"type": f"{name}_delta", name: one} for one in told]
+    deltas = [{"type": f"{name}_delta", name: one} for one in events_of]
     events += [("content_block_delta", {"index": 0, "delta": delta}) for delta in deltas]
     frames = [Frame(orjson.dumps({"type": kind, **body}), kind) for kind, body in events]
     parse = ADAPTERS["anthropic"].parse_stream
-    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+    assert matched_by_template(parse, frames) == parsed_without_template(parse, frames)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
-def test_arbitrary_bytes_as_text_parse_the_same(told: list[tuple[bytes, bool]]) -> None:
+def test_arbitrary_bytes_as_text_parse_the_same(events_of: list[tuple[bytes, bool]]) -> None:
     before, after = chunk("here").split(b"here")
-    odd = [before + one + (after if ends else b"") for one, ends in told]
+    odd = [before + one + (after if ends else b"") for one, ends in events_of]
     frames = [Frame(one) for one in (chunk("one"), chunk("two"), *odd)]
     parse = openai_stream.parse_stream
-    assert told_by_heart(parse, frames) == told_by_the_parser(parse, frames)
+    assert matched_by_template(parse, frames) == parsed_without_template(parse, frames)
 
 
 @pytest.mark.parametrize("more", [{}, {"usage": None}, {"x_groq": {}}, {"object": "wrong"}])
 def test_the_third_similar_chunk_is_matched_by_a_template(more: dict[str, Any]) -> None:
-    (event,), was_parsed = read([chunk(said, **more) for said in ("one", "two", ' three "and" é')])
+    (event,), was_parsed = read(
+        [chunk(answer_text, **more) for answer_text in ("one", "two", ' three "and" é')]
+    )
     assert not was_parsed
     assert event.text == ' three "and" é'
     assert orjson.loads(event.body) == orjson.loads(chunk(' three "and" é'))

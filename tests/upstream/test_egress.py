@@ -241,10 +241,10 @@ def test_a_proxy_variable_is_used_if_the_file_refers_to_it() -> None:
     ],
 )
 def test_an_invalid_proxy_is_an_error_with_position_that_does_not_repeat_it(url: str) -> None:
-    told = problems(f"egress: {{proxy: '{url}'}}\n", f", proxy: '{url}'")
-    assert [line.split(": ")[0] for line in told] == ["proxy.yaml:2:66", "proxy.yaml:4:17"]
+    reported = problems(f"egress: {{proxy: '{url}'}}\n", f", proxy: '{url}'")
+    assert [line.split(": ")[0] for line in reported] == ["proxy.yaml:2:66", "proxy.yaml:4:17"]
     assert all(
-        url not in line.replace("http://proxy.example", "").replace("http:// only", "") for line in told
+        url not in line.replace("http://proxy.example", "").replace("http:// only", "") for line in reported
     )
 
 
@@ -263,9 +263,9 @@ def test_a_ca_bundle_is_read_with_the_file(authority: tuple[Path, tuple[Path, Pa
         (empty, "no certificates"),
         (prose, "no certificates"),
     ]:
-        (told,) = problems(f"egress: {{ca_bundle: '{wrong}'}}\n")
-        assert told.startswith("proxy.yaml:4:21: ")
-        assert why in told or "directory" in told
+        (reported,) = problems(f"egress: {{ca_bundle: '{wrong}'}}\n")
+        assert reported.startswith("proxy.yaml:4:21: ")
+        assert why in reported or "directory" in reported
 
 
 def test_another_proxy_is_another_pool() -> None:
@@ -286,13 +286,13 @@ def test_another_proxy_is_another_pool() -> None:
 def test_a_proxys_password_is_never_shown() -> None:
     secret = "http://corp-user:hunter2hunter2@proxy.corp:3128"
     old, new = loaded(), loaded(f"egress: {{proxy: '{secret}'}}\n")
-    told = [*difference(old, new), *difference(new, old), repr(new), str(new.egress)]
+    reported = [*difference(old, new), *difference(new, old), repr(new), str(new.egress)]
     masks: list[Callable[[str], str]] = [mask_of(new), mask_for(new.models["a"].deployments[0])]
     sent = base64.b64encode(b"corp-user:hunter2hunter2").decode()
     for mask in masks:
-        told += [mask(f"407 from {secret}: hunter2hunter2 is wrong"), mask(f"got Basic {sent}")]
+        reported += [mask(f"407 from {secret}: hunter2hunter2 is wrong"), mask(f"got Basic {sent}")]
     assert difference(old, new)
-    for line in told:
+    for line in reported:
         assert "hunter2" not in line
         assert sent not in line
     assert "proxy.corp" not in masks[1]("cannot resolve proxy.corp")

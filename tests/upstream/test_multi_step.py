@@ -17,7 +17,7 @@ from codellama_proxy.providers.replicate import predictions as replicate
 from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.multi_step import open_multi_step
 from codellama_proxy.upstream.pools import Pools
-from tests.support.attempt_driver import said
+from tests.support.attempt_driver import answer_text
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
 from tests.support.dialects.replicate import event, prediction
@@ -27,12 +27,12 @@ R = deployment("r", provider="replicate", base_url=None, model="owner/name")
 FOLLOWED = {"urls": {"stream": "https://stream.replicate.com/v1/files/abc"}}
 
 
-def told(status: str, output: Any = None, code: int = 200, **more: Any) -> Script:
+def prediction_response(status: str, output: Any = None, code: int = 200, **more: Any) -> Script:
     return answer(orjson.dumps(prediction(status, output, **more)), status=code)
 
 
 def created(**more: Any) -> Script:
-    return told("starting", code=201, **more)
+    return prediction_response("starting", code=201, **more)
 
 
 async def at_once(_: float) -> None:
@@ -88,28 +88,28 @@ FOLLOW = "GET /v1/files/abc"
 
 
 def test_a_fast_answer_takes_one_request() -> None:
-    talk = Talk(told("succeeded", ["Hel", "lo"], code=201))
+    talk = Talk(prediction_response("succeeded", ["Hel", "lo"], code=201))
     events, failed = talk.attempt(streamed=False)
     assert failed is None
-    assert said(events) == "Hello"
+    assert answer_text(events) == "Hello"
     assert talk.paths == [CREATE]
     headers = talk.internet.sent[0].request.headers
     assert (headers["prefer"], headers["cancel-after"]) == ("wait=5", "180s")
 
 
 def test_a_slow_answer_is_polled() -> None:
-    talk = Talk(created(), told("succeeded", "Hello"))
+    talk = Talk(created(), prediction_response("succeeded", "Hello"))
     events, failed = talk.attempt(streamed=False)
-    assert (said(events), failed) == ("Hello", None)
+    assert (answer_text(events), failed) == ("Hello", None)
     assert talk.paths == [CREATE, ASK]
     assert talk.internet.sent[1].request.headers["authorization"] == "Bearer sk-upstream-secret"
 
 
 def test_a_stream_is_followed_and_its_usage_requested() -> None:
     said_there = event("output", "Hel") + event("output", "lo\n") + event("done", "{}")
-    talk = Talk(created(**FOLLOWED), stream(said_there), told("succeeded", ["Hel", "lo\n"]))
+    talk = Talk(created(**FOLLOWED), stream(said_there), prediction_response("succeeded", ["Hel", "lo\n"]))
     events, failed = talk.attempt(streamed=True)
-    assert (said(events), failed) == ("Hello\n", None)
+    assert (answer_text(events), failed) == ("Hello\n", None)
     assert talk.paths == [CREATE, FOLLOW, ASK]
     assert "prefer" not in talk.internet.sent[0].request.headers
     followed = talk.internet.sent[1].request
@@ -120,7 +120,9 @@ def test_a_stream_is_followed_and_its_usage_requested() -> None:
 
 
 def test_a_stream_without_url_is_polled() -> None:
-    talk = Talk(created(), told("processing", ["Hel"]), told("succeeded", ["Hel", "lo"]))
+    talk = Talk(
+        created(), prediction_response("processing", ["Hel"]), prediction_response("succeeded", ["Hel", "lo"])
+    )
     events, failed = talk.attempt(streamed=True)
     assert failed is None
     assert [e.text for e in events if e.text] == ["Hel", "lo"]
@@ -142,19 +144,21 @@ def test_a_stream_without_url_is_polled() -> None:
     ],
 )
 def test_the_token_is_not_sent_to_other_hosts(url: Any) -> None:
-    talk = Talk(created(urls={"stream": url, "get": url, "cancel": url}), told("succeeded", "Hello"))
+    talk = Talk(
+        created(urls={"stream": url, "get": url, "cancel": url}), prediction_response("succeeded", "Hello")
+    )
     events, _ = talk.attempt(streamed=True)
-    assert said(events) == "Hello"
+    assert answer_text(events) == "Hello"
     assert {one.request.url.host for one in talk.internet.sent} == {"api.replicate.com"}
 
 
 def test_the_token_is_sent_to_the_entrys_host() -> None:
     own = deployment("r", provider="replicate", base_url="http://10.0.0.9:5000/v1", model="owner/name")
     urls = {"stream": "http://10.0.0.9:5000/stream/p1"}
-    rest = [stream(event("output", "Hi") + event("done", "{}")), told("succeeded", "Hi")]
+    rest = [stream(event("output", "Hi") + event("done", "{}")), prediction_response("succeeded", "Hi")]
     talk = Talk(created(urls=urls), *rest, where=own)
     events, _ = talk.attempt(streamed=True)
-    assert said(events) == "Hi"
+    assert answer_text(events) == "Hi"
     assert talk.paths[1] == "GET /stream/p1"
 
 
@@ -197,7 +201,7 @@ def test_a_failed_prediction_is_a_failed_attempt(streamed: bool) -> None:
         ("The prompt is too long: exceeds maximum context length", "context_length"),
         ("NSFW content detected", "content_filter"),
     ]:
-        talk = Talk(created(), told("failed", error=error))
+        talk = Talk(created(), prediction_response("failed", error=error))
         _, failed = talk.attempt(streamed=streamed)
         assert failed is not None
         assert failed.reason == reason
@@ -205,8 +209,8 @@ def test_a_failed_prediction_is_a_failed_attempt(streamed: bool) -> None:
 
 
 def test_polling_tolerates_a_few_errors() -> None:
-    talk = Talk(created(), refusal(503), told("succeeded", "Hello"))
-    assert said(talk.attempt(streamed=False)[0]) == "Hello"
+    talk = Talk(created(), refusal(503), prediction_response("succeeded", "Hello"))
+    assert answer_text(talk.attempt(streamed=False)[0]) == "Hello"
     talk = Talk(created(), refusal(404))
     _, failed = talk.attempt(streamed=False)
     assert failed is not None
@@ -233,7 +237,7 @@ def test_a_timeout_cancels_the_prediction(streamed: bool) -> None:
 def test_a_stalled_stream_is_cancelled() -> None:
     talk = Talk(created(**FOLLOWED), stream(event("output", "Hel"), HANG), answer(b""))
     events, failed = talk.attempt(streamed=True, idle=0.05)
-    assert said(events) == "Hel"
+    assert answer_text(events) == "Hel"
     assert failed is not None
     assert failed.reason == "idle_timeout"
     assert talk.cancelled
@@ -243,7 +247,7 @@ def test_a_broken_stream_is_cancelled() -> None:
     broken = stream(event("output", "Hel"), httpx2.RemoteProtocolError("cut"))
     talk = Talk(created(**FOLLOWED), broken, answer(b""))
     events, failed = talk.attempt(streamed=True)
-    assert said(events) == "Hel"
+    assert answer_text(events) == "Hel"
     assert failed is not None
     assert talk.cancelled
 
@@ -252,8 +256,8 @@ def test_a_truncated_stream_is_completed_from_the_prediction() -> None:
     talk = Talk(
         created(**FOLLOWED),
         stream(b"event: output\ndata: Hel"),
-        told("processing", ["Hel", "l"]),
-        told("succeeded", ["Hel", "l", "o"]),
+        prediction_response("processing", ["Hel", "l"]),
+        prediction_response("succeeded", ["Hel", "l", "o"]),
     )
     events, failed = talk.attempt(streamed=True)
     assert failed is None
@@ -265,15 +269,15 @@ def test_a_complete_stream_succeeds_without_usage() -> None:
     for rest in (refusal(500), httpx2.ReadError("no")):
         talk = Talk(created(**FOLLOWED), done, rest)
         events, failed = talk.attempt(streamed=True)
-        assert (said(events), failed) == ("Hello", None)
+        assert (answer_text(events), failed) == ("Hello", None)
         assert not [e for e in events if e.usage]
         assert [e.finish_reason for e in events if e.finish_reason] == ["stop"]
 
 
 def test_a_stream_that_cannot_be_opened_is_polled() -> None:
-    talk = Talk(created(**FOLLOWED), refusal(502), told("succeeded", "Hello"))
+    talk = Talk(created(**FOLLOWED), refusal(502), prediction_response("succeeded", "Hello"))
     events, failed = talk.attempt(streamed=True)
-    assert (said(events), failed) == ("Hello", None)
+    assert (answer_text(events), failed) == ("Hello", None)
     assert talk.paths == [CREATE, FOLLOW, ASK]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from codellama_proxy.upstream.transport import HttpTransport
 from codellama_proxy.upstream.transport_failure import failure_of
-from tests.support.attempt_driver import playing, reading, said
+from tests.support.attempt_driver import answer_text, playing, reading
 from tests.support.cases import each
 from tests.support.dialogues import OPENAI, chunk, sse
 from tests.support.fake_internet import answer, stream
@@ -57,7 +57,7 @@ def test_a_body_cut_before_the_first_token_fails_the_attempt(
 @each("kind", ERRORS)
 def test_a_stream_cut_later_fails_after_its_events(kind: type[httpx2.TransportError]) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
-    assert said(events) == "def f"
+    assert answer_text(events) == "def f"
     assert failed == failure_of(kind("x"))
 
 
@@ -70,10 +70,10 @@ BODY = b"asked"
 class Peer(threading.Thread):
     """An upstream on plain sockets: answers, then treats the connection or the next request on it as it is told."""
 
-    def __init__(self, idle: str, said: bytes, mortal: int) -> None:
+    def __init__(self, idle: str, answer_text: bytes, mortal: int) -> None:
         super().__init__(daemon=True)
         self._idle = idle
-        self._said = said
+        self._said = answer_text
         self._mortal = mortal
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -132,9 +132,9 @@ async def ask(wire: HttpTransport, port: int, method: str = "POST") -> None:
 
 
 @contextlib.contextmanager
-def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
+def peer(idle: str, answer_text: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
     """The first `mortal` connections end when they are idle, or at their second request."""
-    one = Peer(idle, said, mortal)
+    one = Peer(idle, answer_text, mortal)
     one.start()
     try:
         yield one
@@ -143,8 +143,8 @@ def peer(idle: str, said: bytes = b"", mortal: int = 1) -> Iterator[Peer]:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
-def test_a_possibly_processed_request_is_never_sent_again(said: bytes, method: str) -> None:
+@pytest.mark.parametrize("answer_text", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
+def test_a_possibly_processed_request_is_never_sent_again(answer_text: bytes, method: str) -> None:
     async def use(port: int) -> None:
         async with HttpTransport() as wire:
             await ask(wire, port)
@@ -154,7 +154,7 @@ def test_a_possibly_processed_request_is_never_sent_again(said: bytes, method: s
             assert upstream.requests == 2
             await ask(wire, port)
 
-    with peer("stays", said) as upstream:
+    with peer("stays", answer_text) as upstream:
         asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
     assert upstream.requests == 3
 

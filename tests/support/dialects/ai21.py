@@ -24,9 +24,9 @@ def whole(message: Mapping[str, Any], reason: str = "stop") -> bytes:
     return orjson.dumps({"id": "a1", "choices": [choice], "usage": USAGE})
 
 
-def stream(*said: Mapping[str, Any]) -> bytes:
+def stream(*pieces: Mapping[str, Any]) -> bytes:
     # The terminal event is not always spelled alike.
-    return sse(chunk({"role": "assistant"}), *said) + b"data:  [DONE]\n\n"
+    return sse(chunk({"role": "assistant"}), *pieces) + b"data:  [DONE]\n\n"
 
 
 def call(name: str, arguments: str) -> dict[str, Any]:

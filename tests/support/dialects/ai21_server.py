@@ -18,7 +18,7 @@ from tests.support.dialects.ai21 import call, chunk, stream, whole
 from tests.support.dialects.loopback import (
     SSE,
     Asked,
-    Told,
+    CannedResponse,
     check_results,
     check_tools,
     last_text,
@@ -39,7 +39,7 @@ FAULTS: Mapping[str, tuple[int, Any]] = {
 }
 
 
-def answer(asked: Asked) -> Told:
+def answer(asked: Asked) -> CannedResponse:
     if (asked.method, asked.path) != ("POST", "/studio/v1/chat/completions"):
         return told(404, {"detail": f"no {asked.path}"})
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -50,26 +50,26 @@ def answer(asked: Asked) -> Told:
         status, why = FAULTS[text]
         wait = {"retry_after": "7"} if text == "limited" else {}
         return told(status, {"detail": why}, **wait)
-    return streamed(text, asked.body) if asked.body.get("stream") else said(text, asked.body)
+    return streamed(text, asked.body) if asked.body.get("stream") else answer_for(text, asked.body)
 
 
-def said(text: str, body: Mapping[str, Any]) -> Told:
+def answer_for(text: str, body: Mapping[str, Any]) -> CannedResponse:
     if text == "weather" and body.get("tools"):
         called = {"content": None, "tool_calls": [call("get_weather", '{"city":"Oslo"}')]}
         return told(200, json.loads(whole(called, "tool_calls")))
     return told(200, json.loads(whole({"content": f"You said: {text}"})))
 
 
-def streamed(text: str, body: Mapping[str, Any]) -> Told:
+def streamed(text: str, body: Mapping[str, Any]) -> CannedResponse:
     if text == "weather" and body.get("tools"):
         called = {"tool_calls": [{"index": 0, **call("get_weather", '{"city":"Oslo"}')}]}
-        return Told(200, [stream(chunk(called), chunk({}, "tool_calls"))], SSE)
+        return CannedResponse(200, [stream(chunk(called), chunk({}, "tool_calls"))], SSE)
     words = [chunk({"content": "You said: "}), chunk({"content": text})]
     if text == "hang up":
-        return Told(200, [sse(*words), 0.1], SSE)
+        return CannedResponse(200, [sse(*words), 0.1], SSE)
     if text == "break":
-        return Told(200, [sse(*words), 0.1, sse({"detail": "Internal error"})], SSE)
-    return Told(200, [stream(*words, chunk({"content": ""}, "stop"))], SSE)
+        return CannedResponse(200, [sse(*words), 0.1, sse({"detail": "Internal error"})], SSE)
+    return CannedResponse(200, [stream(*words, chunk({"content": ""}, "stop"))], SSE)
 
 
 # --- rules ---------------------------------------------------------------------------------------------------

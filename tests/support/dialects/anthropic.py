@@ -20,9 +20,9 @@ USAGE = {
 MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-2026"}
 
 
-def events(*said: Mapping[str, Any]) -> bytes:
+def events(*pieces: Mapping[str, Any]) -> bytes:
     """Each event names its type twice, as Anthropic's do."""
-    return b"".join(b"event: %s\ndata: %s\n\n" % (one["type"].encode(), orjson.dumps(one)) for one in said)
+    return b"".join(b"event: %s\ndata: %s\n\n" % (one["type"].encode(), orjson.dumps(one)) for one in pieces)
 
 
 def start(**more: Any) -> dict[str, Any]:

@@ -97,13 +97,13 @@ class Handler(BaseHTTPRequestHandler):
         asked = last_text(body["messages"])
         if asked in FAULTS:
             return self._error(*FAULTS[asked], details=DETAILS.get(asked))
-        content, reason, more = said(asked, body)
+        content, reason, more = answer_for(asked, body)
         if not body.get("stream"):
             whole = {**MESSAGE, "model": body["model"], "content": content, "usage": USAGE, **more}
             return self._json(200, {**whole, "stop_reason": reason, "stop_sequence": None})
         pieces = [start(model=body["model"]), {"type": "ping"}]
         for index, one in enumerate(content):
-            pieces += told(index, one)
+            pieces += block_events(index, one)
         if asked in BROKEN:
             return self._break_off(events(*pieces), BROKEN[asked])
         return self._send(200, "text/event-stream; charset=utf-8", events(*pieces, *end(reason, **more)))
@@ -145,7 +145,7 @@ def last_text(messages: list[Mapping[str, Any]]) -> str:
     return str(last.get("text", last.get("content", last["type"])))
 
 
-def said(asked: str, body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
+def answer_for(asked: str, body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
     """The content of the answer, why it ends, and what else is said of that."""
     answer = {"type": "text", "text": f"You said: {asked}"}
     if asked.startswith("weather") and body.get("tools"):
@@ -162,12 +162,14 @@ def said(asked: str, body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str
     return [answer], "end_turn", {}
 
 
-def told(index: int, one: Mapping[str, Any]) -> list[dict[str, Any]]:
+def block_events(index: int, one: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A block in pieces."""
     if one["type"] == "text":
         return text(index, one["text"][:4], one["text"][4:])
     if one["type"] == "thinking":
         return thinking(index, one["signature"], one["thinking"][:5], one["thinking"][5:])
-    said = json.dumps(one["input"])
-    pieces = [{"type": "input_json_delta", "partial_json": part} for part in ("", said[:5], said[5:])]
+    answer_for = json.dumps(one["input"])
+    pieces = [
+        {"type": "input_json_delta", "partial_json": part} for part in ("", answer_for[:5], answer_for[5:])
+    ]
     return block(index, {**one, "input": {}}, *pieces)

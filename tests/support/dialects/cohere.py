@@ -17,9 +17,9 @@ USAGE = {
 }
 
 
-def events(*said: Mapping[str, Any]) -> bytes:
+def events(*pieces: Mapping[str, Any]) -> bytes:
     """Each event names its type twice, as Cohere's do."""
-    return b"".join(b"event: %s\ndata: %s\n\n" % (one["type"].encode(), orjson.dumps(one)) for one in said)
+    return b"".join(b"event: %s\ndata: %s\n\n" % (one["type"].encode(), orjson.dumps(one)) for one in pieces)
 
 
 def message(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def called(index: int, name: str, *pieces: str) -> list[dict[str, Any]]:
     return [begun, *went_on, {"type": "tool-call-end", "index": index}]
 
 
-def whole(reason: str, **said: Any) -> bytes:
-    shown = {"role": "assistant", **said}
+def whole(reason: str, **pieces: Any) -> bytes:
+    shown = {"role": "assistant", **pieces}
     return orjson.dumps({"id": "c-1", "finish_reason": reason, "message": shown, "usage": USAGE})
 
 
@@ -100,8 +100,8 @@ DIALOGUE = Dialogue(
             events(
                 start(),
                 *(
-                    {"type": "tool-plan-delta", **message({"tool_plan": said})}
-                    for said in ("I will ", "check.")
+                    {"type": "tool-plan-delta", **message({"tool_plan": pieces})}
+                    for pieces in ("I will ", "check.")
                 ),
                 *called(3, "weather", '{"city":', '"Oslo"}'),
                 *called(4, "time"),

@@ -16,7 +16,7 @@ from tests.support.dialects.cohere import USAGE, block, call, called, end, event
 from tests.support.dialects.loopback import (
     SSE,
     Asked,
-    Told,
+    CannedResponse,
     check_results,
     check_tools,
     last_text,
@@ -52,7 +52,7 @@ FAULTS: Mapping[str, tuple[int, str]] = {
 }
 
 
-def answer(asked: Asked) -> Told:
+def answer(asked: Asked) -> CannedResponse:
     if (asked.method, asked.path) != ("POST", "/v2/chat"):
         return told(404, {"message": f"no {asked.path}"})
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -66,34 +66,34 @@ def answer(asked: Asked) -> Told:
     return streamed(text, asked.body) if asked.body["stream"] else whole(text, asked.body)
 
 
-def whole(text: str, body: Mapping[str, Any]) -> Told:
+def whole(text: str, body: Mapping[str, Any]) -> CannedResponse:
     content: list[dict[str, Any]] = [{"type": "text", "text": f"You said: {text}"}]
     if calls_tool(text, body):
-        said: dict[str, Any] = {
+        assistant_message: dict[str, Any] = {
             "tool_plan": "I look.",
             "tool_calls": [call("get_weather", '{"city":"Oslo"}')],
         }
     elif text == "think":
-        said = {"content": [{"type": "thinking", "thinking": "Well, hm."}, *content]}
+        assistant_message = {"content": [{"type": "thinking", "thinking": "Well, hm."}, *content]}
     else:
-        said = {"content": content}
-    reason = "TOOL_CALL" if "tool_calls" in said else "COMPLETE"
-    shown = {"role": "assistant", **said}
+        assistant_message = {"content": content}
+    reason = "TOOL_CALL" if "tool_calls" in assistant_message else "COMPLETE"
+    shown = {"role": "assistant", **assistant_message}
     return told(200, {"id": "c-1", "finish_reason": reason, "message": shown, "usage": USAGE})
 
 
-def streamed(text: str, body: Mapping[str, Any]) -> Told:
+def streamed(text: str, body: Mapping[str, Any]) -> CannedResponse:
     begun = [start(), *(block(0, "thinking", "Well, ", "hm.") if text == "think" else ())]
     if calls_tool(text, body):
         plan = {"type": "tool-plan-delta", **message({"tool_plan": "I look."})}
         rest = [plan, *called(0, "get_weather", '{"city":', '"Oslo"}'), end("TOOL_CALL")]
-        return Told(200, [events(*begun, *rest)], SSE)
-    said = block(len(begun) > 1, "text", "You said: ", text)
+        return CannedResponse(200, [events(*begun, *rest)], SSE)
+    assistant_message = block(len(begun) > 1, "text", "You said: ", text)
     if text == "hang up":
-        return Told(200, [events(*begun, *said[:2]), 0.1], SSE)
+        return CannedResponse(200, [events(*begun, *assistant_message[:2]), 0.1], SSE)
     if text == "break":
-        return Told(200, [events(*begun, *said), 0.1, events(end("ERROR"))], SSE)
-    return Told(200, [events(*begun, *said), events(end("COMPLETE"))], SSE)
+        return CannedResponse(200, [events(*begun, *assistant_message), 0.1, events(end("ERROR"))], SSE)
+    return CannedResponse(200, [events(*begun, *assistant_message), events(end("COMPLETE"))], SSE)
 
 
 def calls_tool(text: str, body: Mapping[str, Any]) -> bool:

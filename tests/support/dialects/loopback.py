@@ -25,7 +25,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CannedResponse:
     """An answer: bytes, and seconds of silence between them."""
 
     status: int
@@ -38,16 +38,16 @@ class Refused(Exception):  # noqa: N818 - it is what a server does
     """A request that breaks the provider's rules, and why."""
 
 
-def told(status: int, body: Any, **headers: str) -> Told:
+def told(status: int, body: Any, **headers: str) -> CannedResponse:
     """A whole JSON answer; header names with `_` for `-`."""
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Told(status, [json.dumps(body).encode()], JSON, shown)
+    return CannedResponse(status, [json.dumps(body).encode()], JSON, shown)
 
 
 class Server:
     """Remembers what it was asked, newest last."""
 
-    def __init__(self, answer: Callable[[Asked], Told]) -> None:
+    def __init__(self, answer: Callable[[Asked], CannedResponse]) -> None:
         self.asked: list[Asked] = []
         self.refused: list[str] = []
         """Requests that no proxy of ours should have sent."""
@@ -75,7 +75,7 @@ class Server:
 
 
 @contextmanager
-def serving(answer: Callable[[Asked], Told]) -> Iterator[Server]:
+def serving(answer: Callable[[Asked], CannedResponse]) -> Iterator[Server]:
     server = Server(answer)
     try:
         yield server
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = told(422, {"message": str(why), "detail": str(why)})
         self._send(answer)
 
-    def _send(self, answer: Told) -> None:
+    def _send(self, answer: CannedResponse) -> None:
         """A stream ends with its connection."""
         self.send_response(answer.status)
         self.send_header("content-type", answer.content_type)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.dialects.loopback import SSE, Asked, Told, need, only, told
+from tests.support.dialects.loopback import SSE, Asked, CannedResponse, need, only, told
 from tests.support.dialects.replicate import event, prediction
 
 KEY = "r8_of_the_tests"
@@ -56,7 +56,7 @@ class Predictions:
         self.cancelled: set[str] = set()
         self._lock = threading.Lock()
 
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, asked: Asked) -> CannedResponse:
         if asked.headers.get("authorization") != f"Bearer {KEY}":
             return told(401, {"title": "Unauthenticated", "detail": "You did not pass a valid token"})
         path = asked.path.removeprefix("/v1")
@@ -79,7 +79,7 @@ class Predictions:
                 return self.asked_after(name)
         return told(404, {"title": "Not found", "detail": f"no {asked.method} {path}"})
 
-    def create(self, asked: Asked, path: str) -> Told:
+    def create(self, asked: Asked, path: str) -> CannedResponse:
         body = asked.body
         only(body, ("version", "input") if path == "/predictions" else ("input",), "body")
         need(path != "/predictions" or body["version"] == VERSION, "version does not exist")
@@ -98,7 +98,7 @@ class Predictions:
         over = waits and text not in ("slow", "endless")
         return told(201, self.shown(name, over=over))
 
-    def asked_after(self, name: str) -> Told:
+    def asked_after(self, name: str) -> CannedResponse:
         self.questions[name] = self.questions.get(name, 0) + 1
         text = self.texts[name]
         late = text == "endless" or (text == "slow" and self.questions[name] < QUESTIONS)
@@ -118,19 +118,19 @@ class Predictions:
         output = ["You said: ", text] if status == "succeeded" else None
         return prediction(status, output, id=name, urls=urls, error=ENDS.get(text) if over else None)
 
-    def stream(self, asked: Asked, name: str) -> Told:
+    def stream(self, asked: Asked, name: str) -> CannedResponse:
         need(asked.headers.get("accept") == "text/event-stream", "accept")
         text = self.texts[name]
         begun: list[bytes | float] = [event("output", "You said: ")]
         if text in ENDS:
-            return Told(200, [event("error", json.dumps({"detail": ENDS[text]}))], SSE)
+            return CannedResponse(200, [event("error", json.dumps({"detail": ENDS[text]}))], SSE)
         if text == "hang up":
-            return Told(200, [*begun, 0.1], SSE)
+            return CannedResponse(200, [*begun, 0.1], SSE)
         if text == "break":
-            return Told(200, [*begun, 0.1, event("error", '{"detail": "It broke."}')], SSE)
+            return CannedResponse(200, [*begun, 0.1, event("error", '{"detail": "It broke."}')], SSE)
         if text == "endless":
-            return Told(200, [*begun, *[0.05, b": still here\n\n"] * 200], SSE)
-        return Told(200, [*begun, event("output", text), event("done", "{}")], SSE)
+            return CannedResponse(200, [*begun, *[0.05, b": still here\n\n"] * 200], SSE)
+        return CannedResponse(200, [*begun, event("output", text), event("done", "{}")], SSE)
 
 
 def last_line(given: Mapping[str, Any]) -> str:

@@ -50,11 +50,11 @@ def body(provider: str, **params: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("model", "messages", "stream")}
 
 
-def messages(provider: str, *said: Mapping[str, Any], **params: Any) -> Any:
+def messages(provider: str, *conversation: Mapping[str, Any], **params: Any) -> Any:
     entry = deployment(provider=provider)
-    return orjson.loads(ADAPTERS[provider].to_request(chat(messages=said, params=params), entry).body)[
-        "messages"
-    ]
+    return orjson.loads(
+        ADAPTERS[provider].to_request(chat(messages=conversation, params=params), entry).body
+    )["messages"]
 
 
 def assert_refused(provider: str, name: str, value: Any, **more: Any) -> None:

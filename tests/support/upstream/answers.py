@@ -59,7 +59,7 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
         return Choice(function_call=(name, '{"city": "Oslo"}'), finish="function_call")
     if "refuse" in step:
         return Choice(refusal="I cannot help with that.")
-    pieces = tokenize(said(body, step))
+    pieces = tokenize(answer_text(body, step))
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     finish = step.text("finish", "stop")
     if isinstance(limit, int) and limit < len(pieces):
@@ -68,7 +68,7 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
     return Choice(pieces, reasoning, finish=finish)
 
 
-def said(body: Mapping[str, Any], step: Step) -> str:
+def answer_text(body: Mapping[str, Any], step: Step) -> str:
     if "echo" in step:
         return json.dumps(body)
     if "json" in step:
