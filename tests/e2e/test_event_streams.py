@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dialects.loopback import JSON, SSE, Asked, Server, Told, serving
+from tests.support.dialects.loopback import JSON, SSE, Asked, CannedResponse, Server, serving
 from tests.support.dialogues import chunk
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -26,7 +26,7 @@ LONG = b"x" * 5000
 
 
 def text_event(text: str) -> bytes:
-    """A piece that says the text, as one line."""
+    """A chunk with the text, as one line."""
     return json.dumps(chunk({"content": text})).encode()
 
 
@@ -87,8 +87,8 @@ class Upstream:
         self.pieces: Sequence[bytes | float] = ()
         self.kind = SSE
 
-    def answer(self, asked: Asked) -> Told:
-        return Told(200, list(self.pieces), self.kind)
+    def answer(self, asked: Asked) -> CannedResponse:
+        return CannedResponse(200, list(self.pieces), self.kind)
 
 
 @pytest.fixture(scope="module")
