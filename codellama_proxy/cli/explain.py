@@ -113,17 +113,17 @@ def _explain(options: Options) -> int:
             snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, db.digest_key()))
         standings = unused(now) if db is None else (lambda scopes: db.standings(scopes, now))
         cooling = _cooling(options.server, now)
-        told = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now, cooling))
-    course = None if plan is None or told.error else _simulated(snapshot, key, chat, told, plan)
+        explanation = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now, cooling))
+    course = None if plan is None or explanation.error else _simulated(snapshot, key, chat, explanation, plan)
     clean = mask_of(snapshot)
     if options.as_json:
-        shown = masked(explained.as_json(snapshot, key, chat, told, course), clean)
+        shown = masked(explained.as_json(snapshot, key, chat, explanation, course), clean)
         say(json.dumps(shown, ensure_ascii=False))
     else:
         used = None if db is None else database_path(options.database)
-        for line in explained.as_text(snapshot, key, chat, told, course, used):
+        for line in explained.as_text(snapshot, key, chat, explanation, course, used):
             say(clean(line))
-    return 1 if told.error or (course and course.error) else 0
+    return 1 if explanation.error or (course and course.error) else 0
 
 
 def _check(options: Options) -> None:
@@ -144,10 +144,12 @@ def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: Worl
     return decision.explain(snapshot, key, chat, world)
 
 
-def _simulated(snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Explanation, plan: Plan) -> Course:
+def _simulated(
+    snapshot: Snapshot, key: Key, chat: InferenceRequest, explanation: Explanation, plan: Plan
+) -> Course:
     trace = trace_of(snapshot, key, chat, 0.0)
-    trace.admission = told.admission
-    return simulate(trace, chat, told.models, snapshot, plan)
+    trace.admission = explanation.admission
+    return simulate(trace, chat, explanation.models, snapshot, plan)
 
 
 # --- the request -------------------------------------------------------------------------------------------

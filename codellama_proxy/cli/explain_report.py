@@ -20,7 +20,7 @@ def as_text(
     snapshot: Snapshot,
     key: Key,
     chat: InferenceRequest,
-    told: Explanation,
+    explanation: Explanation,
     course: Course | None,
     used: Path | None,
 ) -> Iterator[str]:
@@ -28,40 +28,46 @@ def as_text(
     asked = "the first model" if chat.model is None else f"the model {chat.model}"
     yield f"key {key.key_id} of project {key.project} asks for {asked} (configuration {snapshot.digest})"
     yield ""
-    yield from _verdict(told)
-    if told.chain:
+    yield from _verdict(explanation)
+    if explanation.chain:
         yield ""
         yield "Attempted in this order until one answers (equal weights in random order):"
-        yield _indented(table(("deployment", "provider", "upstream model", "state", "price"), _places(told)))
-    if told.others:
+        yield _indented(
+            table(
+                ("deployment", "provider", "upstream model", "state", "price"), _deployment_rows(explanation)
+            )
+        )
+    if explanation.others:
         yield ""
         yield "Not attempted:"
-        rows = [(one.deployment.id, one.state, one.why or None) for one in told.others]
+        rows = [(one.deployment.id, one.state, one.why or None) for one in explanation.others]
         yield _indented(table(("deployment", "state", "why"), rows))
-    yield from _guardrails(told.chain)
-    if told.cache is not None:
+    yield from _guardrails(explanation.chain)
+    if explanation.cache is not None:
         yield ""
-        yield f"Cache: {_cache(told.cache)}."
-    if told.limits:
+        yield f"Cache: {_cache(explanation.cache)}."
+    if explanation.limits:
         yield ""
         since = "assuming no usage yet" if used is None else f"usage from {used}"
         yield f"Limits in force ({since}):"
-        yield _indented(table(("scope", "limit", "value", "from"), [_limit_row(one) for one in told.limits]))
+        yield _indented(
+            table(("scope", "limit", "value", "from"), [_limit_row(one) for one in explanation.limits])
+        )
     if course is not None:
         yield from _time_line(course)
 
 
-def _verdict(told: Explanation) -> Iterator[str]:
-    if told.error is not None:
-        yield f"Refused before any attempt: {_error(told.error)}"
+def _verdict(explanation: Explanation) -> Iterator[str]:
+    if explanation.error is not None:
+        yield f"Refused before any attempt: {_error(explanation.error)}"
         return
     most = (
         "unknown, because a model in the chain has no price"
-        if told.most_nanos is None
-        else dollars(told.most_nanos)
+        if explanation.most_nanos is None
+        else dollars(explanation.most_nanos)
     )
-    yield f"Admitted. Prompt: about {told.prompt_tokens} tokens. Maximum cost: {most}."
-    admission = told.admission
+    yield f"Admitted. Prompt: about {explanation.prompt_tokens} tokens. Maximum cost: {most}."
+    admission = explanation.admission
     if admission is None or (not admission.hold_nanos and admission.max_tokens is None):
         yield "No budget applies, so nothing is held."
         return
@@ -80,7 +86,7 @@ def _error(error: ProxyError) -> str:
     return f"{error.status} {error.code}: {error.message}"
 
 
-def _places(told: Explanation) -> list[tuple[str | None, ...]]:
+def _deployment_rows(explanation: Explanation) -> list[tuple[str | None, ...]]:
     return [
         (
             one.deployment.id,
@@ -89,7 +95,7 @@ def _places(told: Explanation) -> list[tuple[str | None, ...]]:
             _state(one),
             _price(one.price),
         )
-        for one in told.chain
+        for one in explanation.chain
     ]
 
 
@@ -121,6 +127,10 @@ def _guardrails(chain: Sequence[CandidateState]) -> Iterator[str]:
         yield f"Guardrail{whom}:" if text else f"No guardrail{whom}."
         if text:
             yield _indented(text)
+
+
+def _cache_json(cached: Cached) -> dict[str, Any]:
+    return {"state": cached.state, "scope": cached.scope, "key": cached.key}
 
 
 def _cache(cached: Cached) -> str:
@@ -161,27 +171,27 @@ def _indented(text: str) -> str:
 
 
 def as_json(
-    snapshot: Snapshot, key: Key, chat: InferenceRequest, told: Explanation, course: Course | None
+    snapshot: Snapshot, key: Key, chat: InferenceRequest, explanation: Explanation, course: Course | None
 ) -> dict[str, Any]:
-    admission = told.admission
+    admission = explanation.admission
     return {
         "config": snapshot.digest,
         "key_id": key.key_id,
         "project": key.project,
         "model": chat.model,
-        "error": _error_json(told.error),
-        "chain": [_place_json(one) for one in told.chain],
+        "error": _error_json(explanation.error),
+        "chain": [_deployment_json(one) for one in explanation.chain],
         "others": [
             {"deployment": one.deployment.id, "state": one.state, "why": one.why or None}
-            for one in told.others
+            for one in explanation.others
         ],
-        "limits": [_limit_json(one) for one in told.limits],
-        "prompt_tokens": told.prompt_tokens,
-        "most_usd": usd(told.most_nanos),
+        "limits": [_limit_json(one) for one in explanation.limits],
+        "prompt_tokens": explanation.prompt_tokens,
+        "most_usd": usd(explanation.most_nanos),
         "hold_usd": None if admission is None else usd(admission.hold_nanos),
         "max_tokens": None if admission is None else admission.max_tokens,
         "clamped": admission is not None and admission.clamped,
-        "cache": told.cache and {"state": told.cache.state, "scope": told.cache.scope, "key": told.cache.key},
+        "cache": explanation.cache and _cache_json(explanation.cache),
         "simulation": None if course is None else _course_json(course),
     }
 
@@ -192,7 +202,7 @@ def _error_json(error: ProxyError | None) -> dict[str, Any] | None:
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
-def _place_json(one: CandidateState) -> dict[str, Any]:
+def _deployment_json(one: CandidateState) -> dict[str, Any]:
     price = one.price
     return {
         "deployment": one.deployment.id,

@@ -11,7 +11,7 @@ import hmac
 import os
 from collections.abc import Iterable
 
-SHOWN = 12
+DIGEST_CHARACTERS = 12
 """Hex digits."""
 _OF_PROCESS = os.urandom(32)
 
@@ -26,4 +26,4 @@ def fingerprint_of(text: bytes, inputs: Iterable[tuple[str, str]]) -> bytes:
 
 def keyed(fingerprint: bytes, key: bytes | None = None) -> str:
     """What is shown of a fingerprint, which itself never is."""
-    return hmac.new(key or _OF_PROCESS, fingerprint, hashlib.sha256).hexdigest()[:SHOWN]
+    return hmac.new(key or _OF_PROCESS, fingerprint, hashlib.sha256).hexdigest()[:DIGEST_CHARACTERS]

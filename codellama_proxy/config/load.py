@@ -112,7 +112,7 @@ def _build(
         build.snapshot(file, deployments, digest=keyed(fingerprint)),
         fingerprint=fingerprint,
         secrets=secret_values.secrets_of(document),
-        hidden=secret_values.hidden_places(document, (entry.name for entry in file.models)),
+        hidden=secret_values.secret_paths(document, (entry.name for entry in file.models)),
     )
     return snapshot, added
 

@@ -37,7 +37,7 @@ def secrets_of_entry(document: Document, index: int) -> frozenset[Secret]:
     return _secret(found)
 
 
-def hidden_places(document: Document, names: Iterable[str]) -> frozenset[str]:
+def secret_paths(document: Document, names: Iterable[str]) -> frozenset[str]:
     """The paths of substituted values, such as `models.NAME#1.base_url`. `names` are those of the entries, in order."""
     ids = tuple(_ids(names))
     return frozenset(_dotted(path, ids) for path in document.substituted)

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MASTER_KEY_LENGTH = 16
+MIN_MASTER_KEY_CHARACTERS = 16
 DEFAULT_HOST = "127.0.0.1"
 
 
@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value():
             return None
-        if len(value.get_secret_value()) < MASTER_KEY_LENGTH:
-            raise ValueError(f"must have at least {MASTER_KEY_LENGTH} characters")
+        if len(value.get_secret_value()) < MIN_MASTER_KEY_CHARACTERS:
+            raise ValueError(f"must have at least {MIN_MASTER_KEY_CHARACTERS} characters")
         return value
 
 

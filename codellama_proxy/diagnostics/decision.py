@@ -107,7 +107,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
     try:
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         permitted = permission(trace.settings, key, chat.endpoint)
-        asked = routing.asked_model(snapshot, chat.model, chat.mode, permitted)
+        asked = routing.requested_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
         return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, ())))
@@ -125,7 +125,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
     except ProxyError as error:
         explanation = replace(explanation, error=error)
     chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
-    places = tuple(_place(trace, chat, one, snapshot, world) for one in chain)
+    places = tuple(_candidate(trace, chat, one, snapshot, world) for one in chain)
     others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
     return replace(explanation, admission=trace.admission, chain=places, others=others)
 
@@ -175,7 +175,7 @@ def _most(ask: admission.AdmissionRequest) -> int | None:
 # --- the deployments -----------------------------------------------------------------------------------------
 
 
-def _place(
+def _candidate(
     trace: RequestContext, chat: InferenceRequest, one: Deployment, snapshot: Snapshot, world: World
 ) -> CandidateState:
     chats = chat.endpoint == "chat/completions"

@@ -57,7 +57,7 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
     try:
         await _answered(deployment, snapshot, pools)
     except AttemptError as failed:
-        return ProbeResult(deployment, False, _since(started, time), in_words(failed.failure))
+        return ProbeResult(deployment, False, _since(started, time), failure_text(failed.failure))
     except ProxyError as error:
         return ProbeResult(deployment, False, _since(started, time), error.message)
     return ProbeResult(deployment, True, _since(started, time))
@@ -78,7 +78,7 @@ def _chat(deployment: Deployment, snapshot: Snapshot) -> InferenceRequest:
     return request_for(chat, deployment, text, snapshot.guardrail.client_system, None)
 
 
-def in_words(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
     """`401 credential: The upstream did not accept ...`."""
     status = "" if failure.status is None else f"{failure.status} "
     why = "" if failure.status is not None else f" ({failure.reason})" if failure.reason else ""

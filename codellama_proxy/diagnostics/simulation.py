@@ -188,7 +188,7 @@ async def _course(
         error = refused
     finally:
         await pools.close()
-    events = [*_told(stage, trace.attempts, cooldowns, loop.time()), *_pauses(sleeps)]
+    events = [*_report(stage, trace.attempts, cooldowns, loop.time()), *_pauses(sleeps)]
     return Course(
         tuple(sorted(events, key=lambda event: event.at)),
         tuple(trace.attempts),
@@ -199,7 +199,7 @@ async def _course(
     )
 
 
-def _told(
+def _report(
     stage: MockUpstreams, attempts: Sequence[Attempt], cooldowns: Cooldowns, now: float
 ) -> list[TimelineEvent]:
     found = []

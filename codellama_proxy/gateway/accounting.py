@@ -11,7 +11,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
 from codellama_proxy.core.types import Charge, Usage
-from codellama_proxy.gateway import admission_request as asking
+from codellama_proxy.gateway import admission_request as admissions
 from codellama_proxy.gateway.settlement import settlement
 from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -67,21 +67,21 @@ class Accounting:
         Called before anything is sent upstream. Raises `ProxyError`: a limit, model_not_priced or
         accounting_unavailable.
         """
-        scopes = asking.scopes_of(context, request, snapshot)
-        models = asking.payable(models, scopes)
-        context.budgeted = asking.budgeted(scopes)
+        scopes = admissions.scopes_of(context, request, snapshot)
+        models = admissions.payable(models, scopes)
+        context.budgeted = admissions.budgeted(scopes)
         # Prompt tokens are counted only if a token rate is limited; otherwise they are estimated from the size.
-        if asking.counts_tokens(scopes):
-            estimate = await self._counter.prompt(request, asking.candidates(models)[0])
+        if admissions.counts_tokens(scopes):
+            estimate = await self._counter.prompt(request, admissions.candidates(models)[0])
         else:
             estimate = tokens.of_size(request.size)
         context.needs_settlement = True
         ask = await off_loop(
-            request.size, asking.admission_request, context, request, models, snapshot, scopes, estimate
+            request.size, admissions.admission_request, context, request, models, snapshot, scopes, estimate
         )
         context.scopes = scopes
         context.admission = await self._ledger.admit(ask)
-        context.bounds = asking.bounds_of(ask, context.admission)
+        context.bounds = admissions.bounds_of(ask, context.admission)
         context.held_nanos = context.admission.hold_nanos
         return models
 
@@ -100,7 +100,7 @@ class Accounting:
         """The request; with its token IDs decoded to text as well if a candidate accepts only text."""
         if request.endpoint != "embeddings" or not has_ids(request):
             return request
-        if all(d.provider in TAKE_IDS for d in asking.candidates(models)):
+        if all(d.provider in TAKE_IDS for d in admissions.candidates(models)):
             return request
         return request._replace(texts=await self._counter.texts(request))
 

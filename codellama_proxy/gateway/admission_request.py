@@ -119,7 +119,7 @@ def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tupl
     that providers add.
     """
     request = here[0].request
-    attached, encoded = media.found_in(request.messages)
+    attached, encoded = media.media_in(request.messages)
     shared = request.size - encoded + tokens.framing_bound(request.messages)
     if request.endpoint == "chat/completions":
         shared += OWN_TOKENS
@@ -144,7 +144,7 @@ def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
     price = price_of(here.deployment)
     if price is None:
         return None
-    rates = pricing.reachable(price, bound, extras.asked_tier(here.params))
+    rates = pricing.reachable(price, bound, extras.requested_tier(here.params))
     hour = any(extra.hour for extra in here.paid_extras)
     classes = (rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h if hour else 0)
     return Tariff(max([rate or 0 for rate in classes]), rates.output)

@@ -102,7 +102,7 @@ class AttemptRunner:
         self, request: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
         """The requested model and its fallbacks. Raises `ProxyError` model_not_found."""
-        asked = selection.asked_model(snapshot, request.model, request.mode, permitted)
+        asked = selection.requested_model(snapshot, request.model, request.mode, permitted)
         cooling, now = self._cooldowns.states(), self._time.monotonic()
         return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
 

@@ -49,7 +49,7 @@ def fold(chunks: Iterable[Json]) -> dict[str, Any]:
     return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
 
 
-def _place(part: Json, otherwise: int) -> int:
+def _slot(part: Json, otherwise: int) -> int:
     index = part.get("index")
     return index if type(index) is int else otherwise
 
@@ -99,7 +99,7 @@ def _add(whole: dict[str, Any], delta: Json) -> None:
         elif name == "tool_calls" and isinstance(value, list):
             calls = _of_kind(dict, whole, name)
             for place, call in enumerate(value):
-                _add(calls.setdefault(_place(call, place), {}), call)
+                _add(calls.setdefault(_slot(call, place), {}), call)
         elif isinstance(value, Mapping):
             _add(_of_kind(dict, whole, name), value)
         elif isinstance(value, str) and name not in _ONCE:

@@ -16,7 +16,7 @@ from codellama_proxy.core.types import Usage
 
 DIGITS = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 """A count that is written as a string."""
-MOST_TOKENS = 1_000_000_000
+MAX_REPORTED_TOKENS = 1_000_000_000
 """Larger figures are read as this one, which no request can use."""
 
 PROMPT = (
@@ -28,7 +28,7 @@ COMPLETION = (
     *("candidatesTokenCount", "candidates_token_count"),
 )
 TOTAL = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
-PLACES = ("usage", "usageMetadata", "usage_metadata")
+USAGE_FIELDS = ("usage", "usageMetadata", "usage_metadata")
 """Where an answer has its usage."""
 TOOL_PROMPT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
 """Gemini's names: prompt tokens that `promptTokenCount` does not include."""
@@ -36,7 +36,7 @@ THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
 """Gemini's names: output tokens that `candidatesTokenCount` does not include."""
 PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
-BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+SEPARATE_CACHE_FIELDS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Anthropic's names: tokens that `input_tokens` does not include."""
 CACHED = (
     *("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cacheReadInputTokens"),
@@ -71,7 +71,7 @@ def usage_in(found: Mapping[str, Any]) -> Usage | None:
 
 def reported_in(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """The `usage` object as reported by the upstream."""
-    for name in PLACES:
+    for name in USAGE_FIELDS:
         if isinstance(own := found.get(name), dict) and own:
             return own
     choices = found.get("choices")
@@ -126,7 +126,7 @@ def _usual(reported: Mapping[str, Any]) -> Usage | None:
     prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
     cached, reasoning = inputs.get("cached_tokens", 0), outputs.get("reasoning_tokens", 0)
     for figure in (prompt, completion, cached, reasoning):
-        if type(figure) is not int or not 0 <= figure < MOST_TOKENS:
+        if type(figure) is not int or not 0 <= figure < MAX_REPORTED_TOKENS:
             return None
     assert prompt is not None
     assert completion is not None
@@ -148,9 +148,9 @@ def _any_spelling(reported: Mapping[str, Any]) -> Usage | None:
         written = hour + (_first(inside[-1], ("ephemeral_5m_input_tokens",)) or 0)
     reasoning = _inside([reported, *_objects(reported, COMPLETION_DETAILS)], REASONING) or 0
     if thoughts := _first(reported, THOUGHTS):
-        completion = min((completion or 0) + thoughts, MOST_TOKENS)
+        completion = min((completion or 0) + thoughts, MAX_REPORTED_TOKENS)
     if tools := _first(reported, TOOL_PROMPT):
-        prompt = min((prompt or 0) + tools, MOST_TOKENS)
+        prompt = min((prompt or 0) + tools, MAX_REPORTED_TOKENS)
     beside = (cached or 0) + written
     apart = _stands_apart(reported, prompt, completion, total, beside, reasoning)
     prompt = _whole_prompt(reported, prompt, beside, apart=apart)
@@ -183,7 +183,9 @@ def _stands_apart(
 
     Anthropic's `input_tokens` never does; of other figures the total tells, or the sizes do.
     """
-    if "prompt_tokens" not in reported and any(name in reported for name in (*BESIDE, "cache_creation")):
+    if "prompt_tokens" not in reported and any(
+        name in reported for name in (*SEPARATE_CACHE_FIELDS, "cache_creation")
+    ):
         return True
     if not beside or not prompt:
         return False
@@ -196,10 +198,10 @@ def _stands_apart(
 def _whole_prompt(reported: Mapping[str, Any], prompt: int | None, beside: int, *, apart: bool) -> int | None:
     """With the parts that some upstreams report apart from it."""
     if apart:
-        return min((prompt or 0) + beside, MOST_TOKENS)
+        return min((prompt or 0) + beside, MAX_REPORTED_TOKENS)
     misses = _first(reported, ("prompt_cache_miss_tokens",))
     if misses is not None and (prompt is None or prompt == misses):
-        return min(misses + beside, MOST_TOKENS)
+        return min(misses + beside, MAX_REPORTED_TOKENS)
     return prompt
 
 
@@ -215,7 +217,7 @@ def _with_total(
         if not prompt and "prompt_tokens" not in reported:
             return total - completion, completion
         completion = total - prompt
-    return prompt, min(completion, MOST_TOKENS)
+    return prompt, min(completion, MAX_REPORTED_TOKENS)
 
 
 def _tool_calls(reported: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
@@ -255,7 +257,7 @@ def _first(place: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    """A count as JSON may have it, at most `MOST_TOKENS`; `None` for anything else.
+    """A count as JSON may have it, at most `MAX_REPORTED_TOKENS`; `None` for anything else.
 
     Fractions are rounded up; a string of digits is a count too.
     """
@@ -264,10 +266,10 @@ def _count(value: object) -> int | None:
     if isinstance(value, float):
         if not 0 <= value < float("inf"):
             return None
-        value = math.ceil(min(value, MOST_TOKENS))
+        value = math.ceil(min(value, MAX_REPORTED_TOKENS))
     if type(value) is not int or value < 0:  # a bool is no number in JSON
         return None
-    return min(value, MOST_TOKENS)
+    return min(value, MAX_REPORTED_TOKENS)
 
 
 def part_within(value: int, whole: int) -> int:

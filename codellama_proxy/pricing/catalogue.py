@@ -1,6 +1,6 @@
-"""Looks prices up in the bundled catalogue, offline; the only module that knows it.
+"""Looks up prices in the bundled catalogue, offline; the only module that uses it.
 
-A model that the catalogue does not have has no price; none is guessed.
+A model that is not in the catalogue has no price.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.snapshot import Deployment, Price, Tariff
 
-# Our name of a provider -> the catalogue's. Who runs models on their own machines has no price.
+# Our name of a provider -> the catalogue's. Self-hosted models have no price.
 PROVIDERS: Mapping[str, str] = {
     "openai": "openai",
     "together": "together",
@@ -35,15 +35,15 @@ PROVIDERS: Mapping[str, str] = {
 
 CLASSES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
 KILO = 1000
-"""The catalogue's prices for server tools are for a thousand calls."""
+"""The catalogue's prices of server tools are per 1 000 calls."""
 FREE = Price(0, 0)
-"""What the built-in mock costs."""
+"""The price of the built-in mock."""
 
 
 def price_of(deployment: Deployment) -> Price | None:
-    """The price written in the configuration, else the catalogue's, else none.
+    """The configured price, else the catalogue's, else `None`.
 
-    The first look into the catalogue takes a quarter of a second; `warm` takes it off the request path.
+    The first lookup in the catalogue takes 0.25 s; `warm` keeps that off the request path.
     """
     if deployment.price is not None:
         return deployment.price
@@ -53,7 +53,7 @@ def price_of(deployment: Deployment) -> Price | None:
 
 
 def warm(deployments: Iterable[Deployment]) -> None:
-    """Look everything up once, on a thread that may wait."""
+    """Look up all prices once; called on a separate thread."""
     for deployment in deployments:
         price_of(deployment)
 
@@ -73,7 +73,7 @@ def look_up(provider: str, model: str) -> Price | None:
 
 
 def _named(provider: str, model: str) -> tuple[str | None, str]:
-    """Hugging Face names the partner that answers after a colon."""
+    """The catalogue's provider and model: Hugging Face appends the serving partner after a colon."""
     if provider == "huggingface":
         name, _, partner = model.partition(":")
         return (f"huggingface_{partner}" if partner else None), name
@@ -116,7 +116,7 @@ def _tier(price: Any, start: int) -> Any:
 
 
 def _nanos(usd: Any) -> int | None:
-    """The catalogue's decimals may carry the noise of floats; ten places are more than any price has."""
+    """Nano-USD from a catalogue price, rounded to ten places to remove floating-point noise."""
     if usd is None:
         return None
     base = usd if isinstance(usd, Decimal) else Decimal(usd.base)

@@ -20,7 +20,7 @@ from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, U
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import merged
 from codellama_proxy.pricing import cost as pricing
-from codellama_proxy.pricing.extras import asked_tier, with_asked_calls
+from codellama_proxy.pricing.extras import requested_tier, with_requested_calls
 from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed, bounded_count
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
@@ -29,7 +29,7 @@ MAX_TOKEN_CHARACTERS = 16
 """Upper bound of the average length of a token; about 4 in ordinary text."""
 MAX_COUNTED_CHARACTERS = 4 << 20
 """Text beyond this is not kept for counting; longer than any booked answer."""
-FEW_TOKENS = 16
+TOLERATED_TOKENS = 16
 """Tolerance for the completion tokens of short answers."""
 UNKNOWN_BOUNDS = Bounds()
 CANCELLED = Failure("client_left", reason="client_left")
@@ -143,7 +143,7 @@ def lacking(call: Call) -> bool:
 
 def too_few(call: Call, usage: Usage) -> bool:
     """Whether the reported completion tokens are too few for the text with any tokenizer."""
-    return call.characters > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + FEW_TOKENS)
+    return call.characters > MAX_TOKEN_CHARACTERS * (usage.completion_tokens + TOLERATED_TOKENS)
 
 
 def has_unreported_text(call: Call) -> bool:
@@ -174,8 +174,8 @@ def charge(call: Call, price: Price | None) -> Charge:
 def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     """Cost in nano-USD; `None` if the price is unknown and something was used."""
     if price is not None:
-        charged = with_asked_calls(usage, call.sent) if usage != Usage() else usage
-        return pricing.cost(charged, price, asked_tier(call.sent.params))
+        charged = with_requested_calls(usage, call.sent) if usage != Usage() else usage
+        return pricing.cost(charged, price, requested_tier(call.sent.params))
     return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0
 
 

@@ -1,4 +1,4 @@
-"""Turns tokens into nano-USD; in doubt, never in favour of a lower charge."""
+"""Computes the cost of usage in nano-USD; uncertainty never lowers it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from codellama_proxy.core.snapshot import Price, Tariff
 from codellama_proxy.core.types import Usage
 
 PER = 1_000_000
-"""Prices are for so many tokens, or calls."""
+"""Number of tokens or calls that a price is for."""
 PLAIN_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
-"""Service tiers that cost the usual price, where an upstream says that it served in one of them."""
+"""Reported service tiers with the default price."""
 MODES = frozenset({"fast", "us"})
-"""Tiers that are requested by other parameters than the service tier, and not reported as one."""
+"""Tiers that are requested by other parameters than `service_tier` and not reported in it."""
 UNDECIDED_TIERS = frozenset({"", "auto"})
-"""Wishes that leave the tier to the upstream."""
+"""Requested tiers that leave the choice to the upstream."""
 
 
-def cost(usage: Usage, price: Price, asked_tier: str = "") -> int:
-    """Nano-USD, rounded up once. Parts that contradict the whole count as plain tokens.
+def cost(usage: Usage, price: Price, requested_tier: str = "") -> int:
+    """The cost in nano-USD, rounded up once. Parts that exceed the whole count as plain tokens.
 
-    `asked_tier`: the service tier that the request named. It counts where the upstream does not say which one it was:
-    then the charge is the dearest of those that may apply.
+    `requested_tier` matters if the upstream does not report the tier: the cost is then the highest of the tiers that
+    may apply.
     """
-    units = max(_units(usage, rates) for rates in _applicable(usage, price, asked_tier))
+    units = max(_units(usage, rates) for rates in _applicable(usage, price, requested_tier))
     calls = dict(usage.tool_calls)
     units += sum(max(calls.get(name, 0), 0) * nanos for name, nanos in price.server_tools)
     return -(-units // PER)
 
 
-def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Tariff]:
+def _applicable(usage: Usage, price: Price, requested_tier: str) -> Iterable[Tariff]:
     tiers = dict(price.service_tiers)
     by_length = of_length(price, max(usage.prompt_tokens, 0))
     reported = usage.service_tier
-    sure = bool(reported) and asked_tier not in MODES
-    names = {reported} if sure else {reported, asked_tier}
+    sure = bool(reported) and requested_tier not in MODES
+    names = {reported} if sure else {reported, requested_tier}
     applicable = [tiers[name] for name in names if name in tiers]
     if by_length is not price:
         applicable = [dearest((tier, by_length)) for tier in applicable]
@@ -42,7 +42,7 @@ def _applicable(usage: Usage, price: Price, asked_tier: str) -> Iterable[Tariff]
 
 
 def of_length(price: Price, prompt_tokens: int) -> Tariff:
-    """The rates for a prompt of this length; the price itself for a short one."""
+    """The rates for a prompt of this length."""
     found: Tariff = price
     for tokens, rates in price.above:
         if prompt_tokens > tokens:
@@ -50,17 +50,17 @@ def of_length(price: Price, prompt_tokens: int) -> Tariff:
     return found
 
 
-def reachable(price: Price, prompt_bound: int, asked_tier: str = "") -> Tariff:
-    """The dearest of each class that a request may meet, whatever its upstream makes of it."""
+def reachable(price: Price, prompt_bound: int, requested_tier: str = "") -> Tariff:
+    """The highest rate of each class that can apply to a request with this prompt bound and tier."""
     rates: list[Tariff] = [price]
     rates += [tier for tokens, tier in price.above if prompt_bound > tokens]
-    open_tier = asked_tier in UNDECIDED_TIERS
-    rates += [tier for name, tier in price.service_tiers if open_tier or name == asked_tier]
+    open_tier = requested_tier in UNDECIDED_TIERS
+    rates += [tier for name, tier in price.service_tiers if open_tier or name == requested_tier]
     return dearest(rates)
 
 
 def dearest(rates: Iterable[Tariff]) -> Tariff:
-    """Of each class the highest price among them."""
+    """The highest of these rates in each class."""
     given = tuple(rates)
     return Tariff(
         max(one.input for one in given),
@@ -98,5 +98,5 @@ def _written_1h(rates: Tariff) -> int:
 
 
 def input_cost(tokens: int, rates: Tariff) -> int:
-    """What plain input costs."""
+    """The cost of uncached input in nano-USD, rounded up."""
     return -(-max(tokens, 0) * rates.input // PER)

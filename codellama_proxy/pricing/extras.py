@@ -1,6 +1,7 @@
-"""What a request may ask for that costs more than its tokens: the one table of it. Pure.
+"""Request features that cost more than tokens, in one table. Pure.
 
-Under a budget such a wish needs a price in the entry's own `price`: else it is refused, or dropped with `drop_params`.
+With a budget, each of them needs a price in the entry's `price`; otherwise it is refused, or dropped with
+`drop_params`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10
-"""Calls of one tool that a request is held for, where it does not say how many it allows."""
+"""Calls of one tool that are held for a request without a limit of its own."""
 CALL_TOKENS = 10_000
-"""What the results of one call add to a prompt."""
+"""Prompt tokens for the results of one call."""
 VERSION = re.compile(r"(_preview)?(_\d{8}|_\d{4}_\d\d_\d\d)?$")
 CLIENT_TOOLS = re.compile(
     r"(function|custom|allowed_tools|namespace|tool_search|local_shell|shell|apply_patch"
     r"|(bash|text_editor|computer|computer_use|memory)(_preview)?(_\d{8})?)$"
 )
-"""Tools that run at the client, or cost nothing."""
+"""Tools that run at the client, or are free."""
 SEARCH = "web_search"
 TOOL_NAMES: Mapping[str, str] = {
     "web": SEARCH,
@@ -33,25 +34,25 @@ TOOL_NAMES: Mapping[str, str] = {
     "browser_search": SEARCH,
     "openrouter:web_search": SEARCH,
 }
-"""Other names of the same tool."""
+"""Providers' names for the same tool."""
 
 
 class Extra(NamedTuple):
-    """One thing that costs extra."""
+    """One feature that costs extra."""
 
     param: str
-    """The parameter that asks for it."""
+    """The parameter that requests it."""
     tier: str = ""
     """The service tier whose price it needs."""
     tool: str = ""
     """The server tool whose price it needs."""
     calls: int = 0
-    """How often the tool can be called."""
+    """Maximum number of calls of the tool."""
     hour: bool = False
-    """It needs a price for an hour in the cache."""
+    """Whether it needs a price for one-hour cache writes."""
 
     def paid_by(self, written: Price | None, known: Price | None) -> bool:
-        """`written`: the entry's own price; `known`: the one that is charged."""
+        """Whether it has a price. `written`: the entry's own price; `known`: the price that is charged."""
         if self.hour:
             return known is not None and known.cache_write_1h is not None
         if written is None:
@@ -63,14 +64,14 @@ Found = Iterator[Extra]
 
 
 def extras_of(chat: InferenceRequest) -> list[Extra]:
-    """Everything in the request that costs extra."""
-    found = _asked_for(chat.params)
-    if _asks_for_an_hour(chat):
+    """All features of a request that cost extra."""
+    found = _requested(chat.params)
+    if _requests_an_hour(chat):
         found.append(Extra("cache_control", hour=True))
     return found
 
 
-def _asked_for(params: Mapping[str, Any]) -> list[Extra]:
+def _requested(params: Mapping[str, Any]) -> list[Extra]:
     if TABLE.keys().isdisjoint(params):
         return []
     return [
@@ -119,7 +120,7 @@ def _audio(name: str, value: Any) -> Found:
 
 
 def _unpriceable(name: str, value: Any) -> Found:
-    """It chooses who serves, and so the price, or how much is generated."""
+    """A parameter that selects the server, and so the price, or the amount of output; it never has a price."""
     if value:
         yield Extra(name, tool=f"?{name}")
 
@@ -128,7 +129,7 @@ OTHER_LENGTHS = (
     *("max_new_tokens", "max_output_tokens", "max_length"),
     *("n_predict", "num_predict", "num_return_sequences"),
 )
-"""How much is generated, in other words than `max_tokens` and `n`: a budget holds nothing for it."""
+"""Other parameters that determine the amount of output; a budget cannot hold money for them."""
 
 TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     "service_tier": _tier,
@@ -149,7 +150,7 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
 
 
 def server_tool(tool: Any) -> str | None:
-    """The name of a tool that runs at the provider, as prices have it; `None` for any other."""
+    """The name in prices of a tool that runs at the provider; `None` for any other tool."""
     kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
     if not isinstance(kind, str) or CLIENT_TOOLS.match(kind):
         return None
@@ -166,8 +167,8 @@ def _most(value: Any, name: str, usual: int) -> int:
     return most if type(most) is int and 0 < most <= 1000 else usual
 
 
-def asked_tier(params: Mapping[str, Any]) -> str:
-    """The service tier that a request names, or leaves to the upstream (`auto`); empty for none."""
+def requested_tier(params: Mapping[str, Any]) -> str:
+    """The service tier of a request, or `auto`, which leaves it to the upstream; empty for none."""
     for name in ("speed", "inference_geo", "service_tier"):
         tier = params.get(name)
         if isinstance(tier, str) and tier not in (PLAIN_TIERS - {"auto"} | {"global"}):
@@ -175,18 +176,18 @@ def asked_tier(params: Mapping[str, Any]) -> str:
     return "default" if params.get("service_tier") in PLAIN_TIERS - {"", "auto"} else ""
 
 
-def with_asked_calls(usage: Usage, chat: InferenceRequest) -> Usage:
-    """The usage with one call of each tool that was asked for by a parameter and that the upstream does not count."""
+def with_requested_calls(usage: Usage, chat: InferenceRequest) -> Usage:
+    """The usage with one call of each tool that a parameter requests and the upstream does not count."""
     reported = dict(usage.tool_calls)
-    asked = {extra.tool: 1 for extra in _asked_for(chat.params) if extra.tool and extra.param != "tools"}
-    return usage._replace(tool_calls=tuple({**asked, **reported}.items())) if asked else usage
+    requested = {extra.tool: 1 for extra in _requested(chat.params) if extra.tool and extra.param != "tools"}
+    return usage._replace(tool_calls=tuple({**requested, **reported}.items())) if requested else usage
 
 
 # --- an hour in the cache ------------------------------------------------------------------------------------
 
 
-def _asks_for_an_hour(chat: InferenceRequest) -> bool:
-    """Whether any mark on the request, a tool, a message or a part of one names an hour. Without calls: it is long."""
+def _requests_an_hour(chat: InferenceRequest) -> bool:
+    """Whether any cache mark in the request has a lifetime of one hour."""
     if "cache_control" in chat.params and _is_hour(chat.params["cache_control"]):
         return True
     for tool in _listed(chat.params.get("tools")):
@@ -217,9 +218,9 @@ def _listed(value: Any) -> Sequence[Any]:
 def paid(
     chat: InferenceRequest, deployment: Deployment, known: Price | None
 ) -> tuple[InferenceRequest, tuple[str, ...]]:
-    """The request without what has no price at this deployment, and the parameters that were left out for it.
+    """The request without features that have no price at this deployment, and the dropped parameters.
 
-    Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
+    Raises `ProxyError` unsupported_parameter if the entry does not drop parameters.
     """
     unpaid = [extra for extra in extras_of(chat) if not extra.paid_by(deployment.price, known)]
     if not unpaid:
@@ -251,7 +252,7 @@ TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 
 def _without_hours(chat: InferenceRequest) -> InferenceRequest:
-    """Kept in the cache for the usual time."""
+    """The request with the default cache lifetime."""
     params = {name: _shorter(value) if name == "tools" else value for name, value in chat.params.items()}
     return chat._replace(
         params=_shorter(params), messages=[_shorter(dict(message)) for message in chat.messages]

@@ -10,22 +10,22 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.openai_format.request import InferenceRequest, answers_of
 
 MAX_UNBOUNDED_REASONING_TOKENS = 65_536
-"""Per answer, where reasoning does not count against `max_tokens`."""
+"""Maximum reasoning tokens per answer if they do not count against `max_tokens`."""
 
 REASONS_UNBOUNDED = re.compile(
     r"grok-(?:3-mini|[4-9]|code)(?!.*non-reasoning)|sonar-(?:deep-research|reasoning)", re.IGNORECASE
 )
-"""Models whose reasoning is reported and billed beside the completion (docs.x.ai, docs.perplexity.ai)."""
+"""Models whose reasoning is billed in addition to the completion (docs.x.ai, docs.perplexity.ai)."""
 
 ALWAYS_SEARCHES = re.compile(r":online$|-search-(?:preview|api)|(?:^|/)compound|(?:^|/)sonar", re.IGNORECASE)
-"""Models that search without being asked to: what they find is billed as prompt tokens."""
+"""Models that always search; the results are billed as prompt tokens."""
 
 
 def unbounded_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
     """Output tokens of all answers at this deployment that `max_tokens` does not bound.
 
     Rejected tokens of a `prediction` are billed as completion tokens
-    (platform.openai.com/docs/guides/predicted-outputs); some models' reasoning comes on top.
+    (platform.openai.com/docs/guides/predicted-outputs); some models' reasoning is billed in addition.
     """
     if chat.endpoint == "embeddings":
         return 0
@@ -39,7 +39,7 @@ def unbounded_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
 
 
 def always_searches(chat: InferenceRequest, deployment: Deployment) -> bool:
-    """Whether the deployment searches the web for a request that does not ask for it."""
+    """Whether the deployment searches the web even if the request does not ask for it."""
     if chat.endpoint == "embeddings" or chat.params.get("disable_search") is True:
         return False
     return deployment.provider == "perplexity" or bool(ALWAYS_SEARCHES.search(_model(deployment)))

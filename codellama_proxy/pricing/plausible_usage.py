@@ -1,6 +1,6 @@
-"""How far a report of usage is believed: what is missing is counted, and what cannot be is capped. Pure.
+"""Checks reported usage: missing numbers are replaced by our count, and impossible ones are capped. Pure.
 
-Numbers are tokens in OpenAI's sense, as `openai_format.usage` reads them.
+Numbers are tokens in OpenAI's sense, as parsed by `openai_format.usage`.
 """
 
 from __future__ import annotations
@@ -8,58 +8,58 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from codellama_proxy.core.types import Usage
-from codellama_proxy.openai_format.usage import MOST_TOKENS, part_within
+from codellama_proxy.openai_format.usage import MAX_REPORTED_TOKENS, part_within
 
 OWN_TOKENS = 1_000
-"""What providers add to a prompt by themselves: templates, the prompts of their tools."""
-FAR = 10
-"""So many times its bound, a figure is no usage any more."""
-PRICED_WINDOWS = 5
-"""A model whose price changes at so many tokens has a context window of at most so many times that."""
-UNBOUNDED_ANSWER = 200_000
-"""Tokens of one answer that are possible where nothing bounded it."""
+"""Tokens that providers add to a prompt: templates, and the prompts of their tools."""
+MAX_EXCESS_FACTOR = 10
+"""A number more than this many times its bound is impossible."""
+MAX_PRICED_WINDOWS = 5
+"""Context windows are at most this many times the prompt length from which a long-prompt price applies."""
+MAX_UNBOUNDED_ANSWER_TOKENS = 200_000
+"""Maximum tokens of an answer without a bound."""
 
 
 class Bounds(NamedTuple):
-    """What a request could use at most, as far as the proxy knows. Tokens."""
+    """The maximum usage of a request, as far as it is known. Tokens."""
 
-    prompt: int = MOST_TOKENS
-    completion: int = MOST_TOKENS
-    """Of all its answers together."""
+    prompt: int = MAX_REPORTED_TOKENS
+    completion: int = MAX_REPORTED_TOKENS
+    """The sum over all its answers."""
     bounded: bool = True
-    """The upstream was told so; else it is only what the entry calls usual."""
+    """Whether `max_tokens` was sent upstream; otherwise `completion` is the entry's `max_output_tokens`."""
     n: int = 1
     held: bool = False
-    """A budget holds just that: what nobody reported is never booked at more."""
+    """Whether a budget holds exactly these bounds; our own counts are then never booked above them."""
 
 
 class ContextWindow(NamedTuple):
     """What is known of a model's context window. Tokens."""
 
-    told: int | None = None
-    """As the configuration has it."""
+    configured: int | None = None
+    """The configured size."""
     priced: int = 0
-    """The longest prompt that has a price of its own: the model takes more than that."""
+    """The highest prompt length above which another price applies; the window is larger."""
 
     def most(self, bound: int) -> int:
-        """Beyond which a figure cannot be."""
-        return self.told or max(FAR * bound, PRICED_WINDOWS * self.priced)
+        """The largest possible number of tokens, given the request's `bound`."""
+        return self.configured or max(MAX_EXCESS_FACTOR * bound, MAX_PRICED_WINDOWS * self.priced)
 
 
 class Believed(NamedTuple):
-    """What is booked of a report."""
+    """The usage to book."""
 
     usage: Usage
     counted: bool = False
-    """Part of it is our own count."""
+    """Whether part of it is our own count."""
     capped: bool = False
-    """Part of it could not be true."""
+    """Whether part of it was impossible and capped."""
 
 
 def believed(
     reported: Usage, counted: Usage, bounds: Bounds, window: ContextWindow, *, has_unreported_text: bool
 ) -> Believed:
-    """A report on a whole answer, as it is booked.
+    """The usage to book for reported usage.
 
     `counted`: our own count where it was needed, else zeros. `has_unreported_text`: text came after the report.
     """
@@ -75,8 +75,8 @@ def believed(
 def bounded_count(counted: Usage, bounds: Bounds, window: ContextWindow) -> Usage:
     """Our own count of an answer, as far as it can be.
 
-    An upstream may send any amount of text: beyond what it was allowed to generate it is not paid for. Under a budget
-    no more than what is held is booked.
+    An upstream may send any amount of text; text beyond the possible maximum is not paid for. With a budget, at most
+    the held amount is booked.
     """
     most = bounds.completion if bounds.held else _most_completion(bounds, window)
     if counted.completion_tokens > most:
@@ -87,10 +87,12 @@ def bounded_count(counted: Usage, bounds: Bounds, window: ContextWindow) -> Usag
 
 
 def _most_completion(bounds: Bounds, window: ContextWindow) -> int:
-    """Beyond which output cannot be."""
-    if window.told:
-        return window.told * bounds.n
-    return max(FAR * bounds.completion, 0 if bounds.bounded else UNBOUNDED_ANSWER * bounds.n)
+    """The largest possible number of completion tokens."""
+    if window.configured:
+        return window.configured * bounds.n
+    return max(
+        MAX_EXCESS_FACTOR * bounds.completion, 0 if bounds.bounded else MAX_UNBOUNDED_ANSWER_TOKENS * bounds.n
+    )
 
 
 def _possible(usage: Usage, counted: Usage, bounds: Bounds, window: ContextWindow) -> Believed:

@@ -1,4 +1,4 @@
-"""AI21's Jamba: OpenAI's dialect with few parameters, plain text, and answers that leave out what they are."""
+"""AI21's Jamba: OpenAI's dialect with few parameters, text content only, and answers that omit some fields."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from codellama_proxy.providers.openai.stream import StreamState
 BASE_URL = "https://api.ai21.com/studio/v1"
 MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id")
 TEXT_PARTS = {"text": "text", "refusal": "refusal"}
-"""Kinds of content that are text, and the field it is in."""
+"""Content types with text, and the field that holds it."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     chat = legacy.modern(chat)
     policy = STREAMED if chat.stream else WHOLE
     params, dropped = translate(_without_tools(narrow_tool_choice(chat.params)), policy, deployment)
@@ -48,7 +48,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole answer as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     found = load_object(body)
     event = openai_answer.parse_response(_named(found, deployment), chat, deployment)
     return legacy.restored(event, chat)
@@ -63,7 +63,7 @@ def parse_stream(
 
 
 def _understood(frame: Frame, deployment: Deployment) -> Frame:
-    """The frame as OpenAI would have sent it."""
+    """The frame in OpenAI's format."""
     if is_done(frame):
         return Frame(DONE)
     found = piece_of(frame)
@@ -95,7 +95,7 @@ def _response_format(value: Json) -> Json:
 
 
 def _without_tools(params: Json) -> Json:
-    """Where no tool is to be called, none is named: there is no word for it."""
+    """`tool_choice: none` has no equivalent, so the tools are left out."""
     if params.get("tool_choice") != "none":
         return params
     return {name: value for name, value in params.items() if name not in ("tools", "tool_choice")}
@@ -111,14 +111,14 @@ RULES: Mapping[str, Rule] = {
 DROP = IGNORABLE | {"user", "parallel_tool_calls"}
 STREAMED = Policy(RULES, DROP)
 WHOLE = Policy({**RULES, "n": "n"}, DROP)
-"""Several choices come only whole."""
+"""`n` above 1 is supported only without streaming."""
 
 
 # --- messages ------------------------------------------------------------------------------------------------
 
 
 def _messages(messages: Sequence[Message]) -> list[Json]:
-    """One system message, then users and assistants in turn: neighbours of one role become one message."""
+    """One system message, then alternating roles: adjacent messages of one role are merged."""
     plain = [_plain(message, f"messages[{at}]") for at, message in enumerate(messages)]
     systems = [message for message in plain if message["role"] == "system"]
     others = [message for message in plain if message["role"] != "system"]
@@ -150,8 +150,8 @@ def _joined(messages: Iterable[dict[str, Any]]) -> Iterable[Json]:
     for message in messages:
         if (
             last is not None
-            and _only_speaks(last)
-            and _only_speaks(message)
+            and _is_text_only(last)
+            and _is_text_only(message)
             and last["role"] == message["role"]
         ):
             last["content"] += "\n\n" + message["content"]
@@ -163,6 +163,6 @@ def _joined(messages: Iterable[dict[str, Any]]) -> Iterable[Json]:
         yield last
 
 
-def _only_speaks(message: Json) -> bool:
-    """Calls of tools, and their results, stay apart."""
+def _is_text_only(message: Json) -> bool:
+    """Whether a message has only text, so that it may be merged with another one."""
     return message.keys() == {"role", "content"}

@@ -1,7 +1,7 @@
-"""The built-in provider `mock`: OpenAI's dialect, answered without a network, well or badly as configured.
+"""The built-in provider `mock`: OpenAI's dialect without a network, with configurable answers and faults.
 
-It lets a newcomer see an answer before any key is there, and a platform engineer rehearse failures. What it
-says is decided here by pure functions; `wire.py` plays the script.
+It gives new users an answer without an API key, and lets operators test failures. The answers are computed here by
+pure functions; `upstream.mock_transport` plays them.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ INPUT: Mapping[Endpoint, str] = {
     "embeddings": "input",
 }
 """The field that holds the input."""
-DIMENSIONS, MOST_DIMENSIONS = 64, 4096
+DIMENSIONS, MAX_DIMENSIONS = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """An answer as a wire plays it: pieces of the body, each after its delay in seconds."""
+    """An answer for the mock transport: pieces of the body, each after a delay in seconds."""
 
     status: int
     headers: Mapping[str, str]
     pieces: tuple[tuple[float, bytes], ...]
     cut: bool = False
-    """The connection breaks after the last piece."""
+    """Whether the connection breaks after the last piece."""
 
 
 def script(body: bytes, mock: Mock, endpoint: Endpoint = "chat/completions") -> Script:
-    """What `mock` answers to a request's JSON `body` at this endpoint."""
+    """The answer of `mock` to a request's JSON `body` at this endpoint."""
     request = _only_own_input(orjson.loads(body), endpoint)
     if mock.status is not None and mock.status != 200:
         return _refusal(mock)
@@ -60,13 +60,13 @@ def script(body: bytes, mock: Mock, endpoint: Endpoint = "chat/completions") -> 
         return _whole(mock, mock.first_token_delay, _embeddings(request))
     tokens = _tokens(mock.reply if mock.reply is not None else _reply(request))
     cut = mock.cut_after_tokens is not None and mock.cut_after_tokens < len(tokens)
-    said = tokens[: mock.cut_after_tokens] if cut else tokens
+    sent = tokens[: mock.cut_after_tokens] if cut else tokens
     usage = _usage(request, tokens)
     if request.get("stream"):
-        pieces = tuple(_stream(request, said, usage, mock, cut=cut))
+        pieces = tuple(_stream(request, sent, usage, mock, cut=cut))
         return Script(200, {"content-type": "text/event-stream"}, pieces, cut)
-    pause = mock.first_token_delay + (len(said) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
-    return _whole(mock, pause, _completion(request, "".join(said), usage), cut=cut)
+    pause = mock.first_token_delay + (len(sent) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
+    return _whole(mock, pause, _completion(request, "".join(sent), usage), cut=cut)
 
 
 def endpoint_of(path: str) -> Endpoint:
@@ -75,13 +75,13 @@ def endpoint_of(path: str) -> Endpoint:
 
 
 def _only_own_input(request: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
-    """Without what is the input at other endpoints, and unchecked here."""
+    """The request without the input fields of other endpoints, which are not validated."""
     own = INPUT[endpoint]
     return {name: value for name, value in request.items() if name == own or name not in INPUT.values()}
 
 
 def _whole(mock: Mock, pause: float, answer: Mapping[str, Any], *, cut: bool | None = None) -> Script:
-    """A plain answer; who makes no tokens is cut wherever the mock was told to cut."""
+    """A plain answer; embeddings, which have no tokens, are cut if `cut_after_tokens` is set."""
     cut = mock.cut_after_tokens is not None if cut is None else cut
     body = orjson.dumps(answer)
     return Script(200, {"content-type": "application/json"}, ((pause, body[: 20 if cut else None]),), cut)
@@ -97,12 +97,12 @@ def _refusal(mock: Mock) -> Script:
 
 
 def _reply(request: Mapping[str, Any]) -> str:
-    asked = " ".join(_texts(request)).lower()
-    return HELLO_WORLD + "\n" + NOT_A_MODEL if "hello" in asked and "world" in asked else NOT_A_MODEL
+    prompt = " ".join(_texts(request)).lower()
+    return HELLO_WORLD + "\n" + NOT_A_MODEL if "hello" in prompt and "world" in prompt else NOT_A_MODEL
 
 
 def _texts(request: Mapping[str, Any]) -> list[str]:
-    """What the user says, in whichever form; token ids say nothing to it."""
+    """The user's texts in any form; token ids are ignored."""
     if "messages" in request:
         return [_text(message) for message in request["messages"] if message["role"] == "user"]
     return [one if isinstance(one, str) else "" for one in _given(request)]
@@ -120,7 +120,7 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words with the space that follows them: near enough to tokens for a rehearsal."""
+    """Words with the space after them, as an approximation of tokens."""
     return re.findall(r"\S+\s*|\s+", text)
 
 
@@ -135,8 +135,8 @@ def _usage(request: Mapping[str, Any], tokens: list[str]) -> dict[str, int]:
 
 def _completion(request: Mapping[str, Any], text: str, usage: Mapping[str, int]) -> dict[str, Any]:
     chats = "messages" in request
-    said = {"message": {"role": "assistant", "content": text}} if chats else {"text": text}
-    choices = [{"index": index, **said, "finish_reason": "stop"} for index in _indexes(request)]
+    content = {"message": {"role": "assistant", "content": text}} if chats else {"text": text}
+    choices = [{"index": index, **content, "finish_reason": "stop"} for index in _indexes(request)]
     kind = "chat.completion" if chats else "text_completion"
     return {"object": kind, "model": request["model"], "choices": choices, "usage": usage}
 
@@ -147,9 +147,9 @@ def _indexes(request: Mapping[str, Any]) -> range:
 
 
 def _embeddings(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Vectors of length 1 that only equal inputs share."""
+    """Unit vectors that are equal only for equal inputs."""
     given = _given(request)
-    size = min(request.get("dimensions", DIMENSIONS), MOST_DIMENSIONS)
+    size = min(request.get("dimensions", DIMENSIONS), MAX_DIMENSIONS)
     data = [
         {"object": "embedding", "index": index, "embedding": _vector(orjson.dumps(one), size)}
         for index, one in enumerate(given)
@@ -172,8 +172,8 @@ def _stream(
     kind = "chat.completion.chunk" if chats else "text_completion"
 
     def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        said = {"delta": delta} if chats else {"text": delta.get("content", "")}
-        choices = [{"index": index, **said, "finish_reason": finish_reason} for index in _indexes(request)]
+        content = {"delta": delta} if chats else {"text": delta.get("content", "")}
+        choices = [{"index": index, **content, "finish_reason": finish_reason} for index in _indexes(request)]
         return encode(orjson.dumps({"object": kind, "model": request["model"], "choices": choices}))
 
     pause = 1 / mock.tokens_per_second if mock.tokens_per_second else 0.0

@@ -1,4 +1,4 @@
-"""Which module speaks which provider's dialect. Adding a provider is one file, or one row of a table.
+"""Maps providers to the modules that implement their dialects. A new provider is one file, or one row of a table.
 
 Only the modules of the providers that a configuration names are imported.
 """
@@ -20,22 +20,22 @@ from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES, OpenAIPro
 
 
 class Adapter(Protocol):
-    """A dialect: three pure functions of a module. All raise `AttemptError` for what is not an answer."""
+    """A dialect: three pure functions. The parsers raise `AttemptError` for invalid answers."""
 
     def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-        """What is sent. Raises `ProxyError` unsupported_parameter."""
+        """The HTTP request. Raises `ProxyError` unsupported_parameter."""
 
     def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-        """A whole answer as one event."""
+        """A plain answer as one event."""
 
     def parse_stream(
         self, state: Any, frame: Frame, chat: InferenceRequest, deployment: Deployment
     ) -> tuple[Any, Sequence[Event]]:
-        """One frame's events, and the state for the next; `None` begins. The state tells `done` and `complete`."""
+        """One frame's events and the next state; `state` is `None` at first. The state has `done` and `complete`."""
 
 
 class LazyAdapters(Mapping[str, Adapter]):
-    """Adapters by provider. Each is made when it is first read: `load_adapters` reads those a configuration names."""
+    """Adapters by provider, each imported at its first use; `load_adapters` imports those a configuration uses."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Adapter]]) -> None:
         self._makers = makers
@@ -58,12 +58,12 @@ class LazyAdapters(Mapping[str, Adapter]):
 
 
 def imported(name: str) -> Callable[[], Adapter]:
-    """What imports this module, which is an adapter."""
+    """A function that imports a module that is an adapter."""
     return lambda: cast("Adapter", import_module(name))
 
 
 def adapters(dialects: Mapping[str, OpenAIProfile], natives: Mapping[str, str]) -> LazyAdapters:
-    """By provider: who has a row in the table of those that speak OpenAI's dialect, and who has a module."""
+    """Adapters by provider: the profiles of OpenAI's dialect, and the providers with their own module."""
 
     @cache
     def openai() -> Adapter:
@@ -95,12 +95,12 @@ ADAPTERS_BY_ENDPOINT: Mapping[Endpoint, Mapping[str, Adapter]] = {
         }
     ),
 }
-"""Who speaks which provider's dialect at which endpoint."""
+"""Adapters by endpoint and provider."""
 UNSUPPORTED_BY_MODE: Mapping[str, frozenset[str]] = {
     MODES[endpoint]: frozenset(ADAPTERS) - frozenset(dialects)
     for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items()
 }
-"""By mode: providers that have nothing of the kind."""
+"""Providers that do not support a mode."""
 
 
 def _replicate_steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
@@ -112,12 +112,12 @@ def _replicate_steps(sent: HttpRequest, chat: InferenceRequest, deployment: Depl
 MULTI_STEP: Mapping[str, Callable[[HttpRequest, InferenceRequest, Deployment], Steps]] = {
     "replicate": _replicate_steps,
 }
-"""Whose answers take several requests, beginning with the one that `to_request` makes."""
+"""Providers whose answers take several requests; the first one is from `to_request`."""
 IMPLEMENTED = frozenset(ADAPTERS)
 
 
 def load_adapters(deployments: Iterable[Deployment]) -> None:
-    """Imports the adapters that requests to these need, so that no request waits for an import."""
+    """Imports the adapters of these deployments, so that no request waits for an import."""
     for deployment in deployments:
         for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items():
             if deployment.serves(MODES[endpoint]):

@@ -18,7 +18,9 @@ Jitter = Callable[[], float]
 NO_MODEL = "There is no model for this endpoint, or you do not have access to one."
 
 
-def asked_model(snapshot: Snapshot, name: str | None, mode: str, permitted: Callable[[str], bool]) -> Model:
+def requested_model(
+    snapshot: Snapshot, name: str | None, mode: str, permitted: Callable[[str], bool]
+) -> Model:
     """The model that serves `name`, or the default one.
 
     Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled, not permitted or of

@@ -16,7 +16,7 @@ from codellama_proxy.core import mounts
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
 from codellama_proxy.core.snapshot import Deployment, Snapshot
-from codellama_proxy.routing.selection import asked_model
+from codellama_proxy.routing.selection import requested_model
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.factory import engine_warning
@@ -50,7 +50,7 @@ def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[s
 
 def _without_a_model(snapshot: Snapshot) -> str:
     try:
-        start = asked_model(snapshot, None, "chat", lambda _: True)
+        start = requested_model(snapshot, None, "chat", lambda _: True)
     except ProxyError:
         return "No model serves chat: chat requests are refused."
     return f"Requests without a model go to {' -> '.join((start.name, *start.fallbacks))}."

@@ -1,1 +1,1 @@
-"""Everything that is kept: keys, the ledger, the cache, in one SQLite file."""
+"""The database: keys, their audit, the ledger, the outbox and the last good configuration."""

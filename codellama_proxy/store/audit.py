@@ -1,4 +1,4 @@
-"""What the audit of key changes is asked for: actions, actors and filters."""
+"""Actions, actors and filters of the audit of key changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MASTER, CLI = "master", "cli"
 
 @dataclass(frozen=True, slots=True)
 class AuditFilters:
-    """Which changes; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
+    """Which changes to return; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
 
     project: str | None = None
     key_id: str | None = None

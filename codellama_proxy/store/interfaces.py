@@ -1,7 +1,7 @@
-"""What the program uses of a database, whichever system is behind it.
+"""The interface of the database, independent of the database system.
 
-Money is integer nano-USD, times are Unix seconds, unless a name says otherwise. Where nothing else is said, a
-method raises `StoreUnavailableError` if the database does not work at the moment.
+Money is integer nano-USD and times are Unix seconds unless a name says otherwise. Unless documented differently, a
+method raises `StoreUnavailableError` if the database cannot be used at the moment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codellama_proxy.store.reports import MAX_ROWS, Filters
 
 @dataclass(frozen=True, slots=True)
 class KeptConfiguration:
-    """A configuration as it was written, kept for a start that finds the file broken."""
+    """A valid configuration's text, used at a start if the file is invalid."""
 
     text: bytes
     digest: str
@@ -40,13 +40,13 @@ class StoredKey(NamedTuple):
 
 
 MAX_DELAY_SECONDS = 3600.0
-"""No outbox record is put off longer."""
+"""Maximum delay of an outbox record's next attempt."""
 OutboxKind = Literal["request", "score", "metadata"]
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An outbox record that may be sent now."""
+    """An outbox record that is due."""
 
     id: int
     kind: OutboxKind
@@ -54,12 +54,12 @@ class Waiting:
     body: bytes
     tries: int
     service_id: int | None
-    """The service's id of the request, once it was delivered."""
+    """The service's ID of the request; `None` before its delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a record: delivered or given up, or to be tried again at `next_at`."""
+    """The result of sending a record: to be retried at `next_at`, or done (delivered or given up)."""
 
     record: Waiting
     next_at: float | None = None
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A balance that is not the sum of its rows."""
+    """A balance that differs from the sum of its rows."""
 
     scope: str
     spent_nanos: int
@@ -87,12 +87,12 @@ class Keys(Protocol):
     """
 
     async def by_hash(self, secret_hash: str) -> StoredKey | None:
-        """By the hexadecimal SHA-256 of a secret."""
+        """The key with a secret of this hexadecimal SHA-256, or `None`."""
 
     async def get(self, key_id: str) -> Key: ...
 
     async def page(self, page: int, size: int, project: str | None) -> tuple[tuple[Key, ...], int]:
-        """Keys, newest first, pages from 1; and the number of all."""
+        """One page of keys, newest first, pages from 1; and the total number."""
 
     async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
         """The key and its secret, which is not stored."""
@@ -115,7 +115,7 @@ class Audit(Protocol):
     """The record of key changes."""
 
     async def changes(self, filters: AuditFilters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """Entries as `/audit` shows them, newest first, pages from 1; and the number of all."""
+        """One page of entries as in `/audit`, newest first, pages from 1; and the total number."""
 
 
 class Ledger(Protocol):
@@ -123,10 +123,10 @@ class Ledger(Protocol):
 
     @property
     def dropped(self) -> int:
-        """Tracking records that were removed to make room for newer ones."""
+        """Number of tracking records removed to make room for newer ones."""
 
     async def admit(self, ask: AdmissionRequest) -> Admission:
-        """Hold the most that the request can cost.
+        """Hold the maximum cost of the request.
 
         Raises `ProxyError`: a limit, model_not_priced, accounting_unavailable.
         """
@@ -138,23 +138,23 @@ class Ledger(Protocol):
         """Record a further attempt that needs no money held. Never waits or raises."""
 
     def settle(self, settlement: Settlement) -> None:
-        """Queue the end of a request; written once, tried until it is. Never waits or raises."""
+        """Queue the end of a request; retried until it is written, once. Never waits or raises."""
 
 
 class Reports(Protocol):
     """Reads the ledger. Raises `ProxyError` accounting_unavailable. Includes everything settled before the call."""
 
     async def standing(self, key: Key, snapshot: Snapshot) -> tuple[ScopeState, ...]:
-        """The scopes of a key as of now: its own and its project's always, others if limited."""
+        """The present state of a key's scopes: always its own and its project's, others if limited."""
 
     async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """Rows as `/spend/logs` shows them, newest first, pages from 1; and the number of all."""
+        """One page of rows as in `/spend/logs`, newest first, pages from 1; and the total number."""
 
     async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
-        """Rows older than a request, newest first; `None` if that request is not there."""
+        """Rows older than a request, newest first; `None` if there is no such request."""
 
     async def request(self, request_id: str) -> dict[str, Any] | None:
-        """One row with its `content`, if that was kept."""
+        """One row, with its `content` if that was stored; `None` if there is none."""
 
     async def spend(
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = MAX_ROWS
@@ -163,34 +163,35 @@ class Reports(Protocol):
 
 
 class Upkeep(Protocol):
-    """What the server does with the ledger beside requests."""
+    """Maintenance of the ledger."""
 
     async def recover(self) -> int:
-        """Settle what the last process left held; returns how many. To be called before the first admission."""
+        """Settle rows that a crash left held; returns their number. Call before the first admission."""
 
     async def fold(self, before: float) -> int:
-        """Turn rows older than a time into daily totals; returns how many."""
+        """Fold rows older than a time into daily totals; returns their number."""
 
 
 class Outbox(Protocol):
-    """Records on their way to a tracking service: durable, bounded, delivered at least once."""
+    """Records to be sent to a tracking service: durable, bounded, delivered at least once."""
 
     @property
     def dropped(self) -> int:
-        """Records that were removed to make room for newer ones."""
+        """Number of records removed to make room for newer ones."""
 
     async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None: ...
 
     async def due(self, now: float, most: int) -> list[Waiting]:
-        """Records that may be sent now, fewest tries first, then oldest."""
+        """At most `most` records that are due, fewest tries first, then oldest."""
 
-    async def note(self, outcomes: Sequence[Outcome], now: float) -> None: ...
+    async def note(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Record the results of sending."""
 
     async def knows(self, request_id: str) -> bool:
         """Whether the request was delivered or waits for delivery."""
 
     async def forget(self, before: float) -> None:
-        """Drop the service's ids of requests delivered before a time."""
+        """Delete the service's IDs of requests delivered before a time."""
 
 
 class Configurations(Protocol):
@@ -273,7 +274,7 @@ class LedgerSession(Protocol):
         """Balances that differ from the sum of their rows; none in a sound database."""
 
     def inexact(self) -> list[tuple[str, int, int]]:
-        """Basis, number of requests and nano-USD of what was not booked as the upstream reported it."""
+        """Per basis other than exact: the basis, the number of requests and their cost in nano-USD."""
 
     def position(self, last: int) -> int:
         """The position in the log before the `last` newest rows."""
@@ -289,7 +290,7 @@ class LedgerSession(Protocol):
 
 
 class AdminSession(KeySession, LedgerSession, Protocol):
-    """What commands do on a database. Methods raise `StoreError` where the session's `with` block ends."""
+    """The operations of commands. A database error becomes `StoreError` on leaving the session's `with` block."""
 
     def digest_key(self) -> bytes | None:
         """The installation's key of the configuration digest; `None` before the first start of a server."""

@@ -35,7 +35,7 @@ LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget",
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """Checked values by field name, to make a key of or to change in one. `None` unsets a field."""
+    """Validated values by field name, for creating or updating a key. `None` unsets a field."""
 
     values: Mapping[str, Any]
 
@@ -72,7 +72,7 @@ def budget_duration(param: str, value: Any) -> str:
 
 
 def count(param: str, value: Any) -> int:
-    """How many requests or tokens."""
+    """A number of requests or tokens."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong_type(param, "an integer")
     if not 0 <= value <= MAX_COUNT:
@@ -81,7 +81,7 @@ def count(param: str, value: Any) -> int:
 
 
 def money(param: str, value: Any) -> int:
-    """Nano-USD from a number of USD, exactly: never through binary fractions."""
+    """Nano-USD from a number of USD, converted exactly (decimal, not binary)."""
     if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
         raise _wrong_type(param, "a number of USD")
     amount = Decimal(str(value))
@@ -103,7 +103,7 @@ def models(param: str, value: Any) -> tuple[str, ...] | None:
 
 
 def metadata(param: str, value: Any) -> Json:
-    """A flat JSON object of the key's owner."""
+    """A flat JSON object."""
     if not isinstance(value, dict):
         raise _wrong_type(param, "an object")
     if any(isinstance(item, dict | list) for item in value.values()):
@@ -128,7 +128,7 @@ FIELDS: Mapping[str, Callable[[str, Any], Any]] = {
 
 
 def read(body: Json) -> KeyChange:
-    """The fields of a request's body; anything that is not a field is refused, whatever it may be for."""
+    """The fields in a request's body. Unknown fields are refused."""
     unknown = next((field[:64] for field in body if field not in FIELDS), None)
     if unknown is not None:
         raise ProxyError("unsupported_parameter", f"'{unknown}' is not a field of a key.", param=unknown)
@@ -142,7 +142,7 @@ def _read(field: str, value: Any) -> Any:
 
 
 def apply(key: Key, change: KeyChange, now: float) -> Key:
-    """The key with the change made. A lifetime counts from now."""
+    """The changed key. A lifetime (`duration`) starts at `now`."""
     values = change.values
     if "duration" in values:
         lifetime = values["duration"]
@@ -169,7 +169,7 @@ def given_limits(limits: Limits) -> dict[str, Any]:
 
 
 def shown(key: Key) -> dict[str, Any]:
-    """A key as HTTP and the command line show it: everything but its secret."""
+    """A key in the format of HTTP and the command line: everything but its secret."""
     limits = key.limits
     return {
         "key_id": key.key_id,

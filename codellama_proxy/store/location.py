@@ -12,13 +12,13 @@ _CREDENTIALS = re.compile(
     r"[^/]*:[^/]*@|(?:.*\s)?(?:password|passfile|host|dbname|user)\s*=", re.IGNORECASE | re.DOTALL
 )
 KNOWN = ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "mongodb", "redis", "file", "http", "https")
-"""Schemes that may be repeated in the refusal: no other word is sure to be one."""
+"""Schemes that the error message may name; any other word could be part of a password."""
 
 
 def database_file(given: str) -> Path:
-    """The file that a setting names.
+    """The path of the database file in a setting.
 
-    Raises `StoreError` for an address; the message repeats nothing of it but a well-known scheme.
+    Raises `StoreError` for an address; the message contains nothing of it except a well-known scheme.
     """
     text = given.strip().strip("'\"").strip()
     if "://" not in text and not _SCHEME.match(text) and not _CREDENTIALS.match(text):

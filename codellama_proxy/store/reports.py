@@ -1,4 +1,4 @@
-"""What `/spend`, `/spend/logs`, `/requests` and the command line report of the ledger: filters, groups, JSON shapes.
+"""Reports on the ledger (`/spend`, `/spend/logs`, `/requests`, the command line): filters, groups, JSON formats.
 
 Amounts are nano-USD in rows and USD in JSON. A row is a sequence in the order of `LOG_COLUMNS` or of the sums.
 """
@@ -53,7 +53,7 @@ REQUEST_COLUMNS = (*LOG_COLUMNS, "cache_write_tokens", "reasoning_tokens", "hold
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which requests are meant; `None`: any. From `start` on, before `end`, in unix seconds."""
+    """Which requests to include; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
 
     project: str | None = None
     key_id: str | None = None
@@ -66,7 +66,7 @@ class Filters:
 
 
 def of_scope(scope: str) -> Filters:
-    """The requests of one scope, by its id."""
+    """The filters for the requests of one scope, by its ID."""
     kind, owner, user = split_scope(scope)
     match kind:
         case "project":
@@ -85,13 +85,13 @@ def in_order(group_by: Sequence[str]) -> list[str]:
 
 
 def log_row(row: Row) -> dict[str, Any]:
-    """A row as `/spend/logs` shows it."""
+    """A row as in `/spend/logs`."""
     shown = dict(zip(LOG_COLUMNS, row, strict=True))
     return {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in shown.items()}
 
 
 def whole_row(row: Row) -> dict[str, Any]:
-    """A row as `/requests/{request_id}` shows it; the last column is the content, if it was kept."""
+    """A row as in `/requests/{request_id}`; the last column is the content, if it was stored."""
     shown = log_row(row[: len(LOG_COLUMNS)])
     more = dict(zip(REQUEST_COLUMNS[len(LOG_COLUMNS) :], row[len(LOG_COLUMNS) :], strict=False))
     shown |= {_SHOWN_AS.get(name, name): _SHOWN.get(name, _as_is)(value) for name, value in more.items()}
@@ -101,7 +101,7 @@ def whole_row(row: Row) -> dict[str, Any]:
 
 
 def summary(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
-    """Every group of `spend_query`, and their sums."""
+    """All groups of `spend_query` as in `/spend`, and their sums."""
     names = in_order(group_by)
     at = len(names)
     sums = [sum(column) for column in zip(*(row[at:] for row in rows), strict=True)] or [0] * 6
@@ -109,7 +109,7 @@ def summary(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def page_of_groups(group_by: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
-    """One page of groups out of `spend_page_query`, `total` groups in all, and the sums over those."""
+    """One page of groups of `spend_page_query`, the number of all groups, and the sums over all."""
     names = in_order(group_by)
     (whole,) = (row for row in rows if row[0] is not None)
     groups = [row[1:] for row in rows if row[0] is None]
@@ -126,7 +126,7 @@ def _summary(names: Sequence[str], rows: Sequence[Row], sums: Sequence[int]) -> 
 
 
 def spent(rows: Sequence[Row]) -> int:
-    """The nano-USD in the answer to `spend_query` without groups."""
+    """The cost in nano-USD, from the rows of `spend_query` without groups."""
     return int(rows[0][3])
 
 
@@ -137,7 +137,7 @@ def _group(names: Sequence[str], row: Row) -> dict[str, Any]:
         "requests": requests,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        # Unknown is not nothing.
+        # An unknown cost is null, not 0.
         "cost_usd": None if unpriced and unpriced == requests else usd(cost),
         "saved_usd": usd(saved),
         "unpriced_requests": unpriced,

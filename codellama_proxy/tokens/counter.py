@@ -12,7 +12,7 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format.request import InferenceRequest, several
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.tokenizers import (
-    LARGE,
+    LARGE_CHARACTERS,
     MAX_COUNTED_MESSAGES,
     OF_IDS,
     Tally,
@@ -22,12 +22,12 @@ from codellama_proxy.tokens.tokenizers import (
 
 
 def tokenizer_files() -> Path:
-    """Where scripts/install put the vocabularies; `TIKTOKEN_CACHE_DIR` says otherwise."""
+    """The directory of the vocabularies: `TIKTOKEN_CACHE_DIR`, else where scripts/install puts them."""
     return Path(os.environ.get("TIKTOKEN_CACHE_DIR") or Path(sys.prefix) / "share" / "tiktoken")
 
 
 class Counter:
-    """Tokens of prompts and answers. Without vocabulary files everything is an estimate."""
+    """Counts tokens of prompts and answers; estimates them without vocabulary files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -35,15 +35,15 @@ class Counter:
         self._loading: asyncio.Lock = asyncio.Lock()
 
     async def usage(self, chat: InferenceRequest, answer: str, deployment: Deployment) -> Usage:
-        """What this exchange used, as near as we can tell."""
+        """The counted usage of a request and the text of its answer."""
         prompt = await self.prompt(chat, deployment)
         if not answer:
             return Usage(prompt)
-        completion, _ = await self._tokenizers.count_aside(answer, _known_name(deployment))
+        completion, _ = await self._tokenizers.count_in_thread(answer, _known_name(deployment))
         return Usage(prompt, completion)
 
     async def prompt(self, chat: InferenceRequest, deployment: Deployment) -> int:
-        """Tokens of everything `chat` sends."""
+        """Number of prompt tokens of `chat`."""
         model = _known_name(deployment)
         await self._load(encoding_name(model))
 
@@ -59,22 +59,22 @@ class Counter:
                 return tokens.of_size(chat.size)
             return tokens.of_chat(chat.messages, tools, tally)
 
-        return await asyncio.to_thread(count) if chat.size >= LARGE else count()
+        return await asyncio.to_thread(count) if chat.size >= LARGE_CHARACTERS else count()
 
     async def texts(self, chat: InferenceRequest) -> list[str] | None:
-        """What the token ids it gives say; `None` if there is no telling."""
+        """The texts of the request's token ids; `None` if they cannot be decoded."""
         await self._load(OF_IDS)
 
         def decode() -> list[str | None]:
             given = several(chat.given)
             return [one if isinstance(one, str) else self._tokenizers.decode(one) for one in given]
 
-        found = await asyncio.to_thread(decode) if chat.size >= LARGE else decode()
+        found = await asyncio.to_thread(decode) if chat.size >= LARGE_CHARACTERS else decode()
         known = [text for text in found if text is not None]
         return known if len(known) == len(found) else None
 
     async def warm(self, snapshot: Snapshot) -> None:
-        """Loads vocabularies ahead of the first request where that request will wait for a count."""
+        """Loads vocabularies at the start if requests will wait for a count."""
         limits = [*snapshot.limits.values(), *(project.limits for project in snapshot.projects.values())]
         if any(limit.tpm_limit is not None for limit in limits):
             for name in {

@@ -1,7 +1,7 @@
-"""How many tokens the pictures, sounds and files of a chat can take at most, by each provider's formula. Pure.
+"""Upper bounds of the tokens of images, audio and files in a chat, by each provider's formula. Pure.
 
-What is sent along is bounded by its pixels, pages or seconds, not by the length of its base64. What is named by an
-address or a file's id is as large as the provider takes it.
+Embedded media are bounded by their pixels, pages or seconds, not by the length of their base64. Media given by a URL
+or a file id are bounded by the largest that the provider accepts.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any, NamedTuple
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.tokens.pixels import Size, size_of_base64
 
-LARGEST = Size(100_000, 100_000)
-"""Stands for a picture of unknown size: every formula has its most long before."""
-PAGE = 6_000
-"""Tokens of a page, as a picture and as text."""
+MAX_SIZE = Size(100_000, 100_000)
+"""Used for images of unknown size: every formula reaches its maximum below this size."""
+PAGE_TOKENS = 6_000
+"""Tokens of a page, as an image and as text."""
 MAX_PAGES = 100
-"""Of one file, as most providers take it."""
-PDF = "JVBERi"
-"""What a PDF begins with, in base64."""
+"""Maximum number of pages of a file at most providers."""
+PDF_PREFIX = "JVBERi"
+"""The beginning of a PDF in base64."""
 MIN_PAGE_BYTES = 20
-"""Bytes of a page in a PDF, however well it is compressed."""
-BYTES_PER_SECOND = 500
-"""The fewest bytes that a second of sound takes: no codec of those that providers read goes below 4 kbit/s."""
-TOKENS_PER_SECOND = 32
-"""Of sound, by the provider that counts the most."""
+"""Minimum size of a compressed page in a PDF."""
+MIN_BYTES_PER_SECOND = 500
+"""Minimum size of a second of audio: no supported codec goes below 4 kbit/s."""
+MAX_TOKENS_PER_SECOND = 32
+"""Tokens per second of audio, at the provider that counts most."""
 MAX_SOUND_SECONDS = 10 * 3600
-"""Seconds of a sound that is named by an address."""
-OTHER = 10_000
-"""Tokens of a part of a kind unknown here, beside its bytes."""
+"""Maximum duration of audio given by a URL."""
+OTHER_PART_TOKENS = 10_000
+"""Tokens of a part of unknown type, in addition to its bytes."""
 
 PICTURES = frozenset({"image_url", "image", "input_image"})
 SOUNDS = frozenset({"input_audio", "audio", "audio_url"})
@@ -43,22 +43,22 @@ BASE64 = re.compile(r"\s*data:([\w.+/-]*)[^,]{0,200};base64,", re.IGNORECASE)
 
 
 class Media(NamedTuple):
-    """One picture, sound or file of a chat."""
+    """One image, audio or file part of a chat."""
 
     kind: str
     """`picture`, `sound`, `pages` or `other`."""
-    size: Size = LARGEST
+    size: Size = MAX_SIZE
     low: bool = False
-    """The client asked for little detail."""
+    """Whether the client requested low detail."""
     tokens: int = 0
-    """Of what is no picture."""
+    """Maximum tokens, except for images, whose tokens depend on the deployment."""
 
 
 Formula = Callable[[Size, bool], int]
 
 
-def found_in(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Media], int]:
-    """What the messages bring along, and how many of their bytes are its base64."""
+def media_in(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Media], int]:
+    """The media in the messages, and the number of bytes of their base64."""
     media: list[Media] = []
     encoded = 0
     for part in _parts(messages):
@@ -70,7 +70,7 @@ def found_in(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Media], int]:
 
 
 def _parts(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """All parts, those inside of others too."""
+    """All content parts, including nested ones."""
     waiting: list[Any] = [message.get("content") for message in messages]
     while waiting:
         one = waiting.pop()
@@ -83,7 +83,7 @@ def _parts(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 
 def bound(media: Iterable[Media], deployment: Deployment) -> int:
-    """Tokens that they take at most at this deployment."""
+    """Maximum number of tokens of `media` at a deployment."""
     formula = formula_of(deployment)
     return sum(formula(one.size, one.low) if one.kind == "picture" else one.tokens for one in media)
 
@@ -94,20 +94,22 @@ def bound(media: Iterable[Media], deployment: Deployment) -> int:
 def _media(part: Mapping[str, Any]) -> tuple[Media | None, int]:
     kind = part.get("type")
     if not isinstance(kind, str):
-        return Media("other", tokens=OTHER), 0
+        return Media("other", tokens=OTHER_PART_TOKENS), 0
     if kind in TEXTS or (kind == "tool_result" and "content" in part):
         return None, 0
     if kind in PICTURES:
         return _picture(part)
     data = _data(part)
     if kind in SOUNDS:
-        seconds = MAX_SOUND_SECONDS if data is None else _bytes(data) // BYTES_PER_SECOND + 1
-        return Media("sound", tokens=seconds * TOKENS_PER_SECOND), len(data or "")
+        seconds = MAX_SOUND_SECONDS if data is None else _bytes(data) // MIN_BYTES_PER_SECOND + 1
+        return Media("sound", tokens=seconds * MAX_TOKENS_PER_SECOND), len(data or "")
     if kind in FILES:
-        return Media("pages", tokens=MAX_PAGES * PAGE if data is None else _of_file(data)), len(data or "")
+        return Media("pages", tokens=MAX_PAGES * PAGE_TOKENS if data is None else _of_file(data)), len(
+            data or ""
+        )
     if kind in MOVING:
-        return Media("pages", tokens=MAX_PAGES * PAGE), len(data or "")
-    return Media("other", tokens=OTHER), 0
+        return Media("pages", tokens=MAX_PAGES * PAGE_TOKENS), len(data or "")
+    return Media("other", tokens=OTHER_PART_TOKENS), 0
 
 
 def _picture(part: Mapping[str, Any]) -> tuple[Media, int]:
@@ -115,26 +117,26 @@ def _picture(part: Mapping[str, Any]) -> tuple[Media, int]:
     inner = part.get("image_url")
     detail = inner.get("detail") if isinstance(inner, Mapping) else part.get("detail")
     size = None if data is None else size_of_base64(data)
-    return Media("picture", size or LARGEST, low=detail == "low"), len(data or "")
+    return Media("picture", size or MAX_SIZE, low=detail == "low"), len(data or "")
 
 
 def _data(part: Mapping[str, Any]) -> str | None:
-    """The base64, or text, that a part brings along; `None` where it names an address or a file."""
-    places = [part, *[one for name in PLACES if isinstance(one := part.get(name), Mapping)]]
-    told = [str(place[name]) for place in places for name in CONTENT if isinstance(place.get(name), str)]
-    told += [str(part[name]) for name in PLACES if isinstance(part.get(name), str)]
-    for one in told:
+    """The base64 or text embedded in a part; `None` if the part has a URL or a file id."""
+    objects = [part, *[one for name in CONTAINERS if isinstance(one := part.get(name), Mapping)]]
+    texts = [str(one[name]) for one in objects for name in CONTENT_FIELDS if isinstance(one.get(name), str)]
+    texts += [str(part[name]) for name in CONTAINERS if isinstance(part.get(name), str)]
+    for one in texts:
         if (head := BASE64.match(one[:400])) is not None:
             return one[head.end() :]
-    for place in places:
+    for one in objects:
         for name in ("data", "file_data"):
-            raw = place.get(name)
+            raw = one.get(name)
             if isinstance(raw, str):
                 return raw
     return None
 
 
-PLACES = (
+CONTAINERS = (
     "image_url",
     "source",
     "input_audio",
@@ -145,7 +147,7 @@ PLACES = (
     "image",
     "video_url",
 )
-CONTENT = ("url", "data", "file_data")
+CONTENT_FIELDS = ("url", "data", "file_data")
 
 
 def _bytes(data: str) -> int:
@@ -153,16 +155,16 @@ def _bytes(data: str) -> int:
 
 
 def _of_file(data: str) -> int:
-    """Tokens of a file: those of its pages, at most as many as its bytes can hold, and its bytes as text."""
-    pages = min(MAX_PAGES, 1 + _bytes(data) // MIN_PAGE_BYTES) if data.startswith(PDF) else 1
-    return pages * PAGE + len(data)
+    """Maximum tokens of a file: of as many pages as its size permits, and of its bytes as text."""
+    pages = min(MAX_PAGES, 1 + _bytes(data) // MIN_PAGE_BYTES) if data.startswith(PDF_PREFIX) else 1
+    return pages * PAGE_TOKENS + len(data)
 
 
 # --- formulas ------------------------------------------------------------------------------------------------
 
 
 def formula_of(deployment: Deployment) -> Formula:
-    """By the family of the model, wherever it is served; else by the provider; else the dearest of all."""
+    """The formula of the model's family, else of the provider, else the maximum of all formulas."""
     name = (deployment.base_model or deployment.model).lower()
     for pattern, formula in FAMILIES:
         if pattern.search(name):
@@ -171,13 +173,13 @@ def formula_of(deployment: Deployment) -> Formula:
 
 
 def _tiles(base: int, tile: int) -> Formula:
-    """OpenAI's: scaled down into 2048 x 2048, then to a short side of 768, in tiles of 512 x 512."""
+    """OpenAI: scaled down to 2048 x 2048, then to a short side of 768; tiles of 512 x 512."""
 
     def tokens(size: Size, low: bool) -> int:
         if low:
             return base
-        if size == LARGEST:
-            return base + 8 * tile  # 2048 x 768, or any that is scaled to it
+        if size == MAX_SIZE:
+            return base + 8 * tile  # 2048 x 768, the largest after scaling
         width, height = _into(size, 2048)
         short = min(width, height)
         if short > 768:
@@ -188,7 +190,7 @@ def _tiles(base: int, tile: int) -> Formula:
 
 
 def _patches(thousandths: int, most: int = 1536) -> Formula:
-    """OpenAI's newer one: patches of 32 x 32, at most so many, times a factor."""
+    """OpenAI's newer models: patches of 32 x 32, at most `most`, times a factor in thousandths."""
 
     def tokens(size: Size, low: bool) -> int:
         patches = min(-(-size.width // 32) * -(-size.height // 32), most)
@@ -198,13 +200,13 @@ def _patches(thousandths: int, most: int = 1536) -> Formula:
 
 
 def _into(size: Size, most: int) -> Size:
-    """Scaled down, rounded up."""
+    """The size scaled down to a long side of `most`, rounded up."""
     long = max(size)
     return size if long <= most else Size(*(-(-side * most // long) for side in size))
 
 
 def _area(pixels_a_token: int, long_side: int, most: int) -> Formula:
-    """By its area, once its long side is scaled down."""
+    """Proportional to the area after scaling down the long side; at most `most`."""
 
     def tokens(size: Size, low: bool) -> int:
         width, height = _into(size, long_side)
@@ -218,7 +220,7 @@ def _flat(most: int) -> Formula:
 
 
 def dearest(size: Size, low: bool) -> int:
-    """The most that any formula gives."""
+    """The maximum of all formulas."""
     return max(formula(size, low) for formula in (MINI, ANTHROPIC, OPEN_MODELS, NANO))
 
 
@@ -227,7 +229,7 @@ NANO = _patches(2460)
 ANTHROPIC = _area(750, 2576, 5_000)
 GEMINI = _flat(4_500)
 OPEN_MODELS = _area(14 * 14, 4096, 16_384)
-"""Models that anybody may serve: patches of 14 x 14, or larger ones."""
+"""Open models: patches of 14 x 14 or larger."""
 
 FAMILIES: tuple[tuple[re.Pattern[str], Formula], ...] = tuple(
     (re.compile(pattern), formula)

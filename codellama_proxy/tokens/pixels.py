@@ -1,4 +1,4 @@
-"""Reads a picture's width and height from the first bytes of its file; pure, and total: anything else is `None`.
+"""Reads the width and height of an image from the first bytes of its file. Pure; `None` for anything else.
 
 PNG, JPEG, GIF and WebP, the formats of the providers, detected from the bytes and not from the client's media type.
 """
@@ -10,30 +10,30 @@ import binascii
 import struct
 from typing import NamedTuple
 
-HEAD = 64
-"""Bytes in which all kinds but JPEG say their size."""
-JPEG_HEAD = 512 << 10
-"""Bytes of a JPEG that are looked through: thumbnails and profiles come before its size."""
+HEAD_BYTES = 64
+"""Bytes that contain the size in all formats but JPEG."""
+MAX_JPEG_HEAD_BYTES = 512 << 10
+"""Bytes of a JPEG that are searched: thumbnails and profiles precede its size."""
 MAX_SEGMENTS = 500
 
 
 class Size(NamedTuple):
-    """In pixels."""
+    """Width and height in pixels."""
 
     width: int
     height: int
 
 
 def size_of_base64(data: str) -> Size | None:
-    """Of a picture's file in base64."""
-    head = _decoded(data, HEAD)
+    """The size of an image file in base64, or `None`."""
+    head = _decoded(data, HEAD_BYTES)
     if head.startswith(b"\xff\xd8"):
-        return _jpeg(_decoded(data, JPEG_HEAD))
+        return _jpeg(_decoded(data, MAX_JPEG_HEAD_BYTES))
     return size_of(head)
 
 
 def _decoded(data: str, most: int) -> bytes:
-    """The first bytes; empty where they are not base64."""
+    """The first decoded bytes; empty if they are not base64."""
     piece = data[: -(-most // 3) * 4]
     try:
         return base64.b64decode(piece + "=" * (-len(piece) % 4), validate=True)
@@ -42,7 +42,7 @@ def _decoded(data: str, most: int) -> bytes:
 
 
 def size_of(head: bytes) -> Size | None:
-    """Of a picture's file, from its beginning."""
+    """The size of an image from the beginning of its file, or `None`."""
     try:
         found = _size(head)
     except (struct.error, IndexError):
@@ -74,14 +74,14 @@ def _webp(head: bytes) -> Size | None:
 
 
 def _jpeg(head: bytes) -> Size | None:
-    """Segment after segment up to the first that begins a frame."""
+    """The size in the first frame segment of a JPEG."""
     at = 2
     try:
         for _ in range(MAX_SEGMENTS):
             if head[at] != 0xFF:
                 return None
             marker = head[at + 1]
-            if marker == 0xFF:  # filling
+            if marker == 0xFF:  # fill byte
                 at += 1
             elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 height, width = struct.unpack_from(">HH", head, at + 5)

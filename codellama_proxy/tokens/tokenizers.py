@@ -1,7 +1,7 @@
-"""Counts tokens: exactly where a vocabulary is at hand, else by an estimate that says it is one.
+"""Counts tokens: exactly if the vocabulary is available, otherwise by an estimate.
 
-Vocabularies are files on disk, checked by hash before they are loaded: the library that reads them would fetch
-a missing or damaged one from the network. Whatever upstreams report always wins over what is counted here.
+Vocabularies are files whose hash is checked before they are loaded, because the library would download a missing or
+damaged one. Usage reported by upstreams takes precedence over these counts.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ FILES: Mapping[str, tuple[str, str]] = {
     ),
 }
 OF_IDS = "cl100k_base"
-"""What clients make token ids with."""
-LARGE = 20_000
-"""Characters that take so long to count that the event loop should not wait."""
+"""The encoding that clients use for token ids."""
+LARGE_CHARACTERS = 20_000
+"""Texts from this length on are counted in a thread."""
 MAX_COUNTED_CHARACTERS = 250_000
-"""Characters of one request that are counted, in a third of a second at worst; the rest is estimated from them."""
+"""Counted characters of one request (at most 0.3 s of work); the rest is extrapolated."""
 MAX_COUNTED_MESSAGES = 20_000
-"""Messages that are looked at one by one."""
-LONG_RUN = 2_000
-"""Characters without a change between white space and other text: longer runs are counted in pieces, as the library
-takes time and stack out of proportion for them."""
-SLICES = 25
-"""Places from which a text is sampled."""
+"""Number of messages that are counted individually."""
+MAX_RUN_CHARACTERS = 2_000
+"""Longer runs without white space, or of white space only, are counted in pieces, because the library's time and stack
+use grow disproportionately with their length."""
+SAMPLE_SLICES = 25
+"""Number of slices that are sampled from a long text."""
 
 PER_MESSAGE, PER_NAME, PER_REPLY, PER_TOOL = 3, 1, 3, 10
 IMAGE, IMAGE_LOW = 1000, 85
@@ -62,7 +62,7 @@ class Tokenizers:
     encodings: dict[str, Encoding | None]
 
     def count(self, text: str, model: str) -> tuple[int, bool]:
-        """Tokens, and whether they are exact: other makers' models are counted with the nearest vocabulary."""
+        """The number of tokens, and whether it is exact: other vendors' models use the nearest vocabulary."""
         encoding = self.encodings.get(encoding_name(model))
         if encoding is None:
             return estimate(text), False
@@ -73,16 +73,16 @@ class Tokenizers:
         return counted, len(pieces) == 1 and _is_openai(model)
 
     def decode(self, ids: Sequence[int]) -> str | None:
-        """The text of token ids as clients make them, in OpenAI's older vocabulary; `None` if unknown."""
+        """The text of token ids in OpenAI's older vocabulary; `None` if unknown."""
         encoding = self.encodings.get(OF_IDS)
         try:
             return None if encoding is None else encoding.decode(ids)
-        except Exception:  # no such token, or no such number
+        except Exception:  # an invalid token id
             return None
 
-    async def count_aside(self, text: str, model: str) -> tuple[int, bool]:
-        """The same, off the event loop when it takes long."""
-        if len(text) < LARGE:
+    async def count_in_thread(self, text: str, model: str) -> tuple[int, bool]:
+        """The same, in a thread for long texts."""
+        if len(text) < LARGE_CHARACTERS:
             return self.count(text, model)
         return await asyncio.to_thread(self.count, text, model)
 
@@ -100,7 +100,7 @@ class Tally:
         if len(text) <= self._left:
             found = self._count(text)
             counted = len(text)
-        elif self._left >= SLICES:
+        elif self._left >= SAMPLE_SLICES:
             found = sampled(text, self._left, self._count)
             counted = self._left
         else:
@@ -112,10 +112,10 @@ class Tally:
 
 
 def sampled(text: str, most: int, count: Count) -> int:
-    """Tokens of a long text, from slices of it that are `most` characters together; at most its bytes."""
-    width = max(most // SLICES, 1)
-    step = len(text) / SLICES
-    slices = [text[at : at + width] for at in (int(step * number) for number in range(SLICES))]
+    """Tokens of a long text, extrapolated from slices of `most` characters in total; at most its bytes."""
+    width = max(most // SAMPLE_SLICES, 1)
+    step = len(text) / SAMPLE_SLICES
+    slices = [text[at : at + width] for at in (int(step * number) for number in range(SAMPLE_SLICES))]
     characters = sum(map(len, slices))
     found = -(
         -sum(count(piece) for one in slices for piece in _pieces(one)) * len(text) // max(characters, 1)
@@ -124,13 +124,13 @@ def sampled(text: str, most: int, count: Count) -> int:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text, cut where a run is too long to be counted at once."""
-    if len(text) < LONG_RUN:
+    """The text in pieces without overlong runs."""
+    if len(text) < MAX_RUN_CHARACTERS:
         return [text]
     cuts = [0]
     for run in _RUNS.finditer(text):
-        if run.end() - run.start() >= LONG_RUN:
-            cuts += [*range(run.start(), run.end(), LONG_RUN), run.end()]
+        if run.end() - run.start() >= MAX_RUN_CHARACTERS:
+            cuts += [*range(run.start(), run.end(), MAX_RUN_CHARACTERS), run.end()]
     cuts.append(len(text))
     return [text[start:end] for start, end in itertools.pairwise(cuts) if start < end]
 
@@ -139,7 +139,7 @@ _RUNS = re.compile(r"\s+|\S+")
 
 
 def _encoded(encoding: Encoding, text: str) -> int:
-    """Tokens of a short piece; estimated if the library cannot say."""
+    """Tokens of a short piece; estimated if the library fails."""
     try:
         return len(encoding.encode(text, disallowed_special=()))
     except Exception:
@@ -147,7 +147,7 @@ def _encoded(encoding: Encoding, text: str) -> int:
 
 
 def load(name: str, directory: Path) -> Encoding | None:
-    """A vocabulary, if the directory has it undamaged. Takes some tenths of a second and 26 or 48 MB for good."""
+    """A vocabulary; `None` if its file is missing or damaged. Takes tenths of a second and 26 or 48 MB."""
     return _encoding(name, directory) if _undamaged(name, directory) else None
 
 
@@ -160,17 +160,17 @@ def _undamaged(name: str, directory: Path) -> bool:
 
 
 def _encoding(name: str, directory: Path) -> Encoding:
-    # The only way to tell the library where its files are.
+    # The library has no other setting for its directory.
     os.environ["TIKTOKEN_CACHE_DIR"] = str(directory)
     import tiktoken  # noqa: PLC0415 - not needed without files, and not quick
 
     encoding = tiktoken.get_encoding(name)
-    encoding._mergeable_ranks = {}  # the counting core has its own copy; this one takes 30 MB and is not read again
+    encoding._mergeable_ranks = {}  # frees 30 MB: the counting core has its own copy
     return encoding
 
 
 def encoding_name(model: str) -> str:
-    """OpenAI's newer models have the larger one; other makers' are more like the smaller, or smaller still."""
+    """The encoding of a model: OpenAI's newer models have the larger one, other vendors' are closer to the smaller."""
     name = _plain(model)
     return "o200k_base" if _OPENAI.match(name) and not _OLDER.match(name) else "cl100k_base"
 
@@ -184,18 +184,18 @@ def _plain(model: str) -> str:
 
 
 def estimate(text: str) -> int:
-    """Without a vocabulary: within a third for most languages, far too low for base64."""
+    """An estimate without a vocabulary: within a third for most languages, far too low for base64."""
     if not text:
         return 0
     if text.isascii():
         return max(1, -(-len(text) // 4))
-    if len(text) > LARGE:
-        return sampled(text, LARGE, estimate)
+    if len(text) > LARGE_CHARACTERS:
+        return sampled(text, LARGE_CHARACTERS, estimate)
     return max(1, round(sum(map(_weight, text))))
 
 
 def of_size(size: int) -> int:
-    """Tokens of so many bytes of a request, for want of anything better."""
+    """A rough estimate of the tokens in so many bytes of a request."""
     return -(-size // 4)
 
 
@@ -209,16 +209,16 @@ def _weight(char: str) -> float:
 
 
 MAX_FRAMING_TOKENS = 16
-"""What no provider takes more tokens for than this: the frame of one message."""
+"""Upper bound of the framing tokens of one message."""
 
 
 def framing_bound(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens that a prompt of texts may take beyond one for each of its bytes."""
+    """Upper bound of a prompt's framing tokens, in addition to one token per byte."""
     return MAX_FRAMING_TOKENS * (len(messages) + 2)
 
 
 def of_given(given: Sequence[Any], count: Count) -> int:
-    """Tokens of prompts or inputs, some of which may be tokens already."""
+    """Tokens of prompts or inputs, which may be texts or token ids."""
     return sum(count(one) if isinstance(one, str) else len(one) for one in given)
 
 
@@ -226,7 +226,7 @@ def of_given(given: Sequence[Any], count: Count) -> int:
 
 
 def of_chat(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], count: Count) -> int:
-    """Tokens of a whole prompt: what is said, and what says it."""
+    """Tokens of a whole prompt: content and message framing."""
     return (
         PER_REPLY
         + sum(_of_message(message, count) for message in messages)

@@ -426,7 +426,7 @@ def test_invalid_yaml_is_explained(text: str) -> None:
     assert found or raw is None
     if raw is not None:
         assert raw not in " ".join(found)
-        assert yaml_words.in_plain_words(raw)
+        assert yaml_words.plain_message(raw)
 
 
 def test_each_common_mistake_has_its_message() -> None:

@@ -20,7 +20,7 @@ from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.validate.messages import A_LIST, A_MAPPING
 from codellama_proxy.config.yaml import parser_messages as yaml_words
 from codellama_proxy.core.snapshot import Limits, Mock, Price, Secret, Snapshot, Tariff
-from codellama_proxy.routing.selection import asked_model
+from codellama_proxy.routing.selection import requested_model
 from tests.support.cases import each
 
 IMPLEMENTED = frozenset({"openai", "together", "anthropic", "azure", "vllm", "openai_compatible", "mock"})
@@ -48,7 +48,7 @@ def errors_of(text: str | bytes, **environ: str) -> list[str]:
 
 
 def starting_model(snapshot: Snapshot, mode: str = "chat") -> str:
-    return asked_model(snapshot, None, mode, lambda _: True).name
+    return requested_model(snapshot, None, mode, lambda _: True).name
 
 
 LITERAL_KEY = "anyone who can read the file can read this key"

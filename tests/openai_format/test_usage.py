@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Usage
 from codellama_proxy.openai_format import usage
-from codellama_proxy.openai_format.usage import MOST_TOKENS, merged, read_usage, usage_in
+from codellama_proxy.openai_format.usage import MAX_REPORTED_TOKENS, merged, read_usage, usage_in
 from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed
 from tests.support.cases import each
 
@@ -185,7 +185,7 @@ SPELLINGS: tuple[tuple[str, dict[str, Any], Usage], ...] = (
     ("a prompt that only the total tells", {"completion_tokens": 6, "total_tokens": 16}, Usage(10, 6)),
     ("an explicit nothing", {"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
     ("no prompt", {"prompt_tokens": 0, "completion_tokens": 6, "total_tokens": 6}, Usage(0, 6)),
-    ("absurd", {"prompt_tokens": 10**30, "completion_tokens": 1}, Usage(MOST_TOKENS, 1)),
+    ("absurd", {"prompt_tokens": 10**30, "completion_tokens": 1}, Usage(MAX_REPORTED_TOKENS, 1)),
 )
 
 
@@ -240,8 +240,8 @@ json = st.recursive(
 def test_arbitrary_usage_is_read_with_parts_not_above_the_total(found: dict[str, Any]) -> None:
     told = usage_in(found)
     if told is not None:
-        assert 0 <= told.cached_tokens + told.cache_write_tokens <= told.prompt_tokens <= MOST_TOKENS
-        assert 0 <= told.reasoning_tokens <= told.completion_tokens <= MOST_TOKENS
+        assert 0 <= told.cached_tokens + told.cache_write_tokens <= told.prompt_tokens <= MAX_REPORTED_TOKENS
+        assert 0 <= told.reasoning_tokens <= told.completion_tokens <= MAX_REPORTED_TOKENS
         assert 0 <= told.cache_write_1h_tokens <= told.cache_write_tokens
 
 
@@ -333,7 +333,7 @@ def test_an_unbounded_answer_may_be_long() -> None:
     assert absurd == (Usage(90, 50), False, True)
 
 
-COUNTS = st.sampled_from([0, 1, 5, 10, 15, MOST_TOKENS, -1, True, None, 2.0, "7"])
+COUNTS = st.sampled_from([0, 1, 5, 10, 15, MAX_REPORTED_TOKENS, -1, True, None, 2.0, "7"])
 DETAILS = st.none() | st.dictionaries(
     st.sampled_from(["cached_tokens", "audio_tokens", "reasoning_tokens", "rejected_prediction_tokens"]),
     COUNTS,

@@ -15,9 +15,9 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Routing, Snapshot
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.routing.selection import (
-    asked_model,
     candidates,
     models_of_chain,
+    requested_model,
     starting_model,
     weighted,
 )
@@ -96,7 +96,7 @@ def test_unknown_forbidden_and_other_mode_models_get_the_same_error() -> None:
     errors = []
     for name, permitted in asked:
         with pytest.raises(ProxyError) as caught:
-            asked_model(snap, name, "chat", permitted)
+            requested_model(snap, name, "chat", permitted)
         errors.append(caught.value.body().replace(name.encode(), b"NAME"))
         assert caught.value.status == 404
     assert len(set(errors)) == 1
@@ -104,10 +104,10 @@ def test_unknown_forbidden_and_other_mode_models_get_the_same_error() -> None:
 
 def test_unknown_models_may_start_at_the_default_model() -> None:
     lenient = snapshot(model("a"), model("b"), routing=Routing(unknown_model="default"))
-    assert asked_model(lenient, "nobody", "chat", everything).name == "a"
-    assert asked_model(lenient, None, "chat", lambda name: name == "b").name == "b"
+    assert requested_model(lenient, "nobody", "chat", everything).name == "a"
+    assert requested_model(lenient, None, "chat", lambda name: name == "b").name == "b"
     with pytest.raises(ProxyError):  # it exists, so it is not unknown: it is forbidden
-        asked_model(lenient, "a", "chat", lambda name: name == "b")
+        requested_model(lenient, "a", "chat", lambda name: name == "b")
 
 
 def chain_of(

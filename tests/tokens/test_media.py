@@ -54,13 +54,13 @@ def test_other_data_has_no_size(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "low", "tokens"),
     [
-        ("gpt-4o-mini", media.LARGEST, False, 48_169),
+        ("gpt-4o-mini", media.MAX_SIZE, False, 48_169),
         ("gpt-4o-mini", Size(1, 1), False, 8_500),
-        ("gpt-4o-mini", media.LARGEST, True, 2_833),
+        ("gpt-4o-mini", media.MAX_SIZE, True, 2_833),
         ("gpt-4o", Size(1024, 1024), False, 765),
         ("gpt-4o", Size(2048, 4096), False, 1105),
         ("gpt-4o", Size(300, 200), False, 255),
-        ("gpt-4.1-mini", media.LARGEST, False, 2490),
+        ("gpt-4.1-mini", media.MAX_SIZE, False, 2490),
     ],
 )
 def test_openais_formulas_match_their_documentation(name: str, size: Size, low: bool, tokens: int) -> None:
@@ -70,7 +70,7 @@ def test_openais_formulas_match_their_documentation(name: str, size: Size, low: 
 def test_claude_counts_by_area() -> None:
     formula = media.formula_of(deployment(provider="anthropic", model="claude-sonnet-4-5"))
     assert 1590 <= formula(Size(1092, 1092), False) <= 1800
-    assert formula(media.LARGEST, False) <= 5000
+    assert formula(media.MAX_SIZE, False) <= 5000
 
 
 ALL = [
@@ -84,7 +84,7 @@ def test_the_bound_of_an_unknown_image_covers_known_ones(
     width: int, height: int, one: Any, low: bool
 ) -> None:
     formula = media.formula_of(one)
-    assert 0 < formula(Size(width, height), low) <= formula(media.LARGEST, low) <= 48_169
+    assert 0 < formula(Size(width, height), low) <= formula(media.MAX_SIZE, low) <= 48_169
 
 
 # --- parts ---------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ NAMED: tuple[dict[str, Any], ...] = (
 
 
 def found(*parts: dict[str, Any]) -> tuple[list[media.Media], int]:
-    return media.found_in([{"role": "user", "content": list(parts)}])
+    return media.media_in([{"role": "user", "content": list(parts)}])
 
 
 @pytest.mark.parametrize("part", SENT)
@@ -120,7 +120,7 @@ def test_an_inline_image_is_counted_by_its_pixels(part: dict[str, Any]) -> None:
 @pytest.mark.parametrize("part", NAMED)
 def test_an_image_url_has_the_providers_maximum_size(part: dict[str, Any]) -> None:
     (one,), _ = found(part)
-    assert one.size == media.LARGEST
+    assert one.size == media.MAX_SIZE
     assert media.bound([one], deployment(provider="openai", model="gpt-4o-mini")) == 48_169
 
 
@@ -140,9 +140,9 @@ def test_a_file_is_bounded_by_its_pages() -> None:
         {"type": "document", "source": {"type": "base64", "data": data}},
     ):
         (one,), _ = found(part)
-        assert 50 * media.PAGE < one.tokens <= media.MAX_PAGES * media.PAGE
+        assert 50 * media.PAGE_TOKENS < one.tokens <= media.MAX_PAGES * media.PAGE_TOKENS
     (by_id,), _ = found({"type": "file", "file": {"file_id": "file-1"}})
-    assert by_id.tokens == media.MAX_PAGES * media.PAGE
+    assert by_id.tokens == media.MAX_PAGES * media.PAGE_TOKENS
     (text,), _ = found({"type": "document", "source": {"type": "text", "data": "x" * 9000}})
     assert text.tokens >= 9000
 
@@ -162,6 +162,6 @@ json = st.recursive(
 
 @given(st.lists(st.fixed_dictionaries({"content": json}), max_size=3))
 def test_arbitrary_parts_have_a_bound(messages: list[dict[str, Any]]) -> None:
-    brought, length = media.found_in(messages)
+    brought, length = media.media_in(messages)
     assert length >= 0
     assert media.bound(brought, deployment()) >= 0

@@ -73,8 +73,8 @@ def test_other_models_are_counted_approximately_and_marked(tokenizers: Tokenizer
 
 def test_a_large_text_has_the_same_count_off_the_event_loop(tokenizers: Tokenizers) -> None:
     text = "def fibonacci(n):\n    return n\n" * 5000
-    assert asyncio.run(tokenizers.count_aside(text, "gpt-4o")) == tokenizers.count(text, "gpt-4o")
-    assert asyncio.run(tokenizers.count_aside("short", "gpt-4o")) == tokenizers.count("short", "gpt-4o")
+    assert asyncio.run(tokenizers.count_in_thread(text, "gpt-4o")) == tokenizers.count(text, "gpt-4o")
+    assert asyncio.run(tokenizers.count_in_thread("short", "gpt-4o")) == tokenizers.count("short", "gpt-4o")
 
 
 @given(text=st.text(max_size=300))

@@ -16,13 +16,13 @@ Report = Callable[[Path, str], None]
 """Receives the path of a removed value and the reason."""
 VITAL = ("name", "provider", "model", "mode")
 """Keys that define an entry: it is removed together with them."""
-ROUNDS = 1000
+MAX_ROUNDS = 1000
 """Removing a value may make its section incomplete."""
 
 
 def without_faults(made: dict[str, Any], write: Callable[[Mapping[str, Any]], str], report: Report) -> str:
     """Remove invalid values from `made` in place; returns its text. Raises `ConfigError` if it is unreadable."""
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         text = write(made)
         wrong = list(_wrong(parse(text.encode(), _nothing)))
         if not wrong:

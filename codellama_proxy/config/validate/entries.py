@@ -91,7 +91,7 @@ EXTRAS = frozenset(
     }
 )
 """Parameters of single providers: sent as they are."""
-TYPO_SIMILARITY = 0.85
+MIN_TYPO_SIMILARITY = 0.85
 """An unknown parameter at least this similar to a known one is reported as a typo."""
 
 
@@ -180,7 +180,7 @@ def _value(name: str, value: Any, path: Path, rules: Mapping[str, Parameter]) ->
 
 def _unknown(name: str, path: Path, rules: Mapping[str, Parameter]) -> Finding:
     known = [*rules, *EXTRAS]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_SIMILARITY)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=MIN_TYPO_SIMILARITY)
     if near:
         return Finding(path, f'unknown parameter; did you mean "{near[0]}"?')
     return Finding(path, "unknown parameter; it is sent to the provider unchanged", "warning")

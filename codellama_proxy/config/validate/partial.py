@@ -12,7 +12,7 @@ from codellama_proxy.config.schema import File
 from codellama_proxy.config.validate.finding import Content, Entries
 from codellama_proxy.config.yaml.document import Document, Path
 
-PASSES = 10
+MAX_PASSES = 10
 """Removing a value may make its section incomplete; sections are not nested deeper than this."""
 ANY_PROVIDER = "openai_compatible"
 
@@ -56,7 +56,7 @@ def _rest_of(root: dict[str, Any]) -> _Rest | None:
     indexes = tuple(index for index, entry in enumerate(entries) if isinstance(entry, dict))
     rest["models"] = [entries[index] for index in indexes]
     refused: set[Path] = set()
-    for _ in range(PASSES):
+    for _ in range(MAX_PASSES):
         try:
             return _Rest(File.model_validate(rest), indexes, frozenset(refused))
         except ValidationError as error:

@@ -19,9 +19,9 @@ from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.plausible_usage import OWN_TOKENS
 from codellama_proxy.tokens import tokenizers as tokens
 
-SMALLEST = ({"role": "user", "content": "x"},)
+MIN_PROMPT = ({"role": "user", "content": "x"},)
 """The smallest chat request, in tokens and in bytes."""
-SMALLEST_BYTES = len('{"prompt":"x"}')
+MIN_PROMPT_BYTES = len('{"prompt":"x"}')
 _COUNTED = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")
 
 
@@ -199,7 +199,7 @@ def _above(scope: Scope, around: Sequence[Scope]) -> Iterator[Finding]:
 def _never_met(snapshot: Snapshot) -> Iterator[Finding]:
     """Limits below the smallest request. 0 is intentional: none allowed."""
     chats = [model for model in snapshot.models.values() if model.deployments[0].mode == "chat"]
-    least_tokens = tokens.of_chat(SMALLEST, (), lambda _: 1)
+    least_tokens = tokens.of_chat(MIN_PROMPT, (), lambda _: 1)
     for scope in _scopes(snapshot):
         if chats and scope.writes("tpm_limit") and 0 < (scope.limits.tpm_limit or 0) < least_tokens:
             message = "can never be met: the smallest request takes more tokens"
@@ -223,7 +223,7 @@ def _least_cost(snapshot: Snapshot, model: Model, project: Project | None) -> bu
     """Of the model alone: fallbacks can only increase it."""
     whose = project or Project("")
     text = max(len(guardrail_text(snapshot.guardrail, whose, d).encode()) for d in model.deployments)
-    prompt = SMALLEST_BYTES + text + tokens.framing_bound(SMALLEST) + OWN_TOKENS
+    prompt = MIN_PROMPT_BYTES + text + tokens.framing_bound(MIN_PROMPT) + OWN_TOKENS
     prices = [price_of(d) for d in model.deployments]
     return budgets.bound(prices, [prompt] * len(prices), 1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from codellama_proxy.config.problems import ConfigError, Problem
-from codellama_proxy.config.yaml.parser_messages import in_plain_words
+from codellama_proxy.config.yaml.parser_messages import plain_message
 from codellama_proxy.config.yaml.scalars import Quoted, Substituted, resolve, resolve_1_1
 from codellama_proxy.config.yaml.substitution import Lookup, expand
 from codellama_proxy.config.yaml.tree import Composer, Node, Position, UnreadableYamlError
@@ -64,9 +64,11 @@ def parse(content: bytes, lookup: Lookup, *, source: str = "proxy.yaml", legacy:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise ConfigError((Problem(*position, _in_words(error, content, position), source=source),)) from None
+        raise ConfigError(
+            (Problem(*position, _error_message(error, content, position), source=source),)
+        ) from None
     except yaml.YAMLError:
-        raise ConfigError((Problem(1, 1, f"not YAML: {in_plain_words(None)}", source=source),)) from None
+        raise ConfigError((Problem(1, 1, f"not YAML: {plain_message(None)}", source=source),)) from None
 
 
 def _decode(content: bytes) -> str:
@@ -92,7 +94,7 @@ def _place(before: str) -> Position:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def _in_words(error: yaml.MarkedYAMLError, content: bytes, position: Position) -> str:
+def _error_message(error: yaml.MarkedYAMLError, content: bytes, position: Position) -> str:
     """What is probably wrong, or the reason behind the usual mistakes; it never quotes the file."""
     lines = content.decode(errors="replace").splitlines()
     line = lines[position[0] - 1] if position[0] <= len(lines) else ""
@@ -100,7 +102,7 @@ def _in_words(error: yaml.MarkedYAMLError, content: bytes, position: Position) -
         return "not YAML: indented with a tab; use spaces"
     if line[: position[1]].endswith("${"):
         return 'not YAML: inside { } and [ ], "${...}" must be quoted'
-    return f"not YAML: {in_plain_words(error.problem)}"
+    return f"not YAML: {plain_message(error.problem)}"
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ OTHERWISE = (
 )
 
 
-def in_plain_words(problem: str | None) -> str:
+def plain_message(problem: str | None) -> str:
     """A sentence with a hint; it never quotes the file."""
     text = problem or ""
     return next((sentence for part, sentence in SENTENCES if part in text), OTHERWISE)

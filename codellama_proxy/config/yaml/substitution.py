@@ -12,7 +12,7 @@ from pathlib import Path
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}|\$\{")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
-FILE_LIMIT = 64 * 1024
+MAX_FILE_BYTES = 64 * 1024
 """Bytes of a `${file:}`: secrets are short, and a wrong path must not fill the memory."""
 
 Lookup = Callable[[str], str]
@@ -98,7 +98,7 @@ def _is_utf8(value: str) -> bool:
 
 def _read_secret(path: str) -> str:
     try:
-        value = read_regular(Path(path), FILE_LIMIT).decode().rstrip("\r\n")
+        value = read_regular(Path(path), MAX_FILE_BYTES).decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise UnsetError(f"file {path} cannot be read: {reason(error)}") from None
     if not value:

@@ -1,7 +1,7 @@
-"""Anthropic's Messages API, for Claude wherever it is hosted: pure functions on values.
+"""Anthropic's Messages API, for Claude on any host: pure functions on values.
 
-What models can and cannot do is data, in `anthropic_models`. The guardrail is the first system message, so it
-comes first in the top-level `system`. Legacy functions are tools in between (`legacy`).
+The capabilities of models are data, in `capabilities`. The guardrail is the first system message, so it comes first
+in the top-level `system`. Legacy functions are converted to tools (`common.legacy_functions`).
 """
 
 from __future__ import annotations

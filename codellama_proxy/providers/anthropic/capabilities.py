@@ -1,7 +1,7 @@
-"""What each family of Claude models can do, as data: to be corrected here and nowhere in code.
+"""The capabilities of each family of Claude models, as data; corrections belong here.
 
-An unknown `claude-*` is taken to be of the newest class. A name that is not Claude's at all belongs to a server
-that only speaks the dialect: it gets the plain, old form of everything.
+An unknown `claude-*` is treated as one of the newest family. Any other name belongs to a compatible server and gets
+the basic form of every feature.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from codellama_proxy.core.snapshot import Deployment
 
 NEW_VERSION = "2026-10-21"
 OLD_VERSION = "2023-06-01"
-"""The last version of the API that takes sampling parameters."""
+"""The last version of the API that accepts sampling parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     max_output: int | None = None
-    """The most `max_tokens` may be, where that is known."""
+    """Maximum of `max_tokens`; `None` if unknown."""
     sampling: bool = False
-    """Takes temperature, top_p and top_k."""
+    """Accepts temperature, top_p and top_k."""
     one_of_two: bool = False
-    """Takes either temperature or top_p."""
+    """Accepts only one of temperature and top_p."""
     prefill: bool = False
     """Continues an assistant message that ends the conversation."""
     thinking: Literal["none", "budget", "adaptive", "always"] = "adaptive"
     forced_tools: bool = True
-    """Takes `tool_choice` any and tool, though never while thinking."""
+    """Accepts `tool_choice` any and tool, but never with thinking."""
     efforts: tuple[str, ...] = ("low", "medium", "high", "xhigh", "max")
-    """The words of `output_config.effort`, ascending; none if it is not taken."""
+    """The values of `output_config.effort`, ascending; empty if it is not supported."""
     late_system: bool = True
-    """Takes system messages in the middle of the conversation."""
+    """Accepts system messages after the beginning of the conversation."""
 
 
 OLD = Capabilities(8192, sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
@@ -58,7 +58,7 @@ ALWAYS_THINKING = Capabilities(128_000, thinking="always", forced_tools=False)
 NEWEST = Capabilities(thinking="always", forced_tools=False)
 COMPATIBLE = Capabilities(sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
 
-# The first pattern found in the name decides. Dates follow names, so a number must not go on.
+# The first pattern found in the name decides. A number must end, because dates follow names.
 FAMILIES: tuple[tuple[str, Capabilities], ...] = (
     (r"claude-(?:instant|2|3)", OLD),
     (r"claude-(?:opus|sonnet)-4-1(?!\d)", BUDGET),
@@ -73,7 +73,7 @@ FAMILIES: tuple[tuple[str, Capabilities], ...] = (
     (r"claude", NEWEST),
 )
 
-# reasoning_effort -> what it becomes where a model has no word for it.
+# reasoning_effort -> the nearest value, for models that do not support it.
 NEAREST_EFFORT: Mapping[str, str] = {"minimal": "low", "xhigh": "high", "max": "high"}
 BUDGETS: Mapping[str, int] = {
     "minimal": 1024,
@@ -83,11 +83,11 @@ BUDGETS: Mapping[str, int] = {
     "xhigh": 16_384,
     "max": 16_384,
 }
-"""Thinking tokens, for models that count them instead of taking a word."""
+"""Thinking tokens by effort, for models with token budgets instead of effort levels."""
 MIN_BUDGET_TOKENS = 1024
 
 
 def capabilities(deployment: Deployment) -> Capabilities:
-    """By the model's well-known name, if the entry gives one."""
+    """The capabilities of the entry's `base_model`, else of its model name."""
     name = (deployment.base_model or deployment.model).lower().replace(".", "-")
     return next((found for pattern, found in FAMILIES if re.search(pattern, name)), COMPATIBLE)

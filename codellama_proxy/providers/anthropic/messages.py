@@ -1,4 +1,4 @@
-"""A conversation in Anthropic's words: system text apart, turns that alternate, tool results first in theirs."""
+"""Converts a conversation to Anthropic's format: separate system text, alternating turns, tool results first."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from codellama_proxy.openai_format.request import SYSTEM_ROLES, Message
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.ASCII)
-THOUGHTS = ("thinking", "redacted_thinking")
-"""Kinds of blocks that hold a model's thoughts."""
+THINKING_BLOCKS = ("thinking", "redacted_thinking")
+"""Types of thinking blocks."""
 NO_QUESTION = "."
-"""Stands where the first user message is missing: a conversation must begin with one."""
+"""Inserted if the first user message is missing: a conversation must begin with one."""
 
 Block = dict[str, Any]
 
@@ -34,7 +34,7 @@ class Conversation:
 
 
 def conversation(messages: Sequence[Message], *, late_system: bool) -> Conversation:
-    """`late_system`: system messages in the middle stay there; else all of them come first."""
+    """`late_system`: later system messages keep their position; otherwise all of them come first."""
     found = Conversation()
     waiting: list[Block] = []
     for index, message in enumerate(messages):
@@ -44,7 +44,7 @@ def conversation(messages: Sequence[Message], *, late_system: bool) -> Conversat
             stays = late_system and found.turns
             (waiting if stays else found.system).extend(blocks)
             continue
-        if role != "tool" and waiting:  # nothing may stand between calls and their results
+        if role != "tool" and waiting:  # results must directly follow their calls
             _add(found.turns, "system", waiting)
             waiting = []
         _add(found.turns, "assistant" if role == "assistant" else "user", blocks)
@@ -64,7 +64,7 @@ def _add(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
 
 
 def _finished(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """Results before anything else; a single plain text as a string."""
+    """Tool results first; a single plain text as a string."""
     blocks = turn["content"]
     if turn["role"] == "user":
         blocks = sorted(blocks, key=lambda block: bool(block["type"] != "tool_result"))
@@ -74,12 +74,12 @@ def _finished(turn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prefilled(conversation: Conversation) -> bool:
-    """Whether the model is to go on with words put into its mouth."""
+    """Whether the conversation ends with a prefill, an assistant message to be continued."""
     return bool(conversation.turns[-1]["role"] == "assistant")
 
 
-def trimmed(conversation: Conversation) -> Conversation:
-    """A prefill must not end in white space."""
+def without_trailing_space(conversation: Conversation) -> Conversation:
+    """Removes white space at the end of a prefill, which the API refuses."""
     *before, last = conversation.turns
     content = last["content"]
     if isinstance(content, str):
@@ -90,7 +90,7 @@ def trimmed(conversation: Conversation) -> Conversation:
 
 
 def tool_id(call_id: object) -> str:
-    """The id in the characters this API takes; the same for a call and its result."""
+    """The id with only characters that this API accepts; the same for a call and its result."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", str(call_id or "")) or "_"
 
 
@@ -113,7 +113,11 @@ def _blocks(message: Message, at: str) -> list[Block]:
 def _assistant(message: Message, at: str) -> list[Block]:
     thinking = message.get("thinking_blocks")
     blocks = (
-        [dict(block) for block in thinking if isinstance(block, Mapping) and block.get("type") in THOUGHTS]
+        [
+            dict(block)
+            for block in thinking
+            if isinstance(block, Mapping) and block.get("type") in THINKING_BLOCKS
+        ]
         if isinstance(thinking, list)
         else []
     )
@@ -136,7 +140,7 @@ def _tool_use(call: Mapping[str, Any], at: str) -> Block:
 
 
 def _input(arguments: object) -> Mapping[str, Any]:
-    """Arguments as the object they stand for; what is none is kept as text, so that the model sees its mistake."""
+    """Arguments as an object; invalid ones are kept as text, so that the model sees its error."""
     if isinstance(arguments, Mapping):
         return arguments
     try:
@@ -162,7 +166,7 @@ def _result(message: Message, at: str) -> Block:
 
 
 def _content(content: object, at: str) -> list[Block]:
-    """Empty texts are left out: this API refuses them."""
+    """The content without empty texts, which this API refuses."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
     parts: Iterable[Any] = content if isinstance(content, list | tuple) else ()
@@ -189,7 +193,7 @@ def _part(part: Mapping[str, Any], at: str) -> Block | None:
 
 
 def _thought(part: Mapping[str, Any]) -> Block | None:
-    """A thinking block of Claude's own, which is signed; another model's thoughts are left out."""
+    """A signed thinking block of Claude; thinking of other models is left out."""
     names = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}.get(part["type"])
     if names is None or not all(isinstance(part.get(name), str) and part[name] for name in names[-1:]):
         return None

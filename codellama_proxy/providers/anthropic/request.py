@@ -1,7 +1,7 @@
-"""A chat request as Anthropic's Messages API wants it from the model at hand.
+"""Converts a chat request to Anthropic's Messages API, for the capabilities of the model.
 
-The API's version follows the body: the last one that takes sampling parameters if there are any, else the
-newest; an entry's own `anthropic-version` header has the last word.
+The API version depends on the body: the last one with sampling parameters if there are any, else the newest. An
+`anthropic-version` header in the entry takes precedence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from codellama_proxy.providers.anthropic.messages import (
     Conversation,
     conversation,
     prefilled,
-    trimmed,
+    without_trailing_space,
 )
 from codellama_proxy.providers.anthropic.thinking import Thinking, thinking_of
 from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
@@ -39,7 +39,7 @@ from codellama_proxy.providers.common.identity import impersonal
 from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
 
 BASE_URL = "https://api.anthropic.com"
-BEARER_HOSTS = re.compile(r"https://[^/]*\.api\.aws(?:/|$)")  # Claude on Bedrock takes its key as a bearer's
+BEARER_HOSTS = re.compile(r"https://[^/]*\.api\.aws(?:/|$)")  # Claude on Bedrock expects a bearer token
 SAMPLING = ("temperature", "top_p", "top_k")
 TAKEN = frozenset(
     {
@@ -51,12 +51,12 @@ TAKEN = frozenset(
 DROPPED = IGNORABLE - TAKEN | {"verbosity"}
 """Dropped silently: they cannot change an answer."""
 REPORTED = frozenset({"seed"})
-"""Dropped and reported: only a hint at every provider."""
+"""Dropped and reported: only hints."""
 JSON_ONLY = "Respond with one valid JSON object only, without code fences."
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError`: unsupported_parameter, invalid_value."""
+    """The HTTP request for `chat`. Raises `ProxyError`: unsupported_parameter, invalid_value."""
     able = capabilities(deployment)
     chat = legacy.modern(chat)
     asked = parameter_set(chat, deployment, TAKEN, DROPPED, REPORTED)
@@ -81,7 +81,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     return HttpRequest(
         _url(deployment),
         _headers(deployment, body, asked.params.get("betas")),
-        orjson.dumps(body, default=dict),  # an entry's own parameters are read-only mappings
+        orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
         dropped=tuple(sorted(asked.dropped)),
     )
 
@@ -90,7 +90,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 
 def _url(deployment: Deployment) -> str:
-    """With or without the version and the endpoint in the entry's address."""
+    """The endpoint's URL; the entry's address may include the version and the endpoint."""
     base = (deployment.base_url or BASE_URL).rstrip("/")
     return base.removesuffix("/messages").removesuffix("/v1") + "/v1/messages"
 
@@ -127,9 +127,9 @@ def _betas(betas: object) -> dict[str, str]:
 
 
 def _sampling(asked: ParameterSet, able: Capabilities) -> ParameterSet:
-    """Models that sample as they like take no word about it; the others take temperatures up to 1.
+    """The sampling parameters that the model supports; temperature is limited to 1.
 
-    Many clients always send temperature and top_p: where only one is taken, temperature is kept, as with thinking.
+    Many clients always send both temperature and top_p; if only one is supported, temperature is kept.
     """
     params = asked.params
     if not able.sampling:
@@ -146,14 +146,14 @@ def _sampling(asked: ParameterSet, able: Capabilities) -> ParameterSet:
 
 
 def _max_tokens(asked: ParameterSet, able: Capabilities, deployment: Deployment) -> int:
-    """Required here. No answer gets longer than the model's own limit, so asking for more is no mistake."""
+    """`max_tokens`, which is required; values above the model's limit are reduced to it."""
     params = asked.params
     found = params.get("max_completion_tokens", params.get("max_tokens", deployment.max_output_tokens))
     return int(min(found, able.max_output or found))
 
 
 def _plain(asked: ParameterSet) -> dict[str, Any]:
-    """What only changes its name."""
+    """Parameters that are only renamed."""
     found = {name: asked.params[name] for name in (*SAMPLING, "cache_control") if name in asked.params}
     stop = asked.params.get("stop")
     stops = [stop] if isinstance(stop, str) else list(stop or ())
@@ -176,11 +176,11 @@ def _conversation(chat: InferenceRequest, able: Capabilities) -> Conversation:
     if not able.prefill:
         at = f"messages[{len(chat.messages) - 1}]"
         raise invalid_value(at, "This model does not continue an assistant message: end with a user message.")
-    return trimmed(talk)
+    return without_trailing_space(talk)
 
 
 def _system(talk: Conversation, asked: ParameterSet) -> dict[str, Any]:
-    """One text, or blocks where a part of it is marked for the cache."""
+    """The system prompt as one text, or as blocks if a part has a cache mark."""
     blocks: Sequence[Block] = talk.system
     if _format(asked).get("type") == "json_object":
         blocks = [*blocks, {"type": "text", "text": JSON_ONLY}]

@@ -1,4 +1,4 @@
-"""A whole answer of Anthropic's Messages API as an OpenAI completion, and what streams share with it."""
+"""Converts plain answers of Anthropic's Messages API to OpenAI's format; parts are shared with streams."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THINKING = ("thinking", "redacted_thinking")
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole message as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     found = load_answer(body)
     content = found.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
@@ -45,7 +45,7 @@ def answer_id(found: Mapping[str, Any], chat: InferenceRequest) -> str:
 
 
 def ended(stop_reason: object, *, called: bool) -> str:
-    """OpenAI's word for why it ended. An answer that called tools ended for that."""
+    """OpenAI's finish reason; `tool_calls` for an answer with tool calls."""
     reason = finish_reason(stop_reason) if isinstance(stop_reason, str) else "stop"
     if called and reason == "stop":
         return "tool_calls"
@@ -53,7 +53,7 @@ def ended(stop_reason: object, *, called: bool) -> str:
 
 
 def refusal(found: Mapping[str, Any]) -> dict[str, str]:
-    """What a message says of itself when the model refused."""
+    """The text of a refusal."""
     if found.get("stop_reason") != "refusal":
         return {}
     details = found.get("stop_details")
@@ -62,19 +62,19 @@ def refusal(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def usage(found: object) -> dict[str, Any] | None:
-    """Anthropic counts cached tokens apart from the rest of the input; OpenAI within it."""
+    """OpenAI's `usage`: its prompt tokens include cached tokens, Anthropic's input tokens do not."""
     read = read_usage(found)
     return None if read is None else shape.usage_json(read)
 
 
 def arguments(block: Mapping[str, Any]) -> str:
-    """A call's input as OpenAI has it: a string of JSON."""
+    """A call's input as a string of JSON."""
     found = block.get("input")
     return orjson.dumps(found).decode() if isinstance(found, dict) else "{}"
 
 
 def call(block: Mapping[str, Any], arguments: str, own_id: str) -> dict[str, Any]:
-    """A tool call in OpenAI's shape; `own_id` is for one that came without. Raises `AttemptError` for no name."""
+    """A tool call in OpenAI's format; `own_id` replaces a missing id. Raises `AttemptError` without a name."""
     name = text_at(block, "name")
     if not name:
         wrong("call_without_name")

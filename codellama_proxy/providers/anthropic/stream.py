@@ -1,6 +1,6 @@
-"""A streamed answer of Anthropic's Messages API as OpenAI's chunks.
+"""Converts streams of Anthropic's Messages API to OpenAI's chunks.
 
-Blocks are counted over all kinds, tool calls only among themselves. Usage in `message_delta` is a running total
+Anthropic numbers all blocks, OpenAI only tool calls. Usage in `message_delta` is a running total
 whose missing fields keep the values of `message_start`. Only `message_stop` ends the answer.
 """
 
@@ -44,13 +44,13 @@ Parts = tuple[Any, tuple[str, str]] | None
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What the next event's meaning depends on."""
+    """What parsing the next frame depends on."""
 
     head: Mapping[str, Any] | None = None
-    """What every chunk begins with; `None` until the first."""
+    """The fields that every chunk begins with; `None` before the first one."""
     usage: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[int, int] = field(default_factory=dict)
-    """Number of each tool call, by the index of its block."""
+    """The number of each tool call, by the index of its block."""
     called: int = 0
     """How many tool calls have started."""
     block: Mapping[str, Any] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class StreamState:
     place: int = 0
     """The index of that block."""
     parts: Parts = None
-    """Pieces of the block that are sent whole at its end: all but the last, and the last."""
+    """Pieces of a block that is sent whole at its end: all but the last, and the last."""
     streamed_input: bool = False
-    """The input of the call came in pieces."""
+    """Whether the input of the call was received in pieces."""
     end: Mapping[str, Any] = field(default_factory=dict)
     """The `delta` with the stop reason."""
     done: bool = False
@@ -124,7 +124,7 @@ def _content_events(state: StreamState, text: str, **delta: Any) -> list[Event]:
 def _start(
     state: StreamState, found: Mapping[str, Any], chat: InferenceRequest
 ) -> tuple[StreamState, list[Event]]:
-    state, earlier = _stop(state, {}, chat)  # where the end of the block before it did not come
+    state, earlier = _stop(state, {}, chat)  # in case the previous block was not ended
     block = _object(found.get("content_block"))
     place = _index(state, found)
     state = replace(state, block=block, place=place, streamed_input=False)
@@ -182,7 +182,7 @@ def _stop(
     block = state.block
     closed = replace(state, block={}, parts=None, streamed_input=False)
     if block.get("type") in THINKING:
-        # Whole, as it must come back with the results of the tools that were called.
+        # Sent whole, because clients must return it with the tool results.
         whole = _whole_block(block, state.parts)
         return closed, [shape.chunk(state.head or {}, {"thinking_blocks": [whole]}, content=False)]
     if block.get("type") == "tool_use" and not state.streamed_input and state.place in state.calls:

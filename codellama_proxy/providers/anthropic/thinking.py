@@ -1,7 +1,7 @@
-"""How much a Claude model thinks: by a word, by a number of tokens, always, or not at all.
+"""Claude's thinking: controlled by an effort level or a token budget, always on, or not supported.
 
-Thinking excludes forced tool use and sampling parameters. Where it is counted in tokens, the turn that called
-tools must come back with its thinking; a client that did not keep it gets an answer without.
+Thinking excludes forced tool use and sampling parameters. With a token budget, the API requires the thinking blocks
+of a turn that called tools; if the client did not keep them, thinking is disabled.
 """
 
 from __future__ import annotations
@@ -31,65 +31,69 @@ class Thinking:
 
 
 def thinking_of(
-    asked: ParameterSet,
-    able: Capabilities,
+    params: ParameterSet,
+    capabilities: Capabilities,
     messages: Sequence[Message],
     max_tokens: int,
     choice: Mapping[str, Any],
 ) -> tuple[ParameterSet, Thinking]:
-    """What is said about it, and the parameters that may still be given."""
-    asked, found = _by_effort(asked, able, max_tokens)
-    thinking = asked.params.get("thinking") or found.thinking
+    """The remaining parameters, and the thinking settings of the request. Raises `ProxyError`."""
+    params, found = _by_effort(params, capabilities, max_tokens)
+    thinking = params.params.get("thinking") or found.thinking
     if thinking and not isinstance(thinking, Mapping):
         raise invalid_type("thinking", "object")
-    if _counted(thinking) and _forgotten(messages):
+    if _has_token_budget(thinking) and _lacks_thinking(messages):
         thinking = None
-    if choice.get("type") in FORCED and (thinking or able.thinking == "adaptive"):
+    if choice.get("type") in FORCED and (thinking or capabilities.thinking == "adaptive"):
         thinking = OFF
     if thinking and thinking.get("type") != "disabled":
-        asked = _without_sampling(asked)
-    return asked, Thinking(thinking, found.effort)
+        params = _without_sampling(params)
+    return params, Thinking(thinking, found.effort)
 
 
-def _by_effort(asked: ParameterSet, able: Capabilities, max_tokens: int) -> tuple[ParameterSet, Thinking]:
-    effort = asked.params.get("reasoning_effort")
+def _by_effort(
+    params: ParameterSet, capabilities: Capabilities, max_tokens: int
+) -> tuple[ParameterSet, Thinking]:
+    effort = params.params.get("reasoning_effort")
     if effort is None:
-        return asked, Thinking()
+        return params, Thinking()
     if effort == "none":
-        if able.thinking == "always":
-            return asked.refuse("reasoning_effort"), Thinking()
-        return asked, Thinking(OFF if able.thinking == "adaptive" else None)
+        if capabilities.thinking == "always":
+            return params.refuse("reasoning_effort"), Thinking()
+        return params, Thinking(OFF if capabilities.thinking == "adaptive" else None)
     if effort not in BUDGETS:
         words = ", ".join(["none", *BUDGETS])
         raise invalid_value("reasoning_effort", f"'reasoning_effort' must be one of {words}.")
-    if able.efforts:
-        word = effort if effort in able.efforts else NEAREST_EFFORT[effort]
-        return asked, Thinking({"type": "adaptive"} if able.thinking == "adaptive" else None, word)
-    if able.thinking == "none":
-        return asked.refuse("reasoning_effort"), Thinking()
-    return asked, Thinking(_budget(BUDGETS[effort], max_tokens))
+    if capabilities.efforts:
+        word = effort if effort in capabilities.efforts else NEAREST_EFFORT[effort]
+        return params, Thinking({"type": "adaptive"} if capabilities.thinking == "adaptive" else None, word)
+    if capabilities.thinking == "none":
+        return params.refuse("reasoning_effort"), Thinking()
+    return params, Thinking(_budget(BUDGETS[effort], max_tokens))
 
 
 def _budget(wanted: int, max_tokens: int) -> Mapping[str, Any] | None:
-    """Half of what may be said at most; none if that is too little to think at all."""
+    """At most half of `max_tokens`; `None` if `max_tokens` is too low for thinking."""
     if max_tokens <= MIN_BUDGET_TOKENS:
         return None
     return {"type": "enabled", "budget_tokens": min(wanted, max(MIN_BUDGET_TOKENS, max_tokens // 2))}
 
 
-def _counted(thinking: object) -> bool:
+def _has_token_budget(thinking: object) -> bool:
     return isinstance(thinking, Mapping) and thinking.get("type") == "enabled"
 
 
-def _forgotten(messages: Sequence[Message]) -> bool:
-    """Whether the last turn called tools and came back without the thoughts that led there."""
-    said = (m for m in reversed(messages) if m["role"] == "assistant" and (_says(m) or m.get("tool_calls")))
-    last: Message = next(said, {})
+def _lacks_thinking(messages: Sequence[Message]) -> bool:
+    """Whether the last turn called tools and has no thinking blocks."""
+    turns = (
+        m for m in reversed(messages) if m["role"] == "assistant" and (_has_content(m) or m.get("tool_calls"))
+    )
+    last: Message = next(turns, {})
     return bool(last.get("tool_calls")) and not last.get("thinking_blocks")
 
 
-def _says(message: Message) -> bool:
-    """Whether anything is left of it: empty texts are not sent."""
+def _has_content(message: Message) -> bool:
+    """Whether a message has content other than empty texts, which are not sent."""
     content = message.get("content")
     if isinstance(content, str):
         return bool(content.strip())
@@ -99,8 +103,8 @@ def _says(message: Message) -> bool:
     )
 
 
-def _without_sampling(asked: ParameterSet) -> ParameterSet:
+def _without_sampling(params: ParameterSet) -> ParameterSet:
     for name in ("temperature", "top_k"):
-        if name in asked.params:
-            asked = asked.without(name) if asked.params[name] == 1 else asked.drop(name)
-    return asked.drop("top_p") if asked.params.get("top_p", 1) < 0.95 else asked
+        if name in params.params:
+            params = params.without(name) if params.params[name] == 1 else params.drop(name)
+    return params.drop("top_p") if params.params.get("top_p", 1) < 0.95 else params

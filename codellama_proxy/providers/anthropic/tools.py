@@ -1,4 +1,4 @@
-"""Tools and the choice among them, in Anthropic's words."""
+"""Converts tools and `tool_choice` to Anthropic's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORCED = ("any", "tool")
 
 
 def tool_choice_of(asked: ParameterSet, able: Capabilities) -> tuple[ParameterSet, dict[str, Any]]:
-    """The choice, empty for none, and the tools that are left to choose from."""
+    """The `tool_choice`, empty for none, and the remaining tools."""
     choice = asked.params.get("tool_choice")
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         asked = replace(asked, params=narrow_tool_choice(asked.params))
@@ -46,7 +46,7 @@ def _choice(found: object) -> dict[str, Any]:
 
 
 def tools_of(asked: ParameterSet, messages: Iterable[Message]) -> dict[str, Any]:
-    """The tools; if there are none now but were in the conversation, those it names, which the API insists on."""
+    """The tools; if there are none but the conversation contains calls, the called tools, which the API requires."""
     found = [_tool(tool) for tool in asked.params.get("tools", ())]
     if not found:
         calls = [call for message in messages for call in message.get("tool_calls") or ()]

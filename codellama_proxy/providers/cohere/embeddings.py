@@ -1,4 +1,4 @@
-"""Embeddings in Cohere's words (its v2 embed): pure functions on values."""
+"""Cohere's v2 embed API: pure functions on values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from codellama_proxy.providers.openai.embeddings import parse_stream, texts_of, 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 
 OWN = ("input_type", "truncate", "priority")
-"""Parameters that Cohere's users know; OpenAI has none of them."""
+"""Cohere's parameters that OpenAI does not have."""
 INPUT_TYPE = "search_document"
 """Cohere requires the purpose of the vectors; this is the most common one."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     texts = texts_of(chat, deployment)
     body: dict[str, Any] = {
         "model": deployment.model,
@@ -43,7 +43,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """All vectors as one event. Raises `AttemptError` if a 200 is not an answer."""
     found = load_object(body)
     vectors = dig(found, "embeddings", "float")
     if not isinstance(vectors, list) or len(vectors) != len(several(chat.given)):

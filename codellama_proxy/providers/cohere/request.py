@@ -1,4 +1,4 @@
-"""A chat request in the words of Cohere's v2 chat."""
+"""Converts chat requests to Cohere's v2 chat API."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ BASE_URL = "https://api.cohere.com/v2"
 MAX_STOPS = 5
 MIN_TOP_P, MAX_TOP_P = 0.01, 0.99
 THINKING_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None}
-"""Tokens for each effort; `None`: as many as it takes."""
+"""Thinking tokens by effort; `None`: unlimited."""
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "tool_plan"})
 PARTS = {"text": ("type", "text"), "image_url": ("type", "image_url"), "document": ("type", "document")}
-"""The kinds of content there are, and their fields."""
+"""Supported content types and their fields."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     chat = legacy.modern(chat)
     params, dropped = translate(narrow_tool_choice(chat.params), POLICY, deployment)
     body = {
@@ -101,7 +101,7 @@ def _reasoning_effort(value: str) -> Json:
 POLICY = Policy(
     rules={
         **{name: name for name in ("max_tokens", "temperature", "seed", "logprobs", "k", "p")},
-        # Cohere's own, for those who know them.
+        # Cohere's own parameters.
         **{
             name: name
             for name in ("documents", "citation_options", "safety_mode", "strict_tools", "priority")

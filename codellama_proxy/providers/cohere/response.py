@@ -1,7 +1,7 @@
-"""Cohere's v2 answers, whole and streamed, in OpenAI's shape.
+"""Converts Cohere's v2 answers, plain and streamed, to OpenAI's format.
 
-A stream's `index` numbers its content blocks and tool calls, never choices: there is always one choice. What it
-plans to do with tools is reasoning, not content. Citations and debug events are ignored.
+`index` in a stream numbers content blocks and tool calls; there is always one choice. The tool plan becomes reasoning.
+Citations and debug events are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS, number
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole answer as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     found = load_answer(body)
     if not isinstance(found.get("message"), Mapping):
         wrong("no_message")
@@ -65,12 +65,12 @@ def _message(message: Json, chat: InferenceRequest) -> dict[str, Any]:
     called = {"tool_calls": message.get("tool_calls")}
     tool_calls.whole(called, f"call_{chat.id}")
     calls = listed(called.get("tool_calls"))
-    said: dict[str, Any] = {"content": text or (None if calls else "")}
+    built: dict[str, Any] = {"content": text or (None if calls else "")}
     if thoughts:
-        said["reasoning_content"] = thoughts
+        built["reasoning_content"] = thoughts
     if calls:
-        said["tool_calls"] = calls
-    return said
+        built["tool_calls"] = calls
+    return built
 
 
 def _reason(ended: str, *, called: bool) -> str:
@@ -79,7 +79,7 @@ def _reason(ended: str, *, called: bool) -> str:
 
 
 def _usage(reported: Any) -> dict[str, Any] | None:
-    """What the tokens say, or what was billed where they say nothing; both are floats on the wire."""
+    """The usage from `tokens`, else from `billed_units`; both contain floats."""
     read = read_usage(
         {
             **_object(dig(reported, "billed_units")),
@@ -95,7 +95,7 @@ def _object(found: Any) -> Json:
 
 
 def _logprobs(items: Any) -> list[Json]:
-    """One entry for each piece of text; where a piece has several tokens, their probabilities multiply."""
+    """One entry per piece of text; the log probabilities of its tokens are added."""
     return [
         {"token": text_at(one, "text"), "logprob": sum(values), "bytes": None, "top_logprobs": []}
         for one in (items if isinstance(items, list) else [items])
@@ -106,27 +106,27 @@ def _logprobs(items: Any) -> list[Json]:
 
 # --- streams -------------------------------------------------------------------------------------------------
 
-SPEAKING = frozenset(
+CLIENT_EVENTS = frozenset(
     {
         *("message-start", "message-end", "content-start", "content-delta", "tool-plan-delta"),
         *("tool-call-start", "tool-call-delta", "tool-call-end"),
     }
 )
-"""Events that concern the client; there are more, and there will be."""
+"""Event types that are sent to the client; all others are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What the next event's meaning depends on."""
+    """What parsing the next frame depends on."""
 
     first: Json | None = None
-    """What every chunk begins with, once the opening one has gone out."""
+    """The fields that every chunk begins with; `None` before the first one."""
     calls: Mapping[int | None, int] = field(default_factory=dict)
-    """Which of our tool calls an event's index means."""
+    """Our number of a tool call, by the upstream's index."""
     called: int = 0
-    """How many there were."""
-    silent: frozenset[int] = frozenset()
-    """Calls without arguments so far."""
+    """The number of tool calls so far."""
+    without_arguments: frozenset[int] = frozenset()
+    """Calls that have no arguments so far."""
     done: bool = False
 
     @property
@@ -150,51 +150,57 @@ def _events(
     state: StreamState, found: Json, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     kind = text_at(found, "type")
-    if kind not in SPEAKING:
+    if kind not in CLIENT_EVENTS:
         return state, ()
     opened: list[Event] = []
     if state.first is None:
         state = replace(state, first=_head(CHAT_CHUNK, found.get("id"), chat, deployment))
         opened.append(shape.opening(state.first or {}))
     message = dig(found, "delta", "message")
-    said: Sequence[Event]
+    events: Sequence[Event]
     match kind:
         case "message-start":
-            said = ()
+            events = ()
         case "tool-call-start":
-            state, said = _call_began(state, found, dig(message, "tool_calls"), chat)
+            state, events = _begin_call(state, found, dig(message, "tool_calls"), chat)
         case "tool-call-delta":
-            state, said = _call_went_on(
+            state, events = _continue_call(
                 state, found, words_at(message, "tool_calls", "function", "arguments")
             )
         case "tool-call-end":
-            state, said = _call_ended(state, found)
+            state, events = _end_call(state, found)
         case "message-end":
-            state, said = _ended(state, found)
+            state, events = _ended(state, found)
         case _:
-            said = _said(state, message, found.get("logprobs"))
-            if not said and kind == "content-start":
-                said = [Event(b"", alive=True)]
-    return state, [*opened, *said]
+            events = _content(state, message, found.get("logprobs"))
+            if not events and kind == "content-start":
+                events = [Event(b"", alive=True)]
+    return state, [*opened, *events]
 
 
-def _said(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
-    text, thought = words_at(message, "content", "text"), words_at(message, "content", "thinking")
+def _content(state: StreamState, message: Any, logprobs: Any) -> list[Event]:
+    text, thought = (
+        words_at(message, "content", "text"),
+        words_at(message, "content", "thinking"),
+    )
     thought += words_at(message, "tool_plan")
-    said = {name: value for name, value in (("reasoning_content", thought), ("content", text)) if value}
-    return [_chunk(state, said, _logprobs(logprobs))] if said else []
+    delta = {name: value for name, value in (("reasoning_content", thought), ("content", text)) if value}
+    return [_chunk(state, delta, _logprobs(logprobs))] if delta else []
 
 
 def _chunk(state: StreamState, delta: Json, logprobs: Sequence[Json] = ()) -> Event:
     return shape.chunk(state.first or {}, delta, text=message_text(delta), logprobs=logprobs)
 
 
-def _call_began(
+def _begin_call(
     state: StreamState, found: Json, call: Any, chat: InferenceRequest
 ) -> tuple[StreamState, Sequence[Event]]:
-    """Renumbers the calls: an event's index may start at any number."""
+    """Begins a call, numbered from 0; the upstream's index may start at any number."""
     index = state.called
-    name, arguments = words_at(call, "function", "name"), words_at(call, "function", "arguments")
+    name, arguments = (
+        words_at(call, "function", "name"),
+        words_at(call, "function", "arguments"),
+    )
     if not name or index >= MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
     begun = {
@@ -204,8 +210,8 @@ def _call_began(
         "function": {"name": name, "arguments": arguments},
     }
     calls = {**state.calls, _index(found): index}
-    silent = state.silent if arguments else state.silent | {index}
-    state = replace(state, calls=calls, called=index + 1, silent=silent)
+    without_arguments = state.without_arguments if arguments else state.without_arguments | {index}
+    state = replace(state, calls=calls, called=index + 1, without_arguments=without_arguments)
     return state, [_chunk(state, {"tool_calls": [begun]})]
 
 
@@ -213,25 +219,25 @@ def _index(found: Json) -> int | None:
     return number(found.get("index"))
 
 
-def _call_went_on(state: StreamState, found: Json, arguments: str) -> tuple[StreamState, Sequence[Event]]:
+def _continue_call(state: StreamState, found: Json, arguments: str) -> tuple[StreamState, Sequence[Event]]:
     index = state.calls.get(_index(found), state.called - 1)
     if not arguments or index < 0:
         return state, ()
     delta = {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
-    if index in state.silent:
-        state = replace(state, silent=state.silent - {index})
+    if index in state.without_arguments:
+        state = replace(state, without_arguments=state.without_arguments - {index})
     return state, [_chunk(state, delta)]
 
 
-def _call_ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
-    """No arguments at all are an empty object of them."""
-    if state.calls.get(_index(found)) not in state.silent:
+def _end_call(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
+    """Ends a call; one without arguments gets `{}`."""
+    if state.calls.get(_index(found)) not in state.without_arguments:
         return state, ()
-    return _call_went_on(state, found, "{}")
+    return _continue_call(state, found, "{}")
 
 
 def _ended(state: StreamState, found: Json) -> tuple[StreamState, Sequence[Event]]:
-    """The finish reason, then the usage. Raises `AttemptError` when it ended because the upstream broke."""
+    """The finish reason, then the usage. Raises `AttemptError` if the upstream aborted the answer."""
     error, ended = text_at(found, "delta", "error"), text_at(found, "delta", "finish_reason")
     if error:
         raise AttemptError(failures.in_band(UpstreamError(message=error), 200))

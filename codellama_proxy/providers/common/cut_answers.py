@@ -1,4 +1,4 @@
-"""What can be read of a failed answer: the usage it reported, and the texts in a body that was cut. Pure."""
+"""Extracts usage from failed answers, and text from bodies that were cut. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common.json_documents import has_too_many_parts
 from codellama_proxy.providers.common.json_reading import dig
 
-TEXTS = (b"content", b"text", b"arguments", b"reasoning_content", b"reasoning", b"thinking", b"partial_json")
+TEXT_FIELDS = (
+    b"content",
+    b"text",
+    b"arguments",
+    b"reasoning_content",
+    b"reasoning",
+    b"thinking",
+    b"partial_json",
+)
 """Names of the fields that hold a model's output."""
 
 BACKSLASH = ord("\\")
 MAX_SEARCHED_BYTES = 4 << 20
-"""More than the text of the longest answer that is booked."""
-WINDOW = 256 << 10
+"""Text beyond this is not extracted; longer than any booked answer."""
+SEARCH_WINDOW_BYTES = 256 << 10
 """Bytes searched at once, and bytes in which an answer must show that it is one."""
 
 _BEGINS = re.compile(rb'[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"')
@@ -53,8 +61,8 @@ def _object(found: Any) -> Json:
 
 def is_answer(body: bytes) -> bool:
     """Whether a body that was cut is the beginning of an answer."""
-    start = body[:WINDOW]
-    return any(b'"%b"' % name in start for name in (b"choices", b"embedding", *TEXTS))
+    start = body[:SEARCH_WINDOW_BYTES]
+    return any(b'"%b"' % name in start for name in (b"choices", b"embedding", *TEXT_FIELDS))
 
 
 def text_events(body: bytes) -> Sequence[Event]:
@@ -64,7 +72,7 @@ def text_events(body: bytes) -> Sequence[Event]:
 
 def texts_in(body: bytes) -> str:
     """All output text in a body that may be cut anywhere."""
-    return "".join(text for name in TEXTS for text in _texts(body, name))
+    return "".join(text for name in TEXT_FIELDS for text in _texts(body, name))
 
 
 def _texts(body: bytes, name: bytes) -> Iterator[str]:
@@ -72,9 +80,9 @@ def _texts(body: bytes, name: bytes) -> Iterator[str]:
     at = 0
     while at < len(body):
         # A window at a time: one long search would keep every other thread waiting.
-        place = body.find(quoted, at, at + WINDOW)
+        place = body.find(quoted, at, at + SEARCH_WINDOW_BYTES)
         if place < 0:
-            at += WINDOW - len(quoted) + 1
+            at += SEARCH_WINDOW_BYTES - len(quoted) + 1
             continue
         at = place + len(quoted)
         begins = _BEGINS.match(body, at)
@@ -84,13 +92,13 @@ def _texts(body: bytes, name: bytes) -> Iterator[str]:
 
 
 def _end_of_string(body: bytes, at: int) -> int:
-    """Where the JSON string ends that `at` is in: at its closing quote, or at the end of the body."""
+    """The end of the JSON string that contains `at`: its closing quote, or the end of the body."""
     start = at
     while at < len(body):
         # A window at a time: one long search would keep every other thread waiting.
-        quote = body.find(b'"', at, at + WINDOW)
+        quote = body.find(b'"', at, at + SEARCH_WINDOW_BYTES)
         if quote < 0:
-            at += WINDOW
+            at += SEARCH_WINDOW_BYTES
             continue
         if not _is_escaped(body, start, quote):
             return quote
@@ -99,7 +107,7 @@ def _end_of_string(body: bytes, at: int) -> int:
 
 
 def _is_escaped(body: bytes, start: int, at: int) -> bool:
-    """Whether an odd number of backslashes stands before `at`."""
+    """Whether an odd number of backslashes precedes `at`."""
     first = at
     while first > start and body[first - 1] == BACKSLASH:
         first -= 1

@@ -11,9 +11,9 @@ import re
 
 from codellama_proxy.core.snapshot import Deployment
 
-SHORT = 64
+MAX_OPENAI_CHARACTERS = 64
 """Characters of `user`, `safety_identifier` and `prompt_cache_key` at OpenAI."""
-LONG = 256
+MAX_ANTHROPIC_CHARACTERS = 256
 """Characters of `metadata.user_id` at Anthropic."""
 _ADDRESS = re.compile(r"@|%40", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w-])\+?\d(?:[\s().-]*\d){6,14}(?![\w-])", re.ASCII)
@@ -21,13 +21,13 @@ _NUMBER = re.compile(r"(?<![\w-])\+?\d(?:[\s().-]*\d){6,14}(?![\w-])", re.ASCII)
 
 
 def short(identifier: str) -> str:
-    """Of at most `SHORT` characters."""
-    return identifier if len(identifier) <= SHORT else _hashed(identifier)
+    """Of at most `MAX_OPENAI_CHARACTERS` characters."""
+    return identifier if len(identifier) <= MAX_OPENAI_CHARACTERS else _hashed(identifier)
 
 
 def impersonal(identifier: str) -> str:
-    """Of at most `LONG` characters, and neither an e-mail address nor a telephone number."""
-    fits = len(identifier) <= LONG
+    """Of at most `MAX_ANTHROPIC_CHARACTERS` characters, and neither an e-mail address nor a telephone number."""
+    fits = len(identifier) <= MAX_ANTHROPIC_CHARACTERS
     if fits and not _ADDRESS.search(identifier) and not _NUMBER.search(identifier):
         return identifier
     return _hashed(identifier)

@@ -57,7 +57,7 @@ def load_document(body: bytes, read: Callable[[bytes], Any] = parsing.whole) -> 
 
 
 def failure_in_band(raw: bytes, found: Mapping[str, Any]) -> Failure:
-    """The failure that an error with status 200 stands for; `found` is its object, for the usage it reports."""
+    """The failure for an error with status 200; `found`: its object, which may report usage."""
     return replace(classify.in_band(parse_error(raw), 200), usage=usage_in(found))
 
 
@@ -143,7 +143,7 @@ def text_at(found: Any, *names: str) -> str:
 
 
 def words_at(found: Any, *names: str) -> str:
-    """The text at this path, empty if missing. Raises `AttemptError` for a value that is no text."""
+    """The text at this path, empty if missing. Raises `AttemptError` for another type."""
     value = dig(found, *names)
     if value is None:
         return ""

@@ -1,10 +1,10 @@
-"""OpenAI's legacy functions as tools, and tools back as functions, for dialects that know only tools.
+"""Converts OpenAI's legacy functions to tools and back, for dialects that support only tools.
 
-    to_request      chat = modern(chat)               before anything is translated
-    parse_*         event = restored(event, chat)     after it was
+    to_request      chat = modern(chat)               before the translation
+    parse_*         event = restored(event, chat)     after the translation
 
-Function results have no ids, so calls get counted ones: a `function` message answers the latest call of its
-name. A legacy answer has room for one call: parallel ones are asked not to come, and left out if they do.
+Function results have no ids, so calls get numbered ones: a `function` message answers the latest call of its name. A
+legacy answer has only one call: parallel calls are disabled in the request, and dropped if they occur.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from codellama_proxy.openai_format.request import InferenceRequest, Message
 
 
 def is_legacy(chat: InferenceRequest) -> bool:
-    """Whether the client speaks of functions and expects to hear of them."""
+    """Whether the client sent `functions` and expects `function_call` in the answer."""
     return "functions" in chat.params
 
 
 def modern(chat: InferenceRequest) -> InferenceRequest:
-    """The same request in the words of tools; itself if it has none of the old ones."""
+    """The request with tools in place of functions; the same object if it has no functions."""
     params = (
         _modern_params(chat.params) if {"functions", "function_call"} & chat.params.keys() else chat.params
     )
@@ -37,7 +37,7 @@ def modern(chat: InferenceRequest) -> InferenceRequest:
 
 
 def restored(event: Event, chat: InferenceRequest) -> Event:
-    """The event as a client that asked with functions expects it: `function_call` in place of `tool_calls`."""
+    """The event with `function_call` in place of `tool_calls`, for clients that sent functions."""
     if not event.body or not is_legacy(chat):
         return event
     found = completion_in(event)
@@ -51,10 +51,10 @@ def restored(event: Event, chat: InferenceRequest) -> Event:
 
 def _restored_choice(choice: Json) -> Json:
     name = "message" if "message" in choice else "delta"
-    said = dict(choice[name])
-    if "tool_calls" in said:
-        said.update(_first_function(said.pop("tool_calls")))
-    return {**choice, name: said, "finish_reason": _reason(choice.get("finish_reason"))}
+    content = dict(choice[name])
+    if "tool_calls" in content:
+        content.update(_first_function(content.pop("tool_calls")))
+    return {**choice, name: content, "finish_reason": _reason(choice.get("finish_reason"))}
 
 
 def _reason(reason: str | None) -> str | None:
@@ -62,7 +62,7 @@ def _reason(reason: str | None) -> str | None:
 
 
 def _first_function(calls: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first call, or a fragment of it, without what only tools have."""
+    """The first call, or a fragment of it, as `function_call`; empty if there is none."""
     for call in calls:
         if call.get("index", 0) == 0 and "function" in call:
             return {"function_call": call["function"]}

@@ -1,4 +1,4 @@
-"""A request's parameters in a provider's words.
+"""Translates a request's parameters to a provider's.
 
 `translate` applies a table of rules. A rule is the parameter's name there, or a function from its value to the fields
 it becomes; one that raises `UnsupportedError` rejects the value. A parameter without a rule that is not ignorable is
@@ -60,7 +60,7 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
 def _translated(policy: Policy, name: str, value: Any, own: Json) -> Json:
     rule = policy.rules.get(name)
     if rule is None:
-        # What OpenAI does not know is a provider's own word: the entry may use any, clients only harmless ones.
+        # Parameters that OpenAI does not have: the entry may set any, clients only harmless ones.
         if name in CHAT_PARAMETERS or not (policy.extras(name) or is_own(name, value, own)):
             raise UnsupportedError
         rule = name
@@ -82,7 +82,7 @@ def meaningful(params: Json) -> dict[str, Any]:
 
 
 def one_of(*values: str) -> Callable[[Any], str]:
-    """Checks a word against those the provider knows."""
+    """A rule that accepts only the given values."""
 
     def check(value: Any) -> str:
         if value not in values:
@@ -119,7 +119,7 @@ class ParameterSet:
         return replace(self.without(name), dropped=self.dropped | {name})
 
     def refuse(self, name: str, *, unless: object = None) -> ParameterSet:
-        """Without it. Raises `ProxyError` unsupported_parameter if it is there, unless it says only `unless`."""
+        """The set without a parameter. Raises `ProxyError` unsupported_parameter if it is set, except to `unless`."""
         if self.params.get(name) in (None, unless):
             return self.without(name)
         if self.lenient:
@@ -164,7 +164,7 @@ def with_tools_only(params: Json) -> dict[str, Any]:
 
 
 def narrow_tool_choice(params: Json) -> dict[str, Any]:
-    """A choice of one tool, or among some, as fewer tools and a plain word: all that most providers understand."""
+    """A choice of certain tools as fewer tools and a plain `tool_choice`, which most providers support."""
     params = with_tools_only(params)
     choice = params.get("tool_choice")
     match choice:

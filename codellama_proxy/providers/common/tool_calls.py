@@ -1,8 +1,8 @@
-"""Tool calls as the strictest clients want them: numbered from 0, named once, with one text of arguments each.
+"""Normalizes tool calls for strict clients: numbered from 0, named once, arguments as one string.
 
-Upstreams give every call of an answer the same index, none, or the same id; they repeat names in every fragment, or
-leave out ids and types. A fragment continues the call that its id names, else the latest of its index, and begins
-one where its name says that it is another.
+Some upstreams give all calls the same index or id, or none; repeat names in every fragment; or omit ids and types. A
+fragment continues the call with its id, else the latest call with its index, unless its name shows that it begins a
+new call.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import orjson
 from codellama_proxy.providers.common.json_reading import wrong
 
 MAX_TOOL_CALLS = 128
-"""Of one choice."""
+"""Maximum number of tool calls of one choice."""
 MAX_HELD_CHARACTERS = 1 << 14
-"""Characters of arguments that come before their call's name."""
+"""Maximum length of arguments received before the name of their call."""
 
 
 class ToolCall(NamedTuple):
     """A call whose fragments are still coming."""
 
     at: int | None
-    """The upstream's own number for it."""
+    """The upstream's index of the call."""
     id: str
-    """The upstream's; empty where it has not told any."""
+    """The upstream's id; empty if it sent none."""
     name: str
-    said: bool = False
-    """It has some arguments."""
+    has_arguments: bool = False
+    """Whether arguments have been received."""
     open: int | None = 0
-    """How many brackets of its arguments are open; unknown once a fragment did not repeat the name."""
+    """Number of open brackets in the arguments; `None` once a fragment did not repeat the name."""
     quoted: bool = False
-    """Those arguments end inside of a string."""
+    """Whether the arguments so far end inside a string."""
 
 
 class Held(NamedTuple):
-    """What came of a call before its name."""
+    """The parts of a call received before its name."""
 
     id: str = ""
     arguments: str = ""
@@ -48,7 +48,7 @@ NO_HELD: Mapping[int | None, Held] = {}
 
 
 class Calls(NamedTuple):
-    """The calls of one choice of a stream, so far."""
+    """The calls of one choice of a stream so far."""
 
     begun: tuple[ToolCall, ...] = ()
     held: Mapping[int | None, Held] = NO_HELD
@@ -56,14 +56,14 @@ class Calls(NamedTuple):
 
 
 class Register:
-    """The calls of one choice while a delta is read, found by what upstreams know them by."""
+    """The calls of one choice, found by the upstream's index or id, while a delta is processed."""
 
     def __init__(self, begun: Sequence[ToolCall]) -> None:
         self.calls: list[ToolCall] = []
         self.by_at: dict[int | None, int] = {}
-        """The latest call of an index; under `None`, of all."""
+        """Position of the latest call by index; `None`: the latest of all."""
         self.by_id: dict[tuple[str, int | None], int] = {}
-        """The latest call of an id and an index; under `None`, of an id."""
+        """Position of the latest call by id and index; index `None`: by id alone."""
         for call in begun:
             self.add(call)
 
@@ -73,15 +73,15 @@ class Register:
         self.calls.append(call)
 
     def named(self, call_id: str, at: int | None) -> int | None:
-        """Which call an id means that comes with this index."""
-        if (place := self.by_id.get((call_id, at))) is not None:
-            return place
-        place = self.by_id.get((call_id, None))
-        return place if place is not None and self.calls[place].at is None else None
+        """The position of the call with this id and index; `None` if there is none."""
+        if (position := self.by_id.get((call_id, at))) is not None:
+            return position
+        position = self.by_id.get((call_id, None))
+        return position if position is not None and self.calls[position].at is None else None
 
 
 class Fragment(NamedTuple):
-    """A piece of a call, read. `function` is the object in `piece` that has the name and the arguments."""
+    """A parsed piece of a call. `function`: the object in `piece` with the name and the arguments."""
 
     piece: dict[str, Any]
     at: int | None
@@ -89,14 +89,14 @@ class Fragment(NamedTuple):
     name: str
     arguments: str
     function: dict[str, Any]
-    words: str
-    """The field of `function` that has the arguments."""
+    arguments_field: str
+    """The field of `function` with the arguments."""
 
 
 def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, bool]:
-    """Puts in order the `tool_calls` of a delta. The calls after it, and whether anything had to be changed.
+    """Normalizes `tool_calls` of a delta in position; returns the calls so far, and whether the delta was changed.
 
-    `own_id` begins the ids that we give. Raises `AttemptError` for what is no fragment.
+    `own_id`: the prefix of generated ids. Raises `AttemptError` for an invalid fragment.
     """
     fragments, changed = _fragments(delta["tool_calls"])
     register, held = Register(calls.begun), dict(calls.held)
@@ -104,19 +104,21 @@ def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, b
     touched: set[int] = set()
     kept: list[dict[str, Any]] = []
     for fragment in fragments:
-        place = _place(register, fragment, touched)
-        if place is None and not fragment.name:
+        position = _position_of(register, fragment, touched)
+        if position is None and not fragment.name:
             _hold(held, fragment)
             continue
-        if place is None:
-            place = len(begun)
+        if position is None:
+            position = len(begun)
             fixed = _begin(register, fragment, held.pop(fragment.at, Held()), own_id)
         else:
-            fixed = _go_on(begun, place, fragment)
-        touched.add(place)
+            fixed = _continue(begun, position, fragment)
+        touched.add(position)
         kept.append(fragment.piece)
-        changed |= fixed or fragment.piece.get("index") != place or type(fragment.piece["index"]) is not int
-        fragment.piece["index"] = place
+        changed |= (
+            fixed or fragment.piece.get("index") != position or type(fragment.piece["index"]) is not int
+        )
+        fragment.piece["index"] = position
     if len(kept) != len(fragments) or not kept:
         changed = True
         delta["tool_calls"] = kept
@@ -127,7 +129,7 @@ def numbered(calls: Calls, delta: dict[str, Any], own_id: str) -> tuple[Calls, b
 
 
 def _hold(held: dict[int | None, Held], fragment: Fragment) -> None:
-    """Waits for the name. Raises `AttemptError` for more than calls without names can have said."""
+    """Stores a fragment until its name arrives. Raises `AttemptError` beyond the limits."""
     earlier = held.get(fragment.at, Held())
     held[fragment.at] = Held(fragment.id or earlier.id, earlier.arguments + fragment.arguments)
     if len(held) > MAX_TOOL_CALLS or len(held[fragment.at].arguments) > MAX_HELD_CHARACTERS:
@@ -135,23 +137,23 @@ def _hold(held: dict[int | None, Held], fragment: Fragment) -> None:
 
 
 def ended(calls: Calls, delta: dict[str, Any], *, whole: bool) -> tuple[Calls, bool]:
-    """The end of a choice: where it is `whole`, calls without arguments get an empty object.
+    """Ends a choice: if it is `whole`, calls without arguments get `{}`, added to `delta`.
 
-    Whether anything had to be added. Raises `AttemptError` for arguments of a call that never got its name.
+    Returns the calls, and whether the delta was changed. Raises `AttemptError` for arguments of a call without a name.
     """
     if any(one.arguments for one in calls.held.values()):
         wrong("call_without_name")
-    silent = [place for place, call in enumerate(calls.begun) if not call.said]
-    if not silent or not whole:
+    without_arguments = [position for position, call in enumerate(calls.begun) if not call.has_arguments]
+    if not without_arguments or not whole:
         return calls, False
     delta.setdefault("tool_calls", []).extend(
-        {"index": place, "function": {"arguments": "{}"}} for place in silent
+        {"index": position, "function": {"arguments": "{}"}} for position in without_arguments
     )
-    return calls._replace(begun=tuple(call._replace(said=True) for call in calls.begun)), True
+    return calls._replace(begun=tuple(call._replace(has_arguments=True) for call in calls.begun)), True
 
 
 def whole(message: dict[str, Any], own_id: str) -> bool:
-    """Puts in order the calls of a whole message. Whether anything had to be changed. Raises `AttemptError`."""
+    """Normalizes the calls of a whole message in position; returns whether it was changed. Raises `AttemptError`."""
     if message.get("tool_calls") is None:
         return False
     fragments, changed = _fragments(message["tool_calls"])
@@ -163,8 +165,8 @@ def whole(message: dict[str, Any], own_id: str) -> bool:
         if not fragment.name:
             wrong("call_without_name")
         changed |= _begin(register, fragment, Held(), own_id)
-        if not fragment.function[fragment.words]:
-            fragment.function[fragment.words] = "{}"
+        if not fragment.function[fragment.arguments_field]:
+            fragment.function[fragment.arguments_field] = "{}"
             changed = True
         kept.append(fragment.piece)
     message["tool_calls"] = kept
@@ -174,7 +176,7 @@ def whole(message: dict[str, Any], own_id: str) -> bool:
 
 
 def _fragments(pieces: Any) -> tuple[list[Fragment], bool]:
-    """Several pieces of one index are told apart by their order."""
+    """The parsed fragments, and whether any was changed. Duplicate indexes are replaced by positions."""
     if not isinstance(pieces, list) or len(pieces) > MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
     found = [_fragment(piece) for piece in pieces]
@@ -182,31 +184,35 @@ def _fragments(pieces: Any) -> tuple[list[Fragment], bool]:
     fragments = [one for one, _ in found]
     indexes = [one.at for one in fragments if one.at is not None]
     if len(set(indexes)) < len(indexes):
-        fragments = [one._replace(at=place) for place, one in enumerate(fragments)]
+        fragments = [one._replace(at=position) for position, one in enumerate(fragments)]
     return fragments, changed
 
 
 def _fragment(piece: Any) -> tuple[Fragment, bool]:
-    """A piece, and whether a field of it had to be made the kind it should be."""
+    """A parsed piece, and whether the type of a field was corrected. Raises `AttemptError`."""
     if not isinstance(piece, dict):
         wrong("bad_tool_calls")
-    kind, words = ("custom", "input") if isinstance(piece.get("custom"), dict) else ("function", "arguments")
+    kind, arguments_field = (
+        ("custom", "input") if isinstance(piece.get("custom"), dict) else ("function", "arguments")
+    )
     changed = piece.get(kind) is None
     function = piece[kind] = {} if changed else piece[kind]
     if not isinstance(function, dict):
         wrong("bad_tool_calls")
-    name, said, call_id = function.get("name"), function.get(words), piece.get("id")
-    if isinstance(said, dict | list):  # a string of JSON is what it should be
-        said = function[words] = orjson.dumps(said).decode()
+    name, arguments, call_id = function.get("name"), function.get(arguments_field), piece.get("id")
+    if isinstance(arguments, dict | list):  # should be a string of JSON
+        arguments = function[arguments_field] = orjson.dumps(arguments).decode()
         changed = True
-    if not isinstance(name, str | None) or not isinstance(said, str | None):
+    if not isinstance(name, str | None) or not isinstance(arguments, str | None):
         wrong("bad_tool_calls")
-    told = str(call_id) if isinstance(call_id, str | int) and not isinstance(call_id, bool) else ""
-    return Fragment(piece, number(piece.get("index")), told, name or "", said or "", function, words), changed
+    upstream_id = str(call_id) if isinstance(call_id, str | int) and not isinstance(call_id, bool) else ""
+    return Fragment(
+        piece, number(piece.get("index")), upstream_id, name or "", arguments or "", function, arguments_field
+    ), changed
 
 
 def number(value: object) -> int | None:
-    """An index; `None` for what is none."""
+    """The index in a value of any type; `None` if it is invalid."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 31:
@@ -214,61 +220,73 @@ def number(value: object) -> int | None:
     return int(value) if value == int(value) else None
 
 
-def _place(register: Register, fragment: Fragment, touched: set[int]) -> int | None:
-    """Which call it continues; `None` if it begins one, or if there is none yet."""
+def _position_of(register: Register, fragment: Fragment, touched: set[int]) -> int | None:
+    """The position of the call that a fragment continues; `None` if it begins a call or there is none."""
     begun = register.calls
-    if fragment.id and (place := register.named(fragment.id, fragment.at)) is not None:
-        return None if _is_another(begun[place], fragment, repeats=True, touched=place in touched) else place
-    place = register.by_at.get(fragment.at)
-    if place is None or not fragment.name:
-        return place
-    if fragment.id and begun[place].id:
-        return None  # a call of its own under the number of an earlier one
-    return None if _is_another(begun[place], fragment, repeats=False, touched=place in touched) else place
+    if fragment.id and (position := register.named(fragment.id, fragment.at)) is not None:
+        return (
+            None
+            if _is_another(begun[position], fragment, repeats=True, touched=position in touched)
+            else position
+        )
+    position = register.by_at.get(fragment.at)
+    if position is None or not fragment.name:
+        return position
+    if fragment.id and begun[position].id:
+        return None  # a new call with the index of an earlier one
+    return (
+        None
+        if _is_another(begun[position], fragment, repeats=False, touched=position in touched)
+        else position
+    )
 
 
 def _is_another(call: ToolCall, fragment: Fragment, *, repeats: bool, touched: bool) -> bool:
-    """Whether the name of a fragment says that it is not part of this call; `repeats`: its id says that it is."""
+    """Whether the name of a fragment shows that it begins a new call; `repeats`: its id matches this call."""
     if not fragment.name:
         return False
     if touched or fragment.name != call.name:
         return True
     if call.open is None:
         return not repeats
-    whole = call.said and call.open <= 0 and not call.quoted
+    whole = call.has_arguments and call.open <= 0 and not call.quoted
     return whole and bool(fragment.arguments)
 
 
 def _begin(register: Register, fragment: Fragment, held: Held, own_id: str) -> bool:
-    """Adds a call. Whether the piece had to be changed."""
+    """Adds a call; returns whether the piece was changed."""
     if len(register.calls) >= MAX_TOOL_CALLS:
         wrong("bad_tool_calls")
-    piece, words = fragment.piece, fragment.words
-    told = fragment.id or held.id
-    said = held.arguments + fragment.arguments
-    known = told and (told, None) not in register.by_id
-    wanted = told if known else f"{own_id}_{len(register.calls)}"
-    kind = "custom" if words == "input" else "function"
-    changed = piece.get("id") != wanted or piece.get("type") != kind or fragment.function.get(words) != said
-    piece["id"], piece["type"], fragment.function[words] = wanted, kind, said
-    register.add(_with_arguments(ToolCall(fragment.at, told, fragment.name), said))
+    piece, arguments_field = fragment.piece, fragment.arguments_field
+    upstream_id = fragment.id or held.id
+    arguments = held.arguments + fragment.arguments
+    known = upstream_id and (upstream_id, None) not in register.by_id
+    wanted = upstream_id if known else f"{own_id}_{len(register.calls)}"
+    kind = "custom" if arguments_field == "input" else "function"
+    changed = (
+        piece.get("id") != wanted
+        or piece.get("type") != kind
+        or fragment.function.get(arguments_field) != arguments
+    )
+    piece["id"], piece["type"], fragment.function[arguments_field] = wanted, kind, arguments
+    register.add(_with_arguments(ToolCall(fragment.at, upstream_id, fragment.name), arguments))
     return changed
 
 
-def _go_on(begun: list[ToolCall], place: int, fragment: Fragment) -> bool:
-    """Notes what a fragment adds to its call. Whether the piece had to be changed."""
-    call = begun[place]
+def _continue(begun: list[ToolCall], position: int, fragment: Fragment) -> bool:
+    """Adds a fragment to its call; returns whether the piece was changed."""
+    call = begun[position]
     if not fragment.name and call.open is not None:
         call = call._replace(open=None, quoted=False)
     if not call.id and fragment.id:
-        call = call._replace(id=fragment.id)  # known by it from the next delta on
-    begun[place] = _with_arguments(call, fragment.arguments)
+        call = call._replace(id=fragment.id)  # later deltas may refer to it
+    begun[position] = _with_arguments(call, fragment.arguments)
     changed = False
     for name in ("id", "type"):
         changed |= fragment.piece.pop(name, fragment) is not fragment
     changed |= fragment.function.pop("name", fragment) is not fragment
-    if fragment.function.get(fragment.words) != fragment.arguments:
-        fragment.function[fragment.words] = fragment.arguments
+    if fragment.function.get(fragment.arguments_field) != fragment.arguments:
+        fragment.function[fragment.arguments_field] = fragment.arguments
         changed = True
     return changed
 
@@ -276,15 +294,15 @@ def _go_on(begun: list[ToolCall], place: int, fragment: Fragment) -> bool:
 _MARKS = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 
 
-def _with_arguments(call: ToolCall, said: str) -> ToolCall:
-    if not said:
+def _with_arguments(call: ToolCall, arguments: str) -> ToolCall:
+    if not arguments:
         return call
     if call.open is None:
-        return call if call.said else call._replace(said=True)
+        return call if call.has_arguments else call._replace(has_arguments=True)
     depth, quoted = call.open, call.quoted
-    for mark in _MARKS.findall(said):
+    for mark in _MARKS.findall(arguments):
         if mark == '"':
             quoted = not quoted
         elif not quoted and len(mark) == 1:
             depth += 1 if mark in "{[" else -1
-    return call._replace(said=True, open=depth, quoted=quoted)
+    return call._replace(has_arguments=True, open=depth, quoted=quoted)

@@ -1,9 +1,9 @@
 """OpenAI's format, for OpenAI and every provider in `OPENAI_PROFILES`: pure functions on values.
 
-Answers are relayed as the bytes that came, unless something in them would break a client: an unknown finish
-reason, a missing tool-call index or id, another provider's field for reasoning, usage where none was asked.
-Usage is always asked for, and shown at the end of a stream to those who asked for it too. Legacy functions go
-to those who know them as they are, and to the others as tools.
+Answers are relayed as the received bytes unless something in them could break a client: an unknown finish reason, a
+missing tool-call index or id, another provider's reasoning field, or usage that the client did not request. Usage is
+always requested, and sent to clients that requested it at the end of a stream. Legacy functions are sent as tools to
+providers that do not support them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from codellama_proxy.providers.openai.stream import StreamState
 
 @dataclass(frozen=True, slots=True)
 class OpenAIAdapter:
-    """Speaks to each provider of the table as its row says."""
+    """The adapter of one provider, configured by its profile."""
 
     dialects: Mapping[str, OpenAIProfile]
 
     def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-        """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+        """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
         dialect = profile_of(deployment, self.dialects)
         known = chat if dialect.functions else legacy.modern(chat)
         return openai_request.to_request(known, deployment, dialect)
 
     def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-        """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
+        """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
         event = openai_answer.parse_response(body, chat, deployment)
         return legacy.restored(event, chat) if self._translated(chat, deployment) else event
 

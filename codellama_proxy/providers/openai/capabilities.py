@@ -1,7 +1,6 @@
-"""Which parameters OpenAI's reasoning models refuse, as data: to be corrected here and nowhere in code.
+"""Parameters that OpenAI's reasoning models refuse, as data; corrections belong here.
 
-What a model refuses can depend on the request's reasoning effort. An unknown model refuses nothing: OpenAI itself
-has the last word.
+They can depend on the request's reasoning effort. Nothing is refused for an unknown model; OpenAI decides.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from typing import Any, Literal
 from codellama_proxy.core.snapshot import Deployment
 
 NEW_MAX_TOKENS = re.compile(r"(?:^|[./])(o\d|gpt-[5-9])")
-"""Families that refuse `max_tokens` and take `max_completion_tokens`."""
+"""Families that refuse `max_tokens` and accept `max_completion_tokens`."""
 
 Samples = Literal["always", "never", "by_default", "when_told"]
-"""When sampling parameters are taken: `by_default` unless an effort other than none is asked for, `when_told` only if
-the effort none is."""
+"""When sampling parameters are accepted: `by_default`: unless an effort other than none is requested; `when_told`: only
+if the effort none is requested."""
 
 SAMPLING = frozenset({"temperature", "top_p", "logprobs", "top_logprobs"})
 REFUSED = frozenset({"presence_penalty", "frequency_penalty", "logit_bias"})
-"""By every reasoning model."""
+"""Refused by every reasoning model."""
 NEUTRAL: Mapping[str, object] = {"temperature": 1, "top_p": 1}
-"""Values that ask for nothing."""
+"""Values without effect, which are dropped."""
 
 # The first pattern found in the name decides: when the model samples, and what it refuses in any case.
 FAMILIES: tuple[tuple[str, Samples, frozenset[str]], ...] = (
@@ -42,7 +41,7 @@ def renames_max_tokens(deployment: Deployment) -> bool:
 
 
 def refused(deployment: Deployment, params: Mapping[str, Any]) -> frozenset[str]:
-    """The parameters that the model refuses beside the others."""
+    """The parameters of a request that the model refuses."""
     for pattern, samples, names in FAMILIES:
         if re.search(rf"(?:^|[./])(?:{pattern})", _name(deployment), re.IGNORECASE):
             return names if _samples(samples, params.get("reasoning_effort")) else names | SAMPLING

@@ -42,7 +42,7 @@ __all__ = ["parse_response", "parse_stream", "to_request"]
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     dialect, row = profile_of(deployment), COMPLETION_PROFILES[deployment.provider]
     params, dropped = filter_params(dict(chat.params), deployment, dialect, row.reject)
     if "max_completion_tokens" in params:
@@ -72,7 +72,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 def _address(deployment: Deployment, dialect: OpenAIProfile, row: CompletionProfile) -> str:
     place = address(deployment, dialect, row.path)
-    if row.path.startswith("/beta/"):  # beside the version, not under it
+    if row.path.startswith("/beta/"):  # beside the version's path, not below it
         base = place.removesuffix(row.path)
         return base.removesuffix("/v1").removesuffix("/beta") + row.path
     return place
@@ -87,7 +87,7 @@ def _one_text(prompt: Any, deployment: Deployment) -> str:
 
 
 def _fill_by_tokens(params: dict[str, Any], deployment: Deployment) -> None:
-    """The prompt says where the gap is; the answer ends where the model says that it is filled."""
+    """Marks the gap in the prompt with the model's infilling tokens, and stops at its end token."""
     before, after = several(params["prompt"]), params.pop("suffix")
     if not all(isinstance(text, str) for text in before):
         message = f"Provider '{deployment.provider}' fills in between texts, not token ids."
@@ -102,7 +102,7 @@ def _fill_by_tokens(params: dict[str, Any], deployment: Deployment) -> None:
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     body, found = load_document(body)
     choices = choices_of(body, found)
     changed = fill(found, TEXT_COMPLETION, chat) | fix_indexes(choices)
@@ -121,9 +121,9 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
 
 
 def _move_text(choice: dict[str, Any]) -> bool:
-    """What a choice says, in whichever field, moved to `text`; whether anything had to be changed.
+    """Moves a choice's text from any field to `text`; returns whether the choice was changed.
 
-    Raises `AttemptError` for what is no text.
+    Raises `AttemptError` if it is not a string.
     """
     changed = False
     for name in ("message", "delta"):
@@ -150,7 +150,7 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """The event of a chunk with choices; its body is the original bytes unless something had to be changed."""
     changed = chunk.pop("usage", chunk) is not chunk
-    changed |= b"\n" in raw  # an event of several lines: clients get one
+    changed |= b"\n" in raw  # an event of several lines becomes one line
     state, fixed = constant(state, chunk, chat, TEXT_COMPLETION)
     changed |= fixed | fix_indexes(chunk["choices"])
     texts: list[str] = []

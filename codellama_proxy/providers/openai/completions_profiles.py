@@ -1,7 +1,7 @@
-"""What differs between the providers whose OpenAI dialect completes plain text, as data, and who they are.
+"""Profiles of the providers with text completions in OpenAI's format, as data.
 
-A deployment completes text if its entry says `mode: completion` or `completions: true`. `suffix` asks to fill in the
-middle; CodeLlama does that by tokens of its own wherever an endpoint has no such parameter.
+A deployment completes text if its entry has `mode: completion` or `completions: true`. `suffix` requests infilling;
+for endpoints without that parameter, CodeLlama's infilling tokens are put into the prompt.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-CODELLAMA = re.compile(r"code-?llama(?!.*70b)", re.IGNORECASE)  # the 70B models were not taught to
+CODELLAMA = re.compile(r"code-?llama(?!.*70b)", re.IGNORECASE)  # the 70B models are not trained for infilling
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionProfile:
     path: str = "/completions"
     suffix: bool = True
-    """Has the parameter."""
+    """Whether it supports `suffix`."""
     one_text: bool = False
-    """`prompt` is one string: neither several nor token ids."""
+    """Whether `prompt` must be one string: neither several nor token ids."""
     reject: frozenset[str] = frozenset()
-    """Besides what its chats reject."""
+    """Rejected parameters in addition to those of its chats."""
 
 
 RAW = CompletionProfile(suffix=False)
-"""A server that completes whatever it is given."""
+"""A server that completes any prompt."""
 
 COMPLETION_PROFILES: Mapping[str, CompletionProfile] = {
     "openai": CompletionProfile(),
@@ -53,12 +53,12 @@ COMPLETION_PROFILES: Mapping[str, CompletionProfile] = {
 
 
 def fills_by_tokens(row: CompletionProfile, model: str) -> bool:
-    """Whether the gap is marked in the prompt, because there is no parameter for it."""
+    """Whether the gap is marked in the prompt, because the endpoint has no `suffix`."""
     return not row.suffix and CODELLAMA.search(model) is not None
 
 
 def with_gap(before: str, after: str) -> str:
-    """CodeLlama's words for "fill in what is between these"."""
+    """A prompt with CodeLlama's infilling tokens."""
     return f"<PRE> {before} <SUF>{after} <MID>"
 
 

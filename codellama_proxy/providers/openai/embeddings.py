@@ -1,7 +1,6 @@
 """Embeddings in OpenAI's dialect: pure functions on values.
 
-What the client asked for is what it gets, floats or base64 (of little-endian 32-bit floats), whichever of the two
-the upstream answers with.
+The client gets the requested encoding, floats or base64 (little-endian float32), whichever the upstream returns.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ from codellama_proxy.providers.openai.request import filter_params
 from codellama_proxy.providers.openai.response import fix_indexes, fix_usage
 
 PROVIDERS = OPENAI_PROFILES.keys() - {"groq", "deepseek", "perplexity", "cerebras", "bedrock"}
-"""Who of this dialect has embeddings."""
+"""Providers of this dialect with embeddings."""
 TAKE_IDS = frozenset({"openai", "azure", "vllm", "llamacpp", "fireworks", "openai_compatible", "mock"})
-"""Who takes token ids."""
+"""Providers that accept token ids."""
 ONLY_FLOATS = frozenset({"together", "gemini", "huggingface"})
-"""Who does not know `encoding_format`."""
+"""Providers without `encoding_format`."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     dialect = profile_of(deployment)
     params, dropped = filter_params(dict(chat.params), deployment, dialect)
     if deployment.provider not in TAKE_IDS:
@@ -81,8 +80,8 @@ def texts_of(chat: InferenceRequest, deployment: Deployment) -> str | Sequence[s
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """All vectors as one event. Raises `AttemptError` when a 200 is not an answer."""
-    body, found = load_document(body, parsing.loads)  # vectors are many numbers
+    """All vectors as one event. Raises `AttemptError` if a 200 is not an answer."""
+    body, found = load_document(body, parsing.loads)  # embeddings are large
     data = found.get("data")
     if not isinstance(data, list) and is_error(found):
         raise AttemptError(failure_in_band(body, found))
@@ -101,7 +100,7 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
 
 
 def _fix(one: dict[str, Any], chat: InferenceRequest) -> bool:
-    """One vector, as it was asked for. Whether anything had to be changed."""
+    """Converts one vector to the requested encoding; returns whether it was changed."""
     vector = one.get("embedding")
     encoded = vectored(vector, as_base64=chat.params.get("encoding_format") == "base64")
     if one.get("object") == "embedding" and encoded is vector:
@@ -111,7 +110,7 @@ def _fix(one: dict[str, Any], chat: InferenceRequest) -> bool:
 
 
 def vectored(vector: Any, *, as_base64: bool) -> list[float] | str:
-    """The vector in the wanted form; itself if it has it. Raises `AttemptError` for what is none."""
+    """The vector in the requested encoding. Raises `AttemptError` if it is invalid."""
     try:
         match vector:
             case [_, *_] if _NUMBERS.issuperset(map(type, vector)):

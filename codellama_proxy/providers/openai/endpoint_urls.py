@@ -1,4 +1,4 @@
-"""Where the providers of OpenAI's dialect are reached, and by which header they and others know us."""
+"""URLs and credential headers of the providers of OpenAI's dialect."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def credential(deployment: Deployment, dialect: OpenAIProfile) -> dict[str, str]
 
 
 def upstream_model(deployment: Deployment) -> str:
-    """Azure asks for the name of its deployment."""
+    """Azure's name of the deployment."""
     return str(deployment.extra.get("deployment") or deployment.model)
 
 
 def _azure(base: str, deployment: Deployment, path: str) -> str:
-    """A resource's v1 API, or with a dated `api_version` the older one, whose address names the deployment."""
+    """The URL of the v1 API; with a dated `api_version`, of the older API, whose URL contains the deployment."""
     resource = base.partition("/openai")[0]
     version = str(deployment.extra.get("api_version") or "")
     if version[:1].isdigit():

@@ -1,7 +1,7 @@
-"""Messages and tools in OpenAI's dialect, without what only another provider understands.
+"""Messages and tools in OpenAI's dialect, without fields that only other providers support.
 
-A conversation may go on at a provider that did not begin it, so its messages can carry other vendors' fields:
-reasoning, thinking blocks, cache marks, signatures. Providers that refuse unknown fields get none of them.
+A conversation may continue at another provider, so its messages can contain other vendors' fields: reasoning, thinking
+blocks, cache marks, signatures. They are removed for providers that refuse unknown fields.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 
 def message_for(message: Message, dialect: OpenAIProfile) -> Message:
-    """The message as this provider takes it; itself where nothing has to change."""
+    """The message as this provider accepts it; the same object if nothing changes."""
     if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
         message = with_short_ids(message)
     if not dialect.developer_role and message["role"] == "developer":
@@ -35,7 +35,7 @@ def message_for(message: Message, dialect: OpenAIProfile) -> Message:
 
 
 def tools_for(tools: Sequence[Any], dialect: OpenAIProfile) -> list[Any]:
-    """The tools without cache marks that this provider does not take."""
+    """The tools without cache marks that this provider does not accept."""
     off = CACHE_MARKS - dialect.cache_marks
     return [_unmarked_tool(tool, off) for tool in tools] if off else list(tools)
 
@@ -60,14 +60,14 @@ def _with_parts(message: Message, content: list[Any], dialect: OpenAIProfile) ->
 
 
 def without(value: Json, names: frozenset[str]) -> Json:
-    """The object without these fields; itself where it has none."""
+    """The object without these fields; the same object if it has none."""
     if not names & value.keys():
         return value
     return {name: inner for name, inner in value.items() if name not in names}
 
 
 def _call(call: Json) -> Json:
-    """Gemini's thought signatures mean nothing elsewhere."""
+    """Removes Gemini's thought signatures, which other providers do not accept."""
     return without(call, frozenset({"extra_content"}))
 
 

@@ -1,7 +1,7 @@
-"""What differs between the providers that speak OpenAI's dialect, as data.
+"""The differences between providers of OpenAI's dialect, as data.
 
-Most of these quirks are known from the field rather than promised by the vendor, so they are corrected here,
-in a table, and nowhere in code. Fields are documented on `OpenAIProfile`.
+Most of them are observed rather than documented by the vendor; corrections belong in this table. Fields are documented
+on `OpenAIProfile`.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import CACHE_MARKS
 
 CACHE_KEY = frozenset({"prompt_cache_key"})
-"""A parameter that some providers want: repeated prompts then cost a fraction."""
+"""A parameter of some providers that reduces the cost of repeated prompts."""
 OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields"})
-"""Message fields that only another provider understands: a conversation may go on at a new one."""
+"""Message fields of single providers; a conversation may continue at another one."""
 STRICT_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
-"""All the message fields that providers take which refuse what they do not know."""
+"""The message fields accepted by providers that refuse unknown ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIProfile:
     base_url: str | None = None
-    """`None`: the entry must give one."""
+    """Default base URL; `None`: the entry must set one."""
     max_tokens: Literal["as_is", "max_tokens", "by_model"] = "max_tokens"
-    """The field's name: as the client wrote it, always the old one, or by OpenAI's model families."""
+    """The field's name: as sent by the client, always `max_tokens`, or by OpenAI's model families."""
     developer_role: bool = False
-    """Knows the role `developer`; else it becomes `system`."""
+    """Supports the role `developer`; otherwise it becomes `system`."""
     stream_options: bool = True
-    """Takes `stream_options.include_usage`; the others report usage unasked."""
+    """Supports `stream_options.include_usage`; other providers always report usage."""
     drop: frozenset[str] = IGNORABLE
     """Dropped silently."""
     reject: frozenset[str] = frozenset()
-    """Would change the answer and is not supported: 400, or dropped and reported with `drop_params`."""
+    """Unsupported and not ignorable: 400, or dropped and reported with `drop_params`."""
     rename: Mapping[str, str] = field(default_factory=dict)
     functions: bool = False
-    """Knows the legacy functions; else they become tools, and calls of tools become theirs on the way back."""
+    """Supports legacy functions; otherwise they are converted to tools and back."""
     allowed_tools: bool = False
-    """Knows that kind of `tool_choice`; else only those tools are sent."""
+    """Supports this kind of `tool_choice`; otherwise only those tools are sent."""
     tool_choice: Mapping[str, str] = field(default_factory=dict)
-    """Other words for `tool_choice`; a named choice is looked up as `named`, and only that tool is sent."""
+    """Other values for `tool_choice`; a named choice is looked up as `named`, and only that tool is sent."""
     short_tool_ids: bool = False
-    """Takes ids of tool calls only if they are nine letters and digits."""
+    """Accepts only tool-call ids of nine letters and digits."""
     message_fields_off: frozenset[str] = OTHERS_FIELDS
     """Message fields this provider refuses."""
     message_fields: frozenset[str] | None = None
-    """All the message fields it takes; `None`: it takes or ignores any other."""
+    """All accepted message fields; `None`: any other is accepted or ignored."""
     cache_marks: frozenset[str] = frozenset()
-    """Those of `CACHE_MARKS` that it takes."""
+    """The accepted ones of `CACHE_MARKS`."""
     thinking_parts: bool = False
-    """Takes `THINKING_PARTS` in content."""
+    """Accepts `THINKING_PARTS` in content."""
     short_ids: bool = False
-    """Refuses identifiers of users and of cache keys over 64 characters."""
+    """Refuses user identifiers and cache keys over 64 characters."""
     sampling_above_zero: bool = False
     """Refuses temperature 0 and top_p 0 or 1."""
     integer_logprobs: bool = False
-    """`logprobs` is a number here and answers carry the legacy shape."""
+    """`logprobs` is a number, and answers have the legacy format."""
     stop_list: bool = False
     """`stop` must be a list."""
     headers: Mapping[str, str] = field(default_factory=dict)
     azure: bool = False
-    """Addresses and credentials are Azure's."""
+    """URLs and credentials have Azure's form."""
 
 
 REASONING_OFF = OTHERS_FIELDS | {"reasoning_content", "reasoning"}
@@ -86,7 +86,7 @@ HUGGINGFACE = OpenAIProfile(
     message_fields_off=REASONING_OFF,
 )
 DEDICATED = replace(HUGGINGFACE, base_url=None, sampling_above_zero=True)
-"""A Hugging Face endpoint of one's own: any of several servers, the strictest of which is TGI."""
+"""A dedicated Hugging Face endpoint: one of several servers, of which TGI is the strictest."""
 
 OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     "openai": OPENAI,
@@ -142,7 +142,7 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     ),
     "perplexity": OpenAIProfile(
         base_url="https://api.perplexity.ai",
-        functions=True,  # so that they are refused by the name the client used
+        functions=True,  # so that the error names the client's field
         reject=frozenset({"tools", "tool_choice", "functions", "function_call"}),
         message_fields_off=REASONING_OFF,
     ),
@@ -168,7 +168,7 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
 def profile_of(
     deployment: Deployment, dialects: Mapping[str, OpenAIProfile] = OPENAI_PROFILES
 ) -> OpenAIProfile:
-    """The row of an entry: its provider's, unless its address says more."""
+    """The profile of an entry: its provider's, or a more specific one if its URL shows it."""
     own = deployment.base_url
     if deployment.provider == "huggingface" and own and "//router.huggingface.co" not in own:
         return DEDICATED

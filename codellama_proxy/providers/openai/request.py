@@ -1,4 +1,4 @@
-"""A chat request in OpenAI's dialect, as each provider's row of `dialects.DIALECTS` wants it."""
+"""Converts chat requests to OpenAI's dialect, according to the provider's profile (`profiles.OPENAI_PROFILES`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from codellama_proxy.providers.openai.messages import message_for, tools_for
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
-LEAST = 0.01
-"""What stands for a temperature or top_p of 0 where it must be above."""
+MIN_SAMPLING_VALUE = 0.01
+"""Replaces a temperature or top_p of 0 for providers that refuse it."""
 
 
 def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile) -> HttpRequest:
-    """What is sent for `chat`. Raises `ProxyError` unsupported_parameter."""
+    """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
@@ -38,7 +38,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIPr
     return HttpRequest(
         address(deployment, dialect, "/chat/completions"),
         {**headers, **credential(deployment, dialect)},
-        orjson.dumps(body, default=dict),  # an entry's own parameters are read-only mappings
+        orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
         dropped=tuple(dropped),
     )
 
@@ -46,7 +46,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIPr
 def _params(
     chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
 ) -> tuple[dict[str, Any], list[str]]:
-    """The parameters in this provider's words, and the names of those dropped that would have mattered."""
+    """The provider's parameters, and the names of dropped ones that could change the answer."""
     params = dict(chat.params)
     shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     if shown:
@@ -64,7 +64,7 @@ def filter_params(
     dialect: OpenAIProfile,
     reject: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Any], list[str]]:
-    """Without what this provider does not take, and the names of what would have mattered. Changes `params`."""
+    """Removes unsupported parameters from `params`; returns the names of those that could change the answer."""
     dropped: list[str] = []
     for name in sorted((dialect.reject | reject) & params.keys()):
         if params[name] != NEUTRAL_DEFAULTS.get(name):
@@ -83,9 +83,9 @@ def filter_params(
 
 
 def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile) -> list[str]:
-    """Takes away what the model is known to refuse: values that ask for nothing always, others with `drop_params`.
+    """Removes parameters that the model refuses: values without effect always, others with `drop_params`.
 
-    Without `drop_params` the provider itself says what is wrong. Returns the names of what would have mattered.
+    Without `drop_params` the provider returns the error. Returns the names of those that could change the answer.
     """
     if dialect.max_tokens != "by_model":
         return []
@@ -140,6 +140,6 @@ def _translate_choice(params: dict[str, Any], dialect: OpenAIProfile) -> None:
 def _lift_sampling(params: dict[str, Any]) -> None:
     for name in ("temperature", "top_p"):
         if params.get(name) == 0:
-            params[name] = LEAST
+            params[name] = MIN_SAMPLING_VALUE
     if params.get("top_p") == 1:
         del params["top_p"]

@@ -1,4 +1,4 @@
-"""A whole answer in OpenAI's dialect, and the repairs that streamed ones need too."""
+"""Parses plain answers in OpenAI's dialect; the repairs are shared with streams."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from codellama_proxy.providers.common.tool_calls import number
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A whole completion as one event. Raises `AttemptError` when a 200 is not an answer."""
+    """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     body, completion = load_document(body)
     choices = choices_of(body, completion)
     changed = fill(completion, "chat.completion", chat)
@@ -54,9 +54,9 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
 
 
 _PLAIN = frozenset({"role", "content"})
-"""What most messages have: nothing in them needs a repair."""
+"""The fields of most messages, which need no repair."""
 MAX_CHOICES = 2048
-"""Of one answer: more than `n` times the texts that any upstream completes at once."""
+"""Maximum number of choices: more than `n` times the prompts that any upstream accepts."""
 
 
 def _is_plain(message: Mapping[str, Any]) -> bool:
@@ -64,7 +64,7 @@ def _is_plain(message: Mapping[str, Any]) -> bool:
 
 
 def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The choices of a whole answer, at least one. Raises `AttemptError` when it is none."""
+    """The choices of a plain answer, at least one. Raises `AttemptError` if they are invalid."""
     choices = found.get("choices")
     if is_error(found):
         raise AttemptError(failure_in_band(body, found))
@@ -78,7 +78,7 @@ def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_choice(body: bytes, choice: object) -> None:
-    """Raises `AttemptError` for one that is no object, or tells an error of its own."""
+    """Raises `AttemptError` for a choice that is not an object, or that contains an error."""
     if not isinstance(choice, dict):
         wrong("no_choices")
     if choice.get("error"):
@@ -86,7 +86,7 @@ def check_choice(body: bytes, choice: object) -> None:
 
 
 def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
-    """Every choice has its own number: its position, where the upstream gives none or one of them twice."""
+    """Gives choices their position as index if the upstream's indexes are missing or not unique."""
     indexes = [number(choice.get("index")) for choice in choices]
     if len(set(indexes)) < len(indexes) or None in indexes:
         indexes = list(range(len(choices)))
@@ -99,7 +99,7 @@ def fix_indexes(choices: Sequence[dict[str, Any]]) -> bool:
 
 
 def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
-    """Adds what clients count on and some servers leave out."""
+    """Adds fields that clients require and some servers omit."""
     changed = False
     if found.get("object") != kind:
         found["object"] = kind
@@ -118,7 +118,7 @@ def fill(found: dict[str, Any], kind: str, chat: InferenceRequest) -> bool:
 
 
 def fix_usage(found: dict[str, Any]) -> bool:
-    """Replaces a usage that strict clients cannot read by what is understood of it. Whether there was one."""
+    """Replaces a usage object that strict clients reject by a valid one; returns whether there was one."""
     usage = found.get("usage")
     if usage is None or is_usage(usage):
         return False
@@ -127,7 +127,7 @@ def fix_usage(found: dict[str, Any]) -> bool:
         del found["usage"]
         return True
     found["usage"] = usage_json(understood)
-    if "choices" not in found:  # embeddings complete nothing
+    if "choices" not in found:  # embeddings have no completion tokens
         del found["usage"]["completion_tokens"], found["usage"]["completion_tokens_details"]
     return True
 
@@ -143,9 +143,9 @@ _TEXTS = ("content", "reasoning_content", "refusal")
 
 
 def fix_message(message: dict[str, Any]) -> bool:
-    """The fields of a message or a delta. Whether anything had to be changed.
+    """Repairs the fields of a message or a delta in place; returns whether it was changed.
 
-    Raises `AttemptError` for words that are no text.
+    Raises `AttemptError` for text of another type.
     """
     changed = False
     if "role" in message and message["role"] != "assistant":
@@ -169,7 +169,7 @@ def fix_message(message: dict[str, Any]) -> bool:
 
 
 def _fix_function(message: dict[str, Any]) -> bool:
-    """The legacy call of a function, or a fragment of one."""
+    """Repairs a legacy function call in place; returns whether it was changed. Raises `AttemptError`."""
     function = message["function_call"]
     if not function:
         del message["function_call"]
@@ -185,7 +185,7 @@ def _fix_function(message: dict[str, Any]) -> bool:
 
 
 def _join_parts(message: dict[str, Any]) -> None:
-    """Content in parts becomes one text, and thoughts among them reasoning."""
+    """Joins content parts to one text; thinking parts become reasoning."""
     parts = [{"text": part} if isinstance(part, str) else part for part in message["content"]]
     if not all(isinstance(part, dict) for part in parts):
         wrong("not_a_text")
@@ -202,7 +202,7 @@ def _thought(thinking: object) -> str:
 
 
 def _fix_whole(message: dict[str, Any], own_id: str) -> bool:
-    """What only a whole message must have."""
+    """Adds fields that only a whole message must have."""
     changed = fix_message(message)
     changed |= message.setdefault("role", "") == ""
     message["role"] = "assistant"
@@ -214,9 +214,9 @@ def _fix_whole(message: dict[str, Any], own_id: str) -> bool:
 
 
 def fix_finish(choice: dict[str, Any], text: str, message: Mapping[str, Any]) -> bool:
-    """OpenAI's word for why it ended, or null where it has not. Whether it had to be changed.
+    """Replaces the finish reason by OpenAI's value; returns whether it was changed.
 
-    Raises `AttemptError` when it ended because the upstream broke.
+    Raises `AttemptError` if the upstream aborted the answer.
     """
     reason = choice.get("finish_reason")
     if reason is None:
@@ -236,7 +236,7 @@ def fix_finish(choice: dict[str, Any], text: str, message: Mapping[str, Any]) ->
 
 
 def fix_logprobs(choice: dict[str, Any], text: str) -> bool:
-    """`{content: [...]}` or null: `{tokens, token_logprobs}` and the bare number of a token are made into it."""
+    """Converts `{tokens, token_logprobs}` or a bare number to OpenAI's `{content: [...]}`."""
     found = choice.get("logprobs")
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""A streamed answer in OpenAI's dialect, chunk by chunk."""
+"""Parses streams in OpenAI's dialect, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ class StreamState(NamedTuple):
     model: str | None = None
     choices: Mapping[int, ChoiceState] = _NONE
     finished: int = 0
-    """How many finish reasons have come."""
+    """Number of finish reasons received."""
     wanted: int = 1
-    """The number of choices that were asked for."""
+    """The number of requested choices."""
     usage: Mapping[str, Any] | None = None
     """The latest usage object: some providers send a running total with every chunk."""
     done: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether every choice is finished, or `[DONE]` came."""
+        """Whether every choice is finished, or `[DONE]` was received."""
         whole = self.finished >= self.wanted
         return self.done or (whole and not any(one.open for one in self.choices.values()))
 
@@ -109,7 +109,7 @@ def parse_frame(
 
 
 def wanted(chat: InferenceRequest) -> int:
-    """The number of choices that were asked for."""
+    """The number of requested choices."""
     n = chat.params.get("n")
     return n if isinstance(n, int) else 1
 
@@ -159,7 +159,7 @@ def _content(
 ) -> tuple[StreamState, Event]:
     """The event of a chunk with choices; its body is the original bytes unless something had to be changed."""
     raw, changed = _without_extras(chunk, raw)
-    changed |= b"\n" in raw  # an event of several lines: clients get one
+    changed |= b"\n" in raw  # an event of several lines becomes one line
     state, fixed = constant(state, chunk, chat)
     changed |= fixed | fix_indexes(chunk["choices"])
     texts: list[str] = []
@@ -193,7 +193,7 @@ def _without_extras(chunk: dict[str, Any], raw: bytes) -> tuple[bytes, bool]:
         chunk.pop("usage", None)
         changed = True
     elif "usage" in chunk:
-        # Nearly always a null that can be cut out: inside a JSON string the quotes would be escaped.
+        # Usually a null that can be cut out: inside a JSON string the quotes would be escaped.
         raw = raw.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
         changed = b'"usage"' in raw
         del chunk["usage"]

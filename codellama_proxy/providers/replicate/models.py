@@ -1,7 +1,7 @@
-"""What Replicate's models call their inputs, as data: every model there has its own.
+"""The input names of Replicate's models, as data; they differ between models.
 
-Names are from the field, not promised; an entry's `input_map` and `prompt_format` correct them. Only words that a
-model surely knows are used: one it does not know might be ignored, the guardrail with it.
+The names are observed, not documented; an entry's `input_map` and `prompt_format` override them. Only inputs that a
+model is known to have are used: unknown ones might be ignored, and the guardrail with them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from codellama_proxy.core.snapshot import Deployment, Json
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One model's words."""
+    """The inputs of one model."""
 
     names: Mapping[str, str] = field(default_factory=dict)
-    """Our parameters' names in its input, and those of `messages`, `prompt`, `system` and `image`."""
+    """Its names for OpenAI's parameters, and for `messages`, `prompt`, `system` and `image`."""
     prompt_format: str = "plain"
     """How messages become one text: `plain`, `llama2`, `chatml`."""
     least_temperature: float = 0.0
@@ -72,7 +72,7 @@ MODELS: Mapping[str, Inputs] = {
 
 
 def inputs_of(deployment: Deployment) -> Inputs:
-    """The model's words, as far as they are known, and as the entry corrects them; null takes one away."""
+    """The known inputs of a model with the entry's `input_map` applied; null there removes an input."""
     model = deployment.base_model or deployment.model
     known = next(inputs for pattern, inputs in MODELS.items() if fnmatchcase(model, pattern))
     own: Json = deployment.extra.get("input_map") or {}
@@ -85,11 +85,11 @@ def inputs_of(deployment: Deployment) -> Inputs:
 
 
 Turn = tuple[str, str]
-"""Who, `user` or `assistant`, says what."""
+"""A role, `user` or `assistant`, and a text."""
 
 
 def prompt(system: str, turns: Sequence[Turn], form: str) -> str:
-    """The whole conversation, to be continued by the assistant. A single question needs no form."""
+    """The conversation as one text, to be continued by the assistant; a single user message is unchanged."""
     if not system and len(turns) == 1 and turns[0][0] == "user":
         return turns[0][1]
     return FORMS[form](system, turns)
@@ -104,7 +104,7 @@ def plain(system: str, turns: Sequence[Turn]) -> str:
 
 
 def llama2(system: str, turns: Sequence[Turn]) -> str:
-    """Without the token a text begins with: the server adds it."""
+    """The prompt without the leading begin-of-text token, which the server adds."""
     first = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
     pieces: list[str] = []
     for role, text in turns:

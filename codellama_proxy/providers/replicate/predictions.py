@@ -1,8 +1,8 @@
 """Replicate: a prediction is created, then polled or streamed, and cancelled if no client waits.
 
-Whole predictions reach `parse_stream` too, as events of type `whole` (see `steps.py`): the first, which
-may already be the last; every one that is asked for where there is no stream, of which only what is new is said;
-and the one after a stream, for its usage. A stream that breaks off is thus completed from the prediction.
+`parse_stream` also receives predictions, as events of type `whole` (see `upstream.multi_step`): the first one, which
+may already be complete; every polled one if there is no stream, of which only the new text is sent; and the one after
+a stream, for its usage and for text that a broken stream did not deliver.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ __all__ = ["parse_response", "parse_stream", "steps", "to_request"]
 PENDING = frozenset({"starting", "processing"})
 BROKEN = frozenset({"failed", "canceled", "aborted"})
 FLAGGED = ("nsfw", "flagged")
-HOSTS = (".replicate.com", ".replicate.net")
-"""Whose streams are followed, beside the entry's own host: our token goes along."""
+STREAM_HOSTS = (".replicate.com", ".replicate.net")
+"""Hosts whose streams are read in addition to the entry's host; they receive the API token."""
 IDENTIFIER = re.compile(r"[\w-]{1,64}", re.ASCII)
-FIRST_WAIT, MOST_WAIT, SLOWER = 0.5, 5.0, 1.5
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, WAIT_FACTOR = 0.5, 5.0, 1.5
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-MISSES = 3
-"""Questions after a prediction that may go wrong."""
+MAX_FAILED_POLLS = 3
+"""Number of failed polls that are tolerated."""
 
 
 # --- the exchange --------------------------------------------------------------------------------------------
 
 
 def steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
-    """Create; follow the stream or ask until it is over."""
+    """Creates a prediction, then reads its stream or polls until it has ended."""
     found = _prediction((yield Step(sent)))
     if found is None:
         return
-    ask, cancel = _requests(found, deployment)
-    wait, misses = FIRST_WAIT, 0
+    poll, cancel = _requests(found, deployment)
+    wait, failed_polls = FIRST_WAIT_SECONDS, 0
     stream = _stream(found, deployment) if chat.stream else None
     if stream is not None and _pending(found):
         yield Step(stream, give_up=cancel)
-        found = _prediction((yield Step(ask, give_up=cancel, optional=True))) or found
+        found = _prediction((yield Step(poll, give_up=cancel, optional=True))) or found
     while _pending(found):
-        answered = yield Step(ask, delay=wait, give_up=cancel)
-        wait = min(wait * SLOWER, MOST_WAIT)
-        if (news := _prediction(answered)) is None:
-            misses += 1
-            if misses > MISSES or answered.status not in TRANSIENT:
+        response = yield Step(poll, delay=wait, give_up=cancel)
+        wait = min(wait * WAIT_FACTOR, MAX_WAIT_SECONDS)
+        if (latest := _prediction(response)) is None:
+            failed_polls += 1
+            if failed_polls > MAX_FAILED_POLLS or response.status not in TRANSIENT:
                 return
-        found = news or found
+        found = latest or found
 
 
-def _prediction(answered: StepResponse) -> Json | None:
-    """What is known of the prediction; `None` when this is no word about one."""
+def _prediction(response: StepResponse) -> Json | None:
+    """The prediction in a response; `None` if there is none."""
     try:
-        found = orjson.loads(answered.body) if 200 <= answered.status < 300 else None
+        found = orjson.loads(response.body) if 200 <= response.status < 300 else None
     except orjson.JSONDecodeError:
         return None
     is_one = isinstance(found, dict) and IDENTIFIER.fullmatch(text_at(found, "id"))
@@ -82,22 +82,22 @@ def _pending(found: Json) -> bool:
 
 
 def _requests(found: Json, deployment: Deployment) -> tuple[HttpRequest, HttpRequest]:
-    """The questions after it and its cancellation, at addresses of our own making."""
+    """The requests to poll and to cancel it, at URLs that we build ourselves."""
     url = f"{base_url(deployment)}/predictions/{found['id']}"
     headers = bearer_headers(deployment)
     return HttpRequest(url, headers, b"", "GET"), HttpRequest(f"{url}/cancel", headers, b"")
 
 
 def _stream(found: Json, deployment: Deployment) -> HttpRequest | None:
-    """Where it can be followed; `None` if nowhere, or nowhere we would take our token."""
+    """The request for its stream; `None` if it has none or the host must not get the API token."""
     url = text_at(found, "urls", "stream")
-    if not _ours(url, deployment):
+    if not _may_send_token(url, deployment):
         return None
     headers = {"accept": "text/event-stream", "cache-control": "no-store", **bearer_headers(deployment)}
     return HttpRequest(url, headers, b"", "GET")
 
 
-def _ours(url: str, deployment: Deployment) -> bool:
+def _may_send_token(url: str, deployment: Deployment) -> bool:
     try:
         found, base = urlsplit(url), urlsplit(base_url(deployment))
         if (found.scheme, found.hostname, found.port) == (base.scheme, base.hostname, base.port):
@@ -105,14 +105,14 @@ def _ours(url: str, deployment: Deployment) -> bool:
         plain = found.scheme == "https" and found.port in (None, 443) and "@" not in found.netloc
     except ValueError:
         return False
-    return plain and f".{found.hostname}".endswith(HOSTS)
+    return plain and f".{found.hostname}".endswith(STREAM_HOSTS)
 
 
 # --- answers -------------------------------------------------------------------------------------------------
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
-    """A prediction that is over as one event. Raises `AttemptError` when it is none, or failed."""
+    """A finished prediction as one event. Raises `AttemptError` if it failed or is invalid."""
     found = load_object(body)
     _check(found)
     if text_at(found, "status") != "succeeded":
@@ -134,7 +134,7 @@ def _failure(message: str) -> Failure:
 
 
 def _output(found: Json) -> str:
-    """Text models answer with a list of pieces, or one text."""
+    """The output text, from a string or a list of pieces. Raises `AttemptError` for anything else."""
     output = found.get("output")
     pieces = [piece for piece in (output if isinstance(output, list) else [output]) if piece is not None]
     if not all(isinstance(piece, str) for piece in pieces):
@@ -151,18 +151,18 @@ def _usage(found: Json) -> dict[str, Any] | None:
 
 
 Pieces = tuple[Any, str] | None
-"""The latest piece of the text, after those before it: joined only when it is compared."""
+"""A linked list of the pieces of the text, latest first; joined only when needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What the next event's meaning depends on."""
+    """What parsing the next frame depends on."""
 
     first: Json | None = None
-    """What every chunk begins with, once the opening one has gone out."""
+    """The fields that every chunk begins with; `None` before the first one."""
     pieces: Pieces = None
     finished: bool = False
-    """The finish reason has gone out."""
+    """Whether the finish reason was sent."""
     done: bool = False
 
     @property
@@ -176,7 +176,7 @@ def parse_stream(
     """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     state = state or StreamState()
     if frame.event == "output":
-        return _say(state, frame.data.decode("utf-8", "replace"), chat, deployment)
+        return _text_events(state, frame.data.decode("utf-8", "replace"), chat, deployment)
     if frame.event == "error":
         raise AttemptError(_failure(parse_error(frame.data).message))
     if frame.event == "done":
@@ -186,7 +186,7 @@ def parse_stream(
     return replace(state, done=state.done or frame.data == DONE), ()
 
 
-def _say(
+def _text_events(
     state: StreamState, text: str, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
     events: list[Event] = []
@@ -210,12 +210,12 @@ def _joined(pieces: Pieces) -> str:
 def _finish(
     state: StreamState, data: bytes, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
-    """The end of what is said, whatever is still to be known about it."""
+    """Ends the text; the usage may follow."""
     if state.finished:
         return state, []
     if text_at(_loads(data), "reason") in ("error", "canceled"):
         raise AttemptError(failures.disguised("finish_error", status=200))
-    state, events = _say(state, "", chat, deployment)
+    state, events = _text_events(state, "", chat, deployment)
     return replace(state, finished=True), [
         *events,
         shape.chunk(state.first or {}, {}, finish_reason="stop"),
@@ -225,7 +225,7 @@ def _finish(
 def _compare(
     state: StreamState, data: bytes, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, list[Event]]:
-    """A whole prediction: what it says that is new, and, if it is over, the end and the usage."""
+    """Events for a prediction: its new text and, if it has ended, the finish reason and the usage."""
     found = _loads(data)
     if not isinstance(found, dict):
         return state, []
@@ -233,9 +233,9 @@ def _compare(
         _check(found)
     succeeded = text_at(found, "status") == "succeeded"
     events: list[Event] = []
-    output, said = _output(found), _joined(state.pieces)
-    if not state.finished and output.startswith(said) and (succeeded or output != said):
-        state, events = _say(state, output[len(said) :], chat, deployment)
+    output, sent_text = _output(found), _joined(state.pieces)
+    if not state.finished and output.startswith(sent_text) and (succeeded or output != sent_text):
+        state, events = _text_events(state, output[len(sent_text) :], chat, deployment)
     if not succeeded and not state.finished:
         return state, events
     state, more = _finish(state, b"{}", chat, deployment)

@@ -1,4 +1,4 @@
-"""A chat request as the input of a prediction on Replicate."""
+"""Converts chat requests to predictions on Replicate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from codellama_proxy.providers.common.parameters import Policy, Rule, Unsupporte
 from codellama_proxy.providers.replicate.models import Inputs, Turn, inputs_of, prompt
 
 BASE_URL = "https://api.replicate.com/v1"
-WAIT = 5
-"""Seconds for which the first request is kept open. Short: until it is answered nothing can be cancelled."""
+WAIT_SECONDS = 5
+"""How long, in seconds, the first request waits for the answer; short, because it cannot be cancelled earlier."""
 MIN_CANCEL_SECONDS = 5
 RESERVED = re.compile(
     r"prompt|system|template|messages|instruction|preamble|^max|length|^num_", re.IGNORECASE
 )
-"""Inputs that could take the guardrail's place or get round the bound on tokens: no client sets them."""
+"""Inputs that could bypass the guardrail or the token bound; clients may not set them."""
 VERSION = re.compile(r"(?:.*:)?([0-9a-f]{64})")
 CONVERSATION = ("messages", "prompt", "system", "image")
 SPEECH_ROLES = {"user", "assistant"}
@@ -36,13 +36,13 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The request that creates the prediction. Raises `ProxyError` unsupported_parameter."""
     inputs = inputs_of(deployment)
     params, dropped = translate(chat.params, _policy(inputs), deployment)
-    path, version = _place(deployment.model)
+    path, version = _path_and_version(deployment.model)
     body = {**version, "input": {**params, **_conversation(chat.messages, inputs)}}
     headers = {**bearer_headers(deployment), "content-type": "application/json"}
     if not chat.stream:
-        # Cancels it if the proxy is gone by then.
+        # Cancels the prediction if the proxy crashes.
         limit = max(math.ceil(deployment.timeouts.answer), MIN_CANCEL_SECONDS)
-        headers |= {"prefer": f"wait={WAIT}", "cancel-after": f"{limit}s"}
+        headers |= {"prefer": f"wait={WAIT_SECONDS}", "cancel-after": f"{limit}s"}
     return HttpRequest(
         base_url(deployment) + path, headers, orjson.dumps(body, default=dict), dropped=dropped
     )
@@ -52,8 +52,8 @@ def base_url(deployment: Deployment) -> str:
     return (deployment.base_url or BASE_URL).rstrip("/")
 
 
-def _place(model: str) -> tuple[str, Json]:
-    """The path, and what the body says of the version: a version, a deployment of one's own, or a model."""
+def _path_and_version(model: str) -> tuple[str, Json]:
+    """The path and the version field: for a version, a deployment, or a model."""
     if version := VERSION.fullmatch(model):
         return "/predictions", {"version": version[1]}
     name = quote(model, safe="/")
@@ -82,7 +82,7 @@ def _policy(inputs: Inputs) -> Policy:
 
 
 def _stop(value: str | Sequence[str], word: str) -> Any:
-    """`stop_sequences` is one string there, its parts between commas."""
+    """`stop_sequences` as one comma-separated string."""
     stops = [value] if isinstance(value, str) else list(value)
     if word != "stop_sequences":
         return stops
@@ -134,7 +134,7 @@ def _text(content: Any, at: str, *, pictures: bool) -> str:
 
 
 def _pictures(messages: Sequence[Message], names: Mapping[str, str]) -> dict[str, Any]:
-    """All the pictures of the conversation, in an input that takes one or a list of them."""
+    """All images of the conversation, for an input that takes one or a list."""
     urls = [
         part["image_url"]["url"]
         for message in messages

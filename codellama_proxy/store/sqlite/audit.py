@@ -1,4 +1,4 @@
-"""Changes of keys, each recorded in its own transaction: who, when, which key and what, never a secret.
+"""Changes keys and records each change in the same transaction: actor, time, key and fields, never a secret.
 
 The server and the command line change keys only through these functions.
 """

@@ -1,4 +1,4 @@
-"""Consistent copies of the whole database, and restoring them; no existing file is overwritten."""
+"""Backs up and restores the whole database; never overwrites an existing file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LOGS = ("-wal", "-shm")
 def backup(source: Path, target: Path) -> int:
     """Write a checked copy of `source` to `target`; returns its size in bytes. Servers and writers may run."""
     _must_exist(source)
-    with _in_words(target), _reserved(target), _unfinished(target) as copy:
+    with _as_store_error(target), _reserved(target), _unfinished(target) as copy:
         with closing(connect_to_read(source)) as db:
-            db.execute("pragma query_only=off")  # only the other file is written
+            db.execute("pragma query_only=off")  # only the copy is written
             db.execute("vacuum into ?", (str(copy),))
         check(copy)
         _sync(copy)
@@ -37,7 +37,7 @@ def restore(source: Path, database: Path, moment: str) -> Path | None:
     check(source)
     database = Path(os.path.realpath(database))  # keeps a symbolic link
     with unused(database):
-        with _in_words(database), _unfinished(database) as copy:
+        with _as_store_error(database), _unfinished(database) as copy:
             shutil.copyfile(source, copy)
             _sync(copy)
             aside = _moved_away(database, f".before-restore-{moment}")
@@ -68,7 +68,7 @@ def _must_exist(path: Path) -> None:
 
 
 @contextmanager
-def _in_words(target: Path) -> Iterator[None]:
+def _as_store_error(target: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:

@@ -1,7 +1,7 @@
 """The balance of each scope, on the writer's thread.
 
-A balance is read once, changed in memory by the requests of its scope, and written back by each commit that changed
-it, because many requests share few scopes. The rows of `scopes` are authoritative: when a transaction fails, the
+A balance is read once, changed in memory by the requests of its scope, and written back at each commit that changed
+it, because many requests share few scopes. The rows of `scopes` are authoritative: if a transaction fails, the
 balances in memory are discarded and read again.
 
 Rates alone are written at most `RATES_SECONDS` later: a crash forgets that much of a rate's minute, and no money.
@@ -39,7 +39,7 @@ RATES_SECONDS = 1.0
 """How long a change of rates alone may stay unwritten."""
 ROWS_PER_STATEMENT = (64, 16, 4, 1)
 
-# The rows of `requests` and of `totals` that belong to a scope.
+# Selects the rows of `requests` and of `totals` that belong to a scope.
 _WHERE = {
     "global": "1",
     "project": "project = :project",
@@ -49,7 +49,7 @@ _WHERE = {
 
 
 class ScopeBalance:
-    """One row of `scopes`, to be changed; `first_seq` is `None` before the scope's first budget."""
+    """One row of `scopes` in memory; `first_seq` is `None` before the scope's first budget. Nano-USD."""
 
     __slots__ = (
         "changed",
@@ -77,7 +77,7 @@ class ScopeBalance:
         """More than the rates has to be written."""
 
     def admitted(self, rates: Rates | None, hold: int) -> None:
-        """`rates`: what is left of them, where they are limited."""
+        """Add a request. `rates`: the remaining rate levels, if limited; `hold`: nano-USD."""
         if rates is not None:
             self.rates = rates
         if hold and self.first_seq is not None:
@@ -87,17 +87,17 @@ class ScopeBalance:
             self.running += 1
 
     def counts(self, seq: int) -> bool:
-        """Whether its budget's present window has the request."""
+        """Whether the budget's present window includes the request."""
         return self.first_seq is not None and self.first_seq <= seq
 
     def extended(self, seq: int, hold: int) -> None:
-        """More is held for a request that was admitted."""
+        """Increase the hold of an admitted request."""
         if hold and self.counts(seq):
             self.held += hold
             self.changed = True
 
     def settled(self, seq: int, hold: int, cost: int, tokens: int) -> None:
-        """Move a hold to what was spent, if the window has the request; give `tokens` back to the rate."""
+        """Replace a hold by the cost, if the window includes the request; return `tokens` to the token rate."""
         if self.counts(seq):
             self.held -= hold
             self.spent += cost
@@ -110,7 +110,7 @@ class ScopeBalance:
 
 
 class ScopeBalances:
-    """The accounts in memory."""
+    """The balances in memory."""
 
     def __init__(self, most: int = MAX_CACHED_BALANCES, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -182,7 +182,7 @@ class ScopeBalances:
                 self._kept[scope] = account
 
     def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
-        """The accounts of a request's scopes; one without a row is empty and only written if it changes."""
+        """The balances of scopes by ID; one without a row is empty and is written only if it changes."""
         opened = self._open
         try:
             return [opened[scope] for scope in ids]
@@ -232,7 +232,7 @@ def _put_scopes(count: int) -> str:
 
 
 def standing(db: sqlite3.Connection, scope: ScopeLimits, account: ScopeBalance, now: float) -> ScopeState:
-    """The scope as it is at `now`: levels refilled; with a budget, the right window opened."""
+    """The scope's state at `now`: rate levels refilled, and the budget's present window opened."""
     limits = scope.limits
     if limits.max_budget is not None:
         _open_window(db, scope.id, account, limits, now)
@@ -266,7 +266,7 @@ def _open_window(
 
 
 def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float) -> float:
-    """The first use of the scope, where its windows are counted from there."""
+    """When the scope's windows begin: at its first use if they are rolling, else at `now`."""
     if not is_rolling(duration):
         return now
     first = _one(db, "first_use", scope)
@@ -274,13 +274,13 @@ def _anchor(db: sqlite3.Connection, scope: str, duration: str | None, now: float
 
 
 def _sum_up(db: sqlite3.Connection, scope: str, account: ScopeBalance, opened: Window, end: float) -> None:
-    """Make `opened` the account's window, with what its requests before `end` have spent and hold."""
+    """Set the window, with the sums of what its requests before `end` spent and hold."""
     last = _one(db, "before_window", scope, start=opened.start, end=end)
     first_seq = 0 if last is None else last + 1
     spent, held = scope_sum(db, "booked", scope, first_seq=first_seq)
-    # Days that were folded are whole: a rolling window that began within one is charged all of it.
+    # Folded days are indivisible: a rolling window that began within one includes all of it.
     folded = _one(db, "folded", scope, day=iso(max(opened.start, 0.0))[:10])
-    # Only now, so that a query that fails leaves the account as it was.
+    # Assigned last, so that a failed query leaves the balance unchanged.
     account.first_seq, account.spent, account.held, account.folded = first_seq, spent + folded, held, folded
     account.window = opened
     account.changed = True
@@ -302,7 +302,7 @@ def _row_of(scope: str, account: ScopeBalance) -> tuple[Any, ...]:
 
 
 def scope_sum(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> tuple[int, ...]:
-    """The first row of a query about the requests of one scope."""
+    """The first row of a query over the requests of one scope; empty if there is none."""
     return tuple(_row(db, name, scope, **values) or ())
 
 
@@ -317,7 +317,7 @@ def _row(db: sqlite3.Connection, name: str, scope: str, **values: Any) -> Any:
 
 
 def _scoped(name: str, kind: str) -> str:
-    """The query for one kind of scope: only fixed text goes into it."""
+    """The query for one kind of scope; only constant text is inserted."""
     return SQL[name].replace("{scope}", _WHERE[kind])
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints the write-ahead log on a thread of its own, so that no commit waits for it.
+"""Checkpoints the write-ahead log on a separate thread, so that no commit waits for it.
 
-SQLite before 3.51.3 can corrupt a file when a second checkpoint runs over a log that a first one already
-copied whole while a writer restarts that log. So a checkpoint starts only if the writer committed after the
-last one returned: then the log either restarted before or is not copied whole.
+SQLite before 3.51.3 can corrupt the file if a checkpoint runs over a log that was already copied completely while a
+writer restarts that log. So a checkpoint starts only if there was a commit after the last one returned: the log was
+then either restarted already or is not copied completely.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """`commits` tells how often the writer committed; no change means there is nothing to copy.
+    """Copies the log to the database at regular intervals.
 
-    `lost` tells why the path no longer leads to the file that is written to; then nothing is copied.
+    `commits`: the number of commits so far; without new ones nothing is copied. `lost`: why the path no longer refers
+    to the open file, if so; nothing is copied then.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Checkpointer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, and empty the log."""
+        """Stop the thread after a last checkpoint, which empties the log."""
         self._stop.set()
         self._thread.join()
 
@@ -63,7 +64,7 @@ class Checkpointer:
             db.close()
 
     def _checkpoint(self, db: sqlite3.Connection | None, how: str) -> sqlite3.Connection | None:
-        """The connection to use next time; none after an error."""
+        """Run one checkpoint; returns the connection to reuse, `None` after an error."""
         try:
             if self._lost() is not None:
                 return db

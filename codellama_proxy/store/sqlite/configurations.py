@@ -1,4 +1,4 @@
-"""Stores the last good configuration as it was written, for a start that finds the file broken."""
+"""Stores the text of the last good configuration, for a start with an invalid file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep(db: sqlite3.Connection, kept: KeptConfiguration | None) -> None:
 
 
 def last_good(path: Path) -> KeptConfiguration | None:
-    """What the last server on this database had in force; `None` if there was none. Raises `StoreError`."""
+    """The configuration that the last server used; `None` if there is none. Raises `StoreError`."""
     if not path.exists():
         return None
     try:

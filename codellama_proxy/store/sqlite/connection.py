@@ -1,4 +1,4 @@
-"""Opens, recognizes and locks SQLite files; knows no table."""
+"""Opens, recognizes and locks SQLite files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from codellama_proxy.store.errors import StoreError
 
 BUSY_MS = 5000
 MAX_WAL_BYTES = 64 * 1024 * 1024
-"""Bytes after which the log is truncated instead of merely copied back."""
+"""Size of the write-ahead log above which a checkpoint truncates it."""
 
-# SQLite's primary result codes that say the file or the disk is at fault, not the statement.
+# SQLite's primary result codes for errors of the file or the disk, not of the statement.
 _PASSING = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL}
 )
@@ -40,26 +40,28 @@ sqlite3.register_adapter(type(None), _unchanged)
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether the file or the disk is at fault, not the statement."""
+    """Whether the error is caused by the file or the disk, not by the statement."""
     return isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE
 
 
 def passing(error: BaseException) -> bool:
-    """Whether the connection is as good as before."""
+    """Whether the connection remains usable after the error."""
     return isinstance(error, sqlite3.Error) and _code(error) in _PASSING
 
 
 def _code(error: sqlite3.Error) -> int:
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # primary: without what SQLite adds to it
+    return (
+        getattr(error, "sqlite_errorcode", None) or 0
+    ) & 0xFF  # the primary code, without the extended part
 
 
 class Kind(NamedTuple):
-    """Which of the proxy's files it is."""
+    """A kind of SQLite file of the proxy."""
 
     application_id: int
-    """In the header of the file."""
+    """SQLite's `application_id` in the file header."""
     before: str
-    """Finds a row in files that were made before they had an id."""
+    """A query that finds a row in files from versions that did not set the ID."""
 
 
 LEDGER = Kind(0x636C7078, "select 1 from _migrations where name = '0001_keys'")
@@ -69,9 +71,9 @@ CACHE = Kind(0x636C7063, "select 1 from sqlite_schema where name = 'answers' and
 def connect(
     path: Path, *, create: bool = False, busy_ms: int = BUSY_MS, kind: Kind = LEDGER
 ) -> sqlite3.Connection:
-    """A connection for writing. Without `create` a missing file stays missing: losing money is not silent.
+    """A connection for writing. Without `create`, a missing file is an error, so that a lost ledger is noticed.
 
-    Raises `StoreError` for a file that is not ours, before anything of it is changed, and `sqlite3.Error`.
+    Raises `StoreError` for a file of another program, before changing it, and `sqlite3.Error`.
     """
     if create:
         create_file(path)
@@ -100,7 +102,7 @@ def connect_to_read(path: Path, kind: Kind = LEDGER) -> sqlite3.Connection:
     if not path.exists():
         raise StoreError(f"there is no database {path}")
     _must_be_regular(path)
-    # One that may write, where it may, removes at its end the log that it had to make.
+    # Opened read-write so that closing removes a log that opening had to create.
     db = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
     try:
         db.execute("pragma query_only=on")
@@ -120,7 +122,7 @@ def mark(db: sqlite3.Connection, kind: Kind = LEDGER) -> None:
 
 
 def _recognised(db: sqlite3.Connection, path: Path, kind: Kind) -> int:
-    """The file's application id: ours, or 0 in one that is empty or older than the id. Raises `StoreError`."""
+    """The file's application ID: ours, or 0 if it is empty or of an old version. Raises `StoreError` otherwise."""
     found = _application_id(db)
     if found != kind.application_id and (found != 0 or not (_empty(db) or _ours_before(db, kind))):
         raise StoreError(f"{path} is not a database of this proxy; it was left as it is")
@@ -145,7 +147,7 @@ def _ours_before(db: sqlite3.Connection, kind: Kind) -> bool:
 
 
 def _must_be_regular(path: Path) -> None:
-    """Opening a pipe would wait for a writer for ever."""
+    """Raises `StoreError` for other files; opening a pipe, for example, would block."""
     try:
         mode = path.stat().st_mode
     except OSError:  # SQLite reports it
@@ -156,7 +158,7 @@ def _must_be_regular(path: Path) -> None:
 
 
 def read_uri(path: Path) -> str:
-    """The address of a connection that can only read."""
+    """The URI for a read-only connection."""
     return _uri(path, "ro")
 
 
@@ -165,10 +167,10 @@ def _uri(path: Path, mode: str) -> str:
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file for the database, unless there is one. Raises `StoreError`.
+    """Create an empty file unless the path exists. Raises `StoreError`.
 
-    SQLite gives its log files the mode of the database, so this is the only place that decides it.
-    A file that exists is not opened: closing it would drop the locks of this process's other connections.
+    SQLite gives its log files the mode of the database, so the mode is set only here.
+    An existing file is not opened: closing it would release the locks of this process's other connections.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -182,7 +184,7 @@ def create_file(path: Path) -> None:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Hold `<db>.lock` beside the real file: two servers on one would each believe its own counters."""
+    """Hold a lock on `<db>.lock`: two servers on one database would each use their own counters in memory."""
     real = Path(os.path.realpath(path))
     lock = real.with_name(real.name + ".lock")
     try:
@@ -201,7 +203,7 @@ def lock_file(path: Path) -> Iterator[None]:
 
 
 def version_warning(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str | None:
-    """A sentence if this SQLite can lose log pages when two processes write; `None` if it is fixed."""
+    """A warning if this SQLite can lose log pages when two processes write; `None` if it is fixed."""
     if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
         return None
     return (

@@ -1,4 +1,4 @@
-"""Rows that a crash left held, settled at the next start with their maximum cost. Pure."""
+"""Computes the settlement of rows that a crash left held: at their maximum cost. Pure."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Orphan(NamedTuple):
     request_id: str
     hold_nanos: int
     estimate_nanos: int | None
-    """Cost of its prompt; `None`: the price is unknown."""
+    """Cost of the prompt in nano-USD; `None`: the price is unknown."""
     estimate_tokens: int
     attempts: str | None
-    """JSON of the finished ones."""
+    """JSON of the finished attempts."""
     model: str | None
     deployment: str | None
-    """Of the attempt that was running or about to start."""
+    """The deployment of the attempt that was in progress or about to start."""
 
 
 def crashed(row: Orphan) -> Settlement:
-    """Finished attempts at their cost, the last one at the rest of the hold, or at its prompt's cost."""
+    """Finished attempts at their cost; the last one at the rest of the hold, or without a hold at its prompt's cost."""
     ended = [_attempt(one) for one in orjson.loads(row.attempts or "[]")]
     spent = total(one.charge for one in ended if one.charge is not None).cost_nanos
     last = row.estimate_nanos

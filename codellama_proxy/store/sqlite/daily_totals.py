@@ -8,11 +8,11 @@ from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sqlite.balances import SQL, scope_sum
 
 BATCH_ROWS = 200
-"""Rows folded in one transaction, which delays other writes by about ten milliseconds."""
+"""Rows folded in one transaction; delays other writes by about 10 ms."""
 
 
 def reconcile(db: sqlite3.Connection) -> list[Difference]:
-    """Recompute every budgeted scope in one consistent read; returns the differences."""
+    """Compare the balance of every scope with a budget with its rows; returns the differences."""
     db.execute("begin")
     try:
         checked = [_checked(db, *row) for row in db.execute(SQL["all_scopes"]).fetchall()]
@@ -31,7 +31,7 @@ def _checked(
 
 
 def fold(db: sqlite3.Connection, before: float) -> int:
-    """Fold the oldest rows, up to the first that is newer than `before` or held; returns their number."""
+    """Fold up to `BATCH_ROWS` of the oldest rows, before the first one newer than `before` or held; their number."""
     upto, count = 0, 0
     for seq, created_at, status in db.execute(SQL["fold_batch"], (BATCH_ROWS,)).fetchall():
         if status == "held" or created_at >= before:

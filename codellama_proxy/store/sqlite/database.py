@@ -23,7 +23,7 @@ from codellama_proxy.store.sqlite.writer import Writer
 def owned_database(path: Path) -> Iterator[Database]:
     """The database, created or migrated if need be. Raises `StoreError` if another server owns it."""
     if path.exists() and not (path.is_file() and in_use(path)):
-        recognize(path)  # no lock file is made beside a file that is not ours
+        recognize(path)  # do not create a lock file beside a file of another program
     with owned(path) as file:
         prepare(path)
         yield Database(path, file)

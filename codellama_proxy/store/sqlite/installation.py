@@ -17,7 +17,7 @@ KEY_BYTES = 32
 
 
 def digest_key(path: Path) -> bytes:
-    """The key of the configuration's digest, made at the first start. Raises `StoreError`."""
+    """The key of the configuration digest (32 bytes), created at the first start. Raises `StoreError`."""
     try:
         with closing(connect(path)) as db:
             db.execute(SQL["give"], {"name": DIGEST_KEY, "value": secrets.token_bytes(KEY_BYTES)})
@@ -29,7 +29,7 @@ def digest_key(path: Path) -> bytes:
 
 
 def known_digest_key(db: sqlite3.Connection) -> bytes | None:
-    """The same from a read-only connection; `None` before the first server start of this version."""
+    """The same without creating it; `None` before the first server start of this version."""
     try:
         row = db.execute(SQL["value"], {"name": DIGEST_KEY}).fetchone()
     except sqlite3.OperationalError as error:

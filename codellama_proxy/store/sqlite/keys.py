@@ -1,4 +1,4 @@
-"""Keys as rows: what the server and the command line do on a connection, inside a transaction."""
+"""Reads and writes keys on a connection, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -31,46 +31,47 @@ _BASE62 = string.digits + string.ascii_letters
 
 
 def digest(secret: str) -> str:
-    """What is stored of a secret. It has 256 random bits, so a fast hash cannot be searched."""
+    """The stored hash of a secret: hexadecimal SHA-256. A fast hash is safe for 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def create(db: sqlite3.Connection, change: KeyChange, now: float) -> tuple[Key, str]:
-    """A new key and its secret, which cannot be read again."""
+    """Create a key; returns it and its secret, which is not stored."""
     key = apply(Key("key_" + _random(12), DEFAULT_PROJECT, created_at=now), change, now)
     db.execute(SQL["insert_key"], _parameters(key))
     return _with_secret(db, key)
 
 
 def update(db: sqlite3.Connection, key_id: str, change: KeyChange, now: float) -> Key:
-    """The key with the change made."""
+    """Change a key; returns the new state."""
     return _save(db, apply(get(db, key_id), change, now))
 
 
 def block(db: sqlite3.Connection, key_id: str, blocked: bool) -> Key:
-    """Refuse the key from now on, or take it back."""
+    """Block or unblock a key."""
     return _save(db, replace(get(db, key_id), blocked=blocked))
 
 
 def rotate(db: sqlite3.Connection, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
-    """A new secret for the same key; the one before it ends `overlap` seconds from now."""
+    """Create a new secret for a key; the previous one expires in `overlap` seconds."""
     key = get(db, key_id)
     db.execute(SQL["delete_rotated_secrets"], {"key_id": key_id})
     if overlap:
         db.execute(SQL["end_current_secret"], {"key_id": key_id, "expires_at": now + overlap})
-    else:  # not merely ended: no clock that is set back may revive it
+    else:  # deleted, not expired, so that a clock set back cannot make it valid again
         db.execute(SQL["delete_current_secret"], {"key_id": key_id})
     return _with_secret(db, key)
 
 
 def delete(db: sqlite3.Connection, key_id: str) -> Key:
-    """The key that was there. Its spending stays in the ledger."""
+    """Delete a key and return it. Its spending stays in the ledger."""
     key = get(db, key_id)
     db.execute(SQL["delete_key"], {"key_id": key_id})
     return key
 
 
 def get(db: sqlite3.Connection, key_id: str) -> Key:
+    """The key. Raises `ProxyError` 404 if there is none."""
     row = db.execute(SQL["card_by_id"], {"key_id": key_id}).fetchone()
     if row is None:
         raise not_found()

@@ -1,11 +1,11 @@
-"""Admits requests and settles them, each in one transaction on the writer's thread: the truth about money.
+"""Admits requests and settles them, each in one transaction on the writer's thread.
 
-Admission reads every scope of a request, decides (`admission.decide`, pure), then writes: the balances and a
-row that is `held`. Settlement completes that row only while it is held, so it takes effect once; it releases the
-hold and books the cost in the same transaction. Both go through one queue, so a settlement finds the admission
-queued before it, even if the caller of the admission was cancelled.
+Admission reads every scope of a request, decides (`admission.decide`, pure), and writes the balances and a `held`
+row. Settlement completes that row only while it is held, so it takes effect once; it releases the hold and books the
+cost in the same transaction. Both go through one queue, so a settlement finds the admission queued before it, even if
+the caller of the admission was cancelled.
 
-What a crash leaves held is settled at the next start at the most that it can have cost.
+Rows that a crash leaves held are settled at the next start, at their maximum cost.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 
-MAX_PENDING_TO_FORGET = 1000
-"""Queued writes above which a failed admission is no longer undone by a settlement of its own."""
+MAX_PENDING_TO_UNDO = 1000
+"""Number of queued writes above which no settlement is queued to undo a failed admission."""
 FOLD_PAUSE_SECONDS = 0.02
 """Pause for other writes between two batches of folding."""
 
@@ -50,58 +50,58 @@ class Ledger:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._books = LedgerEntries()
-        writer.page = self._books.balances
+        self._entries = LedgerEntries()
+        writer.page = self._entries.balances
 
     async def admit(self, ask: AdmissionRequest) -> Admission:
-        """Hold what it may cost, or raise `Refused`, `model_not_priced`, `accounting_unavailable`."""
+        """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""
         try:
-            return await self._writer.run(lambda db: self._books.admit(db, ask))
+            return await self._writer.run(lambda db: self._entries.admit(db, ask))
         except StoreUnavailableError as error:
-            self._forget(ask.request_id)
+            self._undo(ask.request_id)
             raise _unavailable() from error
 
     async def extend(self, extension: Extension) -> int:
-        """Hold more for one more attempt; the nano-USD added. Raises `Refused` or accounting_unavailable."""
+        """Hold more for a further attempt; returns the nano-USD added. Raises as `admit`."""
         try:
             now = self._clock()
-            return await self._writer.run(lambda db: self._books.extend(db, extension, now))
+            return await self._writer.run(lambda db: self._entries.extend(db, extension, now))
         except StoreUnavailableError as error:
             raise _unavailable() from error
 
     def note(self, extension: Extension) -> None:
         """Queue the record of a further attempt that needs no money held, for the settlement after a crash."""
-        with suppress(StoreUnavailableError):  # closed: the settlement has all attempts
-            self._writer.post(lambda db: self._books.note(db, extension))
+        with suppress(StoreUnavailableError):  # closed; the settlement will contain all attempts
+            self._writer.post(lambda db: self._entries.note(db, extension))
 
     def settle(self, settlement: Settlement) -> None:
-        """Queue the end of a request, to be tried until it is written; ignored if it was never admitted."""
+        """Queue the end of a request; retried until it is written; ignored if the request was never admitted."""
         try:
-            self._writer.post(lambda db: self._books.settle(db, settlement))
+            self._writer.post(lambda db: self._entries.settle(db, settlement))
         except StoreUnavailableError:
-            # Closed already: the row stays held, and the next start settles it.
+            # Already closed: the row stays held, and the next start settles it.
             log.error("request %s ended after the ledger was closed", settlement.request_id)
 
-    def _forget(self, request_id: str) -> None:
-        """A commit that failed may have happened all the same; then its row must not stay held."""
-        if self._writer.pending < MAX_PENDING_TO_FORGET:
+    def _undo(self, request_id: str) -> None:
+        """Settle a failed admission: its commit may have succeeded, and the row must not stay held."""
+        if self._writer.pending < MAX_PENDING_TO_UNDO:
             self.settle(Settlement(request_id, "error", 503, basis="exact"))
 
     @property
     def dropped(self) -> int:
-        """Tracking records dropped for newer ones."""
-        return self._books.dropped
+        """Number of tracking records removed to make room for newer ones."""
+        return self._entries.dropped
 
     async def recover(self) -> int:
-        """Settle what the last process left held; how many there were. Call it before the first admission."""
-        return await self._writer.run(self._books.recover)
+        """Settle rows that a crash left held; returns their number. Call before the first admission."""
+        return await self._writer.run(self._entries.recover)
 
     async def standing(self, key: Key, snapshot: Snapshot) -> tuple[ScopeState, ...]:
-        """The scopes of a key as they are now: its own and its project's always, others where limited."""
+        """The present state of a key's scopes: always its own and its project's, others if limited."""
         scopes = _with_own_scopes(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
         now = self._clock()
         try:  # on the writer's thread: opening a window may need sums that agree with each other
-            standings = await self._writer.run(lambda db: self._books.standings(db, scopes, now))
+            standings = await self._writer.run(lambda db: self._entries.standings(db, scopes, now))
         except StoreUnavailableError as error:
             raise _unavailable() from error
         return tuple([await self._with_spending(standing) for standing in standings])
@@ -114,18 +114,18 @@ class Ledger:
         return standing._replace(spent_nanos=reports.spent(rows), held_nanos=0, resets_at=None)
 
     async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """One page of rows, newest first, and how many there are in all."""
+        """One page of rows, newest first, and the total number."""
         rows = await self._read(*queries.logs_query(filters, page, size))
         (total,) = (await self._read(*queries.count_query(filters)))[0]
         return [reports.log_row(row) for row in rows], total
 
     async def request(self, request_id: str) -> dict[str, Any] | None:
-        """One row whole, with `content` if that was kept."""
+        """One row, with its `content` if that was stored; `None` if there is none."""
         rows = await self._read(*queries.request_query(request_id))
         return reports.whole_row(rows[0]) if rows else None
 
     async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
-        """Rows older than one, newest first; `None` if that one is not there."""
+        """Rows older than a request, newest first; `None` if there is no such request."""
         found = await self._read(queries.SQL["seq_of"], (request_id,))
         if not found:
             return None
@@ -135,19 +135,19 @@ class Ledger:
     async def spend(
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
     ) -> dict[str, Any]:
-        """Sums over rows and daily totals, as `/spend` answers them: a page of groups, and all groups' sums."""
+        """Sums over rows and daily totals, as in `/spend`: a page of groups, and the sums over all groups."""
         rows = await self._read(*queries.spend_page_query(group_by, filters, page, size))
         return reports.page_of_groups(group_by, rows)
 
     async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
-            await self._writer.barrier()  # a client that has its response finds its row
+            await self._writer.barrier()  # includes every request whose response was sent
             return await self._reader.all(sql, tuple(values))
         except StoreUnavailableError as error:
             raise _unavailable() from error
 
     async def reconcile(self) -> list[Difference]:
-        """Balances that are not what their rows say: none, unless something is badly wrong."""
+        """Balances that differ from the sum of their rows; none in a sound database."""
         await self._writer.barrier()
         return await asyncio.to_thread(self._reconcile)
 
@@ -156,12 +156,12 @@ class Ledger:
             return folding.reconcile(db)
 
     async def fold(self, before: float) -> int:
-        """Turn requests older than `before` into daily totals, a batch at a time; how many went."""
-        done = 0
-        while count := await self._writer.run(lambda db: self._books.fold(db, before, self._clock())):
-            done += count
+        """Fold rows older than `before` into daily totals, in batches; returns their number."""
+        folded = 0
+        while count := await self._writer.run(lambda db: self._entries.fold(db, before, self._clock())):
+            folded += count
             await asyncio.sleep(FOLD_PAUSE_SECONDS)
-        return done
+        return folded
 
 
 def _with_own_scopes(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLimits, ...]:

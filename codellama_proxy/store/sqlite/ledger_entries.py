@@ -28,11 +28,11 @@ from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances, standing
 from codellama_proxy.store.sqlite.crashes import Orphan, crashed
 
 MAX_NAME_CHARACTERS = 256
-"""Characters kept of a model name that the client sent."""
+"""Maximum stored length of a model name from a client."""
 
 
 class _Held(NamedTuple):
-    """What settling a held row takes."""
+    """What is needed to settle a held row."""
 
     seq: int
     scopes: tuple[str, ...]
@@ -41,17 +41,20 @@ class _Held(NamedTuple):
 
 
 class LedgerEntries:
-    """One instance for each writer. Functions write rows first and balances last: what fails changed none."""
+    """Admits and settles on the writer's connection; one instance per writer.
+
+    Methods write rows first and change balances last, so that a failed one leaves the balances unchanged.
+    """
 
     def __init__(self, balances: ScopeBalances | None = None) -> None:
         self.balances = balances or ScopeBalances()
-        # Saves a search by request id. After a failed commit it may be wrong, so the row is asked, too.
+        # A cache of held rows by request ID. It may be wrong after a failed commit, so the row is checked as well.
         self._held: dict[str, _Held] = {}
         self.dropped = 0
-        """Tracking records dropped for newer ones."""
+        """Number of tracking records removed to make room for newer ones."""
 
     def admit(self, db: sqlite3.Connection, ask: AdmissionRequest) -> Admission:
-        """Read, decide, write; a refusal takes nothing from any scope."""
+        """Admit a request and hold its maximum cost. A refusal (`ProxyError`) changes no scope."""
         key_id = ask.key.key_id if ask.key else None
         ids = limits.scope_ids(ask.project, key_id, ask.user)
         accounts = dict(zip(ids, self.balances.get(db, ids), strict=True))
@@ -68,16 +71,16 @@ class LedgerEntries:
         return decision.admission
 
     def extend(self, db: sqlite3.Connection, more: Extension, now: float) -> int:
-        """Hold more for a row that is held, if every budget that counts it has room; the nano-USD added."""
+        """Hold more for a held row if every budget that includes it has room; returns the nano-USD added."""
         held = _find(db, more.request_id)
         if held is None:
             return 0
         accounts = dict(zip(held.scopes, self.balances.get(db, held.scopes), strict=True))
         budgets = [s for s in more.scopes if s.limits.max_budget is not None]
         standings = [standing(db, scope, accounts[scope.id], now) for scope in budgets]
-        # A window that has turned since does not count the request any more.
+        # A window that began after the admission does not include the request.
         nanos = extra(more, [one for one in standings if accounts[one.scope.id].counts(held.seq)])
-        self._held.pop(more.request_id, None)  # the row is the truth from here on
+        self._held.pop(more.request_id, None)  # from now on the row is authoritative
         _extend(db, held, more, nanos)
         for account in accounts.values():
             account.extended(held.seq, nanos)
@@ -102,7 +105,7 @@ class LedgerEntries:
         return True
 
     def recover(self, db: sqlite3.Connection) -> int:
-        """Settle every held row at its hold, else at its input: what is uncertain never lowers a charge."""
+        """Settle every held row at its hold, or without one at its prompt's cost; returns the number of rows."""
         orphans = [Orphan(*row) for row in db.execute(SQL["orphans"]).fetchall()]
         for orphan in orphans:
             self.settle(db, crashed(orphan))
@@ -191,7 +194,7 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
 
 
 def _used(end: Settlement, estimate: int) -> int:
-    """Tokens for the rate limits: an answer from the cache used none of its own, but was asked for."""
+    """Tokens that count for rate limits. A cached answer counts with the estimate of its prompt."""
     if end.basis == "cached":
         return estimate
     return end.usage.prompt_tokens + end.usage.completion_tokens if end.usage else 0

@@ -1,7 +1,6 @@
-"""Brings a database to this program's schema: files in order, each in one transaction with its record.
+"""Migrates a database to this version's schema: applies files in order, each in one transaction with its record.
 
-The record holds the file's hash, so an edited file is noticed, and a database of a newer program is refused
-rather than guessed at.
+The record contains the file's hash, so that an edited file is detected. A database of a newer version is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from codellama_proxy.store.sqlite.connection import connect, connect_to_read, ma
 
 PACKAGE = Path(codellama_proxy.__file__).parent
 MAX_QUICK_CHECK_BYTES = 200 * 1024 * 1024
-"""Bytes up to which the whole file is checked at every start."""
+"""Maximum size of a file that is checked completely at every start."""
 
 _RECORDS = """
 create table if not exists _migrations (
@@ -42,7 +41,7 @@ class Migration:
 
 
 def shipped() -> tuple[Migration, ...]:
-    """The migrations of this program, in order."""
+    """The migrations of this version, in order."""
     found = (
         Migration(path.stem, path.read_text("utf-8")) for path in (migrations_root() / "sqlite").glob("*.sql")
     )
@@ -50,13 +49,13 @@ def shipped() -> tuple[Migration, ...]:
 
 
 def migrations_root(package: Path = PACKAGE) -> Path:
-    """The folder with one folder of migrations per database system: in an installed package, or in the checkout."""
+    """The folder with one folder per database system, in the installed package or in the checkout."""
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> None:
-    """Make the file if it is missing, check it and migrate it; `StoreError` says what is wrong with it."""
+    """Create the file if it is missing, check it and migrate it. Raises `StoreError`."""
     path = Path(path)
     try:
         db = connect(path, create=True)
@@ -70,7 +69,7 @@ def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> 
 
 
 def recognize(path: Path) -> None:
-    """Raises `StoreError` for a file that is not a database of this proxy, or damaged; nothing of it is changed."""
+    """Raises `StoreError` if the file is damaged or not a database of this proxy. Changes nothing."""
     try:
         with closing(connect_to_read(path)) as db:
             is_current(db)
@@ -79,7 +78,7 @@ def recognize(path: Path) -> None:
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a damaged file: a ledger that reads wrong is worse than none."""
+    """Raises `StoreError` if a file up to `MAX_QUICK_CHECK_BYTES` is damaged."""
     if path.stat().st_size > MAX_QUICK_CHECK_BYTES:
         return
     (result,) = db.execute("pragma quick_check(1)").fetchone()
@@ -88,7 +87,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 
 def migrate(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Apply what is missing. `db` is in autocommit mode."""
+    """Apply the missing migrations. `db` must be in autocommit mode. Raises `StoreError`."""
     mark(db)
     db.execute(_RECORDS)
     for migration in pending(migrations, _applied(db)):
@@ -105,7 +104,7 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
 
 
 def pending(migrations: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> tuple[Migration, ...]:
-    """What is still to apply, in order, given the names and hashes that were."""
+    """The migrations to apply, in order, given the applied names and hashes. Raises `StoreError`."""
     known = {migration.name: migration.sha256 for migration in migrations}
     for name, sha256 in applied:
         if name not in known:
@@ -117,7 +116,7 @@ def pending(migrations: Sequence[Migration], applied: Sequence[tuple[str, str]])
 
 
 def is_current(db: sqlite3.Connection) -> bool:
-    """Whether every migration of this program is applied. Raises `StoreError` for the database of a newer one."""
+    """Whether every migration is applied. Raises `StoreError` for the database of a newer version."""
     try:
         return not pending(shipped(), _applied(db))
     except sqlite3.OperationalError as error:
@@ -140,7 +139,7 @@ def _apply(db: sqlite3.Connection, migration: Migration) -> None:
 
 
 def statements(sql: str) -> Iterator[str]:
-    """The statements one by one: `executescript` would commit the transaction around them."""
+    """The single statements, because `executescript` would commit the surrounding transaction."""
     statement = ""
     for line in sql.splitlines(keepends=True):
         statement += line

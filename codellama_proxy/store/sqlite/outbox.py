@@ -1,7 +1,7 @@
-"""Records on their way to a tracking service: durable and bounded.
+"""Records to be sent to a tracking service: durable and bounded.
 
-A record is written in the transaction that settles its request, so a crash loses none; it is removed after
-delivery, so a crash may deliver one twice. A full outbox drops its oldest records.
+A record is written in the transaction that settles its request, so a crash loses none; it is removed after delivery,
+so a crash may cause a second delivery. A full outbox drops its oldest records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SQL = queries.load("outbox")
 
 
 def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) -> int:
-    """Add a record; returns how many older ones were dropped for it."""
+    """Add a record; returns the number of older ones dropped to make room."""
     _, _, _, upto = db.execute(SQL["ends"]).fetchone()
     db.execute(SQL["put"], (kind, request_id, body, (upto or 0) + len(body)))
     dropped = 0
@@ -30,7 +30,7 @@ def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) 
 
 
 def _too_full(first: int, before: int, last: int, upto: int) -> bool:
-    """By the distance between its ends: an upper bound that needs no counting."""
+    """Whether the outbox is over its limits, by the positions of its ends: an upper bound without counting."""
     return last > first and (last - first >= MAX_RECORDS or upto - before > MAX_BYTES)
 
 
@@ -41,13 +41,13 @@ class Outbox:
         self._writer = writer
         self._reader = reader
         self.dropped = 0
-        """Records dropped for scores and metadata."""
+        """Number of records dropped to make room for scores and metadata."""
 
     async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None:
         self.dropped += await self._writer.run(lambda db: put(db, kind, request_id, body))
 
     async def due(self, now: float, most: int) -> list[Waiting]:
-        """Records that may be sent now, fewest tries first, then oldest."""
+        """At most `most` records that are due, fewest tries first, then oldest."""
         await self._writer.barrier()
         values = {"now": now, "farthest": MAX_DELAY_SECONDS, "most": most}
         return [Waiting(*row) for row in await self._reader.all(SQL["due"], values)]
@@ -63,13 +63,13 @@ class Outbox:
         return bool(row and row[0])
 
     async def waiting(self) -> int:
-        """How many records wait."""
+        """The number of records in the outbox."""
         await self._writer.barrier()
         row = await self._reader.one(SQL["waiting"])
         return int(row[0]) if row else 0
 
     async def forget(self, before: float) -> None:
-        """Drop the service's ids of requests delivered before a time; those can no longer be scored."""
+        """Delete the service's IDs of requests delivered before a time; those can no longer be scored."""
         await self._writer.run(lambda db: db.execute(SQL["forget"], (before,)).rowcount)
 
 

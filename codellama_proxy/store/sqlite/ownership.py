@@ -2,8 +2,8 @@
 
 The file itself is locked, by inode, so that a second path to it (a symbolic or hard link) or a removed lock file does
 not admit a second server. On Linux `flock` is independent of the byte-range locks that SQLite takes, so other
-processes go on reading and writing. Closing a descriptor of the file would drop this process's byte-range locks:
-close the one opened here only after every connection to it.
+processes continue to read and write. Closing a descriptor of the file releases this process's byte-range locks, so
+the one opened here must be closed after every connection to the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Owned:
     def lost(self) -> str | None:
         """Why writing must stop, as one sentence; `None` while the paths refer to the opened files.
 
-        SQLite would continue to write to the deleted file, and the data would be lost. Costs two calls of `stat`.
+        SQLite would continue to write to the deleted file, and the data would be lost. Makes two `stat` calls.
         """
         if _identity(self._path) != self._identity:
             return f"the database {self._path} was removed or replaced while it was in use"
@@ -142,7 +142,7 @@ def _lock(handle: int, path: Path) -> None:
 
 
 def _lockable(path: Path) -> bool:
-    """Elsewhere `flock` may be a byte-range lock and conflict with those of SQLite."""
+    """Whether `flock` is independent of SQLite's locks: only on Linux, and not on network file systems."""
     return sys.platform == "linux" and not is_network(
         filesystem_of(PurePosixPath(os.path.realpath(path)).parent, read_mountinfo())
     )

@@ -1,4 +1,4 @@
-"""SQL is source code: it lives in `.sql` files beside the modules that run it, each statement named and described."""
+"""Loads named SQL statements from `.sql` files, which are beside the modules that use them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
 @cache
 def load(name: str, package: str = "codellama_proxy.store.sqlite") -> Mapping[str, str]:
-    """The statements of `<name>.sql` in the folder of `package`, by their names."""
+    """The statements of `<name>.sql` in the folder of `package`, by name."""
     text = (files(package) / f"{name}.sql").read_text("utf-8")
     return MappingProxyType(parse(text))
 
 
 def parse(text: str) -> dict[str, str]:
-    """`-- name: insert_key`, a line `-- what it does`, then one statement, up to the next name."""
+    """Statements by name. Format: `-- name: insert_key`, a description line `-- ...`, one statement.
+
+    Raises `ValueError` for another format or a duplicate name.
+    """
     queries: dict[str, str] = {}
     for name, body in _sections(text):
         description, _, statement = body.lstrip("\n").partition("\n")
@@ -42,6 +45,6 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def where(*conditions: tuple[str, Any]) -> Query:
-    """All conditions whose value is not `None`, and those values; without any, what is always true."""
-    asked = [(sql, value) for sql, value in conditions if value is not None]
-    return " and ".join(sql for sql, _ in asked) or "1", [value for _, value in asked]
+    """The conditions with a value, joined by `and`, and their values; `1` if there is none."""
+    given = [(sql, value) for sql, value in conditions if value is not None]
+    return " and ".join(sql for sql, _ in given) or "1", [value for _, value in given]

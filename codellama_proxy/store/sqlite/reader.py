@@ -1,4 +1,4 @@
-"""Reads the database on connections that cannot write: key lookups on the event loop, queries on a thread."""
+"""Reads the database on read-only connections: key lookups on the event loop, queries on a thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reader:
         self._quick = sqlite3.connect(read_uri(self._path), uri=True, isolation_level=None, timeout=0)
         self._quick.execute("pragma query_only=on")
         self._quick.execute("pragma trusted_schema=off")
-        # From its first statement on a connection keeps the write-ahead log where it is.
+        # A connection keeps the write-ahead log in place from its first statement on.
         self._quick.execute("select 1 from sqlite_schema").fetchone()
 
     async def close(self) -> None:
@@ -45,7 +45,7 @@ class Reader:
             await db.close()
 
     def at_once(self, sql: str, parameters: Mapping[str, Any]) -> Row | None:
-        """The row of a lookup by key, read on this thread. Raises like `all`."""
+        """The row of a lookup by key, read on the calling thread. Raises as `all`."""
         if self._quick is None:
             raise StoreUnavailableError("the store is closed")
         try:
@@ -57,7 +57,7 @@ class Reader:
         return found
 
     async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
-        """Every row of one statement; `StoreUnavailableError` if the file cannot be read."""
+        """All rows of one statement. Raises `StoreUnavailableError` if the file cannot be read."""
         if self._db is None:
             raise StoreUnavailableError("the store is closed")
         try:
@@ -68,6 +68,6 @@ class Reader:
             raise StoreUnavailableError(str(error)) from error
 
     async def one(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
-        """The first row, if there is one."""
+        """The first row, or `None`."""
         rows = await self.all(sql, parameters)
         return rows[0] if rows else None

@@ -1,7 +1,7 @@
 """The SQL behind `store.reports`.
 
-Old requests are kept as daily totals only, so sums read both tables; a folded day counts if any part of it is inside
-the filters' time range.
+Old requests are stored as daily totals only, so sums read both tables; a folded day is included if any part of it is
+in the time range of the filters.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from codellama_proxy.store.sqlite.queries import Query, load, where
 
 SQL = load("report_queries")
 LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
-"""Unix seconds of the last midnight that a date can be written for."""
+"""Unix seconds of the last midnight that can be formatted as a date."""
 
-# What a group is called in `requests` and in `totals`, where empty text stands for none.
+# The expressions of groups in `requests` and in `totals`, where an empty string means none.
 _IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
 _IN_TOTALS = {"key": "nullif(key_id, '')", "user": "nullif(user, '')", "model": "nullif(model, '')"}
 
@@ -29,7 +29,7 @@ def logs_query(filters: Filters, page: int, size: int) -> Query:
 
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:
-    """Rows older than one, newest first."""
+    """Rows older than `seq`, newest first."""
     which, values = _requests_where(filters)
     return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, seq, size]
 
@@ -44,12 +44,12 @@ def request_query(request_id: str) -> Query:
 
 
 def after_query(seq: int, size: int) -> Query:
-    """Rows younger than one, oldest first, their sequence in front."""
+    """Rows newer than `seq`, oldest first, each preceded by its `seq`."""
     return SQL["after"].format(columns=", ".join(LOG_COLUMNS)), [seq, size]
 
 
 def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
-    """Sums by any of `GROUPS`; without a group, one row."""
+    """Sums by any of `GROUPS`; one row if there is no group."""
     names = in_order(group_by)
     requests, values = _requests_where(filters)
     totals, more = _totals_where(filters)
@@ -59,25 +59,25 @@ def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
         of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
         requests=requests,
         totals=totals,
-        order=f"group by {_places(names)} order by {_places(names)}" if names else "",
+        order=f"group by {_positions(names)} order by {_positions(names)}" if names else "",
     )
     return sql, values + more
 
 
 def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size: int) -> Query:
-    """One page of `spend_query`, and the sums over all of them; read by `page_of_groups`."""
+    """One page of `spend_query`, and the sums over all groups; parsed by `page_of_groups`."""
     sql, values = spend_query(group_by, filters)
     names = in_order(group_by)
     whole = SQL["spend_page"].format(
         spend=sql,
         nulls="null, " * len(names),
-        order="order by " + _places(names, 2) if names else "",
+        order="order by " + _positions(names, 2) if names else "",
     )
     return whole, [*values, size, (page - 1) * size]
 
 
-def _places(names: Sequence[str], first: int = 1) -> str:
-    return ", ".join(str(place) for place in range(first, first + len(names)))
+def _positions(names: Sequence[str], first: int = 1) -> str:
+    return ", ".join(str(position) for position in range(first, first + len(names)))
 
 
 def _columns(named: Iterable[tuple[str, str]]) -> str:
@@ -112,5 +112,5 @@ def _totals_where(filters: Filters) -> Query:
 
 
 def _day_after(end: float | None) -> str | None:
-    """The first day that lies wholly after `end`; none if that is no longer in the calendar."""
+    """The first day that begins at or after `end`; `None` if it cannot be formatted."""
     return None if end is None or end > LAST_MIDNIGHT else iso(end + DAY - 1)[:10]

@@ -1,4 +1,4 @@
-"""The sessions of commands: a connection of their own beside the server's, without threads."""
+"""Sessions of commands: a separate connection, used synchronously; a server may be running."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from codellama_proxy.store.sqlite.ownership import reached_elsewhere
 @contextmanager
 def reading(path: Path) -> Iterator[Session]:
     """A session that only reads: the file is not created, and changed only if it has to be migrated."""
-    with _errors_in_words(path):
+    with _as_store_error(path):
         with closing(connect_to_read(path)) as db:
             current = is_current(db)
             if current:
@@ -41,7 +41,7 @@ def reading(path: Path) -> Iterator[Session]:
 @contextmanager
 def writing(path: Path, *, create: bool) -> Iterator[Session]:
     """A session in one transaction, rolled back on any exception. It never checkpoints."""
-    with _errors_in_words(path), _migrated(path, create=create) as db:
+    with _as_store_error(path), _migrated(path, create=create) as db:
         db.execute("begin immediate")
         try:
             yield Session(db)
@@ -58,13 +58,13 @@ def inspecting(path: Path) -> Iterator[Session | None]:
     if not os.path.lexists(path):
         yield None
         return
-    with _errors_in_words(path), closing(connect_to_read(path)) as db:
+    with _as_store_error(path), closing(connect_to_read(path)) as db:
         is_current(db)  # raises if the file is damaged
         yield Session(db)
 
 
 @contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
+def _as_store_error(path: Path) -> Iterator[None]:
     """Raises `StoreError` for every `sqlite3.Error`."""
     try:
         yield

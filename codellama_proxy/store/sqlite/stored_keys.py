@@ -1,4 +1,4 @@
-"""`interfaces.Keys` and `interfaces.Audit` of the server: reads beside the writer, each change in one transaction."""
+"""`interfaces.Keys` and `interfaces.Audit` of the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codellama_proxy.store.sqlite.writer import Writer
 
 
 class StoredKeys:
-    """`reports`: the reader of slow queries, so that no lookup waits for them."""
+    """Keys and their audit. `reports`: a separate reader for slow queries, so that lookups do not wait for them."""
 
     def __init__(self, writer: Writer, reader: Reader, reports: Reader | None = None) -> None:
         self._writer = writer
@@ -27,7 +27,7 @@ class StoredKeys:
         wanted = {"hash": secret_hash}
         try:
             row = self._reader.at_once(SQL["card_by_hash"], wanted)
-        except StoreUnavailableError:  # perhaps only locked: the other connection waits for the lock
+        except StoreUnavailableError:  # possibly locked; the other connection waits for the lock
             row = await self._reader.one(SQL["card_by_hash"], wanted)
         return None if row is None else StoredKey(from_row(row), row[10])
 

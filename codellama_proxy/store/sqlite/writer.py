@@ -94,8 +94,8 @@ class Writer:
         self.commits = 0
         self.page: Page | None = None
         self._queue: collections.deque[_Item] = collections.deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._rung = False
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._awake = False
         """The thread is awake or being woken, and will read the queue once more."""
         self._due = 0.0
         """Monotonic time of the scheduled wake-up for fire-and-forget writes."""
@@ -113,7 +113,7 @@ class Writer:
     # --- for any thread ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open the file (made if missing) and begin to take work."""
+        """Open the file, creating it if missing, and start the threads. Raises `StoreError`."""
         try:
             self._db = connect(self.path, create=True)
         except sqlite3.Error as error:
@@ -128,7 +128,7 @@ class Writer:
             return
         self._closing = True
         self._give_up_at = time.monotonic() + drain
-        self._ring()
+        self._wake()
         self._thread.join()
         self._thread = None
         self._checkpointer.close()
@@ -146,7 +146,7 @@ class Writer:
 
     @property
     def pending(self) -> int:
-        """Functions that are not committed yet."""
+        """Number of functions that are not committed yet."""
         return len(self._queue) + len(self._kept) + self._running
 
     async def run(self, fn: Write[T]) -> T:
@@ -154,29 +154,29 @@ class Writer:
         return await self._ask(fn, inside=True)
 
     def submit(self, fn: Write[T], *, keep: bool = False) -> concurrent.futures.Future[T]:
-        """Queue `fn` without waiting, from any thread; `keep` tries again until it is committed."""
+        """Queue `fn` from any thread without waiting; with `keep` it is retried until it is committed."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()  # what is queued cannot be taken back
+        future.set_running_or_notify_cancel()  # a queued function cannot be cancelled
         self._put(_Item(fn, future, None, keep, inside=True))
         return future
 
     def post(self, fn: Write[Any]) -> None:
-        """`submit` with `keep` and without a result: the cheapest way to queue."""
+        """Like `submit` with `keep`, but without a result, which is cheaper."""
         self._queue_up(_Item(fn, None, None, keep=True, inside=True))
         now = time.monotonic()
-        if self._rung or now < self._due:
+        if self._awake or now < self._due:
             return
         try:
-            asyncio.get_running_loop().call_later(SHARE_COMMIT_SECONDS, self._remind)
+            asyncio.get_running_loop().call_later(SHARE_COMMIT_SECONDS, self._wake_if_queued)
             self._due = now + SHARE_COMMIT_SECONDS
         except RuntimeError:  # no event loop in this thread
-            self._ring()
+            self._wake()
 
-    def _remind(self) -> None:
+    def _wake_if_queued(self) -> None:
         # Event loops count in milliseconds, so this may be early: the next write schedules another.
         self._due = 0.0
         if self._queue:
-            self._ring()
+            self._wake()
 
     async def barrier(self) -> None:
         """Return once everything queued before is committed; `StoreUnavailableError` if it could not be."""
@@ -199,17 +199,17 @@ class Writer:
 
     def _put(self, item: _Item) -> None:
         self._queue_up(item)
-        self._ring()
+        self._wake()
 
     def _queue_up(self, item: _Item) -> None:
         if self._closing or self._thread is None:
             raise StoreUnavailableError("the store is closed")
         self._queue.append(item)
 
-    def _ring(self) -> None:
-        if not self._rung:
-            self._rung = True
-            self._bell.put(None)
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._wakeups.put(None)
 
     # --- on the writer's thread ----------------------------------------------------------------------------
 
@@ -245,14 +245,14 @@ class Writer:
         return not self._kept or time.monotonic() >= self._give_up_at
 
     def _take(self) -> list[_Item]:
-        """What is kept, then what is queued; waits for work, or for the time to try again."""
+        """The next batch: kept functions, then queued ones. Waits for work, or for the next retry."""
         with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=self._patience())
-        self._rung = False  # later writes wake the thread again
+            self._wakeups.get(timeout=self._patience())
+        self._awake = False  # later writes wake the thread again
         batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
         if self._queue:
-            self._ring()
+            self._wake()
         return batch
 
     def _patience(self) -> float | None:
@@ -299,7 +299,7 @@ class Writer:
         return True
 
     def _run_guarded(self, db: sqlite3.Connection, item: _Item) -> bool:
-        """In a savepoint of its own, so that a failure undoes no other function's work, in file or memory."""
+        """Run a function in its own savepoint, so that its failure does not undo the work of others."""
         if self.page is not None:
             self.page.flush(db)
         db.execute("savepoint item")
@@ -346,9 +346,9 @@ class Writer:
             self.page.forget()
 
     def _reset(self, error: Exception) -> None:
-        """Leave no transaction open; after worse than a lock or a full disk, no connection either.
+        """Close an open transaction; also the connection, except after a lock or a full disk.
 
-        A lost file may be moved back; until then the connection is the only way to it.
+        A lost file may be moved back; until then only the open connection refers to it.
         """
         if self._db is None or isinstance(error, StoreLostError):
             return
@@ -373,13 +373,13 @@ class Writer:
 
 
 def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
-    """`False` if the function failed after it had changed something."""
+    """Run a function; returns `False` if it failed after changing rows."""
     before = db.total_changes
     return _run(db, item) or db.total_changes == before
 
 
 def _run(db: sqlite3.Connection, item: _Item) -> bool:
-    """Whether the function succeeded. Its own exception is kept in the item; the store's is raised."""
+    """Run a function; returns whether it succeeded. Raises errors of the store; others are stored in the item."""
     try:
         item.result = item.fn(db)
     except Exception as error:
@@ -401,7 +401,7 @@ def _fail(items: Iterable[_Item], why: str) -> None:
 
 
 def _deliver(items: Iterable[_Item]) -> None:
-    """Wake each event loop once, however many wait in it: a wake-up is a system call."""
+    """Resolve futures, waking each event loop only once, because a wake-up is a system call."""
     loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
     for item in items:
         if item.loop is None:
@@ -422,7 +422,7 @@ def _resolve_all(items: Iterable[_Item]) -> None:
 
 def _resolve(item: _Item) -> None:
     future = item.future
-    if future is None or future.done():  # no caller, or it was cancelled
+    if future is None or future.done():  # no caller, or the caller was cancelled
         return
     if item.error is None:
         future.set_result(item.result)

@@ -33,7 +33,7 @@ async def generate(request: Request) -> Response:
 
 async def info(request: Request) -> Response:
     """A key as it sees itself, or as an administrator sees it."""
-    key, admin = await _asked(request)
+    key, admin = await _requested(request)
     snapshot = snapshot_of(request)
     standings = await runtime_of(request).store.reports.standing(key, snapshot)
     return respond(
@@ -101,7 +101,7 @@ async def regenerate(request: Request) -> Response:
 # --- reading the request ----------------------------------------------------------------------------------------
 
 
-async def _asked(request: Request) -> tuple[Key, bool]:
+async def _requested(request: Request) -> tuple[Key, bool]:
     """The key to show, and whether the caller is the administrator."""
     who = await caller(request)
     query = Query(request, ("key_id", "key"))
