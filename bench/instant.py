@@ -54,12 +54,12 @@ def _chunk(choices: list[object], **more: object) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def _word(word: str) -> bytes:
+def spoken(word: str) -> bytes:
     return _chunk([{"index": 0, "delta": {"content": word}, "finish_reason": None}])
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-BODY = b"".join(_word(word) for word in WORDS) + _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+BODY = b"".join(spoken(word) for word in WORDS) + _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 ANSWER, STREAM = _answer(), HEAD + BODY + _chunk([], usage=USAGE) + END
@@ -67,7 +67,7 @@ OTHERWISE = {
     b"failing": _whole("400 Bad Request", {"error": {"message": "out of order"}}),
     b"uncounted": HEAD + BODY + END,
     b"cut": HEAD + BODY[: len(BODY) // 2],
-    b"endless": HEAD + _word(WORDS[0]),
+    b"endless": HEAD + spoken(WORDS[0]),
 }
 CUT_IN_TURN = itertools.cycle((False, True))
 """Every other stream of `/cut` is whole: a deployment that only breaks off would be in cooldown soon."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.single_flight import SharedCall, Subscription
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.request.context import RequestContext
 
 
@@ -56,8 +56,8 @@ class CachedAnswerSource:
         del begin
         return self
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        raise NotImplementedError(f"a cached answer has a single batch ({seconds} s)")
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        raise NotImplementedError(f"a cached answer has a single batch: {seconds}, {take}")
 
     async def leave(self) -> None:
         return
@@ -120,8 +120,8 @@ class SharedCallOwner:
         assert self._call.reply is not None
         return self._call.reply
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        return await self._call.more(seconds)
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        return await self._call.more(seconds, take)
 
     async def leave(self) -> None:
         """Waits until no other request needs the answer, because the owner pays for all of it."""

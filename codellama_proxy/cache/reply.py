@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
@@ -28,8 +28,11 @@ class Reply(Protocol):
     def ended(self) -> bool:
         """Whether the batch returned last was the last one."""
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch. Raises `AttemptError`: broken, idle timeout, or not within `seconds`."""
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """The next batch that `take` does not take, or the last one.
+
+        Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`.
+        """
 
     async def close(self) -> None: ...
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from codellama_proxy.cache.reply import Begin, Reply, in_other_form
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 
@@ -72,8 +72,7 @@ class SharedCall:
         """The owner's task, while it waits for the upstream."""
         self._reader: asyncio.Task[None] | None = None
         """Reads a stream that has subscribers."""
-        self._changed: asyncio.Event | None = None
-        self._room: asyncio.Event | None = None
+        self._room = asyncio.Event()
 
     @property
     def over(self) -> bool:
@@ -107,12 +106,19 @@ class SharedCall:
         self.share()
         return reply
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch for the owner. Raises what `Reply.more` raises."""
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """`Reply.more` for the owner."""
         if self.owner_view is not None:
-            return await self.owner_view.more(seconds)
+            return await self.owner_view.more(seconds, take)
         assert self.reply is not None
-        batch = await self._awaited(self.reply.more(seconds))
+
+        def take_and_publish(batch: Sequence[Event]) -> bool:
+            if self.subscriptions or not take(batch):  # the owner's task is woken, and shares the call
+                return False
+            self._publish(batch, last=False)
+            return True
+
+        batch = await self._awaited(self.reply.more(seconds, take_and_publish))
         self._publish(batch, last=self.reply.ended)
         self.share()
         return batch
@@ -135,7 +141,8 @@ class SharedCall:
         """Adds a batch to the buffer."""
         was_large = self.large
         self.batches.append(batch)
-        self.size += sum([len(event.body) for event in batch])
+        for event in batch:
+            self.size += len(event.body)
         self.complete = last
         if last or self.large != was_large:
             self._close_to_others()
@@ -190,6 +197,13 @@ class SharedCall:
         elif self.reply is not None:
             await self.reply.close()
 
+    def _close_to_others(self) -> None:
+        """What is done with an answer besides answering never costs the answer."""
+        try:
+            self._closed_to_others(self)
+        except Exception:
+            log.exception("an answer could not be kept")
+
     # --- once it is shared -----------------------------------------------------------------------------------
 
     def share(self) -> None:
@@ -207,8 +221,10 @@ class SharedCall:
         try:
             try:
                 while not reply.ended:
-                    await self._wait_for_subscribers()
-                    batch = await reply.more(self._seconds_left())
+                    while self._is_ahead():
+                        self._room.clear()
+                        await self._room.wait()
+                    batch = await reply.more(self._seconds_left(), self._take)
                     self._publish(batch, last=reply.ended)
             finally:
                 await reply.close()
@@ -218,16 +234,19 @@ class SharedCall:
         except Exception as error:  # the subscribers raise it
             self._fail(error)
 
-    async def _wait_for_subscribers(self) -> None:
-        while self.subscriptions and self.size - max([s.size for s in self.subscriptions]) > MAX_AHEAD_BYTES:
-            self._room = asyncio.Event()
-            await self._room.wait()
+    def _take(self, batch: Sequence[Event]) -> bool:
+        if self._is_ahead():
+            return False
+        self._publish(batch, last=False)
+        return True
 
-    # --- for its subscribers ---------------------------------------------------------------------------------
+    def _is_ahead(self) -> bool:
+        had = max([one.size for one in self.subscriptions], default=self.size)
+        return self.size - had > MAX_AHEAD_BYTES
 
     def taken(self) -> None:
-        """Called when a subscriber has read the buffer."""
-        self._make_room()
+        """A subscriber took what there was."""
+        self._room.set()
         if self.large and self.subscriptions:
             self._discard(min([subscription.at for subscription in self.subscriptions]))
 
@@ -240,12 +259,8 @@ class SharedCall:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Removes a subscription; the call ends if no request needs it."""
         self.subscriptions.discard(subscription)
-        self._make_room()
-        if not self.subscriptions:
-            self._end_if_unneeded()
+        self._room.set()
         self._notify()
-
-    def _end_if_unneeded(self) -> None:
         if self.over or self.subscriptions:
             return
         if self._reader is not None:
@@ -253,27 +268,9 @@ class SharedCall:
         elif self._owner is not None and self._owner_left():
             self._owner.cancel()
 
-    def _close_to_others(self) -> None:
-        """Calls `closed_to_others`; an error in storing the answer does not fail the answer."""
-        try:
-            self._closed_to_others(self)
-        except Exception:
-            log.exception("an answer could not be kept")
-
-    def _make_room(self) -> None:
-        if self._room is not None:
-            self._room.set()
-
     def _notify(self) -> None:
-        if self._changed is not None:
-            changed, self._changed = self._changed, None
-            changed.set()
-
-    async def change(self) -> None:
-        """Returns at the next change of the call's state."""
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        await self._changed.wait()
+        for subscription in [*self.subscriptions]:
+            subscription.notify()
 
 
 class Subscription:
@@ -287,6 +284,8 @@ class Subscription:
         self._size = size
         self._stream = stream
         self._draining = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._take: Take = decline
         call.subscriptions.add(self)
 
     @property
@@ -316,7 +315,7 @@ class Subscription:
         while not (self.call.complete or (same_form and self.call.batches)):
             if self.call.over:
                 return False
-            await self.call.change()
+            await self._change()
         events = self.rest()
         if same_form:
             self.first = events
@@ -328,32 +327,66 @@ class Subscription:
             return False
         return True
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch. Raises `AttemptError`, or the exception that ended the call."""
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """`Reply.more`. Raises `AttemptError`, or what else ended the call."""
         try:
             async with asyncio.timeout(seconds + SLACK_SECONDS):
                 while self.at == self.call.count:
                     if self.call.error is not None:
                         raise same_failure(self.call.error)
-                    await self.call.change()
+                    await self._change(take)
         except TimeoutError:
             raise AttemptError(failures.timed_out("idle_timeout")) from None
         return self.rest()
 
+    async def _change(self, take: Take = decline) -> None:
+        """Returns when something has changed, unless that is a batch that `take` takes."""
+        self._take, self._waiter = take, asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def notify(self) -> None:
+        """Something has changed: gives `take` what is new, or wakes the task that waits."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        try:
+            if self.at < self.call.count and not self.call.over and self._take(self._new()):
+                self._advance()
+                return
+        except Exception as error:  # raised where the task waits
+            waiter.set_exception(error)
+            return
+        waiter.set_result(None)
+
     def rest(self) -> Sequence[Event]:
-        """The events that this request has not received yet."""
+        """The events that this request has not had yet."""
+        events = self._new()
+        self._advance()
+        return events
+
+    def _new(self) -> Sequence[Event]:
         batches = self.call.batches[self.at - self.call.discarded :]
+        return batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
+
+    def _advance(self) -> None:
         self.at, self._size = self.call.count, self.call.size
         self.call.taken()
-        return batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
 
     async def drain(self, note: Callable[[Sequence[Event]], None]) -> None:
         """Passes further events to `note` until the call is over or no other request needs it."""
         self._draining = True
+
+        def take(events: Sequence[Event]) -> bool:
+            note(events)
+            return True
+
         try:
             while not self.call.over and len(self.call.subscriptions) > 1:
-                await self.call.change()
                 note(self.rest())
+                await self._change(take)
         finally:
             note(self.rest())
 

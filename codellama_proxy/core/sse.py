@@ -11,7 +11,6 @@ Bytes are never decoded here, so a UTF-8 character split between two reads canno
 
 from __future__ import annotations
 
-import re
 from codecs import BOM_UTF8
 from typing import NamedTuple
 
@@ -21,6 +20,10 @@ MAX_LINES = 10_000
 """Of one event."""
 DONE = b"[DONE]"
 HEARTBEAT = b": ping\n\n"
+START = b"data: "
+END = b"\n\n"
+BETWEEN = END + START
+"""Between the data of two events that have one `data` line each."""
 
 
 class Frame(NamedTuple):
@@ -37,16 +40,12 @@ class EventTooLargeError(ValueError):
 
 
 def encode(*bodies: bytes) -> bytes:
-    """An event for each body, whose lines become `data` lines (JSON has one)."""
-    if not bodies:
-        return b""
-    if b"\n" in b"".join(bodies):
-        bodies = tuple([body.replace(b"\n", b"\ndata: ") for body in bodies])
-    return b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n"
+    """An event for each body: one line of JSON. A body of several events has them joined by `BETWEEN`."""
+    return START + BETWEEN.join(bodies) + END if bodies else b""
 
 
 class Decoder:
-    """Bytes in, whole frames out, in any chunking."""
+    """Finds where events end, in any chunking. `frame_at` reads them."""
 
     __slots__ = ("_after_cr", "_at_start", "_buffer", "_searched")
 
@@ -56,16 +55,16 @@ class Decoder:
         self._after_cr = False
         self._at_start = True
 
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes. Raises `EventTooLargeError`."""
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes of the events that `chunk` completes, lines ended by LF. Raises `EventTooLargeError`."""
         buffer = self._buffer
-        if not buffer and not self._at_start and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if not buffer and not self._at_start and chunk.endswith(END) and b"\r" not in chunk:
             self._after_cr = False
-            return _frames(chunk)  # only whole events: the common case
+            return chunk  # only whole events: the common case
         buffer += self._unify_line_ends(chunk)
         if self._at_start and not self._skip_bom():
-            return []
-        end = buffer.rfind(b"\n\n", self._searched)
+            return b""
+        end = buffer.rfind(END, self._searched)
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
         if (
@@ -73,14 +72,14 @@ class Decoder:
         ):  # else return the whole events first; the next read raises
             raise EventTooLargeError(f"an event larger than {MAX_EVENT_BYTES} bytes", bytes(buffer))
         self._searched = max(len(buffer) - 1, 0)
-        return _frames(whole)
+        return whole
 
-    def flush(self) -> list[Frame]:
-        """The frame left open at the end of the stream, if there is one. Raises `EventTooLargeError`."""
-        frame = _parse(bytes(self._buffer))
+    def flush(self) -> bytes:
+        """The bytes of the event left open at the end of the stream, ended; empty if there is none."""
+        left = bytes(self._buffer)
         self._buffer.clear()
         self._searched = 0
-        return [frame] if frame is not None else []
+        return left + END if left else b""
 
     def _unify_line_ends(self, chunk: bytes) -> bytes:
         if self._after_cr and chunk:
@@ -102,16 +101,17 @@ class Decoder:
         return True
 
 
-_USUAL = re.compile(rb"^data: ([^\n]++)\n\n", re.MULTILINE)
-"""Linear time: possessive, so each line is scanned once."""
+def frame_at(events: bytes, at: int) -> tuple[Frame | None, int]:
+    """The event that begins at `at`, `None` if it has no data, and where the next one begins.
 
-
-def _frames(whole: bytes) -> list[Frame]:
-    """The frames of bytes that end at the end of an event."""
-    usual = _USUAL.findall(whole)
-    if sum(map(len, usual)) + len(b"data: \n\n") * len(usual) == len(whole):  # nothing else: the common case
-        return [Frame(data) for data in usual]
-    return [frame for frame in map(_parse, whole.split(b"\n\n")) if frame is not None]
+    Raises `EventTooLargeError`.
+    """
+    end = events.find(END, at)
+    if end < 0:  # an odd number of line ends
+        end = len(events)
+    if events.startswith(START, at) and events.find(b"\n", at, end) < 0:
+        return Frame(events[at + len(START) : end]), end + len(END)
+    return _parse(events[at:end]), end + len(END)
 
 
 def _parse(block: bytes) -> Frame | None:

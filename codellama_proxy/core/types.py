@@ -5,7 +5,7 @@ Durations are seconds, money is integer nano-USD. The values of the configuratio
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -169,7 +169,8 @@ class Event(NamedTuple):
     """One piece of an answer in OpenAI's format: a chunk of a stream, or a whole completion."""
 
     body: bytes
-    """One line of JSON; empty if the event is for accounting only."""
+    """One line of JSON; empty if the event is for accounting only. Of a run, its chunks joined by `sse.BETWEEN`: they
+    differ in their text only, and `text` is all of it."""
     content: bool = False
     """Whether it has content, a tool call or reasoning; the first such event is the commit point."""
     text: str = ""
@@ -184,3 +185,12 @@ class Event(NamedTuple):
     """Part of the answer without visible content: the start of a block, hidden reasoning."""
     completion: Json | None = None
     """The whole completion in `body`, where it has been parsed and is small. Read-only."""
+
+
+Take = Callable[[Sequence[Event]], bool]
+"""Gets the batches of an answer as they arrive, outside any task; `False` if it does not take this one."""
+
+
+def decline(_: Sequence[Event]) -> bool:
+    """A `Take` that takes nothing."""
+    return False

@@ -8,7 +8,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Cooldown, Deployment, Model, Snapshot
-from codellama_proxy.core.types import Event, HttpRequest
+from codellama_proxy.core.types import Event, HttpRequest, Take, decline
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -51,10 +51,10 @@ class TrackedReply:
     def ended(self) -> bool:
         return self._reply.ended
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch. Raises `AttemptError`."""
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """`upstream.reply.Reply.more`. Raises `AttemptError`."""
         try:
-            events = await self._reply.more(seconds)
+            events = await self._reply.more(seconds, take)
         except AttemptError as failed:
             self._call.failed(failed.failure)
             self._call.end(self._time.monotonic())

@@ -11,7 +11,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import usd_text
 from codellama_proxy.core.snapshot import Snapshot
-from codellama_proxy.core.types import Event, Usage
+from codellama_proxy.core.types import Event, Take, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.response_headers import STREAM_HEADERS, response_headers
@@ -58,6 +58,9 @@ class Client(Protocol):
     async def write(self, data: bytes, *, last: bool) -> None:
         """Sends part of the body. Raises `ClientDisconnectedError` if the client does not read it in time."""
 
+    def put(self, data: bytes) -> bool:
+        """Writes a part of a stream at once; `False` if it cannot, and `write` has to wait."""
+
 
 class ClientDisconnectedError(Exception):
     """The client has disconnected."""
@@ -81,6 +84,13 @@ class Responder:
         """Sends the whole answer. Raises `ProxyError` if the upstream fails before its end."""
         deadline = context.started + snapshot.routing.deadline
         events = reply.first
+
+        def take(batch: Sequence[Event]) -> bool:
+            if not client.put(_wire_form(request, batch, ended=False)):
+                return False
+            context.note(batch)
+            return True
+
         try:
             while True:
                 ended = reply.ended
@@ -92,16 +102,19 @@ class Responder:
                 await client.write(_wire_form(request, events, ended=ended), last=ended)
                 if ended:
                     break
-                events = await self._more(context, reply, deadline)
+                events = await self._more(context, reply, deadline, take)
         except AttemptError as failed:
             raise ProxyError(failed.failure.code, failed.failure.message) from None
         context.complete = True
 
-    async def _more(self, context: RequestContext, reply: Reply, deadline: float) -> Sequence[Event]:
+    async def _more(
+        self, context: RequestContext, reply: Reply, deadline: float, take: Take
+    ) -> Sequence[Event]:
+        """`Reply.more` until the deadline."""
         started = self._time.monotonic()
         try:
             left = max(deadline - started, 0.0)
-            return await reply.more(left)
+            return await reply.more(left, take)
         except AttemptError:
             if self._time.monotonic() >= deadline - TIMER_TOLERANCE_SECONDS:
                 message = "The answer was not complete at the deadline."

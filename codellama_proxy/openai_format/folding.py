@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.core.snapshot import Json
+from codellama_proxy.core.sse import BETWEEN
 from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.openai_format.completion import (
     CHAT_CHUNK,
@@ -205,9 +206,35 @@ def as_stream(whole: Event) -> list[Event]:
     return events
 
 
+def chunks_of(event: Event) -> Sequence[Json]:
+    """The chunks in the event's body: of a run that only adds to one string, one chunk with all of its text."""
+    if BETWEEN not in event.body:
+        return (completion_in(event),) if event.body else ()
+    first, *others = event.body.split(BETWEEN)
+    chunk = orjson.loads(first)
+    if _add_to_text(chunk, event.text):
+        return (chunk,)
+    return (chunk, *map(orjson.loads, others))
+
+
+def _add_to_text(chunk: dict[str, Any], text: str) -> bool:
+    """Gives a chunk that only adds to one string `text` for that string. Returns `False` for any other chunk."""
+    choices: Sequence[dict[str, Any]] = chunk.get("choices") or ()
+    if len(choices) != 1 or "text" in choices[0] or choices[0].get("logprobs"):
+        return False
+    delta = choices[0].get("delta") or {}
+    if len(delta) != 1:
+        return False
+    ((name, value),) = delta.items()
+    if not isinstance(value, str) or name in _ONCE:
+        return False
+    delta[name] = text
+    return True
+
+
 def as_whole(events: Sequence[Event]) -> Event:
     """The events of a stream as the event of a plain answer. Raises `ValueError` if they are no answer."""
-    completion = fold([orjson.loads(event.body) for event in events if event.body])
+    completion = fold([chunk for event in events for chunk in chunks_of(event)])
     whole = event_of(completion, orjson.dumps(completion))
     usage: Usage | None = None
     for event in events:

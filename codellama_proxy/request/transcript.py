@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import completion_in
-from codellama_proxy.openai_format.folding import fold
+from codellama_proxy.openai_format.folding import chunks_of, fold
 
 MAX_CONTENT_BYTES = 1 << 20
 """Maximum size of a recorded prompt, and of the recorded part of an answer."""
@@ -40,7 +39,7 @@ class Transcript:
         Called once the answer is over: all callers get the same list.
         """
         if self._choices is None:
-            completion = fold(map(completion_in, self._events))
+            completion = fold(chunk for event in self._events for chunk in chunks_of(event))
             self._choices = [_as_chat(choice) for choice in completion["choices"]]
         return self._choices
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from functools import lru_cache
 
 import httpx2
@@ -152,7 +151,7 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
 
 async def _receive(
     reply: Reply, response: httpx2.Response, received: list[bytes], *, asked: bool
-) -> AsyncIterator[bytes] | None:
+) -> Body | None:
     """Reads a plain answer into `reply` and returns `None`, or returns the stream to be read.
 
     `asked`: whether a stream was requested. Raises `AttemptError`.

@@ -1,19 +1,21 @@
-"""Parses a stream's frames; skips JSON parsing for frames that differ from the previous one only in their text.
+"""Parses a stream's frames as its dialect does, and matches frames that only add text against a template.
 
-A template holds the bytes around the text of a frame. It is used only after a frame with another text, parsed by the
-dialect, gave the event that the template predicts. So a frame that matches gives the event that the parser would
-give, as long as the parser's state does not change; a template is discarded when it does.
+A template is the bytes around the text of a frame. It is learned from one frame, after the same frame with another text
+was parsed and gave what the template predicts. A frame that matches it means what the parser would find, as long as the
+parser's state stays the same; the template is dropped when the state changes. Frames that arrive together and match are
+a run: one event, whose body is the bytes that arrived.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import orjson
 
-from codellama_proxy.core.sse import Frame
+from codellama_proxy.core.sse import BETWEEN, END, START, Frame
 from codellama_proxy.core.types import Event
 from codellama_proxy.providers.common.json_documents import SurrogateHalves, UnreadableError
 
@@ -24,6 +26,10 @@ OTHER_TEXT = "@"
 
 _INSIDE = re.compile(rb'(?:[^"\\\x00-\x1f]|\\.)+')
 """The inside of a JSON string that is not empty."""
+_INSIDE_RUN = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xbf]|\\["\\/bfnrt])(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*+')
+"""The same in a run: no escape, surrogate pair or UTF-8 character may begin in one frame and end in the next."""
+_UNUSUAL = bytes([*range(0x20), *b'"\\', *range(0x80, 0x100)])
+"""What is left to `_INSIDE_RUN`: everything but printable ASCII text."""
 
 Parse = Callable[[Any, Frame], tuple[Any, Sequence[Event]]]
 """A dialect's parser: from a state and a frame to the next state and the frame's events."""
@@ -43,6 +49,13 @@ class StreamParser:
     def complete(self) -> bool:
         """Whether the answer is complete, as far as the dialect can tell."""
         return self.state is not None and self.state.complete and not self._halves.open
+
+    def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
+        """The events that begin at `at` and match the template, as one event, and where the next one begins.
+
+        `events` are whole. `None`: the first one does not match.
+        """
+        return None if self._template is None else self._template.run_at(events, at)
 
     def events_of(self, frame: Frame) -> Sequence[Event]:
         """The events of the next frame. Raises what the dialect's parser raises."""
@@ -85,10 +98,30 @@ class ChunkTemplate(NamedTuple):
     event_before: bytes
     event_after: bytes
     model: str | None
+    start: bytes | None
+    """How an event of a run begins; `None` if clients are not sent what arrives."""
+
+    def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
+        """`StreamParser.run_at`."""
+        _, before, after, _, _, model, start = self
+        if start is None or not events.startswith(start, at):
+            return None
+        texts: list[bytes] = []
+        begin, end = len(before), -len(after)
+        for data in events[at + len(START) : -len(END)].split(BETWEEN):
+            if not (data.startswith(before) and data.endswith(after)):
+                break
+            texts.append(data[begin:end])
+        text = _text_of(texts)
+        if text is None:
+            return None
+        at += len(START)
+        size = len(texts) * (begin - end) + sum(map(len, texts)) + len(BETWEEN) * (len(texts) - 1)
+        return Event(events[at : at + size], True, text, None, None, model), at + size + len(END)
 
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
-        kind, before, after, event_before, event_after, model = self
+        kind, before, after, event_before, event_after, model, _ = self
         data, event = frame
         if event != kind or not data.startswith(before) or not data.endswith(after):
             return None
@@ -117,11 +150,27 @@ def learn(
     in_frame, in_event = _around(quoted, frame.data), _around(quoted, event.body)
     if in_frame is None or in_event is None:
         return None
-    template = ChunkTemplate(
-        frame.event, *in_frame, *(in_frame if event.body == frame.data else in_event), event.model
-    )
+    relayed = event.body == frame.data
+    start = START + in_frame[0] if relayed and not frame.event else None
+    template = ChunkTemplate(frame.event, *in_frame, *(in_frame if relayed else in_event), event.model, start)
     other = Frame(template.before + OTHER_TEXT.encode() + template.after, frame.event)
     return template if list(parse(other)) == [template.event_of(other)] else None
+
+
+def _text_of(texts: list[bytes]) -> str | None:
+    """What the JSON strings with these insides say together; those from the first irregular one on are removed.
+
+    `None` if none is left.
+    """
+    said = b"".join(texts)
+    if b"" in texts or len(said.translate(None, _UNUSUAL)) != len(said):
+        texts[:] = takewhile(_INSIDE_RUN.fullmatch, texts)
+        said = b"".join(texts)
+    try:
+        text: str = orjson.loads(b'"%b"' % said) if b"\\" in said else said.decode()
+    except ValueError:
+        return None
+    return text or None
 
 
 def _around(quoted: bytes, data: bytes) -> tuple[bytes, bytes] | None:

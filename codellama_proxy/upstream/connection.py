@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from enum import Enum
 
 import httptools
@@ -20,6 +21,8 @@ MAX_UNREAD_BYTES = 256 << 10
 
 Headers = list[tuple[bytes, bytes]]
 """Pairs in the order received, names in lower case."""
+Sink = Callable[[bytes], bool]
+"""Gets the pieces of a body as they arrive; `False` if it takes no more for now. What it raises ends the reading."""
 
 
 class ExchangeError(Exception):
@@ -54,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_silent",
+        "_sink",
         "_unread",
         "_unread_bytes",
         "_waiter",
@@ -79,6 +83,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._silent = 0
         """Bytes received since the last piece of a body or the final head."""
+        self._sink: Sink | None = None
+        """Set while a task waits in `pour`."""
         self._unread: list[bytes] = []
         self._unread_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -100,6 +106,29 @@ class Connection(asyncio.Protocol):
             if self._answer is _Answer.COMPLETE:
                 return b""
             await self._wait_for_input()
+        return self._taken()
+
+    async def pour(self, sink: Sink) -> bool:
+        """Gives the body to `sink` as it arrives, without waking the task, until `sink` takes no more.
+
+        Returns `False` at the body's end. Raises `ExchangeError`, and what `sink` raises.
+        """
+        while not self._unread or sink(self._taken()):
+            if self._answer is _Answer.COMPLETE and not self._unread:
+                return False
+            self._sink = sink
+            try:
+                await self._wait_for_input()
+            except ExchangeError:
+                if self._sink is not None:
+                    raise
+            finally:
+                stopped, self._sink = self._sink is None, None
+            if stopped:
+                return True
+        return True
+
+    def _taken(self) -> bytes:
         pieces, self._unread, self._unread_bytes = self._unread, [], 0
         if self._paused:
             self._paused = False
@@ -172,7 +201,8 @@ class Connection(asyncio.Protocol):
         else:
             if self._silent > MAX_HEAD_BYTES and not self.complete:
                 self._fail(ProtocolError("head_too_large"))
-        self._wake()
+        if self._sink is None or not self._flows(self._sink):
+            self._wake()
 
     def eof_received(self) -> bool:
         self._ended(None)
@@ -231,6 +261,19 @@ class Connection(asyncio.Protocol):
             self._waiter = None
         if self._error is not None and not self._unread:
             raise self._error
+
+    def _flows(self, sink: Sink) -> bool:
+        """Gives `sink` what has come. Returns whether its task can go on waiting."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return True  # it is about to go on, or was cancelled
+        if self._unread:
+            try:
+                if not sink(self._taken()):
+                    self._sink = None
+            except Exception as error:  # raised where the task waits
+                waiter.set_exception(error)
+        return self._sink is not None and not self.complete
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,19 +1,23 @@
-"""An answer in progress: the events of one upstream response, in batches."""
+"""An answer in progress: the events of one upstream response, in batches.
+
+While a caller waits in `Reply.more`, the connection hands each read to a function that parses it and gives the events
+to the caller's `take`. The waiting task is woken for what `take` declines, for the end and for a failure.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx2
 
 from codellama_proxy.core.masking import Clean
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, Frame
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, encode, frame_at
+from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import folding
@@ -24,7 +28,7 @@ from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
-from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES, Body
 from codellama_proxy.upstream.timeouts import TaskTimeout
 from codellama_proxy.upstream.transport_failure import failure_of
 
@@ -74,7 +78,7 @@ class Reply:
         self._watch = watch
         self._clean = clean
         self._note = note
-        self._chunks: AsyncIterator[bytes] | None = None
+        self._body: Body | None = None
         self._filter = CredentialFilter(deployment)
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
@@ -110,9 +114,9 @@ class Reply:
         except Exception as error:
             raise _unexpected(error) from None
 
-    async def gathered(self, chunks: AsyncIterator[bytes]) -> None:
+    async def gathered(self, body: Body) -> None:
         """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`."""
-        self._chunks = chunks
+        self._body = body
         events: list[Event] = []
         while not self.ended:
             batch = await self._read()
@@ -129,13 +133,13 @@ class Reply:
             raise _unexpected(error) from None
         self.first = (whole,)
 
-    async def begin(self, chunks: AsyncIterator[bytes], first: float, end: float) -> None:
+    async def begin(self, body: Body, first: float, end: float) -> None:
         """Reads a stream up to its first event with content; earlier events are kept in `first`.
 
         `first`: the event loop's time by which the answer must have begun, at least with hidden parts (such as
         reasoning). From then on the idle timeout applies, until the time `end`. Raises `AttemptError`.
         """
-        self._chunks = chunks
+        self._body = body
         held: list[Event] = []
         begun = found = False
         while not found:
@@ -157,14 +161,15 @@ class Reply:
             raise self._failed  # no event has been returned yet
         self.first = held
 
-    async def more(self, seconds: float) -> Sequence[Event]:
-        """The next batch; only the last may be empty. Raises `AttemptError` if the answer is cut, stalled or broken.
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """The next batch that `take` does not take, or the last one, which may be empty.
 
-        Waits at most `seconds`, and at most the idle timeout between two reads.
+        Raises `AttemptError`: cut, stalled, broken, or not at its end after `seconds`. The upstream may be silent for
+        the idle timeout.
         """
         end = asyncio.get_running_loop().time() + seconds
         try:
-            while not (events := await self._next(end)) and not self.ended:
+            while not (events := await self._next(end, take)) and not self.ended:
                 pass
         except TimeoutError:
             raise AttemptError(failures.timed_out("idle_timeout")) from None
@@ -184,52 +189,69 @@ class Reply:
     async def close(self) -> None:
         """Returns the connection to the pool if only the end of the body is missing, else closes it."""
         try:
-            if self.ended and self._chunks is not None:
+            if self.ended and self._body is not None:
                 with self._watch.within(END_OF_BODY_SECONDS):
-                    while await anext(self._chunks, None) is not None:
+                    while await anext(self._body, None) is not None:
                         pass
         except (TimeoutError, httpx2.TransportError):
             pass  # the answer is complete, so the failure does not matter
         finally:
             await self._close()
 
-    async def _next(self, end: float) -> list[Event]:
-        """The events of one read, within the idle timeout. Raises `TimeoutError`."""
+    async def _next(self, end: float, take: Take = decline) -> list[Event]:
+        """`_read`, if the upstream is not silent for its idle timeout. Raises `TimeoutError`."""
         silent = asyncio.get_running_loop().time() + self.deployment.timeouts.idle
-        return await self._read_until(min(silent, end))
+        with self._watch.until(min(silent, end)):
+            return await self._read(take, end)
 
     async def _read_until(self, at: float) -> list[Event]:
         with self._watch.until(at):
             return await self._read()
 
-    async def _read(self) -> list[Event]:
-        assert self._chunks is not None
+    async def _read(self, take: Take = decline, end: float | None = None) -> list[Event]:
+        """The events of the first read that `take` does not take; none if there may be more.
+
+        `end`: until then, each read extends the present wait by the idle timeout.
+        """
+        assert self._body is not None
         if self._failed is not None:
             raise self._failed
-        chunk = await self._slice(self._chunks)
-        if chunk is None:
+        declined: list[Event] = []
+        loop, idle = asyncio.get_running_loop(), self.deployment.timeouts.idle
+
+        def sink(piece: bytes) -> bool:
+            nonlocal declined
+            if end is not None:
+                self._watch.extend(min(loop.time() + idle, end))
+            if len(piece) > READ_SLICE_BYTES:
+                self._rest = memoryview(piece)
+                return False
+            events = self._parsed_piece(piece)
+            if self.ended or self._failed is not None or (events and not take(events)):
+                declined = events
+                return False
+            return True
+
+        if self._rest:  # of a large piece one part after another, so that others get their turn in between
+            await asyncio.sleep(0)
+            part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
+            sink(part)
+        elif not await self._body.pour(sink):
             return self._last()
-        self._received += len(chunk)
+        return declined
+
+    def _parsed_piece(self, piece: bytes) -> list[Event]:
+        self._received += len(piece)
         if self._received > MAX_STREAM_BYTES:
             raise AttemptError(failures.too_large(answered=self._answered))
         try:
-            frames = self._decoder.feed(self._filter.feed(chunk))
+            return self._events(self._decoder.feed(self._filter.feed(piece)))
         except EventTooLargeError as error:
-            self._unread = error.data
-            answered = self._answered or cut_answers.is_answer(error.data)
-            raise AttemptError(failures.too_large(answered=answered)) from None
-        return self._events(frames)
+            raise self._too_large(error) from None
 
-    async def _slice(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """The next chunk; large ones in slices, so that other tasks run in between."""
-        if self._rest:
-            await asyncio.sleep(0)
-        elif (chunk := await anext(chunks, None)) is None or len(chunk) <= READ_SLICE_BYTES:
-            return chunk
-        else:
-            self._rest = memoryview(chunk)
-        part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
-        return part
+    def _too_large(self, error: EventTooLargeError) -> AttemptError:
+        self._unread = error.data
+        return AttemptError(failures.too_large(answered=self._answered or cut_answers.is_answer(error.data)))
 
     def _last(self) -> list[Event]:
         """The events at the end of the body; a failure if the dialect's terminal event is missing."""
@@ -246,12 +268,20 @@ class Reply:
             if not events:
                 raise self._failed
             return events
-        return events + self._events([Frame(DONE)])
+        return events + self._events(encode(DONE))
 
-    def _events(self, frames: Sequence[Frame]) -> list[Event]:
+    def _events(self, block: bytes) -> list[Event]:
+        """The events in a block of whole server-sent events. Raises `AttemptError`, `EventTooLargeError`."""
         events: list[Event] = []
-        parser = self._parser
-        for frame in frames:
+        parser, at = self._parser, 0
+        while at < len(block):
+            if (run := parser.run_at(block, at)) is not None:
+                event, at = run
+                events.append(event)
+                continue
+            frame, at = frame_at(block, at)
+            if frame is None:
+                continue
             try:
                 events += parser.events_of(frame)
             except Exception as error:

@@ -10,7 +10,9 @@ from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.upstream import answer_form as forms
+from codellama_proxy.upstream.connection import Sink
 from codellama_proxy.upstream.content_encoding import decoded, decoder_of
+from codellama_proxy.upstream.transport import ConnectionBody
 
 MAX_ANSWER_BYTES = 16 << 20
 """Maximum size of a plain answer."""
@@ -48,6 +50,21 @@ class Body:
 
     async def __anext__(self) -> bytes:
         return self._seen.pop(0) if self._seen else await anext(self._pieces)
+
+    async def pour(self, sink: Sink) -> bool:
+        """Gives the pieces to `sink` until it takes no more. Returns `False` at the body's end.
+
+        Where they come from a connection as they are, the task sleeps meanwhile: the connection calls `sink`.
+        """
+        while self._seen:
+            if not sink(self._seen.pop(0)):
+                return True
+        if isinstance(self._pieces, ConnectionBody):
+            return await self._pieces.pour(sink)
+        async for piece in self._pieces:
+            if not sink(piece):
+                return True
+        return False
 
 
 async def read_whole(chunks: AsyncIterator[bytes], limit: int, received: list[bytes]) -> bytes:

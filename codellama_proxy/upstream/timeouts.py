@@ -37,6 +37,10 @@ class TaskTimeout:
             self._set(until)
         return self
 
+    def extend(self, until: float) -> None:
+        """While a wait lasts: it may last until this later time."""
+        self._until = until
+
     def __enter__(self) -> None:
         self._task = task = asyncio.current_task()
         assert task is not None

@@ -15,7 +15,7 @@ from functools import lru_cache
 import httpx2
 
 from codellama_proxy.core.snapshot import Egress
-from codellama_proxy.upstream.connection import Connection, ConnectionLostError, ExchangeError
+from codellama_proxy.upstream.connection import Connection, ConnectionLostError, ExchangeError, Sink
 from codellama_proxy.upstream.dial import (
     Dialer,
     DialError,
@@ -60,7 +60,7 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         except BaseException:
             connection.close()
             raise
-        stream = _Body(self, origin, connection)
+        stream = ConnectionBody(self, origin, connection)
         response = httpx2.Response(connection.status, headers=connection.headers, stream=stream)
         response.headers.encoding = "latin-1"
         return response
@@ -122,8 +122,8 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         self._sweep_timer = loop.call_later(IDLE_SECONDS / 3, self._sweep) if self._idle else None
 
 
-class _Body(httpx2.AsyncByteStream):
-    """A body as it arrives. Is its own iterator, so that no generator is left open after an early exit."""
+class ConnectionBody(httpx2.AsyncByteStream):
+    """A body as it arrives. Its own iterator, so that nothing of it outlives an early exit."""
 
     def __init__(self, transport: HttpTransport, origin: Origin, connection: Connection) -> None:
         self._transport = transport
@@ -143,6 +143,15 @@ class _Body(httpx2.AsyncByteStream):
         if not piece:
             raise StopAsyncIteration
         return piece
+
+    async def pour(self, sink: Sink) -> bool:
+        """`Connection.pour`. Raises `httpx2.TransportError`, and what `sink` raises."""
+        if self._connection is None:
+            return False
+        try:
+            return await self._connection.pour(sink)
+        except ExchangeError as error:
+            raise _translated(error) from None
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None

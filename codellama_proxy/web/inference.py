@@ -182,6 +182,13 @@ class AsgiClient:
             self._exchange.write(data, last=last)
         self._last_write = self._loop.time()
 
+    def put(self, data: bytes) -> bool:
+        if self._exchange is None or self._exchange.is_paused or self.gone:
+            return False
+        self._exchange.write(data, last=False)
+        self._last_write = self._loop.time()
+        return True
+
     def _schedule_heartbeat(self, seconds: float) -> None:
         self._heartbeat_timer = self._loop.call_later(seconds, self._beat)
 

@@ -306,6 +306,9 @@ class SlowClient(Client):
             await self.reads.wait()
         await super().write(data, last=last)
 
+    def put(self, data: bytes) -> bool:
+        return self.reads.is_set() and super().put(data)
+
 
 def large_stream(pieces: int, size: int) -> Any:
     """A stream of so many chunks, each with so many bytes of text."""

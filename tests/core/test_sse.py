@@ -7,14 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama_proxy.core.sse import MAX_EVENT_BYTES, MAX_LINES, Decoder, EventTooLargeError, Frame, encode
+from codellama_proxy.core.sse import (
+    BETWEEN,
+    MAX_EVENT_BYTES,
+    MAX_LINES,
+    Decoder,
+    EventTooLargeError,
+    Frame,
+    encode,
+)
 from tests.support.cases import each
+from tests.support.frames import frames
 
 
 def decode(*chunks: bytes) -> list[Frame]:
     decoder = Decoder()
-    frames = [frame for chunk in chunks for frame in decoder.feed(chunk)]
-    return frames + decoder.flush()
+    blocks = [*map(decoder.feed, chunks), decoder.flush()]
+    return [frame for block in blocks for frame in frames(block)]
 
 
 @each(
@@ -77,18 +86,17 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
 
 def test_an_event_of_endless_lines_is_refused() -> None:
     with pytest.raises(EventTooLargeError):
-        Decoder().feed(b"data:\n" * (2 * MAX_LINES) + b"\n")
+        decode(b"data:\n" * (2 * MAX_LINES) + b"\n")
 
 
 @pytest.mark.parametrize("line", [b"data: ", b"data: x\ndata: ", b"data: \n"])
 def test_parsing_time_is_linear(line: bytes) -> None:
     """Takes no time where reading is linear, minutes where it is not."""
     raw = line * 150_000
-    decoder = Decoder()
     with suppress(EventTooLargeError):
-        decoder.feed(raw[: MAX_EVENT_BYTES - 10] + b"\n:\n\n")
+        decode(raw[: MAX_EVENT_BYTES - 10] + b"\n:\n\n")
 
 
-def test_multi_line_data_is_encoded_as_several_lines() -> None:
-    assert encode(b"a\nb", b"c") == b"data: a\ndata: b\n\ndata: c\n\n"
-    assert decode(encode(b"a\n\nb")) == [Frame(b"a\n\nb")]
+def test_a_body_of_several_events_is_encoded_as_several_events() -> None:
+    assert encode(BETWEEN.join((b"a", b"b")), b"c") == encode(b"a", b"b", b"c")
+    assert decode(encode(b"a", b"b", b"c")) == [Frame(b"a"), Frame(b"b"), Frame(b"c")]

@@ -16,6 +16,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser
+from tests.support.frames import frames
 
 
 def read(
@@ -23,7 +24,7 @@ def read(
 ) -> tuple[list[Event], bool]:
     """The events of a stream that arrives in these pieces, and whether it was complete when it ended."""
     decoder = Decoder()
-    whole = [frame for piece in pieces for frame in decoder.feed(piece)]
+    whole = [frame for piece in pieces for frame in frames(decoder.feed(piece))]
     interpreter = StreamParser(lambda state, frame: adapter.parse_stream(state, frame, chat, deployment))
     events: list[Event] = []
     for frame in whole:
@@ -31,7 +32,7 @@ def read(
         if interpreter.state.done:
             return events, True
     with suppress(UnreadableError):  # cut in the middle
-        for frame in decoder.flush():
+        for frame in frames(decoder.flush()):
             events += interpreter.events_of(frame)
     return events, interpreter.complete
 

@@ -135,6 +135,14 @@ class Client:
         self.ended = last
         self.wrote.set()
 
+    def put(self, data: bytes) -> bool:
+        """Only what `write` would take without waiting or raising."""
+        if self.gone or (self._stops_after is not None and len(self.writes) >= self._stops_after):
+            return False
+        self.writes.append(data)
+        self.wrote.set()
+        return True
+
     @property
     def data(self) -> bytes:
         return b"".join(self.writes)

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from codellama_proxy.core.sse import Decoder
 from tests.support.dialogues import sse
+from tests.support.frames import frames
 
 DEEP: Any = orjson.loads(b"[" * 300 + b"]" * 300)
 NESTED: Any = orjson.loads(b'{"a":' * 150 + b"1" + b"}" * 150)
@@ -89,8 +89,7 @@ def dumps(document: Any) -> bytes:
 
 def pieces_of(stream: bytes) -> list[tuple[str, bytes]]:
     """A good stream's events: their names and their data."""
-    decoder = Decoder()
-    return [(frame.event, frame.data) for frame in (*decoder.feed(stream), *decoder.flush())]
+    return [(frame.event, frame.data) for frame in frames(stream)]
 
 
 def joined(pieces: list[tuple[str, bytes]]) -> bytes:

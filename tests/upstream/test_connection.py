@@ -242,3 +242,124 @@ def test_reading_pauses_while_the_body_is_not_consumed() -> None:
         assert not transport.paused
 
     asyncio.run(use())
+
+
+# --- a body that is poured into a function -------------------------------------------------------------------
+
+
+async def _poured(
+    pieces: list[bytes], lost: BaseException | None, stops: list[bool], turns: list[bool]
+) -> Outcome:
+    """As `_exchange`, by `pour`: the function stops where `stops` says, the task gets its turn where `turns` says."""
+    connection, transport = Connection(), Transport()
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    body, error = b"", ""
+    stopping = iter(stops)
+
+    def sink(piece: bytes) -> bool:
+        nonlocal body
+        assert piece
+        body += piece
+        return not next(stopping, False)
+
+    async def take() -> tuple[int, list[tuple[bytes, bytes]]]:
+        nonlocal error
+        try:
+            await connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+            while await connection.pour(sink):
+                pass
+        except ExchangeError as failed:
+            error = type(failed).__name__
+        return connection.status, connection.headers
+
+    taking = asyncio.ensure_future(take())
+    await asyncio.sleep(0)
+    for piece, turn in zip(pieces, [*turns, *[True] * len(pieces)], strict=False):
+        if not transport.closing:
+            connection.data_received(piece)
+        if turn:
+            await asyncio.sleep(0)
+    if not connection.complete:
+        connection.connection_lost(lost)
+    status, headers = await asyncio.wait_for(taking, 5)
+    return Outcome(status if body or not error else 0, headers, body, error, connection.release())
+
+
+FLAGS = st.lists(st.booleans(), max_size=12)
+
+
+@given(answers(), st.integers(0, 9000), CUTS, FLAGS, FLAGS)
+def test_a_body_is_poured_as_it_is_read(
+    answer: tuple[bytes, Outcome], length: int, at: list[int], stops: list[bool], turns: list[bool]
+) -> None:
+    data, _ = answer
+    pieces = cut(data[:length], at)
+    read, poured = exchange(pieces), asyncio.run(_poured(pieces, None, stops, turns))
+    assert (poured.body, poured.error, poured.reusable) == (read.body, read.error, read.reusable)
+
+
+class SinkError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_the_function_raises_is_raised_to_who_waits(at_once: bool) -> None:
+    async def use() -> None:
+        connection = Connection()
+        connection.connection_made(Transport())  # type: ignore[arg-type]
+        sending = asyncio.ensure_future(connection.send(b"", b""))
+        await asyncio.sleep(0)
+        connection.data_received(HEAD + b"\r\n" + (b"x" if at_once else b""))
+        await sending
+
+        def sink(_: bytes) -> bool:
+            raise SinkError
+
+        pouring = asyncio.ensure_future(connection.pour(sink))
+        await asyncio.sleep(0)
+        if not at_once:
+            connection.data_received(b"x")
+        with pytest.raises(SinkError):
+            await asyncio.wait_for(pouring, 5)
+
+    asyncio.run(use())
+
+
+def test_nothing_is_poured_after_its_task_was_cancelled() -> None:
+    async def use() -> None:
+        connection = Connection()
+        connection.connection_made(Transport())  # type: ignore[arg-type]
+        sending = asyncio.ensure_future(connection.send(b"", b""))
+        await asyncio.sleep(0)
+        connection.data_received(HEAD + b"\r\n")
+        await sending
+        got: list[bytes] = []
+        pouring = asyncio.ensure_future(connection.pour(lambda piece: got.append(piece) is None))
+        await asyncio.sleep(0)
+        connection.data_received(b"before")
+        pouring.cancel()
+        connection.data_received(b"after")
+        await asyncio.gather(pouring, return_exceptions=True)
+        assert got == [b"before"]
+        assert await connection.read() == b"after"
+
+    asyncio.run(use())
+
+
+def test_what_ends_a_connection_after_the_function_has_stopped_is_raised_later() -> None:
+    async def use() -> None:
+        connection = Connection()
+        connection.connection_made(Transport())  # type: ignore[arg-type]
+        sending = asyncio.ensure_future(connection.send(b"", b""))
+        await asyncio.sleep(0)
+        connection.data_received(HEAD + b"\r\n")
+        await sending
+        pouring = asyncio.ensure_future(connection.pour(lambda _: False))
+        await asyncio.sleep(0)
+        connection.data_received(b"last")
+        connection.connection_lost(ConnectionResetError())
+        assert await pouring
+        with pytest.raises(ExchangeError):
+            await connection.pour(lambda _: True)
+
+    asyncio.run(use())

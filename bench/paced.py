@@ -1,0 +1,178 @@
+"""Streams as they are in life: a token every 20 ms, hundreds at once, on one core of the server.
+
+    python -m bench.paced [--streams 500] [--seconds 4] [--rounds 3]
+
+Each chunk carries the time at which its upstream sent it, so its delay is what the server and the two sockets take. CPU
+time is that of all threads of the server, while all streams run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvloop
+
+from bench.compare import chosen, interleaved
+from bench.instant import HEAD, Instant, spoken
+from bench.load import chat, requests
+from bench.processes import LOAD_CORE, aside, cpu_seconds, free_port, listening, python, running
+from bench.tables import figure, table
+from bench.targets import Target, at, config, proxy, relay
+
+PACE_SECONDS = 0.02
+RAMP_SECONDS = 1.0
+"""In which the streams begin, one after another, so that their chunks are spread over time."""
+_SENT = re.compile(rb'"content":"(\d+) "')
+
+
+class PacedUpstream(Instant):
+    """Streams without end, in chunks that say when they were sent, in ns of the monotonic clock."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        if b'"stream":true' not in body and b'"stream": true' not in body:
+            super().answer(head, body)
+            return
+        self._next = asyncio.get_running_loop().time()
+        self.transport.write(HEAD)  # type: ignore[attr-defined]
+        self._send()
+
+    def _send(self) -> None:
+        if self.transport.is_closing():  # type: ignore[attr-defined]
+            return
+        self.transport.write(spoken(f"{time.monotonic_ns()} "))  # type: ignore[attr-defined]
+        self._next += PACE_SECONDS
+        asyncio.get_running_loop().call_at(self._next, self._send)
+
+
+class Reader(asyncio.Protocol):
+    """One stream's client."""
+
+    def __init__(self, asked: bytes, delays: list[int]) -> None:
+        self._asked = asked
+        self._delays = delays
+        self._left = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(self._asked)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        data = self._left + data
+        end = 0
+        for found in _SENT.finditer(data):
+            self._delays.append(now - int(found[1]))
+            end = found.end()
+        self._left = data[max(end, len(data) - 200) :]
+
+
+async def load(url: str, key: str, streams: int, seconds: float, pid: int) -> dict[str, float]:
+    place = urlsplit(url)
+    asked = requests(place, [key], [], chat(stream=True, unique=True))
+    loop = asyncio.get_running_loop()
+    delays: list[int] = []
+    transports = []
+    for _ in range(streams):
+        transport, _ = await loop.create_connection(
+            lambda: Reader(next(asked), delays), place.hostname or "", place.port or 80
+        )
+        transports.append(transport)
+        await asyncio.sleep(RAMP_SECONDS / streams)
+    await asyncio.sleep(0.5)
+    delays.clear()
+    cpu, started = cpu_seconds(pid), time.monotonic()
+    await asyncio.sleep(seconds)
+    cpu, took = cpu_seconds(pid) - cpu, time.monotonic() - started
+    found = sorted(delays)
+    for transport in transports:
+        transport.abort()
+    return {
+        "core": cpu / took,
+        "cpu_us": cpu / len(found) * 1e6,
+        "per_second": len(found) / took,
+        "p50_ms": found[len(found) // 2] / 1e6,
+        "p99_ms": found[int(len(found) * 0.99)] / 1e6,
+    }
+
+
+def call(target: Target, streams: int, seconds: float) -> dict[str, float]:
+    options = ["--load", target.url, "--key", target.key, "--pid", target.pid]
+    options += ["--streams", streams, "--seconds", seconds]
+    command = ["taskset", "-c", str(LOAD_CORE), *python("bench.paced", *options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{target.name}: {done.stderr.splitlines()[-1]}")
+    time.sleep(1.0)  # the ends of the streams are not the next target's
+    return dict(json.loads(done.stdout))
+
+
+def paced(streams: int, seconds: float, rounds: int) -> str:
+    """The table of one comparison."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = free_port()
+        stack.enter_context(
+            running(python("bench.paced", "--serve", port), LOAD_CORE, lambda: listening(port))
+        )
+        upstream = Target("paced", at(port))
+        targets = [stack.enter_context(relay(upstream, "asgi relay", "--asgi"))]
+        for name, cache in (("proxy", "{}"), ("proxy, no cache", "{enabled: false}")):
+            place = directory / name
+            place.mkdir()
+            targets.append(stack.enter_context(proxy(place, config(upstream, cache=cache), name)))
+        turns = {target.name: functools.partial(call, target, streams, seconds) for target in targets}
+        rows = []
+        for name, runs in interleaved(turns, rounds).items():
+            found = chosen(runs, statistics.median)
+            rows.append(
+                (
+                    name,
+                    f"{found['core']:.0%}",
+                    f"{found['cpu_us']:.1f}",
+                    figure(found["per_second"]),
+                    figure(found["p50_ms"]),
+                    figure(found["p99_ms"]),
+                )
+            )
+        return table(["", "of the core", "CPU µs/chunk", "chunks/s", "delay p50 ms", "p99 ms"], rows)
+
+
+async def serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(PacedUpstream, "127.0.0.1", port, backlog=2048)
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser.add_argument("--key", default="none", help=argparse.SUPPRESS)
+    parser.add_argument("--pid", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        uvloop.run(serve(args.serve))
+    elif args.load:
+        print(json.dumps(uvloop.run(load(args.load, args.key, args.streams, args.seconds, args.pid))))
+    else:
+        aside()
+        print(paced(args.streams, args.seconds, args.rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
