@@ -1,4 +1,4 @@
-"""Parses the request bodies of OpenAI's endpoints: chats, completions and embeddings.
+"""OpenAI's endpoints: chats, completions and embeddings. Answers are in their format already.
 
 Completions and embeddings take text or token ids, one or several.
 (platform.openai.com/docs/api-reference/completions, .../embeddings)
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from codellama_proxy.core import sse
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Event
+from codellama_proxy.inbound.dialect import Dialect, Headers
 from codellama_proxy.openai_format.fields import (
     check_fields,
     check_items,
@@ -48,6 +51,43 @@ PARSERS: Mapping[Endpoint, Callable[[bytes, str, int], InferenceRequest]] = {
     "chat/completions": parse_chat,
     "completions": parse_completion,
     "embeddings": parse_embedding,
+}
+
+
+class OpenAIEncoder:
+    """Writes events as they are."""
+
+    __slots__ = ("_include_usage",)
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self._include_usage = request.include_usage
+
+    def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
+        shown = [e.body for e in events if e.body and (self._include_usage or not e.usage_only)]
+        return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)
+
+    def whole(self, event: Event) -> bytes:
+        return event.body
+
+    def broken(self, error: ProxyError) -> bytes:
+        """An error event, without [DONE]."""
+        return sse.encode(error.body())
+
+
+def _dialect(endpoint: Endpoint, parse: Callable[[bytes, str, int], InferenceRequest]) -> Dialect:
+    def parsed(body: bytes, headers: Headers, request_id: str, created: int) -> InferenceRequest:
+        del headers
+        return parse(body, request_id, created)
+
+    def error_body(error: ProxyError, request_id: str) -> bytes:
+        del request_id
+        return error.body()
+
+    return Dialect(endpoint, parsed, OpenAIEncoder, error_body, sse.HEARTBEAT)
+
+
+OPENAI_DIALECTS: Mapping[Endpoint, Dialect] = {
+    endpoint: _dialect(endpoint, parse) for endpoint, parse in PARSERS.items()
 }
 
 
