@@ -48,7 +48,7 @@ select 'key:' || key_id, 1000000, :now, 0, 0, 0 from keys
 HOW = """\
 One server for each case, all at once, asked in turns: plain answers, 32 connections, many short runs. The figure is the
 CPU time of the server, the best of its runs: what disturbs a measurement only ever adds to it. The keys belong to 100
-projects, and each has been used before; at most 10 000 keys are kept in memory. A 50th of the million rows belongs to
+projects, and each has been used before. A 50th of the million rows belongs to
 the project that asks, a 1 000th to the key. The model that is asked for has all the others for its fallbacks."""
 
 

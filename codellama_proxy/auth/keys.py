@@ -25,7 +25,7 @@ from codellama_proxy.store.key_fields import SECRET_LENGTH, SECRET_START, KeyCha
 
 T = TypeVar("T")
 
-MAX_CACHED_KEYS = 10_000
+MAX_CACHED_KEYS = 100_000
 MAX_CACHED_UNKNOWN = 1_000
 WATCH_SECONDS = 0.5
 

@@ -27,6 +27,8 @@ from codellama_proxy.store.sqlite import queries
 
 SQL = queries.load("keys")
 
+INHERITED = limits_of({})
+"""The limits of a key that has none of its own; most keys share them."""
 _BASE62 = string.digits + string.ascii_letters
 
 
@@ -90,8 +92,8 @@ def from_row(row: Sequence[Any]) -> Key:
         expires_at=expires_at,
         blocked=bool(blocked),
         models=None if models is None else tuple(json.loads(models)),
-        limits=limits_of(json.loads(limits)),
-        metadata=json.loads(metadata),
+        limits=INHERITED if limits == "{}" else limits_of(json.loads(limits)),
+        metadata={} if metadata == "{}" else json.loads(metadata),
     )
 
 

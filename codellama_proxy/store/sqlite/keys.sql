@@ -23,13 +23,15 @@ from key_cards
 where key_id = :key_id;
 
 -- name: card_by_hash
--- The key of a secret, and when that secret expires.
+-- The key of a secret, and when that secret expires. Only a rotated one takes another search, for the prefix.
 select
-    c.key_id, c.project, c.name, c.prefix, c.created_at, c.expires_at, c.blocked, c.models, c.limits, c.metadata,
-    h.expires_at
-from key_secrets h
-join key_cards c on c.key_id = h.key_id
-where h.hash = :hash;
+    k.key_id, k.project, k.name,
+    case when s.expires_at is null then s.prefix
+         else (select prefix from key_secrets where key_id = k.key_id and expires_at is null) end,
+    k.created_at, k.expires_at, k.blocked, k.models, k.limits, k.metadata, s.expires_at
+from key_secrets s
+join keys k on k.key_id = s.key_id
+where s.hash = :hash;
 
 -- name: cards_by_prefix
 -- Keys with a current or rotated secret that begins with a prefix; two are enough to see that it is ambiguous.
