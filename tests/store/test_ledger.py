@@ -285,6 +285,14 @@ def test_a_rate_alone_is_in_the_file_a_second_later_or_at_the_end(store: Store) 
     assert store.level("key:key_a") == 57
 
 
+def test_a_rate_that_is_full_again_is_not_written(sync_ledger: SyncLedger, store: Store) -> None:
+    scope = of_key(rpm_limit=60, tpm_limit=600)
+    sync_ledger.admit(ask(scope, created_at=NOW - 1, prompt_estimate=10))
+    assert sync_ledger.level("key:key_a") is None
+    sync_ledger.admit(ask(scope, prompt_estimate=10))
+    assert (sync_ledger.level("key:key_a"), sync_ledger.level("key:key_a", "tpm")) == (59, 590)
+
+
 def test_a_failing_write_forgets_no_rate_and_counts_none_twice(sync_ledger: SyncLedger, store: Store) -> None:
     def fail_after_writing(db: sqlite3.Connection) -> None:
         db.execute("update requests set total_ms = 1")

@@ -4,7 +4,8 @@ A balance is read once, changed in memory by the requests of its scope, and writ
 it, because many requests share few scopes. The rows of `scopes` are authoritative: if a transaction fails, the
 balances in memory are discarded and read again.
 
-Rates alone are written at most `RATES_SECONDS` later: a crash forgets that much of a rate's minute, and no money.
+Rates alone are written at most `RATES_SECONDS` later, unless they are full again by then, which is what a scope
+without a row has: a crash forgets that much of a rate's minute, and no money.
 
 Spending is kept from a scope's first budget on. What was spent before is in the rows of `requests`: it is
 summed up once, when the budget is new, its duration changes or its window turns, never at a usual admission.
@@ -33,7 +34,7 @@ MAX_SCOPES = 4
 """Of one request."""
 COLUMNS = 11
 """Of a row of `scopes`."""
-MAX_CACHED_BALANCES = 20_000
+MAX_CACHED_BALANCES = 50_000
 """Accounts in memory between two transactions; those unused for longest are read again when needed."""
 RATES_SECONDS = 1.0
 """How long a change of rates alone may stay unwritten."""
@@ -57,6 +58,7 @@ class ScopeBalance:
         "first_seq",
         "folded",
         "held",
+        "limits",
         "rates",
         "rates_before",
         "running",
@@ -67,6 +69,8 @@ class ScopeBalance:
     def __init__(self) -> None:
         self.rates = self.rates_before = UNRATED
         """Now, and when the present transaction or savepoint began."""
+        self.limits: Limits | None = None
+        """Those of the latest admission, if any."""
         self.duration: str | None = None
         self.window: Window | None = None
         self.first_seq: int | None = None
@@ -76,15 +80,26 @@ class ScopeBalance:
         self.changed = False
         """More than the rates has to be written."""
 
-    def admitted(self, rates: Rates | None, hold: int) -> None:
-        """Add a request. `rates`: the remaining rate levels, if limited; `hold`: nano-USD."""
-        if rates is not None:
-            self.rates = rates
+    def limited(self, limits: Limits, rates: Rates) -> None:
+        """Note the limits of an admitted request, and the levels it left."""
+        self.limits = limits
+        self.rates = rates
+
+    def admitted(self, hold: int) -> None:
+        """Add a request. `hold`: nano-USD."""
         if hold and self.first_seq is not None:
             self.held += hold
             self.changed = True
         if self.running is not None:
             self.running += 1
+
+    def is_full(self, now: float) -> bool:
+        """Whether its rates have refilled to their limits."""
+        limits = self.limits
+        if limits is None:
+            return False
+        rpm, tpm, _ = refill(self.rates, limits, now)
+        return rpm == limits.rpm_limit and tpm == limits.tpm_limit
 
     def counts(self, seq: int) -> bool:
         """Whether the budget's present window includes the request."""
@@ -112,9 +127,15 @@ class ScopeBalance:
 class ScopeBalances:
     """The balances in memory."""
 
-    def __init__(self, most: int = MAX_CACHED_BALANCES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int = MAX_CACHED_BALANCES,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._most = most
         self._clock = clock
+        self._wall = wall
         self._kept: OrderedDict[str, ScopeBalance] = OrderedDict()
         """In the order of their last use."""
         self._open: dict[str, ScopeBalance] = {}
@@ -173,7 +194,9 @@ class ScopeBalances:
             if scope not in self._kept:
                 self._read(db, (scope,))
             del self._unwritten[scope]
-        return {scope: self._kept[scope] for scope in overdue}
+        now = self._wall()
+        found = {scope: self._kept[scope] for scope in overdue}
+        return {scope: account for scope, account in found.items() if not account.is_full(now)}
 
     def _evict(self) -> None:
         for _ in range(len(self._kept) - self._most):

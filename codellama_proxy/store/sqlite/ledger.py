@@ -30,6 +30,7 @@ from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import report_queries as queries
+from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.reader import Reader
@@ -50,7 +51,7 @@ class Ledger:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._entries = LedgerEntries()
+        self._entries = LedgerEntries(ScopeBalances(wall=clock))
         writer.page = self._entries.balances
 
     async def admit(self, ask: AdmissionRequest) -> Admission:

@@ -63,11 +63,11 @@ class LedgerEntries:
         seq = _insert(db, ask, key_id, hold)
         self._held[ask.request_id] = _Held(seq, ids, hold, ask.prompt_estimate)
         for scope, rates in zip(ask.scopes, decision.rates, strict=True):
-            accounts.pop(scope.id).admitted(rates, hold)
+            accounts[scope.id].limited(scope.limits, rates)
         for (
             account
-        ) in accounts.values():  # without limits now; a budget may have been taken away and come back
-            account.admitted(None, hold)
+        ) in accounts.values():  # without limits, too: a budget may have been taken away and come back
+            account.admitted(hold)
         return decision.admission
 
     def extend(self, db: sqlite3.Connection, more: Extension, now: float) -> int:
