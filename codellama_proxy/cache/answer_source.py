@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.reply import Begin, Reply
-from codellama_proxy.cache.single_flight import SharedCall, Subscription
+from codellama_proxy.cache.shared_answer import Subscription
+from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.request.context import RequestContext
@@ -117,8 +118,8 @@ class SharedCallOwner:
 
     @property
     def _started(self) -> Reply:
-        assert self._call.reply is not None
-        return self._call.reply
+        assert self._call.answer.reply is not None
+        return self._call.answer.reply
 
     async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
         return await self._call.more(seconds, take)

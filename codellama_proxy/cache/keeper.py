@@ -11,7 +11,7 @@ from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
 from codellama_proxy.cache.query import CacheQuery
 from codellama_proxy.cache.reply import Reply
 from codellama_proxy.cache.semantic.selector import SemanticSelector
-from codellama_proxy.cache.single_flight import SharedCall
+from codellama_proxy.cache.shared_answer import SharedAnswer
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Event
@@ -31,17 +31,17 @@ class AnswerKeeper:
         self._time = time
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def keep(self, query: CacheQuery, call: SharedCall) -> None:
+    def keep(self, query: CacheQuery, answer: SharedAnswer) -> None:
         """Stores a complete answer: at once if it is small, else in a task."""
-        reply = call.reply
-        if call.large or reply is None:
+        reply = answer.reply
+        if answer.large or reply is None:
             return
-        events = [event for batch in call.batches for event in batch]
-        if call.size > MAX_EVENT_LOOP_BYTES:
-            self._later(self._keep_long(query, reply, events, stream=call.stream))
+        events = [event for batch in answer.batches for event in batch]
+        if answer.size > MAX_EVENT_LOOP_BYTES:
+            self._later(self._keep_long(query, reply, events, stream=answer.stream))
             return
         try:
-            event = completion_to_keep(events, stream=call.stream)
+            event = completion_to_keep(events, stream=answer.stream)
         except UNREADABLE:
             self._storage.troubles["unreadable"] += 1
             return

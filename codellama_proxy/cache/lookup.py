@@ -25,7 +25,8 @@ from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import converted
 from codellama_proxy.cache.semantic.embeddings import semantic_query
 from codellama_proxy.cache.semantic.selector import SemanticSelector
-from codellama_proxy.cache.single_flight import SharedCall, Subscription
+from codellama_proxy.cache.shared_answer import Subscription
+from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.offload import off_loop
@@ -124,13 +125,13 @@ class CacheLookup:
             if source is not None:
                 return source
             if (
-                not call.abandoned
-            ):  # it failed: its subscribers call separately instead of queueing for another shared call
+                not call.answer.abandoned
+            ):  # it failed: its subscribers call separately instead of queueing again
                 return self._own_call(query, None)
         return self._own_call(query, key if call is None else None)
 
     async def _subscribe(self, query: CacheQuery, call: SharedCall) -> SubscribedAnswer | None:
-        subscription = Subscription(call, stream=query.request.stream)
+        subscription = Subscription(call.answer, stream=query.request.stream)
         call.share()
         started = self._time.monotonic()
         try:
@@ -153,8 +154,8 @@ class CacheLookup:
         def closed_to_others(call: SharedCall) -> None:
             if key is not None and self._shared.get(key) is call:
                 del self._shared[key]
-            if call.complete:
-                self._keeper.keep(query, call)
+            if call.answer.complete:
+                self._keeper.keep(query, call.answer)
 
         call = SharedCall(
             stream=query.request.stream,

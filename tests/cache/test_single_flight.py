@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.cache.single_flight import MAX_AHEAD_BYTES, MAX_SHARED_BYTES, SharedCall, Subscription
+from codellama_proxy.cache.shared_answer import MAX_AHEAD_BYTES, MAX_SHARED_BYTES, Subscription
+from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
@@ -359,8 +360,8 @@ def test_a_large_answer_is_released_while_it_is_sent_and_not_shared_further(play
         task = send(rig, slow)
         await until(lambda: rig.cache_lookup._shared)
         (call,) = rig.cache_lookup._shared.values()
-        await until(lambda: call.size > MAX_SHARED_BYTES + 1_000_000)
-        assert sum(len(event.body) for batch in call.batches for event in batch) < 1_000_000
+        await until(lambda: call.answer.size > MAX_SHARED_BYTES + 1_000_000)
+        assert sum(len(event.body) for batch in call.answer.batches for event in batch) < 1_000_000
         other = rig.client(stream=True)
         await send(rig, other)
         await task
@@ -502,7 +503,7 @@ def shared_call(
 
 
 def both_forms(call: SharedCall) -> list[Subscription]:
-    return [Subscription(call, stream=False), Subscription(call, stream=True)]
+    return [Subscription(call.answer, stream=False), Subscription(call.answer, stream=True)]
 
 
 def test_a_call_cancelled_before_it_started_fails_its_waiting_subscribers() -> None:
@@ -518,7 +519,7 @@ def test_a_call_cancelled_before_it_started_fails_its_waiting_subscribers() -> N
         owner.cancel()
         async with asyncio.timeout(2):
             assert [await subscription.start() for subscription in subscriptions] == [False, False]
-        assert isinstance(call.error, AttemptError)
+        assert isinstance(call.answer.error, AttemptError)
 
     asyncio.run(use())
 
@@ -532,7 +533,7 @@ def test_a_reading_task_cancelled_before_it_started_fails_its_subscribers() -> N
 
     async def use() -> None:
         call = shared_call(stream=True)
-        subscription = Subscription(call, stream=True)
+        subscription = Subscription(call.answer, stream=True)
         tasks = asyncio.all_tasks()
         await call.begin(begin_only)
         (reader,) = asyncio.all_tasks() - tasks
@@ -602,7 +603,7 @@ def test_a_call_continues_for_subscribers_if_its_leader_left_before_the_answer(p
         led = send(rig, leader)
         await until(lambda: internet.asked)
         followed = send(rig, follower)
-        await until(lambda: any(call.subscriptions for call in rig.cache_lookup._shared.values()))
+        await until(lambda: any(call.answer.subscriptions for call in rig.cache_lookup._shared.values()))
         leader.leave(led)
         await asyncio.gather(led, followed, return_exceptions=True)
         assert (leader.begun, follower.answer_text) == (False, TEXT.text)

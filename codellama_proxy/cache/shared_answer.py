@@ -1,0 +1,275 @@
+"""The answer of one upstream call as it arrives, and the requests that receive it.
+
+A subscriber first receives what is in the buffer, then each batch as it is published. A subscriber of the other form (a
+stream, or a whole answer) waits for the end and gets the answer converted. A large answer takes no more subscribers,
+and the batches that all of them have had are dropped from its buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from codellama_proxy.cache.reply import Reply, in_other_form
+from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.failures import classify as failures
+from codellama_proxy.failures.classify import AttemptError
+
+log = logging.getLogger(__name__)
+
+MAX_AHEAD_BYTES = 256 << 10
+"""How far the upstream may be read ahead of the fastest subscriber."""
+MAX_SHARED_BYTES = 8 << 20
+"""Maximum size of an answer that is buffered for late subscribers."""
+SLACK_SECONDS = 0.5
+"""How much longer a subscriber waits than the call itself, so that the call reports the reason first."""
+
+
+class SharedAnswer:
+    """Not begun, in progress, or over: complete (`error` is None), failed, or abandoned before it began."""
+
+    def __init__(
+        self, *, stream: bool, closed: Callable[[], Any], unsubscribed: Callable[[], Any] = lambda: None
+    ) -> None:
+        """`closed` is called when no more requests may subscribe, `unsubscribed` when a subscriber has left."""
+        self.stream = stream
+        self.reply: Reply | None = None
+        """The upstream's, once it has begun."""
+        self.batches: list[Sequence[Event]] = []
+        """The buffer: the whole answer so far, unless it is `large`."""
+        self.discarded = 0
+        """Number of batches dropped from the start of the buffer."""
+        self.size = 0
+        """Size of the answer so far, in bytes."""
+        self.complete = False
+        self.error: BaseException | None = None
+        self.abandoned = False
+        """It will not begin; no request was sent."""
+        self.subscriptions: set[Subscription] = set()
+        self._closed = closed
+        self._unsubscribed = unsubscribed
+        self._room = asyncio.Event()
+
+    @property
+    def over(self) -> bool:
+        return self.complete or self.abandoned or self.error is not None
+
+    @property
+    def count(self) -> int:
+        """Number of batches so far."""
+        return self.discarded + len(self.batches)
+
+    @property
+    def large(self) -> bool:
+        return self.size > MAX_SHARED_BYTES
+
+    # --- for the call --------------------------------------------------------------------------------------------
+
+    def publish(self, batch: Sequence[Event], *, last: bool = False) -> None:
+        """Adds a batch to the buffer, and gives it to the subscribers."""
+        was_large = self.large
+        self.batches.append(batch)
+        for event in batch:
+            self.size += len(event.body)
+        self.complete = last
+        if last or self.large != was_large:
+            self._close()
+        if self.subscriptions:
+            self._notify()
+        elif self.large:
+            self._discard(self.count)
+
+    def take(self, batch: Sequence[Event]) -> bool:
+        """Publishes a batch, unless the answer is too far ahead of its subscribers."""
+        if self._is_ahead():
+            return False
+        self.publish(batch)
+        return True
+
+    async def wait_for_room(self) -> None:
+        """Returns when a subscriber has caught up."""
+        while self._is_ahead():
+            self._room.clear()
+            await self._room.wait()
+
+    def _is_ahead(self) -> bool:
+        had = max([one.size for one in self.subscriptions], default=self.size)
+        return self.size - had > MAX_AHEAD_BYTES
+
+    def fail(self, error: BaseException) -> None:
+        """Subscribers raise `error`, unless the answer is over."""
+        if not self.over:
+            self.error = error
+            self._close()
+            self._notify()
+
+    def abandon(self) -> None:
+        """Subscribers ask for themselves, unless the answer is over."""
+        if not self.over:
+            self.abandoned = True
+            self._close()
+            self._notify()
+
+    def _close(self) -> None:
+        """Calls `closed`; an error in storing the answer does not fail the answer."""
+        try:
+            self._closed()
+        except Exception:
+            log.exception("an answer could not be kept")
+
+    def _notify(self) -> None:
+        for subscription in [*self.subscriptions]:
+            subscription.notify()
+
+    # --- for its subscribers -------------------------------------------------------------------------------------
+
+    def taken(self) -> None:
+        """Called when a subscriber has read the buffer."""
+        self._room.set()
+        if self.large:
+            self._discard(min([one.at for one in self.subscriptions], default=self.discarded))
+
+    def _discard(self, count: int) -> None:
+        """Drops the batches before number `count` from the buffer."""
+        if count > self.discarded:
+            del self.batches[: count - self.discarded]
+            self.discarded = count
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self.subscriptions.discard(subscription)
+        self._room.set()
+        self._unsubscribed()
+        self._notify()
+
+
+class Subscription:
+    """One request's view of a shared answer: a `Reply`, once `start` has returned."""
+
+    def __init__(self, answer: SharedAnswer, *, stream: bool, at: int = 0, size: int = 0) -> None:
+        """`at` and `size`: the batches and bytes already received."""
+        self.answer = answer
+        self.first: Sequence[Event] = ()
+        self.at = at
+        self._size = size
+        self._stream = stream
+        self._same_form = stream == answer.stream
+        self._draining = False
+        self._take: Take = decline
+        self._waiter: asyncio.Future[None] | None = None
+        answer.subscriptions.add(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes received; all so far if it waits for the whole answer, and 0 if its request no longer reads."""
+        if self._draining:
+            return 0
+        return self._size if self._same_form else self.answer.size
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._begun.deployment
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return self._begun.dropped
+
+    @property
+    def _begun(self) -> Reply:
+        assert self.answer.reply is not None
+        return self.answer.reply
+
+    @property
+    def ended(self) -> bool:
+        return self.answer.complete and self.at == self.answer.count
+
+    async def start(self) -> bool:
+        """Waits for the first batch. Returns `False` if there will be none."""
+        answer = self.answer
+        while not (answer.complete or (self._same_form and answer.batches)):
+            if answer.over:
+                return False
+            await self._change()
+        events = self.rest()
+        if self._same_form:
+            self.first = events
+            return True
+        try:
+            self.first = await in_other_form(events, answer.size, stream=self._stream)
+        except Exception:
+            log.exception("an answer could not be shared in the other form")
+            return False
+        return True
+
+    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+        """`Reply.more`. Raises `AttemptError`, or the exception that ended the call."""
+        try:
+            async with asyncio.timeout(seconds + SLACK_SECONDS):
+                while self.at == self.answer.count:
+                    if self.answer.error is not None:
+                        raise same_failure(self.answer.error)
+                    await self._change(take)
+        except TimeoutError:
+            raise AttemptError(failures.timed_out("idle_timeout")) from None
+        return self.rest()
+
+    async def drain(self, note: Callable[[Sequence[Event]], None]) -> None:
+        """Passes further events to `note` until the answer is over or no other request needs it."""
+        self._draining = True
+
+        def take(events: Sequence[Event]) -> bool:
+            note(events)
+            return True
+
+        try:
+            while not self.answer.over and len(self.answer.subscriptions) > 1:
+                note(self.rest())
+                await self._change(take)
+        finally:
+            note(self.rest())
+
+    async def close(self) -> None:
+        self.answer.unsubscribe(self)
+
+    def rest(self) -> Sequence[Event]:
+        """The events that this request has not received yet."""
+        events = self._unreceived()
+        self._received_all()
+        return events
+
+    async def _change(self, take: Take = decline) -> None:
+        """Returns at the next change of the answer's state other than a batch that `take` takes."""
+        self._take, self._waiter = take, asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def notify(self) -> None:
+        """Called when the answer has changed: gives the new events to `take`, or wakes the request's task."""
+        waiter, answer = self._waiter, self.answer
+        if waiter is None or waiter.done() or not (self._same_form or answer.over):
+            return
+        try:
+            if self.at < answer.count and not answer.over and self._take(self._unreceived()):
+                self._received_all()
+                return
+        except Exception as error:  # raised where the task waits
+            waiter.set_exception(error)
+            return
+        waiter.set_result(None)
+
+    def _unreceived(self) -> Sequence[Event]:
+        batches = self.answer.batches[self.at - self.answer.discarded :]
+        return batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
+
+    def _received_all(self) -> None:
+        self.at, self._size = self.answer.count, self.answer.size
+        self.answer.taken()
+
+
+def same_failure(error: BaseException) -> BaseException:
+    """A copy of the failure, to be raised by another request."""
+    return AttemptError(error.failure) if isinstance(error, AttemptError) else error
