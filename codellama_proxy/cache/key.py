@@ -9,8 +9,7 @@ defaults are left out.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -28,8 +27,7 @@ COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
 """The finish reasons of complete answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedAnswer:
+class CachedAnswer(NamedTuple):
     """One stored answer. Times are unix seconds."""
 
     event: Event
@@ -45,8 +43,7 @@ class CachedAnswer:
         return len(self.event.body)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheScope:
+class CacheScope(NamedTuple):
     """Who shares answers. A request never gets an answer from another scope."""
 
     kind: str
@@ -56,8 +53,7 @@ class CacheScope:
     """The caller's project: for statistics and purging, not part of the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheDirectives:
+class CacheDirectives(NamedTuple):
     """A client's restrictions on cache use; they never extend what the configuration permits."""
 
     read: bool = True

@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from operator import mul
 from sys import byteorder
+from typing import NamedTuple
 
 MAX_SHORTLIST = 32
 """Number of vectors compared exactly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vector:
+class Vector(NamedTuple):
     """A unit vector: components as little-endian float32, and their signs as one bit each."""
 
     numbers: bytes

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -59,7 +58,7 @@ def reconcile(database: str | None, as_json: bool) -> int:
     bases = [
         {"basis": basis, "requests": requests, "cost_usd": usd(cost)} for basis, requests, cost in uncertain
     ]
-    data = {"ok": not differences, "differences": [asdict(one) for one in differences], "not_exact": bases}
+    data = {"ok": not differences, "differences": [one._asdict() for one in differences], "not_exact": bases}
     answer(data, _reconciled(differences, bases), as_json)
     return 1 if differences else 0
 

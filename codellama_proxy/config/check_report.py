@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +61,10 @@ def printed(report: Report, form: Form = "text") -> list[str]:
 
 def _json(report: Report) -> str:
     problems = [
-        {"file": problem.source, **{key: value for key, value in asdict(problem).items() if key != "source"}}
+        {
+            "file": problem.source,
+            **{key: value for key, value in problem._asdict().items() if key != "source"},
+        }
         for problem in report.problems
     ]
     summary = {"file": str(report.path), "good": report.snapshot is not None}

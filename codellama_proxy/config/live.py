@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from codellama_proxy.config.diff import difference
 from codellama_proxy.config.digest import keyed
@@ -29,8 +30,7 @@ SETTLE_SECONDS = 0.2
 """Between two reads that must be equal: a file that is half-written is often valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceState:
+class SourceState(NamedTuple):
     """What a configuration is built from. Equal states build equal configurations."""
 
     text: bytes
@@ -74,8 +74,7 @@ class Source:
             return ConfigChange(state.text, new, tuple(difference(old, new)))
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
+class ConfigChange(NamedTuple):
     """A new configuration, and the lines that describe its changes."""
 
     text: bytes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 from codellama_proxy.config import build, secret_values
 from codellama_proxy.config.digest import fingerprint_of, keyed
@@ -25,8 +26,7 @@ from codellama_proxy.providers.registry import load_adapters
 MOCK_ADDED = 'no model can be used, so the built-in model "mock" answers; its responses are made up'
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     snapshot: Snapshot
     warnings: tuple[Problem, ...]
 
@@ -135,5 +135,5 @@ def _problems(document: Document, *findings: Iterable[Finding]) -> list[Problem]
 def _in_order(problems: Iterable[Problem], document: Document) -> tuple[Problem, ...]:
     """Sorted by position, each once, and without the values of `${...}`."""
     clean = Mask(secret.reveal() for secret in secret_values.secrets_of(document))
-    unique = dict.fromkeys(replace(problem, message=clean(problem.message)) for problem in problems)
+    unique = dict.fromkeys(problem._replace(message=clean(problem.message)) for problem in problems)
     return tuple(sorted(unique, key=lambda problem: (problem.line, problem.column)))

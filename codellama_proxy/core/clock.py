@@ -6,14 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Time:
+class Time(NamedTuple):
     monotonic: Callable[[], float] = time.monotonic
     """Seconds, for durations."""
     wall: Callable[[], float] = time.time

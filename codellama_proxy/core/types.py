@@ -139,8 +139,7 @@ class HttpRequest(NamedTuple):
     """Parameters of the client that this provider does not support (`drop_params`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One request of an answer that needs several."""
 
     request: HttpRequest
@@ -152,8 +151,7 @@ class Step:
     """Its failure does not fail the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepResponse:
+class StepResponse(NamedTuple):
     """The response to a `Step`; the body is empty if it was streamed and already passed on."""
 
     status: int

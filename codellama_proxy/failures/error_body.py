@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamError:
+class UpstreamError(NamedTuple):
     """What an error body says; fields that could not be read are empty."""
 
     message: str = ""
@@ -40,8 +38,7 @@ def _error_of(found: Any) -> UpstreamError:
         inner = found.get(wrapper)
         if isinstance(inner, dict | list | str) and inner:
             error = _error_of(inner)
-            return replace(
-                error,
+            return error._replace(
                 code=error.code or _text(found.get("error_type")) or _text(found.get("code")),
                 type=error.type or _text(found.get("type")),
                 status=error.status or _own_status(found),

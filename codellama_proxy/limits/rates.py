@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 from codellama_proxy.core.snapshot import Limits, Project, ScopeKind, Snapshot
@@ -60,8 +60,7 @@ class Rates(NamedTuple):
     rated_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a scope refuses a request, and after how many seconds it would admit it."""
 
     code: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 HOUR, DAY = 3600, 86400
 LAST_MOMENT = 253_402_300_799.0
@@ -20,8 +20,7 @@ _ROLLING = re.compile(ROLLING)
 _DURATION = re.compile(GRAMMAR)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """From `start` to before `end`. A budget without a duration has one window without an end."""
 
     start: float

@@ -10,8 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,8 +39,7 @@ INPUT: Mapping[Endpoint, str] = {
 DIMENSIONS, MAX_DIMENSIONS = 64, 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """An answer for the mock transport: pieces of the body, each after a delay in seconds."""
 
     status: int

@@ -8,14 +8,13 @@ failure doubles it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Cooldown, Deployment
 from codellama_proxy.core.types import Failure, FailureClass
 
 
-@dataclass(frozen=True, slots=True)
-class Cooling:
+class Cooling(NamedTuple):
     """The state that a deployment's recent failures left. Times are monotonic seconds."""
 
     failures: int = 0
@@ -57,10 +56,10 @@ def cool(
     state = state or Cooling()
     failures = state.failures + 1
     if (now < state.until or state.probing) and not probe:
-        return replace(state, failures=failures)  # concurrent requests count one outage once
+        return state._replace(failures=failures)  # concurrent requests count one outage once
     due = failures >= policy.failures or state.rounds > 0 or failure.cls in ("credential", "busy")
     if not due:
-        return replace(state, failures=failures, why=failure.reason)
+        return state._replace(failures=failures, why=failure.reason)
     until = now + min(_cooling_time(state, failure, policy), policy.max_time)
     return Cooling(failures, max(until, state.until), state.rounds + 1, failure.reason, cls=failure.cls)
 
@@ -116,7 +115,7 @@ class Cooldowns:
         if state is None or not state.rounds or deployment.id in self._probes:
             return None
         probe = self._probes[deployment.id] = Probe(again=again)
-        self._states[deployment.id] = replace(state, probing=True)
+        self._states[deployment.id] = state._replace(probing=True)
         return probe
 
     def answered(self, deployment: Deployment, probe: Probe | None) -> None:
@@ -153,7 +152,7 @@ class Cooldowns:
         if probe is None or self._probes.get(deployment_id) is not probe:
             return False
         del self._probes[deployment_id]
-        self._states[deployment_id] = replace(self._states[deployment_id], probing=False)
+        self._states[deployment_id] = self._states[deployment_id]._replace(probing=False)
         return True
 
     def _forget(self, deployment_id: str) -> None:

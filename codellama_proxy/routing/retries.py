@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Routing
@@ -29,8 +29,7 @@ from codellama_proxy.routing.cooldown import Cooling, is_cooling, soonest
 from codellama_proxy.routing.selection import Jitter
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(NamedTuple):
     deployment: Deployment
     delay: float
     """Seconds to wait first."""
@@ -38,8 +37,7 @@ class Try:
     """Seconds until its first event must have come."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     reason: str
     """`deadline`, `attempts`, `caller`, `exhausted`, or `cooling`: every deployment is, and another request probes."""
     wait: float = 0.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ACTIONS = ("create", "update", "block", "unblock", "rotate", "delete")
 MASTER, CLI = "master", "cli"
 """Actors: the master key, and the command line."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditFilters:
+class AuditFilters(NamedTuple):
     """Which changes to return; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
 
     project: str | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from codellama_proxy.core.snapshot import Snapshot
@@ -22,8 +21,7 @@ from codellama_proxy.store.reports import MAX_ROWS, Filters
 # --- records -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class KeptConfiguration:
+class KeptConfiguration(NamedTuple):
     """A valid configuration's text, used at a start if the file is invalid."""
 
     text: bytes
@@ -44,8 +42,7 @@ MAX_DELAY_SECONDS = 3600.0
 OutboxKind = Literal["request", "score", "metadata"]
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """An outbox record that is due."""
 
     id: int
@@ -57,8 +54,7 @@ class Waiting:
     """The service's ID of the request; `None` before its delivery."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result of sending a record: to be retried at `next_at`, or done (delivered or given up)."""
 
     record: Waiting
@@ -66,8 +62,7 @@ class Outcome:
     service_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """A balance that differs from the sum of its rows."""
 
     scope: str
@@ -209,8 +204,7 @@ class Health(Protocol):
         """Whether the last write was committed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """An open database, as the server uses it."""
 
     keys: Keys

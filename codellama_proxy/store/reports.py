@@ -6,8 +6,7 @@ Amounts are nano-USD in rows and USD in JSON. A row is a sequence in the order o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -51,8 +50,7 @@ LOG_COLUMNS = (
 REQUEST_COLUMNS = (*LOG_COLUMNS, "cache_write_tokens", "reasoning_tokens", "hold_nanos")
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(NamedTuple):
     """Which requests to include; `None` matches all. Unix seconds, `start` inclusive, `end` exclusive."""
 
     project: str | None = None

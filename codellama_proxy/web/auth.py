@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -17,8 +17,7 @@ NO_BEARER = "-"
 """The credential of a scheme other than Bearer: it matches no key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     admin: bool = False
     key: Key | None = None
     """`None` for the administrator, and for callers without a key where auth is not required."""

@@ -283,7 +283,7 @@ def test_invalid_cache_directives_are_refused(cache: dict[str, Any], code: str) 
 
 
 def answer(**changes: Any) -> CachedAnswer:
-    return replace(CachedAnswer(Event(b"{}"), "a#1", (), 1000.0, 1060.0), **changes)
+    return CachedAnswer(Event(b"{}"), "a#1", (), 1000.0, 1060.0)._replace(**changes)
 
 
 @given(*[st.integers(0, 10_000)] * 4)

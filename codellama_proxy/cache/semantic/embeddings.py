@@ -12,7 +12,6 @@ import hashlib
 from array import array
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -44,8 +43,7 @@ PAUSE_SECONDS = 30.0
 """How long a backend is not used after a failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class SemanticQuery:
+class SemanticQuery(NamedTuple):
     """What a semantic backend compares of a request."""
 
     bucket: bytes
@@ -180,8 +178,8 @@ class EmbeddingsBackend:
 def _in_model_bucket(semantic_query: SemanticQuery, model: Model) -> SemanticQuery:
     """The query in a bucket per embedding model: vectors of different models cannot be compared."""
     models = [[d.provider, d.model, d.params.get("dimensions")] for d in model.deployments]
-    return replace(
-        semantic_query, bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(models)).digest()
+    return semantic_query._replace(
+        bucket=hashlib.sha256(semantic_query.bucket + orjson.dumps(models)).digest()
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from codellama_proxy.config.yaml.document import Document, Path
@@ -127,11 +126,10 @@ def _filled(document: Document, path: Path, entry: dict[str, Any], lookup: Looku
         except UnsetError:
             continue
         entry["api_key"] = value
-        return replace(
-            document,
+        return document._replace(
             substituted={**document.substituted, path: (value,)},
             inputs=(*document.inputs, (name, value)),
         )
     if not names or entry.get("base_url") is not None:
         return document
-    return replace(document, missing={**document.missing, path: f"{names[0]} is not set"})
+    return document._replace(missing={**document.missing, path: f"{names[0]} is not set"})

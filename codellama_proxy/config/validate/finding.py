@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from codellama_proxy.config.model_schema import Entry
@@ -11,8 +10,7 @@ from codellama_proxy.config.schema import File
 from codellama_proxy.config.yaml.document import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """An error or warning about the value at `path`. The message shows no value that may be a secret."""
 
     path: Path
@@ -22,8 +20,7 @@ class Finding:
     """Whether the path is shown before the message; `False` if the message names its subject."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(NamedTuple):
     """The readable entries, by their index in the file, and all names of entries."""
 
     by_index: Mapping[int, Entry]

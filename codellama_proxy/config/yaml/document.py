@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,8 +26,7 @@ _BEGINS = re.compile(r"^# >>> proxy\.yaml\b", re.MULTILINE)
 _ENDS = re.compile(rf"^{END}\b", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     root: Any
     keys: Mapping[Path, Position]
     """The position of each mapping key."""

@@ -6,8 +6,8 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}|\$\{")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
@@ -23,8 +23,7 @@ class UnsetError(Exception):
     """A variable or file that has nothing to give, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expanded:
+class Expanded(NamedTuple):
     text: str
     inputs: tuple[tuple[str, str], ...] = ()
     """What was looked up, and the value that was put in."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,8 +21,7 @@ class UnreadableYamlError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     position: Position
     scalar: str | None = None
     quoted: bool = False

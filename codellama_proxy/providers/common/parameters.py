@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Json
@@ -32,8 +32,7 @@ class UnsupportedError(Exception):
     """Raised by a rule for a value that the provider has no equivalent of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     rules: Mapping[str, Rule]
     drop: frozenset[str] = IGNORABLE | {"user"}
     """Dropped silently: it cannot change the answer."""

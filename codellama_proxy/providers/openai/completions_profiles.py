@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 CODELLAMA = re.compile(r"code-?llama(?!.*70b)", re.IGNORECASE)  # the 70B models are not trained for infilling
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionProfile:
+class CompletionProfile(NamedTuple):
     path: str = "/completions"
     suffix: bool = True
     """Whether it supports `suffix`."""

@@ -10,8 +10,8 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import codellama_proxy
 from codellama_proxy.store.errors import StoreError
@@ -30,8 +30,7 @@ create table if not exists _migrations (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(NamedTuple):
     name: str
     sql: str
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -76,8 +75,8 @@ async def one(request: Request) -> Response:
 def _within(filters: Filters, project: str) -> Filters:
     """Restricts filters to one project; for another project nothing matches."""
     if filters.project in (None, project):
-        return replace(filters, project=project)
-    return replace(filters, project=project, end=0.0)
+        return filters._replace(project=project)
+    return filters._replace(project=project, end=0.0)
 
 
 def _filters(query: Query) -> Filters:
