@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,11 @@ from codellama_proxy.cli.run import run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command of `argv` (default: the process's arguments); returns the exit code."""
-    return run(app, "codellama-proxy", sys.argv[1:] if argv is None else argv)
+    gc.disable()  # imports leave little to collect; a server that has started enables it
+    try:
+        return run(app, "codellama-proxy", sys.argv[1:] if argv is None else argv)
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

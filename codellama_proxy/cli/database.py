@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.store.factory import read_session, write_session
 from codellama_proxy.store.interfaces import AdminSession
@@ -23,8 +21,12 @@ def database_path(given: str | None) -> Path:
 
 def _dotenv() -> Mapping[str, str | None]:
     """Raises `CommandError` for a file that cannot be read."""
+    if not Path(".env").is_file():
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415 - often there is no such file
+
     try:
-        return dotenv_values(".env") if Path(".env").is_file() else {}
+        return dotenv_values(".env")
     except (OSError, UnicodeError):
         raise CommandError(".env cannot be read") from None
 

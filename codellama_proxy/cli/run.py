@@ -13,7 +13,6 @@ from io import TextIOWrapper
 import click
 from click.exceptions import Exit, NoArgsIsHelpError
 from click.shell_completion import shell_complete
-from pydantic import ValidationError
 
 from codellama_proxy.cli.options import RUNNING
 from codellama_proxy.cli.output import fail, note
@@ -86,6 +85,8 @@ def without_passwords(message: str) -> str:
 
 def _described(error: Exception, context: click.Context | None) -> tuple[list[str], int]:
     """The sentences for an error, and the exit code."""
+    from pydantic import ValidationError  # noqa: PLC0415 - most commands need it for an error only
+
     match error:
         case CommandError():
             return [str(error)], error.code

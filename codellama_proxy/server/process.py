@@ -119,8 +119,10 @@ async def _run(
             await services.warm(new)
 
         async def warm() -> None:
-            await services.warm(live.snapshot)
-            freeze_startup_objects()
+            try:
+                await services.warm(live.snapshot)
+            finally:
+                freeze_startup_objects()
 
         live.listen(changed)
         _keep_last_good(runtime.store.configurations, live)
@@ -157,12 +159,13 @@ async def _recover(upkeep: Upkeep, log: Log) -> None:
 
 
 def freeze_startup_objects() -> None:
-    """Exempts everything built so far from garbage collection, and makes collections rare.
+    """Exempts everything built so far from garbage collection, and enables it, with rare collections.
 
     Requests leave no reference cycles, so frequent collections would only add pauses.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
