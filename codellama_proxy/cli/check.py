@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,10 @@ from codellama_proxy.config.check_report import Form, inspect, printed
 from codellama_proxy.config.settings import config_path, environment
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
-from codellama_proxy.diagnostics.probe import ProbeResult, probe
 from codellama_proxy.providers.registry import IMPLEMENTED
-from codellama_proxy.upstream.pools import Pools
+
+if TYPE_CHECKING:
+    from codellama_proxy.diagnostics.probe import ProbeResult
 
 
 @click.command(cls=Command)
@@ -61,6 +62,9 @@ def valid_snapshot(path: Path) -> Snapshot:
 
 
 def _probed(snapshot: Snapshot) -> Sequence[ProbeResult]:
+    from codellama_proxy.diagnostics.probe import probe  # noqa: PLC0415 - only for --online
+    from codellama_proxy.upstream.pools import Pools  # noqa: PLC0415
+
     async def main() -> Sequence[ProbeResult]:
         pools = Pools()
         try:

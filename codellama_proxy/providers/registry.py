@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
@@ -57,42 +56,74 @@ class LazyAdapters(Mapping[str, Adapter]):
         return len(self._makers)
 
 
-def imported(name: str) -> Callable[[], Adapter]:
-    """A function that imports a module that is an adapter."""
-    return lambda: cast("Adapter", import_module(name))
+def _ai21() -> Adapter:
+    from codellama_proxy.providers import ai21
+
+    return ai21
 
 
-def adapters(dialects: Mapping[str, OpenAIProfile], natives: Mapping[str, str]) -> LazyAdapters:
+def _anthropic() -> Adapter:
+    from codellama_proxy.providers.anthropic import adapter
+
+    return adapter
+
+
+def _cohere() -> Adapter:
+    from codellama_proxy.providers.cohere import adapter
+
+    return adapter
+
+
+def _cohere_embeddings() -> Adapter:
+    from codellama_proxy.providers.cohere import embeddings as cohere_embeddings
+
+    return cohere_embeddings
+
+
+def _completions() -> Adapter:
+    from codellama_proxy.providers.openai import completions
+
+    return completions
+
+
+def _replicate() -> Adapter:
+    from codellama_proxy.providers.replicate import predictions
+
+    return predictions
+
+
+def _replicate_steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
+    from codellama_proxy.providers.replicate import predictions
+
+    return predictions.steps(sent, chat, deployment)
+
+
+def adapters(
+    dialects: Mapping[str, OpenAIProfile], natives: Mapping[str, Callable[[], Adapter]]
+) -> LazyAdapters:
     """Adapters by provider: the profiles of OpenAI's dialect, and the providers with their own module."""
 
     @cache
     def openai() -> Adapter:
-        from codellama_proxy.providers.openai.adapter import OpenAIAdapter  # noqa: PLC0415 - only if configured
+        from codellama_proxy.providers.openai.adapter import OpenAIAdapter
 
         return OpenAIAdapter(dialects)
 
-    return LazyAdapters(
-        {**dict.fromkeys(dialects, openai), **{name: imported(module) for name, module in natives.items()}}
-    )
+    return LazyAdapters({**dict.fromkeys(dialects, openai), **natives})
 
 
-NATIVE_ADAPTERS: Mapping[str, str] = {
-    "ai21": "codellama_proxy.providers.ai21",
-    "anthropic": "codellama_proxy.providers.anthropic.adapter",
-    "cohere": "codellama_proxy.providers.cohere.adapter",
-    "replicate": "codellama_proxy.providers.replicate.predictions",
+NATIVE_ADAPTERS: Mapping[str, Callable[[], Adapter]] = {
+    "ai21": _ai21,
+    "anthropic": _anthropic,
+    "cohere": _cohere,
+    "replicate": _replicate,
 }
 ADAPTERS = adapters(OPENAI_PROFILES, NATIVE_ADAPTERS)
 ADAPTERS_BY_ENDPOINT: Mapping[Endpoint, Mapping[str, Adapter]] = {
     "chat/completions": ADAPTERS,
-    "completions": LazyAdapters(
-        dict.fromkeys(COMPLETION_PROFILES, imported("codellama_proxy.providers.openai.completions"))
-    ),
+    "completions": LazyAdapters(dict.fromkeys(COMPLETION_PROFILES, _completions)),
     "embeddings": LazyAdapters(
-        {
-            **dict.fromkeys(embeddings.PROVIDERS, lambda: embeddings),
-            "cohere": imported("codellama_proxy.providers.cohere.embeddings"),
-        }
+        {**dict.fromkeys(embeddings.PROVIDERS, lambda: embeddings), "cohere": _cohere_embeddings}
     ),
 }
 """Adapters by endpoint and provider."""
@@ -101,14 +132,6 @@ UNSUPPORTED_BY_MODE: Mapping[str, frozenset[str]] = {
     for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items()
 }
 """Providers that do not support a mode."""
-
-
-def _replicate_steps(sent: HttpRequest, chat: InferenceRequest, deployment: Deployment) -> Steps:
-    from codellama_proxy.providers.replicate import predictions  # noqa: PLC0415 - only if configured
-
-    return predictions.steps(sent, chat, deployment)
-
-
 MULTI_STEP: Mapping[str, Callable[[HttpRequest, InferenceRequest, Deployment], Steps]] = {
     "replicate": _replicate_steps,
 }

@@ -131,6 +131,8 @@ async def _run(
         _start_background(stack, services)
         await greet(log, live, runtime.keys, settings, sock.getsockname()[1])
 
+        gc.freeze()  # nothing built so far is garbage: later collections need not traverse it
+
         def started() -> None:
             stack.callback(asyncio.create_task(warm()).cancel)
 

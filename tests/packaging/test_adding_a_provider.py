@@ -31,7 +31,7 @@ def entry(provider: str, **changes: Any) -> Deployment:
 
 
 def test_the_page_adds_one_provider_of_each_type() -> None:
-    assert BLOCKS.keys() == {"row", "native", "entry", "dialogue"}
+    assert BLOCKS.keys() == {"row", "native", "loader", "entry", "dialogue"}
     assert ADDED.keys() == SAYING.keys() == {"acme", "parley"}
     assert not ADDED.keys() & ADAPTERS.keys()
 

@@ -33,10 +33,9 @@ def entries(code: str, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ROWS: Mapping[str, OpenAIProfile] = entries(BLOCKS["row"], vars(dialects))
-NATIVE: Mapping[str, str] = entries(BLOCKS["entry"], {})
-for _name in NATIVE.values():
-    module(_name, BLOCKS["native"])
-ADDED: Mapping[str, Adapter] = adapters(ROWS, NATIVE)
+PARLEY = module("codellama_proxy.providers.parley", BLOCKS["native"])
+LOADERS = module("page_loaders", "from __future__ import annotations\n" + BLOCKS["loader"])
+ADDED: Mapping[str, Adapter] = adapters(ROWS, entries(BLOCKS["entry"], vars(LOADERS)))
 SAYING: Mapping[str, Dialogue] = {
     **dict.fromkeys(ROWS, OPENAI),
     "parley": module("page_dialogue", BLOCKS["dialogue"]).DIALOGUE,

@@ -9,7 +9,6 @@ from typing import Any
 import httpx2
 
 from codellama_proxy.cache.semantic.embeddings import Embed, EmbeddingsBackend, SemanticBackend
-from codellama_proxy.cache.semantic.gptcache import GptCache
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
@@ -45,6 +44,8 @@ class SemanticSelector:
             return None
         if settings["backend"] == "embeddings":
             return EmbeddingsBackend(settings, self._answers, self._embed, self._time)
+        from codellama_proxy.cache.semantic.gptcache import GptCache  # noqa: PLC0415 - only if configured
+
         if self._transport is None:
             self._transport = self._make()
         return GptCache(settings, snapshot.cache.ttl, self._transport, self._answers.troubles, self._time)
