@@ -39,6 +39,17 @@ MODES: Mapping[Endpoint, str] = {
     "completions": "completion",
     "embeddings": "embedding",
 }
+DialectName = Literal["chat", "messages", "responses"]
+"""The API that the client uses: OpenAI's chats (and completions, embeddings), Anthropic Messages, OpenAI Responses."""
+
+
+class Native(NamedTuple):
+    """A request in the client's dialect, for providers that accept it as it is."""
+
+    body: Mapping[str, Any]
+    """As parsed. Read-only."""
+    headers: Mapping[str, str]
+    """The headers that the dialect's providers read, names in lower case."""
 
 
 class InferenceRequest(NamedTuple):
@@ -64,6 +75,13 @@ class InferenceRequest(NamedTuple):
     """Its path. Only chats have messages; completions have `prompt`, embeddings `input`, among their `params`."""
     texts: Sequence[str] | None = None
     """The text of an embedding's `input` of token ids, for providers that take only text."""
+    dialect: DialectName = "chat"
+    native: Native | None = None
+    """The request in its own dialect, if that is not OpenAI's chats."""
+    soft: frozenset[str] = frozenset()
+    """Parameters that are dropped and reported, not refused, where they are not supported."""
+    ignored: tuple[str, ...] = ()
+    """What the translation from the client's dialect left out, for `x-proxy-dropped-params`."""
 
     @property
     def mode(self) -> str:
