@@ -24,16 +24,14 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from codellama_proxy.store.errors import StoreError, StoreLostError, StoreUnavailableError
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
-from codellama_proxy.store.sqlite.connection import connect, passing, unavailable
-
-T = TypeVar("T")
-Write = Callable[[sqlite3.Connection], T]
+from codellama_proxy.store.sqlite.group_commit import GroupCommit, Page
+from codellama_proxy.store.sqlite.queued_write import QueuedWrite, T, Write, deliver, fail
 
 MAX_BATCH = 256
 SHARE_COMMIT_SECONDS = 0.005
@@ -45,68 +43,25 @@ DRAIN_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-class Page(Protocol):
-    """In-memory state that the functions share from one transaction to the next."""
-
-    @property
-    def due_in(self) -> float | None:
-        """Seconds until deferred changes have to be written; `None` if there are none."""
-
-    def flush(self, db: sqlite3.Connection) -> None:
-        """Write changes to the database; called before a commit or a savepoint."""
-
-    def flush_all(self, db: sqlite3.Connection) -> None:
-        """`flush`, with the deferred changes."""
-
-    def forget(self) -> None:
-        """Discard everything; called after a rollback or a failed commit."""
-
-
-class _Item:
-    """One queued function and its future. `inside`: whether it runs in the transaction."""
-
-    __slots__ = ("error", "fn", "future", "inside", "keep", "loop", "result")
-
-    def __init__(
-        self,
-        fn: Write[Any],
-        future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
-        loop: asyncio.AbstractEventLoop | None,
-        keep: bool,
-        inside: bool,
-    ) -> None:
-        self.fn = fn
-        self.future = future
-        self.loop = loop
-        self.keep = keep
-        self.inside = inside
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
 class Writer:
     """The write side of one database file. `start` and `close` block; everything else does not."""
 
     def __init__(self, path: str | Path, lost: Callable[[], str | None] = lambda: None) -> None:
         """`lost` returns why nothing may be written to the file any more, if so; called before each batch."""
         self.path = Path(path)
-        self._lost = lost
-        self.commits = 0
-        self.page: Page | None = None
-        self._queue: collections.deque[_Item] = collections.deque()
+        self._group = GroupCommit(self.path, lost)
+        self._queue: collections.deque[QueuedWrite] = collections.deque()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._awake = False
         """The thread is awake or being woken, and will read the queue once more."""
         self._due = 0.0
         """Monotonic time of the scheduled wake-up for fire-and-forget writes."""
-        self._kept: list[_Item] = []
+        self._kept: list[QueuedWrite] = []
         self._running = 0
         self._failure: str | None = None
         self._delay = FIRST_RETRY_SECONDS / 2
         self._closing = False
         self._give_up_at = float("inf")
-        self._db: sqlite3.Connection | None = None
-        self._opened = 0
         self._thread: threading.Thread | None = None
         self._checkpointer = Checkpointer(self.path, lambda: self.commits, lost=lost)
 
@@ -114,10 +69,7 @@ class Writer:
 
     def start(self) -> None:
         """Open the file, creating it if missing, and start the threads. Raises `StoreError`."""
-        try:
-            self._db = connect(self.path, create=True)
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot open the database {self.path}: {error}") from error
+        self._group.open()
         self._thread = threading.Thread(target=self._work, name="store-writer")
         self._thread.start()
         self._checkpointer.start()
@@ -132,7 +84,21 @@ class Writer:
         self._thread.join()
         self._thread = None
         self._checkpointer.close()
-        _fail(self._drain(), "the store is closed")
+        fail(self._drain(), "the store is closed")
+
+    @property
+    def page(self) -> Page | None:
+        """In-memory state that is written with each commit."""
+        return self._group.page
+
+    @page.setter
+    def page(self, page: Page) -> None:
+        self._group.page = page
+
+    @property
+    def commits(self) -> int:
+        """Transactions committed so far."""
+        return self._group.commits
 
     @property
     def healthy(self) -> bool:
@@ -157,12 +123,12 @@ class Writer:
         """Queue `fn` from any thread without waiting; with `keep` it is retried until it is committed."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()  # a queued function cannot be cancelled
-        self._put(_Item(fn, future, None, keep, inside=True))
+        self._put(QueuedWrite(fn, future, None, keep, inside=True))
         return future
 
     def post(self, fn: Write[Any]) -> None:
         """Like `submit` with `keep`, but without a result, which is cheaper."""
-        self._queue_up(_Item(fn, None, None, keep=True, inside=True))
+        self._queue_up(QueuedWrite(fn, None, None, keep=True, inside=True))
         now = time.monotonic()
         if self._awake or now < self._due:
             return
@@ -189,19 +155,19 @@ class Writer:
 
     def _data_version(self, db: sqlite3.Connection) -> tuple[int, int]:
         # A new connection counts from the start again, so it must not be mistaken for the old one.
-        return self._opened, int(db.execute("pragma data_version").fetchone()[0])
+        return self._group.opened, int(db.execute("pragma data_version").fetchone()[0])
 
     async def _ask(self, fn: Write[T], *, inside: bool) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._put(_Item(fn, future, loop, keep=False, inside=inside))
+        self._put(QueuedWrite(fn, future, loop, keep=False, inside=inside))
         return await future
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, item: QueuedWrite) -> None:
         self._queue_up(item)
         self._wake()
 
-    def _queue_up(self, item: _Item) -> None:
+    def _queue_up(self, item: QueuedWrite) -> None:
         if self._closing or self._thread is None:
             raise StoreUnavailableError("the store is closed")
         self._queue.append(item)
@@ -218,36 +184,27 @@ class Writer:
             batch = self._take()
             self._running = len(batch)
             try:
-                self._commit([item for item in batch if item.inside])
+                self._group.commit(
+                    [item for item in batch if item.inside], even_if_empty=self._failure is not None
+                )
             except Exception as error:  # a dead thread would leave every future pending
                 self._failed(batch, error)
             else:
                 self._committed(batch)
             self._running = 0
-        _fail(self._kept, "the store is closed and could not write any more")
+        fail(self._kept, "the store is closed and could not write any more")
         self._kept = []
-        self._write_deferred()
-        self._disconnect()
-
-    def _write_deferred(self) -> None:
-        """Before the file is closed; after a failure the deferred changes are given up."""
-        if self.page is None or self.page.due_in is None or self._failure is not None:
-            return
-        try:
-            db = self._connected()
-            db.execute("begin immediate")
-            self.page.flush_all(db)
-            db.execute("commit")
-        except (sqlite3.Error, StoreError) as error:
-            log.warning("the last second of rates was not written to %s: %s", self.path, error)
+        if self._failure is None:
+            self._group.write_deferred()
+        self._group.disconnect()
 
     def _finished(self) -> bool:
         return not self._kept or time.monotonic() >= self._give_up_at
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[QueuedWrite]:
         """The next batch: kept functions, then queued ones. Waits for work, or for the next retry."""
         with contextlib.suppress(queue.Empty):
-            self._wakeups.get(timeout=self._patience())
+            self._wakeups.get(timeout=self._group.due_in if self._failure is None else self._delay)
         self._awake = False  # later writes wake the thread again
         batch = self._kept + self._drain(MAX_BATCH)
         self._kept = []
@@ -255,82 +212,26 @@ class Writer:
             self._wake()
         return batch
 
-    def _patience(self) -> float | None:
-        """Seconds to wait for new work; `None`: without end."""
-        if self._failure is not None:
-            return self._delay
-        due_in = None if self.page is None else self.page.due_in
-        return None if due_in is None else max(due_in, 0.0)
-
-    def _deferred_due(self) -> bool:
-        return self._patience() == 0.0
-
-    def _drain(self, most: int | None = None) -> list[_Item]:
+    def _drain(self, most: int | None = None) -> list[QueuedWrite]:
         queued = self._queue
         count = len(queued) if most is None else min(len(queued), most)
         return [queued.popleft() for _ in range(count)]
 
-    def _commit(self, items: Sequence[_Item]) -> None:
-        lost = self._lost()
-        if lost is not None:
-            raise StoreLostError(lost)
-        if not items and self._failure is None and not self._deferred_due():
-            return
-        db = self._connected()
-        # Savepoints copy every changed page, so only a batch that failed uses them.
-        if not self._run_all(db, items, _run_plain):
-            db.execute("rollback")
-            self._forget()
-            self._run_all(db, items, self._run_guarded)
-        db.execute("commit")
-        self.commits += 1
-
-    def _run_all(
-        self, db: sqlite3.Connection, items: Sequence[_Item], run: Callable[[sqlite3.Connection, _Item], bool]
-    ) -> bool:
-        """Run the batch in one transaction; `False` if it has to be rolled back and run with savepoints."""
-        db.execute("begin immediate")
-        for item in items:
-            item.error = None
-            if not run(db, item):
-                return False
-        if self.page is not None:
-            self.page.flush(db)
-        return True
-
-    def _run_guarded(self, db: sqlite3.Connection, item: _Item) -> bool:
-        """Run a function in its own savepoint, so that its failure does not undo the work of others."""
-        if self.page is not None:
-            self.page.flush(db)
-        db.execute("savepoint item")
-        if not _run(db, item):
-            db.execute("rollback to item")
-            self._forget()
-        db.execute("release item")
-        return True
-
-    def _committed(self, batch: Sequence[_Item]) -> None:
+    def _committed(self, batch: Sequence[QueuedWrite]) -> None:
         if self._failure is not None:
             log.warning("the store writes again: %s", self.path)
         self._failure = None
         self._delay = FIRST_RETRY_SECONDS / 2
         for item in batch:
             if not item.inside:
-                self._read(item)
+                self._group.read(item)
             elif item.keep and item.error is not None:
                 log.error("a write that must not be lost failed", exc_info=item.error)
-        _deliver(batch)
+        deliver(batch)
 
-    def _read(self, item: _Item) -> None:
-        try:
-            item.result = item.fn(self._connected())
-        except Exception as error:  # delivered to the caller
-            item.error = StoreUnavailableError(str(error)) if unavailable(error) else error
-
-    def _failed(self, batch: Sequence[_Item], error: Exception) -> None:
+    def _failed(self, batch: Sequence[QueuedWrite], error: Exception) -> None:
         """The batch was rolled back: fail its futures and those still in the queue, except for `keep`."""
-        self._reset(error)
-        self._forget()
+        self._group.reset(error)
         if self._failure is None:
             log.error("the store cannot write to %s: %s", self.path, error)
         self._failure = str(error)
@@ -339,92 +240,8 @@ class Writer:
         self._kept = [item for item in everything if item.keep]
         for item in self._kept:
             item.error = None
-        _fail((item for item in everything if not item.keep), str(error))
-
-    def _forget(self) -> None:
-        if self.page is not None:
-            self.page.forget()
-
-    def _reset(self, error: Exception) -> None:
-        """Close an open transaction; also the connection, except after a lock or a full disk.
-
-        A lost file may be moved back; until then only the open connection refers to it.
-        """
-        if self._db is None or isinstance(error, StoreLostError):
-            return
-        try:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
-        except sqlite3.Error:
-            self._disconnect()
-        if not passing(error):
-            self._disconnect()
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._db = connect(self.path)
-            self._opened += 1
-        return self._db
-
-    def _disconnect(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-
-def _run_plain(db: sqlite3.Connection, item: _Item) -> bool:
-    """Run a function; returns `False` if it failed after changing rows."""
-    before = db.total_changes
-    return _run(db, item) or db.total_changes == before
-
-
-def _run(db: sqlite3.Connection, item: _Item) -> bool:
-    """Run a function; returns whether it succeeded. Raises errors of the store; others are stored in the item."""
-    try:
-        item.result = item.fn(db)
-    except Exception as error:
-        if unavailable(error) or not db.in_transaction:
-            raise
-        item.error = error
-    return item.error is None
+        fail((item for item in everything if not item.keep), str(error))
 
 
 def _nothing(_: sqlite3.Connection) -> None:
     return None
-
-
-def _fail(items: Iterable[_Item], why: str) -> None:
-    failed = list(items)
-    for item in failed:
-        item.error = StoreUnavailableError(why)
-    _deliver(failed)
-
-
-def _deliver(items: Iterable[_Item]) -> None:
-    """Resolve futures, waking each event loop only once, because a wake-up is a system call."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
-    for item in items:
-        if item.loop is None:
-            _resolve(item)
-        else:
-            loops.setdefault(item.loop, []).append(item)
-    for loop, group in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve_all, group)
-        except RuntimeError:  # the loop is closed
-            continue
-
-
-def _resolve_all(items: Iterable[_Item]) -> None:
-    for item in items:
-        _resolve(item)
-
-
-def _resolve(item: _Item) -> None:
-    future = item.future
-    if future is None or future.done():  # no caller, or the caller was cancelled
-        return
-    if item.error is None:
-        future.set_result(item.result)
-    else:
-        future.set_exception(item.error)
