@@ -23,8 +23,9 @@ from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Responder
-from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
+from codellama_proxy.inbound.dialect import Dialect, Encoder
+from codellama_proxy.inbound.registry import DIALECTS
+from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS, RequestContext
@@ -59,8 +60,10 @@ class Gateway:
         """The number of requests in flight whose bodies have been received."""
         return len(self._running)
 
-    async def answer(self, endpoint: Endpoint, client: Client) -> None:
+    async def answer(self, endpoint: str, client: Client) -> None:
         """Answers one request, with an error response if need be. Raises `ClientDisconnectedError`."""
+        dialect = DIALECTS[endpoint]
+        encoder: Encoder | None = None
         snapshot = self._snapshot()
         context = self._new_context(endpoint, client, snapshot)
         task = asyncio.current_task()
@@ -71,7 +74,10 @@ class Gateway:
             await self._authenticate(context, client, snapshot)
             body = await self._body(task, context, client, snapshot)
             self._enter(task, context, snapshot)
-            request = context.request = await off_loop(len(body), parsed, context, endpoint, body, snapshot)
+            request = context.request = await off_loop(
+                len(body), parsed, context, dialect, client, body, snapshot
+            )
+            encoder = dialect.encoder(request)
             models = self._chain(context, request, snapshot)
             request = await self._accounting.with_text(request, models)
             source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
@@ -79,16 +85,16 @@ class Gateway:
             models = await self._accounting.admit(context, request, models, snapshot)
             client.stay(lambda: _client_left(task, context, request))
             reply = await source.reply(lambda: self._attempts.run(context, request, models, snapshot))
-            await self._responder.deliver(context, request, reply, client, snapshot)
+            await self._responder.deliver(context, request, reply, client, snapshot, encoder)
         except ProxyError as error:
             context.error = error
-            await self._responder.refuse(context, client, error)
+            await self._responder.refuse(context, client, error, encoder)
         except asyncio.CancelledError:
             if context.error is None:
                 context.gone = True
                 raise
             task.uncancel()  # `interrupt` cancelled it and set the error
-            await self._responder.refuse(context, client, context.error)
+            await self._responder.refuse(context, client, context.error, encoder)
         except ClientDisconnectedError:
             context.gone = True
             raise
@@ -158,7 +164,7 @@ class Gateway:
     ) -> Sequence[Model]:
         """The requested model and its fallbacks that the key and its project may use."""
         return self._attempts.chain(
-            request, permission(context.settings, context.key, request.endpoint), snapshot
+            request, permission(context.settings, context.key, context.endpoint), snapshot
         )
 
 
@@ -169,9 +175,11 @@ def _client_left(task: asyncio.Task[None], context: RequestContext, request: Inf
         task.cancel()
 
 
-def parsed(context: RequestContext, endpoint: Endpoint, body: bytes, snapshot: Snapshot) -> InferenceRequest:
+def parsed(
+    context: RequestContext, dialect: Dialect, client: Client, body: bytes, snapshot: Snapshot
+) -> InferenceRequest:
     """The request in `body`, checked. Raises `ProxyError`."""
-    request = PARSERS[endpoint](body, context.id, int(context.created_at))
+    request = dialect.parse(body, client.request_headers, context.id, int(context.created_at))
     check_client_system(request.messages, snapshot.guardrail.client_system)
     return request
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.reply import Reply
-from codellama_proxy.core import sse
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import usd_text
@@ -15,6 +14,8 @@ from codellama_proxy.core.types import Event, Take, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.response_headers import STREAM_HEADERS, response_headers
+from codellama_proxy.inbound.dialect import Encoder
+from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
@@ -34,6 +35,9 @@ class Client(Protocol):
 
     def cache_control(self) -> str:
         """Its `Cache-Control` header; empty for none."""
+
+    def request_headers(self) -> dict[str, str]:
+        """Its headers, names in lower case."""
 
     def hints(self) -> dict[str, str]:
         """Its headers with tracking metadata."""
@@ -58,8 +62,11 @@ class Client(Protocol):
     async def write(self, data: bytes, *, last: bool) -> None:
         """Sends part of the body. Raises `ClientDisconnectedError` if the client does not read it in time."""
 
-    def put(self, data: bytes) -> bool:
-        """Writes a part of a stream at once; `False` if it cannot, and `write` has to wait."""
+    def is_ready(self) -> bool:
+        """Whether `put` may be called now; else `write` waits for the client."""
+
+    def put(self, data: bytes) -> None:
+        """Writes a part of a stream at once."""
 
 
 class ClientDisconnectedError(Exception):
@@ -80,14 +87,16 @@ class Responder:
         reply: Reply,
         client: Client,
         snapshot: Snapshot,
+        encoder: Encoder,
     ) -> None:
         """Sends the whole answer. Raises `ProxyError` if the upstream fails before its end."""
         deadline = context.started + snapshot.routing.deadline
         events = reply.first
 
         def take(batch: Sequence[Event]) -> bool:
-            if not client.put(_wire_form(request, batch, ended=False)):
+            if not client.is_ready():
                 return False
+            client.put(encoder.events(batch, ended=False))
             context.note(batch)
             return True
 
@@ -97,9 +106,10 @@ class Responder:
                 context.note(events)
                 if ended:
                     events = await self._with_usage(context, request, reply, events)
+                data = encoder.events(events, ended=ended) if request.stream else encoder.whole(events[0])
                 if not client.begun:
-                    await client.begin(200, await self._headers(context, request, events))
-                await client.write(_wire_form(request, events, ended=ended), last=ended)
+                    await client.begin(200, await self._headers(context, request, len(data)))
+                await client.write(data, last=ended)
                 if ended:
                     break
                 events = await self._more(context, reply, deadline, take)
@@ -144,31 +154,28 @@ class Responder:
         return None if charge is None or charge.basis == "exact" else charge.usage
 
     async def _headers(
-        self, context: RequestContext, request: InferenceRequest, events: Sequence[Event]
+        self, context: RequestContext, request: InferenceRequest, length: int
     ) -> dict[str, str]:
+        """Those of a successful response whose body, unless it is a stream, has `length` bytes."""
         now = context.first_at = self._time.monotonic()
-        headers = response_headers(context, now)
+        headers = response_headers(context, now, self._time.wall)
         if request.stream:
             return {**STREAM_HEADERS, **headers}
         cost = usd_text(await self._accounting.cost_nanos(context))
         if cost is not None:
             headers["x-proxy-cost-usd"] = cost
-        length = str(len(events[0].body))
-        return {"content-type": "application/json", "content-length": length, **headers}
+        return {"content-type": "application/json", "content-length": str(length), **headers}
 
-    async def refuse(self, context: RequestContext, client: Client, error: ProxyError) -> None:
-        """Sends an error: as a JSON response, or as the last event of a stream, without `[DONE]`."""
-        body = error.body()
+    async def refuse(
+        self, context: RequestContext, client: Client, error: ProxyError, encoder: Encoder | None
+    ) -> None:
+        """Sends an error: as a JSON response, or as the end of a stream."""
         if client.begun:
-            await client.write(sse.encode(body), last=True)
+            assert encoder is not None
+            await client.write(encoder.broken(error), last=True)
             return
-        headers = {**response_headers(context, self._time.monotonic()), **error.wire_headers()}
+        body = DIALECTS[context.endpoint].error_body(error, context.id)
+        headers = response_headers(context, self._time.monotonic(), self._time.wall)
+        headers.update(error.wire_headers())
         await client.begin(error.status, {**headers, "content-length": str(len(body))})
         await client.write(body, last=True)
-
-
-def _wire_form(request: InferenceRequest, events: Sequence[Event], *, ended: bool) -> bytes:
-    if not request.stream:
-        return events[0].body
-    shown = [e.body for e in events if e.body and (request.include_usage or not e.usage_only)]
-    return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.limits import rates
 from codellama_proxy.request.context import RequestContext
 
@@ -12,8 +15,8 @@ STREAM_HEADERS = {
 }
 
 
-def response_headers(context: RequestContext, now: float) -> dict[str, str]:
-    """The headers of every response, errors included; `now` is monotonic seconds."""
+def response_headers(context: RequestContext, now: float, wall: Callable[[], float]) -> dict[str, str]:
+    """The headers of every response, errors included; `now` is monotonic seconds, `wall` returns Unix seconds."""
     fields = {
         "x-request-id": context.id,
         "x-proxy-config": context.config,
@@ -32,6 +35,10 @@ def response_headers(context: RequestContext, now: float) -> dict[str, str]:
         fields.update(rates.headers(context.admission.requests, context.admission.tokens))
         if context.admission.clamped:
             fields["x-proxy-max-tokens"] = str(context.admission.max_tokens)
+    dialect = DIALECTS[context.endpoint]
+    if dialect.headers is not None:
+        requests, tokens = context.rates
+        fields.update(dialect.headers(context.id, requests, tokens, wall()))
     return fields
 
 

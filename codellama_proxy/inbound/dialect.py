@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
+from codellama_proxy.limits.rates import Rate
 from codellama_proxy.openai_format.request import InferenceRequest
 
 Headers = Callable[[], Mapping[str, str]]
@@ -34,6 +35,13 @@ class Parse(Protocol):
         """The request in `body`. Raises `ProxyError` with status 400 and `param`. `created` is in Unix seconds."""
 
 
+class ResponseHeaders(Protocol):
+    def __call__(
+        self, request_id: str, requests: Rate | None, tokens: Rate | None, now: float
+    ) -> Mapping[str, str]:
+        """Headers of every response, errors included; `now` is in Unix seconds."""
+
+
 class Dialect(NamedTuple):
     """One inference endpoint's."""
 
@@ -45,3 +53,5 @@ class Dialect(NamedTuple):
     """The body of an error response; the second argument is the request id."""
     heartbeat: bytes
     """Sent in a stream after a long silence."""
+    headers: ResponseHeaders | None = None
+    """Response headers that only this dialect has."""

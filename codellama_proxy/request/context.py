@@ -10,7 +10,7 @@ from codellama_proxy.core.masking import mask_for
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project, Tracking
 from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
-from codellama_proxy.limits.rates import ScopeLimits
+from codellama_proxy.limits.rates import Rate, ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import CANCELLED, UNKNOWN_BOUNDS, Call
@@ -124,6 +124,11 @@ class RequestContext:
         self.upstream_model = (
             name if known or served is None else mask_for(served)(name[:MAX_NAME_CHARACTERS])
         )
+
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """What the tightest scope has left of requests and of tokens, where it was admitted and has limits."""
+        return (None, None) if self.admission is None else (self.admission.requests, self.admission.tokens)
 
     @property
     def project(self) -> str:

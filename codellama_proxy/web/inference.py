@@ -14,10 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.sse import HEARTBEAT
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
-from codellama_proxy.openai_format.request import Endpoint
+from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.connection import (
@@ -41,13 +40,14 @@ log = logging.getLogger(__name__)
 class InferenceEndpoint:
     """POST to one inference endpoint."""
 
-    def __init__(self, gateway: Gateway, endpoint: Endpoint, observer: Callable[[], Observer]) -> None:
+    def __init__(self, gateway: Gateway, endpoint: str, observer: Callable[[], Observer]) -> None:
         self._gateway = gateway
+        self._heartbeat = DIALECTS[endpoint].heartbeat
         self._endpoint = endpoint
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = AsgiClient(scope, receive, send)
+        client = AsgiClient(scope, receive, send, self._heartbeat)
         scope[LOGGED_BY_GATEWAY] = True
         try:
             await self._gateway.answer(self._endpoint, client)
@@ -71,6 +71,7 @@ class AsgiClient:
     """`gateway.Client` over ASGI."""
 
     __slots__ = (
+        "_beating",
         "_exchange",
         "_headers",
         "_heartbeat",
@@ -88,7 +89,7 @@ class AsgiClient:
         "status",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, heartbeat: bytes) -> None:
         self.begun = False
         self.status = CLIENT_CLOSED_REQUEST
         """The status sent; 499 if the client disconnected first."""
@@ -105,7 +106,8 @@ class AsgiClient:
         self._exchange: Exchange | None = scope.get(EXCHANGE)
         self._timeouts = client_timeouts(scope)
         self._heartbeat_timer: asyncio.TimerHandle | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._heartbeat = heartbeat
+        self._beating: asyncio.Task[None] | None = None
         self._last_write = 0.0
 
     def credential(self) -> str | None:
@@ -113,6 +115,9 @@ class AsgiClient:
 
     def cache_control(self) -> str:
         return ",".join([v.decode("latin-1") for n, v in self._headers if n == b"cache-control"])
+
+    def request_headers(self) -> dict[str, str]:
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
 
     def hints(self) -> dict[str, str]:
         return {
@@ -182,12 +187,13 @@ class AsgiClient:
             self._exchange.write(data, last=last)
         self._last_write = self._loop.time()
 
-    def put(self, data: bytes) -> bool:
-        if self._exchange is None or self._exchange.is_paused or self.gone:
-            return False
+    def is_ready(self) -> bool:
+        return self._exchange is not None and not self._exchange.is_paused and not self.gone
+
+    def put(self, data: bytes) -> None:
+        assert self._exchange is not None
         self._exchange.write(data, last=False)
         self._last_write = self._loop.time()
-        return True
 
     def _schedule_heartbeat(self, seconds: float) -> None:
         self._heartbeat_timer = self._loop.call_later(seconds, self._beat)
@@ -203,8 +209,8 @@ class AsgiClient:
         self._schedule_heartbeat(self._timeouts.heartbeat - silent)
 
     def _write_comment(self) -> None:
-        if self._heartbeat is None or self._heartbeat.done():
-            self._heartbeat = asyncio.create_task(self.write(HEARTBEAT, last=False))
+        if self._beating is None or self._beating.done():
+            self._beating = asyncio.create_task(self.write(self._heartbeat, last=False))
 
     async def fail(self, error: ProxyError) -> None:
         """Sends the error if no response has begun."""
@@ -219,5 +225,5 @@ class AsgiClient:
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.cancel()
             self._heartbeat_timer = None
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        if self._beating is not None:
+            self._beating.cancel()

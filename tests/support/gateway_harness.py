@@ -135,13 +135,17 @@ class Client:
         self.ended = last
         self.wrote.set()
 
-    def put(self, data: bytes) -> bool:
-        """Only what `write` would take without waiting or raising."""
-        if self.gone or (self._stops_after is not None and len(self.writes) >= self._stops_after):
-            return False
+    def is_ready(self) -> bool:
+        """Only where `write` would neither wait nor raise."""
+        stopped = self._stops_after is not None and len(self.writes) >= self._stops_after
+        return not self.gone and not stopped
+
+    def put(self, data: bytes) -> None:
         self.writes.append(data)
         self.wrote.set()
-        return True
+
+    def request_headers(self) -> dict[str, str]:
+        return {}
 
     @property
     def data(self) -> bytes:
