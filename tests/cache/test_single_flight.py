@@ -307,8 +307,8 @@ class SlowClient(Client):
             await self.reads.wait()
         await super().write(data, last=last)
 
-    def put(self, data: bytes) -> bool:
-        return self.reads.is_set() and super().put(data)
+    def is_ready(self) -> bool:
+        return self.reads.is_set() and super().is_ready()
 
 
 def large_stream(pieces: int, size: int) -> Any:
