@@ -128,7 +128,7 @@ def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tupl
         deployment = at.deployment
         own = len(at.guardrail_text.encode())
         own += len(repr(dict(deployment.params))) if deployment.params else 0
-        total = shared + own + media.bound(attached, deployment)
+        total = shared + own + (media.bound(attached, deployment) if attached else 0)
         # Extras without a price are removed only if there is a budget.
         calls = sum([extra.calls for extra in (at.paid_extras if budgeted else at.extras)])
         if not calls and output_bounds.always_searches(request, deployment):

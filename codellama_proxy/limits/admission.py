@@ -232,17 +232,19 @@ def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence
 
 def _money(ask: AdmissionRequest, budgeted: Sequence[ScopeState]) -> _Money:
     """The hold, and how many tokens it covers."""
+    if not budgeted:
+        return _NOTHING
     real = [s for s in budgeted if not s.scope.limits.shadow]
-    most = ask.bound.nanos(ask.wanted_tokens) if budgeted and any(ask.prices) else 0
+    wanted = ask.wanted_tokens
+    cost = ask.bound if any(ask.prices) else budgets.NO_COST
+    most = cost.nanos(wanted)
     for s in real:
         if s.scope.limits.max_budget == 0:
             return _Money(refusals=(s.over_budget(most),))
-    if not budgeted or not ask.prices:
+    if not ask.prices:
         return _NOTHING
-    if real and all(price is None for price in ask.prices):
+    if real and cost is budgets.NO_COST:
         raise _not_priced(ask)
-    cost = ask.bound
-    wanted = ask.wanted_tokens
     if not real:
         return _shadow_money(most, budgeted)
     tightest = min(real, key=_headroom) if len(real) > 1 else real[0]

@@ -33,6 +33,10 @@ class Bound(NamedTuple):
         return None if self.output_units == 0 else left // self.output_units
 
 
+NO_COST = Bound(0, 0)
+"""Of a request without any known price."""
+
+
 def bound(
     prices: Iterable[Tariff | None],
     prompt_bounds: Sequence[int],

@@ -23,9 +23,13 @@ def cost(usage: Usage, price: Price, requested_tier: str = "") -> int:
     `requested_tier` matters if the upstream does not report the tier: the cost is then the highest of the tiers that
     may apply.
     """
-    units = max(_units(usage, rates) for rates in _applicable(usage, price, requested_tier))
-    calls = dict(usage.tool_calls)
-    units += sum(max(calls.get(name, 0), 0) * nanos for name, nanos in price.server_tools)
+    if price.above or price.service_tiers:
+        units = max(_units(usage, rates) for rates in _applicable(usage, price, requested_tier))
+    else:
+        units = _units(usage, price)
+    if usage.tool_calls and price.server_tools:
+        calls = dict(usage.tool_calls)
+        units += sum(max(calls.get(name, 0), 0) * nanos for name, nanos in price.server_tools)
     return -(-units // PER)
 
 
@@ -62,6 +66,9 @@ def reachable(price: Price, prompt_bound: int, requested_tier: str = "") -> Tari
 def dearest(rates: Iterable[Tariff]) -> Tariff:
     """The highest of these rates in each class."""
     given = tuple(rates)
+    if len(given) == 1:
+        (only,) = given
+        return Tariff(only.input, only.output, _cached(only), _written(only), _written_1h(only))
     return Tariff(
         max(one.input for one in given),
         max(one.output for one in given),
@@ -76,13 +83,12 @@ def _units(usage: Usage, rates: Tariff) -> int:
     cached = usage.cached_tokens if 0 <= usage.cached_tokens <= prompt else 0
     written = min(max(usage.cache_write_tokens, 0), prompt - cached)
     hour = min(max(usage.cache_write_1h_tokens, 0), written)
-    return (
-        (prompt - cached - written) * rates.input
-        + cached * _cached(rates)
-        + (written - hour) * _written(rates)
-        + hour * _written_1h(rates)
-        + max(usage.completion_tokens, 0) * rates.output
-    )
+    units = (prompt - cached - written) * rates.input + max(usage.completion_tokens, 0) * rates.output
+    if cached:
+        units += cached * _cached(rates)
+    if written:
+        units += (written - hour) * _written(rates) + hour * _written_1h(rates)
+    return units
 
 
 def _cached(rates: Tariff) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from codellama_proxy.core.snapshot import Deployment
@@ -29,24 +30,30 @@ def unbounded_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
     """
     if chat.endpoint == "embeddings":
         return 0
-    params = {**deployment.params, **chat.params}
-    each = _text_bytes(params.get("prediction"))
-    if REASONS_UNBOUNDED.search(_model(deployment)):
+    prediction = chat.params.get("prediction", deployment.params.get("prediction"))
+    each = 0 if prediction is None else _text_bytes(prediction)
+    if _reasons_unbounded(deployment.base_model or deployment.model):
         each += min(
             MAX_UNBOUNDED_REASONING_TOKENS, deployment.context_window or MAX_UNBOUNDED_REASONING_TOKENS
         )
-    return each * answers_of(chat.endpoint, params) if each else 0
+    return each * answers_of(chat.endpoint, {**deployment.params, **chat.params}) if each else 0
 
 
 def always_searches(chat: InferenceRequest, deployment: Deployment) -> bool:
     """Whether the deployment searches the web even if the request does not ask for it."""
     if chat.endpoint == "embeddings" or chat.params.get("disable_search") is True:
         return False
-    return deployment.provider == "perplexity" or bool(ALWAYS_SEARCHES.search(_model(deployment)))
+    return deployment.provider == "perplexity" or _always_searches(deployment.base_model or deployment.model)
 
 
-def _model(deployment: Deployment) -> str:
-    return deployment.base_model or deployment.model
+@lru_cache(maxsize=4096)
+def _reasons_unbounded(model: str) -> bool:
+    return REASONS_UNBOUNDED.search(model) is not None
+
+
+@lru_cache(maxsize=4096)
+def _always_searches(model: str) -> bool:
+    return ALWAYS_SEARCHES.search(model) is not None
 
 
 def _text_bytes(prediction: Any) -> int:
