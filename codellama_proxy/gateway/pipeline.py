@@ -9,7 +9,6 @@ Streams and plain answers take the same path: a plain answer is a stream of one 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.auth.keys import Keys
@@ -18,6 +17,7 @@ from codellama_proxy.cache.lookup import CacheLookup
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
+from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
@@ -124,7 +124,7 @@ class Gateway:
 
     def _new_context(self, endpoint: str, client: Client, snapshot: Snapshot) -> RequestContext:
         now, wall = self._time.monotonic(), self._time.wall()
-        context = RequestContext(request_id(wall), now, wall, endpoint, snapshot.digest)
+        context = RequestContext(new_request_id(wall), now, wall, endpoint, snapshot.digest)
         context.tracking = snapshot.tracking
         if snapshot.tracking.promptlayer_key is not None or self._accounting.traced:
             context.hints = client.hints()
@@ -182,11 +182,6 @@ def parsed(
     request = dialect.parse(body, client.request_headers, context.id, int(context.created_at))
     check_client_system(request.messages, snapshot.guardrail.client_system)
     return request
-
-
-def request_id(wall: float) -> str:
-    """A unique ID that sorts by time, so that an index of IDs grows only at its end. `wall`: unix seconds."""
-    return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
 
 
 def _any_size(_: int) -> None:

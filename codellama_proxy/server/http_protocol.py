@@ -16,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.gateway.pipeline import request_id as new_request_id
+from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.server import framing
 from codellama_proxy.server.exchange import DirectExchange
 from codellama_proxy.server.framing import MAX_HEAD_BYTES

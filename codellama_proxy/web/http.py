@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.gateway.pipeline import request_id
+from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.openai_format.fields import parse_json
 from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
@@ -142,7 +142,7 @@ class RequestId:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
                 if not any(name == b"x-request-id" for name, _ in headers):
-                    headers.append((b"x-request-id", request_id(time.time()).encode()))
+                    headers.append((b"x-request-id", new_request_id(time.time()).encode()))
                     message = {**message, "headers": headers}
             await send(message)
 
