@@ -157,8 +157,8 @@ class Accounting:
         Done before returning if no tokens need counting; otherwise by the returned task.
         """
         context.ended = self._time.monotonic()
-        context.close_calls()
-        if not any(charging.must_count(call) for call in uncharged(context)):
+        context.leave_calls()
+        if not any([charging.must_count(call) for call in uncharged(context)]):
             self._book(context)
             return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(context))
@@ -175,7 +175,7 @@ class Accounting:
     def _book(self, context: RequestContext) -> None:
         for call in uncharged(context):
             call.charge = charging.charge(call, price_of(call.deployment))
-        context.close_calls()
+        context.record_calls()
         done = request_charge(context, price_of)
         if context.needs_settlement:
             self._ledger.settle(_tracked(settlement(context, done), context, done))

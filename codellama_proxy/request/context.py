@@ -13,7 +13,7 @@ from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import Rate, ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
-from codellama_proxy.pricing.charge import CANCELLED, UNKNOWN_BOUNDS, Call
+from codellama_proxy.pricing.charge import CANCELLED, CANCELLED_MIDWAY, UNKNOWN_BOUNDS, Call
 from codellama_proxy.pricing.plausible_usage import Bounds
 from codellama_proxy.request.transcript import Transcript
 
@@ -168,11 +168,13 @@ class RequestContext:
         """Records that the client disconnected; the request continues without it."""
         self.gone = True
 
-    def close_calls(self) -> None:
+    def leave_calls(self) -> None:
         """At the end of the request: calls still in progress were cancelled because the client disconnected."""
-        for call in self.calls[len(self.attempts) :]:
-            call.leave(self.ended, CANCELLED)
-        for call in self.calls:
-            call.leave(self.ended)
+        for index, call in enumerate(self.calls):
+            if call.ended is None:
+                call.leave(self.ended, CANCELLED if index >= len(self.attempts) else CANCELLED_MIDWAY)
+
+    def record_calls(self) -> None:
+        """Once every call has its charge: the attempts as rows and logs show them."""
         if self.calls:
             self.attempts = [call.attempt() for call in self.calls]

@@ -69,6 +69,26 @@ def next_step(
         return GiveUp("deadline")
     if len(attempts) >= routing.max_attempts:
         return GiveUp("attempts")
+    if not attempts and not cooling and chain:  # nearly every request
+        return Try(chain[0], 0.0, remaining / 2 if _may_move_on(chain, routing) else remaining)
+    return _next_step(chain, attempts, remaining, routing, jitter, cooling, now)
+
+
+def _may_move_on(chain: Sequence[Deployment], routing: Routing) -> bool:
+    """Whether another deployment could follow the first attempt of a request."""
+    return routing.max_attempts > 1 and any([one.id != chain[0].id for one in chain])
+
+
+def _next_step(
+    chain: Sequence[Deployment],
+    attempts: Sequence[Attempt],
+    remaining: float,
+    routing: Routing,
+    jitter: Jitter,
+    cooling: Mapping[str, Cooling],
+    now: float,
+) -> Try | GiveUp:
+    """`next_step` within the deadline and the number of attempts."""
     cooled = {d.id: cooling[d.id] for d in chain if is_cooling(cooling.get(d.id), now)}
     allowed = [d for d in chain if d.id not in cooled or not cooled[d.id].probing]
     options = _Options(allowed, attempts, routing, jitter, cooled)

@@ -194,6 +194,17 @@ def test_half_of_the_remaining_time_shrinks() -> None:
     assert next_step([A], [], 100.0, routing, half) == GiveUp("deadline")
 
 
+@given(routings(), st.lists(st.sampled_from([A, B, C]), max_size=3, unique=True), st.floats(0, 700))
+def test_a_first_attempt_does_not_depend_on_the_state_of_other_deployments(
+    routing: Routing, chain: list[Deployment], elapsed: float
+) -> None:
+    """With no state at all, the first attempt is decided without looking further."""
+    elsewhere = {"elsewhere#1": Cooling(failures=1)}
+    assert next_step(chain, [], elapsed, routing, half) == next_step(
+        chain, [], elapsed, routing, half, elsewhere, 0.0
+    )
+
+
 M1, M2, N = deployment("m", 1), deployment("m", 2), deployment("n")
 
 
