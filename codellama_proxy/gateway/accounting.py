@@ -158,7 +158,7 @@ class Accounting:
         """
         context.ended = self._time.monotonic()
         context.leave_calls()
-        if not any([charging.must_count(call) for call in uncharged(context)]):
+        if not any(charging.must_count(call) for call in uncharged(context)):
             self._book(context)
             return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(context))
