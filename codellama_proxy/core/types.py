@@ -183,6 +183,8 @@ class Event(NamedTuple):
     """Part of the answer without visible content: the start of a block, hidden reasoning."""
     completion: Json | None = None
     """The whole completion in `body`, where it has been parsed and is small. Read-only."""
+    raw: bytes = b""
+    """The same in the client's dialect, as the upstream sent it: a frame of a stream, or a whole answer."""
 
 
 Take = Callable[[Sequence[Event]], bool]

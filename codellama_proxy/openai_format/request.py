@@ -82,6 +82,8 @@ class InferenceRequest(NamedTuple):
     """Parameters that are dropped and reported, not refused, where they are not supported."""
     ignored: tuple[str, ...] = ()
     """What the translation from the client's dialect left out, for `x-proxy-dropped-params`."""
+    needed_tool: str = ""
+    """A tool of the client's dialect that the request is about and that only a relay has; translations refuse it."""
 
     @property
     def mode(self) -> str:
