@@ -19,9 +19,10 @@ from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extens
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.reports import Filters
-from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances
+from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
+from codellama_proxy.store.sqlite.scope_balance import SQL
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 

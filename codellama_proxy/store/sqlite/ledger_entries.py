@@ -24,8 +24,9 @@ from codellama_proxy.limits.windows import DAY
 from codellama_proxy.pricing.cost import input_cost
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import outbox
-from codellama_proxy.store.sqlite.balances import SQL, ScopeBalances, standing
+from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.crashes import Orphan, crashed
+from codellama_proxy.store.sqlite.scope_balance import SQL, standing
 
 MAX_NAME_CHARACTERS = 256
 """Maximum stored length of a model name from a client."""
