@@ -106,18 +106,30 @@ class ChunkTemplate(NamedTuple):
         _, before, after, _, _, model, start = self
         if start is None or not events.startswith(start, at):
             return None
-        texts: list[bytes] = []
+        at += len(START)
         begin, end = len(before), -len(after)
-        for data in events[at + len(START) : -len(END)].split(BETWEEN):
-            if not (data.startswith(before) and data.endswith(after)):
+        texts: list[bytes] = []
+        for data in events[at : -len(END)].split(BETWEEN):
+            if not data.startswith(before):
                 break
             texts.append(data[begin:end])
+        body = self._joined(texts)
+        if not events.startswith(body + END, at):  # one of them ends in another way
+            del texts[1:]
+            body = self._joined(texts)
+            if not events.startswith(body + END, at):
+                return None
+        count = len(texts)
         text = _text_of(texts)
         if text is None:
             return None
-        at += len(START)
-        size = len(texts) * (begin - end) + sum(map(len, texts)) + len(BETWEEN) * (len(texts) - 1)
-        return Event(events[at : at + size], True, text, None, None, model), at + size + len(END)
+        if len(texts) < count:
+            body = self._joined(texts)
+        return Event(body, True, text, None, None, model), at + len(body) + len(END)
+
+    def _joined(self, texts: Sequence[bytes]) -> bytes:
+        """The body of a run with these texts, as they stand in JSON."""
+        return self.before + (self.after + BETWEEN + self.before).join(texts) + self.after
 
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
