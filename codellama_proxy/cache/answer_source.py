@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.reply import Begin, Reply
@@ -121,8 +121,8 @@ class SharedCallOwner:
         assert self._call.answer.reply is not None
         return self._call.answer.reply
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
-        return await self._call.more(seconds, take)
+    def more(self, seconds: float, take: Take = decline) -> Awaitable[Sequence[Event]]:
+        return self._call.more(seconds, take)
 
     async def leave(self) -> None:
         """Waits until no other request needs the answer, because the owner pays for all of it."""

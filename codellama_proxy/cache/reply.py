@@ -28,7 +28,7 @@ class Reply(Protocol):
     def ended(self) -> bool:
         """Whether the batch returned last was the last one."""
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+    def more(self, seconds: float, take: Take = decline) -> Awaitable[Sequence[Event]]:
         """The next batch that `take` does not take, or the last one.
 
         Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`.

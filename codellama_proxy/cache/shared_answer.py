@@ -51,7 +51,8 @@ class SharedAnswer:
         self.subscriptions: set[Subscription] = set()
         self._closed = closed
         self._unsubscribed = unsubscribed
-        self._room = asyncio.Event()
+        self._room: asyncio.Event | None = None
+        """Set when a subscriber may have caught up."""
 
     @property
     def over(self) -> bool:
@@ -92,7 +93,7 @@ class SharedAnswer:
     async def wait_for_room(self) -> None:
         """Returns when a subscriber has caught up."""
         while self._is_ahead():
-            self._room.clear()
+            self._room = asyncio.Event()
             await self._room.wait()
 
     def _is_ahead(self) -> bool:
@@ -128,9 +129,13 @@ class SharedAnswer:
 
     def taken(self) -> None:
         """Called when a subscriber has read the buffer."""
-        self._room.set()
+        self._make_room()
         if self.large:
             self._discard(min([one.at for one in self.subscriptions], default=self.discarded))
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def _discard(self, count: int) -> None:
         """Drops the batches before number `count` from the buffer."""
@@ -140,7 +145,7 @@ class SharedAnswer:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self.subscriptions.discard(subscription)
-        self._room.set()
+        self._make_room()
         self._unsubscribed()
         self._notify()
 

@@ -59,7 +59,7 @@ async def open_reply(
     """
     pool = pools.of(deployment)
     transport = pool.take()
-    response: httpx2.Response | None = None
+    body: httpx2.AsyncByteStream | None = None
     reply: Reply | None = None
 
     async def send(one: HttpRequest) -> httpx2.Response:
@@ -72,13 +72,15 @@ async def open_reply(
     async def close() -> None:
         watch.close()
         try:
-            if response is not None:
-                await response.stream.aclose()  # type: ignore[union-attr]  # always an async stream here
+            if body is not None:
+                await body.aclose()
         finally:
             pools.give_back(pool)
 
-    def clean() -> Clean:
-        return mask_for(deployment, sent.url, _personal(request))
+    url = sent.url
+
+    def clean() -> Clean:  # lives as long as the stream, and must not keep the request's body
+        return mask_for(deployment, url, _personal(request))
 
     own = deployment.timeouts.first_token if request.stream else deployment.timeouts.answer
     now = asyncio.get_running_loop().time()
@@ -86,8 +88,9 @@ async def open_reply(
     try:
         with watch.until(first):
             response = await _respond(send, sent, request, deployment, sleep, received)
+            body = response.stream  # type: ignore[assignment]  # always an async stream here
             reply = Reply(request, deployment, close, sent.dropped, watch, clean, note)
-            stream = await _receive(reply, response, received, asked=request.stream)
+            stream = await _receive(reply, response, received, first, asked=request.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
@@ -150,11 +153,11 @@ def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL
 
 
 async def _receive(
-    reply: Reply, response: httpx2.Response, received: list[bytes], *, asked: bool
+    reply: Reply, response: httpx2.Response, received: list[bytes], until: float, *, asked: bool
 ) -> Body | None:
     """Reads a plain answer into `reply` and returns `None`, or returns the stream to be read.
 
-    `asked`: whether a stream was requested. Raises `AttemptError`.
+    `until`: the event loop's time; `asked`: whether a stream was requested. Raises `AttemptError`.
     """
     headers = response.headers
     if response.status_code not in ANSWER_STATUSES:
@@ -169,5 +172,5 @@ async def _receive(
     elif asked:
         return came
     else:
-        await reply.gathered(came)
+        await reply.gathered(came, until)
     return None

@@ -114,12 +114,15 @@ class Reply:
         except Exception as error:
             raise _unexpected(error) from None
 
-    async def gathered(self, body: Body) -> None:
-        """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`."""
+    async def gathered(self, body: Body, until: float) -> None:
+        """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`.
+
+        `until`: the event loop's time.
+        """
         self._body = body
         events: list[Event] = []
         while not self.ended:
-            batch = await self._read()
+            batch = await self._read(until)
             events += batch
             self._answered = self._answered or any(event.content for event in batch)
             if self._received > self.max_bytes:
@@ -146,7 +149,7 @@ class Reply:
             if self.ended:
                 raise AttemptError(failures.disguised("empty_stream", status=200))
             try:
-                events = await (self._next(end) if begun else self._read_until(first))
+                events = await (self._read(end, extends=True) if begun else self._read(first))
             except TimeoutError:
                 raise AttemptError(
                     failures.timed_out("idle_timeout" if begun else "first_token_timeout")
@@ -169,7 +172,7 @@ class Reply:
         """
         end = asyncio.get_running_loop().time() + seconds
         try:
-            while not (events := await self._next(end, take)) and not self.ended:
+            while not (events := await self._read(end, take, extends=True)) and not self.ended:
                 pass
         except TimeoutError:
             raise AttemptError(failures.timed_out("idle_timeout")) from None
@@ -198,31 +201,22 @@ class Reply:
         finally:
             await self._close()
 
-    async def _next(self, end: float, take: Take = decline) -> list[Event]:
-        """`_read`, if the upstream is not silent for its idle timeout. Raises `TimeoutError`."""
-        silent = asyncio.get_running_loop().time() + self.deployment.timeouts.idle
-        with self._watch.until(min(silent, end)):
-            return await self._read(take, end)
+    async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> list[Event]:
+        """The first events that `take` does not take; none if a large piece was only read in part.
 
-    async def _read_until(self, at: float) -> list[Event]:
-        with self._watch.until(at):
-            return await self._read()
-
-    async def _read(self, take: Take = decline, end: float | None = None) -> list[Event]:
-        """The events of the first read that `take` does not take; none if there may be more.
-
-        `end`: until then, each read extends the present wait by the idle timeout.
+        Waits until the event loop's time `end`; if `extends`, at most the idle timeout for each piece. Raises
+        `TimeoutError`.
         """
         assert self._body is not None
         if self._failed is not None:
             raise self._failed
         declined: list[Event] = []
-        loop, idle = asyncio.get_running_loop(), self.deployment.timeouts.idle
+        watch, loop, idle = self._watch, asyncio.get_running_loop(), self.deployment.timeouts.idle
 
         def sink(piece: bytes) -> bool:
             nonlocal declined
-            if end is not None:
-                self._watch.extend(min(loop.time() + idle, end))
+            if extends:
+                watch.extend(min(loop.time() + idle, end))
             if len(piece) > READ_SLICE_BYTES:
                 self._rest = memoryview(piece)
                 return False
@@ -232,13 +226,14 @@ class Reply:
                 return False
             return True
 
-        if self._rest:  # of a large piece one part after another, so that others get their turn in between
+        if self._rest:  # a large piece in slices, so that other tasks run in between
             await asyncio.sleep(0)
             part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
             sink(part)
-        elif not await self._body.pour(sink):
-            return self._last()
-        return declined
+            return declined
+        with watch.until(min(loop.time() + idle, end) if extends else end):
+            goes_on = await self._body.pour(sink)
+        return declined if goes_on else self._last()
 
     def _parsed_piece(self, piece: bytes) -> list[Event]:
         self._received += len(piece)
