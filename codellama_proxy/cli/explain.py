@@ -33,6 +33,7 @@ from codellama_proxy.diagnostics.decision import (
     Count,
     Explanation,
     World,
+    admitted,
     trace_of,
     unused,
 )
@@ -147,8 +148,7 @@ def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: Worl
 def _simulated(
     snapshot: Snapshot, key: Key, chat: InferenceRequest, explanation: Explanation, plan: Plan
 ) -> Course:
-    trace = trace_of(snapshot, key, chat, 0.0)
-    trace.admission = explanation.admission
+    trace = admitted(snapshot, key, chat, explanation)
     return simulate(trace, chat, explanation.models, snapshot, plan)
 
 

@@ -14,6 +14,7 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import Cached, CandidateState, Explanation, LimitState
 from codellama_proxy.diagnostics.simulation import Course
 from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.routing.selection import model_name
 
 
 def as_text(
@@ -26,12 +27,15 @@ def as_text(
 ) -> Iterator[str]:
     """The lines, the verdict first."""
     asked = "the first model" if chat.model is None else f"the model {chat.model}"
+    alias_of = _alias_of(snapshot, chat)
+    if alias_of is not None:
+        asked += f", an alias of {alias_of},"
     yield f"key {key.key_id} of project {key.project} asks for {asked} (configuration {snapshot.digest})"
     yield ""
     yield from _verdict(explanation)
     if explanation.chain:
         yield ""
-        yield "Attempted in this order until one answers (equal weights in random order):"
+        yield f"Attempted in this order until one answers ({_order(explanation)}):"
         yield _indented(
             table(
                 ("deployment", "provider", "upstream model", "state", "price"), _deployment_rows(explanation)
@@ -55,6 +59,19 @@ def as_text(
         )
     if course is not None:
         yield from _time_line(course)
+
+
+def _alias_of(snapshot: Snapshot, chat: InferenceRequest) -> str | None:
+    """The model that the requested name is an alias of, if it is one."""
+    model = None if chat.model is None else model_name(snapshot, chat.model)
+    return None if model == chat.model else model
+
+
+def _order(explanation: Explanation) -> str:
+    """How the order of a name's deployments comes about."""
+    if explanation.conversation is None:
+        return "equal weights in random order"
+    return f"its conversation stays on one deployment of a name, by {explanation.conversation.source}"
 
 
 def _verdict(explanation: Explanation) -> Iterator[str]:
@@ -179,6 +196,8 @@ def as_json(
         "key_id": key.key_id,
         "project": key.project,
         "model": chat.model,
+        "alias_of": _alias_of(snapshot, chat),
+        "conversation": explanation.conversation and explanation.conversation.source,
         "error": _error_json(explanation.error),
         "chain": [_deployment_json(one) for one in explanation.chain],
         "others": [

@@ -14,6 +14,7 @@ from codellama_proxy.config.validate.availability import unsupported
 from codellama_proxy.config.yaml.document import Document
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
+from codellama_proxy.routing.sticky import identity_of
 
 BUILT_IN_MOCK = "mock"
 
@@ -44,6 +45,7 @@ def snapshot(
         tracking=_tracking(file.tracking),
         server=t.Server(**dict(file.server)),
         egress=t.Egress(file.egress.proxy or None, file.egress.ca_bundle),
+        aliases=MappingProxyType(dict(file.aliases)),
         auth_required=file.auth.required,
         metrics_public=file.metrics.public,
         warnings=warnings,
@@ -91,12 +93,16 @@ def deployment(
 def deployments(file: schema.File, document: Document, implemented: frozenset[str]) -> list[t.Deployment]:
     """The entries of `models:` in file order, each with the reason if it is disabled."""
     numbers: Counter[str] = Counter()
+    alike: Counter[str] = Counter()
     made = []
     for index, entry in enumerate(file.models):
         numbers[entry.name] += 1
         disabled = unsupported(entry, implemented) or document.missing.get(("models", index, "api_key"))
         one = deployment(entry, numbers[entry.name], file.timeouts, disabled, file.egress)
-        made.append(replace(one, secrets=secrets_of_entry(document, index)))
+        identity = identity_of(one)
+        alike[identity] += 1
+        secrets = secrets_of_entry(document, index)
+        made.append(replace(one, secrets=secrets, identity=f"{identity}#{alike[identity]}"))
     return made
 
 
@@ -214,6 +220,7 @@ def _routing(routing: schema.Routing) -> t.Routing:
         fallback_on=frozenset(routing.fallback_on),
         cooldown=t.Cooldown(**dict(routing.cooldown)),
         unknown_model=routing.unknown_model,
+        sticky=routing.sticky,
     )
 
 

@@ -34,9 +34,9 @@ _NAMES = {
     "metrics_public": "metrics.public",
 }
 """Fields whose key in the file has another name."""
-_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets", "ca_bundle"})
+_DERIVED = frozenset({"id", "name", "fallbacks", "disabled", "given", "secrets", "identity", "ca_bundle"})
 _OWN_LINES = frozenset(
-    {"digest", "models", "disabled", "projects", "warnings", "secrets", "hidden", "fingerprint"}
+    {"digest", "models", "disabled", "aliases", "projects", "warnings", "secrets", "hidden", "fingerprint"}
 )
 
 
@@ -45,6 +45,7 @@ def difference(old: Snapshot, new: Snapshot) -> list[str]:
     hidden = old.hidden | new.hidden
     lines = [
         *_models(old, new, hidden),
+        *_aliases(old.aliases, new.aliases, Place("aliases", hidden)),
         *_named("projects", old.projects, new.projects, hidden),
         *_fields(Place("", hidden), old, new, skip=_OWN_LINES),
     ]
@@ -75,12 +76,8 @@ class Place(NamedTuple):
 def _models(old: Snapshot, new: Snapshot, hidden: frozenset[str]) -> Iterator[str]:
     before, after = _deployments(old), _deployments(new)
     had, has = (Counter(d.name for d in those.values()) for those in (before, after))
-    yield from _members(
-        "models",
-        had,
-        has,
-    )
-    yield from _order(old.models, new.models)
+    yield from _members("models", had, has)
+    yield from _order("models", old.models, new.models)
     for id_, deployment in after.items():
         was = before.get(id_)
         label = deployment.name if has[deployment.name] == 1 else id_
@@ -102,10 +99,17 @@ def _deployments(snapshot: Snapshot) -> dict[str, Deployment]:
     return {d.id: d for d in (*enabled, *snapshot.disabled)}
 
 
-def _order(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]:
+def _order(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     stayed = [name for name in old if name in new]
     if stayed != (now := [name for name in new if name in old]):
-        yield f"models: order {', '.join(stayed)} → {', '.join(now)}"
+        yield f"{label}: order {', '.join(stayed)} → {', '.join(now)}"
+
+
+def _aliases(old: Mapping[str, str], new: Mapping[str, str], place: Place) -> Iterator[str]:
+    yield from _members("aliases", old, new)
+    yield from _order("aliases", old, new)
+    for alias, model in new.items():
+        yield from _value(place.inner(alias), "", old.get(alias, model), model)
 
 
 def _availability(label: str, old: Deployment, new: Deployment) -> Iterator[str]:

@@ -28,6 +28,7 @@ from codellama_proxy.core import snapshot
 from codellama_proxy.core.snapshot import Bundle, Json, Secret
 
 ProjectName = Annotated[str, s.PROJECT]
+AliasName = Annotated[str, s.PATTERN]
 ClientSystem = Annotated[Literal["keep", "drop", "reject"], ONE_OF]
 CallerFault = Annotated[snapshot.CallerFault, ONE_OF]
 UnknownModel = Annotated[Literal["error", "default"], ONE_OF]
@@ -114,6 +115,10 @@ class Routing(Section):
     cooldown: Cooldown = Field(default_factory=Cooldown, description="When a failing deployment rests.")
     unknown_model: UnknownModel = Field(
         default=_ROUTING.unknown_model, description="error: 404; default: start at the first model."
+    )
+    sticky: Flag = Field(
+        default=_ROUTING.sticky,
+        description="Keep each conversation on one deployment of a name, for the upstream's prompt cache.",
     )
 
 
@@ -264,6 +269,10 @@ class File(Section):
     """All behaviour of the proxy. Saved changes take effect within two seconds."""
 
     models: tuple[Entry, ...] = Field(description="The models; their order is the fallback order.")
+    aliases: Annotated[dict[AliasName, Name], _KEYS_FOR_FALSE] = Field(
+        default={},
+        description="Other names of models; shell wildcards are fine; the first match counts.",
+    )
     guardrail: Guardrail = Field(
         default_factory=Guardrail, description="The system prompt no client can switch off."
     )

@@ -73,7 +73,7 @@ def _is_public_name(path: Path) -> bool:
     match path:
         case ("models", int(), "name") | ("models", int(), "fallbacks", int()):
             return True
-        case ("projects", str(), "models", int()) | ("cache", "semantic", "model"):
+        case ("projects", str(), "models", int()) | ("cache", "semantic", "model") | ("aliases", str()):
             return True
     return False
 

@@ -148,6 +148,8 @@ class Deployment:
     """The reason if it is disabled, as text; `None` if it is enabled."""
     secrets: frozenset[Secret] = frozenset()
     """Values from `${...}` in the entry and in the guardrails, never shown."""
+    identity: str = field(default="", repr=False, compare=False)
+    """A digest of what it is, which stays when entries are added or moved; empty: its `id`. Never shown."""
 
     @property
     def egress(self) -> Egress:
@@ -194,6 +196,8 @@ class Routing:
     fallback_on: frozenset[CallerFault] = frozenset({"context_length"})
     cooldown: Cooldown = Cooldown()
     unknown_model: Literal["error", "default"] = "error"
+    sticky: bool = True
+    """Whether the requests of a conversation stay on one deployment of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,8 @@ class Snapshot:
     metrics_public: bool
     egress: Egress = Egress()
     """For requests without a deployment, such as those of the semantic cache."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of models: shell wildcards to model names; the first match counts."""
     warnings: tuple[str, ...] = ()
     """Warnings for people: disabled entries, keys without effect."""
     secrets: frozenset[Secret] = field(default=frozenset(), compare=False)

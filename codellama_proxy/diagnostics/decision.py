@@ -24,7 +24,9 @@ from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
+from codellama_proxy.routing import sticky
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
+from codellama_proxy.routing.sticky import Conversation
 
 Standings = Callable[[Sequence[ScopeLimits]], Sequence[ScopeState]]
 """Reads the state of scopes from the ledger."""
@@ -98,6 +100,8 @@ class Explanation:
     """The error the caller gets instead of an attempt."""
     models: tuple[Model, ...] = ()
     cache: Cached | None = None
+    conversation: Conversation | None = None
+    """The conversation whose requests stay on one deployment of a name, if there is a choice."""
 
 
 def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
@@ -124,10 +128,13 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
         explanation = replace(explanation, error=error)
-    chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5)
+    conversation = sticky.conversation_of(chat, models, snapshot.routing, None, key.key_id)
+    chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5, conversation)
     places = tuple(_candidate(trace, chat, one, snapshot, world) for one in chain)
     others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
-    return replace(explanation, admission=trace.admission, chain=places, others=others)
+    return replace(
+        explanation, admission=trace.admission, chain=places, others=others, conversation=conversation
+    )
 
 
 def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -> RequestContext:
@@ -135,6 +142,15 @@ def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -
     trace = RequestContext("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
     trace.request = chat
+    return trace
+
+
+def admitted(
+    snapshot: Snapshot, key: Key, chat: InferenceRequest, explanation: Explanation
+) -> RequestContext:
+    """The context of the explained request before its first attempt, at 0."""
+    trace = trace_of(snapshot, key, chat, 0.0)
+    trace.admission, trace.conversation = explanation.admission, explanation.conversation
     return trace
 
 

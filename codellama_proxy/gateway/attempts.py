@@ -15,7 +15,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.charge import CANCELLED, Call
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
-from codellama_proxy.routing import retries, selection
+from codellama_proxy.routing import retries, selection, sticky
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.retries import GiveUp, Try
 from codellama_proxy.upstream.attempt import open_reply
@@ -106,13 +106,19 @@ class AttemptRunner:
         cooling, now = self._cooldowns.states(), self._time.monotonic()
         return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
 
-    def plan(self, context: RequestContext, models: Sequence[Model]) -> None:
+    def plan(
+        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+    ) -> None:
         """Sets the order of the deployments before the first attempt, because the ledger records the first one."""
-        context.planned = self._order(models)
+        key_id = context.key.key_id if context.key else None
+        context.conversation = sticky.conversation_of(
+            request, models, snapshot.routing, context.session, key_id
+        )
+        context.planned = self._order(context, models)
 
-    def _order(self, models: Sequence[Model]) -> Sequence[Deployment]:
+    def _order(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         now, jitter = self._time.monotonic(), self._time.jitter
-        return selection.candidates(models, self._cooldowns.states(), now, jitter)
+        return selection.candidates(models, self._cooldowns.states(), now, jitter, context.conversation)
 
     def _planned(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         """The planned order, for the first attempt only, without deployments that admission ruled out."""
@@ -126,7 +132,7 @@ class AttemptRunner:
         """Returns an answer that has begun. Raises `ProxyError` if every deployment failed."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            ordered = self._planned(context, models) or self._order(models)
+            ordered = self._planned(context, models) or self._order(context, models)
             chain = [d for d in ordered if d.id not in context.unable] if context.unable else ordered
             elapsed, states = now - context.started, self._cooldowns.states()
             step = retries.next_step(chain, context.attempts, elapsed, snapshot.routing, jitter, states, now)

@@ -72,5 +72,6 @@ class Embedder:
             f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config
         )
         context.key, context.settings = asker.key, asker.settings
+        context.session, context.agent = asker.session, asker.agent
         context.counts = False
         return context

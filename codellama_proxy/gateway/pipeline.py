@@ -25,7 +25,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Responder
 from codellama_proxy.inbound.dialect import Dialect, Encoder
 from codellama_proxy.inbound.registry import DIALECTS
-from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.openai_format.request import InferenceRequest, label
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS, RequestContext
@@ -81,7 +81,7 @@ class Gateway:
             models = self._chain(context, request, snapshot)
             request = await self._accounting.with_text(request, models)
             source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
-            self._attempts.plan(context, models)
+            self._attempts.plan(context, request, models, snapshot)
             models = await self._accounting.admit(context, request, models, snapshot)
             client.stay(lambda: _client_left(task, context, request))
             reply = await source.reply(lambda: self._attempts.run(context, request, models, snapshot))
@@ -126,6 +126,7 @@ class Gateway:
         now, wall = self._time.monotonic(), self._time.wall()
         context = RequestContext(new_request_id(wall), now, wall, endpoint, snapshot.digest)
         context.tracking = snapshot.tracking
+        context.session, context.agent = client.session()
         if snapshot.tracking.promptlayer_key is not None or self._accounting.traced:
             context.hints = client.hints()
         if snapshot.tracking.content and endpoint != "embeddings":  # embeddings have no text to record
@@ -180,6 +181,7 @@ def parsed(
 ) -> InferenceRequest:
     """The request in `body`, checked. Raises `ProxyError`."""
     request = dialect.parse(body, client.request_headers, context.id, int(context.created_at))
+    context.session = context.session or label(request.params.get("prompt_cache_key"))
     check_client_system(request.messages, snapshot.guardrail.client_system)
     return request
 

@@ -39,6 +39,9 @@ class Client(Protocol):
     def request_headers(self) -> dict[str, str]:
         """Its headers, names in lower case."""
 
+    def session(self) -> tuple[str | None, str | None]:
+        """Its ids of the session and of the agent, from its headers, as `openai_format.request.label` bounds them."""
+
     def hints(self) -> dict[str, str]:
         """Its headers with tracking metadata."""
 

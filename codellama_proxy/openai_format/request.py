@@ -177,6 +177,19 @@ def shortened(name: str | None) -> str | None:
     return f"{name[: MAX_NAME - 65]}~{digest}"
 
 
+def label(given: Any) -> str | None:
+    """A client's id for rows, such as that of a session, as `shortened` and without control characters.
+
+    `None` for what is not text, or blank.
+    """
+    if not isinstance(given, str):
+        return None
+    name = shortened(given) or ""
+    if not name.isprintable():
+        name = "".join([char for char in name if char.isprintable()])
+    return name.strip() or None
+
+
 def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Message]:
     if prompt is not None:
         if messages is not None:

@@ -16,6 +16,7 @@ from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import CANCELLED, CANCELLED_MIDWAY, UNKNOWN_BOUNDS, Call
 from codellama_proxy.pricing.plausible_usage import Bounds
 from codellama_proxy.request.transcript import Transcript
+from codellama_proxy.routing.sticky import Conversation
 
 CLIENT_CLOSED_REQUEST = 499
 """The HTTP status of a request whose client disconnected (as in nginx); logged, never sent."""
@@ -59,6 +60,12 @@ class RequestContext:
     """The records of the calls that have ended or begun to answer."""
     others: Callable[[], bool] = _none
     """Whether other requests wait for its answer."""
+    session: str | None = None
+    """The client's session id, by which conversations and spending are told apart."""
+    agent: str | None = None
+    """The client's id of the agent within the session."""
+    conversation: Conversation | None = None
+    """What its deployments are ordered by, where a name has more than one."""
     planned: Sequence[Deployment] = ()
     """The order of deployments for the first attempt."""
     unable: set[str] = field(default_factory=set)

@@ -1,32 +1,54 @@
 """Which deployments may serve a request, and in which order: pure functions.
 
-A request's *chain* is the asked model's deployments in weighted random order, then those of its fallbacks in file
-order; deployments that are cooling come last. `retries` decides where in the chain the next attempt goes.
+A request's *chain* is the asked model's deployments, then those of its fallbacks in file order; deployments that are
+cooling come last. Within a name they have the order of the request's conversation (`sticky`), else a weighted random
+one. `retries` decides where in the chain the next attempt goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
+from codellama_proxy.routing import sticky
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
+from codellama_proxy.routing.sticky import Conversation
 
 Jitter = Callable[[], float]
 """A random number in [0, 1)."""
+WILDCARDS = frozenset("*?[")
 NO_MODEL = "There is no model for this endpoint, or you do not have access to one."
+
+
+def model_name(snapshot: Snapshot, name: str) -> str:
+    """The name of the model that `name` stands for: its own, that of its alias, or `name` if there is none.
+
+    A model's own name comes first, also that of a disabled one.
+    """
+    if name in snapshot.models or not snapshot.aliases or any(d.name == name for d in snapshot.disabled):
+        return name
+    found = (model for alias, model in snapshot.aliases.items() if fnmatchcase(name, alias))
+    return next(found, name)
+
+
+def exact_aliases(snapshot: Snapshot) -> dict[str, str]:
+    """The aliases without wildcards, and the names of their models."""
+    exact = [alias for alias in snapshot.aliases if not set(alias) & WILDCARDS]
+    return {alias: model_name(snapshot, alias) for alias in exact}
 
 
 def requested_model(
     snapshot: Snapshot, name: str | None, mode: str, permitted: Callable[[str], bool]
 ) -> Model:
-    """The model that serves `name`, or the default one.
+    """The model that serves `name`, a model or an alias, or the default one.
 
     Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled, not permitted or of
     another mode.
     """
-    known = None if name is None else snapshot.models.get(name)
+    known = None if name is None else snapshot.models.get(model_name(snapshot, name))
     if known is not None and _serves(known, mode) and permitted(known.name):
         return known
     if name is None or (snapshot.routing.unknown_model == "default" and known is None):
@@ -103,10 +125,20 @@ def weighted(deployments: Sequence[Deployment], jitter: Jitter) -> list[Deployme
 
 
 def candidates(
-    models: Sequence[Model], cooling: Mapping[str, Cooling], now: float, jitter: Jitter
+    models: Sequence[Model],
+    cooling: Mapping[str, Cooling],
+    now: float,
+    jitter: Jitter,
+    conversation: Conversation | None = None,
 ) -> list[Deployment]:
-    """Every deployment of the chain; cooling ones last, soonest ready first."""
-    in_order = [d for model in models for d in weighted(model.deployments, jitter)]
+    """Every deployment of the chain; cooling ones last, soonest ready first.
+
+    `conversation` decides the order within a name; without one it is a weighted random draw.
+    """
+    if conversation is None:
+        in_order = [d for model in models for d in weighted(model.deployments, jitter)]
+    else:
+        in_order = [d for model in models for d in sticky.ranked(model.deployments, conversation)]
     if not cooling:
         return in_order
     ready = [d for d in in_order if not is_cooling(cooling.get(d.id), now)]

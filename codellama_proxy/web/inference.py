@@ -17,6 +17,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.inbound.registry import DIALECTS
+from codellama_proxy.openai_format.request import label
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.web.auth import credential
 from codellama_proxy.web.connection import (
@@ -33,6 +34,10 @@ from codellama_proxy.web.observed import LOGGED_BY_GATEWAY, Observer
 from codellama_proxy.web.unread_body import take_rest
 
 HINTS = (b"traceparent", b"tracestate")
+SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id")
+"""Headers with the id of the client's session, the first one given counts (Claude Code, opencode, Codex)."""
+AGENT_HEADER = b"x-claude-code-agent-id"
+_LABELS = frozenset({*SESSION_HEADERS, AGENT_HEADER})
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +123,13 @@ class AsgiClient:
 
     def request_headers(self) -> dict[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
+
+    def session(self) -> tuple[str | None, str | None]:
+        given = {name: value for name, value in self._headers if name in _LABELS}
+        if not given:
+            return None, None
+        session = next((found for name in SESSION_HEADERS if (found := _label(given.get(name)))), None)
+        return session, _label(given.get(AGENT_HEADER))
 
     def hints(self) -> dict[str, str]:
         return {
@@ -227,3 +239,7 @@ class AsgiClient:
             self._heartbeat_timer = None
         if self._beating is not None:
             self._beating.cancel()
+
+
+def _label(value: bytes | None) -> str | None:
+    return None if value is None else label(value.decode("latin-1"))

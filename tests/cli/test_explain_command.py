@@ -242,3 +242,38 @@ def test_a_closed_pipe_is_not_an_error(here: Path) -> None:
         assert process.stderr is not None
         explained_json = process.stderr.read()
     assert (process.returncode, explained_json) == (0, b"")
+
+
+# --- aliases and conversations -----------------------------------------------------------------------------
+
+TWINS = """
+models:
+- {name: twins, provider: mock, model: one}
+- {name: twins, provider: mock, model: two, weight: 3}
+aliases: {'claude-*': twins}
+"""
+
+
+def test_an_alias_and_the_conversation_are_explained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text(TWINS)
+    assert main(["explain", "--project", "web", "--model", "claude-x"]) == 0
+    out = capsys.readouterr().out
+    assert "asks for the model claude-x, an alias of twins, (configuration" in out
+    by = "its conversation stays on one deployment of a name, by the key, the system prompt"
+    assert f"({by} and the first user message):" in out
+    told = explained_json(capsys, "--project", "web", "--model", "claude-x")
+    assert (told["alias_of"], told["model"]) == ("twins", "claude-x")
+    assert told["conversation"] == "the key, the system prompt and the first user message"
+
+
+def test_the_conversation_decides_the_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text(TWINS)
+    firsts = []
+    for n in range(20):
+        (here / "body.json").write_text(json.dumps({"prompt": "hi", "prompt_cache_key": f"task {n}"}))
+        told = explained_json(capsys, "body.json", "--project", "web")
+        assert told["conversation"] == "prompt_cache_key"
+        firsts.append(told["chain"][0]["deployment"])
+    assert firsts.count("twins#2") > firsts.count("twins#1") > 0
+    (here / "proxy.yaml").write_text(f"{TWINS}routing: {{sticky: false}}\n")
+    assert explained_json(capsys, "--project", "web")["conversation"] is None

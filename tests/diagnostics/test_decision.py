@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from codellama_proxy.config.load import load
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Key
-from codellama_proxy.diagnostics.decision import Explanation, World, explain, trace_of, unused
+from codellama_proxy.diagnostics.decision import Explanation, World, admitted, explain, trace_of, unused
 from codellama_proxy.diagnostics.simulation import Course, Fault, Plan, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
@@ -196,8 +196,7 @@ def explained(
     told = explain(snapshot, key, chat, World(count, unused(NOW), NOW))
     if told.error is not None:
         return told, None
-    trace = trace_of(snapshot, key, chat, 0.0)
-    trace.admission = told.admission
+    trace = admitted(snapshot, key, chat, told)
     return told, simulate(trace, chat, told.models, snapshot, plan)
 
 

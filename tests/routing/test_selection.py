@@ -16,6 +16,8 @@ from codellama_proxy.core.snapshot import Deployment, Routing, Snapshot
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.routing.selection import (
     candidates,
+    exact_aliases,
+    model_name,
     models_of_chain,
     requested_model,
     starting_model,
@@ -132,3 +134,42 @@ def test_a_chain_has_at_most_max_attempts_ready_deployments() -> None:
     snap = replace(snapshot(*(model(name) for name in "abcdef")), routing=Routing(max_attempts=2))
     assert chain_of(snap) == ["a", "b"]
     assert chain_of(snap, cooling={"a#1": Cooling(3, until=10.0, rounds=1)}) == ["a", "b", "c"]
+
+
+# --- aliases -----------------------------------------------------------------------------------------------
+
+ALIASED = snapshot(
+    model("alpha"),
+    model("beta"),
+    aliases={"alpha-*": "alpha", "gpt-3.5-turbo": "beta", "gpt-?": "alpha", "alph*": "beta", "old": "gone"},
+    disabled=(deployment("alphabet", disabled="no key"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("alpha", "alpha"),
+        ("alpha-2", "alpha"),
+        ("ALPHA-2", "ALPHA-2"),
+        ("gpt-3.5-turbo", "beta"),
+        ("gpt-4", "alpha"),
+        ("gpt-44", "gpt-44"),
+        ("alphonse", "beta"),
+        ("alphabet", "alphabet"),
+    ],
+)
+def test_an_alias_stands_for_a_model_after_exact_names(asked: str, found: str) -> None:
+    assert model_name(ALIASED, asked) == found
+
+
+def test_the_permissions_of_an_alias_are_those_of_its_model() -> None:
+    assert requested_model(ALIASED, "gpt-4", "chat", lambda name: name == "alpha").name == "alpha"
+    for asked in ("gpt-4", "old", "alphabet"):
+        with pytest.raises(ProxyError) as caught:
+            requested_model(ALIASED, asked, "chat", lambda name: name != "alpha")
+        assert caught.value.message == f"The model '{asked}' does not exist or you do not have access to it."
+
+
+def test_aliases_without_wildcards_are_listed_with_the_model_they_reach() -> None:
+    assert exact_aliases(ALIASED) == {"gpt-3.5-turbo": "beta", "old": "gone"}

@@ -81,6 +81,8 @@ class Client:
         self.ended = False
         self.wrote = asyncio.Event()
         self.cache_header = ""
+        self.session_id: str | None = None
+        self.agent_id: str | None = None
         self._body = body if isinstance(body, bytes) else orjson.dumps(body)
         self._secret = secret
         self._stops_after = stops_after
@@ -92,6 +94,9 @@ class Client:
 
     def cache_control(self) -> str:
         return self.cache_header
+
+    def session(self) -> tuple[str | None, str | None]:
+        return self.session_id, self.agent_id
 
     def hints(self) -> dict[str, str]:
         return {}

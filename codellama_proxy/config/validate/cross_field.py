@@ -9,6 +9,7 @@ from codellama_proxy.config.model_schema import Entry
 from codellama_proxy.config.network_types import is_loopback, is_private
 from codellama_proxy.config.problems import did_you_mean
 from codellama_proxy.config.schema import File, Limits
+from codellama_proxy.config.validate import aliases
 from codellama_proxy.config.validate import entries as entry_checks
 from codellama_proxy.config.validate.finding import Entries, Finding
 from codellama_proxy.config.yaml.document import Path
@@ -34,6 +35,7 @@ def findings(file: File, entries: Entries) -> Iterator[Finding]:
         yield from _fallbacks(entry, path, entries)
         yield from _completions(entry, path, entries)
     yield from _agreement(entries)
+    yield from aliases.findings(file.aliases, entries)
     yield from _limits(file, entries)
     yield from _projects(file, entries)
     yield from _semantic(file, entries)

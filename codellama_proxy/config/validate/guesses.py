@@ -116,6 +116,7 @@ _FILE: Mapping[str, str] = {
     **dict.fromkeys(("host", "listen", "bind"), f"{ELSEWHERE}PROXY_HOST"),
     "log_level": f"{ELSEWHERE}PROXY_LOG_LEVEL",
     "log_format": f"{ELSEWHERE}PROXY_LOG_FORMAT",
+    **dict.fromkeys(("alias", "model_alias", "model_aliases", "model_group_alias"), "write aliases"),
     "fallbacks": "write fallbacks into an entry of models",
     "drop_params": "write drop_params into an entry of models",
     **dict.fromkeys(
