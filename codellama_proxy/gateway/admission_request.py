@@ -95,6 +95,8 @@ def admission_request(
         calls_units=max([_calls_units(at) for at in here]),
         candidate_names=tuple([d.name for d in deployments]),
         deployment=None if context.cached else first,
+        session=context.session,
+        agent=context.agent,
         counts=context.counts,
     )
 

@@ -52,6 +52,10 @@ class AdmissionRequest(NamedTuple):
     """Output tokens of all answers that `max_tokens` does not bound at each candidate; empty for none."""
     calls_units: int = 0
     """Maximum cost of server-tool calls, in nano-USD per million such requests."""
+    session: str | None = None
+    """The client's session id, of bounded length; for reports only."""
+    agent: str | None = None
+    """The client's id of the agent in it."""
     counts: bool = True
     """Whether request rates count it. An auxiliary request needs room in them but consumes none."""
 

@@ -14,7 +14,7 @@ from codellama_proxy.core.clock import iso_ms
 from codellama_proxy.core.money import usd
 from codellama_proxy.limits.rates import split_scope
 
-GROUPS = ("project", "key", "model", "user", "day", "status")
+GROUPS = ("project", "key", "model", "user", "day", "status", "session", "agent")
 STATUSES = ("ok", "error", "cancelled", "held")
 MAX_ROWS = 1000
 """Rows or groups on one page."""
@@ -27,6 +27,8 @@ LOG_COLUMNS = (
     "project",
     "key_id",
     "user",
+    "session",
+    "agent",
     "endpoint",
     "model_requested",
     "model",
@@ -58,6 +60,8 @@ class Filters(NamedTuple):
     model: str | None = None
     user: str | None = None
     status: str | None = None
+    session: str | None = None
+    agent: str | None = None
     request_id: str | None = None
     start: float | None = None
     end: float | None = None

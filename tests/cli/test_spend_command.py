@@ -153,3 +153,13 @@ def test_reports_work_while_the_server_runs(store: Store, capsys: pytest.Capture
         assert (code, json.loads(out)["total_requests"]) == (0, 4)
 
     store.run(use)
+
+
+def test_spend_by_session_and_agent(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(ask(session="s1", agent="a1"))
+
+    store.run(use)
+    code, out, _ = run(store, capsys, "spend", "--by", "agent,session", "--json")
+    groups = [(group["session"], group["agent"], group["requests"]) for group in json.loads(out)["data"]]
+    assert (code, groups) == (0, [(None, None, 3), ("s1", "a1", 1)])

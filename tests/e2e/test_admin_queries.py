@@ -16,7 +16,7 @@ from tests.support.raw_http import Reply, exchange, request
 PATHS = ("/spend", "/spend/logs", "/key/list", "/key/info", "/audit", "/requests/req_1", "/v1/spend")
 NAMES = (
     *("project", "key_id", "key", "model", "user", "status", "request_id", "action", "actor"),
-    *("start", "end", "page", "size", "before", "group_by", "nonsense"),
+    *("session", "agent", "start", "end", "page", "size", "before", "group_by", "nonsense"),
 )
 VALUES = (
     *(
@@ -40,7 +40,14 @@ VALUES = (
     *("%00", "%ff%fe", "%C3%28", "%ed%a0%80", "%F0%9F%92%A9", "a%00b", "%2525", "+", "x" * 5000),
     *("9999-12-31T23:59:59", "9999-12-31", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00%2B14:00"),
     *("2026-W01-1", "20260101", "2026-01-01T24:00:00", "253402300800", "1" * 20 + "." + "1" * 20),
-    *("project,key,model,user,day,status", "user,user", "user" + ",user" * 900, ",", "created_at", "1 or 1"),
+    *(
+        "project,key,model,user,day,status,session,agent",
+        "user,user",
+        "user" + ",user" * 900,
+        ",",
+        "created_at",
+        "1 or 1",
+    ),
 )
 ESCAPED = st.text(max_size=20).map(lambda text: quote(text.encode("utf-8", "surrogatepass")))
 PAIRS = st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES) | ESCAPED)

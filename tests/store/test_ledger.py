@@ -813,6 +813,32 @@ def test_folding_preserves_every_sum(sync_ledger: SyncLedger, store: Store) -> N
     assert sync_ledger.reconciles()
 
 
+def test_folding_preserves_the_totals_of_requests_with_sessions(
+    sync_ledger: SyncLedger, store: Store
+) -> None:
+    """Daily totals have no sessions: what is folded counts in the group without one."""
+    for day in range(4):
+        request = ask(session=f"s{day}", agent="a", created_at=NOW - (4 - day) * DAY)
+        sync_ledger.spend(request, 10 + day)
+    store.now = NOW
+
+    def spend(*groups: str, **filters: object) -> dict[str, Any]:
+        found: dict[str, Any] = sync_ledger.run(sync_ledger.ledger.spend(groups, Filters(**filters)))
+        return found
+
+    before, sessions = spend("day"), spend("session", "agent")
+    assert [(g["session"], g["agent"], g["requests"]) for g in sessions["data"]] == [
+        (f"s{day}", "a", 1) for day in range(4)
+    ]
+    assert sync_ledger.fold(NOW - 2 * DAY) == 2
+    assert spend("day") == before
+    folded = spend("session")
+    assert [(g["session"], g["requests"]) for g in folded["data"]] == [(None, 2), ("s2", 1), ("s3", 1)]
+    assert folded["total_cost_usd"] == sessions["total_cost_usd"]
+    assert spend(session="s0")["total_requests"] == 0
+    assert spend(session="s2", agent="a")["total_requests"] == 1
+
+
 async def _sums(ledger: Ledger) -> list[object]:
     from codellama_proxy.store.reports import GROUPS  # noqa: PLC0415
 

@@ -33,6 +33,8 @@ ROW = {
     "project",
     "key_id",
     "user",
+    "session",
+    "agent",
     "endpoint",
     "model_requested",
     "model",

@@ -18,8 +18,8 @@ on conflict (scope) do update set
 -- name: hold
 -- The row of an admitted request.
 insert into requests (request_id, created_at, project, key_id, user, endpoint, model_requested, stream, status,
-                      config, hold_nanos, estimate_nanos, estimate_tokens, model, deployment)
-values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?);
+                      config, hold_nanos, estimate_nanos, estimate_tokens, model, deployment, session, agent)
+values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: extend
 -- A further attempt of a held row: added hold, input estimate, earlier attempts, and its model and deployment.

@@ -142,6 +142,8 @@ def _insert(db: sqlite3.Connection, ask: AdmissionRequest, key_id: str | None, h
         ask.prompt_estimate,
         ask.deployment and ask.deployment.name,
         ask.deployment and ask.deployment.id,
+        ask.session,
+        ask.agent,
     )
     return db.execute(SQL["hold"], row).lastrowid or 0
 

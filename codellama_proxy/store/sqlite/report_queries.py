@@ -1,7 +1,7 @@
 """The SQL behind `store.reports`.
 
 Old requests are stored as daily totals only, so sums read both tables; a folded day is included if any part of it is
-in the time range of the filters.
+in the time range of the filters. Daily totals have no sessions and agents: they belong to the groups without one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
 
 # The expressions of groups in `requests` and in `totals`, where an empty string means none.
 _IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
-_IN_TOTALS = {"key": "nullif(key_id, '')", "user": "nullif(user, '')", "model": "nullif(model, '')"}
+_IN_TOTALS = {
+    "key": "nullif(key_id, '')",
+    "user": "nullif(user, '')",
+    "model": "nullif(model, '')",
+    "session": "null",
+    "agent": "null",
+}
 
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
@@ -91,6 +97,8 @@ def _requests_where(filters: Filters) -> Query:
         ("model = ?", filters.model),
         ("user = ?", None if filters.user is None else user_name(filters.user)),
         ("status = ?", filters.status),
+        ("session = ?", filters.session),
+        ("agent = ?", filters.agent),
         ("request_id = ?", filters.request_id),
         ("created_at >= ?", filters.start),
         ("created_at < ?", filters.end),
@@ -98,7 +106,7 @@ def _requests_where(filters: Filters) -> Query:
 
 
 def _totals_where(filters: Filters) -> Query:
-    if filters.request_id is not None:
+    if any(one is not None for one in (filters.request_id, filters.session, filters.agent)):
         return "0", []
     return where(
         ("project = ?", filters.project),

@@ -8,13 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.openai_format.request import label
 from codellama_proxy.store.reports import GROUPS, MAX_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import Query, invalid
 from codellama_proxy.web.state import runtime_of
 
-_FILTERS = ("project", "key_id", "model", "user", "status", "request_id", "start", "end")
+_FILTERS = (
+    *("project", "key_id", "model", "user", "status", "session", "agent"),
+    *("request_id", "start", "end"),
+)
 
 
 # --- handlers ----------------------------------------------------------------------------------------------
@@ -86,10 +90,17 @@ def _filters(query: Query) -> Filters:
         model=query.text("model"),
         user=query.text("user"),
         status=query.one_of("status", STATUSES),
+        session=_label(query.text("session")),
+        agent=_label(query.text("agent")),
         request_id=query.text("request_id"),
         start=query.moment("start"),
         end=query.moment("end", end=True),
     )
+
+
+def _label(given: str | None) -> str | None:
+    """The id as rows have it; what is blank matches none."""
+    return None if given is None else label(given) or ""
 
 
 def _groups(query: Query) -> tuple[str, ...]:
