@@ -33,6 +33,7 @@ CODES: Mapping[str, tuple[int, str, bool]] = {
     "request_too_large": (413, "invalid_request_error", False),
     "unsupported_media_type": (415, "invalid_request_error", False),
     "unsupported_content_encoding": (415, "invalid_request_error", False),
+    "upgrade_required": (426, "invalid_request_error", False),
     "rate_limit_exceeded": (429, "requests", True),
     "concurrency_limit_exceeded": (429, "requests", True),
     "insufficient_quota": (429, "insufficient_quota", False),

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.request import MODES
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
-from codellama_proxy.web import feedback, health, metrics, models
+from codellama_proxy.web import feedback, health, metrics, models, responses
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.connection import EXCHANGE, REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
@@ -40,6 +40,12 @@ def create_app(runtime: Runtime) -> ASGIApp:
             *(route for path, answer in answers.items() for route in _both("POST", path, answer)),
             *_both("GET", "/models", models.list_models),
             *_both("GET", "/models/{id:path}", models.get_model),
+            *_both("GET", "/responses", responses.upgrade),
+            *_both("GET", "/responses/{response_id}", responses.stored),
+            *_both("DELETE", "/responses/{response_id}", responses.stored),
+            *_both("GET", "/responses/{response_id}/input_items", responses.stored),
+            *_both("POST", "/responses/{response_id}/cancel", responses.stored),
+            *_both("GET", "/api/hello", health.hello),
             *_both("POST", "/key/generate", keys.generate),
             *_both("GET", "/key/info", keys.info),
             *_both("GET", "/key/list", keys.list_keys),

@@ -21,6 +21,11 @@ async def liveliness(_: Request) -> Response:
     return respond({"status": "alive"})
 
 
+async def hello(_: Request) -> Response:
+    """What Claude Code asks for at its start, to see whether it is connected."""
+    return respond({"message": "hello"})
+
+
 async def readiness(request: Request) -> Response:
     runtime = runtime_of(request)
     status = "ready"

@@ -1,4 +1,7 @@
-"""GET /models: the models this key may use, in the order of the file."""
+"""GET /models: the models this key may use, in the order of the file, then their aliases without wildcards.
+
+A request with an `anthropic-version` header gets Anthropic's form.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,63 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Model
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS
+from codellama_proxy.routing.selection import exact_aliases, model_name
+from codellama_proxy.web import anthropic_models
 from codellama_proxy.web.auth import caller
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.state import runtime_of, snapshot_of
 
 
 async def list_models(request: Request) -> Response:
-    return respond({"object": "list", "data": [_shown(request, model) for model in await _usable(request)]})
+    """A page of models in Anthropic's form; all of them in OpenAI's."""
+    usable = await _usable(request)
+    names = {**usable, **_aliases(request, usable)}
+    if _is_anthropic(request):
+        return respond(anthropic_models.page(request, names, _loaded_at(request)))
+    return respond({"object": "list", "data": [_shown(request, *named) for named in names.items()]})
 
 
 async def get_model(request: Request) -> Response:
+    """One model, by its name or any of its aliases."""
+    usable = await _usable(request)
     name = request.path_params["id"]
-    for model in await _usable(request):
-        if model.name == name:
-            return respond(_shown(request, model))
-    message = f"The model '{name[:200]}' does not exist or you do not have access to it."
-    raise ProxyError("model_not_found", message, param="model")
+    model = usable.get(model_name(snapshot_of(request), name))
+    if model is None:
+        message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+        raise ProxyError("model_not_found", message, param="model")
+    if _is_anthropic(request):
+        return respond(anthropic_models.shown(name, model, _loaded_at(request)))
+    return respond(_shown(request, name, model))
 
 
-async def _usable(request: Request) -> list[Model]:
+async def _usable(request: Request) -> dict[str, Model]:
     who = await caller(request)
     snapshot = snapshot_of(request)
-    models = snapshot.models.values()
     if who.admin:
-        return list(models)
+        return dict(snapshot.models)
     project = snapshot.project(who.key.project if who.key else ANONYMOUS)
     permitted = permission(project, who.key)
-    return [model for model in models if permitted(model.name)]
+    return {name: model for name, model in snapshot.models.items() if permitted(name)}
 
 
-def _shown(request: Request, model: Model) -> Mapping[str, Any]:
-    created = int(runtime_of(request).live.loaded_at)
+def _aliases(request: Request, usable: Mapping[str, Model]) -> dict[str, Model]:
+    """The usable models by their aliases without wildcards."""
+    targets = exact_aliases(snapshot_of(request))
+    return {alias: usable[name] for alias, name in targets.items() if name in usable}
+
+
+def _is_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
+
+
+def _loaded_at(request: Request) -> float:
+    return runtime_of(request).live.loaded_at
+
+
+def _shown(request: Request, name: str, model: Model) -> Mapping[str, Any]:
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
-        "created": created,
+        "created": int(_loaded_at(request)),
         "owned_by": model.deployments[0].provider,
     }

@@ -40,7 +40,8 @@ class Paths:
     def __init__(self, templates: Iterable[str]) -> None:
         plain = {template.replace(":path}", "}").removeprefix(VERSION) for template in templates}
         self._known = sorted(plain)
-        self._named = {one.partition("{")[0]: one for one in self._known if "{" in one}
+        self._named = [(*_around_name(one), one) for one in self._known if "{" in one]
+        self._named.sort(key=lambda named: len(named[1]), reverse=True)  # the most specific first
         self._labels: Mapping[str, str] = {
             prefix + one: one for one in self._known if "{" not in one for prefix in ("", VERSION)
         }
@@ -51,8 +52,9 @@ class Paths:
         if found is not None:
             return found
         plain = path.removeprefix(VERSION)
-        for prefix, template in self._named.items():
-            if plain.startswith(prefix) and len(plain) > len(prefix):
+        for prefix, suffix, template in self._named:
+            named = len(plain) > len(prefix) + len(suffix)
+            if named and plain.startswith(prefix) and plain.endswith(suffix):
                 return template
         return UNKNOWN
 
@@ -67,3 +69,9 @@ class Paths:
             return matcher.ratio()
 
         return prefix + max(self._known, key=likeness)
+
+
+def _around_name(template: str) -> tuple[str, str]:
+    """What stands before and after the name in a template."""
+    prefix, _, rest = template.partition("{")
+    return prefix, rest.partition("}")[2]

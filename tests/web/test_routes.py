@@ -40,6 +40,12 @@ MATRIX: Mapping[tuple[str, str], Verdicts] = {
     ("POST", "/embeddings"): VIRTUAL,
     ("GET", "/models"): KEYS,
     ("GET", "/models/{id:path}"): KEYS,
+    ("GET", "/responses"): OPEN,
+    ("GET", "/responses/{response_id}"): KEYS,
+    ("DELETE", "/responses/{response_id}"): KEYS,
+    ("GET", "/responses/{response_id}/input_items"): KEYS,
+    ("POST", "/responses/{response_id}/cancel"): KEYS,
+    ("GET", "/api/hello"): OPEN,
     ("POST", "/key/generate"): ADMINS,
     ("GET", "/key/info"): KEYS,
     ("GET", "/key/list"): ADMINS,
@@ -115,7 +121,9 @@ def test_each_route_admits_or_refuses_each_caller(
     served: Proxy, callers: Mapping[str, Mapping[str, str]], method: str, path: str
 ) -> None:
     verdicts = MATRIX["GET" if method == "HEAD" else method, without_prefix(path)]
-    address = path.replace("{id:path}", "plain").replace("{request_id}", "req_0")
+    address = (
+        path.replace("{id:path}", "plain").replace("{request_id}", "req_0").replace("{response_id}", "resp_0")
+    )
     assert verdicts.keys() == callers.keys()
     for caller, why in verdicts.items():
         body = {"json": {}} if method == "POST" else {}
