@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from codellama_proxy.core.snapshot import Deployment, Model, Routing
 from codellama_proxy.openai_format.request import SYSTEM_ROLES, InferenceRequest, Message
 
-MAX_HASHED_CHARACTERS = 1 << 16
+MAX_HASHED_CHARACTERS = 1 << 14
 """Of each text that identifies a conversation; what follows does not distinguish any."""
 SEED_BYTES = 16
 

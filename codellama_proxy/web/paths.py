@@ -40,6 +40,8 @@ class Paths:
     def __init__(self, templates: Iterable[str]) -> None:
         plain = {template.replace(":path}", "}").removeprefix(VERSION) for template in templates}
         self._known = sorted(plain)
+        # Not the routes of a part of something: their templates are long enough to be like anything.
+        self._suggested = [one for one in self._known if not _around_name(one)[1]]
         self._named = [(*_around_name(one), one) for one in self._known if "{" in one]
         self._named.sort(key=lambda named: len(named[1]), reverse=True)  # the most specific first
         self._labels: Mapping[str, str] = {
@@ -68,7 +70,7 @@ class Paths:
             matcher.set_seq1(known)
             return matcher.ratio()
 
-        return prefix + max(self._known, key=likeness)
+        return prefix + max(self._suggested, key=likeness)
 
 
 def _around_name(template: str) -> tuple[str, str]:

@@ -19,8 +19,15 @@ NAMES = ["sonnet", "secret-model", "vectors", *(f"m{n:02}" for n in range(25))]
 @pytest.fixture(scope="module")
 def served(module_proxy: ProxyFactory) -> Proxy:
     first = {"name": "sonnet", "provider": "mock", "context_window": 200_000, "max_output_tokens": 64_000}
-    others = [{"name": name, "provider": "mock"} for name in NAMES[1:]]
-    aliases = {"claude-*": "sonnet", "gpt-3.5-turbo": "m00", "hush": "secret-model"}
+    modes = {"vectors": "embedding", "m01": "completion"}
+    others = [{"name": name, "provider": "mock", "mode": modes.get(name, "chat")} for name in NAMES[1:]]
+    aliases = {
+        "claude-*": "sonnet",
+        "gpt-3.5-turbo": "m00",
+        "embed*": "vectors",
+        "code-?": "m01",
+        "hush": "secret-model",
+    }
     return module_proxy(
         config(
             first | {"mock": {"reply": "from sonnet"}},
@@ -67,10 +74,16 @@ def test_an_alias_is_served_by_its_model_and_the_row_has_the_requested_name(serv
     assert answer.headers["x-proxy-model"] == "sonnet"
     row = served.row(answer.headers["x-request-id"])
     assert (row["model_requested"], row["model"]) == ("claude-opus-5-5", "sonnet")
-    embedded = served.client.post(
-        "/v1/embeddings", headers=served.auth, json={"model": "claude-x", "input": "hi"}
-    )
-    assert embedded.json()["error"]["code"] == "model_not_found", "its mode is chat"
+
+
+def test_aliases_are_for_every_endpoint_that_their_model_serves(served: Proxy) -> None:
+    def status(path: str, **body: str) -> int:
+        return served.client.post(path, headers=served.auth, json=body).status_code
+
+    assert status("/v1/embeddings", model="embed-3-small", input="hi") == 200
+    assert status("/v1/embeddings", model="claude-x", input="hi") == 404
+    assert status("/v1/completions", model="code-1", prompt="hi") == 200
+    assert status("/v1/completions", model="embed-3-small", prompt="hi") == 404
 
 
 # --- Anthropic's form --------------------------------------------------------------------------------------
