@@ -1,4 +1,4 @@
-"""Streams as they are in life: a token every 20 ms, hundreds at once, on one core of the server.
+"""Streams at the pace of a model: a token every 20 ms, hundreds at once, on one core of the server.
 
     python -m bench.paced [--streams 500] [--seconds 4] [--rounds 3]
 
