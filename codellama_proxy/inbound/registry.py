@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from codellama_proxy.inbound.dialect import Dialect
+from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.inbound.openai import OPENAI_DIALECTS
 
-DIALECTS: Mapping[str, Dialect] = {dialect.endpoint: dialect for dialect in OPENAI_DIALECTS.values()}
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.endpoint: dialect for dialect in (*OPENAI_DIALECTS.values(), MESSAGES)
+}
 """By endpoint, which is its path without `/v1/`."""

@@ -21,6 +21,7 @@ from codellama_proxy.core.snapshot import Deployment, Egress, Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
+from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.routing.cooldown import Cooldowns
@@ -98,9 +99,12 @@ async def assemble(
     attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
     embedder = Embedder(attempts, accounting, time)
     lookup = await _open_cache(stack, live, path, metrics, embedder, time)
+    input_tokens = InputTokens(lambda: live.snapshot, attempts, counter)
     gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time)
     observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
-    runtime = Runtime(live, keys, store, gateway, cooldowns, metrics, time, observer, master_key)
+    runtime = Runtime(
+        live, keys, store, gateway, input_tokens, cooldowns, metrics, time, observer, master_key
+    )
     return Services(runtime, log, pools, counter, sender, lookup)
 
 

@@ -70,7 +70,7 @@ class Tokenizers:
             return sampled(text, MAX_COUNTED_CHARACTERS, lambda piece: _encoded(encoding, piece)), False
         pieces = _pieces(text)
         counted = sum(_encoded(encoding, piece) for piece in pieces)
-        return counted, len(pieces) == 1 and _is_openai(model)
+        return counted, len(pieces) == 1 and is_openai(model)
 
     def decode(self, ids: Sequence[int]) -> str | None:
         """The text of token ids in OpenAI's older vocabulary; `None` if unknown."""
@@ -175,7 +175,8 @@ def encoding_name(model: str) -> str:
     return "o200k_base" if _OPENAI.match(name) and not _OLDER.match(name) else "cl100k_base"
 
 
-def _is_openai(model: str) -> bool:
+def is_openai(model: str) -> bool:
+    """Whether the model's own vocabulary is among ours."""
     return _OPENAI.match(_plain(model)) is not None and "oss" not in model
 
 

@@ -13,15 +13,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.openai_format.request import MODES
+from codellama_proxy.inbound.messages import MESSAGES
+from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
-from codellama_proxy.web import feedback, health, metrics, models, responses
+from codellama_proxy.web import feedback, health, input_tokens, metrics, models, responses
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.connection import EXCHANGE, REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
-from codellama_proxy.web.paths import Paths, normalize_path
+from codellama_proxy.web.paths import VERSION, Paths, normalize_path
 from codellama_proxy.web.state import Runtime
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,12 @@ def create_app(runtime: Runtime) -> ASGIApp:
     """The ASGI app of one server process."""
     answers = {
         f"/{endpoint}": InferenceEndpoint(runtime.gateway, endpoint, lambda: runtime.observer)
-        for endpoint in MODES
+        for endpoint in DIALECTS
     }
     app = Starlette(
         routes=[
             *(route for path, answer in answers.items() for route in _both("POST", path, answer)),
+            *_both("POST", "/messages/count_tokens", input_tokens.of_messages),
             *_both("GET", "/models", models.list_models),
             *_both("GET", "/models/{id:path}", models.get_model),
             *_both("GET", "/responses", responses.upgrade),
@@ -108,7 +110,13 @@ def _both(method: str, path: str, endpoint: Endpoint) -> list[Route]:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProxyError)
     request.scope[ERROR] = error.code
-    return respond_error(error)
+    return respond_error(error, MESSAGES if _expects_anthropic(request) else None)
+
+
+def _expects_anthropic(request: Request) -> bool:
+    """Whether errors are to be in Anthropic's form: its paths, and its clients at paths that both have."""
+    path = request.url.path.removeprefix(VERSION)
+    return path.startswith("/messages") or "anthropic-version" in request.headers
 
 
 async def _disconnected(request: Request, _: Exception) -> Response:

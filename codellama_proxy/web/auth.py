@@ -67,6 +67,15 @@ async def _caller(request: Request) -> Caller:
     return Caller(key=await runtime.keys.caller(secret, required=runtime.live.snapshot.auth_required))
 
 
+async def virtual_key(request: Request) -> Key | None:
+    """The caller's key, as the inference endpoints take it: the master key is refused. Raises `ProxyError` 401."""
+    runtime = runtime_of(request)
+    secret = credential(request.scope["headers"])
+    key = await runtime.keys.caller(secret, required=runtime.live.snapshot.auth_required)
+    request.scope[CALLER] = Caller(key=key)
+    return key
+
+
 async def require_admin(request: Request) -> None:
     """Raises `ProxyError`: admin_disabled without a master key, admin_required for a virtual key, else 401."""
     if runtime_of(request).master_key is None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.request_id import new_request_id
+from codellama_proxy.inbound.dialect import Dialect
 from codellama_proxy.openai_format.fields import parse_json
 from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
@@ -27,8 +28,15 @@ def respond(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def respond_error(error: ProxyError) -> Response:
-    return Response(error.body(), error.status, headers=error.wire_headers())
+def respond_error(error: ProxyError, dialect: Dialect | None = None) -> Response:
+    """An error response, in OpenAI's form unless another `dialect` is given."""
+    if dialect is None or dialect.headers is None:
+        return Response(error.body(), error.status, headers=error.wire_headers())
+    now = time.time()
+    request_id = new_request_id(now)
+    headers = {"x-request-id": request_id, **dialect.headers(request_id, None, None, now)}
+    headers.update(error.wire_headers())
+    return Response(dialect.error_body(error, request_id), error.status, headers=headers)
 
 
 async def json_object(request: Request) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from codellama_proxy.auth.keys import Keys
 from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.interfaces import Store
@@ -25,6 +26,7 @@ class Runtime:
     keys: Keys
     store: Store
     gateway: Gateway
+    input_tokens: InputTokens
     cooldowns: Cooldowns
     metrics: Metrics
     time: Time
