@@ -72,6 +72,7 @@ def deployment(
         price=_price(entry.price),
         context_window=entry.context_window,
         max_output_tokens=entry.max_output_tokens,
+        output_limit=entry.max_output_tokens if "max_output_tokens" in entry.model_fields_set else None,
         weight=entry.weight,
         timeouts=_timeouts(entry.timeouts, general),
         params=freeze(entry.params),

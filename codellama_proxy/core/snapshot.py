@@ -123,6 +123,8 @@ class Deployment:
     price: Price | None = None
     context_window: int | None = None
     max_output_tokens: int = 4096
+    output_limit: int | None = None
+    """`max_output_tokens`, if the entry sets it."""
     weight: float = 1.0
     timeouts: Timeouts = Timeouts()
     params: Json = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """A request that an upstream refused for one parameter, and the same request without it. Pure.
 
-Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported. Bounds on the
+Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported, and other
+entries for each such parameter that is `soft`. Bounds on the
 answer's length are renamed and never dropped, because budgets rely on them.
 """
 
@@ -57,7 +58,8 @@ def judged(failure: Failure, chat: InferenceRequest, deployment: Deployment) -> 
     name = OURS.get(failure.unsupported, failure.unsupported)
     if name not in chat.params:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # some say presencePenalty
-    can = deployment.drop_params and name in chat.params and name not in NEEDED
+    may = deployment.drop_params or (name in chat.soft and name not in MAX_TOKENS_FIELDS)
+    can = may and name in chat.params and name not in NEEDED
     return failure if not failure.unsupported else replace(failure, unsupported=name if can else "")
 
 

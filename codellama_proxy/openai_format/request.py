@@ -26,6 +26,8 @@ CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Kinds of content that repeat a model's thoughts."""
+OWN_SIGNATURE = "clp1."
+"""Begins the signature of a thinking block that this proxy made: no provider accepts it."""
 MAX_NAME = 256
 """Characters of a client's `model` or `user`; longer names end in a hash."""
 

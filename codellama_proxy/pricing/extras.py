@@ -196,12 +196,18 @@ def _requests_an_hour(chat: InferenceRequest) -> bool:
     for message in chat.messages:
         if "cache_control" in message and _is_hour(message["cache_control"]):
             return True
+        if _marks_an_hour(message.get("tool_calls")):
+            return True
         content = message.get("content")
         if type(content) is list:
             for part in content:
                 if type(part) is dict and "cache_control" in part and _is_hour(part["cache_control"]):
                     return True
     return False
+
+
+def _marks_an_hour(calls: Any) -> bool:
+    return any("cache_control" in call and _is_hour(call["cache_control"]) for call in calls or ())
 
 
 def _is_hour(mark: Any) -> bool:
@@ -268,6 +274,7 @@ def _shorter(value: Any) -> Any:
     mark = found.get("cache_control")
     if isinstance(mark, Mapping) and _is_hour(mark):
         found["cache_control"] = {name: one for name, one in mark.items() if name != "ttl"}
-    if isinstance(found.get("content"), list | tuple):
-        found["content"] = _shorter(found["content"])
+    for name in ("content", "tool_calls"):
+        if isinstance(found.get(name), list | tuple):
+            found[name] = _shorter(found[name])
     return found

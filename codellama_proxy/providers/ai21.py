@@ -14,6 +14,7 @@ from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import bearer_headers
 from codellama_proxy.providers.common.json_reading import is_done, load_object, piece_of
 from codellama_proxy.providers.common.parameters import (
@@ -36,15 +37,19 @@ TEXT_PARTS = {"text": "text", "refusal": "refusal"}
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
-    chat = legacy.modern(chat)
+    chat = translated.plain_chat(legacy.modern(chat), deployment)
     policy = STREAMED if chat.stream else WHOLE
-    params, dropped = translate(_without_tools(narrow_tool_choice(chat.params)), policy, deployment)
+    params, dropped = translate(
+        _without_tools(narrow_tool_choice(chat.params)), policy, deployment, chat.soft
+    )
     body: dict[str, Any] = {"model": deployment.model, "messages": _messages(chat.messages), **params}
     if chat.stream:
         body["stream"] = True
     headers = {"content-type": "application/json", **bearer_headers(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat/completions"
-    return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
+    return HttpRequest(
+        url, headers, orjson.dumps(body, default=dict), dropped=translated.dropped(dropped, chat)
+    )
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:

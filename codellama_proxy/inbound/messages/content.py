@@ -271,9 +271,9 @@ def _document(block: Block, at: str, left_out: LeftOut) -> list[Part]:
     title = given(block, "title", str, "string", f"{at}.")
     match source.get("type"):
         case "base64":
-            data = _data_url(source, f"{at}.source")
+            held = {"file_data": _data_url(source, f"{at}.source")}
         case "url":
-            data = text_given(source, "url", f"{at}.source")
+            held = {"file_url": text_given(source, "url", f"{at}.source")}
         case "text":
             return _titled(title, _text_parts(text_given(source, "data", f"{at}.source")))
         case "content":
@@ -283,7 +283,7 @@ def _document(block: Block, at: str, left_out: LeftOut) -> list[Part]:
         case other:
             left_out.add(f"messages.document.{other}")
             return []
-    return [{"type": "file", "file": {"filename": title or PDF_NAME, "file_data": data}}]
+    return [{"type": "file", "file": {"filename": title or PDF_NAME, **held}}]
 
 
 def _titled(title: str | None, parts: list[Part]) -> list[Part]:

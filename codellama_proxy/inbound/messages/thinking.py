@@ -13,16 +13,16 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-SIGNATURE_PREFIX = "clp1."
-"""Begins every signature that is ours."""
+from codellama_proxy.openai_format.request import OWN_SIGNATURE
+
 _HIDDEN = "t."
 
 
 def signature_of(text: str, *, hidden: bool) -> str:
     """The signature of a block with this reasoning; with the whole text if the block is shown without it."""
     if hidden:
-        return f"{SIGNATURE_PREFIX}{_HIDDEN}{base64.urlsafe_b64encode(text.encode()).decode()}"
-    return SIGNATURE_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f"{OWN_SIGNATURE}{_HIDDEN}{base64.urlsafe_b64encode(text.encode()).decode()}"
+    return OWN_SIGNATURE + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_foreign(block: Mapping[str, Any]) -> bool:
@@ -30,7 +30,7 @@ def is_foreign(block: Mapping[str, Any]) -> bool:
     if block.get("type") == "redacted_thinking":
         return bool(block.get("data"))
     signature = block.get("signature")
-    return isinstance(signature, str) and signature != "" and not signature.startswith(SIGNATURE_PREFIX)
+    return isinstance(signature, str) and signature != "" and not signature.startswith(OWN_SIGNATURE)
 
 
 def own_text(block: Mapping[str, Any]) -> str:
@@ -39,9 +39,9 @@ def own_text(block: Mapping[str, Any]) -> str:
     if isinstance(text, str) and text:
         return text
     signature = block.get("signature")
-    if not isinstance(signature, str) or not signature.startswith(SIGNATURE_PREFIX + _HIDDEN):
+    if not isinstance(signature, str) or not signature.startswith(OWN_SIGNATURE + _HIDDEN):
         return ""
     try:
-        return base64.urlsafe_b64decode(signature[len(SIGNATURE_PREFIX + _HIDDEN) :]).decode()
+        return base64.urlsafe_b64decode(signature[len(OWN_SIGNATURE + _HIDDEN) :]).decode()
     except (binascii.Error, ValueError):
         return ""

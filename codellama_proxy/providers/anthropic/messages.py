@@ -14,7 +14,7 @@ import orjson
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.fields import invalid_value
-from codellama_proxy.openai_format.request import SYSTEM_ROLES, Message
+from codellama_proxy.openai_format.request import OWN_SIGNATURE, SYSTEM_ROLES, Message
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.ASCII)
@@ -113,11 +113,7 @@ def _blocks(message: Message, at: str) -> list[Block]:
 def _assistant(message: Message, at: str) -> list[Block]:
     thinking = message.get("thinking_blocks")
     blocks = (
-        [
-            dict(block)
-            for block in thinking
-            if isinstance(block, Mapping) and block.get("type") in THINKING_BLOCKS
-        ]
+        [dict(block) for block in thinking if isinstance(block, Mapping) and is_signed(block)]
         if isinstance(thinking, list)
         else []
     )
@@ -125,6 +121,19 @@ def _assistant(message: Message, at: str) -> list[Block]:
     for index, call in enumerate(message.get("tool_calls") or ()):
         blocks.append(_tool_use(call, f"{at}.tool_calls[{index}]"))
     return blocks
+
+
+def is_signed(block: Mapping[str, Any]) -> bool:
+    """Whether it is a thinking block that Claude signed, not one that this proxy made of other models' reasoning."""
+    if block.get("type") == "redacted_thinking":
+        return True
+    signature = block.get("signature")
+    return (
+        block.get("type") == "thinking"
+        and isinstance(signature, str)
+        and signature != ""
+        and not signature.startswith(OWN_SIGNATURE)
+    )
 
 
 def _tool_use(call: Mapping[str, Any], at: str) -> Block:
@@ -136,6 +145,7 @@ def _tool_use(call: Mapping[str, Any], at: str) -> Block:
         "id": tool_id(call.get("id")),
         "name": function.get("name"),
         "input": _input(function.get("arguments")),
+        **_cache_mark(call),
     }
 
 
@@ -221,8 +231,11 @@ def _image(found: object, at: str) -> Block:
 
 def _document(found: object, at: str) -> Block:
     file = found if isinstance(found, Mapping) else {}
-    media_type, data = _data_url(file.get("file_data"), f"{at}.file.file_data")
     title = {"title": file["filename"]} if isinstance(file.get("filename"), str) else {}
+    url = file.get("file_url")
+    if isinstance(url, str) and url.startswith("https://"):
+        return {"type": "document", "source": {"type": "url", "url": url}, **title}
+    media_type, data = _data_url(file.get("file_data"), f"{at}.file.file_data")
     if media_type == "application/pdf":
         source = {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
     elif media_type.startswith("text/"):

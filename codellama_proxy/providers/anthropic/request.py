@@ -35,7 +35,9 @@ from codellama_proxy.providers.anthropic.messages import (
 from codellama_proxy.providers.anthropic.thinking import Thinking, thinking_of
 from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
 from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import impersonal
+from codellama_proxy.providers.common.output_limits import narrowed
 from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
 
 BASE_URL = "https://api.anthropic.com"
@@ -58,7 +60,8 @@ JSON_ONLY = "Respond with one valid JSON object only, without code fences."
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The HTTP request for `chat`. Raises `ProxyError`: unsupported_parameter, invalid_value."""
     able = capabilities(deployment)
-    chat = legacy.modern(chat)
+    translated.available(chat)
+    chat = narrowed(legacy.modern(chat), deployment)
     asked = parameter_set(chat, deployment, TAKEN, DROPPED, REPORTED)
     asked = _sampling(asked, able)
     talk = _conversation(chat, able)
@@ -82,7 +85,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         _url(deployment),
         _headers(deployment, body, asked.params.get("betas")),
         orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
-        dropped=tuple(sorted(asked.dropped)),
+        dropped=translated.dropped(asked.dropped, chat),
     )
 
 

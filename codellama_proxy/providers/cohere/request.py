@@ -13,6 +13,7 @@ from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
+from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import bearer_headers
 from codellama_proxy.providers.common.parameters import (
     Policy,
@@ -35,8 +36,8 @@ PARTS = {"text": ("type", "text"), "image_url": ("type", "image_url"), "document
 
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
-    chat = legacy.modern(chat)
-    params, dropped = translate(narrow_tool_choice(chat.params), POLICY, deployment)
+    chat = translated.plain_chat(legacy.modern(chat), deployment)
+    params, dropped = translate(narrow_tool_choice(chat.params), POLICY, deployment, chat.soft)
     body = {
         "model": deployment.model,
         "messages": [_message(message, f"messages[{at}]") for at, message in enumerate(chat.messages)],
@@ -45,7 +46,9 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     }
     headers = {"content-type": "application/json", **bearer_headers(deployment)}
     url = (deployment.base_url or BASE_URL).rstrip("/") + "/chat"
-    return HttpRequest(url, headers, orjson.dumps(body, default=dict), dropped=dropped)
+    return HttpRequest(
+        url, headers, orjson.dumps(body, default=dict), dropped=translated.dropped(dropped, chat)
+    )
 
 
 # --- parameters ----------------------------------------------------------------------------------------------

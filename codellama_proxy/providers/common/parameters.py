@@ -40,8 +40,13 @@ class Policy(NamedTuple):
     """Whether clients may use a parameter that OpenAI does not know; it is sent as it is."""
 
 
-def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The provider's parameters, and the names of those left out. Raises `ProxyError` unsupported_parameter."""
+def translate(
+    params: Json, policy: Policy, deployment: Deployment, soft: Set[str] = frozenset()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The provider's parameters, and the names of those left out. Raises `ProxyError` unsupported_parameter.
+
+    `soft` ones are left out rather than refused.
+    """
     sent: dict[str, Any] = {}
     dropped: list[str] = []
     for name, value in meaningful(params).items():
@@ -50,7 +55,7 @@ def translate(params: Json, policy: Policy, deployment: Deployment) -> tuple[dic
         try:
             sent |= _translated(policy, name, value, own=deployment.params)
         except UnsupportedError:
-            if not deployment.drop_params:
+            if not deployment.drop_params and name not in soft:
                 raise unsupported(deployment.provider, name) from None
             dropped.append(name)
     return sent, tuple(sorted(dropped))
@@ -106,6 +111,8 @@ class ParameterSet:
     """Parameters that were removed although they could change the answer."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """The entry's own parameters in the provider's words."""
+    soft: Set[str] = frozenset()
+    """Parameters that are left out rather than refused."""
 
     def without(self, *names: str) -> ParameterSet:
         return replace(self, params={name: v for name, v in self.params.items() if name not in names})
@@ -121,7 +128,7 @@ class ParameterSet:
         """The set without a parameter. Raises `ProxyError` unsupported_parameter if it is set, except to `unless`."""
         if self.params.get(name) in (None, unless):
             return self.without(name)
-        if self.lenient:
+        if self.lenient or name in self.soft:
             return self.drop(name)
         raise unsupported(self.provider, name)
 
@@ -143,7 +150,7 @@ def parameter_set(
         if name not in taken and is_own(name, value, deployment.params)
     }
     params = {name: value for name, value in meaningful(chat.params).items() if name not in extras}
-    asked = ParameterSet(deployment.provider, deployment.drop_params, params, extras=extras)
+    asked = ParameterSet(deployment.provider, deployment.drop_params, params, extras=extras, soft=chat.soft)
     for name in sorted(params.keys() - taken - dropped):
         asked = asked.drop(name) if name in reported else asked.refuse(name)
     return asked.without(*dropped)

@@ -29,8 +29,10 @@ def message_for(message: Message, dialect: OpenAIProfile) -> Message:
     content = message.get("content")
     if isinstance(content, list):
         message = _with_parts(message, content, dialect)
-    if message.get("tool_calls") and dialect.message_fields is not None:
-        message = {**message, "tool_calls": [_call(call) for call in message["tool_calls"]]}
+    if message.get("tool_calls") and (unknown := _call_fields_off(dialect)):
+        calls = message["tool_calls"]
+        if any(unknown & call.keys() for call in calls):
+            message = {**message, "tool_calls": [without(call, unknown) for call in calls]}
     return message
 
 
@@ -66,9 +68,10 @@ def without(value: Json, names: frozenset[str]) -> Json:
     return {name: inner for name, inner in value.items() if name not in names}
 
 
-def _call(call: Json) -> Json:
-    """Removes Gemini's thought signatures, which other providers do not accept."""
-    return without(call, frozenset({"extra_content"}))
+def _call_fields_off(dialect: OpenAIProfile) -> frozenset[str]:
+    """Fields of calls that this provider does not accept: cache marks, Gemini's thought signatures."""
+    marks = CACHE_MARKS - dialect.cache_marks
+    return marks if dialect.message_fields is None else marks | {"extra_content"}
 
 
 def _unmarked_tool(tool: Any, off: frozenset[str]) -> Any:

@@ -16,7 +16,7 @@ from codellama_proxy.openai_format.request import CACHE_MARKS
 
 CACHE_KEY = frozenset({"prompt_cache_key"})
 """A parameter of some providers that reduces the cost of repeated prompts."""
-OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields"})
+OTHERS_FIELDS = frozenset({"thinking_blocks", "provider_specific_fields", "is_error"})
 """Message fields of single providers; a conversation may continue at another one."""
 STRICT_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
 """The message fields accepted by providers that refuse unknown ones."""
@@ -51,6 +51,10 @@ class OpenAIProfile:
     """All accepted message fields; `None`: any other is accepted or ignored."""
     cache_marks: frozenset[str] = frozenset()
     """The accepted ones of `CACHE_MARKS`."""
+    system_first: bool = True
+    """Has models that accept system messages only at the beginning."""
+    top_k: bool = False
+    """Accepts `top_k`."""
     thinking_parts: bool = False
     """Accepts `THINKING_PARTS` in content."""
     short_ids: bool = False
@@ -78,6 +82,7 @@ OPENAI = OpenAIProfile(
     message_fields_off=REASONING_OFF,
     cache_marks=frozenset({"prompt_cache_breakpoint"}),
     short_ids=True,
+    system_first=False,
 )
 HUGGINGFACE = OpenAIProfile(
     base_url="https://router.huggingface.co/v1",
@@ -109,6 +114,7 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
         drop=IGNORABLE | {"user", "parallel_tool_calls", "verbosity"},
         integer_logprobs=True,
         stop_list=True,
+        top_k=True,
     ),
     "groq": OpenAIProfile(
         base_url="https://api.groq.com/openai/v1",
@@ -126,15 +132,19 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
         message_fields=STRICT_FIELDS | {"prefix"},
         thinking_parts=True,
     ),
-    "deepseek": OpenAIProfile(base_url="https://api.deepseek.com"),
-    "fireworks": OpenAIProfile(base_url="https://api.fireworks.ai/inference/v1", drop=IGNORABLE - CACHE_KEY),
+    "deepseek": OpenAIProfile(base_url="https://api.deepseek.com", system_first=False),
+    "fireworks": OpenAIProfile(
+        base_url="https://api.fireworks.ai/inference/v1", drop=IGNORABLE - CACHE_KEY, top_k=True
+    ),
     "openrouter": OpenAIProfile(
         base_url="https://openrouter.ai/api/v1",
         max_tokens="as_is",
         drop=IGNORABLE - CACHE_KEY,
         cache_marks=CACHE_MARKS,
+        system_first=False,
+        top_k=True,
     ),
-    "xai": OpenAIProfile(base_url="https://api.x.ai/v1", max_tokens="as_is"),
+    "xai": OpenAIProfile(base_url="https://api.x.ai/v1", max_tokens="as_is", system_first=False),
     "cerebras": OpenAIProfile(
         base_url="https://api.cerebras.ai/v1",
         max_tokens="as_is",
@@ -148,9 +158,9 @@ OPENAI_PROFILES: Mapping[str, OpenAIProfile] = {
     ),
     "nvidia": OpenAIProfile(base_url="https://integrate.api.nvidia.com/v1"),
     "ollama": OpenAIProfile(base_url="http://localhost:11434/v1"),
-    "vllm": OpenAIProfile(max_tokens="as_is"),
-    "lmstudio": OpenAIProfile(base_url="http://localhost:1234/v1"),
-    "llamacpp": OpenAIProfile(base_url="http://localhost:8080/v1"),
+    "vllm": OpenAIProfile(max_tokens="as_is", top_k=True),
+    "lmstudio": OpenAIProfile(base_url="http://localhost:1234/v1", top_k=True),
+    "llamacpp": OpenAIProfile(base_url="http://localhost:8080/v1", top_k=True),
     "openai_compatible": OpenAIProfile(
         max_tokens="as_is",
         developer_role=True,

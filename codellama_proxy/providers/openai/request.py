@@ -10,9 +10,11 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
 from codellama_proxy.openai_format.request import CACHE_MARKS, TRACKING_KEYS, InferenceRequest
+from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import short
 from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
+from codellama_proxy.providers.openai.efforts import nearest_effort
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
@@ -24,6 +26,9 @@ MIN_SAMPLING_VALUE = 0.01
 
 def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile) -> HttpRequest:
     """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
+    chat = translated.plain_chat(
+        chat, deployment, system_first=dialect.system_first, marks=dialect.cache_marks
+    )
     params, dropped = _params(chat, deployment, dialect)
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
@@ -39,7 +44,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIPr
         address(deployment, dialect, "/chat/completions"),
         {**headers, **credential(deployment, dialect)},
         orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
-        dropped=tuple(dropped),
+        dropped=translated.dropped(dropped, chat) if chat.ignored else tuple(dropped),
     )
 
 
@@ -51,8 +56,10 @@ def _params(
     shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
     if shown:
         params["metadata"] = shown
-    params, dropped = filter_params(with_tools_only(params), deployment, dialect)
-    dropped += _drop_refused(params, deployment, dialect)
+    params = with_tools_only(params)
+    hints = _narrow_hints(params, chat, deployment, dialect) if chat.soft else []
+    params, dropped = filter_params(params, deployment, dialect, soft=chat.soft)
+    dropped += [*hints, *_drop_refused(params, deployment, dialect, chat.soft)]
     _rename_max_tokens(params, deployment, dialect)
     _translate_values(params, dialect)
     return params, dropped
@@ -63,12 +70,13 @@ def filter_params(
     deployment: Deployment,
     dialect: OpenAIProfile,
     reject: frozenset[str] = frozenset(),
+    soft: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Any], list[str]]:
     """Removes unsupported parameters from `params`; returns the names of those that could change the answer."""
     dropped: list[str] = []
     for name in sorted((dialect.reject | reject) & params.keys()):
         if params[name] != NEUTRAL_DEFAULTS.get(name):
-            if not deployment.drop_params:
+            if not deployment.drop_params and name not in soft:
                 raise unsupported(deployment.provider, name)
             dropped.append(name)
         del params[name]
@@ -82,17 +90,36 @@ def filter_params(
     return params, dropped
 
 
-def _drop_refused(params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile) -> list[str]:
-    """Removes parameters that the model refuses: values without effect always, others with `drop_params`.
+def _narrow_hints(
+    params: dict[str, Any], chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
+) -> list[str]:
+    """Removes hints of other dialects that the model is not known to accept. Returns the names of reported ones."""
+    if "top_k" in chat.soft and not dialect.top_k:
+        params.pop("top_k", None)
+    effort = params.get("reasoning_effort")
+    if effort is None or "reasoning_effort" not in chat.soft:
+        return []
+    nearest = nearest_effort(effort, deployment)
+    if nearest is None:
+        del params["reasoning_effort"]
+        return ["reasoning_effort"]
+    params["reasoning_effort"] = nearest
+    return []
 
-    Without `drop_params` the provider returns the error. Returns the names of those that could change the answer.
+
+def _drop_refused(
+    params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile, soft: frozenset[str]
+) -> list[str]:
+    """Removes parameters that the model refuses: values without effect always, others with `drop_params` or if `soft`.
+
+    Otherwise the provider returns the error. Returns the names of those that could change the answer.
     """
     if dialect.max_tokens != "by_model":
         return []
     dropped = []
     for name in sorted(refused(deployment, params) & params.keys()):
         idle = params[name] == NEUTRAL.get(name, NEUTRAL_DEFAULTS.get(name))
-        if idle or deployment.drop_params:
+        if idle or deployment.drop_params or name in soft:
             del params[name]
             dropped += [] if idle else [name]
     return dropped

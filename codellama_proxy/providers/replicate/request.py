@@ -15,6 +15,7 @@ from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import SYSTEM_ROLES, THINKING_PARTS, InferenceRequest, Message
+from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import bearer_headers
 from codellama_proxy.providers.common.parameters import Policy, Rule, UnsupportedError, translate
 from codellama_proxy.providers.replicate.models import Inputs, Turn, inputs_of, prompt
@@ -35,7 +36,8 @@ SPEECH_ROLES = {"user", "assistant"}
 def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The request that creates the prediction. Raises `ProxyError` unsupported_parameter."""
     inputs = inputs_of(deployment)
-    params, dropped = translate(chat.params, _policy(inputs), deployment)
+    chat = translated.plain_chat(chat, deployment)
+    params, dropped = translate(chat.params, _policy(inputs), deployment, chat.soft)
     path, version = _path_and_version(deployment.model)
     body = {**version, "input": {**params, **_conversation(chat.messages, inputs)}}
     headers = {**bearer_headers(deployment), "content-type": "application/json"}
@@ -44,7 +46,10 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         limit = max(math.ceil(deployment.timeouts.answer), MIN_CANCEL_SECONDS)
         headers |= {"prefer": f"wait={WAIT_SECONDS}", "cancel-after": f"{limit}s"}
     return HttpRequest(
-        base_url(deployment) + path, headers, orjson.dumps(body, default=dict), dropped=dropped
+        base_url(deployment) + path,
+        headers,
+        orjson.dumps(body, default=dict),
+        dropped=translated.dropped(dropped, chat),
     )
 
 
