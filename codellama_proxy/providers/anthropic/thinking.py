@@ -18,6 +18,7 @@ from codellama_proxy.providers.anthropic.capabilities import (
     NEAREST_EFFORT,
     Capabilities,
 )
+from codellama_proxy.providers.anthropic.messages import is_signed
 from codellama_proxy.providers.anthropic.tools import FORCED
 from codellama_proxy.providers.common.parameters import ParameterSet
 
@@ -84,12 +85,14 @@ def _has_token_budget(thinking: object) -> bool:
 
 
 def _lacks_thinking(messages: Sequence[Message]) -> bool:
-    """Whether the last turn called tools and has no thinking blocks."""
+    """Whether the last turn called tools and has no signed thinking blocks."""
     turns = (
         m for m in reversed(messages) if m["role"] == "assistant" and (_has_content(m) or m.get("tool_calls"))
     )
     last: Message = next(turns, {})
-    return bool(last.get("tool_calls")) and not last.get("thinking_blocks")
+    blocks = last.get("thinking_blocks")
+    signed = isinstance(blocks, list) and any(isinstance(one, Mapping) and is_signed(one) for one in blocks)
+    return bool(last.get("tool_calls")) and not signed
 
 
 def _has_content(message: Message) -> bool:
