@@ -71,16 +71,17 @@ class SharedAnswer:
 
     def publish(self, batch: Sequence[Event], *, last: bool = False) -> None:
         """Adds a batch to the buffer, and gives it to the subscribers."""
-        was_large = self.large
-        self.batches.append(batch)
+        size = self.size
         for event in batch:
-            self.size += len(event.body)
-        self.complete = last
-        if last or self.large != was_large:
+            size += len(event.body)
+        grown = self.size <= MAX_SHARED_BYTES < size
+        self.batches.append(batch)
+        self.size, self.complete = size, last
+        if last or grown:
             self._close()
         if self.subscriptions:
             self._notify()
-        elif self.large:
+        elif size > MAX_SHARED_BYTES:
             self._discard(self.count)
 
     def take(self, batch: Sequence[Event]) -> bool:

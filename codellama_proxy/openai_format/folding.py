@@ -206,15 +206,36 @@ def as_stream(whole: Event) -> list[Event]:
     return events
 
 
-def chunks_of(event: Event) -> Sequence[Json]:
-    """The chunks in the event's body: of a run that only adds to one string, one chunk with all of its text."""
-    if BETWEEN not in event.body:
-        return (completion_in(event),) if event.body else ()
-    first, *others = event.body.split(BETWEEN)
-    chunk = orjson.loads(first)
-    if _add_to_text(chunk, event.text):
-        return (chunk,)
-    return (chunk, *map(orjson.loads, others))
+def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
+    """The chunks in the bodies of a stream's events.
+
+    Those of a run, or of consecutive events that differ in their text only, become one chunk with all of their text.
+    """
+    alike: list[Event] = []
+    around = None
+    for event in events:
+        if not event.body:
+            continue
+        before, found, after = (
+            event.body.partition(orjson.dumps(event.text)) if event.text else (b"", b"", b"")
+        )
+        if not (found and around == (before, after)):
+            yield from _merged(alike)
+            alike = []
+        around = (before, after) if found else None
+        alike.append(event)
+    yield from _merged(alike)
+
+
+def _merged(events: Sequence[Event]) -> Sequence[Json]:
+    """One chunk for events that differ in their text only, if they only add to one string."""
+    bodies = [body for event in events for body in event.body.split(BETWEEN)]
+    if len(bodies) < 2:
+        return [completion_in(event) for event in events]
+    first: dict[str, Any] = orjson.loads(bodies[0])
+    if _add_to_text(first, "".join([event.text for event in events])):
+        return [first]
+    return [first, *map(orjson.loads, bodies[1:])]
 
 
 def _add_to_text(chunk: dict[str, Any], text: str) -> bool:
@@ -234,7 +255,7 @@ def _add_to_text(chunk: dict[str, Any], text: str) -> bool:
 
 def as_whole(events: Sequence[Event]) -> Event:
     """The events of a stream as the event of a plain answer. Raises `ValueError` if they are no answer."""
-    completion = fold([chunk for event in events for chunk in chunks_of(event)])
+    completion = fold(chunks_of(events))
     whole = event_of(completion, orjson.dumps(completion))
     usage: Usage | None = None
     for event in events:

@@ -39,7 +39,7 @@ class Transcript:
         Called once the answer is over: all callers get the same list.
         """
         if self._choices is None:
-            completion = fold(chunk for event in self._events for chunk in chunks_of(event))
+            completion = fold(chunks_of(self._events))
             self._choices = [_as_chat(choice) for choice in completion["choices"]]
         return self._choices
 

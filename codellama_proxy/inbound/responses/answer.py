@@ -88,7 +88,7 @@ class ResponsesEncoder:
         if not event.body:
             return b""
         written: list[StreamEvent] = []
-        chunks = chunks_of(event)
+        chunks = chunks_of((event,))
         for chunk in chunks:
             self._note_model(chunk)
             self._usage = usage_in(chunk) or self._usage if chunk.get("usage") else self._usage
