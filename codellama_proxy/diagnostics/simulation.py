@@ -13,17 +13,18 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import httpx2
 import orjson
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
-from codellama_proxy.core.types import Attempt
+from codellama_proxy.core.types import Attempt, HttpRequest
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.cooldown import Cooldowns, is_cooling
+from codellama_proxy.upstream.dial import DialError
+from codellama_proxy.upstream.http import BytesBody, Response, Transport, TransportError
 from codellama_proxy.upstream.pools import Pools, identity_of
 
 T = TypeVar("T")
@@ -136,10 +137,10 @@ class MockUpstreams:
         self._calls: dict[str, int] = {}
         self.called: list[tuple[float, Deployment]] = []
 
-    def make(self, deployment: Deployment) -> httpx2.AsyncBaseTransport:
-        return httpx2.MockTransport(lambda request: self._play(deployment, request))
+    def make(self, deployment: Deployment) -> Transport:
+        return _MockUpstream(self, deployment)
 
-    async def _play(self, deployment: Deployment, _: httpx2.Request) -> httpx2.Response:
+    async def play(self, deployment: Deployment) -> Response:
         self.called.append((asyncio.get_running_loop().time(), deployment))
         part = deployment.id if deployment.id in self._plan else deployment.name
         faults = self._plan.get(part, (Fault("ok"),))
@@ -147,7 +148,22 @@ class MockUpstreams:
         return await _played(faults[min(number, len(faults)) - 1])
 
 
-async def _played(fault: Fault) -> httpx2.Response:
+class _MockUpstream:
+    """The transport of one deployment."""
+
+    def __init__(self, upstreams: MockUpstreams, deployment: Deployment) -> None:
+        self._upstreams = upstreams
+        self._deployment = deployment
+
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
+        del request, connect_seconds
+        return await self._upstreams.play(self._deployment)
+
+    async def aclose(self) -> None:
+        return
+
+
+async def _played(fault: Fault) -> Response:
     await asyncio.sleep(fault.after)
     match fault.kind:
         case "ok":
@@ -155,14 +171,14 @@ async def _played(fault: Fault) -> httpx2.Response:
         case "timeout":
             await asyncio.sleep(10**9)
         case "connect":
-            raise httpx2.ConnectError("planned")
+            raise DialError("planned")
         case "cut":
-            raise httpx2.RemoteProtocolError("planned")
+            raise TransportError("planned")
         case "empty":
-            return httpx2.Response(200, headers={"content-type": "text/event-stream"})
+            return Response(200, {"content-type": "text/event-stream"}, BytesBody())
     headers = {} if fault.retry_after is None else {"retry-after": f"{fault.retry_after:g}"}
     error = {"error": {"message": "planned", "code": fault.code or None}}
-    return httpx2.Response(fault.status, headers=headers, content=orjson.dumps(error))
+    return Response(fault.status, headers, BytesBody(orjson.dumps(error)))
 
 
 async def _course(

@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import lru_cache
 
-import httpx2
-
-from codellama_proxy import __version__
 from codellama_proxy.core.masking import Clean, mask_for
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
@@ -24,23 +20,22 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import MULTI_STEP
 from codellama_proxy.upstream import answer_form as forms
+from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, TransportError
 from codellama_proxy.upstream.multi_step import Send, Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.upstream.reply import Note, Reply, no_note, text_events
 from codellama_proxy.upstream.response_body import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_BYTES,
-    Body,
-    pieces_of,
+    ExaminedBody,
+    body_of,
     read_start,
     read_whole,
 )
 from codellama_proxy.upstream.timeouts import TaskTimeout
-from codellama_proxy.upstream.transport_failure import failure_of
 
 ANSWER_STATUSES = frozenset({200, 201, 202, 203, 206})
 """Statuses whose body is read as an answer."""
-HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
 
 
 async def open_reply(
@@ -59,11 +54,11 @@ async def open_reply(
     """
     pool = pools.of(deployment)
     transport = pool.take()
-    body: httpx2.AsyncByteStream | None = None
+    body: ResponseBody | None = None
     reply: Reply | None = None
 
-    async def send(one: HttpRequest) -> httpx2.Response:
-        return await transport.handle_async_request(_request(one, deployment, budget))
+    async def send(one: HttpRequest) -> Response:
+        return await transport.send(one, min(deployment.timeouts.connect, budget))
 
     watch = TaskTimeout()
     received: list[bytes] = []
@@ -88,7 +83,7 @@ async def open_reply(
     try:
         with watch.until(first):
             response = await _respond(send, sent, request, deployment, sleep, received)
-            body = response.stream  # type: ignore[assignment]  # always an async stream here
+            body = response.body
             reply = Reply(request, deployment, close, sent.dropped, watch, clean, note)
             stream = await _receive(reply, response, received, first, asked=request.stream)
         if stream is not None:
@@ -102,8 +97,8 @@ async def open_reply(
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if request.stream else "answer_timeout"
             raise AttemptError(failures.timed_out(reason)) from None
-        if isinstance(error, httpx2.TransportError):
-            raise AttemptError(failure_of(error)) from None
+        if isinstance(error, TransportError):
+            raise AttemptError(error.failure) from None
         if isinstance(error, AttemptError):
             raise AttemptError(failures.disclosed(error.failure, clean())) from None
         raise
@@ -123,14 +118,14 @@ async def _respond(
     deployment: Deployment,
     sleep: Sleep,
     received: list[bytes],
-) -> httpx2.Response:
+) -> Response:
     """The response to one request, or to the several that some dialects need."""
     steps = MULTI_STEP.get(deployment.provider)
     if steps is None:
         return await send(sent)
 
-    async def read(response: httpx2.Response) -> bytes:
-        body = await read_whole(pieces_of(response), MAX_ANSWER_BYTES, received)
+    async def read(response: Response) -> bytes:
+        body = await read_whole(body_of(response), MAX_ANSWER_BYTES, received)
         received.clear()
         return body
 
@@ -139,38 +134,35 @@ async def _respond(
     )
 
 
-def _request(sent: HttpRequest, deployment: Deployment, budget: float) -> httpx2.Request:
-    url, headers = _address(sent.url, tuple(sent.headers.items()))
-    timeout = {"connect": min(deployment.timeouts.connect, budget)}
-    body = httpx2.ByteStream(sent.body)
-    return httpx2.Request(sent.method, url, headers=headers, stream=body, extensions={"timeout": timeout})
-
-
-@lru_cache(maxsize=1024)
-def _address(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL, httpx2.Headers]:
-    """The parsed URL and headers, which are the same for every request of a deployment."""
-    return httpx2.URL(url), httpx2.Headers([*HEADERS.items(), *headers])
-
-
 async def _receive(
-    reply: Reply, response: httpx2.Response, received: list[bytes], until: float, *, asked: bool
-) -> Body | None:
+    reply: Reply, response: Response, received: list[bytes], until: float, *, asked: bool
+) -> ResponseBody | None:
     """Reads a plain answer into `reply` and returns `None`, or returns the stream to be read.
 
     `until`: the event loop's time; `asked`: whether a stream was requested. Raises `AttemptError`.
     """
     headers = response.headers
-    if response.status_code not in ANSWER_STATUSES:
-        body = await read_start(response, MAX_ERROR_BYTES)
-        error = parse_error(body)
-        failure = failures.of_status(response.status_code, headers, error, time.time())
-        raise AttemptError(cut_answers.with_usage(failure, body))
-    came = Body(pieces_of(response))
-    if not forms.is_stream(await came.beginning(), headers.get("content-type", ""), asked=asked):
-        await reply.whole(await read_whole(came, reply.max_bytes, received))
+    if response.status not in ANSWER_STATUSES:
+        start = await read_start(response, MAX_ERROR_BYTES)
+        error = parse_error(start)
+        failure = failures.of_status(response.status, headers, error, time.time())
+        raise AttemptError(cut_answers.with_usage(failure, start))
+    body = body_of(response)
+    whole = begins = body.arrived()
+    if begins is None:
+        body = examined = ExaminedBody(body)
+        begins = await examined.beginning()
+    else:
+        body = BytesBody(begins)
+    if not forms.is_stream(begins, headers.get("content-type", ""), asked=asked):
+        if whole is None:
+            whole = await read_whole(body, reply.max_bytes, received)
+        else:
+            received.append(whole)
+        await reply.whole(whole)
         received.clear()
     elif asked:
-        return came
+        return body
     else:
-        await reply.gathered(came, until)
+        await reply.gathered(body, until)
     return None

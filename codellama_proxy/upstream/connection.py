@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from enum import Enum
 
 import httptools
+
+from codellama_proxy.upstream.http import Sink, TransportError
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELD_BYTES = 16 << 10
 MAX_FIELDS = 256
 MAX_UNREAD_BYTES = 256 << 10
 
-Headers = list[tuple[bytes, bytes]]
-"""Pairs in the order received, names in lower case."""
-Sink = Callable[[bytes], bool]
-"""Gets the pieces of a body as they arrive; `False` if it takes no more for now. What it raises ends the reading."""
+FRAMING = ("content-length", "transfer-encoding")
 
 
-class ExchangeError(Exception):
-    """The exchange on a connection failed; the text is a short reason without addresses."""
+class ExchangeError(TransportError):
+    """The exchange on a connection failed, possibly after the upstream processed the request."""
 
 
 class ProtocolError(ExchangeError):
@@ -52,10 +50,12 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer",
         "_error",
+        "_fields",
         "_framed",
         "_keep_alive",
         "_parser",
         "_paused",
+        "_poll",
         "_silent",
         "_sink",
         "_unread",
@@ -71,16 +71,21 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: Headers = []
+        self.headers: dict[str, str] = {}
+        """As in `Response`."""
         self.idle_since = 0.0
         """Seconds of the event loop's clock."""
         self._parser = httptools.HttpResponseParser(self)
         self._answer = _Answer.NONE
         self._error: ExchangeError | None = None
+        self._fields = 0
+        """Header fields received; repeated ones count."""
         self._framed = False
         """The body's length is known from its framing, not from the end of the connection."""
         self._keep_alive = True
         self._paused = False
+        self._poll: select.poll | None = None
+        """Watches the socket for input that the event loop has not read yet."""
         self._silent = 0
         """Bytes received since the last piece of a body or the final head."""
         self._sink: Sink | None = None
@@ -107,6 +112,12 @@ class Connection(asyncio.Protocol):
                 return b""
             await self._wait_for_input()
         return self._taken()
+
+    def whole_body(self) -> bytes | None:
+        """The body, if it has arrived completely; else nothing is read."""
+        if self._answer is not _Answer.COMPLETE:
+            return None
+        return self._taken() if self._unread else b""
 
     async def pour(self, sink: Sink) -> bool:
         """Gives the body to `sink` as it arrives, without waking the task, until `sink` takes no more.
@@ -156,25 +167,14 @@ class Connection(asyncio.Protocol):
         """Whether the response was received whole, or failed."""
         return self._answer is _Answer.COMPLETE or self._error is not None
 
-    def has_unread_input(self) -> bool:
-        """Whether the kernel holds input that the event loop has not read yet."""
-        return self._kernel_events() != 0
-
     def is_reusable(self) -> bool:
-        """Whether another request may be sent: still open, and no unsolicited input (or end of input)."""
+        """Whether another request may be sent: still open, and the kernel holds no input (or end of it)."""
         if self.transport.is_closing() or not self._keep_alive:
             return False
-        return self._kernel_events() == 0
-
-    def _kernel_events(self) -> int:
-        """The bits of `poll`; 0 for none."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:
-            return 0
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
-        ready = poll.poll(0)
-        return ready[0][1] if ready else 0
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
+        return not self._poll.poll(0)
 
     def close(self) -> None:
         self.transport.abort()
@@ -216,17 +216,19 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._answer is _Answer.COMPLETE:
             raise ProtocolError("a second answer")  # feed_data raises it as a parser error
-        self.headers = []
+        self.headers = {}
+        self._fields = 0
         self._framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._answer is _Answer.AWAITED:  # later ones are trailers: read and dropped
-            name = name.lower()
-            if len(name) + len(value) > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
+            self._fields += 1
+            if len(name) + len(value) > MAX_FIELD_BYTES or self._fields > MAX_FIELDS:
                 raise ProtocolError("head_too_large")  # feed_data raises it as a parser error
-            if name in (b"content-length", b"transfer-encoding"):
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if key in FRAMING:
                 self._framed = True
-            self.headers.append((name, value))
+            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.upstream.http import ResponseBody
 
 MAX_OUTPUT_BYTES = 64 << 10
 """Maximum size of a decoded piece, so that the reader can stop before a decompression bomb expands."""
@@ -33,12 +34,25 @@ def decoder_of(content_encoding: str) -> Inflate | None:
     return _inflate()
 
 
-async def decoded(pieces: AsyncIterator[bytes], inflate: Inflate) -> AsyncIterator[bytes]:
+class DecodedBody(ResponseBody):
     """The decoded body, in pieces of at most `MAX_OUTPUT_BYTES`. Raises `AttemptError` content_encoding."""
-    async for piece in pieces:
+
+    __slots__ = ("_body", "_inflate", "_outputs")
+
+    def __init__(self, body: ResponseBody, inflate: Inflate) -> None:
+        self._body = body
+        self._inflate = inflate
+        self._outputs: Iterator[bytes] = iter(())
+        """What is left of the piece received last."""
+
+    async def __anext__(self) -> bytes:
+        while (output := next(self._outputs, None)) is None:
+            self._outputs = self._outputs_of(await anext(self._body))
+        return output
+
+    def _outputs_of(self, piece: bytes) -> Iterator[bytes]:
         for at in range(0, len(piece), MAX_INPUT_BYTES):
-            for output in inflate(piece[at : at + MAX_INPUT_BYTES]):
-                yield output
+            yield from self._inflate(piece[at : at + MAX_INPUT_BYTES])
 
 
 def _inflate() -> Inflate:

@@ -14,6 +14,7 @@ import aiohappyeyeballs
 
 from codellama_proxy.core.snapshot import Egress
 from codellama_proxy.upstream.connection import Connection
+from codellama_proxy.upstream.http import TransportError
 
 DNS_SECONDS = 30.0
 """How long resolved addresses are cached."""
@@ -22,16 +23,24 @@ FALLBACK_SECONDS = 0.25
 MAX_PROXY_HEAD_BYTES = 16 << 10
 
 
-class DialError(Exception):
-    """The connection failed, so nothing was sent. The text is a short reason without addresses."""
+class DialError(TransportError):
+    """The connection failed, so nothing was sent."""
+
+    reason = "connect"
+    sent = False
 
 
 class DialTimeoutError(DialError):
     """Connecting took too long."""
 
+    reason = "connect_timeout"
+    timed_out = True
+
 
 class ProxyRefusedError(DialError):
     """The egress proxy did not open a tunnel."""
+
+    reason = "proxy"
 
 
 class Origin(NamedTuple):
@@ -47,7 +56,7 @@ class Proxy(NamedTuple):
 
     host: str
     port: int
-    authorization: bytes | None
+    authorization: str | None
     """The header's value if the configured URL has a user or a password."""
 
     @classmethod
@@ -56,7 +65,7 @@ class Proxy(NamedTuple):
         authorization = None
         if parts.username or parts.password:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-            authorization = b"Basic " + base64.b64encode(pair.encode())
+            authorization = "Basic " + base64.b64encode(pair.encode()).decode()
         return cls(parts.hostname or "", parts.port or 80, authorization)
 
     def connect_head(self, origin: Origin) -> bytes:
@@ -65,7 +74,7 @@ class Proxy(NamedTuple):
         target = f"{host}:{origin.port}".encode()
         lines = [b"CONNECT %b HTTP/1.1" % target, b"host: %b" % target]
         if self.authorization is not None:
-            lines.append(b"proxy-authorization: " + self.authorization)
+            lines.append(b"proxy-authorization: " + self.authorization.encode())
         return b"\r\n".join([*lines, b"", b""])
 
 

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import httpx2
+from urllib.parse import urlsplit
 
 from codellama_proxy.core.snapshot import Mock
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.providers import mock
+from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
 
 
-class MockTransport(httpx2.AsyncBaseTransport):
+class MockTransport:
     """Plays the scripts of the built-in mock."""
 
     def __init__(self, behaviour: Mock) -> None:
         self._behaviour = behaviour
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        played = mock.script(await request.aread(), self._behaviour, mock.endpoint_of(request.url.path))
-        return httpx2.Response(played.status, headers=dict(played.headers), stream=_MockStream(played))
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
+        del connect_seconds
+        endpoint = mock.endpoint_of(urlsplit(request.url).path)
+        played = mock.script(request.body, self._behaviour, endpoint)
+        return Response(played.status, dict(played.headers), _MockBody(played))
+
+    async def aclose(self) -> None:
+        return
 
 
-class _MockStream(httpx2.AsyncByteStream):
+class _MockBody(ResponseBody):
     def __init__(self, played: mock.Script) -> None:
         self._pieces = iter(played.pieces)
         self._cut = played.cut
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         delay, piece = next(self._pieces, (0.0, b""))
@@ -37,5 +39,5 @@ class _MockStream(httpx2.AsyncByteStream):
         if piece:
             return piece
         if self._cut:
-            raise httpx2.RemoteProtocolError("the mock cut its answer")
+            raise TransportError("the mock cut its answer")
         raise StopAsyncIteration

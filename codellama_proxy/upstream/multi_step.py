@@ -9,25 +9,24 @@ exchange that is abandoned cancels the answer at the upstream if the step has a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import httpx2
-
 from codellama_proxy.core.types import HttpRequest, Step, StepResponse, Steps
+from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, TransportError
 
 CANCEL_SECONDS = 2.0
 """Time limit for cancelling an abandoned answer at the upstream, and for an optional step."""
 
-Send = Callable[[HttpRequest], Awaitable[httpx2.Response]]
-Read = Callable[[httpx2.Response], Awaitable[bytes]]
+Send = Callable[[HttpRequest], Awaitable[Response]]
+Read = Callable[[Response], Awaitable[bytes]]
 """Reads a whole body; raises when it is too large."""
 Sleep = Callable[[float], Awaitable[None]]
 
 
 async def open_multi_step(
     send: Send, read: Read, steps: Steps, *, stream: bool, sleep: Sleep = asyncio.sleep
-) -> httpx2.Response:
+) -> Response:
     """One response for all steps; closing it closes them all."""
     exchange = MultiStepResponse(send, read, steps, sleep)
     try:
@@ -37,7 +36,7 @@ async def open_multi_step(
         raise
 
 
-class MultiStepResponse(httpx2.AsyncByteStream):
+class MultiStepResponse(ResponseBody):
     """The steps in progress; as a stream, the bytes they yield."""
 
     def __init__(self, send: Send, read: Read, steps: Steps, sleep: Sleep) -> None:
@@ -47,29 +46,25 @@ class MultiStepResponse(httpx2.AsyncByteStream):
         self._sleep = sleep
         self._step: Step | None = next(steps)
         """The step to send or in progress; `None` at the end."""
-        self._inner: httpx2.Response | None = None
+        self._inner: Response | None = None
         """The streamed response of the present step."""
-        self._pieces: AsyncIterator[bytes] | None = None
         self._held = b""
         self._ended = False
 
-    async def whole(self) -> httpx2.Response:
+    async def whole(self) -> Response:
         """The last response; any success status becomes 200."""
         result = await self._read_step(await self._begin())
         while self._step is not None:
             result = await self._read_step(await self._begin())
         return _response(result)
 
-    async def streamed(self) -> httpx2.Response:
+    async def streamed(self) -> Response:
         """A streamed response, or the plain response of the first step if that failed."""
         result = await self._read_step(await self._begin())
         if not _succeeded(result.status):
             return _response(result)
         self._held = _event(result.body)
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=self)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
+        return Response(200, {"content-type": "text/event-stream"}, self)
 
     async def __anext__(self) -> bytes:
         piece, self._held = self._held, b""
@@ -83,16 +78,16 @@ class MultiStepResponse(httpx2.AsyncByteStream):
         step, self._step = self._step, None
         try:
             if self._inner is not None:
-                await self._inner.aclose()
+                await self._inner.body.aclose()
         finally:
             if step is not None and step.give_up is not None:
                 await self._cancel(step.give_up)
 
     async def _cancel(self, request: HttpRequest) -> None:
-        with suppress(TimeoutError, httpx2.TransportError):
+        with suppress(TimeoutError, TransportError):
             async with asyncio.timeout(CANCEL_SECONDS):
                 response = await self._send(request)
-                await response.aclose()
+                await response.body.aclose()
 
     # --- one step ------------------------------------------------------------------------------------------
 
@@ -101,42 +96,42 @@ class MultiStepResponse(httpx2.AsyncByteStream):
         try:
             async with asyncio.timeout(CANCEL_SECONDS if step.optional else None):
                 return await self._more()
-        except (TimeoutError, httpx2.TransportError):
+        except (TimeoutError, TransportError):
             if not step.optional:
                 raise
             self._ended = True
             return b""
 
     async def _more(self) -> bytes:
-        if self._pieces is None:
+        if self._inner is None:
             response = await self._begin()
             if not _is_stream(response):
                 result = await self._read_step(response)
                 return _event(result.body) if _succeeded(result.status) else b""
-            self._inner, self._pieces = response, aiter(response.stream)  # type: ignore[arg-type]  # always async
-        piece = await anext(self._pieces, None)
+            self._inner = response
+        piece = await anext(self._inner.body, None)
         if piece is None:
             await self._end_of_stream()
         return piece or b""
 
     async def _end_of_stream(self) -> None:
-        inner, self._inner, self._pieces = self._inner, None, None
+        inner, self._inner = self._inner, None
         if inner is not None:
-            await inner.aclose()
-            self._advance(StepResponse(inner.status_code, inner.headers, b""))
+            await inner.body.aclose()
+            self._advance(StepResponse(inner.status, inner.headers, b""))
 
-    async def _begin(self) -> httpx2.Response:
+    async def _begin(self) -> Response:
         assert self._step is not None
         if self._step.delay:
             await self._sleep(self._step.delay)
         return await self._send(self._step.request)
 
-    async def _read_step(self, response: httpx2.Response) -> StepResponse:
+    async def _read_step(self, response: Response) -> StepResponse:
         try:
             body = await self._read(response)
         finally:
-            await response.aclose()
-        result = StepResponse(response.status_code, response.headers, body)
+            await response.body.aclose()
+        result = StepResponse(response.status, response.headers, body)
         self._advance(result)
         return result
 
@@ -151,14 +146,14 @@ def _succeeded(status: int) -> bool:
     return 200 <= status < 300
 
 
-def _is_stream(response: httpx2.Response) -> bool:
-    return response.status_code == 200 and "event-stream" in response.headers.get("content-type", "")
+def _is_stream(response: Response) -> bool:
+    return response.status == 200 and "event-stream" in response.headers.get("content-type", "")
 
 
-def _response(result: StepResponse) -> httpx2.Response:
+def _response(result: StepResponse) -> Response:
     status = 200 if _succeeded(result.status) else result.status
     headers = {"content-type": "application/json", **_retry_headers(result)}
-    return httpx2.Response(status, headers=headers, content=result.body)
+    return Response(status, headers, BytesBody(result.body))
 
 
 def _retry_headers(result: StepResponse) -> dict[str, str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import httpx2
-
 from codellama_proxy.core.snapshot import Deployment, Egress, Mock
+from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.upstream.http import Response, Transport
 from codellama_proxy.upstream.mock_transport import MockTransport
 from codellama_proxy.upstream.transport import HttpTransport
 
-Transport = httpx2.AsyncBaseTransport
 MakeTransport = Callable[[Deployment], Transport]
 
 
@@ -22,7 +21,7 @@ def transport_for(deployment: Deployment) -> Transport:
     return HttpTransport(deployment.egress)
 
 
-class Service(httpx2.AsyncBaseTransport):
+class Service:
     """A transport to a service that is not a deployment; follows the egress settings of the configuration."""
 
     def __init__(
@@ -34,14 +33,14 @@ class Service(httpx2.AsyncBaseTransport):
         self._former: Transport | None = None
         """The previous transport, whose last responses may still be read."""
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
         egress = self._egress()
         if self._now is None or self._now[0] != egress:
             gone, self._former = self._former, self._now[1] if self._now else None
             self._now = egress, self._make(egress)
             if gone is not None:
                 await gone.aclose()
-        return await self._now[1].handle_async_request(request)
+        return await self._now[1].send(request, connect_seconds)
 
     async def aclose(self) -> None:
         for transport in (self._former, self._now[1] if self._now else None):

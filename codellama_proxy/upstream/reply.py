@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx2
-
 from codellama_proxy.core.masking import Clean
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, encode, frame_at
@@ -28,9 +26,9 @@ from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
-from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES, Body
+from codellama_proxy.upstream.http import ResponseBody, TransportError
+from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from codellama_proxy.upstream.timeouts import TaskTimeout
-from codellama_proxy.upstream.transport_failure import failure_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ class Reply:
         self._watch = watch
         self._clean = clean
         self._note = note
-        self._body: Body | None = None
+        self._body: ResponseBody | None = None
         self._filter = CredentialFilter(deployment)
         self._decoder = Decoder()
         parse = self._adapter.parse_stream
@@ -114,7 +112,7 @@ class Reply:
         except Exception as error:
             raise _unexpected(error) from None
 
-    async def gathered(self, body: Body, until: float) -> None:
+    async def gathered(self, body: ResponseBody, until: float) -> None:
         """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`.
 
         `until`: the event loop's time.
@@ -136,7 +134,7 @@ class Reply:
             raise _unexpected(error) from None
         self.first = (whole,)
 
-    async def begin(self, body: Body, first: float, end: float) -> None:
+    async def begin(self, body: ResponseBody, first: float, end: float) -> None:
         """Reads a stream up to its first event with content; earlier events are kept in `first`.
 
         `first`: the event loop's time by which the answer must have begun, at least with hidden parts (such as
@@ -176,8 +174,8 @@ class Reply:
                 pass
         except TimeoutError:
             raise AttemptError(failures.timed_out("idle_timeout")) from None
-        except httpx2.TransportError as error:
-            raise AttemptError(failure_of(error)) from None
+        except TransportError as error:
+            raise AttemptError(error.failure) from None
         except AttemptError as failed:
             await self.count_unread()
             raise AttemptError(failures.disclosed(failed.failure, self._clean())) from None
@@ -196,7 +194,7 @@ class Reply:
                 with self._watch.within(END_OF_BODY_SECONDS):
                     while await anext(self._body, None) is not None:
                         pass
-        except (TimeoutError, httpx2.TransportError):
+        except (TimeoutError, TransportError):
             pass  # the answer is complete, so the failure does not matter
         finally:
             await self._close()

@@ -1,38 +1,35 @@
-"""HTTP to providers: httpx2's transport interface over our own connections.
+"""HTTP to providers over our own connections.
 
-httpx2's interface lets tests replace the network. Raw bytes only: no decompression, no redirects, no cookies, no
-proxies from the environment. A request is written once and never resent, so an attempt is at most one request to the
-upstream. Every failure is raised as an httpx2 error whose text is a short reason without addresses.
+A request is written once and never resent, so an attempt is at most one request to the upstream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import AsyncIterator
 from functools import lru_cache
+from urllib.parse import quote, urlsplit
 
-import httpx2
-
+from codellama_proxy import __version__
 from codellama_proxy.core.snapshot import Egress
-from codellama_proxy.upstream.connection import Connection, ConnectionLostError, ExchangeError, Sink
-from codellama_proxy.upstream.dial import (
-    Dialer,
-    DialError,
-    DialTimeoutError,
-    Origin,
-    Proxy,
-    ProxyRefusedError,
-)
+from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.upstream.connection import FRAMING, Connection, ExchangeError
+from codellama_proxy.upstream.dial import Dialer, Origin, Proxy
+from codellama_proxy.upstream.http import AddressError, Response, ResponseBody, Sink
 
 DIRECT = Egress()
+DEFAULT_HEADERS = {"user-agent": f"codellama-proxy/{__version__}", "accept-encoding": "identity"}
+"""Sent with every request that does not set them."""
 IDLE_SECONDS = 15.0
 """How long an idle connection is kept: less than providers keep them."""
 
-RawHeaders = tuple[tuple[bytes, bytes], ...]
+_HOST = re.compile(r"[A-Za-z0-9._~%:-]+")
+_TARGET_CHARACTERS = "/?:@!$&'()*+,;=~%|[]"
+"""Characters of a path and query that are sent as they are, besides letters, digits and `_.-`."""
 
 
-class HttpTransport(httpx2.AsyncBaseTransport):
+class HttpTransport:
     """The connections of one deployment through one egress. Belongs to one event loop."""
 
     def __init__(self, egress: Egress = DIRECT) -> None:
@@ -41,29 +38,25 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         """By origin; the most recently used connection is on the right."""
         self._sweep_timer: asyncio.TimerHandle | None = None
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The response, its body as a stream. Raises `httpx2.TransportError`."""
-        body = await _whole_body(request)
-        origin, head = _request_head(
-            request.method, request.url, tuple(request.headers.raw), self._dialer.proxy
-        )
-        connection = await self._take_idle(origin)
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
+        """The response, when its head has arrived. Raises `TransportError`."""
+        url, headers, body, method, _ = request
+        origin, head = _request_head(method, url, tuple(headers.items()), self._dialer.proxy)
+        idle = self._idle.get(origin)
+        connection = await self._take_idle(origin, idle) if idle else None
         reused = connection is not None
         if connection is None:
-            connection = await self._dial(origin, request.extensions.get("timeout", {}).get("connect"))
+            connection = await self._dialer.connect(origin, connect_seconds)
         try:
             await connection.send(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)), body)
-        except ExchangeError as error:
+        except ExchangeError:
             if reused:
                 self._drop_idle(origin)  # an upstream that restarted has closed the others as well
-            raise _translated(error) from None
+            raise
         except BaseException:
             connection.close()
             raise
-        stream = ConnectionBody(self, origin, connection)
-        response = httpx2.Response(connection.status, headers=connection.headers, stream=stream)
-        response.headers.encoding = "latin-1"
-        return response
+        return Response(connection.status, connection.headers, ConnectionBody(self, origin, connection))
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
         """Keeps the connection for the next request if its answer was read to the end, else closes it."""
@@ -80,17 +73,14 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         for origin in list(self._idle):
             self._drop_idle(origin)
 
-    async def _take_idle(self, origin: Origin) -> Connection | None:
-        """The most recently used idle connection; `None` if there is none or the upstream has closed it."""
-        idle = self._idle.get(origin)
-        if not idle:
-            return None
+    async def _take_idle(self, origin: Origin, idle: deque[Connection]) -> Connection | None:
+        """The most recently used connection; `None` if the upstream has closed it."""
         connection = idle.pop()
-        if (
-            connection.has_unread_input()
-        ):  # let the event loop read it: a TLS ticket is harmless, an end is not
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        if connection.is_reusable():
+            return connection
+        # Let the event loop read what has arrived: a TLS ticket is harmless, an end is not.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         if connection.is_reusable():
             return connection
         connection.close()
@@ -100,16 +90,6 @@ class HttpTransport(httpx2.AsyncBaseTransport):
     def _drop_idle(self, origin: Origin) -> None:
         for connection in self._idle.pop(origin, ()):
             connection.close()
-
-    async def _dial(self, origin: Origin, seconds: float | None) -> Connection:
-        try:
-            return await self._dialer.connect(origin, seconds)
-        except DialTimeoutError as error:
-            raise httpx2.ConnectTimeout(str(error)) from None
-        except ProxyRefusedError as error:
-            raise httpx2.ProxyError(str(error)) from None
-        except DialError as error:
-            raise httpx2.ConnectError(str(error)) from None
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,36 +102,27 @@ class HttpTransport(httpx2.AsyncBaseTransport):
         self._sweep_timer = loop.call_later(IDLE_SECONDS / 3, self._sweep) if self._idle else None
 
 
-class ConnectionBody(httpx2.AsyncByteStream):
-    """A body as it arrives. Its own iterator, so that nothing of it outlives an early exit."""
+class ConnectionBody(ResponseBody):
+    """The body of the response on a connection, which it returns to its transport."""
+
+    __slots__ = ("_connection", "_origin", "_transport")
 
     def __init__(self, transport: HttpTransport, origin: Origin, connection: Connection) -> None:
         self._transport = transport
         self._origin = origin
         self._connection: Connection | None = connection
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
     async def __anext__(self) -> bytes:
-        if self._connection is None:
-            raise StopAsyncIteration
-        try:
-            piece = await self._connection.read()
-        except ExchangeError as error:
-            raise _translated(error) from None
+        piece = await self._connection.read() if self._connection is not None else b""
         if not piece:
             raise StopAsyncIteration
         return piece
 
+    def arrived(self) -> bytes | None:
+        return self._connection.whole_body() if self._connection is not None else None
+
     async def pour(self, sink: Sink) -> bool:
-        """`Connection.pour`. Raises `httpx2.TransportError`, and what `sink` raises."""
-        if self._connection is None:
-            return False
-        try:
-            return await self._connection.pour(sink)
-        except ExchangeError as error:
-            raise _translated(error) from None
+        return self._connection is not None and await self._connection.pour(sink)
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
@@ -159,38 +130,41 @@ class ConnectionBody(httpx2.AsyncByteStream):
             self._transport.give_back(self._origin, connection)
 
 
-def _translated(error: ExchangeError) -> httpx2.TransportError:
-    if isinstance(error, ConnectionLostError):
-        return httpx2.ReadError(str(error))
-    return httpx2.RemoteProtocolError(str(error))
-
-
-async def _whole_body(request: httpx2.Request) -> bytes:
-    """The request's body, usually a single piece."""
-    if isinstance(request.stream, httpx2.ByteStream):
-        return b"".join(request.stream)
-    return await request.aread()
-
-
 @lru_cache(maxsize=1024)
 def _request_head(
-    method: str, url: httpx2.URL, headers: RawHeaders, proxy: Proxy | None
+    method: str, url: str, headers: tuple[tuple[str, str], ...], proxy: Proxy | None
 ) -> tuple[Origin, bytes]:
-    """The origin, and the request head without the content length; cached because a deployment's are the same."""
-    if url.scheme not in ("http", "https") or not url.host:
-        raise httpx2.UnsupportedProtocol("address")
-    tls = url.scheme == "https"
-    origin = Origin(url.raw_host.decode("ascii"), url.port or (443 if tls else 80), tls)
-    target = url.raw_path
-    if proxy is not None and not tls:  # without a tunnel the proxy reads the request itself (RFC 9112, 3.2.2)
-        target = b"http://%b%b" % (url.netloc, target)
+    """The origin, and the request head without the content length; cached because a deployment's are the same.
+
+    Raises `AddressError`.
+    """
+    origin, host, target = _address(url)
+    fields = {**DEFAULT_HEADERS, **dict(headers)}
+    if proxy is not None and not origin.tls:  # without a tunnel the proxy reads the request itself
+        target = f"http://{host}{target}"  # RFC 9112, 3.2.2
         if proxy.authorization is not None:
-            headers = (*headers, (b"proxy-authorization", proxy.authorization))
-    lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target)]
-    if not any(name.lower() == b"host" for name, _ in headers):
-        lines.append(b"host: %b\r\n" % url.netloc)
-    lines += [b"%b: %b\r\n" % field for field in headers if field[0].lower() not in FRAMING]
-    return origin, b"".join(lines)
+            fields["proxy-authorization"] = proxy.authorization
+    fields = {"host": host, **fields}
+    lines = [f"{method} {target} HTTP/1.1\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in fields.items() if name.lower() not in FRAMING]
+    return origin, "".join(lines).encode()
 
 
-FRAMING = (b"content-length", b"transfer-encoding")
+def _address(url: str) -> tuple[Origin, str, str]:
+    """The origin, the value of `host`, and the path with the query. Raises `AddressError`."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise AddressError("url") from None
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise AddressError("url")
+    tls = parts.scheme == "https"
+    usual = 443 if tls else 80
+    shown = f"[{host}]" if ":" in host else host
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return (
+        Origin(host, port or usual, tls),
+        shown if port in (None, usual) else f"{shown}:{port}",
+        quote(target, safe=_TARGET_CHARACTERS),
+    )

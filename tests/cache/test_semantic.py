@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 from hypothesis import given
@@ -21,6 +20,7 @@ from codellama_proxy.cache.semantic.embeddings import numbers_of
 from codellama_proxy.cache.vectors import MAX_SHORTLIST, shortlist, similarity, vector
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Project, Snapshot
 from codellama_proxy.tokens import tokenizers as tokens
+from codellama_proxy.upstream.dial import DialError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import HANG, Internet, Script, answer, good, refusal, stream
@@ -306,7 +306,7 @@ def test_stored_vectors_survive_a_restart(tmp_path: Path, internet: EmbeddingInt
 
 @pytest.mark.parametrize(
     "failing",
-    [answer(b"{"), answer(b'{"data": []}'), refusal(500), httpx2.ConnectError("no"), stream(HANG)],
+    [answer(b"{"), answer(b'{"data": []}'), refusal(500), DialError("no"), stream(HANG)],
     ids=["garbage", "empty", "500", "down", "silent"],
 )
 def test_a_failing_embedding_model_is_a_miss_and_is_skipped_for_a_while(
@@ -544,7 +544,7 @@ class GptCacheInternet(Internet):
         if self.breaks:
             return self.broken
         sent = self.sent[-1]
-        if sent.request.url.path == "/put":
+        if sent.request.url.endswith("/put"):
             self.wait_until_stored.append((sent.body["prompt"], sent.body["answer"]))
             return answer(b'"successfully update the cache"')
         found = next(
@@ -684,7 +684,7 @@ def test_a_gptcache_answer_without_our_envelope_is_a_miss(
         answer(b"<html>"),
         answer(b'{"detail": "no"}', status=422),
         answer(b"x" * (5 << 20)),
-        httpx2.ConnectError("down"),
+        DialError("down"),
         None,
         answer(HANG),
     ],

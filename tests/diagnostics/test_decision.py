@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
@@ -27,6 +26,8 @@ from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
+from codellama_proxy.upstream.connection import ProtocolError
+from codellama_proxy.upstream.dial import DialError
 from tests.support.fake_internet import Internet, Script, good, refusal
 from tests.support.gateway_harness import Client, Rig, run
 from tests.support.ledger_fixtures import NOW
@@ -160,9 +161,9 @@ class Planned(Internet):
             case "ok":
                 return self._good
             case "connect":
-                return httpx2.ConnectError("no")
+                return DialError("no")
             case "cut":
-                return httpx2.RemoteProtocolError("no")
+                return ProtocolError("no")
         headers = {} if fault.retry_after is None else {"retry_after": f"{fault.retry_after:g}"}
         body = orjson.dumps({"error": {"message": "planned", "code": fault.code or None}})
         return Script((body,), fault.status, refusal(fault.status, **headers).headers)

@@ -4,11 +4,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
+from codellama_proxy.upstream.connection import ConnectionLostError
+from codellama_proxy.upstream.dial import DialError
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole
@@ -75,8 +76,8 @@ BEFORE_FAILING = {
     "no room": (refusal(429), (0, 0, "exact")),
     "no key": (refusal(401), (0, 0, "exact")),
     "a redirect": (Script((b"",), 302, {"location": "http://127.0.0.1/"}), (0, 0, "exact")),
-    "never connected": (httpx2.ConnectError("refused"), (0, 0, "exact")),
-    "sent and lost": (httpx2.ReadError("gone"), (None, 0, "ambiguous")),
+    "never connected": (DialError("refused"), (0, 0, "exact")),
+    "sent and lost": (ConnectionLostError("gone"), (None, 0, "ambiguous")),
     "sent and silent": (None, (None, 0, "ambiguous")),
 }
 STREAMS = {
@@ -109,7 +110,7 @@ PLAIN = {
     ),
     "no choices, but usage": (answer(orjson.dumps({"usage": REPORTED, "choices": []})), (100, 50, "exact")),
     "not JSON": (answer(b"<html>"), (None, 0, "ambiguous")),
-    "cut": (answer(whole({"content": WORDS})[:-20], httpx2.ReadError("gone")), (None, ..., "estimated")),
+    "cut": (answer(whole({"content": WORDS})[:-20], ConnectionLostError("gone")), (None, ..., "estimated")),
     "stalled": (answer(whole({"content": WORDS})[:-20], HANG), (None, ..., "estimated")),
 }
 CASES = [
@@ -178,7 +179,7 @@ def test_a_request_without_a_successful_attempt_costs_the_sum_of_its_attempts(
         assert row["attempts"][1]["prompt_tokens"] == 100
 
     reported = answer(orjson.dumps({"error": {"message": "no"}, "usage": REPORTED}), status=500)
-    play(Internet(a=[httpx2.ReadError("gone")], b=[reported]), use)
+    play(Internet(a=[ConnectionLostError("gone")], b=[reported]), use)
 
 
 @BOTH
@@ -190,7 +191,7 @@ def test_one_unknown_price_makes_the_sum_unknown(play: Play, streamed: bool) -> 
         assert row["prompt_tokens"] == sum(one["prompt_tokens"] for one in row["attempts"]) > 20
 
     unpriced = snapshot(model("a"), PRICED.models["b"], routing=ROUTING)
-    play(Internet(a=[httpx2.ReadError("gone")], b=[good(streamed=streamed)]), use, unpriced)
+    play(Internet(a=[ConnectionLostError("gone")], b=[good(streamed=streamed)]), use, unpriced)
 
 
 def test_attempts_record_start_and_duration(play: Play) -> None:
@@ -253,7 +254,7 @@ def test_a_further_attempt_extends_the_hold_by_the_earlier_cost(
         assert (spent, held) == (round(row["cost_usd"] * 1e9), 0)
 
     # The hold is about 5.3e6 nano-USD, the prompt that is lost about 0.5e6.
-    internet = Internet(a=[httpx2.ReadError("gone")], b=[good(streamed=streamed)])
+    internet = Internet(a=[ConnectionLostError("gone")], b=[good(streamed=streamed)])
     play(internet, use, budget(8_000_000 if room else 5_600_000))
 
 
@@ -296,8 +297,8 @@ def test_concurrent_requests_with_several_attempts_stay_within_the_budget(play: 
 
     limits = Limits(max_budget=most, shadow=shadow, given=frozenset({"max_budget"}))
     watched = setting(limits={**PRICED.limits, "global": limits})
-    lost = httpx2.ReadError("gone")
-    play(Internet(a=[lost], b=[httpx2.ReadError("gone"), lost]), use, watched)
+    lost = ConnectionLostError("gone")
+    play(Internet(a=[lost], b=[ConnectionLostError("gone"), lost]), use, watched)
 
 
 # --- clients that hang up on a plain answer ------------------------------------------------------------------
@@ -350,7 +351,7 @@ def test_no_further_attempt_is_made_after_a_disconnect(play: Play, cached: bool)
         assert (row["status"], row["http_status"], row["basis"]) == ("cancelled", 499, "ambiguous")
         assert row["prompt_tokens"] > 0
 
-    internet = Internet(a=[answer(0.02, httpx2.ReadError("gone"))], b=[good(streamed=False)])
+    internet = Internet(a=[answer(0.02, ConnectionLostError("gone"))], b=[good(streamed=False)])
     play(internet, use, snapshot(*PATIENT.models.values(), routing=ROUTING, cache=Cache(enabled=cached)))
 
 
@@ -422,7 +423,9 @@ def test_a_disconnected_leader_pays_for_the_shared_call(play: Play, streamed: bo
         free = [row for row in rows if row is not paid]
         assert [(row["status"], row["basis"], row["cost_usd"]) for row in free] == [("ok", "cached", 0)] * 3
 
-    lost = Script((0.05, httpx2.ReadError("gone")), 200, stream().headers if streamed else answer().headers)
+    lost = Script(
+        (0.05, ConnectionLostError("gone")), 200, stream().headers if streamed else answer().headers
+    )
     play(Internet(a=[lost], b=[good(streamed=streamed)]), use, SHARED)
 
 

@@ -3,10 +3,10 @@
 import asyncio
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from codellama_proxy.core.snapshot import Cooldown, Limits, Price, Routing
+from codellama_proxy.upstream.connection import ConnectionLostError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import Internet, Script, good, refusal
@@ -159,5 +159,5 @@ def test_cooldowns_are_checked_again_after_admission(play: Play, streamed: bool)
         limits={**LIMITS, "global": Limits(max_budget=10**12, given=frozenset({"max_budget"}))},
         routing=Routing(retries=0, cooldown=Cooldown(failures=1000)),
     )
-    broken = httpx2.ReadError("gone")
+    broken = ConnectionLostError("gone")
     play(Internet(a=[broken], b=[refusal(401), late.script]), use, setting)

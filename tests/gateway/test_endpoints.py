@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Project
 from codellama_proxy.openai_format.request import Endpoint
 from codellama_proxy.tokens.tokenizers import FILES
+from codellama_proxy.upstream.connection import ConnectionLostError
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from tests.support.builders import deployment, model, snapshot
 from tests.support.conversations import sse
@@ -86,7 +86,7 @@ def test_a_completion_runs_through_the_same_pipeline(play: Play, streamed: bool)
         assert internet.asked == ["a#1", "b#1"], "neither chats nor embeddings are candidates"
         assert client.headers["x-proxy-model"] == "b"
         sent = internet.sent[-1]
-        assert str(sent.request.url) == "https://b-1.example/v1/completions"
+        assert sent.request.url == "https://b-1.example/v1/completions"
         wanted = {"model": "b-upstream", "prompt": "def f(", "suffix": "return", "user": "u"}
         asked = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
         assert sent.body == {**wanted, **asked}, "no guardrail, no messages"
@@ -221,7 +221,7 @@ def test_embeddings_run_through_the_same_pipeline(play: Play) -> None:
         assert [one["embedding"] for one in client.json["data"]] == [[1.0, 2.0], [3.0, 4.0]]
         assert internet.asked == ["e#1", "f#1"]
         sent = internet.sent[-1]
-        assert str(sent.request.url) == "https://f-1.example/v1/embeddings"
+        assert sent.request.url == "https://f-1.example/v1/embeddings"
         assert sent.body == {"model": "f-upstream", "input": ["x", "y"], "dimensions": 2, "user": "u"}
         row = await rig.row(client)
         assert (row["endpoint"], row["model"], row["basis"]) == ("embeddings", "f", "exact")
@@ -371,7 +371,7 @@ def test_a_failed_attempt_is_booked_with_the_successful_one(play: Play, endpoint
         assert row["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in row["attempts"]))
         assert float(client.headers["x-proxy-cost-usd"]) == pytest.approx(row["cost_usd"])
 
-    lost, good = httpx2.ReadError("gone"), answers_of(endpoint)
+    lost, good = ConnectionLostError("gone"), answers_of(endpoint)
     play(Internet(a=[lost], b=[good], e=[lost], f=[good]), use)
 
 

@@ -6,13 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.core.snapshot import Price, Routing
+from codellama_proxy.upstream.connection import ConnectionLostError
+from codellama_proxy.upstream.dial import DialError, DialTimeoutError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import USAGE, sse
 from tests.support.fake_internet import Internet, Script, answer, refusal, stream
@@ -70,13 +71,13 @@ REFUSALS = st.sampled_from(
         answer(b"<html>"),
         answer(b'{"error": {"message": "overloaded"}}'),
         answer(b"", status=302, location="http://169.254.169.254/"),
-        httpx2.ConnectError("refused"),
-        httpx2.ReadError("gone"),
-        httpx2.ReadTimeout("slow"),
+        DialError("refused"),
+        ConnectionLostError("gone"),
+        DialTimeoutError("slow"),
     ]
 )
 ENDINGS = st.sampled_from(
-    [[], [httpx2.ReadError("cut")], [sse({"error": {"message": "overloaded"}})], [b"data: {"]]
+    [[], [ConnectionLostError("cut")], [sse({"error": {"message": "overloaded"}})], [b"data: {"]]
 )
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from codellama_proxy.core.snapshot import Guardrail, Project, Routing
+from codellama_proxy.upstream.connection import ConnectionLostError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.fake_internet import Internet, good, refusal
 from tests.support.gateway_harness import Play, Rig, player
@@ -36,7 +36,7 @@ def test_the_guardrail_comes_first_in_every_attempt(play: Play, streamed: bool) 
         assert all(one.body["messages"][0]["role"] == "system" for one in rig.internet.sent)
 
     patient = replace(CHAIN, routing=Routing(max_attempts=5))
-    broken = httpx2.ReadError("gone")
+    broken = ConnectionLostError("gone")
     play(Internet(a=[refusal(500)], b=[refusal(401)], c=[broken, good(streamed=streamed)]), use, patient)
 
 

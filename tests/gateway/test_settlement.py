@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from codellama_proxy.core.snapshot import Limits, Price
+from codellama_proxy.upstream.connection import ConnectionLostError, ProtocolError
+from codellama_proxy.upstream.dial import DialError, DialTimeoutError
 from tests.support.builders import deployment, model, snapshot
 from tests.support.dialogues import OPENAI, chunk, sse, whole
 from tests.support.fake_internet import Internet, Script, answer, good, refusal, stream
@@ -116,10 +117,10 @@ def test_an_unknown_price_is_not_zero(play: Play, streamed: bool) -> None:
         (refusal(429), 429, "exact"),
         (refusal(400), 400, "exact"),
         (answer(b"<html>"), 502, "ambiguous"),
-        (httpx2.ConnectError("refused"), 502, "exact"),
-        (httpx2.ReadError("gone"), 502, "ambiguous"),
-        (httpx2.RemoteProtocolError("gone"), 502, "ambiguous"),
-        (httpx2.ReadTimeout("slow"), 504, "ambiguous"),
+        (DialError("refused"), 502, "exact"),
+        (ConnectionLostError("gone"), 502, "ambiguous"),
+        (ProtocolError("gone"), 502, "ambiguous"),
+        (DialTimeoutError("slow"), 504, "exact"),
     ],
 )
 def test_only_possibly_processed_attempts_are_billed(

@@ -59,12 +59,13 @@ NOT_AT_START = (
     "codellama_proxy.providers.replicate",
     "codellama_proxy.tracking.otel_exporter",
     "genai_prices",
+    "httpx2",
     "opentelemetry",
     "pytest",
     "tiktoken",
 )
 """Imported when a configuration, a request or another command needs it."""
-NOT_FOR_CHECK = ("codellama_proxy.diagnostics", "codellama_proxy.upstream", "httpx2", "starlette", "uvicorn")
+NOT_FOR_CHECK = ("codellama_proxy.diagnostics", "codellama_proxy.upstream", "starlette", "uvicorn")
 NOT_FOR_KEYS = (*NOT_FOR_CHECK, "dotenv", "prometheus_client", "pydantic", "yaml")
 
 

@@ -31,7 +31,6 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "uvicorn": ("server",),
     "aiohappyeyeballs": ("upstream.dial",),
     "httptools": ("upstream.connection", "server.http_protocol"),
-    "httpx2": ("upstream", "tracking.promptlayer.sender", "diagnostics.simulation", "cache.semantic"),
     "aiosqlite": ("store.sqlite",),
     "sqlite3": ("store.sqlite", "cache.file", "cache.storage"),
     "yaml": ("config.yaml", "config.importers"),

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
@@ -13,6 +12,7 @@ from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, scr
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.upstream.http import TransportError
 from codellama_proxy.upstream.mock_transport import MockTransport
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -141,15 +141,12 @@ def test_the_mock_transport_plays_the_script(cut: int | None) -> None:
     request = ADAPTERS["mock"].to_request(chat(stream=True), HERE)
 
     async def main() -> tuple[bytes, bool]:
-        answer = await MockTransport(mock).handle_async_request(
-            httpx2.Request("POST", request.url, content=request.body)
-        )
-        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        answer = await MockTransport(mock).send(request, 5.0)
         received = b""
         try:
-            async for piece in answer.stream:
+            async for piece in answer.body:
                 received += piece
-        except httpx2.RemoteProtocolError:
+        except TransportError:
             return received, True
         return received, False
 

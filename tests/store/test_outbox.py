@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import orjson
 import pytest
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.store.sqlite.migrations import shipped
 from codellama_proxy.store.sqlite.outbox import MAX_BYTES, MAX_RECORDS, Outbox, put
 from codellama_proxy.store.sqlite.reader import Reader
@@ -23,6 +24,8 @@ from codellama_proxy.tracking.promptlayer.sender import (
     PromptLayerSender,
     backoff,
 )
+from codellama_proxy.upstream.dial import DialError
+from codellama_proxy.upstream.http import BytesBody, Response
 from tests.support.ledger_fixtures import NOW, Store, ask, end
 
 KEY = Secret("pl_0123456789")
@@ -36,24 +39,32 @@ class Clock:
 
 
 class Service:
-    """A fake internet with one tracking service in it; `answer` says what it answers next."""
+    """A transport to a tracking service; `answer` says what it answers next."""
 
     def __init__(self) -> None:
         self.answer: Callable[[dict[str, Any]], Answer] = lambda _: (201, {"id": 7})
+        self.content: bytes | None = None
+        """Sent instead of the answer's content."""
         self.got: list[tuple[str, dict[str, Any]]] = []
         self.tries = 0
 
-    def handle(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
+        del connect_seconds
         self.tries += 1
-        body = orjson.loads(request.content)
+        body = orjson.loads(request.body)
         answer = self.answer(body)
         if answer is None:
-            raise httpx2.ConnectError("nobody is there")
+            raise DialError("nobody is there")
         status, content = answer
         if status < 300:
-            self.got.append((request.url.path, body))
+            self.got.append((urlsplit(request.url).path, body))
         headers = {"retry-after": str(content["retry_after"])} if "retry_after" in content else {}
-        return httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(orjson.dumps(content)))
+        return Response(
+            status, headers, BytesBody(orjson.dumps(content) if self.content is None else self.content)
+        )
+
+    async def aclose(self) -> None:
+        return
 
 
 Use = Callable[[Store, Outbox, PromptLayerSender, Service, Clock], Awaitable[None]]
@@ -66,9 +77,8 @@ def run(directory: Path, use: Use, key: Callable[[], Secret | None] = lambda: KE
             reader = Reader(store.path)
             await reader.open()
             outbox = Outbox(store.writer, reader)
-            wire = httpx2.MockTransport(service.handle)
             try:
-                await use(store, outbox, PromptLayerSender(outbox, wire, key, clock.time), service, clock)
+                await use(store, outbox, PromptLayerSender(outbox, service, key, clock.time), service, clock)
             finally:
                 await reader.close()
 
@@ -282,10 +292,12 @@ def test_a_score_is_sent_after_its_request_with_its_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"id": "x"}', b'{"id": true}'])
 def test_a_response_without_an_id_is_a_success(tmp_path: Path, answer: bytes) -> None:
-    async def use(store: Store, outbox: Outbox, _: PromptLayerSender, service: Service, clock: Clock) -> None:
-        wire = httpx2.MockTransport(lambda _: httpx2.Response(201, stream=httpx2.ByteStream(answer)))
+    async def use(
+        store: Store, outbox: Outbox, delivery: PromptLayerSender, service: Service, clock: Clock
+    ) -> None:
+        service.content = answer
         await fill(outbox, 1)
-        await PromptLayerSender(outbox, wire, lambda: KEY, clock.time).round()
+        await delivery.round()
         assert await outbox.waiting() == 0
 
     run(tmp_path, use)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment
+from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.upstream.http import Response, ResponseBody
 from tests.support.dialogues import OPENAI
 
 JSON = {"content-type": "application/json"}
@@ -46,8 +47,8 @@ def good(kind: str = "text", *, streamed: bool) -> Script:
     return stream(reference.stream) if streamed else answer(reference.whole)
 
 
-class Body(httpx2.AsyncByteStream):
-    """Plays its pieces; its own iterator, like the real one."""
+class Body(ResponseBody):
+    """Plays its pieces."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._pieces = iter(pieces)
@@ -55,9 +56,6 @@ class Body(httpx2.AsyncByteStream):
         """Bytes handed out."""
         self.ended = False
         self.closed = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         for piece in self._pieces:
@@ -81,24 +79,24 @@ class Body(httpx2.AsyncByteStream):
 @dataclass(frozen=True, slots=True)
 class Sent:
     deployment: str
-    request: httpx2.Request
+    request: HttpRequest
+    connect_seconds: float
 
     @property
     def body(self) -> dict[str, Any]:
-        return orjson.loads(self.request.content)  # type: ignore[no-any-return]  # JSON
+        return orjson.loads(self.request.body)  # type: ignore[no-any-return]  # JSON
 
 
-class Wire(httpx2.MockTransport):
+class Wire:
     """One deployment's connections."""
 
     def __init__(self, internet: Internet, deployment: Deployment) -> None:
         self.deployment = deployment
         self.closed = False
         self._internet = internet
-        super().__init__(self._play)
 
-    async def _play(self, request: httpx2.Request) -> httpx2.Response:
-        self._internet.sent.append(Sent(self.deployment.id, request))
+    async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
+        self._internet.sent.append(Sent(self.deployment.id, request, connect_seconds))
         script = self._internet.next_of(self.deployment.id)
         await asyncio.sleep(0)
         if isinstance(script, Exception):
@@ -108,7 +106,7 @@ class Wire(httpx2.MockTransport):
         assert script is not None
         body = Body(script.pieces)
         self._internet.bodies.append(body)
-        return httpx2.Response(script.status, headers=dict(script.headers), stream=body)
+        return Response(script.status, dict(script.headers), body)
 
     async def aclose(self) -> None:
         self.closed = True

@@ -4,10 +4,10 @@ import asyncio
 import base64
 import shutil
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from codellama_proxy.config.diff import difference
@@ -15,11 +15,12 @@ from codellama_proxy.config.load import examine, load
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.core.masking import mask_for, mask_of
 from codellama_proxy.core.snapshot import Bundle, Egress, Secret, Snapshot
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.error_body import UpstreamError
+from codellama_proxy.upstream.http import Transport, TransportError
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
 from codellama_proxy.upstream.transport import HttpTransport
-from codellama_proxy.upstream.transport_failure import failure_of
 from tests.support.cases import each
 from tests.support.forwarding import ForwardProxy, Origin, certified, listening
 from tests.support.processes import free_port
@@ -27,7 +28,7 @@ from tests.support.processes import free_port
 HOST = "llm.internal"
 USER = "http://corp-user:corp%40pass-word@127.0.0.1:{}"
 AUTHORIZATION = "Basic " + base64.b64encode(b"corp-user:corp@pass-word").decode()
-KEY = {"authorization": "Bearer sk-upstream", "content-length": "2", "content-type": "text/plain"}
+KEY = {"authorization": "Bearer sk-upstream", "content-type": "text/plain"}
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +43,15 @@ def bundle(authority: tuple[Path, tuple[Path, Path]]) -> Bundle:
     return Bundle(str(authority[0]), authority[0].read_text())
 
 
-async def post(wire: httpx2.AsyncBaseTransport, url: str) -> None:
-    sent = httpx2.Request("POST", url, headers=KEY, stream=httpx2.ByteStream(b"hi"))
-    response = await wire.handle_async_request(sent)
-    assert (response.status_code, await response.aread()) == (200, b"ok")
-    await response.aclose()
+async def post(wire: Transport, url: str) -> None:
+    response = await wire.send(HttpRequest(url, KEY, b"hi"), 5.0)
+    assert (response.status, [piece async for piece in response.body]) == (200, [b"ok"])
+    await response.body.aclose()
 
 
 def posted(url: str, egress: Egress, times: int = 1) -> None:
     async def main() -> None:
-        async with HttpTransport(egress) as wire:
+        async with aclosing(HttpTransport(egress)) as wire:
             for _ in range(times):
                 await post(wire, url)
 
@@ -60,9 +60,9 @@ def posted(url: str, egress: Egress, times: int = 1) -> None:
 
 def refused(url: str, egress: Egress) -> Any:
     """The failure that it is."""
-    with pytest.raises(httpx2.TransportError) as caught:
+    with pytest.raises(TransportError) as caught:
         posted(url, egress)
-    return failure_of(caught.value)
+    return caught.value.failure
 
 
 # --- over the wire -------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_a_tls_connection_closed_while_idle_fails_no_request(
     there = f"https://{HOST}/v1" if through else f"https://localhost:{origin.port}/v1"
 
     async def main() -> None:
-        async with HttpTransport(Egress(way if through else None, bundle)) as wire:
+        async with aclosing(HttpTransport(Egress(way if through else None, bundle))) as wire:
             for _ in range(3):
                 origin.closed.clear()
                 await post(wire, there)
@@ -176,7 +176,7 @@ def test_services_use_the_current_egress_settings() -> None:
     ways = [Egress(), Egress(Secret(f"http://127.0.0.1:{proxy.port}")), Egress()]
 
     async def main() -> None:
-        async with Service(lambda: ways[0]) as service:
+        async with aclosing(Service(lambda: ways[0])) as service:
             while ways:
                 await post(service, f"http://127.0.0.1:{origin.port}/v1")
                 del ways[0]

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import pytest
 
+from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.upstream.connection import ProtocolError
+from codellama_proxy.upstream.dial import DialError, DialTimeoutError, ProxyRefusedError
+from codellama_proxy.upstream.http import AddressError, TransportError
 from codellama_proxy.upstream.transport import HttpTransport
-from codellama_proxy.upstream.transport_failure import failure_of
 from tests.support.attempt_driver import answer_text, playing, reading
 from tests.support.cases import each
 from tests.support.dialogues import OPENAI, chunk, sse
@@ -27,38 +29,41 @@ def subclasses(kind: type[Any]) -> list[type[Any]]:
     return [kind, *(found for one in kind.__subclasses__() for found in subclasses(one))]
 
 
-ERRORS: list[type[httpx2.TransportError]] = subclasses(httpx2.TransportError)
-NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}
+ERRORS: list[type[TransportError]] = subclasses(TransportError)
+NOT_SENT = {
+    AddressError: "address",
+    DialError: "connect",
+    DialTimeoutError: "connect_timeout",
+    ProxyRefusedError: "proxy",
+}
 
 
 @each("streamed", [False, True])
 @each("kind", ERRORS)
-def test_every_transport_error_is_a_transient_failure(
-    kind: type[httpx2.TransportError], streamed: bool
-) -> None:
+def test_every_transport_error_is_a_transient_failure(kind: type[TransportError], streamed: bool) -> None:
     failed, _ = playing(kind("api.example said sk-secret"), streamed=streamed)
     assert (failed.cls, failed.status) == ("transient", None)
-    assert failed.sent is (kind.__name__ not in NOT_SENT)
+    assert failed.sent is (kind not in NOT_SENT)
+    assert failed.reason == NOT_SENT.get(kind, "broken_connection")
     assert "secret" not in failed.message
-    slow = issubclass(kind, httpx2.TimeoutException) and kind is not httpx2.PoolTimeout
-    assert (failed.code == "upstream_timeout") is slow
-    assert failure_of(kind("x")) == failed
+    assert (failed.code == "upstream_timeout") is (kind is DialTimeoutError)
+    assert kind("x").failure == failed
 
 
 @each("streamed", [False, True])
 @each("kind", ERRORS)
 def test_a_body_cut_before_the_first_token_fails_the_attempt(
-    kind: type[httpx2.TransportError], streamed: bool
+    kind: type[TransportError], streamed: bool
 ) -> None:
     begun = stream(ROLE, kind("x")) if streamed else answer(TEXT.whole[:50], kind("x"))
-    assert playing(begun, streamed=streamed)[0] == failure_of(kind("x"))
+    assert playing(begun, streamed=streamed)[0] == kind("x").failure
 
 
 @each("kind", ERRORS)
-def test_a_stream_cut_later_fails_after_its_events(kind: type[httpx2.TransportError]) -> None:
+def test_a_stream_cut_later_fails_after_its_events(kind: type[TransportError]) -> None:
     events, failed, _ = reading(stream(ROLE + WORDS, kind("x")))
     assert answer_text(events) == "def f"
-    assert failed == failure_of(kind("x"))
+    assert failed == kind("x").failure
 
 
 # --- one attempt is one request ------------------------------------------------------------------------------
@@ -124,11 +129,9 @@ class Peer(threading.Thread):
 
 
 async def ask(wire: HttpTransport, port: int, method: str = "POST") -> None:
-    url, length = f"http://127.0.0.1:{port}/", {"content-length": "5"}
-    request = httpx2.Request(method, url, headers=length, stream=httpx2.ByteStream(BODY))
-    response = await wire.handle_async_request(request)
-    assert await response.aread() == b"ok"
-    await response.aclose()
+    response = await wire.send(HttpRequest(f"http://127.0.0.1:{port}/", {}, BODY, method), 5.0)
+    assert [piece async for piece in response.body] == [b"ok"]
+    await response.body.aclose()
 
 
 @contextlib.contextmanager
@@ -146,11 +149,11 @@ def peer(idle: str, answer_text: bytes = b"", mortal: int = 1) -> Iterator[Peer]
 @pytest.mark.parametrize("answer_text", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-type: text/pl"])
 def test_a_possibly_processed_request_is_never_sent_again(answer_text: bytes, method: str) -> None:
     async def use(port: int) -> None:
-        async with HttpTransport() as wire:
+        async with contextlib.aclosing(HttpTransport()) as wire:
             await ask(wire, port)
-            with pytest.raises(httpx2.RemoteProtocolError) as caught:
+            with pytest.raises(ProtocolError) as caught:
                 await ask(wire, port, method)
-            assert failure_of(caught.value).sent
+            assert caught.value.failure.sent
             assert upstream.requests == 2
             await ask(wire, port)
 
@@ -165,7 +168,7 @@ def test_a_connection_closed_while_idle_is_replaced(idle: str, noticed: bool) ->
     """Whether or not the event loop has been told of the end that the kernel knows of."""
 
     async def use(port: int) -> None:
-        async with HttpTransport() as wire:
+        async with contextlib.aclosing(HttpTransport()) as wire:
             await ask(wire, port)
             assert upstream.closed.wait(5)
             if noticed:
@@ -181,13 +184,72 @@ def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> N
     """An upstream that restarts has closed them all: the next attempt must reach it."""
 
     async def use(port: int) -> None:
-        async with HttpTransport() as wire:
+        async with contextlib.aclosing(HttpTransport()) as wire:
             await asyncio.gather(*[ask(wire, port) for _ in range(4)])
             assert upstream.connections == 4
-            with pytest.raises(httpx2.RemoteProtocolError):
+            with pytest.raises(ProtocolError):
                 await ask(wire, port)
             await ask(wire, port)
             assert (upstream.requests, upstream.connections) == (6, 5)
 
     with peer("stays", mortal=4) as upstream:
         asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+
+
+# --- the request's head --------------------------------------------------------------------------------------
+
+
+def head_of(url: str, headers: dict[str, str]) -> str:
+    """The head that an upstream on loopback gets; `url` with `{}` for its port."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, contextlib.aclosing(HttpTransport()) as wire:
+            response = await wire.send(HttpRequest(url.format(port), headers, b""), 5.0)
+            await response.body.aclose()
+        seen[0] = seen[0].replace(b"%d" % port, b"PORT")
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    return seen[0].decode()
+
+
+def test_a_request_asks_for_no_compression_and_names_the_product_unless_configured_otherwise() -> None:
+    lines = head_of("http://127.0.0.1:{}/v1", {"x-a": "b"}).split("\r\n")
+    assert lines[:2] == ["POST /v1 HTTP/1.1", "host: 127.0.0.1:PORT"]
+    assert lines[2].startswith("user-agent: codellama-proxy/")
+    assert lines[3:] == ["accept-encoding: identity", "x-a: b", "content-length: 0", "", ""]
+    own = head_of("http://127.0.0.1:{}/v1", {"user-agent": "own"}).split("\r\n")
+    assert [line for line in own if line.startswith("user-agent")] == ["user-agent: own"]
+
+
+@each(
+    ("path", "target"),
+    [
+        ("", "/"),
+        ("?a=b", "/?a=b"),
+        ("/v1/models/a%2Fb:generate?x=1&y=%20", "/v1/models/a%2Fb:generate?x=1&y=%20"),
+        ("/a b\r\nx: y/é?ü#part", "/a%20bx:%20y/%C3%A9?%C3%BC"),
+    ],
+)
+def test_the_target_is_sent_as_it_is_except_for_invalid_characters(path: str, target: str) -> None:
+    assert head_of("http://127.0.0.1:{}" + path, {}).split("\r\n")[0] == f"POST {target} HTTP/1.1"
+
+
+@each(
+    "url",
+    ["", "ftp://a.example/", "https:///v1", "http://a b/", "http://[::1/", "http://a:99999/", "http://é/"],
+)
+def test_an_invalid_address_is_a_failure_before_anything_is_sent(url: str) -> None:
+    async def main() -> None:
+        with pytest.raises(AddressError):
+            await HttpTransport().send(HttpRequest(url, {}, b""), 5.0)
+
+    asyncio.run(main())

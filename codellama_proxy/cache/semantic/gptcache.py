@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 import orjson
 
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer
@@ -25,8 +24,10 @@ from codellama_proxy.cache.semantic.embeddings import (
 )
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.upstream.http import Transport, TransportError
 
 VERSION = 1
 MAX_BODY_BYTES = 4 * MAX_CACHED_BYTES
@@ -42,7 +43,7 @@ class GptCache:
         self,
         settings: Mapping[str, Any],
         ttl: float,
-        transport: httpx2.AsyncBaseTransport,
+        transport: Transport,
         troubles: Counter[str],
         time: Time,
     ) -> None:
@@ -85,30 +86,24 @@ class GptCache:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 return orjson.loads(await self._exchange(path, orjson.dumps(body)))
-        except (httpx2.TransportError, TimeoutError, ValueError):
+        except (TransportError, TimeoutError, ValueError):
             self._circuit.failed()
             self._troubles["gptcache"] += 1
             return None
 
     async def _exchange(self, path: str, body: bytes) -> bytes:
         """The body of the response. Raises `ValueError` unless it is a 200 of acceptable size."""
-        request = httpx2.Request(
-            "POST",
-            self._url + path,
-            headers={"content-type": "application/json", "accept-encoding": "identity"},
-            content=body,
-            extensions={"timeout": {"connect": LOOKUP_SECONDS}},
-        )
-        response = await self._transport.handle_async_request(request)
+        request = HttpRequest(self._url + path, {"content-type": "application/json"}, body)
+        response = await self._transport.send(request, LOOKUP_SECONDS)
         try:
             found = b""
-            async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
+            async for piece in response.body:
                 found += piece
                 if len(found) > MAX_BODY_BYTES:
                     raise ValueError("too large")
         finally:
-            await response.aclose()
-        if response.status_code != 200:
+            await response.body.aclose()
+        if response.status != 200:
             raise ValueError("not a 200")
         return found
 

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import httpx2
-
 from codellama_proxy.cache.semantic.embeddings import Embed, EmbeddingsBackend, SemanticBackend
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.upstream.http import Transport
 
-MakeTransport = Callable[[], httpx2.AsyncBaseTransport]
+MakeTransport = Callable[[], Transport]
 
 
 class SemanticSelector:
@@ -24,7 +23,7 @@ class SemanticSelector:
         self._embed = embed
         self._time = time
         self._make = make
-        self._transport: httpx2.AsyncBaseTransport | None = None
+        self._transport: Transport | None = None
         self._settings: tuple[Any, float] = (None, 0.0)
         self._backend: SemanticBackend | None = None
         self._former: list[SemanticBackend] = []

@@ -12,15 +12,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import httpx2
 import orjson
 
-from codellama_proxy import __version__
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Secret
+from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.failures.classify import retry_after
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import MAX_DELAY_SECONDS, Outbox, Outcome, Waiting
+from codellama_proxy.upstream.http import Response, Transport, TransportError
 
 DEFAULT_URL = "https://api.promptlayer.com"
 PATHS: Mapping[str, str] = {
@@ -73,7 +73,7 @@ class PromptLayerSender:
     def __init__(
         self,
         outbox: Outbox,
-        transport: httpx2.AsyncBaseTransport,
+        transport: Transport,
         key: Callable[[], Secret | None],
         time: Time,
         *,
@@ -170,26 +170,19 @@ class PromptLayerSender:
         return await self._send(record, orjson.dumps(addressed), key)
 
     async def _send(self, record: Waiting, body: bytes, key: Secret) -> SendResult:
-        headers = {
-            "content-type": "application/json",
-            "x-api-key": key.reveal(),
-            "user-agent": f"codellama-proxy/{__version__}",
-            "accept-encoding": "identity",
-        }
-        url = self._url + PATHS[record.kind]
-        extensions = {"timeout": {"connect": TIMEOUT_SECONDS}}
-        request = httpx2.Request("POST", url, headers=headers, content=body, extensions=extensions)
+        headers = {"content-type": "application/json", "x-api-key": key.reveal()}
+        request = HttpRequest(self._url + PATHS[record.kind], headers, body)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                response = await self._transport.handle_async_request(request)
+                response = await self._transport.send(request, TIMEOUT_SECONDS)
                 try:
                     return _read(response, await _body(response), self._time.wall())
                 finally:
-                    await response.aclose()
+                    await response.body.aclose()
         except TimeoutError:
             return SendResult(None, reason="timeout")
-        except httpx2.TransportError as error:
-            return SendResult(None, reason=type(error).__name__)
+        except TransportError as error:
+            return SendResult(None, reason=error.reason)
 
     def _warn(self, result: SendResult) -> None:
         """At most once a minute. Never logs PromptLayer's text, which may quote the record."""
@@ -201,8 +194,8 @@ class PromptLayerSender:
         log.warning("PromptLayer does not accept records: %s; requests are not affected", reason)
 
 
-def _read(response: httpx2.Response, body: bytes, now: float) -> SendResult:
-    status = response.status_code
+def _read(response: Response, body: bytes, now: float) -> SendResult:
+    status = response.status
     if 200 <= status < 300:
         return SendResult(status, _id(body))
     return SendResult(status, retry_after=retry_after(response.headers, now))
@@ -217,11 +210,11 @@ def _id(body: bytes) -> int | None:
     return number if type(number) is int and 0 <= number < 2**63 else None
 
 
-async def _body(response: httpx2.Response) -> bytes:
+async def _body(response: Response) -> bytes:
     """The beginning of the response: only its id is needed."""
     pieces: list[bytes] = []
     size = 0
-    async for piece in response.stream:  # type: ignore[union-attr]  # always an async stream here
+    async for piece in response.body:
         pieces.append(piece)
         size += len(piece)
         if size > MAX_RESPONSE_BYTES:
