@@ -25,6 +25,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Responder
 from codellama_proxy.inbound.dialect import Dialect, Encoder
 from codellama_proxy.inbound.registry import DIALECTS
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.request import InferenceRequest, label
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import permission
@@ -43,7 +44,9 @@ class Gateway:
         accounting: Accounting,
         cache: CacheLookup,
         time: Time,
+        seal_key: bytes,
     ) -> None:
+        """`seal_key`: the installation's, for reasoning that clients keep."""
         self._snapshot = snapshot
         self._keys = keys
         self._attempts = attempts
@@ -51,6 +54,7 @@ class Gateway:
         self._cache = cache
         self._responder = Responder(accounting, time)
         self._time = time
+        self._seal_key = seal_key
         self._running: dict[asyncio.Task[None], RequestContext] = {}
         self._arriving: dict[asyncio.Task[None], RequestContext] = {}
         self._arrivals = Arrivals()
@@ -74,10 +78,11 @@ class Gateway:
             await self._authenticate(context, client, snapshot)
             body = await self._body(task, context, client, snapshot)
             self._enter(task, context, snapshot)
+            seals = Seals(self._seal_key, context.project)
             request = context.request = await off_loop(
-                len(body), parsed, context, dialect, client, body, snapshot
+                len(body), parsed, context, dialect, client, body, seals, snapshot
             )
-            encoder = dialect.encoder(request)
+            encoder = dialect.encoder(request, seals)
             models = self._chain(context, request, snapshot)
             request = await self._accounting.with_text(request, models)
             source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
@@ -177,10 +182,10 @@ def _client_left(task: asyncio.Task[None], context: RequestContext, request: Inf
 
 
 def parsed(
-    context: RequestContext, dialect: Dialect, client: Client, body: bytes, snapshot: Snapshot
+    context: RequestContext, dialect: Dialect, client: Client, body: bytes, seals: Seals, snapshot: Snapshot
 ) -> InferenceRequest:
     """The request in `body`, checked. Raises `ProxyError`."""
-    request = dialect.parse(body, client.request_headers, context.id, int(context.created_at))
+    request = dialect.parse(body, client.request_headers, context.id, int(context.created_at), seals)
     context.session = context.session or label(request.params.get("prompt_cache_key"))
     check_client_system(request.messages, snapshot.guardrail.client_system)
     return request

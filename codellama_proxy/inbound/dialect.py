@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.limits.rates import Rate
 from codellama_proxy.openai_format.request import InferenceRequest
 
@@ -31,8 +32,13 @@ class Encoder(Protocol):
 
 
 class Parse(Protocol):
-    def __call__(self, body: bytes, headers: Headers, request_id: str, created: int) -> InferenceRequest:
-        """The request in `body`. Raises `ProxyError` with status 400 and `param`. `created` is in Unix seconds."""
+    def __call__(
+        self, body: bytes, headers: Headers, request_id: str, created: int, seals: Seals | None = None, /
+    ) -> InferenceRequest:
+        """The request in `body`. Raises `ProxyError` with status 400 and `param`. `created` is in Unix seconds.
+
+        Without `seals`, reasoning that was sealed is not read.
+        """
 
 
 class ResponseHeaders(Protocol):
@@ -48,7 +54,8 @@ class Dialect(NamedTuple):
     endpoint: str
     """Its name in rows, logs and permissions."""
     parse: Parse
-    encoder: Callable[[InferenceRequest], Encoder]
+    encoder: Callable[[InferenceRequest, Seals | None], Encoder]
+    """Without seals, reasoning that the client keeps is not sealed."""
     error_body: Callable[[ProxyError, str], bytes]
     """The body of an error response; the second argument is the request id."""
     heartbeat: bytes

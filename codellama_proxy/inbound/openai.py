@@ -13,6 +13,7 @@ from codellama_proxy.core import sse
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
 from codellama_proxy.inbound.dialect import Dialect, Headers
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import (
     check_fields,
     check_items,
@@ -59,7 +60,8 @@ class OpenAIEncoder:
 
     __slots__ = ("_include_usage",)
 
-    def __init__(self, request: InferenceRequest) -> None:
+    def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
+        del seals
         self._include_usage = request.include_usage
 
     def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
@@ -75,8 +77,10 @@ class OpenAIEncoder:
 
 
 def _dialect(endpoint: Endpoint, parse: Callable[[bytes, str, int], InferenceRequest]) -> Dialect:
-    def parsed(body: bytes, headers: Headers, request_id: str, created: int) -> InferenceRequest:
-        del headers
+    def parsed(
+        body: bytes, headers: Headers, request_id: str, created: int, seals: Seals | None = None, /
+    ) -> InferenceRequest:
+        del headers, seals
         return parse(body, request_id, created)
 
     def error_body(error: ProxyError, request_id: str) -> bytes:

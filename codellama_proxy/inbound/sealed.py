@@ -11,13 +11,34 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 PREFIX = "clp1."
 """How everything sealed here begins. Providers' own encrypted reasoning never does."""
 _MAC_BYTES = hashlib.sha256().digest_size
+
+
+class Seals(NamedTuple):
+    """Seals and opens for one project."""
+
+    key: bytes
+    """The installation's."""
+    project: str
+
+    def seal(self, content: Mapping[str, Any]) -> str:
+        """The content, sealed."""
+        return seal(self.key, self.project, content)
+
+    def open(self, sealed: str) -> Mapping[str, Any] | None:
+        """The content; `None` if it was not sealed by this installation for this project."""
+        return open_sealed(self.key, self.project, sealed)
+
+
+def seal_key(installation_key: bytes) -> bytes:
+    """The key for seals, derived from the one that the database holds for all purposes."""
+    return hmac.digest(installation_key, b"sealed reasoning", "sha256")
 
 
 def seal(key: bytes, project: str, content: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
+from codellama_proxy.inbound.sealed import seal_key
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.interfaces import Database
@@ -100,7 +101,8 @@ async def assemble(
     embedder = Embedder(attempts, accounting, time)
     lookup = await _open_cache(stack, live, path, metrics, embedder, time)
     input_tokens = InputTokens(lambda: live.snapshot, attempts, counter)
-    gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time)
+    seals = seal_key(database.digest_key())
+    gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time, seals)
     observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
     runtime = Runtime(
         live, keys, store, gateway, input_tokens, cooldowns, metrics, time, observer, master_key

@@ -40,6 +40,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
         routes=[
             *(route for path, answer in answers.items() for route in _both("POST", path, answer)),
             *_both("POST", "/messages/count_tokens", input_tokens.of_messages),
+            *_both("POST", "/responses/input_tokens", input_tokens.of_responses),
             *_both("GET", "/models", models.list_models),
             *_both("GET", "/models/{id:path}", models.get_model),
             *_both("GET", "/responses", responses.upgrade),

@@ -35,7 +35,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("plain", "say=hello there;usage=100,7,40"),
             model("tools", "tools"),
             model("reasoning", "reasoning"),
-            model("broken", "error_event_after=2", fallbacks=[]),
+            model("broken", "error_event_after=2;every=0.05", fallbacks=[]),
             model("busy", "status=429;retry_after=7", fallbacks=[]),
             model("down", "status=500", fallbacks=["plain"]),
             {"name": "mock", "provider": "mock"},

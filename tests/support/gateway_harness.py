@@ -210,7 +210,7 @@ class Rig:
         )
         self.cache_lookup = CacheLookup(self.answers, semantic, self.time)
         self.gateway = Gateway(
-            lambda: self.setting, self.keys, walk, self.accounts, self.cache_lookup, self.time
+            lambda: self.setting, self.keys, walk, self.accounts, self.cache_lookup, self.time, b"seal"
         )
         self.secret = ""
 

@@ -42,6 +42,8 @@ MATRIX: Mapping[tuple[str, str], Verdicts] = {
     ("GET", "/models/{id:path}"): KEYS,
     ("POST", "/messages"): VIRTUAL,
     ("POST", "/messages/count_tokens"): VIRTUAL,
+    ("POST", "/responses"): VIRTUAL,
+    ("POST", "/responses/input_tokens"): VIRTUAL,
     ("GET", "/responses"): OPEN,
     ("GET", "/responses/{response_id}"): KEYS,
     ("DELETE", "/responses/{response_id}"): KEYS,

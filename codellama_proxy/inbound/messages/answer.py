@@ -19,6 +19,7 @@ from codellama_proxy.inbound.messages.chat_pieces import Piece, choice_of, chunk
 from codellama_proxy.inbound.messages.errors import PING, error_event, event
 from codellama_proxy.inbound.messages.thinking import signature_of
 from codellama_proxy.inbound.messages.usage import ending, usage_json
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import original_names
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -32,7 +33,8 @@ MAX_ESTIMATED_BYTES = 4 << 20
 class MessagesEncoder:
     """Writes the answer to one request."""
 
-    def __init__(self, request: InferenceRequest) -> None:
+    def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
+        del seals
         self._request = request
         body = request.native.body if request.native is not None else {}
         self._hidden = _hides_thinking(body)

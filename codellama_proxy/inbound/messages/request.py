@@ -15,6 +15,7 @@ from codellama_proxy.inbound.messages.checks import LeftOut, given, unavailable
 from codellama_proxy.inbound.messages.content import Conversation, conversation
 from codellama_proxy.inbound.messages.tools import Tools, tools_of
 from codellama_proxy.inbound.messages.user import user_of
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import (
     MAX_FIELDS,
     check_fields,
@@ -61,8 +62,11 @@ SESSION_HEADERS = frozenset(
 )
 
 
-def parse(body: bytes, headers: Headers, request_id: str, created: int) -> InferenceRequest:
+def parse(
+    body: bytes, headers: Headers, request_id: str, created: int, seals: Seals | None = None, /
+) -> InferenceRequest:
     """The chat request that `body` becomes. Raises `ProxyError` with status 400 and `param`."""
+    del seals
     found = parse_json(body)
     if len(found) > MAX_FIELDS:
         raise ProxyError("invalid_value", f"The request has more than {MAX_FIELDS} fields.")

@@ -16,10 +16,11 @@ from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.inbound.responses.assembly import Assembly
 from codellama_proxy.inbound.responses.echo import echo_of
 from codellama_proxy.inbound.responses.errors import failure_of
-from codellama_proxy.inbound.responses.output import Seal, StreamEvent
+from codellama_proxy.inbound.responses.output import StreamEvent
 from codellama_proxy.inbound.responses.relayed import RelayedStream
 from codellama_proxy.inbound.responses.request import ENCRYPTED_REASONING
 from codellama_proxy.inbound.responses.tools import offered
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.folding import chunks_of
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -30,9 +31,9 @@ INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter"
 
 
 class ResponsesEncoder:
-    """Writes one answer. `seal` seals reasoning for clients that ask for it; without it, reasoning is shown only."""
+    """Writes one answer. `seals` are used for clients that ask for it; without, reasoning is shown only."""
 
-    def __init__(self, request: InferenceRequest, seal: Seal | None = None) -> None:
+    def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         body = request.native.body if request.native is not None else {}
         include = body.get("include")
         wanted = isinstance(include, list) and ENCRYPTED_REASONING in include
@@ -40,7 +41,9 @@ class ResponsesEncoder:
         self._created = request.created
         self._model = request.model or ""
         self._echo = echo_of(body)
-        self._assembly = Assembly(self._id, offered(body).names, seal if wanted else None)
+        self._assembly = Assembly(
+            self._id, offered(body).names, seals.seal if wanted and seals is not None else None
+        )
         self._relayed: RelayedStream | None = None
         self._begun = False
         self._sequence = 0

@@ -15,7 +15,7 @@ from codellama_proxy.inbound.dialect import Headers
 from codellama_proxy.inbound.responses.items import OpenSealed, messages_of
 from codellama_proxy.inbound.responses.refusals import check_fields_stateless
 from codellama_proxy.inbound.responses.tools import chat_tool_choice, offered
-from codellama_proxy.inbound.sealed import PREFIX
+from codellama_proxy.inbound.sealed import PREFIX, Seals
 from codellama_proxy.openai_format.fields import check_fields, invalid_type, invalid_value, parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter
 from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, request_of
@@ -60,7 +60,7 @@ _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
 def parse_responses(
-    body: bytes, headers: Headers, request_id: str = "", created: int = 0
+    body: bytes, headers: Headers, request_id: str = "", created: int = 0, seals: Seals | None = None, /
 ) -> InferenceRequest:
     """A chat request from the body of a Responses request. Raises `ProxyError` with status 400 and `param`."""
     given = parse_json(body)
@@ -85,13 +85,14 @@ def parse_responses(
     ]
     if known.get("store"):
         unknown.append("store")
-    return request._replace(
+    request = request._replace(
         include_usage=request.stream,
         dialect="responses",
         native=Native(given, wanted),
         soft=SOFT,
         ignored=_reported([*unknown, *ignored, *tools.ignored]),
     )
+    return request if seals is None else with_reasoning(request, seals.open)
 
 
 def with_reasoning(request: InferenceRequest, open_sealed: OpenSealed) -> InferenceRequest:
