@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-PREFIX = "clp1."
+from codellama_proxy.openai_format.request import OWN_SIGNATURE
+
+PREFIX = OWN_SIGNATURE
 """How everything sealed here begins. Providers' own encrypted reasoning never does."""
 _MAC_BYTES = hashlib.sha256().digest_size
 

@@ -74,6 +74,15 @@ def typed_objects(value: Any, at: str) -> list[tuple[str, Mapping[str, Any]]]:
     return blocks
 
 
+def mark_of(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The cache mark of a block or a tool as a field; empty for none."""
+    mark = block.get("cache_control")
+    if not isinstance(mark, dict):
+        return {}
+    ttl = {"ttl": mark["ttl"]} if mark.get("ttl") in ("5m", "1h") else {}
+    return {"cache_control": {"type": "ephemeral", **ttl}}
+
+
 def unavailable(at: str, what: str) -> ProxyError:
     """The refusal of what would reach objects of the provider's account, which all projects share."""
     return ProxyError("unsupported_parameter", f"{what} is not supported by this proxy.", param=at)

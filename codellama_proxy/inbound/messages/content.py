@@ -16,6 +16,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.messages.checks import (
     LeftOut,
     given,
+    mark_of,
     object_given,
     text_given,
     typed_objects,
@@ -28,6 +29,8 @@ from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 BILLING_HEADER = "x-anthropic-billing-header:"
 """Begins a block of Claude Code's system prompt that differs between conversations and says nothing to a model."""
 PDF_NAME = "document.pdf"
+SIGNED_FIELDS = ("type", "thinking", "signature", "data")
+"""The fields of thinking blocks."""
 
 Part = dict[str, Any]
 Block = Mapping[str, Any]
@@ -148,7 +151,7 @@ def _convert_assistant(found: Conversation, blocks: Sequence[tuple[str, Block]])
     for at, block in blocks:
         match block["type"]:
             case "thinking" | "redacted_thinking" if is_foreign(block):
-                thinking.append(block)
+                thinking.append({name: block[name] for name in SIGNED_FIELDS if name in block})
             case "thinking":
                 reasoning.append(own_text(block))
             case "tool_use":
@@ -178,7 +181,7 @@ def _call(block: Block, at: str) -> dict[str, Any]:
         "name": wire_name(text_given(block, "name", at)),
         "arguments": orjson.dumps(arguments).decode(),
     }
-    return {"id": text_given(block, "id", at), "type": "function", "function": function, **_mark(block)}
+    return {"id": text_given(block, "id", at), "type": "function", "function": function, **mark_of(block)}
 
 
 # --- user ----------------------------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def _convert_user(found: Conversation, blocks: Sequence[tuple[str, Block]]) -> N
 def _result(block: Block, at: str, left_out: LeftOut) -> dict[str, Any]:
     content = block.get("content")
     parts: list[Part] = []
-    mark = _mark(block)
+    mark = mark_of(block)
     if isinstance(content, str):
         parts = _text_parts(content)
     elif content is not None:
@@ -206,7 +209,7 @@ def _result(block: Block, at: str, left_out: LeftOut) -> dict[str, Any]:
             raise invalid_type(f"{at}.content", "string or array")
         for place, inner in typed_objects(content, f"{at}.content"):
             parts += _parts(inner, place, left_out)
-            mark = mark or _mark(inner)  # a mark inside a result is one after it
+            mark = mark or mark_of(inner)  # a mark inside a result is one after it
     parts = [{name: value for name, value in part.items() if name != "cache_control"} for part in parts]
     is_text = not parts or (len(parts) == 1 and parts[0]["type"] == "text")
     message: dict[str, Any] = {
@@ -225,11 +228,6 @@ def _text_parts(text: Any) -> list[Part]:
     return [{"type": "text", "text": text}] if isinstance(text, str) and text.strip() else []
 
 
-def _mark(block: Block) -> dict[str, Any]:
-    mark = block.get("cache_control")
-    return {"cache_control": mark} if isinstance(mark, dict) else {}
-
-
 def _parts(block: Block, at: str, left_out: LeftOut) -> list[Part]:
     """The parts that a block becomes; the last one has its cache mark."""
     match block["type"]:
@@ -246,7 +244,7 @@ def _parts(block: Block, at: str, left_out: LeftOut) -> list[Part]:
         case other:
             left_out.add(f"messages.{other}")
             parts = []
-    if parts and (mark := _mark(block)):
+    if parts and (mark := mark_of(block)):
         parts[-1] = {**parts[-1], **mark}
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -70,7 +71,7 @@ def response_headers(
     found = {"request-id": request_id}
     for kind, rate in (("requests", requests), ("tokens", tokens)):
         if rate is not None:
-            reset = datetime.fromtimestamp(now + rate.reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            reset = datetime.fromtimestamp(math.ceil(now + rate.reset), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             found[f"anthropic-ratelimit-{kind}-limit"] = str(rate.limit)
             found[f"anthropic-ratelimit-{kind}-remaining"] = str(rate.remaining)
             found[f"anthropic-ratelimit-{kind}-reset"] = reset

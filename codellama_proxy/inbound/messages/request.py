@@ -11,7 +11,7 @@ from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.dialect import Headers
-from codellama_proxy.inbound.messages.checks import LeftOut, given, unavailable
+from codellama_proxy.inbound.messages.checks import LeftOut, given, mark_of, unavailable
 from codellama_proxy.inbound.messages.content import Conversation, conversation
 from codellama_proxy.inbound.messages.tools import Tools, tools_of
 from codellama_proxy.inbound.messages.user import user_of
@@ -125,9 +125,7 @@ def _fields(found: Mapping[str, Any], talk: Conversation, tools: Tools, left_out
     fields["response_format"] = _response_format(wanted, left_out)
     effort = talk.effort if talk.effort is not None else config.get("effort")
     fields["reasoning_effort"] = _effort(found, effort, left_out)
-    if isinstance(mark := found.get("cache_control"), dict):
-        fields["cache_control"] = mark
-    return fields
+    return {**fields, **mark_of(found)}
 
 
 def _stop(found: Mapping[str, Any], left_out: LeftOut) -> list[str] | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from codellama_proxy.inbound.messages.checks import LeftOut, given, text_given
+from codellama_proxy.inbound.messages.checks import LeftOut, given, mark_of, text_given
 from codellama_proxy.inbound.tool_names import wire_name
 from codellama_proxy.openai_format.fields import invalid_type
 
@@ -87,7 +87,7 @@ def tools_of(body: Mapping[str, Any], removed: Iterable[str], left_out: LeftOut)
         if not isinstance(tool, dict):
             raise invalid_type(f"tools[{index}]", "object")
         kind = given(tool, "type", str, "string", f"tools[{index}].") or "custom"
-        if tool.get("name") in absent:
+        if _name_of(tool, kind) in absent:
             continue
         if converted := _converted(tool, kind, f"tools[{index}]"):
             offered.append(converted)
@@ -118,7 +118,7 @@ def _name_of(tool: Mapping[str, Any], kind: str) -> str:
 
 def _converted(tool: Mapping[str, Any], kind: str, at: str) -> dict[str, Any] | None:
     """The tool as a function; `None` if only its provider can run it or it is unknown."""
-    mark = {"cache_control": tool["cache_control"]} if isinstance(tool.get("cache_control"), dict) else {}
+    mark = mark_of(tool)
     known = CLIENT_TOOLS.get(_VERSION.sub("", kind)) if kind != "custom" else None
     if known is not None:
         description, schema = known

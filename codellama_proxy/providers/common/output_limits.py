@@ -49,7 +49,7 @@ def output_limit(deployment: Deployment) -> int | None:
 def narrowed_max_tokens(chat: InferenceRequest, deployment: Deployment) -> int | None:
     """The bound on the answer that fits the model, if the client's is above it and only a ceiling; else `None`."""
     wanted = chat.max_tokens
-    if wanted is None or "max_tokens" not in chat.soft:
+    if wanted is None or chat.max_tokens_field not in chat.soft:
         return None
     limit = output_limit(deployment)
     most = wanted if limit is None else min(wanted, limit)
