@@ -16,11 +16,10 @@ from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.inbound.responses.assembly import Assembly
 from codellama_proxy.inbound.responses.echo import echo_of
 from codellama_proxy.inbound.responses.errors import failure_of
-from codellama_proxy.inbound.responses.output import StreamEvent
+from codellama_proxy.inbound.responses.output import Seal, StreamEvent
 from codellama_proxy.inbound.responses.relayed import RelayedStream
 from codellama_proxy.inbound.responses.request import ENCRYPTED_REASONING
 from codellama_proxy.inbound.responses.tools import offered
-from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.folding import chunks_of
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -31,9 +30,9 @@ INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter"
 
 
 class ResponsesEncoder:
-    """Writes one answer. `seals` are used for clients that ask for it; without, reasoning is shown only."""
+    """Writes one answer. `seal` seals reasoning for clients that ask for it; without it, reasoning is shown only."""
 
-    def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
+    def __init__(self, request: InferenceRequest, seal: Seal | None = None) -> None:
         body = request.native.body if request.native is not None else {}
         include = body.get("include")
         wanted = isinstance(include, list) and ENCRYPTED_REASONING in include
@@ -41,9 +40,7 @@ class ResponsesEncoder:
         self._created = request.created
         self._model = request.model or ""
         self._echo = echo_of(body)
-        self._assembly = Assembly(
-            self._id, offered(body).names, seals.seal if wanted and seals is not None else None
-        )
+        self._assembly = Assembly(self._id, offered(body).names, seal if wanted else None)
         self._relayed: RelayedStream | None = None
         self._begun = False
         self._sequence = 0
@@ -91,10 +88,10 @@ class ResponsesEncoder:
         if not event.body:
             return b""
         written: list[StreamEvent] = []
-        chunks = chunks_of((event,))
-        for chunk in chunks:
+        for chunk in chunks_of((event,)):
             self._note_model(chunk)
-            self._usage = usage_in(chunk) or self._usage if chunk.get("usage") else self._usage
+            if chunk.get("usage"):  # also the proxy's own count, which is in no `event.usage`
+                self._usage = usage_in(chunk) or self._usage
             for choice in chunk.get("choices") or ():
                 if not choice.get("index"):
                     written += self._add_choice(choice, choice.get("delta"))
@@ -150,7 +147,7 @@ class ResponsesEncoder:
             "error": error,
             "incomplete_details": {"reason": reason} if reason else None,
             "model": self._model,
-            "output": self._assembly.shown(),
+            "output": [] if status == "in_progress" else self._assembly.shown(),
             **self._echo,
             "usage": None if self._usage is None or status == "in_progress" else usage_json(self._usage),
         }
