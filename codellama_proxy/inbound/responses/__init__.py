@@ -9,8 +9,8 @@ from codellama_proxy.core import sse
 from codellama_proxy.inbound.dialect import Dialect
 from codellama_proxy.inbound.responses.answer import ResponsesEncoder
 from codellama_proxy.inbound.responses.errors import error_body
-from codellama_proxy.inbound.responses.request import parse_responses, with_reasoning
+from codellama_proxy.inbound.responses.request import parse_responses
 
-__all__ = ["RESPONSES", "ResponsesEncoder", "with_reasoning"]
+__all__ = ["RESPONSES", "ResponsesEncoder"]
 
 RESPONSES = Dialect("responses", parse_responses, ResponsesEncoder, error_body, sse.HEARTBEAT)

@@ -16,10 +16,11 @@ from codellama_proxy.core.types import Event, Usage
 from codellama_proxy.inbound.responses.assembly import Assembly
 from codellama_proxy.inbound.responses.echo import echo_of
 from codellama_proxy.inbound.responses.errors import failure_of
-from codellama_proxy.inbound.responses.output import Seal, StreamEvent
+from codellama_proxy.inbound.responses.output import StreamEvent
 from codellama_proxy.inbound.responses.relayed import RelayedStream
 from codellama_proxy.inbound.responses.request import ENCRYPTED_REASONING
 from codellama_proxy.inbound.responses.tools import offered
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.folding import chunks_of
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -30,9 +31,9 @@ INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter"
 
 
 class ResponsesEncoder:
-    """Writes one answer. `seal` seals reasoning for clients that ask for it; without it, reasoning is shown only."""
+    """Writes one answer. `seals` are for clients that ask for them; without, reasoning is shown only."""
 
-    def __init__(self, request: InferenceRequest, seal: Seal | None = None) -> None:
+    def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         body = request.native.body if request.native is not None else {}
         include = body.get("include")
         wanted = isinstance(include, list) and ENCRYPTED_REASONING in include
@@ -40,7 +41,8 @@ class ResponsesEncoder:
         self._created = request.created
         self._model = request.model or ""
         self._echo = echo_of(body)
-        self._assembly = Assembly(self._id, offered(body).names, seal if wanted else None)
+        seal = seals.seal if wanted and seals is not None else None
+        self._assembly = Assembly(self._id, offered(body).names, seal)
         self._relayed: RelayedStream | None = None
         self._begun = False
         self._sequence = 0
@@ -54,10 +56,9 @@ class ResponsesEncoder:
                 self._relayed = self._relayed or RelayedStream()
                 self._relayed.note(event.raw)
                 written.append(event.raw)
-            elif self._relayed is None:
-                written.append(self._add_event(event))
-        if ended and self._relayed is None:
-            written.append(self._end())
+        if self._relayed is None:
+            written.append(self._add_events(events))
+            written.append(self._end() if ended else b"")
         return b"".join(written)
 
     def whole(self, event: Event) -> bytes:
@@ -82,20 +83,19 @@ class ResponsesEncoder:
 
     # --- chunks --------------------------------------------------------------------------------------------------
 
-    def _add_event(self, event: Event) -> bytes:
-        if event.usage is not None:
-            self._usage = event.usage
-        if not event.body:
-            return b""
-        written: list[StreamEvent] = []
-        for chunk in chunks_of((event,)):
+    def _add_events(self, events: Sequence[Event]) -> bytes:
+        for event in events:
+            self._usage = event.usage or self._usage
+        added: list[StreamEvent] = []
+        chunk: Mapping[str, Any] | None = None
+        for chunk in chunks_of(events):
             self._note_model(chunk)
             if chunk.get("usage"):  # also the proxy's own count, which is in no `event.usage`
                 self._usage = usage_in(chunk) or self._usage
             for choice in chunk.get("choices") or ():
                 if not choice.get("index"):
-                    written += self._add_choice(choice, choice.get("delta"))
-        return self._begin() + self._write(written)
+                    added += self._add_choice(choice, choice.get("delta"))
+        return b"" if chunk is None else self._begin() + self._write(added)
 
     def _add_choice(self, choice: Mapping[str, Any], message: object) -> Iterable[StreamEvent]:
         finish = choice.get("finish_reason")

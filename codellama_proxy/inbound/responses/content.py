@@ -20,6 +20,8 @@ TEXT_FIELDS: Mapping[str, str] = {
 DETAILS = ("auto", "low", "high")
 """Values of an image's `detail` that chats have."""
 
+BETWEEN_TEXTS = "\n\n"
+
 Part = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def content_of(content: object, at: str, ignored: list[str]) -> str | list[Part]
         if (part := _part(one, f"{at}[{index}]", ignored)) is not None
     ]
     if all(part.keys() == {"type", "text"} for part in parts):
-        return "\n".join([part["text"] for part in parts])
+        return BETWEEN_TEXTS.join([part["text"] for part in parts])
     return parts
 
 
@@ -48,7 +50,7 @@ def text_of(content: str | list[Part]) -> str:
     """The text alone."""
     if isinstance(content, str):
         return content
-    return "\n".join([part["text"] for part in content if part["type"] == "text"])
+    return BETWEEN_TEXTS.join([part["text"] for part in content if part["type"] == "text"])
 
 
 def _part(part: object, at: str, ignored: list[str]) -> Part | None:

@@ -31,12 +31,9 @@ OUTPUTS = (
 )
 NO_TEXT = " "
 """The content of an assistant message of reasoning alone: several providers refuse an empty one."""
-NO_OUTPUT = "(no output)"
 
 
-def messages_of(
-    given: str | Sequence[Any], open_sealed: OpenSealed = lambda _: None
-) -> tuple[list[Message], list[str]]:
+def messages_of(given: str | Sequence[Any], open_sealed: OpenSealed) -> tuple[list[Message], list[str]]:
     """The messages, and the names of what is left out. Raises `ProxyError` with status 400 and `param`."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}], []
@@ -137,7 +134,7 @@ class _Folder:
             case _:
                 content = content_of(item.get("output"), f"{at}.output", self.ignored)
         self._close()
-        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content or NO_OUTPUT})
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
 
     def _begin(self) -> dict[str, Any]:
         """The assistant message that text or reasoning belongs to: a new one after calls."""

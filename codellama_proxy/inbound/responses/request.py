@@ -14,8 +14,8 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.dialect import Headers
 from codellama_proxy.inbound.responses.items import OpenSealed, messages_of
 from codellama_proxy.inbound.responses.refusals import check_fields_stateless
-from codellama_proxy.inbound.responses.tools import chat_tool_choice, offered
-from codellama_proxy.inbound.sealed import PREFIX, Seals
+from codellama_proxy.inbound.responses.tools import choice_of, offered
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.fields import check_fields, invalid_type, invalid_value, parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, MAX_INT, Parameter
 from codellama_proxy.openai_format.request import InferenceRequest, Message, Native, request_of
@@ -66,12 +66,13 @@ def parse_responses(
     given = parse_json(body)
     known = check_fields({name: given[name] for name in PARAMETERS if name in given}, PARAMETERS)
     check_fields_stateless(given)
-    messages, ignored = _messages(known)
+    messages, ignored = _messages(known, _no_seals if seals is None else seals.open)
     tools = offered(given)
     fields = {name: known[name] for name in SAME_NAMES if name in known}
     fields |= _renamed(known)
-    if (choice := chat_tool_choice(known.get("tool_choice"), tools)) is not None:
-        fields["tool_choice"] = choice
+    choice = choice_of(known.get("tool_choice"), tools)
+    if choice.value is not None:
+        fields["tool_choice"] = choice.value
     if tools.functions:
         fields["tools"] = list(tools.functions)
     else:
@@ -85,36 +86,21 @@ def parse_responses(
     ]
     if known.get("store"):
         unknown.append("store")
-    request = request._replace(
+    return request._replace(
         include_usage=request.stream,
         dialect="responses",
         native=Native(given, wanted),
         soft=SOFT,
         ignored=_reported([*unknown, *ignored, *tools.ignored]),
+        needed_tool=choice.needed,
     )
-    return request if seals is None else with_reasoning(request, seals.open)
 
 
-def with_reasoning(request: InferenceRequest, open_sealed: OpenSealed) -> InferenceRequest:
-    """The request with the reasoning that was sealed here, which is known only when the client's project is."""
-    if request.native is None:
-        return request
-    items = request.native.body.get("input")
-    if not isinstance(items, list) or not any(_is_sealed(item) for item in items):
-        return request
-    known = {name: value for name, value in request.native.body.items() if name in ("input", "instructions")}
-    messages, _ = _messages(known, open_sealed)
-    return request._replace(messages=messages)
+def _no_seals(_: str) -> None:
+    """Opens nothing."""
 
 
-def _is_sealed(item: object) -> bool:
-    sealed = item.get("encrypted_content") if isinstance(item, dict) else None
-    return isinstance(sealed, str) and sealed.startswith(PREFIX)
-
-
-def _messages(
-    known: Mapping[str, Any], open_sealed: OpenSealed = lambda _: None
-) -> tuple[list[Message], list[str]]:
+def _messages(known: Mapping[str, Any], open_sealed: OpenSealed) -> tuple[list[Message], list[str]]:
     instructions = known.get("instructions")
     first: list[Message] = [{"role": "system", "content": instructions}] if instructions else []
     given = known.get("input")

@@ -197,44 +197,52 @@ def _check_references(tool: Mapping[str, Any], at: str) -> None:
 # --- tool_choice ---------------------------------------------------------------------------------------------
 
 
-def chat_tool_choice(choice: object, tools: Offered) -> Any:
-    """A chat's `tool_choice`; `None` for none. Raises `ProxyError` if it forces a tool that is not offered.
+class Choice(NamedTuple):
+    """What a request says about the use of its tools."""
 
-    Also raised if the only tools are hosted ones: a model without them would make up their results.
-    """
+    value: Any = None
+    """A chat's `tool_choice`; `None` for none."""
+    needed: str = ""
+    """A tool that the answer needs and that is not offered as a function; without it, a model would make up results."""
+
+
+def choice_of(choice: object, tools: Offered) -> Choice:
+    """The `tool_choice` of a request. Raises `ProxyError` with status 400 and `param` for a wrong type."""
+    found = _choice(choice, tools)
     if tools.hosted and not tools.functions and choice != "none":
-        raise _unavailable(tools.hosted[0], "tools")
+        return Choice(None, tools.hosted[0])
+    return found
+
+
+def _choice(choice: object, tools: Offered) -> Choice:
     if choice is None:
-        return None
+        return Choice()
     if isinstance(choice, str):
         if choice not in CHOICES:
             raise invalid_value("tool_choice", f"'tool_choice' must be one of {', '.join(CHOICES)}.")
-        return choice if tools.functions else None
+        return Choice(choice if tools.functions else None)
     if not isinstance(choice, dict) or not isinstance(choice.get("type"), str):
         raise invalid_type("tool_choice", "string or object with a 'type'")
     if choice["type"] == "allowed_tools":
         return _allowed_tools(choice, tools)
     name = _chosen(choice, "tool_choice", tools)
     if name is None:
-        raise _unavailable(_label(choice), "tool_choice")
-    return {"type": "function", "function": {"name": name}}
+        return Choice(None, _label(choice))
+    return Choice({"type": "function", "function": {"name": name}})
 
 
-def _allowed_tools(choice: Mapping[str, Any], tools: Offered) -> Any:
+def _allowed_tools(choice: Mapping[str, Any], tools: Offered) -> Choice:
     listed = choice.get("tools")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise invalid_type("tool_choice.tools", "array of objects")
     names = [name for one in listed if (name := _chosen(one, "tool_choice.tools", tools)) is not None]
     required = choice.get("mode") == "required"
     if not names:
-        if required:
-            raise _unavailable(_label(listed[0]) if listed else "none", "tool_choice")
-        return "none" if tools.functions else None
+        needed = _label(listed[0]) if required and listed else ""
+        return Choice("none" if tools.functions and not needed else None, needed)
     allowed = [{"type": "function", "function": {"name": name}} for name in names]
-    return {
-        "type": "allowed_tools",
-        "allowed_tools": {"mode": "required" if required else "auto", "tools": allowed},
-    }
+    mode = "required" if required else "auto"
+    return Choice({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}})
 
 
 def _chosen(choice: Mapping[str, Any], at: str, tools: Offered) -> str | None:
@@ -253,9 +261,4 @@ def _chosen(choice: Mapping[str, Any], at: str, tools: Offered) -> str | None:
 
 def _label(choice: Mapping[str, Any]) -> str:
     name = choice.get("name", choice.get("type"))
-    return name if isinstance(name, str) else "none"
-
-
-def _unavailable(name: str, at: str) -> ProxyError:
-    message = f"The tool {name[:64]} is not available with this model."
-    return ProxyError("unsupported_parameter", message, param=at)
+    return name[:64] if isinstance(name, str) and name else "unknown"

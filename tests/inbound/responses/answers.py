@@ -11,6 +11,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
 from codellama_proxy.inbound.dialect import Encoder
 from codellama_proxy.inbound.responses import RESPONSES
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.folding import as_whole
 from codellama_proxy.openai_format.usage import usage_in
 from tests.support.frames import frames
@@ -41,9 +42,9 @@ def more(index: int, arguments: str) -> dict[str, Any]:
     return {"index": index, "function": {"arguments": arguments}}
 
 
-def encoder(body: dict[str, Any]) -> Encoder:
-    request = RESPONSES.parse(orjson.dumps(body), dict, "req_1", 1_700_000_000)
-    return RESPONSES.encoder(request)
+def encoder(body: dict[str, Any], seals: Seals | None = None) -> Encoder:
+    request = RESPONSES.parse(orjson.dumps(body), dict, "req_1", 1_700_000_000, seals)
+    return RESPONSES.encoder(request, seals)
 
 
 def stream(body: dict[str, Any], *chunks: Event, broken: ProxyError | None = None) -> bytes:

@@ -29,7 +29,7 @@ def test_a_request_for_an_unknown_model_becomes_a_chat() -> None:
         True,
     )
     assert [message["role"] for message in request.messages] == ["developer", "user", "user"]
-    assert request.messages[0]["content"] == "You are Codex.\n<permissions>never</permissions>"
+    assert request.messages[0]["content"] == "You are Codex.\n\n<permissions>never</permissions>"
     assert names(request)[-2:] == ["multi_agent_v1__spawn_agent", "multi_agent_v1__wait"]
     assert request.ignored == ("client_metadata", "tools.web_search")
     assert request.params["prompt_cache_key"] == codex.THREAD
