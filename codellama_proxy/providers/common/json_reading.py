@@ -131,7 +131,7 @@ def _is_status(value: object) -> bool:
 def dig(found: Any, *names: str) -> Any:
     """The value at this path of names; `None` if part of it is missing or no object."""
     for name in names:
-        if not isinstance(found, Mapping):
+        if not isinstance(found, dict):
             return None
         found = found.get(name)
     return found
