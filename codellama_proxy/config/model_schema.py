@@ -136,7 +136,8 @@ class Entry(Section):
     )
     max_output_tokens: Tokens = Field(
         default=_DEPLOYMENT.max_output_tokens,
-        description="For budget holds, and for providers that require a maximum.",
+        description="For budget holds, for providers that require a maximum, and as the highest `max_tokens` that is "
+        "sent for requests of the Messages and Responses APIs.",
     )
     weight: Annotated[float, s.number(0, 10**6)] = Field(
         default=_DEPLOYMENT.weight, description="Share of the traffic among deployments of one name."

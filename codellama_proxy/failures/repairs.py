@@ -1,8 +1,8 @@
 """A request that an upstream refused for one parameter, and the same request without it. Pure.
 
-Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported, and other
-entries for each such parameter that is `soft`. Bounds on the
-answer's length are renamed and never dropped, because budgets rely on them.
+Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported, other entries
+for each such parameter that is `soft`. Bounds on the answer's length are renamed and never dropped, because budgets
+rely on them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from codellama_proxy.core.sse import DONE, Frame
 from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
-from codellama_proxy.openai_format.request import THINKING_PARTS, InferenceRequest, Message
+from codellama_proxy.openai_format.request import CACHE_MARKS, THINKING_PARTS, InferenceRequest, Message
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import bearer_headers
@@ -27,6 +27,7 @@ from codellama_proxy.providers.common.parameters import (
 )
 from codellama_proxy.providers.openai import response as openai_answer
 from codellama_proxy.providers.openai import stream as openai_stream
+from codellama_proxy.providers.openai.messages import without
 from codellama_proxy.providers.openai.stream import StreamState
 
 BASE_URL = "https://api.ai21.com/studio/v1"
@@ -134,6 +135,8 @@ def _plain(message: Message, at: str) -> dict[str, Any]:
     found = {name: message[name] for name in MESSAGE_FIELDS if message.get(name) is not None}
     if found["role"] == "developer":
         found["role"] = "system"
+    if isinstance(calls := found.get("tool_calls"), list):
+        found["tool_calls"] = [without(call, CACHE_MARKS) for call in calls]
     if isinstance(parts := found.get("content"), list):
         found["content"] = "\n".join(
             _text(part, f"{at}.content[{i}]")

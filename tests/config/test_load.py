@@ -804,3 +804,11 @@ def test_an_unpriced_model_is_a_warning_if_a_budget_is_configured() -> None:
     for scope in ("limits: {global: {max_budget: 1}}", "projects: {p: {limits: {max_budget: 1}}}"):
         unpriced = [warning for warning in loaded(models + scope).warnings if "price" in warning]
         assert unpriced == output
+
+
+def test_the_output_limit_is_only_what_an_entry_says() -> None:
+    entry = "{name: a, provider: openai, api_key: k"
+    text = f"models:\n  - {entry}}}\n  - {entry}, max_output_tokens: 4096}}\n"
+    first, second = loaded(text.encode()).models["a"].deployments
+    assert (first.max_output_tokens, first.output_limit) == (4096, None)
+    assert (second.max_output_tokens, second.output_limit) == (4096, 4096)

@@ -11,7 +11,8 @@ import pytest
 from codellama_proxy.core.snapshot import Routing
 from codellama_proxy.failures.classify import of_status
 from codellama_proxy.failures.error_body import parse_error
-from tests.support.builders import deployment, model, snapshot
+from codellama_proxy.failures.repairs import judged
+from tests.support.builders import chat, deployment, failure, model, snapshot
 from tests.support.cases import each
 from tests.support.fake_internet import Internet, Script, answer, good, refusal
 from tests.support.gateway_harness import Play, Rig, player
@@ -176,3 +177,19 @@ SAID: list[tuple[int, Any, str]] = [
 def test_each_providers_wording_is_recognised(status: int, body: Any, name: str) -> None:
     failure = of_status(status, {}, parse_error(orjson.dumps(body)), 0.0)
     assert failure.unsupported == name
+
+
+@each(
+    ("soft", "name", "is_left_out"),
+    [
+        ({"parallel_tool_calls"}, "parallel_tool_calls", True),
+        (set(), "parallel_tool_calls", False),
+        ({"max_tokens"}, "max_tokens", False),
+    ],
+)
+def test_soft_parameters_are_left_out_without_drop_params(
+    soft: set[str], name: str, is_left_out: bool
+) -> None:
+    request = chat(params={"parallel_tool_calls": False, "max_tokens": 5}, soft=frozenset(soft))
+    found = judged(failure("caller", unsupported=name), request, deployment())
+    assert bool(found.unsupported) is is_left_out

@@ -63,12 +63,15 @@ def test_options_with_extra_cost_are_found(params: dict[str, Any]) -> None:
     assert {one.param for one in extras.extras_of(chat(params=params))} == {name}
 
 
-@pytest.mark.parametrize("where", ["message", "part", "tool"])
+@pytest.mark.parametrize("where", ["message", "part", "tool", "call"])
 def test_a_one_hour_cache_write_is_found_in_every_place(where: str) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     part = {"type": "text", "text": "x", **(mark if where == "part" else {})}
     inference = chat(
-        messages=[{"role": "user", "content": [part], **(mark if where == "message" else {})}],
+        messages=[
+            {"role": "user", "content": [part], **(mark if where == "message" else {})},
+            {"role": "assistant", "tool_calls": [{"id": "c", **(mark if where == "call" else {})}]},
+        ],
         params={"tools": [{"type": "function", **(mark if where == "tool" else {})}]},
     )
     assert [one.hour for one in extras.extras_of(inference)] == [True]

@@ -14,10 +14,17 @@ from codellama_proxy.core.snapshot import Deployment, Json
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
-from codellama_proxy.openai_format.request import SYSTEM_ROLES, THINKING_PARTS, InferenceRequest, Message
+from codellama_proxy.openai_format.request import (
+    CACHE_MARKS,
+    SYSTEM_ROLES,
+    THINKING_PARTS,
+    InferenceRequest,
+    Message,
+)
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import bearer_headers
 from codellama_proxy.providers.common.parameters import Policy, Rule, UnsupportedError, translate
+from codellama_proxy.providers.openai.messages import without
 from codellama_proxy.providers.replicate.models import Inputs, Turn, inputs_of, prompt
 
 BASE_URL = "https://api.replicate.com/v1"
@@ -121,7 +128,10 @@ def _conversation(messages: Sequence[Message], inputs: Inputs) -> dict[str, Any]
 
 def _plain(message: Message) -> Json:
     role = "system" if message["role"] in SYSTEM_ROLES else message["role"]
-    return {"role": role, "content": message.get("content") or ""}
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = [without(part, CACHE_MARKS) for part in content if part["type"] not in THINKING_PARTS]
+    return {"role": role, "content": content}
 
 
 def _text(content: Any, at: str, *, pictures: bool) -> str:
