@@ -140,6 +140,7 @@ def key_of(kind: str, name: str, requests: DeploymentRequests, model: Model) -> 
         "mode": request.mode,
         "model": model.name,
         "messages": apply_guardrail(request.messages, "", policy),
+        **({"needed_tool": request.needed_tool} if request.needed_tool else {}),
         "deployments": [_request_parts(requests.at(one), params) for one in model.deployments],
     }
     return hashlib.sha256(_serialized(whole)).digest()

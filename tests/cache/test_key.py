@@ -157,6 +157,15 @@ def test_scope_model_and_guardrail_are_part_of_the_key(difference: dict[str, Any
     assert key(**difference) != key()
 
 
+def test_a_tool_that_only_its_own_dialect_has_is_part_of_the_key() -> None:
+    request = parse_chat(orjson.dumps(BODY))
+    searching = request._replace(needed_tool="web_search")
+    keys = {
+        key_of("", "", DeploymentRequests(one, GUARDRAIL, PROJECT), MODEL) for one in (request, searching)
+    }
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize(
     "model",
     [

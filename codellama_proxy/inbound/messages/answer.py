@@ -34,11 +34,11 @@ class MessagesEncoder:
     """Writes the answer to one request."""
 
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
-        del seals
         self._request = request
         body = request.native.body if request.native is not None else {}
         self._hidden = _hides_thinking(body)
-        self._writer = BlockWriter(_names_of(body), hidden=self._hidden, own_id=request.id)
+        self._seals = seals if self._hidden else None
+        self._writer = BlockWriter(_names_of(body), request.id, hidden=self._hidden, seals=self._seals)
         self._begun = False
         self._relayed = False
         self._finish: str | None = None
@@ -90,7 +90,7 @@ class MessagesEncoder:
         for piece in pieces:
             if piece.kind == "thinking":
                 shown = "" if self._hidden else piece.text
-                signature = signature_of(piece.text, hidden=self._hidden)
+                signature = signature_of(piece.text, self._seals)
                 yield {"type": "thinking", "thinking": shown, "signature": signature}
             elif piece.kind == "block":
                 yield dict(piece.block)

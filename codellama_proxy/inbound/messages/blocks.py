@@ -10,6 +10,7 @@ import orjson
 from codellama_proxy.inbound.messages.chat_pieces import Piece
 from codellama_proxy.inbound.messages.errors import event
 from codellama_proxy.inbound.messages.thinking import signature_of
+from codellama_proxy.inbound.sealed import Seals
 
 MAX_COMPLETENESS_CHECKS = 16
 """How often one call's arguments are parsed to find out whether they are complete."""
@@ -60,11 +61,15 @@ class _Call:
 class BlockWriter:
     """The blocks of one stream."""
 
-    def __init__(self, names: Mapping[str, str], *, hidden: bool, own_id: str) -> None:
+    def __init__(
+        self, names: Mapping[str, str], own_id: str, *, hidden: bool = False, seals: Seals | None = None
+    ) -> None:
+        """`names`: the client's names of tools, by their wire names; `hidden`: thinking is shown without its text."""
         self.called = False
         """Whether a tool was called."""
         self._names = names
         self._hidden = hidden
+        self._seals = seals
         self._own_id = own_id
         self._index = -1
         self._open = ""
@@ -210,7 +215,7 @@ class BlockWriter:
             return b""
         out = b""
         if self._open == "thinking":
-            signature = signature_of("".join(self._thought), hidden=self._hidden)
+            signature = signature_of("".join(self._thought), self._seals)
             out = self._delta("signature_delta", signature=signature)
         elif self._current is not None:
             out = self._other_arguments(self._current)

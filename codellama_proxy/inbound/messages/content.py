@@ -23,6 +23,7 @@ from codellama_proxy.inbound.messages.checks import (
     unavailable,
 )
 from codellama_proxy.inbound.messages.thinking import is_foreign, own_text
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import wire_name
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 
@@ -45,11 +46,12 @@ class Conversation:
     """The last `output_config.effort` of a system message."""
     removed_tools: set[str] = field(default_factory=set)
     left_out: LeftOut = field(default_factory=LeftOut)
+    seals: Seals | None = None
 
 
-def conversation(system: Any, messages: Any, left_out: LeftOut) -> Conversation:
+def conversation(system: Any, messages: Any, left_out: LeftOut, seals: Seals | None = None) -> Conversation:
     """The whole conversation in OpenAI's form. Raises `ProxyError`."""
-    found = Conversation(left_out=left_out)
+    found = Conversation(left_out=left_out, seals=seals)
     _add(found.messages, "system", _system(system, "system", left_out))
     if messages is None:
         raise ProxyError("missing_required_parameter", "'messages' is required.", param="messages")
@@ -153,7 +155,7 @@ def _convert_assistant(found: Conversation, blocks: Sequence[tuple[str, Block]])
             case "thinking" | "redacted_thinking" if is_foreign(block):
                 thinking.append({name: block[name] for name in SIGNED_FIELDS if name in block})
             case "thinking":
-                reasoning.append(own_text(block))
+                reasoning.append(own_text(block, found.seals))
             case "tool_use":
                 calls.append(_call(block, at))
             case "compaction":

@@ -66,14 +66,13 @@ def parse(
     body: bytes, headers: Headers, request_id: str, created: int, seals: Seals | None = None, /
 ) -> InferenceRequest:
     """The chat request that `body` becomes. Raises `ProxyError` with status 400 and `param`."""
-    del seals
     found = parse_json(body)
     if len(found) > MAX_FIELDS:
         raise ProxyError("invalid_value", f"The request has more than {MAX_FIELDS} fields.")
     left_out = LeftOut()
     _refuse(found)
     _report(found, left_out)
-    talk = conversation(found.get("system"), found.get("messages"), left_out)
+    talk = conversation(found.get("system"), found.get("messages"), left_out, seals)
     tools = tools_of(found, talk.removed_tools, left_out)
     fields = check_fields(_fields(found, talk, tools, left_out), CHAT_PARAMETERS)
     request = request_of("chat/completions", talk.messages, fields, len(body), request_id, created)

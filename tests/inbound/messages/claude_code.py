@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from codellama_proxy.inbound.messages import MESSAGES
+from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.openai_format.request import InferenceRequest
 
 EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
@@ -135,8 +136,11 @@ SEARCH: dict[str, Any] = {
 }
 
 
+SEALS = Seals(b"key", "a-project")
+
+
 def parsed(body: Any = None, headers: dict[str, str] | None = None, **fields: Any) -> InferenceRequest:
     """A request from a body, by default a minimal one, with these fields."""
     plain = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
     sent = orjson.dumps({**(plain if body is None else body), **fields})
-    return MESSAGES.parse(sent, lambda: headers or {}, "req_1", 1_795_340_000)
+    return MESSAGES.parse(sent, lambda: headers or {}, "req_1", 1_795_340_000, SEALS)

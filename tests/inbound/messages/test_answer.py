@@ -18,7 +18,7 @@ from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.inbound.messages.usage import usage_json
 from codellama_proxy.openai_format.completion import event_of
 from codellama_proxy.openai_format.request import InferenceRequest
-from tests.inbound.messages.claude_code import parsed, tool
+from tests.inbound.messages.claude_code import SEALS, parsed, tool
 from tests.support.anthropic_client import sdk
 from tests.support.cases import each
 
@@ -60,7 +60,7 @@ ROLE = chunk({"role": "assistant", "content": ""})
 def streamed(
     *events: Event, reason: str = "stop", request: InferenceRequest = REQUEST, ended: bool = True
 ) -> bytes:
-    encoder = MESSAGES.encoder(request)
+    encoder = MESSAGES.encoder(request, SEALS)
     parts = [encoder.events([event], ended=False) for event in (ROLE, *events)]
     last = [chunk({}, reason), USAGE_CHUNK] if ended else []
     return b"".join([*parts, encoder.events(last, ended=ended)])
@@ -102,7 +102,7 @@ def read_whole(body: bytes) -> Any:
 def whole(message: Mapping[str, Any], reason: str = "stop", request: InferenceRequest = REQUEST) -> Any:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
     body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
-    return orjson.loads(MESSAGES.encoder(request).whole(event_of(body, orjson.dumps(body))))
+    return orjson.loads(MESSAGES.encoder(request, SEALS).whole(event_of(body, orjson.dumps(body))))
 
 
 # --- examples ------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_the_events_of_a_text() -> None:
 
 
 def test_the_usage_at_the_beginning_is_the_upstreams_if_it_is_known() -> None:
-    encoder = MESSAGES.encoder(REQUEST)
+    encoder = MESSAGES.encoder(REQUEST, SEALS)
     [start, _] = frames(encoder.events([ROLE._replace(usage=Usage(9, 1))], ended=False))
     assert start["message"]["usage"]["input_tokens"] == 9
 
@@ -280,11 +280,11 @@ def test_an_empty_answer() -> None:
 
 
 def test_raw_frames_pass_as_they_are() -> None:
-    encoder = MESSAGES.encoder(REQUEST)
+    encoder = MESSAGES.encoder(REQUEST, SEALS)
     events = [chunk({"content": "a"})._replace(raw=b"event: x\n"), Event(b"", raw=b"data: {}\n\n")]
     assert encoder.events(events, ended=False) == b"event: x\ndata: {}\n\n"
     assert encoder.events([USAGE_CHUNK], ended=True) == b""
-    assert MESSAGES.encoder(REQUEST).whole(Event(b"{}", raw=b'{"id": 1}')) == b'{"id": 1}'
+    assert MESSAGES.encoder(REQUEST, SEALS).whole(Event(b"{}", raw=b'{"id": 1}')) == b'{"id": 1}'
 
 
 def test_a_plain_answer_is_read_by_the_client() -> None:
@@ -369,7 +369,7 @@ def test_the_client_reads_any_stream_as_the_whole_answer(
     answer: tuple[list[Event], list[str]], sizes: list[int]
 ) -> None:
     events, called = answer
-    encoder = MESSAGES.encoder(REQUEST)
+    encoder = MESSAGES.encoder(REQUEST, SEALS)
     data, rest = b"", [ROLE, *events]
     for size in [*sizes, len(rest)]:
         data += encoder.events(rest[:size], ended=False)

@@ -10,6 +10,7 @@ from tests.inbound.messages.claude_code import (
     EPHEMERAL,
     PDF,
     PNG,
+    SEALS,
     SYSTEM,
     TURN,
     image,
@@ -188,16 +189,22 @@ def test_signed_thinking_is_kept_whole() -> None:
     [
         {"type": "thinking", "thinking": "hm", "signature": ""},
         {"type": "thinking", "thinking": "hm"},
-        {"type": "thinking", "thinking": "hm", "signature": signature_of("hm", hidden=False)},
-        {"type": "thinking", "thinking": "", "signature": signature_of("hm", hidden=True)},
+        {"type": "thinking", "thinking": "hm", "signature": signature_of("hm")},
+        {"type": "thinking", "thinking": "", "signature": signature_of("hm", SEALS)},
     ],
 )
 def test_thinking_that_no_provider_signed_is_reasoning(block: dict[str, Any]) -> None:
     assert assistant(block, text("a")) == [{"role": "assistant", "content": "a", "reasoning_content": "hm"}]
 
 
-@each("signature", ["clp1.", "clp1.t.", "clp1.t.!", "clp1.t.gICA", "clp1.x.aGk="])
-def test_a_damaged_signature_of_ours_has_no_text(signature: str) -> None:
+SEALED = signature_of("hm", SEALS)
+
+
+@each(
+    "signature",
+    ["clp1.", "clp1.!", SEALED[:-1], SEALED + "A", signature_of("hm", SEALS._replace(project="another"))],
+)
+def test_a_signature_that_was_not_made_for_this_project_has_no_text(signature: str) -> None:
     block = {"type": "thinking", "thinking": "", "signature": signature}
     assert assistant(block, text("a")) == [{"role": "assistant", "content": "a"}]
 

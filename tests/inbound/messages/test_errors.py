@@ -69,7 +69,7 @@ def test_details_name_the_parameter_and_the_attempts() -> None:
     ],
 )
 def test_a_failure_in_a_stream_is_an_error_event(code: str, kind: str) -> None:
-    event = MESSAGES.encoder(parsed(stream=True)).broken(ProxyError(code, "No."))
+    event = MESSAGES.encoder(parsed(stream=True), None).broken(ProxyError(code, "No."))
     name, data = event.removesuffix(b"\n\n").split(b"\n")
     assert name == b"event: error"
     assert orjson.loads(data.removeprefix(b"data: "))["error"]["type"] == kind

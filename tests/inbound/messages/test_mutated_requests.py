@@ -15,7 +15,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.registry import ADAPTERS
-from tests.inbound.messages.claude_code import HEADERS, SEARCH, TURN
+from tests.inbound.messages.claude_code import HEADERS, SEALS, SEARCH, TURN
 from tests.support.builders import deployment
 from tests.support.mutations import ODD, changed, paths
 
@@ -55,7 +55,7 @@ PROVIDERS: list[Deployment] = [
 def parsed(body: Any) -> InferenceRequest | None:
     """The request; `None` if it is refused with 400."""
     try:
-        return MESSAGES.parse(json.dumps(body).encode(), lambda: HEADERS, "req_1", 1)
+        return MESSAGES.parse(json.dumps(body).encode(), lambda: HEADERS, "req_1", 1, SEALS)
     except ProxyError as error:
         refusal = error
     assert refusal.status == 400
@@ -86,7 +86,7 @@ def test_damaged_requests_are_parsed_or_refused() -> None:
         good += 1
         assert all(message.get("role") for message in request.messages)
         assert all(name.isascii() and name.isprintable() for name in request.ignored)
-        MESSAGES.encoder(request)
+        MESSAGES.encoder(request, None)
         if at % SENT_EACH == 0:
             _send(request, chance.choice(PROVIDERS))
     assert min(good, refused) > MUTATIONS // 10
