@@ -60,7 +60,7 @@ async def open_reply(
     async def send(one: HttpRequest) -> Response:
         return await transport.send(one, min(deployment.timeouts.connect, budget))
 
-    watch = TaskTimeout()
+    watch = TaskTimeout(pools.deadlines)
     received: list[bytes] = []
     """The pieces of a plain answer that is being read."""
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from codellama_proxy.core.masking import MIN_PART_CHARS, REMOVED, credentials
 from codellama_proxy.core.snapshot import Deployment
 
+MAX_KNOWN = 256
 MIN_WORD_CHARS = 16
 """Shorter credentials without a digit are kept: placeholders such as `not-needed` are words of ordinary answers."""
 
@@ -19,7 +20,7 @@ class CredentialFilter:
     __slots__ = ("_held", "_needles")
 
     def __init__(self, deployment: Deployment) -> None:
-        self._needles = _needles(frozenset(_secrets(deployment)))
+        self._needles = _needles_of(deployment)
         self._held = b""
 
     def whole(self, data: bytes) -> bytes:
@@ -41,6 +42,20 @@ class CredentialFilter:
         """The bytes held back at the end of the stream."""
         held, self._held = self._held, b""
         return held
+
+
+def _needles_of(deployment: Deployment) -> tuple[bytes, ...]:
+    """The forms of its credentials; searched for once for each version of a deployment."""
+    known = _known.get(deployment.id)
+    if known is None or known[0] is not deployment:
+        if len(_known) >= MAX_KNOWN:
+            _known.clear()
+        known = _known[deployment.id] = deployment, _needles(frozenset(_secrets(deployment)))
+    return known[1]
+
+
+_known: dict[str, tuple[Deployment, tuple[bytes, ...]]] = {}
+"""By the deployment's id."""
 
 
 def _secrets(deployment: Deployment) -> Iterator[str]:

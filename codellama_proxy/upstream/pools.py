@@ -9,6 +9,7 @@ from codellama_proxy.core.snapshot import Deployment, Egress, Mock
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.upstream.http import Response, Transport
 from codellama_proxy.upstream.mock_transport import MockTransport
+from codellama_proxy.upstream.timeouts import Deadlines
 from codellama_proxy.upstream.transport import HttpTransport
 
 MakeTransport = Callable[[Deployment], Transport]
@@ -52,10 +53,12 @@ class Service:
 class Pool:
     """One deployment's transport and the number of requests that use it."""
 
-    __slots__ = ("_transport", "identity", "retired", "users")
+    __slots__ = ("_transport", "deployment", "identity", "retired", "users")
 
     def __init__(self, identity: object, transport: Transport) -> None:
         self.identity = identity
+        self.deployment: Deployment | None = None
+        """The one it was used for last: the same until a reload."""
         self._transport = transport
         self.users = 0
         self.retired = False
@@ -73,16 +76,20 @@ class Pools:
 
     def __init__(self, make: MakeTransport = transport_for) -> None:
         self._make = make
+        self.deadlines = Deadlines()
         self._pools: dict[str, Pool] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def of(self, deployment: Deployment) -> Pool:
-        identity = identity_of(deployment)
         pool = self._pools.get(deployment.id)
+        if pool is not None and pool.deployment is deployment:
+            return pool
+        identity = identity_of(deployment)
         if pool is None or pool.identity != identity:
             if pool is not None:
                 self._retire(pool)
             pool = self._pools[deployment.id] = Pool(identity, self._make(deployment))
+        pool.deployment = deployment
         return pool
 
     def give_back(self, pool: Pool) -> None:

@@ -78,9 +78,6 @@ class Reply:
         self._note = note
         self._body: ResponseBody | None = None
         self._filter = CredentialFilter(deployment)
-        self._decoder = Decoder()
-        parse = self._adapter.parse_stream
-        self._parser = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
         self._received = 0
         self._rest = memoryview(b"")
         """The rest of a large chunk that is not parsed yet."""
@@ -90,6 +87,13 @@ class Reply:
         """A piece that could not be parsed; its text is counted before the failure is raised."""
         self._failed: AttemptError | None = None
         """The failure to raise after the events before it were returned."""
+
+    def _start(self, body: ResponseBody) -> None:
+        """Prepares for reading a stream."""
+        request, deployment, parse = self._request, self.deployment, self._adapter.parse_stream
+        self._body = body
+        self._decoder = Decoder()
+        self._parser = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
 
     async def whole(self, body: bytes) -> None:
         """Parses a plain answer: one event, or its stream events if a stream was requested. Raises `AttemptError`."""
@@ -117,7 +121,7 @@ class Reply:
 
         `until`: the event loop's time.
         """
-        self._body = body
+        self._start(body)
         events: list[Event] = []
         while not self.ended:
             batch = await self._read(until)
@@ -140,7 +144,7 @@ class Reply:
         `first`: the event loop's time by which the answer must have begun, at least with hidden parts (such as
         reasoning). From then on the idle timeout applies, until the time `end`. Raises `AttemptError`.
         """
-        self._body = body
+        self._start(body)
         held: list[Event] = []
         begun = found = False
         while not found:

@@ -1,27 +1,96 @@
 """Bounds successive waits in a task, like `asyncio.timeout` for each but cheaper.
 
-There is a single timer. It is not cancelled when a wait ends; when it fires early, it is set again for the deadline
-of the present wait.
+A deadline is not removed when a wait ends; when it passes too early, the deadline of the present wait replaces it. All
+tasks share one timer of the event loop, because a timer each would take longer to set than a plain answer to read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from heapq import heapify, heappop, heappush
 from types import TracebackType
 from typing import Any, Self
+
+MAX_REMOVED = 256
+"""Removed deadlines that are kept even if they are most of all."""
+
+
+class _Deadline:
+    __slots__ = ("at", "timeout")
+
+    def __init__(self, at: float, timeout: TaskTimeout) -> None:
+        self.at = at
+        """The event loop's time."""
+        self.timeout: TaskTimeout | None = timeout
+        """`None`: removed."""
+
+    def __lt__(self, other: _Deadline) -> bool:
+        return self.at < other.at
+
+
+class Deadlines:
+    """The deadlines of all tasks, with a timer for the first one. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._heap: list[_Deadline] = []
+        self._removed = 0
+        """The number of removed ones in the heap."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf
+
+    def __len__(self) -> int:
+        """The number kept, including removed ones."""
+        return len(self._heap)
+
+    def add(self, at: float, timeout: TaskTimeout) -> _Deadline:
+        """Calls `timeout.passed` at the event loop's time `at`."""
+        deadline = _Deadline(at, timeout)
+        heappush(self._heap, deadline)
+        if at < self._fires_at:
+            self._set(at)
+        return deadline
+
+    def remove(self, deadline: _Deadline) -> None:
+        """Must not have passed."""
+        deadline.timeout = None
+        self._removed += 1
+        if self._removed > MAX_REMOVED and self._removed > len(self._heap) // 2:
+            self._heap = [one for one in self._heap if one.timeout is not None]
+            heapify(self._heap)
+            self._removed = 0
+
+    def _set(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._fires_at = asyncio.get_running_loop().call_at(at, self._fire), at
+
+    def _fire(self) -> None:
+        self._timer, self._fires_at = None, math.inf
+        now = asyncio.get_running_loop().time()
+        while self._heap and (self._heap[0].at <= now or self._heap[0].timeout is None):
+            timeout = heappop(self._heap).timeout
+            if timeout is None:
+                self._removed -= 1
+            else:
+                timeout.passed(now)
+        if self._heap and self._heap[0].at < self._fires_at:
+            self._set(self._heap[0].at)
 
 
 class TaskTimeout:
     """A timeout for one waiting task at a time. The owner calls `close`."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_cancelling", "_deadline", "_deadlines", "_fired", "_loop", "_task", "_until")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._deadline: _Deadline | None = None
+        """At or before the end of the present wait."""
         self._task: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self._until = math.inf
         """The deadline of the present wait, in event loop time; infinite between waits."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = math.inf
         self._fired = False
         self._cancelling = 0
 
@@ -32,9 +101,9 @@ class TaskTimeout:
     def until(self, until: float) -> Self:
         """Like `within`, with a deadline in event loop time."""
         self._until = until
-        if until < self._fires_at:
+        if self._deadline is None or until < self._deadline.at:
             self.close()
-            self._set(until)
+            self._deadline = self._deadlines.add(until, self)
         return self
 
     def extend(self, until: float) -> None:
@@ -58,19 +127,17 @@ class TaskTimeout:
             raise TimeoutError from error
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._fires_at = None, math.inf
+        if self._deadline is not None:
+            self._deadlines.remove(self._deadline)
+            self._deadline = None
 
-    def _set(self, at: float) -> None:
-        self._timer, self._fires_at = self._loop.call_at(at, self._fire), at
-
-    def _fire(self) -> None:
-        self._timer, self._fires_at = None, math.inf
-        if self._until <= self._loop.time():
+    def passed(self, now: float) -> None:
+        """Called by `Deadlines`: the deadline has passed."""
+        self._deadline = None
+        if self._until <= now:
             self._fired = True
             self._until = math.inf
             assert self._task is not None
             self._task.cancel()
         elif self._until < math.inf:
-            self._set(self._until)
+            self._deadline = self._deadlines.add(self._until, self)
