@@ -24,10 +24,11 @@ from codellama_proxy.inbound.tool_names import original_names
 from codellama_proxy.openai_format.completion import completion_in
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
+from codellama_proxy.tokens.media import media_in
 from codellama_proxy.tokens.tokenizers import estimate, of_chat, of_size
 
-MAX_ESTIMATED_BYTES = 4 << 20
-"""Larger requests are estimated by their size, in bytes."""
+MAX_ESTIMATED_BYTES = 512 << 10
+"""Larger requests are estimated by their size, in bytes without media."""
 
 
 class MessagesEncoder:
@@ -137,8 +138,9 @@ class MessagesEncoder:
     def _estimate(self) -> int:
         """Prompt tokens, for clients that read only the usage at the beginning."""
         request = self._request
-        if request.size > MAX_ESTIMATED_BYTES:
-            return max(of_size(request.size), 1)
+        size = request.size - media_in(request.messages)[1]
+        if size > MAX_ESTIMATED_BYTES:
+            return of_size(size)
         return max(of_chat(request.messages, request.params.get("tools", ()), estimate), 1)
 
     def _end(self) -> bytes:

@@ -61,6 +61,9 @@ def pieces_of(message: object) -> Iterator[Piece]:
     """The content of a message or a delta: reasoning, signed blocks, text, refusal, calls."""
     if not isinstance(message, dict):
         return
+    if len(message) == 1 and "content" in message:  # most chunks
+        yield from _content(message["content"])
+        return
     blocks = message.get("thinking_blocks")
     signed = [block for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
     reasoning = message.get("reasoning_content") or message.get("reasoning")
