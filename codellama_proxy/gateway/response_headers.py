@@ -30,7 +30,7 @@ def response_headers(context: RequestContext, now: float, wall: Callable[[], flo
     if context.similarity is not None:
         fields["x-proxy-similarity"] = f"{context.similarity:.4f}"
     if context.dropped:
-        fields["x-proxy-dropped-params"] = ",".join(context.dropped)
+        fields["x-proxy-dropped-params"] = ",".join(map(_header_text, context.dropped))
     if context.admission is not None:
         fields.update(rates.headers(context.admission.requests, context.admission.tokens))
         if context.admission.clamped:

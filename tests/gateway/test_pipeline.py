@@ -188,6 +188,19 @@ def test_streams_show_usage_only_on_request(play: Play, wanted: bool) -> None:
 
 
 @BOTH
+def test_dropped_parameters_with_odd_names_are_reported_as_a_header_can_hold_them(
+    play: Play, streamed: bool
+) -> None:
+    async def use(rig: Rig) -> None:
+        odd: dict[str, Any] = {"template\r\nset-cookie: a": 1, "template\u65e5": 1}
+        client = await rig.ask(stream=streamed, **odd)
+        assert client.headers["x-proxy-dropped-params"] == "template??set-cookie: a,template?"
+
+    lenient = snapshot(model("a", deployment("a", drop_params=True)))
+    play(Internet(a=[good(streamed=streamed)]), use, lenient)
+
+
+@BOTH
 def test_dropped_parameters_are_reported(play: Play, streamed: bool) -> None:
     async def use(rig: Rig) -> None:
         client = await rig.ask(stream=streamed, logprobs=True, n=2)
