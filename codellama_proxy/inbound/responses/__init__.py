@@ -1,6 +1,6 @@
 """OpenAI's Responses API at the door: the mirror of the providers' packages.
 
-`request` parses (with `items`, `content`, `tools`), `answer` writes (with `assembly`, `output`, `calls`, `echo`).
+`request` parses (with `items`, `content`, `tools`); `answer` writes (with `assembly`, `output`, `calls`, `echo`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from codellama_proxy.inbound.responses.output import Call, Item, Message, Reasoning, Seal, StreamEvent
+from codellama_proxy.inbound.responses.calls import Call
+from codellama_proxy.inbound.responses.output import Item, Message, Reasoning, Seal, StreamEvent
 from codellama_proxy.inbound.responses.tools import ToolName
 
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")
@@ -50,6 +51,8 @@ class Assembly:
         if content := _content_text(message.get("content")):
             tokens = _logprobs(logprobs)
             written += self._put(self._last(Message), lambda item: item.add("output_text", content, tokens))
+        if (cited := _annotations(message)) and not (self._items and isinstance(self._items[-1], Call)):
+            written += self._put(self._last(Message), lambda item: item.annotate(cited))
         if refusal := _string(message, "refusal"):
             written += self._put(self._last(Message), lambda item: item.add("refusal", refusal))
         for index, call in _calls(message):
@@ -169,6 +172,16 @@ def _thinking_blocks(message: Json) -> Iterator[dict[str, str]]:
     for block in blocks if isinstance(blocks, list) else ():
         if isinstance(block, Mapping):
             yield {name: block[name] for name in SIGNED_FIELDS if isinstance(block.get(name), str)}
+
+
+def _annotations(message: Json) -> list[dict[str, Any]]:
+    """The citations of a message, which chats nest by their type."""
+    annotations = message.get("annotations")
+    return [
+        {"type": "url_citation", **citation}
+        for annotation in (annotations if isinstance(annotations, list) else ())
+        if isinstance(annotation, Mapping) and isinstance(citation := annotation.get("url_citation"), Mapping)
+    ]
 
 
 def _calls(message: Json) -> Iterator[tuple[int, Json]]:

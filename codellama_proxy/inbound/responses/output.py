@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from codellama_proxy.inbound.responses.calls import CALL_FORMS, Fields, arguments_object
-from codellama_proxy.inbound.responses.tools import ToolName
-
-MAX_ATTEMPTS = 16
-"""Times that a call's arguments are parsed to find out whether they are complete."""
-
+Fields = dict[str, Any]
 StreamEvent = tuple[str, Fields]
 """A type without `response.`, and the fields besides `type` and `sequence_number`."""
 Seal = Callable[[Mapping[str, Any]], str]
@@ -123,12 +118,18 @@ class _Part:
         self.kind = kind
         self.pieces: list[str] = []
         self.logprobs: list[Fields] = []
+        self.annotations: list[Fields] = []
 
     def shown(self) -> Fields:
         text = "".join(self.pieces)
         if self.kind == "refusal":
             return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.logprobs}
+        return {
+            "type": "output_text",
+            "text": text,
+            "annotations": self.annotations,
+            "logprobs": self.logprobs,
+        }
 
 
 class Message:
@@ -145,23 +146,33 @@ class Message:
         empty = {**self._item("in_progress"), "content": []}
         opened = [self._place.added(empty)]
         for at, part in enumerate(self._parts):
-            opened += [*self._part_added(at), self._delta(at, "".join(part.pieces), part.logprobs)]
+            opened += self._part_added(at)
+            if part.pieces:
+                opened.append(self._delta(at, "".join(part.pieces), part.logprobs))
+            opened += [self._annotated(at, index) for index in range(len(part.annotations))]
             if at < len(self._parts) - 1:
                 opened += self._part_done(at)
         return opened
 
     def add(self, kind: str, text: str, logprobs: Sequence[Fields] = ()) -> list[StreamEvent]:
         """Adds to the last part if it is of this kind, `output_text` or `refusal`; else begins another."""
-        begun: list[StreamEvent] = []
-        if not self._parts or self._parts[-1].kind != kind:
-            if self._parts:
-                begun += self._part_done(len(self._parts) - 1)
-            self._parts.append(_Part(kind))
-            begun += self._part_added(len(self._parts) - 1)
+        is_new = not self._parts or self._parts[-1].kind != kind
+        begun = self._begin(kind) if is_new else []
         part = self._parts[-1]
         part.pieces.append(text)
         part.logprobs.extend(logprobs)
         return [*begun, self._delta(len(self._parts) - 1, text, logprobs)]
+
+    def annotate(self, annotations: Sequence[Fields]) -> list[StreamEvent]:
+        """Adds citations to the text; they may precede it."""
+        begun = [] if self._parts else self._begin("output_text")
+        part = self._parts[-1]
+        if part.kind != "output_text":
+            return begun
+        before = len(part.annotations)
+        part.annotations.extend(annotations)
+        added = range(before, len(part.annotations))
+        return [*begun, *[self._annotated(len(self._parts) - 1, index) for index in added]]
 
     def close(self) -> list[StreamEvent]:
         last = self._part_done(len(self._parts) - 1) if self._parts else []
@@ -176,6 +187,12 @@ class Message:
     def _item(self, status: str) -> Fields:
         return {"type": "message", "id": self._place.id, "status": status, "role": "assistant"}
 
+    def _begin(self, kind: str) -> list[StreamEvent]:
+        """Completes the last part and announces another."""
+        done = self._part_done(len(self._parts) - 1) if self._parts else []
+        self._parts.append(_Part(kind))
+        return [*done, *self._part_added(len(self._parts) - 1)]
+
     def _part_added(self, at: int) -> list[StreamEvent]:
         empty = _Part(self._parts[at].kind).shown()
         return [self._place.event("content_part.added", content_index=at, part=empty)]
@@ -184,6 +201,11 @@ class Message:
         kind = self._parts[at].kind
         more = {"logprobs": list(logprobs)} if kind == "output_text" else {}
         return self._place.event(f"{kind}.delta", content_index=at, delta=text, **more)
+
+    def _annotated(self, at: int, index: int) -> StreamEvent:
+        annotation = self._parts[at].annotations[index]
+        place = {"content_index": at, "annotation_index": index}
+        return self._place.event("output_text.annotation.added", **place, annotation=annotation)
 
     def _part_done(self, at: int) -> list[StreamEvent]:
         part = self._parts[at]
@@ -195,73 +217,3 @@ class Message:
                 "output_text.done", content_index=at, text=shown["text"], logprobs=part.logprobs
             )
         return [done, self._place.event("content_part.done", content_index=at, part=shown)]
-
-
-class Call:
-    """A call of one of the client's tools."""
-
-    def __init__(self, call_id: str, tool_of: Callable[[str], ToolName]) -> None:
-        self._call_id = call_id
-        self._tool_of = tool_of
-        self._place = UNPLACED
-        self._tool: ToolName | None = None
-        self._pieces: list[str] = []
-        self._attempts = 0
-
-    @property
-    def prefix(self) -> str | None:
-        return CALL_FORMS[self._tool.kind].id_prefix if self._tool is not None else None
-
-    def set_name(self, name: str) -> None:
-        """Sets the name of the function; later ones are ignored."""
-        if self._tool is None:
-            self._tool = self._tool_of(name)
-
-    def open(self, item_id: str, index: int) -> list[StreamEvent]:
-        self._place = Place(item_id, index)
-        opened = [self._place.added(self._item("in_progress", ""))]
-        return [*opened, *self._delta("".join(self._pieces))]
-
-    def add(self, arguments: str) -> list[StreamEvent]:
-        self._pieces.append(arguments)
-        return self._delta(arguments)
-
-    def close(self) -> list[StreamEvent]:
-        shown = self.shown("completed")
-        closed: list[StreamEvent] = []
-        if shown["type"] == "function_call":
-            if not "".join(self._pieces):
-                closed += self._delta(shown["arguments"])
-            done = {"name": shown["name"], "arguments": shown["arguments"]}
-            closed.append(self._place.event("function_call_arguments.done", **done))
-        elif shown["type"] == "custom_tool_call":
-            if shown["input"]:
-                closed.append(self._place.event("custom_tool_call_input.delta", delta=shown["input"]))
-            closed.append(self._place.event("custom_tool_call_input.done", input=shown["input"]))
-        return [*closed, self._place.done(shown)]
-
-    def may_close(self) -> bool:
-        """Whether the arguments are complete. After `MAX_ATTEMPTS`, only the end of the answer decides."""
-        if not self._pieces or not self._pieces[-1].rstrip().endswith("}") or self._attempts >= MAX_ATTEMPTS:
-            return False
-        self._attempts += 1
-        return self.is_whole()
-
-    def is_whole(self) -> bool:
-        """Whether the arguments are a JSON object."""
-        return arguments_object("".join(self._pieces)) is not None
-
-    def shown(self, status: str) -> Fields:
-        arguments = "".join(self._pieces)
-        return self._item(status, "{}" if status == "completed" and not arguments.strip() else arguments)
-
-    def _item(self, status: str, arguments: str) -> Fields:
-        assert self._tool is not None
-        form = CALL_FORMS[self._tool.kind]
-        head = {"type": form.type, "id": self._place.id, "call_id": self._call_id, "status": status}
-        return {**head, **form.fields(self._tool, arguments)}
-
-    def _delta(self, arguments: str) -> list[StreamEvent]:
-        if not arguments or self._tool is None or self._tool.kind != "function":
-            return []
-        return [self._place.event("function_call_arguments.delta", delta=arguments)]

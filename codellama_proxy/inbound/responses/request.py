@@ -41,9 +41,7 @@ PARAMETERS: Mapping[str, Parameter] = {
 }
 UNREPORTED = frozenset({"stream_options", "truncation", "previous_response_id", "conversation", "prompt"})
 """Read, or without effect on an answer, though not in `PARAMETERS`."""
-SOFT = frozenset(
-    {"reasoning_effort", "verbosity", "parallel_tool_calls", "max_completion_tokens", "prompt_cache_options"}
-)
+SOFT = frozenset({"reasoning_effort", "verbosity", "parallel_tool_calls", "max_completion_tokens"})
 """What coding agents send to every model: dropped where a provider does not support it."""
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED_REASONING = "reasoning.encrypted_content"

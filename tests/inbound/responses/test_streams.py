@@ -74,7 +74,7 @@ def ordered(draw: st.DrawFn, finishes: Sequence[str | None] = ("stop", "tool_cal
     return [
         chunk(role="assistant", content=""),
         *draw(_some(reasoning_content=TEXTS, thinking_blocks=blocks)),
-        *draw(_some(content=TEXTS)),
+        *draw(_some(content=TEXTS, annotations=st.just([{"url_citation": {"url": "https://a.example"}}]))),
         *draw(_some(refusal=TEXTS)),
         *draw(_calls()),
         chunk(finish=draw(st.sampled_from(finishes))),
@@ -246,6 +246,19 @@ def test_log_probabilities_follow_the_text() -> None:
     shown = {**token, "top_logprobs": [{"token": "Hi", "logprob": -0.5, "bytes": []}]}
     assert of_type(events, "output_text.delta")[0]["logprobs"] == [shown]
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == [shown]
+
+
+def test_citations_follow_the_text() -> None:
+    citation = {"start_index": 0, "end_index": 2, "url": "https://a.example", "title": "A"}
+    cited = chunk(annotations=[{"type": "url_citation", "url_citation": citation}])
+    chunks = [chunk(content="Hi"), cited, chunk(content=" there"), chunk(finish="stop")]
+    events = events_in(written(chunks, [1, 1, 1, 1]))
+    shown = {"type": "url_citation", **citation}
+    (added,) = of_type(events, "output_text.annotation.added")
+    assert (added["annotation"], added["annotation_index"]) == (shown, 0)
+    part = events[-1]["response"]["output"][0]["content"][0]
+    assert (part["text"], part["annotations"]) == ("Hi there", [shown])
+    assert whole(BODY, *chunks)["output"][0]["content"] == [part]
 
 
 def test_frames_of_a_relayed_stream_pass_unchanged_and_end_in_its_sequence() -> None:
