@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.limits import rates
+from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
 
 STREAM_HEADERS = {
@@ -35,11 +36,22 @@ def response_headers(context: RequestContext, now: float, wall: Callable[[], flo
         fields.update(rates.headers(context.admission.requests, context.admission.tokens))
         if context.admission.clamped:
             fields["x-proxy-max-tokens"] = str(context.admission.max_tokens)
+    if (most := _reduced_max_tokens(context)) is not None:
+        fields["x-proxy-max-tokens"] = str(most)
     dialect = DIALECTS[context.endpoint]
     if dialect.headers is not None:
         requests, tokens = context.rates
         fields.update(dialect.headers(context.id, requests, tokens, wall()))
     return fields
+
+
+def _reduced_max_tokens(context: RequestContext) -> int | None:
+    """The bound that was sent to the serving deployment, if it is below the client's and that is only a ceiling."""
+    asked, sent, to = context.request, context.sent, context.serving
+    if asked is None or sent is None or to is None or asked.max_tokens_field not in asked.soft:
+        return None
+    bound = narrowed_max_tokens(sent, to) or sent.max_tokens
+    return bound if bound is not None and bound < (asked.max_tokens or 0) else None
 
 
 def _header_text(name: str) -> str:
