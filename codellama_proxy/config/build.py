@@ -14,6 +14,7 @@ from codellama_proxy.config.validate.availability import unsupported
 from codellama_proxy.config.yaml.document import Document
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
+from codellama_proxy.pricing.catalogue import usual_cache_write
 from codellama_proxy.routing.sticky import identity_of
 
 BUILT_IN_MOCK = "mock"
@@ -69,7 +70,7 @@ def deployment(
         model=entry.model or entry.name,
         base_url=entry.base_url,
         api_key=entry.api_key,
-        price=_price(entry.price),
+        price=_price(entry.price, entry.provider),
         context_window=entry.context_window,
         max_output_tokens=entry.max_output_tokens,
         output_limit=entry.max_output_tokens if "max_output_tokens" in entry.model_fields_set else None,
@@ -85,6 +86,7 @@ def deployment(
         base_model=entry.base_model,
         extra=_extra(entry),
         fallback=entry.fallback,
+        cache_prompts=entry.cache_prompts,
         proxy=proxy or None,
         ca_bundle=egress.ca_bundle,
         disabled=disabled,
@@ -126,12 +128,11 @@ def built_in_mock(others: Iterable[t.Deployment], file: schema.File) -> t.Deploy
     return deployment(entry, number, file.timeouts, None)
 
 
-def _price(price: model_schema.Price | None) -> t.Price | None:
+def _price(price: model_schema.Price | None, provider: str) -> t.Price | None:
     if price is None:
         return None
-    base = t.Tariff(
-        price.input, price.output or 0, price.cached_input, price.cache_write, price.cache_write_1h
-    )
+    written = usual_cache_write(provider, price.input) if price.cache_write is None else price.cache_write
+    base = t.Tariff(price.input, price.output or 0, price.cached_input, written, price.cache_write_1h)
     above = ((price.above.tokens, _rates(price.above, base)),) if price.above else ()
     return t.Price(
         **{name: getattr(base, name) for name in _CLASSES},

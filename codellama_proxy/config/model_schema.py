@@ -69,7 +69,9 @@ class Price(Section):
         default=None, description="USD per million cached input tokens; default: input."
     )
     cache_write: Dollars | None = Field(
-        default=None, description="USD per million tokens written to the provider's cache; default: input."
+        default=None,
+        description="USD per million tokens written to the provider's cache; default: input, "
+        "for anthropic 1.25 times input.",
     )
     cache_write_1h: Dollars | None = Field(
         default=None, description="USD per million tokens written to the provider's cache for an hour."
@@ -166,6 +168,10 @@ class Entry(Section):
     )
     drop_params: Flag = Field(
         default=_DEPLOYMENT.drop_params, description="Drop unsupported parameters instead of refusing them."
+    )
+    cache_prompts: Flag = Field(
+        default=_DEPLOYMENT.cache_prompts,
+        description="Anthropic only: set cache marks in translated requests that have none of their own.",
     )
     mode: Mode = Field(default=_DEPLOYMENT.mode, description="What the model does.")
     completions: Flag = Field(

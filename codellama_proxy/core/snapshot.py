@@ -142,6 +142,8 @@ class Deployment:
     """Keys of single providers: azure `deployment`, `api_version`; replicate `input_map`, `prompt_format`."""
     fallback: bool = True
     """Whether it may be a fallback of other models."""
+    cache_prompts: bool = True
+    """Whether translated requests get cache marks, where the provider caches at marks."""
     proxy: Secret | None = None
     """URL of an HTTP proxy; `None`: direct connections."""
     ca_bundle: Bundle | None = None

@@ -36,6 +36,8 @@ PROVIDERS: Mapping[str, str] = {
 CLASSES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
 KILO = 1000
 """The catalogue's prices of server tools are per 1 000 calls."""
+CACHE_WRITE_PERCENT: Mapping[str, int] = {"anthropic": 125}
+"""What a cache write costs, relative to input, at providers where it costs more."""
 FREE = Price(0, 0)
 """The price of the built-in mock."""
 
@@ -50,6 +52,12 @@ def price_of(deployment: Deployment) -> Price | None:
     if deployment.provider == "mock":
         return FREE
     return look_up(deployment.provider, deployment.base_model or deployment.model)
+
+
+def usual_cache_write(provider: str, paid_in: int) -> int | None:
+    """The price of cache writes for this price of input, where the provider charges more for them; else `None`."""
+    percent = CACHE_WRITE_PERCENT.get(provider)
+    return None if percent is None else -(-paid_in * percent // 100)
 
 
 def warm(deployments: Iterable[Deployment]) -> None:

@@ -314,6 +314,16 @@ def test_prices_may_depend_on_length_tier_and_tool() -> None:
     )
 
 
+def test_cache_writes_cost_more_than_input_at_anthropic() -> None:
+    def price(provider: str) -> Price | None:
+        text = f"models: [{{name: a, provider: {provider}, api_key: k, price: {{input: 3, output: 15}}}}]"
+        return loaded(text).models["a"].deployments[0].price
+
+    usd = 10**9
+    assert price("anthropic") == Price(3 * usd, 15 * usd, cache_write=375 * usd // 100)
+    assert price("openai") == Price(3 * usd, 15 * usd)
+
+
 @pytest.mark.parametrize(
     "written",
     [

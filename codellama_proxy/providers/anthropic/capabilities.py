@@ -35,6 +35,8 @@ class Capabilities:
     """The values of `output_config.effort`, ascending; empty if it is not supported."""
     late_system: bool = True
     """Accepts system messages after the beginning of the conversation."""
+    cache_marks: bool = True
+    """Caches prompts at marks; other servers cache by themselves, and may refuse marks."""
 
 
 OLD = Capabilities(8192, sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
@@ -56,7 +58,9 @@ CLAUDE_4_7 = Capabilities(128_000, late_system=False)
 CLAUDE_5 = Capabilities(128_000)
 ALWAYS_THINKING = Capabilities(128_000, thinking="always", forced_tools=False)
 NEWEST = Capabilities(thinking="always", forced_tools=False)
-COMPATIBLE = Capabilities(sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+COMPATIBLE = Capabilities(
+    sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False, cache_marks=False
+)
 
 # The first pattern found in the name decides. A number must end, because dates follow names.
 FAMILIES: tuple[tuple[str, Capabilities], ...] = (

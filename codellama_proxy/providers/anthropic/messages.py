@@ -164,10 +164,12 @@ def _result(message: Message, at: str) -> Block:
     content = message.get("content")
     if not isinstance(content, str):
         content = _content(content, at)
+    marks = [_cache_mark(part) for part in content] if isinstance(content, list) else []
     block: Block = {
         "type": "tool_result",
         "tool_use_id": tool_id(message["tool_call_id"]),
-        "content": content,
+        "content": [_unmarked(part) for part in content] if any(marks) else content,
+        **next((mark for mark in reversed(marks) if mark), {}),  # only the result itself may have a mark
     }
     return {**block, "is_error": True} if message.get("is_error") is True else block
 
@@ -216,6 +218,10 @@ def _cache_mark(of: Mapping[str, Any]) -> Block:
         return {}
     ttl = {"ttl": mark["ttl"]} if mark.get("ttl") in ("5m", "1h") else {}
     return {"cache_control": {"type": "ephemeral", **ttl}}
+
+
+def _unmarked(block: Block) -> Block:
+    return {name: value for name, value in block.items() if name != "cache_control"}
 
 
 def _image(found: object, at: str) -> Block:

@@ -18,6 +18,7 @@ from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.fields import invalid_value
 from codellama_proxy.openai_format.parameters import IGNORABLE
 from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.providers.anthropic import cache_marks
 from codellama_proxy.providers.anthropic.capabilities import (
     NEW_VERSION,
     OLD_VERSION,
@@ -84,9 +85,23 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     return HttpRequest(
         _url(deployment),
         _headers(deployment, body, asked.params.get("betas")),
-        orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
+        _encoded(body, cached=deployment.cache_prompts and able.cache_marks),
         dropped=translated.dropped(asked.dropped, chat),
     )
+
+
+def _encoded(body: Mapping[str, Any], *, cached: bool) -> bytes:
+    """The body as JSON; `cached`: with cache marks, if it has none of its own and is large enough for a cache."""
+    if cache_marks.has_marks(body):
+        return _json(cache_marks.limited(body))
+    encoded = _json(body)
+    if not cached or len(encoded) < cache_marks.MIN_PROMPT_BYTES:
+        return encoded
+    return _json(cache_marks.with_marks(body))
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(body, default=dict)  # an entry's parameters are read-only mappings
 
 
 # --- where and as whom ---------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def check(body: Mapping[str, Any], version: str | None) -> None:
     _system(body)
     _messages(body["messages"], model)
     _tools(body)
+    _marks(body)
     _thinking(body, model)
     _output(body.get("output_config", {}), model)
 
@@ -144,6 +145,8 @@ def _block(block: Mapping[str, Any], role: str, at: str) -> None:
     if kind == "tool_result" and isinstance(block.get("content"), list):
         for index, part in enumerate(block["content"]):
             _block(part, "user", f"{at}.content.{index}")
+            if "cache_control" in part:
+                raise Refused(f"{at}.content.{index}.cache_control: Extra inputs are not permitted")
 
 
 def _source(source: Mapping[str, Any], at: str) -> None:
@@ -209,6 +212,20 @@ def _tool_choice(
     thinks = body.get("thinking", {}).get("type") in ("enabled", "adaptive")
     if choice["type"] in ("any", "tool") and (thinks or ALWAYS_THINKING.search(body["model"])):
         raise Refused("Thinking may not be enabled when tool_choice forces tool use.")
+
+
+def marked_blocks(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tools and blocks with a cache mark, in the order of the prompt."""
+    system = body.get("system", [])
+    parts = [body.get("tools", []), system if isinstance(system, list) else []]
+    parts += [_blocks(message) for message in body["messages"]]
+    return [block for part in parts for block in part if "cache_control" in block]
+
+
+def _marks(body: Mapping[str, Any]) -> None:
+    found = len(marked_blocks(body)) + ("cache_control" in body)
+    if found > 4:
+        raise Refused(f"A maximum of 4 blocks with cache_control may be provided. Found {found}.")
 
 
 # --- thinking and output -------------------------------------------------------------------------------------
