@@ -31,7 +31,8 @@ class Assembly:
         self._names = names
         self._seal = seal
         self._items: list[Item] = []
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, tuple[int, Call]] = {}
+        """By the provider's index; first their place in `_items`."""
         self._call_ids: set[str] = set()
         self._next = 0
         """The first item that is not closed."""
@@ -126,11 +127,11 @@ class Assembly:
         return found
 
     def _add_call(self, index: int, given: Json) -> list[StreamEvent]:
-        call = self._calls.get(index)
-        if call is None:
-            call = self._calls[index] = Call(self._call_id(given), self._tool)
-            self._items.append(call)
-        elif call not in self._items[self._next :]:
+        if index not in self._calls:
+            self._calls[index] = len(self._items), Call(self._call_id(given), self._tool)
+            self._items.append(self._calls[index][1])
+        place, call = self._calls[index]
+        if place < self._next:
             return []
         function = given.get("function")
         if not isinstance(function, Mapping):

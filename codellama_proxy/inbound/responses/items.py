@@ -126,7 +126,8 @@ class _Folder:
         call_id = _string(item, "call_id", at)
         match kind:
             case "tool_search_output":
-                content: Any = f"Loaded tools: {', '.join(names_of(item.get('tools'))) or 'none'}"
+                names = names_of(item.get("tools"), f"{at}.tools")
+                content: Any = f"Loaded tools: {', '.join(names) or 'none'}"
             case "shell_call_output":
                 content = _shell_output(item.get("output"), f"{at}.output", self.ignored)
             case "apply_patch_call_output" if not item.get("output"):

@@ -68,10 +68,10 @@ def offered(body: Mapping[str, Any]) -> Offered:
     return Offered(tuple(found.functions.values()), found.names, tuple(found.hosted), tuple(found.ignored))
 
 
-def names_of(tools: object) -> list[str]:
+def names_of(tools: object, at: str) -> list[str]:
     """The function names of these tools, for a text that names them."""
     found = _Collector()
-    found.add_all(tools, "tools")
+    found.add_all(tools, at)
     return list(found.names)
 
 

@@ -285,6 +285,7 @@ def test_references_to_stored_objects_are_refused(item: dict[str, Any], param: s
         (function_call(call_id=""), "input[0].call_id"),
         (function_call(arguments={}), "input[0].arguments"),
         ({"type": "function_call_output", "output": "x"}, "input[0].call_id"),
+        ({"type": "tool_search_output", "call_id": "c", "tools": [5]}, "input[0].tools[0]"),
         ({"type": "compaction", "encrypted_content": "x"}, "input"),
     ],
 )
