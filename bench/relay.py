@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-import aiohttp
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bench.aiohttp_transport import AiohttpTransport
 from bench.targets import PATH
 
 KEPT = (b"content-type", b"content-length")
@@ -26,26 +27,22 @@ class Upstream:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session: aiohttp.ClientSession | None = None
-        """Created in the running event loop."""
+        self._wire: AiohttpTransport | None = None
 
-    async def answer(self, body: bytes) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
+    async def answer(self, body: bytes) -> httpx2.Response:
+        if self._wire is None:
+            self._wire = AiohttpTransport()
         headers = {"content-type": "application/json"}
-        return await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+        return await self._wire.handle_async_request(
+            httpx2.Request("POST", self._url, headers=headers, content=body)
+        )
 
 
 def starlette(upstream: Upstream) -> ASGIApp:
     async def relay(request: Request) -> StreamingResponse:
         response = await upstream.answer(await request.body())
         kept = {name.decode(): value.decode() for name, value in _kept(response)}
-        return StreamingResponse(response.content.iter_any(), response.status, kept)
+        return StreamingResponse(response.stream, response.status_code, kept)
 
     return Starlette(routes=[Route(PATH, relay, methods=["POST"])])
 
@@ -62,20 +59,20 @@ def asgi(upstream: Upstream) -> ASGIApp:
         await send(
             {
                 "type": "http.response.start",
-                "status": response.status,
+                "status": response.status_code,
                 "headers": _kept(response),
             }
         )
-        async for chunk in response.content.iter_any():
+        async for chunk in response.stream:  # type: ignore[union-attr]  # async here
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-        response.release()
+        await response.aclose()
 
     return relay
 
 
-def _kept(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in response.raw_headers if name.lower() in KEPT]
+def _kept(response: httpx2.Response) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in response.headers.raw if name.lower() in KEPT]
 
 
 def main() -> None:
