@@ -137,7 +137,7 @@ def test_pages_follow_the_cursors(served: Proxy, query: str, ids: list[str], mor
 def test_a_bad_page_is_refused(served: Proxy, query: str) -> None:
     answer = served.client.get(f"/v1/models?{query}", headers={**served.auth, **VERSION})
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "invalid_value"
+    assert answer.json()["error"]["details"]["error_code"] == "invalid_value"
     assert served.client.get(f"/v1/models?{query}", headers=served.auth).status_code == 200
 
 

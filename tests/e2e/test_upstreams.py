@@ -352,8 +352,10 @@ def test_retry_after_is_bounded_for_every_upstream_format(served: Proxy, name: s
     assert state(served, name)["state"] == "cooling"
 
 
-def test_traffic_is_shared_by_weight(served: Proxy) -> None:
-    served_by = Counter(served.chat(model="heavy").headers["x-proxy-deployment"] for _ in range(120))
+def test_conversations_are_shared_by_weight(served: Proxy) -> None:
+    prompts = [f"conversation {number}" for number in range(120)]
+    answers = [served.chat(model="heavy", prompt=prompt) for prompt in prompts]
+    served_by = Counter(answer.headers["x-proxy-deployment"] for answer in answers)
     assert served_by.keys() == {"heavy#1", "heavy#2"}
     assert 65 < served_by["heavy#1"] < 112, "three of four, and six standard deviations"
 

@@ -162,13 +162,12 @@ def _input(arguments: object) -> Mapping[str, Any]:
 
 def _result(message: Message, at: str) -> Block:
     content = message.get("content")
-    if not isinstance(content, str):
-        content = _content(content, at)
-    marks = [_cache_mark(part) for part in content] if isinstance(content, list) else []
+    parts = [] if isinstance(content, str) else _content(content, at)
+    marks = [_cache_mark(part) for part in parts]
     block: Block = {
         "type": "tool_result",
         "tool_use_id": tool_id(message["tool_call_id"]),
-        "content": [_unmarked(part) for part in content] if any(marks) else content,
+        "content": content if isinstance(content, str) else [_unmarked(part) for part in parts],
         **next((mark for mark in reversed(marks) if mark), {}),  # only the result itself may have a mark
     }
     return {**block, "is_error": True} if message.get("is_error") is True else block
