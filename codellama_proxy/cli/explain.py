@@ -39,8 +39,8 @@ from codellama_proxy.diagnostics.decision import (
 )
 from codellama_proxy.diagnostics.simulation import Course, Plan, PlanError, parse, simulate
 from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
-from codellama_proxy.inbound.openai import PARSERS
-from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
+from codellama_proxy.inbound.registry import DIALECTS
+from codellama_proxy.openai_format.request import InferenceRequest, label
 from codellama_proxy.providers.openai.embeddings import has_ids
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.store.factory import inspect_session
@@ -49,7 +49,11 @@ from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 
 DEFAULT_BODY = b'{"prompt": "Hello"}'
-DEFAULT_BODIES = {"embeddings": b'{"input": "Hello"}'}
+DEFAULT_BODIES = {
+    "embeddings": b'{"input": "Hello"}',
+    "messages": b'{"max_tokens": 1024, "messages": [{"role": "user", "content": "Hello"}]}',
+    "responses": b'{"input": "Hello"}',
+}
 MAX_BODY_BYTES = 1 << 26
 ANY_KEY = "any"
 """The id of a key that stands for every key of a project."""
@@ -61,12 +65,15 @@ ANY_KEY = "any"
 @click.option("--project", metavar="NAME", help="The caller: any key of this project.")
 @click.option(
     "--endpoint",
-    type=click.Choice([*PARSERS]),
+    type=click.Choice([*DIALECTS]),
     default="chat/completions",
     show_default=True,
     help="The endpoint the request is sent to.",
 )
 @click.option("--model", metavar="NAME", help="The model the request asks for.")
+@click.option(
+    "--session", metavar="ID", help="The client's session, which stays on one deployment of a name."
+)
 @click.option(
     "--simulate", "plan", metavar="PLAN", help='Failures: "codellama: 429 retry-after 20; gpt-4: 500, ok".'
 )
@@ -93,8 +100,9 @@ class Options:
     body: str | None
     key: str | None
     project: str | None
-    endpoint: Endpoint
+    endpoint: str
     model: str | None
+    session: str | None
     plan: str | None
     server: str | None
     config: str | None
@@ -114,7 +122,8 @@ def _explain(options: Options) -> int:
             snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, db.digest_key()))
         standings = unused(now) if db is None else (lambda scopes: db.standings(scopes, now))
         cooling = _cooling(options.server, now)
-        explanation = _explained(snapshot, key, chat, World(_count(snapshot, key), standings, now, cooling))
+        world = World(_count(snapshot, key), standings, now, cooling, _session(options, chat))
+        explanation = _explained(snapshot, key, chat, world)
     course = None if plan is None or explanation.error else _simulated(snapshot, key, chat, explanation, plan)
     clean = mask_of(snapshot)
     if options.as_json:
@@ -133,8 +142,8 @@ def _check(options: Options) -> None:
         raise CommandError("give either --key or --project", 2)
     if options.server and options.plan:
         raise CommandError("--simulate starts without cooldowns: leave --server out", 2)
-    if options.plan and options.endpoint != "chat/completions":
-        raise CommandError("--simulate supports chats only: leave --endpoint out", 2)
+    if options.plan and options.endpoint in ("completions", "embeddings"):
+        raise CommandError("--simulate supports chats, messages and responses only", 2)
 
 
 def _explained(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
@@ -162,12 +171,17 @@ def _chat(options: Options) -> InferenceRequest:
             if options.body is None
             else _body(options.body)
         )
-        chat = PARSERS[options.endpoint](body, "req_explained", 0)
+        chat = DIALECTS[options.endpoint].parse(body, dict, "req_explained", 0)
     except ProxyError as error:
         raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None
     if chat.endpoint == "embeddings" and has_ids(chat):
         chat = chat._replace(texts=asyncio.run(Counter(tokenizer_files()).texts(chat)))
     return chat if options.model is None else chat._replace(model=options.model)
+
+
+def _session(options: Options, chat: InferenceRequest) -> str | None:
+    """The session, as the gateway takes it from headers or else from the body."""
+    return label(options.session) or label(chat.params.get("prompt_cache_key"))
 
 
 def _body(given: str) -> bytes:

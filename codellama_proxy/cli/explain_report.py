@@ -41,6 +41,9 @@ def as_text(
                 ("deployment", "provider", "upstream model", "state", "price"), _deployment_rows(explanation)
             )
         )
+    if chat.ignored:
+        yield ""
+        yield f"Left out in the translation from {chat.dialect}: {', '.join(chat.ignored)}."
     if explanation.others:
         yield ""
         yield "Not attempted:"
@@ -195,7 +198,9 @@ def as_json(
         "config": snapshot.digest,
         "key_id": key.key_id,
         "project": key.project,
+        "endpoint": chat.shown_endpoint,
         "model": chat.model,
+        "left_out": list(chat.ignored),
         "alias_of": _alias_of(snapshot, chat),
         "conversation": explanation.conversation and explanation.conversation.source,
         "error": _error_json(explanation.error),

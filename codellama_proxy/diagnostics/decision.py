@@ -44,6 +44,8 @@ class World:
     """Unix seconds."""
     cooling: Mapping[str, Cooling] = field(default_factory=dict)
     """By deployment id, on a clock that stands at 0."""
+    session: str | None = None
+    """The client's session id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,11 @@ class Explanation:
 def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) -> Explanation:
     """The decision from permission to admission; what follows depends on the upstreams."""
     trace = trace_of(snapshot, key, chat, world.now)
+    trace.session = world.session
     explanation = Explanation(limits=tuple(limits_of(snapshot, key, chat.user)))
     try:
         check_client_system(chat.messages, snapshot.guardrail.client_system)
-        permitted = permission(trace.settings, key, chat.endpoint)
+        permitted = permission(trace.settings, key, chat.shown_endpoint)
         asked = routing.requested_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
@@ -128,7 +131,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
         explanation = replace(explanation, error=error)
-    conversation = sticky.conversation_of(chat, models, snapshot.routing, None, key.key_id)
+    conversation = sticky.conversation_of(chat, models, snapshot.routing, world.session, key.key_id)
     chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5, conversation)
     places = tuple(_candidate(trace, chat, one, snapshot, world) for one in chain)
     others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
@@ -139,7 +142,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
 
 def trace_of(snapshot: Snapshot, key: Key, chat: InferenceRequest, now: float) -> RequestContext:
     """The context of a request that begins now."""
-    trace = RequestContext("req_explained", 0.0, now, chat.endpoint, snapshot.digest, key=key)
+    trace = RequestContext("req_explained", 0.0, now, chat.shown_endpoint, snapshot.digest, key=key)
     trace.settings = snapshot.project(key.project)
     trace.request = chat
     return trace
@@ -219,7 +222,7 @@ def _others(
     snapshot: Snapshot, key: Key, chat: InferenceRequest, asked: Sequence[str], chain: Sequence[str] = ()
 ) -> list[CandidateState]:
     """The deployments outside the chain. `chain`: ids that a budget excludes."""
-    permitted = permission(snapshot.project(key.project), key, chat.endpoint)
+    permitted = permission(snapshot.project(key.project), key, chat.shown_endpoint)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
         if one.id in asked:

@@ -74,7 +74,7 @@ _NOTHING: Json = {}
 def _add_choice(choice: dict[str, Any], chunk: Json) -> None:
     for name, value in chunk.items():
         if name in ("delta", "message"):
-            _add(choice.setdefault("message", {}), value or {})
+            _add(choice.setdefault("message", {}), value or {}, is_message=True)
         elif name in ("logprobs", "text"):
             _add(choice, {name: value})
         elif value is not None or name not in choice:
@@ -89,15 +89,15 @@ class _OwnList(list[Any]):
     """A list that this module made, and may therefore extend."""
 
 
-def _add(whole: dict[str, Any], delta: Json) -> None:
-    """Adds a delta: strings and lists are appended, objects merged, tool calls matched by `index`.
+def _add(whole: dict[str, Any], delta: Json, *, is_message: bool = False) -> None:
+    """Adds a delta: strings and lists are appended, objects merged, a message's tool calls matched by `index`.
 
     A field whose type changes is replaced: only fields that no client reads do that.
     """
     for name, value in delta.items():
         if value is None:
             whole.setdefault(name, None)
-        elif name == "tool_calls" and isinstance(value, list):
+        elif is_message and name == "tool_calls" and isinstance(value, list):
             calls = _of_kind(dict, whole, name)
             for place, call in enumerate(value):
                 _add(calls.setdefault(_slot(call, place), {}), call)

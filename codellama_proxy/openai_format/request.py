@@ -88,6 +88,11 @@ class InferenceRequest(NamedTuple):
     """A tool of the client's dialect that the request is about and that only a relay has; translations refuse it."""
 
     @property
+    def shown_endpoint(self) -> str:
+        """The endpoint in rows, logs and permissions: that of the client's dialect."""
+        return self.endpoint if self.dialect == "chat" else self.dialect
+
+    @property
     def mode(self) -> str:
         """The kind of deployment that serves it: `chat`, `completion` or `embedding`."""
         return MODES[self.endpoint]

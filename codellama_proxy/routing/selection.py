@@ -34,6 +34,12 @@ def model_name(snapshot: Snapshot, name: str) -> str:
     return next(found, name)
 
 
+def known_model(snapshot: Snapshot, name: str) -> str | None:
+    """The enabled model that `name` stands for, `None` for no model."""
+    model = model_name(snapshot, name)
+    return model if model in snapshot.models else None
+
+
 def exact_aliases(snapshot: Snapshot) -> dict[str, str]:
     """The aliases without wildcards, and the names of their models."""
     exact = [alias for alias in snapshot.aliases if not set(alias) & WILDCARDS]

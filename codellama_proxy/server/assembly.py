@@ -25,6 +25,7 @@ from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.inbound.sealed import seal_key
 from codellama_proxy.pricing import catalogue
+from codellama_proxy.routing import selection
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.interfaces import Database
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
@@ -75,7 +76,7 @@ async def assemble(
     cooldowns = Cooldowns(identity_of, time.monotonic)
     master_key = settings.master_key.get_secret_value() if settings.master_key else None
     keys = Keys(store.keys, master_key=master_key)
-    metrics = Metrics(lambda: live.snapshot.models)
+    metrics = Metrics(lambda name: selection.known_model(live.snapshot, name))
     metrics.register(lambda: standing(live, cooldowns, time.monotonic))
     sender = PromptLayerSender(
         store.outbox,

@@ -6,7 +6,7 @@ values; further ones are counted as `other`. Everything here runs on the event l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -86,10 +86,10 @@ def _bounded(value: str, seen: set[str] | None, limit: int, *, full: bool) -> st
 
 
 class Metrics:
-    """Counts finished requests. `models` returns the public model names of the current configuration."""
+    """Counts finished requests. `model_of` returns the model that a requested name stands for, `None` for no model."""
 
-    def __init__(self, models: Callable[[], Container[str]]) -> None:
-        self._models = models
+    def __init__(self, model_of: Callable[[str], str | None]) -> None:
+        self._model_of = model_of
         self._registry = CollectorRegistry()
         seen: Mapping[str, set[str]] = {label: set() for label in MAX_VALUES}
 
@@ -142,7 +142,7 @@ class Metrics:
         if context.attempts:
             return context.attempts[-1].deployment.rpartition("#")[0]
         asked = context.request.model if context.request else None
-        return asked if asked is not None and asked in self._models() else NONE
+        return NONE if asked is None else self._model_of(asked) or NONE
 
     def _used(self, project: str, model: str, charge: RequestCharge) -> None:
         if charge.usage.prompt_tokens:

@@ -30,6 +30,8 @@ from codellama_proxy.request.context import RequestContext
 
 OPERATIONS: Mapping[str, str] = {
     "chat/completions": "chat",
+    "messages": "chat",
+    "responses": "chat",
     "completions": "text_completion",
     "embeddings": "embeddings",
 }
@@ -157,6 +159,9 @@ def _proxy_attributes(context: RequestContext, charge: RequestCharge) -> dict[st
             "proxy.request_id": context.id,
             "proxy.project": context.project,
             "proxy.key_id": context.key.key_id if context.key else None,
+            "proxy.endpoint": context.endpoint,
+            "gen_ai.conversation.id": context.session,
+            "proxy.agent": context.agent,
             "proxy.model": context.serving.name if context.serving else None,
             "proxy.deployment": context.serving.id if context.serving else None,
             "proxy.status": context.status,

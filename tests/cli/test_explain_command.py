@@ -119,7 +119,47 @@ def test_a_completion_request_lists_the_models_that_complete(
     assert [(one["deployment"], one["guardrail"]) for one in found["chain"]] == [("codellama#1", None)]
     arguments = ["explain", "--project", "web", "--endpoint", "completions", "--simulate", "codellama: ok"]
     assert main(arguments) == 2
-    assert "--simulate supports chats only" in capsys.readouterr().err
+    assert "--simulate supports chats, messages and responses only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("endpoint", ["messages", "responses"])
+def test_a_request_of_another_dialect_shows_what_its_translation_leaves_out(
+    here: Path, capsys: pytest.CaptureFixture[str], endpoint: str
+) -> None:
+    body = here / "body.json"
+    messages = [{"role": "user", "content": "hi"}]
+    own: dict[str, Any] = (
+        {"messages": messages, "max_tokens": 9} if endpoint == "messages" else {"input": "hi"}
+    )
+    body.write_text(json.dumps({"model": "gpt-4", "unheard_of": 1, **own}))
+    arguments = ["--project", "web", "--endpoint", endpoint, str(body)]
+    found = explained_json(capsys, *arguments)
+    assert (found["endpoint"], found["error"]) == (endpoint, None)
+    assert "unheard_of" in found["left_out"]
+    assert "unheard_of" in found["chain"][0]["dropped_params"]
+    assert main(["explain", *arguments]) == 0
+    assert f"Left out in the translation from {endpoint}: " in capsys.readouterr().out
+    assert explained_json(capsys, "--project", "web", "--endpoint", endpoint)["chain"]
+
+
+def test_a_project_may_not_use_an_endpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = FILE.replace("projects: {web: {", "projects: {web: {endpoints: [chat, messages], ")
+    (here / "proxy.yaml").write_text(text)
+    for endpoint, code in (("messages", 0), ("chat/completions", 0), ("responses", 1)):
+        found = explained_json(capsys, "--project", "web", "--endpoint", endpoint, code=code)
+        assert (found["error"] or {}).get("code") == (None if code == 0 else "model_not_found")
+
+
+def test_a_session_stays_on_one_deployment(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = "- {name: pair, provider: mock}\n- {name: pair, provider: mock}\n"
+    (here / "proxy.yaml").write_text(f"models:\n{two}guardrail: {{system_prompt: Only code.}}\n")
+    firsts = set()
+    for session in map(str, range(20)):
+        runs = [explained_json(capsys, "--project", "web", "--session", session) for _ in range(2)]
+        assert runs[0]["chain"] == runs[1]["chain"]
+        assert runs[0]["conversation"] == "the client's session id"
+        firsts.add(runs[0]["chain"][0]["deployment"])
+    assert firsts == {"pair#1", "pair#2"}
 
 
 def test_a_keys_limits_and_its_projects_spend_are_shown(

@@ -622,3 +622,27 @@ def test_an_empty_name_is_shown_in_quotes() -> None:
         '"": has no counterpart',
         'litellm_settings."": has no counterpart',
     ]
+
+
+def test_aliases_of_model_groups_become_aliases() -> None:
+    config = """\
+model_list:
+  - {model_name: gpt-4, litellm_params: {model: gpt-4o, api_key: os.environ/OPENAI_API_KEY}}
+router_settings:
+  model_group_alias:
+    gpt-3.5-turbo: gpt-4
+    secret-name: {model: gpt-4, hidden: true}
+    gpt-4: gpt-4
+    "claude-*": gpt-4
+    other: nothing
+"""
+    found = imported(config.encode())
+    assert dict(snapshot(config).aliases) == {"gpt-3.5-turbo": "gpt-4", "secret-name": "gpt-4"}
+    assert [line.rpartition(": ")[2] for line in found.lost] == [
+        "aliases are listed by /models",
+        "a model has this name, and its own name comes first",
+        "is a pattern here; write it under aliases",
+        "names a model that is not carried over",
+    ]
+    broken = config.partition("  model_group_alias")[0] + "  model_group_alias: gpt-4\n"
+    assert "is not understood" in imported(broken.encode()).lost[0]

@@ -176,6 +176,14 @@ def test_a_guardrail_without_text_is_reported(text: str, expected: list[str]) ->
     assert warnings(text) == expected
 
 
+def test_rejected_system_messages_are_reported_unless_agents_have_no_endpoint() -> None:
+    text = A + "guardrail: {system_prompt: Only code., client_system: reject}\n"
+    [reported] = warnings(text)
+    assert "guardrail.client_system: coding agents send system messages in every request" in reported
+    assert not warnings(text + "projects: {p: {endpoints: [chat]}}\n")
+    assert warnings(text + "projects: {p: {endpoints: [responses]}}\n")
+
+
 def test_completions_without_guardrail_are_reported() -> None:
     entry = "models:\n- {name: a, provider: %s, completions: true%s}\n" + OFF
     [reported] = warnings(entry % ("mock", ""))

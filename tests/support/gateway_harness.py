@@ -22,6 +22,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
+from codellama_proxy.routing import selection
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.reports import Filters
@@ -198,7 +199,7 @@ class Rig:
         self.pools = Pools(internet.make)
         self.cooldowns = Cooldowns(identity_of, self.clock)
         self.lines = Log(io.BytesIO(), "json")
-        metrics = Metrics(lambda: self.setting.models)
+        metrics = Metrics(lambda name: selection.known_model(self.setting, name))
         self.accounts = Accounting(self.ledger, Counter(directory), self.lines, metrics, self.time)
         walk = AttemptRunner(self.pools, self.cooldowns, self.time, self.accounts.extend)
         self.answers = CacheStorage(directory / "proxy-cache.db", self.clock)

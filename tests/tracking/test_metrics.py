@@ -74,7 +74,7 @@ def samples(metrics: Metrics) -> dict[tuple[Any, ...], float]:
 
 
 def fresh() -> Metrics:
-    return Metrics(lambda: {"gpt-4": None})
+    return Metrics({"gpt-4": "gpt-4", "claude-x": "claude"}.get)
 
 
 def test_a_request_is_counted_in_every_applicable_metric() -> None:
@@ -90,6 +90,19 @@ def test_a_request_is_counted_in_every_applicable_metric() -> None:
     assert found["proxy_request_seconds_sum",] == pytest.approx(1.0)
     assert found["proxy_overhead_seconds_sum",] == pytest.approx(0.2)
     assert found["proxy_time_to_first_token_seconds_sum",] == pytest.approx(0.3)
+
+
+def test_a_refused_request_counts_for_the_model_of_its_alias() -> None:
+    metrics = fresh()
+    for name in ("claude-x", "gpt-4", "nothing"):
+        refused = {"serving": None, "attempts": [], "complete": False, "request": chat(model=name)}
+        metrics.finished(a_trace(**refused), RequestCharge(Usage(), "exact", 0))
+    found = samples(metrics)
+    assert {labels[2]: n for labels, n in found.items() if labels[0] == "proxy_requests_total"} == {
+        "claude": 1,
+        "gpt-4": 1,
+        "none": 1,
+    }
 
 
 def test_a_plain_answer_has_no_time_to_first_token() -> None:

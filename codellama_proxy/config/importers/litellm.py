@@ -6,7 +6,7 @@ never guessed. `check` always accepts the result, once its variables are set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from codellama_proxy.config.importers.without_faults import without_faults
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.validate.messages import described
 from codellama_proxy.config.yaml.document import MAX_BYTES, Document, Path, parse
+from codellama_proxy.routing.selection import WILDCARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ class _Reading:
                     put(made, ("routing", "fallback_on"), ["context_length", "content_filter"])
             elif name in words.SETTINGS:
                 self._setting(made, path, words.SETTINGS[name], value)
+            elif name == "model_group_alias":
+                self._aliases(made, path, value)
             elif name in ("drop_params", "cache"):
                 self._switch(made, path, value)
             elif name == "cache_params":
@@ -152,6 +155,21 @@ class _Reading:
             put(made, to, words.substituted(value) if number is None else number)
         else:
             self.lose(path, litellm_entries.UNWRITABLE)
+
+    def _aliases(self, made: dict[str, Any], path: Path, value: Any) -> None:
+        """Other names of models: each is a model's name, or `{model, hidden}`."""
+        if not isinstance(value, dict):
+            self.lose(path, "is not understood")
+        names = {entry["name"] for entry in made["models"]}
+        for alias, given in mapping(value).items():
+            target = given.get("model") if isinstance(given, dict) else given
+            why = _why_no_alias(alias, target, names)
+            if why:
+                self.lose((*path, alias), why)
+                continue
+            put(made, ("aliases", alias), target)
+            if mapping(given).get("hidden"):
+                self.lose((*path, alias, "hidden"), "aliases are listed by /models")
 
     def _switch(self, made: dict[str, Any], path: Path, value: Any) -> None:
         flag = words.flag(value)
@@ -191,6 +209,15 @@ class _Reading:
                 put(made, ("limits", scopes[name], "max_parallel_requests"), number)
             elif value is not None:
                 self.lose(("general_settings", name), words.WHY.get(name, "has no counterpart"))
+
+
+def _why_no_alias(alias: Any, target: Any, names: Collection[str]) -> str:
+    """Why it cannot be an alias of `target` here; empty if it can."""
+    if not isinstance(alias, str) or set(alias) & WILDCARDS:
+        return "is a pattern here; write it under aliases"
+    if alias in names:
+        return "a model has this name, and its own name comes first"
+    return "" if isinstance(target, str) and target in names else "names a model that is not carried over"
 
 
 def _printable(line: str) -> str:

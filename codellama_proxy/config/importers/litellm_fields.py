@@ -164,7 +164,6 @@ WHY: Mapping[str, str] = {
     "litellm_credential_name": "write api_key: ${NAME} for the credential",
     "organization": "write it into headers, as openai-organization",
     "routing_strategy": "traffic is shared by weight here",
-    "model_group_alias": "write aliases: {ALIAS: model}",
 }
 
 

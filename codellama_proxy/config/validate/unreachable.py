@@ -139,6 +139,9 @@ def _deployments(snapshot: Snapshot) -> list[Deployment]:
 
 def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Finding]:
     """Missing or empty system prompts. `false` disables one explicitly."""
+    if snapshot.guardrail.client_system == "reject" and _chats_of_agents(snapshot):
+        message = "coding agents send system messages in every request, so /v1/messages and /v1/responses refuse them"
+        yield Finding(("guardrail", "client_system"), message, "warning")
     nothing = "so requests get no system prompt; write one, or false for none"
     path: Path = ("guardrail", "system_prompt")
     chats = any(one.serves("chat") for one in (*_deployments(snapshot), *snapshot.disabled))
@@ -155,6 +158,14 @@ def guardrails(snapshot: Snapshot, file: File, entries: Entries) -> Iterator[Fin
         path = ("projects", name, "guardrail")
         if project.guardrail == "":
             yield Finding(path, f"empty, {nothing}", "warning")
+
+
+def _chats_of_agents(snapshot: Snapshot) -> bool:
+    """Whether any project may use the endpoints of coding agents."""
+    projects = list(snapshot.projects.values())
+    return not projects or any(
+        project.endpoints is None or project.endpoints & {"messages", "responses"} for project in projects
+    )
 
 
 # --- limits ------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def record(context: RequestContext, charge: RequestCharge, tracking: Tracking) -
     fields: dict[str, Any] = {
         "provider": PROVIDERS.get(tried.provider, tried.provider) if tried else "codellama-proxy",
         "model": context.upstream_model or (clean(tried.model) if tried else request.model) or "unknown",
-        "api_type": context.endpoint.replace("/", "-"),
+        "api_type": request.endpoint.replace("/", "-"),  # of `input`, whatever the client's dialect
         "input": prompt(request) if with_content else chat_of([message_of("user", _placeholder(tracking))]),
         "output": _output(context, request, tracking),
         "request_start_time": _iso(context.created_at),
@@ -122,7 +122,10 @@ def _metadata(context: RequestContext, charge: RequestCharge, request: Inference
         "request_id": context.id,
         "project": context.project,
         "key_id": context.key.key_id if context.key else None,
+        "endpoint": context.endpoint,
         "user": request.user,
+        "session": context.session,
+        "agent": context.agent,
         "model_requested": context.request.model if context.request else None,
         "model": context.serving.name if context.serving else None,
         "deployment": context.serving.id if context.serving else None,
