@@ -61,7 +61,7 @@ class CacheLookup:
         """The source of the answer. Sets `context.cache` to the lookup's result. Raises `ProxyError`."""
         directives = keys.directives_of(request.cache, cache_control)
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
-        if not (cacheable and context.settings.cache):
+        if not (cacheable and context.settings.cache) or _is_relayed(request, models):
             return DirectCall()
         query = await off_loop(
             request.size, CacheQuery, context, request, models, snapshot, directives, self._time.monotonic
@@ -189,3 +189,10 @@ class CacheLookup:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._keeper.tasks, return_exceptions=True)
         await self._semantic.close()
+
+
+def _is_relayed(request: InferenceRequest, models: Sequence[Model]) -> bool:
+    """Whether a candidate would answer in the client's dialect: such answers have parts that a chat has not."""
+    if request.native is None:
+        return False
+    return any(request.dialect in deployment.relays for model in models for deployment in model.deployments)

@@ -15,6 +15,7 @@ from codellama_proxy.config.yaml.document import Document
 from codellama_proxy.core import snapshot as t
 from codellama_proxy.limits.rates import overlay
 from codellama_proxy.pricing.catalogue import usual_cache_write
+from codellama_proxy.providers.registry import relays_of
 from codellama_proxy.routing.sticky import identity_of
 
 BUILT_IN_MOCK = "mock"
@@ -63,7 +64,7 @@ def deployment(
     """`number` counts from 1 among the entries that share a name."""
     egress = egress or schema.Egress()
     proxy = egress.proxy if entry.proxy is None else entry.proxy
-    return t.Deployment(
+    one = t.Deployment(
         id=f"{entry.name}#{number}",
         name=entry.name,
         provider=entry.provider,
@@ -91,6 +92,7 @@ def deployment(
         ca_bundle=egress.ca_bundle,
         disabled=disabled,
     )
+    return replace(one, relays=relays_of(one))
 
 
 def deployments(file: schema.File, document: Document, implemented: frozenset[str]) -> list[t.Deployment]:

@@ -133,6 +133,8 @@ class Deployment:
     """Replaces the guardrail's text; `False`: no prompt; `None`: the guardrail's."""
     drop_params: bool = False
     mode: Literal["chat", "embedding", "completion"] = "chat"
+    relays: frozenset[str] = frozenset()
+    """The dialects, other than chats, whose requests it gets as the client sent them: `messages`, `responses`."""
     also: frozenset[str] = frozenset()
     """Other modes it serves: `completion` for a chat model with `completions: true`."""
     mock: Mock | None = None

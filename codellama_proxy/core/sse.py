@@ -4,7 +4,7 @@ The decoder follows the WHATWG algorithm as far as providers use it: lines end i
 event ends at an empty line, `data` lines are joined by LF, one space after the colon is dropped, comments and
 `id`/`retry` are ignored, a leading byte order mark too. Two departures: an event still open when the stream
 ends is delivered by `flush` (several providers leave out the last empty line), and an event larger than
-`MAX_EVENT_BYTES` bytes is an error, so that memory stays bounded whatever is sent.
+the limit (`MAX_EVENT_BYTES` bytes by default) is an error, so that memory stays bounded whatever is sent.
 
 Bytes are never decoded here, so a UTF-8 character split between two reads cannot break.
 """
@@ -47,9 +47,10 @@ def encode(*bodies: bytes) -> bytes:
 class Decoder:
     """Finds where events end, in any chunking. `frame_at` reads them."""
 
-    __slots__ = ("_after_cr", "_at_start", "_buffer", "_searched")
+    __slots__ = ("_after_cr", "_at_start", "_buffer", "_max_event_bytes", "_searched")
 
-    def __init__(self) -> None:
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
         self._buffer = bytearray()
         self._searched = 0  # no event ends before this offset: long events are not scanned twice
         self._after_cr = False
@@ -68,9 +69,9 @@ class Decoder:
         whole = bytes(buffer[: end + 2]) if end >= 0 else b""
         del buffer[: len(whole)]
         if (
-            len(buffer) > MAX_EVENT_BYTES and not whole
+            len(buffer) > self._max_event_bytes and not whole
         ):  # else return the whole events first; the next read raises
-            raise EventTooLargeError(f"an event larger than {MAX_EVENT_BYTES} bytes", bytes(buffer))
+            raise EventTooLargeError(f"an event larger than {self._max_event_bytes} bytes", bytes(buffer))
         self._searched = max(len(buffer) - 1, 0)
         return whole
 

@@ -21,7 +21,7 @@ from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import allows, permission
 from codellama_proxy.pricing.catalogue import price_of
-from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
+from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
 from codellama_proxy.routing import sticky
@@ -208,7 +208,7 @@ def _candidate(
     place = CandidateState(one, state, why, text, price_of(one), _share(one, snapshot))
     try:
         here, gone = at.to_send(bound, budgeted=trace.budgeted)
-        sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][one.provider].to_request(here, one)
+        sent = adapter_of(here, one).to_request(here, one)
     except ProxyError as error:
         return replace(place, refuses=error.message)
     return replace(place, dropped=(*sent.dropped, *gone))

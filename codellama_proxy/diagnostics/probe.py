@@ -14,7 +14,7 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.inbound.openai import PARSERS
 from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy.guardrail import guardrail_text, request_for
-from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
+from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.pools import Pools
 
@@ -65,7 +65,7 @@ async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time:
 
 async def _answered(deployment: Deployment, snapshot: Snapshot, pools: Pools) -> None:
     chat = _chat(deployment, snapshot)
-    sent = ADAPTERS_BY_ENDPOINT[chat.endpoint][deployment.provider].to_request(chat, deployment)
+    sent = adapter_of(chat, deployment).to_request(chat, deployment)
     reply = await open_reply(pools, sent, chat, deployment, TIMEOUT_SECONDS)
     await reply.close()
 

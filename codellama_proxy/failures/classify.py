@@ -165,6 +165,9 @@ def _failure(
         reason, CODE_OF_CLASS[cls]
     )
     callers = cls == "caller"
+    unsupported = _unsupported(error) if callers and status in (400, 422) else ""
+    if unsupported == repairs.REASONING:
+        reason = repairs.refused_reasoning(error.code, error.message)
     return Failure(
         cls,
         status=status,
@@ -175,7 +178,7 @@ def _failure(
         refused=refused,
         upstream_message=error.message if callers else "",
         upstream_param=error.param if callers else None,
-        unsupported=_unsupported(error) if callers and status in (400, 422) else "",
+        unsupported=unsupported,
     )
 
 

@@ -3,6 +3,9 @@
 Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported, other entries
 for each such parameter that is `soft`. Bounds on the answer's length are renamed and never dropped, because budgets
 rely on them.
+
+Reasoning in the history that a provider refuses, because it was made for another prompt or account, is left out once,
+for every entry: clients repeat it in every later turn, so the conversation could not continue.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from dataclasses import replace
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Attempt, Failure
+from codellama_proxy.native.forms import edited, form_of
 from codellama_proxy.openai_format.parameters import MAX_TOKENS_FIELDS
-from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 
 CODES = frozenset({"unsupported_value", "unsupported_parameter", "unknown_parameter", "extra_forbidden"})
 """Error codes and types with which providers name the parameter in a field of its own."""
@@ -41,12 +45,33 @@ OURS: Mapping[str, str] = {
     "output_config.effort": "reasoning_effort",
 }
 """Providers' names for parameters, where they differ."""
+BOUNDS_NATIVE = ("max_tokens", "max_output_tokens")
 NEEDED = frozenset({"prompt", "input", "suffix"})
 """What a request is about."""
+NEEDED_NATIVE = NEEDED | {"model", "messages", "system", "instructions", "store", "stream", *BOUNDS_NATIVE}
+"""The same of requests in their own dialect, and what limits or guards them."""
+REASONING = "thinking_blocks"
+"""Stands for all reasoning in the history, as if it were a parameter."""
+ENCRYPTED_CODE = "invalid_encrypted_content"
+_ENCRYPTED = re.compile(
+    r"encrypted content\b.{0,300}could not be (?:verified|decrypted)", re.IGNORECASE | re.DOTALL
+)
+"""OpenAI's words for reasoning of another account."""
+_SIGNATURE = re.compile(r"signature.{0,100}thinking|thinking.{0,100}signature", re.IGNORECASE | re.DOTALL)
+"""Anthropic's words for a thinking block that was signed for another conversation or account."""
+
+
+def refused_reasoning(code: str, message: str) -> str:
+    """The reason, for logs, if an error refuses reasoning in the history; else empty."""
+    if code == ENCRYPTED_CODE or _ENCRYPTED.search(message[:1000]):
+        return "encrypted_content"
+    return "thinking_signature" if _SIGNATURE.search(message[:1000]) else ""
 
 
 def named(code: str, kind: str, message: str, param: str | None) -> str:
     """The parameter that an error says is not supported; empty if it says something else."""
+    if refused_reasoning(code, message):
+        return REASONING
     if {code, kind} & CODES and param:
         return param
     found = (pattern.search(message[:1000]) for pattern in SENTENCES)
@@ -55,12 +80,23 @@ def named(code: str, kind: str, message: str, param: str | None) -> str:
 
 def judged(failure: Failure, chat: InferenceRequest, deployment: Deployment) -> Failure:
     """The failure, its `unsupported` kept only if this request can go on without that parameter."""
-    name = OURS.get(failure.unsupported, failure.unsupported)
+    if not failure.unsupported:
+        return failure
+    return replace(failure, unsupported=_omissible(failure.unsupported, chat, deployment))
+
+
+def _omissible(named: str, chat: InferenceRequest, deployment: Deployment) -> str:
+    """Our name for what the upstream names, if it can be left out; else empty."""
+    if named == REASONING:
+        return named if _has_reasoning(chat) else ""
+    if chat.native is not None:
+        can = deployment.drop_params and named in chat.native.body and named not in NEEDED_NATIVE
+        return named if can else ""
+    name = OURS.get(named, named)
     if name not in chat.params:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # some say presencePenalty
     may = deployment.drop_params or (name in chat.soft and name not in MAX_TOKENS_FIELDS)
-    can = may and name in chat.params and name not in NEEDED
-    return failure if not failure.unsupported else replace(failure, unsupported=name if can else "")
+    return name if may and name in chat.params and name not in NEEDED else ""
 
 
 def left_out(attempts: Iterable[Attempt], deployment: Deployment) -> frozenset[str]:
@@ -73,9 +109,33 @@ def repaired(chat: InferenceRequest, names: frozenset[str]) -> tuple[InferenceRe
     """The request without these parameters, and the names of those that are gone."""
     if not names:
         return chat, ()
+    left = sorted(names & {REASONING})
+    if left:
+        chat = _without_reasoning(chat)
+    if chat.native is not None:
+        left += sorted(names & chat.native.body.keys())
+        return edited(chat, lambda body: {k: v for k, v in body.items() if k not in names}), tuple(left)
     params = {name: value for name, value in chat.params.items() if name not in names}
     for name, other in zip(MAX_TOKENS_FIELDS, reversed(MAX_TOKENS_FIELDS), strict=True):
         if name in names and name in chat.params and other not in names:
             params[other] = chat.params[name]
     gone = names - frozenset(MAX_TOKENS_FIELDS)
-    return chat._replace(params=params), tuple(sorted(gone & chat.params.keys()))
+    return chat._replace(params=params), tuple(left + sorted(gone & chat.params.keys()))
+
+
+def _has_reasoning(chat: InferenceRequest) -> bool:
+    if chat.native is not None:
+        return form_of(chat).has_reasoning(chat.native.body)
+    return any(message.get("thinking_blocks") for message in chat.messages)
+
+
+def _without_reasoning(chat: InferenceRequest) -> InferenceRequest:
+    if chat.native is not None:
+        chat = edited(chat, form_of(chat).without_reasoning)
+    return chat._replace(messages=[_without_thinking(message) for message in chat.messages])
+
+
+def _without_thinking(message: Message) -> Message:
+    if "thinking_blocks" not in message:
+        return message
+    return {name: value for name, value in message.items() if name != "thinking_blocks"}

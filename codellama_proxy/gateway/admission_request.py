@@ -146,7 +146,7 @@ def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
     price = price_of(here.deployment)
     if price is None:
         return None
-    rates = pricing.reachable(price, bound, extras.requested_tier(here.params))
+    rates = pricing.reachable(price, bound, extras.requested_tier(here.priced_fields))
     hour = any(extra.hour for extra in here.paid_extras)
     classes = (rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h if hour else 0)
     return Tariff(max([rate or 0 for rate in classes]), rates.output)

@@ -13,7 +13,7 @@ from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.charge import CANCELLED, Call
-from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
+from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import retries, selection, sticky
 from codellama_proxy.routing.cooldown import Cooldowns
@@ -209,5 +209,5 @@ def _prepared(
     bound = context.admission.max_tokens if context.admission else None
     refused = repairs.left_out(context.attempts, deployment)
     here, gone = at.to_send(bound, budgeted=context.budgeted, refused=refused)
-    sent = ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider].to_request(here, deployment)
+    sent = adapter_of(here, deployment).to_request(here, deployment)
     return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent

@@ -11,11 +11,12 @@ from typing import Any
 
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.failures import repairs
-from codellama_proxy.openai_format.request import InferenceRequest, answers_of
+from codellama_proxy.native.forms import form_of
+from codellama_proxy.openai_format.request import InferenceRequest, Native, answers_of
 from codellama_proxy.policy import privileged_fields
 from codellama_proxy.policy.guardrail import guardrail_text, request_for, with_entry_params
 from codellama_proxy.pricing.catalogue import price_of
-from codellama_proxy.pricing.extras import Extra, extras_of, paid
+from codellama_proxy.pricing.extras import Extra, extras_of, paid, priced_fields
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -43,6 +44,28 @@ class DeploymentRequest:
         """The client's parameters over the entry's own."""
         return with_entry_params(self.request.params, self.deployment)
 
+    @cached_property
+    def native(self) -> Native | None:
+        """The request in the client's dialect as it is relayed: with guardrail and the entry's parameters.
+
+        `None` if this deployment gets a translation.
+        """
+        if self.request.native is None or self.request.dialect not in self.deployment.relays:
+            return None
+        form, own = form_of(self.request), self.deployment.params
+        body = form.without_own_reasoning(self.request.native.body)
+        body = form.guarded(body, self.guardrail_text, self._guardrail.client_system)
+        return self.request.native._replace(body=form.with_defaults(body, own) if own else body)
+
+    @property
+    def priced_fields(self) -> Mapping[str, Any]:
+        """The parameters that can change the price."""
+        return priced_fields(self._with_own_params)
+
+    @property
+    def _with_own_params(self) -> InferenceRequest:
+        return self.request._replace(params=self.params, native=self.native)
+
     @property
     def answers(self) -> int:
         """The number of answers that are generated and paid for."""
@@ -51,7 +74,7 @@ class DeploymentRequest:
     @cached_property
     def extras(self) -> list[Extra]:
         """The features it uses that cost extra."""
-        return extras_of(self.request._replace(params=self.params))
+        return extras_of(self._with_own_params)
 
     @property
     def paid_extras(self) -> list[Extra]:
@@ -65,10 +88,8 @@ class DeploymentRequest:
         """The request with the guardrail, the entry's parameters and the ledger's bound `max_tokens`, if any."""
         if self._bounded is None or self._bounded[0] != max_tokens:
             policy = self._guardrail.client_system
-            self._bounded = (
-                max_tokens,
-                request_for(self.request, self.deployment, self.guardrail_text, policy, max_tokens),
-            )
+            here = request_for(self.request, self.deployment, self.guardrail_text, policy, max_tokens)
+            self._bounded = max_tokens, here._replace(native=self.native)
         return self._bounded[1]
 
     def to_send(
@@ -79,7 +100,10 @@ class DeploymentRequest:
         `budgeted`: extras without a price are dropped; `refused`: parameters that the deployment refused before.
         Raises `ProxyError` unsupported_parameter where the entry does not drop parameters.
         """
-        request, dropped = repairs.repaired(self.bounded(max_tokens), refused)
+        request = self.bounded(max_tokens)
+        if request.native is not None:
+            form_of(request).check(request.native.body)
+        request, dropped = repairs.repaired(request, refused)
         dropped = (*dropped, *privileged_fields.refused_from(self.request, self.deployment))
         if budgeted and self.extras:
             request, unpaid = paid(request, self.deployment, price_of(self.deployment))

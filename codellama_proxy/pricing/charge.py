@@ -20,7 +20,7 @@ from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, U
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import merged
 from codellama_proxy.pricing import cost as pricing
-from codellama_proxy.pricing.extras import requested_tier, with_requested_calls
+from codellama_proxy.pricing.extras import priced_fields, requested_tier, with_requested_calls
 from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed, bounded_count
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
@@ -175,7 +175,7 @@ def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     """Cost in nano-USD; `None` if the price is unknown and something was used."""
     if price is not None:
         charged = with_requested_calls(usage, call.sent) if usage != Usage() else usage
-        return pricing.cost(charged, price, requested_tier(call.sent.params))
+        return pricing.cost(charged, price, requested_tier(priced_fields(call.sent)))
     return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Usage
+from codellama_proxy.native.blocks import has_hour, without_hours
+from codellama_proxy.native.forms import edited, form_of
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
@@ -22,7 +24,7 @@ CALL_TOKENS = 10_000
 """Prompt tokens for the results of one call."""
 VERSION = re.compile(r"(_preview)?(_\d{8}|_\d{4}_\d\d_\d\d)?$")
 CLIENT_TOOLS = re.compile(
-    r"(function|custom|allowed_tools|namespace|tool_search|local_shell|shell|apply_patch"
+    r"(function|custom|allowed_tools|namespace|tool_search(_tool_(regex|bm25)(_\d{8})?)?|local_shell|shell|apply_patch"
     r"|(bash|text_editor|computer|computer_use|memory)(_preview)?(_\d{8})?)$"
 )
 """Tools that run at the client, or are free."""
@@ -65,10 +67,20 @@ Found = Iterator[Extra]
 
 def extras_of(chat: InferenceRequest) -> list[Extra]:
     """All features of a request that cost extra."""
-    found = _requested(chat.params)
+    found = _requested(priced_fields(chat))
     if _requests_an_hour(chat):
         found.append(Extra("cache_control", hour=True))
     return found
+
+
+def priced_fields(chat: InferenceRequest) -> Mapping[str, Any]:
+    """The parameters that can cost extra: of a relayed request, those of its own dialect."""
+    if chat.native is None:
+        return chat.params
+    form, body = form_of(chat), chat.native.body
+    fields = {name: body[name] for name in form.PRICED_FIELDS if name in body}
+    tools = list(form.tools(body))
+    return {**fields, "tools": tools} if tools else fields
 
 
 def _requested(params: Mapping[str, Any]) -> list[Extra]:
@@ -152,9 +164,15 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
 def server_tool(tool: Any) -> str | None:
     """The name in prices of a tool that runs at the provider; `None` for any other tool."""
     kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
-    if not isinstance(kind, str) or CLIENT_TOOLS.match(kind):
+    if not isinstance(kind, str) or (CLIENT_TOOLS.match(kind) and not _is_hosted(tool)):
         return None
     return _tool_name(kind)
+
+
+def _is_hosted(tool: Any) -> bool:
+    """Whether a shell runs in a container of the provider."""
+    environment = tool.get("environment") if isinstance(tool, Mapping) else None
+    return isinstance(environment, Mapping) and environment.get("type", "local") != "local"
 
 
 def _tool_name(kind: str) -> str:
@@ -179,7 +197,9 @@ def requested_tier(params: Mapping[str, Any]) -> str:
 def with_requested_calls(usage: Usage, chat: InferenceRequest) -> Usage:
     """The usage with one call of each tool that a parameter requests and the upstream does not count."""
     reported = dict(usage.tool_calls)
-    requested = {extra.tool: 1 for extra in _requested(chat.params) if extra.tool and extra.param != "tools"}
+    requested = {
+        extra.tool: 1 for extra in _requested(priced_fields(chat)) if extra.tool and extra.param != "tools"
+    }
     return usage._replace(tool_calls=tuple({**requested, **reported}.items())) if requested else usage
 
 
@@ -188,34 +208,11 @@ def with_requested_calls(usage: Usage, chat: InferenceRequest) -> Usage:
 
 def _requests_an_hour(chat: InferenceRequest) -> bool:
     """Whether any cache mark in the request has a lifetime of one hour."""
-    if "cache_control" in chat.params and _is_hour(chat.params["cache_control"]):
+    if chat.native is not None:
+        return form_of(chat).has_hour_marks(chat.native.body)
+    if "cache_control" in chat.params and has_hour({"cache_control": chat.params["cache_control"]}):
         return True
-    for tool in _listed(chat.params.get("tools")):
-        if isinstance(tool, Mapping) and "cache_control" in tool and _is_hour(tool["cache_control"]):
-            return True
-    for message in chat.messages:
-        if "cache_control" in message and _is_hour(message["cache_control"]):
-            return True
-        if _marks_an_hour(message.get("tool_calls")):
-            return True
-        content = message.get("content")
-        if type(content) is list:
-            for part in content:
-                if type(part) is dict and "cache_control" in part and _is_hour(part["cache_control"]):
-                    return True
-    return False
-
-
-def _marks_an_hour(calls: Any) -> bool:
-    return any("cache_control" in call and _is_hour(call["cache_control"]) for call in calls or ())
-
-
-def _is_hour(mark: Any) -> bool:
-    return isinstance(mark, Mapping) and mark.get("ttl") == "1h"
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
+    return has_hour(chat.params.get("tools")) or has_hour(chat.messages)
 
 
 # --- refused or dropped --------------------------------------------------------------------------------------
@@ -244,14 +241,31 @@ def paid(
 
 def _without(chat: InferenceRequest, unpaid: Sequence[Extra]) -> InferenceRequest:
     gone = {extra.param for extra in unpaid} - {"tools", "cache_control"}
-    params = {name: value for name, value in chat.params.items() if name not in gone}
     tools = {extra.tool for extra in unpaid if extra.param == "tools"}
+    hours = any(extra.hour for extra in unpaid)
+    if chat.native is not None:
+        return _without_native(chat, gone, tools, hours=hours)
+    params = {name: value for name, value in chat.params.items() if name not in gone}
     if tools:
         params["tools"] = [tool for tool in params["tools"] if server_tool(tool) not in tools]
         if not params["tools"]:
             params = {name: value for name, value in params.items() if name not in TOOL_FIELDS}
     chat = chat._replace(params=params)
-    return _without_hours(chat) if any(extra.hour for extra in unpaid) else chat
+    return _without_hours(chat) if hours else chat
+
+
+def _without_native(
+    chat: InferenceRequest, gone: set[str], tools: set[str], *, hours: bool
+) -> InferenceRequest:
+    form = form_of(chat)
+
+    def edit(body: Mapping[str, Any]) -> Mapping[str, Any]:
+        body = {name: value for name, value in body.items() if name not in gone}
+        if tools:
+            body = form.without_tools(body, lambda tool: server_tool(tool) in tools)
+        return form.without_hour_marks(body) if hours else body
+
+    return edited(chat, edit)
 
 
 TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
@@ -259,22 +273,6 @@ TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 def _without_hours(chat: InferenceRequest) -> InferenceRequest:
     """The request with the default cache lifetime."""
-    params = {name: _shorter(value) if name == "tools" else value for name, value in chat.params.items()}
-    return chat._replace(
-        params=_shorter(params), messages=[_shorter(dict(message)) for message in chat.messages]
-    )
-
-
-def _shorter(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_shorter(one) for one in value]
-    if not isinstance(value, Mapping):
-        return value
-    found = dict(value)
-    mark = found.get("cache_control")
-    if isinstance(mark, Mapping) and _is_hour(mark):
-        found["cache_control"] = {name: one for name, one in mark.items() if name != "ttl"}
-    for name in ("content", "tool_calls"):
-        if isinstance(found.get(name), list | tuple):
-            found[name] = _shorter(found[name])
-    return found
+    marks = without_hours({name: chat.params[name] for name in ("cache_control",) if name in chat.params})
+    tools = {"tools": without_hours(chat.params["tools"])} if "tools" in chat.params else {}
+    return chat._replace(params={**chat.params, **marks, **tools}, messages=without_hours(chat.messages))

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest, Steps
-from codellama_proxy.openai_format.request import MODES, Endpoint, InferenceRequest
+from codellama_proxy.openai_format.request import MODES, DialectName, Endpoint, InferenceRequest
 from codellama_proxy.providers.openai import embeddings
+from codellama_proxy.providers.openai.capabilities import has_only_responses
 from codellama_proxy.providers.openai.completions_profiles import COMPLETION_PROFILES
+from codellama_proxy.providers.openai.endpoint_urls import is_dated
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES, OpenAIProfile
 
 
@@ -86,6 +88,24 @@ def _completions() -> Adapter:
     return completions
 
 
+def _messages_relay() -> Adapter:
+    from codellama_proxy.providers.anthropic import relay
+
+    return relay
+
+
+def _responses() -> Adapter:
+    from codellama_proxy.providers.openai import responses
+
+    return responses
+
+
+def _responses_relay() -> Adapter:
+    from codellama_proxy.providers.openai import responses_relay
+
+    return responses_relay
+
+
 def _replicate() -> Adapter:
     from codellama_proxy.providers.replicate import predictions
 
@@ -127,6 +147,15 @@ ADAPTERS_BY_ENDPOINT: Mapping[Endpoint, Mapping[str, Adapter]] = {
     ),
 }
 """Adapters by endpoint and provider."""
+RELAYS: Mapping[DialectName, Mapping[str, Adapter]] = {
+    "messages": LazyAdapters({"anthropic": _messages_relay}),
+    "responses": LazyAdapters(
+        dict.fromkeys(
+            [name for name, profile in OPENAI_PROFILES.items() if profile.responses], _responses_relay
+        )
+    ),
+}
+"""Adapters that pass requests and answers of a dialect on as they came, by dialect and provider."""
 UNSUPPORTED_BY_MODE: Mapping[str, frozenset[str]] = {
     MODES[endpoint]: frozenset(ADAPTERS) - frozenset(dialects)
     for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items()
@@ -137,6 +166,30 @@ MULTI_STEP: Mapping[str, Callable[[HttpRequest, InferenceRequest, Deployment], S
 }
 """Providers whose answers take several requests; the first one is from `to_request`."""
 IMPLEMENTED = frozenset(ADAPTERS)
+_RESPONSES = LazyAdapters({"responses": _responses})
+
+
+def relays_of(deployment: Deployment) -> frozenset[str]:
+    """The dialects that the deployment speaks itself, so that their requests can be passed on."""
+    if is_dated(deployment):
+        return frozenset()
+    return frozenset(dialect for dialect, providers in RELAYS.items() if deployment.provider in providers)
+
+
+def adapter_of(request: InferenceRequest, deployment: Deployment) -> Adapter:
+    """The adapter for a request as this deployment gets it.
+
+    A relay if it has a native form, which `policy.deployment_request` leaves only where the deployment relays it.
+    """
+    if request.native is not None and request.dialect in deployment.relays:
+        return RELAYS[request.dialect][deployment.provider]
+    if (
+        "responses" in deployment.relays
+        and request.endpoint == "chat/completions"
+        and has_only_responses(deployment)
+    ):
+        return _RESPONSES["responses"]
+    return ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider]
 
 
 def load_adapters(deployments: Iterable[Deployment]) -> None:
@@ -145,3 +198,7 @@ def load_adapters(deployments: Iterable[Deployment]) -> None:
         for endpoint, dialects in ADAPTERS_BY_ENDPOINT.items():
             if deployment.serves(MODES[endpoint]):
                 dialects.get(deployment.provider)
+        for dialect in deployment.relays:
+            RELAYS[dialect].get(deployment.provider)  # type: ignore[index]  # a name of `RELAYS`
+        if "responses" in deployment.relays and has_only_responses(deployment):
+            _RESPONSES.get("responses")

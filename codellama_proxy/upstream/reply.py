@@ -14,7 +14,7 @@ from typing import Any
 
 from codellama_proxy.core.masking import Clean
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, Decoder, EventTooLargeError, encode, frame_at
+from codellama_proxy.core.sse import DONE, MAX_EVENT_BYTES, Decoder, EventTooLargeError, encode, frame_at
 from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
@@ -23,7 +23,7 @@ from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.common.json_documents import UnreadableError
-from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT, Adapter
+from codellama_proxy.providers.registry import Adapter, adapter_of
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
 from codellama_proxy.upstream.http import ResponseBody, TransportError
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 READ_SLICE_BYTES = 16 << 10
 """Bytes of a stream parsed before other tasks may run."""
+MAX_RELAYED_EVENT_BYTES = 16 << 20
+"""Maximum size of one event of a relayed stream: the last one of the Responses API repeats request and answer."""
 MAX_STREAM_BYTES = 64 << 20
 """Maximum size of a streamed answer."""
 MAX_EMBEDDINGS_BYTES = 64 << 20
@@ -70,7 +72,7 @@ class Reply:
         """Whether the batch returned last was the last one."""
         self.max_bytes = MAX_EMBEDDINGS_BYTES if request.endpoint == "embeddings" else MAX_ANSWER_BYTES
         """Maximum size of a plain answer."""
-        self._adapter: Adapter = ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider]
+        self._adapter: Adapter = adapter_of(request, deployment)
         self._request = request
         self._close = close
         self._watch = watch
@@ -92,7 +94,7 @@ class Reply:
         """Prepares for reading a stream."""
         request, deployment, parse = self._request, self.deployment, self._adapter.parse_stream
         self._body = body
-        self._decoder = Decoder()
+        self._decoder = Decoder(MAX_EVENT_BYTES if request.native is None else MAX_RELAYED_EVENT_BYTES)
         self._parser = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
 
     async def whole(self, body: bytes) -> None:

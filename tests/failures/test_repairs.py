@@ -11,7 +11,7 @@ import pytest
 from codellama_proxy.core.snapshot import Routing
 from codellama_proxy.failures.classify import of_status
 from codellama_proxy.failures.error_body import parse_error
-from codellama_proxy.failures.repairs import judged
+from codellama_proxy.failures.repairs import REASONING, judged
 from tests.support.builders import chat, deployment, failure, model, snapshot
 from tests.support.cases import each
 from tests.support.fake_internet import Internet, Script, answer, good, refusal
@@ -193,3 +193,69 @@ def test_soft_parameters_are_left_out_without_drop_params(
     request = chat(params={"parallel_tool_calls": False, "max_tokens": 5}, soft=frozenset(soft))
     found = judged(failure("caller", unsupported=name), request, deployment())
     assert bool(found.unsupported) is is_left_out
+
+
+# --- reasoning in the history ----------------------------------------------------------------------------------
+
+REFUSED_REASONING = (
+    ("", "messages.1.content.0: Invalid `signature` in `thinking` block", "thinking_signature"),
+    (
+        "",
+        "The thinking block is bound to a different conversation; its signature does not match",
+        "thinking_signature",
+    ),
+    ("invalid_encrypted_content", "no", "encrypted_content"),
+    (
+        "",
+        "The encrypted content gAAA could not be verified. Reason: other organization.",
+        "encrypted_content",
+    ),
+    ("", "The encrypted content for item rs_1 could not be decrypted or parsed.", "encrypted_content"),
+)
+
+
+@each("case", REFUSED_REASONING)
+def test_refused_reasoning_is_recognised(case: tuple[str, str, str]) -> None:
+    code, message, reason = case
+    body = orjson.dumps({"error": {"message": message, "code": code, "type": "invalid_request_error"}})
+    found = of_status(400, {}, parse_error(body), 0.0)
+    assert (found.cls, found.reason, found.unsupported) == ("caller", reason, REASONING)
+    thinking = [{"role": "assistant", "content": "x", "thinking_blocks": [{"type": "thinking"}]}]
+    assert judged(found, chat(messages=thinking), deployment()).unsupported == REASONING
+    assert judged(found, chat(), deployment(drop_params=True)).unsupported == ""
+    assert of_status(500, {}, parse_error(body), 0.0).unsupported == ""
+
+
+def test_a_chat_is_repeated_without_refused_thinking(play: Play) -> None:
+    block = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+    talk = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Yes.", "thinking_blocks": [block]},
+        {"role": "user", "content": "again"},
+    ]
+
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(model="b", messages=talk)
+        assert client.status == 200
+        assert client.headers["x-proxy-dropped-params"] == REASONING
+        row = await rig.row(client)
+        assert [a.get("reason") for a in row["attempts"]] == ["thinking_signature", None]
+        assert not rig.cooldowns.states()
+
+    message = "messages.1: Invalid `signature` in `thinking` block"
+    play(Internet(a=[], b=[refusal(400, message), good(streamed=False)]), use)
+
+
+def test_a_refusal_of_reasoning_is_repaired_only_once(play: Play) -> None:
+    talk = [
+        {"role": "assistant", "content": "Yes.", "thinking_blocks": [{"type": "thinking", "signature": "x"}]},
+        {"role": "user", "content": "again"},
+    ]
+
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(model="b", messages=talk)
+        assert client.status == 400
+        assert internet.asked == ["b#1"] * 2
+
+    internet = Internet(b=[refusal(400, "Invalid signature in thinking block")] * 3)
+    play(internet, use)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "codellama_proxy"
 # From the bottom up. A module may import from its own line and from those before it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("core",),
-    ("openai_format", "limits"),
+    ("openai_format", "limits", "native"),
     ("failures", "policy", "pricing", "routing", "tokens"),
     ("providers", "inbound"),
     ("config", "store"),
@@ -49,6 +49,7 @@ IMPURE = {"asyncio", "time", "random", "os", "logging", "socket", "threading", "
 PURE = (
     "openai_format",
     "limits",
+    "native",
     "failures",
     "policy",
     "pricing",

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Limits, Model, Price, Tariff
 from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import trace_of
 from codellama_proxy.gateway import admission_request as asking
+from codellama_proxy.openai_format.request import DialectName, InferenceRequest, Native
 from codellama_proxy.pricing import extras
 from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.cases import each
@@ -180,3 +182,72 @@ def test_the_hold_covers_searches_and_images() -> None:
     far = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
     pictured = held(PRICE, messages=[{"role": "user", "content": far}])
     assert pictured - held(PRICE, messages=[{"role": "user", "content": "x"}]) == 48_169 * 1000
+
+
+# --- relayed requests ------------------------------------------------------------------------------------------
+
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+MARKED = {"type": "text", "text": "hi", "cache_control": HOUR}
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+NATIVE_PLAIN: tuple[tuple[DialectName, dict[str, Any]], ...] = (
+    ("messages", {"service_tier": "standard_only", "speed": "standard", "inference_geo": "global"}),
+    ("messages", {"max_tokens": 5, "provider": {"order": ["x"]}, "models": ["x"]}),
+    ("messages", {"tools": [{"name": "f", "input_schema": {}}, {"type": "tool_search_tool_regex_20251119"}]}),
+    ("responses", {"max_output_tokens": 5, "service_tier": "default", "speed": "fast"}),
+    ("responses", {"tools": [{"type": "shell"}, {"type": "local_shell"}, {"type": "custom", "name": "c"}]}),
+)
+NATIVE_DEARER: tuple[tuple[DialectName, dict[str, Any], str], ...] = (
+    ("messages", {"service_tier": "priority"}, "service_tier"),
+    ("messages", {"speed": "fast"}, "speed"),
+    ("messages", {"inference_geo": "us"}, "inference_geo"),
+    ("messages", {"tools": [SEARCH]}, "tools"),
+    ("messages", {"tools": [{"type": "code_execution_20250825", "name": "c"}]}, "tools"),
+    ("messages", {"system": [MARKED]}, "cache_control"),
+    ("messages", {"messages": [{"role": "user", "content": [MARKED]}]}, "cache_control"),
+    ("responses", {"service_tier": "flex"}, "service_tier"),
+    ("responses", {"tools": [{"type": "web_search"}]}, "tools"),
+    ("responses", {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools"),
+    (
+        "responses",
+        {"input": [{"type": "additional_tools", "tools": [{"type": "image_generation"}]}]},
+        "tools",
+    ),
+    (
+        "responses",
+        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "web_search"}]}]},
+        "tools",
+    ),
+)
+
+
+def relayed(dialect: DialectName, body: dict[str, Any]) -> InferenceRequest:
+    return chat(dialect=dialect, native=Native(body, {}))
+
+
+@each("case", NATIVE_PLAIN)
+def test_relayed_options_without_extra_cost_pass(case: tuple[DialectName, dict[str, Any]]) -> None:
+    assert extras.extras_of(relayed(*case)) == []
+
+
+@each("case", NATIVE_DEARER)
+def test_relayed_options_are_refused_or_dropped_without_a_price(
+    case: tuple[DialectName, dict[str, Any], str],
+) -> None:
+    dialect, body, name = case
+    request = relayed(dialect, body)
+    assert [one.param for one in extras.extras_of(request)] == [name]
+    with pytest.raises(ProxyError) as refused:
+        extras.paid(request, deployment(), PRICE)
+    assert refused.value.param == name
+    left, dropped = extras.paid(request, deployment(drop_params=True), PRICE)
+    assert dropped == (name,)
+    assert extras.extras_of(left) == []
+
+
+def test_the_tier_and_the_calls_of_a_relayed_request_are_its_own() -> None:
+    request = relayed("messages", {"speed": "fast", "tools": [SEARCH]})._replace(
+        params={"service_tier": "flex"}
+    )
+    assert extras.requested_tier(extras.priced_fields(request)) == "fast"
+    (_, search) = extras.extras_of(request)
+    assert (search.tool, search.calls) == ("web_search", 3)

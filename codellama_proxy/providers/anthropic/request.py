@@ -83,7 +83,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         **({"stream": True} if chat.stream else {}),
     }
     return HttpRequest(
-        _url(deployment),
+        messages_url(deployment),
         _headers(deployment, body, asked.params.get("betas")),
         _encoded(body, cached=deployment.cache_prompts and able.cache_marks),
         dropped=translated.dropped(asked.dropped, chat),
@@ -107,7 +107,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 # --- where and as whom ---------------------------------------------------------------------------------------
 
 
-def _url(deployment: Deployment) -> str:
+def messages_url(deployment: Deployment) -> str:
     """The endpoint's URL; the entry's address may include the version and the endpoint."""
     base = (deployment.base_url or BASE_URL).rstrip("/")
     return base.removesuffix("/messages").removesuffix("/v1") + "/v1/messages"
@@ -121,13 +121,16 @@ def _headers(deployment: Deployment, body: Mapping[str, Any], betas: object) -> 
         **_betas(betas),
         **deployment.headers,
     }
-    if deployment.api_key is not None:
-        key = deployment.api_key.reveal()
-        if BEARER_HOSTS.match(deployment.base_url or ""):
-            headers["authorization"] = f"Bearer {key}"
-        else:
-            headers["x-api-key"] = key
-    return headers
+    return {**headers, **credential(deployment)}
+
+
+def credential(deployment: Deployment) -> dict[str, str]:
+    """The header with the entry's key; empty without one."""
+    if deployment.api_key is None:
+        return {}
+    key = deployment.api_key.reveal()
+    is_bearer = BEARER_HOSTS.match(deployment.base_url or "")
+    return {"authorization": f"Bearer {key}"} if is_bearer else {"x-api-key": key}
 
 
 def _betas(betas: object) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
 from codellama_proxy.core.snapshot import Deployment
@@ -34,6 +35,24 @@ FAMILIES: tuple[tuple[str, Samples, frozenset[str]], ...] = (
     (r"gpt-6-(?:sol|luna)|gpt-6\.1-terra", "when_told", REFUSED | {"stop"}),
     (r"gpt-[5-9](?!\d)", "never", REFUSED | {"stop"}),
 )
+
+
+ONLY_RESPONSES = re.compile(
+    r"(?:^|[./])(?:gpt-[5-9][\w.-]*-(?:codex|pro)(?![a-z])|o\d-pro(?![a-z])|codex-mini|o\d[\w-]*-deep-research"
+    r"|computer-use-preview)",
+    re.IGNORECASE,
+)
+"""Models that exist only at `/responses` (platform.openai.com/docs/models)."""
+
+
+def has_only_responses(deployment: Deployment) -> bool:
+    """Whether chats with the model need the Responses API."""
+    return _is_only_responses(_name(deployment))
+
+
+@cache
+def _is_only_responses(name: str) -> bool:
+    return ONLY_RESPONSES.search(name) is not None
 
 
 def renames_max_tokens(deployment: Deployment) -> bool:

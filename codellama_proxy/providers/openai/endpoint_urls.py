@@ -25,11 +25,20 @@ def upstream_model(deployment: Deployment) -> str:
     return str(deployment.extra.get("deployment") or deployment.model)
 
 
+def is_dated(deployment: Deployment) -> bool:
+    """Whether it uses Azure's older API, which has a date as its version and no Responses."""
+    return deployment.provider == "azure" and _version(deployment)[:1].isdigit()
+
+
+def _version(deployment: Deployment) -> str:
+    return str(deployment.extra.get("api_version") or "")
+
+
 def _azure(base: str, deployment: Deployment, path: str) -> str:
     """The URL of the v1 API; with a dated `api_version`, of the older API, whose URL contains the deployment."""
     resource = base.partition("/openai")[0]
-    version = str(deployment.extra.get("api_version") or "")
-    if version[:1].isdigit():
+    version = _version(deployment)
+    if is_dated(deployment):
         name = quote(upstream_model(deployment), safe="")
         return f"{resource}/openai/deployments/{name}{path}?api-version={quote(version, safe='')}"
     v1 = base if base.endswith("/v1") else f"{resource}/openai/v1"

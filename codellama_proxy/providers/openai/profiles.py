@@ -66,6 +66,8 @@ class OpenAIProfile:
     stop_list: bool = False
     """`stop` must be a list."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    responses: bool = False
+    """Has OpenAI's Responses API, which requests of that dialect are passed on to."""
     azure: bool = False
     """URLs and credentials have Azure's form."""
 
@@ -83,6 +85,7 @@ OPENAI = OpenAIProfile(
     cache_marks=frozenset({"prompt_cache_breakpoint"}),
     short_ids=True,
     system_first=False,
+    responses=True,
 )
 HUGGINGFACE = OpenAIProfile(
     base_url="https://router.huggingface.co/v1",
