@@ -2,7 +2,8 @@
 
 Entries with `drop_params` get one more try for each parameter that a 400 or 422 names as unsupported, other entries
 for each such parameter that is `soft`. Bounds on the answer's length are renamed and never dropped, because budgets
-rely on them.
+rely on them. One above the limit that the upstream states is reduced to it, once, for clients that send the same bound
+to every model.
 
 Reasoning in the history that a provider refuses, because it was made for another prompt or account, is left out once,
 for every entry: clients repeat it in every later turn, so the conversation could not continue.
@@ -16,6 +17,7 @@ from dataclasses import replace
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Attempt, Failure
+from codellama_proxy.failures.stated_limits import stated_max_tokens
 from codellama_proxy.native.forms import edited, form_of
 from codellama_proxy.openai_format.parameters import MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest, Message
@@ -52,6 +54,8 @@ NEEDED_NATIVE = NEEDED | {"model", "messages", "system", "instructions", "store"
 """The same of requests in their own dialect, and what limits or guards them."""
 REASONING = "thinking_blocks"
 """Stands for all reasoning in the history, as if it were a parameter."""
+BOUND = "max_tokens<="
+"""Before a number of tokens: stands for a bound on the answer that is above it, as if it were a parameter."""
 ENCRYPTED_CODE = "invalid_encrypted_content"
 _ENCRYPTED = re.compile(
     r"encrypted content\b.{0,300}could not be (?:verified|decrypted)", re.IGNORECASE | re.DOTALL
@@ -72,6 +76,8 @@ def named(code: str, kind: str, message: str, param: str | None) -> str:
     """The parameter that an error says is not supported; empty if it says something else."""
     if refused_reasoning(code, message):
         return REASONING
+    if (most := stated_max_tokens(message)) is not None:
+        return f"{BOUND}{most}"
     if {code, kind} & CODES and param:
         return param
     found = (pattern.search(message[:1000]) for pattern in SENTENCES)
@@ -89,6 +95,9 @@ def _omissible(named: str, chat: InferenceRequest, deployment: Deployment) -> st
     """Our name for what the upstream names, if it can be left out; else empty."""
     if named == REASONING:
         return named if _has_reasoning(chat) else ""
+    if named.startswith(BOUND):
+        is_ceiling = chat.max_tokens_field in chat.soft
+        return named if is_ceiling and (chat.max_tokens or 0) > _tokens(named) else ""
     if chat.native is not None:
         can = deployment.drop_params and named in chat.native.body and named not in NEEDED_NATIVE
         return named if can else ""
@@ -109,6 +118,9 @@ def repaired(chat: InferenceRequest, names: frozenset[str]) -> tuple[InferenceRe
     """The request without these parameters, and the names of those that are gone."""
     if not names:
         return chat, ()
+    bounds = {name for name in names if name.startswith(BOUND)}
+    if bounds:
+        chat, names = _bounded(chat, min(map(_tokens, bounds))), names - bounds
     left = sorted(names & {REASONING})
     if left:
         chat = _without_reasoning(chat)
@@ -121,6 +133,17 @@ def repaired(chat: InferenceRequest, names: frozenset[str]) -> tuple[InferenceRe
             params[other] = chat.params[name]
     gone = names - frozenset(MAX_TOKENS_FIELDS)
     return chat._replace(params=params), tuple(left + sorted(gone & chat.params.keys()))
+
+
+def _tokens(bound: str) -> int:
+    return int(bound.removeprefix(BOUND))
+
+
+def _bounded(chat: InferenceRequest, most: int) -> InferenceRequest:
+    """The request for at most so many tokens."""
+    if chat.max_tokens is None or chat.max_tokens <= most:
+        return chat
+    return chat._replace(params={**chat.params, chat.max_tokens_field: most})
 
 
 def _has_reasoning(chat: InferenceRequest) -> bool:

@@ -133,12 +133,13 @@ class _Options:
         yield from self._again(self._chain)
 
     def repair(self) -> Deployment | None:
-        """The deployment that just refused a parameter that can be left out; at most once for each parameter."""
+        """The deployment that just refused a parameter that can be left out; once for each one or bound."""
         last = self._attempts[-1] if self._attempts else None
         if last is None or last.failure is None or not last.failure.unsupported:
             return None
         here = [a.failure for a in self._attempts if a.deployment == last.deployment]
-        if sum(f is not None and f.unsupported == last.failure.unsupported for f in here) > 1:
+        name = last.failure.unsupported.partition("<=")[0]
+        if sum(f is not None and f.unsupported.partition("<=")[0] == name for f in here) > 1:
             return None
         return next((d for d in self._chain if d.id == last.deployment), None)
 

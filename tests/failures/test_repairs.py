@@ -9,10 +9,12 @@ import orjson
 import pytest
 
 from codellama_proxy.core.snapshot import Routing
+from codellama_proxy.core.types import Attempt
 from codellama_proxy.failures.classify import of_status
 from codellama_proxy.failures.error_body import parse_error
-from codellama_proxy.failures.repairs import REASONING, judged
-from tests.support.builders import chat, deployment, failure, model, snapshot
+from codellama_proxy.failures.repairs import REASONING, judged, repaired
+from codellama_proxy.routing.retries import GiveUp, Try, next_step
+from tests.support.builders import attempt, chat, deployment, failure, model, snapshot
 from tests.support.cases import each
 from tests.support.fake_internet import Internet, Script, answer, good, refusal
 from tests.support.gateway_harness import Play, Rig, player
@@ -259,3 +261,37 @@ def test_a_refusal_of_reasoning_is_repaired_only_once(play: Play) -> None:
 
     internet = Internet(b=[refusal(400, "Invalid signature in thinking block")] * 3)
     play(internet, use)
+
+
+TOO_LARGE = "max_tokens is too large: 32000. This model supports at most 16384 completion tokens."
+
+
+@each(
+    ("wanted", "soft", "expected"),
+    [(32_000, {"max_tokens"}, 16_384), (32_000, set(), None), (16_384, {"max_tokens"}, None)],
+)
+def test_a_bound_above_the_stated_one_is_reduced_where_it_is_a_ceiling(
+    wanted: int, soft: set[str], expected: int | None
+) -> None:
+    request = chat(params={"max_tokens": wanted, "top_p": 0.5}, soft=frozenset(soft))
+    body = orjson.dumps({"error": {"message": TOO_LARGE, "code": "invalid_value", "param": "max_tokens"}})
+    found = judged(of_status(400, {}, parse_error(body), 0.0), request, deployment(drop_params=True))
+    assert bool(found.unsupported) is (expected is not None)
+    if expected is not None:
+        again, gone = repaired(request, frozenset({found.unsupported}))
+        assert again.params == {"max_tokens": expected, "top_p": 0.5}
+        assert gone == ()
+        assert not judged(found, again, deployment()).unsupported
+
+
+def test_a_bound_is_reduced_once_for_each_deployment() -> None:
+    here = deployment("a")
+
+    def refused(most: int) -> Attempt:
+        return attempt(here, "caller", status=400, unsupported=f"max_tokens<={most}")
+
+    def step(*attempts: Attempt) -> Any:
+        return next_step([here], attempts, 0.0, Routing(), lambda: 0.5, {}, 0.0)
+
+    assert step(refused(100)) == Try(here, 0.0, Routing().deadline)
+    assert isinstance(step(refused(100), refused(99)), GiveUp)
