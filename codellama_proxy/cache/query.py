@@ -50,7 +50,7 @@ class CacheQuery:
         self.directives = directives
         self.semantic: tuple[SemanticQuery, Any] | None = None
         """The semantic query, and the state that the backend computed for it."""
-        self.scope: CacheScope = keys.scope_of(snapshot, context.project, context.key)
+        self.scope: CacheScope = keys.scope_of(snapshot, context.settings.name, context.key)
         self.key = self.key_of(models[0])
         self._monotonic = monotonic
 

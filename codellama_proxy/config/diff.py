@@ -150,7 +150,7 @@ def _members(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
 
 def _fields(place: Place, old: Any, new: Any, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     for field in fields(new):
-        if field.name not in skip:
+        if field.init and field.name not in skip:
             key = "limits" if field.name == "own_limits" else _NAMES.get(field.name, field.name)
             yield from _value(place.inner(key), key, getattr(old, field.name), getattr(new, field.name))
 

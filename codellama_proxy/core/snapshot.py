@@ -156,11 +156,11 @@ class Deployment:
     """Values from `${...}` in the entry and in the guardrails, never shown."""
     identity: str = field(default="", repr=False, compare=False)
     """A digest of what it is, which stays when entries are added or moved; empty: its `id`. Never shown."""
+    egress: Egress = field(init=False, repr=False, compare=False)
+    """How connections to it are made."""
 
-    @property
-    def egress(self) -> Egress:
-        """How connections to it are made."""
-        return Egress(self.proxy, self.ca_bundle)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "egress", Egress(self.proxy, self.ca_bundle))
 
     def serves(self, mode: str) -> bool:
         return mode == self.mode or mode in self.also
@@ -175,6 +175,12 @@ class Model:
     """Enabled ones only; never empty for a model that requests can use."""
     fallbacks: tuple[str, ...]
     """Names of enabled models, in the order they are tried."""
+    modes: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The modes that any of its deployments serves."""
+
+    def __post_init__(self) -> None:
+        served = [mode for d in self.deployments for mode in (d.mode, *d.also)]
+        object.__setattr__(self, "modes", frozenset(served))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,12 @@ class Limits:
     """Count and log, never refuse."""
     given: frozenset[str] = frozenset()
     """Names of the explicitly set fields: only these override another scope's defaults."""
+    is_set: bool = field(init=False, repr=False, compare=False)
+    """Whether there is any limit."""
+
+    def __post_init__(self) -> None:
+        given = (self.rpm_limit, self.tpm_limit, self.max_parallel_requests, self.max_budget)
+        object.__setattr__(self, "is_set", given.count(None) < len(given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,8 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
         return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, ())))
     scopes = asking.scopes_of(trace, chat, snapshot)
     every = asking.candidates(models)
-    models = list(asking.payable(models, scopes))
     trace.budgeted = asking.budgeted(scopes)
+    models = list(asking.payable(models)) if trace.budgeted else models
     deployments = asking.candidates(models)
     estimate = world.count(chat, deployments[0])
     ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
@@ -180,7 +180,7 @@ def _cached(trace: RequestContext, chat: InferenceRequest, asked: Model, snapsho
         return Cached("off for the project")
     if not wish.read and not wish.write:
         return Cached("not asked by the client")
-    of = caching.scope_of(snapshot, trace.project, trace.key)
+    of = caching.scope_of(snapshot, trace.settings.name, trace.key)
     key = caching.key_of(of.kind, of.name, DeploymentRequests(chat, snapshot.guardrail, project), asked)
     return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
 
@@ -262,7 +262,7 @@ def limits_of(snapshot: Snapshot, key: Key, user: str | None) -> list[LimitState
 
 
 def _limit_states(scope: ScopeKind, own: Limits, given: frozenset[str], source: str) -> list[LimitState]:
-    if not limits.limited(own):
+    if not own.is_set:
         return []
     return [
         LimitState(scope, field, value, where or "")

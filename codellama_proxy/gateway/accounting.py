@@ -19,7 +19,7 @@ from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
-from codellama_proxy.request.charge import RequestCharge, request_charge, uncharged
+from codellama_proxy.request.charge import RequestCharge, request_charge, total_charge, uncharged
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.store.interfaces import Ledger
 from codellama_proxy.tokens import tokenizers as tokens
@@ -68,8 +68,9 @@ class Accounting:
         accounting_unavailable.
         """
         scopes = admissions.scopes_of(context, request, snapshot)
-        models = admissions.payable(models, scopes)
         context.budgeted = admissions.budgeted(scopes)
+        if context.budgeted:
+            models = admissions.payable(models)
         # Prompt tokens are counted only if a token rate is limited; otherwise they are estimated from the size.
         if admissions.counts_tokens(scopes):
             estimate = await self._counter.prompt(request, admissions.candidates(models)[0])
@@ -81,7 +82,7 @@ class Accounting:
         )
         context.scopes = scopes
         context.admission = await self._ledger.admit(ask)
-        context.bounds = admissions.bounds_of(ask, context.admission)
+        context.bounds = admissions.bounds_of(ask, context.admission, budgeted=context.budgeted)
         context.held_nanos = context.admission.hold_nanos
         return models
 
@@ -142,7 +143,7 @@ class Accounting:
     async def cost_nanos(self, context: RequestContext) -> int | None:
         """The cost of a request whose whole answer has arrived, in nano-USD; `None` if a price is unknown."""
         await self._charge(context)
-        return request_charge(context, price_of).cost_nanos
+        return 0 if context.kept is not None else total_charge(context).cost_nanos
 
     async def _charge(self, context: RequestContext) -> None:
         """Sets the charge of every ended call. A charge never changes afterwards."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
-from codellama_proxy.core.snapshot import Deployment, Model, Snapshot, Tariff
+from codellama_proxy.core.snapshot import Deployment, Model, Price, Snapshot, Tariff
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.rates import ScopeLimits
@@ -14,10 +15,12 @@ from codellama_proxy.policy.deployment_request import DeploymentRequest
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.extras import Extra
 from codellama_proxy.pricing.plausible_usage import OWN_TOKENS, Bounds
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tokens import media
 from codellama_proxy.tokens import tokenizers as tokens
+from codellama_proxy.tokens.media import Media
 
 
 def candidates(models: Iterable[Model]) -> list[Deployment]:
@@ -34,17 +37,17 @@ def scopes_of(
 
 def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
     """Whether prompt tokens are counted before admission rather than estimated from the size."""
-    return any(scope.limits.tpm_limit is not None for scope in scopes)
+    return bool([of for _, of in scopes if of.tpm_limit is not None])
 
 
 def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
     """Whether a budget can refuse the request."""
-    return any(scope.limits.max_budget is not None and not scope.limits.shadow for scope in scopes)
+    return bool([of for _, of in scopes if of.max_budget is not None and not of.shadow])
 
 
-def payable(models: Sequence[Model], scopes: Iterable[ScopeLimits]) -> Sequence[Model]:
-    """With a budget, the chain without deployments of unknown price; the whole chain if none would be left."""
-    if not budgeted(scopes) or all(price_of(d) is not None for d in candidates(models)):
+def payable(models: Sequence[Model]) -> Sequence[Model]:
+    """The chain of a request with a budget: without deployments of unknown price, unless none would be left."""
+    if None not in [price_of(d) for model in models for d in model.deployments]:
         return models
     able = [replace(model, deployments=_priced(model.deployments)) for model in models]
     return [model for model in able if model.deployments] or models
@@ -63,20 +66,29 @@ def admission_request(
     prompt_estimate: int,
 ) -> AdmissionRequest:
     """What the ledger needs to admit the request. `prompt_estimate`: the expected number of prompt tokens."""
-    possible = candidates(models)
-    first = next((d for d in context.planned if d in possible), possible[0])
-    deployments = [first, *[d for d in possible if d is not first]]
+    deployments = _in_order(context.planned, models)
     requests = context.requests_for(request, snapshot.guardrail)
-    here = [requests.at(deployment) for deployment in deployments]
-    bounds = _prompt_bounds(here, budgeted=context.budgeted)
-    prices: tuple[Tariff | None, ...] = ()
-    unbounded = tuple([output_bounds.unbounded_tokens(request, d) for d in deployments])
-    if not context.cached:
-        prices = tuple([_rates(at, bound) for at, bound in zip(here, bounds, strict=True)])
+    attached, shared = _shared_bound(request)
+    bounds: list[int] = []
+    prices: list[Tariff | None] = []
+    unbounded: list[int] = []
+    answers = calls_units = 0
+    for deployment in deployments:
+        at = requests.at(deployment)
+        bound = shared + _own_bound(at, attached, budgeted=context.budgeted)
+        bounds.append(min(bound, deployment.context_window or bound))
+        answers = max(answers, at.answers)
+        paid = at.paid_extras
+        if paid:
+            calls_units = max(calls_units, _calls_units(deployment, paid))
+        if not context.cached:
+            prices.append(_rates(at, paid, bounds[-1]))
+            unbounded.append(output_bounds.unbounded_tokens(request, deployment))
+    embeds = request.endpoint == "embeddings"
     return AdmissionRequest(
         request_id=context.id,
         created_at=context.created_at,
-        project=context.project,
+        project=context.settings.name,
         key=context.key,
         user=request.user,
         endpoint=context.endpoint,
@@ -87,73 +99,84 @@ def admission_request(
         prompt_estimate=prompt_estimate,
         prompt_bound=max(bounds),
         max_tokens=request.max_tokens,
-        default_max_tokens=_most_tokens(request, deployments),
-        n=max([at.answers for at in here]),
-        prices=prices,
-        bounds=bounds,
-        unbounded_tokens=() if context.cached else unbounded,
-        calls_units=max([_calls_units(at) for at in here]),
+        default_max_tokens=0 if embeds else max([d.max_output_tokens for d in deployments]),
+        n=answers,
+        prices=tuple(prices),
+        bounds=tuple(bounds),
+        unbounded_tokens=tuple(unbounded),
+        calls_units=calls_units,
         candidate_names=tuple([d.name for d in deployments]),
-        deployment=None if context.cached else first,
+        deployment=None if context.cached else deployments[0],
         session=context.session,
         agent=context.agent,
         counts=context.counts,
     )
 
 
-def bounds_of(ask: AdmissionRequest, admission: Admission) -> Bounds:
+def _in_order(planned: Sequence[Deployment], models: Sequence[Model]) -> Sequence[Deployment]:
+    """Every deployment of these models: first the one that is tried first."""
+    possible = candidates(models)
+    if len(possible) == 1:
+        return possible
+    first = next((d for d in planned if d in possible), possible[0])
+    return [first, *[d for d in possible if d is not first]]
+
+
+def bounds_of(ask: AdmissionRequest, admission: Admission, *, budgeted: bool) -> Bounds:
     """The maximum usage of the request, against which usage reported by the upstream is checked."""
     sent = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
     each = ask.wanted_tokens if sent is None else sent
     completion = each * ask.n + max(ask.unbounded_tokens, default=0)
-    return Bounds(ask.prompt_bound, completion, sent is not None, ask.n, budgeted(ask.scopes))
+    return Bounds(ask.prompt_bound, completion, sent is not None, ask.n, budgeted)
 
 
-def _most_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int:
-    """Maximum completion tokens if the client set no bound; 0 for embeddings."""
-    return 0 if request.endpoint == "embeddings" else max([d.max_output_tokens for d in deployments])
+def _shared_bound(request: InferenceRequest) -> tuple[Sequence[Media], int]:
+    """The media in the prompt, and an upper bound of its other tokens that are the same at each deployment.
 
-
-def _prompt_bounds(here: Sequence[DeploymentRequest], *, budgeted: bool) -> tuple[int, ...]:
-    """Upper bounds of the prompt tokens at each deployment.
-
-    Counts the bytes of the prompt and of the guardrail, media by the provider's formula, message framing, and tokens
-    that providers add.
+    Those are the bytes of the prompt, message framing, and tokens that providers add.
     """
-    request = here[0].request
     attached, encoded = media.media_in(request.messages)
     shared = request.size - encoded + tokens.framing_bound(request.messages)
-    if request.endpoint == "chat/completions":
-        shared += OWN_TOKENS
-
-    def bound(at: DeploymentRequest) -> int:
-        deployment = at.deployment
-        own = len(at.guardrail_text.encode())
-        own += len(repr(dict(deployment.params))) if deployment.params else 0
-        total = shared + own + (media.bound(attached, deployment) if attached else 0)
-        # Extras without a price are removed only if there is a budget.
-        calls = sum([extra.calls for extra in (at.paid_extras if budgeted else at.extras)])
-        if not calls and output_bounds.always_searches(request, deployment):
-            calls = extras.MAX_UNBOUNDED_CALLS
-        total += extras.CALL_TOKENS * calls
-        return min(total, deployment.context_window or total)
-
-    return tuple([bound(at) for at in here])
+    return attached, shared + OWN_TOKENS if request.endpoint == "chat/completions" else shared
 
 
-def _rates(here: DeploymentRequest, bound: int) -> Tariff | None:
+def _own_bound(at: DeploymentRequest, attached: Sequence[Media], *, budgeted: bool) -> int:
+    """An upper bound of the prompt tokens that this deployment adds: guardrail, parameters, media, searches."""
+    deployment = at.deployment
+    own = len(at.guardrail_text.encode())
+    if deployment.params:
+        own += len(repr(dict(deployment.params)))
+    if attached:
+        own += media.bound(attached, deployment)
+    # Extras without a price are removed only if there is a budget.
+    found = at.paid_extras if budgeted else at.extras
+    calls = sum([extra.calls for extra in found]) if found else 0
+    if not calls and output_bounds.always_searches(at.request, deployment):
+        calls = extras.MAX_UNBOUNDED_CALLS
+    return own + extras.CALL_TOKENS * calls
+
+
+def _rates(here: DeploymentRequest, paid: Sequence[Extra], bound: int) -> Tariff | None:
     """The highest prices of a prompt token and of a completion token there; `None` if the price is unknown."""
     price = price_of(here.deployment)
     if price is None:
         return None
+    if not (paid or price.above or price.service_tiers):
+        return _plain_rates(price)
     rates = pricing.reachable(price, bound, extras.requested_tier(here.priced_fields))
-    hour = any(extra.hour for extra in here.paid_extras)
+    hour = any(extra.hour for extra in paid)
     classes = (rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h if hour else 0)
     return Tariff(max([rate or 0 for rate in classes]), rates.output)
 
 
-def _calls_units(here: DeploymentRequest) -> int:
+@lru_cache(maxsize=4096)
+def _plain_rates(price: Price) -> Tariff:
+    """The same for a price without tiers and a request without extras: it only depends on the price."""
+    rates = pricing.reachable(price, 0)
+    return Tariff(max(rates.input, rates.cached_input or 0, rates.cache_write or 0), rates.output)
+
+
+def _calls_units(deployment: Deployment, paid: Sequence[Extra]) -> int:
     """Maximum cost of its server tool calls there, in nano-USD per million such requests."""
-    price = here.deployment.price
-    prices = dict(price.server_tools) if price else {}
-    return sum([extra.calls * prices.get(extra.tool, 0) for extra in here.paid_extras])
+    prices = dict(deployment.price.server_tools) if deployment.price else {}
+    return sum([extra.calls * prices.get(extra.tool, 0) for extra in paid])

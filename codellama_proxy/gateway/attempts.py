@@ -12,6 +12,8 @@ from codellama_proxy.core.types import Event, HttpRequest, Take, decline
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.policy.deployment_request import NOTHING
+from codellama_proxy.policy.permissions import every_model
 from codellama_proxy.pricing.charge import CANCELLED, Call
 from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.request.context import RequestContext
@@ -28,20 +30,14 @@ class TrackedReply:
 
     def __init__(self, reply: Reply, call: Call, cooldowns: Cooldowns, rules: Cooldown, time: Time) -> None:
         self._reply = reply
+        self.deployment = reply.deployment
+        self.dropped = reply.dropped
         self._call = call
         self._time = time
         self._note_end()
         self._cooldowns = cooldowns
         self._rules = rules
         self._noted = False
-
-    @property
-    def deployment(self) -> Deployment:
-        return self._reply.deployment
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        return self._reply.dropped
 
     @property
     def first(self) -> Sequence[Event]:
@@ -97,13 +93,20 @@ class AttemptRunner:
         self._cooldowns = cooldowns
         self._time = time
         self._room = room
+        self._chains: selection.WholeChains | None = None
+        """Those of the configuration last used."""
 
     def chain(
         self, request: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
     ) -> Sequence[Model]:
         """The requested model and its fallbacks. Raises `ProxyError` model_not_found."""
         asked = selection.requested_model(snapshot, request.model, request.mode, permitted)
-        cooling, now = self._cooldowns.states(), self._time.monotonic()
+        cooling = self._cooldowns.states()
+        if permitted is every_model and not cooling:  # nearly every request
+            if self._chains is None or self._chains.snapshot is not snapshot:
+                self._chains = selection.WholeChains(snapshot)
+            return self._chains.of(asked, request.mode)
+        now = self._time.monotonic()
         return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
 
     def plan(
@@ -114,7 +117,7 @@ class AttemptRunner:
         context.conversation = sticky.conversation_of(
             request, models, snapshot.routing, context.session, key_id
         )
-        context.planned = self._order(context, models)
+        context.planned, context.planned_for = self._order(context, models), models
 
     def _order(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         now, jitter = self._time.monotonic(), self._time.jitter
@@ -123,7 +126,9 @@ class AttemptRunner:
     def _planned(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
         """The planned order, for the first attempt only, without deployments that admission ruled out."""
         planned, context.planned = context.planned, ()
-        found = [d for model in models for d in model.deployments] if planned else []
+        if not planned or context.planned_for is models:
+            return planned
+        found = [d for model in models for d in model.deployments]
         return [d for d in planned if d in found]
 
     async def run(
@@ -175,7 +180,7 @@ class AttemptRunner:
             return None  # another request started the probe while a thread prepared this one
         context.sent, context.tried = here, deployment
         started = self._time.monotonic()
-        again = any(attempt.deployment == deployment.id for attempt in context.attempts)
+        again = bool(context.attempts) and deployment.id in [one.deployment for one in context.attempts]
         probe = self._cooldowns.begin(deployment, again=again)
         call = Call(deployment, here, started, at=(started - context.started) * 1000, bounds=context.bounds)
         context.calls.append(call)
@@ -207,7 +212,7 @@ def _prepared(
     """The request for this deployment, and its HTTP request. Raises `ProxyError`."""
     at = context.requests_for(request, snapshot.guardrail).at(deployment)
     bound = context.admission.max_tokens if context.admission else None
-    refused = repairs.left_out(context.attempts, deployment)
+    refused = repairs.left_out(context.attempts, deployment) if context.attempts else NOTHING
     here, gone = at.to_send(bound, budgeted=context.budgeted, refused=refused)
     sent = adapter_of(here, deployment).to_request(here, deployment)
     return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent

@@ -78,7 +78,7 @@ class Gateway:
             await self._authenticate(context, client, snapshot)
             body = await self._body(task, context, client, snapshot)
             self._enter(task, context, snapshot)
-            seals = Seals(self._seal_key, context.project)
+            seals = Seals(self._seal_key, context.settings.name)
             request = context.request = await off_loop(
                 len(body), parsed, context, dialect, client, body, seals, snapshot
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.limits import rates
@@ -54,6 +55,7 @@ def _reduced_max_tokens(context: RequestContext) -> int | None:
     return bound if bound is not None and bound < (asked.max_tokens or 0) else None
 
 
+@lru_cache(maxsize=4096)
 def _header_text(name: str) -> str:
     """The name with unsafe characters replaced by `?`: header values are Latin-1 without line breaks."""
     if name.isascii() and name.isprintable():

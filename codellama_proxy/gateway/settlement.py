@@ -9,19 +9,20 @@ from codellama_proxy.request.context import RequestContext
 
 def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
     """The settlement of a request that has ended."""
+    first_ms, serving = context.first_ms, context.serving
     return Settlement(
         request_id=context.id,
         status=context.status,
         http_status=context.http_status,
         attempts=tuple(context.attempts),
-        model=context.serving.name if context.serving else None,
-        deployment=context.serving.id if context.serving else None,
+        model=serving.name if serving else None,
+        deployment=serving.id if serving else None,
         upstream_model=context.upstream_model,
         usage=charge.usage,
         basis=charge.basis,
         cost_nanos=charge.cost_nanos,
         saved_nanos=charge.saved_nanos,
         cache=context.cache,
-        first_ms=None if context.first_ms is None else round(context.first_ms, 2),
+        first_ms=None if first_ms is None else round(first_ms, 2),
         total_ms=round((context.ended - context.started) * 1000, 2),
     )

@@ -128,25 +128,15 @@ def scopes_of(
 ) -> tuple[ScopeLimits, ...]:
     """The scopes of a request that have any limit."""
     found = []
-    if limited(of_all := snapshot.limits["global"]):
+    if (of_all := snapshot.limits["global"]).is_set:
         found.append(ScopeLimits("global:", of_all))
-    if limited(project.limits):
+    if project.limits.is_set:
         found.append(ScopeLimits(f"project:{project.name}", project.limits))
-    if key is not None and limited(of_key := overlay(snapshot.limits["key"], key.limits)):
+    if key is not None and (of_key := overlay(snapshot.limits["key"], key.limits)).is_set:
         found.append(ScopeLimits(f"key:{key.key_id}", of_key))
-    if user is not None and limited(of_user := snapshot.limits["user"]):
+    if user is not None and (of_user := snapshot.limits["user"]).is_set:
         found.append(ScopeLimits(f"user:{user_scope(project.name, user)}", of_user))
     return tuple(found)
-
-
-def limited(limits: Limits) -> bool:
-    """Whether any limit is set."""
-    return not (
-        limits.rpm_limit is None
-        and limits.tpm_limit is None
-        and limits.max_parallel_requests is None
-        and limits.max_budget is None
-    )
 
 
 # --- rates -------------------------------------------------------------------------------------------------

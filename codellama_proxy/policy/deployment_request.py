@@ -22,7 +22,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class DeploymentRequest:
-    """One request for one deployment; each part is computed at its first use."""
+    """One request for one deployment."""
 
     def __init__(
         self, request: InferenceRequest, deployment: Deployment, guardrail: Guardrail, project: Project
@@ -30,19 +30,12 @@ class DeploymentRequest:
         self.request = request
         """The request as the client sent it."""
         self.deployment = deployment
-        self._guardrail = guardrail
-        self._project = project
-        self._bounded: tuple[int | None, InferenceRequest] | None = None
-
-    @cached_property
-    def guardrail_text(self) -> str:
+        self.guardrail_text = guardrail_text(guardrail, project, deployment)
         """The system prompt that is sent first; empty for none."""
-        return guardrail_text(self._guardrail, self._project, self.deployment)
-
-    @cached_property
-    def params(self) -> Mapping[str, Any]:
+        self.params = with_entry_params(request.params, deployment)
         """The client's parameters over the entry's own."""
-        return with_entry_params(self.request.params, self.deployment)
+        self._guardrail = guardrail
+        self._bounded: tuple[int | None, InferenceRequest] | None = None
 
     @cached_property
     def native(self) -> Native | None:
@@ -64,6 +57,8 @@ class DeploymentRequest:
 
     @property
     def _with_own_params(self) -> InferenceRequest:
+        if self.request.native is None and not self.deployment.params:
+            return self.request
         return self.request._replace(params=self.params, native=self.native)
 
     @property
@@ -103,8 +98,10 @@ class DeploymentRequest:
         request = self.bounded(max_tokens)
         if request.native is not None:
             form_of(request).check(request.native.body)
-        request, dropped = repairs.repaired(request, refused)
-        dropped = (*dropped, *privileged_fields.refused_from(self.request, self.deployment))
+        dropped = privileged_fields.refused_from(self.request, self.deployment)
+        if refused:
+            request, without = repairs.repaired(request, refused)
+            dropped = (*without, *dropped)
         if budgeted and self.extras:
             request, unpaid = paid(request, self.deployment, price_of(self.deployment))
             dropped = (*dropped, *unpaid)

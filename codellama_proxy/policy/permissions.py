@@ -30,11 +30,12 @@ def permission(project: Project, key: Key | None, endpoint: str = "") -> Callabl
         return _no_model
     of_key, of_project = key.models if key else None, project.models
     if of_key is None and of_project is None:
-        return _every_model
+        return every_model
     return lambda name: allows(of_key, name) and allows(of_project, name)
 
 
-def _every_model(_: str) -> bool:
+def every_model(_: str) -> bool:
+    """The permission of a key without restrictions."""
     return True
 
 

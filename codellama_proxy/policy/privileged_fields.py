@@ -8,7 +8,7 @@ passes the prompt in another form. It is refused with 400, or dropped if the ent
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
@@ -29,17 +29,24 @@ _PRIVILEGED = re.compile(
 )
 
 
-def privileged(names: Iterable[str]) -> tuple[str, ...]:
+_PARAMETERS = frozenset(CHAT_PARAMETERS)
+
+
+def privileged(names: Collection[str]) -> tuple[str, ...]:
     """The names that only the configuration may set for a chat, sorted."""
+    if _PARAMETERS.issuperset(names):
+        return ()
     return tuple(
-        sorted(name for name in names if name not in CHAT_PARAMETERS and _PRIVILEGED.search(folded(name)))
+        sorted([name for name in names if name not in _PARAMETERS and _PRIVILEGED.search(folded(name))])
     )
 
 
 def refused_from(chat: InferenceRequest, deployment: Deployment) -> tuple[str, ...]:
     """The client's fields that are dropped for this deployment. Raises `ProxyError` if it does not drop any."""
     found = privileged(chat.params) if chat.endpoint == "chat/completions" else ()
-    if found and not deployment.drop_params:
+    if not found:
+        return ()
+    if not deployment.drop_params:
         message = (
             f"'{found[0][:64]}' is for the proxy's configuration alone. Remove it or set drop_params: true."
         )

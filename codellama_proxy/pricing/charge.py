@@ -20,8 +20,13 @@ from codellama_proxy.core.types import Attempt, Basis, Charge, Event, Failure, U
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import merged
 from codellama_proxy.pricing import cost as pricing
-from codellama_proxy.pricing.extras import priced_fields, requested_tier, with_requested_calls
-from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed, bounded_count
+from codellama_proxy.pricing.extras import (
+    PRICED_PARAMETERS,
+    priced_fields,
+    requested_tier,
+    with_requested_calls,
+)
+from codellama_proxy.pricing.plausible_usage import Bounds, ContextWindow, believed, bounded_count, is_within
 
 CERTAINTY: Sequence[Basis] = ("exact", "estimated", "ambiguous", "crash_estimate")
 """From the most certain to the least."""
@@ -126,7 +131,7 @@ class Call:
 
 def must_count(call: Call) -> bool:
     """Whether the charge needs a token count that has not been made."""
-    if call.counted is not None or call.free:
+    if call.counted is not None or (not call.whole and call.free):
         return False
     return lacking(call) or not (call.whole or call.reported_with_failure)
 
@@ -138,7 +143,9 @@ def lacking(call: Call) -> bool:
         return True
     if not usage.prompt_tokens or (not usage.completion_tokens and bool(call.pieces)):
         return True
-    return call.inconsistent or has_unreported_text(call) or too_few(call, usage)
+    if call.inconsistent or len(call.pieces) > call.reported_pieces:
+        return True
+    return too_few(call, usage)
 
 
 def too_few(call: Call, usage: Usage) -> bool:
@@ -153,6 +160,15 @@ def has_unreported_text(call: Call) -> bool:
 
 def charge(call: Call, price: Price | None) -> Charge:
     """The charge of an ended call; `call.counted` must be set if `must_count` is true."""
+    usage, window = call.usage, call.deployment.context_window
+    complete = call.whole and call.counted is None and not lacking(call)
+    if usage is not None and complete and is_within(usage, call.bounds, window):  # nearly every call
+        return Charge(usage, "exact", priced(call, usage, price))
+    return general_charge(call, price)
+
+
+def general_charge(call: Call, price: Price | None) -> Charge:
+    """`charge`, whatever was reported and counted."""
     window = _window(call.deployment, price)
     counted = bounded_count(call.counted or Usage(), call.bounds, window)
     if call.usage is not None:
@@ -174,6 +190,8 @@ def charge(call: Call, price: Price | None) -> Charge:
 def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     """Cost in nano-USD; `None` if the price is unknown and something was used."""
     if price is not None:
+        if call.sent.native is None and PRICED_PARAMETERS.isdisjoint(call.sent.params):
+            return pricing.cost(usage, price)
         charged = with_requested_calls(usage, call.sent) if usage != Usage() else usage
         return pricing.cost(charged, price, requested_tier(priced_fields(call.sent)))
     return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0

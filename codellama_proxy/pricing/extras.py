@@ -160,6 +160,9 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     **dict.fromkeys(OTHER_LENGTHS, _unpriceable),
 }
 
+PRICED_PARAMETERS = frozenset(TABLE)
+"""Without any of them, a request costs its tokens at the default tier, and the tool calls that are reported."""
+
 
 def server_tool(tool: Any) -> str | None:
     """The name in prices of a tool that runs at the provider; `None` for any other tool."""

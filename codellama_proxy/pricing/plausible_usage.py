@@ -72,6 +72,17 @@ def believed(
     return _possible(usage, counted, bounds, window)._replace(counted=added)
 
 
+def is_within(usage: Usage, bounds: Bounds, configured_window: int | None) -> bool:
+    """Whether `believed` surely leaves the usage of a complete answer as it is, without looking at prices."""
+    if configured_window:
+        return usage.prompt_tokens <= configured_window and (
+            usage.completion_tokens <= configured_window * bounds.n
+        )
+    return usage.prompt_tokens <= MAX_EXCESS_FACTOR * bounds.prompt and (
+        usage.completion_tokens <= MAX_EXCESS_FACTOR * bounds.completion
+    )
+
+
 def bounded_count(counted: Usage, bounds: Bounds, window: ContextWindow) -> Usage:
     """Our own count of an answer, as far as it can be.
 

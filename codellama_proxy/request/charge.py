@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Deployment, Price
-from codellama_proxy.core.types import Basis, Usage
+from codellama_proxy.core.types import Basis, Charge, Usage
 from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.request.context import RequestContext
@@ -30,15 +30,24 @@ class RequestCharge(NamedTuple):
 
 def uncharged(context: RequestContext) -> list[Call]:
     """Its ended calls that have no charge yet."""
+    if len(context.calls) == 1 and context.calls[0].charge is not None:  # nearly every request
+        return []
     return [call for call in context.calls if call.ended is not None and call.charge is None]
+
+
+def total_charge(context: RequestContext) -> Charge:
+    """The sum over its upstream calls."""
+    if len(context.calls) == 1 and (only := context.calls[0].charge) is not None:
+        return only
+    return charging.total([call.charge for call in context.calls if call.charge is not None])
 
 
 def request_charge(context: RequestContext, price_of: PriceOf) -> RequestCharge:
     """What to book, once every call has a charge. An answer from the cache costs nothing."""
     kept = context.kept
     if kept is None:
-        whole = charging.total([call.charge for call in context.calls if call.charge is not None])
-        return RequestCharge(whole.usage, whole.basis, whole.cost_nanos, capped=whole.capped)
+        usage, basis, cost, capped = total_charge(context)
+        return RequestCharge(usage, basis, cost, capped=capped)
     usage = kept.usage or kept.counted or Usage()
     saved = charging.priced(kept, usage, price_of(kept.deployment)) if context.complete else 0
     return RequestCharge(usage, "cached", 0, saved)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_for
-from codellama_proxy.core.snapshot import Deployment, Guardrail, Project, Tracking
+from codellama_proxy.core.snapshot import Deployment, Guardrail, Model, Project, Tracking
 from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import Rate, ScopeLimits
@@ -68,6 +68,8 @@ class RequestContext:
     """What its deployments are ordered by, where a name has more than one."""
     planned: Sequence[Deployment] = ()
     """The order of deployments for the first attempt."""
+    planned_for: Sequence[Model] = ()
+    """The chain they were planned for."""
     unable: set[str] = field(default_factory=set)
     """IDs of deployments that do not support this request."""
     serving: Deployment | None = None
@@ -136,10 +138,6 @@ class RequestContext:
     def rates(self) -> tuple[Rate | None, Rate | None]:
         """What the tightest scope has left of requests and of tokens, where it was admitted and has limits."""
         return (None, None) if self.admission is None else (self.admission.requests, self.admission.tokens)
-
-    @property
-    def project(self) -> str:
-        return self.settings.name
 
     @property
     def cached(self) -> bool:

@@ -76,7 +76,7 @@ def next_step(
 
 def _may_move_on(chain: Sequence[Deployment], routing: Routing) -> bool:
     """Whether another deployment could follow the first attempt of a request."""
-    return routing.max_attempts > 1 and any(one.id != chain[0].id for one in chain)
+    return routing.max_attempts > 1 and len(chain) > 1 and any(one.id != chain[0].id for one in chain)
 
 
 def _next_step(

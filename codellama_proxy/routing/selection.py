@@ -54,11 +54,13 @@ def requested_model(
     Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled, not permitted or of
     another mode.
     """
-    known = None if name is None else snapshot.models.get(model_name(snapshot, name))
-    if known is not None and _serves(known, mode) and permitted(known.name):
+    known = None
+    if name is not None:
+        known = snapshot.models.get(name) or snapshot.models.get(model_name(snapshot, name))
+    if known is not None and mode in known.modes and permitted(known.name):
         return known
     if name is None or (snapshot.routing.unknown_model == "default" and known is None):
-        start = starting_model(m for m in snapshot.models.values() if _serves(m, mode) and permitted(m.name))
+        start = starting_model(m for m in snapshot.models.values() if mode in m.modes and permitted(m.name))
         if start is not None:
             return start
     message = (
@@ -79,10 +81,6 @@ def starting_model(usable: Iterable[Model]) -> Model | None:
     return stand_in
 
 
-def _serves(model: Model, mode: str) -> bool:
-    return bool([d for d in model.deployments if d.serves(mode)])
-
-
 def serving(model: Model, mode: str) -> Model:
     """The model with only the deployments that serve `mode`."""
     found = tuple([d for d in model.deployments if d.serves(mode)])
@@ -91,6 +89,22 @@ def serving(model: Model, mode: str) -> Model:
 
 def _stands_in(model: Model) -> bool:
     return all(d.provider == "mock" and not d.fallback for d in model.deployments)
+
+
+class WholeChains:
+    """The chains of one configuration where every model is permitted and none is cooling, each computed once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._chains: dict[tuple[str, str], Sequence[Model]] = {}
+
+    def of(self, first: Model, mode: str) -> Sequence[Model]:
+        """`models_of_chain`."""
+        found = self._chains.get((first.name, mode))
+        if found is None:
+            found = tuple(models_of_chain(self.snapshot, first, lambda _: True, {}, 0.0, mode))
+            self._chains[first.name, mode] = found
+        return found
 
 
 def models_of_chain(
@@ -141,6 +155,8 @@ def candidates(
 
     `conversation` decides the order within a name; without one it is a weighted random draw.
     """
+    if len(models) == 1 and len(models[0].deployments) == 1:
+        return list(models[0].deployments)
     if conversation is None:
         in_order = [d for model in models for d in weighted(model.deployments, jitter)]
     else:

@@ -41,7 +41,7 @@ def conversation_of(
     That is where routing is not sticky, no name has more than one deployment, or nothing identifies a conversation.
     `session` is the client's session id, `key_id` its key.
     """
-    if not routing.sticky or not any(len(model.deployments) > 1 for model in models):
+    if not routing.sticky or not [model for model in models if len(model.deployments) > 1]:
         return None
     cache_key = request.params.get("prompt_cache_key")
     if isinstance(cache_key, str) and cache_key:

@@ -7,7 +7,7 @@ or a file id are bounded by the largest that the provider accepts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from codellama_proxy.core.snapshot import Deployment
@@ -57,10 +57,12 @@ class Media(NamedTuple):
 Formula = Callable[[Size, bool], int]
 
 
-def media_in(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Media], int]:
+def media_in(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Media], int]:
     """The media in the messages, and the number of bytes of their base64."""
     media: list[Media] = []
     encoded = 0
+    if not [one for one in messages if type(one.get("content")) is not str]:
+        return media, encoded
     for part in _parts(messages):
         one, length = _media(part)
         if one is not None:

@@ -50,7 +50,8 @@ def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) ->
     """The value with its texts and lists cut to these lengths."""
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
-    if isinstance(value, Mapping):  # most fields of a line are short: no call for each of them
+    if type(value) is dict or isinstance(value, Mapping):
+        # Most fields of a line are short: no call for each of them
         return {
             name: one
             if (kind := type(one)) in _SCALARS or (kind is str and len(one) <= texts)

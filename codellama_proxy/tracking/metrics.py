@@ -123,7 +123,7 @@ class Metrics:
     def finished(self, context: RequestContext, charge: RequestCharge) -> None:
         """Count one request that has ended."""
         model = self._model(context)
-        self._requests.add((context.project, model, context.status))
+        self._requests.add((context.settings.name, model, context.status))
         seconds = context.ended - context.started
         self._seconds.observe(seconds)
         self._overhead.observe(max(seconds - context.waited, 0.0))
@@ -133,7 +133,7 @@ class Metrics:
         for attempt in context.attempts:
             self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))
         if context.attempts or context.serving is not None:
-            self._used(context.project, model, charge)
+            self._used(context.settings.name, model, charge)
         self._refusals(context)
 
     def _model(self, context: RequestContext) -> str:

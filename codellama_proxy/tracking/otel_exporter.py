@@ -157,7 +157,7 @@ def _proxy_attributes(context: RequestContext, charge: RequestCharge) -> dict[st
     return _present(
         {
             "proxy.request_id": context.id,
-            "proxy.project": context.project,
+            "proxy.project": context.settings.name,
             "proxy.key_id": context.key.key_id if context.key else None,
             "proxy.endpoint": context.endpoint,
             "gen_ai.conversation.id": context.session,

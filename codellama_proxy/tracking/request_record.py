@@ -11,12 +11,12 @@ from codellama_proxy.request.context import RequestContext
 
 def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, Any]:
     """The fields of its log line: no content, no header, no secret."""
-    serving = context.serving
+    serving, first_ms = context.serving, context.first_ms
     return {
         "request_id": context.id,
         "endpoint": context.endpoint,
         "key_id": context.key.key_id if context.key else None,
-        "project": context.project,
+        "project": context.settings.name,
         "session": context.session,
         "agent": context.agent,
         "model_requested": context.request.model if context.request else None,
@@ -34,7 +34,7 @@ def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, 
         "cost_usd": usd(charge.cost_nanos),
         "basis": charge.basis,
         "cache": context.cache,
-        "first_ms": None if context.first_ms is None else round(context.first_ms, 2),
+        "first_ms": None if first_ms is None else round(first_ms, 2),
         "overhead_ms": round((context.ended - context.started - context.waited) * 1000, 2),
         "total_ms": round((context.ended - context.started) * 1000, 2),
         "config": context.config,

@@ -167,3 +167,10 @@ def test_no_possible_price_exceeds_the_hold(usage: Usage, asked: str, data: st.D
     usage = usage._replace(service_tier=reported)
     rates = pricing.reachable(TIERED, max(usage.prompt_tokens, 0), asked)
     assert pricing.cost(usage, TIERED, asked) <= pricing.cost(usage, Price(**asdict(rates)))
+
+
+@given(prices, st.integers(0, 10**9), st.sampled_from(["", "auto", "priority"]))
+def test_the_rates_of_a_price_without_tiers_do_not_depend_on_the_request(
+    price: Price, bound: int, asked: str
+) -> None:
+    assert pricing.reachable(price, bound, asked) == pricing.reachable(price, 0)

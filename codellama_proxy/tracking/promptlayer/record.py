@@ -120,7 +120,7 @@ def _metadata(context: RequestContext, charge: RequestCharge, request: Inference
     given = {name: value for name, value in request.metadata.items() if name not in TRACKING_KEYS}
     ours: dict[str, Any] = {
         "request_id": context.id,
-        "project": context.project,
+        "project": context.settings.name,
         "key_id": context.key.key_id if context.key else None,
         "endpoint": context.endpoint,
         "user": request.user,
