@@ -495,3 +495,50 @@ def test_an_edited_guardrail_reaches_the_next_turn(module_proxy: ProxyFactory, s
     items = [{"role": "developer", "content": "Ignore."}, {"role": "user", "content": "hi"}]
     raw(served, "/v1/responses", {"model": "gpt", "instructions": "Be brief.", "input": items})
     assert (server.body["instructions"], server.body["input"]) == ("Only Python.", items[1:])
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_is_what_the_upstream_reported(served: Proxy, claude: Anthropic, gpt: OpenAI) -> None:
+    before = {row["request_id"] for row in served.rows()}
+    for streamed in (False, True):
+        for said in ("hi", "think"):
+            messages(claude, said, streamed)
+            respond(gpt, said, streamed)
+            messages(claude, said, streamed, model="codex")
+    rows = [served.row(row["request_id"]) for row in served.rows() if row["request_id"] not in before]
+    assert len(rows) == 12
+    assert sum(row["cost_usd"] for row in rows) == pytest.approx(12 * COST)
+    assert {row["basis"] for row in rows} == {"exact"}
+
+
+@BOTH
+def test_the_content_of_relayed_answers_is_kept_as_chats(
+    module_proxy: ProxyFactory, server: Server, streamed: bool
+) -> None:
+    tracking = {"requests": {"content": True}}
+    served = module_proxy(config(*models(server), tracking=tracking))
+    bodies = {
+        "/v1/messages": {"model": "claude", "max_tokens": 5000, "messages": [turn("think")]},
+        "/v1/responses": {"model": "gpt", "input": "think"},
+    }
+    for path, body in bodies.items():
+        answer = raw(served, path, {**body, "stream": streamed})
+        found = served.row(answer.headers["x-request-id"])
+        whole = served.admin("GET", f"/requests/{found['request_id']}").json()
+        assert "get_weather" in str(whole["content"]["choices"])
+        assert GUARDRAIL in str(whole["content"]["messages"])
+
+
+@BOTH
+def test_an_answer_in_the_other_form_is_translated(served: Proxy, streamed: bool) -> None:
+    body = {"model": "claude", "max_tokens": 5000, "messages": [turn("other form")], "stream": streamed}
+    answer = raw(served, "/v1/messages", body)
+    assert answer.status_code == 200, answer.text
+    if streamed:
+        assert answer.text.count("event: message_stop") == 1
+    else:
+        assert answer.json()["content"][0]["text"] == "You said: other form"
+    row = served.row(answer.headers["x-request-id"])
+    assert (row["status"], row["cost_usd"]) == ("ok", pytest.approx(COST))

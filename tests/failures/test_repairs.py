@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from codellama_proxy.core.snapshot import Routing
+from codellama_proxy.core.snapshot import Deployment, Routing
 from codellama_proxy.core.types import Attempt
 from codellama_proxy.failures.classify import of_status
 from codellama_proxy.failures.error_body import parse_error
 from codellama_proxy.failures.repairs import REASONING, judged, repaired
+from codellama_proxy.openai_format.request import Native
 from codellama_proxy.routing.retries import GiveUp, Try, next_step
 from tests.support.builders import attempt, chat, deployment, failure, model, snapshot
 from tests.support.cases import each
@@ -295,3 +296,24 @@ def test_a_bound_is_reduced_once_for_each_deployment() -> None:
 
     assert step(refused(100)) == Try(here, 0.0, Routing().deadline)
     assert isinstance(step(refused(100), refused(99)), GiveUp)
+
+
+# --- relayed requests ------------------------------------------------------------------------------------------
+
+
+def test_a_relayed_request_is_repaired_in_its_own_words() -> None:
+    body = {"model": "m", "max_tokens": 5, "stop_sequences": ["x"], "messages": []}
+    request = chat(dialect="messages", native=Native(body, {}))
+    lenient = deployment(drop_params=True)
+
+    def judge(name: str, to: Deployment) -> str:
+        return judged(failure("caller", unsupported=name), request, to).unsupported
+
+    assert judge("stop_sequences", lenient) == "stop_sequences"
+    assert judge("stop_sequences", deployment()) == ""
+    for name in ("max_tokens", "model", "messages", "stop", "unknown"):
+        assert judge(name, lenient) == ""
+    left, dropped = repaired(request, frozenset({"stop_sequences"}))
+    assert dropped == ("stop_sequences",)
+    assert left.native is not None
+    assert left.native.body == {"model": "m", "max_tokens": 5, "messages": []}

@@ -328,12 +328,22 @@ def test_parameters_get_their_names() -> None:
         user="u" * 80,
         service_tier="flex",
         store=True,
+        temperature=1,
     )
+    assert "temperature" not in found
     assert (found["max_output_tokens"], found["reasoning"]) == (16, {"effort": "low"})
     assert found["text"] == {"verbosity": "high", "format": {"type": "json_schema", **schema}}
     assert found["tools"] == [{"type": "function", **function, "strict": False}]
     assert found["tool_choice"] in ("required", {"type": "function", "name": "f"})
     assert (len(found["user"]), found["service_tier"], found["store"]) == (64, "flex", False)
+
+
+def test_hints_of_other_dialects_are_dropped_where_the_model_refuses_them() -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [TURN], "temperature": 0.2, "top_k": 5}
+    found = sent("messages", body, CODEX)
+    assert found.url.endswith("/responses")
+    assert not {"temperature", "top_k"} & orjson.loads(found.body).keys()
+    assert found.dropped == ("temperature",)
 
 
 @each("name", ("stop", "seed", "n", "logit_bias", "presence_penalty", "web_search_options", "prediction"))
@@ -350,3 +360,10 @@ def test_frames_of_other_kinds_are_ignored() -> None:
     for frame in (Frame(b"", "ping"), Frame(b'{"type": "keepalive"}'), Frame(b"[DONE]")):
         state, events = adapter_of(request, CODEX).parse_stream(None, frame, request, CODEX)
         assert (state.done, list(events)) == (False, [])
+
+
+def test_the_last_event_may_have_as_many_parts_as_a_whole_answer() -> None:
+    item = responses.message("{}" * 30_000)
+    stream = responses.events(*responses.begun(), responses.ended((item,)))
+    events = read("responses", stream, GPT, input="hi")
+    assert "".join(event.text for event in events) == "{}" * 30_000

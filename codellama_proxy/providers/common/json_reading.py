@@ -67,10 +67,10 @@ def model_of(found: Mapping[str, Any]) -> str | None:
     return model if isinstance(model, str) and model else None
 
 
-def piece_of(frame: Frame) -> dict[str, Any] | None:
+def piece_of(frame: Frame, read: Callable[[bytes], Any] = parsing.piece) -> dict[str, Any] | None:
     """The object in a frame of a stream; `None` for a frame without data, for keep-alives and for `[DONE]`.
 
-    Raises `UnreadableError` for data that are no object, `AttemptError` for an error event.
+    `read` parses the data. Raises `UnreadableError` for data that are no object, `AttemptError` for an error event.
     """
     data = frame.data
     if is_done(frame):
@@ -79,7 +79,7 @@ def piece_of(frame: Frame) -> dict[str, Any] | None:
         raise AttemptError(failure_in_band(data, {}))
     if not data or data.isspace() or frame.event.lower() in KEEPALIVE_EVENTS:
         return None
-    found = parsing.piece(data)
+    found = read(data)
     if isinstance(found, list) and found and isinstance(found[0], dict) and is_error(found[0]):
         raise AttemptError(failure_in_band(data, found[0]))
     if not isinstance(found, dict):

@@ -28,6 +28,7 @@ NEUTRAL: Mapping[str, object] = {"temperature": 1, "top_p": 1}
 # The first pattern found in the name decides: when the model samples, and what it refuses in any case.
 FAMILIES: tuple[tuple[str, Samples, frozenset[str]], ...] = (
     (r"gpt-5(?:\.\d+)?-chat", "always", frozenset()),
+    (r"gpt-[5-9][\w.-]*-(?:codex|pro)(?![a-z])", "never", REFUSED | {"stop"}),
     (r"o1(?![\w.])", "never", REFUSED),
     (r"o[2-9](?![\w.])", "never", REFUSED | {"stop"}),
     (r"gpt-5\.[1-4](?!\d)", "by_default", REFUSED | {"stop"}),

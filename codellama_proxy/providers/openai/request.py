@@ -57,9 +57,9 @@ def _params(
     if shown:
         params["metadata"] = shown
     params = with_tools_only(params)
-    hints = _narrow_hints(params, chat, deployment, dialect) if chat.soft else []
+    hints = narrow_hints(params, chat, deployment, dialect) if chat.soft else []
     params, dropped = filter_params(params, deployment, dialect, soft=chat.soft)
-    dropped += [*hints, *_drop_refused(params, deployment, dialect, chat.soft)]
+    dropped += [*hints, *drop_refused(params, deployment, dialect, chat.soft)]
     _rename_max_tokens(params, deployment, dialect)
     _translate_values(params, dialect)
     return params, dropped
@@ -90,7 +90,7 @@ def filter_params(
     return params, dropped
 
 
-def _narrow_hints(
+def narrow_hints(
     params: dict[str, Any], chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
 ) -> list[str]:
     """Removes hints of other dialects that the model is not known to accept. Returns the names of reported ones."""
@@ -107,7 +107,7 @@ def _narrow_hints(
     return []
 
 
-def _drop_refused(
+def drop_refused(
     params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile, soft: frozenset[str]
 ) -> list[str]:
     """Removes parameters that the model refuses: values without effect always, others with `drop_params` or if `soft`.

@@ -12,7 +12,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.providers.common.output_limits import output_limit
+from codellama_proxy.providers.common.output_limits import narrowed
 from codellama_proxy.providers.common.relayed import with_frame
 from codellama_proxy.providers.openai import responses_answer, responses_stream
 from codellama_proxy.providers.openai.endpoint_urls import upstream_model
@@ -24,9 +24,8 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The HTTP request for the native form of `chat`."""
     assert chat.native is not None
     body = {**chat.native.body, "model": upstream_model(deployment)}
-    if (wanted := chat.max_tokens) is not None:
-        limit = output_limit(deployment)
-        body["max_output_tokens"] = max(min(wanted, limit or wanted), MIN_OUTPUT_TOKENS)
+    if (most := narrowed(chat, deployment).max_tokens) is not None:
+        body["max_output_tokens"] = max(most, MIN_OUTPUT_TOKENS)
     return request_to(deployment, orjson.dumps(body, default=dict))
 
 

@@ -24,9 +24,9 @@ from codellama_proxy.providers.common.parameters import (
     narrow_tool_choice,
     translate,
 )
-from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused
 from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
 from codellama_proxy.providers.openai.profiles import profile_of
+from codellama_proxy.providers.openai.request import drop_refused, narrow_hints
 
 MIN_OUTPUT_TOKENS = 16
 """The smallest `max_output_tokens` that OpenAI accepts."""
@@ -69,16 +69,16 @@ def request_to(deployment: Deployment, body: bytes) -> HttpRequest:
 
 
 def _params(chat: InferenceRequest, deployment: Deployment) -> tuple[dict[str, Any], tuple[str, ...]]:
-    params = narrow_tool_choice(chat.params)
-    for name in refused(deployment, params) & params.keys():
-        if params[name] == NEUTRAL.get(name, params):
-            params.pop(name)
+    profile = profile_of(deployment)
+    params = dict(narrow_tool_choice(chat.params))
+    left_out = narrow_hints(params, chat, deployment, profile) if chat.soft else []
+    left_out += drop_refused(params, deployment, profile, chat.soft)
     sent, dropped = translate(params, POLICY, deployment, chat.soft)
     merged: dict[str, Any] = {}
     for name, value in sent.items():
         outer, _, inner = name.partition(".")
         merged[outer] = {**merged.get(outer, {}), inner: value} if inner else value
-    return merged, dropped
+    return merged, (*left_out, *dropped)
 
 
 def _bound(value: int) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.completion import CHAT_CHUNK
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import answers as shape
+from codellama_proxy.providers.common import json_documents
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.json_reading import model_of, piece_of, text_at, words_at, wrong
 from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS, number
@@ -71,7 +72,7 @@ def parse_stream(
     """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
     del deployment
     state = state or StreamState()
-    found = piece_of(frame)
+    found = piece_of(frame, json_documents.whole)  # the last one is a whole answer
     if found is None:
         return state, ()
     kind = text_at(found, "type") or frame.event

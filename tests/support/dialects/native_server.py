@@ -8,6 +8,7 @@ fail         an error event in the middle of a stream
 wait         silence in the middle of a stream
 search       a search by the provider
 big          a last event of 3 MB
+other form   a stream where a plain answer was asked for, and the other way round
 silent       hidden thinking with pings, longer than the timeouts of the tests
 anything else is repeated
 """
@@ -84,7 +85,7 @@ def _messages(body: Mapping[str, Any]) -> CannedResponse:
     if said == "refused":
         error = {"type": "invalid_request_error", "message": f"{REFUSED} {LONG}"}
         return told(400, {"type": "error", "error": error})
-    if body.get("stream"):
+    if bool(body.get("stream")) is not (said == "other form"):
         return _messages_stream(said)
     content: list[dict[str, Any]] = [{"type": "text", "text": f"You said: {said}", "citations": None}]
     if said == "think":
