@@ -16,6 +16,7 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.native.blocks import has_hour, without_hours
 from codellama_proxy.native.forms import edited, form_of
 from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.pricing.catalogue import CACHE_WRITE_PERCENT
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10
@@ -81,6 +82,18 @@ def priced_fields(chat: InferenceRequest) -> Mapping[str, Any]:
     fields = {name: body[name] for name in form.PRICED_FIELDS if name in body}
     tools = list(form.tools(body))
     return {**fields, "tools": tools} if tools else fields
+
+
+def extras_at(chat: InferenceRequest, deployment: Deployment) -> list[Extra]:
+    """The features of a request that cost extra at a deployment.
+
+    A translation leaves cache marks out where the provider charges nothing for them.
+    """
+    found = extras_of(chat)
+    is_translated = chat.dialect != "chat" and chat.native is None
+    if is_translated and deployment.provider not in CACHE_WRITE_PERCENT:
+        return [extra for extra in found if not extra.hour]
+    return found
 
 
 def _requested(params: Mapping[str, Any]) -> list[Extra]:
@@ -228,7 +241,7 @@ def paid(
 
     Raises `ProxyError` unsupported_parameter if the entry does not drop parameters.
     """
-    unpaid = [extra for extra in extras_of(chat) if not extra.paid_by(deployment.price, known)]
+    unpaid = [extra for extra in extras_at(chat, deployment) if not extra.paid_by(deployment.price, known)]
     if not unpaid:
         return chat, ()
     if not deployment.drop_params:
