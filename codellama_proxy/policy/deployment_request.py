@@ -16,7 +16,7 @@ from codellama_proxy.openai_format.request import InferenceRequest, Native, answ
 from codellama_proxy.policy import privileged_fields
 from codellama_proxy.policy.guardrail import guardrail_text, request_for, with_entry_params
 from codellama_proxy.pricing.catalogue import price_of
-from codellama_proxy.pricing.extras import Extra, extras_at, paid, priced_fields
+from codellama_proxy.pricing.extras import Extra, extras_of, paid, priced_fields
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -69,7 +69,7 @@ class DeploymentRequest:
     @cached_property
     def extras(self) -> list[Extra]:
         """The features it uses that cost extra."""
-        return extras_at(self._with_own_params, self.deployment)
+        return extras_of(self._with_own_params)
 
     @property
     def paid_extras(self) -> list[Extra]:

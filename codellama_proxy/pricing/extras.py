@@ -16,7 +16,6 @@ from codellama_proxy.core.types import Usage
 from codellama_proxy.native.blocks import has_hour, without_hours
 from codellama_proxy.native.forms import edited, form_of
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.pricing.catalogue import CACHE_WRITE_PERCENT
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10
@@ -82,18 +81,6 @@ def priced_fields(chat: InferenceRequest) -> Mapping[str, Any]:
     fields = {name: body[name] for name in form.PRICED_FIELDS if name in body}
     tools = list(form.tools(body))
     return {**fields, "tools": tools} if tools else fields
-
-
-def extras_at(chat: InferenceRequest, deployment: Deployment) -> list[Extra]:
-    """The features of a request that cost extra at a deployment.
-
-    A translation leaves cache marks out where the provider charges nothing for them.
-    """
-    found = extras_of(chat)
-    is_translated = chat.dialect != "chat" and chat.native is None
-    if is_translated and deployment.provider not in CACHE_WRITE_PERCENT:
-        return [extra for extra in found if not extra.hour]
-    return found
 
 
 def _requested(params: Mapping[str, Any]) -> list[Extra]:
@@ -241,16 +228,19 @@ def paid(
 
     Raises `ProxyError` unsupported_parameter if the entry does not drop parameters.
     """
-    unpaid = [extra for extra in extras_at(chat, deployment) if not extra.paid_by(deployment.price, known)]
+    unpaid = [extra for extra in extras_of(chat) if not extra.paid_by(deployment.price, known)]
     if not unpaid:
         return chat, ()
-    if not deployment.drop_params:
+    is_translated = chat.dialect != "chat" and chat.native is None
+    # A translation leaves out what is not supported; a mark of an hour becomes one of the usual lifetime.
+    refused = [extra for extra in unpaid if not (extra.hour and is_translated)]
+    if refused and not deployment.drop_params:
         raise ProxyError(
             "unsupported_parameter",
-            f"'{unpaid[0].param}' asks for something that costs extra and has no price for the model "
+            f"'{refused[0].param}' asks for something that costs extra and has no price for the model "
             f"'{deployment.name}', so it cannot be used under a budget. Remove it, or give it a price in the "
             "configuration.",
-            param=unpaid[0].param,
+            param=refused[0].param,
         )
     return _without(chat, unpaid), tuple(sorted({extra.param for extra in unpaid}))
 

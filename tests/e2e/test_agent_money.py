@@ -26,7 +26,7 @@ REPORTED: Mapping[str, Usage] = {
     "anthropic": anthropic.DIALOGUE.usage,
     "cohere": cohere.DIALOGUE.usage,
     "ai21": ai21.DIALOGUE.usage,
-    **dict.fromkeys(("openai", "together", "openrouter", "gemini", "vllm"), SCRIPTED),
+    **dict.fromkeys(("groq", "together", "openrouter", "gemini", "vllm"), SCRIPTED),
 }
 """By provider: what its upstream says each answer used."""
 HOUR = {"type": "ephemeral", "ttl": "1h"}
@@ -138,7 +138,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Iterator[P
                     script = "say=done;usage=1200,40,300"
                     entries.append(upstream_process.model(own.pop("name"), script, provider=provider, **own))
         yield module_proxy(config(*entries))
-        assert not claude.refused
+        assert all(why.startswith("thinking: ") for why in claude.refused), claude.refused
 
 
 NUMBERS = itertools.count()
@@ -178,6 +178,8 @@ def test_what_costs_extra_is_refused_or_left_out_and_the_rest_is_booked(
         rows = served.rows(key_id=made["key_id"])
         if answer.status_code != 200:
             assert answer.status_code == 400, said
+            if provider == "anthropic" and dialect == "messages" and "thinking: " in answer.text:
+                continue  # relayed: what the client asks of Claude's thinking is between it and the model
             assert case not in ("plain", "an agent's turn", "a thinking budget above max_tokens"), said
             assert not case.startswith("an hour") or (provider == "anthropic" and not lenient), said
             assert not rows or {row["cost_usd"] for row in rows} == {0}, said
