@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.providers import mock
+from codellama_proxy.providers.mock import script as mock
 from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
 
 

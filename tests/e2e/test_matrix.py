@@ -31,7 +31,7 @@ CASES: Mapping[str, tuple[str, str]] = {
     "overflow": ("status=400;code=context_length_exceeded", "overflow"),
 }
 MOCKED: Mapping[str, Any] = {"chat": {"reply": "You said: hi"}, "error": {"status": 429, "retry_after": "7s"}}
-"""What the built-in mock can be told: it calls no tools, and no prompt is too long for it."""
+"""What the built-in mock can be told: it calls tools only if forced, and no prompt is too long for it."""
 WITHOUT_TOOLS = {"perplexity", "replicate"}
 PROVIDERS = sorted(ADAPTERS)
 REMOTE = [provider for provider in PROVIDERS if provider != "mock"]

@@ -24,7 +24,7 @@ from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import request_for
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.charge import Call, charge
-from codellama_proxy.providers import mock
+from codellama_proxy.providers.mock import script as mock
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
 from tests.support.builders import deployment, model, snapshot

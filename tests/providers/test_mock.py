@@ -8,7 +8,8 @@ import pytest
 
 from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.providers.mock import HELLO_WORLD, NOT_A_MODEL, Script, script
+from codellama_proxy.providers.mock.reply import HELLO_WORLD, NOT_A_MODEL
+from codellama_proxy.providers.mock.script import Script, script
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import embeddings
 from codellama_proxy.providers.registry import ADAPTERS

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,19 +16,10 @@ import orjson
 from codellama_proxy.core.snapshot import Mock
 from codellama_proxy.core.sse import DONE, encode
 from codellama_proxy.openai_format.request import Endpoint, several
+from codellama_proxy.providers.mock import logprobs
+from codellama_proxy.providers.mock.reply import Call, Reply, call_id, reply_to, text_of
 from codellama_proxy.tokens.tokenizers import estimate, of_given
 
-HELLO_WORLD = """Here is a function that prints "Hello, world!":
-
-```python
-def hello_world() -> None:
-    print("Hello, world!")
-```
-"""
-NOT_A_MODEL = (
-    "I am codellama-proxy's built-in mock model: everything works, but nobody is thinking. "
-    "Set a provider's key (for example TOGETHER_API_KEY) and a real model answers here.\n"
-)
 INPUT: Mapping[Endpoint, str] = {
     "chat/completions": "messages",
     "completions": "prompt",
@@ -56,15 +46,19 @@ def script(body: bytes, mock: Mock, endpoint: Endpoint = "chat/completions") -> 
         return _refusal(mock)
     if "input" in request:
         return _whole(mock, mock.first_token_delay, _embeddings(request))
-    tokens = _tokens(mock.reply if mock.reply is not None else _reply(request))
-    cut = mock.cut_after_tokens is not None and mock.cut_after_tokens < len(tokens)
-    sent = tokens[: mock.cut_after_tokens] if cut else tokens
-    usage = _usage(request, tokens)
+    reply = reply_to(request, mock, len(_indexes(request)))
+    cut = _is_cut(reply, mock)
+    sent = reply.tokens[: mock.cut_after_tokens] if cut else reply.tokens
+    usage = _usage(request, reply.tokens)
     if request.get("stream"):
-        pieces = tuple(_stream(request, sent, usage, mock, cut=cut))
+        pieces = tuple(_stream(request, reply, sent, usage, mock, body))
         return Script(200, {"content-type": "text/event-stream"}, pieces, cut)
     pause = mock.first_token_delay + (len(sent) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
-    return _whole(mock, pause, _completion(request, "".join(sent), usage), cut=cut)
+    return _whole(mock, pause, _completion(request, reply, sent, usage, body), cut=cut)
+
+
+def _is_cut(reply: Reply, mock: Mock) -> bool:
+    return mock.cut_after_tokens is not None and mock.cut_after_tokens < len(reply.tokens)
 
 
 def endpoint_of(path: str) -> Endpoint:
@@ -94,49 +88,49 @@ def _refusal(mock: Mock) -> Script:
     return Script(status, headers, ((mock.first_token_delay, orjson.dumps({"error": error})),))
 
 
-def _reply(request: Mapping[str, Any]) -> str:
-    prompt = " ".join(_texts(request)).lower()
-    return HELLO_WORLD + "\n" + NOT_A_MODEL if "hello" in prompt and "world" in prompt else NOT_A_MODEL
-
-
-def _texts(request: Mapping[str, Any]) -> list[str]:
-    """The user's texts in any form; token ids are ignored."""
-    if "messages" in request:
-        return [_text(message) for message in request["messages"] if message["role"] == "user"]
-    return [one if isinstance(one, str) else "" for one in _given(request)]
-
-
 def _given(request: Mapping[str, Any]) -> list[Any]:
     return several(request.get("prompt", request.get("input")))
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return " ".join(part.get("text", "") for part in content)
-    return content or ""
-
-
-def _tokens(text: str) -> list[str]:
-    """Words with the space after them, as an approximation of tokens."""
-    return re.findall(r"\S+\s*|\s+", text)
-
-
-def _usage(request: Mapping[str, Any], tokens: list[str]) -> dict[str, int]:
+def _usage(request: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, int]:
     completion = len(tokens) * len(_indexes(request))
     if "messages" in request:
-        prompt = sum(estimate(_text(message)) + 3 for message in request["messages"]) + 3
+        prompt = sum(estimate(text_of(message)) + 3 for message in request["messages"]) + 3
     else:
         prompt = of_given(_given(request), estimate)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _completion(request: Mapping[str, Any], text: str, usage: Mapping[str, int]) -> dict[str, Any]:
+def _completion(
+    request: Mapping[str, Any], reply: Reply, sent: Sequence[str], usage: Mapping[str, int], body: bytes
+) -> dict[str, Any]:
     chats = "messages" in request
-    content = {"message": {"role": "assistant", "content": text}} if chats else {"text": text}
-    choices = [{"index": index, **content, "finish_reason": "stop"} for index in _indexes(request)]
+    text = "".join(sent)
+    choices: list[dict[str, Any]] = []
+    for index in _indexes(request):
+        content = (
+            {"message": {"role": "assistant", **_content(reply, text, body, index)}}
+            if chats
+            else {"text": text}
+        )
+        choice: dict[str, Any] = {"index": index, **content, "finish_reason": reply.finish}
+        if logprobs.wanted(request):
+            choice["logprobs"] = logprobs.logprobs(request, sent) if reply.call is None else None
+        choices.append(choice)
     kind = "chat.completion" if chats else "text_completion"
     return {"object": kind, "model": request["model"], "choices": choices, "usage": usage}
+
+
+def _content(reply: Reply, text: str, body: bytes, index: int) -> dict[str, Any]:
+    """The fields of a message with this text, or with these arguments of a call."""
+    call = reply.call
+    if call is None:
+        return {"content": text}
+    if call.kind == "legacy":
+        return {"content": None, "function_call": {"name": call.name, "arguments": text}}
+    field = "input" if call.kind == "custom" else "arguments"
+    made = {"id": call_id(body, index), "type": call.kind, call.kind: {"name": call.name, field: text}}
+    return {"content": None, "tool_calls": [made]}
 
 
 def _indexes(request: Mapping[str, Any]) -> range:
@@ -164,21 +158,53 @@ def _vector(seed: bytes, size: int) -> list[float]:
 
 
 def _stream(
-    request: Mapping[str, Any], tokens: list[str], usage: Mapping[str, int], mock: Mock, *, cut: bool
+    request: Mapping[str, Any],
+    reply: Reply,
+    sent: Sequence[str],
+    usage: Mapping[str, int],
+    mock: Mock,
+    body: bytes,
 ) -> Iterator[tuple[float, bytes]]:
+    """The chunks of a stream. Those of an answer that is cut lack the end."""
     chats = "messages" in request
     kind = "chat.completion.chunk" if chats else "text_completion"
+    scored = logprobs.wanted(request) and reply.call is None
 
-    def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        content = {"delta": delta} if chats else {"text": delta.get("content", "")}
-        choices = [{"index": index, **content, "finish_reason": finish_reason} for index in _indexes(request)]
+    def chunk(content: Callable[[int], Mapping[str, Any]], finish: str | None = None, **more: Any) -> bytes:
+        choices = [
+            {"index": index, **content(index), **more, "finish_reason": finish} for index in _indexes(request)
+        ]
         return encode(orjson.dumps({"object": kind, "model": request["model"], "choices": choices}))
 
+    def piece(text: str) -> Callable[[int], Mapping[str, Any]]:
+        fixed = {"delta": _delta(reply.call, text)} if chats else {"text": text}
+        return lambda _: fixed
+
+    def first(index: int) -> Mapping[str, Any]:
+        if not chats:
+            return {"text": ""}
+        content = _content(reply, "", body, index)
+        calls = [{"index": 0, **one} for one in content.pop("tool_calls", ())]
+        return {"delta": {"role": "assistant", **content, **({"tool_calls": calls} if calls else {})}}
+
     pause = 1 / mock.tokens_per_second if mock.tokens_per_second else 0.0
-    yield mock.first_token_delay, chunk({"role": "assistant", "content": ""})
-    for token in tokens:
-        yield pause, chunk({"content": token})
-    if cut:
+    yield mock.first_token_delay, chunk(first)
+    offset = 0
+    for token in sent:
+        more: dict[str, Any] = {"logprobs": logprobs.logprobs(request, [token], offset)} if scored else {}
+        offset += len(token)
+        yield pause, chunk(piece(token), **more)
+    if _is_cut(reply, mock):
         return
     last = {"object": kind, "model": request["model"], "choices": [], "usage": usage}
-    yield 0.0, chunk({}, "stop") + encode(orjson.dumps(last)) + encode(DONE)
+    end: Mapping[str, Any] = {"delta": {}} if chats else {"text": ""}
+    yield 0.0, chunk(lambda _: end, reply.finish) + encode(orjson.dumps(last)) + encode(DONE)
+
+
+def _delta(call: Call | None, text: str) -> dict[str, Any]:
+    if call is None:
+        return {"content": text}
+    if call.kind == "legacy":
+        return {"function_call": {"arguments": text}}
+    field = "input" if call.kind == "custom" else "arguments"
+    return {"tool_calls": [{"index": 0, call.kind: {field: text}}]}
