@@ -221,11 +221,14 @@ def _text(message: Message) -> str:
 def storable(completion: Json) -> bool:
     """Whether an answer is complete and not empty, so neither cut off nor filtered."""
     choices = completion.get("choices")
-    return bool(choices) and all(
-        choice.get("finish_reason") in COMPLETE and _has_content(choice.get("message") or {})
-        for choice in choices or ()
-    )
+    if not choices:
+        return False
+    kept = [
+        one for one in choices if one.get("finish_reason") in COMPLETE and _has_content(one.get("message"))
+    ]
+    return len(kept) == len(choices)
 
 
-def _has_content(message: Json) -> bool:
-    return any(message.get(name) for name in ("content", "tool_calls", "function_call"))
+def _has_content(message: Json | None) -> bool:
+    message = message or {}
+    return bool(message.get("content") or message.get("tool_calls") or message.get("function_call"))

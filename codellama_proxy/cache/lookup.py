@@ -23,7 +23,7 @@ from codellama_proxy.cache.keeper import UNREADABLE, AnswerKeeper
 from codellama_proxy.cache.key import CachedAnswer
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import converted
-from codellama_proxy.cache.semantic.embeddings import semantic_query
+from codellama_proxy.cache.semantic.embeddings import SemanticBackend, semantic_query
 from codellama_proxy.cache.semantic.selector import SemanticSelector
 from codellama_proxy.cache.shared_answer import Subscription
 from codellama_proxy.cache.single_flight import SharedCall
@@ -71,9 +71,10 @@ class CacheLookup:
             return self._own_call(query, None) if directives.write else DirectCall()
         context.cache = "miss"
         source = await self._identical(query)
-        if source is None and query.call_key not in self._shared:
+        backend = self._semantic.of(snapshot)
+        if source is None and backend is not None and query.call_key not in self._shared:
             # The second lookup finds an answer that was stored during the semantic search.
-            source = await self._similar(query) or await self._identical(query)
+            source = await self._similar(query, backend) or await self._identical(query)
         if source is not None:
             return source
         return await self._in_progress(query) if directives.write else DirectCall()
@@ -82,11 +83,8 @@ class CacheLookup:
         answer = await self._storage.find(query.key, query.scope)
         return self._replay(query, answer, "hit")
 
-    async def _similar(self, query: CacheQuery) -> CachedAnswerSource | None:
+    async def _similar(self, query: CacheQuery, backend: SemanticBackend) -> CachedAnswerSource | None:
         """A stored answer to a similar request, or `None`."""
-        backend = self._semantic.of(query.snapshot)
-        if backend is None:
-            return None
         request, model = query.request, query.models[0]
         wanted = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
         if wanted is None:

@@ -24,6 +24,7 @@ class CacheQuery:
 
     __slots__ = (
         "_monotonic",
+        "call_key",
         "context",
         "directives",
         "key",
@@ -52,12 +53,9 @@ class CacheQuery:
         """The semantic query, and the state that the backend computed for it."""
         self.scope: CacheScope = keys.scope_of(snapshot, context.settings.name, context.key)
         self.key = self.key_of(models[0])
-        self._monotonic = monotonic
-
-    @property
-    def call_key(self) -> CallKey:
+        self.call_key: CallKey = (self.key, tuple([model.name for model in models]))
         """Identifies calls that may be shared: same key, and same permitted models."""
-        return self.key, tuple([model.name for model in self.models])
+        self._monotonic = monotonic
 
     def key_of(self, model: Model) -> bytes:
         """The cache key of this model's answers to the request."""

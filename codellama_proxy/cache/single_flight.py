@@ -113,7 +113,10 @@ class SharedCall:
             self.answer.abandon()
 
     def unshared(self) -> SharedCall:
-        """A call like this one for its owner alone; this one is abandoned."""
+        """A call like this one for its owner alone; this one is abandoned where requests wait for it."""
+        if not self.answer.subscriptions:
+            self._closed_to_others(self)
+            return self
         self.answer.abandon()
         return SharedCall(
             stream=self.answer.stream,
