@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.upstream import shell
 from tests.support.upstream.script import Step
 
 CREATED = 1_795_340_000
@@ -54,6 +55,8 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
         names = [tool["function"]["name"] for tool in body["tools"]]
         calls = tuple((name, json.dumps({"city": "Oslo", "call": i})) for i, name in enumerate(names))
         return Choice(tool_calls=calls, finish="tool_calls")
+    if "shell" in step and (call := shell.call(body)):
+        return Choice(tokenize("I will run it."), tool_calls=(call,), finish="tool_calls")
     if "function" in step and body.get("functions"):
         name = body["functions"][0]["name"]
         return Choice(function_call=(name, '{"city": "Oslo"}'), finish="function_call")
@@ -71,6 +74,8 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
 def answer_text(body: Mapping[str, Any], step: Step) -> str:
     if "echo" in step:
         return json.dumps(body)
+    if "shell" in step:
+        return shell.summary(body)
     if "json" in step:
         return json.dumps({"answer": 42, "from": step.label})
     fat = "-fat" * int(step.number("fat"))

@@ -1,0 +1,58 @@
+"""Agents for the tests to run, and a summary of what they did: the record of a run of `scripts/test --clients`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.agents import AGENTS, Agent, Run
+from tests.clients.packages import NODE
+from tests.support.proxy_process import Proxy
+
+PROPERTY = "agent"
+RunAgent = Callable[..., Run]
+
+
+@pytest.fixture
+def agent(request: pytest.FixtureRequest) -> Agent:
+    """The agent that a test is parametrized with, by name."""
+    one = AGENTS[request.param]
+    for package in (NODE, one.package):
+        if not package.path.exists():
+            pytest.skip(f"{package.name}@{package.version} is not installed: run scripts/test --clients")
+    return one
+
+
+@pytest.fixture
+def run(
+    agent: Agent, request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[..., None]
+) -> RunAgent:
+    """Runs the agent against a proxy, and records how it went."""
+
+    def run_agent(served: Proxy, model: str, key: str, **limits: float) -> Run:
+        before = len(requests(served, agent.endpoint))
+        done = agent.run(tmp_path, served, model, key=key, **limits)
+        made = len(requests(served, agent.endpoint)) - before
+        facts = f"{agent.package.version:<9} {agent.endpoint:<16} {made:2} requests {done.seconds:6.1f} s"
+        record_property(PROPERTY, f"{request.node.callspec.id:<40} {facts}")
+        return replace(done, requests=made)
+
+    return run_agent
+
+
+def requests(served: Proxy, endpoint: str) -> list[dict[str, Any]]:
+    """The log lines of the requests to an endpoint, refused ones included."""
+    return [line for line in served.log_lines() if line.get("endpoint") == endpoint]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("agents")
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == PROPERTY:
+                    terminalreporter.write_line(f"{outcome:<7} {value}")

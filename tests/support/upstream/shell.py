@@ -1,0 +1,57 @@
+"""What a model says to a coding agent: call its shell tool once, then repeat what the tool returned. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+COMMAND = "echo from-the-shell-$((40 + 2)); sleep 1"  # Qwen Code loses what a command prints as it ends
+OUTPUT = "from-the-shell-42"
+"""What the command prints: it is in no request unless the command was run."""
+TOOLS = frozenset(
+    {"Bash", "bash", "shell", "shell_command", "exec_command", "run_shell_command", "execute_command"}
+    | {"run_commands", "run_terminal_command"}
+)
+"""The names that agents give to their shell tool."""
+VALUES: Mapping[str, Any] = {"boolean": False, "number": 1, "integer": 1, "array": [], "object": {}}
+
+
+def call(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name and JSON arguments of the call; `None` without a shell tool, or if it was called already."""
+    if any(_results(body)):
+        return None
+    for tool in body.get("tools") or ():
+        described = tool.get("function", tool)
+        if described.get("name") in TOOLS:
+            schema = described.get("parameters") or described.get("input_schema") or {}
+            return described["name"], json.dumps(_arguments(schema))
+    return None
+
+
+def summary(body: Mapping[str, Any]) -> str:
+    """The last answer of the task."""
+    returned = " ".join(_results(body))
+    return f"The tool returned {OUTPUT}." if OUTPUT in returned else f"No tool ran. {returned}".strip()
+
+
+def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    properties = schema.get("properties") or {}
+    return {name: _value(name, properties.get(name) or {}) for name in schema.get("required") or properties}
+
+
+def _value(name: str, schema: Mapping[str, Any]) -> Any:
+    kind = schema.get("type")
+    if name in ("command", "cmd", "commands"):
+        return [COMMAND] if kind == "array" else COMMAND
+    return VALUES.get(str(kind), (schema.get("enum") or ["run a command"])[0])
+
+
+def _results(body: Mapping[str, Any]) -> Iterator[str]:
+    """Results of tools, in the form of chat completions or of Messages."""
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        if message.get("role") == "tool":
+            yield json.dumps(content)
+        elif isinstance(content, list):
+            yield from (json.dumps(one) for one in content if one.get("type") == "tool_result")
