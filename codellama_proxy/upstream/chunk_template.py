@@ -100,10 +100,13 @@ class ChunkTemplate(NamedTuple):
     model: str | None
     start: bytes | None
     """How an event of a run begins; `None` if clients are not sent what arrives."""
+    raw_before: bytes = b""
+    raw_after: bytes = b""
+    """The bytes around the text in the event's `raw`; empty if it has none."""
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
         """`StreamParser.run_at`."""
-        _, before, after, _, _, model, start = self
+        _, before, after, _, _, model, start, *_ = self
         if start is None or not events.startswith(start, at):
             return None
         at += len(START)
@@ -133,7 +136,7 @@ class ChunkTemplate(NamedTuple):
 
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
-        kind, before, after, event_before, event_after, model, _ = self
+        kind, before, after, event_before, event_after, model, _, raw_before, raw_after = self
         data, event = frame
         if event != kind or not data.startswith(before) or not data.endswith(after):
             return None
@@ -146,7 +149,10 @@ class ChunkTemplate(NamedTuple):
         except ValueError:
             return None
         body = data if event_before is before else b"%b%b%b" % (event_before, inside, event_after)
-        return Event(body, True, text, None, None, model)
+        found_event = Event(body, True, text, None, None, model)
+        if not raw_before:
+            return found_event
+        return found_event._replace(raw=b"%b%b%b" % (raw_before, inside, raw_after))
 
 
 def learn(
@@ -160,11 +166,13 @@ def learn(
     event = events[0]
     quoted = orjson.dumps(event.text)
     in_frame, in_event = _around(quoted, frame.data), _around(quoted, event.body)
-    if in_frame is None or in_event is None:
+    in_raw = _around(quoted, event.raw) if event.raw else (b"", b"")
+    if in_frame is None or in_event is None or in_raw is None:
         return None
     relayed = event.body == frame.data
     start = START + in_frame[0] if relayed and not frame.event else None
-    template = ChunkTemplate(frame.event, *in_frame, *(in_frame if relayed else in_event), event.model, start)
+    around = in_frame if relayed else in_event
+    template = ChunkTemplate(frame.event, *in_frame, *around, event.model, start, *in_raw)
     other = Frame(template.before + OTHER_TEXT.encode() + template.after, frame.event)
     return template if list(parse(other)) == [template.event_of(other)] else None
 

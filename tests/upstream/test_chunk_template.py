@@ -17,7 +17,7 @@ from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import stream as openai_stream
 from codellama_proxy.providers.openai.stream import StreamState
-from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.providers.registry import ADAPTERS, RELAYS, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser, learn
 from tests.support.builders import chat, deployment
 
@@ -112,8 +112,13 @@ def test_parsing_is_the_same_with_and_without_templates(
     assert matched_by_template(parse, frames) == parsed_without_template(parse, frames)
 
 
-@given(st.lists(answer_text, max_size=12), st.booleans())
-def test_parsing_of_another_dialect_is_the_same_with_templates(events_of: list[str], thinks: bool) -> None:
+MESSAGES = (ADAPTERS["anthropic"], RELAYS["messages"]["anthropic"])
+
+
+@given(st.lists(answer_text, max_size=12), st.booleans(), st.sampled_from(MESSAGES))
+def test_parsing_of_another_dialect_is_the_same_with_templates(
+    events_of: list[str], thinks: bool, adapter: Adapter
+) -> None:
     name = "thinking" if thinks else "text"
     block: dict[str, Any] = {"index": 0, "content_block": {"type": name, name: ""}}
     start = {"message": {"id": "m", "model": "c", "usage": {"input_tokens": 1}}}
@@ -121,8 +126,23 @@ def test_parsing_of_another_dialect_is_the_same_with_templates(events_of: list[s
     deltas = [{"type": f"{name}_delta", name: one} for one in events_of]
     events += [("content_block_delta", {"index": 0, "delta": delta}) for delta in deltas]
     frames = [Frame(orjson.dumps({"type": kind, **body}), kind) for kind, body in events]
-    parse = ADAPTERS["anthropic"].parse_stream
+    parse = adapter.parse_stream
     assert matched_by_template(parse, frames) == parsed_without_template(parse, frames)
+
+
+def test_frames_that_are_passed_on_have_a_template() -> None:
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one"}}
+    data = orjson.dumps(delta)
+    raw = b"event: content_block_delta\ndata: " + data + b"\n\n"
+
+    def parse(frame: Frame) -> list[Event]:
+        text = orjson.loads(frame.data)["delta"]["text"]
+        return [Event(b"{}" + orjson.dumps(text), True, text, raw=raw.replace(data, frame.data))]
+
+    template = learn(Frame(data), parse(Frame(data)), parse)
+    assert template is not None
+    other = Frame(data.replace(b"one", b"two"))
+    assert template.event_of(other) == parse(other)[0]
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
