@@ -43,7 +43,7 @@ def as_text(
         )
     if chat.ignored:
         yield ""
-        yield f"Left out in the translation from {chat.dialect}: {', '.join(chat.ignored)}."
+        yield f"Left out where the request is translated: {', '.join(chat.ignored)}."
     if explanation.others:
         yield ""
         yield "Not attempted:"

@@ -131,14 +131,14 @@ def test_a_request_of_another_dialect_shows_what_its_translation_leaves_out(
     own: dict[str, Any] = (
         {"messages": messages, "max_tokens": 9} if endpoint == "messages" else {"input": "hi"}
     )
-    body.write_text(json.dumps({"model": "gpt-4", "unheard_of": 1, **own}))
+    body.write_text(json.dumps({"model": "codellama", "unheard_of": 1, **own}))
     arguments = ["--project", "web", "--endpoint", endpoint, str(body)]
     found = explained_json(capsys, *arguments)
     assert (found["endpoint"], found["error"]) == (endpoint, None)
     assert "unheard_of" in found["left_out"]
     assert "unheard_of" in found["chain"][0]["dropped_params"]
     assert main(["explain", *arguments]) == 0
-    assert f"Left out in the translation from {endpoint}: " in capsys.readouterr().out
+    assert "Left out where the request is translated: " in capsys.readouterr().out
     assert explained_json(capsys, "--project", "web", "--endpoint", endpoint)["chain"]
 
 
@@ -186,6 +186,15 @@ def test_the_hold_depends_on_the_body(here: Path, capsys: pytest.CaptureFixture[
     body.write_text('{"prompt": 1}')
     assert main(["explain", "--project", "web", str(body)]) == 1
     assert "400 invalid_type" in capsys.readouterr().err
+
+
+def test_the_hold_is_for_cache_writes_where_those_cost_more(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = "- {name: %s, provider: %s, api_key: k, fallbacks: [], price: {input: 3, output: 0}}\n"
+    (here / "proxy.yaml").write_text("models:\n" + entry % ("b", "openai") + entry % ("a", "anthropic"))
+    most = [explained_json(capsys, "--project", "web", "--model", model)["most_usd"] for model in ("a", "b")]
+    assert most[0] == pytest.approx(1.25 * most[1])
 
 
 def test_the_cache_key_depends_on_request_and_scope(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

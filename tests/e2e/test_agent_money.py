@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import pytest
@@ -100,10 +101,23 @@ PAID_WORDS = (
 """In a request to an upstream, these would cost what the ledger does not know."""
 
 
+def _of_thinking(why: str) -> bool:
+    """A relay leaves it to the client what it asks of Claude's thinking."""
+    return "thinking: " in why or "output_config.effort: " in why
+
+
 @pytest.fixture(scope="module")
-def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Iterator[Proxy]:
+def claude() -> Iterator[anthropic_server.Server]:
+    with anthropic_server.serving() as one:
+        yield one
+    assert all(_of_thinking(why) for why in one.refused), one.refused
+
+
+@pytest.fixture(scope="module")
+def served(
+    upstream_process: Upstream, module_proxy: ProxyFactory, claude: anthropic_server.Server
+) -> Iterator[Proxy]:
     with ExitStack() as stack:
-        claude = stack.enter_context(anthropic_server.serving())
         others = {
             "cohere": (
                 f"{stack.enter_context(serving(cohere_server.answer)).url}/v2",
@@ -137,8 +151,8 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Iterator[P
                 else:
                     script = "say=done;usage=1200,40,300"
                     entries.append(upstream_process.model(own.pop("name"), script, provider=provider, **own))
-        yield module_proxy(config(*entries))
-        assert all(why.startswith("thinking: ") for why in claude.refused), claude.refused
+        hour = {**entries[0], "name": "anthropic-hour", "price": {**PRICE, "cache_write_1h": 6}}
+        yield module_proxy(config(*entries, hour))
 
 
 NUMBERS = itertools.count()
@@ -163,39 +177,95 @@ def cost(usage: Usage) -> float:
     return float((exact * 1000).to_integral_value(ROUND_CEILING) / 10**9)
 
 
+class Wire(NamedTuple):
+    """The proxy, and what reaches the upstreams whose requests the test reads."""
+
+    proxy: Proxy
+    upstream: Upstream
+    claude: anthropic_server.Server
+
+    def bodies(self, since: tuple[int, int] = (0, 0)) -> list[dict[str, Any]]:
+        return [*self.upstream.journal.bodies()[since[0] :], *self.claude.bodies[since[1] :]]
+
+    def position(self) -> tuple[int, int]:
+        return len(self.upstream.journal.bodies()), len(self.claude.bodies)
+
+
+@pytest.fixture
+def wire(served: Proxy, upstream: Upstream, claude: anthropic_server.Server) -> Wire:
+    claude.bodies.clear()
+    return Wire(served, upstream, claude)
+
+
+def booked(
+    wire: Wire, dialect: str, provider: str, lenient: bool, more: Mapping[str, Any], streamed: bool
+) -> httpx2.Response:
+    """One request in a project of its own with a small budget: what is booked is what the upstream reported."""
+    made = wire.proxy.new_key(f"project-{next(NUMBERS)}", max_budget=BUDGET)
+    before = wire.position()
+    model = f"{provider}{'-lenient' * lenient}"
+    answer = asked(wire.proxy, dialect, model, made["key"], stream=streamed, **more)
+    said = f"{provider}, lenient: {lenient}: {answer.text[:300]}"
+    usage, spent = REPORTED[provider], 0.0
+    if answer.status_code == 200:
+        row = wire.proxy.row(answer.headers["x-request-id"])
+        spent = cost(usage)
+        assert (row["endpoint"], row["status"], row["basis"]) == (dialect, "ok", "exact"), said
+        assert (row["prompt_tokens"], row["completion_tokens"]) == usage[:2], said
+        assert row["cost_usd"] == pytest.approx(spent, abs=1e-12), said
+    else:
+        assert answer.status_code == 400, said
+        rows = wire.proxy.rows(key_id=made["key_id"])
+        assert not rows or {row["cost_usd"] for row in rows} == {0}, said
+        assert wire.position() == before or _of_thinking(answer.text), said
+    key = wire.proxy.client.get("/key/info", headers={"authorization": f"Bearer {made['key']}"}).json()
+    assert key["spend"] == pytest.approx(spent, abs=1e-12), said
+    for sent in wire.bodies(before):
+        assert not [word for word in PAID_WORDS if word in str(sent)], (said, sent)
+        assert "1h" not in str(sent), said
+        bound = sent.get("max_completion_tokens", sent.get("max_tokens"))
+        assert bound * PRICE["output"] / 10**6 < BUDGET
+        if "x-proxy-max-tokens" in answer.headers:
+            assert bound == int(answer.headers["x-proxy-max-tokens"])
+    return answer
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("dialect", "case", "more"), ASKED, ids=[f"{d}: {case}" for d, case, _ in ASKED])
 def test_what_costs_extra_is_refused_or_left_out_and_the_rest_is_booked(
-    served: Proxy, upstream: Upstream, dialect: str, case: str, more: Mapping[str, Any], streamed: bool
+    wire: Wire, dialect: str, case: str, more: Mapping[str, Any], streamed: bool
 ) -> None:
-    """In a project with a small budget, at each provider, with and without `drop_params`."""
+    """At each provider, with and without `drop_params`."""
     for provider, lenient in itertools.product(REPORTED, (False, True)):
-        made = served.new_key(f"project-{next(NUMBERS)}", max_budget=BUDGET)
-        model = f"{provider}{'-lenient' * lenient}"
-        before = len(upstream.journal.requests())
-        answer = asked(served, dialect, model, made["key"], stream=streamed, **more)
-        said = f"{provider}, lenient: {lenient}: {answer.text[:300]}"
-        rows = served.rows(key_id=made["key_id"])
-        if answer.status_code != 200:
-            assert answer.status_code == 400, said
-            if provider == "anthropic" and dialect == "messages" and "thinking: " in answer.text:
-                continue  # relayed: what the client asks of Claude's thinking is between it and the model
-            assert case not in ("plain", "an agent's turn", "a thinking budget above max_tokens"), said
-            assert not case.startswith("an hour") or (provider == "anthropic" and not lenient), said
-            assert not rows or {row["cost_usd"] for row in rows} == {0}, said
-            assert len(upstream.journal.requests()) == before, said
+        answer = booked(wire, dialect, provider, lenient, more, streamed)
+        relayed = provider == "anthropic" and dialect == "messages"
+        if answer.status_code == 200 or (relayed and _of_thinking(answer.text)):
             continue
-        row = served.row(answer.headers["x-request-id"])
-        usage = REPORTED[provider]
-        assert (row["endpoint"], row["status"], row["basis"]) == (dialect, "ok", "exact"), said
-        assert (row["prompt_tokens"], row["completion_tokens"]) == usage[:2], said
-        assert row["cost_usd"] == pytest.approx(cost(usage), abs=1e-12), said
-        key = served.client.get("/key/info", headers={"authorization": f"Bearer {made['key']}"}).json()
-        assert key["spend"] == pytest.approx(row["cost_usd"], abs=1e-12)
-        for sent in upstream.journal.bodies()[before:]:
-            assert not [word for word in PAID_WORDS if word in str(sent)], (said, sent)
-            assert "1h" not in str(sent), said
-            bound = sent.get("max_completion_tokens", sent.get("max_tokens"))
-            if "x-proxy-max-tokens" in answer.headers:
-                assert bound == int(answer.headers["x-proxy-max-tokens"])
-            assert bound * PRICE["output"] / 10**6 < BUDGET
+        assert case not in ("plain", "an agent's turn", "a thinking budget above max_tokens"), answer.text
+        assert not case.startswith("an hour") or (relayed and not lenient), answer.text
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_mixture_is_booked_as_the_upstream_reported(wire: Wire, seed: int) -> None:
+    chosen = random.Random(seed)
+    dialect = chosen.choice(("messages", "responses"))
+    cases = list((MESSAGES if dialect == "messages" else RESPONSES).values())
+    mixture: dict[str, Any] = {}
+    for case in chosen.sample(cases, chosen.randint(2, 4)):
+        tools = [*mixture.get("tools", []), *case.get("tools", [])]
+        names = {tool.get("name", tool.get("type")): tool for tool in tools}
+        mixture |= {**case, **({"tools": list(names.values())} if tools else {})}
+    booked(
+        wire, dialect, chosen.choice(list(REPORTED)), chosen.random() < 0.5, mixture, chosen.random() < 0.5
+    )
+
+
+def test_an_hour_with_a_price_is_sent_and_held(wire: Wire) -> None:
+    made = wire.proxy.new_key("an-hour", max_budget=BUDGET)
+    system = MESSAGES["an hour"]["system"]
+    answer = asked(wire.proxy, "messages", "anthropic-hour", made["key"], system=system)
+    assert answer.status_code == 200, answer.text
+    assert "1h" in str(wire.claude.body["system"])
+    assert wire.proxy.row(answer.headers["x-request-id"])["cost_usd"] == pytest.approx(
+        cost(REPORTED["anthropic"]), abs=1e-12
+    )

@@ -177,6 +177,8 @@ def test_a_span_shows_the_operation_and_the_session(
 def test_a_project_may_use_only_its_endpoints(served: Proxy, endpoint: str) -> None:
     for only in ("chats-only", "messages-only", "responses-only"):
         secret = served.new_key(only)["key"]
+        info = served.client.get("/key/info", headers={"authorization": f"Bearer {secret}"}).json()
+        assert info["endpoints"] == ["chat" if only == "chats-only" else only.removesuffix("-only")]
         answer = asked(served, endpoint, "plain", "is it allowed", secret)
         allowed = only.startswith(endpoint)
         assert answer.status_code == (200 if allowed else 404), (only, answer.text)

@@ -1,4 +1,4 @@
-"""The limits in `/key/info`: each with its source and what remains of it."""
+"""What `/key/info` shows besides the key's own fields: its endpoints, its limits, and what remains of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from codellama_proxy.diagnostics.limit_sources import with_sources
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import overlay
 from codellama_proxy.store.key_fields import LIMIT_FIELDS
+
+
+def endpoints_shown(key: Key, snapshot: Snapshot) -> list[str] | None:
+    """The names of the endpoints that the key's project may use; `None` for all."""
+    endpoints = snapshot.project(key.project).endpoints
+    return None if endpoints is None else sorted(endpoints)
 
 
 def limits_shown(key: Key, snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:

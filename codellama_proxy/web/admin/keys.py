@@ -14,7 +14,7 @@ from codellama_proxy.core.snapshot import Json
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.key_fields import shown
-from codellama_proxy.web.admin.key_info import limits_shown, own_standing, scopes_shown
+from codellama_proxy.web.admin.key_info import endpoints_shown, limits_shown, own_standing, scopes_shown
 from codellama_proxy.web.auth import caller, credential, require_admin
 from codellama_proxy.web.http import json_object, respond
 from codellama_proxy.web.query_params import Query
@@ -39,6 +39,7 @@ async def info(request: Request) -> Response:
     return respond(
         {
             **shown(key),
+            "endpoints": endpoints_shown(key, snapshot),
             "limits": limits_shown(key, snapshot),
             **own_standing(standings),
             "scopes": scopes_shown(standings, everything=admin),
