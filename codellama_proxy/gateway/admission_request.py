@@ -17,6 +17,7 @@ from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.extras import Extra
 from codellama_proxy.pricing.plausible_usage import OWN_TOKENS, Bounds
+from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tokens import media
 from codellama_proxy.tokens import tokenizers as tokens
@@ -98,7 +99,7 @@ def admission_request(
         scopes=scopes,
         prompt_estimate=prompt_estimate,
         prompt_bound=max(bounds),
-        max_tokens=request.max_tokens,
+        max_tokens=_max_tokens(request, deployments),
         default_max_tokens=0 if embeds else max([d.max_output_tokens for d in deployments]),
         n=answers,
         prices=tuple(prices),
@@ -111,6 +112,15 @@ def admission_request(
         agent=context.agent,
         counts=context.counts,
     )
+
+
+def _max_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int | None:
+    """The client's bound on the answer; where it is only a ceiling, what the most generous candidate makes of it."""
+    wanted = request.max_tokens
+    if wanted is None or request.max_tokens_field not in request.soft:
+        return wanted
+    narrowed = [narrowed_max_tokens(request, deployment) for deployment in deployments]
+    return max([wanted if most is None else most for most in narrowed])
 
 
 def _in_order(planned: Sequence[Deployment], models: Sequence[Model]) -> Sequence[Deployment]:

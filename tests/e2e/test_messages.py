@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("broken", "error_event_after=2;every=0.05", fallbacks=[]),
             model("busy", "status=429;retry_after=7", fallbacks=[]),
             model("down", "status=500", fallbacks=["plain"]),
+            model("limited", "say=hi;delay=0.5", max_output_tokens=100, fallbacks=[]),
             {"name": "mock", "provider": "mock"},
         )
     )
@@ -124,3 +126,20 @@ def test_tokens_are_counted_without_a_row(served: Proxy, client: Anthropic) -> N
     assert len(served.rows()) == before
     with pytest.raises(anthropic_error("NotFoundError")):
         client.messages.count_tokens(model="nothing", messages=HELLO)
+
+
+def test_parallel_requests_of_an_agent_share_a_small_budget(served: Proxy, upstream: Upstream) -> None:
+    """128 000 tokens would cost 0.77 USD each; the model answers with 100 at most, and that is held."""
+    small = served.new_key(max_budget=0.02, budget_duration="day")
+    with anthropic_of(served, api_key=small["key"]) as client, ThreadPoolExecutor(4) as pool:
+
+        def one(number: int) -> str:
+            messages: Any = [{"role": "user", "content": f"Say hello {number}"}]
+            raw = client.messages.with_raw_response.create(
+                model="limited", max_tokens=128_000, messages=messages
+            )
+            return str(raw.headers["x-proxy-max-tokens"])
+
+        assert list(pool.map(one, range(4))) == ["100"] * 4
+    for sent in upstream.journal.bodies():
+        assert [sent[name] for name in ("max_tokens", "max_completion_tokens") if name in sent] == [100]
