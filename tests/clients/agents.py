@@ -50,6 +50,11 @@ class Run:
     requests: int = 0
     """How many it made to the endpoint it uses."""
 
+    @property
+    def stopped(self) -> bool:
+        """It had not ended in time."""
+        return self.code == -signal.SIGKILL
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:

@@ -38,7 +38,8 @@ def run(
         done = agent.run(tmp_path, served, model, key=key, **limits)
         made = len(requests(served, agent.endpoint)) - before
         facts = f"{agent.package.version:<9} {agent.endpoint:<16} {made:2} requests {done.seconds:6.1f} s"
-        record_property(PROPERTY, f"{request.node.callspec.id:<40} {facts}")
+        test = request.node.originalname.removeprefix("test_").replace("_", " ")
+        record_property(PROPERTY, f"{test:<49} {request.node.callspec.id:<36} {facts}")
         return replace(done, requests=made)
 
     return run_agent

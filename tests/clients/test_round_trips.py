@@ -8,32 +8,35 @@ from typing import Any
 import pytest
 
 from tests.clients.agents import AGENTS, Agent
-from tests.clients.anthropic_upstream import serving
 from tests.clients.conftest import RunAgent
+from tests.clients.native_upstream import native_upstream
+from tests.support.dialects.loopback import Server
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import PRICE, Upstream
 from tests.support.upstream.shell import OUTPUT
 
+UPSTREAMS = ("chat", "anthropic", "openai")
+"""A model at /chat/completions, one at Anthropic's /messages and one that OpenAI has only at /responses."""
 each_agent = pytest.mark.parametrize("agent", AGENTS, indirect=True)
 
 
 @pytest.fixture(scope="module")
-def anthropic_url() -> Iterator[str]:
-    with serving() as url:
-        yield url
+def native() -> Iterator[Server]:
+    with native_upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def served(upstream_process: Upstream, anthropic_url: str, module_proxy: ProxyFactory) -> Proxy:
-    claude: dict[str, Any] = {
-        "name": "shell-anthropic",
-        "provider": "anthropic",
-        "model": "claude-sonnet-4-6",
-    }
+def served(upstream_process: Upstream, native: Server, module_proxy: ProxyFactory) -> Proxy:
+    def entry(name: str, model: str) -> dict[str, Any]:
+        address = {"base_url": f"{native.url}/v1", "api_key": "sk-upstream-of-the-agents"}
+        return {"name": name, "provider": name, "model": model, "price": PRICE, "fallbacks": [], **address}
+
     return module_proxy(
         config(
-            upstream_process.model("shell-openai", "shell"),
-            {**claude, "base_url": anthropic_url, "api_key": "sk-ant-of-the-tests", "price": PRICE},
+            upstream_process.model("chat", "shell"),
+            entry("anthropic", "claude-sonnet-4-6"),
+            entry("openai", "gpt-5.5-pro"),
             {"name": "mock", "provider": "mock"},
         )
     )
@@ -44,7 +47,7 @@ def rows_of(served: Proxy, key: str) -> list[dict[str, Any]]:
 
 
 @each_agent
-@pytest.mark.parametrize("model", ["shell-openai", "shell-anthropic"])
+@pytest.mark.parametrize("model", UPSTREAMS)
 def test_a_tool_is_called_and_its_result_is_read(
     served: Proxy, agent: Agent, run: RunAgent, model: str
 ) -> None:

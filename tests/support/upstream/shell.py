@@ -48,7 +48,10 @@ def _value(name: str, schema: Mapping[str, Any]) -> Any:
 
 
 def _results(body: Mapping[str, Any]) -> Iterator[str]:
-    """Results of tools, in the form of chat completions or of Messages."""
+    """Results of tools, in the form of chat completions, of Messages or of Responses."""
+    for item in body["input"] if isinstance(body.get("input"), list) else ():
+        if item.get("type") == "function_call_output":
+            yield json.dumps(item["output"])
     for message in body.get("messages") or ():
         content = message.get("content")
         if message.get("role") == "tool":
