@@ -22,8 +22,10 @@ from codellama_proxy.web.connection import EXCHANGE, REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
+from codellama_proxy.web.openapi.document import openapi
 from codellama_proxy.web.paths import VERSION, Paths, normalize_path
 from codellama_proxy.web.state import Runtime
+from codellama_proxy.web.welcome import root
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,9 @@ def create_app(runtime: Runtime) -> ASGIApp:
             *_both("GET", "/health/liveliness", health.liveliness),
             *_both("GET", "/health/liveness", health.liveliness),
             *_both("GET", "/health/readiness", health.readiness),
+            *_both("GET", "/", root.root),
+            *_both("GET", "/welcome.css", root.style),
+            *_both("GET", "/openapi.json", openapi),
         ],
         exception_handlers={
             ProxyError: _refused,
@@ -131,11 +136,11 @@ async def _disconnected(request: Request, _: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        message = f"{request.method} is not allowed here."
         allowed = dict(error.headers or {})
+        message = f"{request.method} is not allowed here, only {allowed.get('Allow', 'other methods')}."
         return await _refused(request, ProxyError("method_not_allowed", message, headers=allowed))
     nearest = request.app.state.paths.nearest(request.scope["path"])
-    message = f"There is no such path. The nearest one is {nearest}."
+    message = f"There is no such path; GET / shows how to connect. The nearest path is {nearest}."
     return await _refused(request, ProxyError("not_found", message))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.routing.cooldown import is_cooling
 from codellama_proxy.web.auth import require_admin
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.state import runtime_of
+from codellama_proxy.web.state import Runtime, runtime_of
 
 
 async def liveliness(_: Request) -> Response:
@@ -27,13 +27,15 @@ async def hello(_: Request) -> Response:
 
 
 async def readiness(request: Request) -> Response:
-    runtime = runtime_of(request)
-    status = "ready"
-    if runtime.draining:
-        status = "shutting_down"
-    elif not runtime.store.health.healthy:
-        status = "accounting_unavailable"
+    status = readiness_status(runtime_of(request))
     return respond({"status": status, "config": _config(request)}, 200 if status == "ready" else 503)
+
+
+def readiness_status(runtime: Runtime) -> Literal["ready", "shutting_down", "accounting_unavailable"]:
+    """Whether the process serves requests, else why not."""
+    if runtime.draining:
+        return "shutting_down"
+    return "ready" if runtime.store.health.healthy else "accounting_unavailable"
 
 
 async def health(request: Request) -> Response:

@@ -28,6 +28,8 @@ def normalize_path(scope: Scope) -> None:
     Escapes are decoded in names only: elsewhere they could hide a path from a filter in front of the proxy.
     """
     raw: bytes = scope["raw_path"]
+    if raw == b"/v1":  # the base URL that clients are given
+        scope["path"] = "/v1/"
     if b"%" not in raw and b"//" not in raw and not raw.startswith(b"/v1/v1"):
         return
     path = _VERSIONS.sub(VERSION, _SLASHES.sub("/", raw.decode("ascii")))
@@ -41,7 +43,8 @@ class Paths:
         plain = {template.replace(":path}", "}").removeprefix(VERSION) for template in templates}
         self._known = sorted(plain)
         # Not the routes of a part of something: their templates are long enough to be like anything.
-        self._suggested = [one for one in self._known if not _around_name(one)[1]]
+        # Nor the root: the shorter a path is, the more it is like it.
+        self._suggested = [one for one in self._known if not _around_name(one)[1] and one != "/"]
         self._named = [(*_around_name(one), one) for one in self._known if "{" in one]
         self._named.sort(key=lambda named: len(named[1]), reverse=True)  # the most specific first
         self._labels: Mapping[str, str] = {

@@ -21,6 +21,7 @@ from tests.support.raw_http import exchange, request
 
 PACKAGE = ROOT / "codellama_proxy"
 QUERIES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.sql")}
+PAGES = {path.relative_to(ROOT).as_posix() for kind in ("html", "css") for path in PACKAGE.rglob(f"*.{kind}")}
 MIGRATIONS = {
     f"codellama_proxy/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("migrations/**/*.sql")
 }
@@ -60,12 +61,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin" / "codellama-proxy"
 
 
-def test_the_wheel_has_every_module_query_and_migration_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_every_module_query_migration_and_page_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     assert len(QUERIES) > 3
     assert "codellama_proxy/migrations/sqlite/0001_keys.sql" in MIGRATIONS
-    assert names == modules | QUERIES | MIGRATIONS | {"codellama_proxy/py.typed"}
+    assert names == modules | QUERIES | MIGRATIONS | PAGES | {"codellama_proxy/py.typed"}
 
 
 def test_the_wheel_has_the_projects_metadata(wheel: Path) -> None:
@@ -139,5 +140,7 @@ def test_the_installed_wheel_checks_serves_and_backs_up(installed: Path, tmp_pat
         reply = exchange(port, request("/v1/chat/completions", {"prompt": "hi"}))
         assert reply.status == 200, (tmp_path / "log").read_text()
         assert json.loads(reply.body)["choices"]
+        page = exchange(port, request("/", method="GET", accept="text/html"))
+        assert (page.status, b"Ready." in page.body) == (200, True)
     run(str(installed), "backup", "copy.db", cwd=tmp_path)
     assert (tmp_path / "copy.db").stat().st_size > 0

@@ -68,6 +68,9 @@ MATRIX: Mapping[tuple[str, str], Verdicts] = {
     ("GET", "/health/liveliness"): OPEN,
     ("GET", "/health/liveness"): OPEN,
     ("GET", "/health/readiness"): OPEN,
+    ("GET", "/"): OPEN,
+    ("GET", "/welcome.css"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
 }
 PREFIXES = ("", "/v1")
 STATUS = {"admin_required": 403, "invalid_api_key": 401, "key_blocked": 401, "key_expired": 401}
