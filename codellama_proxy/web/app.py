@@ -136,9 +136,9 @@ async def _disconnected(request: Request, _: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = dict(error.headers or {})
-        message = f"{request.method} is not allowed here, only {allowed.get('Allow', 'other methods')}."
-        return await _refused(request, ProxyError("method_not_allowed", message, headers=allowed))
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        message = f"{request.method} is not allowed here, only {allowed}."
+        return await _refused(request, ProxyError("method_not_allowed", message, headers={"allow": allowed}))
     nearest = request.app.state.paths.nearest(request.scope["path"])
     message = f"There is no such path; GET / shows how to connect. The nearest path is {nearest}."
     return await _refused(request, ProxyError("not_found", message))
