@@ -61,6 +61,7 @@ ANY_KEY = "any"
 
 @click.command(cls=Command)
 @click.argument("body", required=False)
+@click.option("--body", "body_option", metavar="FILE", help="The same as BODY.")
 @click.option("--key", metavar="ID", help="The caller: a key_id, or a prefix of its secret.")
 @click.option("--project", metavar="NAME", help="The caller: any key of this project.")
 @click.option(
@@ -98,6 +99,7 @@ class Options:
     """What the command line gives."""
 
     body: str | None
+    body_option: str | None
     key: str | None
     project: str | None
     endpoint: str
@@ -140,6 +142,8 @@ def _check(options: Options) -> None:
     """Raises `CommandError` for options that do not go together."""
     if (options.key is None) == (options.project is None):
         raise CommandError("give either --key or --project", 2)
+    if options.body and options.body_option:
+        raise CommandError("give the body once", 2)
     if options.server and options.plan:
         raise CommandError("--simulate starts without cooldowns: leave --server out", 2)
     if options.plan and options.endpoint in ("completions", "embeddings"):
@@ -166,11 +170,8 @@ def _simulated(
 
 def _chat(options: Options) -> InferenceRequest:
     try:
-        body = (
-            DEFAULT_BODIES.get(options.endpoint, DEFAULT_BODY)
-            if options.body is None
-            else _body(options.body)
-        )
+        given = options.body or options.body_option
+        body = DEFAULT_BODIES.get(options.endpoint, DEFAULT_BODY) if given is None else _body(given)
         chat = DIALECTS[options.endpoint].parse(body, dict, "req_explained", 0)
     except ProxyError as error:
         raise CommandError(f"the request would get {error.status} {error.code}: {error.message}") from None

@@ -139,6 +139,9 @@ def test_a_request_of_another_dialect_shows_what_its_translation_leaves_out(
     assert "unheard_of" in found["chain"][0]["dropped_params"]
     assert main(["explain", *arguments]) == 0
     assert "Left out where the request is translated: " in capsys.readouterr().out
+    assert explained_json(capsys, *arguments[:-1], "--body", str(body)) == found
+    assert main(["explain", *arguments, "--body", str(body)]) == 2
+    capsys.readouterr()
     assert explained_json(capsys, "--project", "web", "--endpoint", endpoint)["chain"]
 
 

@@ -164,6 +164,7 @@ WHY: Mapping[str, str] = {
     "litellm_credential_name": "write api_key: ${NAME} for the credential",
     "organization": "write it into headers, as openai-organization",
     "routing_strategy": "traffic is shared by weight here",
+    "cache_control_injection_points": "cache_prompts sets cache marks by default here",
 }
 
 
