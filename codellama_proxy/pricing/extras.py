@@ -231,9 +231,7 @@ def paid(
     unpaid = [extra for extra in extras_of(chat) if not extra.paid_by(deployment.price, known)]
     if not unpaid:
         return chat, ()
-    is_translated = chat.dialect != "chat" and chat.native is None
-    # A translation leaves out what is not supported; a mark of an hour becomes one of the usual lifetime.
-    refused = [extra for extra in unpaid if not (extra.hour and is_translated)]
+    refused = [extra for extra in unpaid if not _may_leave_out(extra, chat)]
     if refused and not deployment.drop_params:
         raise ProxyError(
             "unsupported_parameter",
@@ -243,6 +241,17 @@ def paid(
             param=refused[0].param,
         )
     return _without(chat, unpaid), tuple(sorted({extra.param for extra in unpaid}))
+
+
+def _may_leave_out(extra: Extra, chat: InferenceRequest) -> bool:
+    """Whether a request of another dialect can go on without the feature.
+
+    Coding agents offer search in every request, so a relay leaves out server tools that the answer does not need. In a
+    translation a mark of an hour becomes one of the usual lifetime.
+    """
+    if chat.native is not None:
+        return extra.param == "tools" and not chat.needed_tool
+    return extra.hour and chat.dialect != "chat"
 
 
 def _without(chat: InferenceRequest, unpaid: Sequence[Extra]) -> InferenceRequest:

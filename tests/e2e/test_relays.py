@@ -424,25 +424,35 @@ def test_extras_without_a_price_are_refused_under_a_budget(
     )
     before = len(server.asked)
     search: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
+    forced = {"tool_choice": {"type": "tool", "name": "web_search"}}
     extras: list[dict[str, Any]] = [
         {"service_tier": "priority"},
         {"speed": "fast"},
         {"inference_geo": "us"},
-        {"tools": [WEATHER, search]},
+        {"tools": [search]},
+        {"tools": [WEATHER, search], **forced},
     ]
     body = {"max_tokens": 4000, "messages": [turn("hi")]}
     for extra in extras:
         answer = raw(served, "/v1/messages", {"model": "claude", **body, **extra})
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), extra
-    for extra in ({"service_tier": "priority"}, {"tools": [{"type": "web_search"}, FUNCTION]}):
+    for extra in ({"service_tier": "priority"}, {"tools": [{"type": "web_search"}]}):
         assert raw(served, "/v1/responses", {"model": "gpt", "input": "hi", **extra}).status_code == 400
     assert len(server.asked) == before
     assert {row["cost_usd"] for row in served.rows()} == {0}
     for extra in extras:
         answer = raw(served, "/v1/messages", {"model": "lenient", **body, **extra})
-        (name,) = extra
+        name = next(iter(extra))
         assert (answer.status_code, answer.headers["x-proxy-dropped-params"]) == (200, name)
         assert server.body.get(name) in (None, [WEATHER])
+        assert "tool_choice" not in server.body
+    answer = raw(served, "/v1/messages", {"model": "claude", **body, "tools": [WEATHER, search]})
+    assert (answer.status_code, answer.headers["x-proxy-dropped-params"]) == (200, "tools")
+    assert server.body["tools"] == [WEATHER]
+    answer = raw(
+        served, "/v1/responses", {"model": "gpt", "input": "hi", "tools": [{"type": "web_search"}, FUNCTION]}
+    )
+    assert (answer.status_code, server.body["tools"]) == (200, [FUNCTION])
     answer = raw(
         served, "/v1/responses", {"model": "priced", "input": "search", "tools": [{"type": "web_search"}]}
     )

@@ -221,7 +221,7 @@ NATIVE_DEARER: tuple[tuple[DialectName, dict[str, Any], str], ...] = (
 
 
 def relayed(dialect: DialectName, body: dict[str, Any]) -> InferenceRequest:
-    return chat(dialect=dialect, native=Native(body, {}))
+    return chat(dialect=dialect, native=Native(body, {}), needed_tool="web_search")
 
 
 @each("case", NATIVE_PLAIN)
@@ -251,3 +251,13 @@ def test_the_tier_and_the_calls_of_a_relayed_request_are_its_own() -> None:
     assert extras.requested_tier(extras.priced_fields(request)) == "fast"
     (_, search) = extras.extras_of(request)
     assert (search.tool, search.calls) == ("web_search", 3)
+
+
+def test_server_tools_that_the_answer_does_not_need_are_left_out_of_relayed_requests() -> None:
+    own = {"name": "f", "input_schema": {}}
+    request = relayed("messages", {"tools": [own, SEARCH]})._replace(needed_tool="")
+    left, dropped = extras.paid(request, deployment(), PRICE)
+    assert left.native is not None
+    assert (left.native.body, dropped) == ({"tools": [own]}, ("tools",))
+    priced = Price(1, 1, server_tools=(("web_search", 5),))
+    assert extras.paid(request, deployment(price=priced), priced) == (request, ())
