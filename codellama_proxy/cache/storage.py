@@ -11,8 +11,9 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ DELETE_BATCH_ROWS = 200
 """Rows deleted in one maintenance step."""
 MAX_QUEUED_WRITES = 1000
 """Writes that may wait for the disk; further answers are stored in memory only."""
+BATCH_SECONDS = 0.05
+"""How long a write may wait for others: they share one transaction and one wake-up of the thread."""
 PAUSE_SECONDS = 5.0
 """How long the file is not used after a failure."""
 
@@ -84,13 +87,19 @@ class CacheStorage:
         self._known: set[bytes] = set()
         self._version = 0
         self._paused_until = float("-inf")
-        self._waiting = 0
+        self._queued: list[Callable[[sqlite3.Connection], Any]] = []
+        """Writes for the next batch."""
+        self._batch_timer: asyncio.TimerHandle | None = None
+        self._wanted = 0
+        self._written = 0
+        """Writes queued so far, counted by the event loop, and done so far, counted by the thread."""
 
     async def open(self) -> None:
         await self._on_thread(lambda db: None)
 
     async def close(self) -> None:
         """Writes what is queued, then closes the file."""
+        self._submit_batch()
         await asyncio.to_thread(self._thread.shutdown)
         if self._db is not None:
             self._db.close()
@@ -119,17 +128,31 @@ class CacheStorage:
 
     def write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
         """Queues a change of the file; drops it if `MAX_QUEUED_WRITES` are waiting."""
-        if self._waiting >= MAX_QUEUED_WRITES:
+        if self._wanted - self._written >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
             return
-        self._waiting += 1
-        try:
-            self._thread.submit(self._guarded, change).add_done_callback(self._written)
-        except RuntimeError:  # closed
-            self._waiting -= 1
+        self._wanted += 1
+        self._queued.append(change)
+        if self._batch_timer is None:
+            self._batch_timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._submit_batch)
 
-    def _written(self, _: object) -> None:
-        self._waiting -= 1
+    def _submit_batch(self) -> None:
+        """Gives the queued writes to the thread."""
+        if self._batch_timer is not None:
+            self._batch_timer.cancel()
+            self._batch_timer = None
+        batch, self._queued = self._queued, []
+        if not batch:
+            return
+
+        def write_all() -> None:
+            try:
+                self._guarded(lambda db: _run_all(db, batch))
+            finally:
+                self._written += len(batch)
+
+        with suppress(RuntimeError):  # closed
+            self._thread.submit(write_all)
 
     async def maintain(self, now: float, most: int) -> None:
         """Deletes a batch of expired and surplus answers; detects purges by other processes."""
@@ -142,6 +165,7 @@ class CacheStorage:
         return await self._on_thread(look)
 
     async def _on_thread(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
+        self._submit_batch()  # `use` sees every write before it
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, use)
         except RuntimeError:  # closed
@@ -214,3 +238,16 @@ class CacheStorage:
         self._known.difference_update(answer_file.drop_expired(db, now, DELETE_BATCH_ROWS))
         self._shrink(db, most)
         return changed
+
+
+def _run_all(db: sqlite3.Connection, changes: Sequence[Callable[[sqlite3.Connection], Any]]) -> None:
+    """Makes the changes in one transaction; none of them if one fails."""
+    db.execute("begin immediate")
+    try:
+        for change in changes:
+            change(db)
+        db.execute("commit")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("rollback")
+        raise
