@@ -10,7 +10,7 @@ from codellama_proxy.core.errors import ProxyError
 Body = Mapping[str, Any]
 
 STORED_FIELDS = frozenset(
-    {"file_id", "file_ids", "container_id", "vector_store_ids", "skills", "skill_id", "connector_id"}
+    {"file_id", "file_ids", "container_id", "vector_store_ids", "skill_id", "connector_id"}
 )
 """Fields of tools that name objects of the provider's account, which all projects share."""
 SCHEMA_FIELDS = frozenset({"parameters", "input_schema", "description", "input_examples", "format"})

@@ -117,6 +117,11 @@ def test_tools_with_stored_objects_are_refused_wherever_they_are_offered(tool: A
         assert refused.value.code == "unsupported_parameter"
 
 
+def test_skills_of_the_client_are_not_stored() -> None:
+    skills = [{"name": "s", "description": "d", "path": "/s"}]
+    native.check({"tools": [{"type": "shell", "environment": {"type": "local", "skills": skills}}]})
+
+
 def test_names_in_schemas_are_the_clients_own() -> None:
     native.check(
         {"tools": [{"type": "function", "name": "f", "parameters": {"properties": {"file_id": {}}}}]}
