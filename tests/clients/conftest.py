@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.agents import AGENTS, Agent, Run
+from tests.clients.agents import AGENTS, RUN_SECONDS, Agent, Run
 from tests.clients.packages import NODE
 from tests.support.proxy_process import Proxy
 
@@ -33,9 +33,12 @@ def run(
 ) -> RunAgent:
     """Runs the agent against a proxy, and records how it went."""
 
-    def run_agent(served: Proxy, model: str, key: str, **limits: float) -> Run:
+    def run_agent(
+        served: Proxy, model: str, key: str, *, within: float = RUN_SECONDS, arguments: tuple[str, ...] = ()
+    ) -> Run:
         before = len(requests(served, agent.endpoint))
-        done = agent.run(tmp_path, served, model, key=key, **limits)
+        asked = replace(agent, arguments=arguments or agent.arguments)
+        done = asked.run(tmp_path, served, model, key=key, within=within)
         made = len(requests(served, agent.endpoint)) - before
         facts = f"{agent.package.version:<9} {agent.endpoint:<16} {made:2} requests {done.seconds:6.1f} s"
         test = request.node.originalname.removeprefix("test_").replace("_", " ")
