@@ -55,7 +55,7 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
         names = [tool["function"]["name"] for tool in body["tools"]]
         calls = tuple((name, json.dumps({"city": "Oslo", "call": i})) for i, name in enumerate(names))
         return Choice(tool_calls=calls, finish="tool_calls")
-    if "shell" in step and (call := shell.call(body)):
+    if ("shell" in step or "call" in step) and (call := shell.call(body, step.text("call"))):
         return Choice(tokenize("I will run it."), tool_calls=(call,), finish="tool_calls")
     if "function" in step and body.get("functions"):
         name = body["functions"][0]["name"]
@@ -74,6 +74,8 @@ def choice(body: Mapping[str, Any], step: Step) -> Choice:
 def answer_text(body: Mapping[str, Any], step: Step) -> str:
     if "echo" in step:
         return json.dumps(body)
+    if "call" in step:
+        return shell.returned(body)
     if "shell" in step:
         return shell.summary(body)
     if "json" in step:

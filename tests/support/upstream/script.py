@@ -21,6 +21,7 @@ WORDS: Mapping[str, str] = {
     "echo": "the JSON of the received body as the answer",
     "tools": "call every tool that was offered",
     "shell": "call the shell tool that was offered, then repeat what it returned",
+    "call": "call the tool whose name ends so with these arguments, NAME{JSON}, then repeat what it returned",
     "function": "answer with the legacy function_call",
     "json": "a JSON object as the answer",
     "reasoning": "reasoning deltas before the content",

@@ -1,4 +1,4 @@
-"""What a model says to a coding agent: call its shell tool once, then repeat what the tool returned. Pure."""
+"""What a model says to a coding agent: call its shell tool, or another, then repeat what the tool returned. Pure."""
 
 from __future__ import annotations
 
@@ -17,22 +17,34 @@ TOOLS = frozenset(
 VALUES: Mapping[str, Any] = {"boolean": False, "number": 1, "integer": 1, "array": [], "object": {}}
 
 
-def call(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Name and JSON arguments of the call; `None` without a shell tool, or if it was called already."""
+def call(body: Mapping[str, Any], wanted: str = "") -> tuple[str, str] | None:
+    """Name and JSON arguments of the call; `None` without that tool, or if one was called already.
+
+    `wanted` is a name and its arguments, `NAME{JSON}`; otherwise the shell tool runs `COMMAND`.
+    """
     if any(_results(body)):
         return None
+    name, brace, arguments = wanted.partition("{")
     for tool in body.get("tools") or ():
         described = tool.get("function", tool)
-        if described.get("name") in TOOLS:
+        offered = str(described.get("name"))
+        if wanted and offered.endswith(name):
+            return offered, brace + arguments
+        if not wanted and offered in TOOLS:
             schema = described.get("parameters") or described.get("input_schema") or {}
-            return described["name"], json.dumps(_arguments(schema))
+            return offered, json.dumps(_arguments(schema))
     return None
 
 
 def summary(body: Mapping[str, Any]) -> str:
     """The last answer of the task."""
-    returned = " ".join(_results(body))
-    return f"The tool returned {OUTPUT}." if OUTPUT in returned else f"No tool ran. {returned}".strip()
+    found = returned(body)
+    return f"The tool returned {OUTPUT}." if OUTPUT in found else f"No tool ran. {found}".strip()
+
+
+def returned(body: Mapping[str, Any]) -> str:
+    """What tools returned, as JSON."""
+    return " ".join(_results(body))
 
 
 def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
