@@ -165,7 +165,7 @@ def _failure(
         reason, CODE_OF_CLASS[cls]
     )
     callers = cls == "caller"
-    unsupported = _unsupported(error) if callers and status in (400, 422) else ""
+    unsupported = _unsupported(status, error) if callers else ""
     if unsupported == repairs.REASONING:
         reason = repairs.refused_reasoning(error.code, error.message)
     return Failure(
@@ -182,7 +182,12 @@ def _failure(
     )
 
 
-def _unsupported(error: UpstreamError) -> str:
+def _unsupported(status: int | None, error: UpstreamError) -> str:
+    """What the next attempt there is to go without; empty if the failure does not say."""
+    if status in (404, 405):
+        return repairs.ENDPOINT
+    if status not in (400, 422):
+        return ""
     return repairs.named(error.code, error.type, error.message, error.param)
 
 

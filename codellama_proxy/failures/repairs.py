@@ -5,6 +5,8 @@ for each such parameter that is `soft`. Bounds on the answer's length are rename
 rely on them. One above the limit that the upstream states is reduced to it, once, for clients that send the same bound
 to every model.
 
+A server that lacks the endpoint of the client's dialect is asked for a chat, once.
+
 Reasoning in the history that a provider refuses, because it was made for another prompt or account, is left out once,
 for every entry: clients repeat it in every later turn, so the conversation could not continue.
 """
@@ -54,6 +56,8 @@ NEEDED_NATIVE = NEEDED | {"model", "messages", "system", "instructions", "store"
 """The same of requests in their own dialect, and what limits or guards them."""
 REASONING = "thinking_blocks"
 """Stands for all reasoning in the history, as if it were a parameter."""
+ENDPOINT = "endpoint"
+"""Stands for the endpoint of the client's own dialect: a server that lacks it is asked for a chat instead."""
 BOUND = "max_tokens<="
 """Before a number of tokens: stands for a bound on the answer that is above it, as if it were a parameter."""
 ENCRYPTED_CODE = "invalid_encrypted_content"
@@ -93,6 +97,8 @@ def judged(failure: Failure, chat: InferenceRequest, deployment: Deployment) -> 
 
 def _omissible(named: str, chat: InferenceRequest, deployment: Deployment) -> str:
     """Our name for what the upstream names, if it can be left out; else empty."""
+    if named == ENDPOINT:
+        return named if chat.native is not None else ""
     if named == REASONING:
         return named if _has_reasoning(chat) else ""
     if named.startswith(BOUND):
@@ -118,6 +124,8 @@ def repaired(chat: InferenceRequest, names: frozenset[str]) -> tuple[InferenceRe
     """The request without these parameters, and the names of those that are gone."""
     if not names:
         return chat, ()
+    if ENDPOINT in names:
+        chat, names = chat._replace(native=None), names - {ENDPOINT}
     bounds = {name for name in names if name.startswith(BOUND)}
     if bounds:
         chat, names = _bounded(chat, min(map(_tokens, bounds))), names - bounds

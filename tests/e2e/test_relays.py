@@ -69,6 +69,7 @@ def models(server: Server) -> list[dict[str, Any]]:
         entry("gpt", server, "openai", model="gpt-5.5"),
         entry("codex", server, "openai", model="gpt-5.1-codex"),
         entry("plain", server, "openai_compatible", model="local"),
+        entry("chats-only", server, "openai", model="local", base_url=f"{server.url}{native.CHATS_ONLY}/v1"),
     ]
 
 
@@ -552,3 +553,14 @@ def test_an_answer_in_the_other_form_is_translated(served: Proxy, streamed: bool
         assert answer.json()["content"][0]["text"] == "You said: other form"
     row = served.row(answer.headers["x-request-id"])
     assert (row["status"], row["cost_usd"]) == ("ok", pytest.approx(COST))
+
+
+@BOTH
+def test_an_upstream_without_the_endpoint_is_asked_for_a_chat(
+    served: Proxy, gpt: OpenAI, server: Server, streamed: bool
+) -> None:
+    response = respond(gpt, "hello", streamed, model="chats-only")
+    assert response.output_text
+    assert [one.path.rpartition("/v1")[2] for one in server.asked[-2:]] == ["/responses", "/chat/completions"]
+    row = served.row(served.rows()[0]["request_id"])
+    assert [(one["class"], one["status"]) for one in row["attempts"]] == [("caller", 404), ("ok", 200)]

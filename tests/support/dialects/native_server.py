@@ -28,6 +28,8 @@ REFUSED = "messages.1: something is wrong with https://internal.example/path for
 LONG = " ".join(f"word{at}" for at in range(60))
 """More than one sentence of an error."""
 BIG = 3_000_000
+CHATS_ONLY = "/chats-only"
+"""Below this path there are chats alone, as at servers that speak nothing newer."""
 PING = anthropic.events({"type": "ping"})
 
 
@@ -40,7 +42,7 @@ def native_server() -> Iterator[Server]:
 def _answer(asked: Asked) -> CannedResponse:
     path = asked.path.partition("?")[0]
     for end, answer in ANSWERS.items():
-        if path.endswith(end):
+        if path.endswith(end) and (end == "/chat/completions" or not path.startswith(CHATS_ONLY)):
             return answer(asked.body)
     return told(404, {"error": {"message": f"no {path}", "type": "invalid_request_error"}})
 
