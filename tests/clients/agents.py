@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.clients.packages import CLAUDE, CLINE, CODEX, CONTINUE, NODE, OPENCODE, QWEN, Package
@@ -135,38 +135,29 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
 CLAUDE_ARGUMENTS = ("--dangerously-skip-permissions", "-p", TASK)
 CODEX_ARGUMENTS = ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", TASK)
 
+OPENCODE_CHAT = Agent(OPENCODE, "chat/completions", "opencode-run", ("run", TASK), "opencode")
+CONTINUE_CHAT = Agent(CONTINUE, "chat/completions", "continue-run", ("--auto", "-p", TASK), "continue")
+
+
+def _of_library(endpoint: str, library: str) -> Agent:
+    """opencode with another package of the AI SDK."""
+    return replace(OPENCODE_CHAT, endpoint=endpoint, edits={"@ai-sdk/openai-compatible": library})
+
+
 AGENTS: Mapping[str, Agent] = {
     "claude-code": Agent(CLAUDE, "messages", "claude-code", CLAUDE_ARGUMENTS),
     "claude-code-models": Agent(CLAUDE, "messages", "claude-code-models", CLAUDE_ARGUMENTS),
     "codex": Agent(CODEX, "responses", "codex-run", CODEX_ARGUMENTS, "codex"),
-    "opencode": Agent(OPENCODE, "chat/completions", "opencode-run", ("run", TASK), "opencode"),
-    "opencode-messages": Agent(
-        OPENCODE,
-        "messages",
-        "opencode-run",
-        ("run", TASK),
-        "opencode",
-        {"@ai-sdk/openai-compatible": "@ai-sdk/anthropic"},
-    ),
-    "opencode-responses": Agent(
-        OPENCODE,
-        "responses",
-        "opencode-run",
-        ("run", TASK),
-        "opencode",
-        {"@ai-sdk/openai-compatible": "@ai-sdk/openai"},
-    ),
+    "opencode": OPENCODE_CHAT,
+    "opencode-messages": _of_library("messages", "@ai-sdk/anthropic"),
+    "opencode-responses": _of_library("responses", "@ai-sdk/openai"),
     "cline": Agent(CLINE, "chat/completions", "cline", ("--json", TASK)),
     "cline-responses": Agent(CLINE, "responses", "cline-responses", ("--json", TASK)),
     "qwen-code": Agent(QWEN, "chat/completions", "qwen-code", ("-y", "-p", TASK)),
     "qwen-code-messages": Agent(QWEN, "messages", "qwen-code-messages", ("-y", "-p", TASK)),
-    "continue": Agent(CONTINUE, "chat/completions", "continue-run", ("--auto", "-p", TASK), "continue"),
-    "continue-messages": Agent(
-        CONTINUE,
-        "messages",
-        "continue-run",
-        ("--auto", "-p", TASK),
-        "continue",
-        {"provider: openai": "provider: anthropic"},
+    "continue": CONTINUE_CHAT,
+    "continue-messages": replace(
+        CONTINUE_CHAT, endpoint="messages", edits={"provider: openai": "provider: anthropic"}
     ),
 }
+"""By client and, where it is not its first, by API."""

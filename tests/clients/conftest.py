@@ -54,9 +54,13 @@ def requests(served: Proxy, endpoint: str) -> list[dict[str, Any]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.section("agents")
-    for outcome in ("passed", "failed", "skipped"):
-        for report in terminalreporter.getreports(outcome):
-            for name, value in report.user_properties:
-                if name == PROPERTY:
-                    terminalreporter.write_line(f"{outcome:<7} {value}")
+    lines = [
+        f"{outcome:<7} {value}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == PROPERTY
+    ]
+    if lines:
+        terminalreporter.section("agents")
+        terminalreporter.write_line("\n".join(lines))
