@@ -7,7 +7,19 @@ import click
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
 
-COMMANDS = ("serve", "check", "diff", "explain", "keys", "cache", "backup", "restore", "import", "schema")
+COMMANDS = (
+    "init",
+    "serve",
+    "check",
+    "diff",
+    "explain",
+    "keys",
+    "cache",
+    "backup",
+    "restore",
+    "import",
+    "schema",
+)
 
 
 class LazyGroup(click.Group):
@@ -18,6 +30,10 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         match cmd_name:
+            case "init":
+                from codellama_proxy.cli.init import init
+
+                return init
             case "serve":
                 from codellama_proxy.cli.serve import serve
 

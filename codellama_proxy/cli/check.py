@@ -37,6 +37,8 @@ def check(config: str | None, form: Form, as_json: bool, online: bool) -> int:
 
     Exit code 1: the file has errors, or a deployment does not answer.
     """
+    if "://" in (config or ""):
+        raise CommandError("CONFIG must be a file, not an address", 2)
     form = "json" if as_json else form
     report = inspect(config_path(config), environment(), implemented=IMPLEMENTED)
     tried = _probed(report.snapshot) if online and report.snapshot is not None else None

@@ -9,9 +9,7 @@ from pathlib import Path
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.store.factory import read_session, write_session
 from codellama_proxy.store.interfaces import AdminSession
-from codellama_proxy.store.location import database_file
-
-DEFAULT_DATABASE = "data/proxy.db"
+from codellama_proxy.store.location import DEFAULT_DATABASE, database_file
 
 
 def database_path(given: str | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,12 +27,17 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Prints a message on stderr, control characters escaped; it is lost if stderr cannot be written."""
-    _write_error(escaped(text))
+    _write_error(escaped(without_passwords(text)))
 
 
 def fail(name: str, sentence: str) -> None:
     """Prints an error message of the command `name` on stderr, control characters escaped."""
-    _write_error(f"{styled(f'{name}:', sys.stderr, 'red')} {escaped(sentence)}")
+    _write_error(f"{styled(f'{name}:', sys.stderr, 'red')} {escaped(without_passwords(sentence))}")
+
+
+def without_passwords(message: str) -> str:
+    """A message that may repeat an address from the arguments, without the password in it."""
+    return re.sub(r"(:/+)[^@\s]*@", r"\1****@", message)
 
 
 def escaped(text: str) -> str:

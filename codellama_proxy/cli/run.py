@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -56,7 +55,7 @@ def run(command: click.Command, program: str, arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.UsageError as error:
         name = program if error.ctx is None else error.ctx.command_path
-        fail(name, without_passwords(" ".join(error.format_message().split())))
+        fail(name, " ".join(error.format_message().split()))
         return error.exit_code
     except Exception as error:
         if isinstance(error, OSError):
@@ -76,11 +75,6 @@ def _invoke(
             return int(command.invoke(context) or 0)
         finally:
             meta.update(context.meta)
-
-
-def without_passwords(message: str) -> str:
-    """A message about arguments, which may repeat an address with a password in it."""
-    return re.sub(r"(:/+)[^@\s]*@", r"\1****@", message)
 
 
 def _described(error: Exception, context: click.Context | None) -> tuple[list[str], int]:

@@ -14,6 +14,7 @@ from codellama_proxy.cli.database import reading
 from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
 from codellama_proxy.cli.output import answer, counted, printable, table
 from codellama_proxy.cli.run import CommandError
+from codellama_proxy.core.clock import shown_ms
 from codellama_proxy.core.money import usd
 from codellama_proxy.store.interfaces import Difference, LedgerSession
 from codellama_proxy.store.reports import GROUPS, Filters
@@ -138,7 +139,7 @@ def _print(row: dict[str, Any], as_json: bool) -> None:
 def _line(row: dict[str, Any]) -> str:
     served = row["model"] or row["model_requested"] or "-"
     tokens = f"{row['prompt_tokens'] or 0}+{row['completion_tokens'] or 0}"
-    taken = "-" if row["total_ms"] is None else f"{row['total_ms']:.0f}ms"
+    taken = "-" if row["total_ms"] is None else shown_ms(row["total_ms"])
     parts = (
         row["created_at"],
         row["status"],
@@ -148,6 +149,7 @@ def _line(row: dict[str, Any]) -> str:
         f"{tokens} tokens",
         f"{_money(row['cost_usd'])} USD",
         taken,
+        f"cache {row['cache'] or '-'}",
         row["request_id"],
     )
     return printable("  ".join("-" if part is None else str(part) for part in parts))

@@ -13,6 +13,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from codellama_proxy.store.location import DEFAULT_DATABASE
+
 MIN_MASTER_KEY_CHARACTERS = 16
 DEFAULT_HOST = "127.0.0.1"
 
@@ -31,7 +33,7 @@ class Settings(BaseSettings):
     )
 
     config: Path = Field(default=Path("proxy.yaml"), description="The configuration file.")
-    database: str = Field(default="data/proxy.db", description="The database: a path.")
+    database: str = Field(default=DEFAULT_DATABASE, description="The database: a path.")
     host: str = Field(default=DEFAULT_HOST, description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
     master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")

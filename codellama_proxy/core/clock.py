@@ -26,6 +26,11 @@ def iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def shown_ms(milliseconds: float) -> str:
+    """`0.4 ms`, `12 ms`, `1387 ms`: one decimal where whole numbers say little."""
+    return f"{milliseconds:.1f} ms" if milliseconds < 9.95 else f"{milliseconds:.0f} ms"
+
+
 def iso_ms(at: float) -> str:
     """Unix seconds as `2026-11-22T10:00:00.000Z`."""
     seconds, milliseconds = divmod(round(at * 1_000_000) // 1000, 1000)

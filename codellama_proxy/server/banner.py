@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from codellama_proxy import __file__ as package
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.config.live import LiveConfig
@@ -20,6 +22,8 @@ from codellama_proxy.routing.selection import requested_model
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.factory import engine_warning
+from codellama_proxy.store.key_fields import DEFAULT_PROJECT
+from codellama_proxy.store.location import DEFAULT_DATABASE
 from codellama_proxy.tracking.log import Log
 
 EXAMPLE = '{"prompt": "write me a function to print hello world"}'
@@ -45,7 +49,8 @@ def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[s
         if not warning.startswith(already_listed):
             yield f"  note: {warning}"
     if settings.master_key is None:
-        yield "  Admin endpoints are off (PROXY_MASTER_KEY is not set); scripts/keys.py works without them."
+        yield f"  Admin endpoints are off (PROXY_MASTER_KEY is not set); {keys_command()} works without them."
+    yield f"  Base URL for clients: {address}/v1 (how to connect: {address})"
 
 
 def _without_a_model(snapshot: Snapshot) -> str:
@@ -99,6 +104,14 @@ async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port
             log.line(warning, "warning")
 
 
+def keys_command(checkout: Path = Path(package).parent.parent) -> str:
+    """The command that administers keys: the script of a checkout, which needs no activated environment."""
+    script = checkout / "scripts" / "keys.py"
+    if not script.is_file():
+        return "codellama-proxy keys"
+    return "scripts/keys.py" if checkout == Path.cwd() else shlex.quote(str(script))
+
+
 def _host(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
@@ -106,15 +119,16 @@ def _host(host: str) -> str:
 
 
 async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: bool) -> list[str]:
-    """With an empty database: creates a key on a terminal and shows it once; elsewhere, explains how to create one."""
+    """With an empty database: creates a key on a terminal and shows it once. Else explains how to create one."""
     _, total = await keys.page(1, 1)
+    place = "" if settings.database == DEFAULT_DATABASE else f" --database {shlex.quote(settings.database)}"
+    create = f"{keys_command()} create {{}}{place}"
     if total:
-        return []
+        exist = "1 key exists" if total == 1 else f"{total} keys exist"
+        return [f"  {exist}. Create another: {create.format('PROJECT')}"]
     if not terminal:
-        return [
-            f"There are no keys yet. Create one: scripts/keys.py create default --database {settings.database}",
-        ]
-    _, secret = await keys.create(key_values.read({"key_alias": "default"}), by=CLI)
+        return [f"  There are no keys yet. Create one: {create.format(DEFAULT_PROJECT)}"]
+    _, secret = await keys.create(key_values.read({"key_alias": DEFAULT_PROJECT}), by=CLI)
     return [
         "",
         f"  A key for the project default, shown only now: {secret}",

@@ -157,7 +157,8 @@ async def _recover(upkeep: Upkeep, log: Log) -> None:
     """Settles requests that were in flight when the last run ended."""
     recovered = await upkeep.recover()
     if recovered:
-        log.line(f"{recovered} requests were in flight when the last run ended; they are settled.", "warning")
+        were = "request was" if recovered == 1 else "requests were"
+        log.line(f"{recovered} {were} in flight when the last run ended; now settled.", "warning")
 
 
 def freeze_startup_objects() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
 
+DEFAULT_DATABASE = "data/proxy.db"
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/|(?:file|sqlite):", re.IGNORECASE)
 _CREDENTIALS = re.compile(
     r"[^/]*:[^/]*@|(?:.*\s)?(?:password|passfile|host|dbname|user)\s*=", re.IGNORECASE | re.DOTALL

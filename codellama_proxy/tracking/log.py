@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from codellama_proxy.core.clock import shown_ms
 from codellama_proxy.tracking import lines
 
 MAX_QUEUED_BYTES = 8 << 20
@@ -87,7 +88,8 @@ class Log:
         return batch
 
     def _dropped_line(self, count: int) -> bytes:
-        text = f"{count} log lines were dropped: stdout was not read in time."
+        were = "log line was" if count == 1 else "log lines were"
+        text = f"{count} {were} dropped: stdout was not read in time."
         event = {"level": "warning", "message": text}
         return lines.as_json(event) if self.form == "json" else lines.as_text(text, "warning")
 
@@ -167,12 +169,18 @@ def readable(record: Mapping[str, Any]) -> str:
         model,
         tokens,
         "unpriced" if cost is None else f"${cost:.6f}",
-        f"{record.get('total_ms', 0):.0f} ms",
+        shown_ms(record.get("total_ms", 0)),
+        _cached(record.get("cache")),
         record.get("request_id", ""),
         record.get("error") or "",
         f"(after {', '.join(failed)})" if failed else "",
     ]
     return " ".join(part for part in parts if part)
+
+
+def _cached(result: Any) -> str:
+    """How the cache answered; empty if it did not."""
+    return {"hit": "cache hit", "semantic": "cache hit (similar)"}.get(result, "")
 
 
 def _readable_other(record: Mapping[str, Any]) -> str:
@@ -183,7 +191,7 @@ def _readable_other(record: Mapping[str, Any]) -> str:
         record.get("method") or "-",
         record.get("path") or record.get("endpoint") or "-",
         record.get("project") or "",
-        f"{record['total_ms']:.0f} ms" if "total_ms" in record else "",
+        shown_ms(record["total_ms"]) if "total_ms" in record else "",
         record.get("request_id") or "",
         record.get("error") or "",
     ]

@@ -48,7 +48,7 @@ MAKING: Mapping[str, tuple[str, ...]] = {
     "serve": ("serve", "--host", "127.0.0.1"),
 }
 EVERY = {**READING, **CHANGING, **MAKING}
-NO_DATABASE = {"check", "diff", "import", "schema"}
+NO_DATABASE = {"init", "check", "diff", "import", "schema"}
 
 
 def test_the_table_covers_every_command() -> None:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -132,7 +133,13 @@ def test_the_first_start_on_a_terminal_prints_a_key_and_a_curl_command(tmp_path:
         )
         assert json.loads(done.stdout[done.stdout.index("{") :])["choices"]
     with on_a_terminal(tmp_path, port) as terminal:
-        assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", read(terminal)), "only once"
+        shown = read(terminal)
+        assert not re.findall(r"sk-[A-Za-z0-9_-]{40,}", shown), "only once"
+    assert f"Base URL for clients: http://127.0.0.1:{port}/v1" in shown
+    (create,) = re.findall(r"1 key exists\. Create another: (.+?)\r?\n", shown)
+    command = [sys.executable, *shlex.split(create)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=environment())
+    assert done.stdout.startswith("sk-")
 
 
 def test_without_a_terminal_the_start_logs_how_to_create_a_key_the_models_and_the_database(

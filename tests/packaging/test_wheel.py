@@ -22,6 +22,7 @@ from tests.support.raw_http import exchange, request
 PACKAGE = ROOT / "codellama_proxy"
 QUERIES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.sql")}
 PAGES = {path.relative_to(ROOT).as_posix() for kind in ("html", "css") for path in PACKAGE.rglob(f"*.{kind}")}
+STARTER = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "cli" / "starter").iterdir()}
 MIGRATIONS = {
     f"codellama_proxy/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("migrations/**/*.sql")
 }
@@ -66,7 +67,7 @@ def test_the_wheel_has_every_module_query_migration_and_page_and_nothing_else(wh
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     assert len(QUERIES) > 3
     assert "codellama_proxy/migrations/sqlite/0001_keys.sql" in MIGRATIONS
-    assert names == modules | QUERIES | MIGRATIONS | PAGES | {"codellama_proxy/py.typed"}
+    assert names == modules | QUERIES | MIGRATIONS | PAGES | STARTER | {"codellama_proxy/py.typed"}
 
 
 def test_the_wheel_has_the_projects_metadata(wheel: Path) -> None:
@@ -131,8 +132,9 @@ def ready(port: int) -> bool:
 
 
 def test_the_installed_wheel_checks_serves_and_backs_up(installed: Path, tmp_path: Path) -> None:
-    config = (ROOT / "proxy.yaml").read_text()
-    (tmp_path / "proxy.yaml").write_text(config + "\nauth: {required: false}\n")
+    run(str(installed), "init", cwd=tmp_path)
+    with (tmp_path / "proxy.yaml").open("a") as file:
+        file.write("\nauth: {required: false}\n")
     run(str(installed), "check", cwd=tmp_path)
     assert json.loads(run(str(installed), "schema", cwd=tmp_path))["properties"]["models"]
     port = free_port()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.tracking.lines import MAX_LINE_BYTES, as_json, as_text, bounded
-from codellama_proxy.tracking.log import MAX_QUEUED_BYTES, Format, Log
+from codellama_proxy.tracking.log import MAX_QUEUED_BYTES, Format, Log, readable
 from tests.support.processes import until
 
 ODD = st.text(st.characters() | st.sampled_from("\x00\x1b\x7f\x9b\u2028\u202e\n\r\t\ud800"), max_size=40)
@@ -118,3 +118,31 @@ def test_a_closed_stdout_loses_only_its_lines(piped: tuple[Log, int]) -> None:
     log.line("nobody reads this")
     until(lambda: log.dropped, "the lost line")
     log.stop()
+
+
+def readable_request(**fields: Any) -> str:
+    row = {
+        "attempts": [],
+        "http_status": 200,
+        "endpoint": "chat",
+        "model": "m",
+        "cost_usd": 0.0,
+        "total_ms": 0.42,
+    }
+    return readable({**row, **fields})
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [("hit", "cache hit"), ("semantic", "cache hit (similar)"), ("miss", ""), ("off", ""), (None, "")],
+)
+def test_a_text_line_shows_a_cache_hit(result: str | None, shown: str) -> None:
+    line = readable_request(cache=result)
+    assert (shown in line) if shown else ("cache" not in line)
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"), [(0.42, "0.4 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (1387.44, "1387 ms")]
+)
+def test_a_text_line_rounds_milliseconds(ms: float, shown: str) -> None:
+    assert f" {shown}" in readable_request(total_ms=ms)

@@ -125,7 +125,7 @@ _FILE: Mapping[str, str] = {
     **dict.fromkeys(("rate_limits", "rate_limit", "budgets", "budget", "quotas"), "write limits"),
     **dict.fromkeys(
         ("keys", "api_keys", "virtual_keys", "users", "api_key"),
-        "keys are made by `scripts/keys.py create PROJECT`; a provider's key is api_key in an entry of models",
+        "keys are made by `codellama-proxy keys create PROJECT`; a provider's key is api_key in an entry of models",
     ),
     **dict.fromkeys(("retry", "retries", "num_retries", "max_retries"), "write routing: {retries: ...}"),
     **dict.fromkeys(("timeout", "request_timeout"), "write timeouts"),
