@@ -56,24 +56,28 @@ def _check_tool(value: Any, at: str, depth: int) -> None:
                 _check_tool(inner, at, depth - 1)
 
 
+USUAL_LIFETIME = "5m"
+"""The lifetime of cache marks that name none; every other one costs more."""
+
+
 def is_hour(mark: Any) -> bool:
-    """Whether a cache mark has a lifetime of one hour."""
-    return isinstance(mark, Mapping) and mark.get("ttl") == "1h"
+    """Whether a cache mark has a lifetime of one hour, or one that is not known here."""
+    return isinstance(mark, Mapping) and mark.get("ttl") not in (None, USUAL_LIFETIME)
 
 
-NESTED_FIELDS = ("content", "tool_calls")
+NESTED_FIELDS = ("content", "source", "tool_calls")
 """Fields of messages and blocks that hold further places for cache marks."""
 
 
 def has_hour(value: Any) -> bool:
-    """Whether an object, or one in these lists, has a cache mark with a lifetime of one hour."""
+    """Whether an object, or one in these lists, has a cache mark for which `is_hour`."""
     if isinstance(value, list | tuple):
         return any(has_hour(one) for one in value)
     if not isinstance(value, Mapping):
         return False
     if is_hour(value.get("cache_control")):
         return True
-    return any(has_hour(value[name]) for name in NESTED_FIELDS if isinstance(value.get(name), list | tuple))
+    return any(has_hour(value.get(name)) for name in NESTED_FIELDS)
 
 
 def without_hours(value: Any) -> Any:
@@ -87,6 +91,6 @@ def without_hours(value: Any) -> Any:
     if isinstance(mark, Mapping) and is_hour(mark):
         found["cache_control"] = {name: one for name, one in mark.items() if name != "ttl"}
     for name in NESTED_FIELDS:
-        if isinstance(found.get(name), list | tuple):
+        if name in found:
             found[name] = without_hours(found[name])
     return found

@@ -6,6 +6,7 @@ prefixes depend on them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,14 +14,16 @@ from codellama_proxy.native.blocks import Body, check_tools, has_hour, listed, o
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import OWN_SIGNATURE
 
-BILLING_PREFIX = "x-anthropic-billing-header"
-"""Begins the block with which Claude Code tells Anthropic its version; it stays first."""
+BILLING_HEADER = re.compile(
+    r"x-anthropic-billing-header:( ?cc\w{0,32}=[\w.:/+-]{0,64}(;|\Z)){0,12}\s{0,4}", re.ASCII
+)
+"""The block with which Claude Code tells Anthropic its version, and nothing else; it stays first."""
 THINKING = ("thinking", "redacted_thinking")
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 SAME_PARAMETERS = SAMPLING | {"service_tier"}
 """Parameters of chats that this API has under the same name."""
-PRICED_FIELDS = ("service_tier", "speed", "inference_geo")
-"""Fields that change the price."""
+PRICED_FIELDS = ("service_tier", "speed", "inference_geo", "context_management", "compaction")
+"""Fields that change the price, or make the provider work more."""
 MARKED_FIELDS = ("system", "messages", "tools")
 """Fields with places for cache marks."""
 
@@ -34,10 +37,10 @@ def guarded(body: Body, text: str, client_system: str) -> Body:
     if client_system == "drop":
         kept = [one for one in listed(body.get("messages")) if _role(one) != "system"]
         body = {**body, "messages": kept}
-        own = [block for block in own if _is_billing(block)]
+        own = own[: _billing_blocks(own)]
     elif not text:
         return body
-    at = next((index for index, block in enumerate(own) if not _is_billing(block)), len(own))
+    at = _billing_blocks(own)
     first = [{"type": "text", "text": text}] if text else []
     system = [*own[:at], *first, *own[at:]]
     if not system:
@@ -51,9 +54,15 @@ def _system_blocks(system: Any) -> list[Any]:
     return [{"type": "text", "text": system}] if isinstance(system, str) and system else []
 
 
-def _is_billing(block: Any) -> bool:
-    text = block.get("text") if isinstance(block, Mapping) else None
-    return isinstance(text, str) and text.startswith(BILLING_PREFIX)
+def _billing_blocks(own: list[Any]) -> int:
+    """1 if the first block is Claude Code's, else 0."""
+    text = own[0].get("text") if own and isinstance(own[0], Mapping) else None
+    return int(isinstance(text, str) and is_billing_header(text))
+
+
+def is_billing_header(text: str) -> bool:
+    """Whether a system text only names a version of Claude Code; free text behind the name is the client's own."""
+    return BILLING_HEADER.fullmatch(text) is not None
 
 
 def _role(message: Any) -> Any:
@@ -110,6 +119,8 @@ def has_reasoning(body: Body) -> bool:
 
 
 def _is_ours(block: Body) -> bool:
+    if block.get("type") == "redacted_thinking":
+        return str(block.get("data")).startswith(OWN_SIGNATURE)
     if block.get("type") != "thinking":
         return False
     signature = block.get("signature")

@@ -25,10 +25,9 @@ from codellama_proxy.inbound.messages.checks import (
 from codellama_proxy.inbound.messages.thinking import is_foreign, own_text
 from codellama_proxy.inbound.sealed import Seals
 from codellama_proxy.inbound.tool_names import wire_name
+from codellama_proxy.native.messages import is_billing_header
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 
-BILLING_HEADER = "x-anthropic-billing-header:"
-"""Begins a block of Claude Code's system prompt that differs between conversations and says nothing to a model."""
 PDF_NAME = "document.pdf"
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")
 """The fields of thinking blocks."""
@@ -107,7 +106,7 @@ def _system(content: Any, at: str, left_out: LeftOut) -> list[Part]:
     if content is None:
         return []
     if isinstance(content, str):
-        return [] if content.startswith(BILLING_HEADER) else _text_parts(content)
+        return [] if is_billing_header(content) else _text_parts(content)
     if not isinstance(content, list):
         raise invalid_type(at, "string or array")
     parts = []
@@ -115,7 +114,7 @@ def _system(content: Any, at: str, left_out: LeftOut) -> list[Part]:
         if block["type"] in ("tool_addition", "tool_removal"):
             continue
         parts += [part for part in _parts(block, place, left_out) if part["type"] == "text"]
-    return [part for part in parts if not part["text"].startswith(BILLING_HEADER)]
+    return [part for part in parts if not is_billing_header(part["text"])]
 
 
 def _convert_system(found: Conversation, message: Block, at: str, *, is_answered: bool) -> None:

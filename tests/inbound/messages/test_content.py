@@ -63,6 +63,7 @@ def test_the_turn_of_claude_code() -> None:
         ([text("a"), text("b")], [text("a"), text("b")]),
         (SYSTEM, SYSTEM[1:]),
         ([SYSTEM[0], text("a")], "a"),
+        (f"{SYSTEM[0]['text']} Be brief.", f"{SYSTEM[0]['text']} Be brief."),
         ([text(" "), text("a"), {"type": "new"}], "a"),
     ],
 )
