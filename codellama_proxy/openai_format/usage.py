@@ -295,4 +295,10 @@ def merged(earlier: Usage | None, later: Usage) -> Usage:
     )
 
 
+def total_usage(parts: Iterable[Usage | None]) -> Usage:
+    """The tokens of several calls; a sum is at most `MAX_REPORTED_TOKENS`."""
+    figures = zip(*(part[:6] for part in parts if part is not None), strict=True)
+    return Usage(*(min(sum(figure), MAX_REPORTED_TOKENS) for figure in figures))
+
+
 # --- how far it is believed ----------------------------------------------------------------------------------

@@ -137,6 +137,15 @@ def _unpriceable(name: str, value: Any) -> Found:
         yield Extra(name, tool=f"?{name}")
 
 
+def _compaction(name: str, value: Any) -> Found:
+    """A summary of the context, which is a call of its own; it never has a price."""
+    edits = value.get("edits") if isinstance(value, Mapping) else None
+    for edit in edits if isinstance(edits, list) else ():
+        kind = edit.get("type") if isinstance(edit, Mapping) else None
+        if isinstance(kind, str) and kind.startswith("compact"):
+            yield Extra(name, tool=f"?{name}")
+
+
 OTHER_LENGTHS = (
     *("max_new_tokens", "max_output_tokens", "max_length"),
     *("n_predict", "num_predict", "num_return_sequences"),
@@ -147,6 +156,8 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     "service_tier": _tier,
     "speed": _tier,
     "inference_geo": lambda name, value: _tier(name, "" if value == "global" else value),
+    "context_management": _compaction,
+    "compaction": _unpriceable,
     "web_search_options": _search,
     "enable_search": _search,
     "search_parameters": _search_parameters,

@@ -190,6 +190,7 @@ HOUR = {"type": "ephemeral", "ttl": "1h"}
 MARKED = {"type": "text", "text": "hi", "cache_control": HOUR}
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 NATIVE_PLAIN: tuple[tuple[DialectName, dict[str, Any]], ...] = (
+    ("messages", {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}),
     ("messages", {"service_tier": "standard_only", "speed": "standard", "inference_geo": "global"}),
     ("messages", {"max_tokens": 5, "provider": {"order": ["x"]}, "models": ["x"]}),
     ("messages", {"tools": [{"name": "f", "input_schema": {}}, {"type": "tool_search_tool_regex_20251119"}]}),
@@ -197,6 +198,8 @@ NATIVE_PLAIN: tuple[tuple[DialectName, dict[str, Any]], ...] = (
     ("responses", {"tools": [{"type": "shell"}, {"type": "local_shell"}, {"type": "custom", "name": "c"}]}),
 )
 NATIVE_DEARER: tuple[tuple[DialectName, dict[str, Any], str], ...] = (
+    ("messages", {"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
+    ("messages", {"cache_control": {"type": "ephemeral", "ttl": "24h"}}, "cache_control"),
     ("messages", {"service_tier": "priority"}, "service_tier"),
     ("messages", {"speed": "fast"}, "speed"),
     ("messages", {"inference_geo": "us"}, "inference_geo"),

@@ -162,3 +162,34 @@ def test_arbitrary_json_causes_at_most_a_failed_attempt(values: list[Any], legac
     for value in values:
         with suppress(AttemptError):
             assert anthropic.parse_response(orjson.dumps(value), asked, entry()).content
+
+
+COMPACTED = {
+    "input_tokens": 13,
+    "output_tokens": 7,
+    "iterations": [
+        {"type": "compaction", "input_tokens": 50_000, "output_tokens": 900, "cache_read_input_tokens": 100},
+        {"type": "message", "input_tokens": 13, "output_tokens": 7},
+    ],
+}
+"""A report as in docs.anthropic.com/en/docs/build-with-claude/compaction: the sums are those of the last iteration."""
+BILLED = Usage(50_113, 907, cached_tokens=100)
+
+
+def test_compactions_of_the_context_are_part_of_the_usage() -> None:
+    _, usage = answer(whole("end_turn", {"type": "text", "text": "ok"}, usage=COMPACTED))
+    assert usage == BILLED
+    last, stop = end("end_turn")
+    pieces = [start(), *text("ok"), {**last, "usage": COMPACTED}, stop]
+    found, _ = read(anthropic, [events(*pieces)], chat(stream=True), entry())
+    assert [event.usage for event in found if event.usage][-1] == BILLED
+
+
+@each(
+    "iterations",
+    ([], {}, None, "x", [None, 1, {}], [{"input_tokens": -1}], [{"input_tokens": 1, "output_tokens": 2}]),
+)
+def test_iterations_never_lower_the_usage(iterations: Any) -> None:
+    reported = {**COMPACTED, "iterations": iterations}
+    _, usage = answer(whole("end_turn", {"type": "text", "text": "ok"}, usage=reported))
+    assert usage == Usage(13, 7)

@@ -11,7 +11,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import message_text
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.openai_format.usage import read_usage
+from codellama_proxy.openai_format.usage import merged, read_usage, total_usage
 from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.finish_reasons import finish_reason
@@ -62,9 +62,16 @@ def refusal(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def usage(found: object) -> dict[str, Any] | None:
-    """OpenAI's `usage`: its prompt tokens include cached tokens, Anthropic's input tokens do not."""
+    """OpenAI's `usage`: its prompt tokens include cached tokens, Anthropic's input tokens do not.
+
+    What `iterations` adds up to is billed where that is more: the sums beside it leave out compactions of the context
+    (docs.anthropic.com/en/docs/build-with-claude/compaction).
+    """
     read = read_usage(found)
-    return None if read is None else shape.usage_json(read)
+    iterations = found.get("iterations") if isinstance(found, Mapping) else None
+    if read is None or not isinstance(iterations, list):
+        return None if read is None else shape.usage_json(read)
+    return shape.usage_json(merged(total_usage(map(read_usage, iterations)), read))
 
 
 def arguments(block: Mapping[str, Any]) -> str:
