@@ -296,9 +296,23 @@ def merged(earlier: Usage | None, later: Usage) -> Usage:
 
 
 def total_usage(parts: Iterable[Usage | None]) -> Usage:
-    """The tokens of several calls; a sum is at most `MAX_REPORTED_TOKENS`."""
-    figures = zip(*(part[:6] for part in parts if part is not None), strict=True)
-    return Usage(*(min(sum(figure), MAX_REPORTED_TOKENS) for figure in figures))
+    """The tokens of several calls; each sum is at most `MAX_REPORTED_TOKENS`."""
+    total = Usage()
+    for part in parts:
+        if part is not None:
+            total = Usage(
+                _sum(total.prompt_tokens, part.prompt_tokens),
+                _sum(total.completion_tokens, part.completion_tokens),
+                _sum(total.cached_tokens, part.cached_tokens),
+                _sum(total.cache_write_tokens, part.cache_write_tokens),
+                _sum(total.reasoning_tokens, part.reasoning_tokens),
+                _sum(total.cache_write_1h_tokens, part.cache_write_1h_tokens),
+            )
+    return total
+
+
+def _sum(one: int, other: int) -> int:
+    return min(one + other, MAX_REPORTED_TOKENS)
 
 
 # --- how far it is believed ----------------------------------------------------------------------------------
