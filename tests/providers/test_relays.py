@@ -175,6 +175,29 @@ def test_a_whole_answer_passes_as_bytes() -> None:
     assert (event.raw, event.text, event.usage) == (body, "hi", anthropic.DIALOGUE.usage)
 
 
+def test_frames_that_clients_cannot_read_are_left_out() -> None:
+    broken = b'event: ping\ndata: {"type"\n\n' + b"event: content_block_stop\ndata: \n\n"
+    events = read(
+        "messages", broken + native_server.THINKING_STREAM + broken, CLAUDE, max_tokens=9, messages=[TURN]
+    )
+    assert b"".join(event.raw for event in events) == native_server.THINKING_STREAM
+
+
+def test_an_end_without_any_answer_is_a_failure() -> None:
+    with pytest.raises(AttemptError) as caught:
+        read("messages", b'data: {"type":"message_stop"}\n\n', CLAUDE, max_tokens=9, messages=[TURN])
+    assert caught.value.failure.cls == "disguised"
+
+
+@each("prefix", [b"\xef\xbb\xbf", b""])
+@each("text", [b"hi", "h\xed".encode(), b"h\xff"])
+def test_a_whole_answer_passes_in_valid_utf_8(prefix: bytes, text: bytes) -> None:
+    body = anthropic.whole("end_turn", {"type": "text", "text": "TEXT"}).replace(b"TEXT", text)
+    request = here("messages", {"model": "m", "max_tokens": 9, "messages": [TURN]}, CLAUDE)
+    event = adapter_of(request, CLAUDE).parse_response(prefix + body, request, CLAUDE)
+    assert event.raw.decode() == body.decode("utf-8", "replace")
+
+
 # --- Responses ---------------------------------------------------------------------------------------------------
 
 

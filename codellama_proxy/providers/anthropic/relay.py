@@ -25,7 +25,7 @@ from codellama_proxy.providers.anthropic.capabilities import (
 )
 from codellama_proxy.providers.anthropic.stream import StreamState
 from codellama_proxy.providers.common.output_limits import narrowed
-from codellama_proxy.providers.common.relayed import with_frame
+from codellama_proxy.providers.common.relayed import readable, with_frame
 
 MAX_BETAS = 32
 BETA = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -126,7 +126,7 @@ def _passed(given: Mapping[str, str]) -> dict[str, str]:
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
-    return response.parse_response(body, chat, deployment)._replace(raw=body)
+    return response.parse_response(body, chat, deployment)._replace(raw=readable(body))
 
 
 def parse_stream(

@@ -80,6 +80,8 @@ def parse_stream(
         return state, ()
     kind = text_at(found, "type")
     events: list[Event] = []
+    if state.head is None and kind == "message_stop":
+        wrong("empty_stream")
     if state.head is None and (kind in BLOCKS or kind in ("message_start", *ENDS)):
         state, events = _begin(found, chat)
     if kind in BLOCKS:

@@ -13,7 +13,7 @@ from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common.output_limits import narrowed
-from codellama_proxy.providers.common.relayed import with_frame
+from codellama_proxy.providers.common.relayed import readable, with_frame
 from codellama_proxy.providers.openai import responses_answer, responses_stream
 from codellama_proxy.providers.openai.endpoint_urls import upstream_model
 from codellama_proxy.providers.openai.responses_request import MIN_OUTPUT_TOKENS, request_to
@@ -31,7 +31,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
-    return responses_answer.parse_response(body, chat, deployment)._replace(raw=body)
+    return responses_answer.parse_response(body, chat, deployment)._replace(raw=readable(body))
 
 
 def parse_stream(
