@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from codellama_proxy.native.blocks import Body, check_tools, objects
+from codellama_proxy.native.blocks import Body, check_tools, objects, stored
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 from codellama_proxy.openai_format.request import OWN_SIGNATURE, SYSTEM_ROLES
 
 SYSTEM = tuple(SYSTEM_ROLES)
 ENCRYPTED_ITEMS = ("reasoning", "compaction", "context_compaction")
 """Items whose content only their maker can read."""
+GENERATED = "image_generation_call"
+"""A picture; without its bytes in `result` OpenAI looks it up by its id."""
 TOOL_ITEMS = ("additional_tools", "tool_search_output")
 """Input items that offer tools."""
 SAME_PARAMETERS = frozenset(
@@ -63,13 +65,20 @@ def with_defaults(body: Body, params: Mapping[str, Any]) -> Body:
 
 
 def without_own_reasoning(body: Body) -> Body:
-    """The body without the items that were sealed by this proxy."""
-    return _without_items(body, _is_ours)
+    """The body without the items that were sealed by this proxy, and without reasoning that is only named by its id.
+
+    OpenAI looks such an id up in the account, which all projects share.
+    """
+    return _without_items(body, lambda item: _is_ours(item) or _is_named_reasoning(item))
 
 
 def _is_ours(item: Body) -> bool:
     sealed = item.get("encrypted_content")
     return isinstance(sealed, str) and sealed.startswith(OWN_SIGNATURE)
+
+
+def _is_named_reasoning(item: Body) -> bool:
+    return item.get("type") == "reasoning" and not item.get("encrypted_content") and not item.get("content")
 
 
 def without_reasoning(body: Body) -> Body:
@@ -108,10 +117,13 @@ def _without_items(body: Body, gone: Callable[[Body], bool]) -> Body:
 
 
 def check(body: Body) -> None:
-    """Raises `ProxyError` unsupported_parameter for tools that use objects stored at the provider.
+    """Raises `ProxyError` unsupported_parameter for tools and pictures that are stored at the provider.
 
-    Fields and items are checked where the request is parsed.
+    Fields and other items are checked where the request is parsed.
     """
+    for index, item in enumerate(body["input"] if isinstance(body.get("input"), list) else ()):
+        if isinstance(item, Mapping) and item.get("type") == GENERATED and not item.get("result"):
+            raise stored(f"input[{index}]")
     for at, listed in _tool_lists(body):
         check_tools(listed, at)
 

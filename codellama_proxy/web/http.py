@@ -24,19 +24,28 @@ MAX_ADMIN_BODY_BYTES = 1 << 20
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-def respond(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+def respond(content: Any, status: int = 200, dialect: Dialect | None = None) -> Response:
+    """A response of JSON, with the headers of a `dialect` other than OpenAI's."""
+    _, headers = _identified(dialect)
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
 
 
 def respond_error(error: ProxyError, dialect: Dialect | None = None) -> Response:
     """An error response, in OpenAI's form unless another `dialect` is given."""
     if dialect is None or dialect.headers is None:
         return Response(error.body(), error.status, headers=error.wire_headers())
-    now = time.time()
-    request_id = new_request_id(now)
-    headers = {"x-request-id": request_id, **dialect.headers(request_id, None, None, now)}
+    request_id, headers = _identified(dialect)
     headers.update(error.wire_headers())
     return Response(dialect.error_body(error, request_id), error.status, headers=headers)
+
+
+def _identified(dialect: Dialect | None) -> tuple[str, dict[str, str]]:
+    """A request's new id and the headers with it; none for OpenAI's dialect, where `RequestId` adds it."""
+    if dialect is None or dialect.headers is None:
+        return "", {}
+    now = time.time()
+    request_id = new_request_id(now)
+    return request_id, {"x-request-id": request_id, **dialect.headers(request_id, None, None, now)}
 
 
 async def json_object(request: Request) -> dict[str, Any]:

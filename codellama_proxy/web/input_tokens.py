@@ -15,7 +15,7 @@ from codellama_proxy.web.state import runtime_of, snapshot_of
 
 async def of_messages(request: Request) -> Response:
     """In Anthropic's form (docs.anthropic.com/en/api/messages-count-tokens)."""
-    return respond({"input_tokens": await _counted(request, MESSAGES)})
+    return respond({"input_tokens": await _counted(request, MESSAGES)}, dialect=MESSAGES)
 
 
 async def of_responses(request: Request) -> Response:

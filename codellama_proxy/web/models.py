@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Model
+from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.routing.selection import exact_aliases, model_name
@@ -27,7 +28,7 @@ async def list_models(request: Request) -> Response:
     usable = await _usable(request)
     names = {**usable, **_aliases(request, usable)}
     if _is_anthropic(request):
-        return respond(anthropic_models.page(request, names, _loaded_at(request)))
+        return respond(anthropic_models.page(request, names, _loaded_at(request)), dialect=MESSAGES)
     return respond({"object": "list", "data": [_shown(request, *named) for named in names.items()]})
 
 
@@ -40,7 +41,7 @@ async def get_model(request: Request) -> Response:
         message = f"The model '{name[:200]}' does not exist or you do not have access to it."
         raise ProxyError("model_not_found", message, param="model")
     if _is_anthropic(request):
-        return respond(anthropic_models.shown(name, model, _loaded_at(request)))
+        return respond(anthropic_models.shown(name, model, _loaded_at(request)), dialect=MESSAGES)
     return respond(_shown(request, name, model))
 
 

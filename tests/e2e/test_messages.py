@@ -121,8 +121,9 @@ def test_a_stream_that_fails_ends_with_an_error_event(client: Anthropic) -> None
 
 def test_tokens_are_counted_without_a_row(served: Proxy, client: Anthropic) -> None:
     before = len(served.rows())
-    counted = client.messages.count_tokens(model="plain", messages=HELLO, system="Be brief.")
-    assert counted.input_tokens > 20
+    raw = client.messages.with_raw_response.count_tokens(model="plain", messages=HELLO, system="Be brief.")
+    assert raw.parse().input_tokens > 20
+    assert raw.headers["request-id"] == raw.headers["x-request-id"]
     assert len(served.rows()) == before
     with pytest.raises(anthropic_error("NotFoundError")):
         client.messages.count_tokens(model="nothing", messages=HELLO)

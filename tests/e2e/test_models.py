@@ -41,6 +41,7 @@ def served(module_proxy: ProxyFactory) -> Proxy:
 def listed(served: Proxy, query: str = "", **headers: str) -> dict[str, Any]:
     answer = served.client.get(f"/v1/models{query}", headers={**served.auth, **VERSION, **headers})
     assert answer.status_code == 200, answer.text
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
     found: dict[str, Any] = answer.json()
     return found
 

@@ -87,7 +87,18 @@ def test_parameters_of_the_entry_stand_under_the_clients() -> None:
 def test_only_reasoning_that_is_sealed_here_is_left_out() -> None:
     body = {"input": [FOREIGN, OURS, CALL, USER]}
     assert native.without_own_reasoning(body) == {"input": [FOREIGN, CALL, USER]}
+    named = {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": None}
+    readable = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}], "summary": []}
+    assert native.without_own_reasoning({"input": [named, readable]}) == {"input": [readable]}
     assert native.without_own_reasoning({"input": "hi"}) == {"input": "hi"}
+
+
+def test_a_picture_that_is_only_named_by_its_id_is_refused() -> None:
+    picture = {"type": "image_generation_call", "id": "ig_1"}
+    native.check({"input": [{**picture, "result": "iVBORw0K"}]})
+    with pytest.raises(ProxyError) as refused:
+        native.check({"input": [USER, picture]})
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "input[1]")
 
 
 def test_a_repair_leaves_out_all_reasoning_and_the_ids_that_require_it() -> None:

@@ -32,6 +32,7 @@ SOFT = frozenset(
 REFUSED: Mapping[str, str] = {
     "fallbacks": "A fallback model",
     "fallback_credit_token": "A fallback credit",
+    "billing_policy": "A billing policy",
     "container": "A container",
     "mcp_servers": "An MCP server",
     "thread": "A stored thread",

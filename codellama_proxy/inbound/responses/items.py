@@ -61,6 +61,7 @@ class _Folder:
         elif kind == "reasoning":
             self._add_reasoning(item)
         elif kind in CALLS:
+            check_no_ids(item, at)
             self._add_call(kind, item, at)
         elif kind in OUTPUTS:
             self._add_output(kind, item, at)

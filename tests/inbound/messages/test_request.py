@@ -144,6 +144,7 @@ def test_few_and_short_names_are_reported() -> None:
         ({"container": "c_1"}, "unsupported_parameter", "container"),
         ({"workspace_id": "w_1"}, "unsupported_parameter", "workspace_id"),
         ({"user_profile_id": "u_1"}, "unsupported_parameter", "user_profile_id"),
+        ({"billing_policy": "x"}, "unsupported_parameter", "billing_policy"),
         ({"thread": "t_1"}, "unsupported_parameter", "thread"),
     ],
 )

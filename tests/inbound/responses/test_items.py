@@ -260,6 +260,10 @@ def test_a_search_that_the_provider_ran_is_left_out_but_its_tools_are_offered() 
         (user({"type": "input_file", "file_url": "http://10.0.0.1/"}), "input[1].content[0].file_url"),
         (output([{"type": "input_image", "file_id": "file_1"}]), "input[1].output[0].file_id"),
         ({"type": "code_interpreter_call", "container_id": "cntr_1"}, "input[1].container_id"),
+        (
+            {"type": "shell_call", "call_id": "c", "action": {}, "environment": {"container_id": "cntr_1"}},
+            "input[1].environment.container_id",
+        ),
         ({"type": "computer_call_output", "output": {"file_id": "file_1"}}, "input[1].output.file_id"),
     ],
 )
