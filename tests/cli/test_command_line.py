@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -97,21 +98,57 @@ def test_keys_takes_the_database_before_and_after_the_command(
     assert {path.name for path in here.glob("*.db")} == {"before.db", "after.db", "variable.db"}
 
 
-def test_completion_lists_the_commands() -> None:
+def completed(instruction: str, words: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-m", "codellama_proxy"],
         env=environment(
             PYTHONPATH=str(ROOT),
-            _CODELLAMA_PROXY_COMPLETE="bash_complete",
-            COMP_WORDS="codellama-proxy ba",
-            COMP_CWORD="1",
+            _CODELLAMA_PROXY_COMPLETE=instruction,
+            COMP_WORDS=words,
+            COMP_CWORD=str(len(words.split()) - 1),
         ),
         capture_output=True,
         text=True,
         timeout=30,
         check=True,
     )
-    assert done.stdout.split() == ["plain,backup"]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        ("ba", "backup"),
+        ("ini", "init"),
+        ("keys cre", "create"),
+        ("serve --por", "--port"),
+        ("import lite", "litellm"),
+    ],
+)
+def test_completion_suggests_commands_options_and_values(words: str, suggestion: str) -> None:
+    assert completed("bash_complete", f"codellama-proxy {words}").split() == [f"plain,{suggestion}"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_documented_shell_has_a_completion_script(shell: str) -> None:
+    assert f"_CODELLAMA_PROXY_COMPLETE={shell}_complete" in completed(f"{shell}_source")
+    assert f"{shell}_source" in (ROOT / "docs/operations.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)]
+)
+def test_errors_are_coloured_on_a_terminal_only(given: dict[str, str], coloured: bool) -> None:
+    command = [sys.executable, "-m", "codellama_proxy", "frobnicate"]
+    ours, theirs = pty.openpty()
+    env = environment(PYTHONPATH=str(ROOT), **given)
+    piped = subprocess.run(command, env=env, capture_output=True, timeout=30, check=False)
+    subprocess.run(command, env=env, stderr=theirs, timeout=30, check=False)
+    shown = os.read(ours, 4096)
+    os.close(ours)
+    os.close(theirs)
+    assert b"\x1b" not in piped.stderr
+    assert (b"\x1b" in shown) is coloured
 
 
 def test_serve_imports_no_other_command() -> None:
