@@ -193,6 +193,9 @@ def test_mock_vectors_depend_only_on_the_input() -> None:
 
 
 def test_the_mocks_work_is_bounded() -> None:
+    assert embedded(["x"] * 2000, dimensions=4096).status == 400
+    many = chat(endpoint="completions", messages=(), params={"prompt": ["x"] * 2000, "n": 128})
+    assert script(text.to_request(many, HERE).body, GOOD, "completions").status == 400
     assert len(orjson.loads(body(embedded("x", dimensions=2**31 - 1)))["data"][0]["embedding"]) == 4096
 
 

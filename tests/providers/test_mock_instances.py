@@ -34,6 +34,8 @@ MAX_SECONDS = 1.0
         ({"type": "integer", "minimum": 3}, 3),
         ({"type": "integer", "exclusiveMinimum": 3, "multipleOf": 5}, 5),
         ({"type": "integer", "maximum": -3.5}, -4),
+        ({"type": "integer", "minimum": -9, "exclusiveMinimum": 2}, 3),
+        ({"type": "integer", "maximum": -5, "exclusiveMaximum": 9}, -5),
         ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, 1),
         ({"type": "string", "format": "date"}, "1970-01-01"),

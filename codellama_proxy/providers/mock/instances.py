@@ -6,14 +6,14 @@ in bounded time: invalid, contradictory and endless ones give an approximation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
+from codellama_proxy.providers.mock.quantities import count, is_number, nearest_zero
 from codellama_proxy.providers.mock.strings import FORMATS, matching
 
 MAX_STEPS = 5_000
@@ -21,7 +21,6 @@ MAX_STEPS = 5_000
 MAX_INSTANCE_BYTES = 8_192
 MAX_SCHEMA_DEPTH = 64
 """Nested schemas, references included."""
-MAX_EXACT_INTEGER = 2**53
 
 _TYPE_OF_KEYWORD: Mapping[str, str] = {
     **dict.fromkeys(("properties", "required", "minProperties", "additionalProperties"), "object"),
@@ -101,9 +100,9 @@ class _Generator:
             case "array":
                 return self._array(schema, depth)
             case "integer":
-                return _number(schema, whole=True)
+                return nearest_zero(schema, whole=True)
             case "number":
-                return _number(schema, whole=False)
+                return nearest_zero(schema, whole=False)
             case "boolean":
                 return False
             case "null":
@@ -180,7 +179,7 @@ class _Generator:
             if keyword in ("enum", "type"):
                 return [value for value in one if value in other] or one
             return [*one, *other]  # `required`; more alternatives
-        if _is_number(one) and _is_number(other) and keyword in _LOWER | _UPPER:
+        if is_number(one) and is_number(other) and keyword in _LOWER | _UPPER:
             return max(one, other) if keyword in _LOWER else min(one, other)
         if keyword in ("$ref", "additionalProperties") and one is False:
             return one
@@ -201,7 +200,7 @@ class _Generator:
         for name in names:
             if name not in made:
                 made[name] = self._property(schema, properties, name, depth)
-        least = _count(schema.get("minProperties"))
+        least = count(schema.get("minProperties"))
         others = (name for name in properties if name not in made) if len(made) < least else iter(())
         for name in [*others, *self._new_names(least - len(made), made)]:
             if len(made) < least:
@@ -227,7 +226,7 @@ class _Generator:
             first, items = items, schema.get("additionalItems", True)
         made: list[Any] = []
         wanted = schema.get("contains")
-        least = max(_count(schema.get("minItems")), 0 if wanted is None else 1)
+        least = max(count(schema.get("minItems")), 0 if wanted is None else 1)
         for number in range(least):
             self._spend(6)
             of_this = first[number] if number < len(first) else items
@@ -238,7 +237,7 @@ class _Generator:
         return made
 
     def _string(self, schema: Schema) -> str:
-        least = _count(schema.get("minLength"))
+        least = count(schema.get("minLength"))
         self._spend(least)
         pattern = schema.get("pattern")
         found = matching(pattern, least) if isinstance(pattern, str) else None
@@ -293,52 +292,6 @@ def _others(schema: Schema) -> Any:
     return found if isinstance(found, dict) else True
 
 
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _count(value: Any) -> int:
-    return int(value) if _is_number(value) and 0 < value < MAX_EXACT_INTEGER else 0
-
-
-def _number(schema: Schema, *, whole: bool) -> int | float:
-    """The number nearest to 0 within the bounds."""
-    low, high = _bound(schema, "minimum", "exclusiveMinimum"), _bound(schema, "maximum", "exclusiveMaximum")
-    unit = schema.get("multipleOf")
-    step = float(unit) if _is_number(unit) and unit > 0 else 1.0 if whole else 0.0
-    if whole and not step.is_integer():
-        step = 1.0
-    if low is not None and (low[0] > 0 or (low[0] == 0 and low[1])):
-        found = _beyond(low, step, 1, None if high is None else high[0])
-    elif high is not None and (high[0] < 0 or (high[0] == 0 and high[1])):
-        found = _beyond(high, step, -1, None if low is None else low[0])
-    else:
-        found = 0.0
-    return int(found) if found.is_integer() and abs(found) < MAX_EXACT_INTEGER else found
-
-
-def _bound(schema: Schema, inclusive: str, exclusive: str) -> tuple[float, bool] | None:
-    """A bound, and whether it is excluded; the form of draft 4 with a boolean is understood."""
-    given, strict = schema.get(inclusive), schema.get(exclusive)
-    if _is_number(strict) and (not _is_number(given) or abs(strict) >= abs(given)):
-        return float(strict), True
-    return (float(given), strict is True) if _is_number(given) else None
-
-
-def _beyond(bound: tuple[float, bool], step: float, sign: int, other: float | None) -> float:
-    """The number nearest to a bound on the side of `sign`: a multiple of `step`, if there is one."""
-    edge, excluded = bound[0] * sign, bound[1]
-    if not step:
-        if not excluded:
-            return bound[0]
-        return bound[0] + sign if other is None or abs(other - bound[0]) > 1 else (bound[0] + other) / 2
-    times = edge / step
-    if not math.isfinite(times):
-        return bound[0]
-    found = math.ceil(times)
-    return sign * step * (found + 1 if excluded and found == times else found)
-
-
 def _other(value: Any, number: int, schema: Any) -> Any:
     """A value unlike those of the items before it, where its type and its `enum` allow one."""
     allowed = schema.get("enum") if isinstance(schema, dict) else None
@@ -346,6 +299,6 @@ def _other(value: Any, number: int, schema: Any) -> Any:
         return allowed[number] if number < len(allowed) else value
     if isinstance(value, str) and number:
         return value + str(number)
-    if _is_number(value):
+    if is_number(value):
         return value + number
     return value if value is not False else number % 2 == 1

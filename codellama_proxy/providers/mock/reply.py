@@ -94,9 +94,9 @@ def forced_call(request: Mapping[str, Any]) -> Call | None:
     return None if tool is None else _tool_call(tool)
 
 
-def call_id(body: bytes, choice: int) -> str:
-    """An id that differs between requests and choices."""
-    return "call_" + hashlib.sha256(b"%d %b" % (choice, body)).hexdigest()[:24]
+def call_id(seed: bytes, choice: int) -> str:
+    """An id that differs between choices, and between requests by their `seed`."""
+    return "call_" + hashlib.sha256(b"%d %b" % (choice, seed)).hexdigest()[:24]
 
 
 def _forced(choice: Any) -> tuple[str | None, Any]:

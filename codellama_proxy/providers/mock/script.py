@@ -27,6 +27,10 @@ INPUT: Mapping[Endpoint, str] = {
 }
 """The field that holds the input."""
 DIMENSIONS, MAX_DIMENSIONS = 64, 4096
+MAX_CHOICES = 2_048
+"""`n` for each prompt; more are refused, as is what has more than `MAX_NUMBERS`."""
+MAX_NUMBERS = 500_000
+"""Numbers in the vectors of an answer."""
 
 
 class Script(NamedTuple):
@@ -45,16 +49,21 @@ def script(body: bytes, mock: Mock, endpoint: Endpoint = "chat/completions") -> 
     if mock.status is not None and mock.status != 200:
         return _refusal(mock)
     if "input" in request:
+        if len(_given(request)) * _dimensions(request) > MAX_NUMBERS:
+            return _error(400, "The mock refuses inputs and dimensions that make so many numbers.")
         return _whole(mock, mock.first_token_delay, _embeddings(request))
+    if len(_indexes(request)) > MAX_CHOICES:
+        return _error(400, f"The mock gives at most {MAX_CHOICES} choices.")
     reply = reply_to(request, mock, len(_indexes(request)))
     cut = _is_cut(reply, mock)
     sent = reply.tokens[: mock.cut_after_tokens] if cut else reply.tokens
     usage = _usage(request, reply.tokens)
+    seed = b"" if reply.call is None else hashlib.sha256(body).digest()
     if request.get("stream"):
-        pieces = tuple(_stream(request, reply, sent, usage, mock, body))
+        pieces = tuple(_stream(request, reply, sent, usage, mock, seed))
         return Script(200, {"content-type": "text/event-stream"}, pieces, cut)
     pause = mock.first_token_delay + (len(sent) / mock.tokens_per_second if mock.tokens_per_second else 0.0)
-    return _whole(mock, pause, _completion(request, reply, sent, usage, body), cut=cut)
+    return _whole(mock, pause, _completion(request, reply, sent, usage, seed), cut=cut)
 
 
 def _is_cut(reply: Reply, mock: Mock) -> bool:
@@ -81,11 +90,16 @@ def _whole(mock: Mock, pause: float, answer: Mapping[str, Any], *, cut: bool | N
 
 def _refusal(mock: Mock) -> Script:
     status = mock.status or 500
-    error = {"message": f"The mock was told to answer {status}.", "type": "mock", "param": None, "code": None}
-    headers = {"content-type": "application/json"}
-    if mock.retry_after is not None:
-        headers["retry-after"] = f"{mock.retry_after:g}"
-    return Script(status, headers, ((mock.first_token_delay, orjson.dumps({"error": error})),))
+    found = _error(status, f"The mock was told to answer {status}.", mock.first_token_delay)
+    if mock.retry_after is None:
+        return found
+    return found._replace(headers={**found.headers, "retry-after": f"{mock.retry_after:g}"})
+
+
+def _error(status: int, message: str, pause: float = 0.0) -> Script:
+    error = {"message": message, "type": "mock", "param": None, "code": None}
+    body = orjson.dumps({"error": error})
+    return Script(status, {"content-type": "application/json"}, ((pause, body),))
 
 
 def _given(request: Mapping[str, Any]) -> list[Any]:
@@ -102,26 +116,27 @@ def _usage(request: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _completion(
-    request: Mapping[str, Any], reply: Reply, sent: Sequence[str], usage: Mapping[str, int], body: bytes
+    request: Mapping[str, Any], reply: Reply, sent: Sequence[str], usage: Mapping[str, int], seed: bytes
 ) -> dict[str, Any]:
     chats = "messages" in request
     text = "".join(sent)
+    scores = logprobs.logprobs(request, sent) if logprobs.wanted(request) and reply.call is None else None
     choices: list[dict[str, Any]] = []
     for index in _indexes(request):
         content = (
-            {"message": {"role": "assistant", **_content(reply, text, body, index)}}
+            {"message": {"role": "assistant", **_content(reply, text, seed, index)}}
             if chats
             else {"text": text}
         )
         choice: dict[str, Any] = {"index": index, **content, "finish_reason": reply.finish}
         if logprobs.wanted(request):
-            choice["logprobs"] = logprobs.logprobs(request, sent) if reply.call is None else None
+            choice["logprobs"] = scores
         choices.append(choice)
     kind = "chat.completion" if chats else "text_completion"
     return {"object": kind, "model": request["model"], "choices": choices, "usage": usage}
 
 
-def _content(reply: Reply, text: str, body: bytes, index: int) -> dict[str, Any]:
+def _content(reply: Reply, text: str, seed: bytes, index: int) -> dict[str, Any]:
     """The fields of a message with this text, or with these arguments of a call."""
     call = reply.call
     if call is None:
@@ -129,19 +144,19 @@ def _content(reply: Reply, text: str, body: bytes, index: int) -> dict[str, Any]
     if call.kind == "legacy":
         return {"content": None, "function_call": {"name": call.name, "arguments": text}}
     field = "input" if call.kind == "custom" else "arguments"
-    made = {"id": call_id(body, index), "type": call.kind, call.kind: {"name": call.name, field: text}}
+    made = {"id": call_id(seed, index), "type": call.kind, call.kind: {"name": call.name, field: text}}
     return {"content": None, "tool_calls": [made]}
 
 
 def _indexes(request: Mapping[str, Any]) -> range:
     prompts = 1 if "messages" in request else len(_given(request))
-    return range(int(request.get("n", 1)) * prompts)
+    return range(int(request.get("n") or 1) * prompts)
 
 
 def _embeddings(request: Mapping[str, Any]) -> dict[str, Any]:
     """Unit vectors that are equal only for equal inputs."""
     given = _given(request)
-    size = min(request.get("dimensions", DIMENSIONS), MAX_DIMENSIONS)
+    size = _dimensions(request)
     data = [
         {"object": "embedding", "index": index, "embedding": _vector(orjson.dumps(one), size)}
         for index, one in enumerate(given)
@@ -149,6 +164,10 @@ def _embeddings(request: Mapping[str, Any]) -> dict[str, Any]:
     tokens = of_given(given, estimate)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": request["model"], "usage": usage}
+
+
+def _dimensions(request: Mapping[str, Any]) -> int:
+    return min(request.get("dimensions") or DIMENSIONS, MAX_DIMENSIONS)
 
 
 def _vector(seed: bytes, size: int) -> list[float]:
@@ -163,7 +182,7 @@ def _stream(
     sent: Sequence[str],
     usage: Mapping[str, int],
     mock: Mock,
-    body: bytes,
+    seed: bytes,
 ) -> Iterator[tuple[float, bytes]]:
     """The chunks of a stream. Those of an answer that is cut lack the end."""
     chats = "messages" in request
@@ -183,7 +202,7 @@ def _stream(
     def first(index: int) -> Mapping[str, Any]:
         if not chats:
             return {"text": ""}
-        content = _content(reply, "", body, index)
+        content = _content(reply, "", seed, index)
         calls = [{"index": 0, **one} for one in content.pop("tool_calls", ())]
         return {"delta": {"role": "assistant", **content, **({"tool_calls": calls} if calls else {})}}
 
