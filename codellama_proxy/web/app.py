@@ -50,6 +50,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
             *_both("DELETE", "/responses/{response_id}", responses.stored),
             *_both("GET", "/responses/{response_id}/input_items", responses.stored),
             *_both("POST", "/responses/{response_id}/cancel", responses.stored),
+            *_both("POST", "/responses/compact", responses.stored),
             *_both("GET", "/api/hello", health.hello),
             *_both("POST", "/key/generate", keys.generate),
             *_both("GET", "/key/info", keys.info),

@@ -175,6 +175,7 @@ def test_responses_are_not_stored_whatever_their_id(served: Proxy) -> None:
         ("DELETE", "/v1/responses/resp_2"),
         ("GET", "/v1/responses/x/input_items?limit=2"),
         ("POST", "/responses/%00/cancel"),
+        ("POST", "/v1/responses/compact"),
     ):
         answer = served.client.request(method, path, headers=served.auth)
         assert answer.status_code == 404

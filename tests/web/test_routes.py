@@ -49,6 +49,7 @@ MATRIX: Mapping[tuple[str, str], Verdicts] = {
     ("DELETE", "/responses/{response_id}"): KEYS,
     ("GET", "/responses/{response_id}/input_items"): KEYS,
     ("POST", "/responses/{response_id}/cancel"): KEYS,
+    ("POST", "/responses/compact"): KEYS,
     ("GET", "/api/hello"): OPEN,
     ("POST", "/key/generate"): ADMINS,
     ("GET", "/key/info"): KEYS,

@@ -64,6 +64,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("DELETE", "/responses/{response_id}"): Operation(_RESPONSES, _STORED, "key"),
     ("GET", "/responses/{response_id}/input_items"): Operation(_RESPONSES, _STORED, "key"),
     ("POST", "/responses/{response_id}/cancel"): Operation(_RESPONSES, _STORED, "key"),
+    ("POST", "/responses/compact"): Operation(_RESPONSES, _STORED, "key"),
     ("POST", "/feedback"): Operation(_LEDGER, "Send a score for a tracked request.", "key", "Feedback"),
     ("GET", "/requests/{request_id}"): Operation(_LEDGER, "Show one request of the key's project.", "key"),
     ("GET", "/spend"): Operation(
