@@ -71,7 +71,7 @@ class Observer:
         self._lines.request(
             {
                 "request_id": request_id,
-                "endpoint": route.strip("/"),
+                "endpoint": route.strip("/") or "/",
                 "status": outcome,
                 "http_status": status,
                 **more,

@@ -21,8 +21,8 @@ def hello_world() -> None:
 ```
 """
 NOT_A_MODEL = (
-    "I am codellama-proxy's built-in mock model: everything works, but nobody is thinking. "
-    "Set a provider's key (for example TOGETHER_API_KEY) and a real model answers here.\n"
+    "I am codellama-proxy's built-in mock model: the proxy works, but no real model is connected. "
+    "Set a provider's key (for example TOGETHER_API_KEY) to get answers from one.\n"
 )
 MAX_ANSWER_TOKENS = 200_000
 """Over all choices, alternatives of `top_logprobs` included."""
