@@ -245,7 +245,10 @@ def test_the_ledger_reconciles(served: Proxy) -> None:
     assert done.returncode == 0
 
 
-def test_sigkill_loses_no_row_and_releases_every_hold(proxy: ProxyFactory, upstream: Upstream) -> None:
+@pytest.mark.parametrize("endpoint", ["chat/completions", "messages", "responses"])
+def test_sigkill_loses_no_row_and_releases_every_hold(
+    proxy: ProxyFactory, upstream: Upstream, endpoint: str
+) -> None:
     text = config(
         upstream.model("plain", price=PRICE),
         upstream.model("hanging", "hang", price=PRICE),
@@ -254,10 +257,11 @@ def test_sigkill_loses_no_row_and_releases_every_hold(proxy: ProxyFactory, upstr
     )
     served = proxy(text)
     answered = [served.chat(model="plain").headers["x-request-id"] for _ in range(10)]
-    body = {"messages": [{"role": "user", "content": "hi"}]}
+    talk = [{"role": "user", "content": "hi"}]
+    body = {"input": talk} if endpoint == "responses" else {"messages": talk, "max_tokens": 100}
     with Wire(served.port) as one, Wire(served.port) as two:
-        one.send(request("/v1/chat/completions", {**body, "model": "hanging"}, **served.auth))
-        two.send(request("/v1/chat/completions", {**body, "model": "mid", "stream": True}, **served.auth))
+        one.send(request(f"/v1/{endpoint}", {**body, "model": "hanging"}, **served.auth))
+        two.send(request(f"/v1/{endpoint}", {**body, "model": "mid", "stream": True}, **served.auth))
         until(lambda: len(upstream.journal.requests()) == 12, "both arrive upstream")
         served.kill()
     served.start()
@@ -271,6 +275,7 @@ def test_sigkill_loses_no_row_and_releases_every_hold(proxy: ProxyFactory, upstr
     orphans = [row for row in rows if row["request_id"] not in answered]
     assert {row["status"] for row in orphans} == {"error"}
     assert {row["basis"] for row in orphans} == {"crash_estimate"}
+    assert {row["endpoint"] for row in orphans} == {endpoint}
     assert all(row["cost_usd"] > 0 for row in orphans)
     assert {row["model"] for row in orphans} == {"hanging", "mid"}
     for row in orphans:
