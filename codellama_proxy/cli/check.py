@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codellama_proxy.cli.options import Command
-from codellama_proxy.cli.output import note, say, table
+from codellama_proxy.cli.output import note, say, suggest_init, table
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.config.check_report import Form, inspect, printed
 from codellama_proxy.config.settings import config_path, environment
@@ -49,6 +49,7 @@ def check(config: str | None, form: Form, as_json: bool, online: bool) -> int:
             say(line)
         if tried is not None:
             say(_table(tried))
+    suggest_init(config_path(config))
     failed = any(not one.works for one in tried or ())
     return 1 if failed else report.code
 
@@ -59,6 +60,7 @@ def valid_snapshot(path: Path) -> Snapshot:
     if report.snapshot is None:
         for problem in report.problems:
             note(str(problem))
+        suggest_init(path)
         raise CommandError(report.verdict)
     return report.snapshot
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -33,6 +34,12 @@ def note(text: str) -> None:
 def fail(name: str, sentence: str) -> None:
     """Prints an error message of the command `name` on stderr, control characters escaped."""
     _write_error(f"{styled(f'{name}:', sys.stderr, 'red')} {escaped(without_passwords(sentence))}")
+
+
+def suggest_init(config: Path) -> None:
+    """Tells how to get a configuration file, if there is none."""
+    if not config.exists():
+        note("There is no such file: codellama-proxy init writes a starter proxy.yaml.")
 
 
 def without_passwords(message: str) -> str:

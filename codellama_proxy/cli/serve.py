@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from codellama_proxy.cli.options import Command, config_option, database_option
-from codellama_proxy.cli.output import note
+from codellama_proxy.cli.output import note, suggest_init
 from codellama_proxy.config.live import LiveConfig, Source
 from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.settings import Settings, environment
@@ -43,7 +43,9 @@ def serve(**options: str | None) -> int:
         live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
         return run(settings, live)
     except ConfigError as error:
-        return _refuse(*(str(problem) for problem in error.problems), *_no_last_good(settings, kept))
+        code = _refuse(*(str(problem) for problem in error.problems), *_no_last_good(settings, kept))
+        suggest_init(settings.config)
+        return code
     except OSError as error:
         if error.filename is not None:  # not about the address
             raise

@@ -64,6 +64,14 @@ def test_init_does_not_follow_a_dangling_link(here: Path, capsys: pytest.Capture
     assert "proxy.yaml exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [("serve",), ("check",), ("explain", "--project", "web")])
+def test_commands_without_a_configuration_suggest_init(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert main(command) == 1
+    assert "codellama-proxy init" in capsys.readouterr().err
+
+
 def test_init_on_a_file_fails_with_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "taken").write_text("x")
     assert main(["init", "taken"]) == 1
