@@ -130,3 +130,4 @@ class SharedCallOwner:
 
     async def close(self) -> None:
         await self._call.close()
+        self._context.others = lambda: False  # no reference back to the call: the answer is freed at once

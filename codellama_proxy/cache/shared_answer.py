@@ -115,6 +115,12 @@ class SharedAnswer:
             self._close()
             self._notify()
 
+    def detach(self) -> None:
+        """Forgets the call, which has ended, and the traceback of its failure: no cycles keep its memory."""
+        self._closed = self._unsubscribed = lambda: None
+        if self.error is not None:
+            self.error = same_failure(self.error)
+
     def _close(self) -> None:
         """Calls `closed`; an error in storing the answer does not fail the answer."""
         try:

@@ -134,6 +134,7 @@ class SharedCall:
             await asyncio.wait({self._reader})
         elif self.answer.reply is not None:
             await self.answer.reply.close()
+        self.answer.detach()
 
     # --- once it is shared ---------------------------------------------------------------------------------------
 

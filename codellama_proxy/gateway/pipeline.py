@@ -118,6 +118,8 @@ class Gateway:
             self._accounting.settle(context)
             if source is not None:
                 await source.close()
+            if context.error is not None:  # its traceback would keep the answer until a garbage collection
+                context.error.__traceback__ = context.error.__context__ = None
 
     def interrupt(self, code: str, message: str) -> None:
         """Ends every request in flight with this error; called when the drain time is over."""

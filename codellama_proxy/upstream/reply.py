@@ -203,6 +203,7 @@ class Reply:
         except (TimeoutError, TransportError):
             pass  # the answer is complete, so the failure does not matter
         finally:
+            self._failed = None  # its traceback refers to this object
             await self._close()
 
     async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> list[Event]:
@@ -289,7 +290,10 @@ class Reply:
                 if not failed.failure.refused:
                     self._unread = frame.data
                 if not events:
-                    raise failed from None
+                    try:
+                        raise failed from None
+                    finally:
+                        del failed  # its traceback refers to this frame
                 self._failed = failed  # the events before it in the same packet are still valid
                 break
             if parser.state.done:

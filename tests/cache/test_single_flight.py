@@ -1,6 +1,7 @@
 """Identical requests at the same time: one upstream call, whoever leaves and whatever fails."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.cache.shared_answer import MAX_AHEAD_BYTES, MAX_SHARED_BYTES, Subscription
+from codellama_proxy.cache.shared_answer import (
+    MAX_AHEAD_BYTES,
+    MAX_SHARED_BYTES,
+    SharedAnswer,
+    Subscription,
+)
 from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
 from codellama_proxy.core.types import Event
@@ -631,3 +637,19 @@ def test_a_call_whose_leader_left_ends_with_its_last_subscriber(play: Play) -> N
         assert not rig.cache_lookup._shared
 
     play(internet := Internet(a=[stream(BEGUN, HANG)]), use)
+
+
+@pytest.mark.parametrize("script", [TEXT.stream, BEGUN])
+@pytest.mark.parametrize("clients", [1, 3])
+def test_answers_are_freed_without_the_garbage_collector(play: Play, script: bytes, clients: int) -> None:
+    async def use(rig: Rig) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            await together(rig, *[rig.client(stream=True) for _ in range(clients)])
+            await asyncio.sleep(0)
+            assert not [found for found in gc.get_objects() if isinstance(found, SharedAnswer)]
+        finally:
+            gc.enable()
+
+    play(Internet(a=[stream(SOON, script)] * 20), use)

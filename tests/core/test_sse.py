@@ -80,8 +80,10 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
     decoder = Decoder()
     for _ in range(10):
         decoder.feed(b"x" * (MAX_EVENT_BYTES // 10))
-    with pytest.raises(EventTooLargeError):
+    with pytest.raises(EventTooLargeError) as caught:
         decoder.feed(b"x" * (MAX_EVENT_BYTES // 10))
+    assert len(caught.value.data) > MAX_EVENT_BYTES
+    assert decoder.flush() == b""  # it is not kept a second time
 
 
 def test_an_event_of_endless_lines_is_refused() -> None:
