@@ -43,7 +43,7 @@ _MOCK = snapshot.Mock()
 
 
 class TierPrice(Section):
-    """A class left out: input and output cost the usual price, the others grow as input does."""
+    """Missing keys: input and output have the usual price; the others change in proportion to input."""
 
     input: Dollars | None = Field(default=None, description="USD per million input tokens.")
     output: Dollars | None = Field(default=None, description="USD per million output tokens.")
@@ -88,18 +88,20 @@ class Price(Section):
 
 
 class OwnTimeouts(Section):
-    connect: Timeout | None = Field(default=None, description="To a connection.")
-    first_token: Timeout | None = Field(default=None, description="To a stream's first token.")
-    idle: Timeout | None = Field(default=None, description="Between two pieces of a stream.")
-    answer: Timeout | None = Field(default=None, description="To the end of an answer that is not streamed.")
+    connect: Timeout | None = Field(default=None, description="Until the connection is open.")
+    first_token: Timeout | None = Field(default=None, description="Until the first token of a stream.")
+    idle: Timeout | None = Field(default=None, description="Between two chunks of a stream.")
+    answer: Timeout | None = Field(
+        default=None, description="Until the end of an answer that is not streamed."
+    )
 
 
 class Mock(Section):
     reply: Annotated[str, s.text(r"[\s\S]*", "text", 1_000_000)] | None = Field(
-        default=None, description="What it answers; default: a canned answer."
+        default=None, description="The answer; default: a canned one."
     )
     first_token_delay: Annotated[float, s.duration("0s")] = Field(
-        default=_MOCK.first_token_delay, description="Wait before answering."
+        default=_MOCK.first_token_delay, description="Delay before the answer."
     )
     tokens_per_second: Annotated[float, s.number(0, 10**6)] | None = Field(
         default=None, description="Speed of a stream."
@@ -111,7 +113,7 @@ class Mock(Section):
         default=None, description="Retry-After sent with the failure."
     )
     cut_after_tokens: Count | None = Field(
-        default=None, description="Break the connection after so many tokens."
+        default=None, description="Break the connection after this many tokens."
     )
 
 
@@ -119,7 +121,7 @@ class Entry(Section):
     """One deployment; entries that share a name are one model."""
 
     name: Name = Field(description="The public name. Entries that share one are deployments of one model.")
-    provider: Provider = Field(description="Who serves it.")
+    provider: Provider = Field(description="The provider that serves it.")
     model: UpstreamName | None = Field(default=None, description="The name sent upstream; default: name.")
     base_url: Annotated[str, URL] | None = Field(
         default=None,
@@ -134,7 +136,7 @@ class Entry(Section):
         default=None, description="USD per million tokens; default: the price catalogue."
     )
     context_window: Tokens | None = Field(
-        default=None, description="Tokens the model can read and write together."
+        default=None, description="Tokens of the prompt and the answer together."
     )
     max_output_tokens: Tokens = Field(
         default=_DEPLOYMENT.max_output_tokens,
@@ -145,20 +147,18 @@ class Entry(Section):
         default=_DEPLOYMENT.weight, description="Share of the traffic among deployments of one name."
     )
     fallback: Flag = Field(
-        default=_DEPLOYMENT.fallback, description="May it serve as a backup for other models?"
+        default=_DEPLOYMENT.fallback, description="Whether other models may fall back to it."
     )
     fallbacks: Annotated[tuple[Name, ...] | None, _LIST_FOR_FALSE] = Field(
         default=None,
         description="Tried after this one; [] for none; default: all below it with fallback: true.",
     )
-    timeouts: OwnTimeouts = Field(
-        default_factory=OwnTimeouts, description="Its own timeouts, over the general ones."
-    )
+    timeouts: OwnTimeouts = Field(default_factory=OwnTimeouts, description="Overrides the general timeouts.")
     proxy: Proxy = Field(
-        default=None, description="The HTTP proxy on the way to it; false for none; default: egress.proxy."
+        default=None, description="The HTTP proxy for this model; false for none; default: egress.proxy."
     )
     params: Annotated[dict[str, Any], s.JSON_MAP] = Field(
-        default={}, description="Added where the client gave none."
+        default={}, description="Request parameters that are added if the client sends none."
     )
     headers: Annotated[dict[str, str], HEADERS] = Field(
         default={}, description="Extra headers sent upstream."
@@ -173,21 +173,21 @@ class Entry(Section):
         default=_DEPLOYMENT.cache_prompts,
         description="Anthropic only: set cache marks in translated requests that have none of their own.",
     )
-    mode: Mode = Field(default=_DEPLOYMENT.mode, description="What the model does.")
+    mode: Mode = Field(default=_DEPLOYMENT.mode, description="The kind of model.")
     completions: Flag = Field(
         default=False,
         description="This chat model also serves /completions, where there is no guardrail.",
     )
     mock: Mock | None = Field(
-        default=None, description="For provider mock: what it answers, how badly it behaves."
+        default=None, description="For provider mock: its answer, and failures to simulate."
     )
     deployment: UpstreamName | None = Field(default=None, description="For azure: the deployment's name.")
     api_version: UpstreamName | None = Field(default=None, description="For azure: the API version.")
     input_map: Annotated[dict[str, Any], s.JSON_MAP] | None = Field(
-        default=None, description="For replicate: our parameters' names in the model's input."
+        default=None, description="For replicate: names of the parameters in the model's input."
     )
     prompt_format: PromptFormat | None = Field(
-        default=None, description="For replicate: how messages become one prompt."
+        default=None, description="For replicate: the format in which messages are joined into one prompt."
     )
     base_model: UpstreamName | None = Field(
         default=None, description="The model's well-known name, for capabilities and prices."

@@ -54,11 +54,13 @@ _SERVER = snapshot.Server()
 
 
 class Timeouts(Section):
-    connect: Timeout = Field(default=_TIMEOUTS.connect, description="To a connection.")
-    first_token: Timeout = Field(default=_TIMEOUTS.first_token, description="To a stream's first token.")
-    idle: Timeout = Field(default=_TIMEOUTS.idle, description="Between two pieces of a stream.")
+    connect: Timeout = Field(default=_TIMEOUTS.connect, description="Until the connection is open.")
+    first_token: Timeout = Field(
+        default=_TIMEOUTS.first_token, description="Until the first token of a stream."
+    )
+    idle: Timeout = Field(default=_TIMEOUTS.idle, description="Between two chunks of a stream.")
     answer: Timeout = Field(
-        default=_TIMEOUTS.answer, description="To the end of an answer that is not streamed."
+        default=_TIMEOUTS.answer, description="Until the end of an answer that is not streamed."
     )
 
 
@@ -76,21 +78,21 @@ class Guardrail(Section):
 
 class Backoff(Section):
     initial: Pause = Field(
-        default=_ROUTING.backoff_initial, description="The first pause, at most (full jitter)."
+        default=_ROUTING.backoff_initial, description="The longest first delay (full jitter)."
     )
-    max: Pause = Field(default=_ROUTING.backoff_max, description="The longest pause.")
+    max: Pause = Field(default=_ROUTING.backoff_max, description="The longest delay.")
 
 
 class Cooldown(Section):
     failures: Annotated[int, s.whole(1, 1000)] = Field(
-        default=_COOLDOWN.failures, description="Failures in a row that cool a deployment."
+        default=_COOLDOWN.failures, description="Consecutive failures that start a cooldown."
     )
     time: Pause = Field(
-        default=_COOLDOWN.time, description="How long it rests; doubles while it keeps failing."
+        default=_COOLDOWN.time, description="The first cooldown; doubles while the deployment keeps failing."
     )
-    max_time: Pause = Field(default=_COOLDOWN.max_time, description="The longest rest.")
+    max_time: Pause = Field(default=_COOLDOWN.max_time, description="The longest cooldown.")
     auth_time: Pause = Field(
-        default=_COOLDOWN.auth_time, description="The rest after a refused provider key."
+        default=_COOLDOWN.auth_time, description="The cooldown after the provider rejects its key."
     )
 
 
@@ -99,20 +101,23 @@ class Routing(Section):
         default=_ROUTING.max_attempts, description="Upstream calls for one request."
     )
     retries: Annotated[int, s.whole(0, 10)] = Field(
-        default=_ROUTING.retries, description="Further tries on the same deployment."
+        default=_ROUTING.retries, description="Further attempts on the same deployment."
     )
     deadline: Timeout = Field(default=_ROUTING.deadline, description="For the whole request.")
     backoff: Backoff = Field(
-        default_factory=Backoff, description="Pauses between tries on the same deployment."
+        default_factory=Backoff, description="Delays between attempts on the same deployment."
     )
     max_retry_after: Pause = Field(
-        default=_ROUTING.max_retry_after, description="The longest Retry-After waited for in place."
+        default=_ROUTING.max_retry_after,
+        description="The longest Retry-After that is waited for before a retry.",
     )
     fallback_on: tuple[CallerFault, ...] = Field(
         default=tuple(sorted(_ROUTING.fallback_on)),
-        description="Faults of the caller that may still be tried on the next model.",
+        description="Client errors after which the next model is tried.",
     )
-    cooldown: Cooldown = Field(default_factory=Cooldown, description="When a failing deployment rests.")
+    cooldown: Cooldown = Field(
+        default_factory=Cooldown, description="When a failing deployment is skipped, and for how long."
+    )
     unknown_model: UnknownModel = Field(
         default=_ROUTING.unknown_model, description="error: 404; default: start at the first model."
     )
@@ -127,14 +132,14 @@ class Limits(Section):
 
     off: ClassVar[Json] = dict.fromkeys(("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget"))
 
-    rpm_limit: Count | None = Field(default=None, description="Requests a minute.")
-    tpm_limit: Count | None = Field(default=None, description="Tokens a minute.")
-    max_parallel_requests: Count | None = Field(default=None, description="Requests at the same time.")
+    rpm_limit: Count | None = Field(default=None, description="Requests per minute.")
+    tpm_limit: Count | None = Field(default=None, description="Tokens per minute.")
+    max_parallel_requests: Count | None = Field(default=None, description="Requests in parallel.")
     max_budget: Annotated[int, s.usd(10**9)] | None = Field(
         default=None, description="USD in each budget_duration."
     )
     budget_duration: Annotated[str, s.WINDOW] | None = Field(
-        default=None, description="hour, day, week, month (UTC), or Nh, Nd from first use; default: for ever."
+        default=None, description="hour, day, week, month (UTC), or Nh, Nd from first use; default: no reset."
     )
     shadow: Flag = Field(default=_LIMITS.shadow, description="Count and log, never refuse.")
 
@@ -151,13 +156,13 @@ class Scopes(Section):
 class Project(Section):
     limits: Limits = Field(default_factory=Limits, description="Replaces limits.project, field by field.")
     models: tuple[Annotated[str, s.PATTERN], ...] | None = Field(
-        default=None, description="The models it may use; shell wildcards are fine; default: all."
+        default=None, description="The models it may use, with shell wildcards; default: all."
     )
     guardrail: Prompt | None = Field(
         default=None, description="Its own prompt instead of the guardrail's; false for none."
     )
-    cache: Flag = Field(default=_PROJECT.cache, description="May its answers come from the cache?")
-    completions: Flag = Field(default=True, description="May its keys call /completions?")
+    cache: Flag = Field(default=_PROJECT.cache, description="Whether the response cache is used.")
+    completions: Flag = Field(default=True, description="Whether its keys may call /completions.")
     endpoints: tuple[EndpointName, ...] | None = Field(
         default=None, description="What its keys may call; default: everything."
     )
@@ -165,10 +170,10 @@ class Project(Section):
 
 class Semantic(Section):
     backend: Backend = Field(description="embeddings: a model of this file; gptcache: a GPTCache server.")
-    model: Name | None = Field(default=None, description="For embeddings: the model that makes them.")
-    url: Annotated[str, URL] | None = Field(default=None, description="For gptcache: where the server is.")
+    model: Name | None = Field(default=None, description="For embeddings: the model that computes them.")
+    url: Annotated[str, URL] | None = Field(default=None, description="For gptcache: the URL of the server.")
     threshold: Annotated[float, s.number(0, 1)] = Field(
-        default=0.95, description="How similar is similar enough."
+        default=0.95, description="The lowest similarity at which an answer is reused."
     )
 
 
@@ -179,10 +184,10 @@ class Cache(Section):
         default=_CACHE.enabled, description="Answer identical requests from memory and disk."
     )
     ttl: Annotated[float, s.duration("1s", "365d")] = Field(
-        default=_CACHE.ttl, description="How long an answer is good."
+        default=_CACHE.ttl, description="The lifetime of an answer."
     )
     max_entries: Annotated[int, s.whole(1, 10**8)] = Field(
-        default=_CACHE.max_entries, description="How many answers are kept."
+        default=_CACHE.max_entries, description="The largest number of answers kept."
     )
     scope: CacheScope = Field(default=_CACHE.scope, description="Who shares answers.")
     semantic: Annotated[Semantic | None, _NONE_FOR_FALSE] = Field(
@@ -193,8 +198,10 @@ class Cache(Section):
 class PromptLayer(Section):
     off: ClassVar[Json] = {}
 
-    api_key: Annotated[Secret | None, s.SECRET] = Field(default=None, description="Its key; unset: off.")
-    content: Flag = Field(default=_TRACKING.promptlayer_content, description="Send prompts and answers too.")
+    api_key: Annotated[Secret | None, s.SECRET] = Field(
+        default=None, description="PromptLayer's API key; unset: disabled."
+    )
+    content: Flag = Field(default=_TRACKING.promptlayer_content, description="Also send prompts and answers.")
     tags: tuple[UpstreamName, ...] = Field(
         default=_TRACKING.promptlayer_tags, description="Tags on every request."
     )
@@ -203,10 +210,10 @@ class PromptLayer(Section):
 class Requests(Section):
     off: ClassVar[Json] = {}
 
-    content: Flag = Field(default=_TRACKING.requests_content, description="Keep prompts and answers too.")
+    content: Flag = Field(default=_TRACKING.requests_content, description="Also store prompts and answers.")
     retention: Annotated[float, s.duration("1h", "36500d")] = Field(
         default=_TRACKING.requests_retention,
-        description="How long single requests are kept; daily totals stay.",
+        description="How long individual requests are kept; daily totals remain.",
     )
 
 
@@ -214,7 +221,7 @@ class Tracking(Section):
     off: ClassVar[Json] = {}
 
     promptlayer: PromptLayer = Field(
-        default_factory=PromptLayer, description="Every request, sent to PromptLayer."
+        default_factory=PromptLayer, description="Sends every request to PromptLayer."
     )
     requests: Requests = Field(default_factory=Requests, description="The request log in the database.")
 
@@ -229,7 +236,7 @@ class Egress(Section):
     )
     ca_bundle: Annotated[Bundle | None, CA_BUNDLE] = Field(
         default=None,
-        description="A file of certificates (PEM) that are trusted besides the system's; read with proxy.yaml.",
+        description="A file of certificates (PEM) that are trusted in addition to the system's; read with proxy.yaml.",
     )
 
 
@@ -242,20 +249,20 @@ class Auth(Section):
 
 class Server(Section):
     max_body: Annotated[int, s.size(1024, 2**30)] = Field(
-        default=_SERVER.max_body, description="The largest request."
+        default=_SERVER.max_body, description="The largest request body."
     )
     max_parallel_requests: Annotated[int, s.whole(1, 10**6)] = Field(
-        default=_SERVER.max_parallel_requests, description="Requests at once."
+        default=_SERVER.max_parallel_requests, description="Requests in parallel."
     )
     drain: Annotated[float, s.duration("0s", "1h")] = Field(
         default=_SERVER.drain, description="Time to finish when stopping."
     )
     drain_delay: Annotated[float, s.duration("0s", "1h")] = Field(
         default=_SERVER.drain_delay,
-        description="Before that, time in which readiness already says no and new requests are still served.",
+        description="Time before that in which readiness already returns 503 and new requests are still served.",
     )
     cors_origins: tuple[Origin, ...] = Field(
-        default=_SERVER.cors_origins, description="Web pages that may call the proxy."
+        default=_SERVER.cors_origins, description="Web origins that may call the proxy."
     )
 
 
@@ -271,20 +278,22 @@ class File(Section):
     models: tuple[Entry, ...] = Field(description="The models; their order is the fallback order.")
     aliases: Annotated[dict[AliasName, Name], _KEYS_FOR_FALSE] = Field(
         default={},
-        description="Other names of models; shell wildcards are fine; the first match counts.",
+        description="Other names of models, with shell wildcards; the first match counts.",
     )
     guardrail: Guardrail = Field(
-        default_factory=Guardrail, description="The system prompt no client can switch off."
+        default_factory=Guardrail, description="The system prompt that clients cannot disable."
     )
-    routing: Routing = Field(default_factory=Routing, description="Tries, pauses and fallbacks.")
-    timeouts: Timeouts = Field(default_factory=Timeouts, description="How long one upstream call may take.")
-    egress: Egress = Field(default_factory=Egress, description="The way to upstreams and services.")
-    limits: Scopes = Field(default_factory=Scopes, description="What each scope may use.")
+    routing: Routing = Field(default_factory=Routing, description="Retries, delays and fallbacks.")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="Timeouts of one upstream call.")
+    egress: Egress = Field(
+        default_factory=Egress, description="Outgoing connections: HTTP proxy and CA certificates."
+    )
+    limits: Scopes = Field(default_factory=Scopes, description="Rate limits and budgets of each scope.")
     projects: Annotated[dict[ProjectName, Project], _KEYS_FOR_FALSE] = Field(
         default={}, description="Projects with settings of their own."
     )
-    cache: Cache = Field(default_factory=Cache, description="Answers kept for identical requests.")
+    cache: Cache = Field(default_factory=Cache, description="The response cache.")
     tracking: Tracking = Field(default_factory=Tracking, description="What is recorded about requests.")
-    auth: Auth = Field(default_factory=Auth, description="Who may call.")
+    auth: Auth = Field(default_factory=Auth, description="Whether clients need a key.")
     server: Server = Field(default_factory=Server, description="The HTTP server.")
-    metrics: Metrics = Field(default_factory=Metrics, description="Numbers for Prometheus.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Metrics for Prometheus.")
