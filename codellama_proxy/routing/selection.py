@@ -52,7 +52,7 @@ def requested_model(
     """The model that serves `name`, a model or an alias, or the default one.
 
     Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled, not permitted or of
-    another mode.
+    another mode. Its `detail` is the reason.
     """
     known = None
     if name is not None:
@@ -68,7 +68,18 @@ def requested_model(
         if name is not None
         else NO_MODEL
     )
-    raise ProxyError("model_not_found", message, param="model")
+    detail = None if name is None else _why_not_found(snapshot, name, mode)
+    raise ProxyError("model_not_found", message, param="model", detail=detail)
+
+
+def _why_not_found(snapshot: Snapshot, name: str, mode: str) -> str:
+    """The reason for the log; it does not contain the name, which is the client's text."""
+    found = model_name(snapshot, name)
+    known = snapshot.models.get(name) or snapshot.models.get(found)
+    if known is not None:
+        return "not permitted" if mode in known.modes else f"does not serve {mode} requests"
+    reasons = dict.fromkeys(d.disabled for d in snapshot.disabled if d.name == found and d.disabled)
+    return f"disabled: {'; '.join(reasons)}" if reasons else "not in proxy.yaml"
 
 
 def starting_model(usable: Iterable[Model]) -> Model | None:

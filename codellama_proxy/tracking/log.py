@@ -161,6 +161,7 @@ def readable(record: Mapping[str, Any]) -> str:
         for a in record.get("attempts", ())
         if a["class"] != "ok"
     ]
+    detail = record.get("error_detail")
     parts = [
         datetime.now().astimezone().strftime("%H:%M:%S"),
         str(record.get("http_status")),
@@ -173,6 +174,7 @@ def readable(record: Mapping[str, Any]) -> str:
         _cached(record.get("cache")),
         record.get("request_id", ""),
         record.get("error") or "",
+        f"({detail})" if detail else "",
         f"(after {', '.join(failed)})" if failed else "",
     ]
     return " ".join(part for part in parts if part)

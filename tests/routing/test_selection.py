@@ -172,6 +172,21 @@ def test_the_permissions_of_an_alias_are_those_of_its_model() -> None:
         assert caught.value.message == f"The model '{asked}' does not exist or you do not have access to it."
 
 
+@pytest.mark.parametrize(
+    ("asked", "mode", "detail"),
+    [
+        ("alphabet", "chat", "disabled: no key"),
+        ("gpt-4", "chat", "not permitted"),
+        ("alpha", "embedding", "does not serve embedding requests"),
+        ("old", "chat", "not in proxy.yaml"),
+    ],
+)
+def test_the_detail_of_a_model_not_found_is_the_reason(asked: str, mode: str, detail: str) -> None:
+    with pytest.raises(ProxyError) as caught:
+        requested_model(ALIASED, asked, mode, lambda name: name != "alpha")
+    assert caught.value.detail == detail
+
+
 def test_aliases_without_wildcards_are_listed_with_the_model_they_reach() -> None:
     assert exact_aliases(ALIASED) == {"gpt-3.5-turbo": "beta", "old": "gone"}
 
