@@ -141,7 +141,11 @@ async def _not_routed(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed here, only {allowed}."
         return await _refused(request, ProxyError("method_not_allowed", message, headers={"allow": allowed}))
     nearest = request.app.state.paths.nearest(request.scope["path"])
-    message = f"There is no such path; GET / shows how to connect. The nearest path is {nearest}."
+    message = (
+        "There is no such path. Open / in a browser to see how to connect; /openapi.json lists all paths."
+    )
+    if nearest is not None:
+        message += f" The nearest path is {nearest}."
     return await _refused(request, ProxyError("not_found", message))
 
 

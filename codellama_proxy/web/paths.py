@@ -16,6 +16,8 @@ UNKNOWN = "unknown"
 VERSION = "/v1"
 MAX_COMPARED_CHARS = 64
 """Characters of an unknown path that are compared with the known ones."""
+MIN_LIKENESS = 0.7
+"""The lowest `SequenceMatcher` ratio at which a path is suggested."""
 
 _NAMED = ("/models/", "/v1/models/", "/requests/", "/v1/requests/")
 _SLASHES = re.compile("/{2,}")
@@ -63,8 +65,8 @@ class Paths:
                 return template
         return UNKNOWN
 
-    def nearest(self, path: str) -> str:
-        """The known path most similar to an unknown one, with the version if that has one."""
+    def nearest(self, path: str) -> str | None:
+        """The known path most similar to an unknown one, with its version; `None` if none is similar."""
         prefix = VERSION if path.startswith(VERSION) else ""
         wanted = path[:MAX_COMPARED_CHARS].removeprefix(VERSION).lower()
         matcher: SequenceMatcher[Any] = SequenceMatcher(None, "", wanted, autojunk=False)
@@ -73,7 +75,8 @@ class Paths:
             matcher.set_seq1(known)
             return matcher.ratio()
 
-        return prefix + max(self._suggested, key=likeness)
+        best = max((likeness(known), known) for known in self._suggested)
+        return prefix + best[1] if best[0] >= MIN_LIKENESS else None
 
 
 def _around_name(template: str) -> tuple[str, str]:

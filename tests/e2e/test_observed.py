@@ -209,13 +209,19 @@ def test_normalised_paths_need_the_same_credentials(served: Proxy) -> None:
         ("/key/generat", "/key/generate"),
         ("/health/ready", "/health/readiness"),
         ("/openai/v1/chat/completions", "/chat/completions"),
-        ("/" + "completions" * 3000, "/completions"),
     ],
 )
 def test_a_404_names_the_nearest_path(served: Proxy, path: str, nearest: str) -> None:
     reply = exchange(served.port, request(path, b"{}"))
     refused(reply, 404, "not_found")
     assert reply.error()["message"].endswith(f" {nearest}.")
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/docs", "/" + "completions" * 3000])
+def test_a_404_names_no_path_if_none_is_similar(served: Proxy, path: str) -> None:
+    reply = exchange(served.port, request(path, b"{}"))
+    refused(reply, 404, "not_found")
+    assert reply.error()["message"].endswith(" /openapi.json lists all paths.")
 
 
 # --- credentials ----------------------------------------------------------------------------------

@@ -137,6 +137,6 @@ def test_the_accept_header_decides(accept: str, html: bool) -> None:
 
 def test_a_404_and_a_405_say_what_to_do(served: Proxy) -> None:
     missing = served.client.get("/ui").json()["error"]["message"]
-    assert "GET / shows how to connect" in missing
+    assert "Open / in a browser to see how to connect" in missing
     wrong = served.client.post("/", json={}).json()["error"]["message"]
     assert "only GET" in wrong
