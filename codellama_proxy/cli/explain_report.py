@@ -29,7 +29,7 @@ def as_text(
     asked = "the first model" if chat.model is None else f"the model {chat.model}"
     alias_of = _alias_of(snapshot, chat)
     if alias_of is not None:
-        asked += f", an alias of {alias_of},"
+        asked += f", an alias of {alias_of}"
     yield f"key {key.key_id} of project {key.project} asks for {asked} (configuration {snapshot.digest})"
     yield ""
     yield from _verdict(explanation)

@@ -310,7 +310,7 @@ def test_an_alias_and_the_conversation_are_explained(here: Path, capsys: pytest.
     (here / "proxy.yaml").write_text(TWINS)
     assert main(["explain", "--project", "web", "--model", "claude-x"]) == 0
     out = capsys.readouterr().out
-    assert "asks for the model claude-x, an alias of twins, (configuration" in out
+    assert "asks for the model claude-x, an alias of twins (configuration" in out
     by = "its conversation stays on one deployment of a name, by the key, the system prompt"
     assert f"({by} and the first user message):" in out
     told = explained_json(capsys, "--project", "web", "--model", "claude-x")
