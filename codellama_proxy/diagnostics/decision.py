@@ -117,7 +117,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
         asked = routing.requested_model(snapshot, chat.model, chat.mode, permitted)
         models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
     except ProxyError as error:
-        return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, ())))
+        return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, None, ())))
     scopes = asking.scopes_of(trace, chat, snapshot)
     every = asking.candidates(models)
     trace.budgeted = asking.budgeted(scopes)
@@ -134,7 +134,7 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
     conversation = sticky.conversation_of(chat, models, snapshot.routing, world.session, key.key_id)
     chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5, conversation)
     places = tuple(_candidate(trace, chat, one, snapshot, world) for one in chain)
-    others = tuple(_others(snapshot, key, chat, [d.id for d in chain], [d.id for d in every]))
+    others = tuple(_others(snapshot, key, chat, asked, [d.id for d in chain], [d.id for d in every]))
     return replace(
         explanation, admission=trace.admission, chain=places, others=others, conversation=conversation
     )
@@ -219,13 +219,18 @@ def _share(one: Deployment, snapshot: Snapshot) -> float:
 
 
 def _others(
-    snapshot: Snapshot, key: Key, chat: InferenceRequest, asked: Sequence[str], chain: Sequence[str] = ()
+    snapshot: Snapshot,
+    key: Key,
+    chat: InferenceRequest,
+    asked: Model | None,
+    attempted: Sequence[str],
+    chain: Sequence[str] = (),
 ) -> list[CandidateState]:
-    """The deployments outside the chain. `chain`: ids that a budget excludes."""
+    """The deployments that are not attempted. `chain`: the ids of all that could be without a budget."""
     permitted = permission(snapshot.project(key.project), key, chat.shown_endpoint)
     found = []
     for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
-        if one.id in asked:
+        if one.id in attempted:
             continue
         if one.disabled is not None:
             found.append(CandidateState(one, "disabled", one.disabled))
@@ -236,8 +241,16 @@ def _others(
         elif one.id in chain:
             found.append(CandidateState(one, "passed over", "no known price under a budget"))
         else:
-            found.append(CandidateState(one, "not a fallback", "" if asked else "not what was asked for"))
+            found.append(CandidateState(one, "not a fallback", _why_no_fallback(one, asked)))
     return found
+
+
+def _why_no_fallback(one: Deployment, asked: Model | None) -> str:
+    if asked is None:
+        return "not what was asked for"
+    if one.name in asked.fallbacks:
+        return "beyond routing.max_attempts"
+    return f"not in the fallbacks of {asked.name}" if one.fallback else "fallback: false"
 
 
 def _who_refuses(snapshot: Snapshot, key: Key, name: str) -> str:

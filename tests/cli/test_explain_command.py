@@ -306,6 +306,24 @@ aliases: {'claude-*': twins}
 """
 
 
+def test_the_reasons_for_not_being_a_fallback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "proxy.yaml").write_text("""
+models:
+  - {name: above, provider: mock}
+  - {name: asked, provider: mock}
+  - {name: off, provider: mock, fallback: false}
+  - {name: below, provider: mock}
+  - {name: far, provider: mock}
+routing: {max_attempts: 2}
+""")
+    others = explained_json(capsys, "--project", "web", "--model", "asked")["others"]
+    assert {(one["deployment"], one["why"]) for one in others if one["state"] == "not a fallback"} == {
+        ("above#1", "not in the fallbacks of asked"),
+        ("off#1", "fallback: false"),
+        ("far#1", "beyond routing.max_attempts"),
+    }
+
+
 def test_an_alias_and_the_conversation_are_explained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "proxy.yaml").write_text(TWINS)
     assert main(["explain", "--project", "web", "--model", "claude-x"]) == 0
