@@ -226,7 +226,7 @@ def find_key(db: KeySession, given: str) -> Key:
     prefix = given[:PREFIX_LENGTH]
     found = db.keys_by_prefix(prefix)
     if not found:
-        raise CommandError(f"there is no key {prefix!r}")
+        raise CommandError(f"there is no key {prefix!r}; give a KEY_ID or PREFIX as listed by `keys list`")
     if len(found) > 1:
         raise CommandError(f"several keys begin with {prefix!r}")
     return found[0]
