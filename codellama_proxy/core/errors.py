@@ -53,10 +53,10 @@ CODES: Mapping[str, tuple[int, str, bool]] = {
 
 
 class ProxyError(Exception):
-    """A refusal or failure with a code of `CODES`. `message` is sent to the caller unchanged.
+    """A refusal or failure with a code of `CODES`. `message` is sent to the caller unchanged."""
 
-    `detail`: the reason for the request's log line only; it contains no secret.
-    """
+    detail: str | None = None
+    """The reason, only for the request's log line; it contains no secret and no text of the client."""
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class ProxyError(Exception):
         type: str | None = None,  # noqa: A002 - OpenAI's word; only rate limits differ from their code's type
         attempts: Sequence[Mapping[str, Any]] | None = None,
         headers: Mapping[str, str] | None = None,
-        detail: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -77,7 +76,6 @@ class ProxyError(Exception):
         self.retry_after = retry_after
         self.attempts = attempts
         self.headers = dict(headers or {})
-        self.detail = detail
         status, default_type, self.retryable = CODES[code]
         self.status = status
         self.type = type or default_type

@@ -68,8 +68,10 @@ def requested_model(
         if name is not None
         else NO_MODEL
     )
-    detail = None if name is None else _why_not_found(snapshot, name, mode)
-    raise ProxyError("model_not_found", message, param="model", detail=detail)
+    error = ProxyError("model_not_found", message, param="model")
+    if name is not None:
+        error.detail = _why_not_found(snapshot, name, mode)
+    raise error
 
 
 def _why_not_found(snapshot: Snapshot, name: str, mode: str) -> str:

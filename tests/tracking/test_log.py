@@ -45,6 +45,11 @@ def test_every_record_is_one_bounded_text_line(text: str) -> None:
     assert not CONTROL & set(line.decode("utf-8", "replace"))
 
 
+def test_the_detail_of_an_error_is_in_the_text_line() -> None:
+    record = {"attempts": [], "error": "model_not_found", "error_detail": "disabled: NO_KEY is not set"}
+    assert readable(record).endswith("model_not_found (disabled: NO_KEY is not set)")
+
+
 def test_short_records_are_unchanged() -> None:
     record = {"model": "m" * 256, "attempts": [{"deployment": "a#1", "ms": 1.5}] * 64, "cost_usd": None}
     assert bounded(record) == record
