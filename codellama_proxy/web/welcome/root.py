@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
-from string import Template
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +32,8 @@ _STATES = {
     "shutting_down": "Shutting down.",
     "accounting_unavailable": "Not ready: the database cannot be written.",
 }
+_PLACE = re.compile(r"\$([a-z]+)")
+"""A place in the page for a value, which is HTML."""
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._-]{1,64}){1,8}")
 
@@ -75,14 +76,15 @@ def _page(request: Request) -> str:
     if stale:
         shown += " The configuration file has errors; the one before it is in force."
     link = f'<p><a href="{DASHBOARD.strip("/")}">Dashboard</a></p>' if _has_dashboard(request) else ""
-    return Template(_file("page.html")).substitute(
-        version=__version__,
-        state="good" if status == "ready" and not stale else "bad",
-        status=shown,
-        dashboard=link,
-        keys="codellama-proxy keys",
-        base=escape(base_url(request)),
-    )
+    values = {
+        "version": __version__,
+        "state": "good" if status == "ready" and not stale else "bad",
+        "status": shown,
+        "dashboard": link,
+        "keys": "codellama-proxy keys",
+        "base": escape(base_url(request)),
+    }
+    return _PLACE.sub(lambda place: values[place[1]], _file("page.html"))
 
 
 def _has_dashboard(request: Request) -> bool:
