@@ -28,7 +28,7 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
-from codellama_proxy.server.retention import run_retention
+from codellama_proxy.server.retention import run_retention, run_roll_up
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Upkeep
 from codellama_proxy.store.location import database_file
@@ -149,7 +149,14 @@ def _start_background(stack: contextlib.AsyncExitStack, services: Services) -> N
         lambda: live.snapshot.tracking.requests_retention,
         runtime.time,
     )
-    for loop in (live.watch(), runtime.keys.watch(), retention, services.lookup.watch(lambda: live.snapshot)):
+    loops = (
+        live.watch(),
+        runtime.keys.watch(),
+        retention,
+        run_roll_up(runtime.store.upkeep, runtime.time),
+        services.lookup.watch(lambda: live.snapshot),
+    )
+    for loop in loops:
         stack.callback(asyncio.create_task(loop).cancel)
 
 

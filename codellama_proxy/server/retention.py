@@ -1,9 +1,13 @@
-"""Removes ledger rows past their retention; their cost stays in the daily totals."""
+"""Maintains the ledger: adds requests to the sums that reports read, and removes rows past their retention.
+
+The cost of removed rows stays in the daily totals.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
@@ -11,6 +15,8 @@ from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import Outbox, Upkeep
 
 INTERVAL_SECONDS = 600.0
+ROLL_UP_SECONDS = 15.0
+"""Pause between two roll-ups: reports read the rows of this time one by one."""
 
 log = logging.getLogger(__name__)
 
@@ -28,3 +34,11 @@ async def run_retention(upkeep: Upkeep, outbox: Outbox, retention: Callable[[], 
             if folded:
                 log.info("%d requests past their retention are now in the daily totals only", folded)
         await time.sleep(INTERVAL_SECONDS)
+
+
+async def run_roll_up(upkeep: Upkeep, time: Time) -> None:
+    """Runs until cancelled. The first run on a database of an older version reads all rows, in small batches."""
+    while True:
+        with suppress(StoreUnavailableError):  # the store logs its own errors; the next run tries again
+            await upkeep.roll_up()
+        await time.sleep(ROLL_UP_SECONDS)

@@ -163,6 +163,9 @@ class Upkeep(Protocol):
     async def recover(self) -> int:
         """Settle rows that a crash left held; returns their number. Call before the first admission."""
 
+    async def roll_up(self) -> int:
+        """Add settled requests to the sums that reports read; returns about how many."""
+
     async def fold(self, before: float) -> int:
         """Fold rows older than a time into daily totals; returns their number."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from codellama_proxy.store.interfaces import Difference
+from codellama_proxy.store.sqlite import usage_totals
 from codellama_proxy.store.sqlite.scope_balance import SQL, scope_sum
 
 BATCH_ROWS = 200
@@ -12,13 +13,14 @@ BATCH_ROWS = 200
 
 
 def reconcile(db: sqlite3.Connection) -> list[Difference]:
-    """Compare the balance of every scope with a budget with its rows; returns the differences."""
+    """Compare every balance of a budget, and the sums by hour and day, with their rows; returns the differences."""
     db.execute("begin")
     try:
         checked = [_checked(db, *row) for row in db.execute(SQL["all_scopes"]).fetchall()]
+        sums = usage_totals.differences(db)
     finally:
         db.execute("rollback")
-    return [difference for difference in checked if difference is not None]
+    return [difference for difference in checked if difference is not None] + sums
 
 
 def _checked(
@@ -42,6 +44,7 @@ def fold(db: sqlite3.Connection, before: float) -> int:
     for scope, first_seq in db.execute(SQL["fold_scopes"], (upto,)).fetchall():
         (nanos,) = scope_sum(db, "fold_scope", scope, first_seq=first_seq, upto=upto)
         db.execute(SQL["folded_more"], {"nanos": nanos, "scope": scope})
+    usage_totals.take_away(db, upto)
     for name in ("fold_totals", "drop_contents", "drop_requests"):
         db.execute(SQL[name], {"upto": upto})
     return count

@@ -30,6 +30,7 @@ from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite import report_queries as queries
+from codellama_proxy.store.sqlite import usage_totals
 from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
@@ -38,8 +39,8 @@ from codellama_proxy.store.sqlite.writer import Writer
 
 MAX_PENDING_TO_UNDO = 1000
 """Number of queued writes above which no settlement is queued to undo a failed admission."""
-FOLD_PAUSE_SECONDS = 0.02
-"""Pause for other writes between two batches of folding."""
+BATCH_PAUSE_SECONDS = 0.02
+"""Pause for other writes between two batches of folding or of sums."""
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +157,20 @@ class Ledger:
         with closing(sqlite3.connect(read_uri(self._writer.path), uri=True, isolation_level=None)) as db:
             return folding.reconcile(db)
 
+    async def roll_up(self) -> int:
+        """Add settled requests to the sums that reports read, in batches; returns about how many."""
+        added = 0
+        while count := await self._writer.run(usage_totals.roll_up):
+            added += count
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return added
+
     async def fold(self, before: float) -> int:
         """Fold rows older than `before` into daily totals, in batches; returns their number."""
         folded = 0
         while count := await self._writer.run(lambda db: self._entries.fold(db, before, self._clock())):
             folded += count
-            await asyncio.sleep(FOLD_PAUSE_SECONDS)
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
         return folded
 
 

@@ -1,37 +1,49 @@
 """The SQL behind `store.reports`.
 
-Old requests are stored as daily totals only, so sums read both tables; a folded day is included if any part of it is
+Sums read the sums of `usage_totals`, and rows only where those do not reach (`usage_ranges`).
+
+Old requests are stored as daily totals only, so sums read them as well; a folded day is included if any part of it is
 in the time range of the filters. Daily totals have no sessions and agents: they belong to the groups without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.rates import user_name
-from codellama_proxy.limits.windows import DAY, LAST_MOMENT
-from codellama_proxy.store.reports import LOG_COLUMNS, REQUEST_COLUMNS, Filters, in_order
+from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
+from codellama_proxy.store.reports import LOG_COLUMNS, REQUEST_COLUMNS, STATUSES, Filters, in_order
 from codellama_proxy.store.sqlite.queries import Query, load, where
+from codellama_proxy.store.sqlite.usage_ranges import HOURS, UsageTable, split, table_for
 
 SQL = load("report_queries")
 LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
 """Unix seconds of the last midnight that can be formatted as a date."""
 
-# The expressions of groups in `requests` and in `totals`, where an empty string means none.
+# The expressions of groups in `requests`, in `totals` and in the sums. In the latter, an empty string means none.
 _IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
-_IN_TOTALS = {
+_IN_USAGE = {
     "key": "nullif(key_id, '')",
     "user": "nullif(user, '')",
     "model": "nullif(model, '')",
-    "session": "null",
-    "agent": "null",
+    "session": "nullif(session, '')",
+    "agent": "nullif(agent, '')",
+    "day": "date({time}, 'unixepoch')",
 }
+_IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
+# An index of one status is used only if the statement has that status as a constant.
+_STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
 
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
     which, values = _requests_where(filters)
-    return SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, size, (page - 1) * size]
+    if all(value is None for value in (filters.model, filters.start, filters.end)):  # an index, or the newest
+        sql = SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which)
+        return sql, [*values, size, (page - 1) * size]
+    summed, limits = _summed_where(filters)
+    sql = SQL["logs_by_time"].format(columns=", ".join(LOG_COLUMNS), where=which, summed=summed)
+    return sql, [*values, *limits, *limits, *values, size, (page - 1) * size]
 
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:
@@ -41,8 +53,8 @@ def before_query(filters: Filters, seq: int, size: int) -> Query:
 
 
 def count_query(filters: Filters) -> Query:
-    which, values = _requests_where(filters)
-    return SQL["count"].format(where=which), values
+    sql, values = _rows_query((), filters)
+    return SQL["count"].format(rows=sql), values
 
 
 def request_query(request_id: str) -> Query:
@@ -57,17 +69,45 @@ def after_query(seq: int, size: int) -> Query:
 def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
     """Sums by any of `GROUPS`; one row if there is no group."""
     names = in_order(group_by)
-    requests, values = _requests_where(filters)
+    rows, values = _rows_query(names, filters)
     totals, more = _totals_where(filters)
     sql = SQL["spend"].format(
         names="".join(f"{name}_, " for name in names),
-        of_requests=_columns((_IN_REQUESTS.get(name, name), name) for name in names),
+        rows=rows,
         of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
-        requests=requests,
         totals=totals,
         order=f"group by {_positions(names)} order by {_positions(names)}" if names else "",
     )
     return sql, values + more
+
+
+def _rows_query(names: Sequence[str], filters: Filters) -> Query:
+    """Groups and sums of the requests that `requests` still has; a group may come more than once."""
+    parts = list(_parts(names, filters))
+    return "\n    union all\n    ".join(sql for sql, _ in parts), [
+        value for _, values in parts for value in values
+    ]
+
+
+def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
+    of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
+    which, values = _requests_where(filters)
+    table = table_for(names, filters)
+    if table is None:
+        yield SQL["of_requests"].format(groups=of_requests, where=which), values
+        return
+    newer = SQL["newer"].format(where=which)
+    yield SQL["of_requests"].format(groups=of_requests, where=newer), values
+    parts = split(filters.start, filters.end, table.unit)
+    which, values = _usage_where(table, filters, parts.first, parts.last)
+    of_usage = _columns((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
+    yield SQL["of_usage"].format(groups=of_usage, table=table.name, where=which), values
+    for start, end in parts.edges:
+        which, values = _requests_where(filters._replace(start=start, end=end))
+        yield (
+            SQL["of_requests"].format(groups=of_requests, where=f"{SQL['in_hours']} and {which}"),
+            [start // HOUR * HOUR, end, start // HOUR * HOUR, end, *values],
+        )
 
 
 def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size: int) -> Query:
@@ -92,16 +132,35 @@ def _columns(named: Iterable[tuple[str, str]]) -> str:
 
 def _requests_where(filters: Filters) -> Query:
     return where(
-        ("project = ?", filters.project),
+        *_names_where(filters),
         ("key_id = ?", filters.key_id),
-        ("model = ?", filters.model),
-        ("user = ?", None if filters.user is None else user_name(filters.user)),
-        ("status = ?", filters.status),
         ("session = ?", filters.session),
         ("agent = ?", filters.agent),
+        ("user = ?", _stored_user(filters)),
         ("request_id = ?", filters.request_id),
         ("created_at >= ?", filters.start),
         ("created_at < ?", filters.end),
+    )
+
+
+def _usage_where(table: UsageTable, filters: Filters, first: int | None, last: int | None) -> Query:
+    return where(
+        *_names_where(filters),
+        ("key_id = ?", filters.key_id),
+        ("session = ?", filters.session),
+        ("agent = ?", filters.agent),
+        ("user = ?", _stored_user(filters)),
+        (f"{table.time} >= ?", first),
+        (f"{table.time} < ?", last),
+    )
+
+
+def _summed_where(filters: Filters) -> Query:
+    """The sums by hour that can have requests of the filters."""
+    return where(
+        *_names_where(filters),
+        (f"{HOURS.time} >= ?", None if filters.start is None else filters.start // HOUR * HOUR),
+        (f"{HOURS.time} < ?", filters.end),
     )
 
 
@@ -109,14 +168,22 @@ def _totals_where(filters: Filters) -> Query:
     if any(one is not None for one in (filters.request_id, filters.session, filters.agent)):
         return "0", []
     return where(
-        ("project = ?", filters.project),
+        *_names_where(filters),
         ("key_id = ?", filters.key_id),
-        ("model = ?", filters.model),
-        ("user = ?", None if filters.user is None else user_name(filters.user)),
-        ("status = ?", filters.status),
+        ("user = ?", _stored_user(filters)),
         ("day >= ?", None if filters.start is None else iso(filters.start)[:10]),
         ("day < ?", _day_after(filters.end)),
     )
+
+
+def _names_where(filters: Filters) -> tuple[tuple[str, str | None], ...]:
+    """The conditions on the columns that every table has."""
+    status = _STATUS.get(filters.status or "", "status = ?")
+    return ("project = ?", filters.project), ("model = ?", filters.model), (status, filters.status)
+
+
+def _stored_user(filters: Filters) -> str | None:
+    return None if filters.user is None else user_name(filters.user)
 
 
 def _day_after(end: float | None) -> str | None:

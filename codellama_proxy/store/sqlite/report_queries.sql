@@ -2,9 +2,21 @@
 -- One page of requests, newest first.
 select {columns} from requests where {where} order by seq desc limit ? offset ?;
 
+-- name: logs_by_time
+-- One page of requests, newest first: searched where the sums by hour have any, and after them.
+select {columns} from (
+    select seq from requests where seq > (select upto from rolled_up) and {where}
+    union all
+    select seq from requests
+    where seq <= (select upto from rolled_up)
+      and seq >= (select min(first_seq) from usage_hours where {summed})
+      and seq <= (select max(last_seq) from usage_hours where {summed}) and {where}
+    order by seq desc limit ? offset ?
+) join requests using (seq) order by seq desc;
+
 -- name: count
 -- How many requests there are in all pages.
-select count(*) from requests where {where};
+select coalesce(sum(requests), 0) from ({rows});
 
 -- name: before
 -- Requests older than one, newest first.
@@ -28,13 +40,32 @@ select {names} coalesce(sum(requests), 0) as requests, coalesce(sum(prompt_token
        coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
        coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
 from (
-    select {of_requests} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
-           cost_nanos is null and status <> 'held' as unpriced
-    from requests where {requests}
+    {rows}
     union all
     select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from totals where {totals}
 ) {order};
+
+-- name: of_requests
+-- The part of a sum that is read from rows.
+select {groups} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
+       cost_nanos is null and status <> 'held' as unpriced
+    from requests where {where};
+
+-- name: newer
+-- Condition: rows that are not in the sums.
+seq > (select upto from rolled_up) and {where};
+
+-- name: in_hours
+-- Condition: rows in the sums by hour, of the hours from one to before another.
+seq <= (select upto from rolled_up)
+      and seq >= (select min(first_seq) from usage_hours where hour >= ? and hour < ?)
+      and seq <= (select max(last_seq) from usage_hours where hour >= ? and hour < ?);
+
+-- name: of_usage
+-- The part of a sum that is read from sums.
+select {groups} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
+    from {table} where {where};
 
 -- name: spend_page
 -- One page of groups; the row with a count in front has the number of groups and the sums over all of them.

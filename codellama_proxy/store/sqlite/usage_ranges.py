@@ -1,0 +1,63 @@
+"""Which sums and which rows of `requests` add up to the requests of a report. Pure.
+
+A time range is split: whole hours or days come from the sums, the rest at both ends from the rows of those hours,
+and what is not in the sums yet from the rows after `rolled_up.upto`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+from codellama_proxy.limits.windows import DAY, HOUR
+from codellama_proxy.store.reports import Filters
+
+_ONLY_BY_DAY = frozenset({"key", "user", "session", "agent"})
+
+
+class UsageTable(NamedTuple):
+    """A table of sums."""
+
+    name: str
+    time: str
+    """The column with the start of the hour or day, in unix seconds."""
+    unit: int
+    """Seconds."""
+
+
+class Split(NamedTuple):
+    """A time range in unix seconds; `None` is open. `first` and `last` are multiples of the table's unit."""
+
+    first: int | None
+    last: int | None
+    edges: tuple[tuple[float, float], ...]
+    """Ranges outside of them, from each start to before its end."""
+
+
+HOURS = UsageTable("usage_hours", "hour", HOUR)
+DAYS = UsageTable("usage_days", "day", DAY)
+
+
+def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
+    """The table with all groups and filters; `None` if only the rows have them."""
+    if filters.request_id is not None:
+        return None
+    filtered = (filters.key_id, filters.user, filters.session, filters.agent)
+    if _ONLY_BY_DAY.isdisjoint(group_by) and all(value is None for value in filtered):
+        return HOURS
+    return DAYS
+
+
+def split(start: float | None, end: float | None, unit: int) -> Split:
+    """The whole units in a range, and what remains of it."""
+    first = None if start is None else math.ceil(start / unit) * unit
+    last = None if end is None else math.floor(end / unit) * unit
+    if start is not None and end is not None and first is not None and last is not None and first > last:
+        return Split(first, last, ((start, end),) if start < end else ())
+    edges = []
+    if start is not None and first is not None and start < first:
+        edges.append((start, float(first)))
+    if end is not None and last is not None and last < end:
+        edges.append((float(last), end))
+    return Split(first, last, tuple(edges))

@@ -1,0 +1,51 @@
+"""Sums of settled requests by hour and by day, so that reports do not read every row.
+
+They contain the requests up to `rolled_up.upto`; every request up to there is settled and does not change any more.
+Reports add the rows after it in the same statement, so their results are exact at any moment, and admission and
+settlement pay nothing for them. Requests that retention removes are taken away in the same transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from codellama_proxy.core.clock import iso
+from codellama_proxy.store.interfaces import Difference
+from codellama_proxy.store.sqlite.queries import load
+
+SQL = load("usage_totals")
+BATCH_ROWS = 200
+"""Requests added in one transaction; delays other writes by about 3 ms."""
+
+
+def roll_up(db: sqlite3.Connection, rows: int = BATCH_ROWS) -> int:
+    """Add up to `rows` requests, before the first one that is held; returns how far the sequence advanced."""
+    (before,) = db.execute(SQL["upto"]).fetchone()
+    (upto,) = db.execute(SQL["next_batch"], {"upto": before, "rows": rows}).fetchone()
+    if upto is None:
+        return 0
+    _add(db, +1, before, upto)
+    db.execute(SQL["advance"], {"upto": upto})
+    return int(upto) - int(before)
+
+
+def take_away(db: sqlite3.Connection, upto: int) -> None:
+    """Subtract the requests up to a sequence, which are about to be removed."""
+    (summed,) = db.execute(SQL["upto"]).fetchone()
+    _add(db, -1, 0, min(upto, summed))
+    for name in ("drop_empty_hours", "drop_empty_days"):
+        db.execute(SQL[name])
+
+
+def differences(db: sqlite3.Connection) -> list[Difference]:
+    """Hours and days whose sums differ from their requests. Reads all rows."""
+    return [
+        Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
+        for name in ("hours", "days")
+        for at, cost, expected in db.execute(SQL[f"check_{name}"]).fetchall()
+    ]
+
+
+def _add(db: sqlite3.Connection, sign: int, after: int, upto: int) -> None:
+    for name in ("add_hours", "add_days"):
+        db.execute(SQL[name], {"sign": sign, "after": after, "upto": upto})
