@@ -35,6 +35,15 @@ class Adapter(Protocol):
         """One frame's events and the next state; `state` is `None` at first. The state has `done` and `complete`."""
 
 
+class TokenCount(Protocol):
+    """How a provider is asked for the tokens of a prompt in its own dialect. Two pure functions."""
+
+    def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest: ...
+
+    def parse_response(self, body: bytes) -> int | None:
+        """The tokens; `None` if the body has none."""
+
+
 class LazyAdapters(Mapping[str, Adapter]):
     """Adapters by provider, each imported at its first use; `load_adapters` imports those a configuration uses."""
 
@@ -190,6 +199,15 @@ def adapter_of(request: InferenceRequest, deployment: Deployment) -> Adapter:
     ):
         return _RESPONSES["responses"]
     return ADAPTERS_BY_ENDPOINT[request.endpoint][deployment.provider]
+
+
+def token_count_of(request: InferenceRequest, deployment: Deployment) -> TokenCount | None:
+    """How the deployment counts the tokens of a request that is relayed to it; `None` if it cannot."""
+    if request.native is None or request.dialect != "messages" or "messages" not in deployment.relays:
+        return None
+    from codellama_proxy.providers.anthropic import token_count
+
+    return token_count
 
 
 def load_adapters(deployments: Iterable[Deployment]) -> None:

@@ -101,7 +101,7 @@ async def assemble(
     attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
     embedder = Embedder(attempts, accounting, time)
     lookup = await _open_cache(stack, live, path, metrics, embedder, time)
-    input_tokens = InputTokens(lambda: live.snapshot, attempts, counter)
+    input_tokens = InputTokens(lambda: live.snapshot, attempts, counter, pools, time)
     seals = seal_key(database.digest_key())
     gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time, seals)
     observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)

@@ -1,4 +1,4 @@
-"""POST /v1/messages/count_tokens and /v1/responses/input_tokens: the prompt tokens of a request, which is not sent."""
+"""POST /v1/messages/count_tokens and /v1/responses/input_tokens: the prompt tokens of a request."""
 
 from __future__ import annotations
 

@@ -288,6 +288,38 @@ def test_a_client_that_leaves_ends_the_call(served: Proxy, path: str) -> None:
     assert row["cost_usd"] > 0
 
 
+def test_anthropic_counts_the_tokens_of_its_own_prompts(
+    served: Proxy, claude: Anthropic, server: Server
+) -> None:
+    before = len(served.rows())
+    turns: Any = [turn("hi")]
+    counted = claude.messages.count_tokens(model="claude", messages=turns, system="Be brief.")
+    assert counted.input_tokens == native.COUNTED
+    assert server.asked[-1].path == "/v1/messages/count_tokens"
+    assert server.asked[-1].headers["x-api-key"] == KEY
+    assert server.body["model"] == "claude-opus-5-5"
+    assert [block["text"] for block in server.body["system"]] == [GUARDRAIL, "Be brief."]
+    assert len(served.rows()) == before
+
+
+def test_a_count_that_anthropic_does_not_give_is_estimated(
+    served: Proxy, claude: Anthropic, server: Server
+) -> None:
+    for said in ("overloaded", "hi"):  # it is not asked again at once
+        turns: Any = [turn(said)]
+        counted = claude.messages.count_tokens(model="strict", messages=turns)
+        assert 20 < counted.input_tokens < 100
+    assert server.asked[-1].body["messages"] == [turn("overloaded")]
+
+
+def test_stored_files_are_not_counted(served: Proxy, server: Server) -> None:
+    before = len(server.asked)
+    block = {"type": "document", "source": {"type": "file", "file_id": "file_1"}}
+    body = {"model": "claude", "messages": [{"role": "user", "content": [block]}]}
+    assert raw(served, "/v1/messages/count_tokens", body).status_code == 400
+    assert len(server.asked) == before
+
+
 def test_fields_of_other_tenants_are_refused(served: Proxy, server: Server) -> None:
     before = len(server.asked)
     blocks = [

@@ -28,6 +28,8 @@ REFUSED = "messages.1: something is wrong with https://internal.example/path for
 LONG = " ".join(f"word{at}" for at in range(60))
 """More than one sentence of an error."""
 BIG = 3_000_000
+COUNTED = 4321
+"""The tokens of any prompt."""
 CHATS_ONLY = "/chats-only"
 """Below this path there are chats alone, as at servers that speak nothing newer."""
 PING = anthropic.events({"type": "ping"})
@@ -185,8 +187,17 @@ def _chat(body: Mapping[str, Any]) -> CannedResponse:
     return _streamed(b"".join(b"data: %s\n\n" % one for one in (*shown, b"[DONE]")))
 
 
+def _count(body: Mapping[str, Any]) -> CannedResponse:
+    if body.keys() & {"max_tokens", "stream", "temperature", "metadata"}:
+        return told(400, {"type": "error", "error": {"type": "invalid_request_error", "message": "extra"}})
+    if _text(body["messages"][-1]["content"]) == "overloaded":
+        return told(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    return told(200, {"input_tokens": COUNTED})
+
+
 ANSWERS: Mapping[str, Callable[[Mapping[str, Any]], CannedResponse]] = {
     "/messages": _messages,
+    "/messages/count_tokens": _count,
     "/responses": _responses,
     "/chat/completions": _chat,
 }
