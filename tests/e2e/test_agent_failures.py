@@ -58,6 +58,8 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
     return module_proxy(
         config(
             model("plain", "say=hello there;usage=100,7,40"),
+            model("patch", 'call=apply_patch{"input":"*** Begin Patch"}'),
+            model("runs", 'call=run{"city":"Oslo"}'),
             model("uncounted", "say=hello there;no_usage"),
             model("cut", "finish=length;say=def f("),
             model("filtered", "finish=content_filter;say=I"),
@@ -304,6 +306,51 @@ def test_hosted_tools_and_unknown_options_are_left_out(served: Proxy, upstream: 
     assert [tool["function"]["name"] for tool in sent["tools"]] == ["run"]
     assert sent["response_format"]["type"] == "json_schema"
     assert not {"store", "a_new_field", "include", "truncation"} & sent.keys()
+
+
+FUNCTION: Any = {
+    "type": "function",
+    "name": "run",
+    "strict": False,
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+ROUND_TRIPS: Any = {
+    "patch": (
+        {
+            "type": "custom",
+            "name": "apply_patch",
+            "format": {"type": "grammar", "syntax": "lark", "definition": "x"},
+        },
+        {"type": "custom_tool_call", "name": "apply_patch", "input": "*** Begin Patch"},
+    ),
+    "runs": (
+        {"type": "namespace", "name": "mcp__maps", "description": "Maps", "tools": [FUNCTION]},
+        {"type": "function_call", "name": "run", "namespace": "mcp__maps", "arguments": '{"city":"Oslo"}'},
+    ),
+}
+"""Model -> a tool that chats do not have, and the expected call."""
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("model", ROUND_TRIPS)
+def test_tools_that_chats_do_not_have_are_called_and_their_outputs_are_read(
+    gpt: OpenAI, model: str, streamed: bool
+) -> None:
+    tool, expected = ROUND_TRIPS[model]
+    items: Any = [{"role": "user", "content": "Do it"}]
+
+    def asked() -> Any:
+        if not streamed:
+            return gpt.responses.create(model=model, input=items, tools=[tool])
+        with gpt.responses.stream(model=model, input=items, tools=[tool]) as stream:
+            return stream.get_final_response()
+
+    first = asked()
+    call = first.output[-1].model_dump(exclude_none=True)
+    assert {name: call.get(name) for name in expected} == expected
+    output = {"type": f"{expected['type']}_output", "call_id": call["call_id"], "output": "done-42"}
+    items += [*(item.model_dump(exclude_none=True) for item in first.output), output]
+    assert "done-42" in asked().output_text
 
 
 @pytest.mark.parametrize(

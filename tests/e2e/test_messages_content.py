@@ -79,6 +79,16 @@ def served(upstream_process: Upstream, cohere: Server, native: Server, module_pr
                 "price": PRICE,
                 "fallbacks": [],
             },
+            model("down", "status=500"),
+            {
+                "name": "chain",
+                "provider": "anthropic",
+                "base_url": f"{native.url}/v1",
+                "api_key": "sk-upstream-secret-key",
+                "model": "claude-opus-5-5",
+                "price": PRICE,
+                "fallbacks": ["down", "command"],
+            },
             {"name": "mock", "provider": "mock"},
             limits={"user": {"rpm_limit": 2}},
         )
@@ -267,6 +277,18 @@ def test_unknown_fields_betas_and_blocks_are_left_out_and_reported(served: Proxy
     assert "a_new_field" in reported
     assert "a_new_block" in reported
     assert "a_new" not in str(upstream.journal.bodies()[-1])
+
+
+@BOTH
+def test_a_request_falls_back_over_three_dialects(served: Proxy, client: Anthropic, streamed: bool) -> None:
+    message = created(client, streamed, model="chain", messages=[{"role": "user", "content": "overloaded"}])
+    assert [block.text for block in message.content] == ["You said: overloaded"]
+    assert message.stop_reason == "end_turn"
+    row = served.row(message.id.removeprefix("msg_"))
+    assert (row["model_requested"], row["model"], row["status"]) == ("chain", "command", "ok")
+    failed = [(one["deployment"], one["class"]) for one in row["attempts"]]
+    assert [name for name, _ in failed][-1] == "command#1"
+    assert {"down#1"} <= {name for name, _ in failed}
 
 
 # --- who asks ----------------------------------------------------------------------------------------------------
