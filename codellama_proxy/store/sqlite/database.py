@@ -45,11 +45,11 @@ class Database:
             writer = Writer(self._path, self._file.lost)
             writer.start()
             stack.push_async_callback(asyncio.to_thread, writer.close)
-            reader, reports = Reader(self._path), Reader(self._path)
-            for opened in (reader, reports):
+            reader, reports, sums = Reader(self._path), Reader(self._path), Reader(self._path)
+            for opened in (reader, reports, sums):
                 await opened.open()
                 stack.push_async_callback(opened.close)
-            keys, ledger = StoredKeys(writer, reader, reports), Ledger(writer, reports)
+            keys, ledger = StoredKeys(writer, reader, reports), Ledger(writer, reports, sums)
             yield Store(
                 keys=keys,
                 audit=keys,

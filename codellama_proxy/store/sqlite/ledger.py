@@ -48,9 +48,18 @@ log = logging.getLogger(__name__)
 class Ledger:
     """The ledger of one database; `settle` never blocks and never fails."""
 
-    def __init__(self, writer: Writer, reader: Reader, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        sums: Reader | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`sums`: a separate reader for sums and counts, so that pages of rows do not wait for them."""
         self._writer = writer
         self._reader = reader
+        self._sums = sums or reader
         self._clock = clock
         self._entries = LedgerEntries(ScopeBalances(wall=clock))
         writer.page = self._entries.balances
@@ -118,7 +127,7 @@ class Ledger:
     async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
         """One page of rows, newest first, and the total number."""
         rows = await self._read(*queries.logs_query(filters, page, size))
-        (total,) = (await self._read(*queries.count_query(filters)))[0]
+        (total,) = (await self._read(*queries.count_query(filters), self._sums))[0]
         return [reports.log_row(row) for row in rows], total
 
     async def request(self, request_id: str) -> dict[str, Any] | None:
@@ -138,13 +147,15 @@ class Ledger:
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
     ) -> dict[str, Any]:
         """Sums over rows and daily totals, as in `/spend`: a page of groups, and the sums over all groups."""
-        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size))
+        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size), self._sums)
         return reports.page_of_groups(group_by, rows)
 
-    async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    async def _read(
+        self, sql: str, values: Sequence[Any], reader: Reader | None = None
+    ) -> list[tuple[Any, ...]]:
         try:
             await self._writer.barrier()  # includes every request whose response was sent
-            return await self._reader.all(sql, tuple(values))
+            return await (reader or self._reader).all(sql, tuple(values))
         except StoreUnavailableError as error:
             raise _unavailable() from error
 

@@ -31,14 +31,20 @@ _IN_USAGE = {
     "agent": "nullif(agent, '')",
     "day": "date({time}, 'unixepoch')",
 }
+_USAGE_COLUMNS = {"key": "key_id"}
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
 # An index of one status is used only if the statement has that status as a constant.
 _STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
 
+_INDEXED = ({"project"}, {"key_id"}, {"user"}, {"user", "project"}, {"session"}, {"request_id"})
+"""Filters that an index answers without reading rows."""
+
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
     which, values = _requests_where(filters)
-    if all(value is None for value in (filters.model, filters.start, filters.end)):  # an index, or the newest
+    # An index has the rest of the filters; held rows are never in the sums.
+    unbounded = filters.model is None and filters.start is None and filters.end is None
+    if unbounded and filters.status != "held":
         sql = SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which)
         return sql, [*values, size, (page - 1) * size]
     summed, limits = _summed_where(filters)
@@ -53,6 +59,9 @@ def before_query(filters: Filters, seq: int, size: int) -> Query:
 
 
 def count_query(filters: Filters) -> Query:
+    if {name for name, value in filters._asdict().items() if value is not None} in _INDEXED:
+        which, values = _requests_where(filters)
+        return SQL["count_by_index"].format(where=which), values
     sql, values = _rows_query((), filters)
     return SQL["count"].format(rows=sql), values
 
@@ -101,7 +110,10 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     parts = split(filters.start, filters.end, table.unit)
     which, values = _usage_where(table, filters, parts.first, parts.last)
     of_usage = _columns((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
-    yield SQL["of_usage"].format(groups=of_usage, table=table.name, where=which), values
+    prefix = table.prefix(names)
+    columns = [table.time, *(_USAGE_COLUMNS.get(name, name) for name in prefix)]
+    form = SQL["of_usage" if prefix == table.names else "of_usage_prefix"]
+    yield form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values
     for start, end in parts.edges:
         which, values = _requests_where(filters._replace(start=start, end=end))
         yield (

@@ -8,11 +8,14 @@ select {columns} from (
     select seq from requests where seq > (select upto from rolled_up) and {where}
     union all
     select seq from requests
-    where seq <= (select upto from rolled_up)
-      and seq >= (select min(first_seq) from usage_hours where {summed})
+    where seq >= (select min(first_seq) from usage_hours where {summed})
       and seq <= (select max(last_seq) from usage_hours where {summed}) and {where}
     order by seq desc limit ? offset ?
 ) join requests using (seq) order by seq desc;
+
+-- name: count_by_index
+-- How many requests there are in all pages, if an index has the filters.
+select count(*) from requests where {where};
 
 -- name: count
 -- How many requests there are in all pages.
@@ -57,15 +60,21 @@ select {groups} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, sav
 seq > (select upto from rolled_up) and {where};
 
 -- name: in_hours
--- Condition: rows in the sums by hour, of the hours from one to before another.
-seq <= (select upto from rolled_up)
-      and seq >= (select min(first_seq) from usage_hours where hour >= ? and hour < ?)
+-- Condition: rows in the sums by hour, of the hours from one to before another. SQLite searches by one upper bound only.
+seq >= (select min(first_seq) from usage_hours where hour >= ? and hour < ?)
       and seq <= (select max(last_seq) from usage_hours where hour >= ? and hour < ?);
 
 -- name: of_usage
 -- The part of a sum that is read from sums.
 select {groups} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from {table} where {where};
+
+-- name: of_usage_prefix
+-- The same, grouped by the columns with which the primary key begins.
+select {groups} sum(requests) as requests, sum(prompt_tokens) as prompt_tokens,
+       sum(completion_tokens) as completion_tokens, sum(cost_nanos) as cost_nanos, sum(saved_nanos) as saved_nanos,
+       sum(unpriced) as unpriced
+    from {table} where {where} group by {prefix};
 
 -- name: spend_page
 -- One page of groups; the row with a count in front has the number of groups and the sums over all of them.

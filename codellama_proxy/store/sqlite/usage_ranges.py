@@ -24,6 +24,13 @@ class UsageTable(NamedTuple):
     """The column with the start of the hour or day, in unix seconds."""
     unit: int
     """Seconds."""
+    names: tuple[str, ...]
+    """The groups that follow `time` in the primary key, in its order."""
+
+    def prefix(self, group_by: Collection[str]) -> tuple[str, ...]:
+        """The groups with which the primary key begins, up to the last one of `group_by`: summed without a sort."""
+        count = max((self.names.index(name) + 1 for name in group_by if name != "day"), default=0)
+        return self.names[:count]
 
 
 class Split(NamedTuple):
@@ -35,15 +42,15 @@ class Split(NamedTuple):
     """Ranges outside of them, from each start to before its end."""
 
 
-HOURS = UsageTable("usage_hours", "hour", HOUR)
-DAYS = UsageTable("usage_days", "day", DAY)
+HOURS = UsageTable("usage_hours", "hour", HOUR, ("project", "model", "status"))
+DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session", "agent", "model", "status"))
 
 
 def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
-    """The table with all groups and filters; `None` if only the rows have them."""
-    if filters.request_id is not None:
+    """The table with all groups and filters; `None` if the rows are better: few, and found by an index."""
+    if filters.request_id is not None or filters.session is not None:
         return None
-    filtered = (filters.key_id, filters.user, filters.session, filters.agent)
+    filtered = (filters.key_id, filters.user, filters.agent)
     if _ONLY_BY_DAY.isdisjoint(group_by) and all(value is None for value in filtered):
         return HOURS
     return DAYS
