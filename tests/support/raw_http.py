@@ -92,7 +92,7 @@ def exchange(port: int, data: bytes, *, method: str = "POST") -> Reply:
 
 
 def refused(reply: Reply, status: int, *codes: str, param: str | None = None) -> None:
-    """An error of the contract's table, in its one wire form."""
+    """An error of the documented table, in its only form."""
     assert reply.status == status, reply
     assert reply.headers["content-type"].startswith("application/json")
     assert reply.headers["x-request-id"]
