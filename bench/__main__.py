@@ -1,52 +1,91 @@
-"""Measures what is promised, and prints it as tables or writes bench/RESULTS.md.
+"""Measures and prints tables, with each target and whether it was reached, or writes bench/RESULTS.md.
 
 scripts/bench                       the proxy beside a bare relay, under three minutes
 scripts/bench --peers               and beside LiteLLM's proxy and Portkey's gateway
 scripts/bench --growth --memory     and what grows with keys, rows and models; start and memory
-scripts/bench --write               all of this, about twelve minutes, into bench/RESULTS.md
+scripts/bench --profile             and the cost table of a request; with --only nothing else
+scripts/bench --write               all of this, about a quarter of an hour, into bench/RESULTS.md and README's table
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.compare import side_by_side
-from bench.growth import SECONDS, growth
+from bench.dialects import dialects
+from bench.growth import ROUNDS, SECONDS, growth
 from bench.memory import memory
-from bench.processes import aside
-from bench.tables import Section, counting, machine, paragraph, promises
+from bench.paced import paced
+from bench.processes import NotUp, aside
+from bench.profile import profile
+from bench.stalls import stalls
+from bench.summary import with_summary
+from bench.tables import Section, counting, goals, machine, paragraph
 from codellama_proxy import __version__
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+README = RESULTS.parent.parent / "README.md"
+QUICK, FULL = (3, 1.2), (5, 2.0)
+"""Rounds, and seconds of each turn: beside the relay alone, and with more."""
+STREAMS_AT_ONCE = 500
 PAGE = """\
 # Results
 
 {measured}
 
-{promises}
+{goals}
 
 {sections}
 ## More
 
 `python -m bench.cache` measures what a hit is worth, `bench.ledger` what admission and settlement cost,
-`bench.configuration` what a reload costs, `bench.paced` what hundreds of streams of a token each 20 ms cost, and
-`bench.soak` that nothing grows under a minute of faults.
+`bench.configuration` what a reload costs, and `bench.soak` that nothing grows under a minute of faults.
 """
 MEASURED = """\
 codellama-proxy {version}, measured on {date} by `scripts/bench {options}` on: {machine}. To add up the numbers below
 ten million took its Python {before:.2f} s before and {after:.2f} s after."""
 
+Measure = Callable[[argparse.Namespace], Section]
+COMPARED = "side by side"
+MORE: Mapping[str, tuple[Measure, str]] = {
+    "dialects": (
+        lambda args: dialects(args.rounds, args.seconds),
+        "the latency of the Messages and Responses APIs beside that of chats",
+    ),
+    "stalls": (lambda args: stalls(args.rounds, 2 * args.seconds), "the latency while the disk stalls"),
+    "paced": (
+        lambda args: paced(STREAMS_AT_ONCE, 2 * args.seconds, args.rounds),
+        "streams at the pace of a model",
+    ),
+    "growth": (lambda _: growth(ROUNDS, SECONDS), "many keys, rows and models"),
+    "memory": (lambda args: memory(args.requests), "start and memory"),
+    "profile": (lambda args: profile(3 * args.seconds), "the cost table of a request, by part and by thread"),
+}
+"""What is measured beside the comparison, by option."""
 
-def measured(args: argparse.Namespace) -> Iterator[Section]:
-    yield side_by_side(args.rounds, args.seconds, others=args.peers)
-    if args.growth:
-        yield growth(3 * args.rounds, SECONDS)
-    if args.memory:
-        yield memory(args.requests)
+
+def measures(args: argparse.Namespace) -> Mapping[str, Measure]:
+    """What was asked for, in the order of the page."""
+    more = {name: measure for name, (measure, _) in MORE.items() if getattr(args, name)}
+    return more if args.only else {COMPARED: _compared, **more}
+
+
+def _compared(args: argparse.Namespace) -> Section:
+    return side_by_side(args.rounds, args.seconds, others=args.peers)
+
+
+def measured(name: str, measure: Measure, args: argparse.Namespace) -> Section:
+    """One section; it says so if it could not be measured, so that the others are."""
+    try:
+        return measure(args)
+    except (NotUp, SystemExit) as error:
+        if name == COMPARED:
+            raise
+        return Section(f"--{name}", f"**Not measured**: {error}.")
 
 
 def page(sections: Sequence[Section], before: float, options: Sequence[str]) -> str:
@@ -60,29 +99,37 @@ def page(sections: Sequence[Section], before: float, options: Sequence[str]) -> 
     )
     return PAGE.format(
         measured=paragraph(head),
-        promises=promises(sections),
+        goals=goals(sections),
         sections="\n".join(str(section) for section in sections),
     )
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", action="store_true", help="install and measure other gateways, too")
-    parser.add_argument("--growth", action="store_true", help="with many keys, rows and models, too")
-    parser.add_argument("--memory", action="store_true", help="start and memory, too")
+    parser.add_argument("--peers", action="store_true", help="also install and measure other gateways")
+    for name, (_, what) in MORE.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"also {what}")
+    parser.add_argument("--only", action="store_true", help="not the comparison with the relay")
     parser.add_argument(
         "--write",
         action="store_true",
-        help=f"what is measured, or everything if nothing is named, into {RESULTS.name}",
+        help=f"what is measured, or everything if nothing is named, into {RESULTS.name} and {README.name}",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each, of which the median counts")
-    parser.add_argument("--seconds", type=float, default=2, help="of each turn beside others")
+    parser.add_argument("--rounds", type=int, help="turns of each, of which the median counts")
+    parser.add_argument("--seconds", type=float, help="of each turn beside others")
     parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
-    args = parser.parse_args()
-    if args.write and not (args.peers or args.growth or args.memory):
-        args.peers = args.growth = args.memory = True
+    args = parser.parse_args(given)
+    named = args.peers or any(getattr(args, name) for name in MORE)
+    if args.write and not named:
+        args.peers = named = True
+        for name in MORE:
+            setattr(args, name, True)
+    if args.only and (args.write or args.peers or not named):
+        parser.error("--only needs something else to measure, and does not go with --write or --peers")
+    rounds, seconds = FULL if named else QUICK
+    args.rounds, args.seconds = args.rounds or rounds, args.seconds or seconds
     return args
 
 
@@ -91,12 +138,14 @@ def main() -> None:
     aside()
     before, sections = counting(), []
     print(f"Measured on: {machine()}\n")
-    for section in measured(args):
+    for name, measure in measures(args).items():
+        section = measured(name, measure, args)
         sections.append(section)
         print(section, flush=True)
-    print(promises(sections))
+    print(goals(sections))
     if args.write:
         RESULTS.write_text(page(sections, before, sys.argv[1:]))
+        README.write_text(with_summary(README.read_text(), RESULTS.read_text()))
 
 
 if __name__ == "__main__":

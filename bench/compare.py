@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench import peers
 from bench.processes import LOAD_CORE, aside, cpu_seconds, python, resident_mb
-from bench.tables import Promise, Section, at_least, at_most, figure, table
+from bench.tables import Goal, Section, at_least, at_most, figure, table
 from bench.targets import Target, config, proxy, relay, upstream
 
 Figures = Mapping[str, float]
@@ -158,7 +158,7 @@ def side_by_side(rounds: int, seconds: float, *, others: bool) -> Section:
             shown = throughput(found[work], "asgi relay") if work.connections > 1 else latency(found[work])
             parts.append(f"### {work.title}\n\n{shown}")
         parts.append(f"### Start and resident memory\n\n{sizes(targets)}")
-        return Section("Side by side", "\n\n".join(parts), tuple(promised(found)))
+        return Section("Side by side", "\n\n".join(parts), tuple(goals_of(found)))
 
 
 def warmed(target: Target) -> None:
@@ -167,7 +167,7 @@ def warmed(target: Target) -> None:
         call(target, work, 0.5)
 
 
-def promised(found: Mapping[Work, Found]) -> list[Promise]:
+def goals_of(found: Mapping[Work, Found]) -> list[Goal]:
     plain, streams = (
         found[work]["proxy"]["per_second"] / found[work]["asgi relay"]["per_second"]
         for work in (PLAIN, STREAMS)

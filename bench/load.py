@@ -30,6 +30,17 @@ def chat(*, stream: bool, fields: str = "{}", unique: bool = False) -> bytes:
     return json.dumps({**asked, **json.loads(fields)}).encode()
 
 
+def request_body(path: str, *, stream: bool, fields: str = "{}", unique: bool = False) -> bytes:
+    """What `chat` asks, in the form of the API at `path`."""
+    asked = json.loads(chat(stream=stream, fields=fields, unique=unique))
+    if path.endswith("/messages"):
+        del asked["user"]
+        asked["max_tokens"] = 1000
+    elif path.endswith("/responses"):
+        asked["input"] = asked.pop("messages")
+    return json.dumps(asked).encode()
+
+
 NUMBER = "00000000"
 """Stands in a prompt that is to be another one in each request, and is counted up there."""
 
@@ -154,9 +165,8 @@ def main() -> None:
     parser.add_argument("--expect", type=int, default=200, help="the status that every answer has to have")
     args = parser.parse_args()
     keys = args.keys.read_text().split() if args.keys else [args.key]
-    asked = requests(
-        args.url, keys, args.header, chat(stream=args.stream, fields=args.fields, unique=args.unique)
-    )
+    body = request_body(args.url.path, stream=args.stream, fields=args.fields, unique=args.unique)
+    asked = requests(args.url, keys, args.header, body)
     work = Work(asked, args.seconds, args.requests, f"HTTP/1.1 {args.expect}".encode(), [])
     print(json.dumps(uvloop.run(run(args.url, args.connections, work))))
 

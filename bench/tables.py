@@ -1,4 +1,4 @@
-"""What is said of measurements: Markdown tables, the machine, and what was promised beside what was found."""
+"""What is said of measurements: Markdown tables, the machine, and targets beside what was found."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Promise:
-    """A figure that was promised, and what it came to."""
+class Goal:
+    """A target, and what was measured."""
 
     what: str
     bound: str
     found: str
-    kept: bool
+    reached: bool
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
     text: str
-    promises: Sequence[Promise] = ()
+    goals: Sequence[Goal] = ()
 
     def __str__(self) -> str:
         return f"## {self.title}\n\n{self.text}\n"
 
 
-def at_most(what: str, found: float, bound: float, form: str) -> Promise:
-    return Promise(what, f"≤ {form.format(bound)}", form.format(found), found <= bound)
+def at_most(what: str, found: float, bound: float, form: str) -> Goal:
+    return Goal(what, f"≤ {form.format(bound)}", form.format(found), found <= bound)
 
 
-def at_least(what: str, found: float, bound: float, form: str) -> Promise:
-    return Promise(what, f"≥ {form.format(bound)}", form.format(found), found >= bound)
+def at_least(what: str, found: float, bound: float, form: str) -> Goal:
+    return Goal(what, f"≥ {form.format(bound)}", form.format(found), found >= bound)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -45,10 +45,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def promises(sections: Iterable[Section]) -> str:
-    found = [promise for section in sections for promise in section.promises]
-    rows = [(one.what, one.bound, one.found, "yes" if one.kept else "**no**") for one in found]
-    return table(["", "promised", "measured", "kept"], rows)
+def goals(sections: Iterable[Section]) -> str:
+    """As a table: each target, and whether it was reached."""
+    rows = [
+        (one.what, one.bound, one.found, "reached" if one.reached else "**missed**")
+        for section in sections
+        for one in section.goals
+    ]
+    return table(["", "target", "measured", ""], rows)
 
 
 def paragraph(text: str) -> str:

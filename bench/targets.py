@@ -121,12 +121,18 @@ def config(to: Target, *, models: str = "", cache: str = "{enabled: false}", rou
 
 @contextlib.contextmanager
 def proxy(
-    directory: Path, text: str, name: str = "proxy", key: str | None = None, *, unique: bool = False
+    directory: Path,
+    text: str,
+    name: str = "proxy",
+    key: str | None = None,
+    *,
+    unique: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Target]:
     """The real command on a database in `directory`; with a new key of its own unless one is given."""
     port = free_port()
     target = Target(name, at(port), key or new_key(directory), unique=unique)
-    with serving(target, command(directory, text, port), log=directory / "log") as started:
+    with serving(target, command(directory, text, port), env, directory / "log") as started:
         yield started
 
 

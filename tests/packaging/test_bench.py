@@ -1,18 +1,28 @@
 """The benchmarks' own parts: what they take for an answer, what they pin, what they print. Nothing is timed."""
 
+import ast
 import asyncio
+import inspect
 import itertools
 import json
 import math
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from bench.instant import ANSWER, BODY, STREAM, TEXT, WORDS, Instant
-from bench.load import Work, chat, requests, run
+from bench.load import NUMBER, Work, chat, request_body, requests, run
 from bench.peers import LITELLM, PORTKEY, answer_text, said_streaming, version
-from bench.tables import Section, at_least, at_most, figure, promises, table
+from bench.profile import MAIN, PARTS, REST, by_row, part_of
+from bench.sampler import stack_of
+from bench.summary import summary, with_summary
+from bench.tables import Section, at_least, at_most, figure, goals, table
+from codellama_proxy.inbound.registry import DIALECTS
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "codellama_proxy"
 
 
 def body_of(answer: bytes) -> bytes:
@@ -83,7 +93,77 @@ def test_figures_have_three_significant_digits() -> None:
 
 def test_a_table_shows_targets_beside_measurements() -> None:
     section = Section("S", "", (at_most("a", 1.2, 1.0, "{:.1f} s"), at_least("b", 0.9, 0.85, "{:.0%}")))
-    assert promises([section]) == table(
-        ["", "promised", "measured", "kept"],
-        [("a", "≤ 1.0 s", "1.2 s", "**no**"), ("b", "≥ 85%", "90%", "yes")],
+    assert goals([section]) == table(
+        ["", "target", "measured", ""],
+        [("a", "≤ 1.0 s", "1.2 s", "**missed**"), ("b", "≥ 85%", "90%", "reached")],
     )
+
+
+def functions(path: Path) -> set[str]:
+    """Qualified names of the functions and methods of a module."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{one.name}" for one in node.body if hasattr(one, "name")}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "place", [place for places in PARTS.values() for place in places if place != "uvicorn"]
+)
+def test_the_parts_of_the_cost_table_exist(place: str) -> None:
+    path, _, function = place.partition(":")
+    assert (PACKAGE / path).exists()
+    assert not function or function in functions(PACKAGE / path)
+
+
+def test_a_sample_counts_for_the_innermost_part() -> None:
+    at = "/x/codellama_proxy"
+    loop = ("/lib/python3.11/asyncio/runners.py", "Runner.run")
+    outer = (f"{at}/server/process.py", "serve")
+    settle = (f"{at}/gateway/accounting.py", "Accounting._book")
+    assert (
+        part_of(((f"{at}/core/money.py", "nanos"), settle, (f"{at}/gateway/pipeline.py", "Gateway.answer")))
+        == "settle"
+    )
+    assert part_of(((f"{at}/gateway/accounting.py", "Accounting.admit"), loop, outer)) == "admission"
+    assert part_of((("/x/site-packages/uvicorn/server.py", "Server.main_loop"), loop)) == "server, HTTP"
+    assert part_of((loop, outer)) == REST
+
+
+def test_a_stack_names_its_functions() -> None:
+    stack = stack_of(inspect.currentframe())
+    assert stack[0] == (__file__, "test_a_stack_names_its_functions")
+
+
+def test_the_time_of_the_main_thread_is_divided_by_samples() -> None:
+    tracking = (("/codellama_proxy/tracking/log.py", "Log.request"),)
+    rows = by_row(
+        [(tracking, 3), ((), 1)], {1: 100.0, 2: 20.0, 3: 5.0}, {1: "MainThread", 2: "store-writer"}, 1
+    )
+    assert {name: time for name, time in rows.items() if time} == {
+        MAIN: 100.0,
+        "log, metrics": 75.0,
+        REST: 25.0,
+        "writer thread": 20.0,
+        "other threads": 5.0,
+        "all": 125.0,
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_each_api_is_asked_the_same(path: str) -> None:
+    body = request_body(path, stream=True, unique=True)
+    request = next(one for endpoint, one in DIALECTS.items() if path.endswith(endpoint)).parse(
+        body, dict, "req_1", 0
+    )
+    assert request.stream
+    assert NUMBER.encode() in body
+
+
+def test_the_readme_shows_the_results() -> None:
+    results, readme = ((ROOT / path).read_text() for path in ("bench/RESULTS.md", "README.md"))
+    assert summary(results) in readme
+    assert with_summary(readme, results) == readme
