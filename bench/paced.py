@@ -169,8 +169,9 @@ def paced(streams: int, seconds: float, rounds: int) -> Section:
     header = ["", "streams", "of the core", "CPU µs/chunk", "chunks/s", "delay p50 ms", "delay p99 ms"]
     shown = table(header, rows)
     what, ours = f"{streams} streams of a token each 20 ms, cache on", found["proxy"]
+    needed = ours["cpu_us"] * streams / PACE_SECONDS / 1e6  # more than it took if chunks waited
     goals = (
-        at_most(f"{what}: of the core", ours["core"], 0.6, "{:.0%}"),
+        at_most(f"{what}: of the core for all chunks", max(ours["core"], needed), 0.6, "{:.0%}"),
         at_most(f"{what}: delay of a chunk, p99", ours["p99_ms"], 5.0, "{:.1f} ms"),
     )
     return Section("Streams at the pace of a model", f"{HOW.format(streams=streams)}\n\n{shown}", goals)
