@@ -14,7 +14,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.providers.anthropic import adapter as anthropic
-from codellama_proxy.providers.anthropic.capabilities import COMPATIBLE, NEWEST, capabilities
+from codellama_proxy.providers.anthropic.capabilities import ALWAYS_THINKING, COMPATIBLE, capabilities
 from codellama_proxy.providers.anthropic.json_schema import closed
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -118,7 +118,7 @@ def test_betas_become_a_header() -> None:
 def test_base_model_determines_the_capabilities() -> None:
     here = entry("our-deployment", base_model="claude-opus-5-5-20261001")
     assert capabilities(here).thinking == "always"
-    assert capabilities(entry("claude-next-9")) is NEWEST
+    assert capabilities(entry("claude-next-9")) is ALWAYS_THINKING
     assert capabilities(entry("kimi-k2")) is COMPATIBLE
 
 

@@ -20,8 +20,6 @@ OLD_VERSION = "2023-06-01"
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    max_output: int | None = None
-    """Maximum of `max_tokens`; `None` if unknown."""
     sampling: bool = False
     """Accepts temperature, top_p and top_k."""
     one_of_two: bool = False
@@ -39,11 +37,10 @@ class Capabilities:
     """Caches prompts at marks; other servers cache by themselves, and may refuse marks."""
 
 
-OLD = Capabilities(8192, sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
-CLAUDE_4 = Capabilities(64_000, sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
+OLD = Capabilities(sampling=True, prefill=True, thinking="none", efforts=(), late_system=False)
+CLAUDE_4 = Capabilities(sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False)
 BUDGET = replace(CLAUDE_4, one_of_two=True)
 OPUS_4_5 = Capabilities(
-    64_000,
     sampling=True,
     one_of_two=True,
     prefill=True,
@@ -52,12 +49,11 @@ OPUS_4_5 = Capabilities(
     late_system=False,
 )
 CLAUDE_4_6 = Capabilities(
-    128_000, sampling=True, one_of_two=True, efforts=("low", "medium", "high", "max"), late_system=False
+    sampling=True, one_of_two=True, efforts=("low", "medium", "high", "max"), late_system=False
 )
-CLAUDE_4_7 = Capabilities(128_000, late_system=False)
-CLAUDE_5 = Capabilities(128_000)
-ALWAYS_THINKING = Capabilities(128_000, thinking="always", forced_tools=False)
-NEWEST = Capabilities(thinking="always", forced_tools=False)
+CLAUDE_4_7 = Capabilities(late_system=False)
+CLAUDE_5 = Capabilities()
+ALWAYS_THINKING = Capabilities(thinking="always", forced_tools=False)
 COMPATIBLE = Capabilities(
     sampling=True, prefill=True, thinking="budget", efforts=(), late_system=False, cache_marks=False
 )
@@ -74,7 +70,7 @@ FAMILIES: tuple[tuple[str, Capabilities], ...] = (
     (r"opus-4-8", CLAUDE_5),
     (r"(?:opus|sonnet|fable|mythos)-5-[1-9](?!\d)|(?:fable|mythos)-5", ALWAYS_THINKING),
     (r"haiku-5|(?:opus|sonnet)-5", CLAUDE_5),
-    (r"claude", NEWEST),
+    (r"claude", ALWAYS_THINKING),
 )
 
 # reasoning_effort -> the nearest value, for models that do not support it.

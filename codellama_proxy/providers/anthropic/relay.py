@@ -21,10 +21,9 @@ from codellama_proxy.providers.anthropic.capabilities import (
     MIN_BUDGET_TOKENS,
     NEW_VERSION,
     OLD_VERSION,
-    capabilities,
 )
 from codellama_proxy.providers.anthropic.stream import StreamState
-from codellama_proxy.providers.common.output_limits import narrowed
+from codellama_proxy.providers.common.output_limits import known_output_limit, narrowed
 from codellama_proxy.providers.common.relayed import readable, with_frame
 
 MAX_BETAS = 32
@@ -77,7 +76,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
 
 def _max_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
     """`max_tokens`, which is required: the client's or the ledger's, at most the model's own limit."""
-    most = capabilities(deployment).max_output
+    most = known_output_limit(deployment)
     wanted = narrowed(chat, deployment).max_tokens
     found = deployment.max_output_tokens if wanted is None else wanted
     return found if most is None else min(found, most)

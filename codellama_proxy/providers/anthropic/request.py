@@ -38,7 +38,7 @@ from codellama_proxy.providers.anthropic.tools import tool_choice_of, tools_of
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import impersonal
-from codellama_proxy.providers.common.output_limits import narrowed
+from codellama_proxy.providers.common.output_limits import known_output_limit, narrowed
 from codellama_proxy.providers.common.parameters import ParameterSet, parameter_set
 
 BASE_URL = "https://api.anthropic.com"
@@ -67,7 +67,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     asked = _sampling(asked, able)
     talk = _conversation(chat, able)
     asked, choice = tool_choice_of(asked, able)
-    max_tokens = _max_tokens(asked, able, deployment)
+    max_tokens = _max_tokens(asked, deployment)
     asked, thought = thinking_of(asked, able, chat.messages, max_tokens, choice)
     body = {
         "model": deployment.model,
@@ -166,11 +166,11 @@ def _sampling(asked: ParameterSet, able: Capabilities) -> ParameterSet:
     return asked
 
 
-def _max_tokens(asked: ParameterSet, able: Capabilities, deployment: Deployment) -> int:
+def _max_tokens(asked: ParameterSet, deployment: Deployment) -> int:
     """`max_tokens`, which is required; values above the model's limit are reduced to it."""
     params = asked.params
     found = params.get("max_completion_tokens", params.get("max_tokens", deployment.max_output_tokens))
-    return int(min(found, able.max_output or found))
+    return int(min(found, known_output_limit(deployment) or found))
 
 
 def _plain(asked: ParameterSet) -> dict[str, Any]:

@@ -28,10 +28,12 @@ FAMILIES: tuple[tuple[str, int], ...] = (
     (r"o1-mini", 65_536),
     (r"o1-preview", 32_768),
     (r"o[1-9](?![\w.])", 100_000),
-    (r"claude-(?:3-7|opus-4-5|sonnet-4|haiku-4)", 64_000),
-    (r"claude-(?:opus-4(?:-[01])?(?!-[2-9]))", 32_000),
-    (r"claude-3-5", 8192),
+    (r"claude-3[-.]7", 64_000),
+    (r"claude-3[-.]5", 8192),
     (r"claude-(?:instant|2|3)", 4096),
+    (r"claude-opus-4(?:[-.][01])?(?![-.]?\d(?!\d))", 32_000),
+    (r"claude-sonnet-4(?:[-.]0)?(?![-.]?\d(?!\d))|claude-\w+-4[-.]5", 64_000),
+    (r"claude-\w+-(?:4[-.][6-8]|5)", 128_000),
 )
 
 
@@ -39,6 +41,11 @@ def output_limit(deployment: Deployment) -> int | None:
     """The most tokens of one answer: what the entry says, else what is known of the model; `None`: unknown."""
     if deployment.output_limit is not None:
         return deployment.output_limit
+    return known_output_limit(deployment)
+
+
+def known_output_limit(deployment: Deployment) -> int | None:
+    """What is known of the model, whatever the entry says."""
     name = (deployment.base_model or deployment.model).lower()
     for pattern, tokens in FAMILIES:
         if re.search(rf"(?:^|[./:@])(?:{pattern})", name):
