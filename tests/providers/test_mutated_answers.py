@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.core.types import Event
@@ -152,8 +152,23 @@ def wholes(draw: st.DrawFn) -> tuple[str, bytes]:
     return provider, draw(mutated(orjson.loads(SAID[provider].answers[kind].whole)))
 
 
+NO_CALLS = orjson.dumps(
+    {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi", "tool_calls": None},
+                "finish_reason": "stop",
+            }
+        ]
+    }
+)
+"""The form of vLLM for a message without calls."""
+
+
 @settings(max_examples=150)
 @given(wholes(), st.sampled_from(ASKED))
+@example(("vllm", NO_CALLS), FUNCTIONS)
 def test_a_mutated_plain_answer_is_read_or_fails(case: tuple[str, bytes], params: dict[str, Any]) -> None:
     provider, body = case
     here = deployment("m", provider=provider)

@@ -53,7 +53,7 @@ def _restored_choice(choice: Json) -> Json:
     name = "message" if "message" in choice else "delta"
     content = dict(choice[name])
     if "tool_calls" in content:
-        content.update(_first_function(content.pop("tool_calls")))
+        content.update(_first_function(content.pop("tool_calls") or ()))
     return {**choice, name: content, "finish_reason": _reason(choice.get("finish_reason"))}
 
 
