@@ -268,7 +268,7 @@ class LedgerSession(Protocol):
         """Sums by any of `reports.GROUPS`."""
 
     def reconcile(self) -> list[Difference]:
-        """Balances that differ from the sum of their rows; none in a sound database."""
+        """Balances, and sums by hour and day, that differ from their rows; none in a sound database."""
 
     def inexact(self) -> list[tuple[str, int, int]]:
         """Per basis other than exact: the basis, the number of requests and their cost in nano-USD."""

@@ -160,7 +160,7 @@ class Ledger:
             raise _unavailable() from error
 
     async def reconcile(self) -> list[Difference]:
-        """Balances that differ from the sum of their rows; none in a sound database."""
+        """Balances, and sums by hour and day, that differ from their rows; none in a sound database."""
         await self._writer.barrier()
         return await asyncio.to_thread(self._reconcile)
 
