@@ -40,7 +40,8 @@ MAX_BEGIN_SECONDS = 20.0
 HOW = """\
 {streams} streams at once, each with a token every 20 ms, begun one after another. Each chunk carries the time at which
 the upstream sent it; its delay is what the server and both sockets take. The upstream and the clients share a core, so
-the relay's delays show how much of the proxy's is theirs."""
+the delays of `direct`, without a server, and of the relay show how much of the proxy's is theirs."""
+DIRECT = "direct"
 _SENT = re.compile(rb'"content":"(\d+) "')
 
 
@@ -139,11 +140,9 @@ def measured(streams: int, seconds: float, rounds: int) -> Mapping[str, Mapping[
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
-        stack.enter_context(
-            running(python("bench.paced", "--serve", port), LOAD_CORE, lambda: listening(port))
-        )
-        upstream = Target("paced", at(port))
-        targets = [stack.enter_context(relay(upstream, "asgi relay", "--asgi"))]
+        serving = running(python("bench.paced", "--serve", port), LOAD_CORE, lambda: listening(port))
+        upstream = Target(DIRECT, at(port), pid=stack.enter_context(serving).pid)
+        targets = [upstream, stack.enter_context(relay(upstream, "asgi relay", "--asgi"))]
         for name, cache in (("proxy", "{}"), ("proxy, no cache", "{enabled: false}")):
             place = directory / name
             place.mkdir()
@@ -158,8 +157,7 @@ def paced(streams: int, seconds: float, rounds: int) -> Section:
         (
             name,
             f"{one['begun']:.0f}",
-            f"{one['core']:.0%}",
-            f"{one['cpu_us']:.1f}",
+            *(("", "") if name == DIRECT else (f"{one['core']:.0%}", f"{one['cpu_us']:.1f}")),
             figure(one["per_second"]),
             figure(one["p50_ms"]),
             figure(one["p99_ms"]),
