@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,12 @@ MIN_MEMORY_BYTES = 2 << 30
 
 
 def pytest_configure() -> None:
-    """Temporary files go to memory where there is enough: a test database needs no disk to be safe on."""
+    """Temporary files go to memory where there is enough: a test database needs no disk to be safe on.
+
+    Shells start background jobs with SIGINT ignored, which the commands under test would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK):
         room = os.statvfs(MEMORY)
         if room.f_bavail * room.f_frsize >= MIN_MEMORY_BYTES and not room.f_flag & os.ST_NOEXEC:
