@@ -8,13 +8,17 @@ from typing import Any
 from starlette.requests import Request
 
 from codellama_proxy.core.clock import iso
-from codellama_proxy.core.snapshot import Deployment, Model
+from codellama_proxy.core.snapshot import Model
 from codellama_proxy.web.query_params import Query, invalid
 
 PAGE_SIZE = 20
 """Models on a page whose `limit` is not given."""
 MAX_PAGE_SIZE = 1000
-_DEFAULT_OUTPUT = Deployment.__dataclass_fields__["max_output_tokens"].default
+
+
+def is_wanted(request: Request) -> bool:
+    """Whether the client speaks Anthropic's API at a path that both APIs have."""
+    return "anthropic-version" in request.headers
 
 
 def page(request: Request, models: Mapping[str, Model], created: float) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def page(request: Request, models: Mapping[str, Model], created: float) -> dict[
 def shown(name: str, model: Model, created: float) -> dict[str, Any]:
     """One model; limits in tokens, `None` where the configuration does not have them."""
     windows = [d.context_window for d in model.deployments if d.context_window is not None]
-    outputs = [d.max_output_tokens for d in model.deployments if d.max_output_tokens != _DEFAULT_OUTPUT]
+    outputs = [d.output_limit for d in model.deployments if d.output_limit is not None]
     return {
         "type": "model",
         "id": name,

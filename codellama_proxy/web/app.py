@@ -16,7 +16,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
-from codellama_proxy.web import feedback, health, input_tokens, metrics, models, responses
+from codellama_proxy.web import anthropic_models, feedback, health, input_tokens, metrics, models, responses
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.connection import EXCHANGE, REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
@@ -123,7 +123,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 def _expects_anthropic(request: Request) -> bool:
     """Whether errors are to be in Anthropic's form: its paths, and its clients at paths that both have."""
     path = request.url.path.removeprefix(VERSION)
-    return path.startswith("/messages") or "anthropic-version" in request.headers
+    return path.startswith("/messages") or anthropic_models.is_wanted(request)
 
 
 async def _disconnected(request: Request, _: Exception) -> Response:

@@ -27,7 +27,7 @@ async def list_models(request: Request) -> Response:
     """A page of models in Anthropic's form; all of them in OpenAI's."""
     usable = await _usable(request)
     names = {**usable, **_aliases(request, usable)}
-    if _is_anthropic(request):
+    if anthropic_models.is_wanted(request):
         return respond(anthropic_models.page(request, names, _loaded_at(request)), dialect=MESSAGES)
     return respond({"object": "list", "data": [_shown(request, *named) for named in names.items()]})
 
@@ -40,7 +40,7 @@ async def get_model(request: Request) -> Response:
     if model is None:
         message = f"The model '{name[:200]}' does not exist or you do not have access to it."
         raise ProxyError("model_not_found", message, param="model")
-    if _is_anthropic(request):
+    if anthropic_models.is_wanted(request):
         return respond(anthropic_models.shown(name, model, _loaded_at(request)), dialect=MESSAGES)
     return respond(_shown(request, name, model))
 
@@ -59,10 +59,6 @@ def _aliases(request: Request, usable: Mapping[str, Model]) -> dict[str, Model]:
     """The usable models by their aliases without wildcards."""
     targets = exact_aliases(snapshot_of(request))
     return {alias: usable[name] for alias, name in targets.items() if name in usable}
-
-
-def _is_anthropic(request: Request) -> bool:
-    return "anthropic-version" in request.headers
 
 
 def _loaded_at(request: Request) -> float:
