@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import postgres
 from tests.support.forked import stop_fork_server
 from tests.support.proxy_process import ProxyFactory, proxies
 from tests.support.upstream.process import Upstream, View
@@ -78,6 +79,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_header() -> list[str]:
     names = ("starlette", "uvicorn", "httpx2", "aiohttp", "orjson", "pydantic", "aiosqlite", "openai")
     found = ", ".join(f"{name} {_version(name)}" for name in names)
+    server = postgres.programs() or os.environ.get(postgres.VARIABLE)
+    if not server:
+        found += f"; TESTS WITH POSTGRESQL ARE SKIPPED: {postgres.MISSING}"
     return [f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {found}"]
 
 
@@ -86,6 +90,13 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "absent"
+
+
+@pytest.fixture(scope="session")
+def postgres_databases() -> Iterator[postgres.Databases]:
+    """Databases on the one PostgreSQL server of a pytest worker."""
+    with postgres.server_for_tests() as server:
+        yield postgres.Databases(server)
 
 
 @pytest.fixture(scope="session")
