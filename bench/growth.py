@@ -25,7 +25,7 @@ from bench.processes import aside
 from bench.tables import Section, at_most, figure, table
 from bench.targets import Target, config, database, proxy, upstream
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite.migrations import prepare
 
 KEYS, ROWS, MODELS = 100_000, 1_000_000, 500

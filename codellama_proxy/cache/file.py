@@ -17,7 +17,7 @@ from codellama_proxy.cache.key import CachedAnswer
 from codellama_proxy.cache.vectors import Vector
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import CACHE, connect
 
 FORMAT = 2

@@ -20,7 +20,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.key_fields import KeyChange, apply, money, read, shown
-from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader

@@ -11,7 +11,7 @@ import pytest
 
 from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.sqlite import audit
+from codellama_proxy.store.sql import audit
 from codellama_proxy.store.sqlite.connection import connect
 from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
 

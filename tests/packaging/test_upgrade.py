@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from codellama_proxy.store import key_fields as key_values
+from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite import daily_totals as folding
-from codellama_proxy.store.sqlite import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare, shipped

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import (
     Migration,

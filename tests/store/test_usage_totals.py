@@ -23,12 +23,13 @@ from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store import reports
 from codellama_proxy.store.reports import GROUPS, MAX_ROWS, Filters
-from codellama_proxy.store.sqlite import daily_totals, usage_totals
-from codellama_proxy.store.sqlite import report_queries as queries
+from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sql import usage_totals
+from codellama_proxy.store.sql.usage_ranges import split
+from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
-from codellama_proxy.store.sqlite.usage_ranges import split
 from tests.support.ledger_fixtures import NOW, Store, ask, end
 
 FIRST_DAY = NOW // DAY * DAY - 3 * DAY
@@ -270,7 +271,7 @@ def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
 ROLLS_UP = """
 import sys
 from pathlib import Path
-from codellama_proxy.store.sqlite import usage_totals
+from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sqlite.connection import connect
 db = connect(Path(sys.argv[1]))
 while True:

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from codellama_proxy.store import key_fields as key_values
-from codellama_proxy.store.sqlite import keys as key_rows
+from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.web.app import create_app
 from tests.support.cases import each

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import KeptConfiguration
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import connect_to_read
 
 SQL = queries.load("configurations")

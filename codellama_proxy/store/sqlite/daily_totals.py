@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from codellama_proxy.store.interfaces import Difference
-from codellama_proxy.store.sqlite import usage_totals
+from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sqlite.scope_balance import SQL, scope_sum
 
 BATCH_ROWS = 200

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import connect
 
 SQL = queries.load("installation")

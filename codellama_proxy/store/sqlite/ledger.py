@@ -28,9 +28,9 @@ from codellama_proxy.store import reports
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sqlite import daily_totals as folding
-from codellama_proxy.store.sqlite import report_queries as queries
-from codellama_proxy.store.sqlite import usage_totals
 from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries

@@ -10,13 +10,13 @@ import sqlite3
 from collections.abc import Sequence
 
 from codellama_proxy.store.interfaces import MAX_DELAY_SECONDS, OutboxKind, Outcome, Waiting
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 
 MAX_RECORDS = 10_000
 MAX_BYTES = 64 << 20
-SQL = queries.load("outbox")
+SQL = queries.load("outbox", "codellama_proxy.store.sqlite")
 
 
 def put(db: sqlite3.Connection, kind: OutboxKind, request_id: str, body: bytes) -> int:

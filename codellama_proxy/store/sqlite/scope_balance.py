@@ -12,9 +12,9 @@ from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill, split_scope
 from codellama_proxy.limits.windows import Window, is_rolling, turned, window
-from codellama_proxy.store.sqlite.queries import load
+from codellama_proxy.store.sql.queries import load
 
-SQL = load("ledger")
+SQL = load("ledger", "codellama_proxy.store.sqlite")
 
 # Selects the rows of `requests` and of `totals` that belong to a scope.
 _WHERE = {

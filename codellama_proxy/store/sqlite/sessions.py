@@ -17,8 +17,9 @@ from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.sqlite import audit, daily_totals, installation, keys
-from codellama_proxy.store.sqlite import report_queries as queries
+from codellama_proxy.store.sql import audit, keys
+from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sqlite import daily_totals, installation
 from codellama_proxy.store.sqlite.connection import connect, connect_to_read
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.migrations import is_current, migrate, shipped

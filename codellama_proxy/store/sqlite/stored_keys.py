@@ -9,8 +9,8 @@ from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import StoredKey
 from codellama_proxy.store.key_fields import KeyChange, not_found
-from codellama_proxy.store.sqlite import audit
-from codellama_proxy.store.sqlite.keys import SQL, from_row
+from codellama_proxy.store.sql import audit
+from codellama_proxy.store.sql.keys import SQL, from_row
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
 

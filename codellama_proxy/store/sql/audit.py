@@ -6,7 +6,6 @@ The server and the command line change keys only through these functions.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ from codellama_proxy.core.clock import iso_ms
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange, shown
-from codellama_proxy.store.sqlite import keys as key_rows
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import keys as key_rows
+from codellama_proxy.store.sql import queries
 
 SQL = queries.load("audit")
 _NOT_RECORDED = {"key_id", "key_alias", "created_at"}
@@ -27,14 +26,14 @@ Changes = dict[str, list[Any]]
 # --- changing ------------------------------------------------------------------------------------------------
 
 
-def create(db: sqlite3.Connection, actor: str, change: KeyChange, now: float) -> tuple[Key, str]:
+def create(db: queries.Session, actor: str, change: KeyChange, now: float) -> tuple[Key, str]:
     """As `key_rows.create`."""
     key, secret = key_rows.create(db, change, now)
     _record(db, actor, "create", key, _differences({}, _audited_fields(key)), now)
     return key, secret
 
 
-def update(db: sqlite3.Connection, actor: str, key_id: str, change: KeyChange, now: float) -> Key:
+def update(db: queries.Session, actor: str, key_id: str, change: KeyChange, now: float) -> Key:
     """As `key_rows.update`."""
     before = key_rows.get(db, key_id)
     key = key_rows.update(db, key_id, change, now)
@@ -42,7 +41,7 @@ def update(db: sqlite3.Connection, actor: str, key_id: str, change: KeyChange, n
     return key
 
 
-def block(db: sqlite3.Connection, actor: str, key_id: str, blocked: bool, now: float) -> Key:
+def block(db: queries.Session, actor: str, key_id: str, blocked: bool, now: float) -> Key:
     """As `key_rows.block`."""
     before = key_rows.get(db, key_id)
     key = key_rows.block(db, key_id, blocked)
@@ -51,7 +50,7 @@ def block(db: sqlite3.Connection, actor: str, key_id: str, blocked: bool, now: f
     return key
 
 
-def rotate(db: sqlite3.Connection, actor: str, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
+def rotate(db: queries.Session, actor: str, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
     """As `key_rows.rotate`; only the visible prefixes of the secrets are recorded."""
     before = key_rows.get(db, key_id)
     key, secret = key_rows.rotate(db, key_id, overlap, now)
@@ -60,7 +59,7 @@ def rotate(db: sqlite3.Connection, actor: str, key_id: str, overlap: float, now:
     return key, secret
 
 
-def delete(db: sqlite3.Connection, actor: str, key_id: str, now: float) -> Key:
+def delete(db: queries.Session, actor: str, key_id: str, now: float) -> Key:
     """As `key_rows.delete`."""
     key = key_rows.delete(db, key_id)
     _record(db, actor, "delete", key, _differences(_audited_fields(key), {}), now)
@@ -76,7 +75,7 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes
     return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _record(db: sqlite3.Connection, actor: str, action: str, key: Key, changes: Changes, now: float) -> None:
+def _record(db: queries.Session, actor: str, action: str, key: Key, changes: Changes, now: float) -> None:
     row = {
         "created_at": now,
         "actor": actor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import sqlite3
 import string
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from codellama_proxy.store.key_fields import (
     limits_of,
     not_found,
 )
-from codellama_proxy.store.sqlite import queries
+from codellama_proxy.store.sql import queries
 
 SQL = queries.load("keys")
 
@@ -37,24 +36,24 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create(db: sqlite3.Connection, change: KeyChange, now: float) -> tuple[Key, str]:
+def create(db: queries.Session, change: KeyChange, now: float) -> tuple[Key, str]:
     """Create a key; returns it and its secret, which is not stored."""
     key = apply(Key("key_" + _random(12), DEFAULT_PROJECT, created_at=now), change, now)
     db.execute(SQL["insert_key"], _parameters(key))
     return _with_secret(db, key)
 
 
-def update(db: sqlite3.Connection, key_id: str, change: KeyChange, now: float) -> Key:
+def update(db: queries.Session, key_id: str, change: KeyChange, now: float) -> Key:
     """Change a key; returns the new state."""
     return _save(db, apply(get(db, key_id), change, now))
 
 
-def block(db: sqlite3.Connection, key_id: str, blocked: bool) -> Key:
+def block(db: queries.Session, key_id: str, blocked: bool) -> Key:
     """Block or unblock a key."""
     return _save(db, replace(get(db, key_id), blocked=blocked))
 
 
-def rotate(db: sqlite3.Connection, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
+def rotate(db: queries.Session, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
     """Create a new secret for a key; the previous one expires in `overlap` seconds."""
     key = get(db, key_id)
     db.execute(SQL["delete_rotated_secrets"], {"key_id": key_id})
@@ -65,14 +64,14 @@ def rotate(db: sqlite3.Connection, key_id: str, overlap: float, now: float) -> t
     return _with_secret(db, key)
 
 
-def delete(db: sqlite3.Connection, key_id: str) -> Key:
+def delete(db: queries.Session, key_id: str) -> Key:
     """Delete a key and return it. Its spending stays in the ledger."""
     key = get(db, key_id)
     db.execute(SQL["delete_key"], {"key_id": key_id})
     return key
 
 
-def get(db: sqlite3.Connection, key_id: str) -> Key:
+def get(db: queries.Session, key_id: str) -> Key:
     """The key. Raises `ProxyError` 404 if there is none."""
     row = db.execute(SQL["card_by_id"], {"key_id": key_id}).fetchone()
     if row is None:
@@ -97,14 +96,14 @@ def from_row(row: Sequence[Any]) -> Key:
     )
 
 
-def _with_secret(db: sqlite3.Connection, key: Key) -> tuple[Key, str]:
+def _with_secret(db: queries.Session, key: Key) -> tuple[Key, str]:
     secret = SECRET_START + _random(SECRET_LENGTH - len(SECRET_START))
     prefix = secret[:PREFIX_LENGTH]
     db.execute(SQL["insert_secret"], {"hash": digest(secret), "key_id": key.key_id, "prefix": prefix})
     return replace(key, prefix=prefix), secret
 
 
-def _save(db: sqlite3.Connection, key: Key) -> Key:
+def _save(db: queries.Session, key: Key) -> Key:
     db.execute(SQL["save_key"], _parameters(key))
     return key
 

@@ -7,18 +7,16 @@ settlement pay nothing for them. Requests that retention removes are taken away 
 
 from __future__ import annotations
 
-import sqlite3
-
 from codellama_proxy.core.clock import iso
 from codellama_proxy.store.interfaces import Difference
-from codellama_proxy.store.sqlite.queries import load
+from codellama_proxy.store.sql.queries import Session, load
 
 SQL = load("usage_totals")
 BATCH_ROWS = 200
 """Requests added in one transaction; delays other writes by about 3 ms."""
 
 
-def roll_up(db: sqlite3.Connection, rows: int = BATCH_ROWS) -> int:
+def roll_up(db: Session, rows: int = BATCH_ROWS) -> int:
     """Add up to `rows` requests, before the first one that is held; returns how far the sequence advanced."""
     (before,) = db.execute(SQL["upto"]).fetchone()
     (upto,) = db.execute(SQL["next_batch"], {"upto": before, "rows": rows}).fetchone()
@@ -29,7 +27,7 @@ def roll_up(db: sqlite3.Connection, rows: int = BATCH_ROWS) -> int:
     return int(upto) - int(before)
 
 
-def take_away(db: sqlite3.Connection, upto: int) -> None:
+def take_away(db: Session, upto: int) -> None:
     """Subtract the requests up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
     _add(db, -1, 0, min(upto, summed))
@@ -37,7 +35,7 @@ def take_away(db: sqlite3.Connection, upto: int) -> None:
         db.execute(SQL[name])
 
 
-def differences(db: sqlite3.Connection) -> list[Difference]:
+def differences(db: Session) -> list[Difference]:
     """Hours and days whose sums differ from their requests. Reads all rows."""
     return [
         Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
@@ -46,6 +44,6 @@ def differences(db: sqlite3.Connection) -> list[Difference]:
     ]
 
 
-def _add(db: sqlite3.Connection, sign: int, after: int, upto: int) -> None:
+def _add(db: Session, sign: int, after: int, upto: int) -> None:
     for name in ("add_hours", "add_days"):
         db.execute(SQL[name], {"sign": sign, "after": after, "upto": upto})

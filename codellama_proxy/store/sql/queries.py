@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
+
+
+class Rows(Protocol):
+    """The result of a statement."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Session(Protocol):
+    """A connection. Placeholders of statements are `?`, or `:name`."""
+
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ..., /) -> Rows: ...
+
 
 Query = tuple[str, list[Any]]
 """A statement and its values; or a condition and its values."""
@@ -16,7 +34,7 @@ _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
 
 @cache
-def load(name: str, package: str = "codellama_proxy.store.sqlite") -> Mapping[str, str]:
+def load(name: str, package: str = "codellama_proxy.store.sql") -> Mapping[str, str]:
     """The statements of `<name>.sql` in the folder of `package`, by name."""
     text = (files(package) / f"{name}.sql").read_text("utf-8")
     return MappingProxyType(parse(text))
