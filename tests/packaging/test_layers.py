@@ -37,6 +37,8 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "yaml": ("config.yaml", "config.importers"),
     "genai_prices": ("pricing.catalogue",),
     "tiktoken": ("tokens.tokenizers",),
+    "jinja2": ("web.ui",),
+    "markupsafe": ("web.ui",),
     "prometheus_client": ("tracking.metrics", "web.metrics"),
 }
 
