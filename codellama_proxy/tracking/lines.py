@@ -22,19 +22,18 @@ _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters that JSON does not escape and terminals interpret."""
 
 
-def as_json(fields: Mapping[str, Any]) -> bytes:
-    """The time and the fields as one line of JSON. `message` is the proxy's own and may be longer than other texts."""
-    message = str(fields.get("message", ""))
+def as_json(fields: Mapping[str, Any], message: str, level: str = "info") -> bytes:
+    """One line of JSON: the time, the level, the message and the fields."""
+    event = {"time": iso_ms(time.time()), "level": level, "message": message, **fields}
+    if _is_short(event) and len(line := _dumped(event)) <= MAX_LINE_BYTES:  # nearly every line
+        return line
     for texts, items in BOUNDS:
-        event = {
-            "time": iso_ms(time.time()),
-            **bounded(fields, texts, items),
-            "message": message[: texts * MAX_MESSAGE_CHARS // 256],
-        }
-        line = _dumped(event)
+        cut = bounded(event, texts, items)
+        cut["message"] = message[: texts * MAX_MESSAGE_CHARS // 256]  # the proxy's own, so it may be longer
+        line = _dumped(cut)
         if len(line) <= MAX_LINE_BYTES:
             return line
-    return _dumped({"time": iso_ms(time.time()), "level": "warning", "message": "a log line was too long"})
+    return _dumped({"time": event["time"], "level": "warning", "message": "a log line was too long"})
 
 
 def as_text(text: str, level: str = "info") -> bytes:
@@ -46,18 +45,31 @@ def as_text(text: str, level: str = "info") -> bytes:
 _SCALARS = frozenset({int, float, bool, type(None)})
 
 
+def _is_short(value: dict[str, Any] | list[Any]) -> bool:
+    """Whether `bounded` would return an equal value, for values of JSON's own types."""
+    most_texts, most_items = BOUNDS[0]
+    for one in value.values() if type(value) is dict else value:
+        kind = type(one)
+        if kind is str:
+            if len(one) > most_texts:
+                return False
+        elif kind is list:
+            if len(one) > most_items or not _is_short(one):
+                return False
+        elif kind is dict:
+            if not _is_short(one):
+                return False
+        elif kind not in _SCALARS:
+            return False
+    return True
+
+
 def bounded(value: Any, texts: int = BOUNDS[0][0], items: int = BOUNDS[0][1]) -> Any:
     """The value with its texts and lists cut to these lengths."""
     if isinstance(value, str):
         return value if len(value) <= texts else f"{value[: texts - 3]}..."
-    if type(value) is dict or isinstance(value, Mapping):
-        # Most fields of a line are short: no call for each of them
-        return {
-            name: one
-            if (kind := type(one)) in _SCALARS or (kind is str and len(one) <= texts)
-            else bounded(one, texts, items)
-            for name, one in value.items()
-        }
+    if isinstance(value, Mapping):
+        return {name: bounded(one, texts, items) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [bounded(one, texts, items) for one in value[:items]]
     return value

@@ -60,13 +60,12 @@ class Log:
 
     def line(self, text: str, level: str = "info", **fields: Any) -> None:
         """Log one event. In JSON, `fields` follow the message; text shows the message only."""
-        event = {"level": level, "message": text, **fields}
-        self._put(lines.as_json(event) if self.form == "json" else lines.as_text(text, level))
+        self._put(self._line(text, level, fields))
 
     def request(self, record: Mapping[str, Any]) -> None:
         """Log one finished request: exactly the fields of the record, which has no content and no secret."""
         if self.form == "json":
-            self._put(lines.as_json({"level": "info", "message": "request", **record}))
+            self._put(lines.as_json(record, "request"))
         else:
             self._put(lines.as_text(readable(lines.bounded(record))))
 
@@ -90,8 +89,10 @@ class Log:
     def _dropped_line(self, count: int) -> bytes:
         were = "log line was" if count == 1 else "log lines were"
         text = f"{count} {were} dropped: stdout was not read in time."
-        event = {"level": "warning", "message": text}
-        return lines.as_json(event) if self.form == "json" else lines.as_text(text, "warning")
+        return self._line(text, "warning", {})
+
+    def _line(self, text: str, level: str, fields: Mapping[str, Any]) -> bytes:
+        return lines.as_json(fields, text, level) if self.form == "json" else lines.as_text(text, level)
 
     def _run(self) -> None:
         while True:

@@ -28,10 +28,13 @@ VALUES = st.recursive(
 CONTROL = {chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 0x202E)}
 
 
-@given(fields=st.dictionaries(st.sampled_from(["model", "path", "attempts", "error", "message"]), VALUES))
+@given(
+    fields=st.dictionaries(st.sampled_from(["model", "path", "attempts", "error"]), VALUES),
+    message=ODD | ODD.map(lambda text: text * 500),
+)
 @settings(max_examples=150, deadline=None)
-def test_every_record_is_one_bounded_json_line(fields: dict[str, Any]) -> None:
-    line = as_json(fields)
+def test_every_record_is_one_bounded_json_line(fields: dict[str, Any], message: str) -> None:
+    line = as_json(fields, message)
     assert len(line) <= MAX_LINE_BYTES
     assert isinstance(json.loads(line), dict)
     assert not CONTROL & set(line.decode())
@@ -53,14 +56,27 @@ def test_the_detail_of_an_error_is_in_the_text_line() -> None:
 def test_short_records_are_unchanged() -> None:
     record = {"model": "m" * 256, "attempts": [{"deployment": "a#1", "ms": 1.5}] * 64, "cost_usd": None}
     assert bounded(record) == record
-    record = json.loads(as_json({"message": "x" * 3000, "é": "ü"}))
+    record = json.loads(as_json({"é": "ü"}, "x" * 3000))
     assert (record["message"], record["é"]) == ("x" * 3000, "ü")
 
 
+LENGTHS = st.integers(254, 258).map("x".__mul__) | st.integers(0, 9).map("é".__mul__)
+ITEMS = st.integers(62, 66).map([None].__mul__) | st.lists(st.tuples(LENGTHS), max_size=2)
+ALIKE = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | LENGTHS | ITEMS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner),
+    max_leaves=6,
+)
+
+
+@given(fields=st.dictionaries(st.sampled_from("abc"), ALIKE, max_size=3))
+def test_a_line_has_the_bounded_fields(fields: dict[str, Any]) -> None:
+    shown = json.loads(as_json(fields, "request"))
+    assert {name: shown[name] for name in fields} == bounded(fields)
+
+
 def test_external_texts_are_cut_to_256_characters() -> None:
-    record = json.loads(
-        as_json({"message": "request", "model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]})
-    )
+    record = json.loads(as_json({"model": "m" * 9_000_000, "nested": [{"x": "y" * 300}]}, "request"))
     assert record["model"] == "m" * 253 + "..."
     assert len(record["nested"][0]["x"]) == 256
 
@@ -92,7 +108,7 @@ def piped() -> Iterator[tuple[Log, int]]:
 def test_an_unread_log_is_bounded_and_reports_dropped_lines(piped: tuple[Log, int]) -> None:
     log, read = piped
     record = {"model": "m" * 250, "more": ["x" * 250] * 30}
-    count = 3 * MAX_QUEUED_BYTES // len(as_json(record))
+    count = 3 * MAX_QUEUED_BYTES // len(as_json(record, "request"))
     started = time.monotonic()
     for _ in range(count):
         log.request(record)
