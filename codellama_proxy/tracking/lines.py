@@ -45,8 +45,8 @@ def as_text(text: str, level: str = "info") -> bytes:
 _SCALARS = frozenset({int, float, bool, type(None)})
 
 
-def _is_short(value: dict[str, Any] | list[Any]) -> bool:
-    """Whether `bounded` would return an equal value, for values of JSON's own types."""
+def _is_short(value: Any) -> bool:
+    """Whether a dict or list is what `bounded` would return: short, and of JSON's own types."""
     most_texts, most_items = BOUNDS[0]
     for one in value.values() if type(value) is dict else value:
         kind = type(one)
