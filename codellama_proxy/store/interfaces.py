@@ -154,7 +154,7 @@ class Reports(Protocol):
     async def spend(
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = MAX_ROWS
     ) -> dict[str, Any]:
-        """A page of sums by any of `reports.GROUPS`, as `/spend` answers."""
+        """A page of sums by any of `reports.GROUPS` and `HOUR_GROUP`, as `/spend` answers."""
 
 
 class Upkeep(Protocol):

@@ -15,6 +15,9 @@ from codellama_proxy.core.money import usd
 from codellama_proxy.limits.rates import split_scope
 
 GROUPS = ("project", "key", "model", "user", "day", "status", "session", "agent")
+HOUR_GROUP = "hour"
+"""A group of the dashboard: unix seconds of the hour's start. Days that were folded belong to their first hour."""
+_ALL_GROUPS = (*GROUPS, HOUR_GROUP)
 STATUSES = ("ok", "error", "cancelled", "held")
 MAX_ROWS = 1000
 """Rows or groups on one page."""
@@ -82,8 +85,8 @@ def of_scope(scope: str) -> Filters:
 
 
 def in_order(group_by: Sequence[str]) -> list[str]:
-    """The groups in the order of `GROUPS`, which is the order of the columns."""
-    return [name for name in GROUPS if name in group_by]
+    """The groups in the order of `GROUPS`, then the hour, which is the order of the columns."""
+    return [name for name in _ALL_GROUPS if name in group_by]
 
 
 def log_row(row: Row) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from codellama_proxy.core.clock import iso
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store import reports
-from codellama_proxy.store.reports import GROUPS, MAX_ROWS, Filters
+from codellama_proxy.store.reports import GROUPS, HOUR_GROUP, MAX_ROWS, Filters
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
@@ -65,7 +65,7 @@ others = st.one_of(
 )
 histories = st.lists(st.one_of(requests, requests, others), max_size=40)
 reported = st.tuples(
-    st.lists(st.sampled_from(GROUPS), max_size=3, unique=True),
+    st.lists(st.sampled_from((*GROUPS, HOUR_GROUP)), max_size=3, unique=True),
     st.builds(
         Filters,
         project=st.sampled_from([None, None, "web"]),
@@ -92,7 +92,9 @@ class Request:
     cost: int | None = None
     folded: bool = False
 
-    def group(self, name: str) -> str | None:
+    def group(self, name: str) -> str | int | None:
+        if name == HOUR_GROUP:
+            return int(self.at // DAY * DAY if self.folded else self.at // HOUR * HOUR)
         if name == "day":
             return iso(self.at)[:10]
         if name == "status":

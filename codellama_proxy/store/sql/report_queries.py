@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.rates import user_name
 from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
-from codellama_proxy.store.reports import LOG_COLUMNS, REQUEST_COLUMNS, STATUSES, Filters, in_order
+from codellama_proxy.store.reports import HOUR_GROUP, LOG_COLUMNS, REQUEST_COLUMNS, STATUSES, Filters, in_order
 from codellama_proxy.store.sql.queries import Query, load, where
 from codellama_proxy.store.sql.usage_ranges import HOURS, UsageTable, split, table_for
 
@@ -22,7 +22,11 @@ LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
 """Unix seconds of the last midnight that can be formatted as a date."""
 
 # The expressions of groups in `requests`, in `totals` and in the sums. In the latter, an empty string means none.
-_IN_REQUESTS = {"key": "key_id", "day": "date(created_at, 'unixepoch')"}
+_IN_REQUESTS = {
+    "key": "key_id",
+    "day": "date(created_at, 'unixepoch')",
+    "hour": "cast(created_at as integer) / 3600 * 3600",
+}
 _IN_USAGE = {
     "key": "nullif(key_id, '')",
     "user": "nullif(user, '')",
@@ -30,9 +34,11 @@ _IN_USAGE = {
     "session": "nullif(session, '')",
     "agent": "nullif(agent, '')",
     "day": "date({time}, 'unixepoch')",
+    "hour": "{time}",
 }
 _USAGE_COLUMNS = {"key": "key_id"}
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
+_IN_TOTALS["hour"] = "cast(strftime('%s', day) as integer)"
 # An index of one status is used only if the statement has that status as a constant.
 _STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
 
@@ -59,11 +65,15 @@ def before_query(filters: Filters, seq: int, size: int) -> Query:
 
 
 def count_query(filters: Filters) -> Query:
-    if {name for name, value in filters._asdict().items() if value is not None} in _INDEXED:
+    if _is_indexed(filters):
         which, values = _requests_where(filters)
         return SQL["count_by_index"].format(where=which), values
     sql, values = _rows_query((), filters)
     return SQL["count"].format(rows=sql), values
+
+
+def _is_indexed(filters: Filters) -> bool:
+    return {name for name, value in filters._asdict().items() if value is not None} in _INDEXED
 
 
 def request_query(request_id: str) -> Query:
@@ -102,11 +112,14 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
     which, values = _requests_where(filters)
     table = table_for(names, filters)
-    if table is None:
+    if table is None and (HOUR_GROUP not in names or _is_indexed(filters)):
         yield SQL["of_requests"].format(groups=of_requests, where=which), values
         return
     newer = SQL["newer"].format(where=which)
     yield SQL["of_requests"].format(groups=of_requests, where=newer), values
+    if table is None:
+        yield _of_hours(of_requests, filters)
+        return
     parts = split(filters.start, filters.end, table.unit)
     which, values = _usage_where(table, filters, parts.first, parts.last)
     of_usage = _columns((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
@@ -115,11 +128,16 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     form = SQL["of_usage" if prefix == table.names else "of_usage_prefix"]
     yield form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values
     for start, end in parts.edges:
-        which, values = _requests_where(filters._replace(start=start, end=end))
-        yield (
-            SQL["of_requests"].format(groups=of_requests, where=f"{SQL['in_hours']} and {which}"),
-            [start // HOUR * HOUR, end, start // HOUR * HOUR, end, *values],
-        )
+        yield _of_hours(of_requests, filters._replace(start=start, end=end))
+
+
+def _of_hours(of_requests: str, filters: Filters) -> Query:
+    """Of the rows that are in the sums, those of a time range."""
+    which, values = _requests_where(filters)
+    start = 0.0 if filters.start is None else filters.start // HOUR * HOUR
+    end = LAST_MOMENT if filters.end is None else filters.end
+    sql = SQL["of_requests"].format(groups=of_requests, where=f"{SQL['in_hours']} and {which}")
+    return sql, [start, end, start, end, *values]
 
 
 def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size: int) -> Query:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from codellama_proxy.limits.windows import DAY, HOUR
-from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.reports import HOUR_GROUP, Filters
 
 _ONLY_BY_DAY = frozenset({"key", "user", "session", "agent"})
 
@@ -29,7 +29,7 @@ class UsageTable(NamedTuple):
 
     def prefix(self, group_by: Collection[str]) -> tuple[str, ...]:
         """The groups with which the primary key begins, up to the last one of `group_by`: summed without a sort."""
-        count = max((self.names.index(name) + 1 for name in group_by if name != "day"), default=0)
+        count = max((self.names.index(name) + 1 for name in group_by if name not in ("day", HOUR_GROUP)), default=0)
         return self.names[:count]
 
 
@@ -47,13 +47,13 @@ DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session"
 
 
 def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
-    """The table with all groups and filters; `None` if the rows are better: few, and found by an index."""
+    """The table with all groups and filters; `None` if there is none, or the rows are few and an index has them."""
     if filters.request_id is not None or filters.session is not None:
         return None
     filtered = (filters.key_id, filters.user, filters.agent)
     if _ONLY_BY_DAY.isdisjoint(group_by) and all(value is None for value in filtered):
         return HOURS
-    return DAYS
+    return None if HOUR_GROUP in group_by else DAYS
 
 
 def split(start: float | None, end: float | None, unit: int) -> Split:
