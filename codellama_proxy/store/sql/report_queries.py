@@ -13,7 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.rates import user_name
 from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
-from codellama_proxy.store.reports import HOUR_GROUP, LOG_COLUMNS, REQUEST_COLUMNS, STATUSES, Filters, in_order
+from codellama_proxy.store.reports import (
+    HOUR_GROUP,
+    LOG_COLUMNS,
+    REQUEST_COLUMNS,
+    STATUSES,
+    Filters,
+    in_order,
+)
 from codellama_proxy.store.sql.queries import Query, load, where
 from codellama_proxy.store.sql.usage_ranges import HOURS, UsageTable, split, table_for
 

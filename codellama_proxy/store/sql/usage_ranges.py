@@ -29,7 +29,9 @@ class UsageTable(NamedTuple):
 
     def prefix(self, group_by: Collection[str]) -> tuple[str, ...]:
         """The groups with which the primary key begins, up to the last one of `group_by`: summed without a sort."""
-        count = max((self.names.index(name) + 1 for name in group_by if name not in ("day", HOUR_GROUP)), default=0)
+        count = max(
+            (self.names.index(name) + 1 for name in group_by if name not in ("day", HOUR_GROUP)), default=0
+        )
         return self.names[:count]
 
 
