@@ -44,6 +44,8 @@ class _Answer(Enum):
     COMPLETE = 3  # the whole response was received
 
 
+_NONE, _AWAITED, _BODY, _COMPLETE = _Answer
+
 class Connection(asyncio.Protocol):
     """`send`, then `read` until it returns nothing, then `send` again while `reusable`."""
 
@@ -63,6 +65,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "headers",
         "idle_since",
+        "on_body",
         "status",
         "transport",
     )
@@ -75,8 +78,7 @@ class Connection(asyncio.Protocol):
         """As in `Response`."""
         self.idle_since = 0.0
         """Seconds of the event loop's clock."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._answer = _Answer.NONE
+        self._answer = _NONE
         self._error: ExchangeError | None = None
         self._fields = 0
         """Header fields received; repeated ones count."""
@@ -92,30 +94,34 @@ class Connection(asyncio.Protocol):
         """Set while a task waits in `pour`."""
         self._unread: list[bytes] = []
         self._unread_bytes = 0
+        """Of the pieces in `_unread`; counted while there is no sink."""
         self._waiter: asyncio.Future[None] | None = None
+        self.on_body = self._unread.append
+        """The parser's call for a piece of the body. No function of ours: streams arrive in many small pieces."""
+        self._parser = httptools.HttpResponseParser(self)
 
     # --- for the pool ----------------------------------------------------------------------------------------
 
     async def send(self, head: bytes, body: bytes) -> None:
         """Sends a request and returns when the head of the response has arrived. Raises `ExchangeError`."""
-        assert self._answer is _Answer.NONE
-        self._answer = _Answer.AWAITED
+        assert self._answer is _NONE
+        self._answer = _AWAITED
         self._framed = False
         self.transport.writelines((head, body))
-        while self._answer is _Answer.AWAITED:
+        while self._answer is _AWAITED:
             await self._wait_for_input()
 
     async def read(self) -> bytes:
         """The bytes of the body received since the last call; empty at its end. Raises `ExchangeError`."""
         while not self._unread:
-            if self._answer is _Answer.COMPLETE:
+            if self._answer is _COMPLETE:
                 return b""
             await self._wait_for_input()
         return self._taken()
 
     def whole_body(self) -> bytes | None:
         """The body, if it has arrived completely; else nothing is read."""
-        if self._answer is not _Answer.COMPLETE:
+        if self._answer is not _COMPLETE:
             return None
         return self._taken() if self._unread else b""
 
@@ -125,7 +131,7 @@ class Connection(asyncio.Protocol):
         Returns `False` at the body's end. Raises `ExchangeError`, and what `sink` raises.
         """
         while not self._unread or sink(self._taken()):
-            if self._answer is _Answer.COMPLETE and not self._unread:
+            if self._answer is _COMPLETE and not self._unread:
                 return False
             self._sink = sink
             try:
@@ -140,24 +146,27 @@ class Connection(asyncio.Protocol):
         return True
 
     def _taken(self) -> bytes:
-        pieces, self._unread, self._unread_bytes = self._unread, [], 0
+        pieces = self._unread
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._unread_bytes = 0
         if self._paused:
             self._paused = False
             if not self.transport.is_closing():
                 self.transport.resume_reading()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return data
 
     def release(self) -> bool:
         """Ends the exchange. Returns whether another request may be sent; if not, the connection is closed."""
         reusable = (
-            self._answer is _Answer.COMPLETE
+            self._answer is _COMPLETE
             and self._keep_alive
             and self._error is None
             and not self._unread
             and not self.transport.is_closing()
             and self.transport.get_write_buffer_size() == 0
         )
-        self._answer = _Answer.NONE
+        self._answer = _NONE
         if not reusable:
             self.transport.abort()
         return reusable
@@ -165,7 +174,7 @@ class Connection(asyncio.Protocol):
     @property
     def complete(self) -> bool:
         """Whether the response was received whole, or failed."""
-        return self._answer is _Answer.COMPLETE or self._error is not None
+        return self._answer is _COMPLETE or self._error is not None
 
     def is_reusable(self) -> bool:
         """Whether another request may be sent: still open, and the kernel holds no input (or end of it)."""
@@ -185,9 +194,11 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        if self._answer in (_Answer.NONE, _Answer.COMPLETE):
+        if self._answer is _NONE or self._answer is _COMPLETE:
             self._drop()
             return
+        unread = self._unread
+        before = len(unread)
         self._silent += len(data)
         try:
             self._parser.feed_data(data)
@@ -198,11 +209,15 @@ class Connection(asyncio.Protocol):
                 self._drop()  # the response was complete; only the bytes after it were wrong
             else:
                 self._fail(ProtocolError("not_http"))
-        else:
-            if self._silent > MAX_HEAD_BYTES and not self.complete:
-                self._fail(ProtocolError("head_too_large"))
-        if self._sink is None or not self._flows(self._sink):
-            self._wake()
+        if len(unread) > before:
+            self._silent = 0
+        elif self._silent > MAX_HEAD_BYTES and not self.complete:
+            self._fail(ProtocolError("head_too_large"))
+        if self._sink is not None:
+            self._pour(self._sink)
+            return
+        self._bound(unread[before:])
+        self._wake()
 
     def eof_received(self) -> bool:
         self._ended(None)
@@ -214,14 +229,14 @@ class Connection(asyncio.Protocol):
     # --- the parser's calls ----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self._answer is _Answer.COMPLETE:
+        if self._answer is _COMPLETE:
             raise ProtocolError("a second answer")  # feed_data raises it as a parser error
         self.headers = {}
         self._fields = 0
         self._framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answer is _Answer.AWAITED:  # later ones are trailers: read and dropped
+        if self._answer is _AWAITED:  # later ones are trailers: read and dropped
             self._fields += 1
             if len(name) + len(value) > MAX_FIELD_BYTES or self._fields > MAX_FIELDS:
                 raise ProtocolError("head_too_large")  # feed_data raises it as a parser error
@@ -235,19 +250,11 @@ class Connection(asyncio.Protocol):
         if status >= 200:  # below 200: an interim response (RFC 9110, 15.2)
             self.status = status
             self._silent = 0
-            self._answer = _Answer.BODY
-
-    def on_body(self, piece: bytes) -> None:
-        self._silent = 0
-        self._unread.append(piece)
-        self._unread_bytes += len(piece)
-        if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
+            self._answer = _BODY
 
     def on_message_complete(self) -> None:
-        if self._answer is _Answer.BODY:
-            self._answer = _Answer.COMPLETE
+        if self._answer is _BODY:
+            self._answer = _COMPLETE
             self._silent = 0
             self._keep_alive = self._parser.should_keep_alive()
 
@@ -264,18 +271,27 @@ class Connection(asyncio.Protocol):
         if self._error is not None and not self._unread:
             raise self._error
 
-    def _flows(self, sink: Sink) -> bool:
-        """Gives `sink` what has come. Returns whether its task can go on waiting."""
+    def _pour(self, sink: Sink) -> None:
+        """Gives `sink` what has come; wakes its task if it takes no more, and at the end."""
         waiter = self._waiter
         if waiter is None or waiter.done():
-            return True  # it is about to go on, or was cancelled
+            return  # its task is about to go on, or was cancelled
         if self._unread:
             try:
                 if not sink(self._taken()):
                     self._sink = None
             except Exception as error:  # raised where the task waits
                 waiter.set_exception(error)
-        return self._sink is not None and not self.complete
+                return
+        if self._sink is None or self._answer is _COMPLETE or self._error is not None:
+            self._wake()
+
+    def _bound(self, pieces: list[bytes]) -> None:
+        """Pauses reading if these further pieces leave too much unread."""
+        self._unread_bytes += sum([len(piece) for piece in pieces])
+        if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -293,12 +309,12 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, error: BaseException | None) -> None:
         self._keep_alive = False
-        if self._error is not None or self._answer in (_Answer.NONE, _Answer.COMPLETE):
+        if self._error is not None or self._answer in (_NONE, _COMPLETE):
             return
         if error is not None:
             self._error = ConnectionLostError(type(error).__name__)
-        elif self._answer is _Answer.BODY and not self._framed:
-            self._answer = _Answer.COMPLETE  # RFC 9112 6.3, case 8: the body ends with the connection
+        elif self._answer is _BODY and not self._framed:
+            self._answer = _COMPLETE  # RFC 9112 6.3, case 8: the body ends with the connection
         else:
             self._error = ProtocolError("disconnected")
         self._wake()
