@@ -41,8 +41,9 @@ class StreamParser:
     def __init__(self, parse: Parse) -> None:
         self.state: Any = None
         """The state of the dialect's parser."""
+        self.template: ChunkTemplate | None = None
+        """Matches the next frames that only add text."""
         self._parse = parse
-        self._template: ChunkTemplate | None = None
         self._halves = SurrogateHalves()
 
     @property
@@ -50,24 +51,17 @@ class StreamParser:
         """Whether the answer is complete, as far as the dialect can tell."""
         return self.state is not None and self.state.complete and not self._halves.open
 
-    def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
-        """The events that begin at `at` and match the template, as one event, and where the next one begins.
-
-        `events` are whole. `None`: the first one does not match.
-        """
-        return None if self._template is None else self._template.run_at(events, at)
-
     def events_of(self, frame: Frame) -> Sequence[Event]:
         """The events of the next frame. Raises what the dialect's parser raises."""
-        template = self._template
+        template = self.template
         if template is not None and (event := template.event_of(frame)) is not None:
             return (event,)
         before = self.state
         frame, events = self._parsed(frame)
         if self.state is not before or self._halves.open:
-            self._template = None
+            self.template = None
         elif template is None:
-            self._template = learn(frame, events, lambda other: self._parse(before, other)[1])
+            self.template = learn(frame, events, lambda other: self._parse(before, other)[1])
         return events
 
     def _parsed(self, frame: Frame) -> tuple[Frame, Sequence[Event]]:
@@ -105,10 +99,16 @@ class ChunkTemplate(NamedTuple):
     """The bytes around the text in the event's `raw`; empty if it has none."""
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
-        """`StreamParser.run_at`."""
+        """The events that begin at `at` and match, as one event, and where the next one begins.
+
+        `events` are whole. `None`: the first one does not match.
+        """
         _, before, after, _, _, model, start, *_ = self
         if start is None or not events.startswith(start, at):
             return None
+        if events.find(b"\n", at) == len(events) - len(END):  # a single one: tokens usually arrive one by one
+            event = self._single(events[at + len(START) : -len(END)])
+            return None if event is None else (event, len(events))
         at += len(START)
         begin, end = len(before), -len(after)
         texts: list[bytes] = []
@@ -130,6 +130,17 @@ class ChunkTemplate(NamedTuple):
             body = self._joined(texts)
         return Event(body, True, text, None, None, model), at + len(body) + len(END)
 
+    def _single(self, data: bytes) -> Event | None:
+        """The event of data that begin like the template."""
+        _, before, after, _, _, model, *_ = self
+        inside = data[len(before) : -len(after)]
+        if not inside or not data.endswith(after):
+            return None
+        if inside.translate(None, _UNUSUAL) != inside and not _INSIDE_RUN.fullmatch(inside):
+            return None
+        text = _decoded(inside)
+        return Event(data, True, text, None, None, model) if text else None
+
     def _joined(self, texts: Sequence[bytes]) -> bytes:
         """The body of a run with these texts, as they stand in JSON."""
         return self.before + (self.after + BETWEEN + self.before).join(texts) + self.after
@@ -144,9 +155,8 @@ class ChunkTemplate(NamedTuple):
         if found is None:
             return None
         inside = found[0]
-        try:
-            text = orjson.loads(b'"%b"' % inside) if b"\\" in inside else inside.decode()
-        except ValueError:
+        text = _decoded(inside)
+        if text is None:
             return None
         body = data if event_before is before else b"%b%b%b" % (event_before, inside, event_after)
         found_event = Event(body, True, text, None, None, model)
@@ -186,11 +196,16 @@ def _text_of(texts: list[bytes]) -> str | None:
     if b"" in texts or len(said.translate(None, _UNUSUAL)) != len(said):
         texts[:] = takewhile(_INSIDE_RUN.fullmatch, texts)
         said = b"".join(texts)
+    return _decoded(said) or None
+
+
+def _decoded(inside: bytes) -> str | None:
+    """What a JSON string with this inside says; `None` if it is not UTF-8, or has half of a surrogate pair."""
     try:
-        text: str = orjson.loads(b'"%b"' % said) if b"\\" in said else said.decode()
+        text: str = orjson.loads(b'"%b"' % inside) if b"\\" in inside else inside.decode()
     except ValueError:
         return None
-    return text or None
+    return text
 
 
 def _around(quoted: bytes, data: bytes) -> tuple[bytes, bytes] | None:

@@ -46,6 +46,7 @@ class _Answer(Enum):
 
 _NONE, _AWAITED, _BODY, _COMPLETE = _Answer
 
+
 class Connection(asyncio.Protocol):
     """`send`, then `read` until it returns nothing, then `send` again while `reusable`."""
 

@@ -32,9 +32,15 @@ class CredentialFilter:
 
     def feed(self, piece: bytes) -> bytes:
         """Filters the next piece of a stream; an end that may start a credential is held back for the next call."""
-        data = self.whole(self._held + piece if self._held else piece)
-        # Most pieces end with a line break, and no credential contains one.
-        held = 0 if data.endswith(b"\n") else max((_started(data, one) for one in self._needles), default=0)
+        data = self._held + piece if self._held else piece
+        for needle in self._needles:
+            if needle in data:
+                data = self.whole(data)
+                break
+        if data.endswith(b"\n"):  # most pieces; no credential contains a line break
+            self._held = b""
+            return data
+        held = max([_started(data, one) for one in self._needles], default=0)
         self._held = data[len(data) - held :]
         return data[: len(data) - held]
 

@@ -275,7 +275,8 @@ class Reply:
         events: list[Event] = []
         parser, at = self._parser, 0
         while at < len(block):
-            if (run := parser.run_at(block, at)) is not None:
+            template = parser.template
+            if template is not None and (run := template.run_at(block, at)) is not None:
                 event, at = run
                 events.append(event)
                 continue

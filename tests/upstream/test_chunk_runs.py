@@ -52,7 +52,8 @@ def events_of(blocks: Sequence[bytes], parse: Callable[..., Any], *, runs: bool)
     for block in blocks:
         at = 0
         while at < len(block):
-            if runs and (run := reader.run_at(block, at)) is not None:
+            known = reader.template if runs else None
+            if known is not None and (run := known.run_at(block, at)) is not None:
                 event, at = run
                 events.append(event)
                 continue
