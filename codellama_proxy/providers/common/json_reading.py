@@ -161,3 +161,8 @@ def count_at(found: Any, *names: str) -> int | None:
 
 def listed(found: Any) -> list[Any]:
     return found if isinstance(found, list) else []
+
+
+def objects(found: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none of another type."""
+    return [one for one in listed(found) if isinstance(one, dict)]

@@ -19,6 +19,7 @@ from codellama_proxy.providers.common import answers as shape
 from codellama_proxy.providers.common import legacy_functions as legacy
 from codellama_proxy.providers.common.json_reading import load_answer, model_of, text_at, words_at, wrong
 from codellama_proxy.providers.common.tool_calls import MAX_TOOL_CALLS
+from codellama_proxy.providers.openai.responses_items import Kind
 
 CALLS: Mapping[str, str] = {
     "function_call": "arguments",
@@ -29,6 +30,8 @@ CALLS: Mapping[str, str] = {
     "apply_patch_call": "operation",
 }
 """Items that call a tool of the client, and the field with the arguments."""
+KINDS: Mapping[str, Kind] = {"message": "message", "reasoning": "reasoning", **dict.fromkeys(CALLS, "call")}
+"""The items that have a place in a chat."""
 HOSTED_CALLS: Mapping[str, str] = {
     "web_search_call": "web_search",
     "file_search_call": "file_search",
@@ -87,13 +90,22 @@ def texts_of(item: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
                 if text := words_at(part, "refusal"):
                     yield "refusal", text
         case "reasoning":
-            parts = [*_parts(item.get("content"))] or [*_parts(item.get("summary"))]
+            parts = _parts(item.get("content")) or _parts(item.get("summary"))
             if text := "\n\n".join(words_at(part, "text") for part in parts):
                 yield "reasoning_content", text
 
 
-def _parts(content: Any) -> Iterable[Mapping[str, Any]]:
-    return (part for part in content if isinstance(part, dict)) if isinstance(content, list) else ()
+def _parts(content: Any) -> list[dict[str, Any]]:
+    """The parts of a content, which some send as one part or as a plain text."""
+    found = content if isinstance(content, list) else [] if content is None else [content]
+    if not all(isinstance(part, dict | str) for part in found):
+        wrong("not_a_text")
+    return [{"text": part} if isinstance(part, str) else part for part in found]
+
+
+def kind_of(item: Mapping[str, Any]) -> Kind | None:
+    """The kind of an item; `None` for one that has no place in a chat."""
+    return KINDS.get(text_at(item, "type"))
 
 
 def call_of(item: Mapping[str, Any], arguments: str, own_id: str) -> dict[str, Any]:
