@@ -71,9 +71,9 @@ class Decoder:
         if (
             len(buffer) > self._max_event_bytes and not whole
         ):  # else return the whole events first; the next read raises
-            error = EventTooLargeError(f"an event larger than {self._max_event_bytes} bytes", bytes(buffer))
+            received = bytes(buffer)
             buffer.clear()  # the error's traceback keeps it
-            raise error
+            raise EventTooLargeError(f"an event larger than {self._max_event_bytes} bytes", received)
         self._searched = max(len(buffer) - 1, 0)
         return whole
 

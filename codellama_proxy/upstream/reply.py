@@ -247,11 +247,9 @@ class Reply:
         try:
             return self._events(self._decoder.feed(self._filter.feed(piece)))
         except EventTooLargeError as error:
-            raise self._too_large(error) from None
-
-    def _too_large(self, error: EventTooLargeError) -> AttemptError:
-        self._unread = error.data
-        return AttemptError(failures.too_large(answered=self._answered or cut_answers.is_answer(error.data)))
+            self._unread = error.data
+        # Outside of the handler: the error, which has the event, would become the context of this one.
+        raise AttemptError(failures.too_large(answered=self._answered or cut_answers.is_answer(self._unread)))
 
     def _last(self) -> list[Event]:
         """The events at the end of the body; a failure if the dialect's terminal event is missing."""

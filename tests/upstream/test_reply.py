@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import cycle
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama_proxy.core.snapshot import Timeouts
-from codellama_proxy.core.sse import BETWEEN
+from codellama_proxy.core.sse import BETWEEN, MAX_EVENT_BYTES
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
@@ -154,3 +156,27 @@ def test_each_piece_extends_the_idle_timeout() -> None:
     events, taken, reason = asyncio.run(read(play, idle=0.4))
     assert (text(events), reason) == (TEXT, "")
     assert len(taken) > len(WORDS) / 2
+
+
+def test_a_refused_event_is_not_kept() -> None:
+    """Without the garbage collector: a cycle would keep the event until it runs."""
+
+    async def too_large(writer: asyncio.StreamWriter) -> None:
+        for piece in (CHUNKS[1], b"data: ", *[bytes(1 << 16)] * (MAX_EVENT_BYTES >> 16), b"x"):
+            writer.write(framed(piece))
+            await writer.drain()
+
+    async def kept() -> int:
+        assert (await read(too_large))[2] == "too_large"
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            started = tracemalloc.get_traced_memory()[0]
+            assert (await read(too_large))[2] == "too_large"
+            return tracemalloc.get_traced_memory()[0] - started
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    assert asyncio.run(kept()) < MAX_EVENT_BYTES // 4
