@@ -24,7 +24,8 @@ SAME_PARAMETERS = frozenset(
 )
 """Parameters of chats that this API has under the same name."""
 INNER_PARAMETERS = {"reasoning_effort": ("reasoning", "effort"), "verbosity": ("text", "verbosity")}
-PRICED_FIELDS = ("service_tier",)
+PRICED_FIELDS = ("service_tier", "context_management")
+"""Fields that change the price, or make the provider work more."""
 
 
 def guarded(body: Body, text: str, client_system: str) -> Body:

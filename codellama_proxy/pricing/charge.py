@@ -163,7 +163,7 @@ def charge(call: Call, price: Price | None) -> Charge:
     usage, window = call.usage, call.deployment.context_window
     complete = call.whole and call.counted is None and not lacking(call)
     if usage is not None and complete and is_within(usage, call.bounds, window):  # nearly every call
-        return Charge(usage, "exact", priced(call, usage, price))
+        return _charged(call, usage, "exact", price)
     return general_charge(call, price)
 
 
@@ -178,7 +178,7 @@ def general_charge(call: Call, price: Price | None) -> Charge:
         found = believed(call.usage, counted, call.bounds, window, has_unreported_text=more)
         sure = ended and not found.counted and not found.capped and not unsure
         basis: Basis = "exact" if sure else "estimated"
-        return Charge(found.usage, basis, priced(call, found.usage, price), found.capped)
+        return _charged(call, found.usage, basis, price, capped=found.capped)
     if call.whole or call.pieces:
         return Charge(counted, "estimated", priced(call, counted, price))
     if call.free:
@@ -187,14 +187,31 @@ def general_charge(call: Call, price: Price | None) -> Charge:
     return Charge(sent, "ambiguous", priced(call, sent, price))
 
 
+def _charged(call: Call, usage: Usage, basis: Basis, price: Price | None, *, capped: bool = False) -> Charge:
+    """The charge for this usage. What costs extra and has no price makes it an estimate: the cost lacks it."""
+    charged, tier = _priceable(call, usage)
+    if basis == "exact" and price is not None and not pricing.covers(price, charged, tier):
+        basis = "estimated"
+    return Charge(usage, basis, _cost(charged, tier, price), capped)
+
+
 def priced(call: Call, usage: Usage, price: Price | None) -> int | None:
     """Cost in nano-USD; `None` if the price is unknown and something was used."""
+    return _cost(*_priceable(call, usage), price)
+
+
+def _priceable(call: Call, usage: Usage) -> tuple[Usage, str]:
+    """The usage with the calls of tools that are not reported, and the requested service tier."""
+    if call.sent.native is None and PRICED_PARAMETERS.isdisjoint(call.sent.params):
+        return usage, ""
+    charged = with_requested_calls(usage, call.sent) if usage != Usage() else usage
+    return charged, requested_tier(priced_fields(call.sent))
+
+
+def _cost(charged: Usage, tier: str, price: Price | None) -> int | None:
     if price is not None:
-        if call.sent.native is None and PRICED_PARAMETERS.isdisjoint(call.sent.params):
-            return pricing.cost(usage, price)
-        charged = with_requested_calls(usage, call.sent) if usage != Usage() else usage
-        return pricing.cost(charged, price, requested_tier(priced_fields(call.sent)))
-    return None if usage.prompt_tokens or usage.completion_tokens or usage.tool_calls else 0
+        return pricing.cost(charged, price, tier)
+    return None if charged.prompt_tokens or charged.completion_tokens or charged.tool_calls else 0
 
 
 def _window(deployment: Deployment, price: Price | None) -> ContextWindow:

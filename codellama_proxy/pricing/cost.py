@@ -33,12 +33,29 @@ def cost(usage: Usage, price: Price, requested_tier: str = "") -> int:
     return -(-units // PER)
 
 
+def covers(price: Price, usage: Usage, requested_tier: str = "") -> bool:
+    """Whether the price has a rate for everything in the usage that costs extra: tools, tier, one-hour cache writes."""
+    if usage.tool_calls:
+        priced = dict(price.server_tools)
+        if any(calls > 0 and name not in priced for name, calls in usage.tool_calls):
+            return False
+    if usage.cache_write_1h_tokens > 0 and price.cache_write_1h is None:
+        return False
+    tiers = _possible_tiers(usage, requested_tier) - PLAIN_TIERS
+    return not tiers or tiers <= dict(price.service_tiers).keys()
+
+
+def _possible_tiers(usage: Usage, requested_tier: str) -> set[str]:
+    """The reported tier if that is sure, else the requested one too."""
+    reported = usage.service_tier
+    return {reported} if reported and requested_tier not in MODES else {reported, requested_tier}
+
+
 def _applicable(usage: Usage, price: Price, requested_tier: str) -> Iterable[Tariff]:
     tiers = dict(price.service_tiers)
     by_length = of_length(price, max(usage.prompt_tokens, 0))
-    reported = usage.service_tier
-    sure = bool(reported) and requested_tier not in MODES
-    names = {reported} if sure else {reported, requested_tier}
+    names = _possible_tiers(usage, requested_tier)
+    sure = bool(usage.service_tier) and requested_tier not in MODES
     applicable = [tiers[name] for name in names if name in tiers]
     if by_length is not price:
         applicable = [dearest((tier, by_length)) for tier in applicable]

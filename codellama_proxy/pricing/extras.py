@@ -138,9 +138,12 @@ def _unpriceable(name: str, value: Any) -> Found:
 
 
 def _compaction(name: str, value: Any) -> Found:
-    """A summary of the context, which is a call of its own; it never has a price."""
-    edits = value.get("edits") if isinstance(value, Mapping) else None
-    for edit in edits if isinstance(edits, list) else ():
+    """A summary of the context, which is a call of its own; it never has a price.
+
+    Anthropic has the edits in an object, OpenAI in a list.
+    """
+    edits = value.get("edits") if isinstance(value, Mapping) else value
+    for edit in edits if isinstance(edits, list | tuple) else ():
         kind = edit.get("type") if isinstance(edit, Mapping) else None
         if isinstance(kind, str) and kind.startswith("compact"):
             yield Extra(name, tool=f"?{name}")
@@ -151,6 +154,9 @@ OTHER_LENGTHS = (
     *("n_predict", "num_predict", "num_return_sequences"),
 )
 """Other parameters that determine the amount of output; a budget cannot hold money for them."""
+
+COUNTED_FIELDS = frozenset({"tools", *OTHER_LENGTHS})
+"""Parameters whose use the upstream counts, as calls or as tokens."""
 
 TABLE: Mapping[str, Callable[[str, Any], Found]] = {
     "service_tier": _tier,
@@ -212,7 +218,9 @@ def with_requested_calls(usage: Usage, chat: InferenceRequest) -> Usage:
     """The usage with one call of each tool that a parameter requests and the upstream does not count."""
     reported = dict(usage.tool_calls)
     requested = {
-        extra.tool: 1 for extra in _requested(priced_fields(chat)) if extra.tool and extra.param != "tools"
+        extra.tool: 1
+        for extra in _requested(priced_fields(chat))
+        if extra.tool and extra.param not in COUNTED_FIELDS
     }
     return usage._replace(tool_calls=tuple({**requested, **reported}.items())) if requested else usage
 

@@ -7,11 +7,12 @@ import pytest
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Limits, Model, Price, Tariff
-from codellama_proxy.core.types import Key
+from codellama_proxy.core.types import Event, Key, Usage
 from codellama_proxy.diagnostics.decision import trace_of
 from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.openai_format.request import DialectName, InferenceRequest, Native
 from codellama_proxy.pricing import extras
+from codellama_proxy.pricing.charge import Call, charge
 from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.cases import each
 from tests.support.fake_internet import Internet, good
@@ -130,10 +131,49 @@ def test_unpriced_extras_are_dropped_and_reported_with_drop_params(play: Play, n
 
 def test_without_a_budget_unpriced_extras_pass(play: Play) -> None:
     async def use(rig: Rig) -> None:
-        assert (await rig.ask(service_tier="priority")).status == 200
+        answer = await rig.ask(service_tier="priority")
+        assert answer.status == 200
         assert rig.internet.sent[0].body["service_tier"] == "priority"
+        assert (await rig.row(answer))["basis"] == "estimated"
 
     play(Internet(a=[good(streamed=False)]), use, setting(budget=False))
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+UNPRICED: tuple[tuple[dict[str, Any], Usage, bool], ...] = (
+    ({}, Usage(10, 5), True),
+    ({}, Usage(10, 5, service_tier="standard"), True),
+    ({"service_tier": "auto"}, Usage(10, 5), True),
+    ({"service_tier": "priority"}, Usage(10, 5, service_tier="default"), True),
+    ({"service_tier": "priority"}, Usage(10, 5), False),
+    ({"service_tier": "auto"}, Usage(10, 5, service_tier="priority"), False),
+    ({"speed": "fast"}, Usage(10, 5, service_tier="standard"), False),
+    ({"web_search_options": {}}, Usage(10, 5), False),
+    ({"provider": {"order": ["x"]}}, Usage(10, 5), False),
+    ({"modalities": ["text", "audio"]}, Usage(10, 5), False),
+    ({"tools": [SEARCH]}, Usage(10, 5), True),
+    ({"tools": [SEARCH]}, Usage(10, 5, tool_calls=(("web_search", 2),)), False),
+    ({}, Usage(10, 5, tool_calls=(("web_search", 0),)), True),
+    ({}, Usage(10, 5, 0, 4, 0, 4), False),
+    ({"max_new_tokens": 5}, Usage(10, 5), True),
+)
+
+
+@each(("params", "usage", "exact"), UNPRICED)
+def test_a_cost_without_the_price_of_an_extra_is_an_estimate(
+    params: dict[str, Any], usage: Usage, exact: bool
+) -> None:
+    call = Call(deployment(), chat(params=params), 0.0, whole=True, ended=1.0)
+    call.note([Event(b"", usage=usage)])
+    assert charge(call, PRICE).basis == ("exact" if exact else "estimated")
+    full = Price(
+        10**9,
+        10**9,
+        cache_write_1h=2,
+        service_tiers=(("priority", Tariff(1, 1)), ("fast", Tariff(1, 1))),
+        server_tools=(("web_search", 5), ("audio", 1), ("?provider", 1)),
+    )
+    assert charge(call, full).basis == "exact"
 
 
 def test_priced_extras_are_allowed_and_charged(play: Play) -> None:
@@ -188,7 +228,6 @@ def test_the_hold_covers_searches_and_images() -> None:
 
 HOUR = {"type": "ephemeral", "ttl": "1h"}
 MARKED = {"type": "text", "text": "hi", "cache_control": HOUR}
-SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 NATIVE_PLAIN: tuple[tuple[DialectName, dict[str, Any]], ...] = (
     ("messages", {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}),
     ("messages", {"service_tier": "standard_only", "speed": "standard", "inference_geo": "global"}),
@@ -208,6 +247,7 @@ NATIVE_DEARER: tuple[tuple[DialectName, dict[str, Any], str], ...] = (
     ("messages", {"system": [MARKED]}, "cache_control"),
     ("messages", {"messages": [{"role": "user", "content": [MARKED]}]}, "cache_control"),
     ("responses", {"service_tier": "flex"}, "service_tier"),
+    ("responses", {"context_management": [{"type": "compaction"}]}, "context_management"),
     ("responses", {"tools": [{"type": "web_search"}]}, "tools"),
     ("responses", {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools"),
     (
