@@ -14,6 +14,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
 from codellama_proxy.inbound.dialect import Dialect, Headers
 from codellama_proxy.inbound.sealed import Seals
+from codellama_proxy.native import betas
 from codellama_proxy.openai_format.fields import (
     check_fields,
     check_items,
@@ -81,13 +82,18 @@ def _dialect(endpoint: Endpoint, parse: Callable[[bytes, str, int], InferenceReq
         body: bytes, headers: Headers, request_id: str, created: int, seals: Seals | None = None, /
     ) -> InferenceRequest:
         del headers, seals
-        return parse(body, request_id, created)
+        return _without_refused_betas(parse(body, request_id, created))
 
     def error_body(error: ProxyError, request_id: str) -> bytes:
         del request_id
         return error.body()
 
     return Dialect(endpoint, parsed, OpenAIEncoder, error_body, sse.HEARTBEAT)
+
+
+def _without_refused_betas(request: InferenceRequest) -> InferenceRequest:
+    params, dropped = betas.permitted_fields(request.params)
+    return request._replace(params=params, ignored=dropped) if dropped else request
 
 
 OPENAI_DIALECTS: Mapping[Endpoint, Dialect] = {

@@ -13,6 +13,7 @@ from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.inbound.messages import MESSAGES
+from codellama_proxy.inbound.openai import OPENAI_DIALECTS
 from codellama_proxy.inbound.responses import RESPONSES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequest
@@ -119,6 +120,32 @@ def test_betas_pass_but_for_those_that_reach_others(case: tuple[str, str | None]
     found = sent("messages", body, CLAUDE, anthropic_beta=given)
     assert found.headers.get("anthropic-beta") == passed
     assert found.url.endswith("/v1/messages?beta=true" if passed else "/v1/messages")
+
+
+@each("field", ("betas", "anthropic_beta"))
+@each(
+    "given", (["a-2", "files-api-2025-04-14", "fast-mode-2026-01-01"], "a-2,files-api-2025-04-14", [5, "a-2"])
+)
+def test_betas_of_the_body_pass_in_the_header_by_the_same_rule(field: str, given: Any) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [TURN], field: given}
+    found = sent("messages", body, CLAUDE, anthropic_beta="b-1")
+    assert found.headers["anthropic-beta"] == "b-1,a-2"
+    assert field not in orjson.loads(found.body)
+    assert found.dropped == (("anthropic-beta",) if "files-api-2025-04-14" in given else ())
+
+
+@each("field", ("betas", "anthropic_beta"))
+@each("to", (CLAUDE, deployment(provider="openai_compatible")))
+def test_refused_betas_of_chats_are_left_out_and_reported(field: str, to: Any) -> None:
+    for given, passed in ((["a-2", "Fast-Mode-2026-01-01"], ["a-2"]), (["skills-2025-10-02"], None)):
+        body = {"model": "m", "messages": [TURN], field: given}
+        parsed = OPENAI_DIALECTS["chat/completions"].parse(orjson.dumps(body), dict, "req_1", 0, None)
+        assert (parsed.params.get(field), parsed.ignored) == (passed, (field,))
+    here = DeploymentRequest(parsed, to, GUARDRAIL, Project("p")).to_send(None, budgeted=False)[0]
+    found = adapter_of(here, to).to_request(here, to)
+    assert "anthropic-beta" not in found.headers
+    assert b"skills" not in found.body
+    assert found.dropped == (field,)
 
 
 def test_headers_of_the_api_pass_but_for_those_about_the_account() -> None:

@@ -16,6 +16,7 @@ from codellama_proxy.inbound.messages.content import Conversation, conversation
 from codellama_proxy.inbound.messages.tools import Tools, tools_of
 from codellama_proxy.inbound.messages.user import user_of
 from codellama_proxy.inbound.sealed import Seals
+from codellama_proxy.native import betas
 from codellama_proxy.openai_format.fields import (
     MAX_FIELDS,
     check_fields,
@@ -47,7 +48,7 @@ TRANSLATED = frozenset(
         *("cache_control", "stream", *REFUSED),
     }
 )
-SILENT = frozenset({"context_management", "compaction", "diagnostics", "betas"})
+SILENT = frozenset({"context_management", "compaction", "diagnostics", *betas.FIELDS})
 """Left out without a report: they shape only Anthropic's own work."""
 PLAIN_TIERS = ("auto", "standard_only")
 """Values of `service_tier` without an effect elsewhere."""
@@ -80,7 +81,7 @@ def parse(
     return request._replace(
         include_usage=True,
         dialect="messages",
-        native=Native(found, _wanted(headers())),
+        native=Native(*betas.in_header(found, _wanted(headers()))),
         soft=SOFT,
         ignored=left_out.names,
         needed_tool=tools.needed,

@@ -15,6 +15,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
+from codellama_proxy.native import betas as beta_names
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.anthropic import request, response, stream
 from codellama_proxy.providers.anthropic.capabilities import (
@@ -26,14 +27,6 @@ from codellama_proxy.providers.anthropic.stream import StreamState
 from codellama_proxy.providers.common.output_limits import known_output_limit, narrowed
 from codellama_proxy.providers.common.relayed import readable, with_frame
 
-MAX_BETAS = 32
-BETA = re.compile(r"[\w.-]{1,64}", re.ASCII)
-REFUSED_BETAS = re.compile(
-    r"(fast-mode|server-side-fallback|fallback-credit|files-api|skills|mcp-client|mcp-tunnels|managed-agents"
-    r"|user-profiles|message-threads|webhooks|environments)(-|$)",
-    re.IGNORECASE,
-)
-"""Betas that reach objects of the account, another model or another price."""
 INTERLEAVED = "interleaved-thinking"
 """The beta with which a thinking budget may be above `max_tokens`."""
 OWN_HEADERS = re.compile(
@@ -48,7 +41,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     """The HTTP request for the native form of `chat`."""
     assert chat.native is not None
     given = chat.native.headers
-    betas, dropped = _betas(given.get("anthropic-beta", ""), deployment)
+    betas, dropped = _betas(given.get(beta_names.HEADER, ""), deployment)
     body = {**chat.native.body, "model": deployment.model}
     body |= _bounded(
         body, _max_tokens(chat, deployment), interleaved=any(b.startswith(INTERLEAVED) for b in betas)
@@ -60,7 +53,11 @@ def to_request(chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
     headers = {
         "content-type": "application/json",
         **_passed(given),
-        "anthropic-version": version if BETA.fullmatch(version) else OLD_VERSION if sampled else NEW_VERSION,
+        "anthropic-version": version
+        if beta_names.NAME.fullmatch(version)
+        else OLD_VERSION
+        if sampled
+        else NEW_VERSION,
         **{name: value for name, value in deployment.headers.items() if name.lower() != "anthropic-beta"},
         **({"anthropic-beta": ",".join(betas)} if betas else {}),
         **request.credential(deployment),
@@ -100,8 +97,8 @@ def _bounded(body: Mapping[str, Any], max_tokens: int, *, interleaved: bool) -> 
 
 def _betas(given: str, deployment: Deployment) -> tuple[list[str], bool]:
     """The client's betas, then the entry's, each once; and whether any of the client's was left out."""
-    names = [name.strip() for name in given[: MAX_BETAS * 65].split(",") if name.strip()]
-    kept = [name for name in names if BETA.fullmatch(name) and not REFUSED_BETAS.match(name)][:MAX_BETAS]
+    names = beta_names.named(given)
+    kept = beta_names.permitted(names)
     own = deployment.params.get("betas", ())
     listed = [own] if isinstance(own, str) else [name for name in own if isinstance(name, str)]
     headers = {name.lower(): value for name, value in deployment.headers.items()}
