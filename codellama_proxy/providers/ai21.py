@@ -28,7 +28,7 @@ from codellama_proxy.providers.common.parameters import (
 from codellama_proxy.providers.openai import response as openai_answer
 from codellama_proxy.providers.openai import stream as openai_stream
 from codellama_proxy.providers.openai.messages import without
-from codellama_proxy.providers.openai.stream import StreamState
+from codellama_proxy.providers.openai.stream_state import StreamState
 
 BASE_URL = "https://api.ai21.com/studio/v1"
 MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id")

@@ -16,7 +16,7 @@ from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.openai import completions as text
 from codellama_proxy.providers.openai import stream as openai_stream
-from codellama_proxy.providers.openai.stream import StreamState
+from codellama_proxy.providers.openai.stream_state import StreamState
 from codellama_proxy.providers.registry import ADAPTERS, RELAYS, Adapter
 from codellama_proxy.upstream.chunk_template import StreamParser, learn
 from tests.support.builders import chat, deployment

@@ -26,7 +26,7 @@ from codellama_proxy.providers.openai import (
     stream as openai_stream,
 )
 from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
-from codellama_proxy.providers.openai.stream import StreamState
+from codellama_proxy.providers.openai.stream_state import StreamState
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,13 +30,8 @@ from codellama_proxy.providers.openai.endpoint_urls import address, credential, 
 from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
 from codellama_proxy.providers.openai.request import filter_params
 from codellama_proxy.providers.openai.response import choices_of, fill, fix_finish, fix_indexes, fix_usage
-from codellama_proxy.providers.openai.stream import (
-    ChoiceState,
-    StreamState,
-    constant,
-    parse_frame,
-    wanted,
-)
+from codellama_proxy.providers.openai.stream import constant, parse_frame, wanted
+from codellama_proxy.providers.openai.stream_state import ChoiceState, StreamState
 
 __all__ = ["parse_response", "parse_stream", "to_request"]
 

@@ -16,7 +16,6 @@ from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
 from codellama_proxy.providers.common.answers import usage_json
 from codellama_proxy.providers.common.json_reading import is_done, model_of, piece_of, wrong
-from codellama_proxy.providers.common.tool_calls import Calls
 from codellama_proxy.providers.openai.response import (
     MAX_CHOICES,
     check_choice,
@@ -27,6 +26,8 @@ from codellama_proxy.providers.openai.response import (
     fix_message,
     is_usage,
 )
+from codellama_proxy.providers.openai.stream_state import NEW_CHOICE, ChoiceState, StreamState
+from codellama_proxy.providers.openai.usual_chunk import usual_chunk
 
 DELTAS = ("content", "tool_calls", "function_call", "reasoning_content", "refusal", "audio")
 
@@ -35,57 +36,12 @@ MAX_EDITED_BYTES = 64 << 10
 """Larger chunks are serialised again, because searching them takes longer."""
 
 
-class ChoiceState(NamedTuple):
-    """The state of one choice."""
-
-    named: bool = False
-    """Its role was sent; it is sent once."""
-    open: bool = False
-    """It has content and no finish reason yet."""
-    calls: Calls = Calls()
-
-
-_NEW = ChoiceState()
-_NONE: Mapping[int, ChoiceState] = {}
-
-
-class StreamState(NamedTuple):
-    """What parsing the next frame depends on."""
-
-    id: str | None = None
-    created: int = 0
-    model: str | None = None
-    choices: Mapping[int, ChoiceState] = _NONE
-    finished: int = 0
-    """Number of finish reasons received."""
-    wanted: int = 1
-    """The number of requested choices."""
-    usage: Mapping[str, Any] | None = None
-    """The latest usage object: some providers send a running total with every chunk."""
-    done: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether every choice is finished, or `[DONE]` was received."""
-        whole = self.finished >= self.wanted
-        return self.done or (whole and not any(one.open for one in self.choices.values()))
-
-    def with_choices(self, changed: Mapping[int, ChoiceState], finished: int) -> StreamState:
-        """The state after a chunk. Raises `AttemptError` for more choices than `MAX_CHOICES`."""
-        if not changed and finished == self.finished:
-            return self
-        choices = {**self.choices, **changed}
-        if len(choices) > MAX_CHOICES:
-            wrong("too_many_choices")
-        return self._replace(choices=choices, finished=finished)
-
-
 def parse_stream(
     state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
 ) -> tuple[StreamState, Sequence[Event]]:
     """One frame's events and the state for the next frame. Raises `AttemptError` for an error or an invalid chunk."""
     state = state or StreamState(wanted=wanted(chat))
-    return parse_frame(state, frame, chat, CHAT_CHUNK, _content)
+    return usual_chunk(state, frame) or parse_frame(state, frame, chat, CHAT_CHUNK, content)
 
 
 ChunkParser = Callable[[StreamState, dict[str, Any], bytes, InferenceRequest], tuple[StreamState, Event]]
@@ -154,7 +110,7 @@ def _has_choices(raw: bytes, chunk: dict[str, Any]) -> bool:
     return True
 
 
-def _content(
+def content(
     state: StreamState, chunk: dict[str, Any], raw: bytes, chat: InferenceRequest
 ) -> tuple[StreamState, Event]:
     """The event of a chunk with choices; its body is the original bytes unless something had to be changed."""
@@ -169,7 +125,7 @@ def _content(
     finished = state.finished
     for choice in chunk["choices"]:
         index = choice["index"]
-        before = state.choices.get(index, _NEW)
+        before = state.choices.get(index, NEW_CHOICE)
         now, text, fixed = _choice(before, choice, f"call_{chat.id}_{index}")
         if now != before:
             after[index] = now
