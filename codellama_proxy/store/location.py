@@ -1,30 +1,125 @@
-"""Reads the database setting: a path. Addresses are refused without repeating them, since they may hold a password."""
+"""Reads the database setting: the path of a SQLite file, or the address of a PostgreSQL server.
+
+An address may contain a password, so no message repeats one: only its host and database.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from codellama_proxy.store.errors import StoreError
 
 DEFAULT_DATABASE = "data/proxy.db"
+PASSWORD_FILE = "PROXY_DATABASE_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/|(?:file|sqlite):", re.IGNORECASE)
 _CREDENTIALS = re.compile(
     r"[^/]*:[^/]*@|(?:.*\s)?(?:password|passfile|host|dbname|user)\s*=", re.IGNORECASE | re.DOTALL
 )
+_POSTGRES = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
+_SQLITE = re.compile(r"sqlite:///(?!/?$)", re.IGNORECASE)
 KNOWN = ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "mongodb", "redis", "file", "http", "https")
 """Schemes that the error message may name; any other word could be part of a password."""
 
 
-def database_file(given: str) -> Path:
-    """The path of the database file in a setting.
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """A database on a PostgreSQL server. Its text form is the host and the name of the database."""
 
-    Raises `StoreError` for an address; the message contains nothing of it except a well-known scheme.
+    url: str = field(repr=False)
+    """For the driver; may contain the password."""
+    label: str
+    prepare: bool = True
+    """Whether statements may be prepared; not through a pooler without support for it."""
+
+    def __str__(self) -> str:
+        return self.label
+
+    def masked(self, text: str) -> str:
+        """The text without the password, wherever it may have come from."""
+        for secret in _secrets_of(self.url):
+            text = text.replace(secret, "***")
+        return text
+
+
+Location = Path | ServerAddress
+
+
+def database_location(given: str) -> Location:
+    """The database in a setting: a path, `sqlite:///path`, or `postgresql://…`.
+
+    Raises `StoreError` for any other address; the message contains nothing of it except a well-known scheme.
     """
-    text = given.strip().strip("'\"").strip()
+    text = _unquoted(given)
+    if _POSTGRES.match(text):
+        return _server(text)
+    if _SQLITE.match(text):
+        return Path(unquote(text[len("sqlite:///") :]))
+    return _file(given, text, "the database must be a file or a postgresql:// address")
+
+
+def database_file(given: str) -> Path:
+    """The path of a database file in an option. Raises `StoreError` for an address, without repeating it."""
+    return _file(given, _unquoted(given), "the database must be a file")
+
+
+def _unquoted(given: str) -> str:
+    return given.strip().strip("'\"").strip()
+
+
+def _file(given: str, text: str, rule: str) -> Path:
     if "://" not in text and not _SCHEME.match(text) and not _CREDENTIALS.match(text):
         return Path(given)
     scheme = re.split(r"[:+]", text, maxsplit=1)[0].lower()
     what = f"{scheme}:// is not supported" if scheme in KNOWN else "addresses are not supported"
-    raise StoreError(f"the database must be a file: {what} (a path such as data/proxy.db)")
+    raise StoreError(f"{rule}: {what} (a path such as data/proxy.db)")
+
+
+def _server(text: str) -> ServerAddress:
+    try:
+        parts = urlsplit(text)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise StoreError(_MALFORMED) from None
+    name = unquote(parts.path.lstrip("/")) or options.get("dbname", "")
+    if "/" in name or not name or parts.fragment or any(ord(letter) < 32 for letter in text):
+        raise StoreError(_MALFORMED)
+    prepare = options.pop("prepare", "on").lower() not in {"off", "0", "false"}
+    hosts = parts.netloc.rpartition("@")[2] or options.get("host", "")
+    where = "local socket" if not hosts or hosts.startswith("/") else hosts
+    url = parts._replace(scheme="postgresql", query=urlencode(options)).geturl()
+    return ServerAddress(_with_netloc(url), f"{name} on {where}", prepare)
+
+
+_MALFORMED = "the database address must have the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+def _with_netloc(url: str) -> str:
+    """`urlunsplit` drops the slashes of an empty authority."""
+    return url if url.startswith("postgresql://") else "postgresql://" + url.removeprefix("postgresql:")
+
+
+def _secrets_of(url: str) -> set[str]:
+    parts = urlsplit(url)
+    written = parts.netloc.rpartition("@")[0].partition(":")[2]
+    found = {written, unquote(written), _from_query(parts), unquote(_from_query(parts))}
+    return {secret for secret in found if secret}
+
+
+def _from_query(parts: SplitResult) -> str:
+    return dict(parse_qsl(parts.query)).get("password", "")
+
+
+def password_from_file() -> str | None:
+    """The password in the file that `PROXY_DATABASE_PASSWORD_FILE` names. Raises `StoreError`."""
+    path = os.environ.get(PASSWORD_FILE)
+    if not path:
+        return None
+    try:
+        return Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeError):
+        raise StoreError(f"the file that {PASSWORD_FILE} names cannot be read") from None

@@ -10,15 +10,9 @@ import pytest
 
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sql import queries
+from codellama_proxy.store.sql.migrations import Migration, migrations_root
 from codellama_proxy.store.sqlite.connection import connect
-from codellama_proxy.store.sqlite.migrations import (
-    Migration,
-    migrate,
-    migrations_root,
-    prepare,
-    shipped,
-    statements,
-)
+from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped, statements
 
 ONE = Migration("0001_one", "create table one (a integer) strict;\ncreate index one_a on one (a);\n")
 TWO = Migration("0002_two", "create table two (a integer) strict;\n")

@@ -44,13 +44,13 @@ limit 2;
 -- Keys, the newest first.
 select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
 from key_cards
-where :project is null or project = :project
+where cast(:project as text) is null or project = :project
 order by created_at desc, key_id
 limit :size offset :skip;
 
 -- name: count_keys
 -- How many keys there are.
-select count(*) from keys where :project is null or project = :project;
+select count(*) from keys where cast(:project as text) is null or project = :project;
 
 -- name: delete_rotated_secrets
 -- Delete rotated secrets: at most two secrets of a key are valid.

@@ -20,6 +20,8 @@ class Rows(Protocol):
 
     def fetchall(self) -> list[Any]: ...
 
+    def __iter__(self) -> Iterator[Any]: ...
+
 
 class Session(Protocol):
     """A connection. Placeholders of statements are `?`, or `:name`."""
@@ -63,6 +65,6 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def where(*conditions: tuple[str, Any]) -> Query:
-    """The conditions with a value, joined by `and`, and their values; `1` if there is none."""
+    """The conditions with a value, joined by `and`, and their values; `true` if there is none."""
     given = [(sql, value) for sql, value in conditions if value is not None]
-    return " and ".join(sql for sql, _ in given) or "1", [value for _, value in given]
+    return " and ".join(sql for sql, _ in given) or "true", [value for _, value in given]

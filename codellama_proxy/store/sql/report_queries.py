@@ -102,7 +102,7 @@ def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
         rows=rows,
         of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
         totals=totals,
-        order=f"group by {_positions(names)} order by {_positions(names)}" if names else "",
+        order=f"group by {_positions(names)} order by {_ordered(names)}" if names else "",
     )
     return sql, values + more
 
@@ -154,13 +154,17 @@ def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size:
     whole = SQL["spend_page"].format(
         spend=sql,
         nulls="null, " * len(names),
-        order="order by " + _positions(names, 2) if names else "",
+        order="order by " + _ordered(names, 2) if names else "",
     )
     return whole, [*values, size, (page - 1) * size]
 
 
 def _positions(names: Sequence[str], first: int = 1) -> str:
     return ", ".join(str(position) for position in range(first, first + len(names)))
+
+
+def _ordered(names: Sequence[str], first: int = 1) -> str:
+    return ", ".join(f"{position} nulls first" for position in range(first, first + len(names)))
 
 
 def _columns(named: Iterable[tuple[str, str]]) -> str:
@@ -203,7 +207,7 @@ def _summed_where(filters: Filters) -> Query:
 
 def _totals_where(filters: Filters) -> Query:
     if any(one is not None for one in (filters.request_id, filters.session, filters.agent)):
-        return "0", []
+        return "false", []
     return where(
         *_names_where(filters),
         ("key_id = ?", filters.key_id),

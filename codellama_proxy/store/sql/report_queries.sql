@@ -11,7 +11,7 @@ select {columns} from (
     where seq >= (select min(first_seq) from usage_hours where {summed})
       and seq <= (select max(last_seq) from usage_hours where {summed}) and {where}
     order by seq desc limit ? offset ?
-) join requests using (seq) order by seq desc;
+) as found join requests using (seq) order by seq desc;
 
 -- name: count_by_index
 -- How many requests there are in all pages, if an index has the filters.
@@ -19,7 +19,7 @@ select count(*) from requests where {where};
 
 -- name: count
 -- How many requests there are in all pages.
-select coalesce(sum(requests), 0) from ({rows});
+select coalesce(sum(requests), 0) from ({rows}) as parts;
 
 -- name: before
 -- Requests older than one, newest first.
@@ -47,12 +47,12 @@ from (
     union all
     select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from totals where {totals}
-) {order};
+) as parts {order};
 
 -- name: of_requests
 -- The part of a sum that is read from rows.
 select {groups} 1 as requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
-       cost_nanos is null and status <> 'held' as unpriced
+       case when cost_nanos is null and status <> 'held' then 1 else 0 end as unpriced
     from requests where {where};
 
 -- name: newer
@@ -84,7 +84,7 @@ select count(*), {nulls} coalesce(sum(requests), 0), coalesce(sum(prompt_tokens)
        coalesce(sum(unpriced), 0)
 from grouped
 union all
-select * from (select null, * from grouped {order} limit ? offset ?);
+select * from (select cast(null as bigint), grouped.* from grouped {order} limit ? offset ?) as page;
 
 -- name: uncertain
 -- Requests that are not booked as the upstream reported.

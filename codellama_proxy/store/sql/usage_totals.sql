@@ -8,7 +8,7 @@ select max(seq) from (
     select seq from requests
     where seq > :upto and seq < coalesce((select min(+seq) from requests where status = 'held'), 9223372036854775807)
     order by seq limit :rows
-);
+) as batch;
 
 -- name: advance
 -- Requests up to this one are in the sums now.
@@ -20,18 +20,19 @@ insert into usage_hours (hour, project, model, status, requests, prompt_tokens, 
                          saved_nanos, unpriced, first_seq, last_seq)
 select cast(created_at as integer) / 3600 * 3600, project, coalesce(model, ''), status, :sign * count(*),
        :sign * coalesce(sum(prompt_tokens), 0), :sign * coalesce(sum(completion_tokens), 0),
-       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0), :sign * sum(cost_nanos is null),
+       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0),
+       :sign * count(*) filter (where cost_nanos is null),
        min(seq), max(seq)
 from requests where seq > :after and seq <= :upto group by 1, 2, 3, 4
 on conflict (hour, project, model, status) do update set
-    requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cost_nanos = cost_nanos + excluded.cost_nanos,
-    saved_nanos = saved_nanos + excluded.saved_nanos,
-    unpriced = unpriced + excluded.unpriced,
-    first_seq = min(first_seq, excluded.first_seq),
-    last_seq = max(last_seq, excluded.last_seq);
+    requests = usage_hours.requests + excluded.requests,
+    prompt_tokens = usage_hours.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = usage_hours.completion_tokens + excluded.completion_tokens,
+    cost_nanos = usage_hours.cost_nanos + excluded.cost_nanos,
+    saved_nanos = usage_hours.saved_nanos + excluded.saved_nanos,
+    unpriced = usage_hours.unpriced + excluded.unpriced,
+    first_seq = min(usage_hours.first_seq, excluded.first_seq),
+    last_seq = max(usage_hours.last_seq, excluded.last_seq);
 
 -- name: add_days
 -- Adds a range of requests to the sums by day, or takes it away.
@@ -40,15 +41,16 @@ insert into usage_days (day, project, key_id, user, session, agent, model, statu
 select cast(created_at as integer) / 86400 * 86400, project, coalesce(key_id, ''), coalesce(user, ''),
        coalesce(session, ''), coalesce(agent, ''), coalesce(model, ''), status, :sign * count(*),
        :sign * coalesce(sum(prompt_tokens), 0), :sign * coalesce(sum(completion_tokens), 0),
-       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0), :sign * sum(cost_nanos is null)
+       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0),
+       :sign * count(*) filter (where cost_nanos is null)
 from requests where seq > :after and seq <= :upto group by 1, 2, 3, 4, 5, 6, 7, 8
 on conflict (day, project, key_id, user, session, agent, model, status) do update set
-    requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cost_nanos = cost_nanos + excluded.cost_nanos,
-    saved_nanos = saved_nanos + excluded.saved_nanos,
-    unpriced = unpriced + excluded.unpriced;
+    requests = usage_days.requests + excluded.requests,
+    prompt_tokens = usage_days.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = usage_days.completion_tokens + excluded.completion_tokens,
+    cost_nanos = usage_days.cost_nanos + excluded.cost_nanos,
+    saved_nanos = usage_days.saved_nanos + excluded.saved_nanos,
+    unpriced = usage_days.unpriced + excluded.unpriced;
 
 -- name: drop_empty_hours
 -- Removes sums by hour that have no requests any more.
@@ -67,12 +69,13 @@ with summed as (
 ), expected as (
     select cast(created_at as integer) / 3600 * 3600 as at, project, coalesce(model, '') as model, status,
            count(*) as requests, coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0), sum(cost_nanos is null)
+           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
+           count(*) filter (where cost_nanos is null)
     from requests where seq <= (select upto from rolled_up) group by 1, 2, 3, 4
 ), wrong as (
-    select at from (select * from summed except select * from expected)
+    select at from (select * from summed except select * from expected) as more
     union
-    select at from (select * from expected except select * from summed)
+    select at from (select * from expected except select * from summed) as fewer
 )
 select at, (select coalesce(sum(cost_nanos), 0) from summed where summed.at = wrong.at),
        (select coalesce(sum(cost_nanos), 0) from expected where expected.at = wrong.at)
@@ -88,12 +91,13 @@ with summed as (
     select cast(created_at as integer) / 86400 * 86400 as at, project, coalesce(key_id, ''), coalesce(user, ''),
            coalesce(session, ''), coalesce(agent, ''), coalesce(model, ''), status,
            count(*) as requests, coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0), sum(cost_nanos is null)
+           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
+           count(*) filter (where cost_nanos is null)
     from requests where seq <= (select upto from rolled_up) group by 1, 2, 3, 4, 5, 6, 7, 8
 ), wrong as (
-    select at from (select * from summed except select * from expected)
+    select at from (select * from summed except select * from expected) as more
     union
-    select at from (select * from expected except select * from summed)
+    select at from (select * from expected except select * from summed) as fewer
 )
 select at, (select coalesce(sum(cost_nanos), 0) from summed where summed.at = wrong.at),
        (select coalesce(sum(cost_nanos), 0) from expected where expected.at = wrong.at)

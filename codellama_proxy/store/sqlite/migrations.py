@@ -5,19 +5,16 @@ The record contains the file's hash, so that an edited file is detected. A datab
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
-import codellama_proxy
 from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.sql.migrations import Migration, pending, shipped_for
 from codellama_proxy.store.sqlite.connection import connect, connect_to_read, mark
 
-PACKAGE = Path(codellama_proxy.__file__).parent
 MAX_QUICK_CHECK_BYTES = 200 * 1024 * 1024
 """Maximum size of a file that is checked completely at every start."""
 
@@ -30,27 +27,9 @@ create table if not exists _migrations (
 """
 
 
-class Migration(NamedTuple):
-    name: str
-    sql: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.sql.encode()).hexdigest()
-
-
 def shipped() -> tuple[Migration, ...]:
     """The migrations of this version, in order."""
-    found = (
-        Migration(path.stem, path.read_text("utf-8")) for path in (migrations_root() / "sqlite").glob("*.sql")
-    )
-    return tuple(sorted(found, key=lambda migration: migration.name))
-
-
-def migrations_root(package: Path = PACKAGE) -> Path:
-    """The folder with one folder per database system, in the installed package or in the checkout."""
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
+    return shipped_for("sqlite")
 
 
 def prepare(path: str | Path, migrations: Sequence[Migration] | None = None) -> None:
@@ -100,18 +79,6 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
             if db.in_transaction:  # a full disk has already rolled back
                 db.execute("rollback")
             raise
-
-
-def pending(migrations: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> tuple[Migration, ...]:
-    """The migrations to apply, in order, given the applied names and hashes. Raises `StoreError`."""
-    known = {migration.name: migration.sha256 for migration in migrations}
-    for name, sha256 in applied:
-        if name not in known:
-            raise StoreError(f"the database was written by a newer version (it has migration {name})")
-        if sha256 != known[name]:
-            raise StoreError(f"migration {name} is not the one that was applied to this database")
-    done = {name for name, _ in applied}
-    return tuple(migration for migration in migrations if migration.name not in done)
 
 
 def is_current(db: sqlite3.Connection) -> bool:

@@ -1,0 +1,185 @@
+"""Connections to a PostgreSQL server. The only module that knows the driver."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from codellama_proxy.store.errors import StoreError, StoreUnavailableError
+from codellama_proxy.store.location import ServerAddress, password_from_file
+from codellama_proxy.store.postgres.dialect import translated
+from codellama_proxy.store.sql.queries import Rows
+
+try:
+    import psycopg
+    from psycopg.adapt import Dumper, Loader
+except ImportError:
+    raise StoreError(
+        "a postgresql:// address needs the package psycopg: pip install 'codellama-proxy[postgres]'"
+    ) from None
+
+MINIMUM_VERSION = 140000
+CONNECT_SECONDS = 3
+WAIT_SECONDS = 60.0
+"""How long a start waits for a server that cannot be reached."""
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.05, 2.0
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+PREPARE_AFTER = 2
+MAX_PREPARED = 500
+
+ServerError = psycopg.Error
+IntegrityError = psycopg.errors.IntegrityError
+
+log = logging.getLogger(__name__)
+# The driver's own lines may contain an address.
+for name in ("psycopg", "psycopg.pool"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _WholeNumber(Loader):
+    """Sums of bigint are numeric; they are integers."""
+
+    def load(self, data: bytes | bytearray | memoryview) -> int | float:
+        text = bytes(data)
+        return float(text) if b"." in text or b"N" in text else int(text)
+
+
+class _Text(Dumper):
+    """PostgreSQL stores no NUL, and only valid Unicode."""
+
+    def dump(self, obj: str) -> bytes:
+        return obj.replace("\0", "\ufffd").encode("utf-8", "replace")
+
+
+class PostgresSession:
+    """One connection as a `queries.Session`; in autocommit mode outside of `transaction`."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> Rows:
+        """Run a statement in the dialect of `store.sql`. Raises `ServerError`."""
+        return self._connection.execute(translated(sql).encode(), values)
+
+    def native(self, sql: str, values: Sequence[Any] | Mapping[str, Any] | None = None) -> Rows:
+        """Run a statement as it is, with `%s` or `%(name)s`; prepared after a few times."""
+        return self._connection.execute(sql.encode(), values)
+
+    def script(self, sql: str) -> None:
+        """Run several statements without values."""
+        self._connection.execute(sql.encode(), prepare=False)
+
+    def copy_in(self, sql: str, rows: Iterator[Sequence[Any]]) -> int:
+        """Run a `copy … from stdin` with rows of values; returns their number."""
+        count = 0
+        with self._connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+            for count, row in enumerate(rows, 1):  # noqa: B007 - counts
+                copy.write_row(row)
+        return count
+
+    def pipeline(self) -> AbstractContextManager[psycopg.Pipeline]:
+        """Statements inside are sent without waiting; `sync` of the pipeline waits."""
+        return self._connection.pipeline()
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        return self._connection.transaction()
+
+    @property
+    def usable(self) -> bool:
+        return not self._connection.closed and not self._connection.broken
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether the server or the connection is the cause, not the statement."""
+    if isinstance(error, psycopg.errors.IntegrityError | psycopg.errors.DataError | psycopg.ProgrammingError):
+        return False
+    return isinstance(error, psycopg.Error)
+
+
+def connect(
+    address: ServerAddress, *, read_only: bool = False, statement_seconds: int = 0
+) -> PostgresSession:
+    """A connection. Raises `StoreUnavailableError` if the server cannot be reached, `StoreError` if it is too old."""
+    settings: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "codellama-proxy",
+        **KEEPALIVES,
+    }
+    password = password_from_file()
+    if password is not None:
+        settings["password"] = password
+    try:
+        connection = psycopg.connect(
+            address.url,
+            autocommit=True,
+            prepare_threshold=PREPARE_AFTER if address.prepare else None,
+            **settings,
+        )
+    except psycopg.ProgrammingError:  # the message may repeat what was given
+        raise StoreError(f"the address of the database {address} has an option that is not known") from None
+    except psycopg.Error as error:
+        raise StoreUnavailableError(
+            f"cannot connect to the database {address}: {sentence(address, error)}"
+        ) from None
+    connection.prepared_max = MAX_PREPARED
+    connection.adapters.register_loader("numeric", _WholeNumber)
+    connection.adapters.register_dumper(str, _Text)
+    version = connection.info.server_version
+    if version < MINIMUM_VERSION:
+        connection.close()
+        raise StoreError(f"the database {address} is PostgreSQL {version // 10000}; 14 or newer is needed")
+    session = PostgresSession(connection)
+    if read_only:
+        connection.read_only = True
+    if statement_seconds:
+        _limit_statements(session, statement_seconds)
+    return session
+
+
+def _limit_statements(session: PostgresSession, seconds: int) -> None:
+    session.native("select set_config('statement_timeout', %s, false)", (f"{seconds}s",))
+
+
+def wait_for(
+    address: ServerAddress,
+    say: Callable[[str], None],
+    *,
+    within: float = WAIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> PostgresSession:
+    """A connection, waiting for a server that is not there yet. Raises `StoreError`."""
+    deadline, delay, said = clock() + within, FIRST_DELAY_SECONDS, False
+    while True:
+        try:
+            return connect(address)
+        except StoreUnavailableError as error:
+            if clock() >= deadline:
+                raise StoreError(str(error)) from None
+            if not said:
+                say(f"{error}; waiting up to {within:g} s for it")
+                said = True
+        sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not for secrets
+        delay = min(delay * 2, MAX_DELAY_SECONDS)
+
+
+def sentence(address: ServerAddress, error: BaseException) -> str:
+    """The first line of an error without the password."""
+    lines = [line.strip() for line in address.masked(str(error)).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+@contextmanager
+def as_store_error(address: ServerAddress) -> Iterator[None]:
+    """Raises `StoreError` for every error of the driver."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise StoreError(f"cannot use the database {address}: {sentence(address, error)}") from None

@@ -1,0 +1,129 @@
+"""The SQL of `store.sql` runs on both database systems."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+
+import pytest
+
+from codellama_proxy.store.audit import AuditFilters
+from codellama_proxy.store.location import ServerAddress, database_location
+from codellama_proxy.store.postgres.dialect import translated
+from codellama_proxy.store.postgres.migrations import is_current, migrate
+from codellama_proxy.store.postgres.session import PostgresSession, connect
+from codellama_proxy.store.reports import GROUPS, Filters
+from codellama_proxy.store.sql import audit, keys, report_queries, usage_totals
+from codellama_proxy.store.sql.queries import Query, Session
+from codellama_proxy.store.sqlite import migrations as sqlite_migrations
+from tests.support.postgres import Databases
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("select a from t where b = ? and c = :d", "select a from t where b = %s and c = %(d)s"),
+        (
+            "select 'it?:x' || user, t.user, users, \"user\"",
+            'select \'it?:x\' || "user", t."user", users, "user"',
+        ),
+        ("select a % 2, '100%'", "select a %% 2, '100%%'"),
+        ("select cast(at as integer) / 3600", "select cast(floor(at) as bigint) / 3600"),
+        ("min(a.x, excluded.x)", "least(a.x, excluded.x)"),
+        ("min(seq), max(seq)", "min(seq), max(seq)"),
+    ],
+)
+def test_statements_are_translated(written: str, expected: str) -> None:
+    assert translated(written) == expected
+
+
+FILTERS = (
+    Filters(),
+    Filters(start=1e9, end=1.1e9 + 5),
+    Filters(project="x", status="ok"),
+    Filters(session="a\0b"),
+    Filters(agent="a", user="u"),
+    Filters(key_id="a", user="b", model="m", status="held"),
+    Filters(request_id="r", end=5.0),
+)
+GROUPINGS = ((), *((name,) for name in GROUPS), ("day", "key", "user"), tuple(GROUPS))
+
+
+def reports() -> Iterator[Query]:
+    for filters in FILTERS:
+        yield report_queries.logs_query(filters, 1, 10)
+        yield report_queries.count_query(filters)
+        yield report_queries.before_query(filters, 5, 5)
+        for group_by in GROUPINGS:
+            yield report_queries.spend_query(group_by, filters)
+            yield report_queries.spend_page_query(group_by, filters, 1, 10)
+    yield report_queries.request_query("r")
+    yield report_queries.after_query(5, 5)
+    yield report_queries.SQL["seq_of"], ["r"]
+    yield report_queries.SQL["uncertain"], []
+    yield report_queries.SQL["before_last"], [3]
+
+
+def audits() -> Iterator[Query]:
+    for filters in (AuditFilters(), AuditFilters("p", "k", "create", "cli", 1.0, 2.0)):
+        yield audit.page_query(filters, 1, 5)
+        yield audit.count_query(filters)
+
+
+@pytest.fixture(scope="module")
+def address(postgres_databases: Databases) -> ServerAddress:
+    found = database_location(postgres_databases.empty())
+    assert isinstance(found, ServerAddress)
+    return found
+
+
+@pytest.fixture
+def postgres(address: ServerAddress) -> Iterator[PostgresSession]:
+    with closing(connect(address)) as db:
+        migrate(db, address)
+        yield db
+
+
+@pytest.fixture
+def sqlite() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        sqlite_migrations.migrate(db, sqlite_migrations.shipped())
+        yield db
+
+
+def test_every_report_runs_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    for sql, values in chain(reports(), audits()):
+        assert postgres.execute(sql, values).fetchall() == sqlite.execute(sql, values).fetchall(), sql
+
+
+def test_statements_about_keys_run_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    values = {
+        **dict.fromkeys(("key_id", "project", "name", "models", "hash", "prefix"), "x"),
+        **dict.fromkeys(("limits", "metadata"), "{}"),
+        **dict.fromkeys(("created_at", "expires_at"), 1.0),
+        "blocked": 0,
+        "size": 5,
+        "skip": 0,
+    }
+    for name, sql in keys.SQL.items():
+        results = [_run(db, sql, values) for db in (postgres, sqlite)]
+        assert results[0] == results[1], name
+
+
+def _run(db: Session, sql: str, values: dict[str, object]) -> list[tuple[object, ...]]:
+    cursor = db.execute(sql, values)
+    return cursor.fetchall() if sql.startswith("select") else []
+
+
+def test_sums_by_hour_and_day_run_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    for db in (postgres, sqlite):
+        assert usage_totals.roll_up(db) == 0
+        usage_totals.take_away(db, 5)
+        assert usage_totals.differences(db) == []
+
+
+def test_a_second_migration_changes_nothing(postgres: PostgresSession, address: ServerAddress) -> None:
+    assert is_current(postgres)
+    assert migrate(postgres, address) == []
