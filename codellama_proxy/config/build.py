@@ -50,6 +50,7 @@ def snapshot(
         aliases=MappingProxyType(dict(file.aliases)),
         auth_required=file.auth.required,
         metrics_public=file.metrics.public,
+        ui=t.Ui(**dict(file.ui)),
         warnings=warnings,
     )
 

@@ -15,7 +15,7 @@ from codellama_proxy.core.snapshot import Deployment, Model, Secret, Snapshot
 _DURATIONS = frozenset(
     {"connect", "first_token", "idle", "answer", "first_token_delay", "retry_after"}
     | {"deadline", "backoff.initial", "backoff.max", "max_retry_after", "time", "max_time", "auth_time"}
-    | {"ttl", "drain", "drain_delay", "requests.retention"}
+    | {"ttl", "drain", "drain_delay", "requests.retention", "session"}
 )
 _NANOS = frozenset({"max_budget", "input", "output", "cached_input", "cache_write", "cache_write_1h"})
 _UNSHOWN = frozenset(

@@ -51,6 +51,7 @@ _PROJECT = snapshot.Project("")
 _CACHE = snapshot.Cache()
 _TRACKING = snapshot.Tracking()
 _SERVER = snapshot.Server()
+_UI = snapshot.Ui()
 
 
 class Timeouts(Section):
@@ -272,6 +273,16 @@ class Metrics(Section):
     public: Flag = Field(default=False, description="Show /metrics without the admin key.")
 
 
+class Ui(Section):
+    off: ClassVar[Json] = {"enabled": False}
+
+    enabled: Flag = Field(default=_UI.enabled, description="Serve the dashboard at /ui.")
+    session: Annotated[float, s.duration("1s", "7d")] = Field(
+        default=_UI.session,
+        description="Time without use after which a sign-in ends; it ends after 7 days in any case.",
+    )
+
+
 class File(Section):
     """All behaviour of the proxy. Saved changes take effect within two seconds."""
 
@@ -297,3 +308,4 @@ class File(Section):
     auth: Auth = Field(default_factory=Auth, description="Whether clients need a key.")
     server: Server = Field(default_factory=Server, description="The HTTP server.")
     metrics: Metrics = Field(default_factory=Metrics, description="Metrics for Prometheus.")
+    ui: Ui = Field(default_factory=Ui, description="The dashboard.")

@@ -284,6 +284,15 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Ui:
+    """The dashboard."""
+
+    enabled: bool = True
+    session: float = 12 * 3600.0
+    """Seconds without use after which a session ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration, deeply immutable. A request uses one from start to end."""
 
@@ -303,6 +312,7 @@ class Snapshot:
     metrics_public: bool
     egress: Egress = Egress()
     """For requests without a deployment, such as those of the semantic cache."""
+    ui: Ui = Ui()
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of models: shell wildcards to model names; the first match counts."""
     warnings: tuple[str, ...] = ()
