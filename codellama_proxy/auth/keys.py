@@ -93,6 +93,19 @@ class Keys:
             raise self._refusal(secret)
         return None
 
+    async def of_hash(self, secret_hash: str) -> Key:
+        """The key with a secret of this hexadecimal SHA-256. Raises `ProxyError` 401 as `authenticate` does."""
+        hashed = bytes.fromhex(secret_hash)
+        entry = self._known.get(hashed)
+        if entry is None:
+            generation = self._generation
+            entry = await _available(self._store.by_hash(secret_hash))
+            if entry is None:
+                raise invalid_api_key()
+            if generation == self._generation:
+                _remember(self._known, hashed, entry, self._most)
+        return require_usable(*entry, self._clock())
+
     def _refusal(self, secret: str | None) -> ProxyError:
         if secret is None:
             return ProxyError("invalid_api_key", NO_KEY)

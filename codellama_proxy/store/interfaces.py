@@ -37,6 +37,19 @@ class StoredKey(NamedTuple):
     """When that secret stops working; `None` for the current one."""
 
 
+class UiSession(NamedTuple):
+    """A sign-in to the dashboard, of a virtual key or of the operator."""
+
+    secret_hash: str | None
+    """Hexadecimal SHA-256 of the virtual key's secret; `None` for the operator."""
+    master_mark: str | None
+    """Tells whether the master key is still the same one; `None` for a virtual key."""
+    secure: bool
+    """Whether the browser came by https."""
+    created_at: float
+    seen_at: float
+
+
 MAX_DELAY_SECONDS = 3600.0
 """Maximum delay of an outbox record's next attempt."""
 OutboxKind = Literal["request", "score", "metadata"]
@@ -192,6 +205,23 @@ class Outbox(Protocol):
         """Delete the service's IDs of requests delivered before a time."""
 
 
+class UiSessions(Protocol):
+    """Sign-ins to the dashboard, by the hexadecimal SHA-256 of their ID."""
+
+    async def add(self, id_hash: str, session: UiSession) -> None: ...
+
+    async def find(self, id_hash: str) -> UiSession | None: ...
+
+    def seen(self, id_hash: str, at: float) -> None:
+        """Queue that the session was used. Never waits or raises."""
+
+    async def end(self, id_hash: str) -> None:
+        """Delete the session, if there is one."""
+
+    async def forget(self, *, seen_before: float, created_before: float) -> None:
+        """Delete sessions that were not used since a time, or began before another."""
+
+
 class Configurations(Protocol):
     """The last good configuration."""
 
@@ -217,6 +247,7 @@ class Store(NamedTuple):
     upkeep: Upkeep
     outbox: Outbox
     configurations: Configurations
+    ui_sessions: UiSessions
     health: Health
 
 

@@ -36,6 +36,7 @@ _REQUESTS = "Requests by status: ok, error or cancelled."
 _ATTEMPTS = "Upstream calls by result: ok, or a failure class."
 _CAPPED = "Responses whose upstream reported more usage than is possible."
 _LIMITED = "Refusals by limits, and those that shadow limits would have made."
+_SIGN_INS = "Sign-ins to the dashboard by result: ok, or the code of the refusal."
 _HTTP = "HTTP requests of every route, served or refused."
 _SECONDS = "Seconds from the request's arrival to the end of its response."
 _OVERHEAD = "Seconds of that not spent waiting for upstreams."
@@ -111,10 +112,15 @@ class Metrics:
         self._attempts = counter("proxy_attempts", _ATTEMPTS, "deployment", "class")
         self._http = counter("proxy_http_requests", _HTTP, "route", "method", "status")
         self._cache = counter("proxy_cache", "Requests by cache result.", "result")
+        self._sign_ins = counter("proxy_ui_sign_ins", _SIGN_INS, "result")
         self._limited = counter("proxy_limited", _LIMITED, "scope", "kind")
         self._seconds = histogram("proxy_request_seconds", _SECONDS, REQUEST_BUCKETS)
         self._overhead = histogram("proxy_overhead_seconds", _OVERHEAD, OVERHEAD_BUCKETS)
         self._first_token = histogram("proxy_time_to_first_token_seconds", _UNTIL_FIRST, FIRST_TOKEN_BUCKETS)
+
+    def sign_in(self, result: str) -> None:
+        """Count a sign-in to the dashboard: `ok`, or the code of its refusal."""
+        self._sign_ins.add((result,))
 
     def http(self, route: str, method: str, status: int) -> None:
         """Count one HTTP request. Each of the labels has few values."""

@@ -24,7 +24,11 @@ from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
 from codellama_proxy.web.openapi.document import openapi
 from codellama_proxy.web.paths import VERSION, Paths, normalize_path
-from codellama_proxy.web.state import Runtime
+from codellama_proxy.web.state import Runtime, runtime_of
+from codellama_proxy.web.ui.pages import errors as ui_errors
+from codellama_proxy.web.ui.routes import is_ui
+from codellama_proxy.web.ui.routes import routes as ui_routes
+from codellama_proxy.web.ui.state import UiState
 from codellama_proxy.web.welcome import root
 
 log = logging.getLogger(__name__)
@@ -73,6 +77,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
             *_both("GET", "/", root.root),
             *_both("GET", "/welcome.css", root.style),
             *_both("GET", "/openapi.json", openapi),
+            *ui_routes(),
         ],
         exception_handlers={
             ProxyError: _refused,
@@ -83,8 +88,9 @@ def create_app(runtime: Runtime) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime
+    app.state.ui = UiState()
     app.state.paths = Paths(route.path for route in app.routes if isinstance(route, Route))
-    shared = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins)
+    shared = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins, is_ui)
     rest = Observed(shared, app.state.paths, lambda: runtime.observer)
     return FastPath({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
 
@@ -117,6 +123,8 @@ def _both(method: str, path: str, endpoint: Endpoint) -> list[Route]:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProxyError)
     request.scope[ERROR] = error.code
+    if is_ui(request.scope["path"]) and runtime_of(request).live.snapshot.ui.enabled:
+        return ui_errors.refused(request, error)
     return respond_error(error, MESSAGES if _expects_anthropic(request) else None)
 
 

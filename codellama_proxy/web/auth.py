@@ -46,7 +46,8 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return plain or None
 
 
-def _is_master(master_key: str | None, presented: str | None) -> bool:
+def is_master(master_key: str | None, presented: str | None) -> bool:
+    """Whether a secret is the master key, compared in constant time."""
     if not master_key or not presented:
         return False
     return hmac.compare_digest(master_key.encode(), presented.encode())
@@ -62,7 +63,7 @@ async def caller(request: Request) -> Caller:
 async def _caller(request: Request) -> Caller:
     runtime = runtime_of(request)
     secret = credential(request.scope["headers"])
-    if _is_master(runtime.master_key, secret):
+    if is_master(runtime.master_key, secret):
         return Caller(admin=True)
     return Caller(key=await runtime.keys.caller(secret, required=runtime.live.snapshot.auth_required))
 

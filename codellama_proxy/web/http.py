@@ -20,6 +20,7 @@ from codellama_proxy.openai_format.fields import parse_json
 from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
 MAX_ADMIN_BODY_BYTES = 1 << 20
+JSON = b"application/json"
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -54,13 +55,19 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 async def receive_body(
-    scope: Scope, receive: Receive, limit: int, grew: Callable[[int], None] = lambda _: None
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    grew: Callable[[int], None] = lambda _: None,
+    kind: bytes = JSON,
 ) -> bytes:
     """The body of a request of at most `limit` bytes; `grew` is called with the size of each piece.
 
+    `kind`: the expected media type.
+
     Raises `ProxyError`: 408, 413 or 415; `ClientDisconnect`.
     """
-    check_body_headers(scope["headers"], limit)
+    check_body_headers(scope["headers"], limit, kind)
     if BODY_COMPLETE in scope:
         return await _read(receive, limit, grew)
     seconds = client_timeouts(scope).body
@@ -87,15 +94,15 @@ async def _read(receive: Receive, limit: int, grew: Callable[[int], None]) -> by
             return b"".join(pieces)
 
 
-def check_body_headers(headers: RawHeaders, limit: int) -> None:
+def check_body_headers(headers: RawHeaders, limit: int, wanted: bytes = JSON) -> None:
     """Raises `ProxyError` 413 or 415 for a body that its headers rule out."""
     found = dict(headers)
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b""):
         raise ProxyError("unsupported_content_encoding", "Request bodies must not be compressed.")
     kind = found.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
-        raise ProxyError("unsupported_media_type", "The content type must be application/json.")
+    if kind != wanted and not (wanted is JSON and kind.endswith(b"+json")):
+        raise ProxyError("unsupported_media_type", f"The content type must be {wanted.decode()}.")
     length = found.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
         raise _too_large(limit)
@@ -122,11 +129,14 @@ def _too_slow(seconds: float) -> ProxyError:
 
 
 class Cors:
-    """Starlette's CORS middleware, rebuilt when the configured origins change."""
+    """Starlette's CORS middleware, rebuilt when the configured origins change. `never`: paths that it leaves alone."""
 
-    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(
+        self, app: ASGIApp, origins: Callable[[], tuple[str, ...]], never: Callable[[str], bool]
+    ) -> None:
         self._app = app
         self._origins = origins
+        self._never = never
         self._built_for: tuple[str, ...] = ()
         self._cors: ASGIApp = app
 
@@ -145,7 +155,7 @@ class Cors:
                     expose_headers=["*"],
                 )
             )
-        await self._cors(scope, receive, send)
+        await (self._app if self._never(scope["path"]) else self._cors)(scope, receive, send)
 
 
 class RequestId:

@@ -46,7 +46,12 @@ class Paths:
         self._known = sorted(plain)
         # Not the routes of a part of something: their templates are long enough to be like anything.
         # Nor the root: the shorter a path is, the more it is like it.
-        self._suggested = [one for one in self._known if not _around_name(one)[1] and one != "/"]
+        # Nor the dashboard's pages: they have no version, and a page of their own for unknown paths.
+        self._suggested = [
+            one
+            for one in self._known
+            if not _around_name(one)[1] and one != "/" and not one.startswith("/ui")
+        ]
         self._named = [(*_around_name(one), one) for one in self._known if "{" in one]
         self._named.sort(key=lambda named: len(named[1]), reverse=True)  # the most specific first
         self._labels: Mapping[str, str] = {

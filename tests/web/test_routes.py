@@ -16,6 +16,7 @@ from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.web.app import create_app
+from codellama_proxy.web.ui.routes import is_ui
 from tests.support.cases import each
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
 
@@ -88,7 +89,8 @@ def live_routes() -> Iterator[tuple[str, str]]:
             yield method, route.path
 
 
-ROUTES = sorted(set(live_routes()))
+ROUTES = sorted({(method, path) for method, path in live_routes() if not is_ui(path)})
+"""Pages of the dashboard are in `tests/web/ui/test_access.py`."""
 
 
 def without_prefix(path: str) -> str:

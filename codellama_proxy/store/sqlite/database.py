@@ -16,6 +16,7 @@ from codellama_proxy.store.sqlite.outbox import Outbox
 from codellama_proxy.store.sqlite.ownership import Owned, in_use, owned
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
+from codellama_proxy.store.sqlite.ui_sessions import UiSessions
 from codellama_proxy.store.sqlite.writer import Writer
 
 
@@ -58,6 +59,7 @@ class Database:
                 upkeep=ledger,
                 outbox=Outbox(writer, reader),
                 configurations=Configurations(writer),
+                ui_sessions=UiSessions(writer, reader),
                 health=writer,
             )
 

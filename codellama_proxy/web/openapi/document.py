@@ -18,6 +18,7 @@ from codellama_proxy.core.errors import CODES
 from codellama_proxy.web.openapi.operations import OPERATIONS, Operation
 from codellama_proxy.web.openapi.schemas import QUERY, schemas
 from codellama_proxy.web.paths import VERSION
+from codellama_proxy.web.ui.routes import is_ui
 
 Json = dict[str, Any]
 
@@ -37,7 +38,8 @@ _NAMED = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 async def openapi(request: Request) -> Response:
     """`/openapi.json`."""
-    routes = tuple((route.path, method) for route in request.app.routes for method in _methods(route))
+    shown = [route for route in request.app.routes if not is_ui(route.path)]
+    routes = tuple((route.path, method) for route in shown for method in _methods(route))
     return Response(_encoded(routes), media_type="application/json")
 
 

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from codellama_proxy import __version__
 from codellama_proxy.web.health import readiness_status
 from codellama_proxy.web.http import respond
-from codellama_proxy.web.paths import UNKNOWN, Paths
 from codellama_proxy.web.state import runtime_of
 
 NAME = "codellama-proxy"
@@ -75,21 +74,23 @@ def _page(request: Request) -> str:
     stale = runtime_of(request).live.error is not None
     if stale:
         shown += " The configuration file has errors; the one before it is in force."
-    link = f'<p><a href="{DASHBOARD.strip("/")}">Dashboard</a></p>' if _has_dashboard(request) else ""
     values = {
         "version": __version__,
         "state": "good" if status == "ready" and not stale else "bad",
         "status": shown,
-        "dashboard": link,
+        "dashboard": _dashboard(request),
         "keys": "codellama-proxy keys",
         "base": escape(base_url(request)),
     }
     return _PLACE.sub(lambda place: values[place[1]], _file("page.html"))
 
 
-def _has_dashboard(request: Request) -> bool:
-    paths: Paths = request.app.state.paths
-    return paths.route(DASHBOARD) != UNKNOWN
+def _dashboard(request: Request) -> str:
+    if runtime_of(request).live.snapshot.ui.enabled:
+        raw: bytes = request.scope["raw_path"]  # /v1/ has this page too, but not the dashboard
+        up = "../" * (raw.count(b"/") - 1)
+        return f'<p><a href="{up}{DASHBOARD.strip("/")}/">Dashboard</a></p>'
+    return "<p>The dashboard is off (<code>ui.enabled</code> in proxy.yaml).</p>"
 
 
 def base_url(request: Request) -> str:

@@ -1,0 +1,110 @@
+"""What stands before every page: the dashboard is on, the viewer is signed in, a change comes from our own page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.interfaces import UiSession
+from codellama_proxy.web.auth import Caller
+from codellama_proxy.web.observed import CALLER
+from codellama_proxy.web.state import runtime_of
+from codellama_proxy.web.ui import links, origin, sessions
+from codellama_proxy.web.ui.headers import HEADERS
+from codellama_proxy.web.ui.pages import errors
+from codellama_proxy.web.ui.state import state_of
+from codellama_proxy.web.ui.viewer import Viewer
+
+Page = Callable[[Request, Viewer], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def page(answer: Page, *, operator: bool = False) -> Handler:
+    """The handler of a page for signed-in viewers; `operator`: others get the 404 of an unknown page."""
+
+    async def handler(request: Request) -> Response:
+        found = await _viewer(request)
+        if found is None:
+            return _signed_out(request)
+        viewer, session = found
+        if operator and not viewer.is_operator:
+            raise not_found()
+        response = await answer(request, viewer)
+        _renew(request, response, session)
+        return response
+
+    return opened(handler)
+
+
+def opened(answer: Handler) -> Handler:
+    """The handler of a page without sign-in."""
+
+    async def handler(request: Request) -> Response:
+        if not runtime_of(request).live.snapshot.ui.enabled:
+            raise ProxyError("not_found", "The dashboard is off: proxy.yaml has ui.enabled: false.")
+        state_of(request).requests.take(runtime_of(request).time.monotonic())
+        if request.method == "POST" and (reason := origin.refusal(request.headers)) is not None:
+            return errors.foreign(request, reason)
+        try:
+            response = await answer(request)
+        except StoreUnavailableError:
+            raise ProxyError("accounting_unavailable", "The database cannot be read at the moment.") from None
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    return handler
+
+
+def not_found() -> ProxyError:
+    """For what does not exist, and for what the viewer may not see."""
+    return ProxyError("not_found", "There is no such page, or nothing of this name in your project.")
+
+
+async def _viewer(request: Request) -> tuple[Viewer, UiSession] | None:
+    found = await sessions.find(runtime_of(request), sessions.cookie(request))
+    if found is None:
+        return None
+    viewer, _ = found
+    request.state.viewer = viewer
+    request.scope[CALLER] = Caller(viewer.is_operator, viewer.key)
+    return found
+
+
+def _signed_out(request: Request) -> Response:
+    if request.headers.get("hx-request"):
+        # The page is loaded again, and then leads to the sign-in and back.
+        return Response(status_code=401, headers={"hx-refresh": "true"})
+    is_navigation = request.method in ("GET", "HEAD")
+    if is_navigation and request.headers.get("sec-fetch-site") == "cross-site":
+        return errors.reload(request)
+    return redirect(links.sign_in_link(request))
+
+
+def redirect(link: str) -> Response:
+    """To a relative link, by GET."""
+    return Response(status_code=303, headers={"location": link})
+
+
+def _renew(request: Request, response: Response, session: UiSession) -> None:
+    """Records the use of a session from time to time, and lengthens the life of its cookie."""
+    runtime = runtime_of(request)
+    session_id = sessions.cookie(request)
+    if session_id is None or not sessions.is_due(runtime, session):
+        return
+    viewer: Viewer = request.state.viewer
+    runtime.store.ui_sessions.seen(viewer.session, runtime.time.wall())
+    if request.scope["path"].count("/") == 2:  # deeper pages would set it for their directory
+        seconds = runtime.live.snapshot.ui.session
+        cookie = sessions.set_cookie(session_id, seconds, secure=session.secure)
+        response.headers.append("set-cookie", cookie)
+
+
+def parameters(request: Request) -> dict[str, str]:
+    """The query, without empty values; of a parameter given twice, the last."""
+    return {name: value for name, value in parse_qsl(request.url.query, max_num_fields=200) if value}

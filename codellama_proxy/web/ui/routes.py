@@ -1,0 +1,29 @@
+"""The routes of the dashboard. Each is listed in `tests/web/ui/test_access.py` with who may use it."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from codellama_proxy.web.ui.assets import static
+from codellama_proxy.web.ui.guard import opened, page
+from codellama_proxy.web.ui.pages import errors, sign_in
+
+PREFIX = "/ui"
+
+
+def routes() -> list[Route]:
+    """Pages that show one thing only come before those with a name in the path; the last one takes the rest."""
+    return [
+        Route("/ui", opened(sign_in.index)),
+        Route("/ui/", opened(sign_in.index)),
+        Route("/ui/sign-in", opened(sign_in.form_page)),
+        Route("/ui/sign-in", opened(sign_in.sign_in), methods=["POST"]),
+        Route("/ui/sign-out", opened(sign_in.sign_out), methods=["POST"]),
+        Route("/ui/static/{hash}/{name}", static),
+        Route("/ui/{path:path}", page(errors.missing)),
+    ]
+
+
+def is_ui(path: str) -> bool:
+    """Whether a path belongs to the dashboard."""
+    return path == PREFIX or path.startswith(f"{PREFIX}/")

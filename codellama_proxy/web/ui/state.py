@@ -1,0 +1,42 @@
+"""What the dashboard remembers between requests, in this process only."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.web.ui.throttle import Throttle
+
+MAX_REQUESTS_PER_SECOND = 60.0
+"""Of all viewers together; files do not count."""
+MAX_BURST = 240.0
+
+
+class RequestRate:
+    """A token bucket over all pages, so that a viewer cannot slow down requests to models."""
+
+    def __init__(self) -> None:
+        self._level = MAX_BURST
+        self._at = 0.0
+
+    def take(self, now: float) -> None:
+        """Count a page at a monotonic time. Raises `ProxyError` 503."""
+        self._level = min(MAX_BURST, self._level + (now - self._at) * MAX_REQUESTS_PER_SECOND)
+        self._at = now
+        if self._level < 1:
+            raise ProxyError("overloaded", "Too many pages are requested at once.", retry_after=1.0)
+        self._level -= 1
+
+
+class UiState:
+    """Held at `app.state.ui`."""
+
+    def __init__(self) -> None:
+        self.throttle = Throttle()
+        self.requests = RequestRate()
+
+
+def state_of(request: Request) -> UiState:
+    """The state of the app that handles the request."""
+    state: UiState = request.app.state.ui
+    return state
