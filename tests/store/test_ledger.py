@@ -22,7 +22,7 @@ from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.balances import ScopeBalances
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
-from codellama_proxy.store.sqlite.scope_balance import SQL
+from codellama_proxy.store.sqlite.scope_rows import SQL
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 
@@ -68,7 +68,7 @@ class SyncLedger:
 
     def level(self, scope: str, kind: str = "rpm") -> float | None:
         """What is left of a rate, including what is not in the file yet."""
-        page = self._store.writer.page
+        page = self._store.writer.deferred
         assert page is not None
         self.run(self._store.writer.run(page.flush_all))
         return self._store.level(scope, kind)

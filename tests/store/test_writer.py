@@ -14,7 +14,8 @@ import pytest
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
 from codellama_proxy.store.sqlite.connection import connect, lock_file, passing, unavailable, version_warning
-from codellama_proxy.store.sqlite.writer import SHARE_COMMIT_SECONDS, Writer
+from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.store.write_queue import SHARE_COMMIT_SECONDS
 from tests.support.cases import each
 
 
@@ -420,7 +421,7 @@ class EarlyTimerLoop(asyncio.SelectorEventLoop):
 def test_a_write_queued_after_an_early_wakeup_is_committed(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codellama_proxy.store.sqlite.writer.SHARE_COMMIT_SECONDS", 5.0)
+    monkeypatch.setattr("codellama_proxy.store.write_queue.SHARE_COMMIT_SECONDS", 5.0)
 
     async def use() -> None:
         for n in range(3):

@@ -17,14 +17,15 @@ import math
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain, takewhile
 from typing import Any
 
-from codellama_proxy.limits.rates import Rates
+from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import Window
-from codellama_proxy.store.sqlite.scope_balance import SQL, ScopeBalance, row_of
+from codellama_proxy.store.ledger.scope_balance import ScopeBalance, is_current, refresh
+from codellama_proxy.store.sqlite.scope_rows import SQL, ScopeRows
 
 MAX_SCOPES = 4
 """Of one request."""
@@ -51,8 +52,8 @@ class ScopeBalances:
         self._wall = wall
         self._kept: OrderedDict[str, ScopeBalance] = OrderedDict()
         """In the order of their last use."""
-        self._open: dict[str, ScopeBalance] = {}
-        """Of those, what the present transaction touches."""
+        self.opened: dict[str, ScopeBalance] = {}
+        """Of those, what the present transaction touches: read by `get`."""
         self._unwritten: OrderedDict[str, float] = OrderedDict()
         """Scopes whose rates are not in the file, and since when; the oldest first."""
         self._rates: dict[str, Rates] = {}
@@ -67,13 +68,13 @@ class ScopeBalances:
     def forget(self) -> None:
         """Discard everything since the last commit or savepoint; called after a failed transaction."""
         for scope in self._unwritten:
-            account = self._open.get(scope)
+            account = self.opened.get(scope)
             if account is not None:
                 self._rates[scope] = account.rates_before
             elif scope in self._kept:
                 self._rates[scope] = self._kept[scope].rates
         self._kept.clear()
-        self._open.clear()
+        self.opened.clear()
 
     def flush(self, db: sqlite3.Connection) -> None:
         """Write back what changed, but rates alone only when they are due."""
@@ -86,18 +87,18 @@ class ScopeBalances:
 
     def _write(self, db: sqlite3.Connection, now: float, before: float) -> None:
         written = {}
-        for scope, account in self._open.items():
+        for scope, account in self.opened.items():
             if account.changed:
                 written[scope] = account
                 account.changed = False
             elif account.rates is not account.rates_before:
                 self._unwritten.setdefault(scope, now)
-        self._open.clear()
+        self.opened.clear()
         for scope in written:
             self._unwritten.pop(scope, None)
         if self._unwritten:
             written.update(self._overdue(db, before))
-        _put(db, [row_of(scope, account) for scope, account in written.items()])
+        _put(db, [_row_of(scope, account) for scope, account in written.items()])
         self._evict()
 
     def _overdue(self, db: sqlite3.Connection, before: float) -> dict[str, ScopeBalance]:
@@ -119,21 +120,27 @@ class ScopeBalances:
 
     def get(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
         """The balances of scopes by ID; one without a row is empty and is written only if it changes."""
-        opened = self._open
+        opened = self.opened
         try:
             return [opened[scope] for scope in ids]
         except KeyError:
             return self._opened(db, ids)
 
+    def refresh(self, db: sqlite3.Connection, scopes: Iterable[ScopeLimits], now: float) -> None:
+        """Open the windows of `now` and count running requests where the limits need it. Scopes: read by `get`."""
+        for scope in scopes:
+            if not is_current(self.opened[scope.id], scope.limits, now):
+                refresh(self.opened[scope.id], scope, now, ScopeRows(db))
+
     def _opened(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> list[ScopeBalance]:
         kept = self._kept
         self._read(db, tuple([scope for scope in ids if scope not in kept]))
         for scope in ids:
-            if scope not in self._open:
-                account = self._open[scope] = kept[scope]
+            if scope not in self.opened:
+                account = self.opened[scope] = kept[scope]
                 account.rates_before = account.rates
                 kept.move_to_end(scope)
-        return [self._open[scope] for scope in ids]
+        return [self.opened[scope] for scope in ids]
 
     def _read(self, db: sqlite3.Connection, ids: tuple[str, ...]) -> None:
         if not ids:
@@ -150,6 +157,21 @@ class ScopeBalances:
             for scope, account in found.items():
                 account.rates = self._rates.pop(scope, account.rates)
         self._kept.update(found)
+
+
+def _row_of(scope: str, account: ScopeBalance) -> tuple[Any, ...]:
+    opened = account.window
+    return (
+        scope,
+        *account.rates,
+        account.duration,
+        opened.start if opened else None,
+        opened.end if opened else None,
+        account.first_seq,
+        account.spent,
+        account.held,
+        account.folded,
+    )
 
 
 def _put(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:

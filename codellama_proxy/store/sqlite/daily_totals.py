@@ -6,7 +6,7 @@ import sqlite3
 
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sql import usage_totals
-from codellama_proxy.store.sqlite.scope_balance import SQL, scope_sum
+from codellama_proxy.store.sqlite.scope_rows import SQL, scope_sum
 
 BATCH_ROWS = 200
 """Rows folded in one transaction; delays other writes by about 10 ms."""

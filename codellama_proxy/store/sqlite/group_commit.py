@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from codellama_proxy.store.errors import StoreError, StoreLostError, StoreUnavailableError
+from codellama_proxy.store.queued_write import QueuedWrite
 from codellama_proxy.store.sqlite.connection import connect, passing, unavailable
-from codellama_proxy.store.sqlite.queued_write import QueuedWrite
 
 log = logging.getLogger(__name__)
 
 
-class Page(Protocol):
+class Deferred(Protocol):
     """In-memory state that the functions share from one transaction to the next."""
 
     @property
@@ -37,7 +37,7 @@ class GroupCommit:
 
     def __init__(self, path: Path, lost: Callable[[], str | None]) -> None:
         """`lost` returns why nothing may be written to the file any more, if so; called before each batch."""
-        self.page: Page | None = None
+        self.deferred: Deferred | None = None
         self.commits = 0
         self.opened = 0
         """How often the connection was opened again."""
@@ -54,8 +54,8 @@ class GroupCommit:
 
     @property
     def due_in(self) -> float | None:
-        """Seconds until the page's deferred changes have to be written; 0 if now, `None` if there are none."""
-        due_in = None if self.page is None else self.page.due_in
+        """Seconds until the deferred changes have to be written; 0 if now, `None` if there are none."""
+        due_in = None if self.deferred is None else self.deferred.due_in
         return None if due_in is None else max(due_in, 0.0)
 
     def commit(self, items: Sequence[QueuedWrite], *, even_if_empty: bool = False) -> None:
@@ -89,14 +89,14 @@ class GroupCommit:
             item.error = None
             if not run(db, item):
                 return False
-        if self.page is not None:
-            self.page.flush(db)
+        if self.deferred is not None:
+            self.deferred.flush(db)
         return True
 
     def _run_guarded(self, db: sqlite3.Connection, item: QueuedWrite) -> bool:
         """Run a function in its own savepoint, so that its failure does not undo the work of others."""
-        if self.page is not None:
-            self.page.flush(db)
+        if self.deferred is not None:
+            self.deferred.flush(db)
         db.execute("savepoint item")
         if not _run(db, item):
             db.execute("rollback to item")
@@ -112,25 +112,25 @@ class GroupCommit:
             item.error = StoreUnavailableError(str(error)) if unavailable(error) else error
 
     def write_deferred(self) -> None:
-        """Write the page's deferred changes; a failure is logged, because the file is about to be closed."""
-        if self.page is None or self.page.due_in is None or self._lost() is not None:
+        """Write them; a failure is logged, because the file is about to be closed."""
+        if self.deferred is None or self.deferred.due_in is None or self._lost() is not None:
             return
         try:
             db = self.connected()
             db.execute("begin immediate")
-            self.page.flush_all(db)
+            self.deferred.flush_all(db)
             db.execute("commit")
         except (sqlite3.Error, StoreError) as error:
             log.warning("the last second of rates was not written to %s: %s", self._path, error)
 
     def _forget(self) -> None:
-        if self.page is not None:
-            self.page.forget()
+        if self.deferred is not None:
+            self.deferred.forget()
 
     def reset(self, error: Exception) -> None:
         """Close an open transaction; also the connection, except after a lock or a full disk.
 
-        Also discards the page's state. A lost file may be moved back; until then only the open connection refers
+        Also discards the deferred state. A lost file may be moved back; until then only the open connection refers
         to it.
         """
         self._forget()

@@ -62,7 +62,7 @@ class Ledger:
         self._sums = sums or reader
         self._clock = clock
         self._entries = LedgerEntries(ScopeBalances(wall=clock))
-        writer.page = self._entries.balances
+        writer.deferred = self._entries.balances
 
     async def admit(self, ask: AdmissionRequest) -> Admission:
         """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""

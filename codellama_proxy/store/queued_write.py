@@ -1,17 +1,18 @@
-"""One write in the queue of the writer, and how its result gets to whoever waits for it."""
+"""One write in a `WriteQueue`, and how its result gets to the caller."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from codellama_proxy.store.errors import StoreUnavailableError
 
 T = TypeVar("T")
-Write = Callable[[sqlite3.Connection], T]
+Connection = TypeVar("Connection")
+Write = Callable[[Connection], T]
+"""A function on the engine's connection."""
 
 
 class QueuedWrite:
@@ -21,7 +22,7 @@ class QueuedWrite:
 
     def __init__(
         self,
-        fn: Write[Any],
+        fn: Write[Any, Any],
         future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
         loop: asyncio.AbstractEventLoop | None,
         keep: bool,

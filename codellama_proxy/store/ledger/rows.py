@@ -1,0 +1,135 @@
+"""The rows of requests, as values: what an admission, a further attempt and a settlement write. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from codellama_proxy.core.types import Attempt
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement
+from codellama_proxy.pricing.cost import input_cost
+
+MAX_NAME_CHARACTERS = 256
+"""Maximum stored length of a model name from a client."""
+
+
+class HeldRow(NamedTuple):
+    """The columns of an admitted request."""
+
+    request_id: str
+    created_at: float
+    project: str
+    key_id: str | None
+    user: str | None
+    endpoint: str
+    model_requested: str | None
+    stream: bool
+    config: str
+    hold_nanos: int
+    estimate_nanos: int | None
+    estimate_tokens: int
+    model: str | None
+    deployment: str | None
+    session: str | None
+    agent: str | None
+
+
+class ExtendedRow(NamedTuple):
+    """The columns that a further attempt changes."""
+
+    added_nanos: int
+    """To be added to `hold_nanos`."""
+    estimate_nanos: int | None
+    attempts: str
+    model: str
+    deployment: str
+
+
+class SettledRow(NamedTuple):
+    """The columns that a settlement sets."""
+
+    status: str
+    http_status: int | None
+    attempts: str
+    model: str | None
+    deployment: str | None
+    upstream_model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
+    cost_nanos: int | None
+    saved_nanos: int | None
+    basis: str | None
+    cache: str | None
+    first_ms: float | None
+    total_ms: float | None
+
+
+def held_row(ask: AdmissionRequest, hold_nanos: int) -> HeldRow:
+    """Of an admitted request."""
+    price = ask.prices[0] if ask.prices else None
+    first = ask.deployment
+    return HeldRow(
+        ask.request_id,
+        ask.created_at,
+        ask.project,
+        ask.key.key_id if ask.key else None,
+        None if ask.user is None else limits.user_name(ask.user),
+        ask.endpoint,
+        ask.model_requested and ask.model_requested[:MAX_NAME_CHARACTERS],
+        ask.stream,
+        ask.config,
+        hold_nanos,
+        None if price is None else input_cost(ask.prompt_estimate, price),
+        ask.prompt_estimate,
+        first.name if first else None,
+        first.id if first else None,
+        ask.session,
+        ask.agent,
+    )
+
+
+def extended_row(more: Extension, nanos: int, estimate_tokens: int) -> ExtendedRow:
+    """Of a held request. `nanos`: held in addition; `estimate_tokens`: of the request's prompt."""
+    estimate = None if more.price is None else input_cost(estimate_tokens, more.price)
+    return ExtendedRow(nanos, estimate, _attempts(more.attempts), more.deployment.name, more.deployment.id)
+
+
+def settled_row(end: Settlement) -> SettledRow:
+    """Of a request that ended."""
+    usage = end.usage
+    return SettledRow(
+        end.status,
+        end.http_status,
+        _attempts(end.attempts),
+        end.model,
+        end.deployment,
+        end.upstream_model,
+        usage and usage.prompt_tokens,
+        usage and usage.completion_tokens,
+        usage and usage.cached_tokens,
+        usage and usage.cache_write_tokens,
+        usage and usage.reasoning_tokens,
+        end.cost_nanos,
+        end.saved_nanos,
+        end.basis,
+        end.cache,
+        end.first_ms,
+        end.total_ms,
+    )
+
+
+def used_tokens(end: Settlement, estimate: int) -> int:
+    """Tokens that count for rate limits. A cached answer counts with the estimate of its prompt."""
+    if end.basis == "cached":
+        return estimate
+    return end.usage.prompt_tokens + end.usage.completion_tokens if end.usage else 0
+
+
+def _attempts(attempts: Sequence[Attempt]) -> str:
+    return orjson.dumps([attempt.to_json() for attempt in attempts]).decode()
