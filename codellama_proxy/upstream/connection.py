@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Mapping
 from enum import Enum
 
 import httptools
 
-from codellama_proxy.upstream.http import Sink, TransportError
+from codellama_proxy.upstream.http import ReceivedHeaders, Sink, TransportError
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELD_BYTES = 16 << 10
@@ -21,6 +22,7 @@ MAX_FIELDS = 256
 MAX_UNREAD_BYTES = 256 << 10
 
 FRAMING = ("content-length", "transfer-encoding")
+"""The fields that tell the length of a body; without them it ends with the connection."""
 
 
 class ExchangeError(TransportError):
@@ -54,7 +56,6 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_error",
         "_fields",
-        "_framed",
         "_keep_alive",
         "_parser",
         "_paused",
@@ -75,16 +76,14 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         """As in `Response`."""
         self.idle_since = 0.0
         """Seconds of the event loop's clock."""
         self._answer = _NONE
         self._error: ExchangeError | None = None
-        self._fields = 0
-        """Header fields received; repeated ones count."""
-        self._framed = False
-        """The body's length is known from its framing, not from the end of the connection."""
+        self._fields: list[tuple[bytes, bytes]] = []
+        """The header fields received."""
         self._keep_alive = True
         self._paused = False
         self._poll: select.poll | None = None
@@ -107,7 +106,6 @@ class Connection(asyncio.Protocol):
         """Sends a request and returns when the head of the response has arrived. Raises `ExchangeError`."""
         assert self._answer is _NONE
         self._answer = _AWAITED
-        self._framed = False
         self.transport.writelines((head, body))
         while self._answer is _AWAITED:
             await self._wait_for_input()
@@ -232,24 +230,20 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._answer is _COMPLETE:
             raise ProtocolError("a second answer")  # feed_data raises it as a parser error
-        self.headers = {}
-        self._fields = 0
-        self._framed = False
+        self._fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._answer is _AWAITED:  # later ones are trailers: read and dropped
-            self._fields += 1
-            if len(name) + len(value) > MAX_FIELD_BYTES or self._fields > MAX_FIELDS:
+            fields = self._fields
+            if len(name) + len(value) > MAX_FIELD_BYTES or len(fields) >= MAX_FIELDS:
                 raise ProtocolError("head_too_large")  # feed_data raises it as a parser error
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-            if key in FRAMING:
-                self._framed = True
-            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+            fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:  # below 200: an interim response (RFC 9110, 15.2)
             self.status = status
+            self.headers = ReceivedHeaders(self._fields)
             self._silent = 0
             self._answer = _BODY
 
@@ -314,7 +308,7 @@ class Connection(asyncio.Protocol):
             return
         if error is not None:
             self._error = ConnectionLostError(type(error).__name__)
-        elif self._answer is _BODY and not self._framed:
+        elif self._answer is _BODY and not any(name in self.headers for name in FRAMING):
             self._answer = _COMPLETE  # RFC 9112 6.3, case 8: the body ends with the connection
         else:
             self._error = ProtocolError("disconnected")

@@ -7,7 +7,7 @@ no decompression, no redirects, no cookies, no proxies from the environment.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from codellama_proxy.core.types import Failure, HttpRequest
@@ -84,6 +84,40 @@ class BytesBody(ResponseBody):
     def arrived(self) -> bytes:
         content, self._left = self._left, b""
         return content
+
+
+class ReceivedHeaders(Mapping[str, str]):
+    """The fields of a response's head, decoded when they are read: most never are."""
+
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        self._fields = fields
+        """Names and values as received."""
+        self._values: dict[bytes, bytes] | None = None
+        """By name in lower case; the values of a repeated name are joined."""
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]  # of strings only
+        value = self._joined().get(name.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def __getitem__(self, name: str) -> str:
+        return self._joined()[name.encode("latin-1")].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name.decode("latin-1") for name in self._joined()])
+
+    def __len__(self) -> int:
+        return len(self._joined())
+
+    def _joined(self) -> dict[bytes, bytes]:
+        values = self._values
+        if values is None:
+            values = self._values = {}
+            for name, value in self._fields:
+                name = name.lower()  # noqa: PLW2901
+                values[name] = b"%b, %b" % (values[name], value) if name in values else value
+        return values
 
 
 class Response:

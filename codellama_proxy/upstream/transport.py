@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
@@ -37,11 +38,13 @@ class HttpTransport:
         self._idle: dict[Origin, deque[Connection]] = {}
         """By origin; the most recently used connection is on the right."""
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._latest: tuple[str, Mapping[str, str], str, tuple[Origin, bytes]] | None = None
+        """URL, headers and method of the last request, and what they gave: most requests have the same objects."""
 
     async def send(self, request: HttpRequest, connect_seconds: float) -> Response:
         """The response, when its head has arrived. Raises `TransportError`."""
-        url, headers, body, method, _ = request
-        origin, head = _request_head(method, url, tuple(headers.items()), self._dialer.proxy)
+        body = request.body
+        origin, head = self._head_of(request)
         idle = self._idle.get(origin)
         connection = await self._take_idle(origin, idle) if idle else None
         reused = connection is not None
@@ -57,6 +60,16 @@ class HttpTransport:
             connection.close()
             raise
         return Response(connection.status, connection.headers, ConnectionBody(self, origin, connection))
+
+    def _head_of(self, request: HttpRequest) -> tuple[Origin, bytes]:
+        """The origin, and the head without the content length. Raises `AddressError`."""
+        url, headers, _, method, _ = request
+        latest = self._latest
+        if latest is not None and latest[0] is url and latest[1] is headers and latest[2] == method:
+            return latest[3]
+        found = _request_head(method, url, tuple(headers.items()), self._dialer.proxy)
+        self._latest = url, headers, method, found
+        return found
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
         """Keeps the connection for the next request if its answer was read to the end, else closes it."""
