@@ -28,6 +28,7 @@ from codellama_proxy.core.snapshot import Deployment, Guardrail, Model, Project
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.project_rules import ProjectRules
 
 TEAM = CacheScope("project", "team", "team")
 LOOKUPS = 20_000
@@ -69,7 +70,7 @@ async def lookups(count: int) -> tuple[float, float, float, float]:
 def timed_keys() -> float:
     started = time.perf_counter()
     for _ in range(LOOKUPS):
-        requests = DeploymentRequests(CHAT, GUARDRAIL, Project("team"))
+        requests = DeploymentRequests(CHAT, ProjectRules(GUARDRAIL, Project("team")))
         key_of("project", "team", requests, MODEL)
     return (time.perf_counter() - started) / LOOKUPS * 1e6
 

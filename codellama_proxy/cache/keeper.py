@@ -62,14 +62,15 @@ class AnswerKeeper:
             return
         cache, now = query.snapshot.cache, self._time.wall()
         expires = query.directives.expiry(cache.ttl, now)
-        model = next((m for m in query.models if m.name == reply.deployment.name), None)
+        model = query.chain.named(reply.deployment.name)
         if model is None or expires <= now:
             return
         answer = CachedAnswer(event, reply.deployment.id, reply.dropped, now, expires)
-        key = query.key if model is query.models[0] else query.key_of(model)
+        asked = model is query.chain.models[0]
+        key = query.key if asked else query.key_of(model)
         self._storage.put(key, answer, query.scope, model.name, cache.max_entries)
         backend = self._semantic.of(query.snapshot)
-        if backend is not None and query.semantic is not None and model is query.models[0]:
+        if backend is not None and query.semantic is not None and asked:
             semantic_query, backend_state = query.semantic
             self._later(backend.keep(semantic_query, backend_state, key, answer))
 

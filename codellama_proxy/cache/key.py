@@ -18,9 +18,11 @@ from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.fields import invalid_type, invalid_value
 from codellama_proxy.openai_format.parameters import BOOKKEEPING, DEFAULTS, MAX_TOKENS_FIELDS
 from codellama_proxy.openai_format.request import InferenceRequest, Message
-from codellama_proxy.policy.deployment_request import DeploymentRequest, DeploymentRequests
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import apply_guardrail
 
+KEY_VERSION = 2
+"""Changes with the meaning of a key's parts, so that older answers are not found."""
 MAX_CACHED_BYTES = 1 << 20
 """Maximum size of a stored completion."""
 COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
@@ -131,32 +133,21 @@ def scope_of(snapshot: Snapshot, project: str, key: Key | None) -> CacheScope:
 
 def key_of(kind: str, name: str, requests: DeploymentRequests, model: Model) -> bytes:
     """The key of `model`'s answers to a request in the scope `kind`, `name`: a SHA-256 digest."""
-    request, policy = requests.request, requests.guardrail.client_system
-    # Entries without own parameters all have the client's, which are serialized once.
-    params = orjson.Fragment(_serialized(canonical_params(request.params)))
-    whole = {
-        "version": 1,
-        "scope": [kind, name],
-        "mode": request.mode,
-        "model": model.name,
-        "messages": apply_guardrail(request.messages, "", policy),
-        **({"needed_tool": request.needed_tool} if request.needed_tool else {}),
-        "deployments": [_request_parts(requests.at(one), params) for one in model.deployments],
-    }
-    return hashlib.sha256(_serialized(whole)).digest()
+    request, policy = requests.request, requests.rules.guardrail.client_system
+    messages = request.messages if policy != "drop" else apply_guardrail(request.messages, "", policy)
+    parts = [_serialized([KEY_VERSION, kind, name, request.mode, model.name, request.needed_tool, messages])]
+    own = _serialized(canonical_params(request.params))
+    for deployment in model.deployments:
+        here = requests.at(deployment)
+        # Entries without parameters have the client's, which are serialized once.
+        params = _serialized(canonical_params(here.params)) if deployment.params else own
+        parts += (here.candidate.settings_json, params)
+    return hashlib.sha256(b",".join(parts)).digest()
 
 
 def _serialized(value: Any) -> bytes:
     """JSON; entries' parameters are frozen mappings."""
     return orjson.dumps(value, default=dict, option=orjson.OPT_SORT_KEYS)
-
-
-def _request_parts(here: DeploymentRequest, own: orjson.Fragment) -> list[Any]:
-    """What determines the request at this deployment in addition to the client's messages."""
-    to = here.deployment
-    params = canonical_params(here.params) if to.params else own
-    where = [to.id, to.provider, to.base_url, to.model, to.drop_params, to.extra]
-    return [*where, here.guardrail_text, params]
 
 
 def canonical_params(params: Json) -> dict[str, Any]:

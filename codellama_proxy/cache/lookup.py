@@ -30,10 +30,11 @@ from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.offload import off_loop
-from codellama_proxy.core.snapshot import Model, Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 
 MAINTENANCE_SECONDS = 1.0
 """Interval between maintenance steps."""
@@ -54,17 +55,17 @@ class CacheLookup:
         self,
         context: RequestContext,
         request: InferenceRequest,
-        models: Sequence[Model],
+        chain: Chain,
         snapshot: Snapshot,
         cache_control: str,
     ) -> AnswerSource:
         """The source of the answer. Sets `context.cache` to the lookup's result. Raises `ProxyError`."""
         directives = keys.directives_of(request.cache, cache_control)
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
-        if not (cacheable and context.settings.cache) or _is_relayed(request, models):
+        if not (cacheable and context.settings.cache) or _is_relayed(request, chain):
             return DirectCall()
         query = await off_loop(
-            request.size, CacheQuery, context, request, models, snapshot, directives, self._time.monotonic
+            request.size, CacheQuery, context, request, chain, snapshot, directives, self._time.monotonic
         )
         if not directives.read:
             context.cache = "bypass"
@@ -85,7 +86,7 @@ class CacheLookup:
 
     async def _similar(self, query: CacheQuery, backend: SemanticBackend) -> CachedAnswerSource | None:
         """A stored answer to a similar request, or `None`."""
-        request, model = query.request, query.models[0]
+        request, model = query.request, query.chain.models[0]
         wanted = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
         if wanted is None:
             return None
@@ -102,7 +103,7 @@ class CacheLookup:
         """A stored answer for this request, if it is fresh and its deployment still exists."""
         if answer is None or not query.directives.fresh(answer, query.snapshot.cache.ttl, self._time.wall()):
             return None
-        deployment = next((d for d in query.models[0].deployments if d.id == answer.deployment), None)
+        deployment = next((d for d in query.chain.models[0].deployments if d.id == answer.deployment), None)
         if deployment is None:
             return None
         events: Sequence[Event] = (answer.event,)
@@ -189,8 +190,8 @@ class CacheLookup:
         await self._semantic.close()
 
 
-def _is_relayed(request: InferenceRequest, models: Sequence[Model]) -> bool:
+def _is_relayed(request: InferenceRequest, chain: Chain) -> bool:
     """Whether a candidate would answer in the client's dialect: such answers have parts that a chat has not."""
     if request.native is None:
         return False
-    return any(request.dialect in deployment.relays for model in models for deployment in model.deployments)
+    return any(request.dialect in deployment.relays for deployment in chain.deployments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from codellama_proxy.cache import key as keys
@@ -15,6 +15,7 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 
 CallKey = tuple[bytes, tuple[str, ...]]
 
@@ -25,10 +26,10 @@ class CacheQuery:
     __slots__ = (
         "_monotonic",
         "call_key",
+        "chain",
         "context",
         "directives",
         "key",
-        "models",
         "request",
         "scope",
         "semantic",
@@ -39,21 +40,21 @@ class CacheQuery:
         self,
         context: RequestContext,
         request: InferenceRequest,
-        models: Sequence[Model],
+        chain: Chain,
         snapshot: Snapshot,
         directives: CacheDirectives,
         monotonic: Callable[[], float],
     ) -> None:
         self.context = context
         self.request = request
-        self.models = models
+        self.chain = chain
         self.snapshot = snapshot
         self.directives = directives
         self.semantic: tuple[SemanticQuery, Any] | None = None
         """The semantic query, and the state that the backend computed for it."""
         self.scope: CacheScope = keys.scope_of(snapshot, context.settings.name, context.key)
-        self.key = self.key_of(models[0])
-        self.call_key: CallKey = (self.key, tuple([model.name for model in models]))
+        self.key = self.key_of(chain.models[0])
+        self.call_key: CallKey = (self.key, chain.names)
         """Identifies calls that may be shared: same key, and same permitted models."""
         self._monotonic = monotonic
 
@@ -63,7 +64,7 @@ class CacheQuery:
 
     @property
     def requests(self) -> DeploymentRequests:
-        return self.context.requests_for(self.request, self.snapshot.guardrail)
+        return self.context.requests_for(self.request, self.snapshot)
 
     def seconds_left(self) -> float:
         """Seconds until the request's deadline; 0 if it has passed."""

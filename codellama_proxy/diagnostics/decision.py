@@ -17,7 +17,6 @@ from codellama_proxy.limits.admission import Admission, ScopeState
 from codellama_proxy.limits.rates import UNRATED, ScopeLimits
 from codellama_proxy.limits.windows import window
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import allows, permission
 from codellama_proxy.pricing.catalogue import price_of
@@ -25,6 +24,7 @@ from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import selection as routing
 from codellama_proxy.routing import sticky
+from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
 from codellama_proxy.routing.sticky import Conversation
 
@@ -115,26 +115,25 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
         check_client_system(chat.messages, snapshot.guardrail.client_system)
         permitted = permission(trace.settings, key, chat.shown_endpoint)
         asked = routing.requested_model(snapshot, chat.model, chat.mode, permitted)
-        models = routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode)
+        whole = Chain(routing.models_of_chain(snapshot, asked, permitted, world.cooling, 0.0, chat.mode))
     except ProxyError as error:
         return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, None, ())))
     scopes = asking.scopes_of(trace, chat, snapshot)
-    every = asking.candidates(models)
     trace.budgeted = asking.budgeted(scopes)
-    models = list(asking.payable(models)) if trace.budgeted else models
-    deployments = asking.candidates(models)
-    estimate = world.count(chat, deployments[0])
-    ask = asking.admission_request(trace, chat, models, snapshot, scopes, estimate)
-    explanation = replace(explanation, most_nanos=_most(ask), prompt_tokens=estimate, models=tuple(models))
+    chain = whole.payable() if trace.budgeted else whole
+    estimate = world.count(chat, chain.deployments[0])
+    ask = asking.admission_request(trace, chat, chain, snapshot, scopes, estimate)
+    explanation = replace(explanation, most_nanos=_most(ask), prompt_tokens=estimate, models=chain.models)
     try:
-        explanation = replace(explanation, cache=_cached(trace, chat, models[0], snapshot))
+        explanation = replace(explanation, cache=_cached(trace, chat, chain.models[0], snapshot))
         trace.admission = admission.decide(ask, world.standings(scopes)).admission
     except ProxyError as error:
         explanation = replace(explanation, error=error)
-    conversation = sticky.conversation_of(chat, models, snapshot.routing, world.session, key.key_id)
-    chain = routing.candidates(models, world.cooling, 0.0, lambda: 0.5, conversation)
-    places = tuple(_candidate(trace, chat, one, snapshot, world) for one in chain)
-    others = tuple(_others(snapshot, key, chat, asked, [d.id for d in chain], [d.id for d in every]))
+    conversation = sticky.conversation_of(chat, chain.models, snapshot.routing, world.session, key.key_id)
+    order = routing.candidates(chain.models, world.cooling, 0.0, lambda: 0.5, conversation)
+    places = tuple(_candidate(trace, chat, one, snapshot, world) for one in order)
+    every = [d.id for d in whole.deployments]
+    others = tuple(_others(snapshot, key, chat, asked, [d.id for d in order], every))
     return replace(
         explanation, admission=trace.admission, chain=places, others=others, conversation=conversation
     )
@@ -181,7 +180,7 @@ def _cached(trace: RequestContext, chat: InferenceRequest, asked: Model, snapsho
     if not wish.read and not wish.write:
         return Cached("not asked by the client")
     of = caching.scope_of(snapshot, trace.settings.name, trace.key)
-    key = caching.key_of(of.kind, of.name, DeploymentRequests(chat, snapshot.guardrail, project), asked)
+    key = caching.key_of(of.kind, of.name, trace.requests_for(chat, snapshot), asked)
     return Cached("used", f"{of.kind} {of.name}".strip(), key.hex())
 
 
@@ -198,8 +197,8 @@ def _candidate(
     trace: RequestContext, chat: InferenceRequest, one: Deployment, snapshot: Snapshot, world: World
 ) -> CandidateState:
     chats = chat.endpoint == "chat/completions"
-    at = trace.requests_for(chat, snapshot.guardrail).at(one)
-    text = at.guardrail_text if chats else ""
+    at = trace.requests_for(chat, snapshot).at(one)
+    text = at.candidate.guardrail_text if chats else ""
     bound = trace.admission.max_tokens if trace.admission else None
     cooling = world.cooling.get(one.id)
     state, why = "ready", ""
@@ -229,7 +228,8 @@ def _others(
     """The deployments that are not attempted. `chain`: the ids of all that could be without a budget."""
     permitted = permission(snapshot.project(key.project), key, chat.shown_endpoint)
     found = []
-    for one in (*asking.candidates(snapshot.models.values()), *snapshot.disabled):
+    enabled = [one for model in snapshot.models.values() for one in model.deployments]
+    for one in (*enabled, *snapshot.disabled):
         if one.id in attempted:
             continue
         if one.disabled is not None:

@@ -22,6 +22,7 @@ from codellama_proxy.core.types import Attempt, HttpRequest
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.cooldown import Cooldowns, is_cooling
 from codellama_proxy.upstream.dial import DialError
 from codellama_proxy.upstream.http import BytesBody, Response, Transport, TransportError
@@ -195,7 +196,7 @@ async def _course(
     pools, cooldowns = Pools(stage.make), Cooldowns(identity_of, loop.time)
     served, error = None, None
     try:
-        reply = await AttemptRunner(pools, cooldowns, time).run(trace, chat, models, snapshot)
+        reply = await AttemptRunner(pools, cooldowns, time).run(trace, chat, Chain(models), snapshot)
         await reply.close()
     except SimulatedAnswer:
         served = stage.called[-1][1].id

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
-from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Charge, Usage
 from codellama_proxy.gateway import admission_request as admissions
 from codellama_proxy.gateway.settlement import settlement
@@ -21,6 +20,7 @@ from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
 from codellama_proxy.request.charge import RequestCharge, request_charge, total_charge, uncharged
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 from codellama_proxy.store.interfaces import Ledger
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
@@ -60,9 +60,9 @@ class Accounting:
         return self._spans is not None
 
     async def admit(
-        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
-    ) -> Sequence[Model]:
-        """Write a held row; returns the models that may be called: with a budget, those with a price.
+        self, context: RequestContext, request: InferenceRequest, chain: Chain, snapshot: Snapshot
+    ) -> Chain:
+        """Write a held row; returns the chain that may be called: with a budget, what has a price.
 
         Called before anything is sent upstream. Raises `ProxyError`: a limit, model_not_priced or
         accounting_unavailable.
@@ -70,38 +70,36 @@ class Accounting:
         scopes = admissions.scopes_of(context, request, snapshot)
         context.budgeted = admissions.budgeted(scopes)
         if context.budgeted:
-            models = admissions.payable(models)
+            chain = chain.payable()
         # Prompt tokens are counted only if a token rate is limited; otherwise they are estimated from the size.
         if admissions.counts_tokens(scopes):
-            estimate = await self._counter.prompt(request, admissions.candidates(models)[0])
+            estimate = await self._counter.prompt(request, chain.deployments[0])
         else:
             estimate = tokens.of_size(request.size)
         context.needs_settlement = True
         ask = await off_loop(
-            request.size, admissions.admission_request, context, request, models, snapshot, scopes, estimate
+            request.size, admissions.admission_request, context, request, chain, snapshot, scopes, estimate
         )
         context.scopes = scopes
         context.admission = await self._ledger.admit(ask)
         context.bounds = admissions.bounds_of(ask, context.admission, budgeted=context.budgeted)
         context.held_nanos = context.admission.hold_nanos
-        return models
+        return chain
 
-    async def admit_follower(
-        self, context: RequestContext, models: Sequence[Model], snapshot: Snapshot
-    ) -> None:
+    async def admit_follower(self, context: RequestContext, chain: Chain, snapshot: Snapshot) -> None:
         """Write a row without cost for a request that ended while it waited for a shared call."""
         assert context.request is not None
         context.cache = "hit"
         try:
-            await self.admit(context, context.request, models, snapshot)
+            await self.admit(context, context.request, chain, snapshot)
         except ProxyError:
             context.needs_settlement = False  # a limit would refuse it, and refused requests have no row
 
-    async def with_text(self, request: InferenceRequest, models: Sequence[Model]) -> InferenceRequest:
+    async def with_text(self, request: InferenceRequest, chain: Chain) -> InferenceRequest:
         """The request; with its token IDs decoded to text as well if a candidate accepts only text."""
         if request.endpoint != "embeddings" or not has_ids(request):
             return request
-        if all(d.provider in TAKE_IDS for d in admissions.candidates(models)):
+        if all(d.provider in TAKE_IDS for d in chain.deployments):
             return request
         return request._replace(texts=await self._counter.texts(request))
 

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
-from codellama_proxy.core.snapshot import Cooldown, Deployment, Model, Snapshot
+from codellama_proxy.core.snapshot import Cooldown, Deployment, Snapshot
 from codellama_proxy.core.types import Event, HttpRequest, Take, decline
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.gateway.prepared import PreparedSnapshot
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import NOTHING
 from codellama_proxy.policy.permissions import every_model
@@ -18,6 +19,7 @@ from codellama_proxy.pricing.charge import CANCELLED, Call
 from codellama_proxy.providers.registry import adapter_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import retries, selection, sticky
+from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.retries import GiveUp, Try
 from codellama_proxy.upstream.attempt import open_reply
@@ -93,54 +95,53 @@ class AttemptRunner:
         self._cooldowns = cooldowns
         self._time = time
         self._room = room
-        self._chains: selection.WholeChains | None = None
-        """Those of the configuration last used."""
 
     def chain(
-        self, request: InferenceRequest, permitted: Callable[[str], bool], snapshot: Snapshot
-    ) -> Sequence[Model]:
+        self, request: InferenceRequest, permitted: Callable[[str], bool], prepared: PreparedSnapshot
+    ) -> Chain:
         """The requested model and its fallbacks. Raises `ProxyError` model_not_found."""
-        asked = selection.requested_model(snapshot, request.model, request.mode, permitted)
         cooling = self._cooldowns.states()
         if permitted is every_model and not cooling:  # nearly every request
-            if self._chains is None or self._chains.snapshot is not snapshot:
-                self._chains = selection.WholeChains(snapshot)
-            return self._chains.of(asked, request.mode)
-        now = self._time.monotonic()
-        return selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode)
+            return prepared.whole_chain(request.model, request.mode)
+        now, snapshot = self._time.monotonic(), prepared.snapshot
+        asked = selection.requested_model(snapshot, request.model, request.mode, permitted)
+        return Chain(selection.models_of_chain(snapshot, asked, permitted, cooling, now, request.mode))
 
     def plan(
-        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, chain: Chain, snapshot: Snapshot
     ) -> None:
         """Sets the order of the deployments before the first attempt, because the ledger records the first one."""
-        key_id = context.key.key_id if context.key else None
-        context.conversation = sticky.conversation_of(
-            request, models, snapshot.routing, context.session, key_id
-        )
-        context.planned, context.planned_for = self._order(context, models), models
+        if chain.has_choice:
+            key_id = context.key.key_id if context.key else None
+            context.conversation = sticky.conversation_of(
+                request, chain.models, snapshot.routing, context.session, key_id
+            )
+        context.planned, context.planned_for = self._order(context, chain), chain
 
-    def _order(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
+    def _order(self, context: RequestContext, chain: Chain) -> Sequence[Deployment]:
+        cooling = self._cooldowns.states()
+        if not cooling and not chain.has_choice:
+            return chain.deployments
         now, jitter = self._time.monotonic(), self._time.jitter
-        return selection.candidates(models, self._cooldowns.states(), now, jitter, context.conversation)
+        return selection.candidates(chain.models, cooling, now, jitter, context.conversation)
 
-    def _planned(self, context: RequestContext, models: Sequence[Model]) -> Sequence[Deployment]:
+    def _planned(self, context: RequestContext, chain: Chain) -> Sequence[Deployment]:
         """The planned order, for the first attempt only, without deployments that admission ruled out."""
         planned, context.planned = context.planned, ()
-        if not planned or context.planned_for is models:
+        if not planned or context.planned_for is chain:
             return planned
-        found = [d for model in models for d in model.deployments]
-        return [d for d in planned if d in found]
+        return [d for d in planned if d in chain.deployments]
 
     async def run(
-        self, context: RequestContext, request: InferenceRequest, models: Sequence[Model], snapshot: Snapshot
+        self, context: RequestContext, request: InferenceRequest, chain: Chain, snapshot: Snapshot
     ) -> TrackedReply:
         """Returns an answer that has begun. Raises `ProxyError` if every deployment failed."""
         while True:
             now, jitter = self._time.monotonic(), self._time.jitter
-            ordered = self._planned(context, models) or self._order(context, models)
-            chain = [d for d in ordered if d.id not in context.unable] if context.unable else ordered
+            ordered = self._planned(context, chain) or self._order(context, chain)
+            able = [d for d in ordered if d.id not in context.unable] if context.unable else ordered
             elapsed, states = now - context.started, self._cooldowns.states()
-            step = retries.next_step(chain, context.attempts, elapsed, snapshot.routing, jitter, states, now)
+            step = retries.next_step(able, context.attempts, elapsed, snapshot.routing, jitter, states, now)
             if isinstance(step, GiveUp):
                 raise retries.final_error(context.attempts, step, snapshot.routing)
             if step.delay:
@@ -210,7 +211,7 @@ def _prepared(
     context: RequestContext, request: InferenceRequest, deployment: Deployment, snapshot: Snapshot
 ) -> tuple[InferenceRequest, HttpRequest]:
     """The request for this deployment, and its HTTP request. Raises `ProxyError`."""
-    at = context.requests_for(request, snapshot.guardrail).at(deployment)
+    at = context.requests_for(request, snapshot).at(deployment)
     bound = context.admission.max_tokens if context.admission else None
     refused = repairs.left_out(context.attempts, deployment) if context.attempts else NOTHING
     here, gone = at.to_send(bound, budgeted=context.budgeted, refused=refused)

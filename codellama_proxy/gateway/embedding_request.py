@@ -16,6 +16,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.inbound.openai import parse_embedding
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 
 
 class Embedder:
@@ -38,7 +39,7 @@ class Embedder:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 if not await self._admitted(context, request, model, snapshot):
                     return None
-                reply = await self._attempts.run(context, request, [model], snapshot)
+                reply = await self._attempts.run(context, request, Chain([model]), snapshot)
                 try:
                     context.note(reply.first)
                     context.complete = True
@@ -60,7 +61,7 @@ class Embedder:
         self, context: RequestContext, request: InferenceRequest, model: Model, snapshot: Snapshot
     ) -> bool:
         try:
-            await self._accounting.admit(context, request, [model], snapshot)
+            await self._accounting.admit(context, request, Chain([model]), snapshot)
         except ProxyError as refusal:
             context.error = refusal
             return False
@@ -71,7 +72,7 @@ class Embedder:
         context = RequestContext(
             f"emb_{asker.id.removeprefix('req_')}", now, wall, "embeddings", asker.config
         )
-        context.key, context.settings = asker.key, asker.settings
+        context.key, context.settings, context.rules = asker.key, asker.settings, asker.rules
         context.session, context.agent = asker.session, asker.agent
         context.counts = False
         return context

@@ -14,9 +14,10 @@ from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.attempts import AttemptRunner
+from codellama_proxy.gateway.prepared import LatestPrepared
 from codellama_proxy.inbound.dialect import Dialect, Headers
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy.deployment_request import DeploymentRequest
+from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.providers.registry import token_count_of
@@ -49,7 +50,7 @@ class InputTokens:
         pools: Pools,
         time: Time,
     ) -> None:
-        self._snapshot = snapshot
+        self._prepared = LatestPrepared(snapshot)
         self._attempts = attempts
         self._counter = counter
         self._pools = pools
@@ -64,13 +65,14 @@ class InputTokens:
 
         Raises `ProxyError` with status 400, or 404 for a model that the key may not use.
         """
-        snapshot = self._snapshot()
+        prepared = self._prepared()
+        snapshot = prepared.snapshot
         request = await off_loop(len(body), dialect.parse, body, headers, "", 0)
         check_client_system(request.messages, snapshot.guardrail.client_system)
-        project = snapshot.project(key.project if key else ANONYMOUS)
-        permitted = permission(project, key, dialect.endpoint)
-        deployment = self._attempts.chain(request, permitted, snapshot)[0].deployments[0]
-        at = DeploymentRequest(request, deployment, snapshot.guardrail, project)
+        rules = prepared.rules(key.project if key else ANONYMOUS)
+        permitted = permission(rules.settings, key, dialect.endpoint)
+        deployment = self._attempts.chain(request, permitted, prepared).deployments[0]
+        at = DeploymentRequests(request, rules).at(deployment)
         sent, _ = await off_loop(len(body), lambda: at.to_send(None, budgeted=False))
         reported = await self._reported(sent, deployment)
         if reported is not None:

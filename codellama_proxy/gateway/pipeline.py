@@ -9,7 +9,7 @@ Streams and plain answers take the same path: a plain answer is a stream of one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.cache.answer_source import AnswerSource
@@ -18,10 +18,11 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.request_id import new_request_id
-from codellama_proxy.core.snapshot import Model, Snapshot
+from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
 from codellama_proxy.gateway.attempts import AttemptRunner
+from codellama_proxy.gateway.prepared import LatestPrepared, PreparedSnapshot
 from codellama_proxy.gateway.respond import Client, ClientDisconnectedError, Responder
 from codellama_proxy.inbound.dialect import Dialect, Encoder
 from codellama_proxy.inbound.registry import DIALECTS
@@ -31,6 +32,7 @@ from codellama_proxy.policy.guardrail import check_client_system
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.request.context import ANONYMOUS, RequestContext
 from codellama_proxy.request.transcript import Transcript
+from codellama_proxy.routing.chain import Chain
 
 
 class Gateway:
@@ -47,7 +49,7 @@ class Gateway:
         seal_key: bytes,
     ) -> None:
         """`seal_key`: the installation's, for reasoning that clients keep."""
-        self._snapshot = snapshot
+        self._prepared = LatestPrepared(snapshot)
         self._keys = keys
         self._attempts = attempts
         self._accounting = accounting
@@ -68,14 +70,15 @@ class Gateway:
         """Answers one request, with an error response if need be. Raises `ClientDisconnectedError`."""
         dialect = DIALECTS[endpoint]
         encoder: Encoder | None = None
-        snapshot = self._snapshot()
+        prepared = self._prepared()
+        snapshot = prepared.snapshot
         context = self._new_context(endpoint, client, snapshot)
         task = asyncio.current_task()
         assert task is not None
         source: AnswerSource | None = None
-        models: Sequence[Model] = ()
+        chain: Chain | None = None
         try:
-            await self._authenticate(context, client, snapshot)
+            await self._authenticate(context, client, prepared)
             body = await self._body(task, context, client, snapshot)
             self._enter(task, context, snapshot)
             seals = Seals(self._seal_key, context.settings.name)
@@ -83,13 +86,14 @@ class Gateway:
                 len(body), parsed, context, dialect, client, body, seals, snapshot
             )
             encoder = dialect.encoder(request, seals)
-            models = self._chain(context, request, snapshot)
-            request = await self._accounting.with_text(request, models)
-            source = await self._cache.find_source(context, request, models, snapshot, client.cache_control())
-            self._attempts.plan(context, request, models, snapshot)
-            models = await self._accounting.admit(context, request, models, snapshot)
+            permitted = permission(context.settings, context.key, context.endpoint)
+            chain = self._attempts.chain(request, permitted, prepared)
+            request = await self._accounting.with_text(request, chain)
+            source = await self._cache.find_source(context, request, chain, snapshot, client.cache_control())
+            self._attempts.plan(context, request, chain, snapshot)
+            payable = chain = await self._accounting.admit(context, request, chain, snapshot)
             client.stay(lambda: _client_left(task, context, request))
-            reply = await source.reply(lambda: self._attempts.run(context, request, models, snapshot))
+            reply = await source.reply(lambda: self._attempts.run(context, request, payable, snapshot))
             await self._responder.deliver(context, request, reply, client, snapshot, encoder)
         except ProxyError as error:
             context.error = error
@@ -106,7 +110,8 @@ class Gateway:
         finally:
             self._running.pop(task, None)
             if context.following:
-                await self._accounting.admit_follower(context, models, snapshot)
+                assert chain is not None
+                await self._accounting.admit_follower(context, chain, snapshot)
             await self._end(context, source)
 
     async def _end(self, context: RequestContext, source: AnswerSource | None) -> None:
@@ -163,17 +168,13 @@ class Gateway:
         if len(self._running) >= snapshot.server.max_parallel_requests:
             raise ProxyError("overloaded", "Too many requests in flight; retry shortly.", retry_after=1.0)
 
-    async def _authenticate(self, context: RequestContext, client: Client, snapshot: Snapshot) -> None:
-        context.key = await self._keys.caller(client.credential(), required=snapshot.auth_required)
-        context.settings = snapshot.project(context.key.project if context.key else ANONYMOUS)
-
-    def _chain(
-        self, context: RequestContext, request: InferenceRequest, snapshot: Snapshot
-    ) -> Sequence[Model]:
-        """The requested model and its fallbacks that the key and its project may use."""
-        return self._attempts.chain(
-            request, permission(context.settings, context.key, context.endpoint), snapshot
-        )
+    async def _authenticate(
+        self, context: RequestContext, client: Client, prepared: PreparedSnapshot
+    ) -> None:
+        required = prepared.snapshot.auth_required
+        context.key = await self._keys.caller(client.credential(), required=required)
+        context.rules = prepared.rules(context.key.project if context.key else ANONYMOUS)
+        context.settings = context.rules.settings
 
 
 def _client_left(task: asyncio.Task[None], context: RequestContext, request: InferenceRequest) -> None:

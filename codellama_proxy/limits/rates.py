@@ -127,16 +127,27 @@ def scopes_of(
     snapshot: Snapshot, project: Project, key: Key | None, user: str | None
 ) -> tuple[ScopeLimits, ...]:
     """The scopes of a request that have any limit."""
-    found = []
-    if (of_all := snapshot.limits["global"]).is_set:
-        found.append(ScopeLimits("global:", of_all))
-    if project.limits.is_set:
-        found.append(ScopeLimits(f"project:{project.name}", project.limits))
+    return with_caller(project_scopes(snapshot, project), snapshot, project.name, key, user)
+
+
+def project_scopes(snapshot: Snapshot, project: Project) -> tuple[ScopeLimits, ...]:
+    """Those that all requests of a project have in common: global, and the project's."""
+    scopes = (
+        ScopeLimits("global:", snapshot.limits["global"]),
+        ScopeLimits(f"project:{project.name}", project.limits),
+    )
+    return tuple([scope for scope in scopes if scope.limits.is_set])
+
+
+def with_caller(
+    scopes: tuple[ScopeLimits, ...], snapshot: Snapshot, project: str, key: Key | None, user: str | None
+) -> tuple[ScopeLimits, ...]:
+    """The `project_scopes`, then those of the key and the user that have any limit."""
     if key is not None and (of_key := overlay(snapshot.limits["key"], key.limits)).is_set:
-        found.append(ScopeLimits(f"key:{key.key_id}", of_key))
+        scopes += (ScopeLimits(f"key:{key.key_id}", of_key),)
     if user is not None and (of_user := snapshot.limits["user"]).is_set:
-        found.append(ScopeLimits(f"user:{user_scope(project.name, user)}", of_user))
-    return tuple(found)
+        scopes += (ScopeLimits(f"user:{user_scope(project, user)}", of_user),)
+    return scopes
 
 
 # --- rates -------------------------------------------------------------------------------------------------

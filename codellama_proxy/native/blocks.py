@@ -72,12 +72,13 @@ NESTED_FIELDS = ("content", "source", "tool_calls")
 def has_hour(value: Any) -> bool:
     """Whether an object, or one in these lists, has a cache mark for which `is_hour`."""
     if isinstance(value, list | tuple):
-        return any(has_hour(one) for one in value)
-    if not isinstance(value, Mapping):
+        return bool([one for one in value if has_hour(one)])
+    if not isinstance(value, dict | Mapping):  # a dict nearly always, which is the faster check
         return False
-    if is_hour(value.get("cache_control")):
+    if "cache_control" in value and is_hour(value["cache_control"]):
         return True
-    return any(has_hour(value.get(name)) for name in NESTED_FIELDS)
+    inner = [value[name] for name in NESTED_FIELDS if name in value and type(value[name]) is not str]
+    return bool(inner) and has_hour(inner)
 
 
 def without_hours(value: Any) -> Any:

@@ -6,16 +6,15 @@ The cache key, the ledger's hold and each attempt use the same value, so each pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
-from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.failures import repairs
 from codellama_proxy.native.forms import form_of
 from codellama_proxy.openai_format.request import InferenceRequest, Native, answers_of
 from codellama_proxy.policy import privileged_fields
-from codellama_proxy.policy.guardrail import guardrail_text, request_for, with_entry_params
-from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.policy.guardrail import request_for, with_entry_params
+from codellama_proxy.policy.project_rules import Candidate, ProjectRules
 from codellama_proxy.pricing.extras import Extra, extras_of, paid, priced_fields
 
 NOTHING: frozenset[str] = frozenset()
@@ -24,31 +23,32 @@ NOTHING: frozenset[str] = frozenset()
 class DeploymentRequest:
     """One request for one deployment."""
 
-    def __init__(
-        self, request: InferenceRequest, deployment: Deployment, guardrail: Guardrail, project: Project
-    ) -> None:
+    __slots__ = ("_bounded", "_extras", "_policy", "candidate", "deployment", "native", "params", "request")
+
+    def __init__(self, request: InferenceRequest, candidate: Candidate, client_system: str) -> None:
+        """`client_system`: the guardrail's policy for system messages of the client."""
         self.request = request
         """The request as the client sent it."""
-        self.deployment = deployment
-        self.guardrail_text = guardrail_text(guardrail, project, deployment)
-        """The system prompt that is sent first; empty for none."""
-        self.params = with_entry_params(request.params, deployment)
+        self.candidate = candidate
+        self.deployment = candidate.deployment
+        self.params = with_entry_params(request.params, candidate.deployment)
         """The client's parameters over the entry's own."""
-        self._guardrail = guardrail
+        self._policy = client_system
         self._bounded: tuple[int | None, InferenceRequest] | None = None
-
-    @cached_property
-    def native(self) -> Native | None:
+        self._extras: list[Extra] | None = None
+        self.native = None if request.native is None else self._relayed(request.native)
         """The request in the client's dialect as it is relayed: with guardrail and the entry's parameters.
 
         `None` if this deployment gets a translation.
         """
-        if self.request.native is None or self.request.dialect not in self.deployment.relays:
+
+    def _relayed(self, native: Native) -> Native | None:
+        if self.request.dialect not in self.deployment.relays:
             return None
         form, own = form_of(self.request), self.deployment.params
-        body = form.without_own_reasoning(self.request.native.body)
-        body = form.guarded(body, self.guardrail_text, self._guardrail.client_system)
-        return self.request.native._replace(body=form.with_defaults(body, own) if own else body)
+        body = form.without_own_reasoning(native.body)
+        body = form.guarded(body, self.candidate.guardrail_text, self._policy)
+        return native._replace(body=form.with_defaults(body, own) if own else body)
 
     @property
     def priced_fields(self) -> Mapping[str, Any]:
@@ -66,25 +66,31 @@ class DeploymentRequest:
         """The number of answers that are generated and paid for."""
         return answers_of(self.request.endpoint, self.params)
 
-    @cached_property
+    @property
     def extras(self) -> list[Extra]:
         """The features it uses that cost extra."""
-        return extras_of(self._with_own_params)
+        if self._extras is None:
+            self._extras = extras_of(self._with_own_params)
+        return self._extras
 
     @property
     def paid_extras(self) -> list[Extra]:
         """The extras that have a price at this deployment."""
-        if not self.extras:
-            return self.extras
-        price = price_of(self.deployment)
-        return [extra for extra in self.extras if extra.paid_by(self.deployment.price, price)]
+        found = self.extras
+        if not found:
+            return found
+        price = self.candidate.price
+        return [extra for extra in found if extra.paid_by(self.deployment.price, price)]
 
     def bounded(self, max_tokens: int | None) -> InferenceRequest:
         """The request with the guardrail, the entry's parameters and the ledger's bound `max_tokens`, if any."""
         if self._bounded is None or self._bounded[0] != max_tokens:
-            policy = self._guardrail.client_system
-            here = request_for(self.request, self.deployment, self.guardrail_text, policy, max_tokens)
-            self._bounded = max_tokens, here._replace(native=self.native)
+            here = request_for(
+                self.request, self.deployment, self.candidate.guardrail_text, self._policy, max_tokens
+            )
+            if self.request.native is not None:
+                here = here._replace(native=self.native)
+            self._bounded = max_tokens, here
         return self._bounded[1]
 
     def to_send(
@@ -103,7 +109,7 @@ class DeploymentRequest:
             request, without = repairs.repaired(request, refused)
             dropped = (*without, *dropped)
         if budgeted and self.extras:
-            request, unpaid = paid(request, self.deployment, price_of(self.deployment))
+            request, unpaid = paid(request, self.deployment, self.candidate.price)
             dropped = (*dropped, *unpaid)
         return request, dropped
 
@@ -111,16 +117,20 @@ class DeploymentRequest:
 class DeploymentRequests:
     """One request for each of its candidates, computed on demand."""
 
-    def __init__(self, request: InferenceRequest, guardrail: Guardrail, project: Project) -> None:
+    __slots__ = ("_by_id", "request", "rules")
+
+    def __init__(self, request: InferenceRequest, rules: ProjectRules) -> None:
         self.request = request
-        self.guardrail = guardrail
-        self.project = project
+        self.rules = rules
         self._by_id: dict[str, DeploymentRequest] = {}
 
     def at(self, deployment: Deployment) -> DeploymentRequest:
         """The request for one candidate; the same object at each call."""
         known = self._by_id.get(deployment.id)
         if known is None:
-            known = DeploymentRequest(self.request, deployment, self.guardrail, self.project)
+            rules = self.rules
+            known = DeploymentRequest(
+                self.request, rules.candidate(deployment), rules.guardrail.client_system
+            )
             self._by_id[deployment.id] = known
         return known

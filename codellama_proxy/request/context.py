@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_for
-from codellama_proxy.core.snapshot import Deployment, Guardrail, Model, Project, Tracking
+from codellama_proxy.core.snapshot import Deployment, Project, Snapshot, Tracking
 from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import Rate, ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.project_rules import ProjectRules, rules_of
 from codellama_proxy.pricing.charge import CANCELLED, CANCELLED_MIDWAY, UNKNOWN_BOUNDS, Call
 from codellama_proxy.pricing.plausible_usage import Bounds
 from codellama_proxy.request.transcript import Transcript
+from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.sticky import Conversation
 
 CLIENT_CLOSED_REQUEST = 499
@@ -68,7 +70,7 @@ class RequestContext:
     """What its deployments are ordered by, where a name has more than one."""
     planned: Sequence[Deployment] = ()
     """The order of deployments for the first attempt."""
-    planned_for: Sequence[Model] = ()
+    planned_for: Chain | None = None
     """The chain they were planned for."""
     unable: set[str] = field(default_factory=set)
     """IDs of deployments that do not support this request."""
@@ -81,6 +83,8 @@ class RequestContext:
     """A budget can refuse it, so every billed feature it uses needs a price."""
     bounds: Bounds = UNKNOWN_BOUNDS
     """The maximum usage of each of its calls."""
+    rules: ProjectRules | None = None
+    """What the configuration decides for its project; made from `settings` where it is not set."""
     requests: DeploymentRequests | None = None
     """The request for each of its candidates, computed on demand."""
     sent: InferenceRequest | None = None
@@ -163,10 +167,16 @@ class RequestContext:
             return CLIENT_CLOSED_REQUEST
         return self.error.status if self.error is not None else 500
 
-    def requests_for(self, request: InferenceRequest, guardrail: Guardrail) -> DeploymentRequests:
+    def rules_under(self, snapshot: Snapshot) -> ProjectRules:
+        """The rules of its project, under the configuration it runs with."""
+        if self.rules is None:
+            self.rules = rules_of(snapshot, self.settings)
+        return self.rules
+
+    def requests_for(self, request: InferenceRequest, snapshot: Snapshot) -> DeploymentRequests:
         """`request` for each candidate, reused by the following stages."""
         if self.requests is None or self.requests.request is not request:
-            self.requests = DeploymentRequests(request, guardrail, self.settings)
+            self.requests = DeploymentRequests(request, self.rules_under(snapshot))
         return self.requests
 
     def leave(self) -> None:

@@ -104,22 +104,6 @@ def _stands_in(model: Model) -> bool:
     return all(d.provider == "mock" and not d.fallback for d in model.deployments)
 
 
-class WholeChains:
-    """The chains of one configuration where every model is permitted and none is cooling, each computed once."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self._chains: dict[tuple[str, str], Sequence[Model]] = {}
-
-    def of(self, first: Model, mode: str) -> Sequence[Model]:
-        """`models_of_chain`."""
-        found = self._chains.get((first.name, mode))
-        if found is None:
-            found = tuple(models_of_chain(self.snapshot, first, lambda _: True, {}, 0.0, mode))
-            self._chains[first.name, mode] = found
-        return found
-
-
 def models_of_chain(
     snapshot: Snapshot,
     first: Model,

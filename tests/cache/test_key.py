@@ -26,6 +26,7 @@ from codellama_proxy.core.snapshot import Cache, Deployment, Guardrail, Model, P
 from codellama_proxy.core.types import Event, Key
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.project_rules import ProjectRules
 from tests.support.builders import deployment, snapshot
 from tests.support.builders import model as model_of
 from tests.support.cases import each
@@ -33,6 +34,7 @@ from tests.support.cases import each
 MODEL = model_of("a", deployment("a"), deployment("a", 2))
 GUARDRAIL = Guardrail("Only code.")
 PROJECT = Project("team")
+RULES = ProjectRules(GUARDRAIL, PROJECT)
 BODY: dict[str, Any] = {
     "model": "a",
     "messages": [
@@ -59,7 +61,12 @@ def key(
     guardrail: Guardrail = GUARDRAIL,
     project: Project = PROJECT,
 ) -> bytes:
-    return key_of(kind, name, DeploymentRequests(parse_chat(orjson.dumps(body)), guardrail, project), model)
+    return key_of(
+        kind,
+        name,
+        DeploymentRequests(parse_chat(orjson.dumps(body)), ProjectRules(guardrail, project)),
+        model,
+    )
 
 
 def with_deployment(**changes: Any) -> Model:
@@ -160,9 +167,7 @@ def test_scope_model_and_guardrail_are_part_of_the_key(difference: dict[str, Any
 def test_a_tool_that_only_its_own_dialect_has_is_part_of_the_key() -> None:
     request = parse_chat(orjson.dumps(BODY))
     searching = request._replace(needed_tool="web_search")
-    keys = {
-        key_of("", "", DeploymentRequests(one, GUARDRAIL, PROJECT), MODEL) for one in (request, searching)
-    }
+    keys = {key_of("", "", DeploymentRequests(one, RULES), MODEL) for one in (request, searching)}
     assert len(keys) == 2
 
 
@@ -377,7 +382,7 @@ def test_only_plain_text_requests_are_compared(chat: InferenceRequest, expected:
 def test_similar_requests_differ_only_in_their_last_turn() -> None:
     def bucket(*messages: dict[str, Any], **more: Any) -> bytes:
         blank = without_last_turn(parsed(*messages, **more))
-        return key_of("project", "t", DeploymentRequests(blank, GUARDRAIL, PROJECT), MODEL)
+        return key_of("project", "t", DeploymentRequests(blank, RULES), MODEL)
 
     assert bucket(user("hi")) == bucket(user("hello"))
     assert bucket(user("hi")) != bucket(user("hi"), temperature=0)

@@ -22,11 +22,13 @@ from codellama_proxy.openai_format.request import Endpoint, InferenceRequest
 from codellama_proxy.policy import privileged_fields
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import request_for
+from codellama_proxy.policy.project_rules import ProjectRules
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.charge import Call, charge
 from codellama_proxy.providers.mock import script as mock
 from codellama_proxy.providers.registry import ADAPTERS_BY_ENDPOINT
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
 from tests.support.builders import deployment, model, snapshot
 
 PLAIN: dict[Endpoint, dict[str, Any]] = {
@@ -52,6 +54,7 @@ MODELS = [
     for name in ADAPTERS_BY_ENDPOINT["chat/completions"]
 ]
 SNAPSHOT = snapshot(*MODELS)
+RULES = ProjectRules(Guardrail("Only code."), Project("p"))
 
 
 def requests(endpoint: Endpoint, name: str) -> Iterator[tuple[Any, InferenceRequest]]:
@@ -78,8 +81,8 @@ def prepare(chat: InferenceRequest, turn: int) -> None:
     admitted = [models[(turn * ADMITTED + place) % len(models)] for place in range(ADMITTED)]
     trace = RequestContext("req_1", 0.0, 1_700_000_000.0, chat.endpoint, "digest", budgeted=True)
     trace.request = chat
-    key_of("project", "p", DeploymentRequests(chat, Guardrail("Only code."), Project("p")), models[0])
-    admission_request(trace, chat, admitted, SNAPSHOT, (), 10).bound  # noqa: B018 - computes it
+    key_of("project", "p", DeploymentRequests(chat, RULES), models[0])
+    admission_request(trace, chat, Chain(admitted), SNAPSHOT, (), 10).bound  # noqa: B018 - computes it
     for one in models:
         to = one.deployments[0]
         try:

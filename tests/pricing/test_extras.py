@@ -13,6 +13,7 @@ from codellama_proxy.gateway import admission_request as asking
 from codellama_proxy.openai_format.request import DialectName, InferenceRequest, Native
 from codellama_proxy.pricing import extras
 from codellama_proxy.pricing.charge import Call, charge
+from codellama_proxy.routing.chain import Chain
 from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.cases import each
 from tests.support.fake_internet import Internet, good
@@ -201,7 +202,7 @@ def held(price: Price, **changes: Any) -> int:
     one = Model("m", (deployment(provider="openai", model="gpt-4o-mini", price=price),), ())
     whole = snapshot(one)
     ask = asking.admission_request(
-        trace_of(whole, Key("key_a", "web"), inference, 0.0), inference, [one], whole, (), 5
+        trace_of(whole, Key("key_a", "web"), inference, 0.0), inference, Chain([one]), whole, (), 5
     )
     return ask.bound.nanos(100)
 

@@ -16,7 +16,8 @@ from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.inbound.openai import OPENAI_DIALECTS
 from codellama_proxy.inbound.responses import RESPONSES
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy.deployment_request import DeploymentRequest
+from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.project_rules import ProjectRules
 from codellama_proxy.providers.registry import OPENAI_PROFILES, RELAYS, adapter_of, relays_of
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -24,6 +25,7 @@ from tests.support.dialects import anthropic, native_server, responses
 from tests.support.frames import frames
 
 GUARDRAIL = Guardrail("Only code.")
+RULES = ProjectRules(GUARDRAIL, Project("p"))
 CLAUDE = deployment(provider="anthropic", model="claude-sonnet-4-5", relays=frozenset({"messages"}))
 GPT = deployment(provider="openai", model="gpt-5.5", relays=frozenset({"responses"}))
 CODEX = deployment(provider="openai", model="gpt-5.1-codex-max", relays=frozenset({"responses"}))
@@ -36,7 +38,7 @@ def here(
 ) -> InferenceRequest:
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
     parsed = DIALECTS[dialect].parse(orjson.dumps(body), lambda: shown, "req_1", 0, None)
-    return DeploymentRequest(parsed, to, GUARDRAIL, Project("p")).to_send(bound, budgeted=False)[0]
+    return DeploymentRequests(parsed, RULES).at(to).to_send(bound, budgeted=False)[0]
 
 
 def sent(
@@ -141,7 +143,7 @@ def test_refused_betas_of_chats_are_left_out_and_reported(field: str, to: Any) -
         body = {"model": "m", "messages": [TURN], field: given}
         parsed = OPENAI_DIALECTS["chat/completions"].parse(orjson.dumps(body), dict, "req_1", 0, None)
         assert (parsed.params.get(field), parsed.ignored) == (passed, (field,))
-    here = DeploymentRequest(parsed, to, GUARDRAIL, Project("p")).to_send(None, budgeted=False)[0]
+    here = DeploymentRequests(parsed, RULES).at(to).to_send(None, budgeted=False)[0]
     found = adapter_of(here, to).to_request(here, to)
     assert "anthropic-beta" not in found.headers
     assert b"skills" not in found.body

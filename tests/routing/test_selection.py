@@ -15,7 +15,6 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Routing, Snapshot
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.routing.selection import (
-    WholeChains,
     candidates,
     exact_aliases,
     model_name,
@@ -189,14 +188,3 @@ def test_the_detail_of_a_model_not_found_is_the_reason(asked: str, mode: str, de
 
 def test_aliases_without_wildcards_are_listed_with_the_model_they_reach() -> None:
     assert exact_aliases(ALIASED) == {"gpt-3.5-turbo": "beta", "old": "gone"}
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=3, unique=True), st.integers(1, 4))
-def test_a_whole_chain_is_that_of_a_key_without_restrictions(fallbacks: list[str], most: int) -> None:
-    mixed = model("b", deployment("b"), deployment("b", 2, mode="embedding"))
-    first = model("a", fallbacks=tuple(fallbacks))
-    snap = snapshot(first, mixed, model("c"), routing=Routing(max_attempts=most))
-    chains = WholeChains(snap)
-    for name, mode in (("a", "chat"), ("b", "chat"), ("b", "embedding"), ("a", "chat")):
-        expected = models_of_chain(snap, snap.models[name], everything, {}, 0.0, mode)
-        assert list(chains.of(snap.models[name], mode)) == expected

@@ -27,6 +27,7 @@ from codellama_proxy.core.snapshot import Model, Snapshot
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequests
+from codellama_proxy.policy.project_rules import rules_of
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.selection import serving
 
@@ -84,7 +85,7 @@ def semantic_query(
     if text is None:
         return None
     project = snapshot.project(scope.project)
-    blank = DeploymentRequests(caching.without_last_turn(request), snapshot.guardrail, project)
+    blank = DeploymentRequests(caching.without_last_turn(request), rules_of(snapshot, project))
     rest = caching.key_of(scope.kind, scope.name, blank, model)
     return SemanticQuery(hashlib.sha256(b"similar:" + rest).digest(), text, scope)
 
