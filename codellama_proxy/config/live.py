@@ -24,6 +24,7 @@ from codellama_proxy.core.snapshot import Snapshot
 log = logging.getLogger("codellama_proxy.config")
 
 OnChange = Callable[[Snapshot, Snapshot], Awaitable[None]]
+OnResult = Callable[[bool, tuple[str, ...]], None]
 Environ = Callable[[], Mapping[str, str]]
 
 SETTLE_SECONDS = 0.2
@@ -124,9 +125,11 @@ class LiveConfig:
     ) -> None:
         self._source = source
         self._listeners: list[OnChange] = []
+        self._record: OnResult | None = None
         self._interval = interval
         self._sleep = sleep
-        self._clock = clock
+        self.time = clock
+        """The clock of `loaded_at`."""
         self.error: str | None = None
         """What is wrong with the file now; the snapshot is then that of an older file."""
         self.changes: tuple[str, ...] = ()
@@ -160,6 +163,10 @@ class LiveConfig:
         """Call `changed(old, new)` after every replacement."""
         self._listeners.append(changed)
 
+    def record(self, result: OnResult) -> None:
+        """Call `result(ok, lines)` after every reload, with what changed or why the file was refused."""
+        self._record = result
+
     async def watch(self) -> None:
         """Poll every `interval` seconds, without end."""
         while True:
@@ -182,12 +189,15 @@ class LiveConfig:
         except Exception:  # a bug in the loader must not end the watch
             log.exception("configuration not reloaded")
             self._stale("internal error while loading; see the log")
+            self._recorded(False, ("internal error while loading; see the log",))
         else:
             await self._replace(change)
 
     def _refuse(self, problems: tuple[Problem, ...]) -> None:
-        first, shown = problems[0], "; ".join(str(problem) for problem in problems)
+        lines = tuple(str(problem) for problem in problems)
+        first, shown = problems[0], "; ".join(lines)
         self._stale(shown)
+        self._recorded(False, lines)
         place = {"line": first.line, "column": first.column, "config": self.snapshot.digest}
         log.error("configuration not reloaded, keeping the previous one: %s", shown, extra=place)
 
@@ -195,12 +205,17 @@ class LiveConfig:
         self.error = error
         self.failures += 1
 
+    def _recorded(self, ok: bool, lines: tuple[str, ...]) -> None:
+        if self._record is not None:
+            self._record(ok, lines)
+
     async def _replace(self, change: ConfigChange) -> None:
         old, snapshot = self.snapshot, change.snapshot
         self.snapshot, self.text, self.changes = snapshot, change.text, change.lines
-        self.loaded_at = self._clock()
+        self.loaded_at = self.time()
         self.error = None
         self.reloads += 1
+        self._recorded(True, change.lines)
         changes = "; ".join(change.lines) or "no effective changes"
         log.info("configuration reloaded: %s", changes, extra={"config": snapshot.digest})
         known = frozenset(old.warnings)

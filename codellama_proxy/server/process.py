@@ -30,7 +30,7 @@ from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
 from codellama_proxy.server.retention import run_retention, run_roll_up
 from codellama_proxy.store.factory import own
-from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Upkeep
+from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
 from codellama_proxy.store.location import database_file
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.web.app import create_app
@@ -45,6 +45,8 @@ AFTER_DRAIN_SECONDS = 2.0
 """How long the last error events may take after the drain."""
 GC_THRESHOLD = 10_000
 """New objects after which the garbage collector looks for cycles."""
+STARTED = "the server started"
+"""The first line of a run in the history of reloads."""
 SHUTDOWN_MESSAGE = "The proxy is shutting down."
 DEFAULT_TIMEOUTS = ClientTimeouts()
 
@@ -125,6 +127,7 @@ async def _run(
                 freeze_startup_objects()
 
         live.listen(changed)
+        _record_reloads(runtime.store.configurations, live)
         _keep_last_good(runtime.store.configurations, live)
         await _recover(runtime.store.upkeep, log)
         services.sender.start()
@@ -189,6 +192,16 @@ def _keep_last_good(configurations: Configurations, live: LiveConfig) -> None:
             "--on-invalid last-good; write ${NAME} instead"
         )
     configurations.keep(kept)
+
+
+def _record_reloads(configurations: Configurations, live: LiveConfig) -> None:
+    """Keeps a history of what was read: this start, and every reload from now on."""
+
+    def record(ok: bool, lines: tuple[str, ...]) -> None:
+        configurations.record(Reload(live.time(), live.snapshot.digest, ok, lines))
+
+    live.record(record)
+    record(live.error is None, (STARTED if live.error is None else live.error,))
 
 
 class UvicornServer(uvicorn.Server):

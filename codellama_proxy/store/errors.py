@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from codellama_proxy.core.errors import ProxyError
+
 
 class StoreError(Exception):
     """The database cannot be used as it is; the message is one sentence for the operator."""
@@ -13,3 +15,9 @@ class StoreUnavailableError(StoreError):
 
 class StoreLostError(StoreError):
     """The database file is no longer at the path where it was opened."""
+
+
+def accounting_unavailable() -> ProxyError:
+    """What a client is told when the database cannot be used."""
+    message = "The ledger cannot be used at the moment. Please try again."
+    return ProxyError("accounting_unavailable", message, retry_after=1.0)

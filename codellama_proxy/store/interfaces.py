@@ -17,6 +17,7 @@ from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.reports import MAX_ROWS, Filters
+from codellama_proxy.store.request_search import Found, Neighbours, Search
 
 # --- records -------------------------------------------------------------------------------------------------
 
@@ -50,6 +51,8 @@ class UiSession(NamedTuple):
     seen_at: float
 
 
+MAX_RELOADS = 100
+"""Entries of the history of reloads."""
 MAX_DELAY_SECONDS = 3600.0
 """Maximum delay of an outbox record's next attempt."""
 OutboxKind = Literal["request", "score", "metadata"]
@@ -73,6 +76,17 @@ class Outcome(NamedTuple):
     record: Waiting
     next_at: float | None = None
     service_id: int | None = None
+
+
+class Reload(NamedTuple):
+    """A configuration that was read: at the start, or when the file changed."""
+
+    at: float
+    digest: str
+    """Of the configuration in force afterwards."""
+    ok: bool
+    lines: tuple[str, ...]
+    """What changed, or the problems for which the file was refused. Without secrets."""
 
 
 class Difference(NamedTuple):
@@ -170,6 +184,19 @@ class Reports(Protocol):
         """A page of sums by any of `reports.GROUPS` and `HOUR_GROUP`, as `/spend` answers."""
 
 
+class Searches(Protocol):
+    """Finds requests for people, on a connection of its own, in bounded time. Raises as `Reports`."""
+
+    async def search(self, search: Search, before: str | None, size: int) -> Found | None:
+        """A page of rows as in `/spend/logs`, those before a request; `None` if there is no such request."""
+
+    async def neighbours(self, search: Search, request_id: str) -> Neighbours:
+        """The requests next to one."""
+
+    async def among(self, search: Search, request_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Those of some requests that a search finds, newest first."""
+
+
 class Upkeep(Protocol):
     """Maintenance of the ledger."""
 
@@ -223,10 +250,16 @@ class UiSessions(Protocol):
 
 
 class Configurations(Protocol):
-    """The last good configuration."""
+    """The last good configuration, and the history of reloads."""
 
     def keep(self, kept: KeptConfiguration | None) -> None:
         """Queue the replacement of the kept configuration; `None` removes it. Never waits or raises."""
+
+    def record(self, reload: Reload) -> None:
+        """Queue an entry of the history. Never waits or raises."""
+
+    async def reloads(self) -> list[Reload]:
+        """The last `MAX_RELOADS`, newest first. Raises `ProxyError` accounting_unavailable."""
 
 
 class Health(Protocol):
@@ -244,6 +277,7 @@ class Store(NamedTuple):
     audit: Audit
     ledger: Ledger
     reports: Reports
+    searches: Searches
     upkeep: Upkeep
     outbox: Outbox
     configurations: Configurations

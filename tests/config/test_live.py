@@ -440,6 +440,20 @@ def test_the_last_reload_records_what_changed(live: LiveConfig, path: Path) -> N
     assert live.changes == ("a.timeouts.idle 60s → 90s",), "nothing changed since"
 
 
+def test_every_reload_is_recorded_with_its_changes_or_problems(live: LiveConfig, path: Path) -> None:
+    recorded: list[tuple[bool, tuple[str, ...]]] = []
+    live.record(lambda ok, lines: recorded.append((ok, lines)))
+    for content in (text("a", "timeouts: {idle: 90s}\n"), "models: [{}]\nnonsense: 1\n", text("a")):
+        path.write_text(content)
+        look(live)
+    [first, refused, last] = recorded
+    assert first == (True, ("a.timeouts.idle 60s → 90s",))
+    assert last == (True, ("a.timeouts.idle 90s → 60s",))
+    assert refused[0] is False
+    assert len(refused[1]) == 3
+    assert all(line.startswith(f"{path}:") for line in refused[1])
+
+
 def test_a_reload_restores_the_interpreter_settings(live: LiveConfig, path: Path) -> None:
     interval = sys.getswitchinterval()
     for content in (text("b"), "bad"):

@@ -9,8 +9,8 @@ import pytest
 
 from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.interfaces import KeptConfiguration
-from codellama_proxy.store.sqlite.configurations import keep, last_good
+from codellama_proxy.store.interfaces import MAX_RELOADS, KeptConfiguration, Reload
+from codellama_proxy.store.sqlite.configurations import SQL, keep, last_good, record, reload_of
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 
@@ -67,3 +67,16 @@ def test_a_damaged_database_is_not_treated_as_empty(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="cannot read"):
         last_good(path)
+
+
+def test_the_last_reloads_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.db"
+    prepare(path)
+    entries = [
+        Reload(1000.0 + n, "0123456789ab", n % 2 == 0, (f"line {n}", "é")) for n in range(MAX_RELOADS + 3)
+    ]
+    with closing(connect(path)) as db:
+        for entry in entries:
+            record(db, entry)
+        kept = [reload_of(row) for row in db.execute(SQL["reloads"])]
+    assert kept == entries[:2:-1]

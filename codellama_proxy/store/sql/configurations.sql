@@ -10,3 +10,15 @@ select text, digest, loaded_at from configurations;
 -- name: forget
 -- Remove the kept configuration.
 delete from configurations;
+
+-- name: record_reload
+-- Add an entry to the history of reloads.
+insert into reloads (at, digest, ok, lines) values (:at, :digest, :ok, :lines);
+
+-- name: forget_reloads
+-- Remove all but the last entries.
+delete from reloads where seq <= (select max(seq) from reloads) - :kept;
+
+-- name: reloads
+-- The history of reloads, newest first.
+select at, digest, ok, lines from reloads order by seq desc;

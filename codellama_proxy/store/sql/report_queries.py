@@ -54,7 +54,7 @@ _INDEXED = ({"project"}, {"key_id"}, {"user"}, {"user", "project"}, {"session"},
 
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
-    which, values = _requests_where(filters)
+    which, values = requests_where(filters)
     # An index has the rest of the filters; held rows are never in the sums.
     unbounded = filters.model is None and filters.start is None and filters.end is None
     if unbounded and filters.status != "held":
@@ -67,13 +67,13 @@ def logs_query(filters: Filters, page: int, size: int) -> Query:
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:
     """Rows older than `seq`, newest first."""
-    which, values = _requests_where(filters)
+    which, values = requests_where(filters)
     return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, seq, size]
 
 
 def count_query(filters: Filters) -> Query:
     if _is_indexed(filters):
-        which, values = _requests_where(filters)
+        which, values = requests_where(filters)
         return SQL["count_by_index"].format(where=which), values
     sql, values = _rows_query((), filters)
     return SQL["count"].format(rows=sql), values
@@ -117,7 +117,7 @@ def _rows_query(names: Sequence[str], filters: Filters) -> Query:
 
 def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
-    which, values = _requests_where(filters)
+    which, values = requests_where(filters)
     table = table_for(names, filters)
     if table is None and (HOUR_GROUP not in names or _is_indexed(filters)):
         yield SQL["of_requests"].format(groups=of_requests, where=which), values
@@ -140,7 +140,7 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
 
 def _of_hours(of_requests: str, filters: Filters) -> Query:
     """Of the rows that are in the sums, those of a time range."""
-    which, values = _requests_where(filters)
+    which, values = requests_where(filters)
     start = 0.0 if filters.start is None else filters.start // HOUR * HOUR
     end = LAST_MOMENT if filters.end is None else filters.end
     sql = SQL["of_requests"].format(groups=of_requests, where=f"{SQL['in_hours']} and {which}")
@@ -171,9 +171,9 @@ def _columns(named: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{column} as {name}_, " for column, name in named)
 
 
-def _requests_where(filters: Filters) -> Query:
+def requests_where(filters: Filters) -> Query:
     return where(
-        *_names_where(filters),
+        *names_where(filters),
         ("key_id = ?", filters.key_id),
         ("session = ?", filters.session),
         ("agent = ?", filters.agent),
@@ -186,7 +186,7 @@ def _requests_where(filters: Filters) -> Query:
 
 def _usage_where(table: UsageTable, filters: Filters, first: int | None, last: int | None) -> Query:
     return where(
-        *_names_where(filters),
+        *names_where(filters),
         ("key_id = ?", filters.key_id),
         ("session = ?", filters.session),
         ("agent = ?", filters.agent),
@@ -199,7 +199,7 @@ def _usage_where(table: UsageTable, filters: Filters, first: int | None, last: i
 def _summed_where(filters: Filters) -> Query:
     """The sums by hour that can have requests of the filters."""
     return where(
-        *_names_where(filters),
+        *names_where(filters),
         (f"{HOURS.time} >= ?", None if filters.start is None else filters.start // HOUR * HOUR),
         (f"{HOURS.time} < ?", filters.end),
     )
@@ -209,7 +209,7 @@ def _totals_where(filters: Filters) -> Query:
     if any(one is not None for one in (filters.request_id, filters.session, filters.agent)):
         return "false", []
     return where(
-        *_names_where(filters),
+        *names_where(filters),
         ("key_id = ?", filters.key_id),
         ("user = ?", _stored_user(filters)),
         ("day >= ?", None if filters.start is None else iso(filters.start)[:10]),
@@ -217,7 +217,7 @@ def _totals_where(filters: Filters) -> Query:
     )
 
 
-def _names_where(filters: Filters) -> tuple[tuple[str, str | None], ...]:
+def names_where(filters: Filters) -> tuple[tuple[str, str | None], ...]:
     """The conditions on the columns that every table has."""
     status = _STATUS.get(filters.status or "", "status = ?")
     return ("project = ?", filters.project), ("model = ?", filters.model), (status, filters.status)

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import KeptConfiguration, Store
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
+from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
 from codellama_proxy.store.sqlite import configurations, installation
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare, recognize
 from codellama_proxy.store.sqlite.outbox import Outbox
 from codellama_proxy.store.sqlite.ownership import Owned, in_use, owned
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.searches import MAX_SEARCH_SECONDS, Searches
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.ui_sessions import UiSessions
 from codellama_proxy.store.sqlite.writer import Writer
@@ -47,7 +48,8 @@ class Database:
             writer.start()
             stack.push_async_callback(asyncio.to_thread, writer.close)
             reader, reports, sums = Reader(self._path), Reader(self._path), Reader(self._path)
-            for opened in (reader, reports, sums):
+            searched = Reader(self._path, MAX_SEARCH_SECONDS)
+            for opened in (reader, reports, sums, searched):
                 await opened.open()
                 stack.push_async_callback(opened.close)
             keys, ledger = StoredKeys(writer, reader, reports), Ledger(writer, reports, sums)
@@ -56,9 +58,10 @@ class Database:
                 audit=keys,
                 ledger=ledger,
                 reports=ledger,
+                searches=Searches(writer, searched),
                 upkeep=ledger,
                 outbox=Outbox(writer, reader),
-                configurations=Configurations(writer),
+                configurations=Configurations(writer, searched),
                 ui_sessions=UiSessions(writer, reader),
                 health=writer,
             )
@@ -67,9 +70,22 @@ class Database:
 class Configurations:
     """`interfaces.Configurations`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, reader: Reader) -> None:
         self._writer = writer
+        self._reader = reader
 
     def keep(self, kept: KeptConfiguration | None) -> None:
         with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
             self._writer.post(lambda db: configurations.keep(db, kept))
+
+    def record(self, reload: Reload) -> None:
+        with suppress(StoreUnavailableError):  # closed
+            self._writer.post(lambda db: configurations.record(db, reload))
+
+    async def reloads(self) -> list[Reload]:
+        try:
+            await self._writer.barrier()
+            rows = await self._reader.all(configurations.SQL["reloads"])
+        except StoreUnavailableError as error:
+            raise accounting_unavailable() from error
+        return [configurations.reload_of(row) for row in rows]

@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
-from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store import reports
-from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sql import report_queries as queries
@@ -70,7 +69,7 @@ class Ledger:
             return await self._writer.run(lambda db: self._entries.admit(db, ask))
         except StoreUnavailableError as error:
             self._undo(ask.request_id)
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
 
     async def extend(self, extension: Extension) -> int:
         """Hold more for a further attempt; returns the nano-USD added. Raises as `admit`."""
@@ -78,7 +77,7 @@ class Ledger:
             now = self._clock()
             return await self._writer.run(lambda db: self._entries.extend(db, extension, now))
         except StoreUnavailableError as error:
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
 
     def note(self, extension: Extension) -> None:
         """Queue the record of a further attempt that needs no money held, for the settlement after a crash."""
@@ -114,7 +113,7 @@ class Ledger:
         try:  # on the writer's thread: opening a window may need sums that agree with each other
             standings = await self._writer.run(lambda db: self._entries.standings(db, scopes, now))
         except StoreUnavailableError as error:
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
         return tuple([await self._with_spending(standing) for standing in standings])
 
     async def _with_spending(self, standing: ScopeState) -> ScopeState:
@@ -157,7 +156,7 @@ class Ledger:
             await self._writer.barrier()  # includes every request whose response was sent
             return await (reader or self._reader).all(sql, tuple(values))
         except StoreUnavailableError as error:
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
 
     async def reconcile(self) -> list[Difference]:
         """Balances, and sums by hour and day, that differ from their rows; none in a sound database."""
@@ -189,11 +188,3 @@ def _with_own_scopes(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLi
     known = {scope.id for scope in scopes}
     own = (f"project:{key.project}", f"key:{key.key_id}")
     return scopes + tuple(ScopeLimits(scope, Limits()) for scope in own if scope not in known)
-
-
-def _unavailable() -> ProxyError:
-    return ProxyError(
-        "accounting_unavailable",
-        "The ledger cannot be used at the moment. Please try again.",
-        retry_after=1.0,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from codellama_proxy.store.sqlite.connection import BUSY_MS, read_uri, unavailab
 
 Row = tuple[Any, ...]
 
+CHECK_STEPS = 10_000
+"""Steps of a statement between two looks at the clock; about 1 ms."""
+
 
 class Reader:
     """One statement per call, each seeing everything committed before it. Open it after the writer."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, max_seconds: float | None = None) -> None:
+        """`max_seconds`: longer statements of `all` are stopped."""
         self._path = Path(path)
+        self._limit = None if max_seconds is None else TimeLimit(max_seconds)
         self._db: aiosqlite.Connection | None = None
         self._quick: sqlite3.Connection | None = None
         """Used on the event loop's thread, for lookups by key."""
@@ -29,6 +35,9 @@ class Reader:
         await db.execute_fetchall("pragma query_only=on")
         await db.execute_fetchall("pragma trusted_schema=off")
         await db.execute_fetchall(f"pragma busy_timeout={BUSY_MS:d}")
+        if self._limit is not None:
+            await db.set_trace_callback(self._limit.begin)
+            await db.set_progress_handler(self._limit.is_over, CHECK_STEPS)
         self._db = db
         self._quick = sqlite3.connect(read_uri(self._path), uri=True, isolation_level=None, timeout=0)
         self._quick.execute("pragma query_only=on")
@@ -57,13 +66,13 @@ class Reader:
         return found
 
     async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
-        """All rows of one statement. Raises `StoreUnavailableError` if the file cannot be read."""
+        """All rows of one statement. Raises `StoreUnavailableError`: the file cannot be read, it took too long."""
         if self._db is None:
             raise StoreUnavailableError("the store is closed")
         try:
             return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]
         except sqlite3.Error as error:
-            if not unavailable(error):
+            if not unavailable(error) and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT:
                 raise
             raise StoreUnavailableError(str(error)) from error
 
@@ -71,3 +80,19 @@ class Reader:
         """The first row, or `None`."""
         rows = await self.all(sql, parameters)
         return rows[0] if rows else None
+
+
+class TimeLimit:
+    """Stops statements that run longer than `seconds`. Both methods are called on the connection's thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = 0.0
+
+    def begin(self, _: str) -> None:
+        """A statement begins."""
+        self._until = time.monotonic() + self._seconds
+
+    def is_over(self) -> int:
+        """Not 0: SQLite stops the statement."""
+        return time.monotonic() > self._until
