@@ -63,7 +63,7 @@ class ProjectRules:
     def candidate(self, deployment: Deployment) -> Candidate:
         """The deployment for this project's requests; the same object at each call."""
         found = self._candidates.get(deployment.id)
-        if found is None:
+        if found is None or found.deployment is not deployment:
             found = self._candidates[deployment.id] = Candidate(deployment, self.guardrail, self.settings)
         return found
 
