@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 
 from codellama_proxy.core.masking import MIN_PART_CHARS, REMOVED, credentials
+from codellama_proxy.core.per_deployment import PerDeployment
 from codellama_proxy.core.snapshot import Deployment
 
-MAX_KNOWN = 256
 MIN_WORD_CHARS = 16
 """Shorter credentials without a digit are kept: placeholders such as `not-needed` are words of ordinary answers."""
 
@@ -20,7 +19,7 @@ class CredentialFilter:
     __slots__ = ("_held", "_needles")
 
     def __init__(self, deployment: Deployment) -> None:
-        self._needles = _needles_of(deployment)
+        self._needles = _NEEDLES.of(deployment)
         self._held = b""
 
     def whole(self, data: bytes) -> bytes:
@@ -50,20 +49,6 @@ class CredentialFilter:
         return held
 
 
-def _needles_of(deployment: Deployment) -> tuple[bytes, ...]:
-    """The forms of its credentials; searched for once for each version of a deployment."""
-    known = _known.get(deployment.id)
-    if known is None or known[0] is not deployment:
-        if len(_known) >= MAX_KNOWN:
-            _known.clear()
-        known = _known[deployment.id] = deployment, _needles(frozenset(_secrets(deployment)))
-    return known[1]
-
-
-_known: dict[str, tuple[Deployment, tuple[bytes, ...]]] = {}
-"""By the deployment's id."""
-
-
 def _secrets(deployment: Deployment) -> Iterator[str]:
     """Credentials of the entry, and the values substituted into its headers."""
     yield from credentials(deployment)
@@ -72,7 +57,6 @@ def _secrets(deployment: Deployment) -> Iterator[str]:
             yield secret.reveal()
 
 
-@lru_cache(maxsize=256)
 def _needles(secrets: frozenset[str]) -> tuple[bytes, ...]:
     """The forms to search for, longest first: plain, and in JSON with and without escaped slashes."""
     found: set[str] = set()
@@ -80,6 +64,9 @@ def _needles(secrets: frozenset[str]) -> tuple[bytes, ...]:
         escaped = json.dumps(word)[1:-1]
         found |= {word, escaped, escaped.replace("/", "\\/"), json.dumps(word, ensure_ascii=False)[1:-1]}
     return tuple(sorted((one.encode(errors="surrogatepass") for one in found), key=len, reverse=True))
+
+
+_NEEDLES = PerDeployment(lambda deployment: _needles(frozenset(_secrets(deployment))))
 
 
 def _is_distinctive(word: str) -> bool:

@@ -166,6 +166,8 @@ def with_tools_only(params: Json) -> dict[str, Any]:
     """Without empty lists of tools and without choices among none: many providers refuse both."""
     idle = frozenset[str]() if params.get("tools") else NEED_TOOLS
     idle |= frozenset() if params.get("functions") else NEED_FUNCTIONS
+    if idle.isdisjoint(params):
+        return dict(params)
     return {name: value for name, value in params.items() if name not in idle}
 
 

@@ -9,8 +9,8 @@ providers that do not support them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from codellama_proxy.core.per_deployment import PerDeployment
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, HttpRequest
@@ -25,21 +25,23 @@ from codellama_proxy.providers.openai import (
 from codellama_proxy.providers.openai import (
     stream as openai_stream,
 )
+from codellama_proxy.providers.openai.endpoint_urls import chat_target
 from codellama_proxy.providers.openai.profiles import OpenAIProfile, profile_of
 from codellama_proxy.providers.openai.stream_state import StreamState
 
 
-@dataclass(frozen=True, slots=True)
 class OpenAIAdapter:
-    """The adapter of one provider, configured by its profile."""
+    """The adapter of the providers with a profile."""
 
-    dialects: Mapping[str, OpenAIProfile]
+    def __init__(self, dialects: Mapping[str, OpenAIProfile]) -> None:
+        """`dialects`: the profiles by provider."""
+        self._targets = PerDeployment(lambda one: chat_target(one, profile_of(one, dialects)))
 
     def to_request(self, chat: InferenceRequest, deployment: Deployment) -> HttpRequest:
         """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
-        dialect = profile_of(deployment, self.dialects)
-        known = chat if dialect.functions else legacy.modern(chat)
-        return openai_request.to_request(known, deployment, dialect)
+        target = self._targets.of(deployment)
+        known = chat if target.dialect.functions else legacy.modern(chat)
+        return openai_request.to_request(known, deployment, target)
 
     def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
         """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
@@ -56,4 +58,4 @@ class OpenAIAdapter:
         return state, events
 
     def _translated(self, chat: InferenceRequest, deployment: Deployment) -> bool:
-        return legacy.is_legacy(chat) and not profile_of(deployment, self.dialects).functions
+        return legacy.is_legacy(chat) and not self._targets.of(deployment).dialect.functions

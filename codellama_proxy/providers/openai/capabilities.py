@@ -57,15 +57,29 @@ def _is_only_responses(name: str) -> bool:
 
 
 def renames_max_tokens(deployment: Deployment) -> bool:
-    return NEW_MAX_TOKENS.search(_name(deployment)) is not None
+    return _has_new_max_tokens(_name(deployment))
+
+
+@cache
+def _has_new_max_tokens(name: str) -> bool:
+    return NEW_MAX_TOKENS.search(name) is not None
 
 
 def refused(deployment: Deployment, params: Mapping[str, Any]) -> frozenset[str]:
     """The parameters of a request that the model refuses."""
+    family = _family(_name(deployment))
+    if family is None:
+        return frozenset()
+    samples, names = family
+    return names if _samples(samples, params.get("reasoning_effort")) else names | SAMPLING
+
+
+@cache
+def _family(name: str) -> tuple[Samples, frozenset[str]] | None:
     for pattern, samples, names in FAMILIES:
-        if re.search(rf"(?:^|[./])(?:{pattern})", _name(deployment), re.IGNORECASE):
-            return names if _samples(samples, params.get("reasoning_effort")) else names | SAMPLING
-    return frozenset()
+        if re.search(rf"(?:^|[./])(?:{pattern})", name, re.IGNORECASE):
+            return samples, names
+    return None
 
 
 def _samples(samples: Samples, effort: object) -> bool:

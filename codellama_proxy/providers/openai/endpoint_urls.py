@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import quote
 
 from codellama_proxy.core.snapshot import Deployment
@@ -18,6 +20,23 @@ def credential(deployment: Deployment, dialect: OpenAIProfile) -> dict[str, str]
         return {}
     key = deployment.api_key.reveal()
     return {"api-key": key} if dialect.azure else {"authorization": f"Bearer {key}"}
+
+
+class ChatTarget(NamedTuple):
+    """Where and how a deployment takes chats. The same for each of its requests, so it is made once."""
+
+    dialect: OpenAIProfile
+    url: str
+    headers: Mapping[str, str]
+
+
+def chat_target(deployment: Deployment, dialect: OpenAIProfile) -> ChatTarget:
+    headers = {"content-type": "application/json", **dialect.headers, **deployment.headers}
+    return ChatTarget(
+        dialect,
+        address(deployment, dialect, "/chat/completions"),
+        {**headers, **credential(deployment, dialect)},
+    )
 
 
 def upstream_model(deployment: Deployment) -> str:

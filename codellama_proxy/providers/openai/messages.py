@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from codellama_proxy.core.snapshot import Json
-from codellama_proxy.openai_format.request import CACHE_MARKS, THINKING_PARTS, Message
+from codellama_proxy.openai_format.request import THINKING_PARTS, Message
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 
@@ -38,19 +38,19 @@ def message_for(message: Message, dialect: OpenAIProfile) -> Message:
 
 def tools_for(tools: Sequence[Any], dialect: OpenAIProfile) -> list[Any]:
     """The tools without cache marks that this provider does not accept."""
-    off = CACHE_MARKS - dialect.cache_marks
+    off = dialect.refused_marks
     return [_unmarked_tool(tool, off) for tool in tools] if off else list(tools)
 
 
-def _fields_off(message: Message, dialect: OpenAIProfile) -> set[str]:
-    off = set((dialect.message_fields_off | (CACHE_MARKS - dialect.cache_marks)) & message.keys())
+def _fields_off(message: Message, dialect: OpenAIProfile) -> Set[str]:
+    off: Set[str] = dialect.message_fields_dropped & message.keys()
     if dialect.message_fields is not None:
         off |= message.keys() - dialect.message_fields
     return off
 
 
 def _with_parts(message: Message, content: list[Any], dialect: OpenAIProfile) -> Message:
-    off = CACHE_MARKS - dialect.cache_marks
+    off = dialect.refused_marks
     kept = [
         without(part, off) for part in content if dialect.thinking_parts or part["type"] not in THINKING_PARTS
     ]
@@ -70,7 +70,7 @@ def without(value: Json, names: frozenset[str]) -> Json:
 
 def _call_fields_off(dialect: OpenAIProfile) -> frozenset[str]:
     """Fields of calls that this provider does not accept: cache marks, Gemini's thought signatures."""
-    marks = CACHE_MARKS - dialect.cache_marks
+    marks = dialect.refused_marks
     return marks if dialect.message_fields is None else marks | {"extra_content"}
 
 

@@ -70,6 +70,18 @@ class OpenAIProfile:
     """Has OpenAI's Responses API, which requests of that dialect are passed on to."""
     azure: bool = False
     """URLs and credentials have Azure's form."""
+    refused_marks: frozenset[str] = field(init=False)
+    """The other ones of `CACHE_MARKS`."""
+    dropped: frozenset[str] = field(init=False)
+    """All parameters that are dropped silently."""
+    message_fields_dropped: frozenset[str] = field(init=False)
+    """All message fields that are known to be refused."""
+
+    def __post_init__(self) -> None:
+        marks = CACHE_MARKS - self.cache_marks
+        object.__setattr__(self, "refused_marks", marks)
+        object.__setattr__(self, "dropped", self.drop | marks)
+        object.__setattr__(self, "message_fields_dropped", self.message_fields_off | marks)
 
 
 REASONING_OFF = OTHERS_FIELDS | {"reasoning_content", "reasoning"}

@@ -9,13 +9,13 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.openai_format.parameters import NEUTRAL_DEFAULTS
-from codellama_proxy.openai_format.request import CACHE_MARKS, TRACKING_KEYS, InferenceRequest
+from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceRequest
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import short
 from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
 from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
 from codellama_proxy.providers.openai.efforts import nearest_effort
-from codellama_proxy.providers.openai.endpoint_urls import address, credential, upstream_model
+from codellama_proxy.providers.openai.endpoint_urls import ChatTarget, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
@@ -24,8 +24,9 @@ MIN_SAMPLING_VALUE = 0.01
 """Replaces a temperature or top_p of 0 for providers that refuse it."""
 
 
-def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile) -> HttpRequest:
+def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarget) -> HttpRequest:
     """The HTTP request for `chat`. Raises `ProxyError` unsupported_parameter."""
+    dialect = target.dialect
     chat = translated.plain_chat(
         chat, deployment, system_first=dialect.system_first, marks=dialect.cache_marks
     )
@@ -39,10 +40,9 @@ def to_request(chat: InferenceRequest, deployment: Deployment, dialect: OpenAIPr
         body["stream"] = True
         if dialect.stream_options:
             body["stream_options"] = {"include_usage": True}
-    headers = {"content-type": "application/json", **dialect.headers, **deployment.headers}
     return HttpRequest(
-        address(deployment, dialect, "/chat/completions"),
-        {**headers, **credential(deployment, dialect)},
+        target.url,
+        target.headers,
         orjson.dumps(body, default=dict),  # an entry's parameters are read-only mappings
         dropped=translated.dropped(dropped, chat) if chat.ignored else tuple(dropped),
     )
@@ -52,11 +52,11 @@ def _params(
     chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
 ) -> tuple[dict[str, Any], list[str]]:
     """The provider's parameters, and the names of dropped ones that could change the answer."""
-    params = dict(chat.params)
-    shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
-    if shown:
-        params["metadata"] = shown
-    params = with_tools_only(params)
+    params = with_tools_only(chat.params)
+    if chat.metadata:
+        shown = {name: value for name, value in chat.metadata.items() if name not in TRACKING_KEYS}
+        if shown:
+            params["metadata"] = shown
     hints = narrow_hints(params, chat, deployment, dialect) if chat.soft else []
     params, dropped = filter_params(params, deployment, dialect, soft=chat.soft)
     dropped += [*hints, *drop_refused(params, deployment, dialect, chat.soft)]
@@ -74,13 +74,14 @@ def filter_params(
 ) -> tuple[dict[str, Any], list[str]]:
     """Removes unsupported parameters from `params`; returns the names of those that could change the answer."""
     dropped: list[str] = []
-    for name in sorted((dialect.reject | reject) & params.keys()):
+    rejected = dialect.reject | reject
+    for name in sorted(rejected & params.keys()) if rejected else ():
         if params[name] != NEUTRAL_DEFAULTS.get(name):
             if not deployment.drop_params and name not in soft:
                 raise unsupported(deployment.provider, name)
             dropped.append(name)
         del params[name]
-    for name in (dialect.drop | (CACHE_MARKS - dialect.cache_marks)) & params.keys():
+    for name in dialect.dropped & params.keys():
         del params[name]
     if dialect.short_ids:
         params |= {name: short(params[name]) for name in IDENTIFIERS if isinstance(params.get(name), str)}
