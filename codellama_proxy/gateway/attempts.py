@@ -21,9 +21,10 @@ from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing import retries, selection, sticky
 from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.routing.missing_endpoints import MissingEndpoints
 from codellama_proxy.routing.retries import GiveUp, Try
 from codellama_proxy.upstream.attempt import open_reply
-from codellama_proxy.upstream.pools import Pools
+from codellama_proxy.upstream.pools import Pools, identity_of
 from codellama_proxy.upstream.reply import Reply
 
 
@@ -91,6 +92,7 @@ class AttemptRunner:
     """Runs attempts on the given connections and cooldowns; records each one in the request's context."""
 
     def __init__(self, pools: Pools, cooldowns: Cooldowns, time: Time, room: HasBudget = unlimited) -> None:
+        self.missing = MissingEndpoints(identity_of, time.monotonic)
         self._pools = pools
         self._cooldowns = cooldowns
         self._time = time
@@ -170,7 +172,10 @@ class AttemptRunner:
         """One upstream call, recorded in the context and for the cooldown; `None` if it failed."""
         deployment = step.deployment
         try:
-            here, sent = await off_loop(request.size, _prepared, context, request, deployment, snapshot)
+            refused = self._refused(context, request, deployment)
+            here, sent = await off_loop(
+                request.size, _prepared, context, request, deployment, snapshot, refused
+            )
         except ProxyError:
             if not context.attempts:
                 raise
@@ -198,6 +203,8 @@ class AttemptRunner:
             raise
         else:
             self._cooldowns.answered(deployment, probe)
+            if context.attempts and repairs.ENDPOINT in repairs.left_out(context.attempts, deployment):
+                self.missing.add(deployment, request.dialect)
             return reply
         finally:
             context.waited += self._time.monotonic() - started
@@ -206,14 +213,26 @@ class AttemptRunner:
             ):  # otherwise the request was settled in the meantime
                 context.attempts.append(call.attempt())
 
+    def _refused(
+        self, context: RequestContext, request: InferenceRequest, deployment: Deployment
+    ) -> frozenset[str]:
+        """What the deployment refused: in earlier attempts, and the endpoint that it is known to lack."""
+        refused = repairs.left_out(context.attempts, deployment) if context.attempts else NOTHING
+        if request.native is not None and self.missing.lacks(deployment, request.dialect):
+            refused |= {repairs.ENDPOINT}
+        return refused
+
 
 def _prepared(
-    context: RequestContext, request: InferenceRequest, deployment: Deployment, snapshot: Snapshot
+    context: RequestContext,
+    request: InferenceRequest,
+    deployment: Deployment,
+    snapshot: Snapshot,
+    refused: frozenset[str],
 ) -> tuple[InferenceRequest, HttpRequest]:
-    """The request for this deployment, and its HTTP request. Raises `ProxyError`."""
+    """The request for this deployment without what it `refused`, and its HTTP request. Raises `ProxyError`."""
     at = context.requests_for(request, snapshot).at(deployment)
     bound = context.admission.max_tokens if context.admission else None
-    refused = repairs.left_out(context.attempts, deployment) if context.attempts else NOTHING
     here, gone = at.to_send(bound, budgeted=context.budgeted, refused=refused)
     sent = adapter_of(here, deployment).to_request(here, deployment)
     return here, sent._replace(dropped=(*sent.dropped, *gone)) if gone else sent

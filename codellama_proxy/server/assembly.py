@@ -106,7 +106,17 @@ async def assemble(
     gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time, seals)
     observer = Observer(log, metrics, time.monotonic, lambda: live.snapshot.digest)
     runtime = Runtime(
-        live, keys, store, gateway, input_tokens, cooldowns, metrics, time, observer, master_key
+        live,
+        keys,
+        store,
+        gateway,
+        input_tokens,
+        cooldowns,
+        attempts.missing,
+        metrics,
+        time,
+        observer,
+        master_key,
     )
     return Services(runtime, log, pools, counter, sender, lookup)
 

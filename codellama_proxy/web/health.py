@@ -62,7 +62,9 @@ def _config(request: Request) -> Mapping[str, Any]:
 
 
 def _state(request: Request, deployment: Deployment) -> Mapping[str, Any]:
-    return dict(_shown(deployment)) | dict(_cooling(request, deployment))
+    shown = dict(_shown(deployment)) | dict(_cooling(request, deployment))
+    missing = runtime_of(request).missing_endpoints.of(deployment)
+    return {**shown, "missing_endpoints": missing} if missing else shown
 
 
 def _cooling(request: Request, deployment: Deployment) -> Iterator[tuple[str, Any]]:

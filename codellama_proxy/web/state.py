@@ -13,6 +13,7 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.routing.cooldown import Cooldowns
+from codellama_proxy.routing.missing_endpoints import MissingEndpoints
 from codellama_proxy.store.interfaces import Store
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.web.observed import Observer
@@ -28,6 +29,7 @@ class Runtime:
     gateway: Gateway
     input_tokens: InputTokens
     cooldowns: Cooldowns
+    missing_endpoints: MissingEndpoints
     metrics: Metrics
     time: Time
     observer: Observer

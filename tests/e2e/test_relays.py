@@ -588,12 +588,20 @@ def test_an_answer_in_the_other_form_is_translated(served: Proxy, streamed: bool
     assert (row["status"], row["cost_usd"]) == ("ok", pytest.approx(COST))
 
 
-@BOTH
-def test_an_upstream_without_the_endpoint_is_asked_for_a_chat(
-    served: Proxy, gpt: OpenAI, server: Server, streamed: bool
+def test_an_upstream_without_the_endpoint_is_asked_for_chats(
+    served: Proxy, gpt: OpenAI, server: Server
 ) -> None:
-    response = respond(gpt, "hello", streamed, model="chats-only")
-    assert response.output_text
-    assert [one.path.rpartition("/v1")[2] for one in server.asked[-2:]] == ["/responses", "/chat/completions"]
-    row = served.row(served.rows()[0]["request_id"])
-    assert [(one["class"], one["status"]) for one in row["attempts"]] == [("caller", 404), ("ok", 200)]
+    for streamed, paths in (
+        (False, ["/responses", "/chat/completions"]),
+        (True, ["/chat/completions"]),
+        (False, ["/chat/completions"]),
+    ):
+        before = len(server.asked)
+        assert respond(gpt, "hello", streamed, model="chats-only").output_text
+        assert [one.path.rpartition("/v1")[2] for one in server.asked[before:]] == paths
+        row = served.row(served.rows()[0]["request_id"])
+        outcomes = [("caller", 404), ("ok", 200)][-len(paths) :]
+        assert [(one["class"], one["status"]) for one in row["attempts"]] == outcomes
+    states = served.admin("GET", "/health").json()["models"]
+    missing = {one["model"]: one["missing_endpoints"] for one in states if "missing_endpoints" in one}
+    assert missing == {"chats-only": ["responses"]}
