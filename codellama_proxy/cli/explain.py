@@ -26,7 +26,7 @@ from codellama_proxy.config.digest import keyed
 from codellama_proxy.config.settings import Settings, config_path
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of, masked, without_credentials
-from codellama_proxy.core.snapshot import Deployment, Snapshot
+from codellama_proxy.core.snapshot import Deployment, Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics import decision
 from codellama_proxy.diagnostics.decision import (
@@ -42,6 +42,7 @@ from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.openai_format.request import InferenceRequest, label
 from codellama_proxy.providers.openai.embeddings import has_ids
+from codellama_proxy.request.context import ANONYMOUS
 from codellama_proxy.routing.cooldown import Cooling
 from codellama_proxy.store.factory import inspect_session
 from codellama_proxy.store.interfaces import KeySession
@@ -55,6 +56,8 @@ DEFAULT_BODIES = {
     "responses": b'{"input": "Hello"}',
 }
 MAX_BODY_BYTES = 1 << 26
+NO_KEY = "none"
+"""The id of a key that stands for none."""
 ANY_KEY = "any"
 """The id of a key that stands for every key of a project."""
 
@@ -63,7 +66,9 @@ ANY_KEY = "any"
 @click.argument("body", required=False)
 @click.option("--body", "body_option", metavar="FILE", help="The same as BODY.")
 @click.option("--key", metavar="ID", help="The caller: a key_id, or a prefix of its secret.")
-@click.option("--project", metavar="NAME", help="The caller: any key of this project.")
+@click.option(
+    "--project", metavar="NAME", help="The caller: any key of this project. Default: a caller without a key."
+)
 @click.option(
     "--endpoint",
     type=click.Choice([*DIALECTS]),
@@ -119,7 +124,9 @@ def _explain(options: Options) -> int:
     plan = _plan(options.plan, snapshot)
     now = time.time()
     with inspect_session(database_path(options.database)) as db:
-        key = _key(options, db)
+        key = _key(options, db, snapshot)
+        if key.key_id == NO_KEY:  # requests without a key have no limits of a key
+            snapshot = replace(snapshot, limits={**snapshot.limits, "key": Limits()})
         if db is not None:
             snapshot = replace(snapshot, digest=keyed(snapshot.fingerprint, db.digest_key()))
         standings = unused(now) if db is None else (lambda scopes: db.standings(scopes, now))
@@ -140,7 +147,7 @@ def _explain(options: Options) -> int:
 
 def _check(options: Options) -> None:
     """Raises `CommandError` for options that do not go together."""
-    if (options.key is None) == (options.project is None):
+    if options.key is not None and options.project is not None:
         raise CommandError("give either --key or --project", 2)
     if options.body and options.body_option:
         raise CommandError("give the body once", 2)
@@ -206,9 +213,18 @@ def _plan(text: str | None, snapshot: Snapshot) -> Plan | None:
 # --- the caller and what is used ---------------------------------------------------------------------------
 
 
-def _key(options: Options, db: KeySession | None) -> Key:
+def _key(options: Options, db: KeySession | None, snapshot: Snapshot) -> Key:
+    """The caller: by default one without a key, where that is allowed. Raises `CommandError`."""
     if options.project is not None:
         return Key(ANY_KEY, options.project)
+    if options.key is None:
+        if snapshot.auth_required:
+            raise CommandError(
+                "this configuration requires a key: give --project NAME for any key of that project "
+                "(such as --project default), or --key ID for one that exists",
+                2,
+            )
+        return Key(NO_KEY, ANONYMOUS)
     if db is None:
         raise CommandError(f"there is no database {database_path(options.database)} to find the key in")
     assert options.key is not None

@@ -108,6 +108,7 @@ def create(project: str, database: str | None, as_json: bool, **fields: str | No
     wanted = _change(fields, {"key_alias": key_values.alias("PROJECT", project)})
     with change(database, create=True) as db:
         key, secret = db.create_key(wanted, CLI, time.time())
+    _warn_of_unknown_models(wanted)
     return _with_secret(key, secret, f"created {key.key_id} for the project {key.project}", as_json)
 
 
@@ -148,6 +149,7 @@ def update(key: str, project: str | None, database: str | None, as_json: bool, *
         raise CommandError("nothing to change was given", 2)
     with change(database) as db:
         changed = db.update_key(find_key(db, key).key_id, wanted, CLI, time.time())
+    _warn_of_unknown_models(wanted)
     return answer(shown(changed), _card(changed), as_json)
 
 
@@ -217,6 +219,13 @@ def _change(given: Mapping[str, str | None], values: Mapping[str, Any]) -> KeyCh
         if (text := given[field]) is not None
     }
     return KeyChange({**values, **read})
+
+
+def _warn_of_unknown_models(wanted: KeyChange) -> None:
+    if names := wanted.values.get("models"):
+        from codellama_proxy.cli.model_names import warn_of_unknown_models  # noqa: PLC0415 - reads proxy.yaml
+
+        warn_of_unknown_models(names)
 
 
 def find_key(db: KeySession, given: str) -> Key:

@@ -19,6 +19,8 @@ from codellama_proxy.routing.sticky import Conversation
 
 Jitter = Callable[[], float]
 """A random number in [0, 1)."""
+MAX_ADVISED_MODELS = 3
+"""Names of models in one message."""
 WILDCARDS = frozenset("*?[")
 NO_MODEL = "There is no model for this endpoint, or you do not have access to one."
 
@@ -51,8 +53,8 @@ def requested_model(
 ) -> Model:
     """The model that serves `name`, a model or an alias, or the default one.
 
-    Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled, not permitted or of
-    another mode. Its `detail` is the reason.
+    Raises `ProxyError` model_not_found, with one message for names that are unknown, disabled or not permitted. Its
+    `detail` is the reason.
     """
     known = None
     if name is not None:
@@ -63,15 +65,24 @@ def requested_model(
         start = starting_model(m for m in snapshot.models.values() if mode in m.modes and permitted(m.name))
         if start is not None:
             return start
-    message = (
-        f"The model '{name[:200]}' does not exist or you do not have access to it."
-        if name is not None
-        else NO_MODEL
-    )
+    if known is not None and mode not in known.modes and permitted(known.name):
+        able = [m.name for m in snapshot.models.values() if mode in m.modes and permitted(m.name)]
+        message = f"The model '{(name or '')[:200]}' does not serve {mode} requests. {_advice(able, mode)}"
+    elif name is not None:
+        message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+    else:
+        message = NO_MODEL
     error = ProxyError("model_not_found", message, param="model")
     if name is not None:
         error.detail = _why_not_found(snapshot, name, mode)
     raise error
+
+
+def _advice(able: Sequence[str], mode: str) -> str:
+    """Names some of the models that serve a mode."""
+    if not able:
+        return f"No model does, for this key: an entry needs mode: {mode}."
+    return f"Use {' or '.join(able[:MAX_ADVISED_MODELS])}."
 
 
 def _why_not_found(snapshot: Snapshot, name: str, mode: str) -> str:

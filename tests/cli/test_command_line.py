@@ -53,7 +53,10 @@ def test_the_usage_of_a_command_shows_its_options(capsys: pytest.CaptureFixture[
         (["frobnicate"], "codellama-proxy: No such command 'frobnicate'."),
         (["diff", "a"], "codellama-proxy diff: Missing argument 'NEW'."),
         (["keys", "logs", "--last", "x"], "codellama-proxy keys logs: Invalid value for '--last'"),
-        (["explain"], "codellama-proxy explain: give either --key or --project"),
+        (
+            ["explain", "--key", "key_a", "--project", "web"],
+            "codellama-proxy explain: give either --key or --project",
+        ),
     ],
 )
 def test_a_usage_error_is_one_sentence_and_exit_code_2(

@@ -347,3 +347,12 @@ def test_the_conversation_decides_the_order(here: Path, capsys: pytest.CaptureFi
     assert firsts.count("twins#2") > firsts.count("twins#1") > 0
     (here / "proxy.yaml").write_text(f"{TWINS}routing: {{sticky: false}}\n")
     assert explained_json(capsys, "--project", "web")["conversation"] is None
+
+
+def test_without_a_caller_it_is_one_without_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain"]) == 2
+    assert "requires a key: give --project NAME" in capsys.readouterr().err
+    (here / "proxy.yaml").write_text(FILE + "auth: {required: false}\n")
+    found = explained_json(capsys)
+    assert (found["key_id"], found["project"]) == ("none", "anonymous")
+    assert {one["scope"].partition(":")[0] for one in found["limits"]} == {"project"}

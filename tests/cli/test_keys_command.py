@@ -128,6 +128,29 @@ def test_create_accepts_every_option_and_json_shows_them(keys: Keys) -> None:
     assert keys("list", "--json").json == [made]
 
 
+def test_names_that_allow_no_model_are_warned_of(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROXY_CONFIG", raising=False)
+    (tmp_path / "proxy.yaml").write_text(
+        "models:\n- {name: codellama, provider: mock}\n- {name: gpt-4, provider: openai, api_key: '${UNSET_KEY}'}\n"
+        "aliases: {gpt-4o: gpt-4}\n"
+    )
+    known = keys("create", "web", "--models", "codellama,gpt-4,gpt-*,c*", "--json")
+    assert (known.err, known.json["models"]) == ("", ["codellama", "gpt-4", "gpt-*", "c*"])
+    unknown = keys("update", known.json["key_id"], "--models", "codelama,gpt-4o,nix*", "--json")
+    assert unknown.json["models"] == ["codelama", "gpt-4o", "nix*"]
+    assert unknown.err.splitlines() == [
+        'warning: proxy.yaml: no model is named "codelama"; did you mean "codellama"?',
+        'warning: proxy.yaml: "gpt-4o" is an alias; a key needs the name of its model, "gpt-4"',
+        'warning: proxy.yaml: no model is named "nix*"',
+    ]
+    for broken in ("models: [", ""):
+        (tmp_path / "proxy.yaml").write_text(broken)
+        assert keys("create", "web", "--models", "nix", "--json").err == ""
+
+
 def test_update_changes_given_fields_and_none_unsets_them(keys: Keys) -> None:
     key_id = keys("create", "web", "--rpm", "5", "--expires", "1h", "--json").json["key_id"]
     changed = keys("update", key_id, "--rpm", "none", "--tpm", "7", "--project", "other", "--json").json

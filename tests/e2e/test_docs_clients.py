@@ -11,7 +11,7 @@ import pytest
 from tests.clients.agents import AGENTS
 from tests.clients.libraries import LIBRARIES
 from tests.support.client_docs import ADDRESS, KEY, MODEL, PAGE, SNIPPETS
-from tests.support.processes import environment
+from tests.support.processes import ROOT, environment
 from tests.support.proxy_process import Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
 
@@ -54,6 +54,27 @@ def test_the_snippet_of_an_sdk_works(served: Proxy, name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["hello", "there"] * len(SDKS[name])
     assert endpoints(served, before) == SDKS[name]
+
+
+def test_the_snippets_work_without_a_provider_after_the_change_that_the_page_names(
+    module_proxy: ProxyFactory,
+) -> None:
+    change = "routing: {unknown_model: default}"
+    assert f"`{change}`" in PAGE
+    begin, _, rest = (ROOT / "proxy.yaml").read_text("utf-8").partition("# Retries, and when")
+    served = module_proxy(f"{begin}{change}\n# {rest}")
+    for name, asked in SDKS.items():
+        code = SNIPPETS[name].for_proxy(served, MODEL)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
+        assert [row["model"] for row in served.rows()[: len(asked)]] == ["mock"] * len(asked)
 
 
 def test_the_request_of_a_completion_works(served: Proxy, upstream: Upstream) -> None:

@@ -88,12 +88,12 @@ def test_a_request_without_model_starts_at_the_default_model() -> None:
     assert starting_model([]) is None
 
 
-def test_unknown_forbidden_and_other_mode_models_get_the_same_error() -> None:
+def test_unknown_and_forbidden_models_get_the_same_error() -> None:
     snap = snapshot(model("alpha"), model("vectors", deployment("vectors", mode="embedding")))
     asked: list[tuple[str, Callable[[str], bool]]] = [
         ("nobody", everything),
         ("alpha", lambda name: name != "alpha"),
-        ("vectors", everything),
+        ("vectors", lambda name: name == "alpha"),
     ]
     errors = []
     for name, permitted in asked:
@@ -184,6 +184,34 @@ def test_the_detail_of_a_model_not_found_is_the_reason(asked: str, mode: str, de
     with pytest.raises(ProxyError) as caught:
         requested_model(ALIASED, asked, mode, lambda name: name != "alpha")
     assert caught.value.detail == detail
+
+
+def test_a_model_of_another_mode_is_told_apart_from_an_unknown_one() -> None:
+    vectors = [model(name, deployment(name, mode="embedding")) for name in ("v1", "v2", "v3", "v4")]
+    snap = snapshot(model("chats"), *vectors, aliases={"old": "chats"})
+    for name, permitted, message in (
+        ("chats", everything, "The model 'chats' does not serve embedding requests. Use v1 or v2 or v3."),
+        (
+            "old",
+            lambda name: name in ("chats", "v2"),
+            "The model 'old' does not serve embedding requests. Use v2.",
+        ),
+        (
+            "chats",
+            lambda name: name == "chats",
+            "The model 'chats' does not serve embedding requests. "
+            "No model does, for this key: an entry needs mode: embedding.",
+        ),
+        (
+            "chats",
+            lambda name: name != "chats",
+            "The model 'chats' does not exist or you do not have access to it.",
+        ),
+    ):
+        with pytest.raises(ProxyError) as caught:
+            requested_model(snap, name, "embedding", permitted)
+        assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+        assert caught.value.message == message
 
 
 def test_aliases_without_wildcards_are_listed_with_the_model_they_reach() -> None:
