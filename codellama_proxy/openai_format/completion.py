@@ -45,6 +45,14 @@ def estimated_chunk(earlier: Event, usage: Usage) -> Event:
     return usage_chunk(chunk["id"], chunk["created"], chunk.get("model"), shown, chunk["object"])
 
 
+def is_usage(usage: object) -> bool:
+    """Whether strict clients accept it as a `usage` object: its figures are integers or missing."""
+    if not isinstance(usage, dict):
+        return False
+    figures = {type(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    return figures <= {int, type(None)}
+
+
 def usage_chunk(
     answer_id: str,
     created: int,

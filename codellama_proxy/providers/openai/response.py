@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format.completion import completion_event, message_text
+from codellama_proxy.openai_format.completion import completion_event, is_usage, message_text
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import read_usage, usage_in
 from codellama_proxy.providers.common import tool_calls as calls
@@ -26,11 +26,17 @@ from codellama_proxy.providers.common.json_reading import (
     wrong,
 )
 from codellama_proxy.providers.common.tool_calls import number
+from codellama_proxy.providers.openai.usual_answer import usual_answer
 
 
 def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
     """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
     body, completion = load_document(body)
+    return usual_answer(body, completion) or repaired_answer(body, completion, chat)
+
+
+def repaired_answer(body: bytes, completion: dict[str, Any], chat: InferenceRequest) -> Event:
+    """The event of any answer. Raises `AttemptError` for what is none."""
     choices = choices_of(body, completion)
     changed = fill(completion, "chat.completion", chat)
     changed |= fix_indexes(choices)
@@ -39,11 +45,8 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
         message = choice.get("message")
         if not isinstance(message, dict):
             wrong("no_message")
-        if _PLAIN.issuperset(message) and _is_plain(message):
-            content = message["content"]
-        else:
-            changed |= _fix_whole(message, f"call_{chat.id}_{choice['index']}")
-            content = message_text(message)
+        changed |= _fix_whole(message, f"call_{chat.id}_{choice['index']}")
+        content = message_text(message)
         text.append(content)
         changed |= fix_finish(choice, content, message)
         changed |= fix_logprobs(choice, content)
@@ -53,14 +56,8 @@ def parse_response(body: bytes, chat: InferenceRequest, deployment: Deployment) 
     return completion_event(completion, body, "".join(text), usage, model_of(completion))
 
 
-_PLAIN = frozenset({"role", "content"})
-"""The fields of most messages, which need no repair."""
 MAX_CHOICES = 2048
 """Maximum number of choices: more than `n` times the prompts that any upstream accepts."""
-
-
-def _is_plain(message: Mapping[str, Any]) -> bool:
-    return isinstance(message.get("content"), str) and message.get("role") == "assistant"
 
 
 def choices_of(body: bytes, found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -130,13 +127,6 @@ def fix_usage(found: dict[str, Any]) -> bool:
     if "choices" not in found:  # embeddings have no completion tokens
         del found["usage"]["completion_tokens"], found["usage"]["completion_tokens_details"]
     return True
-
-
-def is_usage(usage: object) -> bool:
-    return isinstance(usage, dict) and all(
-        usage.get(name) is None or type(usage[name]) is int
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    )
 
 
 _TEXTS = ("content", "reasoning_content", "refusal")

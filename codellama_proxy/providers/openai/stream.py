@@ -10,7 +10,7 @@ import orjson
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event, Usage
-from codellama_proxy.openai_format.completion import CHAT_CHUNK, message_text, usage_chunk
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, is_usage, message_text, usage_chunk
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.openai_format.usage import reported_in, usage_in
 from codellama_proxy.providers.common import tool_calls
@@ -24,7 +24,6 @@ from codellama_proxy.providers.openai.response import (
     fix_indexes,
     fix_logprobs,
     fix_message,
-    is_usage,
 )
 from codellama_proxy.providers.openai.stream_state import NEW_CHOICE, ChoiceState, StreamState
 from codellama_proxy.providers.openai.usual_chunk import usual_chunk

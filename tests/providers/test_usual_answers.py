@@ -1,4 +1,4 @@
-"""Chunks without anything to repair: read in a shorter way that finds the same."""
+"""Chunks and answers without anything to repair: read in a shorter way that finds the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama_proxy.core.sse import Frame
-from codellama_proxy.openai_format.completion import CHAT_CHUNK
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, CHAT_COMPLETION
+from codellama_proxy.providers.openai.response import repaired_answer
 from codellama_proxy.providers.openai.stream import content, parse_frame
 from codellama_proxy.providers.openai.stream_state import StreamState
+from codellama_proxy.providers.openai.usual_answer import usual_answer
 from codellama_proxy.providers.openai.usual_chunk import usual_chunk
 from tests.support.builders import chat
 
@@ -82,3 +84,64 @@ def test_it_reads_all_chunks_of_openais_own_streams(more: dict[str, Any]) -> Non
         bodies.append(event.body)
     assert state.complete
     assert not any(b'"usage"' in body for body in bodies)
+
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+messages = fields(
+    role=st.just("assistant"), content=texts, refusal=st.none(), annotations=st.sampled_from([[], None])
+)
+answers = fields(
+    id=st.just("a"),
+    object=st.just(CHAT_COMPLETION),
+    created=st.just(1),
+    model=st.sampled_from(["m", ""]),
+    choices=st.lists(
+        fields(index=st.just(0), message=messages, finish_reason=st.just("stop"), logprobs=st.none()),
+        min_size=1,
+        max_size=2,
+    ),
+    usage=st.sampled_from([None, USAGE, {}, {**USAGE, "total_tokens": 3.0}, {"prompt_tokens": 4}]),
+    service_tier=st.sampled_from(["default", "flex"]),
+)
+usual_answers = st.builds(
+    lambda content, more: {
+        **AROUND,
+        "object": CHAT_COMPLETION,
+        **more,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        ],
+    },
+    texts,
+    st.dictionaries(
+        st.sampled_from(["usage", "service_tier", "x", "error"]), others | st.just(USAGE), max_size=1
+    ),
+)
+
+
+@given(usual_answers | answers)
+def test_the_shorter_way_finds_the_same_in_an_answer(answer: dict[str, Any]) -> None:
+    body = orjson.dumps(answer)
+    found = usual_answer(body, orjson.loads(body))
+    if found is None:
+        return
+    assert found == repaired_answer(body, orjson.loads(body), ASKED)
+
+
+def test_it_reads_openais_own_answers() -> None:
+    message = {"role": "assistant", "content": "one", "refusal": None, "annotations": []}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+    answer = {
+        **AROUND,
+        "object": CHAT_COMPLETION,
+        "choices": [choice],
+        "usage": {**USAGE, **details},
+        "service_tier": "default",
+    }
+    event = usual_answer(orjson.dumps(answer), answer)
+    assert event is not None
+    assert (event.text, event.usage and event.usage.service_tier) == ("one", "default")
