@@ -71,7 +71,7 @@ class CacheLookup:
             context.cache = "bypass"
             return self._own_call(query, None) if directives.write else DirectCall()
         context.cache = "miss"
-        source = await self._identical(query)
+        source = await self._identical(query) if self._storage.may_have(query.key) else None
         backend = self._semantic.of(snapshot)
         if source is None and backend is not None and query.call_key not in self._shared:
             # The second lookup finds an answer that was stored during the semantic search.
@@ -81,8 +81,7 @@ class CacheLookup:
         return await self._in_progress(query) if directives.write else DirectCall()
 
     async def _identical(self, query: CacheQuery) -> CachedAnswerSource | None:
-        answer = await self._storage.find(query.key, query.scope)
-        return self._replay(query, answer, "hit")
+        return self._replay(query, await self._storage.find(query.key, query.scope), "hit")
 
     async def _similar(self, query: CacheQuery, backend: SemanticBackend) -> CachedAnswerSource | None:
         """A stored answer to a similar request, or `None`."""

@@ -107,6 +107,8 @@ class SharedCall:
         """
         if self.owner_view is not None:
             await self.owner_view.drain(note)
+        elif self.answer.over:
+            return
         elif self.answer.reply is not None:
             self.answer.fail(abandoned())
         else:

@@ -49,6 +49,9 @@ class LruCache:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._answers
+
     def get(self, key: bytes) -> CachedAnswer | None:
         found = self._answers.get(key)
         if found is not None:
@@ -115,6 +118,10 @@ class CacheStorage:
         if found is not None:
             self.memory.put(key, found, len(self._known) + 1)
         return found
+
+    def may_have(self, key: bytes) -> bool:
+        """Whether an answer is in memory or, unless it was deleted since, in the file."""
+        return key in self._known or key in self.memory
 
     def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
