@@ -74,7 +74,7 @@ class Keys:
         Raises `ProxyError` 401 as `authenticate` does: blocked and expired keys and the master key are always refused.
         """
         try:
-            return await self.authenticate(secret)
+            return self.cached(secret) or await self.authenticate(secret)
         except ProxyError as error:
             if required or error.code != "invalid_api_key" or self._is_master(secret):
                 raise
@@ -208,13 +208,10 @@ def require_usable(key: Key, secret_ends: float | None, now: float) -> Key:
     """The key, unless it is blocked or expired. Raises `ProxyError`: key_blocked, key_expired."""
     if key.blocked:
         raise ProxyError("key_blocked", "This API key is blocked.")
-    if _over(key.expires_at, now) or _over(secret_ends, now):
-        raise ProxyError("key_expired", "This API key has expired.")
+    for end in (key.expires_at, secret_ends):
+        if end is not None and now >= end:
+            raise ProxyError("key_expired", "This API key has expired.")
     return key
-
-
-def _over(end: float | None, now: float) -> bool:
-    return end is not None and now >= end
 
 
 def _remember(memory: OrderedDict[bytes, Any], hashed: bytes, entry: Any, most: int) -> None:

@@ -95,14 +95,13 @@ class Charge(NamedTuple):
     """The upstream reported more than is possible; the bound is booked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One upstream call, finished. The list of attempts is the retry state, the log entry and the header."""
 
     deployment: str
     failure: Failure | None
     ms: float
-    started: float = field(default=0.0, compare=False)
+    started: float = 0.0
     """Monotonic seconds; 0 if not recorded."""
     at: float = 0.0
     """Milliseconds from the start of the request to that of the attempt; `ms` is the attempt's duration."""

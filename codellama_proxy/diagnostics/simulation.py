@@ -10,7 +10,7 @@ import asyncio
 import re
 import selectors
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -200,7 +200,7 @@ async def _course(
         await reply.close()
     except SimulatedAnswer:
         served = stage.called[-1][1].id
-        trace.attempts[-1] = replace(trace.attempts[-1], failure=None)
+        trace.attempts[-1] = trace.attempts[-1]._replace(failure=None)
     except ProxyError as refused:
         error = refused
     finally:

@@ -51,7 +51,9 @@ def permitted_fields(params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tupl
     """A chat's parameters without refused betas, and the fields that had some."""
     dropped: list[str] = []
     for field in FIELDS:
-        refused = {name for name in named(params.get(field)) if REFUSED.match(name)}
+        if field not in params:
+            continue
+        refused = {name for name in named(params[field]) if REFUSED.match(name)}
         if refused:
             dropped.append(field)
             kept = [name for name in named(params[field]) if name not in refused]

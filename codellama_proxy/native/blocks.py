@@ -72,13 +72,16 @@ NESTED_FIELDS = ("content", "source", "tool_calls")
 def has_hour(value: Any) -> bool:
     """Whether an object, or one in these lists, has a cache mark for which `is_hour`."""
     if isinstance(value, list | tuple):
-        return bool([one for one in value if has_hour(one)])
-    if not isinstance(value, dict | Mapping):  # a dict nearly always, which is the faster check
+        return any(map(has_hour, value))
+    if not isinstance(value, dict) and not isinstance(value, Mapping):  # the first check is much faster
         return False
     if "cache_control" in value and is_hour(value["cache_control"]):
         return True
-    inner = [value[name] for name in NESTED_FIELDS if name in value and type(value[name]) is not str]
-    return bool(inner) and has_hour(inner)
+    for name in NESTED_FIELDS:
+        inner = value.get(name)
+        if inner is not None and type(inner) is not str and has_hour(inner):
+            return True
+    return False
 
 
 def without_hours(value: Any) -> Any:

@@ -91,6 +91,8 @@ class Cooldowns:
         self._identity_of = identity_of
         self._clock = clock
         self._identities: dict[str, object] = {}
+        self._latest: dict[str, Deployment] = {}
+        """The entry that an attempt used last: the same object until a reload."""
         self._states: dict[str, Cooling] = {}
         self._probes: dict[str, Probe] = {}
 
@@ -107,10 +109,12 @@ class Cooldowns:
 
         A changed address or credential resets the state. `again`: this request has failed there before.
         """
-        identity = self._identity_of(deployment)
-        if self._identities.setdefault(deployment.id, identity) != identity:
-            self._identities[deployment.id] = identity
-            self._forget(deployment.id)
+        if self._latest.get(deployment.id) is not deployment:
+            self._latest[deployment.id] = deployment
+            identity = self._identity_of(deployment)
+            if self._identities.setdefault(deployment.id, identity) != identity:
+                self._identities[deployment.id] = identity
+                self._forget(deployment.id)
         state = self._states.get(deployment.id)
         if state is None or not state.rounds or deployment.id in self._probes:
             return None
@@ -145,6 +149,7 @@ class Cooldowns:
             now = deployments.get(deployment_id)
             if now is None or self._identity_of(now) != self._identities[deployment_id]:
                 del self._identities[deployment_id]
+                self._latest.pop(deployment_id, None)
                 self._forget(deployment_id)
 
     def _release(self, deployment_id: str, probe: Probe | None) -> bool:
