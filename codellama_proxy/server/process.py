@@ -28,7 +28,7 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
-from codellama_proxy.server.retention import run_retention, run_roll_up
+from codellama_proxy.server.retention import run_retention, run_roll_up, run_session_cleanup
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
 from codellama_proxy.store.location import database_file
@@ -157,6 +157,7 @@ def _start_background(stack: contextlib.AsyncExitStack, services: Services) -> N
         runtime.keys.watch(),
         retention,
         run_roll_up(runtime.store.upkeep, runtime.time),
+        run_session_cleanup(runtime.store.ui_sessions, lambda: live.snapshot.ui.session, runtime.time),
         services.lookup.watch(lambda: live.snapshot),
     )
     for loop in loops:

@@ -1,4 +1,4 @@
-"""Maintains the ledger: adds requests to the sums that reports read, and removes rows past their retention.
+"""Maintains the database: adds requests to the sums that reports read, and removes rows past their retention.
 
 The cost of removed rows stays in the daily totals.
 """
@@ -12,13 +12,23 @@ from contextlib import suppress
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import Outbox, Upkeep
+from codellama_proxy.store.interfaces import Outbox, UiSessions, Upkeep
+from codellama_proxy.web.ui.sessions import MAX_SESSION_SECONDS
 
 INTERVAL_SECONDS = 600.0
 ROLL_UP_SECONDS = 15.0
 """Pause between two roll-ups: reports read the rows of this time one by one."""
 
 log = logging.getLogger(__name__)
+
+
+async def run_session_cleanup(sessions: UiSessions, idle: Callable[[], float], time: Time) -> None:
+    """Runs until cancelled: deletes the dashboard's sessions that ended. `idle` returns seconds, and may change."""
+    while True:
+        now = time.wall()
+        with suppress(StoreUnavailableError):  # the store logs its own errors; the next run tries again
+            await sessions.forget(seen_before=now - idle(), created_before=now - MAX_SESSION_SECONDS)
+        await time.sleep(INTERVAL_SECONDS)
 
 
 async def run_retention(upkeep: Upkeep, outbox: Outbox, retention: Callable[[], float], time: Time) -> None:

@@ -50,7 +50,14 @@ class Browser:
     client: httpx2.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = httpx2.Client(base_url=self.proxy.url, **LOOPBACK, timeout=60, follow_redirects=False)
+        # No connection stays open, so nothing has to be closed.
+        self.client = httpx2.Client(
+            base_url=self.proxy.url,
+            **LOOPBACK,
+            timeout=60,
+            follow_redirects=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+        )
 
     def address(self, path: str) -> str:
         return urljoin("/ui/", path)
@@ -73,9 +80,6 @@ class Browser:
         answer = self.post("sign-in", {"secret": secret})
         assert answer.status_code == 303, answer.text
         return self
-
-    def close(self) -> None:
-        self.client.close()
 
 
 def operator(proxy: Proxy) -> Browser:

@@ -34,8 +34,12 @@ def page(answer: Page, *, operator: bool = False) -> Handler:
         viewer, session = found
         if operator and not viewer.is_operator:
             raise not_found()
+        is_due = sessions.is_due(runtime_of(request), session)
+        if is_due:
+            runtime_of(request).store.ui_sessions.seen(viewer.session, runtime_of(request).time.wall())
         response = await answer(request, viewer)
-        _renew(request, response, session)
+        if is_due:
+            _renew_cookie(request, response, session)
         return response
 
     return opened(handler)
@@ -91,16 +95,11 @@ def redirect(link: str) -> Response:
     return Response(status_code=303, headers={"location": link})
 
 
-def _renew(request: Request, response: Response, session: UiSession) -> None:
-    """Records the use of a session from time to time, and lengthens the life of its cookie."""
-    runtime = runtime_of(request)
+def _renew_cookie(request: Request, response: Response, session: UiSession) -> None:
+    """Lengthens the life of a session's cookie. Deeper pages cannot: they would set it for their own directory."""
     session_id = sessions.cookie(request)
-    if session_id is None or not sessions.is_due(runtime, session):
-        return
-    viewer: Viewer = request.state.viewer
-    runtime.store.ui_sessions.seen(viewer.session, runtime.time.wall())
-    if request.scope["path"].count("/") == 2:  # deeper pages would set it for their directory
-        seconds = runtime.live.snapshot.ui.session
+    if session_id is not None and request.scope["path"].count("/") == 2:
+        seconds = runtime_of(request).live.snapshot.ui.session
         cookie = sessions.set_cookie(session_id, seconds, secure=session.secure)
         response.headers.append("set-cookie", cookie)
 

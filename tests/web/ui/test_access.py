@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -39,11 +39,8 @@ def served(module_proxy: ProxyFactory) -> Proxy:
 
 
 @pytest.fixture
-def viewers(served: Proxy) -> Iterator[tuple[Browser, Browser, Browser]]:
-    three = Browser(served), operator(served), holder(served)
-    yield three
-    for browser in three:
-        browser.close()
+def viewers(served: Proxy) -> tuple[Browser, Browser, Browser]:
+    return Browser(served), operator(served), holder(served)
 
 
 def test_every_page_is_listed() -> None:
