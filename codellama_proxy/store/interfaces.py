@@ -16,6 +16,7 @@ from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extens
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
+from codellama_proxy.store.overviews import Balance, KeyUse, Recent, Sums
 from codellama_proxy.store.reports import MAX_ROWS, Filters
 from codellama_proxy.store.request_search import Found, Neighbours, Search
 
@@ -197,6 +198,28 @@ class Searches(Protocol):
         """Those of some requests that a search finds, newest first."""
 
 
+class Overviews(Protocol):
+    """Reads for overviews, on a connection of its own, in bounded time. Raises as `Reports`."""
+
+    async def sums(self, group_by: Sequence[str], filters: Filters) -> Sums:
+        """Sums by any of `reports.GROUPS` and `HOUR_GROUP`: the same numbers as `Reports.spend`."""
+
+    async def balances(self) -> list[Balance]:
+        """Of every scope that ever had a budget, but users."""
+
+    async def user_balances(self) -> list[Balance]:
+        """Of the `MAX_USER_BALANCES` users who spent most."""
+
+    async def recent(self, project: str | None, size: int) -> list[Recent]:
+        """The newest requests that have ended, newest first."""
+
+    async def keys(self, project: str | None) -> list[KeyUse]:
+        """The newest `MAX_KEYS` keys, newest first, with their last use."""
+
+    async def since(self) -> float | None:
+        """Unix seconds of the oldest request or sum; `None` for an empty ledger."""
+
+
 class Upkeep(Protocol):
     """Maintenance of the ledger."""
 
@@ -278,6 +301,7 @@ class Store(NamedTuple):
     ledger: Ledger
     reports: Reports
     searches: Searches
+    overviews: Overviews
     upkeep: Upkeep
     outbox: Outbox
     configurations: Configurations

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
+from codellama_proxy.store.sql.overviews import OverviewQueries
 from codellama_proxy.store.sqlite import configurations, installation
+from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare, recognize
 from codellama_proxy.store.sqlite.outbox import Outbox
@@ -59,6 +61,7 @@ class Database:
                 ledger=ledger,
                 reports=ledger,
                 searches=Searches(writer, searched),
+                overviews=OverviewQueries(BoundedReads(writer, searched)),
                 upkeep=ledger,
                 outbox=Outbox(writer, reader),
                 configurations=Configurations(writer, searched),
