@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
+from collections.abc import Mapping
 
 WHITE = b" \t\r\n"
 _EVENT = re.compile(rb":|(?:data|event|id|retry)(?:[:\r\n]|\Z)")
@@ -18,11 +19,12 @@ def beginning(head: bytes) -> bytes:
     return head.lstrip(WHITE).removeprefix(BOM_UTF8).lstrip(WHITE)
 
 
-def is_stream(head: bytes, content_type: str, *, asked: bool) -> bool:
+def is_stream(head: bytes, headers: Mapping[str, str], *, asked: bool) -> bool:
     """Whether a body with this beginning is an event stream; `asked`: whether a stream was requested."""
     begins = beginning(head)
-    if begins[:1] in (b"{", b"["):
+    if begins.startswith((b"{", b"[")):
         return False
+    content_type = headers.get("content-type", "")
     if _EVENT.match(begins) or "event-stream" in content_type:
         return True
     return asked and "json" not in content_type

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from codellama_proxy.core.masking import Clean, mask_for
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import HttpRequest
 from codellama_proxy.failures import classify as failures
@@ -20,8 +19,8 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import MULTI_STEP
 from codellama_proxy.upstream import answer_form as forms
-from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, TransportError
-from codellama_proxy.upstream.multi_step import Send, Sleep, open_multi_step
+from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, Transport, TransportError
+from codellama_proxy.upstream.multi_step import Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.upstream.reply import Note, Reply, no_note, text_events
 from codellama_proxy.upstream.response_body import (
@@ -54,45 +53,29 @@ async def open_reply(
     """
     pool = pools.of(deployment)
     transport = pool.take()
-    body: ResponseBody | None = None
-    reply: Reply | None = None
-
-    async def send(one: HttpRequest) -> Response:
-        return await transport.send(one, min(deployment.timeouts.connect, budget))
-
     watch = TaskTimeout(pools.deadlines)
+    reply = Reply(request, deployment, sent, pools, pool, watch, note)
     received: list[bytes] = []
     """The pieces of a plain answer that is being read."""
-
-    async def close() -> None:
-        watch.close()
-        try:
-            if body is not None:
-                await body.aclose()
-        finally:
-            pools.give_back(pool)
-
-    url = sent.url
-
-    def clean() -> Clean:  # lives as long as the stream, and must not keep the request's body
-        return mask_for(deployment, url, _personal(request))
-
+    connect = min(deployment.timeouts.connect, budget)
     own = deployment.timeouts.first_token if request.stream else deployment.timeouts.answer
-    now = asyncio.get_running_loop().time()
+    now = watch.loop.time()
     first = now + min(own, budget)
     try:
         with watch.until(first):
-            response = await _respond(send, sent, request, deployment, sleep, received)
-            body = response.body
-            reply = Reply(request, deployment, close, sent.dropped, watch, clean, note)
+            if deployment.provider in MULTI_STEP:
+                response = await _respond(transport, connect, sent, request, deployment, sleep, received)
+            else:
+                response = await transport.send(sent, connect)
+            reply.response = response
             stream = await _receive(reply, response, received, first, asked=request.stream)
         if stream is not None:
             await reply.begin(stream, first, now + budget)
     except BaseException as error:
-        await close()
+        await reply.release()
         if received and not (isinstance(error, AttemptError) and error.failure.refused):
             note(await text_events(b"".join(received)))
-        elif reply is not None:
+        else:
             await reply.count_unread()
         if isinstance(error, TimeoutError):
             reason = "first_token_timeout" if request.stream else "answer_timeout"
@@ -100,38 +83,32 @@ async def open_reply(
         if isinstance(error, TransportError):
             raise AttemptError(error.failure) from None
         if isinstance(error, AttemptError):
-            raise AttemptError(failures.disclosed(error.failure, clean())) from None
+            raise AttemptError(reply.disclosed(error.failure)) from None
         raise
     return reply
 
 
-def _personal(request: InferenceRequest) -> tuple[str, ...]:
-    """Values that identify the caller: they are removed from errors, which subscribers of a shared call see too."""
-    named = (request.user, request.params.get("safety_identifier"), request.params.get("prompt_cache_key"))
-    return tuple(one for one in (*named, *request.metadata.values()) if isinstance(one, str))
-
-
 async def _respond(
-    send: Send,
+    transport: Transport,
+    connect: float,
     sent: HttpRequest,
     request: InferenceRequest,
     deployment: Deployment,
     sleep: Sleep,
     received: list[bytes],
 ) -> Response:
-    """The response to one request, or to the several that some dialects need."""
-    steps = MULTI_STEP.get(deployment.provider)
-    if steps is None:
-        return await send(sent)
+    """One response for the several requests that the dialect needs."""
+
+    async def send(one: HttpRequest) -> Response:
+        return await transport.send(one, connect)
 
     async def read(response: Response) -> bytes:
         body = await read_whole(body_of(response), MAX_ANSWER_BYTES, received)
         received.clear()
         return body
 
-    return await open_multi_step(
-        send, read, steps(sent, request, deployment), stream=request.stream, sleep=sleep
-    )
+    steps = MULTI_STEP[deployment.provider](sent, request, deployment)
+    return await open_multi_step(send, read, steps, stream=request.stream, sleep=sleep)
 
 
 async def _receive(
@@ -148,21 +125,21 @@ async def _receive(
         failure = failures.of_status(response.status, headers, error, time.time())
         raise AttemptError(cut_answers.with_usage(failure, start))
     body = body_of(response)
-    whole = begins = body.arrived()
+    begins = whole = body.arrived()
     if begins is None:
         body = examined = ExaminedBody(body)
         begins = await examined.beginning()
-    else:
-        body = BytesBody(begins)
-    if not forms.is_stream(begins, headers.get("content-type", ""), asked=asked):
+    if not forms.is_stream(begins, headers, asked=asked):
         if whole is None:
             whole = await read_whole(body, reply.max_bytes, received)
         else:
             received.append(whole)
         await reply.whole(whole)
         received.clear()
-    elif asked:
+        return None
+    if whole is not None:
+        body = BytesBody(whole)
+    if asked:
         return body
-    else:
-        await reply.gathered(body, until)
+    await reply.gathered(body, until)
     return None

@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from codellama_proxy.core.masking import Clean
+from codellama_proxy.core.masking import mask_for
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, MAX_EVENT_BYTES, Decoder, EventTooLargeError, encode, frame_at
-from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.core.types import Event, Failure, HttpRequest, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import folding
@@ -26,7 +26,8 @@ from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter, adapter_of
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
-from codellama_proxy.upstream.http import ResponseBody, TransportError
+from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
+from codellama_proxy.upstream.pools import Pool, Pools
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from codellama_proxy.upstream.timeouts import TaskTimeout
 
@@ -57,14 +58,15 @@ class Reply:
         self,
         request: InferenceRequest,
         deployment: Deployment,
-        close: Callable[[], Any],
-        dropped: tuple[str, ...],
+        sent: HttpRequest,
+        pools: Pools,
+        pool: Pool,
         watch: TaskTimeout,
-        clean: Callable[[], Clean],
         note: Note,
     ) -> None:
+        """`pool`: taken once for this reply; `watch` is closed with it."""
         self.deployment = deployment
-        self.dropped = dropped
+        self.dropped = sent.dropped
         """The client's parameters that were not sent."""
         self.first: Sequence[Event] = ()
         """The first batch: all events up to the first one with content."""
@@ -73,10 +75,13 @@ class Reply:
         self.max_bytes = MAX_EMBEDDINGS_BYTES if request.endpoint == "embeddings" else MAX_ANSWER_BYTES
         """Maximum size of a plain answer."""
         self._adapter: Adapter = adapter_of(request, deployment)
+        self.response: Response | None = None
+        """The upstream's, once it has begun."""
         self._request = request
-        self._close = close
+        self._url = sent.url  # and not the request, whose body may be large
+        self._pools = pools
+        self._pool = pool
         self._watch = watch
-        self._clean = clean
         self._note = note
         self._body: ResponseBody | None = None
         self._filter = CredentialFilter(deployment)
@@ -184,7 +189,7 @@ class Reply:
             raise AttemptError(error.failure) from None
         except AttemptError as failed:
             await self.count_unread()
-            raise AttemptError(failures.disclosed(failed.failure, self._clean())) from None
+            raise AttemptError(self.disclosed(failed.failure)) from None
         return events
 
     async def count_unread(self) -> None:
@@ -204,7 +209,20 @@ class Reply:
             pass  # the answer is complete, so the failure does not matter
         finally:
             self._failed = None  # its traceback refers to this object
-            await self._close()
+            await self.release()
+
+    async def release(self) -> None:
+        """`close` without waiting for the end of the body."""
+        self._watch.close()
+        try:
+            if self.response is not None:
+                await self.response.body.aclose()
+        finally:
+            self._pools.give_back(self._pool)
+
+    def disclosed(self, failure: Failure) -> Failure:
+        """The failure without secrets of the deployment and without values that identify the caller."""
+        return failures.disclosed(failure, mask_for(self.deployment, self._url, _personal(self._request)))
 
     async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> list[Event]:
         """The first events that `take` does not take; none if a large piece was only read in part.
@@ -314,3 +332,9 @@ def _unexpected(error: Exception) -> AttemptError:
     at = traceback.extract_tb(error.__traceback__)[-1]
     log.error("an answer could not be read: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
     return UnreadableError("unreadable")
+
+
+def _personal(request: InferenceRequest) -> tuple[str, ...]:
+    """Values that identify the caller: they are removed from errors, which subscribers of a shared call see too."""
+    named = (request.user, request.params.get("safety_identifier"), request.params.get("prompt_cache_key"))
+    return tuple(one for one in (*named, *request.metadata.values()) if isinstance(one, str))

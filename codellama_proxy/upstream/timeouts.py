@@ -81,14 +81,14 @@ class Deadlines:
 class TaskTimeout:
     """A timeout for one waiting task at a time. The owner calls `close`."""
 
-    __slots__ = ("_cancelling", "_deadline", "_deadlines", "_fired", "_loop", "_task", "_until")
+    __slots__ = ("_cancelling", "_deadline", "_deadlines", "_fired", "_task", "_until", "loop")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self._deadline: _Deadline | None = None
         """At or before the end of the present wait."""
         self._task: asyncio.Task[Any] | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._until = math.inf
         """The deadline of the present wait, in event loop time; infinite between waits."""
         self._fired = False
@@ -96,7 +96,7 @@ class TaskTimeout:
 
     def within(self, seconds: float) -> Self:
         """`with timeout.within(5): await ...` raises `TimeoutError` after 5 seconds."""
-        return self.until(self._loop.time() + seconds)
+        return self.until(self.loop.time() + seconds)
 
     def until(self, until: float) -> Self:
         """Like `within`, with a deadline in event loop time."""
@@ -111,7 +111,7 @@ class TaskTimeout:
         self._until = until
 
     def __enter__(self) -> None:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self.loop)
         assert task is not None
         self._cancelling = task.cancelling()
 
