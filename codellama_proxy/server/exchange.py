@@ -6,73 +6,126 @@ together with the first piece of their body.
 
 from __future__ import annotations
 
-import re
+import asyncio
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-UNSAFE = re.compile("[\0-\x09\x0b-\x1f\x7f]")
-"""Control characters other than the line feed, none of which a header may contain."""
+from codellama_proxy.web.connection import EXCHANGE, TIMEOUTS, ClientTimeouts
+
+CONTROL_CHARACTERS = bytes([*range(32), 127])
 
 
-class DirectExchange:
-    """`web.connection.Exchange` over uvicorn's ASGI cycle, whose state it shares."""
+class Unheard:
+    """The event of an exchange before anyone waits for it, which most never do."""
 
-    __slots__ = ("_cycle", "_head")
+    def set(self) -> None:
+        return
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._head = b""
 
-    def body(self) -> bytes | None:
+class DirectExchange(RequestResponseCycle):
+    """`web.connection.Exchange`, and uvicorn's cycle for the connection. Its scope has only what the endpoints read."""
+
+    logger = logging.getLogger("uvicorn.error")
+    access_log = False
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    message_event: Any = Unheard()
+    _head = b""
+
+    def __init__(
+        self,
+        connection: HttpToolsProtocol,
+        fields: Mapping[bytes, bytes],
+        version: str,
+        timeouts: ClientTimeouts,
+    ) -> None:
+        """`fields` are the headers by name; of repeated ones, the last. `version` is HTTP's: `1.1` or `1.0`."""
+        self.fields = fields
+        scope: Any = {
+            "type": "http",
+            "method": "POST",
+            "http_version": version,
+            "headers": connection.headers,
+            "client": connection.client,
+            TIMEOUTS: timeouts,
+            EXCHANGE: self,
+        }
+        self.scope = scope
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.default_headers = connection.server_state.default_headers
+        self.on_response = connection.on_response_complete
+        self.keep_alive = version != "1.0" and connection.parser.should_keep_alive()
+        self.waiting_for_100_continue = connection.expect_100_continue
+        self.body = bytearray()
+        self.chunked_encoding = None
+        self.expected_content_length = 0
+
+    async def receive(self) -> Any:
+        """ASGI's, for bodies that arrive piece by piece."""
+        if isinstance(self.message_event, Unheard):
+            self.message_event = asyncio.Event()
+            if self.body or not self.more_body:
+                self.message_event.set()
+        return await super().receive()
+
+    def take_body(self) -> bytes | None:
         """The request's body; `None` if it has not arrived completely."""
-        cycle = self._cycle
-        if cycle.more_body:
+        if self.more_body:
             return None
-        body, cycle.body = bytes(cycle.body), bytearray()
+        body, self.body = bytes(self.body), bytearray()
         return body
 
     @property
     def is_paused(self) -> bool:
         """Whether the client reads slower than it is written to."""
-        return self._cycle.flow.write_paused and not self._cycle.disconnected
+        return self.flow.write_paused and not self.disconnected
 
     async def drain(self) -> None:
         """Returns when the client has read enough, or disconnected."""
-        await self._cycle.flow.drain()
+        await self.flow.drain()
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of the response, chunked if it has no content length. Raises `ValueError` for unsafe headers."""
-        cycle = self._cycle
-        lines = "\n".join([f"{name}: {value}" for name, value in headers.items()])
-        if lines.count("\n") != len(headers) - 1 or UNSAFE.search(lines):
+        lines = "\n".join([f"{name}: {value}" for name, value in headers.items()]).encode("latin-1")
+        if len(lines.translate(None, CONTROL_CHARACTERS)) != len(lines) - len(headers) + 1:
             raise ValueError("control character in a response header")
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        cycle.chunked_encoding = "content-length" not in headers
-        ending = "\r\ntransfer-encoding: chunked\r\n\r\n" if cycle.chunked_encoding else "\r\n\r\n"
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.chunked_encoding = "content-length" not in headers
+        ending = b"\r\ntransfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n\r\n"
         if headers.get("connection") == "close":
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            ending = f"\r\nconnection: close{ending}"
-        defaults = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
-        text = lines.replace("\n", "\r\n") + ending
-        self._head = STATUS_LINE[status] + defaults + text.encode("latin-1")
+            self.keep_alive = False
+        elif not self.keep_alive:
+            ending = b"\r\nconnection: close" + ending
+        start = _start(status, tuple(self.default_headers))
+        self._head = b"%b%b%b" % (start, lines.replace(b"\n", b"\r\n"), ending)
 
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body. Writes nothing once the client has disconnected."""
-        cycle = self._cycle
-        if cycle.disconnected:
+        if self.disconnected:
             return
         head, self._head = self._head, b""
-        if not cycle.chunked_encoding:
-            cycle.transport.write(head + data if head else data)
+        if not self.chunked_encoding:
+            self.transport.write(head + data if head else data)
         else:
             piece = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            cycle.transport.write(b"%b%b%b" % (head, piece, b"0\r\n\r\n" if last else b""))
+            self.transport.write(b"%b%b%b" % (head, piece, b"0\r\n\r\n" if last else b""))
         if last:
-            cycle.response_complete = True
-            cycle.message_event.set()
-            if not cycle.keep_alive:
-                cycle.transport.close()
-            cycle.on_response()
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+
+@lru_cache(maxsize=32)
+def _start(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """The first lines of a response; `headers` are those of every response, which change once a second."""
+    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -7,6 +7,7 @@ to a refused head is written here too, as bytes.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -31,16 +32,19 @@ def head_size(target: bytes, headers: Headers) -> int:
 
 
 def check(method: bytes, target: bytes, version: str, headers: Headers) -> None:
-    """Raises `BadHeadError`."""
-    if head_size(target, headers) > MAX_HEAD_BYTES:
-        raise BadHeadError("too large")
+    """Raises `BadHeadError` for a head that is ambiguous or not for this server, whatever its size."""
     if version not in ("1.1", "1.0"):
         raise BadHeadError("unsupported HTTP version")
     if method == b"CONNECT" or not target.startswith(b"/"):
         raise BadHeadError("the target is not a path")
-    if not _is_addressed([value for name, value in headers if name == b"host"], version):
+    hosts, codings = [], []
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+    if not (len(hosts) == 1 and _is_host(hosts[0])) and (hosts or version != "1.0"):  # HTTP/1.0 needs none
         raise BadHeadError("missing, repeated or invalid host")
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (version == "1.0" or len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
         raise BadHeadError("unsupported transfer-encoding")
 
@@ -51,11 +55,10 @@ def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
     return b"".join([b"%b %b HTTP/1.1\r\n" % (method, target), *kept, b"\r\n"])
 
 
-def _is_addressed(hosts: list[bytes], version: str) -> bool:
-    """Exactly one valid host; none is allowed in HTTP/1.0."""
-    if len(hosts) != 1:
-        return not hosts and version == "1.0"
-    found = _HOST.fullmatch(hosts[0])
+@lru_cache(maxsize=64)
+def _is_host(value: bytes) -> bool:
+    """Clients repeat it in every request."""
+    found = _HOST.fullmatch(value)
     return found is not None and int(found[1] or 0) < 65536
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from codellama_proxy.core.errors import ProxyError
@@ -21,15 +22,18 @@ from codellama_proxy.server import framing
 from codellama_proxy.server.exchange import DirectExchange
 from codellama_proxy.server.framing import MAX_HEAD_BYTES
 from codellama_proxy.server.half_closed import HalfClosedWatch
+from codellama_proxy.server.idle_timer import IdleTimer
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     BODY_ROOM,
-    EXCHANGE,
     ON_DISCONNECT,
     REFUSED,
     TIMEOUTS,
     ClientTimeouts,
 )
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI app."""
 
 MAX_PIPELINED_BYTES = 256 << 10
 """Bytes a client may pipeline behind a request that is being answered; with more, the connection closes after that
@@ -94,23 +98,30 @@ class Protocol(HttpToolsProtocol):
         timeouts: ClientTimeouts,
         max_body: Callable[[], int],
         malformed: Callable[[str, ProxyError], None],
+        direct: Mapping[bytes, App],
         **kwargs: Any,
     ) -> None:
-        """`malformed` is called with the request id and the error of each response to a malformed request."""
+        """`malformed` is called with the request id and the error of each response to a malformed request.
+
+        `direct` maps paths to the apps that answer a `DirectExchange` at POST. Requests of browsers, which send an
+        origin, are left to the whole app.
+        """
         super().__init__(*args, **kwargs)
         self._malformed = malformed
         self._timeouts = timeouts
         self._max_body = max_body
+        self._direct = direct
+        self._idle = IdleTimer(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._discards or self._is_too_far_behind(len(data)):
+        if self._discards or (self._is_answering_a_whole_request() and self._is_too_far_behind(len(data))):
             return
         self._unparsed += len(data)
-        self._unset_keepalive_if_required()
+        self._idle.since = None
         try:
             self._parse(data)
         except httptools.HttpParserError:
@@ -147,8 +158,6 @@ class Protocol(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     def _is_too_far_behind(self, size: int) -> bool:
-        if not self._is_answering_a_whole_request():
-            return False
         self._behind += size
         if self._behind > MAX_PIPELINED_BYTES:
             self._end_with_this_answer()
@@ -193,6 +202,7 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        self._idle.stop()
         if callable(left):
             left()
 
@@ -212,21 +222,25 @@ class Protocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._closes_after_body:
-            self._unset_keepalive_if_required()  # another timer is running
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            elif not self._closes_after_body:  # then another timer is running
+                self._idle.start()
         if self._unread is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._unread = self.loop.call_later(self._timeouts.send, self.transport.abort)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         self._behind = 0
-        cycle.scope[EXCHANGE] = DirectExchange(cycle)  # type: ignore[literal-required]  # ours, not ASGI's
         super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope[TIMEOUTS] = self._timeouts  # type: ignore[literal-required]  # ours, not ASGI's
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head = self._unparsed = self._size = 0
         self._in_head = True
 
@@ -235,40 +249,71 @@ class Protocol(HttpToolsProtocol):
         self._unparsed = 0
         self._head_is_complete()
         self._head = framing.head_size(self.url, self.headers)
-        version = self.parser.get_http_version()
-        framing.check(self.parser.get_method(), self.url, version, self.headers)
+        if self._head > MAX_HEAD_BYTES:
+            raise framing.BadHeadError("too large")
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        framing.check(method, self.url, version, self.headers)
         if self.parser.should_upgrade():
             self._offer = self.headers
             return
         if self._offer is not None:
-            self.headers[:], self._offer = self._offer, None
-        super().on_headers_complete()
+            self.headers, self._offer = self._offer, None
+        direct = self._direct.get(self.url.partition(b"?")[0]) if method == b"POST" else None
+        fields = dict(self.headers)
+        if direct is None or b"origin" in fields:
+            self._begin_request()
+        else:
+            self._begin_direct(direct, fields, version)
         self.headers = []  # trailers are not headers
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # after a refusal the body could be mistaken for the next request
 
+    def _begin_request(self) -> None:
+        """Starts or queues the request as uvicorn does."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope, and clears these
+        self.url, self.expect_100_continue = url, expects
+        self.headers[:] = headers
+        self.scope[TIMEOUTS] = self._timeouts  # type: ignore[literal-required]  # ours, not ASGI's
+        super().on_headers_complete()
+
+    def _begin_direct(self, app: App, fields: Mapping[bytes, bytes], version: str) -> None:
+        """Starts or queues the request of a direct exchange."""
+        before = self.cycle
+        self.cycle = exchange = DirectExchange(self, fields, version, self._timeouts)
+        if before is None or before.response_complete:
+            self._start_asgi_task(exchange, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, app))
+
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
-        super().on_body(body)
         self._size += len(body)
-        if self.cycle.response_complete and self._room_left() < 0:
-            self.transport.close()
+        cycle = self.cycle
+        if cycle.response_complete:
+            if self._room_left() < 0:
+                self.transport.close()
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
         if self._offer is not None:
             return
-        super().on_message_complete()
-        self.scope[BODY_COMPLETE] = True  # type: ignore[literal-required]  # ours, not ASGI's
+        cycle = self.cycle
+        cycle.scope[BODY_COMPLETE] = True  # type: ignore[literal-required]  # ours, not ASGI's
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         if self._closes_after_body:
             self.transport.close()
-            return
-        if self.cycle.response_complete:  # the end of a refused body: the connection is idle from now on
+        elif cycle.response_complete:  # the end of a refused body: the connection is idle from now on
             self._head_is_complete()
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._idle.start()
 
     def _room_left(self) -> int:
         return self._max_body() + MAX_DISCARDED_BYTES - self._size
@@ -284,8 +329,7 @@ class Protocol(HttpToolsProtocol):
 
     def _awaits_body_after_response(self) -> bool:
         """The response was sent before the body arrived; no other timeout applies."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        return answered and self.timeout_keep_alive_task is None
+        return self._idle.since is None and self.cycle is not None and self.cycle.response_complete
 
     def _await_head(self) -> None:
         self._slow = self.loop.call_later(self._timeouts.head, self._too_slow)

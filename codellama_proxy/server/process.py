@@ -211,14 +211,16 @@ class UvicornServer(uvicorn.Server):
     def __init__(
         self, runtime: Runtime, log: Log, timeouts: ClientTimeouts, started: Callable[[], None]
     ) -> None:
+        app = create_app(runtime)
         super().__init__(
             uvicorn.Config(
-                create_app(runtime),
+                app,
                 http=functools.partial(  # type: ignore[arg-type]  # only called
                     Protocol,
                     timeouts=timeouts,
                     max_body=lambda: runtime.live.snapshot.server.max_body,
                     malformed=runtime.observer.malformed,
+                    direct={path.encode(): endpoint for path, endpoint in app.endpoints.items()},
                 ),
                 loop="none",
                 lifespan="off",

@@ -18,7 +18,7 @@ from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
 from codellama_proxy.web import anthropic_models, feedback, health, input_tokens, metrics, models, responses
 from codellama_proxy.web.admin import audit, keys, spend
-from codellama_proxy.web.connection import EXCHANGE, REFUSED
+from codellama_proxy.web.connection import REFUSED
 from codellama_proxy.web.http import Cors, RequestId, respond_error
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.observed import ERROR, Observed
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]] | ASGIApp
 
 
-def create_app(runtime: Runtime) -> ASGIApp:
+def create_app(runtime: Runtime) -> FastPath:
     """The ASGI app of one server process."""
     answers = {
         f"/{endpoint}": InferenceEndpoint(runtime.gateway, endpoint, lambda: runtime.observer)
@@ -99,15 +99,15 @@ class FastPath:
     """Routes inference POSTs past the middleware: their endpoints handle every error themselves."""
 
     def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
-        self._endpoints = endpoints
+        """`endpoints` are those of inference by path. They may be called past this app, for a direct exchange."""
+        self.endpoints = endpoints
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         normalize_path(scope)
-        endpoint = self._endpoints.get(scope["path"])
+        endpoint = self.endpoints.get(scope["path"])
         if endpoint is None or scope["method"] != "POST" or _is_from_browser(scope):
             endpoint = self._rest
-            scope.pop(EXCHANGE, None)
         await endpoint(scope, receive, send)
 
 

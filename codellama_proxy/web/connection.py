@@ -27,13 +27,16 @@ REFUSED = "codellama_proxy.refused"
 """In a request's scope: the `ProxyError` already sent on its connection, because its body was malformed."""
 
 EXCHANGE = "codellama_proxy.exchange"
-"""In a request's scope: its `Exchange`, unless middleware has to see the response."""
+"""In the scope of a direct request: its `Exchange`. Whoever takes it removes it, since each refers to the other."""
 
 
 class Exchange(Protocol):
     """One request and its response by direct calls, instead of by ASGI's messages."""
 
-    def body(self) -> bytes | None:
+    fields: Mapping[bytes, bytes]
+    """The request's headers by name; of repeated ones, the last."""
+
+    def take_body(self) -> bytes | None:
         """The request's body; `None` if it has not arrived completely."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -21,8 +21,6 @@ from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
 MAX_ADMIN_BODY_BYTES = 1 << 20
 JSON = b"application/json"
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 def respond(content: Any, status: int = 200, dialect: Dialect | None = None) -> Response:
@@ -67,7 +65,7 @@ async def receive_body(
 
     Raises `ProxyError`: 408, 413 or 415; `ClientDisconnect`.
     """
-    check_body_headers(scope["headers"], limit, kind)
+    check_body_headers(dict(scope["headers"]), limit, kind)
     if BODY_COMPLETE in scope:
         return await _read(receive, limit, grew)
     seconds = client_timeouts(scope).body
@@ -94,16 +92,15 @@ async def _read(receive: Receive, limit: int, grew: Callable[[int], None]) -> by
             return b"".join(pieces)
 
 
-def check_body_headers(headers: RawHeaders, limit: int, wanted: bytes = JSON) -> None:
+def check_body_headers(fields: Mapping[bytes, bytes], limit: int, wanted: bytes = JSON) -> None:
     """Raises `ProxyError` 413 or 415 for a body that its headers rule out."""
-    found = dict(headers)
-    encoding = found.get(b"content-encoding", b"identity").strip().lower()
+    encoding = fields.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b""):
         raise ProxyError("unsupported_content_encoding", "Request bodies must not be compressed.")
-    kind = found.get(b"content-type", b"").split(b";")[0].strip().lower()
+    kind = fields.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind != wanted and not (wanted is JSON and kind.endswith(b"+json")):
         raise ProxyError("unsupported_media_type", f"The content type must be {wanted.decode()}.")
-    length = found.get(b"content-length", b"0")
+    length = fields.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
         raise _too_large(limit)
 

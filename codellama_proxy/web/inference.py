@@ -78,17 +78,18 @@ class AsgiClient:
     __slots__ = (
         "_beating",
         "_exchange",
+        "_fields",
         "_headers",
         "_heartbeat",
         "_heartbeat_timer",
         "_last_write",
         "_left",
         "_loop",
+        "_pause",
         "_receive",
         "_scope",
         "_send",
         "_task",
-        "_timeouts",
         "begun",
         "gone",
         "status",
@@ -108,8 +109,8 @@ class AsgiClient:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
-        self._exchange: Exchange | None = scope.get(EXCHANGE)
-        self._timeouts = client_timeouts(scope)
+        self._exchange: Exchange | None = scope.pop(EXCHANGE, None)
+        self._fields = dict(self._headers) if self._exchange is None else self._exchange.fields
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._heartbeat = heartbeat
         self._beating: asyncio.Task[None] | None = None
@@ -119,14 +120,16 @@ class AsgiClient:
         return credential(self._headers)
 
     def cache_control(self) -> str:
+        if b"cache-control" not in self._fields:
+            return ""
         return ",".join([v.decode("latin-1") for n, v in self._headers if n == b"cache-control"])
 
     def request_headers(self) -> dict[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
 
     def session(self) -> tuple[str | None, str | None]:
-        given = {name: value for name, value in self._headers if name in _LABELS}
-        if not given:
+        given = self._fields
+        if _LABELS.isdisjoint(given):
             return None, None
         session = next((found for name in SESSION_HEADERS if (found := _label(given.get(name)))), None)
         return session, _label(given.get(AGENT_HEADER))
@@ -145,9 +148,9 @@ class AsgiClient:
         return str((self._scope.get("client") or ("",))[0])
 
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
-        body = self._exchange.body() if self._exchange is not None else None
+        body = self._exchange.take_body() if self._exchange is not None else None
         if body is not None:
-            check_body_headers(self._headers, limit)
+            check_body_headers(self._fields, limit)
             check_size(len(body), limit)
         else:
             try:
@@ -181,7 +184,8 @@ class AsgiClient:
             await self._send({"type": "http.response.start", "status": status, "headers": raw})
         if headers["content-type"].startswith("text/event-stream"):
             self._scope[ON_HALF_CLOSE] = self._write_comment
-            self._schedule_heartbeat(self._timeouts.heartbeat)
+            self._pause = client_timeouts(self._scope).heartbeat
+            self._schedule_heartbeat(self._pause)
 
     def _check_reader(self) -> None:
         if self.gone and self._left is not None:
@@ -215,10 +219,10 @@ class AsgiClient:
         if self.gone:
             return
         silent = self._loop.time() - self._last_write
-        if silent >= self._timeouts.heartbeat:
+        if silent >= self._pause:
             self._write_comment()
             silent = 0.0
-        self._schedule_heartbeat(self._timeouts.heartbeat - silent)
+        self._schedule_heartbeat(self._pause - silent)
 
     def _write_comment(self) -> None:
         if self._beating is None or self._beating.done():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import uvicorn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from codellama_proxy.core.errors import ProxyError
@@ -65,6 +65,8 @@ class Transport(asyncio.Transport):
 class Connection:
     """The protocol over such a transport, with an app that takes down each request whose body came whole."""
 
+    direct: Mapping[bytes, ASGIApp] = {}
+
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.refused: list[tuple[str, int]] = []
@@ -81,6 +83,7 @@ class Connection:
             timeouts=ClientTimeouts(),
             max_body=lambda: 32_000_000,
             malformed=self._refused,
+            direct=self.direct,
         )
         self.protocol.connection_made(self.transport)
 
