@@ -189,6 +189,8 @@ create table scopes (
     verified integer not null default 0 -- whether it was summed up after every process knew of it
 ) with (fillfactor = 20);
 
+create index scopes_unverified on scopes (opened_at) where verified = 0;
+
 -- Settled requests past their retention, by day, so that sums stay exact. Empty text stands for none.
 create table totals (
     day text collate "C" not null,
@@ -282,4 +284,15 @@ create table configurations (
 create table installation (
     name text primary key,
     value bytea not null
+);
+
+-- Sign-ins to the dashboard. A cookie has the id of one; only its SHA-256 is here.
+create table ui_sessions (
+    id_hash text primary key,
+    secret_hash text,       -- SHA-256 of the virtual key's secret; null for the operator
+    master_mark text,       -- tells whether the master key is still the same one
+    secure integer not null,
+    created_at double precision not null,
+    seen_at double precision not null,
+    check ((secret_hash is null) <> (master_mark is null))
 );

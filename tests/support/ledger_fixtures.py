@@ -120,6 +120,10 @@ class Store:
             row = db.execute(sql, values).fetchone()
         return row and row[0]
 
+    def execute(self, sql: str) -> None:
+        with self.elsewhere() as db:
+            db.execute(sql)
+
     def balance(self, scope: str) -> tuple[int, int]:
         with self.elsewhere() as db:
             row = db.execute(

@@ -22,9 +22,14 @@ def roll_up(db: Session, rows: int = BATCH_ROWS) -> int:
     (upto,) = db.execute(SQL["next_batch"], {"upto": before, "rows": rows}).fetchone()
     if upto is None:
         return 0
-    _add(db, +1, before, upto)
-    db.execute(SQL["advance"], {"upto": upto})
+    add(db, before, upto)
     return int(upto) - int(before)
+
+
+def add(db: Session, after: int, upto: int) -> None:
+    """Add the requests after one sequence and up to another, which are settled and not in the sums yet."""
+    _add(db, +1, after, upto)
+    db.execute(SQL["advance"], {"upto": upto})
 
 
 def take_away(db: Session, upto: int) -> None:

@@ -1,0 +1,115 @@
+"""A few connections for everything but the ledger's transactions, used on threads; opened when they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
+from typing import Any, TypeVar
+
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.location import ServerAddress
+from codellama_proxy.store.postgres.session import (
+    PostgresSession,
+    ServerError,
+    connect,
+    sentence,
+    unavailable,
+)
+
+MAX_CONNECTIONS = 3
+IDLE_SECONDS = 60.0
+"""After which an unused connection is closed."""
+STATEMENT_SECONDS = 30
+
+T = TypeVar("T")
+
+
+class _BrokenConnectionError(StoreUnavailableError):
+    """The connection was lost, not only the statement."""
+
+
+class Connections:
+    """Runs functions on a connection of its own each; `usable` is asked first, so that nothing waits in an outage."""
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        usable: Callable[[], bool] = lambda: True,
+        most: int = MAX_CONNECTIONS,
+        statement_seconds: int = STATEMENT_SECONDS,
+    ) -> None:
+        self._address = address
+        self._usable = usable
+        self._statement_seconds = statement_seconds
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="store-reader")
+        self._lock = Lock()
+        self._idle: list[tuple[float, PostgresSession]] = []
+        self._closed = False
+
+    async def run(self, fn: Callable[[PostgresSession], T]) -> T:
+        """The result of `fn`, on a thread. Raises `StoreUnavailableError`.
+
+        A function may run twice, after a connection that turned out to be closed.
+        """
+        if self._closed:
+            raise StoreUnavailableError("the store is closed")
+        if not self._usable():
+            raise StoreUnavailableError("the database cannot be used at the moment")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, fn)
+
+    async def all(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a statement of `store.sql`."""
+        return await self.run(lambda db: db.execute(sql, values).fetchall())
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        for _, db in self._idle:
+            db.close()
+        self._idle.clear()
+
+    # --- on a thread -------------------------------------------------------------------------------------------
+
+    def _run(self, fn: Callable[[PostgresSession], T]) -> T:
+        db = self._kept()
+        if db is not None:
+            with suppress(_BrokenConnectionError):  # from before a restart of the server, perhaps
+                return self._use(db, fn)
+        return self._use(connect(self._address, statement_seconds=self._statement_seconds), fn)
+
+    def _use(self, db: PostgresSession, fn: Callable[[PostgresSession], T]) -> T:
+        try:
+            result = fn(db)
+        except ServerError as error:
+            if not unavailable(error):
+                self._keep(db)
+                raise
+            kind = StoreUnavailableError if db.usable else _BrokenConnectionError
+            db.close()
+            raise kind(sentence(self._address, error)) from None
+        except BaseException:
+            self._keep(db)
+            raise
+        self._keep(db)
+        return result
+
+    def _kept(self) -> PostgresSession | None:
+        now = time.monotonic()
+        with self._lock:
+            expired = [db for since, db in self._idle if since < now - IDLE_SECONDS]
+            self._idle = [(since, db) for since, db in self._idle if since >= now - IDLE_SECONDS]
+            found = self._idle.pop()[1] if self._idle else None
+        for db in expired:
+            db.close()
+        return found
+
+    def _keep(self, db: PostgresSession) -> None:
+        if not db.usable:
+            db.close()
+            return
+        with self._lock:
+            self._idle.append((time.monotonic(), db))

@@ -1,0 +1,80 @@
+"""One database on a PostgreSQL server, shared by the processes of an installation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.interfaces import KeptConfiguration, Store
+from codellama_proxy.store.location import ServerAddress
+from codellama_proxy.store.postgres import installation
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.engine import PostgresEngine
+from codellama_proxy.store.postgres.ledger import Ledger
+from codellama_proxy.store.postgres.migrations import migrate
+from codellama_proxy.store.postgres.outbox import Outbox
+from codellama_proxy.store.postgres.session import PostgresSession, as_store_error, wait_for
+from codellama_proxy.store.postgres.stored_keys import StoredKeys, UiSessions
+from codellama_proxy.store.postgres.workers import Identity
+from codellama_proxy.store.write_queue import WriteQueue
+
+
+@contextmanager
+def shared_database(address: ServerAddress, say: Callable[[str], None]) -> Iterator[Database]:
+    """The database, migrated if need be. `say`: told once if the server has to be waited for. Raises `StoreError`."""
+    with closing(wait_for(address, say)) as db:
+        migrate(db, address)
+        with as_store_error(address):
+            key = installation.digest_key(db)
+    yield Database(address, key)
+
+
+class Database:
+    """`interfaces.Database`."""
+
+    def __init__(self, address: ServerAddress, digest_key: bytes) -> None:
+        self._address = address
+        self._digest_key = digest_key
+        self.identity = Identity()
+
+    def digest_key(self) -> bytes:
+        return self._digest_key
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Store]:
+        async with AsyncExitStack() as stack:
+            engine = PostgresEngine(self._address, self.identity)
+            queue: WriteQueue[PostgresSession] = WriteQueue(engine, str(self._address))
+            await asyncio.to_thread(queue.start)
+            stack.push_async_callback(asyncio.to_thread, queue.close)
+            connections = Connections(self._address, lambda: queue.healthy)
+            stack.push_async_callback(connections.close)
+            keys = StoredKeys(connections, engine, lambda: queue.healthy)
+            ledger = Ledger(queue, connections)
+            yield Store(
+                keys=keys,
+                audit=keys,
+                ledger=ledger,
+                reports=ledger,
+                upkeep=ledger,
+                outbox=Outbox(connections),
+                configurations=Configurations(queue, self.identity),
+                ui_sessions=UiSessions(connections, queue),
+                health=queue,
+            )
+
+
+class Configurations:
+    """`interfaces.Configurations`."""
+
+    def __init__(self, queue: WriteQueue[PostgresSession], identity: Identity) -> None:
+        self._queue = queue
+        self._identity = identity
+
+    def keep(self, kept: KeptConfiguration | None) -> None:
+        if kept is not None:
+            self._identity.digest, self._identity.loaded_at = kept.digest, kept.loaded_at
+        with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
+            self._queue.post(lambda db: installation.keep(db, kept))

@@ -1,0 +1,71 @@
+-- name: alone
+-- Whether this transaction is the only one at housekeeping.
+select pg_try_advisory_xact_lock(%s);
+
+-- name: next_batch
+-- The last request of the next batch of sums, before the first one that is held or young; null if there is none.
+select max(seq) from (
+    select seq from settled
+    where seq > %(upto)s
+      and seq < coalesce((select min(seq) from held), 9223372036854775807)
+      and seq < coalesce(
+          (select min(seq) from settled
+           where seq > %(upto)s and created_at >= extract(epoch from clock_timestamp())::float8 - %(young)s),
+          9223372036854775807)
+    order by seq limit %(rows)s
+) batch;
+
+-- name: fold_batch
+-- The oldest rows.
+select seq, created_at from settled order by seq limit %s;
+
+-- name: first_held
+-- The oldest request that runs.
+select coalesce(min(seq), 9223372036854775807) from held;
+
+-- name: midnight
+-- The beginning of the present day.
+select floor(extract(epoch from clock_timestamp())::float8 / 86400) * 86400;
+
+-- name: fold_totals
+-- Adds rows up to a sequence to their day.
+insert into totals (day, project, key_id, "user", model, status, requests, prompt_tokens, completion_tokens,
+                    cost_nanos, saved_nanos, unpriced)
+select to_char(to_timestamp(created_at) at time zone 'UTC', 'YYYY-MM-DD'), project, coalesce(key_id, ''),
+       coalesce("user", ''), coalesce(model, ''),
+       status, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+       coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0), count(*) filter (where cost_nanos is null)
+from settled where seq <= %(upto)s group by 1, 2, 3, 4, 5, 6
+on conflict (day, project, key_id, "user", model, status) do update set
+    requests = totals.requests + excluded.requests,
+    prompt_tokens = totals.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = totals.completion_tokens + excluded.completion_tokens,
+    cost_nanos = totals.cost_nanos + excluded.cost_nanos,
+    saved_nanos = totals.saved_nanos + excluded.saved_nanos,
+    unpriced = totals.unpriced + excluded.unpriced;
+
+-- name: fold_scopes
+-- Scopes whose window has rows up to a sequence, locked.
+select scope, first_seq from scopes where first_seq <= %s order by scope for no key update;
+
+-- name: fold_scope
+-- What a scope spent in the rows being folded.
+select coalesce(sum(cost_nanos), 0) from settled
+where {scope} and seq between %(first_seq)s::bigint and %(upto)s::bigint;
+
+-- name: folded_more
+-- Adds to the part of a scope's spending that has no rows any more.
+update scopes set folded_nanos = folded_nanos + %(nanos)s where scope = %(scope)s;
+
+-- name: drop_contents
+-- Removes the contents of the rows being folded.
+delete from request_contents where request_id in (select request_id from settled where seq <= %(upto)s);
+
+-- name: drop_requests
+-- Removes the rows that were added to the totals.
+delete from settled where seq <= %(upto)s;
+
+-- name: partitions
+-- The partitions of a table, without the default one.
+select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where i.inhparent = %s::regclass and c.relname not like '%%_other' order by 1;

@@ -1,0 +1,124 @@
+"""Balances of scopes as rows, and what the rows of one scope say (`scope_balance.ScopeRows`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from codellama_proxy.limits.rates import Rates, split_scope
+from codellama_proxy.limits.windows import Window
+from codellama_proxy.store.ledger.scope_balance import ScopeBalance, WindowSums
+from codellama_proxy.store.postgres.session import PostgresSession
+from codellama_proxy.store.sql.queries import load
+
+SQL = load("ledger", "codellama_proxy.store.postgres")
+
+# Selects the rows of requests and of `totals` that belong to a scope.
+_WHERE = {
+    "global": "true",
+    "project": "project = %(project)s",
+    "key": "key_id = %(key_id)s",
+    "user": '"user" = %(user)s and project = %(project)s',
+}
+
+
+class StoredBalance(ScopeBalance):
+    """A balance with a row; `verified` is false while the row is new (`unverified` in ledger.sql)."""
+
+    __slots__ = ("running_before", "verified")
+
+    def __init__(self, row: Sequence[Any]) -> None:
+        """`row`: of the statements `lock` and `balance`, from the scope's levels on."""
+        super().__init__()
+        rpm, tpm, rated_at, running, self.duration, start, end, first_seq, spent, held, folded, verified = row
+        if rpm is not None or tpm is not None:
+            self.rates = self.rates_before = Rates(rpm, tpm, rated_at)
+        self.window = None if start is None else Window(start, end)
+        self.first_seq, self.spent, self.held, self.folded = first_seq, spent, held, folded
+        self.running: int = running
+        self.running_before = running
+        self.verified = bool(verified)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything has to be written."""
+        return self.changed or self.rates is not self.rates_before or self.running != self.running_before
+
+    def row(self, scope: str) -> dict[str, Any]:
+        """The columns, for `keep_scopes`. A new row may lack requests that end now: it is summed up again later."""
+        rpm, tpm, rated_at = self.rates
+        running, held = self.running, self.held
+        if not self.verified:
+            running, held = max(running, 0), max(held, 0)
+        return {
+            "scope": scope,
+            "rpm_level": rpm,
+            "tpm_level": tpm,
+            "rated_at": rated_at,
+            "running": running,
+            "budget_duration": self.duration,
+            "window_start": self.window.start if self.window else None,
+            "window_end": self.window.end if self.window else None,
+            "first_seq": self.first_seq,
+            "spent_nanos": self.spent,
+            "held_nanos": held,
+            "folded_nanos": self.folded,
+        }
+
+
+class ScopeRows:
+    """Reads within the present transaction of `db`."""
+
+    def __init__(self, db: PostgresSession) -> None:
+        self._db = db
+
+    def running(self, scope: str) -> int:
+        return int(self._one("running", scope))
+
+    def first_use(self, scope: str) -> float | None:
+        first = self._one("first_use", scope)
+        return None if first is None else float(first)
+
+    def window_sums(self, scope: str, start: float, end: float, day: str) -> WindowSums:
+        last = self._one("before_window", scope, start=start, end=end)
+        first_seq = 0 if last is None else last + 1
+        spent, held = self.booked(scope, first_seq)
+        return WindowSums(first_seq, spent, held, self._one("folded", scope, day=day))
+
+    def booked(self, scope: str, first_seq: int) -> tuple[int, int]:
+        """What the requests of a scope from one sequence on have spent and hold, in nano-USD."""
+        spent, held = self._row("booked", scope, first_seq=first_seq)
+        return int(spent), int(held)
+
+    def _one(self, name: str, scope: str, **values: Any) -> Any:
+        row = self._row(name, scope, **values)
+        return None if row is None else row[0]
+
+    def _row(self, name: str, scope: str, **values: Any) -> Any:
+        return self._db.native(*scoped(SQL[name], scope, **values)).fetchone()
+
+
+def scoped(sql: str, scope: str, **values: Any) -> tuple[str, dict[str, Any]]:
+    """A statement over the requests of one scope, and its values."""
+    kind, owner, user = split_scope(scope)
+    return sql.replace("{scope}", _WHERE[kind]), {"project": owner, "key_id": owner, "user": user, **values}
+
+
+def rows_json(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows for `json_populate_recordset`. PostgreSQL stores no NUL, and only valid Unicode."""
+    listed = list(rows)
+    try:
+        text = orjson.dumps(listed)
+        if b"\\u0000" not in text:
+            return text.decode()
+    except TypeError:  # half of a surrogate pair
+        pass
+    return orjson.dumps([{name: _storable(value) for name, value in row.items()} for row in listed]).decode()
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    return value
