@@ -69,9 +69,12 @@ NESTED_FIELDS = ("content", "source", "tool_calls")
 """Fields of messages and blocks that hold further places for cache marks."""
 
 
+_LISTS = (list, tuple)
+
+
 def has_hour(value: Any) -> bool:
     """Whether an object, or one in these lists, has a cache mark for which `is_hour`."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, _LISTS):
         return any(map(has_hour, value))
     if not isinstance(value, dict) and not isinstance(value, Mapping):  # the first check is much faster
         return False

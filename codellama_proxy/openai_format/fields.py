@@ -116,6 +116,9 @@ _PYTHON: Mapping[Kind, tuple[type, ...]] = {
     "string or object": (str, dict),
 }
 
+_EXACT: Mapping[Kind, frozenset[type]] = {kind: frozenset(types) for kind, types in _PYTHON.items()}
+"""For values as they are parsed: a boolean is not an integer there."""
+
 # Fields that other gateways read as routing or guardrail settings, which only proxy.yaml may set; `models`, `route` and
 # `preset` are OpenRouter's. See also `policy.privileged_fields`.
 REFUSED = (
@@ -157,24 +160,33 @@ def check_fields(body: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
     """
     if len(body) > MAX_FIELDS:
         raise ProxyError("invalid_value", f"The request has more than {MAX_FIELDS} fields.")
-    present = {name: value for name, value in body.items() if value is not None}
-    for name, value in present.items():
-        if len(name) > MAX_FIELD_NAME:
-            message = f"A field's name has more than {MAX_FIELD_NAME} characters."
-            raise ProxyError("unsupported_parameter", message, param=name[:64])
+    present: dict[str, Any] = {}
+    for name, value in body.items():
+        if value is None:
+            continue
+        present[name] = value
         rule = parameters.get(name)
-        if rule is not None:
+        if rule is None:
+            _check_unknown(name, parameters)
+        elif type(value) not in _EXACT[rule.kind] or rule.range is not None or rule.max_items is not None:
             _check(name, value, rule)
-        elif (known := folded(name)) != name and (
-            known in parameters or known in CHAT_PARAMETERS or known in REFUSED
-        ):
-            # Some upstreams match names case-insensitively: there it would set the same field twice.
-            message = f"'{name[:64]}' is not a field of this API; did you mean '{known}'?"
-            raise ProxyError("unsupported_parameter", message, param=name[:64])
-        elif name in REFUSED:
-            message = f"'{name}' is not supported: where requests go is decided by the proxy's configuration."
-            raise ProxyError("unsupported_parameter", message, param=name)
     return present
+
+
+def _check_unknown(name: str, parameters: Mapping[str, Parameter]) -> None:
+    """Raises `ProxyError` for a name that is not one of `parameters` and must not be sent on."""
+    if len(name) > MAX_FIELD_NAME:
+        message = f"A field's name has more than {MAX_FIELD_NAME} characters."
+        raise ProxyError("unsupported_parameter", message, param=name[:64])
+    if (known := folded(name)) != name and (
+        known in parameters or known in CHAT_PARAMETERS or known in REFUSED
+    ):
+        # Some upstreams match names case-insensitively: there it would set the same field twice.
+        message = f"'{name[:64]}' is not a field of this API; did you mean '{known}'?"
+        raise ProxyError("unsupported_parameter", message, param=name[:64])
+    if name in REFUSED:
+        message = f"'{name}' is not supported: where requests go is decided by the proxy's configuration."
+        raise ProxyError("unsupported_parameter", message, param=name)
 
 
 def _check(name: str, value: Any, rule: Parameter) -> None:
@@ -200,9 +212,10 @@ def check_items(fields: Mapping[str, Any]) -> None:
     if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
         raise invalid_type("stop", "string or array of strings")
     for name in ("tools", "functions"):
-        for index, item in enumerate(fields.get(name, ())):
-            if not isinstance(item, dict):
-                raise invalid_type(f"{name}[{index}]", "object")
+        if name in fields:
+            for index, item in enumerate(fields[name]):
+                if not isinstance(item, dict):
+                    raise invalid_type(f"{name}[{index}]", "object")
     if MAX_TOKENS_FIELDS[0] in fields and MAX_TOKENS_FIELDS[1] in fields:
         message = "Give either 'max_tokens' or 'max_completion_tokens', not both."
         raise invalid_value(MAX_TOKENS_FIELDS[0], message)

@@ -21,6 +21,8 @@ from codellama_proxy.openai_format.fields import (
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+PLAIN_ROLES = ROLES - {"tool"}
+"""Those whose messages need no other field."""
 SYSTEM_ROLES = {"system", "developer"}
 CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """What marks the cacheable prefix of a prompt, in a message, a part of its content or a tool."""
@@ -209,8 +211,17 @@ def _messages(messages: list[Any] | None, prompt: str | None) -> Sequence[Messag
     if not messages:
         raise invalid_value("messages", "'messages' must not be empty.")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        if not _is_plain(message):
+            _check_message(message, f"messages[{index}]")
     return messages
+
+
+def _is_plain(message: Any) -> bool:
+    """Whether it is the usual text of a known role, which needs no further checks."""
+    if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str:
+        return False
+    role = message.get("role")
+    return type(role) is str and role in PLAIN_ROLES
 
 
 def _check_message(message: Any, at: str) -> None:
