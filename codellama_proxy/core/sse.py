@@ -47,7 +47,7 @@ def encode(*bodies: bytes) -> bytes:
 class Decoder:
     """Finds where events end, in any chunking. `frame_at` reads them."""
 
-    __slots__ = ("_after_cr", "_at_start", "_buffer", "_max_event_bytes", "_searched")
+    __slots__ = ("_after_cr", "_at_start", "_buffer", "_max_event_bytes", "_searched", "is_between_events")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -55,13 +55,17 @@ class Decoder:
         self._searched = 0  # no event ends before this offset: long events are not scanned twice
         self._after_cr = False
         self._at_start = True
+        self.is_between_events = False
+        """Whether all bytes so far were whole events, so that whole events may be left out."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes of the events that `chunk` completes, lines ended by LF. Raises `EventTooLargeError`."""
         buffer = self._buffer
         if not buffer and not self._at_start and chunk.endswith(END) and b"\r" not in chunk:
             self._after_cr = False
+            self.is_between_events = True
             return chunk  # only whole events: the common case
+        self.is_between_events = False
         buffer += self._unify_line_ends(chunk)
         if self._at_start and not self._skip_bom():
             return b""

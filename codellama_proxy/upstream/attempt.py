@@ -19,10 +19,11 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import MULTI_STEP
 from codellama_proxy.upstream import answer_form as forms
+from codellama_proxy.upstream.event_reader import Note
 from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, Transport, TransportError
 from codellama_proxy.upstream.multi_step import Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools
-from codellama_proxy.upstream.reply import Note, Reply, no_note, text_events
+from codellama_proxy.upstream.reply import Reply, no_note, text_events
 from codellama_proxy.upstream.response_body import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_BYTES,

@@ -106,9 +106,6 @@ class ChunkTemplate(NamedTuple):
         _, before, after, _, _, model, start, *_ = self
         if start is None or not events.startswith(start, at):
             return None
-        if events.find(b"\n", at) == len(events) - len(END):  # a single one: tokens usually arrive one by one
-            event = self._single(events[at + len(START) : -len(END)])
-            return None if event is None else (event, len(events))
         at += len(START)
         begin, end = len(before), -len(after)
         texts: list[bytes] = []
@@ -130,9 +127,12 @@ class ChunkTemplate(NamedTuple):
             body = self._joined(texts)
         return Event(body, True, text, None, None, model), at + len(body) + len(END)
 
-    def _single(self, data: bytes) -> Event | None:
-        """The event of data that begin like the template."""
-        _, before, after, _, _, model, *_ = self
+    def single(self, events: bytes) -> Event | None:
+        """The event of bytes that are nothing but one event that matches; `None` for any others."""
+        _, before, after, _, _, model, start, *_ = self
+        if start is None or not events.startswith(start) or not events.endswith(END):
+            return None
+        data = events[len(START) : -len(END)]
         inside = data[len(before) : -len(after)]
         if not inside or not data.endswith(after):
             return None

@@ -7,14 +7,10 @@ to the caller's `take`. The waiting task is woken for what `take` declines, for 
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from codellama_proxy.core.masking import mask_for
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.sse import DONE, MAX_EVENT_BYTES, Decoder, EventTooLargeError, encode, frame_at
 from codellama_proxy.core.types import Event, Failure, HttpRequest, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
@@ -22,29 +18,20 @@ from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
-from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter, adapter_of
-from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
+from codellama_proxy.upstream.event_reader import EventReader, Note, unexpected
 from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
 from codellama_proxy.upstream.pools import Pool, Pools
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
 from codellama_proxy.upstream.timeouts import TaskTimeout
 
-log = logging.getLogger(__name__)
-
 READ_SLICE_BYTES = 16 << 10
 """Bytes of a stream parsed before other tasks may run."""
-MAX_RELAYED_EVENT_BYTES = 16 << 20
-"""Maximum size of one event of a relayed stream: the last one of the Responses API repeats request and answer."""
-MAX_STREAM_BYTES = 64 << 20
-"""Maximum size of a streamed answer."""
 MAX_EMBEDDINGS_BYTES = 64 << 20
 """Maximum size of an embeddings answer: 2 000 of the longest vectors."""
 END_OF_BODY_SECONDS = 0.1
 """How long to wait for the end of a body after its last event, so that the connection can be reused."""
-
-Note = Callable[[Sequence[Event]], Any]
 
 
 def no_note(_: Sequence[Event]) -> None:
@@ -78,29 +65,21 @@ class Reply:
         self.response: Response | None = None
         """The upstream's, once it has begun."""
         self._request = request
-        self._url = sent.url  # and not the request, whose body may be large
+        self._url = sent.url  # not `sent`, whose body may be large
         self._pools = pools
         self._pool = pool
         self._watch = watch
         self._note = note
         self._body: ResponseBody | None = None
-        self._filter = CredentialFilter(deployment)
-        self._received = 0
+        self._reader: EventReader | None = None
         self._rest = memoryview(b"")
         """The rest of a large chunk that is not parsed yet."""
-        self._answered = False
-        """Whether content has arrived."""
-        self._unread = b""
-        """A piece that could not be parsed; its text is counted before the failure is raised."""
-        self._failed: AttemptError | None = None
-        """The failure to raise after the events before it were returned."""
 
-    def _start(self, body: ResponseBody) -> None:
+    def _start(self, body: ResponseBody) -> EventReader:
         """Prepares for reading a stream."""
-        request, deployment, parse = self._request, self.deployment, self._adapter.parse_stream
         self._body = body
-        self._decoder = Decoder(MAX_EVENT_BYTES if request.native is None else MAX_RELAYED_EVENT_BYTES)
-        self._parser = StreamParser(lambda state, frame: parse(state, frame, request, deployment))
+        self._reader = reader = EventReader(self._request, self.deployment, self._adapter, self._note)
+        return reader
 
     async def whole(self, body: bytes) -> None:
         """Parses a plain answer: one event, or its stream events if a stream was requested. Raises `AttemptError`."""
@@ -116,33 +95,34 @@ class Reply:
     def _parsed(self, body: bytes) -> tuple[Event, Sequence[Event]]:
         """A plain answer as one event, and in the requested form. Raises `AttemptError`."""
         try:
-            event = self._adapter.parse_response(self._filter.whole(body), self._request, self.deployment)
+            body = CredentialFilter(self.deployment).whole(body)
+            event = self._adapter.parse_response(body, self._request, self.deployment)
             return event, folding.as_stream(event) if self._request.stream else (event,)
         except AttemptError:
             raise
         except Exception as error:
-            raise _unexpected(error) from None
+            raise unexpected(error) from None
 
     async def gathered(self, body: ResponseBody, until: float) -> None:
         """Reads a whole stream where a plain answer was requested, and folds it into one. Raises `AttemptError`.
 
         `until`: the event loop's time.
         """
-        self._start(body)
+        reader = self._start(body)
         events: list[Event] = []
         while not self.ended:
             batch = await self._read(until)
             events += batch
-            self._answered = self._answered or any(event.content for event in batch)
-            if self._received > self.max_bytes:
-                raise AttemptError(failures.too_large(answered=self._answered))
+            reader.answered = reader.answered or any(event.content for event in batch)
+            if reader.received > self.max_bytes:
+                raise AttemptError(failures.too_large(answered=reader.answered))
         if not any(event.content for event in events):
             raise AttemptError(failures.disguised("empty_stream", status=200))
         try:
-            at_once = self._received <= MAX_EVENT_LOOP_BYTES
+            at_once = reader.received <= MAX_EVENT_LOOP_BYTES
             whole = folding.as_whole(events) if at_once else await asyncio.to_thread(folding.as_whole, events)
         except Exception as error:
-            raise _unexpected(error) from None
+            raise unexpected(error) from None
         self.first = (whole,)
 
     async def begin(self, body: ResponseBody, first: float, end: float) -> None:
@@ -151,7 +131,7 @@ class Reply:
         `first`: the event loop's time by which the answer must have begun, at least with hidden parts (such as
         reasoning). From then on the idle timeout applies, until the time `end`. Raises `AttemptError`.
         """
-        self._start(body)
+        reader = self._start(body)
         held: list[Event] = []
         begun = found = False
         while not found:
@@ -168,9 +148,9 @@ class Reply:
                 found, begun = found or event.content, begun or event.alive
                 if found:
                     break
-        self._answered = True
-        if self._failed is not None:
-            raise self._failed  # no event has been returned yet
+        reader.answered = True
+        if reader.failed is not None:
+            raise reader.failed  # no event has been returned yet
         self.first = held
 
     async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
@@ -194,8 +174,8 @@ class Reply:
 
     async def count_unread(self) -> None:
         """Counts the text of the piece that could not be parsed."""
-        unread, self._unread = self._unread, b""
-        if unread:
+        if self._reader is not None and (unread := self._reader.unread):
+            self._reader.unread = b""
             self._note(await text_events(unread))
 
     async def close(self) -> None:
@@ -208,7 +188,8 @@ class Reply:
         except (TimeoutError, TransportError):
             pass  # the answer is complete, so the failure does not matter
         finally:
-            self._failed = None  # its traceback refers to this object
+            if self._reader is not None:
+                self._reader.failed = None  # its traceback refers to this object
             await self.release()
 
     async def release(self) -> None:
@@ -224,27 +205,29 @@ class Reply:
         """The failure without secrets of the deployment and without values that identify the caller."""
         return failures.disclosed(failure, mask_for(self.deployment, self._url, _personal(self._request)))
 
-    async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> list[Event]:
+    async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> Sequence[Event]:
         """The first events that `take` does not take; none if a large piece was only read in part.
 
         Waits until the event loop's time `end`; if `extends`, at most the idle timeout for each piece. Raises
         `TimeoutError`.
         """
-        assert self._body is not None
-        if self._failed is not None:
-            raise self._failed
-        declined: list[Event] = []
-        watch, loop, idle = self._watch, asyncio.get_running_loop(), self.deployment.timeouts.idle
+        body, reader = self._body, self._reader
+        assert body is not None
+        assert reader is not None
+        if reader.failed is not None:
+            raise reader.failed
+        declined: Sequence[Event] = ()
+        watch, time, idle = self._watch, self._watch.loop.time, self.deployment.timeouts.idle
 
         def sink(piece: bytes) -> bool:
             nonlocal declined
             if extends:
-                watch.extend(min(loop.time() + idle, end))
+                watch.extend(min(time() + idle, end))
             if len(piece) > READ_SLICE_BYTES:
                 self._rest = memoryview(piece)
                 return False
-            events = self._parsed_piece(piece)
-            if self.ended or self._failed is not None or (events and not take(events)):
+            events = reader.feed(piece)
+            if reader.ended or reader.failed is not None or (events and not take(events)):
                 declined = events
                 return False
             return True
@@ -253,71 +236,13 @@ class Reply:
             await asyncio.sleep(0)
             part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
             sink(part)
-            return declined
-        with watch.until(min(loop.time() + idle, end) if extends else end):
-            goes_on = await self._body.pour(sink)
-        return declined if goes_on else self._last()
-
-    def _parsed_piece(self, piece: bytes) -> list[Event]:
-        self._received += len(piece)
-        if self._received > MAX_STREAM_BYTES:
-            raise AttemptError(failures.too_large(answered=self._answered))
-        try:
-            return self._events(self._decoder.feed(self._filter.feed(piece)))
-        except EventTooLargeError as error:
-            self._unread = error.data
-        # Outside of the handler: the error, which has the event, would become the context of this one.
-        raise AttemptError(failures.too_large(answered=self._answered or cut_answers.is_answer(self._unread)))
-
-    def _last(self) -> list[Event]:
-        """The events at the end of the body; a failure if the dialect's terminal event is missing."""
-        try:
-            self._decoder.feed(self._filter.flush())
-            events = self._events(self._decoder.flush())
-        except (UnreadableError, EventTooLargeError):
-            events = []  # an incomplete event is discarded, as the specification of event streams requires
-        if self.ended:
-            return events
-        if not self._parser.complete:
-            reason = "cut_stream" if self._parser.state is not None else "empty_stream"
-            self._failed = AttemptError(failures.disguised(reason, status=200))
-            if not events:
-                raise self._failed
-            return events
-        return events + self._events(encode(DONE))
-
-    def _events(self, block: bytes) -> list[Event]:
-        """The events in a block of whole server-sent events. Raises `AttemptError`, `EventTooLargeError`."""
-        events: list[Event] = []
-        parser, at = self._parser, 0
-        while at < len(block):
-            template = parser.template
-            if template is not None and (run := template.run_at(block, at)) is not None:
-                event, at = run
-                events.append(event)
-                continue
-            frame, at = frame_at(block, at)
-            if frame is None:
-                continue
-            try:
-                events += parser.events_of(frame)
-            except Exception as error:
-                failed = error if isinstance(error, AttemptError) else _unexpected(error)
-                failed.failure = cut_answers.with_usage(failed.failure, frame.data)
-                if not failed.failure.refused:
-                    self._unread = frame.data
-                if not events:
-                    try:
-                        raise failed from None
-                    finally:
-                        del failed  # its traceback refers to this frame
-                self._failed = failed  # the events before it in the same packet are still valid
-                break
-            if parser.state.done:
-                self.ended = True
-                break
-        self._note(events)
-        return events
+        else:
+            with watch.until(min(time() + idle, end) if extends else end):
+                goes_on = await body.pour(sink)
+            if not goes_on:
+                declined = reader.last()
+        self.ended = reader.ended
+        return declined
 
 
 async def text_events(body: bytes) -> Sequence[Event]:
@@ -325,13 +250,6 @@ async def text_events(body: bytes) -> Sequence[Event]:
     if len(body) <= READ_SLICE_BYTES:
         return cut_answers.text_events(body)
     return await asyncio.to_thread(cut_answers.text_events, body)
-
-
-def _unexpected(error: Exception) -> AttemptError:
-    """Turns a parser's unexpected exception into a failed attempt; the log line quotes nothing of the answer."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    log.error("an answer could not be read: %s at %s:%s", type(error).__name__, at.filename, at.lineno)
-    return UnreadableError("unreadable")
 
 
 def _personal(request: InferenceRequest) -> tuple[str, ...]:

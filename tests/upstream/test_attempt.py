@@ -10,7 +10,7 @@ import pytest
 
 from codellama_proxy.core.snapshot import Deployment, Timeouts
 from codellama_proxy.core.sse import MAX_EVENT_BYTES
-from codellama_proxy.upstream.reply import MAX_STREAM_BYTES
+from codellama_proxy.upstream.event_reader import MAX_STREAM_BYTES
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES, MAX_ERROR_BYTES
 from tests.support.attempt_driver import HASTY, Call, answer_text, playing, reading
 from tests.support.builders import deployment
