@@ -10,7 +10,8 @@ import pytest
 from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import MAX_RELOADS, KeptConfiguration, Reload
-from codellama_proxy.store.sqlite.configurations import SQL, keep, last_good, record, reload_of
+from codellama_proxy.store.sql.stored_configurations import SQL, keep, record, reload_of
+from codellama_proxy.store.sqlite.configurations import last_good
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 

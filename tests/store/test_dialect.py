@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,11 @@ from codellama_proxy.store.postgres.dialect import translated
 from codellama_proxy.store.postgres.migrations import is_current, migrate
 from codellama_proxy.store.postgres.session import PostgresSession, connect
 from codellama_proxy.store.reports import GROUPS, Filters
+from codellama_proxy.store.request_search import Search
 from codellama_proxy.store.sql import audit, keys, report_queries, usage_totals
+from codellama_proxy.store.sql.overviews import OverviewQueries
 from codellama_proxy.store.sql.queries import Query, Session
+from codellama_proxy.store.sql.request_search import RequestSearch
 from codellama_proxy.store.sqlite import migrations as sqlite_migrations
 from tests.support.postgres import Databases
 
@@ -127,3 +132,30 @@ def test_sums_by_hour_and_day_run_on_both(postgres: PostgresSession, sqlite: sql
 def test_a_second_migration_changes_nothing(postgres: PostgresSession, address: ServerAddress) -> None:
     assert is_current(postgres)
     assert migrate(postgres, address) == []
+
+
+def test_overviews_and_searches_run_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    for db in (postgres, sqlite):
+        db.execute("insert into usage_hours values (0, 'p', 'm', 'ok', 1, 1, 1, 1, 1, 0, 1, 9)")
+    found = [asyncio.run(_looked_up(db)) for db in (postgres, sqlite)]
+    assert found[0] == found[1]
+
+
+async def _looked_up(db: Session) -> list[object]:
+    async def read(sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in db.execute(sql, values).fetchall()]
+
+    overviews, search = OverviewQueries(read), RequestSearch(read)
+    found: list[object] = [
+        await overviews.sums(("hour", "project"), Filters()),
+        await overviews.balances(),
+        await overviews.user_balances(),
+        await overviews.recent("p", 5),
+        await overviews.keys("p"),
+        await overviews.since(),
+        await search.neighbours(Search(), "r"),
+        await search.among(Search(), ["r"]),
+    ]
+    for filters in FILTERS:
+        found += [await search.search(Search(filters, 200, 5.0, cached), None, 5) for cached in (True, False)]
+    return found

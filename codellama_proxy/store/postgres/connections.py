@@ -20,7 +20,7 @@ from codellama_proxy.store.postgres.session import (
     unavailable,
 )
 
-MAX_CONNECTIONS = 3
+MAX_CONNECTIONS = 2
 IDLE_SECONDS = 60.0
 """After which an unused connection is closed."""
 STATEMENT_SECONDS = 30

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import KeptConfiguration, Store
+from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
+from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads, Searches
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.ledger import Ledger
@@ -18,6 +19,9 @@ from codellama_proxy.store.postgres.outbox import Outbox
 from codellama_proxy.store.postgres.session import PostgresSession, as_store_error, wait_for
 from codellama_proxy.store.postgres.stored_keys import StoredKeys, UiSessions
 from codellama_proxy.store.postgres.workers import Identity
+from codellama_proxy.store.sql import stored_configurations
+from codellama_proxy.store.sql.overviews import OverviewQueries
+from codellama_proxy.store.sql.stored_configurations import SQL
 from codellama_proxy.store.write_queue import WriteQueue
 
 
@@ -50,7 +54,10 @@ class Database:
             await asyncio.to_thread(queue.start)
             stack.push_async_callback(asyncio.to_thread, queue.close)
             connections = Connections(self._address, lambda: queue.healthy)
-            stack.push_async_callback(connections.close)
+            bounded = Connections(self._address, lambda: queue.healthy, 1, MAX_SEARCH_SECONDS)
+            for opened in (connections, bounded):
+                stack.push_async_callback(opened.close)
+            read = BoundedReads(queue.barrier, bounded)
             keys = StoredKeys(connections, engine, lambda: queue.healthy)
             ledger = Ledger(queue, connections)
             yield Store(
@@ -58,9 +65,11 @@ class Database:
                 audit=keys,
                 ledger=ledger,
                 reports=ledger,
+                searches=Searches(read),
+                overviews=OverviewQueries(read),
                 upkeep=ledger,
                 outbox=Outbox(connections),
-                configurations=Configurations(queue, self.identity),
+                configurations=Configurations(queue, read, self.identity),
                 ui_sessions=UiSessions(connections, queue),
                 health=queue,
             )
@@ -69,12 +78,20 @@ class Database:
 class Configurations:
     """`interfaces.Configurations`."""
 
-    def __init__(self, queue: WriteQueue[PostgresSession], identity: Identity) -> None:
+    def __init__(self, queue: WriteQueue[PostgresSession], read: BoundedReads, identity: Identity) -> None:
         self._queue = queue
+        self._read = read
         self._identity = identity
 
     def keep(self, kept: KeptConfiguration | None) -> None:
         if kept is not None:
             self._identity.digest, self._identity.loaded_at = kept.digest, kept.loaded_at
         with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
-            self._queue.post(lambda db: installation.keep(db, kept))
+            self._queue.post(lambda db: stored_configurations.keep(db, kept))
+
+    def record(self, reload: Reload) -> None:
+        with suppress(StoreUnavailableError):  # closed
+            self._queue.post(lambda db: stored_configurations.record(db, reload))
+
+    async def reloads(self) -> list[Reload]:
+        return [stored_configurations.reload_of(row) for row in await self._read(SQL["reloads"], ())]

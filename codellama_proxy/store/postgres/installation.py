@@ -7,9 +7,9 @@ import secrets
 from codellama_proxy.store.interfaces import KeptConfiguration
 from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.sql import queries
+from codellama_proxy.store.sql.stored_configurations import SQL as CONFIGURATIONS
 
 SQL = queries.load("installation")
-CONFIGURATIONS = queries.load("configurations")
 DIGEST_KEY = "digest_key"
 KEY_BYTES = 32
 
@@ -26,16 +26,6 @@ def known_digest_key(db: PostgresSession) -> bytes | None:
     """The same without creating it; `None` before the first start of a server."""
     row = db.execute(SQL["value"], {"name": DIGEST_KEY}).fetchone()
     return None if row is None else bytes(row[0])
-
-
-def keep(db: PostgresSession, kept: KeptConfiguration | None) -> None:
-    """Replace the kept configuration; `None` removes it."""
-    if kept is None:
-        db.execute(CONFIGURATIONS["forget"])
-        return
-    db.execute(
-        CONFIGURATIONS["keep"], {"digest": kept.digest, "text": kept.text, "loaded_at": kept.loaded_at}
-    )
 
 
 def last_good(db: PostgresSession) -> KeptConfiguration | None:

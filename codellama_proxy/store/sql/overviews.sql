@@ -20,7 +20,7 @@ where {where} and status <> 'held' order by seq desc limit ?;
 -- The newest keys, and when each was last used.
 select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata, (
     select requests.created_at from requests where requests.key_id = key_cards.key_id order by seq desc limit 1
-) from key_cards where {where} order by created_at desc, key_id limit ?;
+) as last_used from key_cards where {where} order by created_at desc, key_id limit ?;
 
 -- name: since
 -- The oldest hour and day in sums, and the oldest request that is kept.

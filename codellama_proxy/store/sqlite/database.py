@@ -9,8 +9,9 @@ from pathlib import Path
 
 from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
+from codellama_proxy.store.sql import stored_configurations
 from codellama_proxy.store.sql.overviews import OverviewQueries
-from codellama_proxy.store.sqlite import configurations, installation
+from codellama_proxy.store.sqlite import installation
 from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare, recognize
@@ -79,16 +80,16 @@ class Configurations:
 
     def keep(self, kept: KeptConfiguration | None) -> None:
         with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
-            self._writer.post(lambda db: configurations.keep(db, kept))
+            self._writer.post(lambda db: stored_configurations.keep(db, kept))
 
     def record(self, reload: Reload) -> None:
         with suppress(StoreUnavailableError):  # closed
-            self._writer.post(lambda db: configurations.record(db, reload))
+            self._writer.post(lambda db: stored_configurations.record(db, reload))
 
     async def reloads(self) -> list[Reload]:
         try:
             await self._writer.barrier()
-            rows = await self._reader.all(configurations.SQL["reloads"])
+            rows = await self._reader.all(stored_configurations.SQL["reloads"])
         except StoreUnavailableError as error:
             raise accounting_unavailable() from error
-        return [configurations.reload_of(row) for row in rows]
+        return [stored_configurations.reload_of(row) for row in rows]

@@ -1,0 +1,51 @@
+"""Reads for people, on a connection of their own and in bounded time, so that a look delays nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.request_search import Found, Neighbours, Search
+from codellama_proxy.store.sql.request_search import RequestSearch
+
+MAX_SEARCH_SECONDS = 2
+"""After which a statement is stopped."""
+
+Barrier = Callable[[], Awaitable[None]]
+
+
+class BoundedReads:
+    """`connections` stop statements that take too long; `barrier` waits for what was queued."""
+
+    def __init__(self, barrier: Barrier, connections: Connections) -> None:
+        self._barrier = barrier
+        self._connections = connections
+
+    async def __call__(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """All rows of a statement, which sees every request whose response was sent.
+
+        Raises `ProxyError` accounting_unavailable.
+        """
+        try:
+            await self._barrier()
+            return await self._connections.all(sql, tuple(values))
+        except StoreUnavailableError as error:
+            raise accounting_unavailable() from error
+
+
+class Searches:
+    """`interfaces.Searches`."""
+
+    def __init__(self, read: BoundedReads) -> None:
+        self._requests = RequestSearch(read)
+
+    async def search(self, search: Search, before: str | None, size: int) -> Found | None:
+        return await self._requests.search(search, before, size)
+
+    async def neighbours(self, search: Search, request_id: str) -> Neighbours:
+        return await self._requests.neighbours(search, request_id)
+
+    async def among(self, search: Search, request_ids: Sequence[str]) -> list[dict[str, Any]]:
+        return await self._requests.among(search, request_ids)
