@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -30,6 +30,10 @@ _INSIDE_RUN = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xbf]|\\["\\/bfnrt])(?:[^"\\\x
 """The same in a run: no escape, surrogate pair or UTF-8 character may begin in one frame and end in the next."""
 _UNUSUAL = bytes([*range(0x20), *b'"\\', *range(0x80, 0x100)])
 """What is left to `_INSIDE_RUN`: everything but printable ASCII text."""
+
+Around = tuple[bytes, bytes]
+"""The bytes before and after a text."""
+NOTHING_AROUND: Around = (b"", b"")
 
 Parse = Callable[[Any, Frame], tuple[Any, Sequence[Event]]]
 """A dialect's parser: from a state and a frame to the next state and the frame's events."""
@@ -83,27 +87,40 @@ class StreamParser:
             return None
 
 
-class ChunkTemplate(NamedTuple):
+class ChunkTemplate:
     """The bytes around the text in a frame, and in the body of its event."""
 
-    kind: str
-    before: bytes
-    after: bytes
-    event_before: bytes
-    event_after: bytes
-    model: str | None
-    start: bytes | None
-    """How an event of a run begins; `None` if clients are not sent what arrives."""
-    raw_before: bytes = b""
-    raw_after: bytes = b""
-    """The bytes around the text in the event's `raw`; empty if it has none."""
+    __slots__ = (
+        "_after",
+        "_before",
+        "_end",
+        "_event_around",
+        "_kind",
+        "_model",
+        "_raw_around",
+        "_start",
+    )
+
+    def __init__(
+        self, kind: str, in_frame: Around, in_event: Around, in_raw: Around, model: str | None
+    ) -> None:
+        """`kind`: the event type of the frames; `in_raw`: empty if the events have no `raw`."""
+        self._kind = kind
+        self._before, self._after = in_frame
+        self._event_around = in_event if in_event != in_frame else None
+        """`None`: clients are sent what arrives."""
+        self._raw_around = in_raw if in_raw != NOTHING_AROUND else None
+        self._model = model
+        self._start = START + self._before if self._event_around is None and not kind else None
+        """How a frame begins on the wire; `None` if it cannot be passed on as it is."""
+        self._end = self._after + END
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
         """The events that begin at `at` and match, as one event, and where the next one begins.
 
         `events` are whole. `None`: the first one does not match.
         """
-        _, before, after, _, _, model, start, *_ = self
+        before, after, start = self._before, self._after, self._start
         if start is None or not events.startswith(start, at):
             return None
         at += len(START)
@@ -125,31 +142,27 @@ class ChunkTemplate(NamedTuple):
             return None
         if len(texts) < count:
             body = self._joined(texts)
-        return Event(body, True, text, None, None, model), at + len(body) + len(END)
+        return Event(body, True, text, None, None, self._model), at + len(body) + len(END)
 
     def single(self, events: bytes) -> Event | None:
         """The event of bytes that are nothing but one event that matches; `None` for any others."""
-        _, before, after, _, _, model, start, *_ = self
-        if start is None or not events.startswith(start) or not events.endswith(END):
+        start, end = self._start, self._end
+        if start is None or not events.startswith(start) or not events.endswith(end):
             return None
-        data = events[len(START) : -len(END)]
-        inside = data[len(before) : -len(after)]
-        if not inside or not data.endswith(after):
-            return None
-        if inside.translate(None, _UNUSUAL) != inside and not _INSIDE_RUN.fullmatch(inside):
-            return None
-        text = _decoded(inside)
-        return Event(data, True, text, None, None, model) if text else None
+        inside = events[len(start) : -len(end)]
+        text = _said(inside)
+        return Event(events[len(START) : -len(END)], True, text, None, None, self._model) if text else None
 
     def _joined(self, texts: Sequence[bytes]) -> bytes:
         """The body of a run with these texts, as they stand in JSON."""
-        return self.before + (self.after + BETWEEN + self.before).join(texts) + self.after
+        before, after = self._before, self._after
+        return before + (after + BETWEEN + before).join(texts) + after
 
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
-        kind, before, after, event_before, event_after, model, _, raw_before, raw_after = self
+        before, after = self._before, self._after
         data, event = frame
-        if event != kind or not data.startswith(before) or not data.endswith(after):
+        if event != self._kind or not data.startswith(before) or not data.endswith(after):
             return None
         found = _INSIDE.fullmatch(data, len(before), len(data) - len(after))
         if found is None:
@@ -158,11 +171,9 @@ class ChunkTemplate(NamedTuple):
         text = _decoded(inside)
         if text is None:
             return None
-        body = data if event_before is before else b"%b%b%b" % (event_before, inside, event_after)
-        found_event = Event(body, True, text, None, None, model)
-        if not raw_before:
-            return found_event
-        return found_event._replace(raw=b"%b%b%b" % (raw_before, inside, raw_after))
+        body = data if self._event_around is None else inside.join(self._event_around)
+        raw = b"" if self._raw_around is None else inside.join(self._raw_around)
+        return Event(body, True, text, None, None, self._model, raw=raw)
 
 
 def learn(
@@ -176,14 +187,11 @@ def learn(
     event = events[0]
     quoted = orjson.dumps(event.text)
     in_frame, in_event = _around(quoted, frame.data), _around(quoted, event.body)
-    in_raw = _around(quoted, event.raw) if event.raw else (b"", b"")
+    in_raw = _around(quoted, event.raw) if event.raw else NOTHING_AROUND
     if in_frame is None or in_event is None or in_raw is None:
         return None
-    relayed = event.body == frame.data
-    start = START + in_frame[0] if relayed and not frame.event else None
-    around = in_frame if relayed else in_event
-    template = ChunkTemplate(frame.event, *in_frame, *around, event.model, start, *in_raw)
-    other = Frame(template.before + OTHER_TEXT.encode() + template.after, frame.event)
+    template = ChunkTemplate(frame.event, in_frame, in_event, in_raw, event.model)
+    other = Frame(OTHER_TEXT.encode().join(in_frame), frame.event)
     return template if list(parse(other)) == [template.event_of(other)] else None
 
 
@@ -199,6 +207,15 @@ def _text_of(texts: list[bytes]) -> str | None:
     return _decoded(said) or None
 
 
+def _said(inside: bytes) -> str | None:
+    """What the JSON string of one chunk with this inside says; `None` if it is irregular."""
+    if inside.isascii():
+        text = inside.decode()
+        if text.isprintable() and '"' not in text and "\\" not in text:
+            return text
+    return _decoded(inside) if _INSIDE_RUN.fullmatch(inside) else None
+
+
 def _decoded(inside: bytes) -> str | None:
     """What a JSON string with this inside says; `None` if it is not UTF-8, or has half of a surrogate pair."""
     try:
@@ -208,7 +225,7 @@ def _decoded(inside: bytes) -> str | None:
     return text
 
 
-def _around(quoted: bytes, data: bytes) -> tuple[bytes, bytes] | None:
+def _around(quoted: bytes, data: bytes) -> Around | None:
     """The bytes before and after the only occurrence of `quoted`; `None` if there is not exactly one."""
     if data.count(quoted) != 1:
         return None
