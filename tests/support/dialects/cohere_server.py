@@ -4,6 +4,7 @@ weather     plans, and calls the tool `get_weather`
 think       thinks before it answers
 overflow    the prompt is too long; `limited`, `spent`, `unwell`: refuses for that reason
 break       breaks off in the middle of a stream with an error, `hang up` without a word
+say X       says X
 else        is repeated
 """
 
@@ -22,6 +23,7 @@ from tests.support.dialects.loopback import (
     last_text,
     need,
     only,
+    reply_to,
     told,
 )
 
@@ -67,7 +69,7 @@ def answer(asked: Asked) -> CannedResponse:
 
 
 def whole(text: str, body: Mapping[str, Any]) -> CannedResponse:
-    content: list[dict[str, Any]] = [{"type": "text", "text": f"You said: {text}"}]
+    content: list[dict[str, Any]] = [{"type": "text", "text": reply_to(text)}]
     if calls_tool(text, body):
         assistant_message: dict[str, Any] = {
             "tool_plan": "I look.",
@@ -88,7 +90,9 @@ def streamed(text: str, body: Mapping[str, Any]) -> CannedResponse:
         plan = {"type": "tool-plan-delta", **message({"tool_plan": "I look."})}
         rest = [plan, *called(0, "get_weather", '{"city":', '"Oslo"}'), end("TOOL_CALL")]
         return CannedResponse(200, [events(*begun, *rest)], SSE)
-    assistant_message = block(len(begun) > 1, "text", "You said: ", text)
+    assistant_message = block(
+        len(begun) > 1, "text", *([reply_to(text)] if text.startswith("say ") else ["You said: ", text])
+    )
     if text == "hang up":
         return CannedResponse(200, [events(*begun, *assistant_message[:2]), 0.1], SSE)
     if text == "break":

@@ -172,3 +172,8 @@ def check_results(messages: Iterable[Mapping[str, Any]]) -> None:
 def last_text(messages: list[Mapping[str, Any]]) -> str:
     content = messages[-1].get("content") or ""
     return content if isinstance(content, str) else str(content[-1].get("text", ""))
+
+
+def reply_to(said: str) -> str:
+    """What comes after `say `, or a repetition."""
+    return said.removeprefix("say ") if said.startswith("say ") else f"You said: {said}"

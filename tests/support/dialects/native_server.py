@@ -10,6 +10,7 @@ search       a search by the provider
 big          a last event of 3 MB
 other form   a stream where a plain answer was asked for, and the other way round
 silent       hidden thinking with pings, longer than the timeouts of the tests
+say X        says X
 anything else is repeated
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import orjson
 
 from tests.support.dialects import anthropic, responses
-from tests.support.dialects.loopback import SSE, Asked, CannedResponse, Server, serving, told
+from tests.support.dialects.loopback import SSE, Asked, CannedResponse, Server, reply_to, serving, told
 
 REFUSED = "messages.1: something is wrong with https://internal.example/path for sk-upstream-secret-key."
 LONG = " ".join(f"word{at}" for at in range(60))
@@ -91,7 +92,7 @@ def _messages(body: Mapping[str, Any]) -> CannedResponse:
         return told(400, {"type": "error", "error": error})
     if bool(body.get("stream")) is not (said == "other form"):
         return _messages_stream(said)
-    content: list[dict[str, Any]] = [{"type": "text", "text": f"You said: {said}", "citations": None}]
+    content: list[dict[str, Any]] = [{"type": "text", "text": reply_to(said), "citations": None}]
     if said == "think":
         tool = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Oslo"}}
         return CannedResponse(
@@ -102,7 +103,7 @@ def _messages(body: Mapping[str, Any]) -> CannedResponse:
 
 def _messages_stream(said: str) -> CannedResponse:
     start = anthropic.events(anthropic.start(), {"type": "ping"})
-    text = anthropic.text(0, "You said: ", said)
+    text = anthropic.text(0, *([reply_to(said)] if said.startswith("say ") else ["You said: ", said]))
     match said:
         case "think":
             return _streamed(THINKING_STREAM)
@@ -150,7 +151,7 @@ def _responses(body: Mapping[str, Any]) -> CannedResponse:
             400,
             {"error": {"message": f"{REFUSED} {LONG}", "type": "invalid_request_error", "param": "input"}},
         )
-    answer: tuple[Mapping[str, Any], ...] = (responses.message(f"You said: {said}"),)
+    answer: tuple[Mapping[str, Any], ...] = (responses.message(reply_to(said)),)
     if said == "think":
         answer = ITEMS
     elif said == "search":
