@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -36,6 +37,8 @@ PDF: Any = {
     },
 }
 SEARCH: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
+COUNTS = 40
+"""Requests that Claude Code sends at once to count the tokens of its context."""
 DEVICE = '{"device_id":"device-1","account_uuid":"","session_id":"%s"}'
 
 
@@ -312,11 +315,18 @@ def test_either_credential_is_enough(served: Proxy) -> None:
             assert refused.headers["request-id"] == refused.json()["request_id"]
 
 
-def test_counting_takes_no_rate_and_leaves_no_row(served: Proxy) -> None:
+@pytest.mark.parametrize("model", ["plain", "claude"])
+def test_forty_counts_at_once_take_no_rate_and_leave_no_row(served: Proxy, model: str) -> None:
     key = served.new_key(rpm_limit=1)
-    auth = {"authorization": f"Bearer {key['key']}"}
-    counted = [raw(served, "/count_tokens", headers=auth) for _ in range(40)]
-    assert {one.status_code for one in counted} == {200}
-    assert {one.headers["request-id"] == one.headers["x-request-id"] for one in counted} == {True}
-    assert raw(served, headers=auth).status_code == 200
+    with anthropic_of(served, api_key=key["key"]) as client, ThreadPoolExecutor(COUNTS) as pool:
+
+        def count(at: int) -> int:
+            talk: Any = [{"role": "user", "content": f"foo {at}"}]
+            return client.messages.count_tokens(model=model, messages=talk, tools=[tool("Read")]).input_tokens
+
+        counted = list(pool.map(count, range(COUNTS)))
+        assert min(counted) > 20
+        with pytest.raises(anthropic_error("NotFoundError")):
+            client.messages.count_tokens(model="nobody", messages=HELLO)
+        created(client, False, model=model)
     assert len([row for row in served.rows() if row["key_id"] == key["key_id"]]) == 1

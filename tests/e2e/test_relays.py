@@ -14,7 +14,8 @@ from tests.support.dialects import native_server as native
 from tests.support.dialects.loopback import Server
 from tests.support.openai_client import openai_error, openai_of
 from tests.support.processes import until
-from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config, keys
+from tests.support.raw_http import Wire, request
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -201,6 +202,32 @@ def test_the_body_passes_with_its_order_marks_and_unknown_fields(served: Proxy, 
     assert sent.path == "/v1/messages?beta=true"
     assert (sent.headers["x-api-key"], "authorization" in sent.headers) == (KEY, False)
     assert "anthropic-beta" in answer.headers["x-proxy-dropped-params"]
+
+
+@BOTH
+def test_the_sdks_version_passes_and_its_betas_but_for_those_of_the_account(
+    claude: Anthropic, server: Server, streamed: bool
+) -> None:
+    request: Any = {
+        "model": "claude",
+        "max_tokens": 4000,
+        "messages": [turn("hi")],
+        "betas": [
+            "context-management-2025-06-27",
+            "files-api-2025-04-14",
+            "fast-mode-2026-02-01",
+            "new-2030",
+        ],
+    }
+    if streamed:
+        with claude.beta.messages.stream(**request) as stream:
+            message = stream.get_final_message()
+    else:
+        message = claude.beta.messages.create(**request)
+    assert [getattr(block, "text", "") for block in message.content] == ["You said: hi"]
+    sent = server.asked[-1].headers
+    assert sent["anthropic-beta"].split(",") == ["context-management-2025-06-27", "new-2030"]
+    assert sent["anthropic-version"] == str(claude.default_headers["anthropic-version"])
 
 
 def test_a_prompts_prefix_is_the_same_in_every_turn(served: Proxy, server: Server) -> None:
@@ -555,6 +582,40 @@ def test_the_ledger_is_what_the_upstream_reported(served: Proxy, claude: Anthrop
     assert len(rows) == 12
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(12 * COST)
     assert {row["basis"] for row in rows} == {"exact"}
+
+
+def test_sigkill_loses_no_row_of_relays_and_releases_every_hold(proxy: ProxyFactory, server: Server) -> None:
+    served = proxy(config(*models(server), limits={"project": {"max_budget": 100}}))
+    bodies: dict[str, dict[str, Any]] = {
+        "messages": {"model": "claude", "max_tokens": 5000},
+        "responses": {"model": "gpt"},
+    }
+
+    def body(endpoint: str, said: str, **more: Any) -> dict[str, Any]:
+        field = "messages" if endpoint == "messages" else "input"
+        return {**bodies[endpoint], field: [{"role": "user", "content": said}], **more}
+
+    answered = [
+        raw(served, f"/v1/{endpoint}", body(endpoint, "hi", stream=streamed)).headers["x-request-id"]
+        for endpoint in bodies
+        for streamed in (False, True)
+    ]
+    before = len(server.asked)
+    with Wire(served.port) as one, Wire(served.port) as two:
+        for wire, endpoint in ((one, "messages"), (two, "responses")):
+            wire.send(request(f"/v1/{endpoint}", body(endpoint, "wait", stream=True), **served.auth))
+        until(lambda: len(server.asked) == before + 2, "both arrive upstream")
+        served.kill()
+    served.start()
+    rows = {row["request_id"]: row for row in served.rows()}
+    assert len(rows) == len(answered) + 2
+    for number in answered:
+        found = rows.pop(number)
+        assert (found["status"], found["basis"], found["cost_usd"]) == ("ok", "exact", pytest.approx(COST))
+    assert {(row["endpoint"], row["status"], row["basis"]) for row in rows.values()} == {
+        (endpoint, "error", "crash_estimate") for endpoint in bodies
+    }
+    assert keys(served.database, "reconcile").returncode == 0
 
 
 @BOTH

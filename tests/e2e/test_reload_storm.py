@@ -7,12 +7,14 @@ import gc
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.dialects.loopback import Server
+from tests.support.dialects.native_server import native_server
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, config
 from tests.support.upstream.process import Upstream
@@ -24,8 +26,15 @@ STREAMS = (
     ("messages", {"messages": MESSAGES, "max_tokens": 100}, 'data: {"type":"message_stop"}\n\n'),
     ("responses", {"input": "hi"}, ""),
     ("chat/completions", {"messages": MESSAGES}, "data: [DONE]\n\n"),
+    (
+        "messages",
+        {"model": "claude", "messages": MESSAGES, "max_tokens": 5000},
+        'data: {"type":"message_stop"}\n\n',
+    ),
+    ("responses", {"model": "gpt", "input": "hi"}, ""),
 )
 """Endpoint, body, and how a complete stream ends."""
+PAUSE_SECONDS = 0.02
 SETTLED = 100
 """Reloads after which nothing may grow any more."""
 
@@ -51,7 +60,7 @@ class Streaming(threading.Thread):
         self.broken: list[str] = []
 
     def run(self) -> None:
-        while not self._stop_asking.is_set():
+        while not self._stop_asking.wait(PAUSE_SECONDS):
             try:
                 answer = self._served.client.post(self._path, json=self._body, headers=self._served.auth)
             except Exception as error:
@@ -89,16 +98,28 @@ def replaced(before: str, now: dict[str, Any]) -> bool:
     return now["digest"] != before and now["error"] is None
 
 
+@pytest.fixture
+def vendors() -> Iterator[Server]:
+    with native_server() as one:
+        yield one
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
 @pytest.mark.timeout(170)
 def test_many_reloads_fail_no_request_and_leak_no_memory_or_descriptor(
-    tmp_path: Path, upstream: Upstream
+    tmp_path: Path, upstream: Upstream, vendors: Server
 ) -> None:
+    def relay(name: str, provider: str, model: str, key: str) -> dict[str, Any]:
+        place = {"base_url": f"{vendors.url}/v1", "api_key": key}
+        return {"name": name, "provider": provider, "model": model, "fallbacks": [], **place}
+
     def good(number: int) -> str:
         key = f"sk-upstream-secret-{number % 3}"  # another key is another pool of connections
         return config(
             upstream.model("steady", "tokens=30;every=0.003", api_key=key, weight=number + 1),
             upstream.model(f"m{number}"),
+            relay("claude", "anthropic", "claude-opus-5-5", key),
+            relay("gpt", "openai", "gpt-5.5", key),
         )
 
     path = tmp_path / "proxy.yaml"

@@ -1,4 +1,4 @@
-"""OpenAI's SDK at /v1/responses over upstreams of every dialect: structured output, tools of agents, sealed reasoning."""
+"""OpenAI's SDK at /v1/responses over every dialect: structured output, tools of agents, sealed reasoning."""
 
 from __future__ import annotations
 
