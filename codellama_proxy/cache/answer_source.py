@@ -90,36 +90,26 @@ class SharedCallOwner:
     def __init__(self, context: RequestContext, call: SharedCall) -> None:
         self._context = context
         self._call = call
+        self.dropped: tuple[str, ...] = ()
+        self.first: Sequence[Event] = ()
 
     async def reply(self, begin: Begin) -> Reply:
         admission = self._context.admission
         if admission is not None and admission.max_tokens is not None:
             self._call = self._call.unshared()  # the answer may be cut short by this request's budget
         self._context.others = lambda: self._call.others_wait
-        await self._call.begin(begin)
+        self._reply = reply = await self._call.begin(begin)
+        self.dropped, self.first = reply.dropped, reply.first
         return self
 
     @property
     def deployment(self) -> Deployment:
-        return self._started.deployment
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        return self._started.dropped
-
-    @property
-    def first(self) -> Sequence[Event]:
-        return self._started.first
+        return self._reply.deployment
 
     @property
     def ended(self) -> bool:
         view = self._call.owner_view
-        return self._started.ended if view is None else view.ended
-
-    @property
-    def _started(self) -> Reply:
-        assert self._call.answer.reply is not None
-        return self._call.answer.reply
+        return self._reply.ended if view is None else view.ended
 
     def more(self, seconds: float, take: Take = decline) -> Awaitable[Sequence[Event]]:
         return self._call.more(seconds, take)

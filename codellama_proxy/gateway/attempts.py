@@ -35,16 +35,13 @@ class TrackedReply:
         self._reply = reply
         self.deployment = reply.deployment
         self.dropped = reply.dropped
+        self.first = reply.first
         self._call = call
         self._time = time
         self._note_end()
         self._cooldowns = cooldowns
         self._rules = rules
         self._noted = False
-
-    @property
-    def first(self) -> Sequence[Event]:
-        return self._reply.first
 
     @property
     def ended(self) -> bool:

@@ -229,13 +229,15 @@ def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
 
 def _merged(events: Sequence[Event]) -> Sequence[Json]:
     """One chunk for events that differ in their text only, if they only add to one string."""
-    bodies = [body for event in events for body in event.body.split(BETWEEN)]
-    if len(bodies) < 2:
-        return [completion_in(event) for event in events]
-    first: dict[str, Any] = orjson.loads(bodies[0])
+    if not events:
+        return ()
+    body, is_run, _ = events[0].body.partition(BETWEEN)
+    if not is_run and len(events) == 1:
+        return (completion_in(events[0]),)
+    first: dict[str, Any] = orjson.loads(body)
     if _add_to_text(first, "".join([event.text for event in events])):
-        return [first]
-    return [first, *map(orjson.loads, bodies[1:])]
+        return (first,)
+    return [orjson.loads(body) for event in events for body in event.body.split(BETWEEN)]
 
 
 def _add_to_text(chunk: dict[str, Any], text: str) -> bool:

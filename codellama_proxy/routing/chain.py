@@ -27,7 +27,10 @@ class Chain:
 
     def named(self, name: str) -> Model | None:
         """The model with this name, if it is in the chain."""
-        return next((model for model in self.models if model.name == name), None)
+        for model in self.models:
+            if model.name == name:
+                return model
+        return None
 
     def payable(self) -> Chain:
         """The chain under a budget: without deployments of unknown price, unless none would be left."""
