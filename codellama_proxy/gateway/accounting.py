@@ -11,6 +11,7 @@ from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Charge, Usage
 from codellama_proxy.gateway import admission_request as admissions
+from codellama_proxy.gateway.progress import Progress
 from codellama_proxy.gateway.settlement import settlement
 from codellama_proxy.limits.admission import Extension, LimitExceededError, Settlement
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -45,6 +46,7 @@ class Accounting:
         metrics: Metrics,
         time: Time,
         spans: Spans | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._ledger = ledger
         self._counter = counter
@@ -52,6 +54,7 @@ class Accounting:
         self._metrics = metrics
         self._spans = spans
         self._time = time
+        self._progress = progress or Progress(time.monotonic)
         self._counting: set[asyncio.Task[None]] = set()
 
     @property
@@ -84,6 +87,8 @@ class Accounting:
         context.admission = await self._ledger.admit(ask)
         context.bounds = admissions.bounds_of(ask, context.admission, budgeted=context.budgeted)
         context.held_nanos = context.admission.hold_nanos
+        if self._progress.watched:
+            self._progress.note(context.id)
         return chain
 
     async def admit_follower(self, context: RequestContext, chain: Chain, snapshot: Snapshot) -> None:
@@ -178,6 +183,8 @@ class Accounting:
         done = request_charge(context, price_of)
         if context.needs_settlement:
             self._ledger.settle(_tracked(settlement(context, done), context, done))
+            if self._progress.watched:
+                self._progress.note(context.id)
         self._lines.request(request_record(context, done))
         self._metrics.finished(context, done)
         if self._spans is not None:

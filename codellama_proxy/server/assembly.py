@@ -23,6 +23,7 @@ from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
 from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
+from codellama_proxy.gateway.progress import Progress
 from codellama_proxy.inbound.sealed import seal_key
 from codellama_proxy.pricing import catalogue
 from codellama_proxy.routing import selection
@@ -96,7 +97,8 @@ async def assemble(
     if spans is not None:
         stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH_SECONDS)
     counter = Counter(tokenizer_files())
-    accounting = Accounting(store.ledger, counter, log, metrics, time, spans)
+    progress = Progress(time.monotonic)
+    accounting = Accounting(store.ledger, counter, log, metrics, time, spans, progress)
     stack.push_async_callback(accounting.close)
     attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
     embedder = Embedder(attempts, accounting, time)
@@ -117,6 +119,7 @@ async def assemble(
         time,
         observer,
         master_key,
+        progress,
     )
     return Services(runtime, log, pools, counter, sender, lookup)
 

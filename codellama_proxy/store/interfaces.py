@@ -52,6 +52,8 @@ class UiSession(NamedTuple):
     seen_at: float
 
 
+MAX_PROJECTS = 1000
+"""Projects in one list."""
 MAX_RELOADS = 100
 """Entries of the history of reloads."""
 MAX_DELAY_SECONDS = 3600.0
@@ -116,6 +118,12 @@ class Keys(Protocol):
 
     async def page(self, page: int, size: int, project: str | None) -> tuple[tuple[Key, ...], int]:
         """One page of keys, newest first, pages from 1; and the total number."""
+
+    async def some(self, key_ids: Sequence[str]) -> dict[str, Key]:
+        """Those of some keys that exist, by ID."""
+
+    async def projects(self) -> list[str]:
+        """The names of projects that have keys, at most `MAX_PROJECTS`."""
 
     async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
         """The key and its secret, which is not stored."""

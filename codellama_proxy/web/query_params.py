@@ -67,20 +67,26 @@ class Query:
         given = self._given.get(name)
         if given is None:
             return None
-        try:
-            if _SECONDS.fullmatch(given):
-                moment = float(given)
-            else:
-                # An unescaped plus arrives as a space.
-                parsed = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
-                moment = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-                if end and _DATE.fullmatch(given):
-                    moment = min(moment + DAY, LAST_MOMENT)
-        except (ValueError, OverflowError):
-            moment = -1.0
-        if not 0 <= moment < LAST_MOMENT + 1:
+        moment = moment_of(given, end=end)
+        if moment is None:
             raise invalid(name, "must be an ISO date or time, or unix seconds")
         return moment
+
+
+def moment_of(given: str, *, end: bool = False) -> float | None:
+    """Unix seconds, as `Query.moment`; `None` if it is not a time."""
+    try:
+        if _SECONDS.fullmatch(given):
+            moment = float(given)
+        else:
+            # An unescaped plus arrives as a space.
+            parsed = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
+            moment = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+            if end and _DATE.fullmatch(given):
+                moment = min(moment + DAY, LAST_MOMENT)
+    except (ValueError, OverflowError):
+        return None
+    return moment if 0 <= moment < LAST_MOMENT + 1 else None
 
 
 def invalid(param: str, must: str) -> ProxyError:

@@ -12,6 +12,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.gateway.input_tokens import InputTokens
 from codellama_proxy.gateway.pipeline import Gateway
+from codellama_proxy.gateway.progress import Progress
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.missing_endpoints import MissingEndpoints
 from codellama_proxy.store.interfaces import Store
@@ -35,6 +36,7 @@ class Runtime:
     observer: Observer
     master_key: str | None
     """`None`: the admin endpoints are off."""
+    progress: Progress
     draining: bool = False
     """The process received a stop signal; readiness reports `shutting_down`."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import StoredKey, UiSession
+from codellama_proxy.store.interfaces import MAX_PROJECTS, StoredKey, UiSession
 from codellama_proxy.store.key_fields import KeyChange, not_found
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
@@ -54,6 +54,15 @@ class StoredKeys:
         rows = await self._connections.all(SQL["page_of_cards"], wanted)
         total = await self._connections.all(SQL["count_keys"], {"project": project})
         return tuple(from_row(row) for row in rows), int(total[0][0])
+
+    async def some(self, key_ids: Sequence[str]) -> dict[str, Key]:
+        sql = SQL["some_cards"].format(ids=", ".join("?" * len(key_ids)))
+        keys = [from_row(row) for row in await self._connections.all(sql, tuple(key_ids))]
+        return {key.key_id: key for key in keys}
+
+    async def projects(self) -> list[str]:
+        rows = await self._connections.all(SQL["projects"], {"most": MAX_PROJECTS})
+        return [project for (project,) in rows]
 
     async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
         return await self._change(lambda db: audit.create(db, actor, change, now))

@@ -48,6 +48,16 @@ where cast(:project as text) is null or project = :project
 order by created_at desc, key_id
 limit :size offset :skip;
 
+-- name: some_cards
+-- Keys by their ids.
+select key_id, project, name, prefix, created_at, expires_at, blocked, models, limits, metadata
+from key_cards
+where key_id in ({ids});
+
+-- name: projects
+-- The projects that have keys.
+select distinct project from keys order by project limit :most;
+
 -- name: count_keys
 -- How many keys there are.
 select count(*) from keys where cast(:project as text) is null or project = :project;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import StoredKey
+from codellama_proxy.store.interfaces import MAX_PROJECTS, StoredKey
 from codellama_proxy.store.key_fields import KeyChange, not_found
 from codellama_proxy.store.sql import audit
 from codellama_proxy.store.sql.keys import SQL, from_row
@@ -42,6 +43,15 @@ class StoredKeys:
         rows = await self._reports.all(SQL["page_of_cards"], wanted)
         total = await self._reports.one(SQL["count_keys"], {"project": project})
         return tuple(from_row(row) for row in rows), int(total[0]) if total else 0
+
+    async def some(self, key_ids: Sequence[str]) -> dict[str, Key]:
+        sql = SQL["some_cards"].format(ids=", ".join("?" * len(key_ids)))
+        keys = [from_row(row) for row in await self._reports.all(sql, tuple(key_ids))]
+        return {key.key_id: key for key in keys}
+
+    async def projects(self) -> list[str]:
+        rows = await self._reports.all(SQL["projects"], {"most": MAX_PROJECTS})
+        return [project for (project,) in rows]
 
     async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
         return await self._writer.run(lambda db: audit.create(db, actor, change, now))

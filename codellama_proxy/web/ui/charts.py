@@ -96,9 +96,10 @@ def stacked(
     form: Format,
     title: str,
     axis_form: Callable[[Sequence[float]], Format] | None = None,
+    steps: int = 4,
 ) -> Markup:
     """Stacked columns over a zero-based axis; `axis_form` makes the format of the ticks from all of them."""
-    scale = axis(max((sum(column.values) for column in columns), default=0))
+    scale = axis(max((sum(column.values) for column in columns), default=0), steps)
     ticks = axis_form(scale.ticks) if axis_form is not None else form
     labels = Markup("").join(Markup("<li>{}</li>").format(ticks(tick)) for tick in reversed(scale.ticks))
     drawn = Markup("").join(

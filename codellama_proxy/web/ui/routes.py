@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from codellama_proxy.web.ui.assets import static
 from codellama_proxy.web.ui.guard import opened, page
-from codellama_proxy.web.ui.pages import errors, sign_in
+from codellama_proxy.web.ui.pages import errors, export, live, request, requests, sign_in
 
 PREFIX = "/ui"
 
@@ -19,6 +19,11 @@ def routes() -> list[Route]:
         Route("/ui/sign-in", opened(sign_in.form_page)),
         Route("/ui/sign-in", opened(sign_in.sign_in), methods=["POST"]),
         Route("/ui/sign-out", opened(sign_in.sign_out), methods=["POST"]),
+        Route("/ui/requests", page(requests.requests)),
+        Route("/ui/requests/live", page(live.live)),
+        Route("/ui/requests.csv", page(export.requests)),
+        Route("/ui/spend.csv", page(export.spend)),
+        Route("/ui/requests/{request_id}", page(request.request)),
         Route("/ui/static/{hash}/{name}", static),
         Route("/ui/{path:path}", page(errors.missing)),
     ]

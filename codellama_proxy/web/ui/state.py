@@ -34,6 +34,8 @@ class UiState:
     def __init__(self) -> None:
         self.throttle = Throttle()
         self.requests = RequestRate()
+        self.streams = 0
+        """Open streams of rows."""
 
 
 def state_of(request: Request) -> UiState:

@@ -1,0 +1,114 @@
+"""The stream of rows that begin or end while the list of requests is open (server-sent events).
+
+A message has rows of the table, ready to be put in; its id is the place from which a reconnecting browser goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.web.state import runtime_of
+from codellama_proxy.web.ui import sessions
+from codellama_proxy.web.ui.guard import parameters
+from codellama_proxy.web.ui.pages.requests import link, shown_rows
+from codellama_proxy.web.ui.render import rendered
+from codellama_proxy.web.ui.request_filters import Asked, asked_of
+from codellama_proxy.web.ui.state import state_of
+from codellama_proxy.web.ui.viewer import Viewer
+
+MAX_STREAMS = 50
+MAX_ROWS = 200
+"""Rows of one message; the page is told how many more there are."""
+BATCH_SECONDS = 0.25
+LOOK_SECONDS = 1.0
+"""The longest time until a stream notices that it has to end."""
+SESSION_SECONDS = 5.0
+HEARTBEAT_SECONDS = 15.0
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+async def live(request: Request, viewer: Viewer) -> Response:
+    """Rows with the filters of the list, from `Last-Event-ID` or `since` on. Raises `ProxyError` 503."""
+    if state_of(request).streams >= MAX_STREAMS:
+        raise ProxyError("overloaded", "Too many pages are live at once.", retry_after=10.0)
+    stream = Stream(request, viewer)
+    return StreamingResponse(stream.messages(), media_type="text/event-stream", headers=HEADERS)
+
+
+class Stream:
+    """One open page."""
+
+    def __init__(self, request: Request, viewer: Viewer) -> None:
+        given = parameters(request)
+        self._request = request
+        self._viewer = viewer
+        self._asked: Asked = asked_of(given, viewer.project(None))
+        self._mark = request.headers.get("last-event-id") or given.get("since", "")
+        self._runtime = runtime_of(request)
+
+    async def messages(self) -> AsyncIterator[str]:
+        state = state_of(self._request)
+        state.streams += 1
+        try:
+            yield "retry: 2000\n\n"
+            async for message in self._messages():
+                yield message
+        finally:
+            state.streams -= 1
+
+    async def _messages(self) -> AsyncIterator[str]:
+        monotonic = self._runtime.time.monotonic
+        checked = sent = monotonic()
+        while not self._is_over():
+            if monotonic() - checked >= SESSION_SECONDS:
+                checked = monotonic()
+                if not await self._is_signed_in():
+                    return
+            message = await self._next()
+            if message:
+                sent = monotonic()
+                yield message
+                await self._runtime.time.sleep(BATCH_SECONDS)
+            elif monotonic() - sent >= HEARTBEAT_SECONDS:
+                sent = monotonic()
+                yield ": \n\n"
+            else:
+                await self._runtime.progress.wait(LOOK_SECONDS)
+
+    def _is_over(self) -> bool:
+        return self._runtime.draining or not self._runtime.live.snapshot.ui.enabled
+
+    async def _is_signed_in(self) -> bool:
+        found = await sessions.find(self._runtime, sessions.cookie(self._request))
+        return found is not None and found[0].project(None) == self._viewer.project(None)
+
+    async def _next(self) -> str:
+        """The message about what happened since the last one; empty if nothing did."""
+        since = self._runtime.progress.since(self._mark)
+        if since is None:
+            self._mark = self._runtime.progress.watch()
+            return _message("gap", "", self._mark)
+        if not since.request_ids:
+            return ""
+        try:
+            found = await self._runtime.store.searches.among(self._asked.search, since.request_ids)
+        except ProxyError:  # the database is not there at the moment; the next look tries again
+            return ""
+        self._mark = since.mark
+        if not found:
+            return ""
+        rows = await shown_rows(self._runtime.store, found[:MAX_ROWS])
+        html = rendered(
+            self._request, "_rows.html", rows=rows, values=self._asked.values, link=link, dated=False
+        )
+        more = f"event: more\ndata: {len(found) - MAX_ROWS}\n\n" if len(found) > MAX_ROWS else ""
+        return more + _message("rows", html, self._mark)
+
+
+def _message(event: str, data: str, mark: str) -> str:
+    lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
+    return f"event: {event}\nid: {mark}\n{lines}\n"

@@ -1,0 +1,170 @@
+"""Rows that appear by themselves: in order, in the filter, in the project, until the stream has to end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.browsing import Browser, Html, holder, operator
+from tests.support.processes import until
+from tests.support.proxy_process import Proxy, ProxyFactory, config
+
+MODEL = {"name": "good", "provider": "mock"}
+
+
+class Message(NamedTuple):
+    event: str
+    id: str
+    data: str
+
+    @property
+    def rows(self) -> list[str]:
+        return [row["id"] or "" for row in Html(f"<table>{self.data}</table>").all("tr")]
+
+
+class Listener:
+    """Reads a stream on a thread."""
+
+    def __init__(self, browser: Browser, path: str, headers: dict[str, str]) -> None:
+        self.messages: list[Message] = []
+        self.ended = threading.Event()
+        self.status = 0
+        self._browser, self._path, self._headers = browser, path, headers
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        fields: dict[str, str] = {}
+        address = self._browser.address(self._path)
+        with self._browser.client.stream("GET", address, headers=self._headers) as answer:
+            self.status = answer.status_code
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if line:
+                    fields[name] = f"{fields[name]}\n{value}" if name in fields else value
+                else:
+                    if "event" in fields:
+                        self.messages.append(
+                            Message(fields["event"], fields.get("id", ""), fields.get("data", ""))
+                        )
+                    fields = {}
+        self.ended.set()
+
+    def ids(self) -> list[str]:
+        return [row for message in self.messages if message.event == "rows" for row in message.rows]
+
+
+def since(browser: Browser, query: str = "") -> str:
+    """The address of the stream of a list that was just read."""
+    page = browser.page(f"requests{query}")
+    (results,) = [one for one in page.all("div") if one.get("id") == "results"]
+    assert results["data-live"]
+    return results["data-live"]
+
+
+@contextmanager
+def listening(browser: Browser, path: str, **headers: str) -> Iterator[Listener]:
+    listener = Listener(browser, path, headers)
+    until(lambda: listener.status, "the stream is open")
+    yield listener
+
+
+@pytest.fixture
+def served(proxy: ProxyFactory) -> Proxy:
+    return proxy(config(MODEL))
+
+
+def test_rows_appear_once_they_begin_and_end(served: Proxy) -> None:
+    browser = operator(served)
+    with listening(browser, since(browser)) as listener:
+        sent = [served.chat(model="good").headers["x-request-id"] for _ in range(3)]
+        until(lambda: set(listener.ids()) == set(sent), "all rows")
+        until(lambda: "running" not in listener.messages[-1].data, "the last one ended")
+    # What happened between reading the list and opening the stream is not missed.
+    late = since(browser)
+    missed = served.chat(model="good").headers["x-request-id"]
+    with listening(browser, late) as listener:
+        until(lambda: listener.ids() == [missed], "the row from before the stream")
+
+
+def test_a_reconnecting_browser_misses_nothing_and_gets_nothing_twice(served: Proxy) -> None:
+    browser = operator(served)
+    address = since(browser)
+    with listening(browser, address) as listener:
+        first = served.chat(model="good").headers["x-request-id"]
+        served.row(first)
+        until(
+            lambda: first in listener.ids() and "running" not in listener.messages[-1].data, "the first row"
+        )
+        mark = listener.messages[-1].id
+    second = served.chat(model="good").headers["x-request-id"]
+    served.row(second)
+    with listening(operator(served), address, **{"last-event-id": mark}) as listener:
+        until(lambda: listener.ids() == [second], "only the second row")
+    with listening(operator(served), address, **{"last-event-id": "unknown"}) as listener:
+        until(lambda: [message.event for message in listener.messages] == ["gap"], "a gap")
+
+
+def test_the_stream_has_the_filters_and_the_project_of_the_list(served: Proxy) -> None:
+    other = served.new_key("other")
+    streams = [
+        (operator(served), "?model=none", set()),
+        (operator(served), "?project=other", {"other"}),
+        (holder(served), "?project=other", {"default"}),
+        (holder(served, other["key"]), "", {"other"}),
+    ]
+    listeners = [(Listener(browser, since(browser, query), {}), wanted) for browser, query, wanted in streams]
+    until(lambda: all(listener.status == 200 for listener, _ in listeners), "all streams are open")
+    for number in range(3):
+        key = other["key"] if number == 1 else served.key
+        headers = {"authorization": f"Bearer {key}"}
+        body = {"model": "good", "prompt": "hi"}
+        served.client.post("/v1/chat/completions", json=body, headers=headers)
+    ids = {
+        project: {row["request_id"] for row in served.rows(project=project)}
+        for project in ("other", "default")
+    }
+    assert {name: len(found) for name, found in ids.items()} == {"other": 1, "default": 2}
+    for listener, wanted in listeners:
+        expected = set().union(*(ids[project] for project in wanted))
+        until(lambda listener=listener, expected=expected: set(listener.ids()) == expected, "its own rows")
+
+
+def test_streams_end_with_their_session(served: Proxy) -> None:
+    key = served.new_key("default")
+    browsers = [operator(served), holder(served, key["key"])]
+    listeners = [Listener(browser, since(browser), {}) for browser in browsers]
+    until(lambda: all(listener.status == 200 for listener in listeners), "all streams are open")
+    operator(served).post("sign-out")
+    browsers[0].post("sign-out")
+    served.admin("POST", "/key/block", json={"key_id": key["key_id"]})
+    for listener in listeners:
+        assert listener.ended.wait(15)
+
+
+def test_streams_end_when_the_dashboard_is_switched_off(served: Proxy) -> None:
+    browser = operator(served)
+    with listening(browser, since(browser)) as listener:
+        served.save(config(MODEL, ui={"enabled": False}))
+        assert listener.ended.wait(15)
+
+
+def test_streams_do_not_delay_a_shutdown(served: Proxy) -> None:
+    browser = operator(served)
+    with listening(browser, since(browser)) as listener:
+        assert served.stop() == 0
+        assert listener.ended.wait(5)
+
+
+def test_there_are_at_most_fifty_streams(served: Proxy) -> None:
+    browser = operator(served)
+    address = since(browser)
+    listeners = [Listener(operator(served), address, {}) for _ in range(50)]
+    until(lambda: all(one.status == 200 for one in listeners), "fifty streams")
+    refused = browser.get(address)
+    assert refused.status_code == 503
+    assert "Too many pages are live" in refused.text
