@@ -18,6 +18,7 @@ from codellama_proxy.limits.admission import LimitExceededError
 from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.tracking.recent import RecentCounts
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` samples would double the series
 
@@ -95,6 +96,8 @@ class Metrics:
         seen: Mapping[str, set[str]] = {label: set() for label in MAX_VALUES}
 
         self._counters: list[BoundedCounter] = []
+        self.recent_refusals = RecentCounts()
+        """By scope and kind, as `proxy_limited`."""
 
         def counter(name: str, help_text: str, *labels: str) -> BoundedCounter:
             counted = BoundedCounter(Counter(name, help_text, labels, registry=self._registry), labels, seen)
@@ -168,6 +171,7 @@ class Metrics:
             refusals += (context.error.refusal,)
         for refusal in refusals:
             self._limited.add((refusal.scope, refusal.kind))
+            self.recent_refusals.add((refusal.scope, refusal.kind), context.ended)
 
     def register(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Include what `read` returns in every scrape: values that other modules count."""

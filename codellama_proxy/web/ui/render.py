@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from codellama_proxy import __version__
 from codellama_proxy.web.state import runtime_of
-from codellama_proxy.web.ui import links, words
+from codellama_proxy.web.ui import charts, links, words
 from codellama_proxy.web.ui.assets import assets
 from codellama_proxy.web.ui.headers import HEADERS
 from codellama_proxy.web.ui.navigation import navigation
@@ -78,5 +78,5 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.globals.update(version=__version__, with_query=links.with_query, words=words)
+    found.globals.update(version=__version__, with_query=links.with_query, words=words, charts=charts)
     return found

@@ -6,7 +6,16 @@ from starlette.routing import Route
 
 from codellama_proxy.web.ui.assets import static
 from codellama_proxy.web.ui.guard import opened, page
-from codellama_proxy.web.ui.pages import errors, export, live, request, requests, sign_in
+from codellama_proxy.web.ui.pages import (
+    budgets,
+    errors,
+    export,
+    live,
+    overview,
+    request,
+    requests,
+    sign_in,
+)
 
 PREFIX = "/ui"
 
@@ -25,6 +34,8 @@ def routes() -> list[Route]:
         Route("/ui/spend.csv", page(export.spend)),
         Route("/ui/requests/{request_id}", page(request.request)),
         Route("/ui/static/{hash}/{name}", static),
+        Route("/ui/overview", page(overview.overview)),
+        Route("/ui/budgets", page(budgets.budgets)),
         Route("/ui/{path:path}", page(errors.missing)),
     ]
 

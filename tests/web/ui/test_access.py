@@ -33,6 +33,8 @@ PAGES: Mapping[tuple[str, str], Statuses] = {
     ("GET", "/ui/requests.csv"): ALL,
     ("GET", "/ui/spend.csv"): ALL,
     ("GET", "/ui/requests/{request_id}"): NOTHING,
+    ("GET", "/ui/overview"): ALL,
+    ("GET", "/ui/budgets"): ALL,
     ("GET", "/ui/{path:path}"): NOTHING,
 }
 ROUTES = sorted({(method, path) for method, path in live_routes() if is_ui(path)})

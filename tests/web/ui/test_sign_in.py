@@ -282,6 +282,16 @@ def test_a_session_ends_without_use_and_when_it_is_old(served: Proxy) -> None:
         assert not is_signed_in(browser)
 
 
+def test_use_prolongs_a_session(proxy: ProxyFactory) -> None:
+    served = proxy(config({"name": "plain", "provider": "mock"}, ui={"session": "2s"}))
+    browser = operator(served)
+    for _ in range(8):
+        time.sleep(0.5)
+        assert browser.get("overview").status_code == 200
+    time.sleep(2.5)
+    assert not is_signed_in(browser)
+
+
 # --- switching it off ----------------------------------------------------------------------------------
 
 
