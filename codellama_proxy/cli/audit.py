@@ -9,7 +9,8 @@ import click
 
 from codellama_proxy.cli.database import reading
 from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
-from codellama_proxy.cli.output import answer, printable, table
+from codellama_proxy.cli.output import answer, printable
+from codellama_proxy.core.text_table import table
 from codellama_proxy.store.audit import ACTIONS, AuditFilters
 
 COLUMNS = ("created_at", "actor", "action", "key_id", "project", "changes")

@@ -12,7 +12,8 @@ import click
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cli.database import database_path
 from codellama_proxy.cli.options import Group, database_option, json_option
-from codellama_proxy.cli.output import answer, counted, table
+from codellama_proxy.cli.output import answer, counted
+from codellama_proxy.core.text_table import table
 from codellama_proxy.store.factory import inspect_session
 
 COLUMNS = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codellama_proxy.cli.options import Command
-from codellama_proxy.cli.output import note, say, suggest_init, table
+from codellama_proxy.cli.output import note, say, suggest_init
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.config.check_report import Form, inspect, printed
 from codellama_proxy.config.settings import config_path, environment
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.core.text_table import table
 from codellama_proxy.providers.registry import IMPLEMENTED
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from urllib.request import Request, urlopen
 import click
 
 from codellama_proxy.auth.keys import require_usable
-from codellama_proxy.cli import explain_report as explained
 from codellama_proxy.cli.check import valid_snapshot
 from codellama_proxy.cli.database import database_path
 from codellama_proxy.cli.keys import find_key
@@ -29,6 +28,7 @@ from codellama_proxy.core.masking import mask_of, masked, without_credentials
 from codellama_proxy.core.snapshot import Deployment, Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics import decision
+from codellama_proxy.diagnostics import explain_report as explained
 from codellama_proxy.diagnostics.decision import (
     Count,
     Explanation,

@@ -15,8 +15,9 @@ from codellama_proxy.cli import audit as changes
 from codellama_proxy.cli import spend
 from codellama_proxy.cli.database import change, reading
 from codellama_proxy.cli.options import Group, database_option, json_option
-from codellama_proxy.cli.output import answer, note, table
+from codellama_proxy.cli.output import answer, note
 from codellama_proxy.cli.run import CommandError, run
+from codellama_proxy.core.text_table import table
 from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.audit import CLI

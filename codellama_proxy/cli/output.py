@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,15 +61,6 @@ def _write_error(text: str) -> None:
 def styled(text: str, stream: TextIO, colour: str) -> str:
     """Colours the text if the stream is a terminal and `NO_COLOR` is not set."""
     return click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Aligned columns under upper-case heads; `None` is a dash."""
-    cells = [[head.upper() for head in columns]]
-    cells += [["-" if value is None else str(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
-    return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -12,10 +12,11 @@ import click
 
 from codellama_proxy.cli.database import reading
 from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
-from codellama_proxy.cli.output import answer, counted, printable, table
+from codellama_proxy.cli.output import answer, counted, printable
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.core.clock import shown_ms
 from codellama_proxy.core.money import usd
+from codellama_proxy.core.text_table import table
 from codellama_proxy.store.interfaces import Difference, LedgerSession
 from codellama_proxy.store.reports import GROUPS, Filters
 

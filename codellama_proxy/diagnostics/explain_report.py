@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from codellama_proxy.cli.output import table
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.money import dollars, usd
 from codellama_proxy.core.snapshot import Price, Snapshot
+from codellama_proxy.core.text_table import table
 from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import Cached, CandidateState, Explanation, LimitState
 from codellama_proxy.diagnostics.simulation import Course
