@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from codellama_proxy.cache import file as answer_file
-from codellama_proxy.cli.database import database_path
+from codellama_proxy.cli.database import location_of
 from codellama_proxy.cli.options import Group, database_option, json_option
 from codellama_proxy.cli.output import answer, counted
+from codellama_proxy.cli.run import CommandError
 from codellama_proxy.core.text_table import table
 from codellama_proxy.store.factory import inspect_session
 
@@ -54,7 +55,9 @@ def purge(project: str | None, model: str | None, database: str | None, as_json:
 
 def _checked_path(database: str | None) -> Path:
     """The path of the database, which may be missing. Raises `StoreError` for a file that is not ours or damaged."""
-    path = database_path(database)
+    path = location_of(database)
+    if not isinstance(path, Path):
+        raise CommandError("with a database server, each process has a cache of its own, which ends with it")
     with inspect_session(path):
         return path
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.store.factory import read_session, write_session
 from codellama_proxy.store.interfaces import AdminSession
-from codellama_proxy.store.location import DEFAULT_DATABASE, database_file
+from codellama_proxy.store.location import DEFAULT_DATABASE, Location, database_location
 
 
-def database_path(given: str | None) -> Path:
+def location_of(given: str | None) -> Location:
     """The option or `PROXY_DATABASE`, else `PROXY_DATABASE` of `.env`, else the default. Raises `StoreError`."""
-    return database_file(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+    return database_location(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
 
 
 def _dotenv() -> Mapping[str, str | None]:
@@ -31,9 +31,9 @@ def _dotenv() -> Mapping[str, str | None]:
 
 def reading(given: str | None) -> AbstractContextManager[AdminSession]:
     """A session that only reads. It never creates the database. Raises `StoreError`."""
-    return read_session(database_path(given))
+    return read_session(location_of(given))
 
 
 def change(given: str | None, *, create: bool = False) -> AbstractContextManager[AdminSession]:
     """A session in one transaction, rolled back on any exception. Raises `StoreError`."""
-    return write_session(database_path(given), create=create)
+    return write_session(location_of(given), create=create)

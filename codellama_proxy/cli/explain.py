@@ -16,7 +16,7 @@ import click
 
 from codellama_proxy.auth.keys import require_usable
 from codellama_proxy.cli.check import valid_snapshot
-from codellama_proxy.cli.database import database_path
+from codellama_proxy.cli.database import location_of
 from codellama_proxy.cli.keys import find_key
 from codellama_proxy.cli.options import Command, config_option, database_option, json_option
 from codellama_proxy.cli.output import say
@@ -123,7 +123,7 @@ def _explain(options: Options) -> int:
     chat = _chat(options)
     plan = _plan(options.plan, snapshot)
     now = time.time()
-    with inspect_session(database_path(options.database)) as db:
+    with inspect_session(location_of(options.database)) as db:
         key = _key(options, db, snapshot)
         if key.key_id == NO_KEY:  # requests without a key have no limits of a key
             snapshot = replace(snapshot, limits={**snapshot.limits, "key": Limits()})
@@ -139,7 +139,7 @@ def _explain(options: Options) -> int:
         shown = masked(explained.as_json(snapshot, key, chat, explanation, course), clean)
         say(json.dumps(shown, ensure_ascii=False))
     else:
-        used = None if db is None else database_path(options.database)
+        used = None if db is None else location_of(options.database)
         for line in explained.as_text(snapshot, key, chat, explanation, course, used):
             say(clean(line))
     return 1 if explanation.error or (course and course.error) else 0
@@ -226,7 +226,7 @@ def _key(options: Options, db: KeySession | None, snapshot: Snapshot) -> Key:
             )
         return Key(NO_KEY, ANONYMOUS)
     if db is None:
-        raise CommandError(f"there is no database {database_path(options.database)} to find the key in")
+        raise CommandError(f"there is no database {location_of(options.database)} to find the key in")
     assert options.key is not None
     try:
         return find_key(db, options.key)

@@ -92,10 +92,10 @@ def key_fields(unset: str = "") -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 @click.group(cls=Group)
-@click.option("--database", metavar="FILE", help="Database file, for every command.")
+@click.option("--database", metavar="FILE", help="Database, for every command.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def keys(database: str | None, as_json: bool) -> None:
-    """Administer keys in the database file; read the ledger."""
+    """Administer keys in the database; read the ledger."""
     del database, as_json  # the commands read them
 
 

@@ -56,7 +56,7 @@ def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def database_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--database`; `None` if neither it nor `PROXY_DATABASE` is set in the environment."""
-    text = "Database file.  [default: data/proxy.db]"
+    text = "Database: a file, or a postgresql:// address.  [default: data/proxy.db]"
     return click.option(
         "--database",
         metavar="FILE",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
@@ -14,7 +13,6 @@ from codellama_proxy.config.problems import ConfigError
 from codellama_proxy.config.settings import Settings, environment
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.store.factory import last_good_configuration
-from codellama_proxy.store.location import database_file
 
 
 @click.command(cls=Command)
@@ -36,7 +34,7 @@ def serve(**options: str | None) -> int:
     from codellama_proxy.server.process import serve as run  # noqa: PLC0415 - --help needs no server
 
     settings = settings_of(**options)
-    database_file(settings.database)
+    settings.location  # noqa: B018 - refused before anything else is done
     kept: bytes | None = None
     try:
         kept = _last_good(settings)
@@ -61,14 +59,14 @@ def _last_good(settings: Settings) -> bytes | None:
     """Raises `StoreError`."""
     if settings.on_invalid == "refuse":
         return None
-    kept = last_good_configuration(Path(settings.database))
+    kept = last_good_configuration(settings.location)
     return None if kept is None else kept.text
 
 
 def _no_last_good(settings: Settings, kept: bytes | None) -> Iterator[str]:
     """Why the last good configuration is not served either, if that was requested."""
     if settings.on_invalid == "last-good":
-        what = f"last good configuration in the database {settings.database}"
+        what = f"last good configuration in the database {settings.location}"
         yield f"there is no {what}" if kept is None else f"the {what} is no longer valid either"
 
 

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from codellama_proxy.store.location import DEFAULT_DATABASE
+from codellama_proxy.store.location import DEFAULT_DATABASE, Location, database_location
 
 MIN_MASTER_KEY_CHARACTERS = 16
 DEFAULT_HOST = "127.0.0.1"
@@ -33,7 +33,11 @@ class Settings(BaseSettings):
     )
 
     config: Path = Field(default=Path("proxy.yaml"), description="The configuration file.")
-    database: str = Field(default=DEFAULT_DATABASE, description="The database: a path.")
+    database: str = Field(
+        default=DEFAULT_DATABASE,
+        repr=False,  # an address may contain a password
+        description="The database: a path, or a postgresql:// address.",
+    )
     host: str = Field(default=DEFAULT_HOST, description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
     master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")
@@ -46,6 +50,11 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] | None = Field(
         default=None, description="Default: text on a terminal, json elsewhere."
     )
+
+    @property
+    def location(self) -> Location:
+        """The database. Raises `StoreError` for an address of another system."""
+        return database_location(self.database)
 
     @field_validator("log_level", "log_format", "on_invalid", mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from codellama_proxy.core.errors import ProxyError
@@ -15,6 +14,7 @@ from codellama_proxy.diagnostics.decision import Cached, CandidateState, Explana
 from codellama_proxy.diagnostics.simulation import Course
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.routing.selection import model_name
+from codellama_proxy.store.location import Location
 
 
 def as_text(
@@ -23,7 +23,7 @@ def as_text(
     chat: InferenceRequest,
     explanation: Explanation,
     course: Course | None,
-    used: Path | None,
+    used: Location | None,
 ) -> Iterator[str]:
     """The lines, the verdict first."""
     asked = "the first model" if chat.model is None else f"the model {chat.model}"

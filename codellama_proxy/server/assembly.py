@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Services:
 
 
 async def assemble(
-    stack: AsyncExitStack, settings: Settings, live: LiveConfig, path: Path, database: Database, log: Log
+    stack: AsyncExitStack, settings: Settings, live: LiveConfig, database: Database, log: Log
 ) -> Services:
     """Opens everything; `stack` closes it in the opposite order. Raises `StoreError`."""
     time = Time()
@@ -102,7 +103,7 @@ async def assemble(
     stack.push_async_callback(accounting.close)
     attempts = AttemptRunner(pools, cooldowns, time, accounting.extend)
     embedder = Embedder(attempts, accounting, time)
-    lookup = await _open_cache(stack, live, path, metrics, embedder, time)
+    lookup = await _open_cache(stack, live, _cache_file(stack, settings), metrics, embedder, time)
     input_tokens = InputTokens(lambda: live.snapshot, attempts, counter, pools, time)
     seals = seal_key(database.digest_key())
     gateway = Gateway(lambda: live.snapshot, keys, attempts, accounting, lookup, time, seals)
@@ -125,9 +126,9 @@ async def assemble(
 
 
 async def _open_cache(
-    stack: AsyncExitStack, live: LiveConfig, database: Path, metrics: Metrics, embedder: Embedder, time: Time
+    stack: AsyncExitStack, live: LiveConfig, file: Path, metrics: Metrics, embedder: Embedder, time: Time
 ) -> CacheLookup:
-    storage = CacheStorage(answer_file.beside(database), time.monotonic)
+    storage = CacheStorage(file, time.monotonic)
     stack.push_async_callback(storage.close)
     if live.snapshot.cache.enabled:
         await storage.open()
@@ -136,6 +137,16 @@ async def _open_cache(
     lookup = CacheLookup(storage, semantic, time)
     stack.push_async_callback(lookup.close)
     return lookup
+
+
+def _cache_file(stack: AsyncExitStack, settings: Settings) -> Path:
+    """Beside a database file; with a server, in a folder that is removed at the end: each process has its own."""
+    location = settings.location
+    if isinstance(location, Path):
+        return answer_file.beside(location)
+    folder = tempfile.TemporaryDirectory(prefix="codellama-proxy-", ignore_cleanup_errors=True)
+    stack.callback(folder.cleanup)
+    return Path(folder.name) / "proxy-cache.db"
 
 
 def _egress_of(live: LiveConfig) -> Callable[[], Egress]:

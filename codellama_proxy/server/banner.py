@@ -96,8 +96,8 @@ async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port
         log.line(line, "error", logger="codellama_proxy.config")
     for warning in (
         unauthenticated_warning(live.snapshot, settings),
-        engine_warning(),
-        mounts.database_warning(Path(settings.database)),
+        engine_warning(settings.location),
+        mounts.database_warning(settings.location) if isinstance(settings.location, Path) else None,
         mounts.config_warning(settings.config),
     ):
         if warning is not None:
@@ -121,7 +121,10 @@ def _host(host: str) -> str:
 async def first_key(keys: Keys, address: str, settings: Settings, *, terminal: bool) -> list[str]:
     """With an empty database: creates a key on a terminal and shows it once. Else explains how to create one."""
     _, total = await keys.page(1, 1)
-    place = "" if settings.database == DEFAULT_DATABASE else f" --database {shlex.quote(settings.database)}"
+    in_file = isinstance(settings.location, Path) and settings.database != DEFAULT_DATABASE
+    place = (
+        f" --database {shlex.quote(settings.database)}" if in_file else ""
+    )  # an address may have a password
     create = f"{keys_command()} create {{}}{place}"
     if total:
         exist = "1 key exists" if total == 1 else f"{total} keys exist"

@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import uvicorn
 
@@ -31,7 +30,6 @@ from codellama_proxy.server.http_protocol import Protocol
 from codellama_proxy.server.retention import run_retention, run_roll_up, run_session_cleanup
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
-from codellama_proxy.store.location import database_file
 from codellama_proxy.tracking.log import Format, Handler, Log
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.connection import ClientTimeouts
@@ -53,15 +51,19 @@ DEFAULT_TIMEOUTS = ClientTimeouts()
 
 def serve(settings: Settings, live: LiveConfig, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS) -> int:
     """Serves until a signal; returns the exit code. Raises `StoreError` before anything is bound."""
-    path = database_file(settings.database)
-    with own(path) as database:
+    with own(settings.location, _say) as database:
         live.key_digests(database.digest_key())
         with (
             listening(settings.host, settings.port) as sock,
             logging_to(log_format(settings), settings) as log,
             asyncio.Runner(loop_factory=_uvloop) as runner,
         ):
-            return runner.run(_run(settings, live, path, database, sock, log, timeouts))
+            return runner.run(_run(settings, live, database, sock, log, timeouts))
+
+
+def _say(sentence: str) -> None:
+    """Before the log is open."""
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -103,14 +105,13 @@ def logging_to(form: Format, settings: Settings) -> Iterator[Log]:
 async def _run(
     settings: Settings,
     live: LiveConfig,
-    path: Path,
     database: Database,
     sock: socket.socket,
     log: Log,
     timeouts: ClientTimeouts,
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
-        services = await assemble(stack, settings, live, path, database, log)
+        services = await assemble(stack, settings, live, database, log)
         runtime = services.runtime
 
         async def changed(old: Snapshot, new: Snapshot) -> None:

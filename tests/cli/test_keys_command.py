@@ -243,7 +243,7 @@ def test_an_unusable_database_is_reported_in_one_sentence(tmp_path: Path) -> Non
     (tmp_path / "text.db").write_text("this is not a database, whatever it is called\n" * 100)
     done = process("list", database=tmp_path / "text.db")
     assert (done.code, "text.db" in done.sentence()) == (1, True)
-    done = process("list", PROXY_DATABASE="postgresql://h/db")
+    done = process("list", PROXY_DATABASE="mysql://h/db")
     assert (done.code, "must be a file" in done.sentence()) == (1, True)
 
 

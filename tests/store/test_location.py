@@ -1,4 +1,4 @@
-"""A database address that is not known is refused in one sentence, without its password, and nothing is made."""
+"""Addresses of databases: read without showing a password; others are refused in one sentence, and nothing is made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,22 +14,21 @@ from hypothesis import strategies as st
 
 from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.location import database_file
+from codellama_proxy.store.location import ServerAddress, database_file, database_location
+from codellama_proxy.store.postgres.session import connect, wait_for
 from tests.support.cases import each
 from tests.support.processes import ROOT, environment
 
 PASSWORD = "hunter2-Zq81"
+POSTGRES = f"postgresql://me:{PASSWORD}@127.0.0.1:1/proxy"
 ADDRESSES = (
-    f"postgresql://me:{PASSWORD}@db.example/proxy",
-    f"postgres://me:{PASSWORD}@db.example:5432/proxy?sslmode=require",
+    f"mysql://me:{PASSWORD}@db.example/proxy",
     f"postgresql+asyncpg://me:{PASSWORD}@db/proxy",
     f"postgresql:/me:{PASSWORD}@db/proxy",
-    f"'postgresql://me:{PASSWORD}@db/proxy'",
     f" MYSQL://me:{PASSWORD}@db/proxy",
     f"{PASSWORD}://x",
     f"me:{PASSWORD}@db.example/proxy",
     f"host=db user=me password={PASSWORD} dbname=proxy",
-    "sqlite:///data/proxy.db",
     "sqlite:proxy.db",
     "file:proxy.db?mode=ro",
     "FILE:proxy.db",
@@ -44,14 +44,30 @@ COMMANDS = (
     ["keys", "list", "--database", ADDRESSES[0]],
     ["keys", "list", "--databse", ADDRESSES[0]],
 )
+UNREACHABLE = (
+    ["explain", "--project", "a", "--database", POSTGRES],
+    ["cache", "stats", "--database", POSTGRES],
+    ["backup", "copy.db", "--database", POSTGRES],
+    ["backup", POSTGRES],
+    ["keys", "list", "--database", POSTGRES],
+    ["keys", "create", "a", "--database", POSTGRES],
+    ["serve", "--port", "0", "--on-invalid", "last-good", "--database", POSTGRES],
+)
+MALFORMED = (
+    f"postgresql://me:{PASSWORD}@db.example",
+    f"postgresql://me:{PASSWORD}@db.example/a/b",
+    f"postgresql://me:{PASSWORD}@[::1/proxy",
+    f"postgresql://me:{PASSWORD}@db/proxy?password",
+    f"postgresql://me:{PASSWORD}@db/proxy?nonsense={PASSWORD}",
+)
 
 
 @each("given_", ADDRESSES)
 def test_a_url_is_not_a_path(given_: str) -> None:
     with pytest.raises(StoreError) as refused:
-        database_file(given_)
+        database_location(given_)
     message = str(refused.value)
-    assert message.startswith("the database must be a file")
+    assert message.startswith("the database must be a file or a postgresql:// address")
     assert "\n" not in message
     assert PASSWORD not in message
 
@@ -69,7 +85,70 @@ def test_a_url_is_not_a_path(given_: str) -> None:
     ],
 )
 def test_a_path_is_accepted(path: str) -> None:
-    assert database_file(path) == Path(path)
+    assert database_location(path) == database_file(path) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [("sqlite:///data/proxy.db", "data/proxy.db"), ("sqlite:////var/a%20b.db", "/var/a b.db")],
+)
+def test_a_sqlite_address_is_a_path(address: str, path: str) -> None:
+    assert database_location(address) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "label"),
+    [
+        (POSTGRES, "proxy on 127.0.0.1:1"),
+        (f"postgres://me:{PASSWORD}@a,b:5433/proxy?target_session_attrs=read-write", "proxy on a,b:5433"),
+        (f"postgresql:///proxy?host=/run/postgresql&password={PASSWORD}", "proxy on local socket"),
+    ],
+)
+def test_an_address_is_shown_as_host_and_database(address: str, label: str) -> None:
+    found = database_location(address)
+    assert isinstance(found, ServerAddress)
+    assert (str(found), PASSWORD in repr(found)) == (label, False)
+    assert found.masked(f"password {PASSWORD} failed") == "password *** failed"
+
+
+def test_prepared_statements_are_switched_off_by_an_option_of_ours() -> None:
+    found = database_location("postgresql://db/proxy?prepare=off&sslmode=require")
+    assert isinstance(found, ServerAddress)
+    assert (found.prepare, found.url) == (False, "postgresql://db/proxy?sslmode=require")
+
+
+@each("address", MALFORMED[:3])
+def test_a_malformed_address_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        database_location(address)
+    assert PASSWORD not in str(refused.value)
+
+
+@each("address", MALFORMED[3:])
+def test_unknown_options_of_an_address_are_refused_without_repeating_them(address: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        connect(cast("ServerAddress", database_location(address)))
+    assert PASSWORD not in str(refused.value)
+
+
+def test_a_start_waits_for_the_server_and_says_so_once_without_the_password() -> None:
+    said: list[str] = []
+    clock = iter(range(1000))
+    address = database_location(POSTGRES)
+    assert isinstance(address, ServerAddress)
+    with pytest.raises(StoreError) as refused:
+        wait_for(address, said.append, sleep=lambda _: None, clock=lambda: float(next(clock)), within=5)
+    assert len(said) == 1
+    assert "waiting up to 5 s" in said[0]
+    assert "127.0.0.1" in said[0]
+    assert PASSWORD not in said[0] + str(refused.value)
+
+
+@pytest.mark.parametrize("command", UNREACHABLE, ids=lambda command: " ".join(command[:3]))
+def test_no_command_shows_the_password_of_a_server_that_cannot_be_reached(
+    directory: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    refused_in_words(directory, capsys, command)
 
 
 @given(
@@ -77,9 +156,10 @@ def test_a_path_is_accepted(path: str) -> None:
 )
 def test_the_error_does_not_repeat_the_url(password: str, rest: str) -> None:
     with pytest.raises(StoreError) as refused:
-        database_file(f"scheme://u:{password}@{rest}")
+        database_location(f"scheme://u:{password}@{rest}")
     assert str(refused.value) == (
-        "the database must be a file: addresses are not supported (a path such as data/proxy.db)"
+        "the database must be a file or a postgresql:// address: addresses are not supported "
+        "(a path such as data/proxy.db)"
     )
 
 

@@ -41,7 +41,7 @@ def config(*models: Mapping[str, Any], **sections: Any) -> str:
 # --- the server ----------------------------------------------------------------------------------------
 
 
-def keys(database: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def keys(database: Path | str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """`scripts/keys.py ...` on a database."""
     command = [sys.executable, "scripts/keys.py", *arguments, "--database", str(database)]
     done = run_forked(command, env=environment())
@@ -49,17 +49,17 @@ def keys(database: Path, *arguments: str, check: bool = True) -> subprocess.Comp
     return done
 
 
-def create_key(database: Path, project: str = "default", *options: str) -> dict[str, Any]:
+def create_key(database: Path | str, project: str = "default", *options: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(keys(database, "create", project, "--json", *options).stdout)
     return made
 
 
 @dataclass
 class Proxy:
-    """The real command as a process, on a database file of its own."""
+    """The real command as a process, on a database file of its own, or on the address of a database server."""
 
     config_path: Path
-    database: Path
+    database: Path | str
     log_path: Path
     env: Mapping[str, str] = field(default_factory=dict)
     project: str = "default"
@@ -84,7 +84,7 @@ class Proxy:
         self._log = self.log_path.open("ab")
         self._process = self.launch(
             self.command(),
-            cwd=self.database.parent,
+            cwd=self.config_path.parent,
             env=environment(**{"PROXY_MASTER_KEY": ADMIN, "PROXY_LOG_FORMAT": "json", **self.env}),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -227,7 +227,7 @@ def proxies(directory: Path) -> Iterator[ProxyFactory]:
     started: list[Proxy] = []
 
     def factory(
-        text: str, *, env: Mapping[str, str] | None = None, database: Path | None = None, **more: Any
+        text: str, *, env: Mapping[str, str] | None = None, database: Path | str | None = None, **more: Any
     ) -> Proxy:
         place = directory / str(len(started))
         place.mkdir(parents=True)

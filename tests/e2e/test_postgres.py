@@ -1,0 +1,96 @@
+"""A server on a PostgreSQL database: everything that a file offers, shared by several processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from tests.support.postgres import QUICK, Databases, PostgresServer, programs, server_for_tests
+from tests.support.processes import LOOPBACK, until
+from tests.support.proxy_process import Proxy, ProxyFactory, keys
+
+CONFIG = """
+models:
+  - {name: mock, provider: mock, price: {input: 1, output: 20}}
+projects:
+  team: {limits: {max_budget: 0.005, max_parallel_requests: 50}}
+"""
+
+
+@pytest.fixture
+def address(postgres_databases: Databases) -> str:
+    return postgres_databases.empty()
+
+
+def chat(proxy: Proxy, key: str, tokens: int = 16) -> httpx2.Response:
+    return httpx2.post(
+        f"{proxy.url}/v1/chat/completions",
+        headers={"authorization": f"Bearer {key}"},
+        json={"model": "mock", "max_tokens": tokens, "messages": [{"role": "user", "content": "hi"}]},
+        timeout=30,
+        **LOOPBACK,
+    )
+
+
+def test_a_server_serves_from_an_address(proxy: ProxyFactory, address: str) -> None:
+    one = proxy(CONFIG, database=address)
+    assert chat(one, one.key).status_code == 200
+    rows = one.admin("GET", "/spend/logs").json()["data"]
+    assert [row["status"] for row in rows] == ["ok"]
+    assert json.loads(keys(address, "spend", "--json").stdout)["total_requests"] == 1
+    assert json.loads(keys(address, "reconcile", "--json").stdout)["differences"] == []
+
+
+def test_two_servers_share_keys_and_a_budget(proxy: ProxyFactory, address: str) -> None:
+    first, second = proxy(CONFIG, database=address), proxy(CONFIG, database=address)
+    key = first.new_key("team")["key"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: chat((first, second)[n % 2], key).status_code, range(120)))
+    assert set(answers) == {200, 429}
+    spent = first.admin("GET", "/spend").json()["total_cost_usd"]
+    assert 0.001 < spent <= 0.005
+    assert json.loads(keys(address, "reconcile", "--json").stdout)["differences"] == []
+
+
+def test_a_key_blocked_at_one_server_is_refused_by_the_other_within_a_second(
+    proxy: ProxyFactory, address: str
+) -> None:
+    first, second = proxy(CONFIG, database=address), proxy(CONFIG, database=address)
+    made = first.new_key()
+    assert chat(second, made["key"]).status_code == 200
+    assert first.admin("POST", "/key/block", json={"key_id": made["key_id"]}).status_code == 200
+    time.sleep(1.0)
+    assert chat(second, made["key"]).status_code == 401
+
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    folder = programs()
+    if folder is None:
+        with server_for_tests():  # skips or fails
+            pytest.skip("stopping a server that is shared is not possible")
+    server = PostgresServer(folder, *QUICK)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+def test_requests_are_refused_while_the_database_is_away_and_served_again_after(proxy: ProxyFactory) -> None:
+    with own_server() as server:
+        one = proxy(CONFIG, database=server.address(), allow=("the store cannot write",))
+        assert chat(one, one.key).status_code == 200
+        server.stop()
+        until(lambda: chat(one, one.key).status_code == 503, "a refusal")
+        refused = chat(one, one.key)
+        assert refused.json()["error"]["code"] == "accounting_unavailable"
+        assert "retry-after" in refused.headers
+        server.start()
+        until(lambda: chat(one, one.key).status_code == 200, "an answer")
+        assert json.loads(keys(server.address(), "reconcile", "--json").stdout)["differences"] == []
