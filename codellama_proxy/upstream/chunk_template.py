@@ -60,31 +60,24 @@ class StreamParser:
         template = self.template
         if template is not None and (event := template.event_of(frame)) is not None:
             return (event,)
-        before = self.state
-        frame, events = self._parsed(frame)
-        if self.state is not before or self._halves.open:
+        before, halves = self.state, self._halves
+        events: Sequence[Event] | None = None
+        if not halves.open:
+            try:
+                self.state, events = self._parse(before, frame)
+            except UnreadableError:
+                events = None  # perhaps half of a surrogate pair
+        if events is None:
+            if frame.data.lstrip().startswith(b"{"):
+                frame = frame._replace(data=halves.repaired(frame.data))
+            self.state, events = self._parse(before, frame)
+            if halves.open and self.state.done:
+                raise UnreadableError("half_character")
+        if self.state is not before or halves.open:
             self.template = None
         elif template is None:
             self.template = learn(frame, events, lambda other: self._parse(before, other)[1])
         return events
-
-    def _parsed(self, frame: Frame) -> tuple[Frame, Sequence[Event]]:
-        """The frame, with split surrogates repaired, and its events."""
-        if self._halves.open or (read := self._read(frame)) is None:
-            if frame.data.lstrip().startswith(b"{"):
-                frame = frame._replace(data=self._halves.repaired(frame.data))
-            read = self._parse(self.state, frame)
-        self.state, events = read
-        if self._halves.open and self.state.done:
-            raise UnreadableError("half_character")
-        return frame, events
-
-    def _read(self, frame: Frame) -> tuple[Any, Sequence[Event]] | None:
-        """The next state and the events; `None` if the frame is not valid JSON."""
-        try:
-            return self._parse(self.state, frame)
-        except UnreadableError:
-            return None
 
 
 class ChunkTemplate:

@@ -124,6 +124,10 @@ class Connection(asyncio.Protocol):
             return None
         return self._taken() if self._unread else b""
 
+    def is_read(self) -> bool:
+        """Whether the whole body was received and read."""
+        return self._answer is _COMPLETE and not self._unread
+
     async def pour(self, sink: Sink) -> bool:
         """Gives the body to `sink` as it arrives, without waking the task, until `sink` takes no more.
 

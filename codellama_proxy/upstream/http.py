@@ -57,6 +57,10 @@ class ResponseBody(ABC, AsyncIterator[bytes]):
         """The body, if it has arrived completely and nothing of it has been read; else nothing is read."""
         return None
 
+    def is_read(self) -> bool:
+        """Whether all of it was received and read."""
+        return False
+
     async def pour(self, sink: Sink) -> bool:
         """Gives the pieces to `sink` until it takes no more. Returns `False` at the body's end."""
         async for piece in self:
@@ -80,6 +84,9 @@ class BytesBody(ResponseBody):
         if not self._left:
             raise StopAsyncIteration
         return self.arrived()
+
+    def is_read(self) -> bool:
+        return not self._left
 
     def arrived(self) -> bytes:
         content, self._left = self._left, b""

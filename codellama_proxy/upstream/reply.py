@@ -181,7 +181,7 @@ class Reply:
     async def close(self) -> None:
         """Returns the connection to the pool if only the end of the body is missing, else closes it."""
         try:
-            if self.ended and self._body is not None:
+            if self.ended and self._body is not None and not self._body.is_read():
                 with self._watch.within(END_OF_BODY_SECONDS):
                     while await anext(self._body, None) is not None:
                         pass

@@ -47,6 +47,9 @@ class ExaminedBody(ResponseBody):
     async def __anext__(self) -> bytes:
         return self._seen.pop(0) if self._seen else await anext(self._body)
 
+    def is_read(self) -> bool:
+        return not self._seen and self._body.is_read()
+
     async def pour(self, sink: Sink) -> bool:
         while self._seen:
             if not sink(self._seen.pop(0)):

@@ -25,15 +25,14 @@ class _Deadline:
         self.timeout: TaskTimeout | None = timeout
         """`None`: removed."""
 
-    def __lt__(self, other: _Deadline) -> bool:
-        return self.at < other.at
-
 
 class Deadlines:
     """The deadlines of all tasks, with a timer for the first one. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._heap: list[_Deadline] = []
+        self._heap: list[tuple[float, int, _Deadline]] = []
+        """By time; the number breaks ties."""
+        self._added = 0
         self._removed = 0
         """The number of removed ones in the heap."""
         self._timer: asyncio.TimerHandle | None = None
@@ -46,7 +45,8 @@ class Deadlines:
     def add(self, at: float, timeout: TaskTimeout) -> _Deadline:
         """Calls `timeout.passed` at the event loop's time `at`."""
         deadline = _Deadline(at, timeout)
-        heappush(self._heap, deadline)
+        self._added += 1
+        heappush(self._heap, (at, self._added, deadline))
         if at < self._fires_at:
             self._set(at)
         return deadline
@@ -56,7 +56,7 @@ class Deadlines:
         deadline.timeout = None
         self._removed += 1
         if self._removed > MAX_REMOVED and self._removed > len(self._heap) // 2:
-            self._heap = [one for one in self._heap if one.timeout is not None]
+            self._heap = [entry for entry in self._heap if entry[2].timeout is not None]
             heapify(self._heap)
             self._removed = 0
 
@@ -68,14 +68,14 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer, self._fires_at = None, math.inf
         now = asyncio.get_running_loop().time()
-        while self._heap and (self._heap[0].at <= now or self._heap[0].timeout is None):
-            timeout = heappop(self._heap).timeout
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].timeout is None):
+            timeout = heappop(self._heap)[2].timeout
             if timeout is None:
                 self._removed -= 1
             else:
                 timeout.passed(now)
-        if self._heap and self._heap[0].at < self._fires_at:
-            self._set(self._heap[0].at)
+        if self._heap and self._heap[0][0] < self._fires_at:
+            self._set(self._heap[0][0])
 
 
 class TaskTimeout:

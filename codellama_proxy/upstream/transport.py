@@ -134,6 +134,9 @@ class ConnectionBody(ResponseBody):
     def arrived(self) -> bytes | None:
         return self._connection.whole_body() if self._connection is not None else None
 
+    def is_read(self) -> bool:
+        return self._connection is None or self._connection.is_read()
+
     async def pour(self, sink: Sink) -> bool:
         return self._connection is not None and await self._connection.pour(sink)
 

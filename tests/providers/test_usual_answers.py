@@ -53,6 +53,11 @@ chunks = fields(
     choices=st.lists(choices, min_size=1, max_size=2) | st.builds(lambda one: [one], choices),
     usage=st.none() | st.just({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}),
 )
+reports = st.builds(
+    lambda usage, more: {**AROUND, "choices": [], "usage": usage, **more},
+    st.sampled_from([{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, {}, {"x": 1}, None]),
+    st.dictionaries(st.sampled_from(["error", "message", "object", "choices"]), others, max_size=1),
+)
 usual = st.builds(
     lambda delta, reason: {**AROUND, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]},
     deltas,
@@ -60,7 +65,7 @@ usual = st.builds(
 )
 
 
-@given(st.lists(usual | chunks, min_size=1, max_size=6), st.booleans())
+@given(st.lists(usual | chunks | reports, min_size=1, max_size=6), st.booleans())
 def test_the_shorter_way_finds_the_same(stream: list[dict[str, Any]], indented: bool) -> None:
     state = StreamState()
     for chunk in stream:
@@ -82,6 +87,8 @@ def test_it_reads_all_chunks_of_openais_own_streams(more: dict[str, Any]) -> Non
         assert found is not None
         state, (event,) = found
         bodies.append(event.body)
+    report = {**AROUND, "choices": [], "usage": USAGE}
+    assert usual_chunk(state, Frame(orjson.dumps(report))) is not None
     assert state.complete
     assert not any(b'"usage"' in body for body in bodies)
 

@@ -46,16 +46,19 @@ class OpenAIAdapter:
     def parse_response(self, body: bytes, chat: InferenceRequest, deployment: Deployment) -> Event:
         """A plain answer as one event. Raises `AttemptError` if a 200 is not an answer."""
         event = openai_answer.parse_response(body, chat, deployment)
-        return legacy.restored(event, chat) if self._translated(chat, deployment) else event
+        return (
+            legacy.restored(event, chat) if legacy.is_legacy(chat) and self._translates(deployment) else event
+        )
 
     def parse_stream(
         self, state: StreamState | None, frame: Frame, chat: InferenceRequest, deployment: Deployment
     ) -> tuple[StreamState, Sequence[Event]]:
         """One frame's events and the state for the next. Raises `AttemptError` for an error event."""
         state, events = openai_stream.parse_stream(state, frame, chat, deployment)
-        if self._translated(chat, deployment):
+        if legacy.is_legacy(chat) and self._translates(deployment):
             events = [legacy.restored(event, chat) for event in events]
         return state, events
 
-    def _translated(self, chat: InferenceRequest, deployment: Deployment) -> bool:
-        return legacy.is_legacy(chat) and not self._targets.of(deployment).dialect.functions
+    def _translates(self, deployment: Deployment) -> bool:
+        """Whether legacy functions are sent to it as tools."""
+        return not self._targets.of(deployment).dialect.functions

@@ -10,7 +10,8 @@ from typing import Any
 
 from codellama_proxy.core.sse import Frame
 from codellama_proxy.core.types import Event
-from codellama_proxy.openai_format.completion import CHAT_CHUNK
+from codellama_proxy.openai_format.completion import CHAT_CHUNK, is_usage
+from codellama_proxy.openai_format.usage import usage_in
 from codellama_proxy.providers.common.json_documents import UnreadableError, loads
 from codellama_proxy.providers.common.json_reading import model_of
 from codellama_proxy.providers.openai.stream_state import NEW_CHOICE, ChoiceState, StreamState
@@ -18,13 +19,15 @@ from codellama_proxy.providers.openai.stream_state import NEW_CHOICE, ChoiceStat
 MAX_USUAL_BYTES = 16 << 10
 """Larger chunks are rare, and parsed with limits."""
 
-_CHUNK = frozenset({"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"})
+_CHUNK = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
 _CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 _DELTA = frozenset({"role", "content", "refusal"})
 
 
 def usual_chunk(state: StreamState, frame: Frame) -> tuple[StreamState, Sequence[Event]] | None:
-    """The next state, and the event of a piece of the only choice; `None` for any other frame."""
+    """The next state, and the event: of a piece of the only choice, or of the usage. `None` for any other frame."""
     data = frame.data
     if frame.event or not data.startswith(b"{") or len(data) > MAX_USUAL_BYTES or b"\n" in data:
         return None
@@ -32,16 +35,28 @@ def usual_chunk(state: StreamState, frame: Frame) -> tuple[StreamState, Sequence
         chunk = loads(data)
     except UnreadableError:
         return None
-    if "usage" in chunk:  # usually a null that can be cut out: inside a JSON string the quotes are escaped
-        data = data.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
-        if chunk.pop("usage") is not None or b'"usage"' in data:
-            return None
-    if not _CHUNK.issuperset(chunk) or not _is_named(state, chunk):
+    choices, usage = chunk.get("choices"), chunk.get("usage")
+    if not _CHUNK.issuperset(chunk):
         return None
-    choices = chunk.get("choices")
+    if usage is not None:
+        return _report(state, chunk) if choices == [] and is_usage(usage) else None
+    if "usage" in chunk:  # a null can be cut out: inside a JSON string the quotes are escaped
+        data = data.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
+        if b'"usage"' in data:
+            return None
+    if not _is_named(state, chunk):
+        return None
     if type(choices) is not list or len(choices) != 1 or not _is_usual(choices[0]):
         return None
     return _piece(state, chunk, choices[0], data)
+
+
+def _report(state: StreamState, chunk: dict[str, Any]) -> tuple[StreamState, Sequence[Event]] | None:
+    """Of a chunk with usage and no choices."""
+    if chunk.get("object") != CHAT_CHUNK or not chunk["usage"]:
+        return None
+    event = Event(b"", usage=usage_in(chunk), model=model_of(chunk))
+    return state._replace(usage=chunk["usage"]), (event,)
 
 
 def _is_named(state: StreamState, chunk: dict[str, Any]) -> bool:
