@@ -47,12 +47,13 @@ async def probe(snapshot: Snapshot, pools: Pools, time: Time) -> Sequence[ProbeR
 
     async def one(deployment: Deployment) -> ProbeResult:
         async with turns:
-            return await _tried(deployment, snapshot, pools, time)
+            return await probe_one(deployment, snapshot, pools, time)
 
     return await asyncio.gather(*(one(deployment) for deployment in deployments))
 
 
-async def _tried(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> ProbeResult:
+async def probe_one(deployment: Deployment, snapshot: Snapshot, pools: Pools, time: Time) -> ProbeResult:
+    """The result of one enabled deployment. Cooldowns are neither regarded nor changed, and nothing is booked."""
     started = time.monotonic()
     try:
         await _answered(deployment, snapshot, pools)

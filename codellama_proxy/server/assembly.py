@@ -121,6 +121,7 @@ async def assemble(
         observer,
         master_key,
         progress,
+        pools,
     )
     return Services(runtime, log, pools, counter, sender, lookup)
 

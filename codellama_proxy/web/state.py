@@ -17,6 +17,7 @@ from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.missing_endpoints import MissingEndpoints
 from codellama_proxy.store.interfaces import Store
 from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.web.observed import Observer
 
 
@@ -37,6 +38,7 @@ class Runtime:
     master_key: str | None
     """`None`: the admin endpoints are off."""
     progress: Progress
+    pools: Pools
     draining: bool = False
     """The process received a stop signal; readiness reports `shutting_down`."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from starlette.requests import Request
 
 from codellama_proxy.core.errors import ProxyError
@@ -10,6 +12,7 @@ from codellama_proxy.web.ui.throttle import Throttle
 MAX_REQUESTS_PER_SECOND = 60.0
 """Of all viewers together; files do not count."""
 MAX_BURST = 240.0
+MAX_USED_FORMS = 10_000
 
 
 class RequestRate:
@@ -34,6 +37,10 @@ class UiState:
     def __init__(self) -> None:
         self.throttle = Throttle()
         self.requests = RequestRate()
+        self.probed: set[str] = set()
+        """The ids of deployments with a probe in progress."""
+        self.used_forms: deque[str] = deque(maxlen=MAX_USED_FORMS)
+        """The tokens of forms whose secret was shown."""
         self.streams = 0
         """Open streams of rows."""
 

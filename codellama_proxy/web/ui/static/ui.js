@@ -154,5 +154,9 @@ function prepare(root) {
 
 document.addEventListener("htmx:after:swap", () => { tip.hidden = true; prepare(document); });
 $("[data-zone]")?.replaceChildren(isLocal() ? "local time" : "UTC");
-$("dialog[data-show]")?.showModal();
+const asked = $("dialog[data-show]");   // open without a script, and modal with one
+if (asked) {
+  asked.close();
+  asked.showModal();
+}
 prepare(document);
