@@ -214,30 +214,32 @@ def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
     alike: list[Event] = []
     around = None
     for event in events:
-        if not event.body:
+        body = event.body
+        if not body:
             continue
-        before, found, after = (
-            event.body.partition(orjson.dumps(event.text)) if event.text else (b"", b"", b"")
-        )
-        if not (found and around == (before, after)):
+        before, found, after = body.partition(orjson.dumps(event.text)) if event.text else NO_TEXT
+        if alike and not (found and around == (before, after)):
             yield from _merged(alike)
             alike = []
         around = (before, after) if found else None
         alike.append(event)
-    yield from _merged(alike)
+    if alike:
+        yield from _merged(alike)
+
+
+NO_TEXT = (b"", b"", b"")
 
 
 def _merged(events: Sequence[Event]) -> Sequence[Json]:
     """One chunk for events that differ in their text only, if they only add to one string."""
-    if not events:
-        return ()
-    body, is_run, _ = events[0].body.partition(BETWEEN)
-    if not is_run and len(events) == 1:
-        return (completion_in(events[0]),)
-    first: dict[str, Any] = orjson.loads(body)
-    if _add_to_text(first, "".join([event.text for event in events])):
-        return (first,)
-    return [orjson.loads(body) for event in events for body in event.body.split(BETWEEN)]
+    first, between, _ = events[0].body.partition(BETWEEN)
+    if not between and len(events) == 1:
+        return [completion_in(events[0])]
+    chunk: dict[str, Any] = orjson.loads(first)
+    if _add_to_text(chunk, "".join([event.text for event in events])):
+        return [chunk]
+    bodies = [body for event in events for body in event.body.split(BETWEEN)]
+    return [orjson.loads(body) for body in bodies]
 
 
 def _add_to_text(chunk: dict[str, Any], text: str) -> bool:
@@ -263,4 +265,4 @@ def as_whole(events: Sequence[Event]) -> Event:
     for event in events:
         if event.usage is not None:
             usage = merged(usage, event.usage)
-    return whole._replace(usage=usage) if usage is not None else whole
+    return whole if usage is None or usage == whole.usage else whole._replace(usage=usage)
