@@ -22,7 +22,7 @@ _UNSHOWN = frozenset(
     {"params", "headers", "extra", "mock.reply", "certificates", "above", "service_tiers", "server_tools"}
 )
 """May contain secrets or long values."""
-_NAMES = {
+FIELD_NAMES = {
     "backoff_initial": "backoff.initial",
     "backoff_max": "backoff.max",
     "promptlayer_key": "promptlayer.api_key",
@@ -129,7 +129,7 @@ def _fallbacks(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[s
         before = [other for other in old[name].fallbacks if other in new]
         after = [other for other in new[name].fallbacks if other in old]
         if before != after:
-            yield f"{name}.fallbacks {_shown('', before)} → {_shown('', after)}"
+            yield f"{name}.fallbacks {shown_value('', before)} → {shown_value('', after)}"
 
 
 def _named(
@@ -151,7 +151,7 @@ def _members(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
 def _fields(place: Place, old: Any, new: Any, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     for field in fields(new):
         if field.init and field.name not in skip:
-            key = "limits" if field.name == "own_limits" else _NAMES.get(field.name, field.name)
+            key = "limits" if field.name == "own_limits" else FIELD_NAMES.get(field.name, field.name)
             yield from _value(place.inner(key), key, getattr(old, field.name), getattr(new, field.name))
 
 
@@ -163,19 +163,21 @@ def _value(place: Place, key: str, old: Any, new: Any) -> Iterator[str]:
     elif key == "limits" and isinstance(old, Mapping):
         for scope in new:
             yield from _value(place.inner(scope), scope, old[scope], new[scope])
-    elif place.is_hidden or _is_hidden(key, old) or _is_hidden(key, new):
+    elif place.is_hidden or is_hidden(key, old) or is_hidden(key, new):
         yield f"{place.label} changed"
     else:
-        yield f"{place.label} {_shown(key, old)} → {_shown(key, new)}"
+        yield f"{place.label} {shown_value(key, old)} → {shown_value(key, new)}"
 
 
-def _is_hidden(key: str, value: Any) -> bool:
+def is_hidden(key: str, value: Any) -> bool:
+    """Whether a value of a field is never shown."""
     secret = isinstance(value, Secret | Mapping) or is_dataclass(value)
     text = key in {"system_prompt", "guardrail", "reply"} and isinstance(value, str)
     return secret or text or key in _UNSHOWN
 
 
-def _shown(key: str, value: Any) -> str:
+def shown_value(key: str, value: Any) -> str:
+    """A value of a field, in the format of the file."""
     match value:
         case None:
             return "none"

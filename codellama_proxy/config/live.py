@@ -132,6 +132,8 @@ class LiveConfig:
         """The clock of `loaded_at`."""
         self.error: str | None = None
         """What is wrong with the file now; the snapshot is then that of an older file."""
+        self.problems: tuple[Problem, ...] = ()
+        """The same, one by one; empty if the file is good or cannot be told."""
         self.changes: tuple[str, ...] = ()
         """What the last reload changed."""
         self.reloads = 0
@@ -152,7 +154,17 @@ class LiveConfig:
             except ConfigError:
                 raise error from None
             self._stale("; ".join(map(str, error.errors)))
+            self.problems = error.errors
             return last_good, snapshot
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    @property
+    def file_text(self) -> bytes:
+        """The file as it is now, which may have been refused."""
+        return self._state.text
 
     def key_digests(self, key: bytes) -> None:
         """Use the installation's key for the current digest and all later ones."""
@@ -197,6 +209,7 @@ class LiveConfig:
         lines = tuple(str(problem) for problem in problems)
         first, shown = problems[0], "; ".join(lines)
         self._stale(shown)
+        self.problems = problems
         self._recorded(False, lines)
         place = {"line": first.line, "column": first.column, "config": self.snapshot.digest}
         log.error("configuration not reloaded, keeping the previous one: %s", shown, extra=place)
@@ -214,6 +227,7 @@ class LiveConfig:
         self.snapshot, self.text, self.changes = snapshot, change.text, change.lines
         self.loaded_at = self.time()
         self.error = None
+        self.problems = ()
         self.reloads += 1
         self._recorded(True, change.lines)
         changes = "; ".join(change.lines) or "no effective changes"

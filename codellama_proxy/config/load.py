@@ -18,7 +18,7 @@ from codellama_proxy.config.validate.finding import Content, Finding
 from codellama_proxy.config.validate.messages import invalid_values, problem_at
 from codellama_proxy.config.validate.partial import read_content
 from codellama_proxy.config.yaml.document import Document, Path, parse
-from codellama_proxy.config.yaml.substitution import lookup_in
+from codellama_proxy.config.yaml.substitution import Lookup, lookup_in
 from codellama_proxy.core.masking import Mask
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.providers.registry import load_adapters
@@ -49,19 +49,33 @@ def examine(
     Raises `ConfigError`, which holds the warnings too.
     """
     document, problems = _parse(text, environ, source)
+    return examine_document(text, document, problems, environ.get("PROXY_HOST"), implemented)
+
+
+def examine_document(
+    text: bytes,
+    document: Document,
+    problems: list[Problem],
+    host: str | None,
+    implemented: frozenset[str],
+) -> Loaded:
+    """The rest of `examine`, from the parsed `text` on."""
     content, invalid = _validate(document)
     problems += [*invalid, *_cross_check(document, content, implemented)]
     if content is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(_in_order(problems, document))
     snapshot, mock_added = _build(text, document, content.file, implemented)
-    problems += _lint(document, content, snapshot, environ.get("PROXY_HOST") or DEFAULT_HOST)
+    problems += _lint(document, content, snapshot, host or DEFAULT_HOST)
     warnings = (*_in_order(problems, document), *mock_added)
     return Loaded(replace(snapshot, warnings=tuple(problem.message for problem in warnings)), warnings)
 
 
 def _parse(text: bytes, environ: Mapping[str, str], source: str) -> tuple[Document, list[Problem]]:
+    return parsed(text, lookup_in(environ), source)
+
+
+def parsed(text: bytes, lookup: Lookup, source: str) -> tuple[Document, list[Problem]]:
     """The document with everything substituted. Raises `ConfigError` for what is not YAML."""
-    lookup = lookup_in(environ)
     document = with_customary(parse(text, lookup, source=source), lookup)
     problems = [Problem(*place, message, source=source) for place, message in document.problems]
     unset = (Finding(path, why) for path, why in document.missing.items() if why and not _may_be_unset(path))

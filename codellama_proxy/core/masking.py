@@ -231,9 +231,15 @@ _ADDRESS = r"\b(?:https?|wss?)://\S+|\b(?:[\w-]+\.)+[a-z]{2,}(?::\d+|/)\S*"
 _HOST = r"\blocalhost\b\S*|\b\d{1,3}(?:\.\d{1,3}){3}\b\S*|\[[0-9a-f:]*:[0-9a-f:]*\]\S*"
 _KEY = r"\bBearer\s+\S+|\b(?:[gc]?sk|key|hf|r8|fw|xai|pplx|nvapi)[-_][\w*.-]{6,}|\b(?=[\w-]*\d)[\w-]{32,}"
 _LOOKS_SECRET = re.compile(f"{_ADDRESS}|{_HOST}|{_KEY}", re.IGNORECASE | re.ASCII)
+_LOOKS_KEY = re.compile(_KEY, re.IGNORECASE | re.ASCII)
 _MARKUP = re.compile(r"<[a-zA-Z!/?]")
 _PAGE = re.compile(r"<(?:!doctype|html|head|body|script|style|iframe|svg)\b", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z!/?][^<>]*>")
+
+
+def without_keys(text: str) -> str:
+    """The text without what looks like a key."""
+    return _LOOKS_KEY.sub(REMOVED, text)
 
 
 def words(text: str, clean: Clean, limit: int = MAX_SHOWN_CHARS) -> str:

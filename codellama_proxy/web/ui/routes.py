@@ -8,6 +8,7 @@ from codellama_proxy.web.ui.assets import static
 from codellama_proxy.web.ui.guard import opened, page
 from codellama_proxy.web.ui.pages import (
     budgets,
+    config,
     connect,
     errors,
     export,
@@ -51,6 +52,8 @@ def routes() -> list[Route]:
         Route("/ui/keys/{key_id}/delete", page(key.delete, operator=True), methods=["POST"]),
         Route("/ui/connect", page(connect.connect)),
         Route("/ui/budgets", page(budgets.budgets)),
+        Route("/ui/config", page(config.config, operator=True)),
+        Route("/ui/config", page(config.try_draft, operator=True), methods=["POST"]),
         Route("/ui/{path:path}", page(errors.missing)),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 
 from starlette.requests import Request
@@ -41,6 +42,8 @@ class UiState:
         """The ids of deployments with a probe in progress."""
         self.used_forms: deque[str] = deque(maxlen=MAX_USED_FORMS)
         """The tokens of forms whose secret was shown."""
+        self.drafts = asyncio.Lock()
+        """Held while a draft of the configuration is checked: one at a time."""
         self.streams = 0
         """Open streams of rows."""
 

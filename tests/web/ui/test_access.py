@@ -46,6 +46,8 @@ PAGES: Mapping[tuple[str, str], Statuses] = {
     ("POST", "/ui/keys/{key_id}/delete"): NOTHING,
     ("GET", "/ui/connect"): ALL,
     ("GET", "/ui/budgets"): ALL,
+    ("GET", "/ui/config"): OPERATOR,
+    ("POST", "/ui/config"): OPERATOR,
     ("GET", "/ui/{path:path}"): NOTHING,
 }
 ROUTES = sorted({(method, path) for method, path in live_routes() if is_ui(path)})
