@@ -88,6 +88,10 @@ class PostgresServer:
             self._server.wait(timeout=30)
             self._server = None
 
+    @property
+    def stopped(self) -> bool:
+        return self._server is None
+
     def remove(self) -> None:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)

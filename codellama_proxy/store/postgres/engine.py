@@ -32,6 +32,8 @@ from codellama_proxy.store.queued_write import QueuedWrite
 
 MAX_TRIES = 4
 """Of one transaction that finds scopes without a row, or that this process was taken for dead."""
+CRASH_ESTIMATE = "crash_estimate"
+"""The basis of what another process settled."""
 CLOCK_DIFFERENCE_SECONDS = 1.0
 """From which on a difference to the database's clock is logged."""
 
@@ -159,9 +161,9 @@ class PostgresEngine:
         held = {name for (name,) in db.native(SQL["own_held"], (self._worker,)).fetchall()}
         ended = {one.end.request_id: one for one in memory.ended}
         names = [*memory.running, *ended]
-        settled = {name for (name,) in db.native(SQL["known_settled"], (names,)).fetchall()}
-        for name in settled & memory.running.keys():  # by another process, which took this one for dead
-            del memory.running[name]
+        settled = dict(db.native(SQL["known_settled"], (names,)).fetchall())
+        for name in settled.keys() & memory.running.keys():
+            memory.gone(name, repeated=settled[name] != CRASH_ESTIMATE)
         lost = [row for name, row in memory.running.items() if name not in held]
         lost += [one.row for name, one in ended.items() if name not in settled and name not in held]
         unsettled = [one.end for name, one in ended.items() if name not in settled]
@@ -248,12 +250,13 @@ class PostgresEngine:
 
     def _count_late(self, items: Sequence[QueuedWrite]) -> None:
         for item in items:
-            if isinstance(item.fn, Settle) and item.result is False and item.fn.end.http_status != 503:
+            if not isinstance(item.fn, Settle) or item.result is not False or item.fn.end.http_status == 503:
+                continue
+            name = item.fn.end.request_id
+            if not self._memory.was_written(name):
                 self.late_settlements += 1
-                self._memory.running.pop(item.fn.end.request_id, None)
-                log.warning(
-                    "request %s was settled by another process before it ended", item.fn.end.request_id
-                )
+                self._memory.gone(name, repeated=False)
+                log.warning("request %s was settled by another process before it ended", name)
 
     def _beaten(self, at: float, version: int) -> None:
         self._beat_at = self._clock()

@@ -130,8 +130,8 @@ delete from workers w where worker = %(worker)s and not exists (select 1 from he
 select request_id from held where worker = %s;
 
 -- name: known_settled
--- Which of these requests are settled.
-select request_id from settled where request_id = any(%s);
+-- Which of these requests are settled, and how.
+select request_id, basis from settled where request_id = any(%s);
 
 -- name: running
 -- Running requests of a scope.

@@ -34,6 +34,8 @@ class RequestsInMemory:
         self.running: dict[str, Row] = {}
         """The held row by request ID."""
         self.ended: deque[Ended] = deque(maxlen=MAX_ENDED)
+        self._written: set[str] = set()
+        """Settled by a commit whose answer was lost; their settlements are repeated once."""
 
     def admitted(self, row: Row) -> None:
         self.running[row["request_id"]] = row
@@ -43,6 +45,19 @@ class RequestsInMemory:
         held = self.running.get(request_id)
         if held is not None:
             self.running[request_id] = {**held, **row, "hold_nanos": held["hold_nanos"] + nanos}
+
+    def gone(self, request_id: str, *, repeated: bool) -> None:
+        """A running request that turns out to be settled; `repeated`: by this process, which repeats that."""
+        self.running.pop(request_id, None)
+        if repeated:
+            self._written.add(request_id)
+
+    def was_written(self, request_id: str) -> bool:
+        """Whether a settlement without effect only repeats an earlier one of this process."""
+        if request_id in self._written:
+            self._written.discard(request_id)
+            return True
+        return any(one.end.request_id == request_id for one in self.ended)
 
     def settled(self, end: Settlement) -> None:
         now = self._clock()

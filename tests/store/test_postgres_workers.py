@@ -1,0 +1,264 @@
+"""Several workers on one PostgreSQL database: limits hold across them, and they settle what dead ones hold."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from typing import Any
+
+import pytest
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.snapshot import Price
+from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
+from codellama_proxy.limits.admission import Admission, Extension
+from codellama_proxy.store.location import ServerAddress
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.engine import PostgresEngine
+from codellama_proxy.store.postgres.ledger import Ledger
+from codellama_proxy.store.postgres.outbox import Outbox
+from codellama_proxy.store.postgres.session import PostgresSession, connect
+from codellama_proxy.store.postgres.workers import Identity, verify_new_scopes
+from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.write_queue import WriteQueue
+from tests.support.builders import deployment
+from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
+from tests.support.postgres import Databases
+from tests.support.postgres_store import PostgresStore, prepared_database
+
+FASTER = 10.0
+
+
+class Worker:
+    """One process of an installation, as far as its database goes."""
+
+    def __init__(self, address: ServerAddress, faster: float = FASTER) -> None:
+        self.engine = PostgresEngine(
+            address, Identity(), clock=lambda: time.monotonic() * faster, wall=lambda: NOW
+        )
+        self.queue: WriteQueue[PostgresSession] = WriteQueue(self.engine, "test")
+        self.connections = Connections(address)
+        self.ledger = Ledger(self.queue, self.connections)
+
+    async def die(self) -> None:
+        """Stop without signing off, as a killed process does."""
+        self.engine.write_deferred = lambda: None  # type: ignore[method-assign]
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self.connections.close()
+        await asyncio.to_thread(self.queue.close)
+
+
+class Installation:
+    def __init__(self, store: PostgresStore) -> None:
+        self.store = store
+
+    @asynccontextmanager
+    async def workers(self, count: int) -> AsyncIterator[list[Worker]]:
+        async with AsyncExitStack() as stack:
+            found = [Worker(self.store.address) for _ in range(count)]
+            for worker in found:
+                await asyncio.to_thread(worker.queue.start)
+                stack.push_async_callback(worker.stop)
+            yield found
+
+    def run(self, count: int, use: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+        async def main() -> Any:
+            async with self.workers(count) as found:
+                return await use(*found)
+
+        return asyncio.run(main())
+
+
+@pytest.fixture
+def store(postgres_databases: Databases) -> PostgresStore:
+    return PostgresStore(prepared_database(postgres_databases))
+
+
+@pytest.fixture
+def installation(store: PostgresStore) -> Installation:
+    return Installation(store)
+
+
+async def within(seconds: float, probe: Callable[[], object]) -> None:
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(probe):
+            await asyncio.sleep(0.05)
+
+
+def test_a_budget_admits_exactly_what_fits_over_all_workers(
+    installation: Installation, store: PostgresStore
+) -> None:
+    async def use(*workers: Worker) -> list[object]:
+        asked = [workers[n % 3].ledger.admit(ask(of_project(max_budget=100))) for n in range(60)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = installation.run(3, use)
+    assert sum(isinstance(answer, Admission) for answer in answers) == 20
+    assert store.balance("project:web") == (0, 100)
+
+
+def test_parallel_requests_and_rates_are_counted_over_all_workers(installation: Installation) -> None:
+    async def use(*workers: Worker) -> tuple[int, int]:
+        parallel = [workers[n % 3].ledger.admit(ask(of_global(max_parallel_requests=7))) for n in range(30)]
+        rated = [workers[n % 3].ledger.admit(ask(of_key(rpm_limit=11))) for n in range(30)]
+        answers = await asyncio.gather(*parallel, *rated, return_exceptions=True)
+        admitted = [isinstance(answer, Admission) for answer in answers]
+        return sum(admitted[:30]), sum(admitted[30:])
+
+    assert installation.run(3, use) == (7, 11)
+
+
+def test_a_refusal_takes_nothing_of_any_scope(installation: Installation, store: PostgresStore) -> None:
+    scopes = (of_global(max_budget=1000, rpm_limit=100), of_project(max_parallel_requests=0))
+
+    async def use(worker: Worker) -> None:
+        with pytest.raises(ProxyError):
+            await worker.ledger.admit(ask(*scopes))
+
+    installation.run(1, use)
+    assert store.balance("global:") == (0, 0)
+    assert store.value("select count(*) from held") == 0
+    assert store.level("global:") in (None, 100)
+
+
+def test_one_settlement_by_two_workers_is_booked_once(
+    installation: Installation, store: PostgresStore
+) -> None:
+    async def use(first: Worker, second: Worker) -> None:
+        request = ask(of_project(max_budget=100))
+        await first.ledger.admit(request)
+        for worker in (first, second):
+            worker.ledger.settle(end(request, 3))
+        await first.queue.barrier()
+        await second.queue.barrier()
+        assert await first.ledger.reconcile() == []
+
+    installation.run(2, use)
+    assert store.balance("project:web") == (3, 0)
+
+
+def test_what_a_dead_worker_holds_is_settled_by_another_at_its_maximum_cost(
+    installation: Installation, store: PostgresStore
+) -> None:
+    first, second = deployment("first"), deployment("second")
+    failure = Failure("transient", 502, reason="http_502")
+    failed = Attempt("first#1", failure, 7.0, at=1.0, charge=Charge(Usage(3, 2), "estimated", 4))
+    budget = of_project(max_budget=100)
+
+    async def use(dead: Worker, alive: Worker) -> list[dict[str, Any]]:
+        held = [ask(budget, deployment=first), ask(budget, deployment=first), ask(deployment=first)]
+        for one in held:
+            await dead.ledger.admit(one)
+        await dead.ledger.extend(Extension(held[1].request_id, (budget,), 4, second, (failed,)))
+        dead.ledger.note(Extension(held[2].request_id, (), 0, second, (failed,), Price(2 * 10**6, 0)))
+        await dead.queue.barrier()
+        await dead.die()
+        await within(30, lambda: store.value("select count(*) from held") == 0)
+        assert await alive.ledger.reconcile() == []
+        rows, _ = await alive.ledger.logs(Filters(), 1, 10)
+        return rows[::-1]
+
+    once, twice, unlimited = installation.run(2, use)
+    assert [row["basis"] for row in (once, twice, unlimited)] == ["crash_estimate"] * 3
+    assert [row["model"] for row in (once, twice, unlimited)] == ["first", "second", "second"]
+    assert [len(row["attempts"]) for row in (once, twice, unlimited)] == [1, 2, 2]
+    assert store.balance("project:web") == (5 + 9 + 6, 0)
+    assert store.value("select count(*) from workers") == 0
+
+
+def test_a_worker_that_was_taken_for_dead_registers_again_and_its_late_settlement_changes_nothing(
+    installation: Installation, store: PostgresStore
+) -> None:
+    async def use(worker: Worker) -> None:
+        request = ask(of_project(max_budget=100))
+        await worker.ledger.admit(request)
+        with closing(connect(store.address)) as db:  # as another worker would
+            db.execute("update held set worker = 1")
+            db.execute("delete from workers")
+        await within(30, lambda: store.value("select count(*) from held") == 0)
+        worker.ledger.settle(end(request, 1))
+        await worker.queue.barrier()
+        await worker.ledger.admit(ask())
+        assert worker.engine.late_settlements == 1
+
+    installation.run(1, use)
+    assert store.balance("project:web") == (5, 0)
+
+
+def test_a_clean_stop_signs_off(installation: Installation, store: PostgresStore) -> None:
+    async def use(*_: Worker) -> int:
+        return int(store.value("select count(*) from workers"))
+
+    assert installation.run(2, use) == 2
+    assert store.value("select count(*) from workers") == 0
+
+
+def test_a_budget_that_appears_while_others_do_not_know_it_is_exact_after_the_second_sum(
+    installation: Installation, store: PostgresStore
+) -> None:
+    async def use(worker: Worker) -> None:
+        await worker.ledger.admit(ask(of_project(max_budget=100)))
+        # A transaction that read "no row" before and commits after: its request is in no balance.
+        store.execute(
+            "insert into held (request_id, worker, created_at, project, key_id, endpoint, stream, hold_nanos, "
+            f"estimate_tokens) values ('req_ignorant', 1, {NOW}, 'web', 'key_a', '/', 0, 7, 1)"
+        )
+        assert await worker.ledger.reconcile() != []
+        with closing(connect(store.address)) as db:
+            verify_new_scopes(db)
+            assert store.value("select verified from scopes where scope = 'project:web'") == 0, "too early"
+            store.now = NOW + 20
+            verify_new_scopes(db)
+        assert await worker.ledger.reconcile() == []
+
+    installation.run(1, use)
+    assert store.balance("project:web") == (0, 12)
+    assert store.value("select running from scopes where scope = 'project:web'") == 2
+
+
+def test_the_clock_of_the_database_decides_about_windows(
+    installation: Installation, store: PostgresStore
+) -> None:
+    day = of_project(max_budget=10, budget_duration="day")
+
+    async def use(first: Worker, second: Worker) -> None:
+        store.now = NOW
+        for worker, created_at in ((first, NOW - 86400.0), (second, NOW + 86400.0)):
+            await worker.ledger.admit(ask(day, created_at=created_at))
+        with pytest.raises(ProxyError):
+            await first.ledger.admit(ask(day, created_at=NOW + 86400.0))
+        store.now = NOW + 86400.0
+        await first.ledger.admit(ask(day))
+
+    installation.run(2, use)
+    assert store.value("select count(distinct created_at) from requests") == 2
+
+
+def test_records_are_claimed_by_one_worker_at_a_time(installation: Installation) -> None:
+    async def use(*workers: Worker) -> list[int]:
+        boxes = [Outbox(worker.connections) for worker in workers]
+        for number in range(30):
+            await boxes[0].add("request", f"req_{number}", b"{}")
+        claimed = await asyncio.gather(*(box.due(NOW, 10) for box in boxes))
+        assert await boxes[0].due(NOW, 10) == []
+        again = await boxes[1].due(NOW + 61, 100)  # the claims have expired
+        assert len(again) == 30
+        return [record.id for records in claimed for record in records]
+
+    ids = installation.run(3, use)
+    assert len(ids) == len(set(ids)) == 30
+
+
+def test_the_version_of_keys_comes_with_a_beat(installation: Installation, store: PostgresStore) -> None:
+    async def use(worker: Worker) -> None:
+        before = worker.engine.keys_version
+        store.execute(
+            "insert into keys (key_id, project, created_at, limits, metadata) values ('k', 'p', 0, '{}', '{}')"
+        )
+        await within(2, lambda: worker.engine.keys_version[1] > before[1])
+
+    installation.run(1, use)

@@ -1,0 +1,327 @@
+"""Several worker processes on one database while connections are cut, processes killed and the server crashes.
+
+At the end the books have to be exact: no budget was exceeded at any commit (a constraint of the table), every request
+that was admitted has one row, every settlement is booked at its cost, and balances equal the sums of their rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.request_id import new_request_id
+from codellama_proxy.core.types import Key
+from codellama_proxy.store.location import ServerAddress
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.engine import PostgresEngine
+from codellama_proxy.store.postgres.ledger import Ledger
+from codellama_proxy.store.postgres.migrations import migrate
+from codellama_proxy.store.postgres.session import PostgresSession, ServerError, connect
+from codellama_proxy.store.postgres.standings import reconcile
+from codellama_proxy.store.postgres.workers import Identity
+from codellama_proxy.store.write_queue import WriteQueue
+from tests.support.ledger_fixtures import ask, end, of_global, of_key, of_project
+from tests.support.postgres import QUICK, PostgresServer, programs
+from tests.support.postgres_store import address_of
+from tests.support.processes import ROOT, free_port, until
+
+FASTER = 5.0
+"""How much faster the clock of the engines runs: a dead worker is found after 2 s."""
+PARALLEL = 60
+COSTS = (0, 100, 1000)
+HOLD = 1000
+
+
+@dataclass
+class Faults:
+    """Mean seconds between faults of each kind; `None`: never."""
+
+    kill: float | None = None
+    crash: float | None = None
+    pause: float | None = None
+    cut: float = 0.0
+    """Share of commits around which the connection is cut."""
+
+
+@dataclass
+class Report:
+    """What happened, and what is wrong with the books."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        happened = ", ".join(f"{count} {name}" for name, count in sorted(self.events.items()))
+        return f"{happened}: {'; '.join(self.wrong) if self.wrong else 'books exact'}"
+
+
+def scopes(number: int, budget: int) -> tuple[Any, ...]:
+    return (
+        of_global(max_parallel_requests=PARALLEL, max_budget=10**15, budget_duration="month"),
+        of_project(max_budget=budget, budget_duration="month", rpm_limit=10**9),
+        of_key(f"key_{number % 3}", rpm_limit=10**9),
+    )
+
+
+def run(seconds: float, workers: int, faults: Faults, *, budget: int = 10**9, clients: int = 12) -> Report:
+    """Load a database for some seconds; returns what happened. The database server is a new one."""
+    folder = programs()
+    assert folder is not None
+    settings = ("fsync=on",) if faults.crash else QUICK
+    server = PostgresServer(folder, *settings, "deadlock_timeout=100ms")
+    report = Report()
+    try:
+        address = address_of(server.address())
+        _prepare(address, budget)
+        with _relay(server, faults.cut) as reached:
+            logs = _load(reached, server, seconds, workers, faults, budget, clients, report)
+        if server.stopped:
+            server.start()
+        _check(address, server, logs, report)
+    finally:
+        server.remove()
+    return report
+
+
+def _prepare(address: ServerAddress, budget: int) -> None:
+    with closing(connect(address)) as db:
+        migrate(db, address)
+        db.script(
+            "alter table scopes add constraint never_over "
+            f"check (scope <> 'project:web' or spent_nanos + held_nanos <= {budget});"
+            f"alter table scopes add constraint never_more check (scope <> 'global:' or running <= {PARALLEL});"
+        )
+
+
+def _load(
+    reached: str,
+    server: PostgresServer,
+    seconds: float,
+    workers: int,
+    faults: Faults,
+    budget: int,
+    clients: int,
+    report: Report,
+) -> list[Path]:
+    context = multiprocessing.get_context("spawn")
+    logs: list[Path] = []
+
+    def started(number: int) -> Any:
+        log = server.folder.with_name(f"{server.folder.name}-{len(logs)}.log")
+        logs.append(log)
+        process = context.Process(target=worker, args=(number, reached, log, budget, clients))
+        process.start()
+        return process
+
+    first = started(0)
+    until(lambda: logs[0].exists() and logs[0].stat().st_size > 0, "the first request", within=60)
+    running = [first, *(started(number) for number in range(1, workers))]
+    end_at = time.monotonic() + seconds
+    due = {
+        kind: time.monotonic() + every
+        for kind, every in (("kill", faults.kill), ("crash", faults.crash), ("pause", faults.pause))
+        if every is not None
+    }
+    paused: list[tuple[float, int]] = []
+    while time.monotonic() < end_at:
+        time.sleep(0.05)
+        now = time.monotonic()
+        for kind in [kind for kind, at in due.items() if now >= at]:
+            due[kind] = now + getattr(faults, kind) * random.uniform(0.7, 1.3)
+            number = random.randrange(workers)
+            report.events[kind] += 1
+            if kind == "kill":
+                running[number].kill()
+                running[number].join()
+                running[number] = started(number)
+            elif kind == "crash":
+                server.stop(signal.SIGQUIT)
+                time.sleep(0.3)
+                server.start()
+            else:
+                os.kill(running[number].pid, signal.SIGSTOP)
+                paused.append((now + random.uniform(0.5, 4.0), running[number].pid))
+        for at, pid in [one for one in paused if now >= one[0]]:
+            paused.remove((at, pid))
+            _continue(pid)
+    for _, pid in paused:
+        _continue(pid)
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(60)
+        if process.exitcode not in (0, -signal.SIGTERM):  # one that has only just begun has no handler yet
+            report.wrong.append(f"a worker ended with {process.exitcode}")
+            process.kill()
+    return logs
+
+
+def _continue(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return
+
+
+def worker(number: int, reached: str, log: Path, budget: int, clients: int) -> None:
+    """A process that admits and settles until SIGTERM; its log has a line for each answer."""
+    asyncio.run(_work(number, reached, log, budget, clients))
+
+
+async def _work(number: int, reached: str, log: Path, budget: int, clients: int) -> None:
+    address = address_of(reached)
+    engine = PostgresEngine(address, Identity(), clock=lambda: time.monotonic() * FASTER)
+    queue: WriteQueue[PostgresSession] = WriteQueue(engine, "chaos")
+    await asyncio.to_thread(_started, queue)
+    ledger = Ledger(queue, Connections(address))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with log.open("a", buffering=1) as lines:
+
+        async def client() -> None:
+            while not stop.is_set():
+                request = ask(
+                    *scopes(number, budget),
+                    request_id=new_request_id(time.time()),
+                    key=Key(f"key_{number % 3}", "web"),
+                    max_tokens=HOLD,
+                )
+                try:
+                    admission = await ledger.admit(request)
+                except ProxyError as error:
+                    lines.write(f"refused {error.code}\n")
+                    await asyncio.sleep(0.02)
+                    continue
+                lines.write(f"admitted {request.request_id} {admission.hold_nanos}\n")
+                await asyncio.sleep(random.expovariate(1 / 0.03))
+                cost = min(random.choice(COSTS), admission.hold_nanos)  # what was clamped costs less
+                lines.write(f"settled {request.request_id} {cost}\n")
+                ledger.settle(end(request, cost))
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        await asyncio.to_thread(queue.close, 30.0)
+        lines.write(f"late {engine.late_settlements}\n")
+
+
+def _started(queue: WriteQueue[PostgresSession]) -> None:
+    from codellama_proxy.store.errors import StoreError  # noqa: PLC0415
+
+    for _ in range(200):  # the server may be down just now
+        try:
+            queue.start()
+        except StoreError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the database cannot be reached")
+
+
+def _check(address: ServerAddress, server: PostgresServer, logs: list[Path], report: Report) -> None:
+    _settle_what_is_left(address)
+    admitted, settled, killed = set(), {}, set()
+    for log in filter(Path.exists, logs):  # a process may be killed before it writes
+        lines = log.read_text().splitlines()
+        whole = bool(lines) and lines[-1].startswith("late")
+        for line in lines:
+            kind, *values = line.split()
+            report.events[kind if kind != "refused" else f"refused ({values[0]})"] += (
+                1 if kind != "late" else int(values[0])
+            )
+            if kind == "admitted" and len(values) == 2:
+                admitted.add(values[0])
+            elif kind == "settled" and len(values) == 2:
+                settled[values[0]] = int(values[1])
+                if not whole:
+                    killed.add(values[0])
+        log.unlink()
+    with closing(connect(address)) as db:
+        rows = {
+            name: (cost, basis)
+            for name, cost, basis in db.execute("select request_id, cost_nanos, basis from settled")
+        }
+        (held,) = db.execute("select count(*) from held").fetchone()
+        differences = reconcile(db)
+    report.events["rows"] = len(rows)
+    report.events["crash estimates"] = sum(basis == "crash_estimate" for _, basis in rows.values())
+    if held:
+        report.wrong.append(f"{held} requests are still held")
+    if differences:
+        report.wrong.append(f"balances differ: {differences}")
+    if missing := admitted - rows.keys():
+        report.wrong.append(f"{len(missing)} admitted requests have no row")
+    other = [
+        name
+        for name, cost in settled.items()
+        if name not in killed
+        and rows.get(name, (cost, ""))[1] != "crash_estimate"
+        and rows.get(name, (None,))[0] != cost
+    ]
+    if other:
+        report.wrong.append(f"{len(other)} settlements are booked at another cost")
+    text = (server.folder / "log").read_text(errors="replace")
+    report.events["deadlocks"] = len(re.findall("deadlock detected", text))
+    for name in ("never_over", "never_more", "scopes_held_nanos_check", "scopes_running_check"):
+        if name in text:
+            report.wrong.append(f"a commit would have broken {name}")
+
+
+def _settle_what_is_left(address: ServerAddress) -> None:
+    """What a process that stays would do: settle what dead workers hold."""
+    engine = PostgresEngine(address, Identity(), clock=lambda: time.monotonic() * FASTER)
+    queue: WriteQueue[PostgresSession] = WriteQueue(engine, "referee")
+    queue.start()
+
+    def nothing_held() -> bool:
+        try:
+            with closing(connect(address)) as db:
+                return not db.execute("select count(*) from held").fetchone()[0]
+        except ServerError:
+            return False
+
+    try:
+        until(nothing_held, "dead workers' requests are settled", within=30)
+    finally:
+        queue.close()
+
+
+@contextmanager
+def _relay(server: PostgresServer, share: float) -> Iterator[str]:
+    """The address of a relay that cuts connections around commits."""
+    if not share:
+        yield server.address()
+        return
+    port = free_port()
+    relay = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.support.cutting_relay",
+            str(port),
+            f"{server.folder}/.s.PGSQL.5432",
+            str(share),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert relay.stdout is not None
+        relay.stdout.readline()
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable&prepare=off"
+    finally:
+        relay.kill()
+        relay.wait()
+        relay.stdout.close()
