@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -71,8 +72,12 @@ def response_headers(
     found = {"request-id": request_id}
     for kind, rate in (("requests", requests), ("tokens", tokens)):
         if rate is not None:
-            reset = datetime.fromtimestamp(math.ceil(now + rate.reset), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             found[f"anthropic-ratelimit-{kind}-limit"] = str(rate.limit)
             found[f"anthropic-ratelimit-{kind}-remaining"] = str(rate.remaining)
-            found[f"anthropic-ratelimit-{kind}-reset"] = reset
+            found[f"anthropic-ratelimit-{kind}-reset"] = _rfc3339(math.ceil(now + rate.reset))
     return found
+
+
+@lru_cache(maxsize=64)
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

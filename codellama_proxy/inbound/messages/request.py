@@ -50,6 +50,7 @@ TRANSLATED = frozenset(
 )
 SILENT = frozenset({"context_management", "compaction", "diagnostics", *betas.FIELDS})
 """Left out without a report: they shape only Anthropic's own work."""
+UNREPORTED = TRANSLATED | SILENT
 PLAIN_TIERS = ("auto", "standard_only")
 """Values of `service_tier` without an effect elsewhere."""
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
@@ -97,6 +98,8 @@ def _wanted(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _refuse(found: Mapping[str, Any]) -> None:
+    if REFUSED.keys().isdisjoint(found):
+        return
     for name, what in REFUSED.items():
         if found.get(name):
             raise unavailable(name, what)
@@ -104,9 +107,9 @@ def _refuse(found: Mapping[str, Any]) -> None:
 
 def _report(found: Mapping[str, Any], left_out: LeftOut) -> None:
     for name, value in found.items():
-        is_plain = name == "service_tier" and value in PLAIN_TIERS
-        if value is not None and name not in TRANSLATED | SILENT and not is_plain:
-            left_out.add(name)
+        if name in UNREPORTED or value is None or (name == "service_tier" and value in PLAIN_TIERS):
+            continue
+        left_out.add(name)
 
 
 def _fields(found: Mapping[str, Any], talk: Conversation, tools: Tools, left_out: LeftOut) -> dict[str, Any]:

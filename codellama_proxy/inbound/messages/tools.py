@@ -78,8 +78,13 @@ class Tools(NamedTuple):
     """The server tool that the request is about."""
 
 
+NO_TOOLS = Tools({})
+
+
 def tools_of(body: Mapping[str, Any], removed: Iterable[str], left_out: LeftOut) -> Tools:
     """The tools of a request without the `removed` ones. Raises `ProxyError`."""
+    if body.get("tools") is None and body.get("tool_choice") is None:
+        return NO_TOOLS
     offered: list[dict[str, Any]] = []
     served: list[str] = []
     absent = {PLACEHOLDER, *removed}

@@ -42,7 +42,7 @@ class ResponsesEncoder:
         self._model = request.model or ""
         self._echo = echo_of(body)
         seal = seals.seal if wanted and seals is not None else None
-        self._assembly = Assembly(self._id, offered(body).names, seal)
+        self._assembly = Assembly(self._id, lambda: offered(body).names, seal)
         self._relayed: RelayedStream | None = None
         self._begun = False
         self._sequence = 0
@@ -65,11 +65,14 @@ class ResponsesEncoder:
         if event.raw:
             return event.raw
         completion = completion_in(event)
-        self._usage = usage_in(completion) or event.usage
+        self._usage = event.usage or usage_in(completion)
         self._note_model(completion)
         choices = completion.get("choices")
         for choice in choices[:1] if isinstance(choices, list) else ():
-            self._add_choice(choice, choice.get("message"))
+            message = choice.get("message")
+            if not self._assembly.add_text_alone(message, choice.get("logprobs")):
+                self._add_choice(choice, message)
+            self._note_finish(choice)
         self._assembly.end(cut=self._finish in INCOMPLETE)
         return orjson.dumps(self._response(self._status()))
 
@@ -97,10 +100,13 @@ class ResponsesEncoder:
                     added += self._add_choice(choice, choice.get("delta"))
         return b"" if chunk is None else self._begin() + self._write(added)
 
-    def _add_choice(self, choice: Mapping[str, Any], message: object) -> Iterable[StreamEvent]:
+    def _note_finish(self, choice: Mapping[str, Any]) -> None:
         finish = choice.get("finish_reason")
         if isinstance(finish, str):
             self._finish = finish
+
+    def _add_choice(self, choice: Mapping[str, Any], message: object) -> Iterable[StreamEvent]:
+        self._note_finish(choice)
         return self._assembly.add(message, choice.get("logprobs")) if isinstance(message, Mapping) else ()
 
     def _note_model(self, chunk: Mapping[str, Any]) -> None:

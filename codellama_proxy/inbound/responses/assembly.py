@@ -16,6 +16,8 @@ from codellama_proxy.inbound.responses.tools import ToolName
 
 SIGNED_FIELDS = ("type", "thinking", "signature", "data")
 """Of Claude's thinking blocks."""
+PLAIN = frozenset({"role", "content"})
+"""The fields of a message that has only text."""
 FUNCTION_CALL = -1
 """The index of a call in the deprecated `function_call`, which has none."""
 
@@ -24,11 +26,12 @@ Json = Mapping[str, Any]
 
 
 class Assembly:
-    """The items of one answer. `suffix` makes their ids, `names` are the client's names of its tools."""
+    """The items of one answer. `suffix` makes their ids; `names` finds the client's names of its tools."""
 
-    def __init__(self, suffix: str, names: Mapping[str, ToolName], seal: Seal | None) -> None:
+    def __init__(self, suffix: str, names: Callable[[], Mapping[str, ToolName]], seal: Seal | None) -> None:
         self._suffix = suffix
-        self._names = names
+        self._find_names = names
+        self._names: Mapping[str, ToolName] | None = None
         self._seal = seal
         self._items: list[Item] = []
         self._calls: dict[int, tuple[int, Call]] = {}
@@ -41,6 +44,23 @@ class Assembly:
         self._output: list[Item] = []
         """Items that were opened."""
         self._statuses: list[str] = []
+
+    def add_text_alone(self, message: object, logprobs: object) -> bool:
+        """Adds a whole message that has only text, as most have, without its events; `False` if it has more."""
+        if not isinstance(message, Mapping) or logprobs is not None or self._items:
+            return False
+        text = message.get("content")
+        if (
+            not isinstance(text, str)
+            or not text
+            or any(message[name] for name in message if name not in PLAIN)
+        ):
+            return False
+        item = Message()
+        item.place_text(f"{Message.prefix}_{self._suffix}_0", text)
+        self._output.append(item)
+        self._statuses.append("completed")
+        return True
 
     def add(self, message: Json, logprobs: object = None) -> list[StreamEvent]:
         """The events for a delta, or for a whole message."""
@@ -151,6 +171,8 @@ class Assembly:
         return found
 
     def _tool(self, wire: str) -> ToolName:
+        if self._names is None:
+            self._names = self._find_names()
         return self._names.get(wire) or ToolName("function", wire)
 
 

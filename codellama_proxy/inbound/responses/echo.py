@@ -22,6 +22,7 @@ DEFAULTS: Mapping[str, Any] = {
     "top_p": 1.0,
     "user": None,
 }
+LARGE = ("instructions", "tools")
 FIXED: Mapping[str, Any] = {
     "background": False,
     "previous_response_id": None,
@@ -33,12 +34,13 @@ FIXED: Mapping[str, Any] = {
 
 def echo_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, each a JSON value; large ones are serialised once, for all events that repeat them."""
-    echo = {
-        name: default if (given := body.get(name)) is None else given for name, default in DEFAULTS.items()
-    }
-    for name in ("instructions", "tools"):
-        echo[name] = orjson.Fragment(orjson.dumps(echo[name]))
-    return {**echo, **FIXED, "reasoning": _reasoning(body.get("reasoning")), "text": _text(body.get("text"))}
+    echo = {**DEFAULTS, **FIXED}
+    for name, given in body.items():
+        if given is not None and name in DEFAULTS:
+            echo[name] = orjson.Fragment(orjson.dumps(given)) if name in LARGE else given
+    echo["reasoning"] = _reasoning(body.get("reasoning"))
+    echo["text"] = _text(body.get("text"))
+    return echo
 
 
 def _reasoning(given: Any) -> dict[str, Any]:

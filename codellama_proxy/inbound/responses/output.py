@@ -154,6 +154,13 @@ class Message:
                 opened += self._part_done(at)
         return opened
 
+    def place_text(self, item_id: str, text: str) -> None:
+        """Makes it the first item of an answer without a stream, with this text."""
+        self._place = Place(item_id, 0)
+        part = _Part("output_text")
+        part.pieces.append(text)
+        self._parts.append(part)
+
     def add(self, kind: str, text: str, logprobs: Sequence[Fields] = ()) -> list[StreamEvent]:
         """Adds to the last part if it is of this kind, `output_text` or `refusal`; else begins another."""
         is_new = not self._parts or self._parts[-1].kind != kind

@@ -62,7 +62,7 @@ def parse_responses(
 ) -> InferenceRequest:
     """A chat request from the body of a Responses request. Raises `ProxyError` with status 400 and `param`."""
     given = parse_json(body)
-    known = check_fields({name: given[name] for name in PARAMETERS if name in given}, PARAMETERS)
+    known = check_fields({name: value for name, value in given.items() if name in PARAMETERS}, PARAMETERS)
     check_fields_stateless(given)
     messages, ignored = _messages(known, _no_seals if seals is None else seals.open)
     tools = offered(given)

@@ -6,6 +6,7 @@ Claude Code sends `max_tokens` 32000 or 128000 to every model; providers refuse 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.openai_format.parameters import MAX_TOKENS_FIELDS
@@ -46,7 +47,12 @@ def output_limit(deployment: Deployment) -> int | None:
 
 def known_output_limit(deployment: Deployment) -> int | None:
     """What is known of the model, whatever the entry says."""
-    name = (deployment.base_model or deployment.model).lower()
+    return _limit_of(deployment.base_model or deployment.model)
+
+
+@lru_cache(maxsize=1024)
+def _limit_of(model: str) -> int | None:
+    name = model.lower()
     for pattern, tokens in FAMILIES:
         if re.search(rf"(?:^|[./:@])(?:{pattern})", name):
             return tokens

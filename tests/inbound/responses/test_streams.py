@@ -273,3 +273,25 @@ def test_frames_of_a_relayed_stream_pass_unchanged_and_end_in_its_sequence() -> 
     assert failed["response"]["status"] == "failed"
     relayed = encoder(BODY)
     assert relayed.events([Event(b"", raw=created)], ended=True) == created
+
+
+@given(
+    text=TEXTS.filter(bool),
+    more=st.dictionaries(
+        st.sampled_from(["refusal", "tool_calls", "annotations", "reasoning_content", "audio"]),
+        st.sampled_from([None, [], ""]),
+    ),
+    finish=st.sampled_from(["stop", "length", None]),
+)
+def test_a_whole_text_is_written_as_the_end_of_its_stream(
+    text: str, more: dict[str, Any], finish: str | None
+) -> None:
+    """It is written without its events, which a plain answer does not need."""
+    message = {"role": "assistant", "content": text, **more}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    body = orjson.dumps({"id": "c", "model": "upstream-model", "choices": [choice], "usage": USAGE})
+    found = orjson.loads(encoder(BODY).whole(Event(body, content=True, text=text)))
+    streamed = events_in(written([chunk(content=text), chunk(finish=finish), chunk(usage=USAGE)], []))
+    assert found["output"] == streamed[-1]["response"]["output"]
+    assert found["usage"] == streamed[-1]["response"]["usage"]
+    assert found["status"] == streamed[-1]["response"]["status"]
