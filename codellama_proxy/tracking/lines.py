@@ -13,6 +13,8 @@ import orjson
 from codellama_proxy.core.clock import iso_ms
 
 MAX_LINE_BYTES = 16_000
+SHORT_LINE_BYTES = 1_000
+"""Lines up to this are not searched for long texts: records cut what comes from outside with `bounded` themselves."""
 MAX_MESSAGE_CHARS = 4_000
 """Of the proxy's own messages."""
 BOUNDS = ((256, 64), (64, 16), (16, 4))
@@ -25,7 +27,8 @@ _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 def as_json(fields: Mapping[str, Any], message: str, level: str = "info") -> bytes:
     """One line of JSON: the time, the level, the message and the fields."""
     event = {"time": iso_ms(time.time()), "level": level, "message": message, **fields}
-    if _is_short(event) and len(line := _dumped(event)) <= MAX_LINE_BYTES:  # nearly every line
+    line = _dumped(event)
+    if len(line) <= SHORT_LINE_BYTES or (len(line) <= MAX_LINE_BYTES and _is_short(event)):
         return line
     for texts, items in BOUNDS:
         cut = bounded(event, texts, items)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -19,14 +19,18 @@ from codellama_proxy.limits.rates import Refusal
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tracking.recent import RecentCounts
+from codellama_proxy.tracking.unlocked_metrics import (
+    MAX_VALUES,
+    BoundedCounter,
+    UnlockedHistogram,
+)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` samples would double the series
 
-OTHER = "other"
 NONE = "none"
 """The model of requests that were refused before a model was found."""
-MAX_VALUES: Mapping[str, int] = {"project": 500, "model": 200, "deployment": 400}
-MAX_SERIES = 10_000
+MAX_GROUPS = 1_000
+"""Groups of requests whose sums are kept; with more they are added to the counters."""
 
 # Seconds. Responses take from half a second to minutes; first tokens differ by tenths of a second.
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300)
@@ -44,47 +48,33 @@ _OVERHEAD = "Seconds of that not spent waiting for upstreams."
 _UNTIL_FIRST = "Seconds until the first content of a stream."
 
 
-class BoundedCounter:
-    """A counter that gives its totals to the library at a scrape: the library takes locks for every increment.
+class Sums:
+    """What requests of the same project, model, status and cache result have used together."""
 
-    `seen` holds the values that each bounded label has had so far, in any counter.
-    """
+    __slots__ = (
+        "capped",
+        "completion_tokens",
+        "cost_nanos",
+        "priced",
+        "prompt_tokens",
+        "requests",
+        "unpriced",
+    )
 
-    def __init__(self, counter: Counter, labels: Sequence[str], seen: Mapping[str, set[str]]) -> None:
-        self._counter = counter
-        self._bounds = tuple((seen.get(label), MAX_VALUES.get(label, 0)) for label in labels)
-        self._since_scrape: dict[tuple[str, ...], float] = {}
-        """By label values, one entry for each series that there has been."""
+    def __init__(self) -> None:
+        self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self.priced = self.unpriced = self.cost_nanos = self.capped = 0
 
-    def add(self, values: tuple[str, ...], amount: float = 1) -> None:
-        """`values` are those of the labels, in their order."""
-        counts = self._since_scrape
-        if values not in counts:
-            values = self._bounded(values)
-            counts.setdefault(values, 0)
-        counts[values] += amount
-
-    def flush(self) -> None:
-        """Adds what was counted since the last scrape to the library's counter."""
-        for values, amount in self._since_scrape.items():
-            self._counter.labels(*values).inc(amount)
-            self._since_scrape[values] = 0
-
-    def _bounded(self, values: tuple[str, ...]) -> tuple[str, ...]:
-        """The values, with `other` for those that would exceed a bound."""
-        full = len(self._since_scrape) >= MAX_SERIES
-        bounds = zip(values, self._bounds, strict=True)
-        return tuple(_bounded(value, seen, limit, full=full) for value, (seen, limit) in bounds)
-
-
-def _bounded(value: str, seen: set[str] | None, limit: int, *, full: bool) -> str:
-    """`seen` is `None` for a label that only ever has few values."""
-    if seen is None:
-        return value
-    if full or (value not in seen and len(seen) >= limit):
-        return OTHER
-    seen.add(value)
-    return value
+    def add(self, charge: RequestCharge) -> None:
+        """Add what one request has used."""
+        self.prompt_tokens += charge.usage.prompt_tokens
+        self.completion_tokens += charge.usage.completion_tokens
+        self.capped += charge.capped
+        if charge.cost_nanos is None:
+            self.unpriced += 1
+        else:
+            self.priced += 1
+            self.cost_nanos += charge.cost_nanos
 
 
 class Metrics:
@@ -98,14 +88,18 @@ class Metrics:
         self._counters: list[BoundedCounter] = []
         self.recent_refusals = RecentCounts()
         """By scope and kind, as `proxy_limited`."""
+        self._sums: dict[tuple[str, str, str, str], Sums] = {}
+        """Since the last scrape, by project, model, status and cache result."""
 
         def counter(name: str, help_text: str, *labels: str) -> BoundedCounter:
             counted = BoundedCounter(Counter(name, help_text, labels, registry=self._registry), labels, seen)
             self._counters.append(counted)
             return counted
 
-        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(name, help_text, buckets=buckets, registry=self._registry)
+        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> UnlockedHistogram:
+            made = UnlockedHistogram(name, help_text, buckets)
+            self._registry.register(made)
+            return made
 
         self._requests = counter("proxy_requests", _REQUESTS, "project", "model", "status")
         self._tokens = counter("proxy_tokens", "Tokens of prompts and completions.", "model", "direction")
@@ -131,19 +125,27 @@ class Metrics:
 
     def finished(self, context: RequestContext, charge: RequestCharge) -> None:
         """Count one request that has ended."""
-        model = self._model(context)
-        self._requests.add((context.settings.name, model, context.status))
+        group = (context.settings.name, self._model(context), context.status, context.cache)
+        sums = self._sums.get(group)
+        if sums is None:
+            sums = self._new_sums(group)
+        sums.requests += 1
         seconds = context.ended - context.started
         self._seconds.observe(seconds)
         self._overhead.observe(max(seconds - context.waited, 0.0))
         if context.first_at is not None and context.request is not None and context.request.stream:
             self._first_token.observe(context.first_at - context.started)
-        self._cache.add((context.cache,))
         for attempt in context.attempts:
             self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))
         if context.attempts or context.serving is not None:
-            self._used(context.settings.name, model, charge)
+            sums.add(charge)
         self._refusals(context)
+
+    def _new_sums(self, group: tuple[str, str, str, str]) -> Sums:
+        if len(self._sums) >= MAX_GROUPS:
+            self._flush()
+        self._sums[group] = sums = Sums()
+        return sums
 
     def _model(self, context: RequestContext) -> str:
         if context.serving is not None:
@@ -153,17 +155,24 @@ class Metrics:
         asked = context.request.model if context.request else None
         return NONE if asked is None else self._model_of(asked) or NONE
 
-    def _used(self, project: str, model: str, charge: RequestCharge) -> None:
-        if charge.usage.prompt_tokens:
-            self._tokens.add((model, "prompt"), charge.usage.prompt_tokens)
-        if charge.usage.completion_tokens:
-            self._tokens.add((model, "completion"), charge.usage.completion_tokens)
-        if charge.capped:
-            self._capped.add((model,))
-        if charge.cost_nanos is None:
-            self._unpriced.add((model,))
-        else:
-            self._cost.add((project, model), charge.cost_nanos / NANOS)
+    def _flush(self) -> None:
+        """Adds the sums to the counters, and those to the library's."""
+        for (project, model, status, cache), sums in self._sums.items():
+            self._requests.add((project, model, status), sums.requests)
+            self._cache.add((cache,), sums.requests)
+            if sums.prompt_tokens:
+                self._tokens.add((model, "prompt"), sums.prompt_tokens)
+            if sums.completion_tokens:
+                self._tokens.add((model, "completion"), sums.completion_tokens)
+            if sums.capped:
+                self._capped.add((model,), sums.capped)
+            if sums.unpriced:
+                self._unpriced.add((model,), sums.unpriced)
+            if sums.priced:
+                self._cost.add((project, model), sums.cost_nanos / NANOS)
+        self._sums.clear()
+        for counter in self._counters:
+            counter.flush()
 
     def _refusals(self, context: RequestContext) -> None:
         refusals: tuple[Refusal, ...] = context.admission.shadowed if context.admission else ()
@@ -179,8 +188,7 @@ class Metrics:
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that the `Accept` header asks for, and the content type."""
-        for counter in self._counters:
-            counter.flush()
+        self._flush()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 

@@ -7,11 +7,14 @@ from typing import Any
 from codellama_proxy.core.money import usd
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
+from codellama_proxy.tracking.lines import bounded
 
 
 def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, Any]:
     """The fields of its log line: no content, no header, no secret."""
-    serving, first_ms = context.serving, context.first_ms
+    serving, first_ms, request, error = context.serving, context.first_ms, context.request, context.error
+    usage = charge.usage
+    total = context.ended - context.started
     return {
         "request_id": context.id,
         "endpoint": context.endpoint,
@@ -19,25 +22,25 @@ def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, 
         "project": context.settings.name,
         "session": context.session,
         "agent": context.agent,
-        "model_requested": context.request.model if context.request else None,
+        "model_requested": bounded(request.model) if request else None,
         "model": serving.name if serving else None,
         "deployment": serving.id if serving else None,
-        "stream": context.request.stream if context.request else None,
+        "stream": request.stream if request else None,
         "status": context.status,
         "http_status": context.http_status,
-        "error": context.error.code if context.error else None,
-        "error_detail": context.error.detail if context.error else None,
+        "error": error.code if error else None,
+        "error_detail": bounded(error.detail) if error else None,
         "shadowed": _shadowed(context),
         "attempts": [attempt.to_json() for attempt in context.attempts],
-        "prompt_tokens": charge.usage.prompt_tokens,
-        "completion_tokens": charge.usage.completion_tokens,
-        "cached_tokens": charge.usage.cached_tokens,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
         "cost_usd": usd(charge.cost_nanos),
         "basis": charge.basis,
         "cache": context.cache,
         "first_ms": None if first_ms is None else round(first_ms, 2),
-        "overhead_ms": round((context.ended - context.started - context.waited) * 1000, 2),
-        "total_ms": round((context.ended - context.started) * 1000, 2),
+        "overhead_ms": round((total - context.waited) * 1000, 2),
+        "total_ms": round(total * 1000, 2),
         "config": context.config,
     }
 

@@ -10,8 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
+from codellama_proxy.tracking.lines import bounded
 from codellama_proxy.tracking.log import Log
-from codellama_proxy.tracking.metrics import OTHER, Metrics
+from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.tracking.unlocked_metrics import OTHER
 from codellama_proxy.web.paths import UNKNOWN, Paths
 from codellama_proxy.web.unread_body import take_rest
 
@@ -55,7 +57,7 @@ class Observer:
             status,
             error=scope.get(ERROR),
             method=scope["method"],
-            path=_SECRET.sub("sk-...", scope["path"]),
+            path=bounded(_SECRET.sub("sk-...", scope["path"])),
             admin=caller is not None and caller.admin,
             total_ms=round((self.monotonic() - started) * 1000, 2),
             **who,

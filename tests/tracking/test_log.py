@@ -71,7 +71,8 @@ ALIKE = st.recursive(
 
 @given(fields=st.dictionaries(st.sampled_from("abc"), ALIKE, max_size=3))
 def test_a_line_has_the_bounded_fields(fields: dict[str, Any]) -> None:
-    shown = json.loads(as_json(fields, "request"))
+    long = ["x" * 200] * 6
+    shown = json.loads(as_json({**fields, "long": long}, "request"))
     assert {name: shown[name] for name in fields} == bounded(fields)
 
 

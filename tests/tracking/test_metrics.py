@@ -4,6 +4,9 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from codellama_proxy.core.snapshot import Deployment, Project
@@ -14,7 +17,8 @@ from codellama_proxy.openai_format.request import parse_chat
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tracking import metrics as module
-from codellama_proxy.tracking.metrics import MAX_VALUES, Metrics
+from codellama_proxy.tracking.metrics import Metrics
+from codellama_proxy.tracking.unlocked_metrics import MAX_SERIES, MAX_VALUES, UnlockedHistogram
 from tests.support.builders import chat
 from tests.support.processes import ROOT
 
@@ -173,7 +177,7 @@ def test_combinations_of_projects_and_models_are_bounded() -> None:
             metrics.finished(a_trace(settings=Project(f"p{project}"), serving=serving, attempts=[]), DONE)
     page, _ = metrics.page("text/plain")
     counts = [line.split()[-1] for line in page.splitlines() if line.startswith(b"proxy_requests_total{")]
-    assert len(counts) <= module.MAX_SERIES + 3
+    assert len(counts) <= MAX_SERIES + 3
     assert sum(map(float, counts)) == MAX_VALUES["project"] * 30
 
 
@@ -196,6 +200,33 @@ def test_the_page_has_exactly_the_public_metrics() -> None:
     assert found["proxy_config_reload_total", "ok"] == 2
     assert found["proxy_config_reload_total", "error"] == 1
     assert found["proxy_tracking_dropped_total",] == 3
+
+
+@given(st.lists(st.floats(0, 400) | st.sampled_from(module.REQUEST_BUCKETS), max_size=20))
+def test_histograms_are_those_of_the_library(values: list[float]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    histogram = UnlockedHistogram("a_seconds", "Help.", module.REQUEST_BUCKETS)
+    ours.register(histogram)
+    expected = Histogram("a_seconds", "Help.", buckets=module.REQUEST_BUCKETS, registry=theirs)
+    for value in values:
+        histogram.observe(value)
+        expected.observe(value)
+    assert generate_latest(ours) == generate_latest(theirs)
+
+
+def test_sums_are_complete_however_often_they_are_read() -> None:
+    metrics = fresh()
+    for number in range(6):
+        metrics.finished(
+            a_trace(settings=Project(f"p{number % 2}"), cache="hit" if number % 3 else "miss"), DONE
+        )
+        if number == 3:
+            metrics.page("text/plain")
+    found = samples(metrics)
+    assert [found["proxy_requests_total", f"p{n}", "gpt-4", "ok"] for n in (0, 1)] == [3, 3]
+    assert [found["proxy_cache_total", result] for result in ("hit", "miss")] == [4, 2]
+    assert [found["proxy_tokens_total", "gpt-4", way] for way in ("prompt", "completion")] == [60, 120]
+    assert found["proxy_cost_usd_total", "p0", "gpt-4"] == 7.5
 
 
 def test_openmetrics_is_served_on_request() -> None:
