@@ -19,6 +19,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.arrivals import Arrivals, room_of
 from codellama_proxy.gateway.attempts import AttemptRunner
@@ -66,8 +67,11 @@ class Gateway:
         """The number of requests in flight whose bodies have been received."""
         return len(self._running)
 
-    async def answer(self, endpoint: str, client: Client) -> None:
-        """Answers one request, with an error response if need be. Raises `ClientDisconnectedError`."""
+    async def answer(self, endpoint: str, client: Client, key: Key | None = None) -> None:
+        """Answers one request, with an error response if need be. Raises `ClientDisconnectedError`.
+
+        `key`: already authenticated; without it, the client's credential decides.
+        """
         dialect = DIALECTS[endpoint]
         encoder: Encoder | None = None
         prepared = self._prepared()
@@ -78,7 +82,7 @@ class Gateway:
         source: AnswerSource | None = None
         chain: Chain | None = None
         try:
-            await self._authenticate(context, client, prepared)
+            await self._authenticate(context, client, prepared, key)
             body = await self._body(task, context, client, snapshot)
             self._enter(task, context, snapshot)
             seals = Seals(self._seal_key, context.settings.name)
@@ -169,10 +173,10 @@ class Gateway:
             raise ProxyError("overloaded", "Too many requests in flight; retry shortly.", retry_after=1.0)
 
     async def _authenticate(
-        self, context: RequestContext, client: Client, prepared: PreparedSnapshot
+        self, context: RequestContext, client: Client, prepared: PreparedSnapshot, key: Key | None
     ) -> None:
         required = prepared.snapshot.auth_required
-        context.key = await self._keys.caller(client.credential(), required=required)
+        context.key = key or await self._keys.caller(client.credential(), required=required)
         context.rules = prepared.rules(context.key.project if context.key else ANONYMOUS)
         context.settings = context.rules.settings
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.inbound.registry import DIALECTS
@@ -45,8 +46,12 @@ log = logging.getLogger(__name__)
 class InferenceEndpoint:
     """POST to one inference endpoint."""
 
-    def __init__(self, gateway: Gateway, endpoint: str, observer: Callable[[], Observer]) -> None:
+    def __init__(
+        self, gateway: Gateway, endpoint: str, observer: Callable[[], Observer], key: Key | None = None
+    ) -> None:
+        """`key`: whose requests these are, already authenticated; else each has a credential."""
         self._gateway = gateway
+        self._key = key
         self._heartbeat = DIALECTS[endpoint].heartbeat
         self._endpoint = endpoint
         self._observer = observer
@@ -55,7 +60,7 @@ class InferenceEndpoint:
         client = AsgiClient(scope, receive, send, self._heartbeat)
         scope[LOGGED_BY_GATEWAY] = True
         try:
-            await self._gateway.answer(self._endpoint, client)
+            await self._gateway.answer(self._endpoint, client, self._key)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not client.gone or task is None:

@@ -17,6 +17,7 @@ from codellama_proxy.web.ui.pages import (
     live,
     models,
     overview,
+    playground,
     request,
     requests,
     sign_in,
@@ -54,6 +55,9 @@ def routes() -> list[Route]:
         Route("/ui/budgets", page(budgets.budgets)),
         Route("/ui/config", page(config.config, operator=True)),
         Route("/ui/config", page(config.try_draft, operator=True), methods=["POST"]),
+        Route("/ui/playground", page(playground.playground)),
+        Route("/ui/playground/answer", page(playground.answer), methods=["POST"]),
+        Route("/ui/playground/{request_id}", page(playground.answered)),
         Route("/ui/{path:path}", page(errors.missing)),
     ]
 

@@ -48,6 +48,9 @@ PAGES: Mapping[tuple[str, str], Statuses] = {
     ("GET", "/ui/budgets"): ALL,
     ("GET", "/ui/config"): OPERATOR,
     ("POST", "/ui/config"): OPERATOR,
+    ("GET", "/ui/playground"): ALL,
+    ("POST", "/ui/playground/answer"): (303, 400, 415),
+    ("GET", "/ui/playground/{request_id}"): NOTHING,
     ("GET", "/ui/{path:path}"): NOTHING,
 }
 ROUTES = sorted({(method, path) for method, path in live_routes() if is_ui(path)})
