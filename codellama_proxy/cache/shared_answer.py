@@ -17,6 +17,7 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.openai_format.runs import with_runs
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ MAX_AHEAD_BYTES = 256 << 10
 """How far the upstream may be read ahead of the fastest subscriber."""
 MAX_SHARED_BYTES = 8 << 20
 """Maximum size of an answer that is buffered for late subscribers."""
+JOINED_BATCHES = 32
+"""Batches that are joined to one while there are no subscribers."""
 SLACK_SECONDS = 0.5
 """How much longer a subscriber waits than the call itself, so that the call reports the reason first."""
 
@@ -42,6 +45,8 @@ class SharedAnswer:
         """The buffer: the whole answer so far, unless it is `large`."""
         self.discarded = 0
         """Number of batches dropped from the start of the buffer."""
+        self._joined = 0
+        """Number of batches in the buffer whose chunks are runs already."""
         self.size = 0
         """Size of the answer so far, in bytes."""
         self.complete = False
@@ -83,6 +88,14 @@ class SharedAnswer:
             self._notify()
         elif size > MAX_SHARED_BYTES:
             self._discard(self.count)
+        elif not last and len(self.batches) >= self._joined + JOINED_BATCHES:
+            self._join()
+
+    def _join(self) -> None:
+        """Joins the latest batches to one. Nobody has received a part of them only."""
+        latest = [event for batch in self.batches[self._joined :] for event in batch]
+        self.batches[self._joined :] = [with_runs(latest)]
+        self._joined += 1
 
     def take(self, batch: Sequence[Event]) -> bool:
         """Publishes a batch, unless the answer is too far ahead of its subscribers."""

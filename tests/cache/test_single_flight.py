@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from codellama_proxy.cache.shared_answer import (
+    JOINED_BATCHES,
     MAX_AHEAD_BYTES,
     MAX_SHARED_BYTES,
     SharedAnswer,
@@ -17,6 +18,7 @@ from codellama_proxy.cache.shared_answer import (
 )
 from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeouts
+from codellama_proxy.core.sse import encode
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from tests.support.builders import deployment, model, snapshot
@@ -548,6 +550,25 @@ def test_a_reading_task_cancelled_before_it_started_fails_its_subscribers() -> N
             assert await subscription.start()
             with pytest.raises(AttemptError):
                 await subscription.more(1.0)
+
+    asyncio.run(use())
+
+
+def test_a_late_subscriber_gets_the_whole_of_a_stream_kept_in_few_pieces() -> None:
+    words = [f"{number} " for number in range(10 * JOINED_BATCHES)]
+    events = [Event(b'{"text":"%b"}' % word.encode(), True, word, model="m") for word in words]
+
+    async def use() -> None:
+        answer = SharedAnswer(stream=True, closed=lambda: None)
+        for event in events:
+            answer.publish((event,))
+        assert len(answer.batches) < 2 * JOINED_BATCHES
+        subscription = Subscription(answer, stream=True)
+        assert await subscription.start()
+        answer.publish((events[0],), last=True)
+        received = [*subscription.first, *await subscription.more(1.0)]
+        assert encode(*[one.body for one in received]) == encode(*[one.body for one in [*events, events[0]]])
+        assert subscription.ended
 
     asyncio.run(use())
 
