@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
@@ -13,6 +14,7 @@ from codellama_proxy.store.postgres import installation
 from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads, Searches
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
+from codellama_proxy.store.postgres.housekeeping import make_partitions
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
 from codellama_proxy.store.postgres.outbox import Outbox
@@ -32,6 +34,7 @@ def shared_database(address: ServerAddress, say: Callable[[str], None]) -> Itera
         migrate(db, address)
         with as_store_error(address):
             key = installation.digest_key(db)
+            make_partitions(db, time.time())
     yield Database(address, key)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from datetime import UTC, datetime
+
+from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.postgres.scope_rows import scoped
-from codellama_proxy.store.postgres.session import PostgresSession
+from codellama_proxy.store.postgres.session import IntegrityError, PostgresSession
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.queries import load
 
@@ -14,6 +19,16 @@ YOUNG_SECONDS = 60
 """Every transaction that drew a sequence this long ago has ended: the timeouts of `beat` say so."""
 ROLL_UP_ROWS = 5000
 FOLD_ROWS = 1000
+DAYS_AHEAD = 3
+"""Partitions that exist for days to come."""
+OTHER = "settled_other"
+"""The partition of requests whose ids have an unexpected time."""
+
+_PARTITION = re.compile(r"settled_(\d{8})")
+log = logging.getLogger(__name__)
+
+
+# --- sums ----------------------------------------------------------------------------------------------------
 
 
 def roll_up(db: PostgresSession, rows: int = ROLL_UP_ROWS, young: float = YOUNG_SECONDS) -> int:
@@ -29,34 +44,121 @@ def roll_up(db: PostgresSession, rows: int = ROLL_UP_ROWS, young: float = YOUNG_
         return int(upto) - int(before)
 
 
-def fold(db: PostgresSession, before: float, rows: int = FOLD_ROWS) -> int:
-    """Fold up to `rows` of the oldest rows into daily totals, whole days only; returns their number.
+# --- partitions ----------------------------------------------------------------------------------------------
 
-    Stops before the first row that is newer than `before` (unix seconds), and before a running request.
+
+def make_partitions(db: PostgresSession, now: float) -> int:
+    """Make the partitions of today and the next days; returns their number. `now`: unix seconds."""
+    made = 0
+    existing = _partitions(db)
+    for day in range(int(now // DAY), int(now // DAY) + DAYS_AHEAD + 1):
+        name = datetime.fromtimestamp(day * DAY, UTC).strftime("%Y%m%d")
+        if f"settled_{name}" in existing:
+            continue
+        try:
+            with db.transaction():
+                if not _alone(db):
+                    return made
+                db.native(SQL["impatient"])
+                for table in ("settled", "request_contents"):
+                    db.script(
+                        f"create table if not exists {table}_{name} partition of {table} "
+                        f"for values from ('{first_id(day)}') to ('{first_id(day + 1)}')"
+                    )
+                made += 1
+        except IntegrityError:  # the default partition has rows of that day already
+            log.warning("there is no partition for %s: requests of that day are in %s", name, OTHER)
+    return made
+
+
+def first_id(day: int) -> str:
+    """Request ids of a day (since 1970) begin with this or what sorts after it."""
+    return f"req_{day * DAY * 1000:011x}"
+
+
+def _partitions(db: PostgresSession) -> list[str]:
+    return [name for (name,) in db.native(SQL["partitions"]).fetchall()]
+
+
+# --- retention -----------------------------------------------------------------------------------------------
+
+
+def fold(db: PostgresSession, before: float, rows: int = FOLD_ROWS) -> int:
+    """Fold a partition of older rows, or up to `rows` older ones in none, into daily totals; returns their number.
+
+    Whole days only: before the present one, and before a request that runs. `before`: unix seconds.
     """
+    for name in _partitions(db):
+        found = _PARTITION.fullmatch(name)
+        if found is not None and _end_of(found[1]) <= before and (count := _fold_partition(db, name, before)):
+            return count
     with db.transaction():
         if not _alone(db):
             return 0
         (first_held,) = db.native(SQL["first_held"]).fetchone()
         before = min(before, db.native(SQL["midnight"]).fetchone()[0])
         upto, count = 0, 0
-        for seq, created_at in db.native(SQL["fold_batch"], (rows,)).fetchall():
+        for seq, created_at in db.native(_of(OTHER, "oldest_rows"), (rows,)).fetchall():
             if seq >= first_held or created_at >= before:
                 break
             upto, count = seq, count + 1
         if count:
-            _fold_up_to(db, upto)
+            _add_to_sums(db, OTHER, upto)
+            for statement in ("drop_contents", "drop_rows"):
+                db.native(_of(OTHER, statement), (upto,))
         return count
 
 
-def _fold_up_to(db: PostgresSession, upto: int) -> None:
-    for scope, first_seq in db.native(SQL["fold_scopes"], (upto,)).fetchall():
-        sql, values = scoped(SQL["fold_scope"], scope, first_seq=first_seq, upto=upto)
-        (nanos,) = db.native(sql, values).fetchone()
-        db.native(SQL["folded_more"], {"nanos": nanos, "scope": scope})
-    usage_totals.take_away(db, upto)
-    for name in ("fold_totals", "drop_contents", "drop_requests"):
-        db.native(SQL[name], {"upto": upto})
+def _end_of(name: str) -> float:
+    return datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).timestamp() + DAY
+
+
+def _fold_partition(db: PostgresSession, name: str, before: float) -> int:
+    """Fold and drop a partition; 0 if some of its rows are too new, or another process is at it."""
+    with db.transaction():
+        if not _alone(db):
+            return 0
+        count, newest, upto = db.native(_of(name, "whole")).fetchone()
+        (first_held,) = db.native(SQL["first_held"]).fetchone()
+        (summed,) = db.execute(usage_totals.SQL["upto"]).fetchone()
+        midnight = db.native(SQL["midnight"]).fetchone()[0]
+        if upto >= first_held or upto > summed or (newest or 0.0) >= min(before, midnight):
+            return 0
+        sums = _scope_sums(db, name, db.native(SQL["scopes"], (upto,)).fetchall(), upto)
+        db.native(SQL["impatient"])
+        db.native(SQL["lock_tables"])
+        _add_to_sums(db, name, upto, sums)
+        db.script(f"drop table {name}; drop table if exists {name.replace('settled', 'request_contents')}")
+        return int(count) or 1
+
+
+def _add_to_sums(
+    db: PostgresSession, table: str, upto: int, known: dict[tuple[str, int], int] | None = None
+) -> None:
+    """`known`: sums that were read before the locks, which rows so old do not change any more."""
+    scopes = db.native(SQL["lock_scopes"], (upto,)).fetchall()
+    sums = dict(known or {})
+    sums |= _scope_sums(db, table, [one for one in scopes if tuple(one) not in sums], upto)
+    for scope, first_seq in scopes:
+        if nanos := sums[scope, first_seq]:
+            db.native(SQL["add_to_scope"], {"nanos": nanos, "scope": scope})
+    usage_totals.take_away(db, upto, table)
+    db.native(_of(table, "add_to_totals"), (upto,))
+
+
+def _scope_sums(
+    db: PostgresSession, table: str, scopes: list[tuple[str, int]], upto: int
+) -> dict[tuple[str, int], int]:
+    found = {}
+    for scope, first_seq in scopes:
+        sql, values = scoped(_of(table, "scope_sum"), scope, first_seq=first_seq, upto=upto)
+        found[scope, first_seq] = int(db.native(sql, values).fetchone()[0])
+    return found
+
+
+def _of(table: str, statement: str) -> str:
+    """Only names of tables, which are ours, are inserted."""
+    return SQL[statement].replace("{table}", table)
 
 
 def _alone(db: PostgresSession) -> bool:

@@ -1,3 +1,5 @@
+-- {table}: a partition of `settled`.
+
 -- name: alone
 -- Whether this transaction is the only one at housekeeping.
 select pg_try_advisory_xact_lock(%s);
@@ -15,19 +17,40 @@ select max(seq) from (
     order by seq limit %(rows)s
 ) batch;
 
--- name: fold_batch
--- The oldest rows.
-select seq, created_at from settled order by seq limit %s;
+-- name: midnight
+-- The beginning of the present day.
+select floor(extract(epoch from clock_timestamp())::float8 / 86400) * 86400;
 
 -- name: first_held
 -- The oldest request that runs.
 select coalesce(min(seq), 9223372036854775807) from held;
 
--- name: midnight
--- The beginning of the present day.
-select floor(extract(epoch from clock_timestamp())::float8 / 86400) * 86400;
+-- name: oldest_rows
+-- The oldest rows of a partition.
+select seq, created_at from {table} order by seq limit %s;
 
--- name: fold_totals
+-- name: whole
+-- The number of rows, the newest row, and the last sequence of a partition.
+select count(*), max(created_at), coalesce(max(seq), 0) from {table};
+
+-- name: scopes
+-- Scopes whose window has rows up to a sequence.
+select scope, first_seq from scopes where first_seq <= %s order by scope;
+
+-- name: lock_scopes
+-- The same, locked.
+select scope, first_seq from scopes where first_seq <= %s order by scope for no key update;
+
+-- name: scope_sum
+-- What a scope spent in the rows being folded.
+select coalesce(sum(cost_nanos), 0) from {table}
+where {scope} and seq between %(first_seq)s::bigint and %(upto)s::bigint;
+
+-- name: add_to_scope
+-- Adds to the part of a scope's spending that has no rows any more.
+update scopes set folded_nanos = folded_nanos + %(nanos)s where scope = %(scope)s;
+
+-- name: add_to_totals
 -- Adds rows up to a sequence to their day.
 insert into totals (day, project, key_id, "user", model, status, requests, prompt_tokens, completion_tokens,
                     cost_nanos, saved_nanos, unpriced)
@@ -35,7 +58,7 @@ select to_char(to_timestamp(created_at) at time zone 'UTC', 'YYYY-MM-DD'), proje
        coalesce("user", ''), coalesce(model, ''),
        status, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
        coalesce(sum(cost_nanos), 0), coalesce(sum(saved_nanos), 0), count(*) filter (where cost_nanos is null)
-from settled where seq <= %(upto)s group by 1, 2, 3, 4, 5, 6
+from {table} where seq <= %s group by 1, 2, 3, 4, 5, 6
 on conflict (day, project, key_id, "user", model, status) do update set
     requests = totals.requests + excluded.requests,
     prompt_tokens = totals.prompt_tokens + excluded.prompt_tokens,
@@ -44,28 +67,23 @@ on conflict (day, project, key_id, "user", model, status) do update set
     saved_nanos = totals.saved_nanos + excluded.saved_nanos,
     unpriced = totals.unpriced + excluded.unpriced;
 
--- name: fold_scopes
--- Scopes whose window has rows up to a sequence, locked.
-select scope, first_seq from scopes where first_seq <= %s order by scope for no key update;
-
--- name: fold_scope
--- What a scope spent in the rows being folded.
-select coalesce(sum(cost_nanos), 0) from settled
-where {scope} and seq between %(first_seq)s::bigint and %(upto)s::bigint;
-
--- name: folded_more
--- Adds to the part of a scope's spending that has no rows any more.
-update scopes set folded_nanos = folded_nanos + %(nanos)s where scope = %(scope)s;
-
 -- name: drop_contents
--- Removes the contents of the rows being folded.
-delete from request_contents where request_id in (select request_id from settled where seq <= %(upto)s);
+-- Removes the contents of rows up to a sequence.
+delete from request_contents where request_id in (select request_id from {table} where seq <= %s);
 
--- name: drop_requests
--- Removes the rows that were added to the totals.
-delete from settled where seq <= %(upto)s;
+-- name: drop_rows
+-- Removes rows up to a sequence.
+delete from {table} where seq <= %s;
+
+-- name: lock_tables
+-- Nothing is inserted until the transaction ends; taken before the locks of scopes, as the ledger does.
+lock table settled, request_contents in access exclusive mode;
+
+-- name: impatient
+-- For what would hold up every insert while it waits behind a report.
+select set_config('lock_timeout', '200ms', true);
 
 -- name: partitions
--- The partitions of a table, without the default one.
+-- The partitions of `settled` with a day, oldest first.
 select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-where i.inhparent = %s::regclass and c.relname not like '%%_other' order by 1;
+where i.inhparent = 'settled'::regclass and c.relname <> 'settled_other' order by 1;

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.postgres import housekeeping
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.operations import Admit, Extend, Note, Operation, Settle
+from codellama_proxy.store.postgres.outbox import trim
 from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.postgres.standings import reconcile, standings
 from codellama_proxy.store.queued_write import Write
@@ -29,6 +31,9 @@ from codellama_proxy.store.write_queue import WriteQueue
 
 BATCH_PAUSE_SECONDS = 0.02
 """Pause for other writes between two batches of housekeeping."""
+
+FOLD_TRIES = 10
+FOLD_PAUSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class Ledger:
         self._queue = queue
         self._connections = connections
         self.dropped = 0
-        """Tracking records are dropped by the outbox only."""
+        """Number of tracking records removed to make room for newer ones."""
 
     async def admit(self, ask: AdmissionRequest) -> Admission:
         """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""
@@ -141,7 +146,12 @@ class Ledger:
     # --- upkeep ------------------------------------------------------------------------------------------------
 
     async def roll_up(self) -> int:
-        """Add settled requests to the sums that reports read, in batches; returns about how many."""
+        """Add settled requests to the sums that reports read, in batches; returns about how many.
+
+        Also makes the partitions of the next days, and drops the oldest tracking records if there are too many.
+        """
+        await self._connections.run(lambda db: housekeeping.make_partitions(db, time.time()))
+        self.dropped += await self._connections.run(trim)
         added = 0
         while count := await self._connections.run(housekeeping.roll_up):
             added += count
@@ -149,12 +159,21 @@ class Ledger:
         return added
 
     async def fold(self, before: float) -> int:
-        """Fold rows older than `before` into daily totals, in batches; returns their number."""
+        """Fold rows older than `before` into daily totals, a partition at a time; returns their number."""
         folded = 0
-        while count := await self._connections.run(lambda db: housekeeping.fold(db, before)):
+        while count := await self._patiently(lambda db: housekeeping.fold(db, before)):
             folded += count
             await asyncio.sleep(BATCH_PAUSE_SECONDS)
         return folded
+
+    async def _patiently(self, fn: Callable[[PostgresSession], int]) -> int:
+        """A partition cannot be dropped while a report reads it: wait for the report without holding up others."""
+        for _ in range(FOLD_TRIES):
+            try:
+                return await self._connections.run(fn)
+            except StoreUnavailableError:
+                await asyncio.sleep(FOLD_PAUSE_SECONDS)
+        return await self._connections.run(fn)
 
 
 def _write(operation: Operation) -> Write[PostgresSession, Any]:

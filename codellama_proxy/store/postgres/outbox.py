@@ -30,7 +30,7 @@ class Outbox:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self.dropped = 0
-        """Number of records dropped to make room for newer ones."""
+        """Records are dropped by the ledger's upkeep only, which counts them."""
 
     async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None:
         await self._connections.run(lambda db: db.native(SQL["put"], (kind, request_id, body)).rowcount)
@@ -51,10 +51,10 @@ class Outbox:
     async def forget(self, before: float) -> None:
         await self._connections.run(lambda db: db.native(SQL["forget"], (before,)).rowcount)
 
-    async def trim(self) -> None:
-        """Drop the oldest records if the outbox is full."""
-        limits = {"records": MAX_RECORDS, "bytes": MAX_BYTES}
-        self.dropped += await self._connections.run(lambda db: db.native(SQL["drop_oldest"], limits).rowcount)
+
+def trim(db: PostgresSession, records: int = MAX_RECORDS, size: int = MAX_BYTES) -> int:
+    """Drop the oldest records if the outbox is over its limits; returns their number."""
+    return db.native(SQL["drop_oldest"], {"records": records, "bytes": size}).rowcount
 
 
 def _note(db: PostgresSession, outcomes: Sequence[Outcome], now: float) -> None:

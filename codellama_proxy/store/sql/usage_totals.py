@@ -32,10 +32,10 @@ def add(db: Session, after: int, upto: int) -> None:
     db.execute(SQL["advance"], {"upto": upto})
 
 
-def take_away(db: Session, upto: int) -> None:
-    """Subtract the requests up to a sequence, which are about to be removed."""
+def take_away(db: Session, upto: int, table: str = "requests") -> None:
+    """Subtract the requests of a table up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
-    _add(db, -1, 0, min(upto, summed))
+    _add(db, -1, 0, min(upto, summed), table)
     for name in ("drop_empty_hours", "drop_empty_days"):
         db.execute(SQL[name])
 
@@ -49,6 +49,7 @@ def differences(db: Session) -> list[Difference]:
     ]
 
 
-def _add(db: Session, sign: int, after: int, upto: int) -> None:
+def _add(db: Session, sign: int, after: int, upto: int, table: str = "requests") -> None:
     for name in ("add_hours", "add_days"):
-        db.execute(SQL[name], {"sign": sign, "after": after, "upto": upto})
+        sql = SQL[name].replace("from requests", f"from {table}")
+        db.execute(sql, {"sign": sign, "after": after, "upto": upto})

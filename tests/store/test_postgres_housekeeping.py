@@ -1,0 +1,160 @@
+"""Partitions, retention and sums of a PostgreSQL database: made ahead, dropped without changing a sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from codellama_proxy.core.request_id import new_request_id
+from codellama_proxy.limits.windows import DAY
+from codellama_proxy.store.postgres import housekeeping
+from codellama_proxy.store.postgres.ledger import Ledger
+from codellama_proxy.store.postgres.outbox import trim
+from codellama_proxy.store.postgres.session import PostgresSession, ServerError, connect
+from codellama_proxy.store.reports import Filters
+from tests.support.ledger_fixtures import NOW, ask, end, of_project
+from tests.support.postgres import Databases
+from tests.support.postgres_store import PostgresStore, prepared_database
+
+BUDGET = of_project(max_budget=1000, budget_duration="month")
+
+
+@pytest.fixture
+def store(postgres_databases: Databases) -> PostgresStore:
+    return PostgresStore(prepared_database(postgres_databases))
+
+
+@pytest.fixture
+def db(store: PostgresStore) -> Iterator[PostgresSession]:
+    with closing(connect(store.address)) as session:
+        yield session
+
+
+async def spend(ledger: Ledger, at: float, cost: int) -> None:
+    request = ask(BUDGET, created_at=at, request_id=new_request_id(at))
+    await ledger.admit(request)
+    ledger.settle(end(request, cost, content="{}"))
+
+
+def with_history(store: PostgresStore, db: PostgresSession, days: int) -> None:
+    """A request on each of the last days and today, in sums by hour and day."""
+    for ago in range(days, 0, -1):
+        housekeeping.make_partitions(db, NOW - ago * DAY)
+
+    async def use(ledger: Ledger) -> None:
+        for ago in range(days, -1, -1):
+            await spend(ledger, NOW - ago * DAY, 10 + ago)
+
+    store.run(use)
+    store.now = NOW + 120
+    assert housekeeping.roll_up(db) > 0
+
+
+def spending(store: PostgresStore) -> Any:
+    async def use(ledger: Ledger) -> Any:
+        assert await ledger.reconcile() == []
+        return await ledger.spend(("project", "day", "status"), Filters())
+
+    return store.run(use)
+
+
+def test_partitions_are_made_ahead_and_take_the_requests_of_their_days(
+    store: PostgresStore, db: PostgresSession
+) -> None:
+    assert housekeeping.make_partitions(db, NOW) == 4
+    assert housekeeping.make_partitions(db, NOW) == 0
+
+    async def use(ledger: Ledger) -> None:
+        for ahead in range(4):
+            await spend(ledger, NOW + ahead * DAY, 1)
+
+    store.run(use)
+    assert store.value("select count(*) from settled_other") == 0
+    for day in ("20261122", "20261125"):
+        assert store.value(f"select count(*) from settled_{day}") == 1
+        assert store.value(f"select count(*) from request_contents_{day}") == 1
+
+
+def test_retention_drops_whole_days_and_keeps_every_sum(store: PostgresStore, db: PostgresSession) -> None:
+    with_history(store, db, 3)
+    before, balance = spending(store), store.balance("project:web")
+    assert housekeeping.fold(db, NOW - DAY) == 1
+    assert store.value(
+        "select to_regclass('settled_20261119') is null and to_regclass('settled_20261120') is not null"
+    )
+    assert store.value("select to_regclass('request_contents_20261119') is null")
+    while housekeeping.fold(db, NOW):
+        pass
+    assert store.value("select count(*) from requests") == 1
+    assert spending(store) == before
+    assert store.balance("project:web") == balance == (10 + 11 + 12 + 13, 0)
+
+
+def test_a_partition_with_a_running_request_or_without_sums_stays(
+    store: PostgresStore, db: PostgresSession
+) -> None:
+    with_history(store, db, 2)
+    store.execute("update rolled_up set upto = 0")
+    assert housekeeping.fold(db, NOW) == 0
+    store.execute("update rolled_up set upto = 1000")
+    store.execute(
+        "insert into held (request_id, seq, worker, created_at, project, endpoint, stream, hold_nanos, estimate_tokens)"
+        " values ('req_runs', 0, 1, 0, 'web', '/', 0, 0, 1)"
+    )
+    assert housekeeping.fold(db, NOW) == 0
+
+
+def test_a_report_that_runs_delays_retention_and_no_insert(store: PostgresStore, db: PostgresSession) -> None:
+    with_history(store, db, 2)
+    with psycopg.connect(store.address.url) as report:
+        report.execute("select count(*) from settled")
+        start = time.monotonic()
+        with pytest.raises(ServerError):
+            housekeeping.fold(db, NOW)
+        assert time.monotonic() - start < 2
+        store.run(lambda ledger: spend(ledger, NOW, 1))
+    assert housekeeping.fold(db, NOW) == 1
+
+
+def test_one_process_at_a_time_adds_to_the_sums(store: PostgresStore, db: PostgresSession) -> None:
+    with_history(store, db, 1)
+    store.run(lambda ledger: spend(ledger, NOW, 1))
+    store.now = NOW + 240
+    with closing(connect(store.address)) as other, other.transaction():
+        other.native(housekeeping.SQL["alone"], (housekeeping.LOCK,))
+        assert housekeeping.roll_up(db) == 0
+    assert housekeeping.roll_up(db) > 0
+
+
+def test_young_requests_are_not_in_the_sums_yet(store: PostgresStore, db: PostgresSession) -> None:
+    store.run(lambda ledger: spend(ledger, NOW, 1))
+    assert housekeeping.roll_up(db) == 0
+    assert spending(store)["total_requests"] == 1
+    store.now = NOW + 61
+    assert housekeeping.roll_up(db) == 1
+    assert spending(store)["total_requests"] == 1
+
+
+def test_a_full_outbox_drops_its_oldest_records(store: PostgresStore, db: PostgresSession) -> None:
+    for number in range(10):
+        db.native(
+            "insert into outbox (kind, request_id, body) values ('request', %s, %s)", (str(number), b"12345")
+        )
+    assert trim(db, records=8) == 2
+    assert trim(db, size=20) == 4
+    assert store.value("select min(id) from outbox") == 7
+    assert trim(db, size=1) == 3
+    assert trim(db, size=1) == 0
+
+
+def test_the_housekeeping_of_a_ledger_runs_on_an_empty_database(store: PostgresStore) -> None:
+    async def use(ledger: Ledger) -> None:
+        assert await ledger.roll_up() == 0
+        assert await ledger.fold(NOW) == 0
+
+    store.run(use)
