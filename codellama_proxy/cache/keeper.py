@@ -86,4 +86,7 @@ def completion_to_keep(events: Sequence[Event], *, stream: bool) -> Event | None
         return None
     event = folding.as_whole(events) if stream else events[0]
     storable = keys.storable(completion_in(event)) and len(event.body) <= MAX_CACHED_BYTES
-    return event._replace(completion=None) if storable else None  # kept as bytes only
+    if not storable:
+        return None
+    # As bytes only: without `completion`.
+    return Event(event.body, event.content, event.text, event.usage, event.finish_reason, event.model)

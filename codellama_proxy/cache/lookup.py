@@ -148,25 +148,20 @@ class CacheLookup:
 
     def _own_call(self, query: CacheQuery, key: CallKey | None) -> SharedCallOwner:
         """A call whose answer is stored; shared under `key` unless that is `None`."""
-
-        def closed_to_others(call: SharedCall) -> None:
-            if key is not None and self._shared.get(key) is call:
-                del self._shared[key]
-            if call.answer.complete:
-                self._keeper.keep(query, call.answer)
-
-        call = SharedCall(
-            stream=query.request.stream,
-            seconds_left=query.seconds_left,
-            owner_left=query.client_left,
-            spawn=self._spawn,
-            closed_to_others=closed_to_others,
-        )
+        call = SharedCall(self, query, key)
         if key is not None:
             self._shared[key] = call
         return SharedCallOwner(query.context, call)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def closed_to_others(self, call: SharedCall) -> None:
+        """No more requests are sent to this call; its answer is stored if it is complete."""
+        if call.key is not None and self._shared.get(call.key) is call:
+            del self._shared[call.key]
+        if call.answer.complete:
+            self._keeper.keep(call.query, call.answer)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that `close` ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 from codellama_proxy.cache.reply import Reply, in_other_form
 from codellama_proxy.core.snapshot import Deployment
@@ -31,13 +31,34 @@ SLACK_SECONDS = 0.5
 """How much longer a subscriber waits than the call itself, so that the call reports the reason first."""
 
 
+class Call(Protocol):
+    """The call that an answer belongs to."""
+
+    def closed(self) -> None:
+        """No more requests may subscribe."""
+
+    def unsubscribed(self) -> None:
+        """A subscriber has left."""
+
+
 class SharedAnswer:
     """Not begun, in progress, or over: complete (`error` is None), failed, or abandoned before it began."""
 
-    def __init__(
-        self, *, stream: bool, closed: Callable[[], Any], unsubscribed: Callable[[], Any] = lambda: None
-    ) -> None:
-        """`closed` is called when no more requests may subscribe, `unsubscribed` when a subscriber has left."""
+    __slots__ = (
+        "_call",
+        "_room",
+        "abandoned",
+        "batches",
+        "complete",
+        "discarded",
+        "error",
+        "reply",
+        "size",
+        "stream",
+        "subscriptions",
+    )
+
+    def __init__(self, call: Call, *, stream: bool) -> None:
         self.stream = stream
         self.reply: Reply | None = None
         """The upstream's, once it has begun."""
@@ -54,8 +75,7 @@ class SharedAnswer:
         self.abandoned = False
         """It will not begin; no request was sent."""
         self.subscriptions: set[Subscription] = set()
-        self._closed = closed
-        self._unsubscribed = unsubscribed
+        self._call: Call | None = call
         self._room: asyncio.Event | None = None
         """Set when a subscriber may have caught up."""
 
@@ -130,14 +150,15 @@ class SharedAnswer:
 
     def detach(self) -> None:
         """Forgets the call, which has ended, and the traceback of its failure: no cycles keep its memory."""
-        self._closed = self._unsubscribed = lambda: None
+        self._call = None
         if self.error is not None:
             self.error = same_failure(self.error)
 
     def _close(self) -> None:
-        """Calls `closed`; an error in storing the answer does not fail the answer."""
+        """Tells the call; an error in storing the answer does not fail the answer."""
         try:
-            self._closed()
+            if self._call is not None:
+                self._call.closed()
         except Exception:
             log.exception("an answer could not be kept")
 
@@ -166,7 +187,8 @@ class SharedAnswer:
     def unsubscribe(self, subscription: Subscription) -> None:
         self.subscriptions.discard(subscription)
         self._make_room()
-        self._unsubscribed()
+        if self._call is not None:
+            self._call.unsubscribed()
         self._notify()
 
 

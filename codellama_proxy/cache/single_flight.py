@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.shared_answer import SharedAnswer, Subscription
 from codellama_proxy.core.types import Event, Take, decline
@@ -20,30 +21,29 @@ from codellama_proxy.failures.classify import AttemptError
 T = TypeVar("T")
 
 
+class CallHost(Protocol):
+    """Where shared calls are found."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that is ended with the process."""
+
+    def closed_to_others(self, call: SharedCall) -> None:
+        """Called when no more requests may subscribe."""
+
+
 class SharedCall:
     """A call that is not started, in progress, or over, as its `answer` is."""
 
-    def __init__(
-        self,
-        *,
-        stream: bool,
-        seconds_left: Callable[[], float],
-        owner_left: Callable[[], bool],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        closed_to_others: Callable[[SharedCall], Any],
-    ) -> None:
-        """`seconds_left`: how long the answer may take; `owner_left`: whether the owner's client disconnected;
-        `spawn`: creates a task; `closed_to_others`: called when no more requests may subscribe.
-        """
-        self.answer = SharedAnswer(
-            stream=stream, closed=lambda: closed_to_others(self), unsubscribed=self._end_if_unneeded
-        )
+    __slots__ = ("_host", "_owner", "_reader", "answer", "key", "owner_view", "query")
+
+    def __init__(self, host: CallHost, query: CacheQuery, key: CallKey | None) -> None:
+        """`query`: the owner's; `key`: by which the host finds the call, `None` if it does not."""
+        self.query = query
+        self.key = key
+        self.answer = SharedAnswer(self, stream=query.request.stream)
         self.owner_view: Subscription | None = None
         """The owner's subscription, once a task reads the call."""
-        self._seconds_left = seconds_left
-        self._owner_left = owner_left
-        self._spawn = spawn
-        self._closed_to_others = closed_to_others
+        self._host = host
         self._owner: asyncio.Task[Any] | None = None
         """The owner's task, while it waits for the upstream."""
         self._reader: asyncio.Task[None] | None = None
@@ -117,16 +117,10 @@ class SharedCall:
     def unshared(self) -> SharedCall:
         """A call like this one for its owner alone; this one is abandoned where requests wait for it."""
         if not self.answer.subscriptions:
-            self._closed_to_others(self)
+            self._host.closed_to_others(self)
             return self
         self.answer.abandon()
-        return SharedCall(
-            stream=self.answer.stream,
-            seconds_left=self._seconds_left,
-            owner_left=self._owner_left,
-            spawn=self._spawn,
-            closed_to_others=self._closed_to_others,
-        )
+        return SharedCall(self._host, self.query, self.key)
 
     async def close(self) -> None:
         """Returns when its connection is closed."""
@@ -148,7 +142,7 @@ class SharedCall:
         if self._owner is not None or self._reader is not None:
             return
         self.owner_view = Subscription(answer, stream=answer.stream, at=answer.count, size=answer.size)
-        self._reader = self._spawn(self._read(answer.reply))
+        self._reader = self._host.spawn(self._read(answer.reply))
         # Whatever ends the task, even before it has begun, is reported to the subscribers.
         self._reader.add_done_callback(lambda _: answer.fail(abandoned()))
 
@@ -158,7 +152,7 @@ class SharedCall:
             try:
                 while not reply.ended:
                     await answer.wait_for_room()
-                    batch = await reply.more(self._seconds_left(), answer.take)
+                    batch = await reply.more(self.query.seconds_left(), answer.take)
                     answer.publish(batch, last=reply.ended)
             finally:
                 await reply.close()
@@ -168,13 +162,17 @@ class SharedCall:
         except Exception as error:  # the subscribers raise it
             answer.fail(error)
 
-    def _end_if_unneeded(self) -> None:
+    def closed(self) -> None:
+        """Its answer takes no more subscribers."""
+        self._host.closed_to_others(self)
+
+    def unsubscribed(self) -> None:
         """Ends a call that no request needs any more."""
         if self.answer.over or self.answer.subscriptions:
             return
         if self._reader is not None:
             self._reader.cancel()
-        elif self._owner is not None and self._owner_left():
+        elif self._owner is not None and self.query.client_left():
             self._owner.cancel()
 
 

@@ -116,6 +116,7 @@ _PYTHON: Mapping[Kind, tuple[type, ...]] = {
     "string or object": (str, dict),
 }
 
+_NUMBERS = (int, float)
 _EXACT: Mapping[Kind, frozenset[type]] = {kind: frozenset(types) for kind, types in _PYTHON.items()}
 """For values as they are parsed: a boolean is not an integer there."""
 
@@ -195,7 +196,7 @@ def _check(name: str, value: Any, rule: Parameter) -> None:
     wrong = not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "boolean")
     if wrong and not (kind == "integer" and bounds is not None and _huge(value)):
         raise invalid_type(name, kind)
-    if bounds is not None and isinstance(value, int | float) and not bounds[0] <= value <= bounds[1]:
+    if bounds is not None and isinstance(value, _NUMBERS) and not bounds[0] <= value <= bounds[1]:
         raise invalid_value(name, f"'{name}' must be between {bounds[0]} and {bounds[1]}.")
     if isinstance(value, list) and rule.max_items is not None and len(value) > rule.max_items:
         raise invalid_value(name, f"'{name}' may have at most {rule.max_items} items.")

@@ -89,6 +89,10 @@ class InferenceRequest(NamedTuple):
     needed_tool: str = ""
     """A tool of the client's dialect that the request is about and that only a relay has; translations refuse it."""
 
+    def with_content(self, messages: Sequence[Message], params: Mapping[str, Any]) -> InferenceRequest:
+        """A copy with these messages and parameters: every attempt needs one, and `_replace` is slow."""
+        return InferenceRequest(self.model, messages, self.stream, self.include_usage, params, *self[5:])
+
     @property
     def shown_endpoint(self) -> str:
         """The endpoint in rows, logs and permissions: that of the client's dialect."""

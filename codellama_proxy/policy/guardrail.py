@@ -49,7 +49,7 @@ def request_for(
         # Remove both spellings, so that only one bound is sent.
         params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
         params[chat.max_tokens_field] = bound
-    return chat._replace(messages=messages, params=params)
+    return chat.with_content(messages, params)
 
 
 def with_entry_params(params: Mapping[str, Any], deployment: Deployment) -> Mapping[str, Any]:

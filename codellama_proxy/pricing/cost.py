@@ -41,6 +41,8 @@ def covers(price: Price, usage: Usage, requested_tier: str = "") -> bool:
             return False
     if usage.cache_write_1h_tokens > 0 and price.cache_write_1h is None:
         return False
+    if usage.service_tier in PLAIN_TIERS and requested_tier in PLAIN_TIERS:
+        return True
     tiers = _possible_tiers(usage, requested_tier) - PLAIN_TIERS
     return not tiers or tiers <= dict(price.service_tiers).keys()
 
@@ -96,6 +98,10 @@ def dearest(rates: Iterable[Tariff]) -> Tariff:
 
 
 def _units(usage: Usage, rates: Tariff) -> int:
+    if usage.prompt_tokens >= 0 <= usage.completion_tokens and not (
+        usage.cached_tokens or usage.cache_write_tokens
+    ):
+        return usage.prompt_tokens * rates.input + usage.completion_tokens * rates.output
     prompt = max(usage.prompt_tokens, 0)
     cached = usage.cached_tokens if 0 <= usage.cached_tokens <= prompt else 0
     written = min(max(usage.cache_write_tokens, 0), prompt - cached)

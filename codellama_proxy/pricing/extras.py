@@ -234,7 +234,9 @@ def _requests_an_hour(chat: InferenceRequest) -> bool:
         return form_of(chat).has_hour_marks(chat.native.body)
     if "cache_control" in chat.params and has_hour({"cache_control": chat.params["cache_control"]}):
         return True
-    return has_hour(chat.params.get("tools")) or has_hour(chat.messages)
+    if "tools" in chat.params and has_hour(chat.params["tools"]):
+        return True
+    return has_hour(chat.messages)
 
 
 # --- refused or dropped --------------------------------------------------------------------------------------

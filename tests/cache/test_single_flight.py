@@ -2,13 +2,15 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from codellama_proxy.cache.key import NO_DIRECTIVES
+from codellama_proxy.cache.query import CacheQuery
 from codellama_proxy.cache.shared_answer import (
     JOINED_BATCHES,
     MAX_AHEAD_BYTES,
@@ -21,7 +23,9 @@ from codellama_proxy.core.snapshot import Cache, Limits, Price, Routing, Timeout
 from codellama_proxy.core.sse import encode
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from tests.support.builders import deployment, model, snapshot
+from codellama_proxy.request.context import RequestContext
+from codellama_proxy.routing.chain import Chain
+from tests.support.builders import chat, deployment, model, snapshot
 from tests.support.dialogues import OPENAI
 from tests.support.fake_internet import HANG, Internet, answer, good, refusal, stream
 from tests.support.gateway_harness import Client, Rig, run
@@ -498,16 +502,26 @@ async def begin() -> Whole:
     return Whole()
 
 
+class Host:
+    """Finds nothing, and may fail to store an answer."""
+
+    def __init__(self, closed_to_others: Callable[[SharedCall], None]) -> None:
+        self._closed = closed_to_others
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    def closed_to_others(self, call: SharedCall) -> None:
+        self._closed(call)
+
+
 def shared_call(
-    *, stream: bool = False, closed_to_others: Callable[..., None] = lambda _: None
+    *, stream: bool = False, closed_to_others: Callable[[SharedCall], None] = lambda _: None
 ) -> SharedCall:
-    return SharedCall(
-        stream=stream,
-        seconds_left=lambda: 1.0,
-        owner_left=lambda: False,
-        spawn=lambda work: asyncio.get_running_loop().create_task(work),
-        closed_to_others=closed_to_others,
-    )
+    context = RequestContext("req_1", 0.0, 0.0, "chat/completions", "digest")
+    request = chat(stream=stream)
+    query = CacheQuery(context, request, Chain([model("a", ENTRY)]), CACHED, NO_DIRECTIVES, lambda: 0.0)
+    return SharedCall(Host(closed_to_others), query, None)
 
 
 def both_forms(call: SharedCall) -> list[Subscription]:

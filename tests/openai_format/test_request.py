@@ -13,7 +13,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
-from codellama_proxy.openai_format.request import parse_chat
+from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text, request_for
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -260,3 +260,9 @@ def test_many_fields_and_long_names_of_fields_are_refused() -> None:
     assert refused(orjson.dumps({**hello, **{f"k{n}": 1 for n in range(512)}}))[0] == "invalid_value"
     assert refused(orjson.dumps({**hello, "\ufdfa" * 257: 1}))[0] == "unsupported_parameter"
     parse_chat(orjson.dumps({**hello, **{f"k{n}": 1 for n in range(510)}, "k" * 256: None}))
+
+
+def test_a_copy_with_other_content_differs_in_nothing_else() -> None:
+    every = InferenceRequest(*range(len(InferenceRequest._fields)))  # type: ignore[arg-type]
+    messages, params = [{"role": "user", "content": "x"}], {"n": 1}
+    assert every.with_content(messages, params) == every._replace(messages=messages, params=params)
