@@ -19,6 +19,7 @@ class Html(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
+        self.source = html
         self.tags: list[tuple[str, Attributes]] = []
         self.text = ""
         self.feed(html)

@@ -75,7 +75,7 @@ def of_unpriced(number: int, period: str, project: str | None) -> Iterator[Note]
         query = {"project": project} if project else {}
         link = f"models?{urlencode(query)}" if query else "models"
         yield Note(
-            "note", f"{words.counted(number, 'request')} of the last {period} have no known price.", link
+            "note", f"No price is known for {words.counted(number, 'request')} of the last {period}.", link
         )
 
 

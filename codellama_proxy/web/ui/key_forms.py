@@ -54,10 +54,14 @@ def read(texts: Mapping[str, str]) -> Filled:
         try:
             values[field] = _value(name, field, text)
         except ProxyError as error:
-            problems[name] = error.message.replace(f"'{field}' ", "").capitalize()
+            problems[name] = _as_sentence(error.message.replace(f"'{field}' ", ""))
     if "per" in texts and not texts.get("budget"):
         values["budget_duration"] = None
     return Filled(texts, problems, None if problems else KeyChange(values))
+
+
+def _as_sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _value(name: str, field: str, text: str) -> Any:
