@@ -113,7 +113,7 @@ class Accounting:
 
         Returns `False` if a budget has no room for that. Raises `ProxyError` accounting_unavailable.
         """
-        await self._charge(context)
+        await self.charge(context)
         spent = sum([call.charge.cost_nanos or 0 for call in context.calls if call.charge is not None])
         held = context.admission.hold_nanos if context.admission else 0
         attempts = tuple([call.attempt() for call in context.calls])
@@ -138,22 +138,21 @@ class Accounting:
                 call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
         return call.counted
 
-    async def charge(self, context: RequestContext) -> Charge | None:
-        """The charge of the latest call; `None` while the call is in progress."""
-        await self._charge(context)
-        return context.calls[-1].charge
-
     async def cost_nanos(self, context: RequestContext) -> int | None:
         """The cost of a request whose whole answer has arrived, in nano-USD; `None` if a price is unknown."""
-        await self._charge(context)
+        await self.charge(context)
         return 0 if context.kept is not None else total_charge(context).cost_nanos
 
-    async def _charge(self, context: RequestContext) -> None:
-        """Sets the charge of every ended call. A charge never changes afterwards."""
+    async def charge(self, context: RequestContext) -> Charge | None:
+        """Sets the charge of every ended call, which never changes afterwards.
+
+        Returns that of the latest call; `None` while it is in progress.
+        """
         for call in uncharged(context):
             if charging.must_count(call):
                 await self.estimated(call)
             call.charge = charging.charge(call, price_of(call.deployment))
+        return context.calls[-1].charge if context.calls else None
 
     def settle(self, context: RequestContext) -> asyncio.Task[None] | None:
         """Book and log the end of a request.
@@ -162,7 +161,7 @@ class Accounting:
         """
         context.ended = self._time.monotonic()
         context.leave_calls()
-        if not any(charging.must_count(call) for call in uncharged(context)):
+        if not any(map(charging.must_count, uncharged(context))):
             self._book(context)
             return None
         task = asyncio.get_running_loop().create_task(self._count_and_book(context))
@@ -172,7 +171,7 @@ class Accounting:
 
     async def _count_and_book(self, context: RequestContext) -> None:
         try:
-            await self._charge(context)
+            await self.charge(context)
         finally:
             self._book(context)
 

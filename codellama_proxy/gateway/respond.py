@@ -140,7 +140,13 @@ class Responder:
         self, context: RequestContext, request: InferenceRequest, reply: Reply, events: Sequence[Event]
     ) -> Sequence[Event]:
         """The last events; if the booked usage differs from the reported one, with it, marked as an estimate."""
-        booked = await self._corrected_usage(context)
+        booked: Usage | None = None
+        if context.kept is None:
+            charge = await self._accounting.charge(context)
+            if charge is not None and charge.basis != "exact":
+                booked = charge.usage
+        elif context.kept.usage is None:
+            booked = await self._accounting.estimated(context.kept)
         if booked is None:
             return events
         if not request.stream:
@@ -148,13 +154,6 @@ class Responder:
         first = next(event for event in reply.first if event.body)
         kept = [event for event in events if not event.usage_only]
         return [*kept, completion.estimated_chunk(first, booked)]
-
-    async def _corrected_usage(self, context: RequestContext) -> Usage | None:
-        """The booked usage if it differs from what the upstream reported, else `None`."""
-        if context.kept is not None:
-            return None if context.kept.usage is not None else await self._accounting.estimated(context.kept)
-        charge = await self._accounting.charge(context)
-        return None if charge is None or charge.basis == "exact" else charge.usage
 
     async def _headers(
         self, context: RequestContext, request: InferenceRequest, length: int

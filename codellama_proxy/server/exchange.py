@@ -113,10 +113,14 @@ class DirectExchange(RequestResponseCycle):
             return
         head, self._head = self._head, b""
         if not self.chunked_encoding:
-            self.transport.write(head + data if head else data)
+            data = head + data if head else data
+        elif not data:
+            data = head + b"0\r\n\r\n" if last else head
+        elif last:
+            data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(data), data)
         else:
-            piece = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            self.transport.write(b"%b%b%b" % (head, piece, b"0\r\n\r\n" if last else b""))
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        self.transport.write(data)
         if last:
             self.response_complete = True
             self.message_event.set()
