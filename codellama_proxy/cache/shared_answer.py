@@ -46,6 +46,7 @@ class SharedAnswer:
 
     __slots__ = (
         "_call",
+        "_joined",
         "_room",
         "abandoned",
         "batches",

@@ -573,7 +573,7 @@ def test_a_late_subscriber_gets_the_whole_of_a_stream_kept_in_few_pieces() -> No
     events = [Event(b'{"text":"%b"}' % word.encode(), True, word, model="m") for word in words]
 
     async def use() -> None:
-        answer = SharedAnswer(stream=True, closed=lambda: None)
+        answer = shared_call(stream=True).answer
         for event in events:
             answer.publish((event,))
         assert len(answer.batches) < 2 * JOINED_BATCHES
