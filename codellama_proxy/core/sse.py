@@ -61,8 +61,9 @@ class Decoder:
     def feed(self, chunk: bytes) -> bytes:
         """The bytes of the events that `chunk` completes, lines ended by LF. Raises `EventTooLargeError`."""
         buffer = self._buffer
-        if not buffer and not self._at_start and chunk.endswith(END) and b"\r" not in chunk:
-            self._after_cr = False
+        begins = not (self._at_start and chunk.startswith(BOM_UTF8[:1]))
+        if begins and not buffer and chunk.endswith(END) and b"\r" not in chunk:
+            self._after_cr = self._at_start = False
             self.is_between_events = True
             return chunk  # only whole events: the common case
         self.is_between_events = False

@@ -66,8 +66,11 @@ class OpenAIEncoder:
         self._include_usage = request.include_usage
 
     def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
-        shown = [e.body for e in events if e.body and (self._include_usage or not e.usage_only)]
-        return sse.encode(*shown, sse.DONE) if ended else sse.encode(*shown)
+        include_usage = self._include_usage
+        shown = [e.body for e in events if e.body and (include_usage or not e.usage_only)]
+        if ended:
+            shown.append(sse.DONE)
+        return sse.encode(*shown)
 
     def whole(self, event: Event) -> bytes:
         return event.body

@@ -88,7 +88,7 @@ def read_usage(reported: object) -> Usage | None:
     Details that contradict the whole are dropped: they could only lower the charge. Reasoning and other output
     that stands beside the completion, as `total_tokens` shows, is added to it.
     """
-    if not isinstance(reported, Mapping):
+    if not isinstance(reported, dict | Mapping):  # nearly all are a dict, which is found faster
         return None
     return _usual(reported) or _any_spelling(reported)
 

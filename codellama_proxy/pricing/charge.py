@@ -77,10 +77,11 @@ class Call:
     def note(self, events: Sequence[Event]) -> None:
         """Records the text and the usage in the events."""
         for event in events:
-            if event.text:
-                room = max(MAX_COUNTED_CHARACTERS - self.characters, 0)
-                self.pieces.append(event.text if len(event.text) <= room else event.text[:room])
-                self.characters += len(event.text)
+            if text := event.text:
+                before, self.characters = self.characters, self.characters + len(text)
+                if self.characters > MAX_COUNTED_CHARACTERS:
+                    text = text[: max(MAX_COUNTED_CHARACTERS - before, 0)]
+                self.pieces.append(text)
             if event.usage is not None:
                 self._report(event.usage)
 

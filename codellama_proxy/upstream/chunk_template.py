@@ -117,14 +117,13 @@ class ChunkTemplate:
         if start is None or not events.startswith(start, at):
             return None
         at += len(START)
+        pieces = events[at : -len(END)].split(BETWEEN)
+        while not pieces[-1].startswith(before):  # the first one does
+            pieces.pop()
         begin, end = len(before), -len(after)
-        texts: list[bytes] = []
-        for data in events[at : -len(END)].split(BETWEEN):
-            if not data.startswith(before):
-                break
-            texts.append(data[begin:end])
+        texts = [data[begin:end] for data in pieces]
         body = self._joined(texts)
-        if not events.startswith(body + END, at):  # one of them ends in another way
+        if not events.startswith(body + END, at):  # one of them begins or ends in another way
             del texts[1:]
             body = self._joined(texts)
             if not events.startswith(body + END, at):
@@ -179,7 +178,8 @@ def learn(
         return None
     event = events[0]
     quoted = orjson.dumps(event.text)
-    in_frame, in_event = _around(quoted, frame.data), _around(quoted, event.body)
+    in_frame = _around(quoted, frame.data)
+    in_event = in_frame if event.body is frame.data else _around(quoted, event.body)
     in_raw = _around(quoted, event.raw) if event.raw else NOTHING_AROUND
     if in_frame is None or in_event is None or in_raw is None:
         return None
