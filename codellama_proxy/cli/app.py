@@ -17,6 +17,7 @@ COMMANDS = (
     "cache",
     "backup",
     "restore",
+    "database",
     "import",
     "schema",
 )
@@ -66,6 +67,10 @@ class LazyGroup(click.Group):
                 from codellama_proxy.cli.backup import restore
 
                 return restore
+            case "database":
+                from codellama_proxy.cli.database_commands import database
+
+                return database
             case "import":
                 from codellama_proxy.cli.import_config import import_config
 

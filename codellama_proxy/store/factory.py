@@ -12,10 +12,13 @@ from pathlib import Path
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import AdminSession, Database, KeptConfiguration
 from codellama_proxy.store.location import Location
+from codellama_proxy.store.sql import copying
 from codellama_proxy.store.sqlite import backup as copies
 from codellama_proxy.store.sqlite import configurations, sessions
 from codellama_proxy.store.sqlite.connection import version_warning
+from codellama_proxy.store.sqlite.copying import file_side
 from codellama_proxy.store.sqlite.database import owned_database
+from codellama_proxy.store.sqlite.migrations import prepare
 
 # ruff: noqa: PLC0415
 
@@ -84,6 +87,30 @@ def restore(source: Path, database: Location, moment: str) -> Path | None:
     The database before it is renamed to end in `moment`; returns its path, `None` if there was none.
     """
     return copies.restore(source, _file(database), moment)
+
+
+def copy(source: Location, target: Location) -> dict[str, int]:
+    """Copy an installation to an empty database; no server may use either. Returns the number of rows by table."""
+    with _side(source, create=False) as origin, _side(target, create=True) as copied:
+        return copying.copy(origin, copied)
+
+
+def _side(location: Location, *, create: bool) -> AbstractContextManager[copying.Side]:
+    if isinstance(location, Path):
+        return file_side(location, create=create)
+    from codellama_proxy.store.postgres.copying import server_side
+
+    return server_side(location, create=create)
+
+
+def migrate(location: Location) -> list[str]:
+    """Create or migrate the database; returns the names of the migrations that were applied to a server's."""
+    if isinstance(location, Path):
+        prepare(location)
+        return []
+    from codellama_proxy.store.postgres import sessions as server
+
+    return server.migrated(location)
 
 
 def _file(location: Location) -> Path:

@@ -33,6 +33,7 @@ READING: Mapping[str, tuple[str, ...]] = {
     "cache stats": ("cache", "stats"),
     "explain": ("explain", "--project", "web"),
     "backup": ("backup", "copy.db"),
+    "database check": ("database", "check"),
 }
 CHANGING: Mapping[str, tuple[str, ...]] = {
     "keys update": ("keys", "update", "key_a", "--rpm", "1"),

@@ -44,7 +44,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
 
 # Who may import what of ours; others go through `store.factory` and `store.interfaces`.
 OWN_DOORS: Mapping[str, tuple[str, ...]] = {
-    "store.sql": ("store.sql", "store.sqlite", "store.postgres", "cache.file"),
+    "store.sql": ("store.sql", "store.factory", "store.sqlite", "store.postgres", "cache.file"),
     "store.sqlite": ("store.sqlite", "store.factory", "cache.file"),
     "store.postgres": ("store.postgres", "store.factory"),
 }

@@ -52,23 +52,31 @@ def make_partitions(db: PostgresSession, now: float) -> int:
     made = 0
     existing = _partitions(db)
     for day in range(int(now // DAY), int(now // DAY) + DAYS_AHEAD + 1):
-        name = datetime.fromtimestamp(day * DAY, UTC).strftime("%Y%m%d")
-        if f"settled_{name}" in existing:
+        if f"settled_{_name(day)}" in existing:
             continue
         try:
             with db.transaction():
                 if not _alone(db):
                     return made
                 db.native(SQL["impatient"])
-                for table in ("settled", "request_contents"):
-                    db.script(
-                        f"create table if not exists {table}_{name} partition of {table} "
-                        f"for values from ('{first_id(day)}') to ('{first_id(day + 1)}')"
-                    )
+                make_partition(db, day)
                 made += 1
         except IntegrityError:  # the default partition has rows of that day already
-            log.warning("there is no partition for %s: requests of that day are in %s", name, OTHER)
+            log.warning("there is no partition for %s: requests of that day are in %s", _name(day), OTHER)
     return made
+
+
+def make_partition(db: PostgresSession, day: int) -> None:
+    """Make the partitions of a day (since 1970), in the caller's transaction."""
+    for table in ("settled", "request_contents"):
+        db.script(
+            f"create table if not exists {table}_{_name(day)} partition of {table} "
+            f"for values from ('{first_id(day)}') to ('{first_id(day + 1)}')"
+        )
+
+
+def _name(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y%m%d")
 
 
 def first_id(day: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ WAIT_SECONDS = 60.0
 """How long a start waits for a server that cannot be reached."""
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.05, 2.0
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+STREAMED_ROWS = 2000
 PREPARE_AFTER = 2
 MAX_PREPARED = 500
 
@@ -73,7 +74,14 @@ class PostgresSession:
         """Run several statements without values."""
         self._connection.execute(sql.encode(), prepare=False)
 
-    def copy_in(self, sql: str, rows: Iterator[Sequence[Any]]) -> int:
+    def stream(self, sql: str) -> Iterator[Sequence[Any]]:
+        """The rows of a query in the dialect of `store.sql`, some at a time. Only in a transaction."""
+        with self._connection.cursor("stream") as cursor:
+            cursor.itersize = STREAMED_ROWS
+            cursor.execute(translated(sql).encode())
+            yield from cursor
+
+    def copy_in(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run a `copy … from stdin` with rows of values; returns their number."""
         count = 0
         with self._connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
@@ -11,6 +12,7 @@ from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import Difference, KeptConfiguration
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
+from codellama_proxy.store.postgres.housekeeping import make_partitions
 from codellama_proxy.store.postgres.migrations import is_current, migrate
 from codellama_proxy.store.postgres.session import PostgresSession, as_store_error, connect
 from codellama_proxy.store.postgres.standings import reconcile, standings
@@ -45,6 +47,15 @@ def inspecting(address: ServerAddress) -> Iterator[AdminSession | None]:
     """A session that only reads and never migrates; `None` if there are no tables."""
     with closing(connect(address)) as db, as_store_error(address):
         yield AdminSession(db) if is_current(db) else None
+
+
+def migrated(address: ServerAddress) -> list[str]:
+    """Create or migrate the tables; returns the names of the migrations that were applied."""
+    with closing(connect(address)) as db:
+        applied = migrate(db, address)
+        with as_store_error(address):
+            make_partitions(db, time.time())
+        return applied
 
 
 def last_good(address: ServerAddress) -> KeptConfiguration | None:

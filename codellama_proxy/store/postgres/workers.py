@@ -91,7 +91,7 @@ class Watch:
         settled = sum(self._reap(db, worker, beat) for worker, beat in dead)
         if now - self._last_search >= LEFT_BEHIND_SECONDS:
             self._last_search = now
-            settled += sum(_settle_all(db, worker) for (worker,) in db.native(SQL["left_behind"]).fetchall())
+            settled += sum(settle_all(db, worker) for (worker,) in db.native(SQL["left_behind"]).fetchall())
         verify_new_scopes(db)
         return settled
 
@@ -125,7 +125,8 @@ class Watch:
                     return settled
 
 
-def _settle_all(db: PostgresSession, worker: int) -> int:
+def settle_all(db: PostgresSession, worker: int) -> int:
+    """Settle everything that a dead worker holds; returns the number of requests."""
     settled = 0
     while True:
         with db.transaction():
