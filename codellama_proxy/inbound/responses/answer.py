@@ -120,7 +120,7 @@ class ResponsesEncoder:
         if self._begun:
             return b""
         self._begun = True
-        response = self._response("in_progress")
+        response = orjson.Fragment(orjson.dumps(self._response("in_progress")))
         return self._write([("created", {"response": response}), ("in_progress", {"response": response})])
 
     def _end(self) -> bytes:

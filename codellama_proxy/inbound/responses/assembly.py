@@ -64,6 +64,9 @@ class Assembly:
 
     def add(self, message: Json, logprobs: object = None) -> list[StreamEvent]:
         """The events for a delta, or for a whole message."""
+        if logprobs is None and PLAIN.issuperset(message):  # most deltas
+            text = _content_text(message.get("content"))
+            return self._put(self._last(Message), lambda item: item.add("output_text", text)) if text else []
         written: list[StreamEvent] = []
         if text := _string(message, "reasoning_content") or _string(message, "reasoning"):
             written += self._put(self._last(Reasoning), lambda item: item.add_text(text))
