@@ -21,6 +21,7 @@ from codellama_proxy.store.request_search import CACHED
 from codellama_proxy.store.sql.keys import from_row
 from codellama_proxy.store.sql.queries import load, where
 from codellama_proxy.store.sql.report_queries import spend_page_query
+from codellama_proxy.store.sql.sums_cache import SumsCache
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
 """All rows of a statement."""
@@ -33,10 +34,19 @@ class OverviewQueries:
 
     def __init__(self, read: Read) -> None:
         self._read = read
+        self._cache = SumsCache(read)
 
     async def sums(self, group_by: Sequence[str], filters: Filters) -> Sums:
         names = in_order(group_by)
-        rows = await self._read(*spend_page_query(group_by, filters, 1, MAX_GROUPS))
+        kept = await self._cache.sums(names, filters)
+        if kept is None:
+            return await self._all_sums(names, filters)
+        groups = [Sum(dict(zip(names, group, strict=True)), *amounts) for group, amounts in kept.items()]
+        total = (sum(column) for column in zip(*kept.values(), strict=True)) if kept else (0,) * 6
+        return Sums(tuple(groups) if names and any(kept.values()) else (), Sum({}, *total), is_complete=True)
+
+    async def _all_sums(self, names: Sequence[str], filters: Filters) -> Sums:
+        rows = await self._read(*spend_page_query(names, filters, 1, MAX_GROUPS))
         (whole,) = (row for row in rows if row[0] is not None)
         groups = tuple([_sum(names, row[1:]) for row in rows if row[0] is None])
         return Sums(groups, _sum((), whole[1 + len(names) :]), whole[0] <= MAX_GROUPS)

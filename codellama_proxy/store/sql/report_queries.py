@@ -92,10 +92,10 @@ def after_query(seq: int, size: int) -> Query:
     return SQL["after"].format(columns=", ".join(LOG_COLUMNS)), [seq, size]
 
 
-def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
-    """Sums by any of `GROUPS`; one row if there is no group."""
+def spend_query(group_by: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:
+    """Sums by any of `GROUPS`; one row if there is no group. Without `newer`, only what is in the sums."""
     names = in_order(group_by)
-    rows, values = _rows_query(names, filters)
+    rows, values = _rows_query(names, filters, newer=newer)
     totals, more = _totals_where(filters)
     sql = SQL["spend"].format(
         names="".join(f"{name}_, " for name in names),
@@ -107,15 +107,44 @@ def spend_query(group_by: Sequence[str], filters: Filters) -> Query:
     return sql, values + more
 
 
-def _rows_query(names: Sequence[str], filters: Filters) -> Query:
+def _rows_query(names: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:
     """Groups and sums of the requests that `requests` still has; a group may come more than once."""
-    parts = list(_parts(names, filters))
+    parts = list(_parts(names, filters))[0 if newer else 1 :]
     return "\n    union all\n    ".join(sql for sql, _ in parts), [
         value for _, values in parts for value in values
     ]
 
 
+def settled_query(group_by: Sequence[str], filters: Filters) -> Query | None:
+    """What `newer_query` adds to: the row with a 1 in front says up to which sequence, and the first sequence.
+
+    `None` if rows alone answer: few, and found by an index.
+    """
+    names = in_order(group_by)
+    if len(list(_parts(names, filters))) == 1:
+        return None
+    sql, values = spend_query(group_by, filters, newer=False)
+    return SQL["settled"].format(spend=sql, nulls="null, " * len(names)), values
+
+
+def newer_query(group_by: Sequence[str], filters: Filters, after: int) -> Query:
+    """Sums over requests after a sequence: first whether they are in the sums by now, then the groups."""
+    names = in_order(group_by)
+    of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
+    which, values = requests_where(filters)
+    sql = SQL["newer_than"].format(
+        names="".join(f"{name}_, " for name in names),
+        rows=SQL["of_requests"].format(
+            groups=f"{SQL['is_settled']} {of_requests}", where=f"seq > ? and {which}"
+        ),
+        positions=_positions(["settled", *names]),
+        nulls="null, " * len(names),
+    )
+    return sql, [after, *values]
+
+
 def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
+    """The requests that are not in the sums yet come first, unless all are read from rows."""
     of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
     which, values = requests_where(filters)
     table = table_for(names, filters)

@@ -94,3 +94,26 @@ where status <> 'held' and basis not in ('exact', 'cached') group by 1 order by 
 -- name: before_last
 -- The sequence number before the newest N requests.
 select coalesce((select seq from requests order by seq desc limit 1 offset ?), 0);
+
+-- name: settled
+-- Sums up to the sequence in the first row, which has a 1 in front, and the sequence of the oldest request there is.
+with grouped as ({spend})
+select 1, (select upto from rolled_up), coalesce((select min(seq) from requests), 0), {nulls} 0, 0, 0, 0, 0, 0
+union all
+select 0, 0, 0, grouped.* from grouped;
+
+-- name: is_settled
+-- Column: whether a request is in the sums.
+case when seq <= (select upto from rolled_up) then 1 else 0 end as settled_,;
+
+-- name: newer_than
+-- Sums of the requests after a sequence, in the same form, by whether they are in the sums.
+with grouped as (
+    select settled_, {names} sum(requests) as requests, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
+           coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
+           coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
+    from ({rows}) as parts group by {positions}
+)
+select 1, (select upto from rolled_up), coalesce((select min(seq) from requests), 0), 0, {nulls} 0, 0, 0, 0, 0, 0
+union all
+select 0, 0, 0, grouped.* from grouped;

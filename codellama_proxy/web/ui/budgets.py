@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.rates import overlay, split_scope
-from codellama_proxy.limits.windows import Window, is_rolling, turned, window
+from codellama_proxy.limits.windows import HOUR, Window, is_rolling, turned, window
 from codellama_proxy.store.interfaces import Overviews
 from codellama_proxy.store.overviews import Balance, Sum
 from codellama_proxy.store.reports import Filters
@@ -128,13 +128,16 @@ async def budgets(overviews: Overviews, scopes: Sequence[Scope], now: float) -> 
         return []
     found = {one.scope: one for one in [*await overviews.balances(), *await overviews.user_balances()]}
     open_windows = {scope.id: _opened(scope.limits, found.get(scope.id), now) for scope in scopes}
-    old = any(opened.start < now - MAX_RATE_SECONDS for opened in open_windows.values())
-    recent = await _spent_since(overviews, now - MAX_RATE_SECONDS) if old else {}
+    old = {scope.id for scope in scopes if open_windows[scope.id].start < now - MAX_RATE_SECONDS}
+    since = (now - MAX_RATE_SECONDS) // HOUR * HOUR  # whole hours: such sums are kept
+    recent = await _spent_since(overviews, since, old)
     made = []
     for scope in scopes:
         opened, balance = open_windows[scope.id], found.get(scope.id)
         spent, held = await _spent(overviews, scope, opened, balance)
-        in_week = spent if rate_since(opened.start, now) == opened.start else recent.get(scope.id, 0)
+        in_week = spent
+        if rate_since(opened.start, now) != opened.start:
+            in_week = round(recent.get(scope.id, 0) * MAX_RATE_SECONDS / (now - since))
         limit = scope.limits.max_budget or 0
         projection = project(Spending(spent, limit, opened.start, opened.end, min(in_week, spent)), now)
         made.append(Budget(scope, opened, spent, held, projection))
@@ -169,15 +172,18 @@ def _filters(scope: str) -> Filters:
     )
 
 
-async def _spent_since(overviews: Overviews, start: float) -> Mapping[str, int]:
-    """By scope: of everything, projects and keys."""
-    projects = await overviews.sums(("project",), Filters(start=start))
-    keys = await overviews.sums(("key",), Filters(start=start))
-    return {
-        "global:": projects.total.cost_nanos,
-        **{f"project:{_named(one, 'project')}": one.cost_nanos for one in projects.groups},
-        **{f"key:{_named(one, 'key')}": one.cost_nanos for one in keys.groups},
-    }
+async def _spent_since(overviews: Overviews, start: float, scopes: Set[str]) -> Mapping[str, int]:
+    """By scope: of everything, projects and keys, as far as `scopes` has such."""
+    found: dict[str, int] = {}
+    kinds = {split_scope(scope)[0] for scope in scopes}
+    if kinds & {"global", "project"}:
+        projects = await overviews.sums(("project",), Filters(start=start))
+        found["global:"] = projects.total.cost_nanos
+        found |= {f"project:{_named(one, 'project')}": one.cost_nanos for one in projects.groups}
+    if "key" in kinds:
+        keys = await overviews.sums(("key",), Filters(start=start))
+        found |= {f"key:{_named(one, 'key')}": one.cost_nanos for one in keys.groups}
+    return found
 
 
 def _named(one: Sum, group: str) -> str:

@@ -1,0 +1,96 @@
+"""Sums that were read before, brought up to date by reading only the requests since then.
+
+A request in the sums (up to `rolled_up.upto`) is settled and does not change any more, so sums up to some sequence stay
+right; each later answer adds the requests after it, whatever their state. Requests that retention removes stay in the
+daily totals, but of whole days: when the oldest request is another one, everything is read again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from codellama_proxy.store.reports import Filters, in_order
+from codellama_proxy.store.sql.report_queries import newer_query, settled_query
+
+MAX_ENTRIES = 32
+MAX_CACHED_GROUPS = 8_000
+
+Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
+"""All rows of a statement."""
+Amounts = tuple[int, ...]
+Groups = Mapping[tuple[Any, ...], Amounts]
+
+
+class _Entry(NamedTuple):
+    """Sums over the settled requests up to a sequence."""
+
+    upto: int
+    first: int
+    """The sequence of the oldest request then."""
+    groups: Groups
+
+
+class SumsCache:
+    """The amounts of `Sum` by the values of groups, in the order of `in_order`."""
+
+    def __init__(self, read: Read, entries: int = MAX_ENTRIES, groups: int = MAX_CACHED_GROUPS) -> None:
+        self._read = read
+        self._most = entries
+        self._most_groups = groups
+        self._entries: OrderedDict[tuple[tuple[str, ...], Filters], _Entry] = OrderedDict()
+
+    async def sums(self, group_by: Sequence[str], filters: Filters) -> Groups | None:
+        """All groups; `None` for what is not kept: too many groups, or read from few rows."""
+        names = tuple(in_order(group_by))
+        known = self._entries.get((names, filters))
+        if known is not None:
+            found = await self._up_to_date(names, filters, known)
+            if found is not None:
+                return found
+        query = settled_query(names, filters)
+        if query is None:
+            return None
+        rows = await self._read(*query)
+        (head,) = (row for row in rows if row[0])
+        settled = {row[3 : 3 + len(names)]: _amounts(row[3 + len(names) :]) for row in rows if not row[0]}
+        if len(settled) > self._most_groups:
+            return None
+        return await self._up_to_date(names, filters, _Entry(int(head[1]), int(head[2]), settled))
+
+    async def _up_to_date(self, names: tuple[str, ...], filters: Filters, entry: _Entry) -> Groups | None:
+        """The groups with the requests since; `None` if older requests were removed, or there are none."""
+        rows = await self._read(*newer_query(names, filters, entry.upto))
+        (head,) = (row for row in rows if row[0])
+        upto, first = int(head[1]), int(head[2])
+        if first != entry.first or not first:
+            self._entries.pop((names, filters), None)
+            return None
+        start = 4 + len(names)
+        parts = [(bool(row[3]), row[4:start], _amounts(row[start:])) for row in rows if not row[0]]
+        settled = _added(entry.groups, ((group, more) for is_settled, group, more in parts if is_settled))
+        self._keep((names, filters), _Entry(max(upto, entry.upto), first, settled))
+        return _added(settled, ((group, more) for is_settled, group, more in parts if not is_settled))
+
+    def _keep(self, key: tuple[tuple[str, ...], Filters], entry: _Entry) -> None:
+        """Another reader may have kept a newer one in the meantime; either is right."""
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+
+def _added(groups: Groups, parts: Iterable[tuple[tuple[Any, ...], Amounts]]) -> Groups:
+    added = list(parts)
+    if not added:
+        return groups
+    found = dict(groups)
+    for group, more in added:
+        known = found.get(group)
+        found[group] = more if known is None else tuple(map(sum, zip(known, more, strict=True)))
+    return found
+
+
+def _amounts(row: Sequence[Any]) -> Amounts:
+    return tuple([int(value) for value in row])

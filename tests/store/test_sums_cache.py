@@ -1,0 +1,121 @@
+"""Sums from the cache equal plain sums over the requests, whatever happens between two answers."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codellama_proxy.limits.windows import HOUR
+from codellama_proxy.store import reports
+from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.sql import usage_totals
+from codellama_proxy.store.sql.overviews import OverviewQueries
+from codellama_proxy.store.sql.sums_cache import SumsCache
+from codellama_proxy.store.sqlite.migrations import migrate, shipped
+from tests.store.test_usage_totals import FIELDS, FIRST_DAY, History, expected, histories, reported
+
+
+class Reader:
+    """Reads a database, and counts the rows that the statements returned."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.statements: list[str] = []
+
+    async def __call__(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        self.statements.append(sql)
+        return self.db.execute(sql, values).fetchall()
+
+
+@pytest.fixture(scope="module")
+def history() -> Iterator[History]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        migrate(db, shipped())
+        yield History(db)
+
+
+def found(overviews: OverviewQueries, group_by: Sequence[str], wanted: Filters) -> list[tuple[Any, ...]]:
+    names = reports.in_order(group_by)
+    sums = asyncio.run(overviews.sums(group_by, wanted))
+    assert sums.is_complete
+    listed = [(*(one.groups[name] for name in names), *one[1:]) for one in sums.groups if names]
+    return sorted(listed, key=repr) if names else [sums.total[1:]]
+
+
+@settings(max_examples=80, deadline=None)
+@given(happened=histories, asked=st.lists(reported, min_size=2, max_size=4))
+def test_cached_sums_equal_plain_sums(
+    history: History, happened: list[tuple[Any, ...]], asked: list[tuple[list[str], Filters]]
+) -> None:
+    history.db.execute("savepoint example")
+    try:
+        begun, overviews = History(history.db), OverviewQueries(Reader(history.db))
+        for number, event in enumerate(happened):
+            begun.happen(*event)
+            group_by, wanted = asked[number % len(asked)]
+            assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
+        for group_by, wanted in asked * 2:
+            assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
+    finally:
+        history.db.execute("rollback to example")
+        history.db.execute("release example")
+
+
+def test_only_requests_since_the_last_answer_are_read(history: History) -> None:
+    history.db.execute("savepoint example")
+    try:
+        named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web", "model": "small"}
+        begun, reader = History(history.db), Reader(history.db)
+        cache = SumsCache(reader)
+        wanted = Filters(start=FIRST_DAY, end=FIRST_DAY + 80 * HOUR)
+
+        def asked() -> int:
+            reader.statements.clear()
+            groups = asyncio.run(cache.sums(("model", "hour"), wanted))
+            assert groups is not None
+            return sum(amounts[0] for amounts in groups.values())
+
+        for number in range(5):
+            begun.request(number * 60.0, named, "ok", 1, 1)
+        assert asked() == 5
+        assert len(reader.statements) == 2
+        assert asked() == 5
+        assert len(reader.statements) == 1
+        usage_totals.roll_up(history.db, 3)
+        begun.request(500.0, named, "held", 0, 0)
+        assert asked() == 6
+        assert len(reader.statements) == 1
+        begun.happen("settle a held one")
+        assert asked() == 6
+        begun.fold(5)
+        assert asked() == 6
+        assert len(reader.statements) > 1, "what was read before does not count after requests were removed"
+    finally:
+        history.db.execute("rollback to example")
+        history.db.execute("release example")
+
+
+def test_the_cache_is_bounded(history: History) -> None:
+    history.db.execute("savepoint example")
+    try:
+        begun, reader = History(history.db), Reader(history.db)
+        for number in range(6):
+            named = dict.fromkeys(FIELDS) | {"project": "web", "model": f"model {number}"}
+            begun.request(0.0, named, "ok", 1, 1)
+        usage_totals.roll_up(history.db)
+        assert asyncio.run(SumsCache(reader, groups=5).sums(("model",), Filters())) is None
+        cache = SumsCache(reader, entries=1)
+        for start in (1.0, 2.0, 1.0):
+            reader.statements.clear()
+            assert asyncio.run(cache.sums(("model",), Filters(start=start))) is not None
+            assert len(reader.statements) == 2
+    finally:
+        history.db.execute("rollback to example")
+        history.db.execute("release example")
