@@ -176,7 +176,7 @@ def ends(gpt: OpenAI, claude: Anthropic) -> list[bool]:
 
 
 @MANY
-@given(chunks=ordered())
+@given(chunks=ordered(("stop", "tool_calls", "length")))
 def test_the_sdks_read_streams_in_the_usual_order(
     script: Script, gpt: OpenAI, claude: Anthropic, chunks: list[Event]
 ) -> None:
