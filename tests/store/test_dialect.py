@@ -111,6 +111,7 @@ def test_statements_about_keys_run_on_both(postgres: PostgresSession, sqlite: sq
         "blocked": 0,
         "size": 5,
         "skip": 0,
+        "most": 5,
     }
     for name, sql in keys.SQL.items():
         results = [_run(db, sql.replace("{ids}", "'x'"), values) for db in (postgres, sqlite)]
