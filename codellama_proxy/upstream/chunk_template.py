@@ -24,6 +24,11 @@ MAX_TEMPLATE_BYTES = 16 << 10
 OTHER_TEXT = "@"
 """A sample text, chosen because it has only one spelling in JSON."""
 
+OTHER_PADDING = b',"obfuscation":"@1"}'
+_PADDING_BEGINS = b',"obfuscation":"'
+_PADDING = re.compile(rb',"obfuscation":"[^"\\\x00-\x1f\x80-\xff]*"\}')
+"""The last field of OpenAI's chunks, which hides the length of the text (`stream_options.include_obfuscation`)."""
+
 _INSIDE = re.compile(rb'(?:[^"\\\x00-\x1f]|\\.)+')
 """The inside of a JSON string that is not empty."""
 _INSIDE_RUN = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xbf]|\\["\\/bfnrt])(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*+')
@@ -86,27 +91,39 @@ class ChunkTemplate:
     __slots__ = (
         "_after",
         "_before",
-        "_end",
         "_event_around",
+        "_is_passed_on",
         "_kind",
         "_model",
+        "_padded",
         "_raw_around",
         "_start",
     )
 
     def __init__(
-        self, kind: str, in_frame: Around, in_event: Around, in_raw: Around, model: str | None
+        self,
+        kind: str,
+        in_frame: Around,
+        in_event: Around,
+        in_raw: Around,
+        model: str | None,
+        *,
+        padded: bool = False,
     ) -> None:
-        """`kind`: the event type of the frames; `in_raw`: empty if the events have no `raw`."""
+        """`kind`: the event type of the frames; `in_raw`: empty if the events have no `raw`; `in_frame`: without the
+        padding, if the frames are `padded`.
+        """
         self._kind = kind
         self._before, self._after = in_frame
         self._event_around = in_event if in_event != in_frame else None
-        """`None`: clients are sent what arrives."""
+        """`None`: as in the frame."""
         self._raw_around = in_raw if in_raw != NOTHING_AROUND else None
         self._model = model
-        self._start = START + self._before if self._event_around is None and not kind else None
-        """How a frame begins on the wire; `None` if it cannot be passed on as it is."""
-        self._end = self._after + END
+        self._padded = padded
+        self._start = None if kind else START + self._before
+        """How an event begins on the wire; `None` if it has more than one line."""
+        self._is_passed_on = not kind and not padded and self._event_around is None
+        """Whether clients are sent what arrives."""
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
         """The events that begin at `at` and match, as one event, and where the next one begins.
@@ -114,7 +131,7 @@ class ChunkTemplate:
         `events` are whole. `None`: the first one does not match.
         """
         before, after, start = self._before, self._after, self._start
-        if start is None or not events.startswith(start, at):
+        if start is None or not self._is_passed_on or not events.startswith(start, at):
             return None
         at += len(START)
         pieces = events[at : -len(END)].split(BETWEEN)
@@ -138,12 +155,16 @@ class ChunkTemplate:
 
     def single(self, events: bytes) -> Event | None:
         """The event of bytes that are nothing but one event that matches; `None` for any others."""
-        start, end = self._start, self._end
-        if start is None or not events.startswith(start) or not events.endswith(end):
+        start = self._start
+        if start is None or not events.startswith(start) or not events.endswith(END):
             return None
-        inside = events[len(start) : -len(end)]
+        received = events[len(START) : -len(END)]
+        data = unpadded(received) if self._padded else received
+        if data is None or not data.endswith(self._after):
+            return None
+        inside = data[len(self._before) : -len(self._after)]
         text = _said(inside)
-        return Event(events[len(START) : -len(END)], True, text, None, None, self._model) if text else None
+        return self._event(data, inside, text) if text else None
 
     def _joined(self, texts: Sequence[bytes]) -> bytes:
         """The body of a run with these texts, as they stand in JSON."""
@@ -153,16 +174,18 @@ class ChunkTemplate:
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
         before, after = self._before, self._after
-        data, event = frame
-        if event != self._kind or not data.startswith(before) or not data.endswith(after):
+        data = unpadded(frame.data) if self._padded else frame.data
+        if data is None or frame.event != self._kind:
+            return None
+        if not data.startswith(before) or not data.endswith(after):
             return None
         found = _INSIDE.fullmatch(data, len(before), len(data) - len(after))
         if found is None:
             return None
-        inside = found[0]
-        text = _decoded(inside)
-        if text is None:
-            return None
+        text = _decoded(found[0])
+        return None if text is None else self._event(data, found[0], text)
+
+    def _event(self, data: bytes, inside: bytes, text: str) -> Event:
         body = data if self._event_around is None else inside.join(self._event_around)
         raw = b"" if self._raw_around is None else inside.join(self._raw_around)
         return Event(body, True, text, None, None, self._model, raw=raw)
@@ -176,16 +199,27 @@ def learn(
         return None
     if len(events) != 1 or not events[0].text or events[0].text == OTHER_TEXT:
         return None
-    event = events[0]
+    event, without = events[0], unpadded(frame.data)
+    data = frame.data if without is None else without
     quoted = orjson.dumps(event.text)
-    in_frame = _around(quoted, frame.data)
-    in_event = in_frame if event.body is frame.data else _around(quoted, event.body)
+    in_frame = _around(quoted, data)
+    in_event = in_frame if event.body is data else _around(quoted, event.body)
     in_raw = _around(quoted, event.raw) if event.raw else NOTHING_AROUND
     if in_frame is None or in_event is None or in_raw is None:
         return None
-    template = ChunkTemplate(frame.event, in_frame, in_event, in_raw, event.model)
-    other = Frame(OTHER_TEXT.encode().join(in_frame), frame.event)
+    padded = without is not None
+    template = ChunkTemplate(frame.event, in_frame, in_event, in_raw, event.model, padded=padded)
+    other_data = OTHER_TEXT.encode().join(in_frame)
+    if padded:
+        other_data = other_data[:-1] + OTHER_PADDING
+    other = Frame(other_data, frame.event)
     return template if list(parse(other)) == [template.event_of(other)] else None
+
+
+def unpadded(data: bytes) -> bytes | None:
+    """The data without the padding at their end; `None` if they have none."""
+    at = data.rfind(_PADDING_BEGINS)
+    return data[:at] + b"}" if at >= 0 and _PADDING.fullmatch(data, at) else None
 
 
 def _text_of(texts: list[bytes]) -> str | None:

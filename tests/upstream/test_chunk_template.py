@@ -91,6 +91,10 @@ extras = st.sampled_from(
         {"usage": None},
         {"usage": {"prompt_tokens": 1, "completion_tokens": 2}},
         {"obfuscation": "x7"},
+        {"obfuscation": "longer"},
+        {"obfuscation": '"'},
+        {"usage": None, "obfuscation": ""},
+        {"obfuscation": "x", "model": "m"},
         {"id": "other"},
         {"created": 2},
         {"system_fingerprint": "fp"},
@@ -143,6 +147,15 @@ def test_frames_that_are_passed_on_have_a_template() -> None:
     assert template is not None
     other = Frame(data.replace(b"one", b"two"))
     assert template.event_of(other) == parse(other)[0]
+
+
+def test_padding_of_any_length_belongs_to_the_template() -> None:
+    paddings = ("x7", "", "longer-than-before")
+    frames = [chunk("one"), *[chunk("two", usage=None, obfuscation=padding) for padding in paddings]]
+    events, parsed = read([*frames, chunk("three", usage=None, obfuscation="y")])
+    assert not parsed
+    assert [event.text for event in events] == ["three"]
+    assert b"obfuscation" not in events[0].body
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.booleans()), max_size=8))
