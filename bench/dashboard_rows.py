@@ -20,6 +20,8 @@ from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 
 ROWS, DAYS, PROJECTS, KEYS_EACH, MODELS = 1_000_000, 30, 12, 20, 8
+USERS_EACH = 3
+"""Users of a key; each key asks for three of the models."""
 INSERT = """
 insert into requests (
     request_id, created_at, project, key_id, user, endpoint, model_requested, model, deployment, upstream_model, stream,
@@ -66,8 +68,10 @@ def _requests(
     start = end - DAYS * 86_400
     for number in range(rows):
         at = start + (end - start) * number / rows
-        project, key_id = keys[int(len(keys) * draw.random() ** 2)]
-        model = f"model-{int(MODELS * draw.random() ** 2)}"
+        place = int(len(keys) * draw.random() ** 2)
+        project, key_id = keys[place]
+        model = f"model-{(place + int(3 * draw.random() ** 2)) % MODELS}"
+        user = f"user-{place}-{int(USERS_EACH * draw.random() ** 2)}"
         status = draw.choices(("ok", "error", "cancelled"), (97, 2, 1))[0]
         total = draw.lognormvariate(7, 0.8)
         attempts = orjson.dumps(
@@ -75,7 +79,7 @@ def _requests(
         )
         cached = draw.random() < 0.1
         yield (
-            f"req_{number:024x}", at, project, key_id, f"user-{draw.randrange(500)}", model, model, f"{model}#1",
+            f"req_{number:024x}", at, project, key_id, user, model, model, f"{model}#1",
             model, status, {"ok": 200, "error": 502, "cancelled": 499}[status], attempts.decode(),
             draw.randrange(20, 4000), draw.randrange(1, 900), 0 if cached else draw.randrange(10**4, 10**8),
             "hit" if cached else "miss", total / 3, total,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from markupsafe import Markup
 
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.windows import HOUR
+from codellama_proxy.store.overviews import Sum
+from codellama_proxy.store.reports import HOUR_GROUP
 from codellama_proxy.web.ui import words
 from codellama_proxy.web.ui.charts import Column, Series, stacked
 
@@ -24,11 +25,11 @@ def hours(now: float) -> list[int]:
     return [last - HOUR * before for before in reversed(range(HOURS))]
 
 
-def chart(groups: Iterable[Mapping[str, Any]], now: float, link: Callable[[str, str], str]) -> Markup:
+def chart(sums: Iterable[Sum], now: float, link: Callable[[str, str], str]) -> Markup:
     """Of sums by status and hour; `link` makes the address of a time range."""
     counts: Counter[tuple[int, str]] = Counter()
-    for group in groups:
-        counts[group["hour"], group["status"]] += group["requests"]
+    for one in sums:
+        counts[one.groups[HOUR_GROUP], one.groups["status"]] += one.requests
     columns = [
         Column(
             label=_label(start),

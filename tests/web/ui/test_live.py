@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 
+from codellama_proxy.web.ui.pages.live import MAX_STREAMS
 from tests.support.browsing import Browser, Html, holder, operator
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -163,8 +165,28 @@ def test_streams_do_not_delay_a_shutdown(served: Proxy) -> None:
 def test_there_are_at_most_fifty_streams(served: Proxy) -> None:
     browser = operator(served)
     address = since(browser)
-    listeners = [Listener(operator(served), address, {}) for _ in range(50)]
+    listeners = [Listener(operator(served), address, {}) for _ in range(MAX_STREAMS)]
     until(lambda: all(one.status == 200 for one in listeners), "fifty streams")
     refused = browser.get(address)
     assert refused.status_code == 503
     assert "Too many pages are live" in refused.text
+
+
+def test_a_page_that_is_closed_frees_its_stream(served: Proxy) -> None:
+    browser = operator(served)
+    address = since(browser)
+    for _ in range(MAX_STREAMS + 10):
+        with browser.client.stream("GET", browser.address(address)) as answer:
+            assert answer.status_code == 200
+            assert next(answer.iter_lines()) == "retry: 2000"
+        time.sleep(0.05)  # slower than the limit of pages a second
+
+
+def test_pages_stay_whole_while_the_configuration_changes(served: Proxy) -> None:
+    browser = operator(served)
+    before = served.client.get("/health/readiness").json()["config"]["digest"]
+    with listening(browser, since(browser)) as listener:
+        served.save(config(MODEL, routing={"max_attempts": 2}))
+        until(lambda: before[:7] not in browser.page("requests").text, "the digest in the foot changes")
+        request_id = served.chat(model="good").headers["x-request-id"]
+        until(lambda: request_id in listener.ids(), "the stream goes on")

@@ -30,13 +30,15 @@ DEFAULT_GROUPS = "day,project,model"
 async def requests(request: Request, viewer: Viewer) -> Response:
     """The requests of the list, all pages of it, at most `MAX_CSV_ROWS`."""
     asked = asked_of(parameters(request), viewer.project(None))
-    return _download(_requests(runtime_of(request).store.searches, asked), "requests.csv")
+    return _download(_requests(request, runtime_of(request).store.searches, asked), "requests.csv")
 
 
-async def _requests(searches: Searches, asked: Asked) -> AsyncIterator[str]:
+async def _requests(request: Request, searches: Searches, asked: Asked) -> AsyncIterator[str]:
     yield lines([COLUMNS])
     before, left = asked.before, MAX_CSV_ROWS
     while left:
+        if await request.is_disconnected():
+            return
         try:
             page = await searches.search(asked.search, before, min(MAX_ROWS, left))
         except ProxyError as error:  # too late for another status

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.web.connection import ON_HALF_CLOSE
 from codellama_proxy.web.state import runtime_of
 from codellama_proxy.web.ui import sessions
 from codellama_proxy.web.ui.guard import parameters
@@ -49,6 +50,12 @@ class Stream:
         self._asked: Asked = asked_of(given, viewer.project(None))
         self._mark = request.headers.get("last-event-id") or given.get("since", "")
         self._runtime = runtime_of(request)
+        self._is_probed = False
+        """The browser closed its sending half: a comment shows whether it still reads."""
+        request.scope[ON_HALF_CLOSE] = self._probe
+
+    def _probe(self) -> None:
+        self._is_probed = True
 
     async def messages(self) -> AsyncIterator[str]:
         state = state_of(self._request)
@@ -63,7 +70,7 @@ class Stream:
     async def _messages(self) -> AsyncIterator[str]:
         monotonic = self._runtime.time.monotonic
         checked = sent = monotonic()
-        while not self._is_over():
+        while not (self._is_over() or await self._request.is_disconnected()):
             if monotonic() - checked >= SESSION_SECONDS:
                 checked = monotonic()
                 if not await self._is_signed_in():
@@ -73,8 +80,8 @@ class Stream:
                 sent = monotonic()
                 yield message
                 await self._runtime.time.sleep(BATCH_SECONDS)
-            elif monotonic() - sent >= HEARTBEAT_SECONDS:
-                sent = monotonic()
+            elif self._is_probed or monotonic() - sent >= HEARTBEAT_SECONDS:
+                self._is_probed, sent = False, monotonic()
                 yield ": \n\n"
             else:
                 await self._runtime.progress.wait(LOOK_SECONDS)

@@ -24,7 +24,6 @@ from codellama_proxy.web.ui.viewer import Viewer
 ROWS = 50
 DATED_SECONDS = 20 * 3600.0
 """Times have a date if one of them is older."""
-MAX_HOUR_GROUPS = 10_000
 STATUSES = (("ok", "answered"), ("error", "failed"), ("cancelled", "client left"), ("held", "running"))
 CACHE = (("hit", "from the cache"), ("miss", "not from the cache"))
 SLOW = (("1", "over 1 s"), ("5", "over 5 s"), ("30", "over 30 s"), ("120", "over 2 min"))
@@ -132,8 +131,7 @@ async def _chart(runtime: Runtime, asked: Asked) -> Markup | None:
         return None
     now = runtime.time.wall()
     start = volume.hours(now)[0]
-    groups = await runtime.store.reports.spend(
-        ("status", HOUR_GROUP), search.filters._replace(start=start, end=None), size=MAX_HOUR_GROUPS
-    )
+    filters = search.filters._replace(start=start, end=None)
+    sums = await runtime.store.overviews.sums(("status", HOUR_GROUP), filters)
     values = {name: value for name, value in asked.values.items() if name not in ("start", "end")}
-    return volume.chart(groups["data"], now, lambda start, end: link(values, start=start, end=end))
+    return volume.chart(sums.groups, now, lambda start, end: link(values, start=start, end=end))
