@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import click
@@ -23,6 +24,13 @@ from codellama_proxy.store.factory import last_good_configuration
     "--port", metavar="PORT", envvar="PROXY_PORT", show_envvar=True, help="Listen port.  [default: 4000]"
 )
 @click.option(
+    "--workers",
+    metavar="COUNT",
+    envvar="PROXY_WORKERS",
+    show_envvar=True,
+    help="Processes on the port, with a postgresql:// database.  [default: 1]",
+)
+@click.option(
     "--on-invalid",
     metavar="[refuse|last-good]",
     envvar="PROXY_ON_INVALID",
@@ -31,7 +39,9 @@ from codellama_proxy.store.factory import last_good_configuration
 )
 def serve(**options: str | None) -> int:
     """Run the proxy."""
-    from codellama_proxy.server.process import serve as run  # noqa: PLC0415 - --help needs no server
+    from codellama_proxy.server.process import log_format  # noqa: PLC0415 - --help needs no server
+    from codellama_proxy.server.process import serve as run  # noqa: PLC0415
+    from codellama_proxy.server.siblings import supervise  # noqa: PLC0415
 
     settings = settings_of(**options)
     settings.location  # noqa: B018 - refused before anything else is done
@@ -39,6 +49,10 @@ def serve(**options: str | None) -> int:
     try:
         kept = _last_good(settings)
         live = LiveConfig(Source(settings.config, environment, IMPLEMENTED), last_good=kept)
+        if settings.workers > 1:
+            return supervise(
+                settings, log_format(settings), [sys.executable, "-m", "codellama_proxy", "serve"]
+            )
         return run(settings, live)
     except ConfigError as error:
         code = _refuse(*(str(problem) for problem in error.problems), *_no_last_good(settings, kept))

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default=DEFAULT_HOST, description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Serving processes on the port; more than 1 need a database server.",
+    )
     master_key: SecretStr | None = Field(default=None, description="Opens the admin endpoints.")
     on_invalid: Literal["refuse", "last-good"] = Field(
         default="refuse", description="A start with a bad file: refuse, or serve the last good one."

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 
@@ -28,9 +29,11 @@ from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
 from codellama_proxy.server.retention import run_retention, run_roll_up, run_session_cleanup
+from codellama_proxy.server.siblings import Sibling, end_with_parent, this_sibling
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
 from codellama_proxy.tracking.log import Format, Handler, Log
+from codellama_proxy.tracking.merged_metrics import SharedMetrics
 from codellama_proxy.web.app import create_app
 from codellama_proxy.web.connection import ClientTimeouts
 from codellama_proxy.web.state import Runtime
@@ -41,6 +44,8 @@ INTERRUPT_SECONDS = 0.3
 """How long a second signal leaves open responses to send their last event."""
 AFTER_DRAIN_SECONDS = 2.0
 """How long the last error events may take after the drain."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may compute while the ledger's thread, which holds locks in the database, wants to go on."""
 GC_THRESHOLD = 10_000
 """New objects after which the garbage collector looks for cycles."""
 STARTED = "the server started"
@@ -51,14 +56,19 @@ DEFAULT_TIMEOUTS = ClientTimeouts()
 
 def serve(settings: Settings, live: LiveConfig, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS) -> int:
     """Serves until a signal; returns the exit code. Raises `StoreError` before anything is bound."""
+    sibling = this_sibling()
+    if sibling is not None:
+        end_with_parent()
     with own(settings.location, _say) as database:
         live.key_digests(database.digest_key())
+        if not isinstance(settings.location, Path):
+            sys.setswitchinterval(SWITCH_SECONDS)
         with (
-            listening(settings.host, settings.port) as sock,
+            listening(settings.host, settings.port, shared=sibling is not None) as sock,
             logging_to(log_format(settings), settings) as log,
             asyncio.Runner(loop_factory=_uvloop) as runner,
         ):
-            return runner.run(_run(settings, live, database, sock, log, timeouts))
+            return runner.run(_run(settings, live, database, sock, log, timeouts, sibling))
 
 
 def _say(sentence: str) -> None:
@@ -77,11 +87,13 @@ def log_format(settings: Settings) -> Format:
 
 
 @contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket. Raises `OSError`."""
+def listening(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
+    """A bound socket; `shared`: other processes of this user may bind it, too. Raises `OSError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
         yield sock
 
@@ -109,10 +121,15 @@ async def _run(
     sock: socket.socket,
     log: Log,
     timeouts: ClientTimeouts,
+    sibling: Sibling | None,
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
         services = await assemble(stack, settings, live, database, log)
         runtime = services.runtime
+        if sibling is not None:
+            runtime.shared_metrics = SharedMetrics(runtime.metrics, sibling.folder, sibling.number)
+            await runtime.shared_metrics.open()
+            stack.push_async_callback(runtime.shared_metrics.close)
 
         async def changed(old: Snapshot, new: Snapshot) -> None:
             await services.apply(new)
@@ -133,7 +150,8 @@ async def _run(
         await _recover(runtime.store.upkeep, log)
         services.sender.start()
         _start_background(stack, services)
-        await greet(log, live, runtime.keys, settings, sock.getsockname()[1])
+        if sibling is None or sibling.number == 0:
+            await greet(log, live, runtime.keys, settings, sock.getsockname()[1])
 
         gc.freeze()  # nothing built so far is garbage: later collections need not traverse it
 

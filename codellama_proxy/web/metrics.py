@@ -19,7 +19,11 @@ async def metrics(request: Request) -> Response:
     runtime = runtime_of(request)
     if not runtime.live.snapshot.metrics_public:
         await require_admin(request)
-    page, content_type = runtime.metrics.page(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    if runtime.shared_metrics is not None:
+        page, content_type = await runtime.shared_metrics.page(accept)
+    else:
+        page, content_type = runtime.metrics.page(accept)
     return Response(page, headers={"content-type": content_type})
 
 

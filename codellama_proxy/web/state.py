@@ -16,6 +16,7 @@ from codellama_proxy.gateway.progress import Progress
 from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.routing.missing_endpoints import MissingEndpoints
 from codellama_proxy.store.interfaces import Store
+from codellama_proxy.tracking.merged_metrics import SharedMetrics
 from codellama_proxy.tracking.metrics import Metrics
 from codellama_proxy.upstream.pools import Pools
 from codellama_proxy.web.observed import Observer
@@ -39,6 +40,8 @@ class Runtime:
     """`None`: the admin endpoints are off."""
     progress: Progress
     pools: Pools
+    shared_metrics: SharedMetrics | None = None
+    """With several processes on one port: the metrics of all."""
     draining: bool = False
     """The process received a stop signal; readiness reports `shutting_down`."""
 

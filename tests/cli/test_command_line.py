@@ -42,7 +42,7 @@ def test_the_usage_of_a_command_shows_its_options(capsys: pytest.CaptureFixture[
     usage = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
     assert usage == (
         "Usage: codellama-proxy serve [--config FILE] [--database FILE] [--host TEXT] [--port PORT] "
-        "[--on-invalid [refuse|last-good]]"
+        "[--workers COUNT] [--on-invalid [refuse|last-good]]"
     )
 
 

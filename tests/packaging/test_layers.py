@@ -39,7 +39,12 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "tiktoken": ("tokens.tokenizers",),
     "jinja2": ("web.ui",),
     "markupsafe": ("web.ui",),
-    "prometheus_client": ("tracking.metrics", "tracking.unlocked_metrics", "web.metrics"),
+    "prometheus_client": (
+        "tracking.metrics",
+        "tracking.unlocked_metrics",
+        "web.metrics",
+        "tracking.merged_metrics",
+    ),
 }
 
 # Who may import what of ours; others go through `store.factory` and `store.interfaces`.
