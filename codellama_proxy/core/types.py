@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from codellama_proxy.core.clock import nearest
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.snapshot import Json, Limits
 
@@ -115,8 +116,8 @@ class Attempt(NamedTuple):
             "deployment": self.deployment,
             "class": self.failure.cls if self.failure else "ok",
             "status": self.failure.status if self.failure else 200,
-            "at": round(self.at, 1),
-            "ms": round(self.ms, 1),
+            "at": nearest(self.at, 10),
+            "ms": nearest(self.ms, 10),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_usd": None if cost is None else cost / NANOS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codellama_proxy.core.clock import nearest
 from codellama_proxy.limits.admission import Settlement
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
@@ -23,6 +24,6 @@ def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
         cost_nanos=charge.cost_nanos,
         saved_nanos=charge.saved_nanos,
         cache=context.cache,
-        first_ms=None if first_ms is None else round(first_ms, 2),
-        total_ms=round((context.ended - context.started) * 1000, 2),
+        first_ms=None if first_ms is None else nearest(first_ms, 100),
+        total_ms=nearest((context.ended - context.started) * 1000, 100),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from codellama_proxy.core.clock import nearest
 from codellama_proxy.core.money import usd
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
@@ -38,9 +39,9 @@ def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, 
         "cost_usd": usd(charge.cost_nanos),
         "basis": charge.basis,
         "cache": context.cache,
-        "first_ms": None if first_ms is None else round(first_ms, 2),
-        "overhead_ms": round((total - context.waited) * 1000, 2),
-        "total_ms": round(total * 1000, 2),
+        "first_ms": None if first_ms is None else nearest(first_ms, 100),
+        "overhead_ms": nearest((total - context.waited) * 1000, 100),
+        "total_ms": nearest(total * 1000, 100),
         "config": context.config,
     }
 

@@ -54,6 +54,7 @@ class InferenceEndpoint:
         self._key = key
         self._heartbeat = DIALECTS[endpoint].heartbeat
         self._endpoint = endpoint
+        self._route = f"/{endpoint}"
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +75,7 @@ class InferenceEndpoint:
                 await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
             client.close()
-            self._observer().count(f"/{self._endpoint}", "POST", client.status)
+            self._observer().count(self._route, "POST", client.status)
 
 
 class AsgiClient:
@@ -242,8 +243,8 @@ class AsgiClient:
     def close(self) -> None:
         """Cancels the heartbeat and stops listening for a disconnect."""
         self._scope.pop(ON_DISCONNECT, None)
-        self._scope.pop(ON_HALF_CLOSE, None)
         if self._heartbeat_timer is not None:
+            self._scope.pop(ON_HALF_CLOSE, None)
             self._heartbeat_timer.cancel()
             self._heartbeat_timer = None
         if self._beating is not None:
