@@ -22,6 +22,7 @@ from tests.support.raw_http import exchange, request
 PACKAGE = ROOT / "codellama_proxy"
 QUERIES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.sql")}
 PAGES = {path.relative_to(ROOT).as_posix() for kind in ("html", "css") for path in PACKAGE.rglob(f"*.{kind}")}
+STATIC = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "web/ui/static").iterdir()}
 STARTER = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "cli" / "starter").iterdir()}
 MIGRATIONS = {
     f"codellama_proxy/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("migrations/**/*.sql")
@@ -67,7 +68,7 @@ def test_the_wheel_has_every_module_query_migration_and_page_and_nothing_else(wh
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     assert len(QUERIES) > 3
     assert "codellama_proxy/migrations/sqlite/0001_keys.sql" in MIGRATIONS
-    assert names == modules | QUERIES | MIGRATIONS | PAGES | STARTER | {"codellama_proxy/py.typed"}
+    assert names == modules | QUERIES | MIGRATIONS | PAGES | STATIC | STARTER | {"codellama_proxy/py.typed"}
 
 
 def test_the_wheel_has_the_projects_metadata(wheel: Path) -> None:

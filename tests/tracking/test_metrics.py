@@ -36,6 +36,7 @@ NAMES = {
     "proxy_cache_total",
     "proxy_cache_troubles_total",
     "proxy_limited_total",
+    "proxy_ui_sign_ins_total",
     "proxy_http_requests_total",
     "proxy_log_lines_dropped_total",
     "proxy_config_reload_total",
