@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 LARGE_BODY_BYTES = 256 * 1024
 """From this size on, processing a body would block the event loop for too long."""
 
 
-async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def off_loop(size: int, function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Call `function`, in a thread if `size` (bytes of the body it processes) is large; returns its result."""
     if size < LARGE_BODY_BYTES:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+        return function(*args)
+    return await asyncio.to_thread(function, *args)

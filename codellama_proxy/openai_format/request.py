@@ -128,6 +128,8 @@ class InferenceRequest(NamedTuple):
 
 def answers_of(endpoint: Endpoint, params: Mapping[str, Any]) -> int:
     """How many choices are generated and billed."""
+    if "n" not in params and "best_of" not in params and endpoint != "completions":  # nearly every request
+        return 1
     best_of = params.get("best_of")  # of chats too: vLLM takes it, unchecked here
     n = max(int(params.get("n", 1)), best_of if type(best_of) is int else 1)
     return n * len(several(params["prompt"])) if endpoint == "completions" else n
