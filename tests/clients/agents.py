@@ -38,6 +38,9 @@ QUIET = {
 """No questions, no colours, and no attempts to reach hosts that a test run does not have."""
 
 
+NO_ENV: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What an agent did."""
@@ -81,7 +84,7 @@ class Agent:
                 assert old in text, old
                 text = text.replace(old, new)
             path = home / snippet.file
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         script = SNIPPETS[self.script].for_proxy(served, model, key)
         return f"set -e\n{script.rstrip()} {shlex.join(self.arguments)}\n"
@@ -94,16 +97,20 @@ class Agent:
         *,
         key: str | None = None,
         within: float = RUN_SECONDS,
+        env: Mapping[str, str] = NO_ENV,
     ) -> Run:
-        """Runs the task. It is stopped, with everything it started, after `within` seconds."""
+        """Runs the task. It is stopped, with everything it started, after `within` seconds.
+
+        A second run in the same directory finds the sessions of the first one.
+        """
         home, work = directory / "home", directory / "work"
         for place in (home, work):
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
         path = [str(self.package.path.parent), str(NODE.path.parent), "/usr/bin", "/bin"]
         process = subprocess.Popen(
             ["bash", "-c", self.prepare(home, served, model, key)],
             cwd=work,
-            env={**QUIET, "PATH": ":".join(path), "HOME": str(home)},
+            env={**QUIET, **env, "PATH": ":".join(path), "HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clients.agents import AGENTS, RUN_SECONDS, Agent, Run
+from tests.clients.agents import AGENTS, NO_ENV, RUN_SECONDS, Agent, Run
 from tests.clients.packages import NODE
 from tests.support.proxy_process import Proxy
 
@@ -34,11 +34,18 @@ def run(
     """Runs the agent against a proxy, and records how it went."""
 
     def run_agent(
-        served: Proxy, model: str, key: str, *, within: float = RUN_SECONDS, arguments: tuple[str, ...] = ()
+        served: Proxy,
+        model: str,
+        key: str,
+        *,
+        within: float = RUN_SECONDS,
+        arguments: tuple[str, ...] = (),
+        edits: Mapping[str, str] | None = None,
+        env: Mapping[str, str] = NO_ENV,
     ) -> Run:
         before = len(requests(served, agent.endpoint))
-        asked = replace(agent, arguments=arguments or agent.arguments)
-        done = asked.run(tmp_path, served, model, key=key, within=within)
+        asked = replace(agent, arguments=arguments or agent.arguments, edits={**agent.edits, **(edits or {})})
+        done = asked.run(tmp_path, served, model, key=key, within=within, env=env)
         made = len(requests(served, agent.endpoint)) - before
         facts = f"{agent.package.version:<9} {agent.endpoint:<16} {made:2} requests {done.seconds:6.1f} s"
         test = request.node.originalname.removeprefix("test_").replace("_", " ")

@@ -75,7 +75,7 @@ def answer_text(body: Mapping[str, Any], step: Step) -> str:
     if "echo" in step:
         return json.dumps(body)
     if "call" in step:
-        return shell.returned(body)
+        return shell.returned(body) or "Nothing was called."
     if "shell" in step:
         return shell.summary(body)
     if "json" in step:
