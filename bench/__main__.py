@@ -43,7 +43,8 @@ PAGE = """\
 ## More
 
 `python -m bench.cache` measures what a hit is worth, `bench.ledger` what admission and settlement cost,
-`bench.configuration` what a reload costs, and `bench.soak` that nothing grows under a minute of faults.
+`bench.configuration` what a reload costs, `bench.dashboard` how long its pages take over a million requests, and
+`bench.soak` that nothing grows under a minute of faults.
 """
 MEASURED = """\
 codellama-proxy {version}, measured on {date} by `scripts/bench {options}` on: {machine}. To add up the numbers below

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.interfaces import Searches
-from codellama_proxy.store.reports import GROUPS, MAX_ROWS
+from codellama_proxy.store.reports import GROUPS
 from codellama_proxy.web.state import runtime_of
 from codellama_proxy.web.ui.csv_rows import lines
 from codellama_proxy.web.ui.guard import parameters
@@ -17,6 +18,8 @@ from codellama_proxy.web.ui.request_filters import Asked, asked_of
 from codellama_proxy.web.ui.viewer import Viewer
 
 MAX_CSV_ROWS = 100_000
+BATCH_ROWS = 250
+"""Rows read at once: they delay other requests by about 2 ms."""
 COLUMNS = (
     *("request_id", "created_at", "project", "key_id", "user", "session", "agent", "endpoint"),
     *("model_requested", "model", "deployment", "upstream_model", "stream", "status", "http_status"),
@@ -40,13 +43,14 @@ async def _requests(request: Request, searches: Searches, asked: Asked) -> Async
         if await request.is_disconnected():
             return
         try:
-            page = await searches.search(asked.search, before, min(MAX_ROWS, left))
+            page = await searches.search(asked.search, before, min(BATCH_ROWS, left))
         except ProxyError as error:  # too late for another status
             yield lines([[f"incomplete: {error.message}"]])
             return
         if page is None:
             return
-        yield lines([[row[column] for column in COLUMNS] for row in page.rows])
+        rows = [[row[column] for column in COLUMNS] for row in page.rows]
+        yield await asyncio.to_thread(lines, rows)
         left -= len(page.rows)
         before = page.next
         if before is None:
