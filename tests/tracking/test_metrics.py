@@ -44,7 +44,6 @@ NAMES = {
     "proxy_tracking_dropped_total",
     "proxy_unpriced_requests_total",
     "proxy_usage_capped_total",
-    "proxy_ui_sign_ins_total",
 }
 
 

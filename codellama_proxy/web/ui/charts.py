@@ -101,8 +101,8 @@ def stacked(
     """Stacked columns over a zero-based axis; `axis_form` makes the format of the ticks from all of them."""
     scale = axis(max((sum(column.values) for column in columns), default=0), steps)
     ticks = axis_form(scale.ticks) if axis_form is not None else form
-    labels = Markup("").join(Markup("<li>{}</li>").format(ticks(tick)) for tick in reversed(scale.ticks))
-    drawn = Markup("").join(
+    labels = "".join(f"<li>{escape(ticks(tick))}</li>" for tick in reversed(scale.ticks))
+    drawn = "".join(
         (
             _HATCH,
             *(_grid_line(100 - 100 * tick / scale.top) for tick in scale.ticks[1:]),
@@ -114,10 +114,11 @@ def stacked(
             *(_column(at, columns, parts, form, scale.top) for at in range(len(columns))),
         )
     )
-    return Markup(
-        '<div class="chart"><ol class="yaxis" aria-hidden="true">{}</ol><div class="plot">'
-        '<svg class="stack" role="group" aria-label="{}" width="100%" height="100%">{}</svg></div></div>'
-    ).format(labels, title, drawn)
+    return _markup(
+        f'<div class="chart"><ol class="yaxis" aria-hidden="true">{labels}</ol><div class="plot">'
+        f'<svg class="stack" role="group" aria-label="{escape(title)}" width="100%" height="100%">{drawn}</svg>'
+        "</div></div>"
+    )
 
 
 def table(columns: Sequence[Column], parts: Sequence[Series], form: Format, caption: str) -> Markup:
@@ -145,50 +146,48 @@ def spark(values: Sequence[float], css: str = "") -> Markup:
         for at, value in enumerate(values)
         if (height := max(100 * value / largest, 2.0 if value > 0 else 0.0)) > 0
     ]
-    form = Markup('<svg class="spark {}" aria-hidden="true" width="100%" height="28">{}</svg>')
-    return form.format(css, Markup("").join(bars))
+    opening = f'<svg class="spark {escape(css)}" aria-hidden="true" width="100%" height="28">'
+    return _markup(f"{opening}{''.join(bars)}</svg>")
 
 
-def _column(at: int, columns: Sequence[Column], parts: Sequence[Series], form: Format, top: float) -> Markup:
+def _column(at: int, columns: Sequence[Column], parts: Sequence[Series], form: Format, top: float) -> str:
     column, width = columns[at], 100 / len(columns)
+    said = [(part, form(value)) for part, value in zip(parts, column.values, strict=True) if value > 0]
+    total = form(sum(column.values))
+    name = "; ".join(
+        [f"{column.label}: {total}", *(f"{part.name} {text}" for part, text in said)]
+        + (["not complete yet"] if column.unfinished else [])
+    )
+    tip = {
+        "label": column.label,
+        "total": total,
+        "rows": [(part.slot, part.name, text) for part, text in reversed(said)],
+    }
+    tag, link = ("a", f' href="{escape(column.href)}"') if column.href else ("g", ' role="img"')
+    stop = "0" if at == len(columns) - 1 else "-1"
+    return (
+        f'<{tag}{link} class="col" tabindex="{stop}" aria-label="{escape(name)}" '
+        f'data-tip="{escape(orjson.dumps(tip).decode())}">{_rect(at * width, width, 0, 100, "hit")}'
+        f"{_stack(column, parts, at * width, width, _gap(len(columns)), top)}</{tag}>"
+    )
+
+
+def _stack(column: Column, parts: Sequence[Series], x: float, width: float, gap: float, top: float) -> str:
+    """The values of a column, one upon the other."""
     total = sum(column.values)
-    rects, left, inner = [], at * width + width * _gap(len(columns)) / 2, width * (1 - _gap(len(columns)))
-    y = 100.0
-    whole = max(100 * total / top, MIN_COLUMN_PERCENT) if total > 0 else 0.0
+    if total <= 0:
+        return ""
+    left, inner, y = x + width * gap / 2, width * (1 - gap), 100.0
+    whole = max(100 * total / top, MIN_COLUMN_PERCENT)
+    rects = []
     for part, value in zip(parts, column.values, strict=True):
         if value > 0:
             height = min(whole * value / total, y)
             y -= height
             rects.append(_rect(left, inner, y, height, f"s{part.slot}"))
-    if column.unfinished and total > 0:
+    if column.unfinished:
         rects.append(_rect(left, inner, y, 100 - y, "hatch"))
-    hit = _rect(at * width, width, 0, 100, "hit")
-    said = [(part, form(value)) for part, value in zip(parts, column.values, strict=True) if value > 0]
-    name = "; ".join(
-        [f"{column.label}: {form(total)}", *(f"{part.name} {text}" for part, text in said)]
-        + (["not complete yet"] if column.unfinished else [])
-    )
-    tip = {
-        "label": column.label,
-        "total": form(total),
-        "rows": [(part.slot, part.name, text) for part, text in reversed(said)],
-    }
-    return _target(column.href).format(
-        "0" if at == len(columns) - 1 else "-1",
-        name,
-        orjson.dumps(tip).decode(),
-        hit,
-        Markup("").join(rects),
-    )
-
-
-def _target(href: str) -> Markup:
-    """What a column's parts are put into: tab index, label, tooltip, parts."""
-    rest = Markup('class="col" tabindex="{}" aria-label="{}" data-tip="{}">{}{}')
-    if not href:
-        return Markup('<g role="img" ') + rest + Markup("</g>")
-    link = escape(href).replace("{", "{{").replace("}", "}}")
-    return Markup('<a href="') + link + Markup('" ') + rest + Markup("</a>")
+    return "".join(rects)
 
 
 def _gap(columns: int) -> float:
@@ -197,23 +196,27 @@ def _gap(columns: int) -> float:
 
 
 # Defined in every chart; the pattern of all is the same.
-_HATCH = Markup(
+_HATCH = (
     '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<rect class="hatch-line" width="3" height="6"/></pattern></defs>'
 )
 
 
-def _grid_line(y: float) -> Markup:
-    return Markup('<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>').format(f"{y:.2f}")
+def _grid_line(y: float) -> str:
+    return f'<line class="grid" x1="0" x2="100%" y1="{y:.2f}%" y2="{y:.2f}%"/>'
 
 
-def _tick(text: str, x: float) -> Markup:
-    return Markup('<text class="tick" x="{}%" y="100%" dy="17">{}</text>').format(f"{x:.3f}", text)
+def _tick(text: str, x: float) -> str:
+    return f'<text class="tick" x="{x:.3f}%" y="100%" dy="17">{escape(text)}</text>'
 
 
-def _rect(x: float, width: float, y: float, height: float, css: str = "") -> Markup:
-    form = Markup('<rect class="{}" x="{:.3f}%" width="{:.3f}%" y="{:.3f}%" height="{:.3f}%"/>')
-    return form.format(css, x, width, y, height)
+def _rect(x: float, width: float, y: float, height: float, css: str = "") -> str:
+    return f'<rect class="{css}" x="{x:.3f}%" width="{width:.3f}%" y="{y:.3f}%" height="{height:.3f}%"/>'
+
+
+def _markup(text: str) -> Markup:
+    """Text that was put together from markup of this module, numbers and escaped text: faster than `Markup.format`."""
+    return Markup(text)  # noqa: S704 - see above
 
 
 # --- bars --------------------------------------------------------------------------------------------------
