@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,10 +12,16 @@ from codellama_proxy.store.factory import read_session, write_session
 from codellama_proxy.store.interfaces import AdminSession
 from codellama_proxy.store.location import DEFAULT_DATABASE, Location, database_location
 
+PASSWORD_FILE = "PROXY_DATABASE_PASSWORD_FILE"  # noqa: S105 - the name of a variable
+
 
 def location_of(given: str | None) -> Location:
     """The option or `PROXY_DATABASE`, else `PROXY_DATABASE` of `.env`, else the default. Raises `StoreError`."""
-    return database_location(given or _dotenv().get("PROXY_DATABASE") or DEFAULT_DATABASE)
+    dotenv = _dotenv()
+    file = os.environ.get(PASSWORD_FILE) or dotenv.get(PASSWORD_FILE)
+    return database_location(
+        given or dotenv.get("PROXY_DATABASE") or DEFAULT_DATABASE, Path(file) if file else None
+    )
 
 
 def _dotenv() -> Mapping[str, str | None]:

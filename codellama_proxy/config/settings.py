@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         repr=False,  # an address may contain a password
         description="The database: a path, or a postgresql:// address.",
     )
+    database_password_file: Path | None = Field(
+        default=None, description="A file with the password of the database server."
+    )
     host: str = Field(default=DEFAULT_HOST, description="The address to listen on.")
     port: int = Field(default=4000, ge=0, le=65535, description="The port; 0 for any free one.")
     workers: int = Field(
@@ -60,7 +63,7 @@ class Settings(BaseSettings):
     @property
     def location(self) -> Location:
         """The database. Raises `StoreError` for an address of another system."""
-        return database_location(self.database)
+        return database_location(self.database, self.database_password_file)
 
     @field_validator("log_level", "log_format", "on_invalid", mode="before")
     @classmethod

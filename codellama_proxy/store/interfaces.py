@@ -301,6 +301,27 @@ class Health(Protocol):
         """Whether the last write was committed."""
 
 
+class WorkerInfo(NamedTuple):
+    """A process that serves on the database. Unix seconds."""
+
+    name: str
+    """`host:pid`."""
+    version: str
+    digest: str
+    """Of its configuration."""
+    loaded_at: float
+    started_at: float
+    beat_at: float
+    """When it last wrote."""
+
+
+class Workers(Protocol):
+    """The processes that serve on a database."""
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Those that have not signed off, the oldest first. Raises `ProxyError` accounting_unavailable."""
+
+
 class Store(NamedTuple):
     """An open database, as the server uses it."""
 
@@ -315,6 +336,8 @@ class Store(NamedTuple):
     configurations: Configurations
     ui_sessions: UiSessions
     health: Health
+    workers: Workers | None = None
+    """`None`: no other process can use the database."""
 
 
 class Database(Protocol):

@@ -5,16 +5,14 @@ An address may contain a password, so no message repeats one: only its host and 
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from codellama_proxy.store.errors import StoreError
 
 DEFAULT_DATABASE = "data/proxy.db"
-PASSWORD_FILE = "PROXY_DATABASE_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/|(?:file|sqlite):", re.IGNORECASE)
 _CREDENTIALS = re.compile(
@@ -35,6 +33,16 @@ class ServerAddress:
     label: str
     prepare: bool = True
     """Whether statements may be prepared; not through a pooler without support for it."""
+    password_file: Path | None = None
+
+    def password(self) -> str | None:
+        """The content of `password_file`, read for every connection. Raises `StoreError`."""
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeError):
+            raise StoreError(f"the file with the password of the database {self} cannot be read") from None
 
     def __str__(self) -> str:
         return self.label
@@ -49,14 +57,14 @@ class ServerAddress:
 Location = Path | ServerAddress
 
 
-def database_location(given: str) -> Location:
-    """The database in a setting: a path, `sqlite:///path`, or `postgresql://…`.
+def database_location(given: str, password_file: Path | None = None) -> Location:
+    """The database in a setting: a path, `sqlite:///path`, or `postgresql://…` (then with a file for the password).
 
     Raises `StoreError` for any other address; the message contains nothing of it except a well-known scheme.
     """
     text = _unquoted(given)
     if _POSTGRES.match(text):
-        return _server(text)
+        return replace(_server(text), password_file=password_file)
     if _SQLITE.match(text):
         return Path(unquote(text[len("sqlite:///") :]))
     return _file(given, text, "the database must be a file or a postgresql:// address")
@@ -112,14 +120,3 @@ def _secrets_of(url: str) -> set[str]:
 
 def _from_query(parts: SplitResult) -> str:
     return dict(parse_qsl(parts.query)).get("password", "")
-
-
-def password_from_file() -> str | None:
-    """The password in the file that `PROXY_DATABASE_PASSWORD_FILE` names. Raises `StoreError`."""
-    path = os.environ.get(PASSWORD_FILE)
-    if not path:
-        return None
-    try:
-        return Path(path).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeError):
-        raise StoreError(f"the file that {PASSWORD_FILE} names cannot be read") from None

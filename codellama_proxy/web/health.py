@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.clock import iso
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of, masked
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.routing.cooldown import is_cooling
@@ -45,10 +46,28 @@ async def health(request: Request) -> Response:
     enabled = [d for model in snapshot.models.values() for d in model.deployments]
     models = [*(_state(request, d) for d in enabled), *(_disabled(d) for d in snapshot.disabled)]
     config = {**_config(request), "changes": list(runtime.live.changes)}
-    shown = masked(
-        {"models": models, "config": config, "running": runtime.gateway.running}, mask_of(snapshot)
-    )
-    return respond(shown)
+    state = {"models": models, "config": config, "running": runtime.gateway.running}
+    return respond(masked({**state, **await _installation(runtime)}, mask_of(snapshot)))
+
+
+async def _installation(runtime: Runtime) -> Mapping[str, Any]:
+    """The processes on one database and their configurations; nothing where this one is alone."""
+    if runtime.store.workers is None:
+        return {}
+    try:
+        workers = await runtime.store.workers.workers()
+    except ProxyError:  # the rest is wanted now in particular
+        return {"workers": None, "configurations": None}
+    shown = [
+        {
+            **one._asdict(),
+            "loaded_at": iso(one.loaded_at),
+            "started_at": iso(one.started_at),
+            "beat_at": iso(one.beat_at),
+        }
+        for one in workers
+    ]
+    return {"workers": shown, "configurations": len({one.digest for one in workers})}
 
 
 def _config(request: Request) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
+from codellama_proxy import __version__
 from tests.support.postgres import QUICK, Databases, PostgresServer, programs, server_for_tests
 from tests.support.processes import LOOPBACK, until
 from tests.support.proxy_process import Proxy, ProxyFactory, keys
@@ -56,6 +57,17 @@ def test_two_servers_share_keys_and_a_budget(proxy: ProxyFactory, address: str) 
     spent = first.admin("GET", "/spend").json()["total_cost_usd"]
     assert 0.001 < spent <= 0.005
     assert json.loads(keys(address, "reconcile", "--json").stdout)["differences"] == []
+
+
+def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, address: str) -> None:
+    first = proxy(CONFIG, database=address)
+    proxy(CONFIG + "routing: {retries: 0}\n", database=address)
+    until(lambda: first.admin("GET", "/health").json()["configurations"] == 2, "both configurations")
+    workers = first.admin("GET", "/health").json()["workers"]
+    assert len(workers) == 2
+    assert {one["version"] for one in workers} == {__version__}
+    digest = first.admin("GET", "/health/readiness").json()["config"]["digest"]
+    assert digest in {one["digest"] for one in workers}
 
 
 def test_a_key_blocked_at_one_server_is_refused_by_the_other_within_a_second(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
+from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store, WorkerInfo
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
 from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads, Searches
@@ -25,6 +25,10 @@ from codellama_proxy.store.sql import stored_configurations
 from codellama_proxy.store.sql.overviews import OverviewQueries
 from codellama_proxy.store.sql.stored_configurations import SQL
 from codellama_proxy.store.write_queue import WriteQueue
+
+WORKERS = """
+select name, version, digest, loaded_at, started_at, beat_at from workers order by started_at, name limit 1000
+"""
 
 
 @contextmanager
@@ -75,7 +79,18 @@ class Database:
                 configurations=Configurations(queue, read, self.identity),
                 ui_sessions=UiSessions(connections, queue),
                 health=queue,
+                workers=StoredWorkers(read),
             )
+
+
+class StoredWorkers:
+    """`interfaces.Workers`."""
+
+    def __init__(self, read: BoundedReads) -> None:
+        self._read = read
+
+    async def workers(self) -> list[WorkerInfo]:
+        return [WorkerInfo(*row) for row in await self._read(WORKERS, ())]
 
 
 class Configurations:

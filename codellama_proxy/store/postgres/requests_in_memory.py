@@ -14,6 +14,7 @@ from codellama_proxy.limits.admission import Settlement
 
 KEEP_SECONDS = 60.0
 MAX_ENDED = 50_000
+MAX_WRITTEN = 2_000
 
 Row = dict[str, Any]
 
@@ -34,8 +35,8 @@ class RequestsInMemory:
         self.running: dict[str, Row] = {}
         """The held row by request ID."""
         self.ended: deque[Ended] = deque(maxlen=MAX_ENDED)
-        self._written: set[str] = set()
-        """Settled by a commit whose answer was lost; their settlements are repeated once."""
+        self._written: deque[str] = deque(maxlen=MAX_WRITTEN)
+        """Settled by a commit whose answer was lost; their settlements are repeated."""
 
     def admitted(self, row: Row) -> None:
         self.running[row["request_id"]] = row
@@ -50,14 +51,11 @@ class RequestsInMemory:
         """A running request that turns out to be settled; `repeated`: by this process, which repeats that."""
         self.running.pop(request_id, None)
         if repeated:
-            self._written.add(request_id)
+            self._written.append(request_id)  # a repetition may fail as well
 
     def was_written(self, request_id: str) -> bool:
         """Whether a settlement without effect only repeats an earlier one of this process."""
-        if request_id in self._written:
-            self._written.discard(request_id)
-            return True
-        return any(one.end.request_id == request_id for one in self.ended)
+        return request_id in self._written or any(one.end.request_id == request_id for one in self.ended)
 
     def settled(self, end: Settlement) -> None:
         now = self._clock()

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
-from codellama_proxy.store.location import ServerAddress, password_from_file
+from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres.dialect import translated
 from codellama_proxy.store.sql.queries import Rows
 
@@ -120,7 +120,7 @@ def connect(
         "application_name": "codellama-proxy",
         **KEEPALIVES,
     }
-    password = password_from_file()
+    password = address.password()
     if password is not None:
         settings["password"] = password
     try:
