@@ -93,8 +93,8 @@ class DirectExchange(RequestResponseCycle):
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of the response, chunked if it has no content length. Raises `ValueError` for unsafe headers."""
-        lines = "\n".join([f"{name}: {value}" for name, value in headers.items()]).encode("latin-1")
-        if len(lines.translate(None, CONTROL_CHARACTERS)) != len(lines) - len(headers) + 1:
+        lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()]).encode("latin-1")
+        if len(lines.translate(None, CONTROL_CHARACTERS)) != len(lines) - 2 * (len(headers) - 1):
             raise ValueError("control character in a response header")
         self.response_started = True
         self.waiting_for_100_continue = False
@@ -105,7 +105,7 @@ class DirectExchange(RequestResponseCycle):
         elif not self.keep_alive:
             ending = b"\r\nconnection: close" + ending
         start = _start(status, tuple(self.default_headers))
-        self._head = b"%b%b%b" % (start, lines.replace(b"\n", b"\r\n"), ending)
+        self._head = b"%b%b%b" % (start, lines, ending)
 
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body. Writes nothing once the client has disconnected."""

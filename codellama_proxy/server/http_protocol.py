@@ -132,7 +132,7 @@ class Protocol(HttpToolsProtocol):
             self._await_rest()
         if self._unparsed > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(framing.too_large())
-        if self._is_answering_a_whole_request():
+        if self.flow.read_paused and self._is_answering_a_whole_request():
             self.flow.resume_reading()
         cycle = self.cycle
         if cycle is not None and cycle.more_body and cycle.transport is self.transport:
