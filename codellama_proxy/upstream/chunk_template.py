@@ -91,6 +91,7 @@ class ChunkTemplate:
     __slots__ = (
         "_after",
         "_before",
+        "_data_at",
         "_event_around",
         "_is_passed_on",
         "_kind",
@@ -120,8 +121,10 @@ class ChunkTemplate:
         self._raw_around = in_raw if in_raw != NOTHING_AROUND else None
         self._model = model
         self._padded = padded
-        self._start = None if kind else START + self._before
-        """How an event begins on the wire; `None` if it has more than one line."""
+        prefix = b"event: %b\n%b" % (kind.encode(), START) if kind else START
+        self._start = prefix + self._before
+        """How an event begins on the wire."""
+        self._data_at = len(prefix)
         self._is_passed_on = not kind and not padded and self._event_around is None
         """Whether clients are sent what arrives."""
 
@@ -131,7 +134,7 @@ class ChunkTemplate:
         `events` are whole. `None`: the first one does not match.
         """
         before, after, start = self._before, self._after, self._start
-        if start is None or not self._is_passed_on or not events.startswith(start, at):
+        if not self._is_passed_on or not events.startswith(start, at):
             return None
         at += len(START)
         pieces = events[at : -len(END)].split(BETWEEN)
@@ -155,10 +158,9 @@ class ChunkTemplate:
 
     def single(self, events: bytes) -> Event | None:
         """The event of bytes that are nothing but one event that matches; `None` for any others."""
-        start = self._start
-        if start is None or not events.startswith(start) or not events.endswith(END):
+        if not events.startswith(self._start) or not events.endswith(END):
             return None
-        received = events[len(START) : -len(END)]
+        received = events[self._data_at : -len(END)]
         data = unpadded(received) if self._padded else received
         if data is None or not data.endswith(self._after):
             return None
@@ -195,7 +197,7 @@ def learn(
     frame: Frame, events: Sequence[Event], parse: Callable[[Frame], Sequence[Event]]
 ) -> ChunkTemplate | None:
     """A template of a frame that gave these events; `parse` parses another frame in the same state."""
-    if len(frame.data) > MAX_TEMPLATE_BYTES:
+    if len(frame.data) > MAX_TEMPLATE_BYTES or b"\n" in frame.data:
         return None
     if len(events) != 1 or not events[0].text or events[0].text == OTHER_TEXT:
         return None

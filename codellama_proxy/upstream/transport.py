@@ -46,7 +46,9 @@ class HttpTransport:
         body = request.body
         origin, head = self._head_of(request)
         idle = self._idle.get(origin)
-        connection = await self._take_idle(origin, idle) if idle else None
+        connection = idle.pop() if idle else None  # the most recently used
+        if connection is not None and not connection.is_reusable():
+            connection = await self._revived(origin, connection)
         reused = connection is not None
         if connection is None:
             connection = await self._dialer.connect(origin, connect_seconds)
@@ -86,13 +88,9 @@ class HttpTransport:
         for origin in list(self._idle):
             self._drop_idle(origin)
 
-    async def _take_idle(self, origin: Origin, idle: deque[Connection]) -> Connection | None:
-        """The most recently used connection; `None` if the upstream has closed it."""
-        connection = idle.pop()
-        if connection.is_reusable():
-            return connection
-        # Let the event loop read what has arrived: a TLS ticket is harmless, an end is not.
-        await asyncio.sleep(0)
+    async def _revived(self, origin: Origin, connection: Connection) -> Connection | None:
+        """The connection once the event loop has read what has arrived; `None` if the upstream has closed it."""
+        await asyncio.sleep(0)  # a TLS ticket is harmless, an end is not
         await asyncio.sleep(0)
         if connection.is_reusable():
             return connection

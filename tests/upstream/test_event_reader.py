@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from codellama_proxy.core.snapshot import Secret
 from codellama_proxy.core.sse import encode
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.providers.registry import ADAPTERS, RELAYS, Adapter
 from codellama_proxy.upstream.event_reader import EventReader
 from tests.support.builders import chat, deployment
 from tests.support.dialogues import chunk, sse
@@ -37,10 +38,10 @@ STREAMS = st.lists(st.one_of(BODIES.map(sse), BODIES.map(sse), OTHERS), max_size
 STARTED = sse(chunk({"role": "assistant", "content": "x"}), chunk({"content": "y"}))
 
 
-def said(pieces: Iterable[bytes]) -> tuple[Any, ...]:
+def said(pieces: Iterable[bytes], adapter: Adapter = ADAPTERS["openai"]) -> tuple[Any, ...]:
     """What clients are sent, the text that is counted, and how it ends."""
     noted: list[Event] = []
-    reader = EventReader(ASKED, HERE, ADAPTERS["openai"], noted.extend)
+    reader = EventReader(ASKED, HERE, adapter, noted.extend)
     reason = ""
     try:
         for piece in pieces:
@@ -51,7 +52,8 @@ def said(pieces: Iterable[bytes]) -> tuple[Any, ...]:
     if reader.failed is not None:
         reason = reader.failed.failure.reason
     bodies = [event.body for event in noted if event.body]
-    return encode(*bodies), "".join([event.text for event in noted]), reason, reader.ended
+    raw = b"".join([event.raw for event in noted])
+    return encode(*bodies), raw, "".join([event.text for event in noted]), reason, reader.ended
 
 
 @given(STREAMS, st.lists(st.integers(0, 3000), max_size=12))
@@ -60,3 +62,41 @@ def test_any_pieces_give_the_same(stream: list[bytes], cuts: list[int]) -> None:
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     anyhow = said([data[a:b] for a, b in pairwise(edges)])
     assert anyhow == said([data]) == said([STARTED, *stream])
+
+
+def message_event(kind: str, **more: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **more}))
+
+
+def delta(text: str) -> bytes:
+    return message_event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+
+MESSAGE = [
+    message_event("message_start", message={"id": "m", "model": "c", "usage": {"input_tokens": 1}}),
+    message_event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    delta("x"),
+    delta("y"),
+]
+MESSAGE_OTHERS = st.sampled_from(
+    [
+        message_event("ping"),
+        message_event("message_stop"),
+        b"data: " + delta("no kind").partition(b"data: ")[2],
+        delta("other kind").replace(b"event: content", b"event: con"),
+    ]
+)
+
+
+@given(
+    st.lists(st.one_of(TEXTS.map(delta), TEXTS.map(delta), MESSAGE_OTHERS), max_size=10),
+    st.lists(st.integers(0, 3000), max_size=10),
+    st.sampled_from([ADAPTERS["anthropic"], RELAYS["messages"]["anthropic"]]),
+)
+def test_any_pieces_of_a_message_give_the_same(
+    stream: list[bytes], cuts: list[int], adapter: Adapter
+) -> None:
+    data = b"".join([*MESSAGE, *stream])
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    anyhow = said([data[a:b] for a, b in pairwise(edges)], adapter)
+    assert anyhow == said([data], adapter) == said([*MESSAGE, *stream], adapter)
