@@ -107,8 +107,9 @@ class TaskTimeout:
         return self
 
     def extend(self, until: float) -> None:
-        """While a wait lasts: it may last until this later time."""
-        self._until = until
+        """A wait in progress may last until this later time. Between waits it does nothing."""
+        if self._until < math.inf:
+            self._until = until
 
     def __enter__(self) -> None:
         self._task = task = asyncio.current_task(self.loop)

@@ -41,6 +41,18 @@ def test_the_timeout_applies_to_each_wait_separately() -> None:
     run(use())
 
 
+def test_extending_between_two_waits_bounds_nothing() -> None:
+    async def use() -> None:
+        watch = TaskTimeout(Deadlines())
+        with watch.within(0.05):
+            await asyncio.sleep(0.01)
+        watch.extend(asyncio.get_running_loop().time() + 0.02)
+        await asyncio.sleep(0.2)
+        watch.close()
+
+    run(use())
+
+
 def test_the_last_wait_times_out_on_time() -> None:
     async def use() -> float:
         watch = TaskTimeout(Deadlines())
