@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -423,6 +424,21 @@ def test_a_failed_response_is_told_in_our_words(served: Proxy) -> None:
     text = raw(served, "/v1/responses", {"model": "gpt", "input": "fail", "stream": True}).text
     assert text.count("event: response.failed") == 1
     assert "10.0.0.7" not in text
+
+
+@pytest.mark.parametrize("model", ["gpt", "codex"])
+def test_a_response_that_is_cancelled_ends_at_once(served: Proxy, gpt: OpenAI, model: str) -> None:
+    began = time.monotonic()
+    if model == "gpt":
+        with gpt.responses.stream(model=model, input="cancel") as stream:
+            assert [event.type for event in stream][-1] == "response.failed"
+    else:
+        turns: Any = [{"role": "user", "content": "cancel"}]
+        with pytest.raises(openai_error("APIError")):
+            list(gpt.chat.completions.create(model=model, messages=turns, stream=True))
+    assert time.monotonic() - began < 15
+    row = until(lambda: [row for row in served.rows()[:1] if row["status"] == "error"], "the row")[0]
+    assert (row["model"], row["cost_usd"]) == (model, pytest.approx(COST))
 
 
 @BOTH

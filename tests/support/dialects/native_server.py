@@ -6,6 +6,7 @@ overloaded   529 at Messages, and a plain answer elsewhere
 refused      a 400
 fail         an error event in the middle of a stream
 wait         silence in the middle of a stream
+cancel       a stream of Responses that is cancelled at the provider, and then silence
 search       a search by the provider
 big          a last event of 3 MB
 other form   a stream where a plain answer was asked for, and the other way round
@@ -164,6 +165,9 @@ def _responses(body: Mapping[str, Any]) -> CannedResponse:
         failed = responses.ended((), "failed", error={"code": "server_error", "message": "Broke at 10.0.0.7"})
         begun = responses.events(*responses.begun(), *responses.pieces(*answer)[:3])
         return _streamed(begun, 0.1, responses.events(failed))
+    if said == "cancel":
+        begun = responses.events(*responses.begun(), *responses.pieces(*answer)[:3])
+        return _streamed(begun, 0.1, responses.events(responses.ended((), "cancelled")), 30.0)
     if said == "wait":
         return _streamed(responses.events(*responses.begun(), *responses.pieces(*answer)[:3]), 30.0)
     return _streamed(responses.stream(*answer))
