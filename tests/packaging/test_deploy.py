@@ -90,6 +90,36 @@ def test_every_platform_runs_one_instance() -> None:
     assert (railway["numReplicas"], railway["overlapSeconds"]) == (1, 0)
 
 
+SCALED = list(yaml.safe_load_all((ROOT / "deploy/kubernetes-postgresql.yaml").read_text()))
+SCALED_COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.postgresql.yaml").read_text())
+
+
+def test_replicas_on_a_database_server_are_replaced_one_after_the_other() -> None:
+    (deployment,) = [one["spec"] for one in SCALED if one["kind"] == "Deployment"]
+    assert deployment["replicas"] == 3
+    assert deployment["strategy"] == {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    pod = deployment["template"]["spec"]
+    assert [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume] == []
+    alone = kind("Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == alone["terminationGracePeriodSeconds"]
+    assert pod["containers"][0]["securityContext"] == alone["containers"][0]["securityContext"]
+    assert pod["containers"][0]["image"] == alone["containers"][0]["image"]
+    mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"/tmp", "/config"}  # the cache is in a temporary file
+    kinds = {one["kind"] for one in SCALED}
+    assert kinds >= {"PodDisruptionBudget", "HorizontalPodAutoscaler", "Service", "NetworkPolicy"}
+
+
+def test_the_compose_file_of_a_database_server_adds_to_the_other() -> None:
+    assert set(SCALED_COMPOSE["services"]) - set(COMPOSE["services"]) == {"database"}
+    proxy, database = SCALED_COMPOSE["services"]["proxy"], SCALED_COMPOSE["services"]["database"]
+    assert proxy["environment"]["PROXY_DATABASE"] == "postgresql://proxy@database/proxy"
+    assert proxy["tmpfs"] == ["/tmp"]
+    assert database["networks"] == ["database"]
+    assert SCALED_COMPOSE["networks"]["database"] == {"internal": True}
+    assert not [name for name in ("ports", "expose") if name in database]
+
+
 def test_every_mounted_file_exists() -> None:
     mounted = [volume for one in COMPOSE["services"].values() for volume in one["volumes"]]
     files = [volume.split(":")[0] for volume in mounted if volume.startswith("./deploy/")]
