@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from codellama_proxy.core.snapshot import Deployment, Model, Price, Snapshot
 from codellama_proxy.diagnostics.probe import ProbeResult, probe_one
-from codellama_proxy.limits.windows import DAY
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
@@ -20,13 +19,13 @@ from codellama_proxy.web.ui import words
 from codellama_proxy.web.ui.deployments import Stats, statistics
 from codellama_proxy.web.ui.forms import form
 from codellama_proxy.web.ui.guard import not_found, parameters
+from codellama_proxy.web.ui.ranges import range_of
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
 
 MAX_RECENT = 3_000
 """Requests from which the statistics are."""
-SPEND_DAYS = 7
 
 
 class Row(NamedTuple):
@@ -73,8 +72,9 @@ async def _page(request: Request, viewer: Viewer, result: ProbeResult | None = N
     runtime = runtime_of(request)
     project = viewer.project(parameters(request).get("project"))
     recent = await runtime.store.overviews.recent(project, MAX_RECENT)
-    start = (runtime.time.wall() // DAY - SPEND_DAYS + 1) * DAY
-    sums = await runtime.store.overviews.sums(("model",), Filters(project=project, start=start))
+    week = range_of("7d", runtime.time.wall())  # as in the overview
+    filters = Filters(project=project, start=week.start, end=week.end)
+    sums = await runtime.store.overviews.sums(("model",), filters)
     spent = {one.groups["model"]: one.cost_nanos for one in sums.groups}
     stats = statistics(recent, by_model=not viewer.is_operator)
     rows = list(
@@ -151,4 +151,4 @@ def _state(deployment: Deployment, cooling: Cooling | None, now: float) -> tuple
         return "ready", ""
     if cooling.until <= now:
         return "probing", cooling.why
-    return "cooling", f"{words.span(cooling.until - now)}: {cooling.why}"
+    return "cooling", f"for {words.span(cooling.until - now)}, {cooling.why}"

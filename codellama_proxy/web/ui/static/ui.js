@@ -140,6 +140,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Pages that nobody looks at are not kept up to date.
+document.addEventListener("htmx:before:request", (event) => {
+  if (document.hidden && event.target.matches?.("[hx-trigger^=every]")) event.preventDefault();
+});
+
 // --- start, and after htmx has put something in
 
 function prepare(root) {
