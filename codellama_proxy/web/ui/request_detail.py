@@ -175,7 +175,9 @@ def _plain(value: Any) -> str:
 
 
 def curl(row: Row) -> str:
-    """The request as a command, without a key."""
+    """The request as a command, without a key; empty for endpoints other than chats."""
+    if not row["endpoint"].endswith("chat/completions"):
+        return ""
     content = row.get("content") or {}
     asked = content.get("messages") or [{"role": "user", "content": "…"}]
     body = {"model": row["model_requested"] or row["model"], "messages": asked, "stream": row["stream"]}

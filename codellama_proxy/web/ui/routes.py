@@ -35,7 +35,7 @@ def routes() -> list[Route]:
         Route("/ui/sign-in", opened(sign_in.sign_in), methods=["POST"]),
         Route("/ui/sign-out", opened(sign_in.sign_out), methods=["POST"]),
         Route("/ui/requests", page(requests.requests)),
-        Route("/ui/requests/live", page(live.live)),
+        Route("/ui/live", page(live.live)),
         Route("/ui/requests.csv", page(export.requests)),
         Route("/ui/spend.csv", page(export.spend)),
         Route("/ui/requests/{request_id}", page(request.request)),

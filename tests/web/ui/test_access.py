@@ -29,7 +29,7 @@ PAGES: Mapping[tuple[str, str], Statuses] = {
     ("POST", "/ui/sign-out"): LEADS_ON,
     ("GET", "/ui/static/{hash}/{name}"): (404, 404, 404),
     ("GET", "/ui/requests"): ALL,
-    ("GET", "/ui/requests/live"): ALL,
+    ("GET", "/ui/live"): ALL,
     ("GET", "/ui/requests.csv"): ALL,
     ("GET", "/ui/spend.csv"): ALL,
     ("GET", "/ui/requests/{request_id}"): NOTHING,

@@ -86,6 +86,10 @@ def test_rows_appear_once_they_begin_and_end(served: Proxy) -> None:
         sent = [served.chat(model="good").headers["x-request-id"] for _ in range(3)]
         until(lambda: set(listener.ids()) == set(sent), "all rows")
         until(lambda: "running" not in listener.messages[-1].data, "the last one ended")
+        # Links of rows are relative to the page that they are put into.
+        links = [link for link in browser.page("requests").links() if "req_" in link]
+        assert links
+        assert {link for message in listener.messages for link in Html(message.data).links()} == set(links)
     # What happened between reading the list and opening the stream is not missed.
     late = since(browser)
     missed = served.chat(model="good").headers["x-request-id"]

@@ -22,6 +22,7 @@ ROW: dict[str, Any] = {
     "request_id": "req_1",
     "created_at": "2026-11-27T20:29:52.810Z",
     "project": "web",
+    "endpoint": "chat/completions",
     "key_id": "key_a",
     "status": "ok",
     "http_status": 200,
@@ -168,3 +169,4 @@ def test_the_command_has_the_body_as_one_argument(text: str) -> None:
     arguments = shlex.split(command.replace("\\\n", " ", 3))
     assert orjson.loads(arguments[arguments.index("-d") + 1])["messages"][0]["content"] == text
     assert "Authorization: Bearer $PROXY_KEY" in command
+    assert detail.curl(row(endpoint="responses")) == ""

@@ -209,6 +209,15 @@ def test_the_export_of_sums_equals_spend(world: World, admin: Browser) -> None:
     assert [float(row["cost_usd"]) for row in rows] == pytest.approx([row["cost_usd"] for row in spend])
 
 
+def test_the_overview_leads_to_the_export_of_its_sums(world: World, own: Browser, admin: Browser) -> None:
+    for browser in (own, admin):
+        (address,) = [
+            link for link in browser.page("overview?by=model").links() if link.startswith("spend.csv")
+        ]
+        rows = rows_of(browser.get(address).text)
+        assert {row["model"] for row in rows} == {"good", "backup"}
+
+
 def test_the_volume_chart_counts_the_requests(world: World, admin: Browser) -> None:
     html = admin.get("requests?project=default").text
     assert "2; answered 2; not complete yet" in html
