@@ -40,7 +40,7 @@ def in_header(
     body: Mapping[str, Any], headers: Mapping[str, str]
 ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """A body without its fields for betas, and the headers with their names."""
-    if not any(field in body for field in FIELDS):
+    if body.keys().isdisjoint(FIELDS):
         return body, headers
     names = [*named(headers.get(HEADER)), *(name for field in FIELDS for name in named(body.get(field)))]
     rest = {name: value for name, value in body.items() if name not in FIELDS}

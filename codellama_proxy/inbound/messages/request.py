@@ -51,6 +51,8 @@ TRANSLATED = frozenset(
 SILENT = frozenset({"context_management", "compaction", "diagnostics", *betas.FIELDS})
 """Left out without a report: they shape only Anthropic's own work."""
 UNREPORTED = TRANSLATED | SILENT
+SAME_NAMES = frozenset({"model", "max_tokens", "temperature", "top_p", "stream"})
+"""Fields that chats have too."""
 PLAIN_TIERS = ("auto", "standard_only")
 """Values of `service_tier` without an effect elsewhere."""
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
@@ -114,22 +116,26 @@ def _report(found: Mapping[str, Any], left_out: LeftOut) -> None:
 
 def _fields(found: Mapping[str, Any], talk: Conversation, tools: Tools, left_out: LeftOut) -> dict[str, Any]:
     """The parameters of the chat request."""
-    fields: dict[str, Any] = {
-        **{name: found.get(name) for name in ("model", "max_tokens", "temperature", "top_p")},
-        "top_k": given(found, "top_k", int, "integer"),
-        "stream": found.get("stream"),
-        **tools.params,
-        "stop": _stop(found, left_out),
-        "user": _user(found, left_out),
-    }
+    fields: dict[str, Any] = {name: value for name, value in found.items() if name in SAME_NAMES}
+    fields |= tools.params
+    if "top_k" in found:
+        fields["top_k"] = given(found, "top_k", int, "integer")
+    if "stop_sequences" in found:
+        fields["stop"] = _stop(found, left_out)
+    if "metadata" in found:
+        fields["user"] = _user(found, left_out)
     config = given(found, "output_config", dict, "object") or {}
-    for name in config.keys() - {"effort", "format"}:
+    for name in config.keys() - {"effort", "format"} if config else ():
         left_out.add(f"output_config.{name}")
     wanted = config.get("format") or found.get("output_format")
-    fields["response_format"] = _response_format(wanted, left_out)
+    if wanted is not None:
+        fields["response_format"] = _response_format(wanted, left_out)
     effort = talk.effort if talk.effort is not None else config.get("effort")
-    fields["reasoning_effort"] = _effort(found, effort, left_out)
-    return {**fields, **mark_of(found)}
+    if effort is not None or "thinking" in found:
+        fields["reasoning_effort"] = _effort(found, effort, left_out)
+    if "cache_control" in found:
+        fields |= mark_of(found)
+    return fields
 
 
 def _stop(found: Mapping[str, Any], left_out: LeftOut) -> list[str] | None:
