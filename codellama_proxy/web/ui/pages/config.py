@@ -16,7 +16,6 @@ from codellama_proxy.config.problems import Problem
 from codellama_proxy.config.yaml.document import MAX_BYTES
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
-from codellama_proxy.diagnostics.what_if import explained
 from codellama_proxy.web.state import Runtime, runtime_of
 from codellama_proxy.web.ui.forms import form
 from codellama_proxy.web.ui.render import render
@@ -73,6 +72,8 @@ async def try_draft(request: Request, viewer: Viewer) -> Response:
 
 
 def _trial(runtime: Runtime, text: str, project: str, model: str, plan: str) -> Trial:
+    from codellama_proxy.diagnostics.what_if import explained  # noqa: PLC0415 - simulations are rare
+
     live = runtime.live
     checked = check(text.encode(errors="replace"), live.text, live.snapshot, live.source)
     lines: tuple[str, ...] = ()

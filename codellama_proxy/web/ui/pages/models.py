@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy.core.snapshot import Deployment, Model, Price, Snapshot
-from codellama_proxy.diagnostics.probe import ProbeResult, probe_one
 from codellama_proxy.policy.permissions import permission
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.routing.cooldown import Cooling, is_cooling
@@ -23,6 +22,9 @@ from codellama_proxy.web.ui.ranges import range_of
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
+
+if TYPE_CHECKING:
+    from codellama_proxy.diagnostics.probe import ProbeResult
 
 MAX_RECENT = 3_000
 """Requests from which the statistics are."""
@@ -50,6 +52,8 @@ async def models(request: Request, viewer: Viewer) -> Response:
 
 async def probe(request: Request, viewer: Viewer) -> Response:
     """Sends one small request to a deployment; shows the result. Raises `ProxyError` 404."""
+    from codellama_proxy.diagnostics.probe import probe_one  # noqa: PLC0415 - probes are rare
+
     runtime, state = runtime_of(request), state_of(request)
     wanted = (await form(request)).get("deployment", "")
     snapshot = runtime.live.snapshot
