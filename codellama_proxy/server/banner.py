@@ -51,6 +51,12 @@ def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[s
     if settings.master_key is None:
         yield f"  Admin endpoints are off (PROXY_MASTER_KEY is not set); {keys_command()} works without them."
     yield f"  Base URL for clients: {address}/v1 (how to connect: {address})"
+    if snapshot.ui.enabled:
+        yield f"  Dashboard: {address}/ui (sign in with {_credentials(settings)})"
+
+
+def _credentials(settings: Settings) -> str:
+    return "a key" if settings.master_key is None else "PROXY_MASTER_KEY, or with a key"
 
 
 def _without_a_model(snapshot: Snapshot) -> str:
