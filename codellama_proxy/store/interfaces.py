@@ -54,6 +54,8 @@ class UiSession(NamedTuple):
 
 MAX_PROJECTS = 1000
 """Projects in one list."""
+MAX_UI_SESSIONS = 100
+"""Of one virtual key, and of the operator."""
 MAX_RELOADS = 100
 """Entries of the history of reloads."""
 MAX_DELAY_SECONDS = 3600.0
@@ -266,7 +268,8 @@ class Outbox(Protocol):
 class UiSessions(Protocol):
     """Sign-ins to the dashboard, by the hexadecimal SHA-256 of their ID."""
 
-    async def add(self, id_hash: str, session: UiSession) -> None: ...
+    async def add(self, id_hash: str, session: UiSession) -> None:
+        """Keeps at most `MAX_UI_SESSIONS` of a credential: those that were used last."""
 
     async def find(self, id_hash: str) -> UiSession | None: ...
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import MAX_PROJECTS, StoredKey, UiSession
+from codellama_proxy.store.interfaces import MAX_PROJECTS, MAX_UI_SESSIONS, StoredKey, UiSession
 from codellama_proxy.store.key_fields import KeyChange, not_found
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
@@ -112,6 +112,7 @@ class UiSessions:
 
     async def add(self, id_hash: str, session: UiSession) -> None:
         await self._write("add", {**session._asdict(), "secure": int(session.secure), "id_hash": id_hash})
+        await self._write("trim", {"credential": session.secret_hash or "", "most": MAX_UI_SESSIONS})
 
     async def find(self, id_hash: str) -> UiSession | None:
         rows = await self._connections.all(self._sql["find"], {"id_hash": id_hash})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import suppress
 
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import UiSession
+from codellama_proxy.store.interfaces import MAX_UI_SESSIONS, UiSession
 from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.writer import Writer
@@ -20,7 +21,13 @@ class UiSessions:
 
     async def add(self, id_hash: str, session: UiSession) -> None:
         row = {**session._asdict(), "secure": int(session.secure), "id_hash": id_hash}
-        await self._writer.run(lambda db: db.execute(SQL["add"], row).rowcount)
+        trimmed = {"credential": session.secret_hash or "", "most": MAX_UI_SESSIONS}
+
+        def add(db: sqlite3.Connection) -> None:
+            db.execute(SQL["add"], row)
+            db.execute(SQL["trim"], trimmed)
+
+        await self._writer.run(add)
 
     async def find(self, id_hash: str) -> UiSession | None:
         wanted = {"id_hash": id_hash}

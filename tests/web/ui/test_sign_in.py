@@ -126,6 +126,22 @@ def test_a_new_sign_in_ends_the_session_before(served: Proxy) -> None:
     assert is_signed_in(browser)
 
 
+def test_the_sessions_of_one_key_are_bounded(proxy: ProxyFactory) -> None:
+    served = proxy(PLAIN)
+    first, boss = holder(served), operator(served)
+    with closing(connect(served.database)) as db:
+        for number in range(120):
+            db.execute(
+                "insert into ui_sessions select ?, secret_hash, null, 0, created_at, seen_at + ? "
+                "from ui_sessions where secret_hash is not null limit 1",
+                (f"id {number}", number + 1),
+            )
+    holder(served)
+    assert len(session_rows(served)) == 101
+    assert is_signed_in(boss)
+    assert not is_signed_in(first)
+
+
 @each("secret", [UNKNOWN, "nonsense", "", "x" * 9000, "sk-\0", "Ⅻ"])
 def test_unknown_and_malformed_keys_get_the_same_page(served: Proxy, secret: str) -> None:
     answer = Browser(served).post("sign-in", {"secret": secret})
