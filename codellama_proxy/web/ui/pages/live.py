@@ -5,7 +5,8 @@ A message has rows of the table, ready to be put in; its id is the place from wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -29,6 +30,8 @@ LOOK_SECONDS = 1.0
 """The longest time until a stream notices that it has to end."""
 SESSION_SECONDS = 5.0
 HEARTBEAT_SECONDS = 15.0
+SHARED_SECONDS, SHARED_ROWS = 2.0, 50
+"""How often the newest rows are looked at where other processes use the database, and how many."""
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -50,6 +53,11 @@ class Stream:
         self._asked: Asked = asked_of(given, viewer.project(None))
         self._mark = request.headers.get("last-event-id") or given.get("since", "")
         self._runtime = runtime_of(request)
+        self._is_shared = self._runtime.store.workers is not None
+        """Other processes may use the database; their requests are found by looking."""
+        self._next_look = 0.0
+        self._known: dict[str, str] = {}
+        """The status of the newest requests at the last look."""
         self._is_probed = False
         """The browser closed its sending half: a comment shows whether it still reads."""
         request.scope[ON_HALF_CLOSE] = self._probe
@@ -98,11 +106,12 @@ class Stream:
         since = self._runtime.progress.since(self._mark)
         if since is None:
             self._mark = self._runtime.progress.watch()
-            return _message("gap", "", self._mark)
-        if not since.request_ids:
+            # Another process may have made the page; then the newest rows are looked at anyhow.
+            return "" if self._is_shared else _message("gap", "", self._mark)
+        if not since.request_ids and not self._is_shared:
             return ""
         try:
-            found = await self._runtime.store.searches.among(self._asked.search, since.request_ids)
+            found = await self._found(since.request_ids)
         except ProxyError:  # the database is not there at the moment; the next look tries again
             return ""
         self._mark = since.mark
@@ -114,6 +123,21 @@ class Stream:
         )
         more = f"event: more\ndata: {len(found) - MAX_ROWS}\n\n" if len(found) > MAX_ROWS else ""
         return more + _message("rows", html, self._mark)
+
+    async def _found(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of these requests, and what other processes on the database did meanwhile, newest first."""
+        searches = self._runtime.store.searches
+        found = await searches.among(self._asked.search, request_ids)
+        now = self._runtime.time.monotonic()
+        if not self._is_shared or now < self._next_look:
+            return found
+        self._next_look = now + SHARED_SECONDS
+        newest = await searches.search(self._asked.search, None, SHARED_ROWS)
+        rows = newest.rows if newest is not None else []
+        known, self._known = self._known, {row["request_id"]: row["status"] for row in rows}
+        told = {row["request_id"] for row in found}
+        changed = [row for row in rows if known.get(row["request_id"]) != row["status"]]
+        return [row for row in changed if row["request_id"] not in told] + found
 
 
 def _message(event: str, data: str, mark: str) -> str:

@@ -50,6 +50,7 @@ function put(html) {
   if (!rows) return;
   for (const row of [...made.content.querySelectorAll("tr")].reverse()) {
     const old = document.getElementById(row.id);
+    if (old?.textContent === row.textContent) continue;
     row.classList.add("fresh");
     if (old) old.replaceWith(row); else rows.prepend(row);
   }
