@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given, settings
 
 from codellama_proxy.core.types import Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import folding
 from codellama_proxy.providers.openai.responses_items import MAX_ITEMS
 from codellama_proxy.providers.registry import adapter_of
+from tests.providers.test_mutated_answers import check_body, check_both_forms
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
+from tests.support.client_fold import read as read_by_client
 from tests.support.dialects import responses
 from tests.support.frames import frames
+from tests.support.mutations import mutated, mutated_stream
 
 CODEX = deployment(provider="openai", model="gpt-5.1-codex-max", relays=frozenset({"responses"}))
 ITEMS = (
@@ -181,3 +186,25 @@ def test_too_many_items_are_a_failure() -> None:
     items = [responses.message("x", number) for number in range(MAX_ITEMS + 1)]
     with pytest.raises(AttemptError):
         read(responses.events(*responses.begun(), responses.ended(items)))
+
+
+@settings(max_examples=150)
+@given(mutated_stream(responses.stream(*ITEMS)))
+def test_a_mutated_stream_is_read_or_fails(raw: bytes) -> None:
+    request = chat(stream=True, include_usage=True)
+    try:
+        events, _ = read_by_client(adapter_of(request, CODEX), [raw], request, CODEX)
+    except AttemptError:
+        return
+    check_both_forms(events, "delta")
+
+
+@settings(max_examples=150)
+@given(mutated(orjson.loads(responses.whole(*ITEMS))))
+def test_a_mutated_answer_is_read_or_fails(body: bytes) -> None:
+    request = chat()
+    try:
+        event = adapter_of(request, CODEX).parse_response(body, request, CODEX)
+    except AttemptError:
+        return
+    check_body(event.body, "message")

@@ -71,7 +71,7 @@ def message_of(items: Iterable[Mapping[str, Any]], chat: InferenceRequest) -> di
     for item in items:
         for name, text in texts_of(item):
             texts[name].append(text)
-        if item.get("type") in CALLS:
+        if kind_of(item) == "call":
             if len(calls) >= MAX_TOOL_CALLS:
                 wrong("bad_tool_calls")
             calls.append(call_of(item, arguments_of(item), f"call_{chat.id}_{len(calls)}"))
