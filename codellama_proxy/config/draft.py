@@ -15,7 +15,7 @@ from codellama_proxy.config.live import Source
 from codellama_proxy.config.load import Loaded, examine_document, parsed
 from codellama_proxy.config.problems import ConfigError, Problem
 from codellama_proxy.config.yaml.document import Document, Path
-from codellama_proxy.config.yaml.substitution import Lookup, UnsetError, lookup_in
+from codellama_proxy.config.yaml.substitution import Lookup, UnsetError, lookup_in, reason
 from codellama_proxy.core.masking import Clean, mask_of
 from codellama_proxy.core.snapshot import Snapshot
 
@@ -48,7 +48,11 @@ def placeholders(environ: Mapping[str, str]) -> Lookup:
 
 def check(draft: bytes, served: bytes, in_force: Snapshot, source: Source) -> Checked:
     """Check a draft against the text and the snapshot in force. Never raises `ConfigError`."""
-    environ = source.environ()
+    try:
+        environ = source.environ()
+    except (OSError, ValueError) as error:
+        why = f"the environment cannot be read: {reason(error)}"
+        return Checked((Problem(1, 1, why, source=SOURCE),))
     clean = mask_of(in_force)
     unchecked: tuple[Path, ...] = ()
     try:

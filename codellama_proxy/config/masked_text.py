@@ -17,8 +17,8 @@ _NUMBER = re.compile(r"[\d.]+[a-z]*|\{|\[|true|false|null|~", re.IGNORECASE)
 _REFERENCE = re.compile(r"\"?'?\$\{[A-Za-z_][A-Za-z0-9_]*\}'?\"?")
 
 
-def masked_lines(text: bytes, clean: Clean) -> list[str]:
-    """The lines, with `HIDDEN` for credentials that are written in it. `clean` masks the known secrets."""
+def masked_lines(text: bytes, clean: Clean, most: int = 5000) -> list[str]:
+    """At most `most` lines, with `HIDDEN` for credentials that are written in them. `clean` masks known secrets."""
     whole = text.decode(errors="replace")
     try:
         document = parse(text, _unset)
@@ -32,7 +32,7 @@ def masked_lines(text: bytes, clean: Clean) -> list[str]:
             literals.append(value)
             _hide(lines, document, path)
     other = Mask(literals)
-    return [without_keys(clean(other(line))).replace(REMOVED, HIDDEN) for line in lines]
+    return [without_keys(clean(other(line))).replace(REMOVED, HIDDEN) for line in lines[:most]]
 
 
 def _unset(name: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from codellama_proxy.config.draft import Checked, check
 from codellama_proxy.config.live import Source
+from codellama_proxy.config.masked_text import masked_lines
 from codellama_proxy.core.masking import mask_of
 from codellama_proxy.diagnostics.what_if import explained
 
@@ -144,3 +148,32 @@ def test_what_is_shown_has_no_secret_of_the_file_in_force(source: Source) -> Non
     draft = json.dumps({"models": [{"name": SECRETS["OPENAI_API_KEY"], "provider": "mock"}]})
     said = everything_said(checked(source, draft))
     assert mask_of(snapshot)(said) == said
+
+
+def test_an_environment_that_cannot_be_read_is_a_problem(source: Source) -> None:
+    def unreadable() -> dict[str, str]:
+        raise PermissionError(13, "Permission denied")
+
+    state = source.read()
+    found = check(b"models: []", state.text, source.build(state), replace(source, environ=unreadable))
+    assert "cannot be read: Permission denied" in found.problems[0].message
+
+
+fragments = st.sampled_from(
+    (
+        *("models:", "- name: a", "  provider: mock", "  api_key: ", "${OPENAI_API_KEY}", "${X:-y}", "${"),
+        *("{", "}", "[", "]", "limits: ", "key: ", "rpm_limit: ", "egress:", "  ca_bundle: /etc/hostname"),
+        *("&a ", "*a", "\n", "  ", "'", '"', ": ", "projects:", "aliases: {x: a}", "routing:"),
+        *("max_attempts: ", "${LIMIT}", "- ", "null", "1", "headers: {x: y}"),
+    )
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(fragments, max_size=25).map("".join) | st.text(max_size=80))
+def test_any_draft_has_a_result(source: Source, draft: str) -> None:
+    state = source.read()
+    found = check(draft.encode(errors="replace"), state.text, source.build(state), source)
+    assert (found.snapshot is None) == any(problem.severity == "error" for problem in found.problems)
+    lines = masked_lines(draft.encode(errors="replace"), mask_of(source.build(state)))
+    assert not any(secret in "".join(lines) for secret in SECRETS.values() if len(secret) > 2)

@@ -110,7 +110,7 @@ def _error(live: LiveConfig) -> str:
 def _lines(live: LiveConfig) -> list[Line]:
     """The file as it is now, its secrets masked."""
     wrong = _by_line(live.problems)
-    shown = masked_lines(live.file_text or live.text, mask_of(live.snapshot))[:MAX_SHOWN_LINES]
+    shown = masked_lines(live.file_text or live.text, mask_of(live.snapshot), MAX_SHOWN_LINES)
     return [
         Line(number, text, wrong.get(number, ""), text.lstrip().startswith("#"))
         for number, text in enumerate(shown, 1)
