@@ -81,3 +81,20 @@ def test_the_last_reloads_are_kept(tmp_path: Path) -> None:
             record(db, entry)
         kept = [reload_of(row) for row in db.execute(SQL["reloads"])]
     assert kept == entries[:2:-1]
+
+
+def test_a_reload_that_another_process_has_recorded_is_not_recorded_again(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.db"
+    prepare(path)
+    first = Reload(1000.0, "0123456789ab", True, ("a",))
+    entries = [
+        first,
+        first._replace(at=1001.5),
+        first._replace(at=1001.6, ok=False),
+        first._replace(at=1004.0),
+    ]
+    with closing(connect(path)) as db:
+        for entry in entries:
+            record(db, entry)
+        kept = [reload_of(row) for row in db.execute(SQL["reloads"])]
+    assert kept == [entries[3], entries[2], entries[0]]

@@ -12,8 +12,10 @@ select text, digest, loaded_at from configurations;
 delete from configurations;
 
 -- name: record_reload
--- Add an entry to the history of reloads.
-insert into reloads (at, digest, ok, lines) values (:at, :digest, :ok, :lines);
+-- Add an entry to the history of reloads, unless another process has just added it.
+insert into reloads (at, digest, ok, lines)
+select :at, :digest, :ok, :lines
+where not exists (select 1 from reloads where digest = :digest and ok = :ok and lines = :lines and at > :since);
 
 -- name: forget_reloads
 -- Remove all but the last entries.

@@ -21,12 +21,22 @@ def keep(db: queries.Session, kept: KeptConfiguration | None) -> None:
     db.execute(SQL["keep"], {"digest": kept.digest, "text": kept.text, "loaded_at": kept.loaded_at})
 
 
+SAME_RELOAD_SECONDS = 2.0
+"""Within which an equal entry is that of another process of the same installation."""
+
+
 def record(db: queries.Session, reload: Reload) -> None:
     """Add an entry to the history of reloads."""
     lines = orjson.dumps(reload.lines).decode()
     db.execute(
         SQL["record_reload"],
-        {"at": reload.at, "digest": reload.digest, "ok": int(reload.ok), "lines": lines},
+        {
+            "at": reload.at,
+            "digest": reload.digest,
+            "ok": int(reload.ok),
+            "lines": lines,
+            "since": reload.at - SAME_RELOAD_SECONDS,
+        },
     )
     db.execute(SQL["forget_reloads"], {"kept": MAX_RELOADS})
 

@@ -46,6 +46,7 @@ def test_pages_of_two_processes_show_the_same(proxy: ProxyFactory, address: str)
         two.client.post("/v1/chat/completions", json={"prompt": "x", "max_tokens": 16}, headers=one.auth)
         wanted = ["ok"] * (2 + number)
         until(lambda wanted=wanted: [row["status"] for row in one.rows()] == wanted, "it is booked")
+    assert "the server started" in second.page("config").words
     assert first.post("sign-out").status_code == 303
     assert second.get("overview").status_code == 303
 

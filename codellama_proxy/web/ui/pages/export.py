@@ -66,7 +66,12 @@ async def spend(request: Request, viewer: Viewer) -> Response:
     asked = asked_of(given, viewer.project(None))
     found = await runtime_of(request).store.reports.spend(groups, asked.search.filters, size=MAX_CSV_ROWS)
     rows = [[group[name] for name in (*groups, *SUMS)] for group in found["data"]]
-    return _download(_whole(lines([(*groups, *SUMS), *rows])), "spend.csv")
+    if found["total"] > len(rows):
+        rows.append(
+            [f"incomplete: there are more than {MAX_CSV_ROWS} groups; choose fewer or a shorter time"]
+        )
+    text = await asyncio.to_thread(lines, [(*groups, *SUMS), *rows])
+    return _download(_whole(text), "spend.csv")
 
 
 async def _whole(text: str) -> AsyncIterator[str]:
