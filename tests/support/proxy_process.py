@@ -5,8 +5,10 @@ Everything is bounded in time, talks over loopback only, and leaves no process b
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import IO, Any, Self
 
 import httpx2
 
+from tests.support import postgres
 from tests.support.forked import ForkedProcess, run_forked
 from tests.support.processes import LOOPBACK, Process, end, environment, free_port, until
 from tests.support.raw_http import exchange, request
@@ -221,6 +224,22 @@ class Proxy:
 ProxyFactory = Callable[..., Proxy]
 
 
+_made: list[Any] = []
+
+
+def default_database(place: Path) -> Path | str:
+    """A file; with `PROXY_TEST_E2E=postgresql` an empty database on a server, for all tests of a run."""
+    if os.environ.get("PROXY_TEST_E2E") != "postgresql":
+        return place / "proxy.db"
+    if not _made:
+        folder = postgres.programs()
+        assert folder is not None, postgres.MISSING
+        server = postgres.PostgresServer(folder, *postgres.QUICK)
+        atexit.register(server.remove)
+        _made.append(postgres.Databases(server))
+    return str(_made[0].empty())
+
+
 @contextlib.contextmanager
 def proxies(directory: Path) -> Iterator[ProxyFactory]:
     """A factory of servers that are stopped, and their logs checked, at the end."""
@@ -233,7 +252,7 @@ def proxies(directory: Path) -> Iterator[ProxyFactory]:
         place.mkdir(parents=True)
         path = place / "proxy.yaml"
         path.write_text(text)
-        one = Proxy(path, database or place / "proxy.db", place / "log", env=env or {}, **more)
+        one = Proxy(path, database or default_database(place), place / "log", env=env or {}, **more)
         started.append(one)
         return one.start()
 

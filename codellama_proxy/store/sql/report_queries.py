@@ -62,7 +62,8 @@ def logs_query(filters: Filters, page: int, size: int) -> Query:
         return sql, [*values, size, (page - 1) * size]
     summed, limits = _summed_where(filters)
     sql = SQL["logs_by_time"].format(columns=", ".join(LOG_COLUMNS), where=which, summed=summed)
-    return sql, [*values, *limits, *limits, *values, size, (page - 1) * size]
+    most = page * size
+    return sql, [*values, most, *limits, *limits, *values, most, size, most - size]
 
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:

@@ -5,11 +5,16 @@ select {columns} from requests where {where} order by seq desc limit ? offset ?;
 -- name: logs_by_time
 -- One page of requests, newest first: searched where the sums by hour have any, and after them.
 select {columns} from (
-    select seq from requests where seq > (select upto from rolled_up) and {where}
+    select seq from (
+        select seq from requests where seq > (select upto from rolled_up) and {where} order by seq desc limit ?
+    ) as newer
     union all
-    select seq from requests
-    where seq >= (select min(first_seq) from usage_hours where {summed})
-      and seq <= (select max(last_seq) from usage_hours where {summed}) and {where}
+    select seq from (
+        select seq from requests
+        where seq >= (select min(first_seq) from usage_hours where {summed})
+          and seq <= (select max(last_seq) from usage_hours where {summed}) and {where}
+        order by seq desc limit ?
+    ) as older
     order by seq desc limit ? offset ?
 ) as found join requests using (seq) order by seq desc;
 
