@@ -158,7 +158,7 @@ function prepare(root) {
 }
 
 document.addEventListener("htmx:after:swap", () => { tip.hidden = true; prepare(document); });
-$("[data-zone]")?.replaceChildren(isLocal() ? "local time" : "UTC");
+$("[data-zone]")?.replaceChildren(isLocal() ? "local" : "UTC");
 const asked = $("dialog[data-show]");   // open without a script, and modal with one
 if (asked) {
   asked.close();
