@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from codellama_proxy.web.ui.pages.live import MAX_STREAMS
+from codellama_proxy.web.ui.pages.live import MAX_ROWS, MAX_STREAMS
 from tests.support.browsing import Browser, Html, holder, operator
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -184,6 +184,18 @@ def test_a_page_that_is_closed_frees_its_stream(served: Proxy) -> None:
             assert answer.status_code == 200
             assert next(answer.iter_lines()) == "retry: 2000"
         time.sleep(0.05)  # slower than the limit of pages a second
+
+
+def test_of_many_rows_at_once_the_newest_are_shown_and_the_rest_is_counted(served: Proxy) -> None:
+    browser = operator(served)
+    address = since(browser)
+    sent = [served.chat(model="good").headers["x-request-id"] for _ in range(MAX_ROWS + 7)]
+    served.row(sent[-1])
+    with listening(browser, address) as listener:
+        until(lambda: [message.event for message in listener.messages] == ["more", "rows"], "both messages")
+    more, rows = listener.messages
+    assert more.data == "7"
+    assert rows.rows == sent[: -MAX_ROWS - 1 : -1]
 
 
 def test_pages_stay_whole_while_the_configuration_changes(served: Proxy) -> None:

@@ -23,8 +23,8 @@ from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
 
 MAX_STREAMS = 50
-MAX_ROWS = 200
-"""Rows of one message; the page is told how many more there are."""
+MAX_ROWS = 50
+"""Rows of one message, which takes about 2 ms; the page is told how many more there are."""
 BATCH_SECONDS = 0.25
 LOOK_SECONDS = 1.0
 """The longest time until a stream notices that it has to end."""
