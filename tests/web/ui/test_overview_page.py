@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,3 +214,46 @@ def test_a_held_amount_is_shown_while_a_request_runs(proxy: ProxyFactory) -> Non
         assert any(float(amount) > 0.9 for amount in held)
         answer.read()
     until(lambda: "\N{EN DASH}" in operator(served).page("budgets").text, "nothing is held")
+
+
+# --- when something is wrong ---------------------------------------------------------------------------
+
+
+def test_a_lost_database_leaves_the_frame(proxy: ProxyFactory, tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    place.mkdir()
+    served = proxy(config(MODELS[0]), database=place / "proxy.db", allow=["the store cannot write"])
+    browser = operator(served)
+    browser.page("overview")
+    shutil.rmtree(place)
+    until(lambda: browser.get("overview").status_code == 503, "it is noticed", within=10)
+    for path in ("overview", "keys", "models", "budgets"):
+        answer = browser.get(path)
+        assert answer.status_code == 503
+        page = Html(answer.text)
+        assert "Not available" in page.words
+        assert "Try again" in page.words
+        assert "keys" in page.links(), "the navigation is there"
+        part = browser.get(path, **{"hx-request": "true"})
+        assert part.status_code == 503
+        assert "<html" not in part.text
+    served.kill()
+
+
+def test_the_foot_shows_the_configuration_in_force(proxy: ProxyFactory) -> None:
+    served = proxy(config(MODELS[0]))
+    browser = operator(served)
+
+    def digest() -> str:
+        source = browser.page("overview").source
+        (found,) = re.findall(r'<code title="Digest of the configuration">(\w+)</code>', source)
+        return str(found)
+
+    before = digest()
+    assert served.admin("GET", "/health").json()["config"]["digest"].startswith(before)
+    served.save(config(MODELS[0], MODELS[1]))
+    until(lambda: digest() != before, "the new configuration is in force")
+    served.save("models: [")
+    until(lambda: "configuration has a problem" in browser.page("overview").words, "it says so")
+    assert "proxy.yaml has errors; the configuration before it is in force." in browser.page("overview").words
+    assert "configuration has a problem" not in holder(served).page("overview").words
