@@ -20,13 +20,22 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.key_fields import KeyChange, apply, money, read, shown
+from codellama_proxy.store.location import ServerAddress
+from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.engine import PostgresEngine
+from codellama_proxy.store.postgres.session import PostgresSession
+from codellama_proxy.store.postgres.session import connect as connect_to_server
+from codellama_proxy.store.postgres.stored_keys import StoredKeys as ServerKeys
+from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.writer import Writer
+from codellama_proxy.store.write_queue import WriteQueue
 from tests.support.cases import each
+from tests.support.postgres_store import prepared_database
 
 NOW = 1_800_000_000.0
 PRIVILEGED = ("spent", "role", "admin", "id", "key_id", "secret_hash", "key", "prefix", "blocked", "project")
@@ -65,8 +74,46 @@ class Store:
         return closing(connect(self.path))
 
 
+class ServerStore:
+    """The same on a PostgreSQL server."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
+        self.clock = Clock()
+        self.engine = PostgresEngine(address, Identity())
+        self.queue: WriteQueue[PostgresSession] = WriteQueue(self.engine, "test")
+        self.connections = Connections(address)
+        stored = ServerKeys(self.connections, self.engine, lambda: self.queue.healthy)
+        self.keys = Keys(stored, clock=self.clock)
+
+    def run(self, use: Callable[[Any], Awaitable[None]]) -> None:
+        async def main() -> None:
+            await asyncio.to_thread(self.queue.start)
+            try:
+                await use(self)
+            finally:
+                await self.connections.close()
+                await asyncio.to_thread(self.queue.close)
+
+        asyncio.run(main())
+
+    def elsewhere(self) -> closing[PostgresSession]:
+        """As the command line connects."""
+        return closing(connect_to_server(self.address))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test runs on both database systems, unless it is about one of them."""
+    if "store" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("sqlite_only")
+        metafunc.parametrize("store", ["sqlite"] if only else ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store | ServerStore]:
+    if request.param == "postgres":
+        yield ServerStore(prepared_database(request.getfixturevalue("postgres_databases")))
+        return
     prepare(tmp_path / "proxy.db")
     one = Store(tmp_path / "proxy.db")
     one.writer.start()
@@ -84,6 +131,7 @@ async def refused(keys: Keys, secret: str | None) -> str:
 # --- authentication ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_only
 def test_a_secret_authenticates_its_key_and_is_not_stored(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({"key_alias": "web-team"}))
@@ -210,6 +258,7 @@ def test_at_most_two_secrets_work_during_a_rotation_overlap(store: Store) -> Non
     store.run(use)
 
 
+@pytest.mark.sqlite_only
 def test_the_key_cache_is_bounded_and_unknown_secrets_evict_no_key(store: Store) -> None:
     async def use(store: Store) -> None:
         keys = Keys(StoredKeys(store.writer, store.reader), clock=store.clock, cached=2, cached_unknown=2)
@@ -229,6 +278,7 @@ def test_the_key_cache_is_bounded_and_unknown_secrets_evict_no_key(store: Store)
 # --- changes from outside ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_only
 def test_a_change_by_another_process_is_seen_at_the_next_check(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
@@ -299,6 +349,7 @@ class SlowReader(Reader):
         return rows
 
 
+@pytest.mark.sqlite_only
 def test_a_lookup_started_before_a_revocation_does_not_cache_the_old_row(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({}))
@@ -317,6 +368,7 @@ def test_a_lookup_started_before_a_revocation_does_not_cache_the_old_row(store: 
     store.run(use)
 
 
+@pytest.mark.sqlite_only
 def test_requests_are_refused_and_not_cached_while_the_store_is_unavailable(store: Store) -> None:
     async def use(store: Store) -> None:
         _, secret = await store.keys.create(read({}))
@@ -330,6 +382,7 @@ def test_requests_are_refused_and_not_cached_while_the_store_is_unavailable(stor
     store.run(use)
 
 
+@pytest.mark.sqlite_only
 def test_the_reader_cannot_write(store: Store) -> None:
     async def use(store: Store) -> None:
         with pytest.raises(StoreUnavailableError, match="readonly"):
@@ -414,6 +467,7 @@ def test_pages_list_every_key_once_newest_first(store: Store) -> None:
     store.run(use)
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("verb", ["update", "block", "unblock", "rotate", "delete"])
 def test_an_operation_on_an_unknown_key_is_not_found(store: Store, verb: str) -> None:
     async def use(store: Store) -> None:
