@@ -100,6 +100,14 @@ def test_what_is_not_understood_is_noted_and_left_out(world: World, admin: Brows
     assert any(word in page.words for word in ("left out", "There is no filter", "not kept any more"))
 
 
+def test_the_tag_of_a_key_names_it_to_who_may_know(world: World, admin: Browser, own: Browser) -> None:
+    key_id = world.proxy.rows(project="other")[0]["key_id"]
+    assert "key =cmd()" in admin.page(f"requests?key={key_id}").words
+    page = own.page(f"requests?q={key_id}")
+    assert f"key {key_id}" in page.words
+    assert "=cmd()" not in page.words
+
+
 def test_a_secret_is_not_searched_for(world: World, admin: Browser) -> None:
     answer = admin.get(f"requests?q={world.proxy.key}")
     assert "A secret does not belong in an address" in answer.text
@@ -140,7 +148,9 @@ def test_the_page_of_a_request_shows_its_attempts_and_costs(world: World, admin:
     for text in ("1. broken#1", "http_500", "2. backup#1", "answered", "as the upstream counted", "Booked"):
         assert text in page.words
     assert sum("wf" in (svg.get("class") or "") for svg in page.all("svg")) == 3
-    assert row["config"] in page.words
+    assert f"../config#of-{row['config']}" in page.links()
+    rows = admin.page("config").all("tr")
+    assert [one for one in rows if one.get("id") == f"of-{row['config']}"] == [{"id": f"of-{row['config']}"}]
 
 
 def test_classes_add_up_to_the_booked_cost(world: World, admin: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from codellama_proxy.config.problems import Problem
 from codellama_proxy.config.yaml.document import MAX_BYTES
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
+from codellama_proxy.store.interfaces import Reload
 from codellama_proxy.web.state import Runtime, runtime_of
 from codellama_proxy.web.ui.forms import form
 from codellama_proxy.web.ui.render import render
@@ -95,11 +97,20 @@ async def _page(request: Request, trial: Trial | None) -> Response:
         problems=live.problems,
         error=_error(live),
         values=await asyncio.to_thread(effective, live.snapshot),
-        reloads=await runtime.store.configurations.reloads(),
+        reloads=_anchored(await runtime.store.configurations.reloads()),
         loaded_at=live.loaded_at,
         warnings=live.snapshot.warnings,
         trial=trial,
     )
+
+
+def _anchored(reloads: Sequence[Reload]) -> list[tuple[Reload, str]]:
+    """The history, with an anchor at the reload that brought each digest."""
+    first = {reload.digest: place for place, reload in enumerate(reloads) if reload.ok}
+    return [
+        (reload, f"of-{reload.digest}" if first.get(reload.digest) == place else "")
+        for place, reload in enumerate(reloads)
+    ]
 
 
 def _error(live: LiveConfig) -> str:

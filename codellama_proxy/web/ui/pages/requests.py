@@ -18,7 +18,7 @@ from codellama_proxy.web.ui import links, volume
 from codellama_proxy.web.ui.guard import parameters, redirect
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.request_filters import Asked, asked_of
-from codellama_proxy.web.ui.request_rows import Shown, shown
+from codellama_proxy.web.ui.request_rows import Shown, key_name, shown
 from codellama_proxy.web.ui.viewer import Viewer
 
 ROWS = 50
@@ -55,7 +55,7 @@ async def requests(request: Request, viewer: Viewer) -> Response:
         "values": asked.values,
         "older": link(asked.values, before=found.next) if found.next else None,
         "took_ms": (runtime.time.monotonic() - began) * 1000,
-        "tags": _tags(asked),
+        "tags": _tags(asked, await _shown_key(runtime.store, asked, viewer)),
         "link": link,
         "is_live": asked.before is None and asked.search.filters.end is None,
         "dated": bool(rows) and runtime.time.wall() - rows[-1].at > DATED_SECONDS,
@@ -96,10 +96,18 @@ def _path_only(asked: Asked) -> dict[str, str]:
     return _without(asked.values, "user")
 
 
-def _tags(asked: Asked) -> list[Removable]:
+async def _shown_key(store: Store, asked: Asked, viewer: Viewer) -> str:
+    """The key that is searched for, by its name if the viewer may know it."""
+    key_id = asked.values.get("key")
+    found = await store.keys.some([key_id]) if key_id else {}
+    return key_name(key_id, {one.key_id: one for one in found.values() if viewer.may_see(one.project)})
+
+
+def _tags(asked: Asked, key: str) -> list[Removable]:
+    shown = {**asked.values, "key": key}
     named = {"code": "status", "start": "from", "end": "until"}
     return [
-        Removable(f"{named.get(name, name)} {asked.values[name]}", link(_without(asked.values, name)))
+        Removable(f"{named.get(name, name)} {shown[name]}", link(_without(asked.values, name)))
         for name in _TAGS
         if name in asked.values
     ]
