@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from codellama_proxy.store.reports import Filters
 
-MAX_SEARCHED_ROWS = 100_000
+MAX_SEARCHED_ROWS = 75_000
 """Rows that one step looks at; a page that is not full after that says how far it searched."""
-MAX_INDEXED_ROWS = 12_000
+MAX_INDEXED_ROWS = 9_000
 """The same for rows that an index finds one by one."""
 MAX_NEIGHBOUR_ROWS = 10_000
 """Rows that are looked at in each direction for the request before and after one."""
