@@ -150,9 +150,10 @@ def test_every_query_has_name_description_and_valid_sql(tmp_path: Path) -> None:
     prepare(tmp_path / "proxy.db")
     with closing(connect(tmp_path / "proxy.db")) as db:
         for statement in queries.load("keys").values():
-            parameters = dict.fromkeys(("key_id", "prefix", "hash", "project", "size", "skip", "expires_at"))
-            parameters |= dict.fromkeys(("name", "created_at", "blocked", "models", "limits", "metadata"))
-            db.execute("explain " + statement, parameters)
+            parameters = dict.fromkeys(("key_id", "prefix", "hash", "project", "size", "skip", "most"))
+            parameters |= dict.fromkeys(("name", "created_at", "expires_at", "blocked", "models"))
+            parameters |= dict.fromkeys(("limits", "metadata"))
+            db.execute("explain " + statement.replace("{ids}", ":key_id"), parameters)
 
 
 @pytest.mark.parametrize(
