@@ -60,7 +60,7 @@ class PostgresServer:
             stderr=subprocess.STDOUT,
             check=False,
             timeout=60,
-            **_unprivileged(),
+            **unprivileged(),
         )
         assert done.returncode == 0, done.stdout.decode(errors="replace")
 
@@ -77,7 +77,7 @@ class PostgresServer:
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                **_unprivileged(),
+                **unprivileged(),
             )
         until(self._answers, "the PostgreSQL server starts")
 
@@ -183,7 +183,7 @@ def server_for_tests(*settings: str) -> Iterator[PostgresServer | ForeignServer]
 
 
 @functools.cache
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """Arguments of `subprocess` that run a program as an ordinary user."""
     if os.getuid() != 0:
         return {}

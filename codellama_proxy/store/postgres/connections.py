@@ -62,8 +62,8 @@ class Connections:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, fn)
 
     async def all(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a statement of `store.sql`."""
-        return await self.run(lambda db: db.execute(sql, values).fetchall())
+        """All rows of a statement of `store.sql` that only reads; it is stopped after `statement_seconds`."""
+        return await self.run(lambda db: db.rows(sql, values, self._statement_seconds))
 
     async def close(self) -> None:
         self._closed = True
@@ -79,7 +79,7 @@ class Connections:
         if db is not None:
             with suppress(_BrokenConnectionError):  # from before a restart of the server, perhaps
                 return self._use(db, fn)
-        return self._use(connect(self._address, statement_seconds=self._statement_seconds), fn)
+        return self._use(connect(self._address), fn)
 
     def _use(self, db: PostgresSession, fn: Callable[[PostgresSession], T]) -> T:
         try:

@@ -22,7 +22,10 @@ ALIVE_SECONDS = 60
 
 _BREAKS = re.compile(r"^-- breaks: (\S+)$", re.MULTILINE)
 _TAKE_LOCK = "select pg_advisory_xact_lock(%s)"
-_EXISTS = "select to_regclass('_migrations') is not null"
+# Read from the catalog: a lookup by name may answer from before the lock was granted.
+_EXISTS = """
+select exists (select 1 from pg_tables where tablename = '_migrations' and schemaname = any(current_schemas(false)))
+"""
 _RECORDS = """
 create table if not exists _migrations (
     name text not null primary key,

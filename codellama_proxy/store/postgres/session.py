@@ -32,6 +32,8 @@ STREAMED_ROWS = 2000
 PREPARE_AFTER = 2
 MAX_PREPARED = 500
 
+_LIMIT = b"select set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true)"
+
 ServerError = psycopg.Error
 IntegrityError = psycopg.errors.IntegrityError
 
@@ -69,6 +71,18 @@ class PostgresSession:
     def native(self, sql: str, values: Sequence[Any] | Mapping[str, Any] | None = None) -> Rows:
         """Run a statement as it is, with `%s` or `%(name)s`; prepared after a few times."""
         return self._connection.execute(sql.encode(), values)
+
+    def rows(
+        self, sql: str, values: Sequence[Any] | Mapping[str, Any], seconds: int
+    ) -> list[tuple[Any, ...]]:
+        """All rows of a statement in the dialect of `store.sql` that only reads, stopped after some seconds.
+
+        One round trip. The limit ends with the transaction: behind a pooler others use the session next.
+        """
+        with self._connection.pipeline(), self._connection.transaction():
+            self._connection.execute(_LIMIT, (f"{seconds}s",))
+            found = self._connection.execute(translated(sql).encode(), values)
+        return found.fetchall()
 
     def script(self, sql: str) -> None:
         """Run several statements without values."""
@@ -111,9 +125,7 @@ def unavailable(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error)
 
 
-def connect(
-    address: ServerAddress, *, read_only: bool = False, statement_seconds: int = 0
-) -> PostgresSession:
+def connect(address: ServerAddress) -> PostgresSession:
     """A connection. Raises `StoreUnavailableError` if the server cannot be reached, `StoreError` if it is too old."""
     settings: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
@@ -143,16 +155,7 @@ def connect(
     if version < MINIMUM_VERSION:
         connection.close()
         raise StoreError(f"the database {address} is PostgreSQL {version // 10000}; 14 or newer is needed")
-    session = PostgresSession(connection)
-    if read_only:
-        connection.read_only = True
-    if statement_seconds:
-        _limit_statements(session, statement_seconds)
-    return session
-
-
-def _limit_statements(session: PostgresSession, seconds: int) -> None:
-    session.native("select set_config('statement_timeout', %s, false)", (f"{seconds}s",))
+    return PostgresSession(connection)
 
 
 def wait_for(
