@@ -171,6 +171,10 @@ def test_pages_together_are_the_matching_requests(
         assert [row["request_id"] for page in pages for row in page.rows] == expected
         assert all(len(page.rows) <= size for page in pages)
         assert all(page.searched_to is None or len(page.rows) <= size for page in pages)
+        projects = {request_id: row[1] for request_id, row in log.requests}
+        assert {search.filters.project or projects[page.next] for page in pages if page.next} == {
+            projects[page.next] for page in pages if page.next
+        }
         everything = log.expected(search)
         for request_id in expected:
             place = everything.index(request_id)
@@ -188,6 +192,10 @@ def test_pages_together_are_the_matching_requests(
 
 def test_a_page_before_an_unknown_request_does_not_exist(database: sqlite3.Connection) -> None:
     log = Log(database, 10)
+    log.add((0.0, "web", "key_a", "bob", "small", "ok", "miss", 200, 5.0))
+    foreign = log.requests[0][0]
+    assert asyncio.run(log.found.search(Search(), foreign, 5)) == Found([])
+    assert asyncio.run(log.found.search(Search(Filters(project="ops")), foreign, 5)) is None
     assert asyncio.run(log.found.search(Search(), "req_none", 5)) is None
     assert asyncio.run(log.found.neighbours(Search(), "req_none")) == Neighbours(None, None)
     assert asyncio.run(log.found.among(Search(), [])) == []

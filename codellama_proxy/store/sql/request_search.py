@@ -30,7 +30,7 @@ Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
 
 SQL = load("request_search")
 _COLUMNS = ", ".join(LOG_COLUMNS)
-_INDEXED = ("key_id", "user", "session", "project")
+_INDEXED = ("key_id", "session", "project")
 """Filters that an index answers, the narrowest first."""
 
 
@@ -46,8 +46,10 @@ class RequestSearch:
         self._max_indexed = max_indexed
 
     async def search(self, search: Search, before: str | None, size: int) -> Found | None:
-        """The next page; `None` if there is no request `before`."""
-        ((first, upto, exists),) = await self._read(SQL["limits"], (before, before))
+        """The next page; `None` if there is no request `before`, or it is of another project than the search."""
+        scope, values = _of_project(search.filters)
+        limits = SQL["limits"].format(scope=scope)
+        ((first, upto, exists),) = await self._read(limits, [before, *values, before, *values])
         if before is not None and not exists:
             return None
         rows: list[dict[str, Any]] = []
@@ -107,9 +109,21 @@ class RequestSearch:
             most = max(round(budget * self._max_rows), 1)
             floor = max(span.first, span.last - most + 1)
             return floor, (span.last - floor + 1) / self._max_rows
+        last: int | None = span.last
+        if filters.project is not None and (filters.key_id is not None or filters.session is not None):
+            # So that the project has a request in what is read now, before which the search can go on.
+            last = await self._nth(_of_project(filters), span, 0)
+        if last is None:
+            return span.first, 0.0
         most = max(round(budget * self._max_indexed), 1)
-        found = await self._read(SQL["floor"].format(scope=scope), [*values, span.first, span.last, most])
-        return (found[0][0], budget) if found else (span.first, 0.0)
+        reached = await self._nth((scope, values), span._replace(last=last), most)
+        return (span.first, 0.0) if reached is None else (reached, budget)
+
+    async def _nth(self, scope: Query, span: Span, number: int) -> int | None:
+        """The sequence of a scope's request, counted from the newest of the span."""
+        which, values = scope
+        found = await self._read(SQL["floor"].format(scope=which), [*values, span.first, span.last, number])
+        return found[0][0] if found else None
 
     async def _unfinished(self, rows: list[dict[str, Any]], filters: Filters, floor: int, upto: int) -> Found:
         """A page that is not full: the next step begins at the next hour that can have a result."""
@@ -119,7 +133,7 @@ class RequestSearch:
             if last is None:
                 return Found(rows)
             floor = min(floor, last + 1)
-        scope, values = _scope(filters)
+        scope, values = _scope(filters) if filters.project is None else _of_project(filters)
         request_id, created_at = (await self._read(SQL["boundary"].format(scope=scope), [*values, floor]))[0]
         return Found(rows, request_id, created_at)
 
@@ -131,8 +145,15 @@ def _where(search: Search) -> Query:
     return f"{which} and {more}{cached[search.cached]}", [*values, *given]
 
 
+def _of_project(filters: Filters) -> Query:
+    """What a search may name: who asks for one project must not learn of others."""
+    return requests_where(Filters(project=filters.project))
+
+
 def _scope(filters: Filters) -> Query:
-    """The filter that an index answers, alone."""
+    """The filters that an index answers."""
+    if filters.key_id is None and filters.user is not None:
+        return requests_where(Filters(user=filters.user, project=filters.project))
     for name in _INDEXED:
         if getattr(filters, name) is not None:
             return requests_where(Filters()._replace(**{name: getattr(filters, name)}))

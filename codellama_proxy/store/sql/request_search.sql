@@ -1,9 +1,9 @@
 -- name: limits
 -- The sequence to begin before, the last one in the sums, and whether there is a request to begin before.
 select
-    coalesce((select seq from requests where request_id = ?), (select max(seq) + 1 from requests), 1),
+    coalesce((select seq from requests where request_id = ? and {scope}), (select max(seq) + 1 from requests), 1),
     (select upto from rolled_up),
-    exists (select 1 from requests where request_id = ?);
+    exists (select 1 from requests where request_id = ? and {scope});
 
 -- name: from_hour
 -- The first sequence of the hours from one on.
