@@ -9,6 +9,9 @@ from starlette.requests import Request
 from codellama_proxy.core.types import Key
 from codellama_proxy.store.reports import Filters
 
+SESSION_CHARACTERS = 12
+"""Of the hash of a session's ID, as the audit has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
@@ -27,6 +30,11 @@ class Viewer:
     def label(self) -> str:
         """The viewer's name on pages."""
         return "operator" if self.key is None else self.key.name or f"{self.key.prefix}…"
+
+    @property
+    def actor(self) -> str:
+        """The viewer in the audit of keys: the session, which tells operators with one master key apart."""
+        return f"ui:{self.session[:SESSION_CHARACTERS]}"
 
     def project(self, asked: str | None) -> str | None:
         """The project that a page is about: a key holder's own whatever was `asked`; `None`: all projects."""

@@ -256,6 +256,28 @@ def test_a_secret_is_replaced_with_an_overlap(served: Proxy) -> None:
         )
 
 
+def test_the_audit_tells_changes_by_the_dashboard_from_those_by_the_api(served: Proxy) -> None:
+    first, second = operator(served), operator(served)
+    _, page = make(first, name="audited")
+    key_id = key_id_of(page)
+    form = form_of(first.page(f"keys/{key_id}"), key_id)
+    first.post(f"keys/{key_id}", {**form, "rpm": "5"})
+    first.post(f"keys/{key_id}/block")
+    first.post(f"keys/{key_id}/unblock")
+    second.post(
+        f"keys/{key_id}/rotate", form_of(second.page(f"keys/{key_id}"), f"{key_id}/rotate") | {"overlap": ""}
+    )
+    served.admin("POST", "/key/update", json={"key_id": key_id, "rpm_limit": 6})
+    second.post(f"keys/{key_id}/delete", {"confirm": "audited"})
+    found = served.admin("GET", "/audit", params={"key_id": key_id}).json()["data"]
+    actors = {one["action"]: one["actor"] for one in found if one["actor"] != "master"}
+    assert [one["action"] for one in found if one["actor"] == "master"] == ["update"]
+    assert actors.keys() == {"create", "update", "block", "unblock", "rotate", "delete"}
+    assert all(re.fullmatch("ui:[0-9a-f]{12}", actor) for actor in actors.values())
+    assert actors["create"] == actors["block"] == actors["unblock"] == actors["update"]
+    assert actors["rotate"] == actors["delete"] != actors["create"]
+
+
 # --- key holders ---------------------------------------------------------------------------------------
 
 

@@ -49,19 +49,19 @@ async def update(request: Request, viewer: Viewer) -> Response:
     filled = key_forms.read(await form(request))
     if filled.change is None:
         return await shown(request, viewer, found, filled=filled, status=400)
-    await runtime_of(request).keys.update(found.key_id, filled.change)
+    await runtime_of(request).keys.update(found.key_id, filled.change, viewer.actor)
     return redirect(found.key_id)
 
 
 async def block(request: Request, viewer: Viewer) -> Response:
     found = await _wanted(request, viewer)
-    await runtime_of(request).keys.block(found.key_id)
+    await runtime_of(request).keys.block(found.key_id, viewer.actor)
     return redirect(f"../{found.key_id}")
 
 
 async def unblock(request: Request, viewer: Viewer) -> Response:
     found = await _wanted(request, viewer)
-    await runtime_of(request).keys.unblock(found.key_id)
+    await runtime_of(request).keys.unblock(found.key_id, viewer.actor)
     return redirect(f"../{found.key_id}")
 
 
@@ -72,7 +72,7 @@ async def rotate(request: Request, viewer: Viewer) -> Response:
     overlap = fields.get("overlap", "")
     seconds = key_fields.duration("overlap", overlap) if overlap else 0.0
     use_once(request, fields)
-    changed, secret = await runtime_of(request).keys.rotate(found.key_id, seconds)
+    changed, secret = await runtime_of(request).keys.rotate(found.key_id, seconds, viewer.actor)
     old = f"The old secret works for another {words.span(seconds)}." if seconds else "The old secret is void."
     return secret_page(request, viewer, changed, secret, f"has a new secret. {old}")
 
@@ -83,7 +83,7 @@ async def delete(request: Request, viewer: Viewer) -> Response:
     if (await form(request)).get("confirm") != confirmation(found):
         message = f"Nothing was deleted: type {confirmation(found)} to delete the key."
         raise ProxyError("invalid_value", message)
-    await runtime_of(request).keys.delete(found.key_id)
+    await runtime_of(request).keys.delete(found.key_id, viewer.actor)
     return redirect("../../keys")
 
 

@@ -39,7 +39,7 @@ async def create(request: Request, viewer: Viewer) -> Response:
     if filled.change is None:
         return await _list(request, viewer, new=filled, status=400)
     use_once(request, filled.texts)
-    key, secret = await runtime_of(request).keys.create(filled.change)
+    key, secret = await runtime_of(request).keys.create(filled.change, viewer.actor)
     return secret_page(request, viewer, key, secret, "is ready.")
 
 
