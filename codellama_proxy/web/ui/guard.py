@@ -23,6 +23,9 @@ from codellama_proxy.web.ui.viewer import Viewer
 Page = Callable[[Request, Viewer], Awaitable[Response]]
 Handler = Callable[[Request], Awaitable[Response]]
 
+MAX_PARAMETERS = 200
+"""Of an address."""
+
 
 def page(answer: Page, *, operator: bool = False) -> Handler:
     """The handler of a page for signed-in viewers; `operator`: others get the 404 of an unknown page."""
@@ -49,8 +52,6 @@ def opened(answer: Handler) -> Handler:
     """The handler of a page without sign-in."""
 
     async def handler(request: Request) -> Response:
-        if not runtime_of(request).live.snapshot.ui.enabled:
-            raise ProxyError("not_found", "The dashboard is off: proxy.yaml has ui.enabled: false.")
         state_of(request).requests.take(runtime_of(request).time.monotonic())
         if request.method == "POST" and (reason := origin.refusal(request.headers)) is not None:
             return errors.foreign(request, reason)
@@ -61,6 +62,17 @@ def opened(answer: Handler) -> Handler:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+    return switched_on(handler)
+
+
+def switched_on(answer: Handler) -> Handler:
+    """The handler of a page or a file; 404 while the dashboard is off."""
+
+    async def handler(request: Request) -> Response:
+        if not runtime_of(request).live.snapshot.ui.enabled:
+            raise ProxyError("not_found", "The dashboard is off: proxy.yaml has ui.enabled: false.")
+        return await answer(request)
 
     return handler
 
@@ -105,5 +117,10 @@ def _renew_cookie(request: Request, response: Response, session: UiSession) -> N
 
 
 def parameters(request: Request) -> dict[str, str]:
-    """The query, without empty values; of a parameter given twice, the last."""
-    return {name: value for name, value in parse_qsl(request.url.query, max_num_fields=200) if value}
+    """The query, without empty values; of a parameter given twice, the last. Raises `ProxyError` 400."""
+    try:
+        fields = parse_qsl(request.url.query, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        message = f"The address has more than {MAX_PARAMETERS} parameters."
+        raise ProxyError("invalid_value", message) from None
+    return {name: value for name, value in fields if value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from codellama_proxy.web.ui.assets import static
-from codellama_proxy.web.ui.guard import opened, page
+from codellama_proxy.web.ui.guard import opened, page, switched_on
 from codellama_proxy.web.ui.pages import (
     budgets,
     config,
@@ -39,7 +39,7 @@ def routes() -> list[Route]:
         Route("/ui/requests.csv", page(export.requests)),
         Route("/ui/spend.csv", page(export.spend)),
         Route("/ui/requests/{request_id}", page(request.request)),
-        Route("/ui/static/{hash}/{name}", static),
+        Route("/ui/static/{hash}/{name}", switched_on(static)),
         Route("/ui/overview", page(overview.overview)),
         Route("/ui/models", page(models.models)),
         Route("/ui/models/probe", page(models.probe, operator=True), methods=["POST"]),

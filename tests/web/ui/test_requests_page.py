@@ -108,6 +108,12 @@ def test_the_tag_of_a_key_names_it_to_who_may_know(world: World, admin: Browser,
     assert "=cmd()" not in page.words
 
 
+@each("page", ["overview", "requests", "requests.csv", "spend.csv", "models", "keys", "live", "sign-in"])
+def test_an_address_of_any_length_is_answered(admin: Browser, page: str) -> None:
+    parameters = "&".join(f"a{number}=b" for number in range(201))
+    assert admin.get(f"{page}?{parameters}").status_code in (303, 400)
+
+
 def test_a_secret_is_not_searched_for(world: World, admin: Browser) -> None:
     answer = admin.get(f"requests?q={world.proxy.key}")
     assert "A secret does not belong in an address" in answer.text

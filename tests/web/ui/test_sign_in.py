@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from codellama_proxy.store.sqlite.connection import connect
+from codellama_proxy.web.ui.assets import assets
 from tests.support.browsing import Browser, holder, operator
 from tests.support.cases import each
 from tests.support.processes import until
@@ -190,6 +191,15 @@ def test_without_a_master_key_there_is_no_operator(proxy: ProxyFactory) -> None:
     assert Browser(served).post("sign-in", {"secret": ADMIN}).status_code == 401
 
 
+def test_a_long_master_key_signs_in(proxy: ProxyFactory) -> None:
+    long = "master-" * 100
+    served = proxy(PLAIN)
+    served.stop()
+    served.env = {**served.env, "PROXY_MASTER_KEY": long}
+    served.start()
+    assert is_signed_in(Browser(served).sign_in(long))
+
+
 # --- what is no session --------------------------------------------------------------------------------
 
 
@@ -316,7 +326,8 @@ def test_the_dashboard_can_be_switched_off_while_it_runs(proxy: ProxyFactory) ->
     browser = operator(served)
     served.save(config({"name": "plain", "provider": "mock"}, ui={"enabled": False}))
     until(lambda: browser.get("nothing").headers["content-type"] == "application/json", "it is off", within=5)
-    for path in ("/ui", "/ui/", "/ui/overview", "/ui/sign-in"):
+    style = next(iter(assets().values())).path
+    for path in ("/ui", "/ui/", "/ui/overview", "/ui/sign-in", f"/ui/{style}"):
         answer = served.client.get(path)
         assert answer.status_code == 404
         assert "ui.enabled: false" in answer.json()["error"]["message"]

@@ -19,7 +19,6 @@ from codellama_proxy.web.ui.throttle import TooManyTriesError
 log = logging.getLogger(__name__)
 
 START = "overview"
-MAX_SECRET_CHARACTERS = 512
 _UNKNOWN = "This key is not known. Check that you have copied all of it."
 _TOO_MANY = "Too many wrong keys are being tried at the moment. Try again in a few seconds."
 
@@ -43,9 +42,7 @@ async def sign_in(request: Request) -> Response:
     secure = _is_secure(request)
     runtime = runtime_of(request)
     try:
-        session_id = await sessions.begin(
-            runtime, fields.get("secret", "")[:MAX_SECRET_CHARACTERS], secure=secure
-        )
+        session_id = await sessions.begin(runtime, fields.get("secret", ""), secure=secure)
     except ProxyError as error:
         if error.status != 401:
             raise
