@@ -55,6 +55,10 @@ class RequestSearch:
         rows: list[dict[str, Any]] = []
         budget = 1.0
         for span in spans(first, upto, *await self._hours(search.filters, upto)):
+            last = await self._last(span, search.filters)
+            if last is None:
+                continue
+            span = span._replace(last=last)  # noqa: PLW2901 - nothing after it can match
             floor, used = await self._floor(span, search.filters, budget)
             rows += await self._page(search, Span(floor, span.last), size + 1 - len(rows))
             if len(rows) > size:
@@ -109,15 +113,18 @@ class RequestSearch:
             most = max(round(budget * self._max_rows), 1)
             floor = max(span.first, span.last - most + 1)
             return floor, (span.last - floor + 1) / self._max_rows
-        last: int | None = span.last
-        if filters.project is not None and (filters.key_id is not None or filters.session is not None):
-            # So that the project has a request in what is read now, before which the search can go on.
-            last = await self._nth(_of_project(filters), span, 0)
-        if last is None:
-            return span.first, 0.0
         most = max(round(budget * self._max_indexed), 1)
-        reached = await self._nth((scope, values), span._replace(last=last), most)
+        reached = await self._nth((scope, values), span, most)
         return (span.first, 0.0) if reached is None else (reached, budget)
+
+    async def _last(self, span: Span, filters: Filters) -> int | None:
+        """The last sequence of the span to read; `None` if it has nothing.
+
+        Where the index is not of the project, that is a request of the project: before such a one the next step begins.
+        """
+        if filters.project is None or (filters.key_id is None and filters.session is None):
+            return span.last
+        return await self._nth(_of_project(filters), span, 0)
 
     async def _nth(self, scope: Query, span: Span, number: int) -> int | None:
         """The sequence of a scope's request, counted from the newest of the span."""
