@@ -12,6 +12,7 @@ import pytest
 
 from tests.clients.agents import AGENTS, NO_ENV, RUN_SECONDS, Agent, Run
 from tests.clients.packages import NODE
+from tests.support.processes import until
 from tests.support.proxy_process import Proxy
 
 PROPERTY = "agent"
@@ -59,6 +60,7 @@ def run(
 
 def all_requests(served: Proxy, endpoint: str) -> list[dict[str, Any]]:
     """`requests`, once no line has been added for a while: a busy machine writes them after the agent has ended."""
+    until(lambda: served.admin("GET", "/health").json()["running"] == 0, "the end of all requests")
     found = requests(served, endpoint)
     while True:
         time.sleep(QUIET_SECONDS)
