@@ -96,11 +96,13 @@ def fill(path: Path, rows: int, project: str, key_id: str) -> None:
 async def measured(path: Path, concurrent: int) -> tuple[float, float, float]:
     """The best of some rounds: what disturbs a measurement only ever adds to it."""
     writer, reader = Writer(path), Reader(path)
+    ledger = Ledger(writer, reader)
     writer.start()
     try:
-        ledger = Ledger(writer, reader)
+        await ledger.open()
         return min([await one_round(ledger, writer, concurrent) for _ in range(ROUNDS)])
     finally:
+        await ledger.close()
         await asyncio.to_thread(writer.close)
 
 
@@ -117,6 +119,7 @@ async def client(ledger: Ledger, left: object) -> None:
     for _ in left:  # type: ignore[attr-defined]  # every client takes from the same ones
         request_id = f"req_{next(numbers):024x}"
         await ledger.admit(ask(request_id))
+        await asyncio.sleep(0)  # the answer of an upstream
         ledger.settle(end(request_id))
 
 

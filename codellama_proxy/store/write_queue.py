@@ -22,7 +22,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol
 
 from codellama_proxy.store.errors import StoreUnavailableError
@@ -88,6 +88,8 @@ class WriteQueue(Generic[Connection]):
         self._closing = False
         self._give_up_at = float("inf")
         self._thread: threading.Thread | None = None
+        self.before_barrier: Callable[[], None] = _nothing_to_queue
+        """Queues what is not queued yet; called on the event loop's thread."""
 
     # --- for any thread ------------------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class WriteQueue(Generic[Connection]):
 
     async def barrier(self) -> None:
         """Return once everything queued before is committed; `StoreUnavailableError` if it could not be."""
+        self.before_barrier()
         await self._ask(_nothing, inside=False)
 
     async def _ask(self, fn: Write[Connection, T], *, inside: bool) -> T:
@@ -240,6 +243,10 @@ class WriteQueue(Generic[Connection]):
         for item in self._kept:
             item.error = None
         fail((item for item in everything if not item.keep), str(error))
+
+
+def _nothing_to_queue() -> None:
+    return None
 
 
 def _nothing(_: object) -> None:

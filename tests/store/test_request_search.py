@@ -20,11 +20,10 @@ from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Found, Neighbours, Search
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.request_search import RequestSearch
-from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.searches import Searches
-from tests.support.ledger_fixtures import NOW, Store, ask, end
+from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 
 START = NOW // DAY * DAY - DAY
 
@@ -80,7 +79,6 @@ class Log:
 
     def __init__(self, db: sqlite3.Connection, max_rows: int) -> None:
         self.db = db
-        self.entries = LedgerEntries()
         self.requests: list[tuple[str, tuple[Any, ...]]] = []
         self.found = RequestSearch(reading(db), max_rows, max_rows)
 
@@ -89,10 +87,10 @@ class Log:
         request = ask(
             created_at=START + seconds, project=project, key=Key(key, project) if key else None, user=user
         )
-        self.entries.admit(self.db, request)
+        admit_row(self.db, request)
         self.requests.append((request.request_id, row))
         if status != "held":
-            self.entries.settle(
+            settle_row(
                 self.db,
                 end(request, 1, status=status, model=model, cache=cache, usage=Usage(1, 1))._replace(
                     http_status=code, total_ms=ms

@@ -28,9 +28,8 @@ from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
 from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
-from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
-from tests.support.ledger_fixtures import NOW, Store, ask, end
+from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 
 FIRST_DAY = NOW // DAY * DAY - 3 * DAY
 FIELDS = ("project", "key", "model", "user", "status", "session", "agent")
@@ -121,7 +120,6 @@ class History:
     """A ledger, and a list of its requests."""
 
     db: sqlite3.Connection
-    entries: LedgerEntries = field(default_factory=LedgerEntries)
     requests: dict[str, Request] = field(default_factory=dict)
 
     def happen(self, what: str, *details: Any) -> None:
@@ -154,7 +152,7 @@ class History:
             session=named["session"],
             agent=named["agent"],
         )
-        self.entries.admit(self.db, request)
+        admit_row(self.db, request)
         held = Request(request.request_id, request.created_at, {**named, "model": None}, "held")
         self.requests[held.request_id] = held
         if status != "held":
@@ -165,11 +163,11 @@ class History:
         settled = end(
             held.request_id, cost, status=status, model=model, usage=Usage(tokens, 1), basis="exact"
         )
-        assert self.entries.settle(self.db, settled)
+        settle_row(self.db, settled)
         self.requests[held.request_id] = replace(held, status=status, cost=cost, tokens=tokens)
 
     def fold(self, days: int) -> None:
-        self.entries.fold(self.db, FIRST_DAY + days * DAY, FIRST_DAY + 10 * DAY)
+        daily_totals.fold(self.db, FIRST_DAY + days * DAY)
         kept = {request_id for (request_id,) in self.db.execute("select request_id from requests")}
         for request_id, request in self.requests.items():
             if request_id not in kept:
@@ -312,7 +310,6 @@ def filled(path: Path, count: int) -> sqlite3.Connection:
     named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web", "key": "key_a"}
     for cost in range(count):
         history.request(0.0, named, "ok", cost, 1)
-    history.entries.balances.flush_all(db)
     db.execute("commit")
     return db
 

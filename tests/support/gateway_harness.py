@@ -270,6 +270,7 @@ def run(directory: Path, setting: Snapshot, internet: Internet, use: Callable[[R
         rig = Rig(setting, internet, directory)
         rig.writer.start()
         await rig.reader.open()
+        await rig.ledger.open()
         await rig.answers.open()
         try:
             rig.secret = await rig.key()
@@ -280,8 +281,10 @@ def run(directory: Path, setting: Snapshot, internet: Internet, use: Callable[[R
             await rig.cache_lookup.close()
             await rig.answers.close()
             await rig.pools.close()
+            await rig.ledger.close()
             await rig.reader.close()
-            rig.writer.close()
+            await asyncio.to_thread(rig.writer.close)
+            rig.ledger.delete_journal()
 
     return asyncio.run(main())
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from itertools import count
@@ -12,7 +14,12 @@ from codellama_proxy.core.snapshot import Limits, Price
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.admission import AdmissionRequest, Settlement
 from codellama_proxy.limits.rates import ScopeLimits, user_scope
+from codellama_proxy.store.ledger.balances import MAX_BALANCES, Balances
+from codellama_proxy.store.ledger.journal_lines import Admitted, Settled
+from codellama_proxy.store.ledger.rows import held_row, settled_row
+from codellama_proxy.store.sqlite import replay
 from codellama_proxy.store.sqlite.connection import connect
+from codellama_proxy.store.sqlite.journal import files
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
 from codellama_proxy.store.sqlite.reader import Reader
@@ -83,25 +90,46 @@ def of_user(user: str, **limited: Any) -> ScopeLimits:
     return ScopeLimits(f"user:{user_scope('web', user)}", Limits(**limited))
 
 
+def admit_row(db: sqlite3.Connection, request: AdmissionRequest) -> None:
+    """Write the row of an admitted request, without a ledger."""
+    (last,) = db.execute("select coalesce(max(seq), 0) from requests").fetchone()
+    replay.apply(db, [Admitted(last + 1, held_row(request, 0))])
+
+
+def settle_row(db: sqlite3.Connection, settlement: Settlement) -> None:
+    """Complete the row of a held request, without a ledger."""
+    replay.apply(db, [Settled(settlement.request_id, settled_row(settlement))])
+
+
 class Store:
     """One database; `open` it as often as a server would start on it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.now = NOW
+        self.elapsed = 0.0
+        """Seconds that the monotonic clock of rates is ahead."""
+        self.most_balances = MAX_BALANCES
         self.writer = Writer(path)
         prepare(path)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ledger]:
         self.writer, reader = Writer(self.path), Reader(self.path)
+        balances = Balances(
+            self.most_balances, clock=lambda: time.monotonic() + self.elapsed, wall=lambda: self.now
+        )
+        ledger = Ledger(self.writer, reader, clock=lambda: self.now, balances=balances)
         self.writer.start()
         await reader.open()
         try:
-            yield Ledger(self.writer, reader, clock=lambda: self.now)
+            await ledger.open()
+            yield ledger
         finally:
+            await ledger.close()
             await reader.close()
             await asyncio.to_thread(self.writer.close)
+            ledger.delete_journal()
 
     def run(self, use: Callable[[Ledger], Coroutine[Any, Any, Any]]) -> Any:
         async def main() -> Any:
@@ -109,6 +137,17 @@ class Store:
                 return await use(ledger)
 
         return asyncio.run(main())
+
+    def copy_as_killed(self, directory: Path) -> None:
+        """Copy the files as the death of the process at this moment would leave them."""
+        directory.mkdir()
+        names = [self.path.name, f"{self.path.name}-wal", *[path.name for path in files(self.path)]]
+        with self.elsewhere() as db:
+            db.execute("begin")  # a reader keeps the log in place
+            db.execute("select 1 from requests").fetchone()
+            # Another process copies: closing a file releases the locks that this process has on it.
+            subprocess.run(["cp", *names, str(directory)], cwd=self.path.parent, check=True)
+            db.execute("rollback")
 
     def elsewhere(self, busy_ms: int = 5000) -> closing[sqlite3.Connection]:
         """The file as another process has it open."""

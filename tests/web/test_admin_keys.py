@@ -91,6 +91,7 @@ class Proxy:
     def run(self, use: Callable[["Proxy"], Awaitable[None]]) -> None:
         async def main() -> None:
             await self.reader.open()
+            await self.ledger.open()
             app = Starlette(
                 routes=[
                     Route("/key/generate", web.generate, methods=["POST"]),
@@ -169,6 +170,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     one.writer.start()
     yield one
     one.writer.close()
+    one.ledger.delete_journal()
 
 
 # --- who may -----------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def scope_ids(ask: AdmissionRequest) -> tuple[str, ...]:
 
 
 class Page:
-    """The balances of one batch. `balances`: of every scope that the batch touches."""
+    """The balances of one batch, by scope ID. A scope without limits and without a row needs none."""
 
     def __init__(self, balances: Mapping[str, ScopeBalance]) -> None:
         self._balances = balances
@@ -56,7 +56,9 @@ class Page:
         for scope, rates in zip(ask.scopes, decision.rates, strict=True):
             balances[scope.id].limited(scope.limits, rates)
         for scope_id in ids:  # without limits, too: a budget may have been taken away and come back
-            balances[scope_id].admitted(hold)
+            balance = balances.get(scope_id)
+            if balance is not None:
+                balance.admitted(hold)
 
     def decide_extension(self, more: Extension, held: Held, now: float) -> int:
         """The nano-USD to hold in addition. Raises `LimitExceededError` if a budget that counts it has no room."""
@@ -72,10 +74,14 @@ class Page:
     def extend(self, held: Held, nanos: int) -> None:
         """Add to the hold of a request, as decided."""
         for scope_id in held.scopes:
-            self._balances[scope_id].extended(held.seq, nanos)
+            balance = self._balances.get(scope_id)
+            if balance is not None:
+                balance.extended(held.seq, nanos)
 
     def settle(self, held: Held, end: Settlement) -> None:
         """Replace the hold of a request by its cost. Call it once for a row."""
         tokens = held.estimate_tokens - used_tokens(end, held.estimate_tokens)
         for scope_id in held.scopes:
-            self._balances[scope_id].settled(held.seq, held.hold_nanos, end.cost_nanos or 0, tokens)
+            balance = self._balances.get(scope_id)
+            if balance is not None:
+                balance.settled(held.seq, held.hold_nanos, end.cost_nanos or 0, tokens)

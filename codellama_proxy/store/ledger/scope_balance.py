@@ -56,7 +56,7 @@ class ScopeBalance:
 
     def __init__(self) -> None:
         self.rates = self.rates_before = UNRATED
-        """Now, and when the present transaction or savepoint began."""
+        """Now, and when it was written last."""
         self.limits: Limits | None = None
         """Those of the latest admission, if any."""
         self.duration: str | None = None
@@ -67,6 +67,11 @@ class ScopeBalance:
         """Running requests: counted from the rows at the first use, then in memory; `None` before."""
         self.changed = False
         """More than the rates has to be written."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing changed since its row was taken for writing."""
+        return not self.changed and self.rates is self.rates_before
 
     def limited(self, limits: Limits, rates: Rates) -> None:
         """Note the limits of an admitted request, and the levels it left."""

@@ -5,22 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
+from codellama_proxy.store.sqlite import journal
 from codellama_proxy.store.sqlite import migrations as migrate
-from codellama_proxy.store.sqlite.connection import connect_to_read
-from codellama_proxy.store.sqlite.ownership import unused
+from codellama_proxy.store.sqlite.connection import connect, connect_to_read
+from codellama_proxy.store.sqlite.ownership import in_use, unused
+from codellama_proxy.store.sqlite.replay import replay
 
+WRITTEN_AFTER_SECONDS = 0.2
+"""After which a server that is not overloaded has written an event to the database."""
 LOGS = ("-wal", "-shm")
 """Suffixes of SQLite's files beside a database. Beside a different database they would corrupt it."""
 
 
 def backup(source: Path, target: Path) -> int:
-    """Write a checked copy of `source` to `target`; returns its size in bytes. Servers and writers may run."""
+    """Write a checked copy of `source` to `target`; returns its size in bytes. Servers and writers may run.
+
+    It has everything that was promised before the call: what is only in the journal is written first.
+    """
     _must_exist(source)
+    _write_journal(source)
     with _as_store_error(target), _reserved(target), _unfinished(target) as copy:
         with closing(connect_to_read(source)) as db:
             db.execute("pragma query_only=off")  # only the copy is written
@@ -30,6 +39,19 @@ def backup(source: Path, target: Path) -> int:
         copy.replace(target)
         _sync(target.parent)
         return target.stat().st_size
+
+
+def _write_journal(database: Path) -> None:
+    """Have events that are only in the journal written: by the server, or here if it has died."""
+    if not journal.files(database):
+        return
+    if in_use(database):
+        time.sleep(WRITTEN_AFTER_SECONDS)
+        return
+    with _as_store_error(database), unused(database), closing(connect(database)) as db:
+        db.execute("begin immediate")
+        replay(db, journal.files(database))  # the files stay: the next start applies nothing twice
+        db.execute("commit")
 
 
 def restore(source: Path, database: Path, moment: str) -> Path | None:
@@ -109,7 +131,9 @@ def _moved_away(database: Path, ending: str) -> Path | None:
     if not database.exists():
         return None
     aside = database.with_name(database.name + ending)
-    for end in ("", *LOGS):
+    # A journal would be left as it is beside a different database, but belongs to this one.
+    journals = [path.name.removeprefix(database.name) for path in journal.files(database)]
+    for end in ("", *LOGS, *journals):
         part = database.with_name(database.name + end)
         if part.exists():
             part.rename(aside.with_name(aside.name + end))

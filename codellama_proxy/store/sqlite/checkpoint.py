@@ -42,6 +42,8 @@ class Checkpointer:
         self._lost = lost
         self._commits = commits
         self._seen = commits()
+        self.covered = 0
+        """The number of commits that are copied and synced."""
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="store-checkpoint")
@@ -69,7 +71,10 @@ class Checkpointer:
             if self._lost() is not None:
                 return db
             db = db or connect(self._path, busy_ms=BUSY_MS)
-            db.execute(f"pragma wal_checkpoint({how})").fetchall()
+            commits = self._commits()
+            busy, pages, copied = db.execute(f"pragma wal_checkpoint({how})").fetchone()
+            if not busy and pages == copied:
+                self.covered = commits
         except (sqlite3.Error, StoreError) as error:
             log.warning("the log of %s was not copied back: %s", self._path, error)
             if db is not None:

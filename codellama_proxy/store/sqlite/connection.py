@@ -34,9 +34,11 @@ _BROKEN = frozenset(
 )
 _UNAVAILABLE = _PASSING | _BROKEN
 
-# Without an adapter `sqlite3` looks for one in three places for every `None`, which costs more than to bind it.
+# Without an adapter `sqlite3` looks for one in three places for every `None` and `bool`, which costs more than to
+# bind it.
 _unchanged: Callable[[None], None] = dict[None, None]().get  # not a lambda: called without a Python frame
 sqlite3.register_adapter(type(None), _unchanged)
+sqlite3.register_adapter(bool, int)
 
 
 def unavailable(error: BaseException) -> bool:

@@ -48,14 +48,18 @@ class Database:
     async def open(self) -> AsyncIterator[Store]:
         async with AsyncExitStack() as stack:
             writer = Writer(self._path, self._file.lost)
-            writer.start()
-            stack.push_async_callback(asyncio.to_thread, writer.close)
             reader, reports, sums = Reader(self._path), Reader(self._path), Reader(self._path)
+            ledger = Ledger(writer, reports, sums)
+            writer.start()
+            stack.callback(ledger.delete_journal)
+            stack.push_async_callback(asyncio.to_thread, writer.close)
             searched = Reader(self._path, MAX_SEARCH_SECONDS)
             for opened in (reader, reports, sums, searched):
                 await opened.open()
                 stack.push_async_callback(opened.close)
-            keys, ledger = StoredKeys(writer, reader, reports), Ledger(writer, reports, sums)
+            keys = StoredKeys(writer, reader, reports)
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
             yield Store(
                 keys=keys,
                 audit=keys,
@@ -67,7 +71,7 @@ class Database:
                 outbox=Outbox(writer, reader),
                 configurations=Configurations(writer, searched),
                 ui_sessions=UiSessions(writer, reader),
-                health=writer,
+                health=ledger,
             )
 
 

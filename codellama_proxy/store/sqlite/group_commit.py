@@ -6,7 +6,6 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from codellama_proxy.store.errors import StoreError, StoreLostError, StoreUnavailableError
 from codellama_proxy.store.queued_write import QueuedWrite
@@ -15,29 +14,11 @@ from codellama_proxy.store.sqlite.connection import connect, passing, unavailabl
 log = logging.getLogger(__name__)
 
 
-class Deferred(Protocol):
-    """In-memory state that the functions share from one transaction to the next."""
-
-    @property
-    def due_in(self) -> float | None:
-        """Seconds until deferred changes have to be written; `None` if there are none."""
-
-    def flush(self, db: sqlite3.Connection) -> None:
-        """Write changes to the database; called before a commit or a savepoint."""
-
-    def flush_all(self, db: sqlite3.Connection) -> None:
-        """`flush`, with the deferred changes."""
-
-    def forget(self) -> None:
-        """Discard everything; called after a rollback or a failed commit."""
-
-
 class GroupCommit:
     """The write connection of one file. Only for the writer's thread, but for `open`."""
 
     def __init__(self, path: Path, lost: Callable[[], str | None]) -> None:
         """`lost` returns why nothing may be written to the file any more, if so; called before each batch."""
-        self.deferred: Deferred | None = None
         self.commits = 0
         self.opened = 0
         """How often the connection was opened again."""
@@ -53,10 +34,9 @@ class GroupCommit:
             raise StoreError(f"cannot open the database {self._path}: {error}") from error
 
     @property
-    def due_in(self) -> float | None:
-        """Seconds until the deferred changes have to be written; 0 if now, `None` if there are none."""
-        due_in = None if self.deferred is None else self.deferred.due_in
-        return None if due_in is None else max(due_in, 0.0)
+    def due_in(self) -> None:
+        """Nothing is written that was not queued."""
+        return None
 
     def commit(self, items: Sequence[QueuedWrite], *, even_if_empty: bool = False) -> None:
         """Run the functions in one transaction, unless there is nothing to do.
@@ -66,14 +46,13 @@ class GroupCommit:
         lost = self._lost()
         if lost is not None:
             raise StoreLostError(lost)
-        if not items and not even_if_empty and self.due_in != 0.0:
+        if not items and not even_if_empty:
             return
         db = self.connected()
         # Savepoints copy every changed page, so only a batch that failed uses them.
         if not self._run_all(db, items, _run_plain):
             db.execute("rollback")
-            self._forget()
-            self._run_all(db, items, self._run_guarded)
+            self._run_all(db, items, _run_guarded)
         db.execute("commit")
         self.commits += 1
 
@@ -89,19 +68,6 @@ class GroupCommit:
             item.error = None
             if not run(db, item):
                 return False
-        if self.deferred is not None:
-            self.deferred.flush(db)
-        return True
-
-    def _run_guarded(self, db: sqlite3.Connection, item: QueuedWrite) -> bool:
-        """Run a function in its own savepoint, so that its failure does not undo the work of others."""
-        if self.deferred is not None:
-            self.deferred.flush(db)
-        db.execute("savepoint item")
-        if not _run(db, item):
-            db.execute("rollback to item")
-            self._forget()
-        db.execute("release item")
         return True
 
     def read(self, item: QueuedWrite) -> None:
@@ -112,28 +78,14 @@ class GroupCommit:
             item.error = StoreUnavailableError(str(error)) if unavailable(error) else error
 
     def write_deferred(self) -> None:
-        """Write them; a failure is logged, because the file is about to be closed."""
-        if self.deferred is None or self.deferred.due_in is None or self._lost() is not None:
-            return
-        try:
-            db = self.connected()
-            db.execute("begin immediate")
-            self.deferred.flush_all(db)
-            db.execute("commit")
-        except (sqlite3.Error, StoreError) as error:
-            log.warning("the last second of rates was not written to %s: %s", self._path, error)
-
-    def _forget(self) -> None:
-        if self.deferred is not None:
-            self.deferred.forget()
+        """Nothing is deferred."""
 
     def reset(self, error: Exception) -> None:
         """Close an open transaction; also the connection, except after a lock or a full disk.
 
-        Also discards the deferred state. A lost file may be moved back; until then only the open connection refers
+        A lost file may be moved back; until then only the open connection refers
         to it.
         """
-        self._forget()
         if self._db is None or isinstance(error, StoreLostError):
             return
         try:
@@ -161,6 +113,15 @@ def _run_plain(db: sqlite3.Connection, item: QueuedWrite) -> bool:
     """Run a function; returns `False` if it failed after changing rows."""
     before = db.total_changes
     return _run(db, item) or db.total_changes == before
+
+
+def _run_guarded(db: sqlite3.Connection, item: QueuedWrite) -> bool:
+    """Run a function in its own savepoint, so that its failure does not undo the work of others."""
+    db.execute("savepoint item")
+    if not _run(db, item):
+        db.execute("rollback to item")
+    db.execute("release item")
+    return True
 
 
 def _run(db: sqlite3.Connection, item: QueuedWrite) -> bool:

@@ -4,8 +4,14 @@ select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, win
        spent_nanos, held_nanos, folded_nanos
 from scopes where scope in (?, ?, ?, ?);
 
+-- name: every_scope
+-- All balances, up to a number.
+select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end, first_seq,
+       spent_nanos, held_nanos, folded_nanos
+from scopes limit ?;
+
 -- name: put_scopes
--- Balances of scopes, one row for each.
+-- Balances of scopes, one row for each. What is folded does not change.
 insert into scopes (scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end,
                     first_seq, spent_nanos, held_nanos, folded_nanos)
 values {rows}
@@ -13,17 +19,42 @@ on conflict (scope) do update set
     rpm_level = excluded.rpm_level, tpm_level = excluded.tpm_level, rated_at = excluded.rated_at,
     budget_duration = excluded.budget_duration, window_start = excluded.window_start,
     window_end = excluded.window_end, first_seq = excluded.first_seq, spent_nanos = excluded.spent_nanos,
-    held_nanos = excluded.held_nanos, folded_nanos = excluded.folded_nanos;
+    held_nanos = excluded.held_nanos;
 
--- name: hold
--- The row of an admitted request.
-insert into requests (request_id, created_at, project, key_id, user, endpoint, model_requested, stream, status,
-                      config, hold_nanos, estimate_nanos, estimate_tokens, model, deployment, session, agent)
-values (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?);
+-- name: open_scope
+-- The balance of a scope whose window opened.
+insert or replace into scopes (scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end,
+                               first_seq, spent_nanos, held_nanos, folded_nanos)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: last_seq
+-- The sequence of the newest request; 0 if there is none.
+select coalesce(max(seq), 0) from requests;
+
+-- name: status
+-- Whether a request is held, and how it ended.
+select status from requests where request_id = ?;
+
+-- name: insert_held
+-- The rows of admitted requests.
+insert into requests (seq, request_id, created_at, project, key_id, user, endpoint, model_requested, stream, config,
+                      hold_nanos, estimate_nanos, estimate_tokens, model, deployment, session, agent, status)
+values {rows}
+on conflict do nothing;
+
+-- name: insert_finished
+-- The rows of requests that ended before their admission was written.
+insert into requests (seq, request_id, created_at, project, key_id, user, endpoint, model_requested, stream, config,
+                      hold_nanos, estimate_nanos, estimate_tokens, session, agent,
+                      status, http_status, attempts, model, deployment, upstream_model,
+                      prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
+                      cost_nanos, saved_nanos, basis, cache, first_ms, total_ms)
+values {rows}
+on conflict do nothing;
 
 -- name: extend
--- A further attempt of a held row: added hold, input estimate, earlier attempts, and its model and deployment.
-update requests set hold_nanos = hold_nanos + ?, estimate_nanos = ?, attempts = ?, model = ?, deployment = ?
+-- A further attempt of a held row: the hold, input estimate, earlier attempts, and its model and deployment.
+update requests set hold_nanos = ?, estimate_nanos = ?, attempts = ?, model = ?, deployment = ?
 where seq = ? and status = 'held';
 
 -- name: complete
@@ -39,17 +70,35 @@ where seq = ? and request_id = ? and status = 'held';
 select seq, project, key_id, user, hold_nanos, estimate_tokens from requests
 where request_id = ? and status = 'held';
 
+-- name: hold_more
+-- Adds to what the scopes of a held request hold; at most four.
+update scopes set held_nanos = held_nanos + :nanos where first_seq <= :seq and scope in (:a, :b, :c, :d);
+
+-- name: book
+-- Replaces the hold of a request by its cost in its scopes; at most four.
+update scopes set held_nanos = held_nanos - :hold, spent_nanos = spent_nanos + :cost
+where first_seq <= :seq and scope in (:a, :b, :c, :d);
+
+-- name: journal
+-- Names the journal that continues this database.
+insert or replace into installation (name, value) values ('journal', ?);
+
+-- name: journal_id
+-- The journal that continues this database, if it ever had one.
+select value from installation where name = 'journal';
+
 -- name: keep_content
 -- The prompt and response of a request, if content is stored.
 insert into request_contents (request_id, content) values (?, ?) on conflict do nothing;
 
 -- name: orphans
--- Rows left held by a crash, oldest first.
+-- Rows left held by a crash, oldest first: what settling needs, then what they cost.
 with held as materialized (
-    select seq, request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment
+    select seq, project, key_id, user, request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model,
+           deployment
     from requests where status = 'held'
 )
-select request_id, hold_nanos, estimate_nanos, estimate_tokens, attempts, model, deployment from held order by seq;
+select * from held order by seq;
 
 -- name: running
 -- Running requests of a scope: filters the few held rows, never all rows of a key.

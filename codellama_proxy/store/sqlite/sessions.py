@@ -13,9 +13,8 @@ from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sql.admin_queries import AdminQueries
-from codellama_proxy.store.sqlite import daily_totals, installation
+from codellama_proxy.store.sqlite import daily_totals, installation, scope_store
 from codellama_proxy.store.sqlite.connection import connect, connect_to_read
-from codellama_proxy.store.sqlite.ledger_entries import LedgerEntries
 from codellama_proxy.store.sqlite.migrations import is_current, migrate, shipped
 from codellama_proxy.store.sqlite.ownership import reached_elsewhere
 
@@ -88,7 +87,7 @@ class Session(AdminQueries):
         return daily_totals.reconcile(self._file)
 
     def standings(self, scopes: Sequence[ScopeLimits], now: float) -> list[ScopeState]:
-        return LedgerEntries().standings(self._file, scopes, now) if scopes else []
+        return scope_store.states(self._file, scopes, now) if scopes else []
 
     def digest_key(self) -> bytes | None:
         return installation.known_digest_key(self._file)

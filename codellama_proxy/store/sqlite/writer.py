@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codellama_proxy.store.sqlite.checkpoint import Checkpointer
-from codellama_proxy.store.sqlite.group_commit import Deferred, GroupCommit
+from codellama_proxy.store.sqlite.group_commit import GroupCommit
 from codellama_proxy.store.write_queue import DRAIN_SECONDS, WriteQueue
 
 
@@ -36,18 +36,14 @@ class Writer(WriteQueue[sqlite3.Connection]):
             self._checkpointer.close()
 
     @property
-    def deferred(self) -> Deferred | None:
-        """In-memory state that is written with each commit."""
-        return self._group.deferred
-
-    @deferred.setter
-    def deferred(self, deferred: Deferred) -> None:
-        self._group.deferred = deferred
-
-    @property
     def commits(self) -> int:
         """Transactions committed so far."""
         return self._group.commits
+
+    @property
+    def checkpointed(self) -> int:
+        """The number of transactions that are copied to the database file and synced."""
+        return self._checkpointer.covered
 
     async def data_version(self) -> int:
         """A number that changes when, and only when, another process wrote to the file."""

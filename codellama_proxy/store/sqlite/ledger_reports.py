@@ -1,0 +1,106 @@
+"""Reads the ledger for HTTP, and maintains its sums."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+from codellama_proxy.limits.windows import DAY
+from codellama_proxy.store import reports
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
+from codellama_proxy.store.interfaces import Difference
+from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sql import usage_totals
+from codellama_proxy.store.sqlite import daily_totals as folding
+from codellama_proxy.store.sqlite.connection import read_uri
+from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.writer import Writer
+
+BATCH_PAUSE_SECONDS = 0.02
+"""Pause for other writes between two batches of folding or of sums."""
+
+
+class LedgerReports:
+    """Every method includes the requests whose response was sent before the call."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        sums: Reader | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`sums`: a separate reader for sums and counts, so that pages of rows do not wait for them."""
+        self._writer = writer
+        self._reader = reader
+        self._sums = sums or reader
+        self._clock = clock
+
+    async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        """One page of rows, newest first, and the total number."""
+        rows = await self._read(*queries.logs_query(filters, page, size))
+        (total,) = (await self._read(*queries.count_query(filters), self._sums))[0]
+        return [reports.log_row(row) for row in rows], total
+
+    async def request(self, request_id: str) -> dict[str, Any] | None:
+        """One row, with its `content` if that was stored; `None` if there is none."""
+        rows = await self._read(*queries.request_query(request_id))
+        return reports.whole_row(rows[0]) if rows else None
+
+    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
+        """Rows older than a request, newest first; `None` if there is no such request."""
+        found = await self._read(queries.SQL["seq_of"], (request_id,))
+        if not found:
+            return None
+        rows = await self._read(*queries.before_query(filters, found[0][0], size))
+        return [reports.log_row(row) for row in rows]
+
+    async def spend(
+        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
+    ) -> dict[str, Any]:
+        """Sums over rows and daily totals, as in `/spend`: a page of groups, and the sums over all groups."""
+        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size), self._sums)
+        return reports.page_of_groups(group_by, rows)
+
+    async def _read(
+        self, sql: str, values: Sequence[Any], reader: Reader | None = None
+    ) -> list[tuple[Any, ...]]:
+        try:
+            await self._writer.barrier()  # includes every request whose response was sent
+            return await (reader or self._reader).all(sql, tuple(values))
+        except StoreUnavailableError as error:
+            raise accounting_unavailable() from error
+
+    async def reconcile(self) -> list[Difference]:
+        """Balances, and sums by hour and day, that differ from their rows; none in a sound database."""
+        await self._writer.barrier()
+        return await asyncio.to_thread(self._reconcile)
+
+    def _reconcile(self) -> list[Difference]:
+        with closing(sqlite3.connect(read_uri(self._writer.path), uri=True, isolation_level=None)) as db:
+            return folding.reconcile(db)
+
+    async def roll_up(self) -> int:
+        """Add settled requests to the sums that reports read, in batches; returns about how many."""
+        added = 0
+        await self._writer.barrier()
+        while count := await self._writer.run(usage_totals.roll_up):
+            added += count
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return added
+
+    async def fold(self, before: float) -> int:
+        """Fold rows older than `before` into daily totals, in batches; returns their number."""
+        folded = 0
+        await self._writer.barrier()
+        before = min(before, self._clock() // DAY * DAY)  # whole days
+        while count := await self._writer.run(lambda db: folding.fold(db, before)):
+            folded += count
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return folded

@@ -1,0 +1,110 @@
+"""Writes what the journal has and the database has not, after the process that wrote it died.
+
+A database names the journal that continues it, and a new one at every start, so files of another database, of a copy
+or of an earlier start are left as they are. Every event is applied at most once: an admission if its sequence is newer
+than all rows, because rows are written in that order, and anything else only while its row is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from codellama_proxy.limits import rates as limits
+from codellama_proxy.store.ledger import journal_lines
+from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
+from codellama_proxy.store.sqlite.ledger_batch import keep
+from codellama_proxy.store.sqlite.scope_rows import SQL
+
+log = logging.getLogger(__name__)
+
+
+def begin(db: sqlite3.Connection, paths: Iterable[Path], journal_id: str) -> tuple[list[Path], int]:
+    """Replay journal files and name the next journal; returns the replayed files and the newest sequence."""
+    replayed = replay(db, paths)
+    db.execute(SQL["journal"], (journal_id.encode(),))
+    (seq,) = db.execute(SQL["last_seq"]).fetchone()
+    return replayed, seq
+
+
+def replay(db: sqlite3.Connection, paths: Iterable[Path]) -> list[Path]:
+    """Apply the events of journal files, within the present transaction; returns the files of this database."""
+    row = db.execute(SQL["journal_id"]).fetchone()
+    if row is None:
+        return []
+    own = []
+    for path in paths:
+        data = path.read_bytes()
+        if journal_lines.journal_id(data) == row[0].decode():
+            own.append(path)
+            apply(db, journal_lines.events(data))
+        else:
+            log.warning("%s does not continue this database and is ignored; it can be removed", path)
+    return own
+
+
+def apply(db: sqlite3.Connection, events: Iterable[Event]) -> None:
+    """Apply events in order, each at most once."""
+    (last,) = db.execute(SQL["last_seq"]).fetchone()
+    for event in events:
+        if isinstance(event, Admitted):
+            if event.seq > last:
+                _admit(db, event)
+            continue
+        held = db.execute(SQL["held"], (event.request_id,)).fetchone()
+        if held is None:
+            continue
+        if isinstance(event, Extended):
+            _extend(db, event, *held)
+        else:
+            _settle(db, event, *held)
+
+
+def _admit(db: sqlite3.Connection, event: Admitted) -> None:
+    row = event.row
+    statement = SQL["insert_held"].replace("{rows}", f"({', '.join('?' * (len(row) + 2))})")
+    if db.execute(statement, (event.seq, *row, "held")).rowcount == 1:
+        _hold(db, event.seq, row.hold_nanos, row.project, row.key_id, row.user)
+
+
+def _extend(
+    db: sqlite3.Connection,
+    event: Extended,
+    seq: int,
+    project: str,
+    key_id: str | None,
+    user: str | None,
+    hold: int,
+    _: int,
+) -> None:
+    db.execute(SQL["extend"], (event.hold_nanos, *event.row[1:], seq))
+    _hold(db, seq, event.hold_nanos - hold, project, key_id, user)
+
+
+def _settle(
+    db: sqlite3.Connection,
+    event: Settled,
+    seq: int,
+    project: str,
+    key_id: str | None,
+    user: str | None,
+    hold: int,
+    _: int,
+) -> None:
+    db.execute(SQL["complete"], (*event.row, seq, event.request_id))
+    booked = {"seq": seq, "hold": hold, "cost": event.row.cost_nanos or 0}
+    db.execute(SQL["book"], booked | _scopes(project, key_id, user))
+    keep(db, event)
+
+
+def _hold(
+    db: sqlite3.Connection, seq: int, nanos: int, project: str, key_id: str | None, user: str | None
+) -> None:
+    db.execute(SQL["hold_more"], {"seq": seq, "nanos": nanos} | _scopes(project, key_id, user))
+
+
+def _scopes(project: str, key_id: str | None, user: str | None) -> dict[str, str | None]:
+    ids = limits.scope_ids(project, key_id, user)
+    return dict(zip("abcd", (*ids, None, None), strict=False))

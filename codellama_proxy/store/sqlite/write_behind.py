@@ -1,0 +1,127 @@
+"""Writes the events of the ledger to SQLite in batches, soon after they happened.
+
+One batch is written at a time, at most every `FLUSH_SECONDS` or `MAX_BATCH_EVENTS`; what happens meanwhile is the next
+one. So a slow disk delays no request, until `MAX_STALL_SECONDS` have passed or `MAX_UNWRITTEN_EVENTS` wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+
+from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.ledger.balances import Balances
+from codellama_proxy.store.sqlite import scope_store
+from codellama_proxy.store.sqlite.journal import Journal
+from codellama_proxy.store.sqlite.ledger_batch import Batch
+from codellama_proxy.store.sqlite.writer import Writer
+
+FLUSH_SECONDS = 0.02
+MAX_BATCH_EVENTS = 128
+"""Of which two belong to a usual request."""
+MAX_STALL_SECONDS = 5.0
+"""How long a batch may take before no more requests are admitted."""
+MAX_UNWRITTEN_EVENTS = 20_000
+
+
+class WriteBehind:
+    """The events that are in the journal and not in SQLite. For the event loop's thread."""
+
+    def __init__(
+        self, writer: Writer, journal: Journal, balances: Balances, needed: Callable[[], set[str]]
+    ) -> None:
+        """`needed`: the scopes whose balances have to stay in memory."""
+        self.batch = Batch()
+        self.dropped = 0
+        """Number of tracking records removed to make room for newer ones."""
+        self._writer = writer
+        self._journal = journal
+        self._balances = balances
+        self._needed = needed
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_complete = True
+        """No batch has failed for good."""
+        self._writing = 0
+        """Batches that are not committed."""
+        self._since = 0.0
+        """Monotonic time since which the oldest of them is being written."""
+
+    def changed(self) -> None:
+        """To be called after every event: has it written soon."""
+        if self.batch.events >= MAX_BATCH_EVENTS and not self._writing:
+            self.post()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
+
+    def check(self) -> None:
+        """Raise `StoreUnavailableError` if nothing can be written, or not fast enough."""
+        if self._writer.failure is not None:
+            raise StoreUnavailableError(self._writer.failure)
+        if self.stalled:
+            raise StoreUnavailableError("the database is too slow")
+
+    @property
+    def is_written(self) -> bool:
+        """Whether every event is in a committed transaction."""
+        return self.is_complete and not self._writing and self.batch.is_empty
+
+    @property
+    def stalled(self) -> bool:
+        if not self._writing:
+            return False
+        late = time.monotonic() - self._since > MAX_STALL_SECONDS
+        return late or self.batch.events >= MAX_UNWRITTEN_EVENTS
+
+    def _flush(self) -> None:
+        self._timer = None
+        if not self._writing:
+            self.post()
+
+    def post(self, *, everything: bool = False) -> None:
+        """Queue all events for the writer. `everything`: also rates that may wait."""
+        batch = self.batch
+        changed = self._balances.take_changed(batch.touched, everything=everything)
+        batch.seal([scope_store.row_of(scope, balance) for scope, balance in changed.items()])
+        if batch.is_empty:
+            return
+        self.batch = Batch()
+        position = self._journal.position
+        try:
+            future = self._writer.submit(batch.write, keep=True)
+        except StoreUnavailableError:  # closed: the journal has it
+            self.is_complete = False
+            return
+        if not self._writing:
+            self._since = time.monotonic()
+        self._writing += 1
+        future.add_done_callback(lambda done: self._tell(done, position))
+
+    def _tell(self, done: Future[int], position: int) -> None:
+        """On the writer's thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._written, done, position)
+
+    def _written(self, done: Future[int], position: int) -> None:
+        self._writing -= 1
+        self._since = time.monotonic()
+        if done.exception() is not None:
+            self.is_complete = False
+        else:
+            self.dropped += done.result()
+            self._journal.covered(position, self._writer.commits)
+        self._journal.delete(self._writer.checkpointed)
+        self._balances.evict(self._needed)
+        if self._timer is None:
+            due_in = FLUSH_SECONDS if self.batch.events else self._balances.due_in
+            if due_in is not None:
+                self._timer = self._loop.call_later(due_in, self._flush)
+
+    def close(self) -> None:
+        """Queue everything; nothing may be added any more."""
+        self.post(everything=True)
+        if self._timer is not None:
+            self._timer.cancel()
