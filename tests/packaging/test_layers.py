@@ -30,7 +30,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "starlette": ("web",),
     "uvicorn": ("server",),
     "aiohappyeyeballs": ("upstream.dial",),
-    "httptools": ("upstream.connection", "server.http_protocol"),
+    "httptools": ("upstream.connection", "server.request_reader"),
     "aiosqlite": ("store.sqlite",),
     "sqlite3": ("store.sqlite", "cache.file", "cache.storage"),
     "psycopg": ("store.postgres.session",),
