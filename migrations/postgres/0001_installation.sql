@@ -179,6 +179,7 @@ create table scopes (
     rated_at double precision not null default 0,
     running bigint not null default 0 check (running >= 0),
     budget_duration text,
+    duration_since double precision not null default 0, -- when the configuration with that duration was loaded
     window_start double precision,
     window_end double precision,
     first_seq bigint,                   -- the window has the requests from this sequence on

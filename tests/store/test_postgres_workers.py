@@ -28,15 +28,17 @@ from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_p
 from tests.support.postgres import Databases
 from tests.support.postgres_store import PostgresStore, prepared_database
 
-FASTER = 10.0
+FASTER = 5.0
+"""How much faster the clocks of workers run in tests about dead ones."""
 
 
 class Worker:
     """One process of an installation, as far as its database goes."""
 
-    def __init__(self, address: ServerAddress, faster: float = FASTER) -> None:
+    def __init__(self, address: ServerAddress, faster: float) -> None:
+        self.identity = Identity()
         self.engine = PostgresEngine(
-            address, Identity(), clock=lambda: time.monotonic() * faster, wall=lambda: NOW
+            address, self.identity, clock=lambda: time.monotonic() * faster, wall=lambda: NOW
         )
         self.queue: WriteQueue[PostgresSession] = WriteQueue(self.engine, "test")
         self.connections = Connections(address)
@@ -57,17 +59,17 @@ class Installation:
         self.store = store
 
     @asynccontextmanager
-    async def workers(self, count: int) -> AsyncIterator[list[Worker]]:
+    async def workers(self, count: int, faster: float) -> AsyncIterator[list[Worker]]:
         async with AsyncExitStack() as stack:
-            found = [Worker(self.store.address) for _ in range(count)]
+            found = [Worker(self.store.address, faster) for _ in range(count)]
             for worker in found:
                 await asyncio.to_thread(worker.queue.start)
                 stack.push_async_callback(worker.stop)
             yield found
 
-    def run(self, count: int, use: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+    def run(self, count: int, use: Callable[..., Coroutine[Any, Any, Any]], faster: float = 1.0) -> Any:
         async def main() -> Any:
-            async with self.workers(count) as found:
+            async with self.workers(count, faster) as found:
                 return await use(*found)
 
         return asyncio.run(main())
@@ -162,7 +164,7 @@ def test_what_a_dead_worker_holds_is_settled_by_another_at_its_maximum_cost(
         rows, _ = await alive.ledger.logs(Filters(), 1, 10)
         return rows[::-1]
 
-    once, twice, unlimited = installation.run(2, use)
+    once, twice, unlimited = installation.run(2, use, FASTER)
     assert [row["basis"] for row in (once, twice, unlimited)] == ["crash_estimate"] * 3
     assert [row["model"] for row in (once, twice, unlimited)] == ["first", "second", "second"]
     assert [len(row["attempts"]) for row in (once, twice, unlimited)] == [1, 2, 2]
@@ -185,7 +187,7 @@ def test_a_worker_that_was_taken_for_dead_registers_again_and_its_late_settlemen
         await worker.ledger.admit(ask())
         assert worker.engine.late_settlements == 1
 
-    installation.run(1, use)
+    installation.run(1, use, FASTER)
     assert store.balance("project:web") == (5, 0)
 
 
@@ -236,6 +238,22 @@ def test_the_clock_of_the_database_decides_about_windows(
 
     installation.run(2, use)
     assert store.value("select count(distinct created_at) from requests") == 2
+
+
+def test_two_configurations_with_different_windows_open_a_window_once(
+    installation: Installation, store: PostgresStore
+) -> None:
+    async def use(older: Worker, newer: Worker) -> None:
+        older.identity.loaded_at, newer.identity.loaded_at = NOW - 100, NOW
+        durations = []
+        for worker, duration in ((older, "day"), (newer, "month"), (older, "day"), (newer, "month")):
+            await worker.ledger.admit(ask(of_project(max_budget=100, budget_duration=duration)))
+            durations.append(store.value("select budget_duration from scopes where scope = 'project:web'"))
+        assert durations == ["day", "month", "month", "month"]
+        assert await older.ledger.reconcile() == []
+
+    installation.run(2, use)
+    assert store.balance("project:web") == (0, 20)
 
 
 def test_records_are_claimed_by_one_worker_at_a_time(installation: Installation) -> None:

@@ -39,8 +39,8 @@ from tests.support.postgres import QUICK, PostgresServer, programs
 from tests.support.postgres_store import address_of
 from tests.support.processes import ROOT, free_port, until
 
-FASTER = 5.0
-"""How much faster the clock of the engines runs: a dead worker is found after 2 s."""
+FASTER = 2.5
+"""How much faster the clock of the engines runs: a dead worker is found after 4 s."""
 PARALLEL = 60
 COSTS = (0, 100, 1000)
 HOLD = 1000

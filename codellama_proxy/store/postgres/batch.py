@@ -50,8 +50,12 @@ class ScopesMissingError(StoreError):
 class Batch:
     """Operations on different requests (`operations.chunks`) in one transaction."""
 
-    def __init__(self, db: PostgresSession, worker: int, memory: RequestsInMemory) -> None:
+    def __init__(
+        self, db: PostgresSession, worker: int, memory: RequestsInMemory, loaded_at: float = 0.0
+    ) -> None:
+        """`loaded_at`: of the configuration in force, unix seconds."""
         self._db = db
+        self._loaded_at = loaded_at
         self._worker = worker
         self._memory = memory
         self._balances: dict[str, ScopeBalance] = {}
@@ -178,13 +182,16 @@ class Batch:
 
     def _refreshed(self, scopes: Iterable[ScopeLimits], now: float) -> bool:
         """Make balances current; `False` if sums would miss requests that are admitted in memory only."""
-        for scope in scopes:
-            balance = self._balances[scope.id]
+        for given in scopes:
+            balance = self._balances[given.id]
+            assert isinstance(balance, StoredBalance), "a limited scope has a row"
+            scope = balance.in_force(given, self._loaded_at)
             if is_current(balance, scope.limits, now):
                 continue
             if scope.id in self._admitted:
                 return False
             refresh(balance, scope, now, ScopeRows(self._db))
+            balance.duration_since = max(self._loaded_at, balance.duration_since)
         return True
 
     def _admit(self, ask: AdmissionRequest) -> object:

@@ -222,7 +222,7 @@ class PostgresEngine:
     def _run_batch(self, db: PostgresSession, items: list[QueuedWrite]) -> list[QueuedWrite]:
         """One transaction; returns the items that have to be in the next one."""
         for last in range(MAX_TRIES):
-            batch = Batch(db, self._worker, self._memory)
+            batch = Batch(db, self._worker, self._memory, self._identity.loaded_at)
             try:
                 rest, beat = batch.run(items)
             except (ScopesMissingError, WorkerGoneError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from codellama_proxy.limits.rates import Rates, split_scope
+from codellama_proxy.limits.rates import Rates, ScopeLimits, split_scope
 from codellama_proxy.limits.windows import Window
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance, WindowSums
 from codellama_proxy.store.postgres.session import PostgresSession
@@ -27,19 +28,30 @@ _WHERE = {
 class StoredBalance(ScopeBalance):
     """A balance with a row; `verified` is false while the row is new (`unverified` in ledger.sql)."""
 
-    __slots__ = ("running_before", "verified")
+    __slots__ = ("duration_since", "running_before", "verified")
 
     def __init__(self, row: Sequence[Any]) -> None:
         """`row`: of the statements `lock` and `balance`, from the scope's levels on."""
         super().__init__()
-        rpm, tpm, rated_at, running, self.duration, start, end, first_seq, spent, held, folded, verified = row
+        rpm, tpm, rated_at, running, self.duration, since, start, end, first_seq, *sums, verified = row
         if rpm is not None or tpm is not None:
             self.rates = self.rates_before = Rates(rpm, tpm, rated_at)
         self.window = None if start is None else Window(start, end)
-        self.first_seq, self.spent, self.held, self.folded = first_seq, spent, held, folded
+        self.first_seq = first_seq
+        self.spent, self.held, self.folded = sums
+        self.duration_since: float = since
         self.running: int = running
         self.running_before = running
         self.verified = bool(verified)
+
+    def in_force(self, scope: ScopeLimits, loaded_at: float) -> ScopeLimits:
+        """The limits of a configuration loaded at a time, but with the duration of a budget that a later one set.
+
+        Otherwise processes with different configurations would open the window again at every transaction.
+        """
+        if self.window is None or loaded_at >= self.duration_since:
+            return scope
+        return scope._replace(limits=replace(scope.limits, budget_duration=self.duration))
 
     @property
     def touched(self) -> bool:
@@ -59,6 +71,7 @@ class StoredBalance(ScopeBalance):
             "rated_at": rated_at,
             "running": running,
             "budget_duration": self.duration,
+            "duration_since": self.duration_since,
             "window_start": self.window.start if self.window else None,
             "window_end": self.window.end if self.window else None,
             "first_seq": self.first_seq,
