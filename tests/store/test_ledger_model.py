@@ -50,10 +50,11 @@ class LedgerMachine(RuleBasedStateMachine):
     requests: Bundle[str] = Bundle("requests")
     ended: Bundle[str] = Bundle("ended")
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(most_balances=st.sampled_from([1, 3, 1000]))
+    def begin(self, most_balances: int) -> None:
         self.directory = tempfile.TemporaryDirectory()
         self.store = Store(Path(self.directory.name) / "proxy.db")
+        self.store.most_balances = most_balances
         self.runner = asyncio.Runner()
         self.now = NOW
         self.rows: dict[str, Row] = {}
@@ -176,8 +177,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.store.copy_as_killed(place)
         self.stop()
         self.committed.close()
+        most_balances = self.store.most_balances
         self.store = Store(place / "proxy.db")
-        self.store.now = self.now
+        self.store.most_balances, self.store.now = most_balances, self.now
         self.committed = connect(self.store.path)
         self.start()
         self.runner.run(self.ledger.recover())

@@ -45,8 +45,9 @@ class Balances:
         """Scopes whose rates are not written, and since when; the oldest first."""
 
     def add(self, found: Mapping[str, ScopeBalance]) -> None:
-        """Add balances that were read."""
-        self.kept.update(found)
+        """Add balances that were read, unless they are in memory already."""
+        for scope, balance in found.items():
+            self.kept.setdefault(scope, balance)
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """The scopes that have to be read first."""

@@ -126,7 +126,7 @@ class Ledger(LedgerReports):
         """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""
         ids = scope_ids(ask)
         try:
-            if self._balances.missing(ids) or self._balances.stale(ask.scopes, ask.created_at):
+            if self._is_missing(ids) or self._balances.stale(ask.scopes, ask.created_at):
                 return await self._admit_later(ask, ids)
             return self._admit(ask, ids)
         except (StoreUnavailableError, OSError) as error:
@@ -285,6 +285,16 @@ class Ledger(LedgerReports):
             return standing
         rows = await self._read(*queries.spend_query((), reports.of_scope(standing.scope.id)))
         return standing._replace(spent_nanos=reports.spent(rows), held_nanos=0, resets_at=None)
+
+    def _is_missing(self, ids: Sequence[str]) -> bool:
+        """Whether balances have to be read on the writer's thread, because the file is locked."""
+        missing = self._balances.missing(ids)
+        if missing:
+            try:
+                self._balances.add(scope_store.read_at_once(self._reader, missing))
+            except StoreUnavailableError:
+                return True
+        return False
 
     async def _read_scopes(self, ids: Sequence[str], scopes: Sequence[ScopeLimits], now: float) -> None:
         """Have the balances of `ids` in memory if they have rows, and those of `scopes` current."""

@@ -4,6 +4,12 @@ select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, win
        spent_nanos, held_nanos, folded_nanos
 from scopes where scope in (?, ?, ?, ?);
 
+-- name: scope
+-- The balance of one scope.
+select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end, first_seq,
+       spent_nanos, held_nanos, folded_nanos
+from scopes where scope = :scope;
+
 -- name: every_scope
 -- All balances, up to a number.
 select scope, rpm_level, tpm_level, rated_at, budget_duration, window_start, window_end, first_seq,

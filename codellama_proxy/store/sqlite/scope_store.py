@@ -12,6 +12,7 @@ from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import Window
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance, is_current, refresh, state
 from codellama_proxy.store.sqlite.many_rows import execute_many
+from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.scope_rows import SQL, ScopeRows
 
 MAX_SCOPES = 4
@@ -25,6 +26,15 @@ def read(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, ScopeBalance]:
         some = tuple(ids[start : start + MAX_SCOPES])
         for row in db.execute(SQL["scopes"], some + some[:1] * (MAX_SCOPES - len(some))):
             found[row[0]] = _balance(row)
+    return found
+
+
+def read_at_once(reader: Reader, ids: Iterable[str]) -> dict[str, ScopeBalance]:
+    """The same on the calling thread, of scopes whose rows are committed. Raises `StoreUnavailableError`."""
+    found = {}
+    for scope in ids:
+        row = reader.at_once(SQL["scope"], {"scope": scope})
+        found[scope] = ScopeBalance() if row is None else _balance(row)
     return found
 
 

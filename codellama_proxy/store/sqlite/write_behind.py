@@ -114,7 +114,8 @@ class WriteBehind:
             self.dropped += done.result()
             self._journal.covered(position, self._writer.commits)
         self._journal.delete(self._writer.checkpointed)
-        self._balances.evict(self._needed)
+        if not self._writing:  # every row that was taken is committed, so it can be read again at once
+            self._balances.evict(self._needed)
         if self._timer is None:
             due_in = FLUSH_SECONDS if self.batch.events else self._balances.due_in
             if due_in is not None:
