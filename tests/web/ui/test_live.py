@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from codellama_proxy.web.ui.pages.live import MAX_ROWS, MAX_STREAMS
+from codellama_proxy.web.ui.pages.live import KEPT_STREAMS, MAX_ROWS, MAX_STREAMS
 from tests.support.browsing import Browser, Html, holder, operator
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -150,6 +150,29 @@ def test_streams_end_with_their_session(served: Proxy) -> None:
     served.admin("POST", "/key/block", json={"key_id": key["key_id"]})
     for listener in listeners:
         assert listener.ended.wait(15)
+
+
+def test_a_stream_ends_within_a_second_of_its_key_and_sends_nothing_more(served: Proxy) -> None:
+    key = served.new_key("default")
+    browser = holder(served, key["key"])
+    with listening(browser, since(browser)) as listener:
+        served.admin("POST", "/key/block", json={"key_id": key["key_id"]})
+        blocked = time.monotonic()
+        request_id = served.chat(model="good").headers["x-request-id"]
+        assert listener.ended.wait(15)
+        assert time.monotonic() - blocked < 2.5  # it checks twice a second; the machine may be busy
+    assert request_id not in listener.ids()
+
+
+def test_key_holders_leave_streams_to_the_operator(served: Proxy) -> None:
+    browser = holder(served)
+    address = since(browser)
+    listeners = [Listener(holder(served), address, {}) for _ in range(MAX_STREAMS - KEPT_STREAMS)]
+    until(lambda: all(one.status == 200 for one in listeners), "all that key holders may have")
+    assert browser.get(address).status_code == 503
+    operators = operator(served)
+    with listening(operators, since(operators)) as listener:
+        assert listener.status == 200
 
 
 def test_streams_end_when_the_dashboard_is_switched_off(served: Proxy) -> None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.web.connection import ON_HALF_CLOSE
 from codellama_proxy.web.state import runtime_of
 from codellama_proxy.web.ui import sessions
@@ -23,12 +24,15 @@ from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
 
 MAX_STREAMS = 50
+KEPT_STREAMS = 10
+"""Of these, those that only the operator may open."""
 MAX_ROWS = 50
 """Rows of one message, which takes about 2 ms; the page is told how many more there are."""
 BATCH_SECONDS = 0.25
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 """The longest time until a stream notices that it has to end."""
-SESSION_SECONDS = 5.0
+SESSION_SECONDS = 0.5
+"""How often the session is checked; and before every message."""
 HEARTBEAT_SECONDS = 15.0
 SHARED_SECONDS, SHARED_ROWS = 2.0, 50
 """How often the newest rows are looked at where other processes use the database, and how many."""
@@ -37,10 +41,14 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 async def live(request: Request, viewer: Viewer) -> Response:
     """Rows with the filters of the list, from `Last-Event-ID` or `since` on. Raises `ProxyError` 503."""
-    if state_of(request).streams >= MAX_STREAMS:
+    if state_of(request).streams >= _most(viewer):
         raise ProxyError("overloaded", "Too many pages are live at once.", retry_after=10.0)
     stream = Stream(request, viewer)
     return StreamingResponse(stream.messages(), media_type="text/event-stream", headers=HEADERS)
+
+
+def _most(viewer: Viewer) -> int:
+    return MAX_STREAMS if viewer.is_operator else MAX_STREAMS - KEPT_STREAMS
 
 
 class Stream:
@@ -67,6 +75,8 @@ class Stream:
 
     async def messages(self) -> AsyncIterator[str]:
         state = state_of(self._request)
+        if state.streams >= _most(self._viewer):
+            return  # others were faster
         state.streams += 1
         try:
             yield "retry: 2000\n\n"
@@ -79,11 +89,11 @@ class Stream:
         monotonic = self._runtime.time.monotonic
         checked = sent = monotonic()
         while not (self._is_over() or await self._request.is_disconnected()):
-            if monotonic() - checked >= SESSION_SECONDS:
+            message = await self._next()
+            if message or monotonic() - checked >= SESSION_SECONDS:
                 checked = monotonic()
                 if not await self._is_signed_in():
                     return
-            message = await self._next()
             if message:
                 sent = monotonic()
                 yield message
@@ -98,7 +108,10 @@ class Stream:
         return self._runtime.draining or not self._runtime.live.snapshot.ui.enabled
 
     async def _is_signed_in(self) -> bool:
-        found = await sessions.find(self._runtime, sessions.cookie(self._request))
+        try:
+            found = await sessions.find(self._runtime, sessions.cookie(self._request))
+        except (ProxyError, StoreUnavailableError):
+            return False  # unknown; the browser comes back, and gets the page of the error
         return found is not None and found[0].project(None) == self._viewer.project(None)
 
     async def _next(self) -> str:
@@ -112,12 +125,15 @@ class Stream:
             return ""
         try:
             found = await self._found(since.request_ids)
-        except ProxyError:  # the database is not there at the moment; the next look tries again
+            rows = await shown_rows(self._runtime.store, found[:MAX_ROWS])
+        except (
+            ProxyError,
+            StoreUnavailableError,
+        ):  # the next look tries again
             return ""
         self._mark = since.mark
         if not found:
             return ""
-        rows = await shown_rows(self._runtime.store, found[:MAX_ROWS])
         html = rendered(
             self._request, "_rows.html", rows=rows, values=self._asked.values, link=link, dated=False
         )
