@@ -35,6 +35,9 @@ def page(answer: Page, *, operator: bool = False) -> Handler:
         if found is None:
             return _signed_out(request)
         viewer, session = found
+        state = state_of(request)
+        rate = state.of_operator if viewer.is_operator else state.of_holders
+        rate.take(runtime_of(request).time.monotonic())
         if operator and not viewer.is_operator:
             raise not_found()
         is_due = sessions.is_due(runtime_of(request), session)
@@ -49,10 +52,12 @@ def page(answer: Page, *, operator: bool = False) -> Handler:
 
 
 def opened(answer: Handler) -> Handler:
-    """The handler of a page without sign-in."""
+    """The handler of a page without sign-in.
+
+    Their rate has no limit: strangers who use it up would keep everyone from signing in.
+    """
 
     async def handler(request: Request) -> Response:
-        state_of(request).requests.take(runtime_of(request).time.monotonic())
         if request.method == "POST" and (reason := origin.refusal(request.headers)) is not None:
             return errors.foreign(request, reason)
         try:

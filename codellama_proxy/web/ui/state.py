@@ -11,13 +11,13 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.web.ui.throttle import Throttle
 
 MAX_REQUESTS_PER_SECOND = 60.0
-"""Of all viewers together; files do not count."""
+"""Of all key holders together, and as many of the operator. Signing in and files do not count."""
 MAX_BURST = 240.0
 MAX_USED_FORMS = 10_000
 
 
 class RequestRate:
-    """A token bucket over all pages, so that a viewer cannot slow down requests to models."""
+    """A token bucket over pages, so that viewers cannot slow down requests to models."""
 
     def __init__(self) -> None:
         self._level = MAX_BURST
@@ -37,7 +37,9 @@ class UiState:
 
     def __init__(self) -> None:
         self.throttle = Throttle()
-        self.requests = RequestRate()
+        self.of_operator = RequestRate()
+        self.of_holders = RequestRate()
+        """Their own, so that no key can keep the operator out."""
         self.probed: set[str] = set()
         """The ids of deployments with a probe in progress."""
         self.used_forms: deque[str] = deque(maxlen=MAX_USED_FORMS)

@@ -15,7 +15,7 @@ from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.web.ui.assets import assets
 from tests.support.browsing import Browser, holder, operator
 from tests.support.cases import each
-from tests.support.processes import until
+from tests.support.processes import LOOPBACK, until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
 
 PLAIN = config({"name": "plain", "provider": "mock"})
@@ -182,6 +182,23 @@ def test_wrong_keys_are_slowed_down_and_a_right_one_never(proxy: ProxyFactory) -
     assert 'proxy_ui_sign_ins_total{result="invalid_api_key"} 21.0' in metrics
     assert 'proxy_ui_sign_ins_total{result="ok"} 1.0' in metrics
     assert UNKNOWN not in served.log()
+
+
+def test_a_flood_of_pages_keeps_neither_the_operator_nor_a_sign_in_out(proxy: ProxyFactory) -> None:
+    served = proxy(PLAIN)
+    cookie = "; ".join(f"{name}={value}" for name, value in holder(served).client.cookies.items())
+    waiting = operator(served)
+
+    def flood(headers: dict[str, str]) -> set[int]:
+        with httpx2.Client(base_url=served.url, **LOOPBACK, timeout=60, headers=headers) as client:
+            return {client.get("/ui/nothing").status_code for _ in range(200)}
+
+    with ThreadPoolExecutor(4) as pool:
+        of_strangers = set().union(*pool.map(flood, [{}] * 4))
+        assert of_strangers == {303}
+        until(lambda: 503 in set().union(*pool.map(flood, [{"cookie": cookie}] * 4)), "too many pages")
+        assert waiting.get("overview").status_code == 200
+        operator(served)
 
 
 def test_without_a_master_key_there_is_no_operator(proxy: ProxyFactory) -> None:
