@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -12,6 +13,8 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
@@ -19,6 +22,7 @@ from codellama_proxy.store.postgres.operations import Admit
 from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.queued_write import QueuedWrite
+from codellama_proxy.store.reports import Filters
 from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
 from tests.support.postgres import Databases, PostgresServer, programs, server_for_tests
 from tests.support.postgres_store import PostgresStore, address_of, prepared_database
@@ -128,6 +132,32 @@ def test_after_a_failover_that_lost_commits_the_last_minute_is_put_back(store: P
     store.run(use)
     assert store.balance("project:web") == (12, 0)
     assert store.value("select count(*) from requests where status = 'ok' and cost_nanos = 3") == 4
+
+
+def test_a_server_that_does_not_answer_refuses_requests_in_time(store: PostgresStore) -> None:
+    async def use(_: Ledger) -> None:
+        connections = Connections(store.address)
+        ledger = Ledger(store.writer, connections, patience=0.5)
+        await ledger.admit(ask(*SCOPES))
+        writer = store.value(
+            "select pid from pg_stat_activity where datname = current_database() and query like '%emit_message%'"
+            " and pid <> pg_backend_pid()"
+        )
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            with pytest.raises(ProxyError) as refused:
+                await ledger.admit(ask(*SCOPES))
+            with pytest.raises(ProxyError):
+                await ledger.logs(Filters(), 1, 1)
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        assert refused.value.code == "accounting_unavailable"
+        await store.writer.barrier()  # what came too late is undone
+        assert await ledger.reconcile() == []
+        await connections.close()
+
+    store.run(use)
+    assert store.balance("project:web") == (0, 5)
 
 
 def test_an_admitted_request_survives_a_crash_of_the_server_at_that_moment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.request_search import Found, Neighbours, Search
 from codellama_proxy.store.sql.request_search import RequestSearch
 
+MAX_WAIT_SECONDS = 5.0
+"""For the queue, a connection and the statement."""
 MAX_SEARCH_SECONDS = 2
 """After which a statement is stopped."""
 
@@ -29,9 +32,10 @@ class BoundedReads:
         Raises `ProxyError` accounting_unavailable.
         """
         try:
-            await self._barrier()
-            return await self._connections.all(sql, tuple(values))
-        except StoreUnavailableError as error:
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                await self._barrier()
+                return await self._connections.all(sql, tuple(values))
+        except (StoreUnavailableError, TimeoutError) as error:
             raise accounting_unavailable() from error
 
 

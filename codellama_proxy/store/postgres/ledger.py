@@ -32,6 +32,8 @@ from codellama_proxy.store.write_queue import WriteQueue
 BATCH_PAUSE_SECONDS = 0.02
 """Pause for other writes between two batches of housekeeping."""
 
+MAX_WAIT_SECONDS = 10.0
+"""How long a request waits for a server that neither answers nor breaks the connection."""
 FOLD_TRIES = 10
 FOLD_PAUSE_SECONDS = 1.0
 
@@ -41,8 +43,15 @@ log = logging.getLogger(__name__)
 class Ledger:
     """The ledger of an installation; `settle` never blocks and never fails."""
 
-    def __init__(self, queue: WriteQueue[PostgresSession], connections: Connections) -> None:
+    def __init__(
+        self,
+        queue: WriteQueue[PostgresSession],
+        connections: Connections,
+        patience: float = MAX_WAIT_SECONDS,
+    ) -> None:
+        """`patience`: seconds that a request waits for the database."""
         self._queue = queue
+        self._patience = patience
         self._connections = connections
         self.dropped = 0
         """Number of tracking records removed to make room for newer ones."""
@@ -52,8 +61,9 @@ class Ledger:
         if not self._queue.healthy:  # nothing waits for a server that is away
             raise _unavailable()
         try:
-            admission: Admission = await self._queue.run(_write(Admit(ask)))
-        except StoreUnavailableError as error:
+            async with asyncio.timeout(self._patience):
+                admission: Admission = await self._queue.run(_write(Admit(ask)))
+        except (StoreUnavailableError, TimeoutError) as error:
             # The commit may have succeeded, and the row must not stay held.
             self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))
             raise _unavailable() from error
@@ -64,8 +74,9 @@ class Ledger:
         if not self._queue.healthy:
             raise _unavailable()
         try:
-            added: int = await self._queue.run(_write(Extend(extension)))
-        except StoreUnavailableError as error:
+            async with asyncio.timeout(self._patience):
+                added: int = await self._queue.run(_write(Extend(extension)))
+        except (StoreUnavailableError, TimeoutError) as error:
             raise _unavailable() from error
         return added
 
@@ -92,9 +103,10 @@ class Ledger:
         """The present state of a key's scopes: always its own and its project's, others if limited."""
         scopes = _with_own_scopes(limits.scopes_of(snapshot, snapshot.project(key.project), key, None), key)
         try:
-            await self._queue.barrier()
+            async with asyncio.timeout(self._patience):
+                await self._queue.barrier()
             found = await self._connections.run(lambda db: standings(db, scopes))
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, TimeoutError) as error:
             raise _unavailable() from error
         return tuple([await self._with_spending(one) for one in found])
 
@@ -138,9 +150,10 @@ class Ledger:
 
     async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
-            await self._queue.barrier()  # includes every request whose response was sent
+            async with asyncio.timeout(self._patience):
+                await self._queue.barrier()  # includes every request whose response was sent
             return await self._connections.all(sql, tuple(values))
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, TimeoutError) as error:
             raise _unavailable() from error
 
     # --- upkeep ------------------------------------------------------------------------------------------------

@@ -27,7 +27,13 @@ CONNECT_SECONDS = 3
 WAIT_SECONDS = 60.0
 """How long a start waits for a server that cannot be reached."""
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.05, 2.0
-KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+KEEPALIVES = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 6000,
+}
+"""Seconds, and milliseconds for the last: how soon a connection to a machine that is gone is given up."""
 STREAMED_ROWS = 2000
 PREPARE_AFTER = 2
 MAX_PREPARED = 500
