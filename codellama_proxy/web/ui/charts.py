@@ -20,6 +20,9 @@ OTHER = "other"
 MIN_COLUMN_PERCENT = 0.6
 """Height of a column that has anything, so that it can be seen."""
 
+MAX_TICK_PERCENT = 95.0
+"""The text of a tick that begins further right would leave the chart."""
+
 Format = Callable[[float], str]
 
 
@@ -99,9 +102,13 @@ def stacked(
     steps: int = 4,
 ) -> Markup:
     """Stacked columns over a zero-based axis; `axis_form` makes the format of the ticks from all of them."""
-    scale = axis(max((sum(column.values) for column in columns), default=0), steps)
+    largest = max((sum(column.values) for column in columns), default=0)
+    scale = axis(largest, steps)
     ticks = axis_form(scale.ticks) if axis_form is not None else form
-    labels = "".join(f"<li>{escape(ticks(tick))}</li>" for tick in reversed(scale.ticks))
+    # Of a chart with nothing in it, only zero says anything.
+    labels = "".join(
+        f"<li>{escape(ticks(tick)) if largest or not tick else ''}</li>" for tick in reversed(scale.ticks)
+    )
     drawn = "".join(
         (
             _HATCH,
@@ -109,7 +116,7 @@ def stacked(
             *(
                 _tick(column.tick, 100 * at / len(columns))
                 for at, column in enumerate(columns)
-                if column.tick
+                if column.tick and 100 * at / len(columns) <= MAX_TICK_PERCENT
             ),
             *(_column(at, columns, parts, form, scale.top) for at in range(len(columns))),
         )

@@ -216,6 +216,16 @@ def test_a_held_amount_is_shown_while_a_request_runs(proxy: ProxyFactory) -> Non
     until(lambda: "\N{EN DASH}" in operator(served).page("budgets").text, "nothing is held")
 
 
+def test_without_any_cost_the_overview_shows_the_requests(proxy: ProxyFactory) -> None:
+    served = proxy(config({"name": "free", "provider": "mock"}))
+    browser = operator(served)
+    served.row(served.chat(model="free").headers["x-request-id"])
+    assert "Requests by model" in browser.page("overview").source
+    spend = browser.page("overview?show=spend").source
+    assert "Spend by model" in spend
+    assert "<li></li><li>$0</li>" in spend, "no amount is written where there is none"
+
+
 # --- when something is wrong ---------------------------------------------------------------------------
 
 

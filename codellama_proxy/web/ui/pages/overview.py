@@ -75,6 +75,8 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     found = await _grouped(overviews, (view.by, "status", time), filters)
     keys = await overviews.keys(view.project)
     whole = found if found is not None else await overviews.sums(("status", time), filters)
+    if not whole.total.cost_nanos and "show" not in parameters(request):
+        view = view._replace(show="requests")  # the free models of a first try give a chart, too
     before = await _before(runtime, view)
     timed = await overviews.recent(view.project, MAX_TIMED)
     failed = await runtime.store.searches.search(
@@ -225,7 +227,7 @@ def _figures(view: View, found: Sums, before: Sum | None, timed: Sequence[Recent
 def _change(view: View, now: int, before: int | None) -> str:
     changed = None if before is None else words.change(now, before)
     if changed is None:
-        return f"no full {view.range.name} before to compare"
+        return f"no full {view.range.name} before"
     return f"{changed} on the {view.range.name} before"
 
 
