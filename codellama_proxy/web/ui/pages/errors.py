@@ -6,6 +6,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.web.ui import links
+from codellama_proxy.web.ui.assets import assets
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.viewer import Viewer
 
@@ -62,8 +64,8 @@ def foreign(request: Request, reason: str) -> Response:
 
 def reload(request: Request) -> Response:
     """A page that loads itself again: a link from elsewhere comes without the cookie, and the reload with it."""
-    del request
+    icon = links.to_ui(request) + assets()["icon.svg"].path
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0">'
-        "<title>codellama-proxy</title></html>"
+        f'<link rel="icon" href="{icon}" type="image/svg+xml"><title>codellama-proxy</title></html>'
     )

@@ -110,7 +110,8 @@ form?.addEventListener("submit", async (event) => {
       signal: going.signal,
     });
     if (answer.status === 401 && answer.headers.get("hx-refresh")) { location.reload(); return; }
-    id = answer.headers.get("x-request-id");
+    // A request that was refused is not in the log.
+    if (answer.ok || answer.headers.get("x-proxy-attempts") > 0) id = answer.headers.get("x-request-id");
     showHeaders(answer);
     await read(answer);
   } catch (error) {

@@ -7,6 +7,9 @@ const prepare = () => document.dispatchEvent(new CustomEvent("htmx:after:swap"))
 
 // --- filters
 
+let search = location.search;   // of what is shown
+let turn = 0;                   // an answer that a later change has overtaken is not shown
+
 function address() {
   const given = [...new FormData(form)].filter(([, value]) => value);
   const query = new URLSearchParams(given).toString();
@@ -14,14 +17,17 @@ function address() {
 }
 
 async function show(url, push) {
-  const results = $("#results");
-  results.setAttribute("aria-busy", "true");
+  turn += 1;
+  const mine = turn;
+  $("#results").setAttribute("aria-busy", "true");
   const answer = await fetch(url, { headers: { "hx-request": "true" } });
+  const text = await answer.text();
+  if (mine !== turn) return;
   if (!answer.ok || answer.redirected) { location.assign(url); return; }
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  results.replaceWith($("#results", page));
+  $("#results").replaceWith($("#results", new DOMParser().parseFromString(text, "text/html")));
   prepare();
   if (push) history.pushState({}, "", url);
+  search = location.search;
   const csv = $("a[download]");
   csv.href = csv.href.replace(/requests\.csv.*/, `requests.csv${new URL(url, location.href).search}`);
   connect();
@@ -32,7 +38,8 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   location.assign(address());   // an id leads to the page of its request
 });
-window.addEventListener("popstate", () => location.reload());
+// Also sent for the link that skips to the content, which changes no filter.
+window.addEventListener("popstate", () => { if (location.search !== search) location.reload(); });
 
 // --- rows as they come
 
