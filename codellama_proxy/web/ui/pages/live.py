@@ -134,9 +134,7 @@ class Stream:
         self._mark = since.mark
         if not found:
             return ""
-        html = rendered(
-            self._request, "_rows.html", rows=rows, values=self._asked.values, link=link, dated=False
-        )
+        html = rendered(self._request, "_rows.html", rows=rows, values=self._asked.values, link=link)
         more = f"event: more\ndata: {len(found) - MAX_ROWS}\n\n" if len(found) > MAX_ROWS else ""
         return more + _message("rows", html, self._mark)
 

@@ -22,8 +22,6 @@ from codellama_proxy.web.ui.request_rows import Shown, key_name, shown
 from codellama_proxy.web.ui.viewer import Viewer
 
 ROWS = 50
-DATED_SECONDS = 20 * 3600.0
-"""Times have a date if one of them is older."""
 STATUSES = (("ok", "answered"), ("error", "failed"), ("cancelled", "client left"), ("held", "running"))
 CACHE = (("hit", "from the cache"), ("miss", "not from the cache"))
 SLOW = (("1", "over 1 s"), ("5", "over 5 s"), ("30", "over 30 s"), ("120", "over 2 min"))
@@ -58,7 +56,6 @@ async def requests(request: Request, viewer: Viewer) -> Response:
         "tags": _tags(asked, await _shown_key(runtime.store, asked, viewer)),
         "link": link,
         "is_live": asked.before is None and asked.search.filters.end is None,
-        "dated": bool(rows) and runtime.time.wall() - rows[-1].at > DATED_SECONDS,
         "since": since,
     }
     if request.headers.get("hx-request"):
