@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import postgres
+from tests.support import chromium, postgres
 from tests.support.forked import stop_fork_server
 from tests.support.proxy_process import ProxyFactory, proxies
 from tests.support.upstream.process import Upstream, View
@@ -82,6 +82,8 @@ def pytest_report_header() -> list[str]:
     server = postgres.programs() or os.environ.get(postgres.VARIABLE)
     if not server:
         found += f"; TESTS WITH POSTGRESQL ARE SKIPPED: {postgres.MISSING}"
+    if not chromium.program():
+        found += f"; TESTS IN A BROWSER ARE SKIPPED: {chromium.MISSING}"
     return [f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {found}"]
 
 

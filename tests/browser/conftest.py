@@ -1,0 +1,35 @@
+"""One Chromium for the tests of a module, and people who use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.support.chromium import chromium
+from tests.support.person import Person, person
+from tests.support.proxy_process import Proxy
+
+People = Callable[..., Person]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def people(browser: Browser) -> Iterator[People]:
+    """Brings somebody before a proxy: `people(proxy, secret)` is signed in, `people(proxy)` is not."""
+    with ExitStack() as stack:
+
+        def factory(proxy: Proxy | str, secret: str | None = None, **context: Any) -> Person:
+            address = proxy if isinstance(proxy, str) else proxy.url
+            found = stack.enter_context(person(browser, address, **context))
+            return found.sign_in(secret) if secret else found
+
+        yield factory

@@ -1,0 +1,129 @@
+"""Every page, to both kinds of viewers: complete, accessible in both themes, no wider than a phone, silent console.
+
+Screenshots of all of them are kept in `build/screenshots/`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import People
+from tests.support.forked import run_forked
+from tests.support.person import COLOURS, DESK, PHONE, RULES, SCREENSHOTS, Person, person
+from tests.support.processes import environment
+from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory
+from tests.support.two_weeks_of_use import PROXY_YAML
+
+
+@dataclass
+class Team:
+    """A proxy that was used for two weeks."""
+
+    proxy: Proxy
+    secrets: dict[str, str]
+    """By the names of keys."""
+    failed: str
+    """The ID of a request that failed over to another model."""
+
+
+@pytest.fixture(scope="module")
+def team(module_proxy: ProxyFactory, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    database = tmp_path_factory.mktemp("team") / "proxy.db"
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    secrets = filled(database)
+    served = module_proxy(PROXY_YAML, database=database, project="sandbox")
+    answer = served.chat(model="claude", user="ana", stream=True)
+    answer.raise_for_status()
+    served.row(answer.headers["x-request-id"])
+    return Team(served, secrets, answer.headers["x-request-id"])
+
+
+def filled(database: Path) -> dict[str, str]:
+    command = [sys.executable, "-m", "tests.support.two_weeks_of_use", str(database)]
+    done = run_forked(command, env=environment())
+    assert done.returncode == 0, done.stderr
+    secrets: dict[str, str] = json.loads(done.stdout)
+    return secrets
+
+
+OPERATOR = {
+    "overview": "overview?range=7d",
+    "overview-table": "overview?range=7d&as=table&by=key",
+    "requests": "requests",
+    "requests-filtered": "requests?status=error&project=web-team",
+    "requests-none": "requests?user=somebody",
+    "models": "models",
+    "keys": "keys",
+    "keys-new": "keys?new=1",
+    "budgets": "budgets",
+    "playground": "playground",
+    "connect": "connect",
+    "connect-codex": "connect?tool=codex",
+    "config": "config",
+}
+HOLDER = {
+    name: OPERATOR[name] for name in ("overview", "requests", "models", "budgets", "playground", "connect")
+}
+
+
+@pytest.fixture(scope="module")
+def operator(team: Team, browser: Browser) -> Iterator[Person]:
+    with person(browser, team.proxy.url) as one:
+        yield one.sign_in(ADMIN)
+
+
+@pytest.fixture(scope="module")
+def holder(team: Team, browser: Browser) -> Iterator[Person]:
+    with person(browser, team.proxy.url) as one:
+        yield one.sign_in(team.secrets["carmen's laptop"])
+
+
+@pytest.mark.parametrize("name", sorted(OPERATOR))
+def test_an_operator_can_read_the_page(operator: Person, name: str) -> None:
+    look(operator, OPERATOR[name], name)
+
+
+@pytest.mark.parametrize("name", sorted(HOLDER))
+def test_a_key_holder_can_read_the_page(holder: Person, name: str) -> None:
+    look(holder, HOLDER[name], f"holder-{name}")
+
+
+def test_pages_of_one_thing_can_be_read(team: Team, operator: Person, holder: Person) -> None:
+    look(operator, f"requests/{team.failed}", "request")
+    operator.visit("keys")
+    operator.page.get_by_role("link", name="carmen's laptop", exact=True).click()
+    look(operator, operator.path, "key")
+    holder.visit("overview")
+    holder.follow("Keys")
+    look(holder, holder.path, "holder-key")
+
+
+def test_the_page_to_sign_in_and_errors_can_be_read(team: Team, people: People) -> None:
+    look(people(team.proxy), "sign-in", "sign-in")
+    look(people(team.proxy, ADMIN).may_see_status(404), "requests/req_0", "missing")
+
+
+def look(one: Person, path: str, name: str) -> None:
+    """Loads a page, and looks at it in both themes and at the width of a phone."""
+    one.page.set_viewport_size(DESK)
+    one.page.emulate_media(color_scheme="light")
+    one.visit(path)
+    expect(one.heading).to_be_visible()
+    assert one.page.title().endswith("codellama-proxy")
+    problems = []
+    for theme, rules in (("light", RULES), ("dark", COLOURS)):
+        one.page.emulate_media(color_scheme=theme)
+        problems += [f"{theme}: {finding}" for finding in one.findings(rules)]
+        one.picture(f"{name}-{theme}")
+    one.page.set_viewport_size(PHONE)
+    assert one.sideways() <= 0, name
+    one.picture(f"{name}-phone")
+    problems += one.complaints()
+    assert not problems, "\n".join(problems)
