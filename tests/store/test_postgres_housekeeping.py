@@ -80,6 +80,20 @@ def test_partitions_are_made_ahead_and_take_the_requests_of_their_days(
         assert store.value(f"select count(*) from request_contents_{day}") == 1
 
 
+def test_a_day_with_rows_in_the_default_partition_gets_no_partition(
+    store: PostgresStore, db: PostgresSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.run(lambda ledger: spend(ledger, NOW, 1))
+    for _ in range(2):
+        housekeeping.make_partitions(db, NOW)
+    assert store.value(
+        "select to_regclass('settled_20261122') is null and to_regclass('settled_20261123') is not null"
+    )
+    assert [record.message for record in caplog.records if "20261122" in record.message] == [
+        "there is no partition for 20261122: requests of that day are in settled_other"
+    ]
+
+
 def test_retention_drops_whole_days_and_keeps_every_sum(store: PostgresStore, db: PostgresSession) -> None:
     with_history(store, db, 3)
     before, balance = spending(store), store.balance("project:web")

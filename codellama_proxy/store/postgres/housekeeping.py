@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from datetime import UTC, datetime
+from functools import cache
 
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.postgres.scope_rows import scoped
-from codellama_proxy.store.postgres.session import IntegrityError, PostgresSession
+from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.queries import load
 
@@ -54,16 +55,23 @@ def make_partitions(db: PostgresSession, now: float) -> int:
     for day in range(int(now // DAY), int(now // DAY) + DAYS_AHEAD + 1):
         if f"settled_{_name(day)}" in existing:
             continue
-        try:
-            with db.transaction():
-                if not _alone(db):
-                    return made
-                db.native(SQL["impatient"])
-                make_partition(db, day)
-                made += 1
-        except IntegrityError:  # the default partition has rows of that day already
-            log.warning("there is no partition for %s: requests of that day are in %s", _name(day), OTHER)
+        values = {"first": first_id(day), "end": first_id(day + 1)}
+        if db.native(SQL["occupied"], values).fetchone()[0]:
+            _tell_occupied(_name(day))
+            continue
+        with db.transaction():
+            if not _alone(db):
+                return made
+            db.native(SQL["impatient"])
+            make_partition(db, day)
+            made += 1
     return made
+
+
+@cache
+def _tell_occupied(day: str) -> None:
+    """Once in a process: it stays so until retention."""
+    log.warning("there is no partition for %s: requests of that day are in %s", day, OTHER)
 
 
 def make_partition(db: PostgresSession, day: int) -> None:

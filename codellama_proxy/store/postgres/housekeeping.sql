@@ -87,3 +87,8 @@ select set_config('lock_timeout', '200ms', true);
 -- The partitions of `settled` with a day, oldest first.
 select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
 where i.inhparent = 'settled'::regclass and c.relname <> 'settled_other' order by 1;
+
+-- name: occupied
+-- Whether the default partitions have rows of a day: then no partition can be made for it.
+select exists (select 1 from settled_other where request_id >= %(first)s and request_id < %(end)s)
+    or exists (select 1 from request_contents_other where request_id >= %(first)s and request_id < %(end)s);

@@ -41,7 +41,6 @@ MAX_PREPARED = 500
 _LIMIT = b"select set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true)"
 
 ServerError = psycopg.Error
-IntegrityError = psycopg.errors.IntegrityError
 
 log = logging.getLogger(__name__)
 # The driver's own lines may contain an address.
