@@ -109,7 +109,10 @@ def test_the_commands_prepare_copy_and_check(
         assert main(["database", *words, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    assert asked("migrate", "--database", address.url)["applied"] == ["0001_installation"]
+    assert asked("migrate", "--database", address.url)["applied"] == [
+        "0001_installation",
+        "0002_usage_keys",
+    ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3
     assert asked("check", "--database", address.url)["ok"] is True

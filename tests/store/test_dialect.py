@@ -130,6 +130,24 @@ def test_sums_by_hour_and_day_run_on_both(postgres: PostgresSession, sqlite: sql
         assert usage_totals.differences(db) == []
 
 
+def test_sums_by_key_are_filled_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    assert [usage_totals.fill_keys(db) for db in (postgres, sqlite)] == [0, 0]
+    filled = []
+    for db in (postgres, sqlite):
+        for day, key_id in ((0, "k"), (0, "K"), (86400, "K"), (86400, "k")):
+            db.execute(
+                "insert into usage_days values (?, 'p', ?, 'u', '', '', 'm', 'ok', 1, 1, 1, 1, 1, 0)",
+                (day, key_id),
+            )
+        db.execute("update usage_keys_from set day = 172800")
+        steps = 0
+        while usage_totals.fill_keys(db, 1):
+            steps += 1
+        filled.append((steps, db.execute("select * from usage_keys order by day, key_id").fetchall()))
+    assert filled[0] == filled[1]
+    assert (filled[0][0], len(filled[0][1])) == (5, 4)
+
+
 def test_a_second_migration_changes_nothing(postgres: PostgresSession, address: ServerAddress) -> None:
     assert is_current(postgres)
     assert migrate(postgres, address) == []

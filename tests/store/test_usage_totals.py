@@ -28,7 +28,7 @@ from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
 from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
-from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
+from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped, statements
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 
 FIRST_DAY = NOW // DAY * DAY - 3 * DAY
@@ -60,6 +60,8 @@ others = st.one_of(
     st.tuples(st.just("roll up"), st.integers(1, 8)),
     st.tuples(st.just("interrupted roll up"), st.integers(1, 8)),
     st.tuples(st.just("fold"), st.integers(0, 3)),
+    st.tuples(st.just("upgrade")),
+    st.tuples(st.just("fill"), st.integers(1, 4)),
     st.tuples(st.just("settle a held one")),
 )
 histories = st.lists(st.one_of(requests, requests, others), max_size=40)
@@ -135,6 +137,10 @@ class History:
                 self.db.execute("release interrupted")
             case "fold":
                 self.fold(*details)
+            case "upgrade":
+                self.upgrade()
+            case "fill":
+                usage_totals.fill_keys(self.db, *details)
             case _:
                 held = next((one for one in self.requests.values() if one.status == "held"), None)
                 if held is not None:
@@ -172,6 +178,14 @@ class History:
         for request_id, request in self.requests.items():
             if request_id not in kept:
                 self.requests[request_id] = replace(request, folded=True)
+
+    def upgrade(self) -> None:
+        """As after the migration of a database without sums by key."""
+        self.db.execute("drop table usage_keys")
+        self.db.execute("drop table usage_keys_from")
+        (migration,) = (one for one in shipped() if one.name == "0012_usage_keys")
+        for statement in statements(migration.sql):
+            self.db.execute(statement)
 
     def matching(self, wanted: Filters) -> list[Request]:
         return [request for request in self.requests.values() if request.matches(wanted)]
@@ -257,15 +271,41 @@ def test_a_held_request_stops_the_roll_up_before_it(history: History) -> None:
     history.db.execute("release example")
 
 
+def test_sums_by_key_are_filled_in_bounded_steps(tmp_path: Path) -> None:
+    with closing(filled(tmp_path / "proxy.db", 0)) as db:
+        db.execute("begin")
+        past = History(db)
+        for number in range(60):
+            named: dict[str, str | None] = dict.fromkeys(FIELDS) | {
+                "project": "web",
+                "key": f"key_{number % 10}",
+            }
+            past.request(number // 20 * DAY, {**named, "user": str(number)}, "ok", number, 1)
+        while usage_totals.roll_up(db):
+            pass
+        past.upgrade()
+        before, sizes = spend(db, ("day", "key"), Filters()), [0]
+        while usage_totals.fill_keys(db, 5):
+            sizes.append(db.execute("select coalesce(sum(requests), 0) from usage_keys").fetchone()[0])
+            assert spend(db, ("day", "key"), Filters()) == before
+            assert spend(db, ("key",), Filters(project="web", end=FIRST_DAY + 1.5 * DAY)) != []
+        db.execute("commit")
+        assert sizes[-1] == 60
+        assert all(more - fewer <= 6 for fewer, more in itertools.pairwise(sizes))
+        assert daily_totals.reconcile(db) == []
+
+
 def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
     with closing(filled(tmp_path / "proxy.db", 20)) as db:
         usage_totals.roll_up(db)
         assert daily_totals.reconcile(db) == []
         db.execute("update usage_hours set cost_nanos = cost_nanos + 1")
         db.execute("delete from usage_days")
-        (hour, day) = daily_totals.reconcile(db)
+        db.execute("update usage_keys set requests = requests + 1")
+        (hour, day, key) = daily_totals.reconcile(db)
     assert (hour.scope, hour.spent_nanos - hour.expected_spent_nanos) == (f"hours:{iso(FIRST_DAY)}", 1)
     assert (day.scope, day.spent_nanos, day.expected_spent_nanos) == (f"days:{iso(FIRST_DAY)}", 0, 190)
+    assert (key.scope, key.spent_nanos, key.expected_spent_nanos) == (f"keys:{iso(FIRST_DAY)}", 190, 190)
 
 
 ROLLS_UP = """

@@ -45,6 +45,12 @@ def roll_up(db: PostgresSession, rows: int = ROLL_UP_ROWS, young: float = YOUNG_
         return int(upto) - int(before)
 
 
+def fill_keys(db: PostgresSession) -> int:
+    """Add a batch to the sums by key; returns 0 if these were complete, or another process is at it."""
+    with db.transaction():
+        return usage_totals.fill_keys(db) if _alone(db) else 0
+
+
 # --- partitions ----------------------------------------------------------------------------------------------
 
 

@@ -166,9 +166,10 @@ class Ledger:
         await self._connections.run(lambda db: housekeeping.make_partitions(db, time.time()))
         self.dropped += await self._connections.run(trim)
         added = 0
-        while count := await self._connections.run(housekeeping.roll_up):
-            added += count
-            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        for step in (housekeeping.roll_up, housekeeping.fill_keys):
+            while count := await self._connections.run(step):
+                added += count
+                await asyncio.sleep(BATCH_PAUSE_SECONDS)
         return added
 
     async def fold(self, before: float) -> int:

@@ -78,13 +78,24 @@ TABLES = (
             *("prompt_tokens", "completion_tokens", "cost_nanos", "saved_nanos", "unpriced"),
         ),
     ),
+    Table(
+        "usage_keys",
+        (
+            *("day", "project", "key_id", "model", "status", "requests"),
+            *("prompt_tokens", "completion_tokens", "cost_nanos", "saved_nanos", "unpriced"),
+        ),
+    ),
     Table("outbox", ("id", "kind", "request_id", "body", "tries", "next_at")),
     Table("tracked", ("request_id", "service_id", "tracked_at")),
     Table("configurations", ("id", "digest", "text", "loaded_at")),
     Table("ui_sessions", ("id_hash", "secret_hash", "master_mark", "secure", "created_at", "seen_at")),
     Table("reloads", ("seq", "at", "digest", "ok", "lines")),
 )
-ONCE = (Table("installation", ("name", "value")), Table("rolled_up", ("upto",)))
+ONCE = (
+    Table("installation", ("name", "value")),
+    Table("rolled_up", ("upto",)),
+    Table("usage_keys_from", ("day", "project", "key_id")),
+)
 """Tables with values that a new database has already; they are replaced."""
 _DAYS = "select distinct cast(created_at as integer) / 86400 from requests order by 1"
 _SUMS = """

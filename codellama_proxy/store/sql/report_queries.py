@@ -22,7 +22,7 @@ from codellama_proxy.store.reports import (
     in_order,
 )
 from codellama_proxy.store.sql.queries import Query, load, where
-from codellama_proxy.store.sql.usage_ranges import HOURS, UsageTable, split, table_for
+from codellama_proxy.store.sql.usage_ranges import DAYS, HOURS, KEYS, Split, UsageTable, split, table_for
 
 SQL = load("report_queries")
 LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
@@ -158,14 +158,26 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
         yield _of_hours(of_requests, filters)
         return
     parts = split(filters.start, filters.end, table.unit)
+    if table is KEYS:
+        yield _of_usage(KEYS, names, filters, parts, SQL["in_keys"])
+        yield _of_usage(DAYS, names, filters, parts, SQL["before_keys"])
+    else:
+        yield _of_usage(table, names, filters, parts)
+    for start, end in parts.edges:
+        yield _of_hours(of_requests, filters._replace(start=start, end=end))
+
+
+def _of_usage(
+    table: UsageTable, names: Sequence[str], filters: Filters, parts: Split, condition: str = "true"
+) -> Query:
+    """The part of a sum that is read from a table of sums."""
     which, values = _usage_where(table, filters, parts.first, parts.last)
     of_usage = _columns((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
     prefix = table.prefix(names)
     columns = [table.time, *(_USAGE_COLUMNS.get(name, name) for name in prefix)]
     form = SQL["of_usage" if prefix == table.names else "of_usage_prefix"]
-    yield form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values
-    for start, end in parts.edges:
-        yield _of_hours(of_requests, filters._replace(start=start, end=end))
+    which = f"{condition} and {which}"
+    return form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values
 
 
 def _of_hours(of_requests: str, filters: Filters) -> Query:

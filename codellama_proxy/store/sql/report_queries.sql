@@ -69,6 +69,14 @@ seq > (select upto from rolled_up) and {where};
 seq >= (select min(first_seq) from usage_hours where hour >= ? and hour < ?)
       and seq <= (select max(last_seq) from usage_hours where hour >= ? and hour < ?);
 
+-- name: in_keys
+-- Condition: sums by key, as far back as they are complete.
+day > (select day from usage_keys_from);
+
+-- name: before_keys
+-- Condition: sums by day, where those by key are not complete.
+day <= (select day from usage_keys_from);
+
 -- name: of_usage
 -- The part of a sum that is read from sums.
 select {groups} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced

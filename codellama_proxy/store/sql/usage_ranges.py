@@ -13,7 +13,8 @@ from typing import NamedTuple
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store.reports import HOUR_GROUP, Filters
 
-_ONLY_BY_DAY = frozenset({"key", "user", "session", "agent"})
+_IN_HOURS = frozenset({"day", HOUR_GROUP, "project", "model", "status"})
+_IN_KEYS = frozenset({"day", "project", "key", "model", "status"})
 
 
 class UsageTable(NamedTuple):
@@ -45,6 +46,8 @@ class Split(NamedTuple):
 
 
 HOURS = UsageTable("usage_hours", "hour", HOUR, ("project", "model", "status"))
+KEYS = UsageTable("usage_keys", "day", DAY, ("project", "key", "model", "status"))
+"""Complete from a day on, which `usage_keys_from` has; until a database of an older version is filled."""
 DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session", "agent", "model", "status"))
 
 
@@ -52,10 +55,13 @@ def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
     """The table with all groups and filters; `None` if there is none, or the rows are few and an index has them."""
     if filters.request_id is not None or filters.session is not None:
         return None
-    filtered = (filters.key_id, filters.user, filters.agent)
-    if _ONLY_BY_DAY.isdisjoint(group_by) and all(value is None for value in filtered):
-        return HOURS
-    return None if HOUR_GROUP in group_by else DAYS
+    groups = frozenset(group_by)
+    if filters.user is None and filters.agent is None:
+        if filters.key_id is None and groups <= _IN_HOURS:
+            return HOURS
+        if groups <= _IN_KEYS:
+            return KEYS
+    return None if HOUR_GROUP in groups else DAYS
 
 
 def split(start: float | None, end: float | None, unit: int) -> Split:

@@ -1,8 +1,10 @@
-"""Sums of settled requests by hour and by day, so that reports do not read every row.
+"""Sums of settled requests by hour, by day and by key, so that reports do not read every row.
 
 They contain the requests up to `rolled_up.upto`; every request up to there is settled and does not change any more.
 Reports add the rows after it in the same statement, so their results are exact at any moment, and admission and
 settlement pay nothing for them. Requests that retention removes are taken away in the same transaction.
+
+The sums by key came later: a database from before fills them from the sums by day, newest day first, in small batches.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from codellama_proxy.store.sql.queries import Session, load
 SQL = load("usage_totals")
 BATCH_ROWS = 200
 """Requests added in one transaction; delays other writes by about 3 ms."""
+FILL_ROWS = 500
+"""Sums by day that are added to the sums by key in one transaction; those of one key and day are not split."""
+COMPLETE = -(2**53)
+"""The day in `usage_keys_from` when nothing is left to fill."""
 
 
 def roll_up(db: Session, rows: int = BATCH_ROWS) -> int:
@@ -32,24 +38,37 @@ def add(db: Session, after: int, upto: int) -> None:
     db.execute(SQL["advance"], {"upto": upto})
 
 
+def fill_keys(db: Session, rows: int = FILL_ROWS) -> int:
+    """Add about `rows` sums by day to the sums by key; returns 0 if these were complete."""
+    day, project, key_id = db.execute(SQL["keys_from"]).fetchone()
+    if day == COMPLETE:
+        return 0
+    after = {"day": day, "project": project, "key_id": key_id}
+    found = db.execute(SQL["earlier_keys"], {**after, "rows": rows}).fetchone() or (COMPLETE, "", "")
+    batch = dict(zip(after, found, strict=True))
+    db.execute(SQL["fill_keys"], batch)
+    db.execute(SQL["set_keys_from"], batch)
+    return rows
+
+
 def take_away(db: Session, upto: int, table: str = "requests") -> None:
     """Subtract the requests of a table up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
     _add(db, -1, 0, min(upto, summed), table)
-    for name in ("drop_empty_hours", "drop_empty_days"):
+    for name in ("drop_empty_hours", "drop_empty_days", "drop_empty_keys"):
         db.execute(SQL[name])
 
 
 def differences(db: Session) -> list[Difference]:
-    """Hours and days whose sums differ from their requests. Reads all rows."""
+    """Hours and days whose sums differ from their requests; "keys" are days of the sums by key. Reads all rows."""
     return [
         Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
-        for name in ("hours", "days")
+        for name in ("hours", "days", "keys")
         for at, cost, expected in db.execute(SQL[f"check_{name}"]).fetchall()
     ]
 
 
 def _add(db: Session, sign: int, after: int, upto: int, table: str = "requests") -> None:
-    for name in ("add_hours", "add_days"):
+    for name in ("add_hours", "add_days", "add_keys"):
         sql = SQL[name].replace("from requests", f"from {table}")
         db.execute(sql, {"sign": sign, "after": after, "upto": upto})

@@ -90,9 +90,10 @@ class LedgerReports:
         """Add settled requests to the sums that reports read, in batches; returns about how many."""
         added = 0
         await self._writer.barrier()
-        while count := await self._writer.run(usage_totals.roll_up):
-            added += count
-            await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        for step in (usage_totals.roll_up, usage_totals.fill_keys):
+            while count := await self._writer.run(step):
+                added += count
+                await asyncio.sleep(BATCH_PAUSE_SECONDS)
         return added
 
     async def fold(self, before: float) -> int:
