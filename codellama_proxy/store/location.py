@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from codellama_proxy.store.errors import StoreError
 
@@ -20,6 +20,10 @@ _CREDENTIALS = re.compile(
 )
 _POSTGRES = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
 _SQLITE = re.compile(r"sqlite:///(?!/?$)", re.IGNORECASE)
+_HOSTS = re.compile(r"(?:(?:\[[^\[\]@]+\]|[^\[\]@:,]*)(?::\d*)?(?:,|$))*")
+_RESERVED_IN_NAME = re.compile("[/@=;]")
+"""Not in the name of a database unless percent-encoded: part of a password that was not encoded, perhaps."""
+_SECRET_OPTIONS = ("password", "sslpassword")
 KNOWN = ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "mongodb", "redis", "file", "http", "https")
 """Schemes that the error message may name; any other word could be part of a password."""
 
@@ -90,20 +94,40 @@ def _file(given: str, text: str, rule: str) -> Path:
 def _server(text: str) -> ServerAddress:
     try:
         parts = urlsplit(text)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        options = _options(parts)
     except ValueError:
         raise StoreError(_MALFORMED) from None
-    name = unquote(parts.path.lstrip("/")) or options.get("dbname", "")
-    if "/" in name or not name or parts.fragment or any(ord(letter) < 32 for letter in text):
+    written = parts.path.removeprefix("/")
+    name = unquote(written) or options.get("dbname", "")
+    hosts = parts.netloc.rpartition("@")[2]
+    if (
+        not name
+        or _RESERVED_IN_NAME.search(written)
+        or parts.netloc.count("@") > 1
+        or not _HOSTS.fullmatch(hosts)
+        or parts.fragment
+        or any(ord(letter) < 32 for letter in text)
+    ):
         raise StoreError(_MALFORMED)
     prepare = options.pop("prepare", "on").lower() not in {"off", "0", "false"}
-    hosts = parts.netloc.rpartition("@")[2] or options.get("host", "")
+    hosts = unquote(hosts or options.get("host", ""))
     where = "local socket" if not hosts or hosts.startswith("/") else hosts
-    url = parts._replace(scheme="postgresql", query=urlencode(options)).geturl()
-    return ServerAddress(_with_netloc(url), f"{name} on {where}", prepare)
+    query = urlencode(options, quote_via=quote)
+    return ServerAddress(
+        _with_netloc(parts._replace(scheme="postgresql", query=query).geturl()), f"{name} on {where}", prepare
+    )
 
 
-_MALFORMED = "the database address must have the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+def _options(parts: SplitResult) -> dict[str, str]:
+    """The options of an address; a plus sign is one, as for the driver. Raises `ValueError`."""
+    query = parts.query.replace("+", "%2B")
+    return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+
+
+_MALFORMED = (
+    "the database address must have the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE "
+    "(with special characters percent-encoded)"
+)
 
 
 def _with_netloc(url: str) -> str:
@@ -113,10 +137,7 @@ def _with_netloc(url: str) -> str:
 
 def _secrets_of(url: str) -> set[str]:
     parts = urlsplit(url)
-    written = parts.netloc.rpartition("@")[0].partition(":")[2]
-    found = {written, unquote(written), _from_query(parts), unquote(_from_query(parts))}
-    return {secret for secret in found if secret}
-
-
-def _from_query(parts: SplitResult) -> str:
-    return dict(parse_qsl(parts.query)).get("password", "")
+    options = _options(parts)
+    written = [parts.netloc.rpartition("@")[0].partition(":")[2]]
+    written += [quote(options.get(name, "")) for name in _SECRET_OPTIONS]
+    return {secret for one in written for secret in (one, unquote(one)) if secret}

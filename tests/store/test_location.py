@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from codellama_proxy.__main__ import main
 from codellama_proxy.store.errors import StoreError
@@ -57,6 +58,12 @@ MALFORMED = (
     f"postgresql://me:{PASSWORD}@db.example",
     f"postgresql://me:{PASSWORD}@db.example/a/b",
     f"postgresql://me:{PASSWORD}@[::1/proxy",
+    f"postgresql://me:{PASSWORD}/proxy",
+    f"postgresql://me:a/{PASSWORD}@db.example",
+    f"postgresql://me:12/{PASSWORD}@db.example?sslmode=require",
+    f"postgresql://me:12/{PASSWORD}@db.example/proxy",
+    f"postgresql://me:a@{PASSWORD}@db.example/proxy",
+    f"postgresql://db.example/proxy;password={PASSWORD}",
     f"postgresql://me:{PASSWORD}@db/proxy?password",
     f"postgresql://me:{PASSWORD}@db/proxy?nonsense={PASSWORD}",
 )
@@ -102,6 +109,9 @@ def test_a_sqlite_address_is_a_path(address: str, path: str) -> None:
         (POSTGRES, "proxy on 127.0.0.1:1"),
         (f"postgres://me:{PASSWORD}@a,b:5433/proxy?target_session_attrs=read-write", "proxy on a,b:5433"),
         (f"postgresql:///proxy?host=/run/postgresql&password={PASSWORD}", "proxy on local socket"),
+        (f"postgresql://me@%2Frun%2Fpostgresql/proxy?password={PASSWORD}", "proxy on local socket"),
+        (f"POSTGRESQL://db.example/my%40db?sslpassword={PASSWORD}", "my@db on db.example"),
+        (f"postgresql://me:{PASSWORD}@[::1]:5432,[::2]/proxy", "proxy on [::1]:5432,[::2]"),
     ],
 )
 def test_an_address_is_shown_as_host_and_database(address: str, label: str) -> None:
@@ -117,14 +127,30 @@ def test_prepared_statements_are_switched_off_by_an_option_of_ours() -> None:
     assert (found.prepare, found.url) == (False, "postgresql://db/proxy?sslmode=require")
 
 
-@each("address", MALFORMED[:3])
+@pytest.mark.parametrize(
+    ("query", "option", "value"),
+    [
+        ("options=-c%20search_path%3Dours", "options", "-c search_path=ours"),
+        ("password=a%20b", "password", "a b"),
+        ("password=a+b", "password", "a+b"),
+        ("password=a%2Bb%26c", "password", "a+b&c"),
+    ],
+)
+def test_options_reach_the_driver_as_it_would_read_them(query: str, option: str, value: str) -> None:
+    found = database_location(f"postgresql://db/proxy?{query}")
+    assert isinstance(found, ServerAddress)
+    assert conninfo_to_dict(found.url)[option] == value
+    assert (value in found.masked(value)) == (option != "password")
+
+
+@each("address", MALFORMED[:-2])
 def test_a_malformed_address_is_refused_without_repeating_it(address: str) -> None:
     with pytest.raises(StoreError) as refused:
         database_location(address)
     assert PASSWORD not in str(refused.value)
 
 
-@each("address", MALFORMED[3:])
+@each("address", MALFORMED[-2:])
 def test_unknown_options_of_an_address_are_refused_without_repeating_them(address: str) -> None:
     with pytest.raises(StoreError) as refused:
         connect(cast("ServerAddress", database_location(address)))
