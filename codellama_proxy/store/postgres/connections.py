@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,10 @@ from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres.session import (
     PostgresSession,
     ServerError,
+    about_statement,
+    about_values,
     connect,
     sentence,
-    unavailable,
 )
 
 MAX_CONNECTIONS = 2
@@ -26,6 +28,8 @@ IDLE_SECONDS = 60.0
 STATEMENT_SECONDS = 30
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class _BrokenConnectionError(StoreUnavailableError):
@@ -85,9 +89,11 @@ class Connections:
         try:
             result = fn(db)
         except ServerError as error:
-            if not unavailable(error):
+            if about_values(error):
                 self._keep(db)
                 raise
+            if about_statement(error):
+                log.error("the database refused a statement: %s", sentence(self._address, error))
             kind = StoreUnavailableError if db.usable else _BrokenConnectionError
             db.close()
             raise kind(sentence(self._address, error)) from None

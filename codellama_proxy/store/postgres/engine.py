@@ -23,9 +23,10 @@ from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import (
     PostgresSession,
     ServerError,
+    about_statement,
+    about_values,
     connect,
     sentence,
-    unavailable,
 )
 from codellama_proxy.store.postgres.workers import BEAT_SECONDS, Identity, Watch
 from codellama_proxy.store.queued_write import QueuedWrite
@@ -89,8 +90,6 @@ class PostgresEngine:
                 self.crashed += self._watch.look(db, self._worker)
                 self._describe(db)
         except ServerError as error:
-            if not unavailable(error):
-                raise
             raise StoreUnavailableError(sentence(self._address, error)) from None
 
     def read(self, item: QueuedWrite) -> None:
@@ -197,8 +196,10 @@ class PostgresEngine:
             rest = chunk
             while rest:
                 rest = self._run_batch(db, rest)
-        except ServerError as error:
-            if unavailable(error):
+        except StoreError:
+            raise
+        except Exception as error:  # values that cannot be sent are no error of the server
+            if isinstance(error, ServerError) and not about_values(error):
                 raise
             self._isolate(db, rest, error)
 
@@ -215,7 +216,8 @@ class PostgresEngine:
             with db.transaction():
                 item.result = item.fn(db)
         except Exception as error:
-            if unavailable(error) or not db.usable:
+            refused = about_values(error) or about_statement(error)
+            if not db.usable or (isinstance(error, ServerError) and not refused):
                 raise
             item.error = error
 
@@ -232,7 +234,7 @@ class PostgresEngine:
                 self._mend(db, error)
             except BaseException:
                 if db.usable:
-                    db.native("rollback")
+                    db.roll_back()
                 raise
             else:
                 self._count_late(items)

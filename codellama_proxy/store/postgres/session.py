@@ -115,6 +115,13 @@ class PostgresSession:
     def transaction(self) -> AbstractContextManager[Any]:
         return self._connection.transaction()
 
+    def roll_back(self) -> None:
+        """End a transaction after an error.
+
+        Prepared statements are forgotten: the driver counts some that an aborted pipeline never prepared.
+        """
+        self._connection.rollback()
+
     @property
     def usable(self) -> bool:
         return not self._connection.closed and not self._connection.broken
@@ -123,11 +130,14 @@ class PostgresSession:
         self._connection.close()
 
 
-def unavailable(error: BaseException) -> bool:
-    """Whether the server or the connection is the cause, not the statement."""
-    if isinstance(error, psycopg.errors.IntegrityError | psycopg.errors.DataError | psycopg.ProgrammingError):
-        return False
-    return isinstance(error, psycopg.Error)
+def about_values(error: BaseException) -> bool:
+    """Whether the values of a statement are the cause: another statement may succeed."""
+    return isinstance(error, psycopg.errors.IntegrityError | psycopg.errors.DataError)
+
+
+def about_statement(error: BaseException) -> bool:
+    """Whether the server refuses this statement: a missing table or privilege, perhaps."""
+    return isinstance(error, psycopg.ProgrammingError)
 
 
 def connect(address: ServerAddress) -> PostgresSession:
