@@ -16,6 +16,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.web import anthropic_models, feedback, health, input_tokens, metrics, models, responses
 from codellama_proxy.web.admin import audit, keys, spend
 from codellama_proxy.web.connection import REFUSED
@@ -81,6 +82,7 @@ def create_app(runtime: Runtime) -> FastPath:
         ],
         exception_handlers={
             ProxyError: _refused,
+            StoreUnavailableError: _without_store,
             HTTPException: _not_routed,
             ClientDisconnect: _disconnected,
             Exception: _bug,
@@ -126,6 +128,10 @@ async def _refused(request: Request, error: Exception) -> Response:
     if is_ui(request.scope["path"]) and runtime_of(request).live.snapshot.ui.enabled:
         return ui_errors.refused(request, error)
     return respond_error(error, MESSAGES if _expects_anthropic(request) else None)
+
+
+async def _without_store(request: Request, _: Exception) -> Response:
+    return await _refused(request, accounting_unavailable())
 
 
 def _expects_anthropic(request: Request) -> bool:

@@ -24,6 +24,9 @@ projects:
 """
 
 
+ADMIN_PATHS = ("/spend", "/spend/logs", "/key/list", "/key/info?key_id=a", "/audit", "/requests/req_1")
+
+
 @pytest.fixture
 def address(postgres_databases: Databases) -> str:
     return postgres_databases.empty()
@@ -103,6 +106,10 @@ def test_requests_are_refused_while_the_database_is_away_and_served_again_after(
         refused = chat(one, one.key)
         assert refused.json()["error"]["code"] == "accounting_unavailable"
         assert "retry-after" in refused.headers
+        answers = {path: one.admin("GET", path).status_code for path in ADMIN_PATHS}
+        answers["/key/generate"] = one.admin("POST", "/key/generate", json={"key_alias": "team"}).status_code
+        assert answers == dict.fromkeys(answers, 503)
+        assert one.admin("GET", "/health").status_code == 200
         server.start()
         until(lambda: chat(one, one.key).status_code == 200, "an answer")
         assert json.loads(keys(server.address(), "reconcile", "--json").stdout)["differences"] == []

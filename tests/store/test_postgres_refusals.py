@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key, Usage
+from codellama_proxy.core.types import Usage
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.reports import Filters
