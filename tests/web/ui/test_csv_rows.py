@@ -32,6 +32,7 @@ def test_text_reads_back_and_is_never_a_formula(rows: list[list[str]]) -> None:
         (1e-9, "0.000000001"),
         (0.5, "0.5"),
         ("=1", "'=1"),
+        ("\N{FULLWIDTH EQUALS SIGN}1", "'\N{FULLWIDTH EQUALS SIGN}1"),
         (3.0, "3"),
     ],
 )
