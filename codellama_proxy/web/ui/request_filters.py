@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ FILTERS = ("project", "model", "status", "key", "user", "cache", "slow", "code",
 OTHERS = ("q", "before", "since")
 MAX_TEXT_CHARACTERS = 256
 MAX_SLOW_SECONDS = 86_400
-REQUEST_PREFIX, KEY_PREFIX, SECRET_PREFIX = "req_", "key_", "sk-"
+KEY_PREFIX, SECRET_PREFIX = "key_", "sk-"
+_REQUEST_ID = re.compile(r"req_[A-Za-z0-9_-]{1,64}")
+"""Only such a text becomes a part of an address."""
 
 
 class Asked(NamedTuple):
@@ -43,7 +46,7 @@ def asked_of(given: Mapping[str, str], project: str | None) -> Asked:
     notes: list[str] = []
     values = {name: given[name] for name in FILTERS if name in given}
     found = given.get("q", "").strip()
-    detail = found if found.startswith(REQUEST_PREFIX) else None
+    detail = found if _REQUEST_ID.fullmatch(found) else None
     if found.startswith(SECRET_PREFIX):
         notes.append("A secret does not belong in an address. Search for the id of the key instead.")
     elif found.startswith(KEY_PREFIX):

@@ -126,6 +126,11 @@ def test_an_id_leads_to_its_request(world: World, admin: Browser) -> None:
     assert answer.headers["location"] == f"requests/{world.ids['good']}?status=ok"
 
 
+@each("text", ["req_%0d%0aset-cookie:%20a=b", "req_../keys", "req_%20x", "req_%C3%A9", "req_" + "x" * 300])
+def test_what_is_no_id_leads_nowhere(admin: Browser, text: str) -> None:
+    assert admin.get(f"requests?q={text}").status_code == 200
+
+
 def test_a_script_gets_the_results_only(world: World, admin: Browser) -> None:
     answer = admin.get("requests?project=other", **{"hx-request": "true"})
     page = Html(answer.text)
