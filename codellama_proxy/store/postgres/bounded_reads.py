@@ -8,8 +8,6 @@ from typing import Any
 
 from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.request_search import Found, Neighbours, Search
-from codellama_proxy.store.sql.request_search import RequestSearch
 
 MAX_WAIT_SECONDS = 5.0
 """For the queue, a connection and the statement."""
@@ -37,19 +35,3 @@ class BoundedReads:
                 return await self._connections.all(sql, tuple(values))
         except (StoreUnavailableError, TimeoutError) as error:
             raise accounting_unavailable() from error
-
-
-class Searches:
-    """`interfaces.Searches`."""
-
-    def __init__(self, read: BoundedReads) -> None:
-        self._requests = RequestSearch(read)
-
-    async def search(self, search: Search, before: str | None, size: int) -> Found | None:
-        return await self._requests.search(search, before, size)
-
-    async def neighbours(self, search: Search, request_id: str) -> Neighbours:
-        return await self._requests.neighbours(search, request_id)
-
-    async def among(self, search: Search, request_ids: Sequence[str]) -> list[dict[str, Any]]:
-        return await self._requests.among(search, request_ids)

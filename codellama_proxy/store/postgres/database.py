@@ -11,7 +11,7 @@ from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store, WorkerInfo
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
-from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads, Searches
+from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.housekeeping import make_partitions
@@ -23,6 +23,7 @@ from codellama_proxy.store.postgres.stored_keys import StoredKeys, UiSessions
 from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.sql import stored_configurations
 from codellama_proxy.store.sql.overviews import OverviewQueries
+from codellama_proxy.store.sql.request_search import RequestSearch
 from codellama_proxy.store.sql.stored_configurations import SQL
 from codellama_proxy.store.write_queue import WriteQueue
 
@@ -72,7 +73,7 @@ class Database:
                 audit=keys,
                 ledger=ledger,
                 reports=ledger,
-                searches=Searches(read),
+                searches=RequestSearch(read),
                 overviews=OverviewQueries(read),
                 upkeep=ledger,
                 outbox=Outbox(connections),

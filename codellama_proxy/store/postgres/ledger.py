@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Limits, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extension, ScopeState, Settlement
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store import reports
-from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.postgres import housekeeping
 from codellama_proxy.store.postgres.connections import Connections
@@ -25,8 +24,9 @@ from codellama_proxy.store.postgres.outbox import trim
 from codellama_proxy.store.postgres.session import PostgresSession
 from codellama_proxy.store.postgres.standings import reconcile, standings
 from codellama_proxy.store.queued_write import Write
-from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sql import report_queries as queries
+from codellama_proxy.store.sql.queries import Query
+from codellama_proxy.store.sql.row_reports import RowReports
 from codellama_proxy.store.write_queue import WriteQueue
 
 BATCH_PAUSE_SECONDS = 0.02
@@ -40,7 +40,7 @@ FOLD_PAUSE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-class Ledger:
+class Ledger(RowReports):
     """The ledger of an installation; `settle` never blocks and never fails."""
 
     def __init__(
@@ -59,25 +59,25 @@ class Ledger:
     async def admit(self, ask: AdmissionRequest) -> Admission:
         """Hold the maximum cost. Raises `ProxyError`: a limit, model_not_priced or accounting_unavailable."""
         if not self._queue.healthy:  # nothing waits for a server that is away
-            raise _unavailable()
+            raise accounting_unavailable()
         try:
             async with asyncio.timeout(self._patience):
                 admission: Admission = await self._queue.run(_write(Admit(ask)))
         except (StoreUnavailableError, TimeoutError) as error:
             # The commit may have succeeded, and the row must not stay held.
             self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
         return admission
 
     async def extend(self, extension: Extension) -> int:
         """Hold more for a further attempt; returns the nano-USD added. Raises as `admit`."""
         if not self._queue.healthy:
-            raise _unavailable()
+            raise accounting_unavailable()
         try:
             async with asyncio.timeout(self._patience):
                 added: int = await self._queue.run(_write(Extend(extension)))
         except (StoreUnavailableError, TimeoutError) as error:
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
         return added
 
     def note(self, extension: Extension) -> None:
@@ -107,54 +107,31 @@ class Ledger:
                 await self._queue.barrier()
             found = await self._connections.run(lambda db: standings(db, scopes))
         except (StoreUnavailableError, TimeoutError) as error:
-            raise _unavailable() from error
+            raise accounting_unavailable() from error
         return tuple([await self._with_spending(one) for one in found])
 
     async def _with_spending(self, standing: ScopeState) -> ScopeState:
         """A scope without a budget has no balance; its spending is the sum of its rows."""
         if standing.scope.limits.max_budget is not None:
             return standing
-        rows = await self._read(*queries.spend_query((), reports.of_scope(standing.scope.id)))
+        rows = await self._read(queries.spend_query((), reports.of_scope(standing.scope.id)))
         return standing._replace(spent_nanos=reports.spent(rows), held_nanos=0, resets_at=None)
-
-    async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """One page of rows, newest first, and the total number."""
-        rows = await self._read(*queries.logs_query(filters, page, size))
-        (total,) = (await self._read(*queries.count_query(filters)))[0]
-        return [reports.log_row(row) for row in rows], total
-
-    async def request(self, request_id: str) -> dict[str, Any] | None:
-        """One row, with its `content` if that was stored; `None` if there is none."""
-        rows = await self._read(*queries.request_query(request_id))
-        return reports.whole_row(rows[0]) if rows else None
-
-    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
-        """Rows older than a request, newest first; `None` if there is no such request."""
-        found = await self._read(queries.SQL["seq_of"], (request_id,))
-        if not found:
-            return None
-        rows = await self._read(*queries.before_query(filters, found[0][0], size))
-        return [reports.log_row(row) for row in rows]
-
-    async def spend(
-        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
-    ) -> dict[str, Any]:
-        """Sums over rows and daily totals, as in `/spend`: a page of groups, and the sums over all groups."""
-        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size))
-        return reports.page_of_groups(group_by, rows)
 
     async def reconcile(self) -> list[Difference]:
         """Balances, and sums by hour and day, that differ from their rows; none in a sound database."""
         await self._queue.barrier()
         return await self._connections.run(reconcile)
 
-    async def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    async def _read(self, query: Query) -> list[tuple[Any, ...]]:
+        sql, values = query
         try:
-            async with asyncio.timeout(self._patience):
-                await self._queue.barrier()  # includes every request whose response was sent
+            await self._queue.barrier()  # includes every request whose response was sent
             return await self._connections.all(sql, tuple(values))
-        except (StoreUnavailableError, TimeoutError) as error:
-            raise _unavailable() from error
+        except StoreUnavailableError as error:
+            raise accounting_unavailable() from error
+
+    async def _sum(self, query: Query) -> list[tuple[Any, ...]]:
+        return await self._read(query)
 
     # --- upkeep ------------------------------------------------------------------------------------------------
 
@@ -199,11 +176,3 @@ def _with_own_scopes(scopes: tuple[ScopeLimits, ...], key: Key) -> tuple[ScopeLi
     known = {scope.id for scope in scopes}
     own = (f"project:{key.project}", f"key:{key.key_id}")
     return scopes + tuple(ScopeLimits(scope, Limits()) for scope in own if scope not in known)
-
-
-def _unavailable() -> ProxyError:
-    return ProxyError(
-        "accounting_unavailable",
-        "The ledger cannot be used at the moment. Please try again.",
-        retry_after=1.0,
-    )

@@ -283,7 +283,7 @@ class Ledger(LedgerReports):
         """A scope without a budget has no balance; its spending is the sum of its rows."""
         if standing.scope.limits.max_budget is not None:
             return standing
-        rows = await self._read(*queries.spend_query((), reports.of_scope(standing.scope.id)))
+        rows = await self._read(queries.spend_query((), reports.of_scope(standing.scope.id)))
         return standing._replace(spent_nanos=reports.spent(rows), held_nanos=0, resets_at=None)
 
     def _is_missing(self, ids: Sequence[str]) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 from codellama_proxy.limits.windows import DAY
-from codellama_proxy.store import reports
 from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import Difference
-from codellama_proxy.store.reports import Filters
-from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
+from codellama_proxy.store.sql.queries import Query
+from codellama_proxy.store.sql.row_reports import RowReports
 from codellama_proxy.store.sqlite import daily_totals as folding
 from codellama_proxy.store.sqlite.connection import read_uri
 from codellama_proxy.store.sqlite.reader import Reader
@@ -25,7 +24,7 @@ BATCH_PAUSE_SECONDS = 0.02
 """Pause for other writes between two batches of folding or of sums."""
 
 
-class LedgerReports:
+class LedgerReports(RowReports):
     """Every method includes the requests whose response was sent before the call."""
 
     def __init__(
@@ -42,38 +41,17 @@ class LedgerReports:
         self._sums = sums or reader
         self._clock = clock
 
-    async def logs(self, filters: Filters, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
-        """One page of rows, newest first, and the total number."""
-        rows = await self._read(*queries.logs_query(filters, page, size))
-        (total,) = (await self._read(*queries.count_query(filters), self._sums))[0]
-        return [reports.log_row(row) for row in rows], total
+    async def _read(self, query: Query) -> list[tuple[Any, ...]]:
+        return await self._all(self._reader, query)
 
-    async def request(self, request_id: str) -> dict[str, Any] | None:
-        """One row, with its `content` if that was stored; `None` if there is none."""
-        rows = await self._read(*queries.request_query(request_id))
-        return reports.whole_row(rows[0]) if rows else None
+    async def _sum(self, query: Query) -> list[tuple[Any, ...]]:
+        return await self._all(self._sums, query)
 
-    async def before(self, filters: Filters, request_id: str, size: int) -> list[dict[str, Any]] | None:
-        """Rows older than a request, newest first; `None` if there is no such request."""
-        found = await self._read(queries.SQL["seq_of"], (request_id,))
-        if not found:
-            return None
-        rows = await self._read(*queries.before_query(filters, found[0][0], size))
-        return [reports.log_row(row) for row in rows]
-
-    async def spend(
-        self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = reports.MAX_ROWS
-    ) -> dict[str, Any]:
-        """Sums over rows and daily totals, as in `/spend`: a page of groups, and the sums over all groups."""
-        rows = await self._read(*queries.spend_page_query(group_by, filters, page, size), self._sums)
-        return reports.page_of_groups(group_by, rows)
-
-    async def _read(
-        self, sql: str, values: Sequence[Any], reader: Reader | None = None
-    ) -> list[tuple[Any, ...]]:
+    async def _all(self, reader: Reader, query: Query) -> list[tuple[Any, ...]]:
+        sql, values = query
         try:
             await self._writer.barrier()  # includes every request whose response was sent
-            return await (reader or self._reader).all(sql, tuple(values))
+            return await reader.all(sql, tuple(values))
         except StoreUnavailableError as error:
             raise accounting_unavailable() from error
 
