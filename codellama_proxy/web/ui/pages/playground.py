@@ -15,15 +15,15 @@ from codellama_proxy.policy.permissions import permission
 from codellama_proxy.store.reports import MAX_ROWS
 from codellama_proxy.web.inference import InferenceEndpoint
 from codellama_proxy.web.state import Runtime, runtime_of
-from codellama_proxy.web.ui.guard import not_found, parameters
+from codellama_proxy.web.ui.guard import parameters
 from codellama_proxy.web.ui.headers import HEADERS
+from codellama_proxy.web.ui.pages.request import MAX_ID_CHARACTERS, row_of
 from codellama_proxy.web.ui.pages.requests import keys_of
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.request_rows import shown
 from codellama_proxy.web.ui.viewer import Viewer
 
 ENDPOINT = "chat/completions"
-MAX_ID_CHARACTERS = 64
 
 
 async def playground(request: Request, viewer: Viewer) -> Response:
@@ -72,14 +72,8 @@ async def _payer(runtime: Runtime, viewer: Viewer, key_id: str) -> Key:
 
 async def answered(request: Request, viewer: Viewer) -> Response:
     """What the log has about an answer, as a part of the page. Raises `ProxyError` 404."""
-    runtime = runtime_of(request)
-    request_id = request.path_params["request_id"]
-    row = None
-    if len(request_id) <= MAX_ID_CHARACTERS:
-        row = await runtime.store.reports.request(request_id)
-    if row is None or not viewer.may_see(row["project"]):
-        raise not_found()
-    one = shown([row], await keys_of(runtime.store, [row]))[0]
+    row = await row_of(request, viewer)
+    one = shown([row], await keys_of(runtime_of(request).store, [row]))[0]
     return render(request, "_answered.html", row=row, shown=one)
 
 

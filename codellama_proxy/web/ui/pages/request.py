@@ -22,12 +22,7 @@ MAX_ID_CHARACTERS = 64
 async def request(request: Request, viewer: Viewer) -> Response:
     """One request, with its neighbours in the list it was opened from. Raises `ProxyError` 404."""
     runtime = runtime_of(request)
-    request_id = request.path_params["request_id"]
-    row = None
-    if len(request_id) <= MAX_ID_CHARACTERS:
-        row = await runtime.store.reports.request(request_id)
-    if row is None or not viewer.may_see(row["project"]):
-        raise not_found()
+    row = await row_of(request, viewer)
     asked = asked_of(parameters(request), viewer.project(None))
     keys = await keys_of(runtime.store, [row])
     content = row.get("content")
@@ -46,10 +41,21 @@ async def request(request: Request, viewer: Viewer) -> Response:
         keeps_content=runtime.live.snapshot.tracking.requests_content,
         curl=detail.curl(row),
         base=detail.BASE,
-        neighbours=await runtime.store.searches.neighbours(asked.search, request_id),
+        neighbours=await runtime.store.searches.neighbours(asked.search, row["request_id"]),
         values=asked.values,
         link=link,
     )
+
+
+async def row_of(request: Request, viewer: Viewer) -> Row:
+    """The row that the address names. Raises `ProxyError` 404, also if the viewer may not see it."""
+    request_id = request.path_params["request_id"]
+    row = None
+    if len(request_id) <= MAX_ID_CHARACTERS:
+        row = await runtime_of(request).store.reports.request(request_id)
+    if row is None or not viewer.may_see(row["project"]):
+        raise not_found()
+    return row
 
 
 def _price(row: Row, snapshot: Snapshot) -> Price | None:
