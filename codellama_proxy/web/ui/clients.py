@@ -197,7 +197,7 @@ aider --model openai/%MODEL%
         "aider prints the model when it starts.",
     ),
     Client(
-        "openai",
+        "openai-sdk",
         "OpenAI SDK",
         (
             Block(
@@ -219,7 +219,7 @@ for chunk in client.chat.completions.create(model="%MODEL%", messages=messages, 
         "It prints the answer twice: whole, and as it is generated.",
     ),
     Client(
-        "anthropic",
+        "anthropic-sdk",
         "Anthropic SDK",
         (
             Block(
