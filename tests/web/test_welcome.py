@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
 
@@ -11,6 +10,7 @@ import pytest
 
 from codellama_proxy import __version__
 from codellama_proxy.web.welcome.root import prefers_html
+from tests.support.browsing import Html
 from tests.support.cases import each
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
 
@@ -30,28 +30,11 @@ def served(module_proxy: ProxyFactory) -> Proxy:
     return module_proxy(config({"name": "plain", "provider": "mock"}, hidden))
 
 
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def page(served: Proxy, path: str = "/", **headers: str) -> Page:
+def page(served: Proxy, path: str = "/", **headers: str) -> Html:
     answer = served.client.get(path, headers={"accept": BROWSER, **headers})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    return Page(answer.text)
+    return Html(answer.text)
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "", "text/html;q=0"])
@@ -78,7 +61,7 @@ def test_the_page_has_no_script_and_no_inline_style(served: Proxy) -> None:
     assert policy.startswith("default-src 'none'; style-src 'self'")
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
-    for tag, attributes in Page(answer.text).tags:
+    for tag, attributes in Html(answer.text).tags:
         assert tag not in ("script", "style", "iframe", "img", "form")
         assert not [name for name in attributes if name == "style" or name.startswith("on")]
 
