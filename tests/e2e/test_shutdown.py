@@ -177,7 +177,8 @@ def test_streams_end_with_an_error_when_the_drain_is_over(proxy: ProxyFactory, u
     with ExitStack() as stack:
         stream = stack.enter_context(Wire(served.port)).send(ask(served, "endless", stream=True))
         plain = stack.enter_context(Wire(served.port)).send(ask(served, "hanging", stream=False))
-        stack.enter_context(Wire(served.port)).send(ask(served, "unread", stream=True))
+        unread = stack.enter_context(Wire(served.port)).send(ask(served, "unread", stream=True))
+        assert unread.socket.recv(1), "its response has begun, however slow the upstream is: else it gets 503"
         until(lambda: len(upstream.journal.requests()) == 3, "all of them upstream")
         lines = stream.lines()
         start = begun(lines, "endless")
