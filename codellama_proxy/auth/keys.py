@@ -152,9 +152,12 @@ class Keys:
 
     # --- administrators ------------------------------------------------------------------------------------
 
-    async def create(self, change: KeyChange, by: str = MASTER) -> tuple[Key, str]:
-        """A new key and its secret, which is not stored. `by`: the actor in the audit, here and below."""
-        return await self._change(self._store.create(change, by, self._clock()))
+    async def create(self, change: KeyChange, by: str = MASTER, form: str | None = None) -> tuple[Key, str]:
+        """A new key and its secret, which is not stored. `by`: the actor in the audit, here and below.
+
+        `form`: the token of the form that was sent. Raises `ProxyError` 400 if it was used before.
+        """
+        return await self._change(self._store.create(change, by, self._clock(), form))
 
     async def update(self, key_id: str, change: KeyChange, by: str = MASTER) -> Key:
         return await self._change(self._store.update(key_id, change, by, self._clock()))
@@ -165,9 +168,11 @@ class Keys:
     async def unblock(self, key_id: str, by: str = MASTER) -> Key:
         return await self._change(self._store.block(key_id, False, by, self._clock()))
 
-    async def rotate(self, key_id: str, overlap: float = 0.0, by: str = MASTER) -> tuple[Key, str]:
-        """The same key with a new secret; the old one stays valid for `overlap` seconds."""
-        return await self._change(self._store.rotate(key_id, overlap, by, self._clock()))
+    async def rotate(
+        self, key_id: str, overlap: float = 0.0, by: str = MASTER, form: str | None = None
+    ) -> tuple[Key, str]:
+        """The same key with a new secret; the old one stays valid for `overlap` seconds. `form`: as in `create`."""
+        return await self._change(self._store.rotate(key_id, overlap, by, self._clock(), form))
 
     async def delete(self, key_id: str, by: str = MASTER) -> Key:
         return await self._change(self._store.delete(key_id, by, self._clock()))

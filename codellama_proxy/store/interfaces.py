@@ -127,15 +127,19 @@ class Keys(Protocol):
     async def projects(self) -> list[str]:
         """The names of projects that have keys, at most `MAX_PROJECTS`."""
 
-    async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
-        """The key and its secret, which is not stored."""
+    async def create(
+        self, change: KeyChange, actor: str, now: float, form: str | None = None
+    ) -> tuple[Key, str]:
+        """The key and its secret, which is not stored. `form`: the token of a form that is used once."""
 
     async def update(self, key_id: str, change: KeyChange, actor: str, now: float) -> Key: ...
 
     async def block(self, key_id: str, blocked: bool, actor: str, now: float) -> Key: ...
 
-    async def rotate(self, key_id: str, overlap: float, actor: str, now: float) -> tuple[Key, str]:
-        """A new secret; the old one stays valid for `overlap` seconds."""
+    async def rotate(
+        self, key_id: str, overlap: float, actor: str, now: float, form: str | None = None
+    ) -> tuple[Key, str]:
+        """A new secret; the old one stays valid for `overlap` seconds. `form`: as in `create`."""
 
     async def delete(self, key_id: str, actor: str, now: float) -> Key:
         """The key that was deleted. Its spending stays."""

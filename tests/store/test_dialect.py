@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from typing import Any
 
 import pytest
 
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.audit import AuditFilters
+from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.location import ServerAddress, database_location
 from codellama_proxy.store.postgres.dialect import translated
 from codellama_proxy.store.postgres.migrations import is_current, migrate
@@ -128,6 +131,34 @@ def test_sums_by_hour_and_day_run_on_both(postgres: PostgresSession, sqlite: sql
         assert usage_totals.roll_up(db) == 0
         usage_totals.take_away(db, 5)
         assert usage_totals.differences(db) == []
+
+
+def test_a_form_changes_keys_once_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:
+    for db in (postgres, sqlite):
+        key, _ = audit.create(db, "operator", KeyChange({"key_alias": "web"}), 1e9, "a-form")
+        audit.rotate(db, "operator", key.key_id, 0.0, 1e9, "another-form")
+        for form in ("a-form", "another-form"):
+            with pytest.raises(ProxyError, match="sent before"):
+                audit.create(db, "operator", KeyChange({"key_alias": "web"}), 1e9 + 5, form)
+            with pytest.raises(ProxyError, match="sent before"):
+                audit.rotate(db, "operator", key.key_id, 0.0, 1e9 + 5, form)
+        assert db.execute("select count(*) from keys").fetchone()[0] == 1
+        audit.create(db, "operator", KeyChange({"key_alias": "web"}), 1e9 + 31 * 86400, "a-third-form")
+        assert db.execute("select token from used_forms").fetchall() == [("a-third-form",)]
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_form_sent_to_two_processes_at_once_makes_one_key(address: ServerAddress) -> None:
+    def send(_: int) -> bool:
+        with closing(connect(address)) as db, db.transaction():
+            try:
+                audit.create(db, "operator", KeyChange({"key_alias": "web"}), 1e9, "one-form")
+            except ProxyError:
+                return False
+            return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(send, range(4))) == [False, False, False, True]
 
 
 def test_sums_by_key_are_filled_on_both(postgres: PostgresSession, sqlite: sqlite3.Connection) -> None:

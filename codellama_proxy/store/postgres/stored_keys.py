@@ -64,8 +64,10 @@ class StoredKeys:
         rows = await self._connections.all(SQL["projects"], {"most": MAX_PROJECTS})
         return [project for (project,) in rows]
 
-    async def create(self, change: KeyChange, actor: str, now: float) -> tuple[Key, str]:
-        return await self._change(lambda db: audit.create(db, actor, change, now))
+    async def create(
+        self, change: KeyChange, actor: str, now: float, form: str | None = None
+    ) -> tuple[Key, str]:
+        return await self._change(lambda db: audit.create(db, actor, change, now, form))
 
     async def update(self, key_id: str, change: KeyChange, actor: str, now: float) -> Key:
         return await self._change(lambda db: audit.update(db, actor, key_id, change, now))
@@ -73,8 +75,10 @@ class StoredKeys:
     async def block(self, key_id: str, blocked: bool, actor: str, now: float) -> Key:
         return await self._change(lambda db: audit.block(db, actor, key_id, blocked, now))
 
-    async def rotate(self, key_id: str, overlap: float, actor: str, now: float) -> tuple[Key, str]:
-        return await self._change(lambda db: audit.rotate(db, actor, key_id, overlap, now))
+    async def rotate(
+        self, key_id: str, overlap: float, actor: str, now: float, form: str | None = None
+    ) -> tuple[Key, str]:
+        return await self._change(lambda db: audit.rotate(db, actor, key_id, overlap, now, form))
 
     async def delete(self, key_id: str, actor: str, now: float) -> Key:
         return await self._change(lambda db: audit.delete(db, actor, key_id, now))

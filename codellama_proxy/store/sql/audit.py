@@ -15,6 +15,7 @@ from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange, shown
 from codellama_proxy.store.sql import keys as key_rows
 from codellama_proxy.store.sql import queries
+from codellama_proxy.store.sql.used_forms import use_once
 
 SQL = queries.load("audit")
 _NOT_RECORDED = {"key_id", "key_alias", "created_at"}
@@ -26,8 +27,11 @@ Changes = dict[str, list[Any]]
 # --- changing ------------------------------------------------------------------------------------------------
 
 
-def create(db: queries.Session, actor: str, change: KeyChange, now: float) -> tuple[Key, str]:
-    """As `key_rows.create`."""
+def create(
+    db: queries.Session, actor: str, change: KeyChange, now: float, form: str | None = None
+) -> tuple[Key, str]:
+    """As `key_rows.create`. Raises `ProxyError` 400 if the form with this token was used before."""
+    use_once(db, form, now)
     key, secret = key_rows.create(db, change, now)
     _record(db, actor, "create", key, _differences({}, _audited_fields(key)), now)
     return key, secret
@@ -50,8 +54,11 @@ def block(db: queries.Session, actor: str, key_id: str, blocked: bool, now: floa
     return key
 
 
-def rotate(db: queries.Session, actor: str, key_id: str, overlap: float, now: float) -> tuple[Key, str]:
-    """As `key_rows.rotate`; only the visible prefixes of the secrets are recorded."""
+def rotate(
+    db: queries.Session, actor: str, key_id: str, overlap: float, now: float, form: str | None = None
+) -> tuple[Key, str]:
+    """As `key_rows.rotate`; only the visible prefixes of the secrets are recorded. `form`: as in `create`."""
+    use_once(db, form, now)
     before = key_rows.get(db, key_id)
     key, secret = key_rows.rotate(db, key_id, overlap, now)
     changes = _differences(_audited_fields(before), _audited_fields(key))

@@ -89,6 +89,7 @@ TABLES = (
     Table("tracked", ("request_id", "service_id", "tracked_at")),
     Table("configurations", ("id", "digest", "text", "loaded_at")),
     Table("ui_sessions", ("id_hash", "secret_hash", "master_mark", "secure", "created_at", "seen_at")),
+    Table("used_forms", ("token", "used_at")),
     Table("reloads", ("seq", "at", "digest", "ok", "lines")),
 )
 ONCE = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from starlette.requests import Request
 
@@ -13,7 +12,6 @@ from codellama_proxy.web.ui.throttle import Throttle
 MAX_REQUESTS_PER_SECOND = 60.0
 """Of all key holders together, and as many of the operator. Signing in and files do not count."""
 MAX_BURST = 240.0
-MAX_USED_FORMS = 10_000
 
 
 class RequestRate:
@@ -42,8 +40,6 @@ class UiState:
         """Their own, so that no key can keep the operator out."""
         self.probed: set[str] = set()
         """The ids of deployments with a probe in progress."""
-        self.used_forms: deque[str] = deque(maxlen=MAX_USED_FORMS)
-        """The tokens of forms whose secret was shown."""
         self.drafts = asyncio.Lock()
         """Held while a draft of the configuration is checked: one at a time."""
         self.streams = 0

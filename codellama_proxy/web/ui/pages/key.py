@@ -22,7 +22,7 @@ from codellama_proxy.web.ui.budgets import visible_budgets
 from codellama_proxy.web.ui.forms import form
 from codellama_proxy.web.ui.guard import not_found, redirect
 from codellama_proxy.web.ui.key_forms import Filled
-from codellama_proxy.web.ui.pages.secret import new_token, secret_page, use_once
+from codellama_proxy.web.ui.pages.secret import new_token, secret_page, sent_token
 from codellama_proxy.web.ui.ranges import parameters, range_of
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.viewer import Viewer
@@ -71,8 +71,8 @@ async def rotate(request: Request, viewer: Viewer) -> Response:
     fields = await form(request)
     overlap = fields.get("overlap", "")
     seconds = key_fields.duration("overlap", overlap) if overlap else 0.0
-    use_once(request, fields)
-    changed, secret = await runtime_of(request).keys.rotate(found.key_id, seconds, viewer.actor)
+    token = sent_token(fields)
+    changed, secret = await runtime_of(request).keys.rotate(found.key_id, seconds, viewer.actor, token)
     old = f"The old secret works for another {words.span(seconds)}." if seconds else "The old secret is void."
     return secret_page(request, viewer, changed, secret, f"has a new secret. {old}")
 

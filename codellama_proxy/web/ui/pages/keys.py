@@ -14,7 +14,7 @@ from codellama_proxy.web.ui.forms import form
 from codellama_proxy.web.ui.guard import parameters
 from codellama_proxy.web.ui.key_forms import Filled
 from codellama_proxy.web.ui.pages import key as key_page
-from codellama_proxy.web.ui.pages.secret import new_token, secret_page, use_once
+from codellama_proxy.web.ui.pages.secret import new_token, secret_page, sent_token
 from codellama_proxy.web.ui.render import render
 from codellama_proxy.web.ui.viewer import Viewer
 
@@ -38,8 +38,8 @@ async def create(request: Request, viewer: Viewer) -> Response:
     filled = key_forms.read(await form(request))
     if filled.change is None:
         return await _list(request, viewer, new=filled, status=400)
-    use_once(request, filled.texts)
-    key, secret = await runtime_of(request).keys.create(filled.change, viewer.actor)
+    token = sent_token(filled.texts)
+    key, secret = await runtime_of(request).keys.create(filled.change, viewer.actor, token)
     return secret_page(request, viewer, key, secret, "is ready.")
 
 

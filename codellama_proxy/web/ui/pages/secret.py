@@ -13,7 +13,6 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.web.state import runtime_of
 from codellama_proxy.web.ui.pages.connect import clients_of
 from codellama_proxy.web.ui.render import render
-from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
 from codellama_proxy.web.welcome.root import base_url
 
@@ -26,15 +25,12 @@ def new_token() -> str:
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
-def use_once(request: Request, texts: Mapping[str, str]) -> None:
-    """Remembers the token of a form. Raises `ProxyError` 400 without one, or if it was sent before."""
-    token, used = texts.get("token", ""), state_of(request).used_forms
+def sent_token(texts: Mapping[str, str]) -> str:
+    """The token of a form. Raises `ProxyError` 400 without one."""
+    token = texts.get("token", "")
     if not MIN_TOKEN_CHARACTERS <= len(token) <= 2 * MIN_TOKEN_CHARACTERS:
         raise ProxyError("invalid_value", "The form is incomplete. Nothing was changed.")
-    if token in used:
-        message = "This form was sent before, so nothing was changed now. A secret is shown only once."
-        raise ProxyError("invalid_value", message)
-    used.append(token)
+    return token
 
 
 def secret_page(request: Request, viewer: Viewer, key: Key, secret: str, what: str) -> Response:
