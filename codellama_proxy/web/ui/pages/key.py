@@ -25,6 +25,7 @@ from codellama_proxy.web.ui.key_forms import Filled
 from codellama_proxy.web.ui.pages.secret import new_token, secret_page, sent_token
 from codellama_proxy.web.ui.ranges import parameters, range_of
 from codellama_proxy.web.ui.render import render
+from codellama_proxy.web.ui.request_rows import moment
 from codellama_proxy.web.ui.viewer import Viewer
 
 OVERLAPS = (("", "at once"), ("1h", "in an hour"), ("24h", "in a day"))
@@ -136,7 +137,7 @@ async def shown(
         models=", ".join(found.models or snapshot.project(found.project).models or ()) or "all",
         sums=sums.total,
         failed=sum(spending.amount("failures", one) for one in sums.groups),
-        last_used=None if last is None or not last.rows else last.rows[0],
+        last_used=None if last is None or not last.rows else (last.rows[0], moment(last.rows[0])),
         budgets=budgets,
         budget_form=words.usd_column(
             [amount for one in budgets for amount in (one.spent, one.limit, one.held)]
@@ -144,7 +145,7 @@ async def shown(
         chart=charts.stacked(chart.columns, chart.series, _usd, "Spend by model", words.usd_axis),
         series=list(zip(chart.series, split.totals, strict=True)),
         form=words.usd_column(split.totals),
-        changes=[(change, changes_in_words(change["changes"])) for change in changes],
+        changes=[(change, moment(change), changes_in_words(change["changes"])) for change in changes],
         filled=filled or Filled(key_forms.texts_of(found), {}, None),
         token=new_token(),
         expiries=((key_forms.KEEP, "as it is"), *key_forms.EXPIRIES),

@@ -164,4 +164,9 @@ if (asked) {
   asked.close();
   asked.showModal();
 }
+const entry = $("nav.main [aria-current]");
+if (entry) {   // on a phone, the entries scroll
+  const list = entry.closest("ul");
+  list.scrollLeft += entry.getBoundingClientRect().left - list.getBoundingClientRect().left - 60;
+}
 prepare(document);
