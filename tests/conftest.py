@@ -79,12 +79,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_header() -> list[str]:
     names = ("starlette", "uvicorn", "httpx2", "aiohttp", "orjson", "pydantic", "aiosqlite", "openai")
     found = ", ".join(f"{name} {_version(name)}" for name in names)
-    server = postgres.programs() or os.environ.get(postgres.VARIABLE)
-    if not server:
-        found += f"; TESTS WITH POSTGRESQL ARE SKIPPED: {postgres.MISSING}"
-    if not chromium.program():
-        found += f"; TESTS IN A BROWSER ARE SKIPPED: {chromium.MISSING}"
     return [f"python {platform.python_version()}, sqlite {sqlite3.sqlite_version}, {found}"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells at the end, where it is read, what could not be tested on this machine."""
+    if not (postgres.programs() or os.environ.get(postgres.VARIABLE)):
+        terminalreporter.write_line(f"TESTS WITH POSTGRESQL WERE SKIPPED: {postgres.MISSING}", red=True)
+    if not chromium.program():
+        terminalreporter.write_line(f"TESTS IN A BROWSER WERE SKIPPED: {chromium.MISSING}", red=True)
 
 
 def _version(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,7 @@ OPERATOR = {
     "connect-codex": "connect?tool=codex",
     "config": "config",
 }
+PICTURES = ("light", "dark", "phone")
 HOLDER = {
     name: OPERATOR[name] for name in ("overview", "requests", "models", "budgets", "playground", "connect")
 }
@@ -92,7 +93,7 @@ def test_an_operator_can_read_the_page(operator: Person, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(HOLDER))
 def test_a_key_holder_can_read_the_page(holder: Person, name: str) -> None:
-    look(holder, HOLDER[name], f"holder-{name}")
+    look(holder, HOLDER[name], f"holder-{name}", ["light"])
 
 
 def test_pages_of_one_thing_can_be_read(team: Team, operator: Person, holder: Person) -> None:
@@ -105,13 +106,22 @@ def test_pages_of_one_thing_can_be_read(team: Team, operator: Person, holder: Pe
     look(holder, holder.path, "holder-key")
 
 
-def test_the_page_to_sign_in_and_errors_can_be_read(team: Team, people: People) -> None:
+def test_the_entry_of_the_page_is_in_sight_on_a_phone(operator: Person) -> None:
+    operator.page.set_viewport_size(PHONE)
+    operator.visit("config#history")
+    expect(operator.page.locator("#history")).to_be_in_viewport()
+    operator.visit("config")
+    expect(operator.page.locator("nav.main [aria-current]")).to_be_in_viewport(ratio=0.9)
+
+
+def test_the_pages_before_a_sign_in_and_errors_can_be_read(team: Team, people: People) -> None:
     look(people(team.proxy), "sign-in", "sign-in")
+    look(people(team.proxy), "../", "root")
     look(people(team.proxy, ADMIN).may_see_status(404), "requests/req_0", "missing")
 
 
-def look(one: Person, path: str, name: str) -> None:
-    """Loads a page, and looks at it in both themes and at the width of a phone."""
+def look(one: Person, path: str, name: str, pictures: Sequence[str] = PICTURES) -> None:
+    """Loads a page, and looks at it in both themes and at the width of a phone; keeps the pictures."""
     one.page.set_viewport_size(DESK)
     one.page.emulate_media(color_scheme="light")
     one.visit(path)
@@ -121,9 +131,11 @@ def look(one: Person, path: str, name: str) -> None:
     for theme, rules in (("light", RULES), ("dark", COLOURS)):
         one.page.emulate_media(color_scheme=theme)
         problems += [f"{theme}: {finding}" for finding in one.findings(rules)]
-        one.picture(f"{name}-{theme}")
+        if theme in pictures:
+            one.picture(f"{name}-{theme}")
     one.page.set_viewport_size(PHONE)
     assert one.sideways() <= 0, name
-    one.picture(f"{name}-phone")
+    if "phone" in pictures:
+        one.picture(f"{name}-phone")
     problems += one.complaints()
     assert not problems, "\n".join(problems)

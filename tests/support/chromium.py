@@ -44,7 +44,11 @@ def chromium() -> Iterator[Browser]:
     found = program()
     if found is None:
         (pytest.fail if os.environ.get(VARIABLE) == REQUIRED else pytest.skip)(MISSING)
-    arguments = [f"--host-resolver-rules=MAP {PLAIN_HTTP_NAME} 127.0.0.1", "--no-proxy-server"]
+    arguments = [
+        f"--host-resolver-rules=MAP {PLAIN_HTTP_NAME} 127.0.0.1",
+        "--no-proxy-server",
+        "--disable-gpu",
+    ]
     if os.getuid() == 0:
         arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
