@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Usage
 from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.reports import Filters
 from tests.support.ledger_fixtures import ask, end, of_key, of_project
@@ -84,3 +87,19 @@ def test_a_refused_read_is_a_database_that_cannot_be_used(store: PostgresStore) 
         await ledger.spend(("project",), Filters())
 
     store.run(use)
+
+
+def test_a_connection_that_cannot_be_opened_is_a_database_that_cannot_be_used(
+    store: PostgresStore, tmp_path: Path
+) -> None:
+    address = replace(store.address, password_file=tmp_path / "not-mounted-yet")
+
+    async def use() -> None:
+        connections = Connections(address)
+        with pytest.raises(StoreUnavailableError, match="file with the password"):
+            await connections.all("select 1")
+        (tmp_path / "not-mounted-yet").write_text("any")
+        assert await connections.all("select 1") == [(1,)]
+        await connections.close()
+
+    asyncio.run(use())

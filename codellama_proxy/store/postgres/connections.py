@@ -11,7 +11,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
 
-from codellama_proxy.store.errors import StoreUnavailableError
+from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres.session import (
     PostgresSession,
@@ -83,7 +83,13 @@ class Connections:
         if db is not None:
             with suppress(_BrokenConnectionError):  # from before a restart of the server, perhaps
                 return self._use(db, fn)
-        return self._use(connect(self._address), fn)
+        return self._use(self._opened(), fn)
+
+    def _opened(self) -> PostgresSession:
+        try:
+            return connect(self._address)
+        except StoreError as error:  # the file with the password is being replaced, perhaps
+            raise StoreUnavailableError(str(error)) from None
 
     def _use(self, db: PostgresSession, fn: Callable[[PostgresSession], T]) -> T:
         try:
