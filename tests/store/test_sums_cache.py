@@ -116,6 +116,13 @@ def test_the_cache_is_bounded(history: History) -> None:
             reader.statements.clear()
             assert asyncio.run(cache.sums(("model",), Filters(start=start))) is not None
             assert len(reader.statements) == 2
+        counts = []
+        cache = SumsCache(reader, all_groups=11)
+        for start in (1.0, 2.0, 2.0, 1.0):
+            reader.statements.clear()
+            assert asyncio.run(cache.sums(("model",), Filters(start=start))) is not None
+            counts.append(len(reader.statements))
+        assert counts == [2, 2, 1, 2]
     finally:
         history.db.execute("rollback to example")
         history.db.execute("release example")

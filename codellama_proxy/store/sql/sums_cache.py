@@ -15,7 +15,10 @@ from codellama_proxy.store.reports import Filters, in_order
 from codellama_proxy.store.sql.report_queries import newer_query, settled_query
 
 MAX_ENTRIES = 32
-MAX_CACHED_GROUPS = 8_000
+MAX_CACHED_GROUPS = 20_000
+"""Of one answer: a month of 200 keys by day and status."""
+MAX_ALL_GROUPS = 100_000
+"""Of all answers, at about 400 bytes each."""
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
 """All rows of a statement."""
@@ -35,10 +38,17 @@ class _Entry(NamedTuple):
 class SumsCache:
     """The amounts of `Sum` by the values of groups, in the order of `in_order`."""
 
-    def __init__(self, read: Read, entries: int = MAX_ENTRIES, groups: int = MAX_CACHED_GROUPS) -> None:
+    def __init__(
+        self,
+        read: Read,
+        entries: int = MAX_ENTRIES,
+        groups: int = MAX_CACHED_GROUPS,
+        all_groups: int = MAX_ALL_GROUPS,
+    ) -> None:
         self._read = read
         self._most = entries
         self._most_groups = groups
+        self._most_of_all = all_groups
         self._entries: OrderedDict[tuple[tuple[str, ...], Filters], _Entry] = OrderedDict()
 
     async def sums(self, group_by: Sequence[str], filters: Filters) -> Groups | None:
@@ -77,8 +87,10 @@ class SumsCache:
         """Another reader may have kept a newer one in the meantime; either is right."""
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        while len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+        kept = sum(len(one.groups) for one in self._entries.values())
+        while len(self._entries) > self._most or kept > self._most_of_all:
+            _, dropped = self._entries.popitem(last=False)
+            kept -= len(dropped.groups)
 
 
 def _added(groups: Groups, parts: Iterable[tuple[tuple[Any, ...], Amounts]]) -> Groups:
