@@ -255,3 +255,33 @@ def test_real_processes_refuse_a_url(directory: Path, command: list[str]) -> Non
     )
     assert done.returncode in (1, 2)
     check_words(done.stdout + done.stderr, directory)
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["keys", "list"], ["database", "migrate"]])
+def test_a_server_without_the_driver_is_refused_with_the_command_that_installs_it(
+    directory: Path, command: list[str]
+) -> None:
+    done = without_driver(directory, *command, "--database", POSTGRES)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'codellama-proxy[postgres]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr
+
+
+def test_a_file_needs_no_driver(directory: Path) -> None:
+    done = without_driver(directory, "keys", "create", "a", "--database", "proxy.db")
+    assert (done.returncode, done.stdout[:3]) == (0, "sk-"), done.stderr
+
+
+def without_driver(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command in an environment without psycopg."""
+    (directory / "psycopg.py").write_text("raise ImportError\n")
+    return subprocess.run(
+        [sys.executable, "-m", "codellama_proxy", *command],
+        cwd=directory,
+        env=environment(PYTHONPATH=str(directory)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
