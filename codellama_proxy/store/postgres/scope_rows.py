@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 
-from codellama_proxy.limits.rates import Rates, ScopeLimits, split_scope
+from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import Window
-from codellama_proxy.store.ledger.scope_balance import ScopeBalance, WindowSums
+from codellama_proxy.store.ledger.scope_balance import ScopeBalance
 from codellama_proxy.store.postgres.session import PostgresSession
+from codellama_proxy.store.sql import scope_queries
 from codellama_proxy.store.sql.queries import load
+from codellama_proxy.store.sql.scope_queries import ScopeQueries
 
 SQL = load("ledger", "codellama_proxy.store.postgres")
 
@@ -81,33 +83,11 @@ class StoredBalance(ScopeBalance):
         }
 
 
-class ScopeRows:
+class ScopeRows(ScopeQueries):
     """Reads within the present transaction of `db`."""
 
     def __init__(self, db: PostgresSession) -> None:
         self._db = db
-
-    def running(self, scope: str) -> int:
-        return int(self._one("running", scope))
-
-    def first_use(self, scope: str) -> float | None:
-        first = self._one("first_use", scope)
-        return None if first is None else float(first)
-
-    def window_sums(self, scope: str, start: float, end: float, day: str) -> WindowSums:
-        last = self._one("before_window", scope, start=start, end=end)
-        first_seq = 0 if last is None else last + 1
-        spent, held = self.booked(scope, first_seq)
-        return WindowSums(first_seq, spent, held, self._one("folded", scope, day=day))
-
-    def booked(self, scope: str, first_seq: int) -> tuple[int, int]:
-        """What the requests of a scope from one sequence on have spent and hold, in nano-USD."""
-        spent, held = self._row("booked", scope, first_seq=first_seq)
-        return int(spent), int(held)
-
-    def _one(self, name: str, scope: str, **values: Any) -> Any:
-        row = self._row(name, scope, **values)
-        return None if row is None else row[0]
 
     def _row(self, name: str, scope: str, **values: Any) -> Any:
         return self._db.native(*scoped(SQL[name], scope, **values)).fetchone()
@@ -115,8 +95,7 @@ class ScopeRows:
 
 def scoped(sql: str, scope: str, **values: Any) -> tuple[str, dict[str, Any]]:
     """A statement over the requests of one scope, and its values."""
-    kind, owner, user = split_scope(scope)
-    return sql.replace("{scope}", _WHERE[kind]), {"project": owner, "key_id": owner, "user": user, **values}
+    return scope_queries.scoped(sql, _WHERE, scope, **values)
 
 
 def rows_json(rows: Iterable[dict[str, Any]]) -> str:

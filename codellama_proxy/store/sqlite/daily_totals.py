@@ -6,7 +6,7 @@ import sqlite3
 
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sql import usage_totals
-from codellama_proxy.store.sqlite.scope_rows import SQL, scope_sum
+from codellama_proxy.store.sqlite.scope_rows import SQL, ScopeRows
 
 BATCH_ROWS = 200
 """Rows folded in one transaction; delays other writes by about 10 ms."""
@@ -26,7 +26,7 @@ def reconcile(db: sqlite3.Connection) -> list[Difference]:
 def _checked(
     db: sqlite3.Connection, scope: str, first_seq: int, spent: int, held: int, folded: int
 ) -> Difference | None:
-    booked, holding = scope_sum(db, "booked", scope, first_seq=first_seq)
+    booked, holding = ScopeRows(db).booked(scope, first_seq)
     if (spent, held) == (booked + folded, holding):
         return None
     return Difference(scope, spent, held, booked + folded, holding)
@@ -42,7 +42,7 @@ def fold(db: sqlite3.Connection, before: float) -> int:
     if not count:
         return 0
     for scope, first_seq in db.execute(SQL["fold_scopes"], (upto,)).fetchall():
-        (nanos,) = scope_sum(db, "fold_scope", scope, first_seq=first_seq, upto=upto)
+        nanos = ScopeRows(db).spent(scope, first_seq, upto)
         db.execute(SQL["folded_more"], {"nanos": nanos, "scope": scope})
     usage_totals.take_away(db, upto)
     for name in ("fold_totals", "drop_contents", "drop_requests"):
