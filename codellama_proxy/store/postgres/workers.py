@@ -1,7 +1,7 @@
 """This process among the workers of an installation: its row, and the settlement of what dead ones hold.
 
 Dead workers are found by watching, never by comparing clocks: a beat that does not change for `DEAD_SECONDS` of this
-process's clock while this process could reach the database. So an outage or a failover takes nobody for dead.
+process's clock while this process could reach the database. An outage or a failover therefore makes no process dead.
 """
 
 from __future__ import annotations

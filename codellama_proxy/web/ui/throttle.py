@@ -1,4 +1,4 @@
-"""Slows down wrong tries to sign in. A right secret is never delayed, so nobody can be locked out."""
+"""Slows down wrong tries to sign in. A right secret is never delayed, so wrong tries lock no one out."""
 
 from __future__ import annotations
 
