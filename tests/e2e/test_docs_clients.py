@@ -39,11 +39,9 @@ def endpoints(served: Proxy, before: int) -> list[str]:
     return [row["endpoint"] for row in rows[: len(rows) - before]]
 
 
-@pytest.mark.parametrize("name", SDKS)
-def test_the_snippet_of_an_sdk_works(served: Proxy, name: str) -> None:
-    before = len(served.rows())
-    code = SNIPPETS[name].for_proxy(served, "chat")
-    done = subprocess.run(
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """A snippet in Python, in a process of its own."""
+    return subprocess.run(
         [sys.executable, "-c", code],
         check=False,
         env=environment(),
@@ -51,6 +49,13 @@ def test_the_snippet_of_an_sdk_works(served: Proxy, name: str) -> None:
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("name", SDKS)
+def test_the_snippet_of_an_sdk_works(served: Proxy, name: str) -> None:
+    before = len(served.rows())
+    code = SNIPPETS[name].for_proxy(served, "chat")
+    done = run(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["hello", "there"] * len(SDKS[name])
     assert endpoints(served, before) == SDKS[name]
@@ -65,14 +70,7 @@ def test_the_snippets_work_without_a_provider_after_the_change_that_the_page_nam
     served = module_proxy(f"{begin}{change}\n# {rest}")
     for name, asked in SDKS.items():
         code = SNIPPETS[name].for_proxy(served, MODEL)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            check=False,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run(code)
         assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
         assert [row["model"] for row in served.rows()[: len(asked)]] == ["mock"] * len(asked)
 
