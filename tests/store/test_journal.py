@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +21,13 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Project
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.admission import Extension
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
-from codellama_proxy.store.ledger.rows import ExtendedRow, held_row, settled_row
+from codellama_proxy.store.ledger.rows import ExtendedRow, HeldRow, SettledRow, held_row, settled_row
 from codellama_proxy.store.sqlite import replay
 from codellama_proxy.store.sqlite.backup import backup, restore
+from codellama_proxy.store.sqlite.database import owned_database
 from codellama_proxy.store.sqlite.journal import MAX_FILE_BYTES, Journal, files
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.ownership import owned
@@ -66,7 +70,7 @@ events = st.lists(admissions | extensions | settlements, max_size=8)
 @given(events)
 def test_events_survive_their_lines(happened: list[Event]) -> None:
     data = journal_lines.header("id") + b"".join(journal_lines.line(event) for event in happened)
-    assert journal_lines.journal_id(data) == "id"
+    assert journal_lines.header_of(data.partition(b"\n")[0]) == journal_lines.Header(1, "id")
     assert list(journal_lines.events(data)) == happened
 
 
@@ -87,7 +91,7 @@ def test_a_cut_or_damaged_line_is_left_out_and_no_other(happened: list[Event], d
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_journal_have_no_events(data: bytes) -> None:
     assert list(journal_lines.events(data)) == []
-    assert journal_lines.journal_id(data) is None
+    assert journal_lines.header_of(data) is None
 
 
 # --- crashes -------------------------------------------------------------------------------------------------
@@ -349,6 +353,121 @@ def test_after_sigkill_at_any_moment_what_was_promised_is_there_once(store: Stor
                 assert rows[request_id][:3] == ("ok", "exact", 3)
         assert "held" not in {row[0] for row in rows.values()}
         assert store.balance("project:web") == (sum(row[2] for row in rows.values()), 0)
+
+
+# --- files that are no journal, or one that cannot be read -------------------------------------------------------
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("target"))
+
+
+def _zeros(path: Path) -> None:
+    path.write_bytes(b"00000000\n" * 3 + b"\0" * 5000)
+
+
+@pytest.mark.parametrize("make", [_directory, _link, _dangling, os.mkfifo, _zeros])
+def test_files_of_others_are_left_as_they_are(
+    store: Store, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    request, later = ask(of_project(max_budget=BUDGET)), ask(of_project(max_budget=BUDGET))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(request)
+
+    after = crashed(store, tmp_path, use)
+    others = [after.path.with_name(f"proxy.db.journal.{number}") for number in (0, 7)]
+    for other in others:
+        make(other)
+    with owned_database(after.path):
+        pass
+    assert set(recovered(after)) == {request.request_id}
+    assert files(after.path) == others
+    assert not after.path.with_name("target").exists()
+
+    async def again(ledger: Ledger) -> None:
+        make(after.path.with_name("proxy.db.journal.9"))  # where the next file would be
+        for _ in range(2 * MAX_FILE_BYTES // 50_000):
+            filling = ask(of_project(max_budget=BUDGET))
+            await ledger.admit(filling)
+            ledger.settle(end(filling, 1, content="x" * 50_000))
+        assert after.path.with_name("proxy.db.journal.10").exists()
+        await ledger.admit(later)
+
+    after.run(again)
+    assert not after.path.with_name("target").exists()
+
+
+def test_a_journal_of_another_version_stops_the_start_before_a_migration(
+    store: Store, tmp_path: Path
+) -> None:
+    request = ask(of_project(max_budget=BUDGET))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(request)
+
+    after = crashed(store, tmp_path, use)
+    with after.elsewhere() as db:
+        (applied,) = db.execute("select count(*) from _migrations").fetchone()
+        db.execute("delete from _migrations where rowid = (select max(rowid) from _migrations)")
+    (path,) = files(after.path)
+    ours = path.read_bytes()
+    older = ours.partition(b"\n")[2]
+    header = journal_lines.header_of(ours.partition(b"\n")[0])
+    assert header is not None
+    data = orjson.dumps(["journal", 0, header.journal_id])
+    path.write_bytes(b"%08x %b\n" % (crc32(data), data) + older)
+    with pytest.raises(StoreError, match="left by another version"), owned_database(after.path):
+        pass
+    with after.elsewhere() as db:
+        assert db.execute("select count(*) from _migrations").fetchone() == (applied - 1,)
+    assert files(after.path) == [path]
+
+
+def test_the_columns_of_a_row_belong_to_the_format() -> None:
+    columns = HeldRow._fields, ExtendedRow._fields, SettledRow._fields
+    assert (journal_lines.FORMAT, crc32(repr(columns).encode())) == (1, 4285499236)
+
+
+def test_damaged_lines_are_counted_in_a_warning(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, damaged = ask(of_project(max_budget=BUDGET)), ask(of_project(max_budget=BUDGET))
+
+    async def use(ledger: Ledger) -> None:
+        for request in (kept, damaged):
+            await ledger.admit(request)
+
+    after = crashed(store, tmp_path, use)
+    (path,) = files(after.path)
+    path.write_bytes(path.read_bytes()[:-10] + journal_lines.FILLER)
+    assert set(recovered(after)) == {kept.request_id}
+    assert "has 1 incomplete or damaged lines" in caplog.text
+
+
+def test_a_file_that_cannot_be_deleted_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "proxy.db"
+    earlier = path.with_name("proxy.db.journal.1")
+    earlier.mkdir()
+    journal = Journal(path, "id", [earlier])
+    journal.covered(journal.position, 1)
+    for _ in range(2):
+        journal.delete(1)
+    assert caplog.text.count("cannot be deleted") == 1
+    earlier.rmdir()
+    journal.delete(1)
+    journal.close(delete=True)
+    assert files(path) == []
 
 
 # --- windows that open -----------------------------------------------------------------------------------------

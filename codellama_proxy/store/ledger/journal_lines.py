@@ -21,6 +21,14 @@ FILLER = b" " * 4095 + b"\n"
 _HEADER, _ADMITTED, _EXTENDED, _SETTLED = "journal", "a", "e", "s"
 
 
+class Header(NamedTuple):
+    """The first line of a file."""
+
+    version: int
+    """Lines can be read if it is `FORMAT`."""
+    journal_id: str
+
+
 class Admitted(NamedTuple):
     """A request was admitted."""
 
@@ -67,12 +75,17 @@ def line(event: Event) -> bytes:
             return _line((_SETTLED, request_id, content, record, *settled))
 
 
-def journal_id(data: bytes) -> str | None:
-    """The journal that a file belongs to, by its first line; `None` if that is none of ours."""
-    match _parsed(data.partition(b"\n")[0]):
-        case [str(kind), int(version), str(found)] if (kind, version) == (_HEADER, FORMAT):
-            return found
+def header_of(first: bytes) -> Header | None:
+    """The journal that a file belongs to, by its first line; `None` if that is not a header."""
+    match _parsed(first.rstrip(b"\n")):
+        case [str(kind), int(version), str(journal_id), *_] if kind == _HEADER:
+            return Header(version, journal_id)
     return None
+
+
+def damaged(data: bytes) -> int:
+    """Number of lines that `events` leaves out, without fillers."""
+    return sum([_parsed(text) is None for text in data.split(b"\n") if text.strip(b" ")])
 
 
 def events(data: bytes) -> Iterator[Event]:
@@ -96,4 +109,7 @@ def _parsed(text: bytes) -> Any:
     checksum, _, data = text.partition(b" ")
     if len(checksum) != 8 or checksum != b"%08x" % crc32(data):
         return None
-    return orjson.loads(data)
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # the checksum of nothing is 00000000
+        return None

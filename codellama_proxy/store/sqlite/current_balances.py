@@ -85,10 +85,10 @@ def _adopt(balance: ScopeBalance, opened: ScopeBalance, since: Sequence[Change])
     """Take over the window and its sums, and add what happened since."""
     balance.window, balance.duration, balance.first_seq = opened.window, opened.duration, opened.first_seq
     balance.spent, balance.held, balance.running = opened.spent, opened.held, opened.running
+    balance.changed |= bool(since)  # a batch may have written the window before over the new one
     for change in since:
         if balance.first_seq is not None and balance.first_seq <= change.seq:
             balance.held += change.hold
             balance.spent += change.cost
-            balance.changed = True
         if balance.running is not None:
             balance.running += change.running

@@ -18,6 +18,7 @@ from codellama_proxy.store.sqlite.migrations import prepare, recognize
 from codellama_proxy.store.sqlite.outbox import Outbox
 from codellama_proxy.store.sqlite.ownership import Owned, in_use, owned
 from codellama_proxy.store.sqlite.reader import Reader
+from codellama_proxy.store.sqlite.replay import check
 from codellama_proxy.store.sqlite.searches import MAX_SEARCH_SECONDS, Searches
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.ui_sessions import UiSessions
@@ -30,6 +31,7 @@ def owned_database(path: Path) -> Iterator[Database]:
     if path.exists() and not (path.is_file() and in_use(path)):
         recognize(path)  # do not create a lock file beside a file of another program
     with owned(path) as file:
+        check(path)
         prepare(path)
         yield Database(path, file)
 

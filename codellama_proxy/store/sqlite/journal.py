@@ -7,12 +7,15 @@ deleted only after the checkpoint that copied its events to the database and syn
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from codellama_proxy.store.ledger import journal_lines
 
@@ -41,6 +44,24 @@ def _number(path: Path) -> int:
     return int(path.suffix[1:])
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A file for reading; `None` for a link, a directory or a device, which no journal is. Raises `OSError`."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            raise
+        yield None
+        return
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        with os.fdopen(handle, "rb") as file:
+            yield file
+    else:
+        os.close(handle)
+        yield None
+
+
 class Journal:
     """The files of one database that this process owns. For one thread."""
 
@@ -56,6 +77,8 @@ class Journal:
         self._size = 0
         self.failure: str | None = None
         """Why the last write failed."""
+        self._remains = False
+        """The last deletion of a file failed."""
         self._begin_file()
 
     def write(self, line: bytes) -> None:
@@ -91,8 +114,7 @@ class Journal:
             self._end_file()
 
     def _begin_file(self) -> None:
-        path = self._base.with_name(f"{self._base.name}{self._next:d}")
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        path, handle = self._create_file()
         try:
             if os.write(handle, self._header) != len(self._header):
                 raise OSError("only a part of the first line was written")
@@ -103,6 +125,14 @@ class Journal:
         self._end_file()
         self._path, self._handle, self._size = path, handle, len(self._header)
         self._next += 1
+
+    def _create_file(self) -> tuple[Path, int]:
+        while True:
+            path = self._base.with_name(f"{self._base.name}{self._next:d}")
+            with suppress(FileExistsError):  # of another program, or a link: not written to
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                return path, os.open(path, flags, 0o600)
+            self._next += 1
 
     def _end_file(self) -> None:
         if self._handle >= 0:
@@ -125,9 +155,8 @@ class Journal:
         """Delete files that a synced checkpoint covers. `checkpointed`: the last commit in it."""
         while self._complete:
             path, commit = self._complete[0]
-            if commit is None or commit > checkpointed:
+            if commit is None or commit > checkpointed or not self._remove(path):
                 return
-            path.unlink(missing_ok=True)
             self._complete.popleft()
 
     def close(self, *, delete: bool) -> None:
@@ -135,4 +164,16 @@ class Journal:
         self._end_file()
         if delete:
             for path, _ in self._complete:
-                path.unlink(missing_ok=True)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> bool:
+        """Delete a file whose events are in the database; `False` if that fails, which loses nothing."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._remains:
+                log.warning("%s is not needed any more, and cannot be deleted: %s", path, error)
+            self._remains = True
+            return False
+        self._remains = False
+        return True

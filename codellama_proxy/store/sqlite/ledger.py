@@ -78,7 +78,11 @@ class Ledger(LedgerReports):
     async def open(self) -> None:
         """Write what an earlier process left in its journal, and begin a new one. Raises `StoreError`."""
         path, journal_id = self._writer.path, secrets.token_hex(16)
-        earlier, self._seq = await self._writer.run(lambda db: begin(db, files(path), journal_id))
+        try:
+            left = files(path)
+        except OSError as error:
+            raise StoreError(f"cannot look for the journal of {path}: {error.strerror}") from error
+        earlier, self._seq = await self._writer.run(lambda db: begin(db, left, journal_id))
         found = await self._writer.run(lambda db: scope_store.read_all(db, MAX_SCOPES_AT_START))
         self._balances.complete = found is not None
         self._balances.add(found or {})

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from codellama_proxy.limits import rates as limits
+from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
+from codellama_proxy.store.sqlite.connection import connect_to_read
+from codellama_proxy.store.sqlite.journal import files, opened
 from codellama_proxy.store.sqlite.ledger_batch import keep
 from codellama_proxy.store.sqlite.scope_rows import SQL
+
+MAX_HEADER_BYTES = 1000
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +37,60 @@ def begin(db: sqlite3.Connection, paths: Iterable[Path], journal_id: str) -> tup
 
 
 def replay(db: sqlite3.Connection, paths: Iterable[Path]) -> list[Path]:
-    """Apply the events of journal files, within the present transaction; returns the files of this database."""
-    row = db.execute(SQL["journal_id"]).fetchone()
-    if row is None:
-        return []
+    """Apply the events of journal files, within the present transaction; returns the files of this database.
+
+    Raises `StoreError` for a file that cannot be read, because it may have what was promised.
+    """
     own = []
-    for path in paths:
-        data = path.read_bytes()
-        if journal_lines.journal_id(data) == row[0].decode():
-            own.append(path)
-            apply(db, journal_lines.events(data))
-        else:
+    for path, data in _continuing(db, paths):
+        if data is None:
             log.warning("%s does not continue this database and is ignored; it can be removed", path)
+            continue
+        own.append(path)
+        apply(db, journal_lines.events(data))
+        damaged = journal_lines.damaged(data)
+        if damaged:
+            log.warning("%s has %d incomplete or damaged lines, which are left out", path, damaged)
     return own
+
+
+def check(database: Path) -> None:
+    """Raise `StoreError` if `replay` could not read the journal. Call before a migration, which has no way back."""
+    try:
+        paths = files(database)
+    except OSError as error:
+        raise StoreError(f"cannot look for the journal of {database}: {error.strerror}") from error
+    if not paths or not database.stat().st_size:
+        return
+    with (
+        suppress(sqlite3.Error),
+        closing(connect_to_read(database)) as db,
+    ):  # the migration tells what is wrong
+        for _ in _continuing(db, paths):
+            pass
+
+
+def _continuing(db: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tuple[Path, bytes | None]]:
+    """Each file with its lines, or with `None` if it does not continue this database. Raises `StoreError`."""
+    named = db.execute("select 1 from sqlite_schema where name = 'installation'").fetchone()
+    row = db.execute(SQL["journal_id"]).fetchone() if named else None
+    for path in paths:
+        try:
+            with opened(path) as file:
+                yield path, None if file is None or row is None else _lines(path, file, row[0].decode())
+        except OSError as error:
+            raise StoreError(f"cannot read the journal {path}: {error.strerror}") from error
+
+
+def _lines(path: Path, file: BinaryIO, journal_id: str) -> bytes | None:
+    header = journal_lines.header_of(file.readline(MAX_HEADER_BYTES))
+    if header is None or header.journal_id != journal_id:
+        return None
+    if header.version != journal_lines.FORMAT:
+        raise StoreError(
+            f"{path} was left by another version of the proxy, which was killed: start and stop that version first"
+        )
+    return file.read()
 
 
 def apply(db: sqlite3.Connection, events: Iterable[Event]) -> None:

@@ -112,7 +112,8 @@ class WriteBehind:
             self.is_complete = False
         else:
             self.dropped += done.result()
-            self._journal.covered(position, self._writer.commits)
+            if self.is_complete:  # else the next start needs every file
+                self._journal.covered(position, self._writer.commits)
         self._journal.delete(self._writer.checkpointed)
         if not self._writing:  # every row that was taken is committed, so it can be read again at once
             self._balances.evict(self._needed)
