@@ -95,6 +95,9 @@ def test_a_backup_under_load_can_be_restored_completely(
     assert command("restore", copy, database=served.database) == 1
     assert "another server owns" in capsys.readouterr().err
     served.stop()
+    assert list(Path(served.database).parent.glob("proxy.db.journal.*")) == [], (
+        "the database alone is complete"
+    )
     whole = requests(served.database)
 
     assert command("restore", copy, database=served.database) == 0

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
@@ -46,10 +47,16 @@ class Checkpointer:
         """The number of commits that are copied and synced."""
         self._every = every
         self._stop = threading.Event()
+        self._opened = threading.Event()
         self._thread = threading.Thread(target=self._work, name="store-checkpoint")
 
     def start(self) -> None:
+        """Start the thread; returns once it has its connection.
+
+        Otherwise the writer's could be the last one: SQLite removes the log when that is closed, as if it were lost.
+        """
         self._thread.start()
+        self._opened.wait()
 
     def close(self) -> None:
         """Stop the thread after a last checkpoint, which empties the log."""
@@ -57,13 +64,22 @@ class Checkpointer:
         self._thread.join()
 
     def _work(self) -> None:
-        db: sqlite3.Connection | None = None
+        db = self._open()
+        self._opened.set()
         while not self._stop.wait(self._every):
             if self._commits() != self._seen:
                 db = self._checkpoint(db, "truncate" if self._size() > MAX_WAL_BYTES else "passive")
         db = self._checkpoint(db, "truncate")
         if db is not None:
             db.close()
+
+    def _open(self) -> sqlite3.Connection | None:
+        with suppress(sqlite3.Error, StoreError):  # to be tried again at the first checkpoint
+            db = connect(self._path, busy_ms=BUSY_MS)
+            # A connection keeps the log in place from its first statement on.
+            db.execute("select 1 from sqlite_schema").fetchone()
+            return db
+        return None
 
     def _checkpoint(self, db: sqlite3.Connection | None, how: str) -> sqlite3.Connection | None:
         """Run one checkpoint; returns the connection to reuse, `None` after an error."""
