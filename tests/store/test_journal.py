@@ -453,6 +453,20 @@ def test_damaged_lines_are_counted_in_a_warning(
     assert "has 1 incomplete or damaged lines" in caplog.text
 
 
+def test_a_row_that_sqlite_cannot_hold_stops_no_start(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    great, usual = ask(of_project(max_budget=2**70), max_tokens=2**63), ask(of_project(max_budget=2**70))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(great)
+        await ledger.admit(usual)
+
+    after = crashed(store, tmp_path, use)
+    assert set(recovered(after)) == {usual.request_id}
+    assert f"could not be written to the ledger: {great.request_id}" in caplog.text
+
+
 def test_a_file_that_cannot_be_deleted_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,7 +99,10 @@ def apply(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     for event in events:
         if isinstance(event, Admitted):
             if event.seq > last:
-                _admit(db, event)
+                try:
+                    _admit(db, event)
+                except (OverflowError, UnicodeEncodeError):  # no value for SQLite: the batch left it out, too
+                    log.exception("a row could not be written to the ledger: %s", event.row.request_id)
             continue
         held = db.execute(SQL["held"], (event.request_id,)).fetchone()
         if held is None:
