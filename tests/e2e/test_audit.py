@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from codellama_proxy.store.audit import CLI
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.sql import audit
-from codellama_proxy.store.sqlite.connection import connect
+from codellama_proxy.store.postgres import session
+from codellama_proxy.store.sql import audit, queries
+from codellama_proxy.store.sqlite import connection
+from tests.support.postgres_store import address_of
 from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
 
 
 @pytest.fixture(scope="module")
 def served(module_proxy: ProxyFactory) -> Proxy:
     return module_proxy(config({"name": "mock", "provider": "mock"}))
+
+
+@contextmanager
+def rolled_back(database: Path | str) -> Iterator[queries.Session]:
+    """A transaction on the database that is rolled back at the end."""
+    if isinstance(database, str):
+        with closing(session.connect(address_of(database))) as server, server.transaction():
+            yield server
+            raise psycopg.Rollback
+        return
+    with closing(connection.connect(database)) as file:
+        file.execute("begin immediate")
+        yield file
+        file.execute("rollback")
 
 
 def audit_page(served: Proxy, **query: Any) -> Any:
@@ -86,10 +105,8 @@ def test_a_refused_change_is_not_recorded(served: Proxy) -> None:
     ):
         assert served.admin("POST", f"/key/{verb}", json=body).status_code in (400, 404)
     keys(served.database, "block", "key_nope", check=False)
-    with closing(connect(served.database)) as db:
-        db.execute("begin immediate")
+    with rolled_back(served.database) as db:
         audit.create(db, CLI, KeyChange({"key_alias": "web"}), 0.0)
-        db.execute("rollback")
     assert audit_page(served)["total"] == before
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config, keys
 from tests.support.raw_http import Wire, request
+from tests.support.stored import rows_after_a_kill
 from tests.support.upstream.process import Upstream
 
 PRICE = {"input": 1.5, "output": 6, "cached_input": 0.15}
@@ -265,7 +266,7 @@ def test_sigkill_loses_no_row_and_releases_every_hold(
         until(lambda: len(upstream.journal.requests()) == 12, "both arrive upstream")
         served.kill()
     served.start()
-    rows = served.rows()
+    rows = rows_after_a_kill(served)
     assert len(rows) == 12
     by_id = {row["request_id"]: row for row in rows}
     usages = upstream.journal.usages("plain")

@@ -16,6 +16,7 @@ import pytest
 from tests.support.forked import run_forked
 from tests.support.processes import environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory
+from tests.support.stored import kept
 
 SECRETS = {
     "KEY": "plainKeyWithoutPrefix7Qx",
@@ -315,7 +316,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_commands_print_no_secret(served: Proxy, echo: str, command: tuple[str, ...]) -> None:
-    here = served.database.parent
+    here = served.config_path.parent
     prompt = str(served.env["PROMPT_FILE"])
     few = [one for one in entries(echo) if "400" in one["name"] or "400" in one["base_url"]]
     other = [{**one, "model": "${KEY}-2", "base_url": f"{echo}/${{TAG}}"} for one in few]
@@ -342,9 +343,8 @@ def test_files_contain_no_secret(proxy: ProxyFactory, echo: str, tmp_path: Any) 
     rows = served.rows()
     assert len(rows) == 2
     served.stop()
-    files = [
-        path for path in served.database.parent.iterdir() if path.is_file() and path != served.config_path
-    ]
-    kept = b"".join(path.read_bytes() for path in files).decode("latin-1")
-    assert "${PATH_TOKEN}" in kept, "the last good file is kept as it was written"
-    assert leaks(kept) == []
+    files = kept(served, "*")
+    del files[served.config_path.name]
+    found = b"".join(files.values()).decode("latin-1")
+    assert "${PATH_TOKEN}" in found, "the last good file is kept as it was written"
+    assert leaks(found) == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.stored import kept
 
 KEY = "own/api-key+7Qx93kdLw"
 HEADER = "own-header-value-Zr93kdLw"
@@ -132,7 +133,7 @@ def test_answers_contain_no_credential(served: Proxy, model: str, stream: bool) 
         shown = f"{answer.text.replace(chr(92), '')} {answer.headers.raw}"
         assert KEY not in shown
         assert HEADER not in shown
-    for file in served.database.parent.glob("proxy*.db*"):
-        kept = file.read_bytes().replace(b"\\", b"")
-        assert KEY.encode() not in kept, file
-        assert HEADER.encode() not in kept, file
+    for name, data in kept(served, "proxy*.db*").items():
+        found = data.replace(b"\\", b"")
+        assert KEY.encode() not in found, name
+        assert HEADER.encode() not in found, name

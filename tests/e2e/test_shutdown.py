@@ -23,6 +23,7 @@ import pytest
 from tests.support.processes import LOOPBACK, ROOT, environment, free_port, until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config, keys
 from tests.support.raw_http import Wire, request
+from tests.support.stored import rows_after_a_kill
 from tests.support.upstream.process import PRICE, Upstream
 
 CHAT = "/v1/chat/completions"
@@ -310,8 +311,9 @@ def test_sigkill_under_traffic_loses_no_acknowledged_row(proxy: ProxyFactory, up
         traffic.stop()
         complete += traffic.complete
         served.start()
-    rows = {row["user"]: row for row in served.rows()}
-    assert len(rows) == len(served.rows()), "one row a request"
+    listed = rows_after_a_kill(served)
+    rows = {row["user"]: row for row in listed}
+    assert len(rows) == len(listed), "one row a request"
     assert {row["status"] for row in rows.values()} <= {"ok", "error", "cancelled"}
     assert "crash_estimate" in {row["basis"] for row in rows.values()}
     assert set(complete) <= rows.keys()
