@@ -355,6 +355,46 @@ def test_after_sigkill_at_any_moment_what_was_promised_is_there_once(store: Stor
         assert store.balance("project:web") == (sum(row[2] for row in rows.values()), 0)
 
 
+def test_files_that_a_killed_start_had_replayed_are_deleted_and_not_replayed_again(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed after the transaction of the replay and before the deletion, several times."""
+    request = ask(of_project(max_budget=BUDGET))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(request)
+        ledger.settle(end(request, 3, content='{"messages": ["secret"]}'))
+
+    async def nothing(ledger: Ledger) -> None:
+        pass
+
+    after = crashed(store, tmp_path, use)
+    for number in range(3):
+        (tmp_path / f"{number}").mkdir()
+        earlier = files(after.path)
+        after = crashed(after, tmp_path / f"{number}", nothing)
+        assert [path.name for path in files(after.path)][:-1] == [path.name for path in earlier]
+    with after.elsewhere() as db:  # as if `fold` had removed it: it may not come back
+        db.execute("delete from requests")
+        db.execute("update scopes set first_seq = 0, spent_nanos = 3")
+    left = files(after.path)
+    after.path.with_name("proxy.db.journal.9").touch()  # killed before it wrote the header
+
+    async def start(ledger: Ledger) -> None:
+        await ledger.recover()
+        async with asyncio.timeout(20):
+            while len(files(after.path)) > 1:
+                await ledger.admit(ask())
+                await asyncio.sleep(0.05)
+        assert not {*left} & {*files(after.path)}
+
+    after.run(start)
+    assert after.balance("project:web") == (3, 0)
+    assert after.value("select count(*) from requests where request_id = ?", request.request_id) == 0
+    assert files(after.path) == []
+    assert "does not continue" not in caplog.text
+
+
 # --- files that are no journal, or one that cannot be read -------------------------------------------------------
 
 

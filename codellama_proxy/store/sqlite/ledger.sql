@@ -86,12 +86,12 @@ update scopes set held_nanos = held_nanos - :hold, spent_nanos = spent_nanos + :
 where first_seq <= :seq and scope in (:a, :b, :c, :d);
 
 -- name: journal
--- Names the journal that continues this database.
-insert or replace into installation (name, value) values ('journal', ?);
+-- Names the journal that continues this database, and those that were replayed to it and may still have files.
+insert or replace into installation (name, value) values ('journal', ?), ('replayed_journals', ?);
 
--- name: journal_id
--- The journal that continues this database, if it ever had one.
-select value from installation where name = 'journal';
+-- name: journals
+-- The same; no rows before the first start.
+select name, value from installation where name in ('journal', 'replayed_journals');
 
 -- name: keep_content
 -- The prompt and response of a request, if content is stored.

@@ -1,18 +1,19 @@
 """Writes what the journal has and the database has not, after the process that wrote it died.
 
-A database names the journal that continues it, and a new one at every start, so files of another database, of a copy
-or of an earlier start are left as they are. Every event is applied at most once: an admission if its sequence is newer
-than all rows, because rows are written in that order, and anything else only while its row is held.
+A database names the journal that continues it, and a new one at every start, so files of another database or of a
+copy are left as they are. It also names those that a start replayed, whose files are only to be deleted. Every event is
+applied at most once: an admission if its sequence is newer than all rows, because rows are written in that order, and
+anything else only while its row is held.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.store.errors import StoreError
@@ -28,25 +29,35 @@ MAX_HEADER_BYTES = 1000
 log = logging.getLogger(__name__)
 
 
+class _Found(NamedTuple):
+    """A file with the name of a journal."""
+
+    path: Path
+    journal_id: str | None
+    """`None` if it is no journal of this database, `""` if it has not even a header."""
+    data: bytes
+    """Its lines, if some may not be in the database."""
+
+
 def begin(db: sqlite3.Connection, paths: Iterable[Path], journal_id: str) -> tuple[list[Path], int]:
-    """Replay journal files and name the next journal; returns the replayed files and the newest sequence."""
+    """Replay journal files and name the next journal; returns the files not needed any more and the newest sequence."""
     replayed = replay(db, paths)
-    db.execute(SQL["journal"], (journal_id.encode(),))
+    db.execute(SQL["journal"], (journal_id.encode(), " ".join({*replayed.values()}).encode()))
     (seq,) = db.execute(SQL["last_seq"]).fetchone()
-    return replayed, seq
+    return [*replayed], seq
 
 
-def replay(db: sqlite3.Connection, paths: Iterable[Path]) -> list[Path]:
-    """Apply the events of journal files, within the present transaction; returns the files of this database.
+def replay(db: sqlite3.Connection, paths: Iterable[Path]) -> dict[Path, str]:
+    """Apply the events of journal files, within the present transaction; returns the journals of this database's files.
 
     Raises `StoreError` for a file that cannot be read, because it may have what was promised.
     """
-    own = []
-    for path, data in _continuing(db, paths):
-        if data is None:
+    own = {}
+    for path, journal_id, data in _found(db, paths):
+        if journal_id is None:
             log.warning("%s does not continue this database and is ignored; it can be removed", path)
             continue
-        own.append(path)
+        own[path] = journal_id
         apply(db, journal_lines.events(data))
         damaged = journal_lines.damaged(data)
         if damaged:
@@ -66,31 +77,37 @@ def check(database: Path) -> None:
         suppress(sqlite3.Error),
         closing(connect_to_read(database)) as db,
     ):  # the migration tells what is wrong
-        for _ in _continuing(db, paths):
+        for _ in _found(db, paths):
             pass
 
 
-def _continuing(db: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tuple[Path, bytes | None]]:
-    """Each file with its lines, or with `None` if it does not continue this database. Raises `StoreError`."""
-    named = db.execute("select 1 from sqlite_schema where name = 'installation'").fetchone()
-    row = db.execute(SQL["journal_id"]).fetchone() if named else None
+def _found(db: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[_Found]:
+    """What the files are to this database. Raises `StoreError`."""
+    exists = db.execute("select 1 from sqlite_schema where name = 'installation'").fetchone()
+    named = dict(db.execute(SQL["journals"])) if exists else {}
+    present, replayed = (named.get(name, b"").decode() for name in ("journal", "replayed_journals"))
     for path in paths:
         try:
             with opened(path) as file:
-                yield path, None if file is None or row is None else _lines(path, file, row[0].decode())
+                yield _look(path, file, present, replayed.split())
         except OSError as error:
             raise StoreError(f"cannot read the journal {path}: {error.strerror}") from error
 
 
-def _lines(path: Path, file: BinaryIO, journal_id: str) -> bytes | None:
-    header = journal_lines.header_of(file.readline(MAX_HEADER_BYTES))
-    if header is None or header.journal_id != journal_id:
-        return None
+def _look(path: Path, file: BinaryIO | None, present: str, replayed: Sequence[str]) -> _Found:
+    first = b"?" if file is None else file.readline(MAX_HEADER_BYTES)
+    if file is None or not first:  # killed before it wrote the header
+        return _Found(path, None if first else "", b"")
+    header = journal_lines.header_of(first)
+    if header is not None and header.journal_id in replayed:  # killed before it deleted the file
+        return _Found(path, header.journal_id, b"")
+    if header is None or header.journal_id != present:
+        return _Found(path, None, b"")
     if header.version != journal_lines.FORMAT:
         raise StoreError(
             f"{path} was left by another version of the proxy, which was killed: start and stop that version first"
         )
-    return file.read()
+    return _Found(path, header.journal_id, file.read())
 
 
 def apply(db: sqlite3.Connection, events: Iterable[Event]) -> None:
