@@ -1,4 +1,4 @@
-"""One Chromium for the tests of a module, and people who use it."""
+"""One Chromium for the tests of a worker in this folder, and people who use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.proxy_process import Proxy
 People = Callable[..., Person]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
         yield found

@@ -7,8 +7,6 @@ that was admitted has one row, every settlement is booked at its cost, and balan
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import random
 import re
 import signal
@@ -30,20 +28,25 @@ from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.migrations import migrate
-from codellama_proxy.store.postgres.session import PostgresSession, ServerError, connect
+from codellama_proxy.store.postgres.session import PostgresSession, connect
 from codellama_proxy.store.postgres.standings import reconcile
 from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.write_queue import WriteQueue
-from tests.support.ledger_fixtures import ask, end, of_global, of_key, of_project
+from tests.support.forked import ForkedProcess
+from tests.support.ledger_fixtures import ask, of_global, of_key, of_project
+from tests.support.ledger_fixtures import end as settlement
 from tests.support.postgres import QUICK, PostgresServer, programs
 from tests.support.postgres_store import address_of
-from tests.support.processes import ROOT, free_port, until
+from tests.support.processes import ROOT, end, environment, free_port, until
 
 FASTER = 2.5
 """How much faster the clock of the engines runs: a dead worker is found after 4 s."""
 PARALLEL = 60
 COSTS = (0, 100, 1000)
 HOLD = 1000
+ENOUGH_REQUESTS = 200
+"""A run lasts until so many are admitted, also on a loaded machine."""
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass
@@ -117,64 +120,76 @@ def _load(
     clients: int,
     report: Report,
 ) -> list[Path]:
-    context = multiprocessing.get_context("spawn")
     logs: list[Path] = []
 
-    def started(number: int) -> Any:
+    def started(number: int) -> tuple[ForkedProcess, Path]:
         log = server.folder.with_name(f"{server.folder.name}-{len(logs)}.log")
         logs.append(log)
-        process = context.Process(target=worker, args=(number, reached, log, budget, clients))
-        process.start()
-        return process
+        arguments = (str(number), reached, str(log), str(budget), str(clients))
+        command = [sys.executable, "-m", "tests.support.postgres_faults", *arguments]
+        return ForkedProcess(command, cwd=ROOT, env=environment(), stdout=2, stderr=2), log
 
-    first = started(0)
-    until(lambda: logs[0].exists() and logs[0].stat().st_size > 0, "the first request", within=60)
-    running = [first, *(started(number) for number in range(1, workers))]
+    running = [started(0)]
+    until(lambda: _size(logs[0]), "the first request", within=60)
+    running += [started(number) for number in range(1, workers)]
     end_at = time.monotonic() + seconds
     due = {
         kind: time.monotonic() + every
         for kind, every in (("kill", faults.kill), ("crash", faults.crash), ("pause", faults.pause))
         if every is not None
     }
-    paused: list[tuple[float, int]] = []
-    while time.monotonic() < end_at:
+    paused: list[tuple[float, ForkedProcess]] = []
+
+    def enough() -> bool:
+        happened = all(report.events[kind] for kind in due)
+        return (
+            happened
+            and sum(map(_admitted, logs)) >= ENOUGH_REQUESTS
+            and all(_size(log) for _, log in running)
+        )
+
+    give_up_at = end_at + PATIENCE_SECONDS
+    while time.monotonic() < end_at or not enough():
+        assert time.monotonic() < give_up_at, f"too few requests: {report}"
         time.sleep(0.05)
         now = time.monotonic()
         for kind in [kind for kind, at in due.items() if now >= at]:
-            due[kind] = now + getattr(faults, kind) * random.uniform(0.7, 1.3)
             number = random.randrange(workers)
+            process, log = running[number]
+            if not _size(log):
+                continue  # a fault before the first request tests nothing
             report.events[kind] += 1
             if kind == "kill":
-                running[number].kill()
-                running[number].join()
+                process.kill()
+                process.wait()
                 running[number] = started(number)
             elif kind == "crash":
                 server.stop(signal.SIGQUIT)
                 time.sleep(0.3)
                 server.start()
             else:
-                os.kill(running[number].pid, signal.SIGSTOP)
-                paused.append((now + random.uniform(0.5, 4.0), running[number].pid))
-        for at, pid in [one for one in paused if now >= one[0]]:
-            paused.remove((at, pid))
-            _continue(pid)
-    for _, pid in paused:
-        _continue(pid)
-    for process in running:
+                process.send_signal(signal.SIGSTOP)
+                paused.append((now + random.uniform(0.5, 4.0), process))
+            due[kind] = time.monotonic() + getattr(faults, kind) * random.uniform(0.7, 1.3)
+        for at, process in [one for one in paused if now >= one[0]]:
+            paused.remove((at, process))
+            process.send_signal(signal.SIGCONT)
+    for _, process in paused:
+        process.send_signal(signal.SIGCONT)
+    for process, _ in running:
         process.terminate()
-    for process in running:
-        process.join(60)
-        if process.exitcode not in (0, -signal.SIGTERM):  # one that has only just begun has no handler yet
-            report.wrong.append(f"a worker ended with {process.exitcode}")
-            process.kill()
+    for process, _ in running:
+        if code := end(process, within=60):
+            report.wrong.append(f"a worker ended with {code}")
     return logs
 
 
-def _continue(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        return
+def _admitted(log: Path) -> int:
+    return log.read_bytes().count(b"admitted ") if log.exists() else 0
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
 
 
 def worker(number: int, reached: str, log: Path, budget: int, clients: int) -> None:
@@ -210,7 +225,7 @@ async def _work(number: int, reached: str, log: Path, budget: int, clients: int)
                 await asyncio.sleep(random.expovariate(1 / 0.03))
                 cost = min(random.choice(COSTS), admission.hold_nanos)  # what was clamped costs less
                 lines.write(f"settled {request.request_id} {cost}\n")
-                ledger.settle(end(request, cost))
+                ledger.settle(settlement(request, cost))
 
         await asyncio.gather(*(client() for _ in range(clients)))
         await asyncio.to_thread(queue.close, 30.0)
@@ -285,15 +300,13 @@ def _settle_what_is_left(address: ServerAddress) -> None:
     queue: WriteQueue[PostgresSession] = WriteQueue(engine, "referee")
     queue.start()
 
-    def nothing_held() -> bool:
-        try:
-            with closing(connect(address)) as db:
-                return not db.execute("select count(*) from held").fetchone()[0]
-        except ServerError:
-            return False
-
     try:
-        until(nothing_held, "dead workers' requests are settled", within=30)
+        with closing(connect(address)) as db:
+            until(
+                lambda: not db.execute("select count(*) from held").fetchone()[0],
+                "dead workers' requests are settled",
+                within=60,
+            )
     finally:
         queue.close()
 
@@ -325,3 +338,7 @@ def _relay(server: PostgresServer, share: float) -> Iterator[str]:
         relay.kill()
         relay.wait()
         relay.stdout.close()
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
