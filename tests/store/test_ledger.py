@@ -28,6 +28,7 @@ from codellama_proxy.store.ledger.balances import RATES_SECONDS
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.scope_rows import SQL
+from codellama_proxy.store.sqlite.write_behind import MAX_UNWRITTEN_BYTES
 from tests.support.builders import deployment, snapshot
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_global, of_key, of_project, of_user
 from tests.support.postgres_store import PostgresStore, prepared_database
@@ -752,6 +753,40 @@ def test_a_locked_database_refuses_once_it_is_noticed_and_loses_nothing(store: S
     admitted = store.run(use)
     assert admitted > 1, "a short lock delays nobody"
     assert store.balance("project:web") == (4, 5 * admitted)
+
+
+@pytest.mark.sqlite_only
+def test_unwritten_content_in_memory_is_bounded(store: Store) -> None:
+    """Also if readers have every batch queued while the database is locked."""
+    scope, content = of_project(max_budget=BUDGET), "x" * (MAX_UNWRITTEN_BYTES // 8)
+
+    async def use(ledger: Ledger) -> int:
+        settled, readers = 0, []
+        await ledger.admit(ask(scope))
+        with store.elsewhere() as other:
+            other.execute("begin exclusive")
+            while ledger.healthy and settled < 12:
+                request = ask(scope)
+                await ledger.admit(request)
+                ledger.settle(end(request, 4, content=content))
+                settled += 1
+                readers.append(asyncio.create_task(store.writer.barrier()))
+                await asyncio.sleep(0.01)
+            with pytest.raises(ProxyError) as refused:
+                await ledger.admit(ask(scope))
+            assert refused.value.code == "accounting_unavailable"
+            other.execute("rollback")
+        await asyncio.gather(*readers)
+        async with asyncio.timeout(20):
+            while not ledger.healthy:
+                await asyncio.sleep(0.02)
+        await ledger.admit(ask(scope))
+        return settled
+
+    settled = store.run(use)
+    assert settled == 8
+    assert store.balance("project:web") == (4 * settled, 10)
+    assert store.value("select count(*) from request_contents") == settled
 
 
 @pytest.mark.sqlite_only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from typing import Any
 
 from codellama_proxy.store.ledger.journal_lines import Settled
@@ -40,6 +41,8 @@ class Batch:
         self.touched: set[tuple[str, ...]] = set()
         """The scopes of the requests."""
         self.events = 0
+        self.bytes = 0
+        """Of memory for content and records."""
 
     def admit(self, running: Running) -> None:
         self._admitted[running.held.seq] = running
@@ -64,6 +67,7 @@ class Batch:
             self._finished.append((seq, *running.row[:12], *running.row[14:], *end.row))
         if end.content is not None or end.record is not None:
             self._stored.append(end)
+            self.bytes += sum([sys.getsizeof(text) for text in (end.content, end.record) if text is not None])
         self._count(running)
 
     def _count(self, running: Running) -> None:

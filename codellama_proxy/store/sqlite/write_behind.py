@@ -1,7 +1,8 @@
 """Writes the events of the ledger to SQLite in batches, soon after they happened.
 
 One batch is written at a time, at most every `FLUSH_SECONDS` or `MAX_BATCH_EVENTS`; what happens meanwhile is the next
-one. So a slow disk delays no request, until `MAX_STALL_SECONDS` have passed or `MAX_UNWRITTEN_EVENTS` wait.
+one. So a slow disk delays no request, until `MAX_STALL_SECONDS` have passed, or `MAX_UNWRITTEN_EVENTS` or
+`MAX_UNWRITTEN_BYTES` wait.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MAX_BATCH_EVENTS = 128
 MAX_STALL_SECONDS = 5.0
 """How long a batch may take before no more requests are admitted."""
 MAX_UNWRITTEN_EVENTS = 20_000
+MAX_UNWRITTEN_BYTES = 32 << 20
+"""Of stored content and tracking records; what else an event has is small."""
 
 
 class WriteBehind:
@@ -46,7 +49,8 @@ class WriteBehind:
         self.is_complete = True
         """No batch has failed for good."""
         self._writing = 0
-        """Batches that are not committed."""
+        """Batches that are not committed, and their events and bytes."""
+        self._events = self._bytes = 0
         self._since = 0.0
         """Monotonic time since which the oldest of them is being written."""
 
@@ -74,7 +78,8 @@ class WriteBehind:
         if not self._writing:
             return False
         late = time.monotonic() - self._since > MAX_STALL_SECONDS
-        return late or self.batch.events >= MAX_UNWRITTEN_EVENTS
+        many = self._events + self.batch.events >= MAX_UNWRITTEN_EVENTS
+        return late or many or self._bytes + self.batch.bytes >= MAX_UNWRITTEN_BYTES
 
     def _flush(self) -> None:
         self._timer = None
@@ -97,16 +102,21 @@ class WriteBehind:
             return
         if not self._writing:
             self._since = time.monotonic()
-        self._writing += 1
-        future.add_done_callback(lambda done: self._tell(done, position))
+        self._count(1, batch)
+        future.add_done_callback(lambda done: self._tell(done, batch, position))
 
-    def _tell(self, done: Future[int], position: int) -> None:
+    def _count(self, batches: int, batch: Batch) -> None:
+        self._writing += batches
+        self._events += batches * batch.events
+        self._bytes += batches * batch.bytes
+
+    def _tell(self, done: Future[int], batch: Batch, position: int) -> None:
         """On the writer's thread."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._written, done, position)
+            self._loop.call_soon_threadsafe(self._written, done, batch, position)
 
-    def _written(self, done: Future[int], position: int) -> None:
-        self._writing -= 1
+    def _written(self, done: Future[int], batch: Batch, position: int) -> None:
+        self._count(-1, batch)
         self._since = time.monotonic()
         if done.exception() is not None:
             self.is_complete = False
