@@ -151,13 +151,19 @@ class Journal:
             (path, commit if by is None and _number(path) < position else by) for path, by in self._complete
         )
 
-    def delete(self, checkpointed: int) -> None:
-        """Delete files that a synced checkpoint covers. `checkpointed`: the last commit in it."""
+    def delete(self, checkpointed: int) -> bool:
+        """Delete files that a synced checkpoint covers; returns whether others only wait for the next checkpoint.
+
+        `checkpointed`: the last commit in it.
+        """
         while self._complete:
             path, commit = self._complete[0]
-            if commit is None or commit > checkpointed or not self._remove(path):
-                return
+            if commit is None:
+                return False
+            if commit > checkpointed or not self._remove(path):
+                return True
             self._complete.popleft()
+        return False
 
     def close(self, *, delete: bool) -> None:
         """Close the file. `delete`: everything is in the database and synced, so no file is needed any more."""

@@ -23,6 +23,8 @@ from codellama_proxy.store.sqlite.writer import Writer
 FLUSH_SECONDS = 0.02
 MAX_BATCH_EVENTS = 128
 """Of which two belong to a usual request."""
+DELETE_SECONDS = 1.0
+"""Between two looks whether a checkpoint allows to delete journal files."""
 MAX_STALL_SECONDS = 5.0
 """How long a batch may take before no more requests are admitted."""
 MAX_UNWRITTEN_EVENTS = 20_000
@@ -46,6 +48,7 @@ class WriteBehind:
         self._needed = needed
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._deletion: asyncio.TimerHandle | None = None
         self.is_complete = True
         """No batch has failed for good."""
         self._writing = 0
@@ -53,6 +56,7 @@ class WriteBehind:
         self._events = self._bytes = 0
         self._since = 0.0
         """Monotonic time since which the oldest of them is being written."""
+        self._delete_files()
 
     def changed(self) -> None:
         """To be called after every event: has it written soon."""
@@ -124,7 +128,8 @@ class WriteBehind:
             self.dropped += done.result()
             if self.is_complete:  # else the next start needs every file
                 self._journal.covered(position, self._writer.commits)
-        self._journal.delete(self._writer.checkpointed)
+        if self._deletion is None:
+            self._delete_files()
         if not self._writing:  # every row that was taken is committed, so it can be read again at once
             self._balances.evict(self._needed)
         if self._timer is None:
@@ -132,8 +137,14 @@ class WriteBehind:
             if due_in is not None:
                 self._timer = self._loop.call_later(due_in, self._flush)
 
+    def _delete_files(self) -> None:
+        """Delete journal files that are not needed any more, now or, without further events, after a checkpoint."""
+        waiting = self._journal.delete(self._writer.checkpointed)
+        self._deletion = self._loop.call_later(DELETE_SECONDS, self._delete_files) if waiting else None
+
     def close(self) -> None:
         """Queue everything; nothing may be added any more."""
         self.post(everything=True)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._deletion):
+            if timer is not None:
+                timer.cancel()
