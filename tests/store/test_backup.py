@@ -84,25 +84,23 @@ def test_a_backup_under_load_can_be_restored_completely(
     proxy: ProxyFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = proxy(config(MOCK, limits=BUDGET))
-    copy = tmp_path / "backup.db"
+    database, copy = Path(served.database), tmp_path / "backup.db"
     with busy(served) as statuses:
         until(lambda: len(statuses) > 20, "some requests")
-        assert command("backup", copy, database=served.database) == 0
+        assert command("backup", copy, database=database) == 0
         before = len(statuses)
         until(lambda: len(statuses) > before + 5, "requests after the backup")
     assert set(statuses) == {200}
     late = served.new_key("came-after-the-backup")
-    assert command("restore", copy, database=served.database) == 1
+    assert command("restore", copy, database=database) == 1
     assert "another server owns" in capsys.readouterr().err
     served.stop()
-    assert list(Path(served.database).parent.glob("proxy.db.journal.*")) == [], (
-        "the database alone is complete"
-    )
-    whole = requests(served.database)
+    assert list(database.parent.glob("proxy.db.journal.*")) == [], "the database alone is complete"
+    whole = requests(database)
 
-    assert command("restore", copy, database=served.database) == 0
-    assert 20 <= requests(served.database) < whole
-    (aside,) = [path for path in served.database.parent.glob("*.before-restore-*") if path.suffix != ".lock"]
+    assert command("restore", copy, database=database) == 0
+    assert 20 <= requests(database) < whole
+    (aside,) = [path for path in database.parent.glob("*.before-restore-*") if path.suffix != ".lock"]
     assert requests(aside) == whole, "the database before it is kept"
     served.start()
     assert served.chat().status_code == 200, "the key still works"
@@ -110,7 +108,7 @@ def test_a_backup_under_load_can_be_restored_completely(
     assert served.client.get("/v1/models", headers=unknown).status_code == 401
     in_flight = [row for row in served.rows() if row["status"] != "ok"]
     assert all(row["basis"] == "crash_estimate" for row in in_flight), "caught by the backup in mid-air"
-    reconciled = json.loads(keys(served.database, "reconcile", "--json").stdout)
+    reconciled = json.loads(keys(database, "reconcile", "--json").stdout)
     assert reconciled["ok"] is True
 
 
