@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.store import key_fields as key_values
+from codellama_proxy.store.ledger.journal_lines import Admitted, events
+from codellama_proxy.store.sqlite import journal
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.counter import Counter
 from codellama_proxy.upstream.connection import ProtocolError
@@ -152,8 +152,9 @@ class Planned(Internet):
         self._good = good(streamed=streamed)
 
     def next_of(self, deployment: str) -> Script | Exception | None:
-        with closing(sqlite3.connect(self._database)) as db:
-            self.held |= {row[0] for row in db.execute("select hold_nanos from requests")}
+        for path in journal.files(self._database):
+            lines = events(path.read_bytes())
+            self.held |= {line.row.hold_nanos for line in lines if isinstance(line, Admitted)}
         faults = self._plan.get(deployment, (Fault("ok"),))
         number = self._calls[deployment] = self._calls.get(deployment, 0) + 1
         fault = faults[min(number, len(faults)) - 1]

@@ -132,7 +132,7 @@ def test_a_process_has_at_most_four_connections_also_under_load_and_after_breaks
             if round_ % 2:
                 with psycopg.connect(address.url) as db:
                     db.execute(
-                        "select pg_terminate_backend(pid) from pg_stat_activity"
+                        "select pg_terminate_backend(pid, 10000) from pg_stat_activity"  # waits for its end
                         " where datname = current_database() and pid <> pg_backend_pid()"
                     )
         await healthy(store)

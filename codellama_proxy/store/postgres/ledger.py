@@ -125,9 +125,10 @@ class Ledger(RowReports):
     async def _read(self, query: Query) -> list[tuple[Any, ...]]:
         sql, values = query
         try:
-            await self._queue.barrier()  # includes every request whose response was sent
+            async with asyncio.timeout(self._patience):
+                await self._queue.barrier()  # includes every request whose response was sent
             return await self._connections.all(sql, tuple(values))
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, TimeoutError) as error:
             raise accounting_unavailable() from error
 
     async def _sum(self, query: Query) -> list[tuple[Any, ...]]:
