@@ -42,7 +42,8 @@ def _welcome(snapshot: Snapshot, address: str, settings: Settings) -> Iterator[s
     for deployment in snapshot.disabled:
         yield f"  disabled  {_described(deployment)}: {deployment.disabled}"
     if all(d.provider == "mock" for d in enabled):
-        yield "  No provider's key is set, so the built-in mock model answers. Set one of the variables above."
+        set_one = " Set one of the variables above." if snapshot.disabled else ""
+        yield f"  No provider's key is set, so the built-in mock model answers.{set_one}"
     yield f"  {_without_a_model(snapshot)}"
     already_listed = tuple(f"{d.name} is disabled" for d in snapshot.disabled)
     for warning in snapshot.warnings:
