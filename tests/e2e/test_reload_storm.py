@@ -1,4 +1,4 @@
-"""Three hundred reloads, half of them of broken files, while streams of each API run: no request fails."""
+"""Two hundred reloads, half of them of broken files, while streams of each API run: no request fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.processes import until
 from tests.support.proxy_process import Proxy, config
 from tests.support.upstream.process import Upstream
 
-RELOADS = 300
+RELOADS = 200
 MESSAGES = [{"role": "user", "content": "hi"}]
 STREAMS = (
     ("chat/completions", {"messages": MESSAGES}, "data: [DONE]\n\n"),
@@ -35,8 +35,10 @@ STREAMS = (
 )
 """Endpoint, body, and how a complete stream ends."""
 PAUSE_SECONDS = 0.02
-SETTLED = 100
+SETTLED = 50
 """Reloads after which nothing may grow any more."""
+WINDOW = 50
+"""Reloads over which the lowest figure is taken: a leak raises it, connections that come and go do not."""
 
 
 class FastReloadProxy(Proxy):
@@ -145,9 +147,10 @@ def test_many_reloads_fail_no_request_and_leak_no_memory_or_descriptor(
     assert [one.broken for one in streams] == [[]] * len(STREAMS)
     assert sum(one.whole for one in streams) > 50
     assert all(one.whole for one in streams)
-    early, late = held[SETTLED:][:50], held[-50:]
-    assert max(memory for memory, _ in late) - max(memory for memory, _ in early) < 12_000_000
-    assert max(files for _, files in late) <= max(files for _, files in early) + 3
+    early, late = held[SETTLED:][:WINDOW], held[-WINDOW:]
+    assert min(memory for memory, _ in late) - min(memory for memory, _ in early) < 8_000_000
+    # Each stream may have a connection more in one window than in the other. A leak adds one for each reload.
+    assert min(files for _, files in late) <= min(files for _, files in early) + len(STREAMS)
     assert not served.complaints()
     told = [line for line in served.log_lines() if str(line["message"]).startswith("configuration reloaded")]
     assert len(told) == RELOADS // 2
