@@ -179,7 +179,7 @@ class PostgresEngine:
         self._run_all(db, [Settle(Settlement(name, "error", 503, basis="exact")) for name in sorted(unknown)])
 
     def _run_all(self, db: PostgresSession, operations: Sequence[Operation]) -> None:
-        items = [QueuedWrite(one, None, None, keep=True, inside=True) for one in operations]  # type: ignore[arg-type]
+        items = [_queued(one) for one in operations]
         for start in range(0, len(items), workers.REAP_ROWS):
             for chunk in chunks(items[start : start + workers.REAP_ROWS]):
                 self._run(db, chunk)
@@ -205,11 +205,27 @@ class PostgresEngine:
 
     def _isolate(self, db: PostgresSession, items: list[QueuedWrite], error: Exception) -> None:
         """One of the items cannot be written: run each alone, so that it does not undo the work of others."""
-        if len(items) == 1:
-            items[0].error = error
+        if len(items) > 1:
+            for item in items:
+                self._run(db, [item])
             return
-        for item in items:
-            self._run(db, [item])
+        item = items[0]
+        if not isinstance(item.fn, Settle) or not self._settle_estimated(db, item.fn.end, error):
+            item.error = error
+
+    def _settle_estimated(self, db: PostgresSession, end: Settlement, error: Exception) -> bool:
+        """Settle a request whose settlement cannot be stored: otherwise it is held until this process ends."""
+        replaced = self._memory.estimated(end)
+        if replaced is None:
+            return False
+        try:
+            self._run_batch(db, [_queued(Settle(replaced))])
+        except ServerError as again:
+            if not about_values(again):
+                raise
+            return False
+        log.error("request %s is booked at its estimate: %s", end.request_id, sentence(self._address, error))
+        return True
 
     def _run_function(self, db: PostgresSession, item: QueuedWrite) -> None:
         try:
@@ -267,3 +283,7 @@ class PostgresEngine:
         if abs(difference) > CLOCK_DIFFERENCE_SECONDS and not self._clock_reported:
             self._clock_reported = True
             log.warning("this machine's clock differs from the database's by %.1f s", difference)
+
+
+def _queued(operation: Operation) -> QueuedWrite:
+    return QueuedWrite(operation, None, None, keep=True, inside=True)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from codellama_proxy.core.types import Usage
 from codellama_proxy.limits.admission import Settlement
 
 KEEP_SECONDS = 60.0
@@ -56,6 +57,22 @@ class RequestsInMemory:
     def was_written(self, request_id: str) -> bool:
         """Whether a settlement without effect only repeats an earlier one of this process."""
         return request_id in self._written or any(one.end.request_id == request_id for one in self.ended)
+
+    def estimated(self, end: Settlement) -> Settlement | None:
+        """A settlement at the hold, else at the prompt's cost, otherwise without values; `None`: it is not held."""
+        row = self.running.get(end.request_id)
+        if row is None:
+            return None
+        return Settlement(
+            end.request_id,
+            end.status,
+            end.http_status,
+            model=row["model"],
+            deployment=row["deployment"],
+            usage=Usage(row["estimate_tokens"]),
+            basis="estimated",
+            cost_nanos=row["hold_nanos"] or row["estimate_nanos"],
+        )
 
     def settled(self, end: Settlement) -> None:
         now = self._clock()
