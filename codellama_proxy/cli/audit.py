@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from codellama_proxy.cli.database import reading
-from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
+from codellama_proxy.cli.options import (
+    Command,
+    Whole,
+    database_option,
+    json_option,
+    since_moment,
+    since_option,
+)
 from codellama_proxy.cli.output import answer, printable
 from codellama_proxy.core.text_table import table
 from codellama_proxy.store.audit import ACTIONS, AuditFilters
@@ -22,9 +29,7 @@ COLUMNS = ("created_at", "actor", "action", "key_id", "project", "changes")
 @click.option("--action", type=click.Choice(ACTIONS), help="Only these changes.")
 @click.option("--actor", metavar="WHO", help="Only changes by master, cli, ui:...")
 @since_option
-@click.option(
-    "--last", type=click.IntRange(min=1), metavar="N", default=1000, show_default=True, help="At most."
-)
+@click.option("--last", type=Whole(min=1), metavar="N", default=1000, show_default=True, help="At most.")
 @database_option
 @json_option
 def audit(  # noqa: PLR0913, PLR0917 - one for each option

@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
@@ -46,13 +45,6 @@ def _whole(option: str, text: str) -> int:
     return key_values.count(option, int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text)
 
 
-def _usd(option: str, text: str) -> int:
-    try:
-        return key_values.money(option, Decimal(text))
-    except InvalidOperation:
-        return key_values.money(option, text)
-
-
 def _names(option: str, text: str) -> tuple[str, ...] | None:
     return key_values.models(option, [name.strip() for name in text.split(",")])
 
@@ -62,7 +54,7 @@ OPTIONS: Mapping[str, tuple[str, Read, str]] = {
     "--name": ("name", key_values.name, "A label"),
     "--expires": ("duration", key_values.duration, "Lifetime from now: 30s, 10m, 1h, 30d"),
     "--models": ("models", _names, "Models the key may use, separated by commas; wildcards allowed"),
-    "--max-budget": ("max_budget", _usd, "USD per budget window"),
+    "--max-budget": ("max_budget", key_values.written_money, "USD per budget window"),
     "--budget-duration": (
         "budget_duration",
         key_values.budget_duration,

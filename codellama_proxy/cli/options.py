@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,15 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         ctx.meta[RUNNING] = ctx
         return super().invoke(ctx)
+
+
+class Whole(click.IntRange):
+    """A whole number in ASCII digits, without the underscores that `int` accepts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Group(click.Group):

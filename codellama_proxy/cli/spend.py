@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from codellama_proxy.cli.database import reading
-from codellama_proxy.cli.options import Command, database_option, json_option, since_moment, since_option
+from codellama_proxy.cli.options import (
+    Command,
+    Whole,
+    database_option,
+    json_option,
+    since_moment,
+    since_option,
+)
 from codellama_proxy.cli.output import answer, counted, printable
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.core.clock import shown_ms
@@ -69,7 +76,7 @@ def reconcile(database: str | None, as_json: bool) -> int:
 @click.option("--follow", is_flag=True, help="Continue with requests that end from now on.")
 @click.option(
     "--last",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=20,
     show_default=True,
     metavar="N",

@@ -118,10 +118,10 @@ def number(above: int, high: int) -> Scalar:
     """A number greater than `above`."""
 
     def read(value: Any) -> float:
-        found = _number(value)
+        found = float(_number(value))
         if not above < found <= high:
             refuse(f"expected a number above {above} and up to {high}")
-        return float(found)
+        return found
 
     return Scalar(read, {"type": "number", "exclusiveMinimum": above, "maximum": high})
 
@@ -177,7 +177,7 @@ def usd(high: int) -> Scalar:
     def read(value: Any) -> int:
         found = _number(value)
         _within(found, 0, high)
-        nanos = Decimal(found) * NANOS
+        nanos = Decimal(found) * NANOS  # exponents of the file have at most 5 digits, so this is exact
         if nanos != int(nanos):
             refuse("expected at most 9 decimals")
         return int(nanos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from io import StringIO
@@ -69,6 +70,13 @@ class Settings(BaseSettings):
     @classmethod
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("port", "workers", mode="before")
+    @classmethod
+    def _plain_digits(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}", value.strip()):
+            raise ValueError("must be a whole number")
+        return value
 
     @field_validator("master_key")
     @classmethod

@@ -29,6 +29,9 @@ MAX_MODELS = 256
 
 _ALIAS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DURATION = re.compile(r"([0-9]{1,10})([smhd])")
+_AMOUNT = re.compile(r"[-+]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][-+]?[0-9]{1,3})?")
+_MIN_EXPONENT = -9
+"""Of a nano-USD in USD."""
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget", "budget_duration")
 
@@ -86,10 +89,17 @@ def money(param: str, value: Any) -> int:
     amount = Decimal(str(value))
     if not amount.is_finite() or not 0 <= amount <= MAX_USD:
         raise _invalid(param, f"must be between 0 and {MAX_USD} USD")
-    nanos = amount * NANOS
-    if nanos != int(nanos):
+    # A product with a much smaller amount would be rounded to 0.
+    if (amount and amount.adjusted() < _MIN_EXPONENT) or amount * NANOS != int(amount * NANOS):
         raise _invalid(param, "must have at most 9 decimal places")
-    return int(nanos)
+    return int(amount * NANOS)
+
+
+def written_money(param: str, text: str) -> int:
+    """Nano-USD from an amount of USD in ASCII digits, as people type it."""
+    if not _AMOUNT.fullmatch(text):
+        raise _invalid(param, "must be an amount of USD such as 20 or 12.50")
+    return money(param, Decimal(text))
 
 
 def models(param: str, value: Any) -> tuple[str, ...] | None:

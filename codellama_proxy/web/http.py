@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -50,6 +52,15 @@ def _identified(dialect: Dialect | None) -> tuple[str, dict[str, str]]:
 async def json_object(request: Request) -> dict[str, Any]:
     """The body of an admin request. Raises `ProxyError`: 408, 413, 415, or 400 for what is not a JSON object."""
     return parse_json(await receive_body(request.scope, request.receive, MAX_ADMIN_BODY_BYTES))
+
+
+async def exact_json_object(request: Request) -> dict[str, Any]:
+    """As `json_object`, but numbers too small for a float are `Decimal`, not 0."""
+    body = await receive_body(request.scope, request.receive, MAX_ADMIN_BODY_BYTES)
+    found = parse_json(body)
+    zeros = {name for name, value in found.items() if isinstance(value, float) and not value}
+    exact = json.loads(body, parse_float=Decimal, parse_int=float) if zeros else {}
+    return found | {name: exact[name] for name in zeros if isinstance(exact[name], Decimal) and exact[name]}
 
 
 async def receive_body(

@@ -148,6 +148,9 @@ FORBIDDEN = [
     M + "server: {max_body: 10XB}",
     M + "projects: {web team: {}}",
     M + "limits: {key: {budget_duration: 3w}}",
+    M + "limits: {key: {max_budget: 1_0}}",
+    M + "limits: {key: {max_budget: \N{FULLWIDTH DIGIT NINE}}}",
+    M + "limits: {key: {rpm_limit: 1_0}}",
 ]
 
 
@@ -262,6 +265,13 @@ def test_arguments_override_environment_and_dotenv(here: Path, monkeypatch: pyte
     settings = Settings()
     assert (settings.port, settings.host, settings.log_format) == (6000, "0.0.0.0", "json")
     assert Settings(port=7000).port == 7000
+
+
+@pytest.mark.parametrize("text", ["4_000", "\N{FULLWIDTH DIGIT NINE}", "4000.0", "+4000"])
+def test_ports_and_numbers_of_workers_are_written_in_plain_digits(here: Path, text: str) -> None:
+    for values in ({"port": text}, {"workers": text}):
+        with pytest.raises(ValidationError, match="must be a whole number"):
+            Settings(**values)  # type: ignore[arg-type]  # pydantic reads the strings
 
 
 def test_a_short_master_key_is_refused_without_being_shown(

@@ -285,7 +285,7 @@ def test_unknown_and_privileged_fields_are_refused_and_nothing_is_stored(proxy: 
 def test_a_number_beyond_json_is_not_stored(proxy: Proxy) -> None:
     async def use(proxy: Proxy) -> None:
         headers = {"authorization": f"Bearer {MASTER}", "content-type": "application/json"}
-        for number in ("1e999", "NaN", "-1e999"):
+        for number in ("1e999", "NaN", "-1e999", "1e-999999999", "1e-400", "-1e-400", "1e-10"):
             content = f'{{"max_budget": {number}}}'
             answer = await proxy.client.post("/key/generate", content=content, headers=headers)
             assert answer.status_code == 400

@@ -16,7 +16,7 @@ from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.key_fields import shown
 from codellama_proxy.web.admin.key_info import endpoints_shown, limits_shown, own_standing, scopes_shown
 from codellama_proxy.web.auth import caller, credential, require_admin
-from codellama_proxy.web.http import json_object, respond
+from codellama_proxy.web.http import exact_json_object, respond
 from codellama_proxy.web.query_params import Query
 from codellama_proxy.web.state import runtime_of, snapshot_of
 
@@ -26,7 +26,7 @@ from codellama_proxy.web.state import runtime_of, snapshot_of
 async def generate(request: Request) -> Response:
     """Creates a key; the response contains its secret."""
     await require_admin(request)
-    change = key_values.read(await json_object(request))
+    change = key_values.read(await exact_json_object(request))
     key, secret = await runtime_of(request).keys.create(change)
     return respond({"key": secret, **shown(key)})
 
@@ -118,7 +118,7 @@ async def _requested(request: Request) -> tuple[Key, bool]:
 
 async def _subject(request: Request) -> tuple[str, dict[str, Any]]:
     """The key id of a body, and its other fields."""
-    body = await json_object(request)
+    body = await exact_json_object(request)
     rest = {field: value for field, value in body.items() if field not in {"key_id", "key"}}
     return await _named(request, body.get("key_id"), body.get("key")), rest
 

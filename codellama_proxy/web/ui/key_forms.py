@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from codellama_proxy.core.errors import ProxyError
@@ -67,6 +66,8 @@ def _as_sentence(text: str) -> str:
 def _value(name: str, field: str, text: str) -> Any:
     if not text and name != "project":
         return None
+    if name == "budget":
+        return key_fields.written_money(field, text.strip())
     return FIELDS[field](field, _READ.get(name, _text)(text))
 
 
@@ -80,21 +81,11 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _money(text: str) -> Decimal:
-    try:
-        if len(text) > MAX_DIGITS:
-            raise InvalidOperation
-        return Decimal(text)
-    except InvalidOperation:
-        raise ProxyError("invalid_value", "must be an amount of USD such as 20 or 12.50") from None
-
-
 def _names(text: str) -> list[str]:
     return [name for part in text.replace("\n", ",").split(",") if (name := part.strip())]
 
 
 _READ: Mapping[str, Callable[[str], Any]] = {
-    "budget": _money,
     "rpm": _number,
     "tpm": _number,
     "parallel": _number,
