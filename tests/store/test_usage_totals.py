@@ -180,12 +180,13 @@ class History:
                 self.requests[request_id] = replace(request, folded=True)
 
     def upgrade(self) -> None:
-        """As after the migration of a database without sums by key."""
-        self.db.execute("drop table usage_keys")
-        self.db.execute("drop table usage_keys_from")
-        (migration,) = (one for one in shipped() if one.name == "0012_usage_keys")
-        for statement in statements(migration.sql):
-            self.db.execute(statement)
+        """As after the migrations of a database without sums by key and by model."""
+        for table in ("usage_keys", "usage_keys_from", "usage_models"):
+            self.db.execute(f"drop table {table}")
+        for migration in shipped():
+            if migration.name in ("0012_usage_keys", "0014_usage_models"):
+                for statement in statements(migration.sql):
+                    self.db.execute(statement)
 
     def matching(self, wanted: Filters) -> list[Request]:
         return [request for request in self.requests.values() if request.matches(wanted)]
@@ -302,8 +303,14 @@ def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
         db.execute("update usage_hours set cost_nanos = cost_nanos + 1")
         db.execute("delete from usage_days")
         db.execute("update usage_keys set requests = requests + 1")
-        (hour, day, key) = daily_totals.reconcile(db)
+        db.execute("update usage_models set unpriced = unpriced + 1")
+        (hour, model, day, key) = daily_totals.reconcile(db)
     assert (hour.scope, hour.spent_nanos - hour.expected_spent_nanos) == (f"hours:{iso(FIRST_DAY)}", 1)
+    assert (model.scope, model.spent_nanos, model.expected_spent_nanos) == (
+        f"models:{iso(FIRST_DAY)}",
+        190,
+        190,
+    )
     assert (day.scope, day.spent_nanos, day.expected_spent_nanos) == (f"days:{iso(FIRST_DAY)}", 0, 190)
     assert (key.scope, key.spent_nanos, key.expected_spent_nanos) == (f"keys:{iso(FIRST_DAY)}", 190, 190)
 

@@ -72,6 +72,13 @@ TABLES = (
         ),
     ),
     Table(
+        "usage_models",
+        (
+            *("day", "project", "model", "status", "requests", "prompt_tokens", "completion_tokens"),
+            *("cost_nanos", "saved_nanos", "unpriced"),
+        ),
+    ),
+    Table(
         "usage_days",
         (
             *("day", "project", "key_id", "user", "session", "agent", "model", "status", "requests"),

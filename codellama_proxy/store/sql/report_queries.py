@@ -22,7 +22,7 @@ from codellama_proxy.store.reports import (
     in_order,
 )
 from codellama_proxy.store.sql.queries import Query, load, where
-from codellama_proxy.store.sql.usage_ranges import DAYS, HOURS, KEYS, Split, UsageTable, split, table_for
+from codellama_proxy.store.sql.usage_ranges import DAYS, HOURS, KEYS, MODELS, Split, UsageTable, split, table_for
 
 SQL = load("report_queries")
 LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
@@ -163,7 +163,12 @@ def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
         yield _of_usage(DAYS, names, filters, parts, SQL["before_keys"])
     else:
         yield _of_usage(table, names, filters, parts)
-    for start, end in parts.edges:
+    edges = parts.edges
+    if table is MODELS:
+        ends = [split(start, end, HOUR) for start, end in edges]
+        yield from (_of_usage(HOURS, names, filters, end) for end in ends)
+        edges = tuple(edge for end in ends for edge in end.edges)
+    for start, end in edges:
         yield _of_hours(of_requests, filters._replace(start=start, end=end))
 
 

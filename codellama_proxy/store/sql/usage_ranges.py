@@ -1,7 +1,8 @@
 """Which sums and which rows of `requests` add up to the requests of a report. Pure.
 
 A time range is split: whole hours or days come from the sums, the rest at both ends from the rows of those hours,
-and what is not in the sums yet from the rows after `rolled_up.upto`.
+and what is not in the sums yet from the rows after `rolled_up.upto`. At the ends of whole days, whole hours come from
+the sums by hour if these have the groups.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import NamedTuple
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store.reports import HOUR_GROUP, Filters
 
-_IN_HOURS = frozenset({"day", HOUR_GROUP, "project", "model", "status"})
+_IN_MODELS = frozenset({"day", "project", "model", "status"})
+_IN_HOURS = frozenset({HOUR_GROUP, *_IN_MODELS})
 _IN_KEYS = frozenset({"day", "project", "key", "model", "status"})
 
 
@@ -46,6 +48,7 @@ class Split(NamedTuple):
 
 
 HOURS = UsageTable("usage_hours", "hour", HOUR, ("project", "model", "status"))
+MODELS = UsageTable("usage_models", "day", DAY, ("project", "model", "status"))
 KEYS = UsageTable("usage_keys", "day", DAY, ("project", "key", "model", "status"))
 """Complete from a day on, which `usage_keys_from` has; until a database of an older version is filled."""
 DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session", "agent", "model", "status"))
@@ -58,7 +61,7 @@ def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
     groups = frozenset(group_by)
     if filters.user is None and filters.agent is None:
         if filters.key_id is None and groups <= _IN_HOURS:
-            return HOURS
+            return MODELS if groups <= _IN_MODELS else HOURS
         if groups <= _IN_KEYS:
             return KEYS
     return None if HOUR_GROUP in groups else DAYS

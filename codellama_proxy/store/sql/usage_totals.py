@@ -1,4 +1,4 @@
-"""Sums of settled requests by hour, by day and by key, so that reports do not read every row.
+"""Sums of settled requests by hour, by day, by model and by key, so that reports do not read every row.
 
 They contain the requests up to `rolled_up.upto`; every request up to there is settled and does not change any more.
 Reports add the rows after it in the same statement, so their results are exact at any moment, and admission and
@@ -55,20 +55,20 @@ def take_away(db: Session, upto: int, table: str = "requests") -> None:
     """Subtract the requests of a table up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
     _add(db, -1, 0, min(upto, summed), table)
-    for name in ("drop_empty_hours", "drop_empty_days", "drop_empty_keys"):
+    for name in ("drop_empty_hours", "drop_empty_models", "drop_empty_days", "drop_empty_keys"):
         db.execute(SQL[name])
 
 
 def differences(db: Session) -> list[Difference]:
-    """Hours and days whose sums differ from their requests; "keys" are days of the sums by key. Reads all rows."""
+    """Hours and days whose sums differ from their requests; "models" and "keys" are days of those sums. Reads all rows."""
     return [
         Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
-        for name in ("hours", "days", "keys")
+        for name in ("hours", "models", "days", "keys")
         for at, cost, expected in db.execute(SQL[f"check_{name}"]).fetchall()
     ]
 
 
 def _add(db: Session, sign: int, after: int, upto: int, table: str = "requests") -> None:
-    for name in ("add_hours", "add_days", "add_keys"):
+    for name in ("add_hours", "add_models", "add_days", "add_keys"):
         sql = SQL[name].replace("from requests", f"from {table}")
         db.execute(sql, {"sign": sign, "after": after, "upto": upto})

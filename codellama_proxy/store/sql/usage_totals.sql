@@ -34,6 +34,23 @@ on conflict (hour, project, model, status) do update set
     first_seq = min(usage_hours.first_seq, excluded.first_seq),
     last_seq = max(usage_hours.last_seq, excluded.last_seq);
 
+-- name: add_models
+-- Adds a range of requests to the sums by day and model, or takes it away.
+insert into usage_models (day, project, model, status, requests, prompt_tokens, completion_tokens, cost_nanos,
+                          saved_nanos, unpriced)
+select cast(created_at as integer) / 86400 * 86400, project, coalesce(model, ''), status, :sign * count(*),
+       :sign * coalesce(sum(prompt_tokens), 0), :sign * coalesce(sum(completion_tokens), 0),
+       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0),
+       :sign * count(*) filter (where cost_nanos is null)
+from requests where seq > :after and seq <= :upto group by 1, 2, 3, 4
+on conflict (day, project, model, status) do update set
+    requests = usage_models.requests + excluded.requests,
+    prompt_tokens = usage_models.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = usage_models.completion_tokens + excluded.completion_tokens,
+    cost_nanos = usage_models.cost_nanos + excluded.cost_nanos,
+    saved_nanos = usage_models.saved_nanos + excluded.saved_nanos,
+    unpriced = usage_models.unpriced + excluded.unpriced;
+
 -- name: add_days
 -- Adds a range of requests to the sums by day, or takes it away.
 insert into usage_days (day, project, key_id, user, session, agent, model, status, requests, prompt_tokens,
@@ -102,6 +119,10 @@ update usage_keys_from set day = :day, project = :project, key_id = :key_id;
 -- Removes sums by hour that have no requests any more.
 delete from usage_hours where requests = 0;
 
+-- name: drop_empty_models
+-- Removes sums by day and model that have no requests any more.
+delete from usage_models where requests = 0;
+
 -- name: drop_empty_days
 -- Removes sums by day that have no requests any more.
 delete from usage_days where requests = 0;
@@ -118,6 +139,27 @@ with summed as (
     from usage_hours
 ), expected as (
     select cast(created_at as integer) / 3600 * 3600 as at, project, coalesce(model, '') as model, status,
+           count(*) as requests, coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
+           count(*) filter (where cost_nanos is null)
+    from requests where seq <= (select upto from rolled_up) group by 1, 2, 3, 4
+), wrong as (
+    select at from (select * from summed except select * from expected) as more
+    union
+    select at from (select * from expected except select * from summed) as fewer
+)
+select at, (select coalesce(sum(cost_nanos), 0) from summed where summed.at = wrong.at),
+       (select coalesce(sum(cost_nanos), 0) from expected where expected.at = wrong.at)
+from wrong order by at;
+
+-- name: check_models
+-- Days whose sums by model differ from their requests: the sums' cost and the requests' cost.
+with summed as (
+    select day as at, project, model, status, requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos,
+           unpriced
+    from usage_models
+), expected as (
+    select cast(created_at as integer) / 86400 * 86400 as at, project, coalesce(model, '') as model, status,
            count(*) as requests, coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
            coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
            count(*) filter (where cost_nanos is null)
