@@ -22,7 +22,16 @@ from codellama_proxy.store.reports import (
     in_order,
 )
 from codellama_proxy.store.sql.queries import Query, load, where
-from codellama_proxy.store.sql.usage_ranges import DAYS, HOURS, KEYS, MODELS, Split, UsageTable, split, table_for
+from codellama_proxy.store.sql.usage_ranges import (
+    DAYS,
+    HOURS,
+    KEYS,
+    MODELS,
+    Split,
+    UsageTable,
+    split,
+    table_for,
+)
 
 SQL = load("report_queries")
 LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY

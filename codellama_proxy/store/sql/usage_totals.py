@@ -60,7 +60,7 @@ def take_away(db: Session, upto: int, table: str = "requests") -> None:
 
 
 def differences(db: Session) -> list[Difference]:
-    """Hours and days whose sums differ from their requests; "models" and "keys" are days of those sums. Reads all rows."""
+    """Hours and days whose sums differ from their requests; "models" and "keys" are days. Reads all rows."""
     return [
         Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
         for name in ("hours", "models", "days", "keys")
