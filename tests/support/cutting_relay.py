@@ -8,14 +8,58 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import Callable
+from typing import Literal, get_args
 
-COMMIT = b"commit\0"
+Cut = Literal["never", "at once", "answered late", "delivered late"]
+"""When the server gets the COMMIT that the client gets no answer to."""
+LEDGER = b"commit\0"
+"""How transactions of the ledger end."""
+DRIVER = b"COMMIT\0"
+"""How the driver ends a transaction."""
 
 
-async def relay(port: int, path: str, share: float) -> None:
-    async def handle(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+class CommitRelay:
+    """Listens on a loopback port. Cuts as many connections as `cut_next` says, or as `choose` says at each commit."""
+
+    def __init__(
+        self, path: str, *, commit: bytes = DRIVER, choose: Callable[[], Cut | None] | None = None
+    ) -> None:
+        """`path`: of the server's socket; `commit`: the statement at whose sight connections are cut."""
+        self._path = path
+        self._commit = commit
+        self._choose = choose or self._planned
+        self._plan: list[Cut] = []
+        self._listener: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self.cuts = 0
+
+    def cut_next(self, cut: Cut, times: int = 1) -> None:
+        self._plan = [cut] * times
+
+    def _planned(self) -> Cut | None:
+        return self._plan.pop() if self._plan else None
+
+    async def open(self, port: int = 0) -> int:
+        """Begin to listen; returns the port."""
+        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _accept(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._handle(client, answers))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _handle(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         try:
-            replies, server = await asyncio.open_unix_connection(path)
+            replies, server = await asyncio.open_unix_connection(self._path)
         except OSError:
             answers.transport.abort()
             return
@@ -23,9 +67,11 @@ async def relay(port: int, path: str, share: float) -> None:
 
         async def to_server() -> None:
             while data := await client.read(65536):
-                if COMMIT in data and random.random() < share:
-                    await _cut(data, server, answers)
+                how = self._choose() if self._commit in data else None
+                if how is not None:
+                    self.cuts += 1
                     cut.set()
+                    await self._cut(how, data, server, answers)
                     return
                 server.write(data)
                 await server.drain()
@@ -48,30 +94,33 @@ async def relay(port: int, path: str, share: float) -> None:
             answers.transport.abort()
             server.transport.abort()
 
-    listener = await asyncio.start_server(handle, "127.0.0.1", port)
-    print("ready", flush=True)
-    async with listener:
-        await listener.serve_forever()
-
-
-async def _cut(data: bytes, server: asyncio.StreamWriter, answers: asyncio.StreamWriter) -> None:
-    how = random.choice(("never", "at once", "answered late", "delivered late"))
-    if how == "never":  # the server does not get the COMMIT
-        server.write(data[: data.index(COMMIT)])
-        await server.drain()
-    elif how == "delivered late":  # the transaction outlives its client
+    async def _cut(
+        self, how: Cut, data: bytes, server: asyncio.StreamWriter, answers: asyncio.StreamWriter
+    ) -> None:
+        if how == "never":
+            server.write(data[: data.index(self._commit)])
+            await server.drain()
+        elif how == "delivered late":  # the transaction outlives its client
+            answers.transport.abort()
+            await asyncio.sleep(0.15)
+            server.write(data)
+            await server.drain()
+            await asyncio.sleep(0.02)
+        else:
+            server.write(data)
+            await server.drain()
+            await asyncio.sleep(random.random() * 0.004 if how == "answered late" else 0)
         answers.transport.abort()
-        await asyncio.sleep(0.15)
-        server.write(data)
-        await server.drain()
-        await asyncio.sleep(0.02)
-    else:
-        server.write(data)
-        await server.drain()
-        if how == "answered late":
-            await asyncio.sleep(random.random() * 0.004)
-    answers.transport.abort()
+
+
+async def _main(port: int, path: str, share: float) -> None:
+    def choose() -> Cut | None:
+        return random.choice(get_args(Cut)) if random.random() < share else None
+
+    await CommitRelay(path, commit=LEDGER, choose=choose).open(port)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(relay(int(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
+    asyncio.run(_main(int(sys.argv[1]), sys.argv[2], float(sys.argv[3])))

@@ -26,6 +26,11 @@ MAX_CONNECTIONS = 2
 IDLE_SECONDS = 60.0
 """After which an unused connection is closed."""
 STATEMENT_SECONDS = 30
+STATUS_SECONDS, STATUS_PAUSE_SECONDS = 10.0, 0.05
+"""How long, and how often, a change asks what became of the commit that was not answered."""
+
+_TRANSACTION = "select pg_current_xact_id()::text::bigint"
+_STATUS = "select pg_xact_status(%s::text::xid8)"
 
 T = TypeVar("T")
 
@@ -34,6 +39,26 @@ log = logging.getLogger(__name__)
 
 class _BrokenConnectionError(StoreUnavailableError):
     """The connection was lost, not only the statement."""
+
+
+def _was_committed(db: PostgresSession, number: int) -> bool:
+    """Whether a transaction whose connection broke took effect; waits while its backend is still at it.
+
+    Raises `StoreUnavailableError` if that is not known in time. A server that lost it in a failover does not know it.
+    """
+    deadline = time.monotonic() + STATUS_SECONDS
+    while True:
+        try:
+            (status,) = db.native(_STATUS, (number,)).fetchone()
+        except ServerError as error:
+            if about_values(error):  # a number that this server has not given yet
+                return False
+            raise
+        if status != "in progress":
+            return bool(status == "committed")
+        if time.monotonic() >= deadline:
+            raise StoreUnavailableError("it is not known whether the change took effect")
+        time.sleep(STATUS_PAUSE_SECONDS)
 
 
 class Connections:
@@ -59,11 +84,20 @@ class Connections:
 
         A function may run twice, after a connection that turned out to be closed.
         """
+        return await self._on_thread(self._run, fn)
+
+    async def change(self, fn: Callable[[PostgresSession], T]) -> T:
+        """The same in a transaction that takes effect once, also if the connection breaks at its commit."""
+        return await self._on_thread(self._change, fn)
+
+    async def _on_thread(
+        self, how: Callable[[Callable[[PostgresSession], T]], T], fn: Callable[[PostgresSession], T]
+    ) -> T:
         if self._closed:
             raise StoreUnavailableError("the store is closed")
         if not self._usable():
             raise StoreUnavailableError("the database cannot be used at the moment")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, fn)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, how, fn)
 
     async def all(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a statement of `store.sql` that only reads; it is stopped after `statement_seconds`."""
@@ -84,6 +118,27 @@ class Connections:
             with suppress(_BrokenConnectionError):  # from before a restart of the server, perhaps
                 return self._use(db, fn)
         return self._use(self._opened(), fn)
+
+    def _change(self, fn: Callable[[PostgresSession], T]) -> T:
+        number: int | None = None
+        done: list[T] = []
+
+        def once(db: PostgresSession) -> T:
+            nonlocal number
+            if number is not None and done and _was_committed(db, number):
+                return done[0]
+            done.clear()
+            with db.transaction():
+                (number,) = db.native(_TRANSACTION).fetchone()
+                done.append(fn(db))
+            return done[0]
+
+        try:
+            return self._run(once)
+        except _BrokenConnectionError:
+            if not done:
+                raise
+        return self._use(self._opened(), once)
 
     def _opened(self) -> PostgresSession:
         try:

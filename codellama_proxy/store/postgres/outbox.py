@@ -33,7 +33,7 @@ class Outbox:
         """Records are dropped by the ledger's upkeep only, which counts them."""
 
     async def add(self, kind: OutboxKind, request_id: str, body: bytes) -> None:
-        await self._connections.run(lambda db: db.native(SQL["put"], (kind, request_id, body)).rowcount)
+        await self._connections.change(lambda db: db.native(SQL["put"], (kind, request_id, body)).rowcount)
 
     async def due(self, now: float, most: int) -> list[Waiting]:
         values = {"now": now, "lease": LEASE_SECONDS, "farthest": MAX_DELAY_SECONDS, "most": most}
@@ -41,7 +41,7 @@ class Outbox:
         return sorted((Waiting(*row) for row in rows), key=lambda record: (record.tries, record.id))
 
     async def note(self, outcomes: Sequence[Outcome], now: float) -> None:
-        await self._connections.run(lambda db: _note(db, outcomes, now))
+        await self._connections.change(lambda db: _note(db, outcomes, now))
 
     async def knows(self, request_id: str) -> bool:
         values = {"request_id": request_id}
@@ -58,11 +58,10 @@ def trim(db: PostgresSession, records: int = MAX_RECORDS, size: int = MAX_BYTES)
 
 
 def _note(db: PostgresSession, outcomes: Sequence[Outcome], now: float) -> None:
-    with db.transaction():
-        for record, next_at, service_id in outcomes:
-            if next_at is not None:
-                db.native(SQL["later"], (next_at, record.id))
-                continue
-            db.native(SQL["remove"], (record.id,))
-            if service_id is not None:
-                db.native(SQL["tracked"], (record.request_id, service_id, now))
+    for record, next_at, service_id in outcomes:
+        if next_at is not None:
+            db.native(SQL["later"], (next_at, record.id))
+            continue
+        db.native(SQL["remove"], (record.id,))
+        if service_id is not None:
+            db.native(SQL["tracked"], (record.request_id, service_id, now))

@@ -84,7 +84,7 @@ class StoredKeys:
         return await self._change(lambda db: audit.delete(db, actor, key_id, now))
 
     async def _change(self, change: Callable[[PostgresSession], T]) -> T:
-        return await self._connections.run(lambda db: _in_transaction(db, change))
+        return await self._connections.change(change)
 
     async def version(self) -> int:
         """Comes with every beat, so it needs no query. Raises `StoreUnavailableError` if beats fail."""
@@ -99,11 +99,6 @@ class StoredKeys:
         sql, values = audit.count_query(filters)
         ((total,),) = await self._connections.all(sql, values)
         return [audit.entry(row) for row in rows], int(total)
-
-
-def _in_transaction(db: PostgresSession, change: Callable[[PostgresSession], T]) -> T:
-    with db.transaction():
-        return change(db)
 
 
 class UiSessions:
@@ -136,4 +131,4 @@ class UiSessions:
         await self._write("forget", {"seen_before": seen_before, "created_before": created_before})
 
     async def _write(self, name: str, values: dict[str, Any]) -> None:
-        await self._connections.run(lambda db: db.execute(self._sql[name], values).rowcount)
+        await self._connections.change(lambda db: db.execute(self._sql[name], values).rowcount)
