@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from codellama_proxy.cli.database import reading
+from codellama_proxy.cli.followed import PAGE_ROWS, FollowedLog
 from codellama_proxy.cli.options import (
     Command,
     Whole,
@@ -28,7 +29,6 @@ from codellama_proxy.store.interfaces import Difference, LedgerSession
 from codellama_proxy.store.reports import GROUPS, Filters
 
 POLL_SECONDS = 0.5
-PAGE_ROWS = 1000
 
 
 # --- the subcommands ---------------------------------------------------------------------------------------
@@ -99,18 +99,18 @@ def logs(follow: bool, last: int, database: str | None, as_json: bool) -> None:
 
 def _follow(db: LedgerSession, seq: int, as_json: bool) -> None:
     """Prints each request once, when it has ended. A running request does not delay others."""
+    followed = FollowedLog(db, seq)
     running: list[str] = []
     while True:
         ended = [row for row in (db.log(request_id) for request_id in running) if row["status"] != "held"]
-        fresh = db.logs_after(seq, PAGE_ROWS)
-        seq = max((found for found, _ in fresh), default=seq)
-        ended += [row for _, row in fresh if row["status"] != "held"]
+        fresh, more = followed.fresh()
+        ended += [row for row in fresh if row["status"] != "held"]
         for row in ended:
             _print(row, as_json)
         sys.stdout.flush()
         done = {row["request_id"] for row in ended}
-        running = [name for name in (*running, *(row["request_id"] for _, row in fresh)) if name not in done]
-        if len(fresh) < PAGE_ROWS:
+        running = [name for name in (*running, *(row["request_id"] for row in fresh)) if name not in done]
+        if not more:
             time.sleep(POLL_SECONDS)
 
 
