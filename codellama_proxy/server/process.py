@@ -13,7 +13,6 @@ import functools
 import gc
 import io
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
 from codellama_proxy.server.retention import run_retention, run_roll_up, run_session_cleanup
-from codellama_proxy.server.siblings import Sibling, end_with_parent, this_sibling
+from codellama_proxy.server.siblings import Sibling, end_with_parent, stop_signals, this_sibling
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
 from codellama_proxy.tracking.log import Format, Handler, Log
@@ -262,7 +261,7 @@ class UvicornServer(uvicorn.Server):
 
     async def run(self, sock: socket.socket) -> int:  # type: ignore[override]  # ours is a coroutine
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal)
         await self.serve(sockets=[sock])
         if self.server_state.tasks:  # aborted connections: their requests still settle

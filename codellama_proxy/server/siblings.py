@@ -48,6 +48,12 @@ def this_sibling(environ: Mapping[str, str] = os.environ) -> Sibling | None:
     return Sibling(int(number), Path(folder)) if number and folder else None
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a server in order: also the end of its terminal, unless `nohup` says to ignore that."""
+    found = [signal.SIGTERM, signal.SIGINT]
+    return found if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*found, signal.SIGHUP]
+
+
 def end_with_parent() -> None:
     """Begin to shut down when the parent ends, however it ends: its end of the pipe at stdin is closed then."""
 
@@ -127,7 +133,7 @@ class Parent:
 
     def run(self, count: int) -> int:
         self._processes = [_Process(number) for number in range(count)]
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         passed = 0
         while True:

@@ -41,8 +41,8 @@ def ask(served: Proxy, model: str, *, stream: bool, user: str = "somebody") -> b
     return request(CHAT, body, **served.auth)
 
 
-def told(served: Proxy) -> float:
-    os.kill(served.pid, signal.SIGTERM)
+def told(served: Proxy, number: signal.Signals = signal.SIGTERM) -> float:
+    os.kill(served.pid, number)
     return time.monotonic()
 
 
@@ -224,9 +224,12 @@ def test_a_second_signal_ends_the_drain(proxy: ProxyFactory, upstream: Upstream)
     assert "crash_estimate" not in {row["basis"] for row in rows.values()}
 
 
-def test_an_idle_server_stops_immediately(proxy: ProxyFactory, upstream: Upstream) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_idle_server_stops_immediately(
+    proxy: ProxyFactory, upstream: Upstream, number: signal.Signals
+) -> None:
     served = proxy(config(upstream.model("plain")))
-    began = told(served)
+    began = told(served, number)
     assert ended(served, 20) in TERM_CODES
     assert time.monotonic() - began < 15
     assert not Path(f"{served.database}-wal").exists() or not Path(f"{served.database}-wal").stat().st_size

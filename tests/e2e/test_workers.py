@@ -90,7 +90,8 @@ def test_a_process_that_dies_is_started_again_and_others_serve_meanwhile(start: 
     assert chat(one).status_code == 200
 
 
-def test_a_stop_lets_open_responses_end_and_leaves_no_process(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_lets_open_responses_end_and_leaves_no_process(start: Start, number: signal.Signals) -> None:
     one = start()
     until(lambda: listening(one) == WORKERS, "all processes listen")
     pids = children(one)
@@ -110,7 +111,7 @@ def test_a_stop_lets_open_responses_end_and_leaves_no_process(start: Start) -> N
         lines = answer.iter_lines()
         next(lines)
         assert one._process is not None
-        one._process.send_signal(signal.SIGTERM)
+        one._process.send_signal(number)
         assert "data: [DONE]" in list(lines)
     assert one._process.wait(30) == 0
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
