@@ -39,6 +39,8 @@ def pages(now: float) -> tuple[str, ...]:
             "overview",
             "overview?range=30d",
             "overview?by=key",
+            "overview?by=key&range=30d",
+            "overview?by=user&range=30d",
             "models",
             "keys",
             "budgets",

@@ -16,7 +16,7 @@ from codellama_proxy.limits.admission import Admission, AdmissionRequest, Extens
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
-from codellama_proxy.store.overviews import Balance, KeyUse, Recent, Sums
+from codellama_proxy.store.overviews import Among, Balance, KeyUse, Measure, Recent, Sums
 from codellama_proxy.store.reports import MAX_ROWS, Filters
 from codellama_proxy.store.request_search import Found, Neighbours, Search
 
@@ -215,8 +215,16 @@ class Searches(Protocol):
 class Overviews(Protocol):
     """Reads for overviews, on a connection of its own, in bounded time. Raises as `Reports`."""
 
-    async def sums(self, group_by: Sequence[str], filters: Filters) -> Sums:
-        """Sums by any of `reports.GROUPS` and `HOUR_GROUP`: the same numbers as `Reports.spend`."""
+    async def sums(self, group_by: Sequence[str], filters: Filters, among: Among | None = None) -> Sums:
+        """Sums by any of `reports.GROUPS` and `HOUR_GROUP`: the same numbers as `Reports.spend`.
+
+        `among`: a group of `group_by`; the total is of the same requests.
+        """
+
+    async def largest(
+        self, group: str, measure: Measure, filters: Filters, size: int
+    ) -> tuple[str | None, ...]:
+        """The values of one of `reports.GROUPS` with the largest sums, as of a minute ago at most."""
 
     async def balances(self) -> list[Balance]:
         """Of every scope that ever had a budget, but users."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from codellama_proxy.core.types import Key
 
@@ -11,6 +11,16 @@ MAX_GROUPS = 20_000
 """Groups of sums that are read at once."""
 MAX_USER_BALANCES = 100
 MAX_KEYS = 2_000
+
+
+Measure = Literal["spend", "requests", "tokens", "failures"]
+
+
+class Among(NamedTuple):
+    """Only these values of a group."""
+
+    group: str
+    values: tuple[str | None, ...]
 
 
 class Sum(NamedTuple):

@@ -16,6 +16,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.audit import AuditFilters
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.location import ServerAddress, database_location
+from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.postgres.dialect import translated
 from codellama_proxy.store.postgres.migrations import is_current, migrate
 from codellama_proxy.store.postgres.session import PostgresSession, connect
@@ -198,6 +199,8 @@ async def _looked_up(db: Session) -> list[object]:
     overviews, search = OverviewQueries(read), RequestSearch(read)
     found: list[object] = [
         await overviews.sums(("hour", "project"), Filters()),
+        await overviews.sums(("day", "key"), Filters(project="q"), Among("key", ("k", None))),
+        await overviews.largest("user", "tokens", Filters(project="q", start=1.0), 7),
         await overviews.balances(),
         await overviews.user_balances(),
         await overviews.recent("p", 5),

@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.limits.windows import HOUR
 from codellama_proxy.store import reports
+from codellama_proxy.store.errors import accounting_unavailable
+from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.overviews import OverviewQueries
+from codellama_proxy.store.sql.rankings import MAX_AGE_SECONDS, Rankings
 from codellama_proxy.store.sql.sums_cache import SumsCache
 from codellama_proxy.store.sqlite.migrations import migrate, shipped
 from tests.store.test_usage_totals import FIELDS, FIRST_DAY, History, expected, histories, reported
@@ -28,9 +32,12 @@ class Reader:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.statements: list[str] = []
+        self.error: ProxyError | None = None
 
     async def __call__(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         self.statements.append(sql)
+        if self.error is not None:
+            raise self.error
         return self.db.execute(sql, values).fetchall()
 
 
@@ -41,9 +48,11 @@ def history() -> Iterator[History]:
         yield History(db)
 
 
-def found(overviews: OverviewQueries, group_by: Sequence[str], wanted: Filters) -> list[tuple[Any, ...]]:
+def found(
+    overviews: OverviewQueries, group_by: Sequence[str], wanted: Filters, among: Among | None = None
+) -> list[tuple[Any, ...]]:
     names = reports.in_order(group_by)
-    sums = asyncio.run(overviews.sums(group_by, wanted))
+    sums = asyncio.run(overviews.sums(group_by, wanted, among))
     assert sums.is_complete
     listed = [(*(one.groups[name] for name in names), *one[1:]) for one in sums.groups if names]
     return sorted(listed, key=repr) if names else [sums.total[1:]]
@@ -63,6 +72,64 @@ def test_cached_sums_equal_plain_sums(
             assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
         for group_by, wanted in asked * 2:
             assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
+    finally:
+        history.db.execute("rollback to example")
+        history.db.execute("release example")
+
+
+@settings(max_examples=60, deadline=None)
+@given(happened=histories, asked=st.lists(reported, min_size=1, max_size=4), data=st.data())
+def test_sums_of_some_values_and_the_largest_equal_plain_sums(
+    history: History,
+    happened: list[tuple[Any, ...]],
+    asked: list[tuple[list[str], Filters]],
+    data: st.DataObject,
+) -> None:
+    history.db.execute("savepoint example")
+    try:
+        begun, overviews = History(history.db), OverviewQueries(Reader(history.db))
+        for event in happened:
+            begun.happen(*event)
+        for group_by, wanted in asked:
+            group = data.draw(st.sampled_from(FIELDS))
+            names = reports.in_order({group, *group_by})
+            plain = expected(names, begun.matching(wanted))
+            values = sorted({one[names.index(group)] for one in plain}, key=repr)
+            some = tuple(data.draw(st.lists(st.sampled_from([*values, "unknown"]), unique=True)))
+            for _ in range(2):
+                kept = [one for one in plain if one[names.index(group)] in some]
+                assert found(overviews, names, wanted, Among(group, some)) == kept
+            alone = expected([group], begun.matching(wanted))
+            ranked = [one[0] for one in sorted(alone, key=lambda one: (-one[4], one[0] or ""))]
+            assert asyncio.run(overviews.largest(group, "spend", wanted, 3)) == tuple(ranked[:3])
+    finally:
+        history.db.execute("rollback to example")
+        history.db.execute("release example")
+
+
+def test_a_ranking_is_kept_for_a_minute_and_a_failure_as_well(history: History) -> None:
+    history.db.execute("savepoint example")
+    try:
+        begun, reader, now = History(history.db), Reader(history.db), [0.0]
+        rankings = Rankings(reader, lambda: now[0])
+
+        def largest() -> tuple[str | None, ...]:
+            return asyncio.run(rankings.largest("model", "requests", Filters(), 1))
+
+        for model, number in (("small", 1), ("large", 2)):
+            for _ in range(number):
+                begun.request(0.0, dict.fromkeys(FIELDS) | {"project": "web", "model": model}, "ok", 1, 1)
+            assert largest() == ("small",)
+        now[0] += MAX_AGE_SECONDS
+        assert largest() == ("large",)
+        assert len(reader.statements) == 2
+        reader.error, now[0] = accounting_unavailable(), now[0] + MAX_AGE_SECONDS
+        for _ in range(2):
+            with pytest.raises(ProxyError):
+                largest()
+        assert len(reader.statements) == 3
+        reader.error, now[0] = None, now[0] + MAX_AGE_SECONDS
+        assert largest() == ("large",)
     finally:
         history.db.execute("rollback to example")
         history.db.execute("release example")

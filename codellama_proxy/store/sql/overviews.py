@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +11,10 @@ from codellama_proxy.store.overviews import (
     MAX_GROUPS,
     MAX_KEYS,
     MAX_USER_BALANCES,
+    Among,
     Balance,
     KeyUse,
+    Measure,
     Recent,
     Sum,
     Sums,
@@ -20,6 +23,7 @@ from codellama_proxy.store.reports import Filters, in_order
 from codellama_proxy.store.request_search import CACHED
 from codellama_proxy.store.sql.keys import from_row
 from codellama_proxy.store.sql.queries import load, where
+from codellama_proxy.store.sql.rankings import Rankings
 from codellama_proxy.store.sql.report_queries import spend_page_query
 from codellama_proxy.store.sql.sums_cache import SumsCache
 
@@ -32,21 +36,27 @@ SQL = load("overviews")
 class OverviewQueries:
     """`interfaces.Overviews`, through a function that reads."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
         self._cache = SumsCache(read)
+        self._rankings = Rankings(read, clock)
 
-    async def sums(self, group_by: Sequence[str], filters: Filters) -> Sums:
+    async def largest(
+        self, group: str, measure: Measure, filters: Filters, size: int
+    ) -> tuple[str | None, ...]:
+        return await self._rankings.largest(group, measure, filters, size)
+
+    async def sums(self, group_by: Sequence[str], filters: Filters, among: Among | None = None) -> Sums:
         names = in_order(group_by)
-        kept = await self._cache.sums(names, filters)
+        kept = await self._cache.sums(names, filters, among)
         if kept is None:
-            return await self._all_sums(names, filters)
+            return await self._all_sums(names, filters, among)
         groups = [Sum(dict(zip(names, group, strict=True)), *amounts) for group, amounts in kept.items()]
         total = (sum(column) for column in zip(*kept.values(), strict=True)) if kept else (0,) * 6
         return Sums(tuple(groups) if names and any(kept.values()) else (), Sum({}, *total), is_complete=True)
 
-    async def _all_sums(self, names: Sequence[str], filters: Filters) -> Sums:
-        rows = await self._read(*spend_page_query(names, filters, 1, MAX_GROUPS))
+    async def _all_sums(self, names: Sequence[str], filters: Filters, among: Among | None) -> Sums:
+        rows = await self._read(*spend_page_query(names, filters, 1, MAX_GROUPS, among))
         (whole,) = (row for row in rows if row[0] is not None)
         groups = tuple([_sum(names, row[1:]) for row in rows if row[0] is None])
         return Sums(groups, _sum((), whole[1 + len(names) :]), whole[0] <= MAX_GROUPS)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.rates import user_name
 from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
+from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.reports import (
     HOUR_GROUP,
     LOG_COLUMNS,
@@ -38,7 +39,7 @@ LAST_MIDNIGHT = LAST_MOMENT // DAY * DAY
 """Unix seconds of the last midnight that can be formatted as a date."""
 
 # The expressions of groups in `requests`, in `totals` and in the sums. In the latter, an empty string means none.
-_IN_REQUESTS = {
+IN_REQUESTS = {
     "key": "key_id",
     "day": "date(created_at, 'unixepoch')",
     "hour": "cast(created_at as integer) / 3600 * 3600",
@@ -102,60 +103,46 @@ def after_query(seq: int, size: int) -> Query:
     return SQL["after"].format(columns=", ".join(LOG_COLUMNS)), [seq, size]
 
 
-def spend_query(group_by: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:
+def spend_query(
+    group_by: Sequence[str], filters: Filters, among: Among | None = None, *, newer: bool = True
+) -> Query:
     """Sums by any of `GROUPS`; one row if there is no group. Without `newer`, only what is in the sums."""
     names = in_order(group_by)
     rows, values = _rows_query(names, filters, newer=newer)
     totals, more = _totals_where(filters)
+    only, wanted = among_where(among)
     sql = SQL["spend"].format(
         names="".join(f"{name}_, " for name in names),
         rows=rows,
-        of_totals=_columns((_IN_TOTALS.get(name, name), name) for name in names),
+        of_totals=columns_of((_IN_TOTALS.get(name, name), name) for name in names),
         totals=totals,
-        order=f"group by {_positions(names)} order by {_ordered(names)}" if names else "",
+        among=only,
+        order=f"group by {positions_of(names)} order by {_ordered(names)}" if names else "",
     )
-    return sql, values + more
+    return sql, values + more + wanted
+
+
+def among_where(among: Among | None) -> Query:
+    """A clause on the result of the parts."""
+    if among is None:
+        return "", []
+    given = [value for value in among.values if value is not None]
+    column, places = f"{among.group}_", ", ".join("?" for _ in given)
+    none = f" or {column} is null" if len(given) < len(among.values) else ""
+    return f"where ({column} in ({places}){none})" if given else f"where {column} is null", given
 
 
 def _rows_query(names: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:
     """Groups and sums of the requests that `requests` still has; a group may come more than once."""
-    parts = list(_parts(names, filters))[0 if newer else 1 :]
+    parts = list(parts_of(names, filters))[0 if newer else 1 :]
     return "\n    union all\n    ".join(sql for sql, _ in parts), [
         value for _, values in parts for value in values
     ]
 
 
-def settled_query(group_by: Sequence[str], filters: Filters) -> Query | None:
-    """What `newer_query` adds to: the row with a 1 in front says up to which sequence, and the first sequence.
-
-    `None` if rows alone answer: few, and found by an index.
-    """
-    names = in_order(group_by)
-    if len(list(_parts(names, filters))) == 1:
-        return None
-    sql, values = spend_query(group_by, filters, newer=False)
-    return SQL["settled"].format(spend=sql, nulls="null, " * len(names)), values
-
-
-def newer_query(group_by: Sequence[str], filters: Filters, after: int) -> Query:
-    """Sums over requests after a sequence: first whether they are in the sums by now, then the groups."""
-    names = in_order(group_by)
-    of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
-    which, values = requests_where(filters)
-    sql = SQL["newer_than"].format(
-        names="".join(f"{name}_, " for name in names),
-        rows=SQL["of_requests"].format(
-            groups=f"{SQL['is_settled']} {of_requests}", where=f"seq > ? and {which}"
-        ),
-        positions=_positions(["settled", *names]),
-        nulls="null, " * len(names),
-    )
-    return sql, [after, *values]
-
-
-def _parts(names: Sequence[str], filters: Filters) -> Iterator[Query]:
+def parts_of(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     """The requests that are not in the sums yet come first, unless all are read from rows."""
-    of_requests = _columns((_IN_REQUESTS.get(name, name), name) for name in names)
+    of_requests = columns_of((IN_REQUESTS.get(name, name), name) for name in names)
     which, values = requests_where(filters)
     table = table_for(names, filters)
     if table is None and (HOUR_GROUP not in names or _is_indexed(filters)):
@@ -186,7 +173,7 @@ def _of_usage(
 ) -> Query:
     """The part of a sum that is read from a table of sums."""
     which, values = _usage_where(table, filters, parts.first, parts.last)
-    of_usage = _columns((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
+    of_usage = columns_of((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
     prefix = table.prefix(names)
     columns = [table.time, *(_USAGE_COLUMNS.get(name, name) for name in prefix)]
     form = SQL["of_usage" if prefix == table.names else "of_usage_prefix"]
@@ -203,9 +190,11 @@ def _of_hours(of_requests: str, filters: Filters) -> Query:
     return sql, [start, end, start, end, *values]
 
 
-def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size: int) -> Query:
+def spend_page_query(
+    group_by: Sequence[str], filters: Filters, page: int, size: int, among: Among | None = None
+) -> Query:
     """One page of `spend_query`, and the sums over all groups; parsed by `page_of_groups`."""
-    sql, values = spend_query(group_by, filters)
+    sql, values = spend_query(group_by, filters, among)
     names = in_order(group_by)
     whole = SQL["spend_page"].format(
         spend=sql,
@@ -215,7 +204,7 @@ def spend_page_query(group_by: Sequence[str], filters: Filters, page: int, size:
     return whole, [*values, size, (page - 1) * size]
 
 
-def _positions(names: Sequence[str], first: int = 1) -> str:
+def positions_of(names: Sequence[str], first: int = 1) -> str:
     return ", ".join(str(position) for position in range(first, first + len(names)))
 
 
@@ -223,7 +212,7 @@ def _ordered(names: Sequence[str], first: int = 1) -> str:
     return ", ".join(f"{position} nulls first" for position in range(first, first + len(names)))
 
 
-def _columns(named: Iterable[tuple[str, str]]) -> str:
+def columns_of(named: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{column} as {name}_, " for column, name in named)
 
 

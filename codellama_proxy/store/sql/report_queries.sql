@@ -52,7 +52,11 @@ from (
     union all
     select {of_totals} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
     from totals where {totals}
-) as parts {order};
+) as parts {among} {order};
+
+-- name: largest
+-- The groups with the largest sums.
+select {group}_ from ({spend}) as sums order by {measure} desc, 1 limit ?;
 
 -- name: of_requests
 -- The part of a sum that is read from rows.
@@ -125,7 +129,7 @@ with grouped as (
     select settled_, {names} sum(requests) as requests, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
            coalesce(sum(completion_tokens), 0) as completion_tokens, coalesce(sum(cost_nanos), 0) as cost_nanos,
            coalesce(sum(saved_nanos), 0) as saved_nanos, coalesce(sum(unpriced), 0) as unpriced
-    from ({rows}) as parts group by {positions}
+    from ({rows}) as parts {among} group by {positions}
 )
 select 1, (select upto from rolled_up), coalesce((select min(seq) from requests), 0), 0, {nulls} 0, 0, 0, 0, 0, 0
 union all

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from codellama_proxy.store.overviews import Sum
+from codellama_proxy.store.overviews import Measure, Sum
 from codellama_proxy.store.reports import HOUR_GROUP
 from codellama_proxy.web.ui import charts, words
 from codellama_proxy.web.ui.charts import MAX_SERIES, OTHER, Column, Series
 from codellama_proxy.web.ui.ranges import Range, label, tick
 
 BY = ("model", "project", "status", "key", "user")
-SHOW = ("spend", "requests", "tokens", "failures")
+MANY = ("key", "user")
+"""Groups that may be too many to read all."""
+SHOW: tuple[Measure, ...] = ("spend", "requests", "tokens", "failures")
 STATUS_NAMES = {"ok": "answered", "error": "failed", "cancelled": "client left", "held": "running"}
 NONE_NAMES = {"model": "no model", "key": "no key", "user": "no user"}
 
@@ -74,16 +76,46 @@ class Split(NamedTuple):
     columns: list[list[int]]
 
 
+NOTHING = Split([], [], [])
+
+
 def split(groups: Iterable[Sum], by: str, show: str, shown: Range, name: Name) -> Split:
     """The `MAX_SERIES` largest groups; the others together are one more."""
-    by_name: dict[str, list[int]] = defaultdict(lambda: [0] * len(shown.starts))
-    for one in groups:
-        by_name[name(one.groups[by])][column_of(one.groups, shown)] += amount(show, one)
-    ranked = sorted(by_name.items(), key=lambda named: (-sum(named[1]), named[0]))
+    ranked = _ranked(groups, by, show, shown, name)
     kept = [named for named in ranked if any(named[1])][: MAX_SERIES if len(ranked) > MAX_SERIES else None]
     rest = [values for named, values in ranked if all(named != other for other, _ in kept) and any(values)]
     if rest:
         kept.append((OTHER, [sum(values) for values in zip(*rest, strict=True)]))
+    return _split(kept)
+
+
+def split_of(
+    largest: Iterable[Sum], whole: Iterable[Sum], by: str, show: str, shown: Range, name: Name
+) -> Split:
+    """The largest groups, and as one more what is in the whole besides them."""
+    kept = [named for named in _ranked(largest, by, show, shown, name) if any(named[1])]
+    rest = [0] * len(shown.starts)
+    for one in whole:
+        rest[column_of(one.groups, shown)] += amount(show, one)
+    rest = [
+        max(value - sum(parts), 0)
+        for value, *parts in zip(rest, *(values for _, values in kept), strict=True)
+    ]
+    if any(rest):
+        kept.append((OTHER, rest))
+    return _split(kept)
+
+
+def _ranked(
+    groups: Iterable[Sum], by: str, show: str, shown: Range, name: Name
+) -> list[tuple[str, list[int]]]:
+    by_name: dict[str, list[int]] = defaultdict(lambda: [0] * len(shown.starts))
+    for one in groups:
+        by_name[name(one.groups[by])][column_of(one.groups, shown)] += amount(show, one)
+    return sorted(by_name.items(), key=lambda named: (-sum(named[1]), named[0]))
+
+
+def _split(kept: Sequence[tuple[str, list[int]]]) -> Split:
     names = [named for named, _ in kept]
     series = [values for _, values in kept]
     return Split(

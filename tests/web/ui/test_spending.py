@@ -16,6 +16,7 @@ from codellama_proxy.web.ui.spending import (
     median,
     medians,
     split,
+    split_of,
     totals,
     within,
 )
@@ -78,6 +79,20 @@ def test_series_and_columns_add_up(groups: list[Sum], show: str) -> None:
     assert len(drawn.columns) == len(WEEK.starts)
     assert [column.unfinished for column in drawn.columns] == [False] * 55 + [True]
     assert sum(sum(column.values) for column in drawn.columns) == whole
+
+
+@given(
+    st.lists(sums, max_size=40),
+    st.sampled_from(["spend", "requests", "tokens", "failures"]),
+    st.sets(st.integers(0, 11), max_size=MAX_SERIES),
+)
+def test_the_largest_groups_and_the_rest_add_up(groups: list[Sum], show: str, largest: set[int]) -> None:
+    named = {f"model {number}" for number in largest}
+    found = split_of(
+        [one for one in groups if one.groups["model"] in named], groups, "model", show, WEEK, str
+    )
+    assert sum(found.totals) == sum(map(sum, found.columns)) == sum(amount(show, one) for one in groups)
+    assert set(found.names) <= named | {OTHER}
 
 
 @given(st.lists(sums, max_size=40))

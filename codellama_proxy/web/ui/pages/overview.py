@@ -13,7 +13,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.interfaces import Overviews
-from codellama_proxy.store.overviews import KeyUse, Recent, Sum, Sums
+from codellama_proxy.store.overviews import Among, KeyUse, Measure, Recent, Sum, Sums
 from codellama_proxy.store.reports import HOUR_GROUP, Filters
 from codellama_proxy.store.request_search import Search
 from codellama_proxy.web.state import Runtime, runtime_of
@@ -39,7 +39,7 @@ class View(NamedTuple):
     project: str | None
     range: Range
     by: str
-    show: str
+    show: Measure
     as_table: bool
     note: str | None
 
@@ -72,9 +72,9 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     overviews = runtime.store.overviews
     filters = Filters(project=view.project, start=view.range.start, end=view.range.end)
     time = "day" if view.range.step >= DAY else HOUR_GROUP
-    found = await _grouped(overviews, (view.by, "status", time), filters)
     keys = await overviews.keys(view.project)
-    whole = found if found is not None else await overviews.sums(("status", time), filters)
+    found = await _all_groups(overviews, (view.by, "status", time), filters)
+    whole = found or await overviews.sums(("status", time), filters)
     if not whole.total.cost_nanos and "show" not in parameters(request):
         view = view._replace(show="requests")  # the free models of a first try give a chart, too
     before = await _before(runtime, view)
@@ -84,9 +84,13 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     )
     known = [one.key for one in keys]
     full = await visible_budgets(overviews, runtime.live.snapshot, viewer, view.project, known, now)
-    split = spending.split(
-        found.groups if found is not None else (), view.by, view.show, view.range, _namer(view.by, keys)
-    )
+    name = _namer(view.by, keys)
+    parts: spending.Split | None
+    if found is not None:
+        parts = spending.split(found.groups, view.by, view.show, view.range, name)
+    else:
+        parts = await _largest(overviews, view, time, filters, name)
+    split = parts or spending.NOTHING
     chart = spending.chart(split, view.range, now, _requests_link(view))
     form, column_form = spending.forms(view.show, split.totals)
     template = "_overview.html" if request.headers.get("hx-request") else "overview.html"
@@ -103,7 +107,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
         chart=_drawn(view, chart, form),
         form=form,
         column_form=column_form,
-        is_complete=found is not None,
+        is_complete=parts is not None,
         has_any=whole.total.requests > 0,
         budgets=full[:SHOWN_BUDGETS],
         budget_form=words.usd_column(
@@ -118,15 +122,28 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     )
 
 
-async def _grouped(overviews: Overviews, groups: Sequence[str], filters: Filters) -> Sums | None:
-    """The sums; `None` if there are too many groups to read, or to show."""
+async def _all_groups(overviews: Overviews, groups: Sequence[str], filters: Filters) -> Sums | None:
+    """The sums; `None` if there are, or may be, too many groups."""
+    if groups[0] in spending.MANY:
+        return None
+    found = await overviews.sums(groups, filters)
+    return found if found.is_complete else None
+
+
+async def _largest(
+    overviews: Overviews, view: View, time: str, filters: Filters, name: spending.Name
+) -> spending.Split | None:
+    """The largest groups, and what remains; `None` if it takes too long to find them."""
     try:
-        found = await overviews.sums(groups, filters)
+        largest = await overviews.largest(view.by, view.show, filters, charts.MAX_SERIES)
+        found = await overviews.sums((view.by, "status", time), filters, Among(view.by, largest))
     except ProxyError as error:
-        if error.code != "accounting_unavailable" or ("user" not in groups and "key" not in groups):
+        if error.code != "accounting_unavailable":
             raise
         return None
-    return found if found.is_complete else None
+    # Read last: it contains all that the groups do.
+    whole = await overviews.sums(("status", time), filters)
+    return spending.split_of(found.groups, whole.groups, view.by, view.show, view.range, name)
 
 
 def view_of(request: Request, viewer: Viewer, now: float) -> View:
