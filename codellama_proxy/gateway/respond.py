@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.reply import Reply
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.money import usd_text
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Event, Take, Usage
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
-from codellama_proxy.gateway.response_headers import STREAM_HEADERS, response_headers
+from codellama_proxy.gateway.response_headers import STREAM_LINES, response_headers
 from codellama_proxy.inbound.dialect import Encoder
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.openai_format import completion
@@ -60,7 +61,8 @@ class Client(Protocol):
     def stay(self, left: Callable[[], None]) -> None:
         """From now on a disconnect only calls `left`; later writes raise `ClientDisconnectedError`."""
 
-    async def begin(self, status: int, headers: dict[str, str]) -> None: ...
+    async def begin(self, status: int, headers: Mapping[str, str], *, stream: bool = False) -> None:
+        """The status and the headers of the response. In a stream, heartbeats are sent after a long silence."""
 
     async def write(self, data: bytes, *, last: bool) -> None:
         """Sends part of the body. Raises `ClientDisconnectedError` if the client does not read it in time."""
@@ -111,7 +113,8 @@ class Responder:
                     events = await self._with_usage(context, request, reply, events)
                 data = encoder.events(events, ended=ended) if request.stream else encoder.whole(events[0])
                 if not client.begun:
-                    await client.begin(200, await self._headers(context, request, len(data)))
+                    headers = await self._headers(context, request, len(data))
+                    await client.begin(200, headers, stream=request.stream)
                 await client.write(data, last=ended)
                 if ended:
                     break
@@ -155,18 +158,16 @@ class Responder:
         kept = [event for event in events if not event.usage_only]
         return [*kept, completion.estimated_chunk(first, booked)]
 
-    async def _headers(
-        self, context: RequestContext, request: InferenceRequest, length: int
-    ) -> dict[str, str]:
+    async def _headers(self, context: RequestContext, request: InferenceRequest, length: int) -> HeaderLines:
         """Those of a successful response whose body, unless it is a stream, has `length` bytes."""
         now = context.first_at = self._time.monotonic()
-        headers = response_headers(context, now, self._time.wall)
         if request.stream:
-            return {**STREAM_HEADERS, **headers}
+            return response_headers(context, now, self._time.wall, STREAM_LINES)
+        before = f"content-type: application/json\r\ncontent-length: {length}\r\n"
         cost = usd_text(await self._accounting.cost_nanos(context))
         if cost is not None:
-            headers["x-proxy-cost-usd"] = cost
-        return {"content-type": "application/json", "content-length": str(length), **headers}
+            before += f"x-proxy-cost-usd: {cost}\r\n"
+        return response_headers(context, now, self._time.wall, before)
 
     async def refuse(
         self, context: RequestContext, client: Client, error: ProxyError, encoder: Encoder | None
@@ -178,6 +179,6 @@ class Responder:
             return
         body = DIALECTS[context.endpoint].error_body(error, context.id)
         headers = response_headers(context, self._time.monotonic(), self._time.wall)
-        headers.update(error.wire_headers())
-        await client.begin(error.status, {**headers, "content-length": str(len(body))})
+        whole = {**headers, **error.wire_headers(), "content-length": str(len(body))}
+        await client.begin(error.status, whole)
         await client.write(body, last=True)

@@ -5,45 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.limits import rates
 from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
 
-STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
+STREAM_LINES = (
+    "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
 
 
-def response_headers(context: RequestContext, now: float, wall: Callable[[], float]) -> dict[str, str]:
-    """The headers of every response, errors included; `now` is monotonic seconds, `wall` returns Unix seconds."""
-    fields = {
-        "x-request-id": context.id,
-        "x-proxy-config": context.config,
-        "x-proxy-cache": context.cache,
-        "x-proxy-attempts": str(len(context.attempts)),
-        "x-proxy-overhead-ms": f"{(now - context.started - context.waited) * 1000:.2f}",
-    }
+def response_headers(
+    context: RequestContext, now: float, wall: Callable[[], float], before: str = ""
+) -> HeaderLines:
+    """The headers of every response, errors included; `now` is monotonic seconds, `wall` returns Unix seconds.
+
+    `before`: further lines, each with its end.
+    """
+    text = (
+        f"{before}x-request-id: {context.id}\r\nx-proxy-config: {context.config}\r\nx-proxy-cache: {context.cache}\r\n"
+        f"x-proxy-attempts: {len(context.attempts)}\r\n"
+        f"x-proxy-overhead-ms: {(now - context.started - context.waited) * 1000:.2f}\r\n"
+    )
     if context.serving is not None:
-        fields["x-proxy-model"] = _header_text(context.serving.name)
-        fields["x-proxy-deployment"] = _header_text(context.serving.id)
+        text += _serving_lines(context.serving.name, context.serving.id)
     if context.similarity is not None:
-        fields["x-proxy-similarity"] = f"{context.similarity:.4f}"
+        text += f"x-proxy-similarity: {context.similarity:.4f}\r\n"
     if context.dropped:
-        fields["x-proxy-dropped-params"] = ",".join(map(_header_text, context.dropped))
-    if context.admission is not None:
-        fields.update(rates.headers(context.admission.requests, context.admission.tokens))
-        if context.admission.clamped:
-            fields["x-proxy-max-tokens"] = str(context.admission.max_tokens)
-    if (most := _reduced_max_tokens(context)) is not None:
-        fields["x-proxy-max-tokens"] = str(most)
+        text += f"x-proxy-dropped-params: {','.join(map(_header_text, context.dropped))}\r\n"
+    most = _reduced_max_tokens(context)
+    admission = context.admission
+    if admission is not None:
+        for name, value in rates.headers(admission.requests, admission.tokens).items():
+            text += f"{name}: {value}\r\n"
+        if most is None and admission.clamped:
+            most = admission.max_tokens
+    if most is not None:
+        text += f"x-proxy-max-tokens: {most}\r\n"
     dialect = DIALECTS[context.endpoint]
     if dialect.headers is not None:
         requests, tokens = context.rates
-        fields.update(dialect.headers(context.id, requests, tokens, wall()))
-    return fields
+        for name, value in dialect.headers(context.id, requests, tokens, wall()).items():
+            text += f"{name}: {value}\r\n"
+    return HeaderLines(text)
+
+
+@lru_cache(maxsize=1024)
+def _serving_lines(model: str, deployment: str) -> str:
+    return f"x-proxy-model: {_header_text(model)}\r\nx-proxy-deployment: {_header_text(deployment)}\r\n"
 
 
 def _reduced_max_tokens(context: RequestContext) -> int | None:

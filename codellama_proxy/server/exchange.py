@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.web.connection import EXCHANGE, TIMEOUTS, ClientTimeouts
 
 CONTROL_CHARACTERS = bytes([*range(32), 127])
@@ -93,19 +94,16 @@ class DirectExchange(RequestResponseCycle):
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of the response, chunked if it has no content length. Raises `ValueError` for unsafe headers."""
-        lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()]).encode("latin-1")
-        if len(lines.translate(None, CONTROL_CHARACTERS)) != len(lines) - 2 * (len(headers) - 1):
-            raise ValueError("control character in a response header")
+        text = headers.text if isinstance(headers, HeaderLines) else _checked_lines(headers)
         self.response_started = True
         self.waiting_for_100_continue = False
-        self.chunked_encoding = "content-length" not in headers
-        ending = b"\r\ntransfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n\r\n"
-        if headers.get("connection") == "close":
+        head = _start(status, tuple(self.default_headers)) + text.encode("latin-1")
+        if b"\r\nconnection: close\r\n" in head:
             self.keep_alive = False
         elif not self.keep_alive:
-            ending = b"\r\nconnection: close" + ending
-        start = _start(status, tuple(self.default_headers))
-        self._head = b"%b%b%b" % (start, lines, ending)
+            head += b"connection: close\r\n"
+        self.chunked_encoding = b"\r\ncontent-length: " not in head
+        self._head = head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n")
 
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body. Writes nothing once the client has disconnected."""
@@ -133,3 +131,12 @@ class DirectExchange(RequestResponseCycle):
 def _start(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """The first lines of a response; `headers` are those of every response, which change once a second."""
     return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def _checked_lines(headers: Mapping[str, str]) -> str:
+    """The lines of the headers. Raises `ValueError` for unsafe ones."""
+    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    raw = lines.encode("latin-1")
+    if len(raw.translate(None, CONTROL_CHARACTERS)) != len(raw) - 2 * (len(headers) - 1):
+        raise ValueError("control character in a response header")
+    return f"{lines}\r\n"

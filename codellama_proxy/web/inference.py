@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -177,7 +177,7 @@ class AsgiClient:
         elif self._task is not None:
             self._task.cancel()
 
-    async def begin(self, status: int, headers: dict[str, str]) -> None:
+    async def begin(self, status: int, headers: Mapping[str, str], *, stream: bool = False) -> None:
         self._check_reader()
         if status >= 400:
             await take_rest(self._scope, self._receive)
@@ -188,7 +188,7 @@ class AsgiClient:
         else:
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": status, "headers": raw})
-        if headers["content-type"].startswith("text/event-stream"):
+        if stream:
             self._scope[ON_HALF_CLOSE] = self._write_comment
             self._pause = client_timeouts(self._scope).heartbeat
             self._schedule_heartbeat(self._pause)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.web.connection import EXCHANGE
 from tests.server.test_http_protocol import CUTS, Connection, cut
 from tests.support.cases import each
@@ -41,7 +42,9 @@ def responses(draw: st.DrawFn) -> Response:
         headers["content-length"] = str(sum(map(len, pieces)))
     if draw(st.booleans()):
         headers["connection"] = draw(st.sampled_from(["close", "keep-alive"]))
-    return Response(draw(st.sampled_from([200, 400, 429, 502])), headers, pieces)
+    lines = HeaderLines("".join([f"{name}: {value}\r\n" for name, value in headers.items()]))
+    given_headers = draw(st.sampled_from([headers, lines]))
+    return Response(draw(st.sampled_from([200, 400, 429, 502])), given_headers, pieces)
 
 
 class Answering(Connection):

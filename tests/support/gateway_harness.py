@@ -77,7 +77,7 @@ class Client:
     ) -> None:
         self.begun = False
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.writes: list[bytes] = []
         self.ended = False
         self.wrote = asyncio.Event()
@@ -124,7 +124,7 @@ class Client:
         else:
             self._left()
 
-    async def begin(self, status: int, headers: dict[str, str]) -> None:
+    async def begin(self, status: int, headers: Mapping[str, str], *, stream: bool = False) -> None:
         assert not self.begun
         if self.gone:
             raise ClientDisconnectedError
