@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from tests.support.processes import until
 from tests.support.promptlayer.process import KEY, PromptLayer, promptlayer
 from tests.support.proxy_process import GUARDRAIL, Proxy, ProxyFactory, config
+from tests.support.stored import kept, query
 from tests.support.upstream.process import Upstream
 
 TRACKING = {"promptlayer": {"api_key": "${PROMPTLAYER_API_KEY}"}}
@@ -73,9 +72,7 @@ def tracked(proxy: ProxyFactory, service: PromptLayer, *models: dict[str, Any], 
 
 
 def waiting(one: Proxy) -> int:
-    with closing(sqlite3.connect(one.database)) as db:
-        found: int = db.execute("select count(*) from outbox").fetchone()[0]
-        return found
+    return int(query(one.database, "select count(*) from outbox")[0][0])
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -364,7 +361,7 @@ def test_records_contain_no_secret(
         "responses": "".join(answer.text + str(answer.headers) for answer in answers),
         "log": one.log(),
         "promptlayer": own_service.path.read_text(),
-        **{file.name: file.read_bytes().decode("latin-1") for file in one.database.parent.glob("proxy.db*")},
+        **{name: found.decode("latin-1") for name, found in kept(one, "proxy.db*").items()},
     }
     secrets = ("CANARY-PROVIDER", "CANARY-LOCKED", one.key, one.key[5:25], KEY, "admin-key-of-the-tests")
     for place, text in places.items():
