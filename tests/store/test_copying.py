@@ -18,11 +18,14 @@ from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.location import Location, ServerAddress
 from codellama_proxy.store.postgres.session import connect as connect_to_server
 from codellama_proxy.store.reports import Filters
+from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.outbox import put
 from tests.support.ledger_fixtures import NOW, Store, ask, end, of_key, of_project
 from tests.support.postgres import Databases
 from tests.support.postgres_store import address_of
+
+MAX_NUMBER = (1 << 63) - 1
 
 
 @pytest.fixture
@@ -82,6 +85,29 @@ def test_an_installation_moves_to_a_server_and_back(
     back = tmp_path / "back.db"
     assert factory.copy(address, back) == rows
     assert list(contents(back)) == before
+
+
+@pytest.mark.parametrize("moment", ["9e999", "-9e999", "1e300", "-1"])
+def test_a_request_without_a_date_is_named(file: Path, address: ServerAddress, moment: str) -> None:
+    with closing(connect(file)) as db:
+        db.execute(f"update requests set request_id = 'req_odd', created_at = {moment} where seq = 2")
+    with pytest.raises(
+        StoreError, match=r"created_at is not in the years 1970 to 9999: req_odd; correct its row"
+    ):
+        factory.copy(file, address)
+    with factory.read_session(address) as session:
+        assert session.logs_after(0, 1) == []
+
+
+def test_the_largest_numbers_are_copied(file: Path, address: ServerAddress, tmp_path: Path) -> None:
+    with closing(connect(file)) as db:
+        db.execute(f"update requests set prompt_tokens = {MAX_NUMBER}, total_ms = 9e999")
+    factory.copy(file, address)
+    factory.copy(address, tmp_path / "back.db")
+    for copied in (address, tmp_path / "back.db"):
+        with factory.read_session(copied) as session:
+            rows = [row for _, row in session.logs_after(0, 10)]
+        assert [row["prompt_tokens"] for row in rows][:2] == [MAX_NUMBER] * 2  # the last one was held
 
 
 def test_a_target_that_is_not_empty_is_left_as_it_was(file: Path, address: ServerAddress) -> None:

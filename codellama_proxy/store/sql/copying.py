@@ -106,6 +106,7 @@ ONCE = (
 )
 """Tables with values that a new database has already; they are replaced."""
 _DAYS = "select distinct cast(created_at as integer) / 86400 from requests order by 1"
+_NO_DATE = "select request_id from requests where created_at < 0 or created_at >= 253402300800 limit 1"
 _SUMS = """
 select project, date(created_at, 'unixepoch') as day, count(*), coalesce(sum(cost_nanos), 0)
 from requests group by 1, 2 order by 1, 2
@@ -136,6 +137,12 @@ class Side(Protocol):
 
 def copy(source: Side, target: Side) -> dict[str, int]:
     """Copy every row; returns the number of rows by table. Raises `StoreError` if the target is not empty."""
+    undated = source.db.execute(_NO_DATE).fetchone()
+    if undated is not None:
+        raise StoreError(
+            f"{source.label} has a request whose created_at is not in the years 1970 to 9999: {undated[0]}; "
+            "correct its row first"
+        )
     for name in ("keys", REQUESTS, "totals"):
         if target.db.execute(f"select 1 from {name} limit 1").fetchone() is not None:
             raise StoreError(f"{target.label} is not empty; nothing was copied")
