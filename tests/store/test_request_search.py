@@ -20,9 +20,9 @@ from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Found, Neighbours, Search
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.request_search import RequestSearch
+from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
 from codellama_proxy.store.sqlite.reader import Reader
-from codellama_proxy.store.sqlite.searches import Searches
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
 
 START = NOW // DAY * DAY - DAY
@@ -234,7 +234,7 @@ def test_searches_include_what_was_settled_before(tmp_path: Path) -> None:
         reader = Reader(store.path, 2.0)
         await reader.open()
         try:
-            searches = Searches(store.writer, reader)
+            searches = RequestSearch(BoundedReads(store.writer, reader))
             request = ask()
             await ledger.admit(request)
             ledger.settle(end(request, 3))

@@ -9,6 +9,9 @@ from codellama_proxy.store.errors import StoreUnavailableError, accounting_unava
 from codellama_proxy.store.sqlite.reader import Reader, Row
 from codellama_proxy.store.sqlite.writer import Writer
 
+MAX_SEARCH_SECONDS = 2.0
+"""After which a statement is stopped."""
+
 
 class BoundedReads:
     """`reader` stops statements that take too long."""

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
+from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store
 from codellama_proxy.store.sql import stored_configurations
 from codellama_proxy.store.sql.overviews import OverviewQueries
+from codellama_proxy.store.sql.request_search import RequestSearch
 from codellama_proxy.store.sqlite import installation
-from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
+from codellama_proxy.store.sqlite.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare, recognize
 from codellama_proxy.store.sqlite.outbox import Outbox
 from codellama_proxy.store.sqlite.ownership import Owned, in_use, owned
 from codellama_proxy.store.sqlite.reader import Reader
 from codellama_proxy.store.sqlite.replay import check
-from codellama_proxy.store.sqlite.searches import MAX_SEARCH_SECONDS, Searches
 from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.ui_sessions import UiSessions
 from codellama_proxy.store.sqlite.writer import Writer
@@ -62,16 +62,17 @@ class Database:
             keys = StoredKeys(writer, reader, reports)
             await ledger.open()
             stack.push_async_callback(ledger.close)
+            read = BoundedReads(writer, searched)
             yield Store(
                 keys=keys,
                 audit=keys,
                 ledger=ledger,
                 reports=ledger,
-                searches=Searches(writer, searched),
-                overviews=OverviewQueries(BoundedReads(writer, searched)),
+                searches=RequestSearch(read),
+                overviews=OverviewQueries(read),
                 upkeep=ledger,
                 outbox=Outbox(writer, reader),
-                configurations=Configurations(writer, searched),
+                configurations=Configurations(writer, read),
                 ui_sessions=UiSessions(writer, reader),
                 health=ledger,
             )
@@ -80,9 +81,9 @@ class Database:
 class Configurations:
     """`interfaces.Configurations`."""
 
-    def __init__(self, writer: Writer, reader: Reader) -> None:
+    def __init__(self, writer: Writer, read: BoundedReads) -> None:
         self._writer = writer
-        self._reader = reader
+        self._read = read
 
     def keep(self, kept: KeptConfiguration | None) -> None:
         with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
@@ -93,9 +94,5 @@ class Configurations:
             self._writer.post(lambda db: stored_configurations.record(db, reload))
 
     async def reloads(self) -> list[Reload]:
-        try:
-            await self._writer.barrier()
-            rows = await self._reader.all(stored_configurations.SQL["reloads"])
-        except StoreUnavailableError as error:
-            raise accounting_unavailable() from error
+        rows = await self._read(stored_configurations.SQL["reloads"], ())
         return [stored_configurations.reload_of(row) for row in rows]
