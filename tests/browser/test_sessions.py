@@ -76,21 +76,18 @@ def test_a_session_has_no_readable_cookie_and_stores_no_key(served: Proxy, peopl
     assert answer.status == 401
 
 
-def test_blocking_a_key_ends_its_session_within_a_second(served: Proxy, people: People) -> None:
+def test_blocking_a_key_ends_its_session_at_once(served: Proxy, people: People) -> None:
     made = served.new_key("web", name="carmen")
     carmen = people(served, made["key"]).may_see_status(401)
     carmen.visit("connect")  # asks for the last request every five seconds
     served.admin("POST", "/key/block", json={"key_id": made["key_id"]}).raise_for_status()
-    until(
-        lambda: carmen.context.request.get(carmen.start + "keys", max_redirects=0).status == 303,
-        "the session's end",
-        within=1,
-    )
+    # This process made the change, so nothing has to notice it.
+    assert carmen.context.request.get(carmen.start + "keys", max_redirects=0).status == 303
     is_signed_out(carmen)  # by itself: the page notices
 
 
 def test_a_session_that_was_not_used_expires(proxy: ProxyFactory, people: People) -> None:
-    served = proxy(config(MODEL, ui={"session": "1s"}))
+    served = proxy(config(MODEL, ui={"session": "4s"}))
     anna = people(served, ADMIN)
     until(lambda: not anna.context.cookies(), "the cookie expires")
     anna.visit("models")

@@ -285,7 +285,7 @@ def test_a_running_server_sees_the_change(tmp_path: Path, keys: Keys) -> None:
     try:
         keys("block", key_id)
         found = writer.submit(lambda db: db.execute("select key_id, blocked from keys").fetchall())
-        assert found.result(5) == [(key_id, 1)]
+        assert found.result(30) == [(key_id, 1)]
     finally:
         writer.close()
 

@@ -143,7 +143,7 @@ def test_the_shipped_file_loads_quickly() -> None:
     loaded(SHIPPED)
     started = time.process_time()
     loaded(SHIPPED)
-    assert time.process_time() - started < 0.3
+    assert time.process_time() - started < 1
 
 
 def test_a_truncated_shipped_file_is_refused_or_equivalent() -> None:

@@ -38,7 +38,7 @@ def test_a_lost_database_is_detected_and_no_other_is_served(
     assert served.chat().status_code == 200
     lose(served.database)
     before = sorted(place.glob("*"))
-    until(lambda: unready(served), "readiness says so", within=10)
+    until(lambda: unready(served), "readiness says so")
     answer = served.chat()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "accounting_unavailable")
     assert served.client.get("/health/readiness").json()["status"] == "accounting_unavailable"

@@ -12,8 +12,8 @@ from tests.support.processes import until
 from tests.support.proxy_process import Proxy, ProxyFactory, config, create_key, keys
 from tests.support.upstream.process import Upstream
 
-WITHIN = 1.5
-"""Seconds until a change is in force: one is promised, the rest is for a busy machine."""
+WITHIN = 20.0
+"""Seconds until a change is in force, on a busy machine. `tests/auth/test_keys.py` checks the promised second."""
 
 
 @pytest.fixture(scope="module")

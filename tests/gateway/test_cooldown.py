@@ -37,7 +37,7 @@ class Late:
             asyncio.create_task(rig.ask(stream=streamed, messages=user_message(f"question {number}")))
             for number in range(MANY)
         ]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             waiting = set(asking)
             while len(waiting) > 1 and not self._gate.is_set():
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

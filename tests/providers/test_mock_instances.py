@@ -16,8 +16,8 @@ from codellama_proxy.providers.mock.instances import MAX_INSTANCE_BYTES, instanc
 from codellama_proxy.providers.mock.strings import MAX_MATCH_CHARACTERS, matching
 from tests.support.json_schema import fits
 
-MAX_SECONDS = 1.0
-"""Far above what the bounds allow, for busy machines."""
+MAX_SECONDS = 5.0
+"""Of CPU; far above what the bounds allow, for slow machines."""
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ HOSTILE: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_schema_has_a_bounded_instance(name: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     found = orjson.dumps(instance(HOSTILE[name]))
-    assert time.perf_counter() - started < MAX_SECONDS
+    assert time.process_time() - started < MAX_SECONDS
     assert len(found) <= MAX_INSTANCE_BYTES
 
 

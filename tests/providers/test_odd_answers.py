@@ -64,7 +64,7 @@ BROKEN = {
 
 def play(tmp_path: Path, internet: Internet, use: Any) -> None:
     async def bounded(rig: Rig) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await use(rig)
 
     run(tmp_path, SETTING, internet, bounded)

@@ -302,7 +302,7 @@ def test_a_rate_alone_is_in_the_file_a_second_later_or_at_the_end(store: Store) 
         for _ in range(2):
             await ledger.admit(ask(of_key(rpm_limit=60)))
         assert store.level("key:key_a") is None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while store.level("key:key_a") != 58:
                 await asyncio.sleep(0.05)
         await ledger.admit(ask(of_key(rpm_limit=60)))

@@ -70,7 +70,7 @@ def test_ownership_does_not_interfere_with_sqlites_locks(tmp_path: Path) -> None
                 assert "locked" in locked.stderr, "another process sees the lock of this one"
                 other.execute("rollback")
             found = writer.submit(lambda db: db.execute("select count(*) from keys").fetchone())
-            assert found.result(5) == (1,)
+            assert found.result(30) == (1,)
         finally:
             writer.close()
 
@@ -103,12 +103,12 @@ def test_no_write_is_acknowledged_on_a_lost_file(tmp_path: Path, lose: Callable[
         writer = Writer(path, database.lost)
         writer.start()
         try:
-            writer.submit(lambda db: db.execute("create table t (n)")).result(5)
-            writer.submit(lambda db: db.execute("insert into t values (0)")).result(5)  # its log is known now
+            writer.submit(lambda db: db.execute("create table t (n)")).result(30)
+            writer.submit(lambda db: db.execute("insert into t values (0)")).result(30)  # its log is known now
             lose(path)
             lost = os.path.lexists(path) and path.stat().st_ino
             with pytest.raises(StoreUnavailableError, match="removed or replaced"):
-                writer.submit(lambda db: db.execute("insert into t values (1)")).result(5)
+                writer.submit(lambda db: db.execute("insert into t values (1)")).result(30)
             assert not writer.healthy
             assert (os.path.lexists(path) and path.stat().st_ino) == lost, "and none is made in its place"
         finally:
@@ -121,12 +121,12 @@ def test_serving_resumes_when_the_file_is_put_back(tmp_path: Path) -> None:
         writer = Writer(path, database.lost)
         writer.start()
         try:
-            writer.submit(lambda db: db.execute("create table t (n)")).result(5)
+            writer.submit(lambda db: db.execute("create table t (n)")).result(30)
             path.parent.rename(tmp_path / "away")
             kept = writer.submit(lambda db: db.execute("insert into t values (1)"), keep=True)
             until(lambda: not writer.healthy, "the loss is noticed")
             (tmp_path / "away").rename(path.parent)
-            kept.result(5)
+            kept.result(30)
             assert writer.healthy
         finally:
             writer.close()

@@ -130,7 +130,7 @@ def test_a_report_that_runs_delays_retention_and_no_insert(store: PostgresStore,
         start = time.monotonic()
         with pytest.raises(ServerError):
             housekeeping.fold(db, NOW)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 20, "it does not wait for the report"
         store.run(lambda ledger: spend(ledger, NOW, 1))
     assert housekeeping.fold(db, NOW) == 1
 

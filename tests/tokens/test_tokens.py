@@ -187,7 +187,7 @@ def test_hostile_texts_are_counted_quickly(tokenizers: Tokenizers, name: str, mo
     text = HOSTILE[name]
     began = time.process_time()
     found, exact = tokenizers.count(text, model)
-    assert time.process_time() - began < 2.0, "seconds of CPU, on a machine that may be slow"
+    assert time.process_time() - began < 5.0, "seconds of CPU, on a machine that may be slow"
     assert not exact
     assert 0 < found <= len(text.encode("utf-8", "surrogatepass"))
 

@@ -74,9 +74,9 @@ async def _exchange(pieces: list[bytes], lost: BaseException | None) -> Outcome:
     body, error, status = b"", "", 0
     headers: dict[str, str] = {}
     try:
-        await asyncio.wait_for(sending, 5)
+        await asyncio.wait_for(sending, 30)
         status, headers = connection.status, connection.headers
-        while piece := await asyncio.wait_for(connection.read(), 5):
+        while piece := await asyncio.wait_for(connection.read(), 30):
             body += piece
     except ExchangeError as failed:
         error = type(failed).__name__
@@ -289,7 +289,7 @@ async def _poured(
             await asyncio.sleep(0)
     if not connection.complete:
         connection.connection_lost(lost)
-    status, headers = await asyncio.wait_for(taking, 5)
+    status, headers = await asyncio.wait_for(taking, 30)
     return Outcome(status if body or not error else 0, headers, body, error, connection.release())
 
 
@@ -328,7 +328,7 @@ def test_what_the_function_raises_is_raised_to_who_waits(at_once: bool) -> None:
         if not at_once:
             connection.data_received(b"x")
         with pytest.raises(SinkError):
-            await asyncio.wait_for(pouring, 5)
+            await asyncio.wait_for(pouring, 30)
 
     asyncio.run(use())
 

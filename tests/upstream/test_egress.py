@@ -55,7 +55,7 @@ def posted(url: str, egress: Egress, times: int = 1) -> None:
             for _ in range(times):
                 await post(wire, url)
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def refused(url: str, egress: Egress) -> Any:
@@ -97,12 +97,12 @@ def test_a_tls_connection_closed_while_idle_fails_no_request(
             for _ in range(3):
                 origin.closed.clear()
                 await post(wire, there)
-                assert await asyncio.to_thread(origin.closed.wait, 5)
+                assert await asyncio.to_thread(origin.closed.wait, 30)
                 if noticed:
                     await asyncio.sleep(0.02)
 
     with listening(origin, proxy):
-        asyncio.run(asyncio.wait_for(main(), 10))
+        asyncio.run(asyncio.wait_for(main(), 60))
     assert len(origin.seen) == 3
 
 
@@ -182,7 +182,7 @@ def test_services_use_the_current_egress_settings() -> None:
                 del ways[0]
 
     with listening(origin, proxy):
-        asyncio.run(asyncio.wait_for(main(), 10))
+        asyncio.run(asyncio.wait_for(main(), 60))
     assert (len(origin.seen), len(proxy.seen)) == (3, 1)
 
 

@@ -158,7 +158,7 @@ def test_a_possibly_processed_request_is_never_sent_again(answer_text: bytes, me
             await ask(wire, port)
 
     with peer("stays", answer_text) as upstream:
-        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=60))
     assert upstream.requests == 3
 
 
@@ -170,13 +170,13 @@ def test_a_connection_closed_while_idle_is_replaced(idle: str, noticed: bool) ->
     async def use(port: int) -> None:
         async with contextlib.aclosing(HttpTransport()) as wire:
             await ask(wire, port)
-            assert upstream.closed.wait(5)
+            assert upstream.closed.wait(30)
             if noticed:
                 await asyncio.sleep(0.01)
             await ask(wire, port)
 
     with peer(idle) as upstream:
-        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=60))
     assert (upstream.requests, upstream.connections) == (2, 2)
 
 
@@ -193,7 +193,7 @@ def test_the_other_idle_connections_of_a_broken_one_are_not_tried_in_turn() -> N
             assert (upstream.requests, upstream.connections) == (6, 5)
 
     with peer("stays", mortal=4) as upstream:
-        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=10))
+        asyncio.run(asyncio.wait_for(use(upstream.port), timeout=60))
 
 
 # --- the request's head --------------------------------------------------------------------------------------

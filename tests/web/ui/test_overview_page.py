@@ -236,7 +236,7 @@ def test_a_lost_database_leaves_the_frame(proxy: ProxyFactory, tmp_path: Path) -
     browser = operator(served)
     browser.page("overview")
     shutil.rmtree(place)
-    until(lambda: browser.get("overview").status_code == 503, "it is noticed", within=10)
+    until(lambda: browser.get("overview").status_code == 503, "it is noticed")
     for path in ("overview", "keys", "models", "budgets"):
         answer = browser.get(path)
         assert answer.status_code == 503
