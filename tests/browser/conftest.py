@@ -24,12 +24,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def people(browser: Browser) -> Iterator[People]:
-    """Brings somebody before a proxy: `people(proxy, secret)` is signed in, `people(proxy)` is not."""
+    """Opens browsers at a proxy: `people(proxy, secret)` is signed in, `people(proxy)` is not. No page is loaded."""
     with ExitStack() as stack:
 
         def factory(proxy: Proxy | str, secret: str | None = None, **context: Any) -> Person:
             address = proxy if isinstance(proxy, str) else proxy.url
             found = stack.enter_context(person(browser, address, **context))
-            return found.sign_in(secret) if secret else found
+            return found.enter(secret) if secret else found
 
         yield factory

@@ -75,7 +75,7 @@ def test_makes_a_key_copies_it_and_sets_up_a_client(served: Proxy, people: Peopl
 
 
 def test_copies_over_plain_http_where_there_is_no_clipboard(served: Proxy, people: People) -> None:
-    anna = people(f"http://{PLAIN_HTTP_NAME}:{served.port}", ADMIN)
+    anna = people(f"http://{PLAIN_HTTP_NAME}:{served.port}").sign_in(ADMIN)
     anna.visit("keys?new=1")
     dialog = anna.page.get_by_role("dialog")
     dialog.get_by_label("Project").fill("web")

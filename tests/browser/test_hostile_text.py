@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import People
 from tests.support.person import Person
+from tests.support.processes import until
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory, config
 from tests.support.upstream.process import Upstream
 
@@ -42,13 +43,14 @@ def served(module_proxy: ProxyFactory, upstream_process: Upstream) -> Proxy:
     )
     made = served.new_key("web", name=hostile("key name"), metadata={"team": hostile("metadata")})
     served.key, served.key_id = made["key"], made["key_id"]
-    for model in ("says", "named", "fails", "down", hostile("asked model")):
-        served.chat(
+    for model in (hostile("asked model"), "says", "named", "fails", "down"):
+        answer = served.chat(
             model=model,
             user=hostile("user"),
             metadata={"note": hostile("metadata")},
             messages=[{"role": "user", "content": hostile("prompt")}],
         )
+    until(lambda: served.rows(request_id=answer.headers["x-request-id"]), "the rows")
     return served
 
 
@@ -56,7 +58,7 @@ def served(module_proxy: ProxyFactory, upstream_process: Upstream) -> Proxy:
 def visitor(request: pytest.FixtureRequest, served: Proxy, people: People) -> Person:
     one = people(served)
     one.context.expose_function("hacked", lambda place: one.said.append(f"a script of {place} ran"))
-    return one.sign_in(ADMIN if request.param == "operator" else served.key)
+    return one.enter(ADMIN if request.param == "operator" else served.key)
 
 
 def is_inert(one: Person) -> None:
@@ -126,7 +128,7 @@ def test_markup_in_live_rows_and_answers_of_the_playground_stays_text(served: Pr
 def test_markup_in_forms_and_drafts_stays_text(served: Proxy, people: People) -> None:
     anna = people(served).may_see_status(400)
     anna.context.expose_function("hacked", lambda place: anna.said.append(f"a script of {place} ran"))
-    anna.sign_in(ADMIN)
+    anna.enter(ADMIN)
     anna.visit("config")
     anna.page.get_by_label("Draft of proxy.yaml").fill(f"models: {hostile('draft')}")
     anna.page.get_by_label("Project").fill(hostile("project"))

@@ -39,6 +39,7 @@ def carmen(served: Proxy, people: People) -> Person:
 
 
 def test_sees_the_own_project_on_every_page_and_nothing_of_others(served: Proxy, carmen: Person) -> None:
+    carmen.visit("overview")
     entries = carmen.page.get_by_role("navigation", name="Main").get_by_role("link").all_text_contents()
     assert entries == ["Overview", "Requests", "Models", "Keys", "Budgets", "Playground", "Connect"]
     for entry in entries:

@@ -66,7 +66,7 @@ def test_signing_out_ends_the_session_and_the_back_button_shows_nothing(
 
 
 def test_a_session_has_no_readable_cookie_and_stores_no_key(served: Proxy, people: People) -> None:
-    carmen = people(served, served.key)
+    carmen = people(served).sign_in(served.key)
     assert carmen.page.evaluate("document.cookie") == ""
     assert carmen.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
     (cookie,) = carmen.context.cookies()
@@ -140,7 +140,7 @@ def test_a_plain_http_name_works_and_another_host_is_named_in_the_refusal(
     served: Proxy, people: People
 ) -> None:
     """Browsers send no Sec-Fetch-Site to it, and give pages no clipboard."""
-    anna = people(f"http://{PLAIN_HTTP_NAME}:{served.port}", ADMIN)
+    anna = people(f"http://{PLAIN_HTTP_NAME}:{served.port}").sign_in(ADMIN)
     anna.visit("connect")
     copy = anna.page.locator("[data-copy='#base']")
     copy.click()
@@ -157,7 +157,7 @@ def test_a_plain_http_name_works_and_another_host_is_named_in_the_refusal(
 
 def test_works_behind_a_proxy_that_removes_a_prefix(served: Proxy, people: People) -> None:
     with PrefixRelay(served.port, "/llm").running() as port:
-        anna = people(f"http://127.0.0.1:{port}/llm", ADMIN)
+        anna = people(f"http://127.0.0.1:{port}/llm").sign_in(ADMIN)
         for name in ("Requests", "Models", "Keys", "Budgets", "Playground", "Connect", "Configuration"):
             anna.follow(name)
             assert anna.page.url.startswith(anna.start)
@@ -179,6 +179,7 @@ def test_works_behind_a_proxy_that_removes_a_prefix(served: Proxy, people: Peopl
 @each("theme", ["dark", "light"])
 def test_a_chosen_theme_is_there_from_the_first_byte(served: Proxy, people: People, theme: str) -> None:
     anna = people(served, ADMIN, color_scheme="light" if theme == "dark" else "dark")
+    anna.visit("connect")
     button = anna.page.locator("[data-theme-next]")
     while button.text_content() != theme:
         button.click()
@@ -188,6 +189,7 @@ def test_a_chosen_theme_is_there_from_the_first_byte(served: Proxy, people: Peop
     assert f'data-theme="{theme}"' in answer.text()
     assert anna.page.evaluate(ground) == chosen
     other = people(served, ADMIN, color_scheme="light" if theme == "dark" else "dark")
+    other.visit("models")
     assert other.page.evaluate(ground) != chosen
 
 

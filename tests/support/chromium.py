@@ -48,6 +48,7 @@ def chromium() -> Iterator[Browser]:
         f"--host-resolver-rules=MAP {PLAIN_HTTP_NAME} 127.0.0.1",
         "--no-proxy-server",
         "--disable-gpu",
+        "--in-process-gpu",  # one process less, which takes an eighth of the time
     ]
     if os.getuid() == 0:
         arguments.append("--no-sandbox")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tests.support.processes import ROOT
 from tests.support.proxy_process import ADMIN
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
+KEEPS_SCREENSHOTS = bool(os.environ.get("PROXY_TEST_SCREENSHOTS"))
+"""They show people the pages. No test looks at them, and they take a third of the time."""
 AXE = ROOT / "tests" / "browser" / "vendored" / "axe.min.js"
 DESK = {"width": 1360, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -71,7 +74,19 @@ class Person:
         assert answer is not None
         return answer
 
+    def enter(self, secret: str = ADMIN) -> Person:
+        """Signs in without the form, and loads no page."""
+        answer = self.context.request.post(
+            self.start + "sign-in",
+            form={"secret": secret},
+            headers={"sec-fetch-site": "same-origin"},
+            max_redirects=0,
+        )
+        assert answer.status == 303, answer.text()
+        return self
+
     def sign_in(self, secret: str = ADMIN) -> Person:
+        """Signs in with the form, which leads to the overview."""
         self.visit("sign-in")
         self.page.get_by_label("Your key").fill(secret)
         self.page.get_by_role("button", name="Sign in").click()
@@ -79,7 +94,9 @@ class Person:
         return self
 
     def follow(self, name: str) -> None:
-        """Follows a link of the side bar."""
+        """Follows a link of the side bar; from the overview if no page is loaded."""
+        if self.page.url == "about:blank":
+            self.visit("overview")
         self.page.get_by_role("navigation", name="Main").get_by_role("link", name=name).click()
         expect(self.heading).to_be_visible()
 
@@ -113,11 +130,10 @@ class Person:
             for node in one["nodes"]
         ]
 
-    def picture(self, name: str) -> Path:
-        """Keeps a screenshot of the whole page."""
-        path = SCREENSHOTS / f"{name}.png"
-        self.page.screenshot(path=path, full_page=True)
-        return path
+    def picture(self, name: str) -> None:
+        """Keeps a screenshot of the whole page if screenshots are wanted."""
+        if KEEPS_SCREENSHOTS:
+            self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
     def sideways(self) -> int:
         """Pixels by which the page is wider than its window."""
