@@ -104,7 +104,9 @@ def test_no_write_is_acknowledged_on_a_lost_file(tmp_path: Path, lose: Callable[
         writer.start()
         try:
             writer.submit(lambda db: db.execute("create table t (n)")).result(30)
-            writer.submit(lambda db: db.execute("insert into t values (0)")).result(30)  # its log is known now
+            writer.submit(lambda db: db.execute("insert into t values (0)")).result(
+                30
+            )  # its log is known now
             lose(path)
             lost = os.path.lexists(path) and path.stat().st_ino
             with pytest.raises(StoreUnavailableError, match="removed or replaced"):
