@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.exceptions import NoSuchCommand
 
 from codellama_proxy import __doc__ as description
 from codellama_proxy import __version__
@@ -25,6 +26,15 @@ COMMANDS = (
 
 class LazyGroup(click.Group):
     """Imports the module of a command only to run it or to show the list of commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggests similar names, which click looks for among loaded commands only."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

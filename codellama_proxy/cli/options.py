@@ -23,6 +23,17 @@ class Command(click.Command):
         options = [f"[{_signature(one, ctx)}]" for one in self.params if isinstance(one, click.Option)]
         return [*options, *super().collect_usage_pieces(ctx)[1:]]
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Does not break a line within an option."""
+        start = f"Usage: {ctx.command_path} "
+        line = start.rstrip()
+        for piece in self.collect_usage_pieces(ctx):
+            if len(line) + 1 + len(piece) > formatter.width:
+                formatter.write(f"{line}\n")
+                line = " " * (len(start) - 1)
+            line = f"{line} {piece}"
+        formatter.write(f"{line}\n")
+
     def invoke(self, ctx: click.Context) -> Any:
         ctx.meta[RUNNING] = ctx
         return super().invoke(ctx)

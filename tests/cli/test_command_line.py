@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,24 @@ def test_the_usage_of_a_command_shows_its_options(capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.parametrize("arguments", [["keys", "create"], ["explain"]])
+def test_a_usage_breaks_between_options_only(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    main([*arguments, "--help"])
+    start, *lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert lines
+    assert all(re.fullmatch(r" +(\[--\w.*\]|\[?[A-Z]+\]?)", line) for line in lines)
+    assert start.endswith("]")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["serve", "--bogus"], "codellama-proxy serve: No such option '--bogus'."),
         (["frobnicate"], "codellama-proxy: No such command 'frobnicate'."),
+        (["chekc"], "codellama-proxy: No such command 'chekc'. (Did you mean one of: 'cache', 'check'?)"),
+        (["keys", "crate"], "codellama-proxy keys: No such command 'crate'."),
         (["diff", "a"], "codellama-proxy diff: Missing argument 'NEW'."),
         (["keys", "logs", "--last", "x"], "codellama-proxy keys logs: Invalid value for '--last'"),
         (
