@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +51,9 @@ def test_a_usage_breaks_between_options_only(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     main([*arguments, "--help"])
-    start, *lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
-    assert lines
-    assert all(re.fullmatch(r" +(\[--\w.*\]|\[?[A-Z]+\]?)", line) for line in lines)
-    assert start.endswith("]")
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert len(lines) > 1
+    assert all(line.count("[") == line.count("]") for line in lines)
 
 
 @pytest.mark.parametrize(
