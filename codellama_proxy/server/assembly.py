@@ -32,7 +32,7 @@ from codellama_proxy.routing.cooldown import Cooldowns
 from codellama_proxy.store.interfaces import Database
 from codellama_proxy.tokens.counter import Counter, tokenizer_files
 from codellama_proxy.tracking.log import Log
-from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, lines_dropped
+from codellama_proxy.tracking.metrics import Metrics, cache_troubles, dropped, installation, lines_dropped
 from codellama_proxy.tracking.otel import open_spans
 from codellama_proxy.tracking.promptlayer.sender import DEFAULT_URL, PromptLayerSender
 from codellama_proxy.upstream.pools import Pools, Service, identity_of
@@ -94,6 +94,8 @@ async def assemble(
             lines_dropped(log.dropped),
         ]
     )
+    if (workers := store.workers) is not None:
+        metrics.register(lambda: installation(workers.configurations, workers.late_settlements))
     spans = open_spans(os.environ, log)
     if spans is not None:
         stack.push_async_callback(asyncio.to_thread, spans.close, FLUSH_SECONDS)

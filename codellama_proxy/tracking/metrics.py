@@ -234,6 +234,21 @@ def lines_dropped(lines: int) -> Metric:
     return CounterMetricFamily("proxy_log_lines_dropped", "Log lines that were dropped.", value=lines)
 
 
+def installation(configurations: Mapping[str, int], late_settlements: int) -> Iterator[Metric]:
+    """The number of processes by the digest of their configuration, and of requests that ended here too late."""
+    family = GaugeMetricFamily(
+        "proxy_workers", "Processes of the installation by configuration.", labels=["config"]
+    )
+    for digest, count in configurations.items():
+        family.add_metric([digest], count)
+    yield family
+    yield CounterMetricFamily(
+        "proxy_late_settlements",
+        "Requests that another process had settled before they ended.",
+        value=late_settlements,
+    )
+
+
 def cache_troubles(kinds: Mapping[str, int]) -> Metric:
     """Failures of the response cache by kind; each is a cache miss."""
     family = CounterMetricFamily("proxy_cache_troubles", "Failures of the response cache.", labels=["kind"])

@@ -62,6 +62,10 @@ def test_two_servers_share_keys_and_a_budget(proxy: ProxyFactory, address: str) 
     assert json.loads(keys(address, "reconcile", "--json").stdout)["differences"] == []
 
 
+def metrics(one: Proxy) -> list[str]:
+    return one.admin("GET", "/metrics").text.splitlines()
+
+
 def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, address: str) -> None:
     first = proxy(CONFIG, database=address)
     proxy(CONFIG + "routing: {retries: 0}\n", database=address)
@@ -71,6 +75,9 @@ def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, add
     assert {one["version"] for one in workers} == {__version__}
     digest = first.admin("GET", "/health/readiness").json()["config"]["digest"]
     assert digest in {one["digest"] for one in workers}
+    wanted = {f'proxy_workers{{config="{one["digest"]}"}} 1.0' for one in workers}
+    until(lambda: wanted <= set(metrics(first)), "the processes in the metrics")
+    assert "proxy_late_settlements_total 0.0" in metrics(first)
 
 
 def test_a_key_blocked_at_one_server_is_refused_by_the_other_within_a_second(

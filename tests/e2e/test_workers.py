@@ -78,6 +78,10 @@ def test_every_process_serves_and_any_of_them_shows_the_metrics_of_all(start: St
         assert chat(one).status_code == 200
     assert {counted(one) for _ in range(10)} == {30}
     assert len(one.rows()) == 30
+    digest = one.admin("GET", "/health/readiness").json()["config"]["digest"]
+    page = one.admin("GET", "/metrics").text
+    assert f'proxy_workers{{config="{digest}"}} {WORKERS}.0' in page
+    assert "proxy_late_settlements_total 0.0" in page
 
 
 def test_a_process_that_dies_is_started_again_and_others_serve_meanwhile(start: Start) -> None:

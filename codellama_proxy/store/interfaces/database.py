@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,14 @@ class WorkerInfo(NamedTuple):
 
 class Workers(Protocol):
     """The processes that serve on a database."""
+
+    @property
+    def late_settlements(self) -> int:
+        """Number of requests that ended here after another process had settled them: they stay as that booked them."""
+
+    @property
+    def configurations(self) -> Mapping[str, int]:
+        """The number of processes by the digest of their configuration, as seen about a second ago. Reads nothing."""
 
     async def workers(self) -> list[WorkerInfo]:
         """Those that have not signed off, the oldest first. Raises `ProxyError` accounting_unavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 from codellama_proxy.store.errors import StoreUnavailableError
@@ -80,15 +80,24 @@ class Database:
                 configurations=Configurations(queue, read, self.identity),
                 ui_sessions=UiSessions(connections, queue),
                 health=queue,
-                workers=StoredWorkers(read),
+                workers=StoredWorkers(read, engine),
             )
 
 
 class StoredWorkers:
     """`interfaces.Workers`."""
 
-    def __init__(self, read: BoundedReads) -> None:
+    def __init__(self, read: BoundedReads, engine: PostgresEngine) -> None:
         self._read = read
+        self._engine = engine
+
+    @property
+    def late_settlements(self) -> int:
+        return self._engine.late_settlements
+
+    @property
+    def configurations(self) -> Mapping[str, int]:
+        return self._engine.configurations
 
     async def workers(self) -> list[WorkerInfo]:
         return [WorkerInfo(*row) for row in await self._read(WORKERS, ())]

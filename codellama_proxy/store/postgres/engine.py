@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from codellama_proxy.limits.admission import Settlement
@@ -67,8 +68,11 @@ class PostgresEngine:
         """The number of the connection, the version of keys that it read, and the monotonic time of that."""
         self.late_settlements = 0
         """Settlements of requests that another process had settled."""
-        self.crashed = 0
-        """Requests of dead workers that this process settled."""
+
+    @property
+    def configurations(self) -> Counter[str]:
+        """How many processes have a configuration in force, by its digest, as seen at the last look at the others."""
+        return self._watch.configurations + Counter([self._identity.digest])
 
     # --- write_queue.Engine ------------------------------------------------------------------------------------
 
@@ -87,7 +91,7 @@ class PostgresEngine:
             if even_if_empty or not self.due_in:
                 self._run_batch(db, [])
             if self._watch.due_in <= 0:
-                self.crashed += self._watch.look(db, self._worker)
+                self._watch.look(db, self._worker)
                 self._describe(db)
         except ServerError as error:
             raise StoreUnavailableError(sentence(self._address, error)) from None

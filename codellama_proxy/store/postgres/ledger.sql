@@ -105,8 +105,8 @@ update scopes set running = %(running)s, spent_nanos = %(spent)s, held_nanos = %
 where scope = %(scope)s;
 
 -- name: workers
--- The other workers and their last beats.
-select worker, beat_at from workers where worker <> %s;
+-- The other workers, their last beats and configurations.
+select worker, beat_at, digest from workers where worker <> %s;
 
 -- name: left_behind
 -- Workers without a row that still have held rows.

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -70,6 +71,8 @@ class Watch:
         self._clock = clock
         self._seen: dict[int, tuple[float, float]] = {}
         """The last beat of each worker, and since when it is unchanged."""
+        self.configurations: Counter[str] = Counter()
+        """How many other workers have a configuration in force, by its digest."""
         self._last_look = -LATE_SECONDS
         self._last_search = clock()
 
@@ -98,13 +101,17 @@ class Watch:
     def _dead(self, db: PostgresSession, me: int, now: float) -> list[tuple[int, float]]:
         before, self._seen = self._seen, {}
         dead = []
-        for worker, beat in db.native(SQL["workers"], (me,)).fetchall():
+        configurations: Counter[str] = Counter()
+        for worker, beat, digest in db.native(SQL["workers"], (me,)).fetchall():
             last, since = before.get(worker, (beat, now))
             if last != beat:
                 since = now
             self._seen[worker] = (beat, since)
             if now - since >= DEAD_SECONDS:
                 dead.append((worker, beat))
+            else:
+                configurations[digest] += 1
+        self.configurations = configurations  # replaced, never changed: other threads read it
         return dead
 
     def _reap(self, db: PostgresSession, worker: int, beat: float) -> int:
