@@ -16,7 +16,7 @@ def usd_text(nanos: int | None) -> str | None:
     if nanos is None:
         return None
     sign, whole, part = "-" if nanos < 0 else "", *divmod(abs(nanos), NANOS)
-    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".")
+    return f"{sign}{whole}.{str(part).zfill(9)}".rstrip("0").rstrip(".")
 
 
 def dollars(nanos: int) -> str:

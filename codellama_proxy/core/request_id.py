@@ -7,4 +7,5 @@ import random
 
 def new_request_id(wall: float) -> str:
     """A unique id that sorts by time, so that a ledger's index of ids grows at its end only. `wall`: Unix seconds."""
-    return f"req_{int(wall * 1000):011x}{random.getrandbits(52):013x}"
+    milliseconds = int(wall * 1000)  # 44 bits
+    return "req_" + (milliseconds << 52 | random.getrandbits(52)).to_bytes(12).hex()

@@ -37,8 +37,7 @@ def response_headers(
     most = _reduced_max_tokens(context)
     admission = context.admission
     if admission is not None:
-        for name, value in rates.headers(admission.requests, admission.tokens).items():
-            text += f"{name}: {value}\r\n"
+        text += rates.header_lines(admission.requests, admission.tokens)
         if most is None and admission.clamped:
             most = admission.max_tokens
     if most is not None:

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
+from codellama_proxy.core.clock import nearest
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.snapshot import Limits, Project, ScopeKind, Snapshot
 from codellama_proxy.core.types import Key
 
@@ -270,20 +272,27 @@ def _left(level: float, limit: int) -> Rate | None:
     return Rate(limit, remaining, missing * MINUTE / limit if limit else MINUTE)
 
 
+def header_lines(requests: Rate | None, tokens: Rate | None) -> str:
+    """OpenAI's `x-ratelimit-*`, each line with its end; nothing where there is no limit."""
+    lines = "" if requests is None else _lines("requests", requests)
+    return lines if tokens is None else lines + _lines("tokens", tokens)
+
+
 def headers(requests: Rate | None, tokens: Rate | None) -> Mapping[str, str]:
-    """OpenAI's `x-ratelimit-*`; nothing where there is no limit."""
-    found: dict[str, str] = {}
-    for kind, rate in (("requests", requests), ("tokens", tokens)):
-        if rate is not None:
-            found[f"x-ratelimit-limit-{kind}"] = str(rate.limit)
-            found[f"x-ratelimit-remaining-{kind}"] = str(rate.remaining)
-            found[f"x-ratelimit-reset-{kind}"] = reset_text(rate.reset)
-    return found
+    """The same as a mapping."""
+    return HeaderLines(header_lines(requests, tokens))
+
+
+def _lines(kind: str, rate: Rate) -> str:
+    return (
+        f"x-ratelimit-limit-{kind}: {rate.limit}\r\nx-ratelimit-remaining-{kind}: {rate.remaining}\r\n"
+        f"x-ratelimit-reset-{kind}: {reset_text(rate.reset)}\r\n"
+    )
 
 
 def reset_text(seconds: float) -> str:
     """OpenAI's format: `120ms`, `1s`, `6m0s`, `1h0m0s`; rounded up, so that a retry is never too early."""
-    milliseconds = math.ceil(round(seconds * 1000, 3))
+    milliseconds = math.ceil(nearest(seconds * 1000, 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, left = divmod(math.ceil(milliseconds / 1000), 60)
