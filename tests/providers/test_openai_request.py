@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import HttpRequest
-from codellama_proxy.openai_format.parameters import IGNORABLE, NEUTRAL_DEFAULTS
+from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS, IGNORABLE, NEUTRAL_DEFAULTS
 from codellama_proxy.providers.openai.profiles import OPENAI_PROFILES
+from codellama_proxy.providers.openai.request import translated_params
+from codellama_proxy.providers.openai.unchanged_params import unchanged_params
 from codellama_proxy.providers.registry import ADAPTERS
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -266,3 +268,28 @@ def test_unsupported_message_fields_are_removed() -> None:
     assert messages("groq", conversation) == [plain]
     assert messages("openai", conversation) == [{**plain, "name": "bob"}]
     assert messages("deepseek", conversation) == [conversation]
+
+
+VALUES = st.sampled_from(
+    [0, 1, 0.5, "x" * 100, "", "none", "high", True, False, [], ["a"], {}, {"type": "text"}]
+)
+
+
+@each("provider", sorted(OPENAI_PROFILES))
+@given(
+    st.sampled_from(["m-upstream", "gpt-4o", "gpt-5.1", "gpt-5.5", "o3", "o1", "gpt-5-codex"]),
+    st.dictionaries(st.sampled_from(sorted(CHAT_PARAMETERS)), VALUES, max_size=6),
+)
+def test_unchanged_parameters_are_those_that_no_rule_changes(
+    provider: str, name: str, params: dict[str, Any]
+) -> None:
+    entry, dialect = deployment(provider=provider, model=name), OPENAI_PROFILES[provider]
+    unchanged = unchanged_params(entry, dialect)
+    kept = {key: value for key, value in params.items() if key in unchanged}
+    assert translated_params(chat(params=kept), entry, dialect) == (kept, [])
+
+
+def test_most_parameters_are_unchanged_at_a_plain_provider() -> None:
+    entry = deployment()
+    unchanged = unchanged_params(entry, OPENAI_PROFILES[entry.provider])
+    assert {"temperature", "top_p", "max_tokens", "stop", "user", "seed", "n"} <= unchanged

@@ -74,6 +74,12 @@ def refused(deployment: Deployment, params: Mapping[str, Any]) -> frozenset[str]
     return names if _samples(samples, params.get("reasoning_effort")) else names | SAMPLING
 
 
+def may_refuse(deployment: Deployment) -> frozenset[str]:
+    """The parameters that the model refuses in some requests."""
+    family = _family(_name(deployment))
+    return frozenset() if family is None else family[1] | SAMPLING
+
+
 @cache
 def _family(name: str) -> tuple[Samples, frozenset[str]] | None:
     for pattern, samples, names in FAMILIES:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
+from codellama_proxy.providers.openai.unchanged_params import unchanged_params
 
 
 def address(deployment: Deployment, dialect: OpenAIProfile, path: str) -> str:
@@ -28,6 +29,8 @@ class ChatTarget(NamedTuple):
     dialect: OpenAIProfile
     url: str
     headers: Mapping[str, str]
+    unchanged: frozenset[str]
+    """The parameters that it gets as the client sent them."""
 
 
 def chat_target(deployment: Deployment, dialect: OpenAIProfile) -> ChatTarget:
@@ -36,6 +39,7 @@ def chat_target(deployment: Deployment, dialect: OpenAIProfile) -> ChatTarget:
         dialect,
         address(deployment, dialect, "/chat/completions"),
         {**headers, **credential(deployment, dialect)},
+        unchanged_params(deployment, dialect),
     )
 
 

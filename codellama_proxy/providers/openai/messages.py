@@ -19,6 +19,8 @@ from codellama_proxy.providers.openai.profiles import OpenAIProfile
 
 def message_for(message: Message, dialect: OpenAIProfile) -> Message:
     """The message as this provider accepts it; the same object if nothing changes."""
+    if len(message) == 2 and type(message.get("content")) is str and message["role"] != "developer":
+        return message  # nearly all: a role and a text
     if dialect.short_tool_ids and ("tool_calls" in message or "tool_call_id" in message):
         message = with_short_ids(message)
     if not dialect.developer_role and message["role"] == "developer":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -13,13 +14,13 @@ from codellama_proxy.openai_format.request import TRACKING_KEYS, InferenceReques
 from codellama_proxy.providers.common import translated
 from codellama_proxy.providers.common.identity import short
 from codellama_proxy.providers.common.parameters import narrow_tool_choice, unsupported, with_tools_only
-from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused, renames_max_tokens
+from codellama_proxy.providers.openai.capabilities import NEUTRAL, refused
 from codellama_proxy.providers.openai.efforts import nearest_effort
 from codellama_proxy.providers.openai.endpoint_urls import ChatTarget, upstream_model
 from codellama_proxy.providers.openai.messages import message_for, tools_for
 from codellama_proxy.providers.openai.profiles import OpenAIProfile
+from codellama_proxy.providers.openai.unchanged_params import IDENTIFIERS, replaced_max_tokens
 
-IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
 MIN_SAMPLING_VALUE = 0.01
 """Replaces a temperature or top_p of 0 for providers that refuse it."""
 
@@ -30,7 +31,10 @@ def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarge
     chat = translated.plain_chat(
         chat, deployment, system_first=dialect.system_first, marks=dialect.cache_marks
     )
-    params, dropped = _params(chat, deployment, dialect)
+    params: Mapping[str, Any] = chat.params
+    dropped: Sequence[str] = ()
+    if chat.metadata or chat.soft or not target.unchanged.issuperset(params):
+        params, dropped = translated_params(chat, deployment, dialect)
     body: dict[str, Any] = {
         "model": upstream_model(deployment),
         "messages": [message_for(message, dialect) for message in chat.messages],
@@ -48,7 +52,7 @@ def to_request(chat: InferenceRequest, deployment: Deployment, target: ChatTarge
     )
 
 
-def _params(
+def translated_params(
     chat: InferenceRequest, deployment: Deployment, dialect: OpenAIProfile
 ) -> tuple[dict[str, Any], list[str]]:
     """The provider's parameters, and the names of dropped ones that could change the answer."""
@@ -127,13 +131,9 @@ def drop_refused(
 
 
 def _rename_max_tokens(params: dict[str, Any], deployment: Deployment, dialect: OpenAIProfile) -> None:
-    old, new = "max_completion_tokens", "max_tokens"
-    if dialect.max_tokens == "by_model" and renames_max_tokens(deployment):
-        old, new = new, old
-    elif dialect.max_tokens != "max_tokens":
-        return
+    old = replaced_max_tokens(deployment, dialect)
     if old in params:
-        params[new] = params.pop(old)
+        params["max_tokens" if old == "max_completion_tokens" else "max_completion_tokens"] = params.pop(old)
 
 
 def _translate_values(params: dict[str, Any], dialect: OpenAIProfile) -> None:
