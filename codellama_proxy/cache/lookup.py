@@ -176,6 +176,10 @@ class CacheLookup:
                 await self._storage.maintain(self._time.wall(), snapshot().cache.max_entries)
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
+    async def purge(self, project: str | None, model: str | None) -> None:
+        """Deletes the answers to a project, or of a model; `None`: of all."""
+        await self._storage.purge(project, model)
+
     async def close(self) -> None:
         """Ends the shared calls and waits for answers that are being stored."""
         for task in self._tasks:

@@ -167,6 +167,11 @@ class CacheStorage:
         if purged:
             self.memory.clear()
 
+    async def purge(self, project: str | None, model: str | None) -> None:
+        """Deletes the answers to a project, or of a model; `None`: of all."""
+        await self._on_thread(lambda db: self._purge(db, project, model))
+        self.memory.clear()
+
     async def read(self, look: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `look`; `None` if the file cannot be used."""
         return await self._on_thread(look)
@@ -236,6 +241,10 @@ class CacheStorage:
         over = len(self._known) - most
         if over > 0:
             self._known.difference_update(answer_file.drop_oldest(db, min(over, DELETE_BATCH_ROWS)))
+
+    def _purge(self, db: sqlite3.Connection, project: str | None, model: str | None) -> None:
+        answer_file.purge(db, project, model)
+        self._known = answer_file.keys(db)
 
     def _maintain(self, db: sqlite3.Connection, now: float, most: int) -> bool:
         version = answer_file.version(db)

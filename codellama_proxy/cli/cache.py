@@ -1,4 +1,4 @@
-"""`codellama-proxy cache stats|purge`: the response cache. A running server notices a purge at once."""
+"""`codellama-proxy cache stats|purge`: the response cache. Running servers notice a purge within about a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from codellama_proxy.cli.options import Group, database_option, json_option
 from codellama_proxy.cli.output import answer, counted
 from codellama_proxy.cli.run import CommandError
 from codellama_proxy.core.text_table import table
+from codellama_proxy.store import factory
 from codellama_proxy.store.factory import inspect_session
+from codellama_proxy.store.interfaces import CachePurge
 
 COLUMNS = ("project", "model", "answers", "bytes", "oldest", "expires", "vectors")
 
@@ -48,6 +50,11 @@ def stats(project: str | None, model: str | None, database: str | None, as_json:
 @_filters
 def purge(project: str | None, model: str | None, database: str | None, as_json: bool) -> int:
     """Remove answers from the cache."""
+    location = location_of(database)
+    if not isinstance(location, Path):
+        processes = factory.purge_caches(location, CachePurge(project, model))
+        told = f"Told {counted(processes, 'process', 'processes')} to purge their caches."
+        return answer({"processes": processes}, told, as_json)
     with answer_file.existing(_checked_path(database)) as db:
         count = answer_file.purge(db, project, model) if db is not None else 0
     return answer({"purged": count}, f"Purged {counted(count, 'answer')}.", as_json)

@@ -27,7 +27,7 @@ from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.server.assembly import Services, assemble
 from codellama_proxy.server.banner import greet, unauthenticated_warning
 from codellama_proxy.server.http_protocol import Protocol
-from codellama_proxy.server.retention import run_retention, run_roll_up, run_session_cleanup
+from codellama_proxy.server.retention import run_cache_purges, run_retention, run_roll_up, run_session_cleanup
 from codellama_proxy.server.siblings import Sibling, end_with_parent, stop_signals, this_sibling
 from codellama_proxy.store.factory import own
 from codellama_proxy.store.interfaces import Configurations, Database, KeptConfiguration, Reload, Upkeep
@@ -170,14 +170,16 @@ def _start_background(stack: contextlib.AsyncExitStack, services: Services) -> N
         lambda: live.snapshot.tracking.requests_retention,
         runtime.time,
     )
-    loops = (
+    loops = [
         live.watch(),
         runtime.keys.watch(),
         retention,
         run_roll_up(runtime.store.upkeep, runtime.time),
         run_session_cleanup(runtime.store.ui_sessions, lambda: live.snapshot.ui.session, runtime.time),
         services.lookup.watch(lambda: live.snapshot),
-    )
+    ]
+    if runtime.store.workers is not None:
+        loops.append(run_cache_purges(runtime.store.workers, services.lookup.purge, runtime.time))
     for loop in loops:
         stack.callback(asyncio.create_task(loop).cancel)
 

@@ -6,18 +6,20 @@ The cost of removed rows stays in the daily totals.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import Outbox, UiSessions, Upkeep
+from codellama_proxy.store.interfaces import Outbox, UiSessions, Upkeep, Workers
 from codellama_proxy.web.ui.sessions import MAX_SESSION_SECONDS
 
 INTERVAL_SECONDS = 600.0
 ROLL_UP_SECONDS = 15.0
 """Pause between two roll-ups: reports read the rows of this time one by one."""
+PURGE_SECONDS = 0.2
+"""Pause between two looks, in memory, for purges of the response cache."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,16 @@ async def run_retention(upkeep: Upkeep, outbox: Outbox, retention: Callable[[], 
             if folded:
                 log.info("%d requests past their retention are now in the daily totals only", folded)
         await time.sleep(INTERVAL_SECONDS)
+
+
+async def run_cache_purges(
+    workers: Workers, purge: Callable[[str | None, str | None], Awaitable[None]], time: Time
+) -> None:
+    """Runs until cancelled: purges the response cache of this process when an operator has asked for that."""
+    while True:
+        for project, model in workers.cache_purges():
+            await purge(project, model)
+        await time.sleep(PURGE_SECONDS)
 
 
 async def run_roll_up(upkeep: Upkeep, time: Time) -> None:

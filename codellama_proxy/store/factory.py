@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.interfaces import AdminSession, Database, KeptConfiguration
-from codellama_proxy.store.location import Location
+from codellama_proxy.store.interfaces import AdminSession, CachePurge, Database, KeptConfiguration
+from codellama_proxy.store.location import Location, ServerAddress
 from codellama_proxy.store.sql import copying
 from codellama_proxy.store.sqlite import backup as copies
 from codellama_proxy.store.sqlite import configurations, sessions
@@ -74,6 +74,13 @@ def last_good_configuration(location: Location) -> KeptConfiguration | None:
     from codellama_proxy.store.postgres import sessions as server
 
     return server.last_good(location)
+
+
+def purge_caches(location: ServerAddress, purge: CachePurge) -> int:
+    """Have every process of an installation purge its response cache; returns the number of processes."""
+    from codellama_proxy.store.postgres import sessions as server
+
+    return server.purge_caches(location, purge)
 
 
 def backup(database: Location, target: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,12 @@ from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory
 CONFIG = """
 models:
   - {name: mock, provider: mock, price: {input: 1, output: 1}, mock: {tokens_per_second: 20}}
+  - {name: quick, provider: mock, price: {input: 1, output: 1}}
+  - {name: other, provider: mock, price: {input: 1, output: 1}}
 server: {drain: 10s}
 """
 WORKERS = 3
+PURGED_WITHIN_SECONDS = 1.5
 
 Start = Callable[..., Proxy]
 
@@ -82,6 +87,28 @@ def test_every_process_serves_and_any_of_them_shows_the_metrics_of_all(start: St
     page = one.admin("GET", "/metrics").text
     assert f'proxy_workers{{config="{digest}"}} {WORKERS}.0' in page
     assert "proxy_late_settlements_total 0.0" in page
+
+
+def test_a_purge_of_the_cache_reaches_every_process_within_about_a_second(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = start()
+    until(lambda: listening(one) == WORKERS, "all processes listen")
+
+    def results(model: str) -> list[str]:
+        return [
+            chat(one, model=model, temperature=0, max_tokens=500).headers["x-proxy-cache"] for _ in range(40)
+        ]
+
+    for model in ("quick", "other"):
+        assert results(model).count("miss") == WORKERS, "each process asked once"
+    assert main(["cache", "purge", "--model", "quick", "--database", str(one.database), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"processes": WORKERS}
+    time.sleep(PURGED_WITHIN_SECONDS)
+    assert results("quick").count("miss") == WORKERS
+    assert set(results("other")) == {"hit"}
+    assert main(["cache", "stats", "--database", str(one.database)]) == 1
+    assert "each process has a cache of its own" in capsys.readouterr().err
 
 
 def test_a_process_that_dies_is_started_again_and_others_serve_meanwhile(start: Start) -> None:

@@ -140,6 +140,7 @@ def test_the_commands_prepare_copy_and_check(
         "0002_usage_keys",
         "0003_used_forms",
         "0004_usage_models",
+        "0005_cache_purges",
     ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3

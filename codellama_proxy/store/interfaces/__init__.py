@@ -12,6 +12,7 @@ from codellama_proxy.store.interfaces.configurations import (
 )
 from codellama_proxy.store.interfaces.database import (
     AdminSession,
+    CachePurge,
     Database,
     Health,
     Store,
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_UI_SESSIONS",
     "AdminSession",
     "Audit",
+    "CachePurge",
     "Configurations",
     "Database",
     "Difference",

@@ -36,6 +36,15 @@ class WorkerInfo(NamedTuple):
     """When it last wrote."""
 
 
+class CachePurge(NamedTuple):
+    """Answers that the response caches of all processes have to remove."""
+
+    project: str | None
+    """`None`: of every project."""
+    model: str | None
+    """`None`: of every model."""
+
+
 class Workers(Protocol):
     """The processes that serve on a database."""
 
@@ -46,6 +55,9 @@ class Workers(Protocol):
     @property
     def configurations(self) -> Mapping[str, int]:
         """The number of processes by the digest of their configuration, as seen about a second ago. Reads nothing."""
+
+    def cache_purges(self) -> list[CachePurge]:
+        """Those that an operator asked for since the last call, oldest first. Reads nothing."""
 
     async def workers(self) -> list[WorkerInfo]:
         """Those that have not signed off, the oldest first. Raises `ProxyError` accounting_unavailable."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 from codellama_proxy.store.errors import StoreUnavailableError
-from codellama_proxy.store.interfaces import KeptConfiguration, Reload, Store, WorkerInfo
+from codellama_proxy.store.interfaces import CachePurge, KeptConfiguration, Reload, Store, WorkerInfo
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import installation
 from codellama_proxy.store.postgres.bounded_reads import MAX_SEARCH_SECONDS, BoundedReads
@@ -98,6 +98,9 @@ class StoredWorkers:
     @property
     def configurations(self) -> Mapping[str, int]:
         return self._engine.configurations
+
+    def cache_purges(self) -> list[CachePurge]:
+        return self._engine.cache_purges.take()
 
     async def workers(self) -> list[WorkerInfo]:
         return [WorkerInfo(*row) for row in await self._read(WORKERS, ())]

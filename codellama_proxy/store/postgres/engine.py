@@ -18,6 +18,7 @@ from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres import workers
 from codellama_proxy.store.postgres.batch import Batch, ScopesMissingError, WorkerGoneError
+from codellama_proxy.store.postgres.cache_purges import CachePurges
 from codellama_proxy.store.postgres.operations import HoldAgain, Operation, Settle, chunks
 from codellama_proxy.store.postgres.requests_in_memory import RequestsInMemory
 from codellama_proxy.store.postgres.scope_rows import SQL
@@ -64,6 +65,7 @@ class PostgresEngine:
         self._watch = Watch(clock)
         self._memory = RequestsInMemory(clock)
         self._clock_reported = False
+        self.cache_purges = CachePurges(clock)
         self.keys_version = (0, 0, 0.0)
         """The number of the connection, the version of keys that it read, and the monotonic time of that."""
         self.late_settlements = 0
@@ -93,6 +95,7 @@ class PostgresEngine:
             if self._watch.due_in <= 0:
                 self._watch.look(db, self._worker)
                 self._describe(db)
+            self.cache_purges.look(db)
         except ServerError as error:
             raise StoreUnavailableError(sentence(self._address, error)) from None
 
@@ -148,6 +151,7 @@ class PostgresEngine:
     def _register(self, db: PostgresSession) -> None:
         self._worker = workers.register(db, self._identity)
         self._described = (self._identity.digest, self._identity.loaded_at)
+        self.cache_purges.look(db)
 
     def _describe(self, db: PostgresSession) -> None:
         """Tell other processes which configuration is in force."""

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from codellama_proxy.limits.admission import ScopeState
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.errors import StoreError
-from codellama_proxy.store.interfaces import Difference, KeptConfiguration
+from codellama_proxy.store.interfaces import CachePurge, Difference, KeptConfiguration
 from codellama_proxy.store.location import ServerAddress
-from codellama_proxy.store.postgres import installation
+from codellama_proxy.store.postgres import cache_purges, installation
 from codellama_proxy.store.postgres.housekeeping import make_partitions
 from codellama_proxy.store.postgres.migrations import is_current, migrate
 from codellama_proxy.store.postgres.session import PostgresSession, as_store_error, connect
@@ -56,6 +56,15 @@ def migrated(address: ServerAddress) -> list[str]:
         with as_store_error(address):
             make_partitions(db, time.time())
         return applied
+
+
+def purge_caches(address: ServerAddress, purge: CachePurge) -> int:
+    """Have every running process purge its response cache; returns their number."""
+    with closing(connect(address)) as db, as_store_error(address):
+        if not is_current(db):
+            raise StoreError(f"the database {address} is not prepared: run codellama-proxy database migrate")
+        with db.transaction():
+            return cache_purges.add(db, purge)
 
 
 def last_good(address: ServerAddress) -> KeptConfiguration | None:
