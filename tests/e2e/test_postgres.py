@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,15 +79,15 @@ def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, add
     assert "proxy_late_settlements_total 0.0" in metrics(first)
 
 
-def test_a_key_blocked_at_one_server_is_refused_by_the_other_within_a_second(
+def test_a_key_blocked_at_one_server_is_refused_by_the_other(
     proxy: ProxyFactory, address: str
 ) -> None:
     first, second = proxy(CONFIG, database=address), proxy(CONFIG, database=address)
     made = first.new_key()
     assert chat(second, made["key"]).status_code == 200
     assert first.admin("POST", "/key/block", json={"key_id": made["key_id"]}).status_code == 200
-    time.sleep(1.0)
-    assert chat(second, made["key"]).status_code == 401
+    # The intervals promise it within a second (tests/store/test_postgres_workers.py); the machine may be busy.
+    until(lambda: chat(second, made["key"]).status_code == 401, "the refusal")
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def models(server: Server) -> list[dict[str, Any]]:
             server,
             "anthropic",
             model="claude-opus-5-5",
-            timeouts={"first_token": "1s", "idle": "1s"},
+            timeouts={"first_token": "1500ms", "idle": "1500ms"},
         ),
         entry("gpt", server, "openai", model="gpt-5.5"),
         entry("codex", server, "openai", model="gpt-5.1-codex"),

@@ -18,6 +18,9 @@ from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import Upstream
 
 QUICK = {"connect": "1s", "first_token": "300ms", "idle": "300ms", "answer": "400ms"}
+"""Of upstreams that say nothing."""
+PATIENT = {"connect": "5s", "first_token": "20s", "idle": "20s", "answer": "20s"}
+"""Of upstreams that fail in other ways, on a busy machine."""
 LONGEST = 2
 COOLING = {"failures": 3, "time": "600ms", "max_time": f"{LONGEST}s", "auth_time": "1s"}
 DEADLINE = 3.0
@@ -102,14 +105,17 @@ def served(upstream_process: Upstream, canary: Upstream, module_proxy: ProxyFact
     model = upstream_process.model
     elsewhere = canary.url.replace("/", "%2F")
     text = config(
-        *(model(label(script, streamed), script, timeouts=QUICK) for script, streamed, *_ in CASES),
+        *(
+            model(label(script, streamed), script, timeouts=QUICK if told[0] == 504 else PATIENT)
+            for script, streamed, *told in CASES
+        ),
         *(model(f"odd-{how}", how) for how in ODD),
         *(model(f"moved-{status}", f"redirect={elsewhere}", fallbacks=["good"]) for status in (1, 2)),
         model("junk", "junk"),
         model("picky", "error_event_after=2;code=400"),
         model("echoing", "status=400;message=insufficient_quota: model_not_found"),
         model("forever", "every=0.05;tokens=2000"),
-        model("stalling", "stall=3;every=0.01", timeouts=QUICK, fallbacks=["good"]),
+        model("stalling", "stall=3;every=0.01", timeouts={**PATIENT, "idle": "1s"}, fallbacks=["good"]),
         model("good"),
         model("down", "status=500", fallbacks=["good"]),
         model("flip", "status=500|status=500|status=500|gate=0", fallbacks=["good"]),

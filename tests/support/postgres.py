@@ -143,7 +143,7 @@ class Databases:
     def _created(self, how: str) -> str:
         name = f"{self._prefix}_{next(self._numbers)}"
         with psycopg.connect(self.server.address(), autocommit=True) as db:
-            # Since version 15, copies are written to the log, too, unless told otherwise: that takes three times as long.
+            # Since version 15, copies go through the log unless told otherwise, which takes three times as long.
             by_file = " strategy file_copy" if how and db.info.server_version >= 15_00_00 else ""
             db.execute(f"create database {name}{how}{by_file}")
         return self.server.address(name)

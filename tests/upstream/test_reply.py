@@ -141,7 +141,7 @@ def test_a_stream_that_breaks_in_the_middle_of_an_event_fails_after_what_it_said
         elif how == "complete":
             writer.write(b"0\r\n\r\n")
 
-    events, taken, failed = asyncio.run(read(play, takes, idle=0.2))
+    events, taken, failed = asyncio.run(read(play, takes, idle=0.5 if how == "silent" else 20))
     assert (text(events), failed) == ("".join(WORDS[:10]), reason)
     assert bool(taken) is (True in takes)
 
@@ -150,10 +150,10 @@ def test_each_piece_extends_the_idle_timeout() -> None:
     async def play(writer: asyncio.StreamWriter) -> None:
         for piece in CHUNKS:
             writer.write(framed(piece))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.06)
         writer.write(b"0\r\n\r\n")
 
-    events, taken, reason = asyncio.run(read(play, idle=0.4))
+    events, taken, reason = asyncio.run(read(play, idle=1.0))  # the pauses together are longer
     assert (text(events), reason) == (TEXT, "")
     assert len(taken) > len(WORDS) / 2
 

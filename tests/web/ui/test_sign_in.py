@@ -36,6 +36,13 @@ def change_row(proxy: Proxy, sql: str, *values: object) -> None:
         assert db.execute(sql, values).rowcount
 
 
+def seen_seconds_ago(proxy: Proxy) -> float:
+    """Of the only session."""
+    with closing(sqlite3.connect(f"file:{proxy.database}?mode=ro", uri=True)) as db:
+        ((seen_at,),) = db.execute("select seen_at from ui_sessions").fetchall()
+    return time.time() - float(seen_at)
+
+
 def session_rows(proxy: Proxy) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(f"file:{proxy.database}?mode=ro", uri=True)) as db:
         return db.execute("select * from ui_sessions").fetchall()
@@ -324,12 +331,13 @@ def test_a_session_ends_without_use_and_when_it_is_old(served: Proxy) -> None:
 
 
 def test_use_prolongs_a_session(proxy: ProxyFactory) -> None:
-    served = proxy(config({"name": "plain", "provider": "mock"}, ui={"session": "2s"}))
+    served = proxy(config({"name": "plain", "provider": "mock"}, ui={"session": "1h"}))
     browser = operator(served)
-    for _ in range(8):
-        time.sleep(0.5)
+    for _ in range(3):  # two hours and a half
+        change_row(served, "update ui_sessions set seen_at = seen_at - 3000")
         assert browser.get("overview").status_code == 200
-    time.sleep(2.5)
+        until(lambda: seen_seconds_ago(served) < 1000, "the use is recorded")
+    change_row(served, "update ui_sessions set seen_at = seen_at - 3601")
     assert not is_signed_in(browser)
 
 
