@@ -79,9 +79,7 @@ def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, add
     assert "proxy_late_settlements_total 0.0" in metrics(first)
 
 
-def test_a_key_blocked_at_one_server_is_refused_by_the_other(
-    proxy: ProxyFactory, address: str
-) -> None:
+def test_a_key_blocked_at_one_server_is_refused_by_the_other(proxy: ProxyFactory, address: str) -> None:
     first, second = proxy(CONFIG, database=address), proxy(CONFIG, database=address)
     made = first.new_key()
     assert chat(second, made["key"]).status_code == 200

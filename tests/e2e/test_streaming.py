@@ -51,7 +51,9 @@ def served(upstream_process: Upstream, module_proxy: ProxyFactory) -> Proxy:
             model("hard", f"say={quoted}"),
             *(model(f"odd-{i}", how) for i, how in enumerate(ODD)),
             *(
-                model(f"cut-{i}", how, fallbacks=["spare"], timeouts={"idle": "1s" if "stall" in how else "20s"})
+                model(
+                    f"cut-{i}", how, fallbacks=["spare"], timeouts={"idle": "1s" if "stall" in how else "20s"}
+                )
                 for i, how in enumerate(CUT)
             ),
             model("swollen", "big_line=17000000", fallbacks=["spare"]),
