@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import People
 from tests.support.forked import run_forked
-from tests.support.person import COLOURS, DESK, PHONE, Person, person
+from tests.support.person import COLOURS, DESK, PHONE, WIDTH, Person, person
 from tests.support.processes import environment
 from tests.support.proxy_process import ADMIN, Proxy, ProxyFactory
 from tests.support.two_weeks_of_use import PROXY_YAML
@@ -133,6 +133,7 @@ def look(one: Person, path: str, name: str, *, dark: bool = True) -> None:
         one.picture(f"{name}-dark")
     one.page.set_viewport_size(PHONE)
     assert one.sideways() <= 0, name
+    problems += [f"phone: {finding}" for finding in one.findings(WIDTH)]
     one.picture(f"{name}-phone")
     problems += one.complaints()
     assert not problems, "\n".join(problems)

@@ -24,6 +24,8 @@ TIMEOUT_MS = 20_000
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 COLOURS = ("color-contrast",)
 """The rules that depend on the theme."""
+WIDTH = ("scrollable-region-focusable", "target-size", "region")
+"""The rules that depend on the width."""
 UNTRUSTWORTHY = (
     "Cross-Origin-Opener-Policy header has been ignored, because the URL's origin was untrustworthy"
 )
