@@ -141,6 +141,7 @@ def test_the_commands_prepare_copy_and_check(
         "0003_used_forms",
         "0004_usage_models",
         "0005_cache_purges",
+        "0006_usage_users",
     ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3

@@ -180,11 +180,11 @@ class History:
                 self.requests[request_id] = replace(request, folded=True)
 
     def upgrade(self) -> None:
-        """As after the migrations of a database without sums by key and by model."""
-        for table in ("usage_keys", "usage_keys_from", "usage_models"):
+        """As after the migrations of a database without sums by key, by model and by user."""
+        for table in ("usage_keys", "usage_keys_from", "usage_models", "usage_users"):
             self.db.execute(f"drop table {table}")
         for migration in shipped():
-            if migration.name in ("0012_usage_keys", "0014_usage_models"):
+            if migration.name in ("0012_usage_keys", "0014_usage_models", "0015_usage_users"):
                 for statement in statements(migration.sql):
                     self.db.execute(statement)
 
@@ -215,6 +215,8 @@ def test_reports_equal_plain_sums(
             assert spend(history.db, group_by, wanted) == expected(group_by, requests)
             kept = [request.request_id for request in requests if not request.folded]
             assert log(history.db, wanted) == kept[::-1]
+            for position, request_id in enumerate(kept):
+                assert log_before(history.db, wanted, request_id) == kept[:position][::-1]
             assert counted(history.db, wanted) == len(kept)
     finally:
         history.db.execute("rollback to example")
@@ -241,6 +243,11 @@ def expected(group_by: Sequence[str], requests: list[Request]) -> list[tuple[Any
 def log(db: sqlite3.Connection, wanted: Filters) -> list[str]:
     sql, values = queries.logs_query(wanted, 1, MAX_ROWS)
     return [row[0] for row in db.execute(sql, values)]
+
+
+def log_before(db: sqlite3.Connection, wanted: Filters, request_id: str) -> list[str]:
+    (seq,) = db.execute(queries.SQL["seq_of"], [request_id]).fetchone()
+    return [row[0] for row in db.execute(*queries.before_query(wanted, seq, MAX_ROWS))]
 
 
 def counted(db: sqlite3.Connection, wanted: Filters) -> int:
@@ -304,7 +311,8 @@ def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
         db.execute("delete from usage_days")
         db.execute("update usage_keys set requests = requests + 1")
         db.execute("update usage_models set unpriced = unpriced + 1")
-        (hour, model, day, key) = daily_totals.reconcile(db)
+        db.execute("update usage_users set saved_nanos = saved_nanos + 1")
+        (hour, model, day, user, key) = daily_totals.reconcile(db)
     assert (hour.scope, hour.spent_nanos - hour.expected_spent_nanos) == (f"hours:{iso(FIRST_DAY)}", 1)
     assert (model.scope, model.spent_nanos, model.expected_spent_nanos) == (
         f"models:{iso(FIRST_DAY)}",
@@ -312,6 +320,7 @@ def test_reconcile_reports_wrong_sums(tmp_path: Path) -> None:
         190,
     )
     assert (day.scope, day.spent_nanos, day.expected_spent_nanos) == (f"days:{iso(FIRST_DAY)}", 0, 190)
+    assert (user.scope, user.spent_nanos, user.expected_spent_nanos) == (f"users:{iso(FIRST_DAY)}", 190, 190)
     assert (key.scope, key.spent_nanos, key.expected_spent_nanos) == (f"keys:{iso(FIRST_DAY)}", 190, 190)
 
 

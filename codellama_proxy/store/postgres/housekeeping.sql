@@ -1,8 +1,8 @@
 -- {table}: a partition of `settled`.
 
 -- name: alone
--- Whether this transaction is the only one at housekeeping.
-select pg_try_advisory_xact_lock(%s);
+-- Whether this transaction is the only one at housekeeping. Compiling statements over all partitions takes too long.
+select pg_try_advisory_xact_lock(%s), set_config('jit', 'off', true);
 
 -- name: next_batch
 -- The last request of the next batch of sums, before the first one that is held or young; null if there is none.

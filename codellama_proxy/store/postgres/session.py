@@ -38,7 +38,9 @@ STREAMED_ROWS = 2000
 PREPARE_AFTER = 2
 MAX_PREPARED = 500
 
-_LIMIT = b"select set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true)"
+_LIMIT = b"""select set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true),
+    set_config('jit', 'off', true)"""
+"""Compiling a statement over all partitions takes longer than running it."""
 
 ServerError = psycopg.Error
 

@@ -86,6 +86,13 @@ TABLES = (
         ),
     ),
     Table(
+        "usage_users",
+        (
+            *("day", "project", "key_id", "user", "model", "status", "requests"),
+            *("prompt_tokens", "completion_tokens", "cost_nanos", "saved_nanos", "unpriced"),
+        ),
+    ),
+    Table(
         "usage_keys",
         (
             *("day", "project", "key_id", "model", "status", "requests"),

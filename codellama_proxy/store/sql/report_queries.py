@@ -65,20 +65,33 @@ _INDEXED = ({"project"}, {"key_id"}, {"user"}, {"user", "project"}, {"session"},
 
 def logs_query(filters: Filters, page: int, size: int) -> Query:
     which, values = requests_where(filters)
-    # An index has the rest of the filters; held rows are never in the sums.
-    unbounded = filters.model is None and filters.start is None and filters.end is None
-    if unbounded and filters.status != "held":
-        sql = SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which)
-        return sql, [*values, size, (page - 1) * size]
+    if _by_hours(filters):
+        return _logs_by_time(filters, (which, values), size, (page - 1) * size)
+    sql = SQL["logs"].format(columns=", ".join(LOG_COLUMNS), where=which)
+    return sql, [*values, size, (page - 1) * size]
+
+
+def _by_hours(filters: Filters) -> bool:
+    """Whether the sums by hour tell where to search. An index has the other filters."""
+    return (
+        not (filters.model is None and filters.start is None and filters.end is None)
+        or filters.status == "held"
+    )
+
+
+def _logs_by_time(filters: Filters, condition: Query, size: int, skip: int) -> Query:
+    which, values = condition
     summed, limits = _summed_where(filters)
     sql = SQL["logs_by_time"].format(columns=", ".join(LOG_COLUMNS), where=which, summed=summed)
-    most = page * size
-    return sql, [*values, most, *limits, *limits, *values, most, size, most - size]
+    most = skip + size
+    return sql, [*values, most, *limits, *limits, *values, most, size, skip]
 
 
 def before_query(filters: Filters, seq: int, size: int) -> Query:
     """Rows older than `seq`, newest first."""
     which, values = requests_where(filters)
+    if _by_hours(filters):
+        return _logs_by_time(filters, (f"{which} and seq < ?", [*values, seq]), size, 0)
     return SQL["before"].format(columns=", ".join(LOG_COLUMNS), where=which), [*values, seq, size]
 
 

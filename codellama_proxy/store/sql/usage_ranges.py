@@ -17,6 +17,7 @@ from codellama_proxy.store.reports import HOUR_GROUP, Filters
 _IN_MODELS = frozenset({"day", "project", "model", "status"})
 _IN_HOURS = frozenset({HOUR_GROUP, *_IN_MODELS})
 _IN_KEYS = frozenset({"day", "project", "key", "model", "status"})
+_IN_USERS = frozenset({"user", *_IN_KEYS})
 
 
 class UsageTable(NamedTuple):
@@ -51,6 +52,7 @@ HOURS = UsageTable("usage_hours", "hour", HOUR, ("project", "model", "status"))
 MODELS = UsageTable("usage_models", "day", DAY, ("project", "model", "status"))
 KEYS = UsageTable("usage_keys", "day", DAY, ("project", "key", "model", "status"))
 """Complete from a day on, which `usage_keys_from` has; until a database of an older version is filled."""
+USERS = UsageTable("usage_users", "day", DAY, ("project", "key", "user", "model", "status"))
 DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session", "agent", "model", "status"))
 
 
@@ -64,7 +66,9 @@ def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
             return MODELS if groups <= _IN_MODELS else HOURS
         if groups <= _IN_KEYS:
             return KEYS
-    return None if HOUR_GROUP in groups else DAYS
+    if HOUR_GROUP in groups:
+        return None
+    return USERS if groups <= _IN_USERS and filters.agent is None else DAYS
 
 
 def split(start: float | None, end: float | None, unit: int) -> Split:

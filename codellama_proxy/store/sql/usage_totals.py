@@ -1,4 +1,4 @@
-"""Sums of settled requests by hour, by day, by model and by key, so that reports do not read every row.
+"""Sums of settled requests by hour, by day, by model, by user and by key, so that reports do not read every row.
 
 They contain the requests up to `rolled_up.upto`; every request up to there is settled and does not change any more.
 Reports add the rows after it in the same statement, so their results are exact at any moment, and admission and
@@ -14,6 +14,8 @@ from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sql.queries import Session, load
 
 SQL = load("usage_totals")
+TABLES = ("hours", "models", "days", "users", "keys")
+"""Of sums: `usage_…`."""
 BATCH_ROWS = 200
 """Requests added in one transaction; delays other writes by about 3 ms."""
 FILL_ROWS = 500
@@ -55,20 +57,20 @@ def take_away(db: Session, upto: int, table: str = "requests") -> None:
     """Subtract the requests of a table up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
     _add(db, -1, 0, min(upto, summed), table)
-    for name in ("drop_empty_hours", "drop_empty_models", "drop_empty_days", "drop_empty_keys"):
-        db.execute(SQL[name])
+    for name in TABLES:
+        db.execute(SQL[f"drop_empty_{name}"])
 
 
 def differences(db: Session) -> list[Difference]:
-    """Hours and days whose sums differ from their requests; "models" and "keys" are days. Reads all rows."""
+    """Hours and days whose sums differ from their requests; the other names are days. Reads all rows."""
     return [
         Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
-        for name in ("hours", "models", "days", "keys")
+        for name in TABLES
         for at, cost, expected in db.execute(SQL[f"check_{name}"]).fetchall()
     ]
 
 
 def _add(db: Session, sign: int, after: int, upto: int, table: str = "requests") -> None:
-    for name in ("add_hours", "add_models", "add_days", "add_keys"):
-        sql = SQL[name].replace("from requests", f"from {table}")
+    for name in TABLES:
+        sql = SQL[f"add_{name}"].replace("from requests", f"from {table}")
         db.execute(sql, {"sign": sign, "after": after, "upto": upto})

@@ -69,6 +69,24 @@ on conflict (day, project, key_id, user, session, agent, model, status) do updat
     saved_nanos = usage_days.saved_nanos + excluded.saved_nanos,
     unpriced = usage_days.unpriced + excluded.unpriced;
 
+-- name: add_users
+-- Adds a range of requests to the sums by user, or takes it away.
+insert into usage_users (day, project, key_id, user, model, status, requests, prompt_tokens,
+                        completion_tokens, cost_nanos, saved_nanos, unpriced)
+select cast(created_at as integer) / 86400 * 86400, project, coalesce(key_id, ''), coalesce(user, ''),
+       coalesce(model, ''), status, :sign * count(*),
+       :sign * coalesce(sum(prompt_tokens), 0), :sign * coalesce(sum(completion_tokens), 0),
+       :sign * coalesce(sum(cost_nanos), 0), :sign * coalesce(sum(saved_nanos), 0),
+       :sign * count(*) filter (where cost_nanos is null)
+from requests where seq > :after and seq <= :upto group by 1, 2, 3, 4, 5, 6
+on conflict (day, project, key_id, user, model, status) do update set
+    requests = usage_users.requests + excluded.requests,
+    prompt_tokens = usage_users.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = usage_users.completion_tokens + excluded.completion_tokens,
+    cost_nanos = usage_users.cost_nanos + excluded.cost_nanos,
+    saved_nanos = usage_users.saved_nanos + excluded.saved_nanos,
+    unpriced = usage_users.unpriced + excluded.unpriced;
+
 -- name: add_keys
 -- Adds a range of requests to the sums by key, or takes it away, as far back as those are complete.
 insert into usage_keys (day, project, key_id, model, status, requests, prompt_tokens, completion_tokens, cost_nanos,
@@ -126,6 +144,10 @@ delete from usage_models where requests = 0;
 -- name: drop_empty_days
 -- Removes sums by day that have no requests any more.
 delete from usage_days where requests = 0;
+
+-- name: drop_empty_users
+-- Removes sums by user that have no requests any more.
+delete from usage_users where requests = 0;
 
 -- name: drop_empty_keys
 -- Removes sums by key that have no requests any more.
@@ -186,6 +208,28 @@ with summed as (
            coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
            count(*) filter (where cost_nanos is null)
     from requests where seq <= (select upto from rolled_up) group by 1, 2, 3, 4, 5, 6, 7, 8
+), wrong as (
+    select at from (select * from summed except select * from expected) as more
+    union
+    select at from (select * from expected except select * from summed) as fewer
+)
+select at, (select coalesce(sum(cost_nanos), 0) from summed where summed.at = wrong.at),
+       (select coalesce(sum(cost_nanos), 0) from expected where expected.at = wrong.at)
+from wrong order by at;
+
+-- name: check_users
+-- Days whose sums by user differ from their requests: the sums' cost and the requests' cost.
+with summed as (
+    select day as at, project, key_id, user, model, status, requests, prompt_tokens,
+           completion_tokens, cost_nanos, saved_nanos, unpriced
+    from usage_users
+), expected as (
+    select cast(created_at as integer) / 86400 * 86400 as at, project, coalesce(key_id, ''), coalesce(user, ''),
+           coalesce(model, ''), status,
+           count(*) as requests, coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+           coalesce(sum(cost_nanos), 0) as cost_nanos, coalesce(sum(saved_nanos), 0),
+           count(*) filter (where cost_nanos is null)
+    from requests where seq <= (select upto from rolled_up) group by 1, 2, 3, 4, 5, 6
 ), wrong as (
     select at from (select * from summed except select * from expected) as more
     union
