@@ -62,14 +62,15 @@ def pages(now: float) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def server(directory: Path) -> Iterator[str]:
-    """The address of a server over the database in a directory."""
+def server(directory: Path, database: str | None = None) -> Iterator[str]:
+    """The address of a server over the database in a directory, or at an address."""
     (directory / "proxy.yaml").write_text(CONFIG)
     port = free_port()
-    files = ["--config", str(directory / "proxy.yaml"), "--database", str(directory / "proxy.db")]
-    command = [sys.executable, "-m", "codellama_proxy", "serve", "--port", str(port), *files]
+    command = [sys.executable, "-m", "codellama_proxy", "serve", "--port", str(port)]
+    command += ["--config", str(directory / "proxy.yaml")]
+    env = {"PROXY_MASTER_KEY": MASTER_KEY, "PROXY_DATABASE": database or str(directory / "proxy.db")}
     url = f"http://127.0.0.1:{port}"
-    with running(command, SERVER_CORE, lambda: is_ready(url), env={"PROXY_MASTER_KEY": MASTER_KEY}):
+    with running(command, SERVER_CORE, lambda: is_ready(url), env=env, log=directory / "log"):
         yield url
 
 
