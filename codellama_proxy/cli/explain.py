@@ -38,7 +38,7 @@ from codellama_proxy.diagnostics.decision import (
     unused,
 )
 from codellama_proxy.diagnostics.simulation import Course, Plan, PlanError, parse, simulate
-from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
+from codellama_proxy.gateway.admission_request import scopes_of
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.openai_format.request import InferenceRequest, label
 from codellama_proxy.providers.openai.embeddings import has_ids
@@ -262,7 +262,7 @@ def _count(snapshot: Snapshot, key: Key) -> Count:
 
     def count(chat: InferenceRequest, first: Deployment) -> int:
         trace = trace_of(snapshot, key, chat, 0.0)
-        if counts_tokens(scopes_of(trace, chat, snapshot)):
+        if scopes_of(trace, chat, snapshot).counts_tokens:
             return asyncio.run(counter.prompt(chat, first))
         return tokens.of_size(chat.size)
 

@@ -119,14 +119,14 @@ def explain(snapshot: Snapshot, key: Key, chat: InferenceRequest, world: World) 
     except ProxyError as error:
         return replace(explanation, error=error, others=tuple(_others(snapshot, key, chat, None, ())))
     scopes = asking.scopes_of(trace, chat, snapshot)
-    trace.budgeted = asking.budgeted(scopes)
+    trace.budgeted = scopes.budgeted
     chain = whole.payable() if trace.budgeted else whole
     estimate = world.count(chat, chain.deployments[0])
-    ask = asking.admission_request(trace, chat, chain, snapshot, scopes, estimate)
+    ask = asking.admission_request(trace, chat, chain, snapshot, scopes.limited, estimate)
     explanation = replace(explanation, most_nanos=_most(ask), prompt_tokens=estimate, models=chain.models)
     try:
         explanation = replace(explanation, cache=_cached(trace, chat, chain.models[0], snapshot))
-        trace.admission = admission.decide(ask, world.standings(scopes)).admission
+        trace.admission = admission.decide(ask, world.standings(scopes.limited)).admission
     except ProxyError as error:
         explanation = replace(explanation, error=error)
     conversation = sticky.conversation_of(chat, chain.models, snapshot.routing, world.session, key.key_id)

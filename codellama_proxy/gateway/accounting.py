@@ -70,12 +70,12 @@ class Accounting:
         Called before anything is sent upstream. Raises `ProxyError`: a limit, model_not_priced or
         accounting_unavailable.
         """
-        scopes = admissions.scopes_of(context, request, snapshot)
-        context.budgeted = admissions.budgeted(scopes)
-        if context.budgeted:
+        scopes, budgeted, counts_tokens = admissions.scopes_of(context, request, snapshot)
+        context.budgeted = budgeted
+        if budgeted:
             chain = chain.payable()
         # Prompt tokens are counted only if a token rate is limited; otherwise they are estimated from the size.
-        if admissions.counts_tokens(scopes):
+        if counts_tokens:
             estimate = await self._counter.prompt(request, chain.deployments[0])
         else:
             estimate = tokens.of_size(request.size)
@@ -84,9 +84,9 @@ class Accounting:
             request.size, admissions.admission_request, context, request, chain, snapshot, scopes, estimate
         )
         context.scopes = scopes
-        context.admission = await self._ledger.admit(ask)
-        context.bounds = admissions.bounds_of(ask, context.admission, budgeted=context.budgeted)
-        context.held_nanos = context.admission.hold_nanos
+        admission = context.admission = await self._ledger.admit(ask)
+        context.bounds = admissions.bounds_of(ask, admission, budgeted=budgeted)
+        context.held_nanos = admission.hold_nanos
         if self._progress.watched:
             self._progress.note(context.id)
         return chain

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from codellama_proxy.core.snapshot import Deployment, Snapshot, Tariff
-from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
+from codellama_proxy.limits.caller_scopes import CallerScopes
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.policy.deployment_request import DeploymentRequest
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
-from codellama_proxy.pricing.extras import Extra
+from codellama_proxy.pricing.extras import Extra, is_plain
 from codellama_proxy.pricing.plausible_usage import OWN_TOKENS, Bounds
 from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
@@ -22,22 +22,13 @@ from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.media import Media
 
 
-def scopes_of(
-    context: RequestContext, request: InferenceRequest, snapshot: Snapshot
-) -> tuple[ScopeLimits, ...]:
+def scopes_of(context: RequestContext, request: InferenceRequest, snapshot: Snapshot) -> CallerScopes:
     """The limited scopes of a request."""
-    of_project = context.rules_under(snapshot).scopes
-    return limits.with_caller(of_project, snapshot, context.settings.name, context.key, request.user)
+    scopes = context.rules_under(snapshot).scopes
+    return NO_SCOPES if scopes is None else scopes.of(context.key, request.user)
 
 
-def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
-    """Whether prompt tokens are counted before admission rather than estimated from the size."""
-    return bool([of for _, of in scopes if of.tpm_limit is not None])
-
-
-def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
-    """Whether a budget can refuse the request."""
-    return bool([of for _, of in scopes if of.max_budget is not None and not of.shadow])
+NO_SCOPES = CallerScopes()
 
 
 def admission_request(
@@ -50,50 +41,71 @@ def admission_request(
 ) -> AdmissionRequest:
     """What the ledger needs to admit the request. `prompt_estimate`: the expected number of prompt tokens."""
     deployments = _in_order(context.planned, chain)
-    requests = context.requests_for(request, snapshot)
-    attached, shared = _shared_bound(request)
+    requests, cached = context.requests_for(request, snapshot), context.cached
+    plain = is_plain(request)
+    if plain:
+        attached, shared = _NO_MEDIA, _text_bound(request, 0)
+    else:
+        attached, shared = _shared_bound(request)
     bounds: list[int] = []
     prices: list[Tariff | None] = []
     unbounded: list[int] = []
     answers = calls_units = 0
     for deployment in deployments:
         at = requests.at(deployment)
-        paid = at.paid_extras
-        # Extras without a price are removed only if there is a budget.
-        bound = shared + _own_bound(at, attached, paid if context.budgeted else at.extras)
-        bounds.append(min(bound, deployment.context_window or bound))
-        answers = max(answers, at.answers)
+        candidate = at.candidate
+        if plain and not deployment.params:  # all of it depends on the deployment alone
+            paid, own, more, count = (
+                _NO_EXTRAS,
+                candidate.max_plain_own_tokens,
+                candidate.plain_unbounded_tokens,
+                1,
+            )
+        else:
+            paid, count = at.paid_extras, at.answers
+            # Extras without a price are removed only if there is a budget.
+            own = _own_bound(at, attached, paid if context.budgeted else at.extras)
+            more = output_bounds.unbounded_tokens(request, deployment)
+        bound, window = shared + own, deployment.context_window
+        if window and window < bound:
+            bound = window
+        bounds.append(bound)
+        answers = max(answers, count)
         if paid:
             calls_units = max(calls_units, _calls_units(deployment, paid))
-        if not context.cached:
-            prices.append(_rates(at, paid, bounds[-1]))
-            unbounded.append(output_bounds.unbounded_tokens(request, deployment))
+        if not cached:
+            prices.append(_rates(at, paid, bound))
+            unbounded.append(more)
     return AdmissionRequest(
-        request_id=context.id,
-        created_at=context.created_at,
-        project=context.settings.name,
-        key=context.key,
-        user=request.user,
-        endpoint=context.endpoint,
-        model_requested=request.model,
-        stream=request.stream,
-        config=snapshot.digest,
-        scopes=scopes,
-        prompt_estimate=prompt_estimate,
-        prompt_bound=max(bounds),
-        max_tokens=_max_tokens(request, deployments),
-        default_max_tokens=0 if request.endpoint == "embeddings" else chain.max_output_tokens,
-        n=answers,
-        prices=tuple(prices),
-        bounds=tuple(bounds),
-        unbounded_tokens=tuple(unbounded),
-        calls_units=calls_units,
-        candidate_names=tuple([d.name for d in deployments]),
-        deployment=None if context.cached else deployments[0],
-        session=context.session,
-        agent=context.agent,
-        counts=context.counts,
+        context.id,
+        context.created_at,
+        context.settings.name,
+        context.key,
+        request.user,
+        context.endpoint,
+        request.model,
+        request.stream,
+        snapshot.digest,
+        scopes,
+        prompt_estimate,
+        max(bounds),
+        _max_tokens(request, deployments),
+        0 if request.endpoint == "embeddings" else chain.max_output_tokens,
+        answers,
+        tuple(prices),
+        tuple([d.name for d in deployments]),
+        None if cached else deployments[0],
+        tuple(bounds),
+        tuple(unbounded),
+        calls_units,
+        context.session,
+        context.agent,
+        context.counts,
     )
+
+
+_NO_MEDIA: Sequence[Media] = ()
+_NO_EXTRAS: Sequence[Extra] = ()
 
 
 def _max_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int | None:
@@ -118,7 +130,8 @@ def bounds_of(ask: AdmissionRequest, admission: Admission, *, budgeted: bool) ->
     """The maximum usage of the request, against which usage reported by the upstream is checked."""
     sent = ask.max_tokens if admission.max_tokens is None else admission.max_tokens
     each = ask.wanted_tokens if sent is None else sent
-    completion = each * ask.n + max(ask.unbounded_tokens, default=0)
+    unbounded = ask.unbounded_tokens
+    completion = each * ask.n + (max(unbounded) if unbounded else 0)
     return Bounds(ask.prompt_bound, completion, sent is not None, ask.n, budgeted)
 
 
@@ -128,8 +141,13 @@ def _shared_bound(request: InferenceRequest) -> tuple[Sequence[Media], int]:
     Those are the bytes of the prompt, message framing, and tokens that providers add.
     """
     attached, encoded = media.media_in(request.messages)
+    return attached, _text_bound(request, encoded)
+
+
+def _text_bound(request: InferenceRequest, encoded: int) -> int:
+    """`encoded`: bytes of the media in the prompt."""
     shared = request.size - encoded + tokens.framing_bound(request.messages)
-    return attached, shared + OWN_TOKENS if request.endpoint == "chat/completions" else shared
+    return shared + OWN_TOKENS if request.endpoint == "chat/completions" else shared
 
 
 def _own_bound(at: DeploymentRequest, attached: Sequence[Media], used: Sequence[Extra]) -> int:
@@ -141,7 +159,7 @@ def _own_bound(at: DeploymentRequest, attached: Sequence[Media], used: Sequence[
     if attached:
         own += media.bound(attached, at.deployment)
     calls = sum([extra.calls for extra in used]) if used else 0
-    if not calls and output_bounds.always_searches(at.request, at.deployment):
+    if not calls and output_bounds.searches_anyway(at.request, at.deployment):
         calls = extras.MAX_UNBOUNDED_CALLS
     return own + extras.CALL_TOKENS * calls
 

@@ -62,8 +62,9 @@ class AdmissionRequest(NamedTuple):
     @property
     def bound(self) -> budgets.Bound:
         """Its maximum cost, at the most expensive candidate."""
-        bounds = self.bounds or (self.prompt_bound,) * len(self.prices)
-        return budgets.bound(self.prices, bounds, self.n, self.calls_units, self.unbounded_tokens)
+        prices = self.prices
+        bounds = self.bounds or (self.prompt_bound,) * len(prices)
+        return budgets.bound(prices, bounds, self.n, self.calls_units, self.unbounded_tokens)
 
     @property
     def wanted_tokens(self) -> int:

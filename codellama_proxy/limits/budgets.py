@@ -53,11 +53,15 @@ def bound(
     for price, prompt, more in zip(
         prices, prompt_bounds, unbounded or (0,) * len(prompt_bounds), strict=True
     ):
-        if price is not None:
-            token = max(price.input, price.cached_input or 0, price.cache_write or 0)
-            dearest_input = max(dearest_input, prompt * token + more * price.output)
-            dearest_output = max(dearest_output, price.output)
-    return Bound(dearest_input + calls_units, max(n, 1) * dearest_output)
+        if price is None:
+            continue
+        token, output = price.input, price.output
+        if price.cached_input is not None or price.cache_write is not None:
+            token = max(token, price.cached_input or 0, price.cache_write or 0)
+        units = prompt * token + more * output
+        dearest_input = max(dearest_input, units)
+        dearest_output = max(dearest_output, output)
+    return Bound(dearest_input + calls_units, dearest_output if n < 2 else n * dearest_output)
 
 
 def fit(cost: Bound, wanted: int, headroom: int) -> int | None:

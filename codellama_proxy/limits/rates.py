@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 from codellama_proxy.core.clock import nearest
@@ -115,6 +116,7 @@ def split_scope(scope: str) -> tuple[str, str, str]:
     return kind, owner, user
 
 
+@lru_cache(maxsize=4096)
 def scope_ids(project: str, key_id: str | None, user: str | None) -> tuple[str, ...]:
     """Every scope a request belongs to, limited or not."""
     ids: tuple[str, ...] = ("global:", f"project:{project}")
@@ -160,19 +162,47 @@ def refill(rates: Rates, limits: Limits, now: float) -> Rates:
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
-    rpm, tpm, rated_at = rates
-    at = rated_at if now <= rated_at <= now + CLOCK_SLACK_SECONDS else now
-    minutes = (at - rated_at) / MINUTE if at > rated_at else 0.0
-    return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
+    return Rates(*_refilled(rates, most_requests, most_tokens, now))
 
 
-def _level(level: float | None, limit: int | None, minutes: float) -> float | None:
-    if limit is None:
-        return None
+def _refilled(
+    rates: Rates, most_requests: int | None, most_tokens: int | None, now: float
+) -> tuple[float | None, float | None, float]:
+    rpm, tpm, at = rates
+    minutes = 0.0
+    if now > at:
+        minutes, at = (now - at) / MINUTE, now
+    elif at > now + CLOCK_SLACK_SECONDS:
+        at = now
+    return (
+        None if most_requests is None else _level(rpm, most_requests, minutes),
+        None if most_tokens is None else _level(tpm, most_tokens, minutes),
+        at,
+    )
+
+
+def _level(level: float | None, limit: int, minutes: float) -> float:
     if level is None:
         return float(limit)
     level += minutes * limit
     return level if level < limit else float(limit)
+
+
+def taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | None:
+    """The levels at `now` after one request; `None` if they may have no room for it."""
+    most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
+    if most_requests is None and most_tokens is None:
+        return UNRATED
+    rpm, tpm, at = _refilled(rates, most_requests, most_tokens, now)
+    if rpm is not None:
+        if rpm < 1:
+            return None
+        rpm -= 1
+    if tpm is not None:
+        if tpm < tokens or not most_tokens:
+            return None
+        tpm -= tokens
+    return Rates(rpm, tpm, at)
 
 
 def take(rates: Rates, tokens: int, refused: Collection[str] = ()) -> Rates:
@@ -261,12 +291,14 @@ def rates_left(scopes: Sequence[Limits], levels: Sequence[Rates]) -> tuple[Rate 
             requests, of_requests = rpm, limits.rpm_limit
         if tpm is not None and limits.tpm_limit is not None and tpm < tokens:
             tokens, of_tokens = tpm, limits.tpm_limit
-    return _left(requests, of_requests), _left(tokens, of_tokens)
+    return (
+        None if of_requests < 0 else left(requests, of_requests),
+        None if of_tokens < 0 else left(tokens, of_tokens),
+    )
 
 
-def _left(level: float, limit: int) -> Rate | None:
-    if limit < 0:
-        return None
+def left(level: float, limit: int) -> Rate:
+    """What a bucket has left, for the headers."""
     missing = limit - level if level < limit else 0.0
     remaining = int(level + 1e-6) if level > 0 else 0
     return Rate(limit, remaining, missing * MINUTE / limit if limit else MINUTE)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project, Snapshot, Tariff
-from codellama_proxy.limits.rates import ScopeLimits, project_scopes
+from codellama_proxy.limits.caller_scopes import ProjectScopes
 from codellama_proxy.policy.guardrail import guardrail_text
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing.catalogue import price_of
+from codellama_proxy.pricing.extras import CALL_TOKENS, MAX_UNBOUNDED_CALLS
+from codellama_proxy.pricing.output_bounds import always_searches, unbounded_reasoning
 
 
 class Candidate:
@@ -18,7 +20,9 @@ class Candidate:
         "deployment",
         "guardrail_text",
         "max_own_tokens",
+        "max_plain_own_tokens",
         "plain_rates",
+        "plain_unbounded_tokens",
         "price",
         "settings_json",
     )
@@ -31,6 +35,12 @@ class Candidate:
         """An upper bound of the prompt tokens of guardrail and entry parameters: their bytes."""
         if deployment.params:
             self.max_own_tokens += len(repr(dict(deployment.params)))
+        self.max_plain_own_tokens = self.max_own_tokens
+        """The same for a request without options: with the searches that the model makes anyway."""
+        if always_searches(deployment):
+            self.max_plain_own_tokens += CALL_TOKENS * MAX_UNBOUNDED_CALLS
+        self.plain_unbounded_tokens = unbounded_reasoning(deployment)
+        """Output tokens that `max_tokens` does not bound, of a request without options."""
         self.price = price = price_of(deployment)
         """`None`: unknown."""
         self.plain_rates: Tariff | None = None
@@ -53,8 +63,8 @@ class ProjectRules:
 
     __slots__ = ("_candidates", "guardrail", "scopes", "settings")
 
-    def __init__(self, guardrail: Guardrail, settings: Project, scopes: tuple[ScopeLimits, ...] = ()) -> None:
-        """`scopes`: the limited ones of every request, from `limits.rates.project_scopes`."""
+    def __init__(self, guardrail: Guardrail, settings: Project, scopes: ProjectScopes | None = None) -> None:
+        """`scopes`: those of its callers; only for requests that are not admitted there may be none."""
         self.guardrail = guardrail
         self.settings = settings
         self.scopes = scopes
@@ -70,4 +80,4 @@ class ProjectRules:
 
 def rules_of(snapshot: Snapshot, project: Project) -> ProjectRules:
     """The rules of a project under a configuration."""
-    return ProjectRules(snapshot.guardrail, project, project_scopes(snapshot, project))
+    return ProjectRules(snapshot.guardrail, project, ProjectScopes(snapshot, project))

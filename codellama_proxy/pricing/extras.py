@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Price
 from codellama_proxy.core.types import Usage
-from codellama_proxy.native.blocks import has_hour, without_hours
+from codellama_proxy.native.blocks import NESTED_FIELDS, has_hour, without_hours
 from codellama_proxy.native.forms import edited, form_of
-from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.pricing.cost import PLAIN_TIERS
 
 MAX_UNBOUNDED_CALLS = 10
@@ -81,6 +81,20 @@ def priced_fields(chat: InferenceRequest) -> Mapping[str, Any]:
     fields = {name: body[name] for name in form.PRICED_FIELDS if name in body}
     tools = list(form.tools(body))
     return {**fields, "tools": tools} if tools else fields
+
+
+def is_plain(chat: InferenceRequest) -> bool:
+    """Whether a chat has text only and no option that changes what an answer of a given length costs at most."""
+    if chat.native is not None or chat.endpoint != "chat/completions" or not OPTIONS.isdisjoint(chat.params):
+        return False
+    return not not_plain(chat.messages)
+
+
+def not_plain(messages: Sequence[Message]) -> list[Message]:
+    """The messages that are more than a text: those that can have media and cache marks."""
+    return [
+        one for one in messages if type(one.get("content")) is not str or not MARKED_FIELDS.isdisjoint(one)
+    ]
 
 
 def _requested(params: Mapping[str, Any]) -> list[Extra]:
@@ -180,6 +194,11 @@ TABLE: Mapping[str, Callable[[str, Any], Found]] = {
 PRICED_PARAMETERS = frozenset(TABLE)
 """Without any of them, a request costs its tokens at the default tier, and the tool calls that are reported."""
 
+OPTIONS = PRICED_PARAMETERS | {"n", "best_of", "prediction", "disable_search", "cache_control"}
+"""What else can change what a chat costs at most, besides `max_tokens` and its messages."""
+MARKED_FIELDS = frozenset({"cache_control", *NESTED_FIELDS} - {"content"})
+"""Fields of a message, besides its content, in which cache marks can be."""
+
 
 def server_tool(tool: Any) -> str | None:
     """The name in prices of a tool that runs at the provider; `None` for any other tool."""
@@ -236,7 +255,8 @@ def _requests_an_hour(chat: InferenceRequest) -> bool:
         return True
     if "tools" in chat.params and has_hour(chat.params["tools"]):
         return True
-    return has_hour(chat.messages)
+    other = not_plain(chat.messages)
+    return bool(other) and has_hour(other)
 
 
 # --- refused or dropped --------------------------------------------------------------------------------------

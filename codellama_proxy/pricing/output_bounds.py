@@ -31,18 +31,26 @@ def unbounded_tokens(chat: InferenceRequest, deployment: Deployment) -> int:
     if chat.endpoint == "embeddings":
         return 0
     prediction = chat.params.get("prediction", deployment.params.get("prediction"))
-    each = 0 if prediction is None else _text_bytes(prediction)
-    if _reasons_unbounded(deployment.base_model or deployment.model):
-        each += min(
-            MAX_UNBOUNDED_REASONING_TOKENS, deployment.context_window or MAX_UNBOUNDED_REASONING_TOKENS
-        )
+    each = unbounded_reasoning(deployment) + (0 if prediction is None else _text_bytes(prediction))
     return each * answers_of(chat.endpoint, {**deployment.params, **chat.params}) if each else 0
 
 
-def always_searches(chat: InferenceRequest, deployment: Deployment) -> bool:
+def unbounded_reasoning(deployment: Deployment) -> int:
+    """Reasoning tokens of one answer that `max_tokens` does not bound."""
+    if not _reasons_unbounded(deployment.base_model or deployment.model):
+        return 0
+    return min(MAX_UNBOUNDED_REASONING_TOKENS, deployment.context_window or MAX_UNBOUNDED_REASONING_TOKENS)
+
+
+def searches_anyway(chat: InferenceRequest, deployment: Deployment) -> bool:
     """Whether the deployment searches the web even if the request does not ask for it."""
     if chat.endpoint == "embeddings" or chat.params.get("disable_search") is True:
         return False
+    return always_searches(deployment)
+
+
+def always_searches(deployment: Deployment) -> bool:
+    """Whether the deployment searches the web unless the request forbids it."""
     return deployment.provider == "perplexity" or _always_searches(deployment.base_model or deployment.model)
 
 

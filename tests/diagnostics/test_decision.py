@@ -18,7 +18,7 @@ from codellama_proxy.core.snapshot import Deployment, Snapshot
 from codellama_proxy.core.types import Key
 from codellama_proxy.diagnostics.decision import Explanation, World, admitted, explain, trace_of, unused
 from codellama_proxy.diagnostics.simulation import Course, Fault, Plan, simulate
-from codellama_proxy.gateway.admission_request import counts_tokens, scopes_of
+from codellama_proxy.gateway.admission_request import scopes_of
 from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
 from codellama_proxy.providers.registry import IMPLEMENTED
 from codellama_proxy.store import key_fields as key_values
@@ -191,7 +191,7 @@ def explained(
     counter = Counter(directory)
 
     def count(asked: InferenceRequest, first: Deployment) -> int:
-        if counts_tokens(scopes_of(trace_of(snapshot, key, asked, 0.0), asked, snapshot)):
+        if scopes_of(trace_of(snapshot, key, asked, 0.0), asked, snapshot).counts_tokens:
             return asyncio.run(counter.prompt(asked, first))
         return tokens.of_size(asked.size)
 

@@ -1,5 +1,7 @@
 """What is worked out once for a configuration is what every request would work out."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from codellama_proxy.core.snapshot import Guardrail, Limits, Price, Project, Rou
 from codellama_proxy.core.types import Key
 from codellama_proxy.gateway import prepared as preparation
 from codellama_proxy.gateway.prepared import LatestPrepared, PreparedSnapshot
+from codellama_proxy.limits import caller_scopes
 from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.caller_scopes import ProjectScopes
 from codellama_proxy.policy.permissions import every_model
 from codellama_proxy.routing.chain import Chain
 from codellama_proxy.routing.selection import models_of_chain
@@ -60,8 +64,22 @@ def test_rules_are_those_of_the_project() -> None:
         assert rules.candidate(to) is rules.candidate(to)
         assert rules.candidate(to).guardrail_text == text
         for caller, user in ((None, None), (key, None), (key, "bob"), (None, "bob")):
-            found = limits.with_caller(rules.scopes, snap, name, caller, user)
-            assert found == limits.scopes_of(snap, rules.settings, caller, user)
+            assert rules.scopes is not None
+            found = rules.scopes.of(caller, user)
+            assert found.limited == limits.scopes_of(snap, rules.settings, caller, user)
+            assert (found.budgeted, found.counts_tokens) == (False, name == "web")
+
+
+def test_the_scopes_of_a_key_are_kept_until_it_changes() -> None:
+    snap = snapshot(model("a"), limits=dict.fromkeys(("global", "project", "key", "user"), Limits()))
+    scopes = ProjectScopes(snap, Project("web"))
+    key = Key("key_a", "web", limits=Limits(max_budget=5, given=frozenset({"max_budget"})))
+    assert scopes.of(key, "bob") is scopes.of(key, None), "users have no limit here"
+    assert scopes.of(key, None).budgeted
+    assert not scopes.of(replace(key, limits=Limits()), None).budgeted
+    for number in range(2 * caller_scopes.MAX_CALLERS):
+        scopes.of(Key(f"key_{number}", "web"), None)
+    assert len(scopes._of_keys) <= caller_scopes.MAX_CALLERS
 
 
 def test_the_number_of_projects_is_bounded() -> None:

@@ -55,12 +55,13 @@ class Balances:
 
     def stale(self, scopes: Iterable[ScopeLimits], now: float) -> list[ScopeLimits]:
         """Of scopes that are not `missing`: those whose rows have to be read to know their state at `now`."""
-        found = []
+        kept, found = self.kept, []
         for scope in scopes:
-            balance = self.kept.get(scope.id)
+            scope_id, limits = scope
+            balance = kept.get(scope_id)
             if balance is None and self.complete:
-                balance = self.kept[scope.id] = ScopeBalance()
-            if balance is None or not is_current(balance, scope.limits, now):
+                balance = kept[scope_id] = ScopeBalance()
+            if balance is None or not is_current(balance, limits, now):
                 found.append(scope)
         return found
 

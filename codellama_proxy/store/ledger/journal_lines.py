@@ -66,13 +66,13 @@ def header(journal_id: str) -> bytes:
 
 def line(event: Event) -> bytes:
     """An event as a line. Raises `TypeError` for a text that is not Unicode."""
-    match event:
-        case Admitted(seq, row):
-            return _line((_ADMITTED, seq, *row))
-        case Extended(request_id, hold_nanos, extended):
-            return _line((_EXTENDED, request_id, hold_nanos, *extended))
-        case Settled(request_id, settled, content, record):
-            return _line((_SETTLED, request_id, content, record, *settled))
+    if isinstance(event, Admitted):
+        seq, row = event
+        return _line((_ADMITTED, seq, *row))
+    if isinstance(event, Settled):
+        request_id, settled, content, record = event
+        return _line((_SETTLED, request_id, content, record, *settled))
+    return _line((_EXTENDED, event.request_id, event.hold_nanos, *event.row))
 
 
 def header_of(first: bytes) -> Header | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits import rates
 from codellama_proxy.limits.admission import (
     AdmissionRequest,
     Decision,
@@ -20,6 +20,7 @@ from codellama_proxy.limits.admission import (
     decide,
     extra,
 )
+from codellama_proxy.limits.usual_admission import usual_decision
 from codellama_proxy.store.ledger.rows import used_tokens
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance, state
 
@@ -36,7 +37,7 @@ class Held(NamedTuple):
 
 def scope_ids(ask: AdmissionRequest) -> tuple[str, ...]:
     """The scopes whose balances the request changes: all of its scopes, limited or not."""
-    return limits.scope_ids(ask.project, ask.key.key_id if ask.key else None, ask.user)
+    return rates.scope_ids(ask.project, ask.key.key_id if ask.key else None, ask.user)
 
 
 class Page:
@@ -48,17 +49,20 @@ class Page:
     def decide(self, ask: AdmissionRequest) -> Decision:
         """The admission. Raises `ProxyError`: a limit or model_not_priced."""
         balances = self._balances
+        usual = usual_decision(ask, balances)
+        if usual is not None:
+            return usual
         return decide(ask, [state(scope, balances[scope.id], ask.created_at) for scope in ask.scopes])
 
     def admit(self, ask: AdmissionRequest, ids: tuple[str, ...], decision: Decision) -> None:
         """Add the request to its scopes, as decided. `ids`: from `scope_ids`."""
-        balances, hold = self._balances, decision.admission.hold_nanos
-        for scope, rates in zip(ask.scopes, decision.rates, strict=True):
-            balances[scope.id].limited(scope.limits, rates)
+        balances, hold, levels = self._balances, decision.admission.hold_nanos, decision.rates
+        for index, (scope_id, limits) in enumerate(ask.scopes):
+            balance = balances[scope_id]
+            balance.limits, balance.rates = limits, levels[index]
         for scope_id in ids:  # without limits, too: a budget may have been taken away and come back
-            balance = balances.get(scope_id)
-            if balance is not None:
-                balance.admitted(hold)
+            if (found := balances.get(scope_id)) is not None:
+                found.admitted(hold)
 
     def decide_extension(self, more: Extension, held: Held, now: float) -> int:
         """The nano-USD to hold in addition. Raises `LimitExceededError` if a budget that counts it has no room."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
-from codellama_proxy.core.types import Attempt
+from codellama_proxy.core.types import Attempt, Usage
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement
 from codellama_proxy.pricing.cost import input_cost
@@ -72,21 +72,22 @@ class SettledRow(NamedTuple):
 
 def held_row(ask: AdmissionRequest, hold_nanos: int) -> HeldRow:
     """Of an admitted request."""
+    request_id, created_at, project, key, user, endpoint, model, stream, config = ask[:9]
     price = ask.prices[0] if ask.prices else None
-    first = ask.deployment
+    first, tokens = ask.deployment, ask.prompt_estimate
     return HeldRow(
-        ask.request_id,
-        ask.created_at,
-        ask.project,
-        ask.key.key_id if ask.key else None,
-        None if ask.user is None else limits.user_name(ask.user),
-        ask.endpoint,
-        ask.model_requested and ask.model_requested[:MAX_NAME_CHARACTERS],
-        ask.stream,
-        ask.config,
+        request_id,
+        created_at,
+        project,
+        None if key is None else key.key_id,
+        None if user is None else limits.user_name(user),
+        endpoint,
+        model and model[:MAX_NAME_CHARACTERS],
+        stream,
+        config,
         hold_nanos,
-        None if price is None else input_cost(ask.prompt_estimate, price),
-        ask.prompt_estimate,
+        None if price is None else input_cost(tokens, price),
+        tokens,
         first.name if first else None,
         first.id if first else None,
         ask.session,
@@ -103,6 +104,7 @@ def extended_row(more: Extension, nanos: int, estimate_tokens: int) -> ExtendedR
 def settled_row(end: Settlement) -> SettledRow:
     """Of a request that ended."""
     usage = end.usage
+    prompt, completion, cached, written, reasoning, *_ = _NO_USAGE if usage is None else usage
     return SettledRow(
         end.status,
         end.http_status,
@@ -110,11 +112,11 @@ def settled_row(end: Settlement) -> SettledRow:
         end.model,
         end.deployment,
         end.upstream_model,
-        usage and usage.prompt_tokens,
-        usage and usage.completion_tokens,
-        usage and usage.cached_tokens,
-        usage and usage.cache_write_tokens,
-        usage and usage.reasoning_tokens,
+        prompt,
+        completion,
+        cached,
+        written,
+        reasoning,
         end.cost_nanos,
         end.saved_nanos,
         end.basis,
@@ -122,6 +124,9 @@ def settled_row(end: Settlement) -> SettledRow:
         end.first_ms,
         end.total_ms,
     )
+
+
+_NO_USAGE: tuple[int | None, ...] = (None,) * len(Usage._fields)
 
 
 def used_tokens(end: Settlement, estimate: int) -> int:

@@ -73,11 +73,6 @@ class ScopeBalance:
         """Whether nothing changed since its row was taken for writing."""
         return not self.changed and self.rates is self.rates_before
 
-    def limited(self, limits: Limits, rates: Rates) -> None:
-        """Note the limits of an admitted request, and the levels it left."""
-        self.limits = limits
-        self.rates = rates
-
     def admitted(self, hold: int) -> None:
         """Add a request. `hold`: nano-USD."""
         if hold and self.first_seq is not None:
@@ -106,13 +101,15 @@ class ScopeBalance:
 
     def settled(self, seq: int, hold: int, cost: int, tokens: int) -> None:
         """Replace a hold by the cost, if the window includes the request; return `tokens` to the token rate."""
-        if self.counts(seq):
+        first = self.first_seq
+        if first is not None and first <= seq:
             self.held -= hold
             self.spent += cost
             self.changed = True
-        rpm, tpm, at = self.rates
-        if tokens and tpm is not None:
-            self.rates = Rates(rpm, tpm + tokens, at)
+        if tokens:
+            rpm, tpm, at = self.rates
+            if tpm is not None:
+                self.rates = Rates(rpm, tpm + tokens, at)
         if self.running is not None:
             self.running -= 1
 
@@ -124,7 +121,9 @@ def is_current(balance: ScopeBalance, limits: Limits, now: float) -> bool:
     if limits.max_budget is None:
         return True
     opened, duration = balance.window, limits.budget_duration
-    return opened is not None and balance.duration == duration and turned(opened, duration, now) is opened
+    if opened is None or balance.duration != duration:
+        return False
+    return opened.contains(now) or turned(opened, duration, now) is opened
 
 
 def state(scope: ScopeLimits, balance: ScopeBalance, now: float) -> ScopeState:

@@ -156,22 +156,22 @@ class Ledger(LedgerReports):
         return self._admit(ask, ids)
 
     def _admit(self, ask: AdmissionRequest, ids: tuple[str, ...]) -> Admission:
-        writes = self._opened()
+        writes, request_id, page = self._opened(), ask.request_id, self._page
         writes.check()
-        if ask.request_id in self._running:
-            raise ValueError(f"the request {ask.request_id} is admitted already")
-        decision = self._page.decide(ask)
-        hold = decision.admission.hold_nanos
-        row, seq = held_row(ask, hold), self._seq + 1
+        if request_id in self._running:
+            raise ValueError(f"the request {request_id} is admitted already")
+        decision = page.decide(ask)
+        admission = decision.admission
+        hold, seq = admission.hold_nanos, self._seq + 1
+        row = held_row(ask, hold)
         self._write(Admitted(seq, row))
         self._seq = seq
-        running = Running(Held(seq, ids, hold, ask.prompt_estimate), row)
-        self._running[ask.request_id] = running
-        self._page.admit(ask, ids, decision)
+        running = self._running[request_id] = Running(Held(seq, ids, hold, ask.prompt_estimate), row)
+        page.admit(ask, ids, decision)
         self._current.changed(ids, math.inf, hold, 0, 1)
         writes.batch.admit(running)
         writes.changed()
-        return decision.admission
+        return admission
 
     async def extend(self, extension: Extension) -> int:
         """Hold more for a further attempt; returns the nano-USD added. Raises as `admit`."""

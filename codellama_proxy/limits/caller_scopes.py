@@ -1,0 +1,66 @@
+"""The scopes of a caller, and what follows from their limits, worked out once for a configuration. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from codellama_proxy.core.snapshot import Limits, Project, Snapshot
+from codellama_proxy.core.types import Key
+from codellama_proxy.limits.rates import ScopeLimits, project_scopes, with_caller
+
+MAX_CALLERS = 1000
+"""Keys of a project whose scopes are kept."""
+
+
+class CallerScopes(NamedTuple):
+    """The scopes that limit the requests of a caller."""
+
+    limited: tuple[ScopeLimits, ...] = ()
+    budgeted: bool = False
+    """Whether a budget can refuse a request."""
+    counts_tokens: bool = False
+    """Whether prompt tokens are counted before admission rather than estimated from the size."""
+
+
+def caller_scopes(scopes: tuple[ScopeLimits, ...]) -> CallerScopes:
+    """From `limits.rates.scopes_of`."""
+    return CallerScopes(scopes, budgeted(scopes), counts_tokens(scopes))
+
+
+def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
+    """Whether a budget can refuse the request."""
+    return any(of.max_budget is not None and not of.shadow for _, of in scopes)
+
+
+def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
+    """Whether prompt tokens are counted before admission rather than estimated from the size."""
+    return any(of.tpm_limit is not None for _, of in scopes)
+
+
+class ProjectScopes:
+    """The scopes of a project's callers under one configuration."""
+
+    __slots__ = ("_common", "_of_keys", "_project", "_snapshot", "_user")
+
+    def __init__(self, snapshot: Snapshot, project: Project) -> None:
+        self._snapshot = snapshot
+        self._project = project.name
+        self._common = project_scopes(snapshot, project)
+        self._user: Limits = snapshot.limits["user"]
+        self._of_keys: dict[str | None, tuple[Key | None, CallerScopes]] = {}
+
+    def of(self, key: Key | None, user: str | None) -> CallerScopes:
+        """Those of one caller; the same object for all requests of a key."""
+        if user is not None and self._user.is_set:
+            return self._work_out(key, user)
+        key_id = None if key is None else key.key_id
+        kept = self._of_keys.get(key_id)
+        if kept is None or kept[0] is not key:  # a key that was changed is another object
+            if len(self._of_keys) >= MAX_CALLERS:
+                self._of_keys.clear()
+            kept = self._of_keys[key_id] = key, self._work_out(key, None)
+        return kept[1]
+
+    def _work_out(self, key: Key | None, user: str | None) -> CallerScopes:
+        return caller_scopes(with_caller(self._common, self._snapshot, self._project, key, user))

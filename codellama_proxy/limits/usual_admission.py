@@ -1,0 +1,67 @@
+"""The admission of a request for which every scope has room: nearly every request. Pure.
+
+It is what `admission.decide` would decide, in one pass and without a value for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Protocol
+
+from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
+from codellama_proxy.limits.rates import Rates, left, taken
+
+
+class Balance(Protocol):
+    """A scope's sums, in nano-USD, and its levels."""
+
+    rates: Rates
+    running: int | None
+    spent: int
+    held: int
+
+
+def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> Decision | None:
+    """The decision; `None` if `decide` has to make it: a scope has too little room, or is a shadow.
+
+    `balances`: by scope ID; those of the request's scopes are current.
+    """
+    if not ask.counts:
+        return None
+    now, tokens = ask.created_at, ask.prompt_estimate
+    after = []
+    room = requests = tokens_left = inf
+    requests_limit = tokens_limit = None
+    for scope_id, limits in ask.scopes:
+        balance = balances[scope_id]
+        most, budget = limits.max_parallel_requests, limits.max_budget
+        if limits.shadow or (most is not None and (balance.running or 0) >= most):
+            return None
+        if budget is not None:
+            room = min(room, budget - balance.spent - balance.held if budget else -1)
+        rates = taken(balance.rates, limits, tokens, now)
+        if rates is None:
+            return None
+        rpm, tpm, _ = rates
+        if rpm is not None and rpm < requests:
+            requests, requests_limit = rpm, limits.rpm_limit
+        if tpm is not None and tpm < tokens_left:
+            tokens_left, tokens_limit = tpm, limits.tpm_limit
+        after.append(rates)
+    hold, sent = (0, None) if room == inf else _money(ask)
+    if hold is None or hold > room:
+        return None
+    of_requests = None if requests_limit is None else left(requests, requests_limit)
+    of_tokens = None if tokens_limit is None else left(tokens_left, tokens_limit)
+    return Decision(Admission(sent, False, hold, of_requests, of_tokens), after)
+
+
+def _money(ask: AdmissionRequest) -> tuple[int | None, int | None]:
+    """The hold in nano-USD, `None` for the general decision, and the `max_tokens` to send, if not the client's."""
+    if not ask.prices:
+        return 0, None
+    if not any(ask.prices):
+        return None, None
+    wanted = ask.wanted_tokens
+    return ask.bound.nanos(wanted), wanted if ask.max_tokens is None and wanted > 0 else None
