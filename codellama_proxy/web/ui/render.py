@@ -67,7 +67,7 @@ def rendered(request: Request, template: str, **context: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """The templates. Every value is escaped, and an unknown name is an error."""
+    """The templates. Every value is escaped, and an unknown name is an error; `None` is empty."""
     import jinja2  # noqa: PLC0415 - see the module's docstring
 
     found = jinja2.Environment(
@@ -77,6 +77,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=lambda value: "" if value is None else value,
     )
     found.globals.update(version=__version__, with_query=links.with_query, words=words, charts=charts)
     return found

@@ -72,6 +72,15 @@ def test_the_list_has_the_rows_of_the_log(world: World, admin: Browser) -> None:
     assert any(link.endswith(f"requests/{world.ids['good']}") for link in page.links())
 
 
+def test_a_cached_answer_has_no_deployment(module_proxy: ProxyFactory) -> None:
+    proxy = module_proxy(config(*MODELS, cache={"enabled": True}))
+    request_id = [proxy.chat(model="good").headers["x-request-id"] for _ in range(2)][-1]
+    proxy.row(request_id)
+    page = operator(proxy).page(f"requests/{request_id}")
+    assert "Answered from the cache: nothing was sent upstream." in page.words
+    assert "Answered by good Configuration" in page.words
+
+
 @each(
     ("query", "expected"),
     [
