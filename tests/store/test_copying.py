@@ -142,6 +142,7 @@ def test_the_commands_prepare_copy_and_check(
         "0004_usage_models",
         "0005_cache_purges",
         "0006_usage_users",
+        "0007_unlimited_scopes",
     ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3

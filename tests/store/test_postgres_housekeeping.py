@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 from codellama_proxy.core.request_id import new_request_id
+from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.postgres import housekeeping
 from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.outbox import trim
 from codellama_proxy.store.postgres.session import PostgresSession, ServerError, connect
 from codellama_proxy.store.reports import Filters
-from tests.support.ledger_fixtures import NOW, ask, end, of_project
+from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_project
 from tests.support.postgres import Databases
 from tests.support.postgres_store import PostgresStore, prepared_database
 
@@ -133,6 +134,38 @@ def test_a_report_that_runs_delays_retention_and_no_insert(store: PostgresStore,
         assert time.monotonic() - start < 20, "it does not wait for the report"
         store.run(lambda ledger: spend(ledger, NOW, 1))
     assert housekeeping.fold(db, NOW) == 1
+
+
+def test_a_balance_is_removed_when_nothing_has_limited_its_scope_for_a_day(
+    store: PostgresStore, db: PostgresSession
+) -> None:
+    limits = (of_global(max_budget=1000), of_project(max_budget=1000, budget_duration="month"))
+
+    async def use(ledger: Ledger) -> None:
+        async def request(*scopes: ScopeLimits, cost: int) -> None:
+            asked = ask(*scopes, created_at=store.now)
+            await ledger.admit(asked)
+            ledger.settle(end(asked, cost))
+            await store.writer.barrier()
+
+        await request(*limits, cost=1)
+        await request(limits[0], cost=2)
+        store.now = NOW + DAY - 10
+        await request(*limits, cost=4)  # of a process with the older configuration
+        await request(limits[0], cost=8)
+        store.now = NOW + DAY + 10
+        assert housekeeping.drop_unlimited_scopes(db) == 0
+        store.now = NOW + 2 * DAY
+        running = ask(limits[0], created_at=store.now)
+        await ledger.admit(running)
+        assert await ledger.fold(0.0) == 0
+        assert store.value("select string_agg(scope, ' ') from scopes") == "global:"
+        ledger.settle(end(running, 16))
+        await request(*limits, cost=32)
+        assert await ledger.reconcile() == []
+
+    store.run(use)
+    assert store.balance("global:") == store.balance("project:web") == (63, 0)
 
 
 def test_one_process_at_a_time_adds_to_the_sums(store: PostgresStore, db: PostgresSession) -> None:

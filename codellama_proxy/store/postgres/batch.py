@@ -200,7 +200,15 @@ class Batch:
         row = held_row(ask, decision.admission.hold_nanos)._asdict()
         self._page.admit(ask, ids, decision)
         self._hold(row, ids)
+        self._note_limits(ask, ids)
         return decision.admission
+
+    def _note_limits(self, ask: AdmissionRequest, ids: Iterable[str]) -> None:
+        limited = {scope.id for scope in ask.scopes}
+        for scope in ids:
+            balance = self._balances[scope]
+            if isinstance(balance, StoredBalance):
+                balance.is_limited(scope in limited, ask.created_at)
 
     def _hold(self, row: dict[str, Any], ids: Iterable[str]) -> None:
         self._held.append({**row, "stream": int(row["stream"]), "worker": self._worker})

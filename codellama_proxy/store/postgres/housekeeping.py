@@ -20,6 +20,7 @@ YOUNG_SECONDS = 60
 """Every transaction that drew a sequence this long ago has ended: the timeouts of `beat` say so."""
 ROLL_UP_ROWS = 5000
 FOLD_ROWS = 1000
+UNLIMITED_SECONDS = 86400.0
 DAYS_AHEAD = 3
 """Partitions that exist for days to come."""
 OTHER = "settled_other"
@@ -100,6 +101,14 @@ def first_id(day: int) -> str:
 
 def _partitions(db: PostgresSession) -> list[str]:
     return [name for (name,) in db.native(SQL["partitions"]).fetchall()]
+
+
+# --- scopes --------------------------------------------------------------------------------------------------
+
+
+def drop_unlimited_scopes(db: PostgresSession) -> int:
+    """Remove balances that nothing has limited for a day; returns their number. A new limit sums up its scope again."""
+    return db.native(SQL["drop_unlimited"], (UNLIMITED_SECONDS,)).rowcount
 
 
 # --- retention -----------------------------------------------------------------------------------------------

@@ -17,6 +17,12 @@ select max(seq) from (
     order by seq limit %(rows)s
 ) batch;
 
+-- name: drop_unlimited
+-- Removes balances that requests have found without a limit for some seconds. Waits for no lock: scopes have an order.
+delete from scopes where scope in (
+    select scope from scopes where unlimited_since < extract(epoch from clock_timestamp())::float8 - %s
+    limit 1000 for update skip locked);
+
 -- name: midnight
 -- The beginning of the present day.
 select floor(extract(epoch from clock_timestamp())::float8 / 86400) * 86400;

@@ -151,7 +151,11 @@ class Ledger(RowReports):
         return added
 
     async def fold(self, before: float) -> int:
-        """Fold rows older than `before` into daily totals, a partition at a time; returns their number."""
+        """Fold rows older than `before` into daily totals, a partition at a time; returns their number.
+
+        Also removes balances that are not limited any more.
+        """
+        await self._connections.run(housekeeping.drop_unlimited_scopes)
         folded = 0
         while count := await self._patiently(lambda db: housekeeping.fold(db, before)):
             folded += count

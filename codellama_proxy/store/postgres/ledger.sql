@@ -48,7 +48,7 @@ select request_id, project, key_id, "user" from held where request_id = any(%s);
 -- The balances, locked in the order of their names, and the time after the last lock.
 select extract(epoch from clock_timestamp())::float8, s.scope, s.rpm_level, s.tpm_level, s.rated_at, s.running,
        s.budget_duration, s.duration_since, s.window_start, s.window_end, s.first_seq, s.spent_nanos, s.held_nanos, s.folded_nanos,
-       s.verified
+       s.verified, s.unlimited_since
 from (select * from scopes where scope = any(%s) order by scope for no key update) s;
 
 -- name: hold
@@ -73,7 +73,8 @@ from json_populate_recordset(null::held, %s::json) x where h.request_id = x.requ
 update scopes s set
     rpm_level = x.rpm_level, tpm_level = x.tpm_level, rated_at = x.rated_at, running = x.running,
     budget_duration = x.budget_duration, duration_since = x.duration_since, window_start = x.window_start, window_end = x.window_end,
-    first_seq = x.first_seq, spent_nanos = x.spent_nanos, held_nanos = x.held_nanos, folded_nanos = x.folded_nanos
+    first_seq = x.first_seq, spent_nanos = x.spent_nanos, held_nanos = x.held_nanos, folded_nanos = x.folded_nanos,
+    unlimited_since = x.unlimited_since
 from json_populate_recordset(null::scopes, %s::json) x where s.scope = x.scope;
 
 -- name: keep_contents
@@ -158,7 +159,7 @@ select coalesce(sum(cost_nanos), 0) from totals where {scope} and day >= %(day)s
 -- name: balance
 -- The balance of one scope, without a lock.
 select extract(epoch from clock_timestamp())::float8, scope, rpm_level, tpm_level, rated_at, running, budget_duration,
-       duration_since, window_start, window_end, first_seq, spent_nanos, held_nanos, folded_nanos, verified
+       duration_since, window_start, window_end, first_seq, spent_nanos, held_nanos, folded_nanos, verified, unlimited_since
 from scopes where scope = any(%s);
 
 -- name: all_scopes

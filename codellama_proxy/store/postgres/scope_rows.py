@@ -30,12 +30,25 @@ _WHERE = {
 class StoredBalance(ScopeBalance):
     """A balance with a row; `verified` is false while the row is new (`unverified` in ledger.sql)."""
 
-    __slots__ = ("duration_since", "running_before", "verified")
+    __slots__ = ("duration_since", "running_before", "unlimited_before", "unlimited_since", "verified")
 
     def __init__(self, row: Sequence[Any]) -> None:
         """`row`: of the statements `lock` and `balance`, from the scope's levels on."""
         super().__init__()
-        rpm, tpm, rated_at, running, self.duration, since, start, end, first_seq, *sums, verified = row
+        (
+            rpm,
+            tpm,
+            rated_at,
+            running,
+            self.duration,
+            since,
+            start,
+            end,
+            first_seq,
+            *sums,
+            verified,
+            unlimited,
+        ) = row
         if rpm is not None or tpm is not None:
             self.rates = self.rates_before = Rates(rpm, tpm, rated_at)
         self.window = None if start is None else Window(start, end)
@@ -45,6 +58,15 @@ class StoredBalance(ScopeBalance):
         self.running: int = running
         self.running_before = running
         self.verified = bool(verified)
+        self.unlimited_since: float | None = unlimited
+        self.unlimited_before = unlimited
+
+    def is_limited(self, limited: bool, now: float) -> None:
+        """Note whether a request that comes at a time is limited in this scope."""
+        if limited:
+            self.unlimited_since = None
+        elif self.unlimited_since is None:
+            self.unlimited_since = now
 
     def in_force(self, scope: ScopeLimits, loaded_at: float) -> ScopeLimits:
         """The limits of a configuration loaded at a time, but with the duration of a budget that a later one set.
@@ -58,7 +80,12 @@ class StoredBalance(ScopeBalance):
     @property
     def touched(self) -> bool:
         """Whether anything has to be written."""
-        return self.changed or self.rates is not self.rates_before or self.running != self.running_before
+        return (
+            self.changed
+            or self.rates is not self.rates_before
+            or self.running != self.running_before
+            or self.unlimited_since != self.unlimited_before
+        )
 
     def row(self, scope: str) -> dict[str, Any]:
         """The columns, for `keep_scopes`. A new row may lack requests that end now: it is summed up again later."""
@@ -80,6 +107,7 @@ class StoredBalance(ScopeBalance):
             "spent_nanos": self.spent,
             "held_nanos": held,
             "folded_nanos": self.folded,
+            "unlimited_since": self.unlimited_since,
         }
 
 
