@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from codellama_proxy.web.ui.render import environment
 from tests.support.browsing import Browser, Html, holder, operator
 from tests.support.cases import each
 from tests.support.proxy_process import Proxy, ProxyFactory, config
@@ -72,13 +73,9 @@ def test_the_list_has_the_rows_of_the_log(world: World, admin: Browser) -> None:
     assert any(link.endswith(f"requests/{world.ids['good']}") for link in page.links())
 
 
-def test_a_cached_answer_has_no_deployment(module_proxy: ProxyFactory) -> None:
-    proxy = module_proxy(config(*MODELS, cache={"enabled": True}))
-    request_id = [proxy.chat(model="good").headers["x-request-id"] for _ in range(2)][-1]
-    proxy.row(request_id)
-    page = operator(proxy).page(f"requests/{request_id}")
-    assert "Answered from the cache: nothing was sent upstream." in page.words
-    assert "Answered by good Configuration" in page.words
+def test_what_a_request_does_not_have_is_left_out() -> None:
+    page = environment().from_string("<p>{{ row.deployment }}, {{ row.model }}</p>")
+    assert page.render(row={"deployment": None, "model": "a<b"}) == "<p>, a&lt;b</p>"
 
 
 @each(
