@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ models:
   - {name: other, provider: mock, price: {input: 1, output: 1}}
 server: {drain: 10s}
 """
-WORKERS = 3
-PURGED_WITHIN_SECONDS = 1.5
+WORKERS = 2
 
 Start = Callable[..., Proxy]
 
@@ -80,7 +78,7 @@ def test_every_process_serves_and_any_of_them_shows_the_metrics_of_all(start: St
     until(lambda: listening(one) == WORKERS, "all processes listen")
     assert len(children(one)) == WORKERS
     for _ in range(30):
-        assert chat(one).status_code == 200
+        assert chat(one, model="quick").status_code == 200
     assert {counted(one) for _ in range(10)} == {30}
     assert len(one.rows()) == 30
     digest = one.admin("GET", "/health/readiness").json()["config"]["digest"]
@@ -89,9 +87,7 @@ def test_every_process_serves_and_any_of_them_shows_the_metrics_of_all(start: St
     assert "proxy_late_settlements_total 0.0" in page
 
 
-def test_a_purge_of_the_cache_reaches_every_process_within_about_a_second(
-    start: Start, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_purge_of_the_cache_reaches_every_process(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     one = start()
     until(lambda: listening(one) == WORKERS, "all processes listen")
 
@@ -104,8 +100,14 @@ def test_a_purge_of_the_cache_reaches_every_process_within_about_a_second(
         assert results(model).count("miss") == WORKERS, "each process asked once"
     assert main(["cache", "purge", "--model", "quick", "--database", str(one.database), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"processes": WORKERS}
-    time.sleep(PURGED_WITHIN_SECONDS)
-    assert results("quick").count("miss") == WORKERS
+    found: list[str] = []
+
+    def each_asks_again() -> bool:
+        found.extend(results("quick"))
+        return found.count("miss") == WORKERS
+
+    until(each_asks_again, "the purge everywhere")
+    assert set(results("quick")) == {"hit"}
     assert set(results("other")) == {"hit"}
     assert main(["cache", "stats", "--database", str(one.database)]) == 1
     assert "each process has a cache of its own" in capsys.readouterr().err
