@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from codellama_proxy import __version__
-from tests.support.postgres import QUICK, Databases, PostgresServer, programs, server_for_tests
+from tests.support.postgres import QUICK, Databases, PostgresServer, own_programs
 from tests.support.processes import LOOPBACK, until
 from tests.support.proxy_process import Proxy, ProxyFactory, keys
 
@@ -90,11 +90,7 @@ def test_a_key_blocked_at_one_server_is_refused_by_the_other(proxy: ProxyFactory
 
 @contextmanager
 def own_server() -> Iterator[PostgresServer]:
-    folder = programs()
-    if folder is None:
-        with server_for_tests():  # skips or fails
-            pytest.skip("stopping a server that is shared is not possible")
-    server = PostgresServer(folder, *QUICK)
+    server = PostgresServer(own_programs(), *QUICK)
     try:
         yield server
     finally:

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.support.postgres import MISSING, REQUIRED, VARIABLE, programs
+from tests.support.postgres import own_programs
 from tests.support.postgres_faults import HOLD, Faults, Report, run
 
 ROUNDS = float(os.environ.get("PROXY_TEST_ROUNDS", "1"))
@@ -18,8 +18,7 @@ ROUNDS = float(os.environ.get("PROXY_TEST_ROUNDS", "1"))
 @pytest.fixture(autouse=True)
 def _server_programs() -> None:
     """These tests stop a server of their own."""
-    if programs() is None:
-        (pytest.fail if os.environ.get(VARIABLE) == REQUIRED else pytest.skip)(MISSING)
+    own_programs()
 
 
 def exact(report: Report) -> bool:

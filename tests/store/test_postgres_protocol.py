@@ -24,7 +24,7 @@ from codellama_proxy.store.postgres.workers import Identity
 from codellama_proxy.store.queued_write import QueuedWrite
 from codellama_proxy.store.reports import Filters
 from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
-from tests.support.postgres import Databases, PostgresServer, programs, server_for_tests
+from tests.support.postgres import Databases, PostgresServer, own_programs
 from tests.support.postgres_store import PostgresStore, address_of, prepared_database
 from tests.support.processes import until
 
@@ -161,11 +161,7 @@ def test_a_server_that_does_not_answer_refuses_requests_in_time(store: PostgresS
 
 
 def test_an_admitted_request_survives_a_crash_of_the_server_at_that_moment() -> None:
-    folder = programs()
-    if folder is None:
-        with server_for_tests():  # skips or fails
-            pytest.skip("a server that is shared cannot be crashed")
-    server = PostgresServer(folder, "fsync=on", "wal_writer_delay=10s", "wal_writer_flush_after=0")
+    server = PostgresServer(own_programs(), "fsync=on", "wal_writer_delay=10s", "wal_writer_flush_after=0")
     try:
         address = address_of(server.address())
         with closing(connect(address)) as db:

@@ -38,8 +38,8 @@ QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
 class PostgresServer:
     """A server on a unix socket in a folder of its own."""
 
-    def __init__(self, programs: Path, *settings: str) -> None:
-        """`settings`: `name=value`, in addition to those that tests need."""
+    def __init__(self, programs: Path, *settings: str, primary: PostgresServer | None = None) -> None:
+        """`settings`: `name=value`, in addition to those that tests need; `primary`: this is a replica of it."""
         self._programs = programs
         # Pytest's folders are closed to other users, and a socket's path must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -47,9 +47,12 @@ class PostgresServer:
         self._server: subprocess.Popen[bytes] | None = None
         if os.getuid() == 0:
             os.chown(self.folder, NOBODY, NOBODY)
-        self._run(
-            "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"
-        )
+        if primary is None:
+            self._run(
+                "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"
+            )
+        else:
+            self._run("pg_basebackup", "-R", "--no-sync", "-c", "fast", "-d", primary.address())
         self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -87,6 +90,11 @@ class PostgresServer:
             self._server.send_signal(number)
             self._server.wait(timeout=30)
             self._server = None
+
+    def promote(self) -> None:
+        """Make a replica the primary."""
+        with psycopg.connect(self.address(), autocommit=True) as db:
+            assert db.execute("select pg_promote()").fetchone() == (True,)
 
     @property
     def stopped(self) -> bool:
@@ -165,6 +173,17 @@ def programs() -> Path | None:
         found = sorted(Path(wheel.submodule_search_locations[0]).glob("pginstall*/bin"))
         return found[-1] if found else None
     return None
+
+
+def own_programs() -> Path:
+    """The same for a test that stops or configures a server of its own; skips or fails it where there are none."""
+    given = os.environ.get(VARIABLE, "")
+    if "://" in given:
+        pytest.skip("a server that is shared cannot be stopped")
+    folder = programs()
+    if folder is None:
+        (pytest.fail if given == REQUIRED else pytest.skip)(MISSING)
+    return folder
 
 
 @contextmanager
