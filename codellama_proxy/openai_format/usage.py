@@ -90,7 +90,7 @@ def read_usage(reported: object) -> Usage | None:
     """
     if not isinstance(reported, dict | Mapping):  # nearly all are a dict, which is found faster
         return None
-    return _usual(reported) or _any_spelling(reported)
+    return usual_usage(reported) or _any_spelling(reported)
 
 
 _USUAL = {
@@ -107,34 +107,36 @@ _USUAL_COMPLETION = {
     "accepted_prediction_tokens",
     "rejected_prediction_tokens",
 }
+_FIGURES = 3
+"""Fields of a report without details."""
 _NO_DETAILS: dict[str, Any] = {}
 
 
-def _usual(reported: Mapping[str, Any]) -> Usage | None:
+def usual_usage(reported: Any) -> Usage | None:
     """A report as OpenAI itself writes it, consistent in itself; `None` for any other.
 
     Nearly every report is one, and `_any_spelling` looks for a hundred names; both give the same for it.
     """
-    if not _USUAL.issuperset(reported):
-        return None
-    inputs = reported.get("prompt_tokens_details") or _NO_DETAILS
-    outputs = reported.get("completion_tokens_details") or _NO_DETAILS
-    if type(inputs) is not dict or not _USUAL_PROMPT.issuperset(inputs):
-        return None
-    if type(outputs) is not dict or not _USUAL_COMPLETION.issuperset(outputs):
+    if type(reported) is not dict or not _USUAL.issuperset(reported):
         return None
     prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
-    cached, reasoning = inputs.get("cached_tokens", 0), outputs.get("reasoning_tokens", 0)
-    for figure in (prompt, completion, cached, reasoning):
-        if type(figure) is not int or not 0 <= figure < MAX_REPORTED_TOKENS:
+    cached = reasoning = 0
+    if len(reported) > _FIGURES:  # otherwise it has no details
+        inputs = reported.get("prompt_tokens_details") or _NO_DETAILS
+        outputs = reported.get("completion_tokens_details") or _NO_DETAILS
+        if type(inputs) is not dict or not _USUAL_PROMPT.issuperset(inputs):
             return None
-    assert prompt is not None
-    assert completion is not None
-    if (
-        reported.get("total_tokens") != prompt + completion
-        or not 0 < prompt >= cached
-        or completion < reasoning
-    ):
+        if type(outputs) is not dict or not _USUAL_COMPLETION.issuperset(outputs):
+            return None
+        cached, reasoning = inputs.get("cached_tokens", 0), outputs.get("reasoning_tokens", 0)
+        if type(cached) is not int or type(reasoning) is not int or cached < 0 or reasoning < 0:
+            return None
+    total = reported.get("total_tokens")
+    if type(prompt) is not int or type(completion) is not int or type(total) is not int:
+        return None
+    if total != prompt + completion or total >= MAX_REPORTED_TOKENS:
+        return None
+    if not 0 < prompt >= cached or not 0 <= completion >= reasoning:
         return None
     return Usage(prompt, completion, cached, 0, reasoning)
 

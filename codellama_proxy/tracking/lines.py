@@ -20,6 +20,9 @@ MAX_MESSAGE_CHARS = 4_000
 BOUNDS = ((256, 64), (64, 16), (16, 4))
 """Characters per text and items per list, tried in this order until the line is short enough."""
 
+REQUEST = "request"
+"""The message of lines about finished requests."""
+
 _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters that JSON does not escape and terminals interpret."""
 
@@ -37,6 +40,18 @@ def as_json(fields: Mapping[str, Any], message: str, level: str = "info") -> byt
         if len(line) <= MAX_LINE_BYTES:
             return line
     return _dumped({"time": event["time"], "level": "warning", "message": "a log line was too long"})
+
+
+def request_as_json(record: Mapping[str, Any]) -> bytes:
+    """`as_json` for a finished request: a record has at least one field, and no time, level or message."""
+    line = _dumped(record)
+    if len(line) > SHORT_LINE_BYTES:
+        return as_json(record, REQUEST)
+    return b'{"time":"%b","level":"info","message":"%b",%b' % (
+        iso_ms(time.time()).encode(),
+        REQUEST.encode(),
+        line[1:],
+    )
 
 
 def as_text(text: str, level: str = "info") -> bytes:

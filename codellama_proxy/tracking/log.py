@@ -65,7 +65,7 @@ class Log:
     def request(self, record: Mapping[str, Any]) -> None:
         """Log one finished request: exactly the fields of the record, which has no content and no secret."""
         if self.form == "json":
-            self._put(lines.as_json(record, "request"))
+            self._put(lines.request_as_json(record))
         else:
             self._put(lines.as_text(readable(lines.bounded(record))))
 

@@ -354,5 +354,5 @@ USUAL = st.fixed_dictionaries(
 @given(USUAL)
 @example({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
 def test_the_fast_path_reads_the_same_usage(reported: dict[str, Any]) -> None:
-    usual = usage._usual(reported)
+    usual = usage.usual_usage(reported)
     assert usual is None or usual == usage._any_spelling(reported)

@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama_proxy.tracking.lines import MAX_LINE_BYTES, as_json, as_text, bounded
+from codellama_proxy.tracking.lines import (
+    MAX_LINE_BYTES,
+    SHORT_LINE_BYTES,
+    as_json,
+    as_text,
+    bounded,
+    request_as_json,
+)
 from codellama_proxy.tracking.log import MAX_QUEUED_BYTES, Format, Log, readable
 from tests.support.processes import until
 
@@ -38,6 +45,17 @@ def test_every_record_is_one_bounded_json_line(fields: dict[str, Any], message: 
     assert len(line) <= MAX_LINE_BYTES
     assert isinstance(json.loads(line), dict)
     assert not CONTROL & set(line.decode())
+
+
+@given(
+    st.dictionaries(st.sampled_from(["model", "path", "attempts", "error"]), VALUES, min_size=1),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_lines_of_requests_are_those_of_other_messages(fields: dict[str, Any], long: bool) -> None:
+    record = {**fields, "project": "p" * (SHORT_LINE_BYTES if long else 1)}
+    line, other = json.loads(request_as_json(record)), json.loads(as_json(record, "request"))
+    assert {**line, "time": other["time"]} == other
 
 
 @given(text=ODD | ODD.map(lambda text: text * 5000))

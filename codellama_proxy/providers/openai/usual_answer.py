@@ -6,8 +6,7 @@ from typing import Any
 
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import CHAT_COMPLETION, completion_event, is_usage
-from codellama_proxy.openai_format.usage import usage_in
-from codellama_proxy.providers.common.json_reading import model_of
+from codellama_proxy.openai_format.usage import usage_in, usual_usage
 
 _ANSWER = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
@@ -23,15 +22,20 @@ def usual_answer(body: bytes, found: dict[str, Any]) -> Event | None:
     """
     if not _ANSWER.issuperset(found) or found.get("object") != CHAT_COMPLETION:
         return None
-    own, choices, usage = found.get("id"), found.get("choices"), found.get("usage")
+    own, choices, model = found.get("id"), found.get("choices"), found.get("model")
     if type(own) is not str or not own or type(found.get("created")) is not int:
         return None
-    if type(found.get("model", "")) is not str or not (usage is None or is_usage(usage)):
+    if (model is None and "model" in found) or type(model or "") is not str:
         return None
     if type(choices) is not list or len(choices) != 1 or not _is_usual(choices[0]):
         return None
-    text = choices[0]["message"]["content"]
-    return completion_event(found, body, text, usage_in(found), model_of(found))
+    reported = found.get("usage")
+    usage = None if "service_tier" in found or not reported else usual_usage(reported)
+    if usage is None and reported is not None:
+        if not is_usage(reported):
+            return None
+        usage = usage_in(found)
+    return completion_event(found, body, choices[0]["message"]["content"], usage, model or None)
 
 
 def _is_usual(choice: Any) -> bool:
