@@ -33,10 +33,11 @@ DEFAULT_GROUPS = "day,project,model"
 async def requests(request: Request, viewer: Viewer) -> Response:
     """The requests of the list, all pages of it, at most `MAX_CSV_ROWS`."""
     asked = asked_of(parameters(request), viewer.project(None))
-    return _download(_requests(request, runtime_of(request).store.searches, asked), "requests.csv")
+    return _download(exported(request, runtime_of(request).store.searches, asked), "requests.csv")
 
 
-async def _requests(request: Request, searches: Searches, asked: Asked) -> AsyncIterator[str]:
+async def exported(request: Request, searches: Searches, asked: Asked) -> AsyncIterator[str]:
+    """The lines, in batches; ends early if the client leaves."""
     yield lines([COLUMNS])
     before, left = asked.before, MAX_CSV_ROWS
     while left:
