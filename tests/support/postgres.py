@@ -26,6 +26,8 @@ from tests.support.processes import until
 
 VARIABLE = "PROXY_TEST_POSTGRES"
 REQUIRED = "required"
+PORT = 5432
+"""Part of the name of the socket."""
 NOBODY = 65534
 """The server refuses to run as root."""
 MISSING = (
@@ -38,12 +40,20 @@ QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
 class PostgresServer:
     """A server on a unix socket in a folder of its own."""
 
-    def __init__(self, programs: Path, *settings: str, primary: PostgresServer | None = None) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        *settings: str,
+        primary: PostgresServer | None = None,
+        place: Path = Path("/tmp"),
+        port: int = PORT,
+    ) -> None:
         """`settings`: `name=value`, in addition to those that tests need; `primary`: this is a replica of it."""
         self._programs = programs
         # Pytest's folders are closed to other users, and a socket's path must be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self._settings = settings
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
+        self._settings = (f"port={port}", *settings)
+        self._port = port
         self._server: subprocess.Popen[bytes] | None = None
         if os.getuid() == 0:
             os.chown(self.folder, NOBODY, NOBODY)
@@ -82,7 +92,15 @@ class PostgresServer:
                 stderr=log,
                 **unprivileged(),
             )
+        self.wait_until_it_answers()
+
+    def wait_until_it_answers(self) -> None:
+        """Fails if it has ended."""
         until(self._answers, "the PostgreSQL server starts")
+
+    def listen(self, host: str) -> None:
+        """Serve TCP, too, from the next start on."""
+        self._settings = (*self._settings, f"listen_addresses={host}")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it: SIGINT disconnects everyone, SIGQUIT is a crash."""
@@ -105,7 +123,7 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def address(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres@/{database}?host={self.folder}"
+        return f"postgresql://postgres@/{database}?host={self.folder}&port={self._port}"
 
     def _answers(self) -> bool:
         assert self._server is not None
