@@ -1,4 +1,4 @@
-"""Connections to a database server by TLS: `sslmode=verify-full` checks who signed the certificate, and for which host."""
+"""Connections to a database server by TLS: `sslmode=verify-full` checks the certificate's authority and its host."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_a_store_works_by_verified_tls(tls: TlsServer) -> None:
                 assert await store.reports.request(request.request_id) is not None
                 with psycopg.connect(tls.server.address()) as db:
                     row = db.execute(
-                        "select count(*) filter (where ssl), count(*) from pg_stat_ssl join pg_stat_activity using (pid)"
+                        "select count(*) filter (where ssl), count(*)"
+                        " from pg_stat_ssl join pg_stat_activity using (pid)"
                         " where application_name = 'codellama-proxy'"
                     ).fetchone()
                 assert row is not None
