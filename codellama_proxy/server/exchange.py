@@ -15,6 +15,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from codellama_proxy.core.header_lines import HeaderLines
+from codellama_proxy.web.client_headers import ClientHeaders
 from codellama_proxy.web.connection import EXCHANGE, TIMEOUTS, ClientTimeouts
 
 CONTROL_CHARACTERS = bytes([*range(32), 127])
@@ -42,12 +43,12 @@ class DirectExchange(RequestResponseCycle):
     def __init__(
         self,
         connection: HttpToolsProtocol,
-        fields: Mapping[bytes, bytes],
+        client_headers: ClientHeaders,
         version: str,
         timeouts: ClientTimeouts,
     ) -> None:
-        """`fields` are the headers by name; of repeated ones, the last. `version` is HTTP's: `1.1` or `1.0`."""
-        self.fields = fields
+        """`version` is HTTP's: `1.1` or `1.0`."""
+        self.client_headers = client_headers
         scope: Any = {
             "type": "http",
             "method": "POST",

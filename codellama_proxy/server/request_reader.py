@@ -18,6 +18,8 @@ from codellama_proxy.server.client_timers import ClientTimers
 from codellama_proxy.server.exchange import DirectExchange
 from codellama_proxy.server.framing import MAX_HEAD_BYTES
 from codellama_proxy.server.idle_timer import IdleTimer
+from codellama_proxy.server.known_head import MAX_KNOWN_BYTES, KnownHead
+from codellama_proxy.web.client_headers import ClientHeaders
 from codellama_proxy.web.connection import BODY_COMPLETE, TIMEOUTS, ClientTimeouts
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -43,6 +45,9 @@ class RequestReader(HttpToolsProtocol):
 
     _offer: framing.Headers | None = None
     """The headers of a request that offers an upgrade, until its head is parsed again without the offer."""
+
+    _known: KnownHead | None = None
+    """The head of the latest direct request, if it may be repeated."""
 
     _behind = 0
     """Bytes received behind the request being answered."""
@@ -108,25 +113,40 @@ class RequestReader(HttpToolsProtocol):
         self._in_head = False
         self._unparsed = 0
         self._timers.input_arrived()
-        self._head = framing.head_size(self.url, self.headers)
-        if self._head > MAX_HEAD_BYTES:
-            raise framing.BadHeadError("too large")
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        framing.check(method, self.url, version, self.headers)
-        if self.parser.should_upgrade():
-            self._offer = self.headers
-            return
-        if self._offer is not None:
-            self.headers, self._offer = self._offer, None
-        direct = self._direct.get(self.url.partition(b"?")[0]) if method == b"POST" else None
-        fields = dict(self.headers)
-        if direct is None or b"origin" in fields:
-            self._begin_request()
+        start = self.parser.get_method(), self.url, self.parser.get_http_version()
+        known = self._known
+        if known is not None and self._offer is None and known.is_like(start, self.headers):
+            self._head = known.size
+            self._begin_direct(self._direct[known.path], known.client_headers, start[2])
         else:
-            self._begin_direct(direct, fields, version)
+            self._read_head(*start)
+            if self._offer is not None:
+                return
         self.headers = []  # trailers are not headers
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # after a refusal the body could be mistaken for the next request
+
+    def _read_head(self, method: bytes, target: bytes, version: str) -> None:
+        """Checks a head that is not known, and starts or queues its request unless it offers an upgrade."""
+        headers = self.headers
+        self._head = size = framing.head_size(target, headers)
+        if size > MAX_HEAD_BYTES:
+            raise framing.BadHeadError("too large")
+        framing.check(method, target, version, headers)
+        if self.parser.should_upgrade():
+            self._offer = headers
+            return
+        offered = self._offer is not None
+        if self._offer is not None:
+            self.headers, self._offer = self._offer, None
+        path = target.partition(b"?")[0]
+        direct = self._direct.get(path) if method == b"POST" else None
+        if direct is None or any(name == b"origin" for name, _ in headers):
+            self._begin_request()
+            return
+        head = KnownHead((method, target, version), path, self.headers, size)
+        self._known = None if offered or size > MAX_KNOWN_BYTES else head
+        self._begin_direct(direct, head.client_headers, version)
 
     def _begin_request(self) -> None:
         """Starts or queues the request as uvicorn does."""
@@ -137,10 +157,10 @@ class RequestReader(HttpToolsProtocol):
         self.scope[TIMEOUTS] = self._timeouts  # type: ignore[literal-required]  # ours, not ASGI's
         super().on_headers_complete()
 
-    def _begin_direct(self, app: App, fields: Mapping[bytes, bytes], version: str) -> None:
+    def _begin_direct(self, app: App, client_headers: ClientHeaders, version: str) -> None:
         """Starts or queues the request of a direct exchange."""
         before = self.cycle
-        self.cycle = exchange = DirectExchange(self, fields, version, self._timeouts)
+        self.cycle = exchange = DirectExchange(self, client_headers, version, self._timeouts)
         if before is None or before.response_complete:
             self._start_asgi_task(exchange, app)
         else:

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from starlette.requests import Request
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
+from codellama_proxy.web.client_headers import credential
 from codellama_proxy.web.observed import CALLER
 from codellama_proxy.web.state import runtime_of
-
-NO_BEARER = "-"
-"""The credential of a scheme other than Bearer: it matches no key."""
 
 
 class Caller(NamedTuple):
     admin: bool = False
     key: Key | None = None
     """`None` for the administrator, and for callers without a key where auth is not required."""
-
-
-def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The secret of a request, from `Authorization: Bearer`, `x-api-key` or `api-key`; `None` without one.
-
-    Some clients send both of the first two, and `Bearer undefined` when they have only the second. Two
-    `Authorization` headers are refused: a reverse proxy may have checked the other one.
-    """
-    bearer: str | None = None
-    plain: str | None = None
-    for name, value in headers:
-        if name == b"authorization":
-            if bearer is not None:
-                raise ProxyError(
-                    "invalid_value", "There is more than one Authorization header.", param="authorization"
-                )
-            kind, _, rest = value.decode("latin-1").partition(" ")
-            bearer = rest.strip() if kind.lower() == "bearer" else NO_BEARER
-        elif name in (b"x-api-key", b"api-key"):
-            plain = plain or value.decode("latin-1").strip()
-    if bearer and (bearer not in (NO_BEARER, "undefined", "null") or not plain):
-        return bearer
-    return plain or None
 
 
 def is_master(master_key: str | None, presented: str | None) -> bool:

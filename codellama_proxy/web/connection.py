@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import Scope
 
+from codellama_proxy.web.client_headers import ClientHeaders
+
 TIMEOUTS = "codellama_proxy.timeouts"
 """In a request's scope: the `ClientTimeouts` of its connection."""
 
@@ -33,8 +35,8 @@ EXCHANGE = "codellama_proxy.exchange"
 class Exchange(Protocol):
     """One request and its response by direct calls, instead of by ASGI's messages."""
 
-    fields: Mapping[bytes, bytes]
-    """The request's headers by name; of repeated ones, the last."""
+    client_headers: ClientHeaders
+    """The request's."""
 
     def take_body(self) -> bytes | None:
         """The request's body; `None` if it has not arrived completely."""

@@ -19,10 +19,10 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.request_id import new_request_id
 from codellama_proxy.inbound.dialect import Dialect
 from codellama_proxy.openai_format.fields import parse_json
+from codellama_proxy.web.client_headers import JSON, check_body_kind
 from codellama_proxy.web.connection import BODY_COMPLETE, client_timeouts
 
 MAX_ADMIN_BODY_BYTES = 1 << 20
-JSON = b"application/json"
 
 
 def respond(content: Any, status: int = 200, dialect: Dialect | None = None) -> Response:
@@ -105,12 +105,7 @@ async def _read(receive: Receive, limit: int, grew: Callable[[int], None]) -> by
 
 def check_body_headers(fields: Mapping[bytes, bytes], limit: int, wanted: bytes = JSON) -> None:
     """Raises `ProxyError` 413 or 415 for a body that its headers rule out."""
-    encoding = fields.get(b"content-encoding", b"identity").strip().lower()
-    if encoding not in (b"identity", b""):
-        raise ProxyError("unsupported_content_encoding", "Request bodies must not be compressed.")
-    kind = fields.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != wanted and not (wanted is JSON and kind.endswith(b"+json")):
-        raise ProxyError("unsupported_media_type", f"The content type must be {wanted.decode()}.")
+    check_body_kind(fields, wanted)
     length = fields.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
         raise _too_large(limit)

@@ -18,9 +18,8 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.inbound.registry import DIALECTS
-from codellama_proxy.openai_format.request import label
 from codellama_proxy.request.context import CLIENT_CLOSED_REQUEST
-from codellama_proxy.web.auth import credential
+from codellama_proxy.web.client_headers import ClientHeaders
 from codellama_proxy.web.connection import (
     BODY_COMPLETE,
     EXCHANGE,
@@ -30,15 +29,9 @@ from codellama_proxy.web.connection import (
     Exchange,
     client_timeouts,
 )
-from codellama_proxy.web.http import check_body_headers, check_size, receive_body
+from codellama_proxy.web.http import check_size, receive_body
 from codellama_proxy.web.observed import LOGGED_BY_GATEWAY, Observer
 from codellama_proxy.web.unread_body import take_rest
-
-HINTS = (b"traceparent", b"tracestate")
-SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id")
-"""Headers with the id of the client's session, the first one given counts (Claude Code, opencode, Codex)."""
-AGENT_HEADER = b"x-claude-code-agent-id"
-_LABELS = frozenset({*SESSION_HEADERS, AGENT_HEADER})
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +77,6 @@ class AsgiClient:
     __slots__ = (
         "_beating",
         "_exchange",
-        "_fields",
         "_headers",
         "_heartbeat",
         "_heartbeat_timer",
@@ -109,43 +101,34 @@ class AsgiClient:
         """The client disconnected before it had the whole response."""
         self._left: Callable[[], None] | None = None
         """Called at a disconnect, if the request continues without its client."""
-        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._scope = scope
         self._exchange: Exchange | None = scope.pop(EXCHANGE, None)
-        self._fields = dict(self._headers) if self._exchange is None else self._exchange.fields
+        exchange = self._exchange
+        self._headers = ClientHeaders(scope["headers"]) if exchange is None else exchange.client_headers
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._heartbeat = heartbeat
         self._beating: asyncio.Task[None] | None = None
         self._last_write = 0.0
 
     def credential(self) -> str | None:
-        return credential(self._headers)
+        return self._headers.credential()
 
     def cache_control(self) -> str:
-        if b"cache-control" not in self._fields:
-            return ""
-        return ",".join([v.decode("latin-1") for n, v in self._headers if n == b"cache-control"])
+        return self._headers.cache_control()
 
     def request_headers(self) -> dict[str, str]:
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
+        pairs: list[tuple[bytes, bytes]] = self._scope["headers"]
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
     def session(self) -> tuple[str | None, str | None]:
-        given = self._fields
-        if _LABELS.isdisjoint(given):
-            return None, None
-        session = next((found for name in SESSION_HEADERS if (found := _label(given.get(name)))), None)
-        return session, _label(given.get(AGENT_HEADER))
+        return self._headers.session()
 
     def hints(self) -> dict[str, str]:
-        return {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in self._headers
-            if name in HINTS or name.startswith(b"x-promptlayer-")
-        }
+        return self._headers.hints()
 
     def is_arriving(self) -> bool:
         return BODY_COMPLETE not in self._scope
@@ -156,7 +139,7 @@ class AsgiClient:
     async def body(self, limit: int, grew: Callable[[int], None]) -> bytes:
         body = self._exchange.take_body() if self._exchange is not None else None
         if body is not None:
-            check_body_headers(self._fields, limit)
+            self._headers.check_body_kind()
             check_size(len(body), limit)
         else:
             try:
@@ -249,7 +232,3 @@ class AsgiClient:
             self._heartbeat_timer = None
         if self._beating is not None:
             self._beating.cancel()
-
-
-def _label(value: bytes | None) -> str | None:
-    return None if value is None else label(value.decode("latin-1"))

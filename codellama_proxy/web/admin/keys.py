@@ -15,7 +15,8 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.store import key_fields as key_values
 from codellama_proxy.store.key_fields import shown
 from codellama_proxy.web.admin.key_info import endpoints_shown, limits_shown, own_standing, scopes_shown
-from codellama_proxy.web.auth import caller, credential, require_admin
+from codellama_proxy.web.auth import caller, require_admin
+from codellama_proxy.web.client_headers import credential
 from codellama_proxy.web.http import exact_json_object, respond
 from codellama_proxy.web.query_params import Query
 from codellama_proxy.web.state import runtime_of, snapshot_of
