@@ -15,6 +15,7 @@ import pytest
 from bench.instant import ANSWER, BODY, STREAM, TEXT, WORDS, Instant
 from bench.load import NUMBER, Work, chat, request_body, requests, run
 from bench.peers import LITELLM, PORTKEY, answer_text, said_streaming, version
+from bench.postgres_mutants import MUTANTS, Mutant
 from bench.profile import MAIN, PARTS, REST, by_row, part_of
 from bench.sampler import stack_of
 from bench.summary import summary, with_summary
@@ -167,3 +168,9 @@ def test_the_readme_shows_the_results() -> None:
     results, readme = ((ROOT / path).read_text() for path in ("bench/RESULTS.md", "README.md"))
     assert summary(results) in readme
     assert with_summary(readme, results) == readme
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_of_the_ledger_changes_a_text_that_exists(mutant: Mutant) -> None:
+    assert mutant.old in (ROOT / mutant.file).read_text()
+    assert all((ROOT / test).exists() for test in mutant.tests)

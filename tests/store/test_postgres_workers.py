@@ -15,6 +15,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Price
 from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
 from codellama_proxy.limits.admission import Admission, Extension
+from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.location import ServerAddress
 from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.engine import PostgresEngine
@@ -101,6 +102,23 @@ def test_a_budget_admits_exactly_what_fits_over_all_workers(
 
     answers = installation.run(3, use)
     assert sum(isinstance(answer, Admission) for answer in answers) == 20
+    assert store.balance("project:web") == (0, 100)
+
+
+def test_fifty_workers_admit_exactly_what_fits(store: PostgresStore) -> None:
+    async def main() -> list[object]:
+        workers = [Worker(store.address, 1.0) for _ in range(50)]
+        await asyncio.gather(*(asyncio.to_thread(worker.queue.start) for worker in workers))
+        budget = of_project(max_budget=100)
+        asked = [worker.ledger.admit(ask(budget)) for worker in workers for _ in range(2)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in workers))
+        return answers
+
+    answers = asyncio.run(main())
+    refused = [answer for answer in answers if not isinstance(answer, Admission)]
+    assert len(refused) == 80
+    assert {getattr(answer, "code", answer) for answer in refused} == {"insufficient_quota"}
     assert store.balance("project:web") == (0, 100)
 
 
@@ -239,6 +257,40 @@ def test_the_clock_of_the_database_decides_about_windows(
 
     installation.run(2, use)
     assert store.value("select count(distinct created_at) from requests") == 2
+
+
+def test_a_window_that_turns_under_load_counts_each_request_in_one_day(
+    installation: Installation, store: PostgresStore
+) -> None:
+    day = of_project(max_budget=10**6, budget_duration="day")
+
+    async def use(*workers: Worker) -> None:
+        store.now = NOW
+
+        async def client(number: int) -> None:
+            worker = workers[number % len(workers)]
+            for _ in range(12):
+                request = ask(day)
+                await worker.ledger.admit(request)
+                await asyncio.sleep(0.005 * (number % 3))
+                worker.ledger.settle(end(request, 3))
+
+        clients = [asyncio.create_task(client(number)) for number in range(9)]
+        while store.value("select count(*) from settled") < 30:
+            await asyncio.sleep(0.01)
+        store.now = NOW + DAY
+        await asyncio.gather(*clients)
+        for worker in workers:
+            await worker.queue.barrier()
+        assert await workers[0].ledger.reconcile() == []
+
+    installation.run(3, use)
+    today = store.value(
+        "select coalesce(sum(cost_nanos), 0) from settled where created_at >= ?", NOW + DAY // 2
+    )
+    assert 0 < today < 9 * 12 * 3
+    assert store.balance("project:web") == (today, 0)
+    assert store.value("select sum(cost_nanos) from settled") == 9 * 12 * 3
 
 
 def test_two_configurations_with_different_windows_open_a_window_once(

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from codellama_proxy.store.write_queue import WriteQueue
 from tests.support.forked import ForkedProcess
 from tests.support.ledger_fixtures import ask, of_global, of_key, of_project
 from tests.support.ledger_fixtures import end as settlement
-from tests.support.postgres import QUICK, PostgresServer, programs
+from tests.support.phase_relay import PHASES, PhaseRelay
+from tests.support.postgres import QUICK, PostgresServer, own_programs, programs
 from tests.support.postgres_store import address_of
 from tests.support.processes import ROOT, end, environment, free_port, until
 
@@ -46,6 +47,7 @@ COSTS = (0, 100, 1000)
 HOLD = 1000
 ENOUGH_REQUESTS = 200
 """A run lasts until so many are admitted, also on a loaded machine."""
+ENOUGH_BEFORE_A_KILL = 20
 PATIENCE_SECONDS = 120.0
 
 
@@ -125,9 +127,7 @@ def _load(
     def started(number: int) -> tuple[ForkedProcess, Path]:
         log = server.folder.with_name(f"{server.folder.name}-{len(logs)}.log")
         logs.append(log)
-        arguments = (str(number), reached, str(log), str(budget), str(clients))
-        command = [sys.executable, "-m", "tests.support.postgres_faults", *arguments]
-        return ForkedProcess(command, cwd=ROOT, env=environment(), stdout=2, stderr=2), log
+        return _started_worker(number, reached, log, budget, clients), log
 
     running = [started(0)]
     until(lambda: _size(logs[0]), "the first request", within=60)
@@ -182,6 +182,44 @@ def _load(
         if code := end(process, within=60):
             report.wrong.append(f"a worker ended with {code}")
     return logs
+
+
+def _started_worker(number: int, reached: str, log: Path, budget: int, clients: int) -> ForkedProcess:
+    arguments = (str(number), reached, str(log), str(budget), str(clients))
+    command = [sys.executable, "-m", "tests.support.postgres_faults", *arguments]
+    return ForkedProcess(command, cwd=ROOT, env=environment(), stdout=2, stderr=2)
+
+
+def run_killed_in_phases() -> Report:
+    """One process for each phase of a transaction, killed in it under load; returns what happened."""
+    server = PostgresServer(own_programs(), *QUICK)
+    report = Report()
+    try:
+        address = address_of(server.address())
+        _prepare(address, 10**9)
+        logs = [
+            server.folder.with_name(f"{server.folder.name}-{number}.log") for number in range(len(PHASES))
+        ]
+        with ExitStack() as stack:
+            for number, (phase, log) in enumerate(zip(PHASES, logs, strict=True)):
+                relay, port = PhaseRelay(f"{server.folder}/.s.PGSQL.5432", phase), free_port()
+                stack.enter_context(relay.listening(port))
+                process = _started_worker(number, _through(port), log, 10**9, 6)
+                stack.callback(process.wait, 30)
+                stack.callback(process.kill)
+                until(lambda log=log: _admitted(log) > ENOUGH_BEFORE_A_KILL, "requests", within=60)  # type: ignore[misc]
+                relay.arm(process.kill)
+                assert relay.killed.wait(30), phase
+                report.events[f"killed {phase}"] += 1
+        _check(address, server, logs, report)
+    finally:
+        server.remove()
+    return report
+
+
+def _through(port: int) -> str:
+    """The address of a relay; statements are not prepared, so that it can see them."""
+    return f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable&prepare=off"
 
 
 def _admitted(log: Path) -> int:
@@ -289,6 +327,8 @@ def _check(address: ServerAddress, server: PostgresServer, logs: list[Path], rep
         report.wrong.append(f"{len(other)} settlements are booked at another cost")
     text = (server.folder / "log").read_text(errors="replace")
     report.events["deadlocks"] = len(re.findall("deadlock detected", text))
+    if report.events["deadlocks"]:
+        report.wrong.append("transactions waited for each other")
     for name in ("never_over", "never_more", "scopes_held_nanos_check", "scopes_running_check"):
         if name in text:
             report.wrong.append(f"a commit would have broken {name}")
@@ -333,7 +373,7 @@ def _relay(server: PostgresServer, share: float) -> Iterator[str]:
     try:
         assert relay.stdout is not None
         relay.stdout.readline()
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable&prepare=off"
+        yield _through(port)
     finally:
         relay.kill()
         relay.wait()

@@ -1,0 +1,130 @@
+"""Removes one safeguard of the PostgreSQL ledger at a time from a copy of the tree: a test has to fail each time.
+
+`python -m bench.postgres_mutants [WORD ...]`: only mutants whose names contain a word. About a minute for each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+COPIED = (
+    "codellama_proxy",
+    "migrations",
+    "tests",
+    "bench",
+    "scripts",
+    "docs",
+    "pyproject.toml",
+    "proxy.yaml",
+)
+SECONDS = 600
+STORE = "codellama_proxy/store/postgres"
+FAULTS = "tests/store/test_postgres_faults.py"
+PROTOCOL = "tests/store/test_postgres_protocol.py"
+WORKERS = "tests/store/test_postgres_workers.py"
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """At least one of them fails."""
+
+
+_FENCE = '            self._db.native("begin")\n            beaten = self._db.native(SQL["beat"], (self._worker,))\n'
+_NO_FENCE = (
+    '            beaten = self._db.native(SQL["beat"], (self._worker,))\n            pipeline.sync()\n'
+    '            self._db.native("begin")\n'
+)
+_FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
+_ORDER = "any(%s) order by scope for no key update"
+MUTANTS = (
+    Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (PROTOCOL, FAULTS)),
+    Mutant("no flush", f"{STORE}/batch.py", 'self._db.native(SQL["flush"])', "pass", (PROTOCOL,)),
+    Mutant(
+        "no order of locks",
+        f"{STORE}/ledger.sql",
+        _ORDER,
+        "any(%s) for no key update",
+        (PROTOCOL, FAULTS),
+    ),
+    Mutant(
+        "no look back",
+        f"{STORE}/engine.py",
+        "self._look_back(db)",
+        "pass",
+        ("tests/store/test_postgres_failover.py",),
+    ),
+    Mutant("failed admissions are not forgotten", f"{STORE}/ledger.py", _FORGET, "pass", (FAULTS,)),
+    Mutant("no second sum", f"{STORE}/workers.py", "        verify_new_scopes(db)\n", "", (WORKERS, FAULTS)),
+    Mutant(
+        "a beat does not prove that a worker lives",
+        f"{STORE}/ledger.sql",
+        "worker = %(worker)s and beat_at = %(beat_at)s for update",
+        "worker = %(worker)s for update",
+        (WORKERS, FAULTS),
+    ),
+    Mutant(
+        "outages make workers dead",
+        f"{STORE}/workers.py",
+        "self._seen.clear()",
+        "pass",
+        (WORKERS,),
+    ),
+)
+
+
+def check(mutant: Mutant) -> list[str]:
+    """The tests that fail with the mutant; the files that pass are left out."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, Path(place, name), ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, place)
+        path = Path(place, mutant.file)
+        text = path.read_text()
+        assert mutant.old in text, f"{mutant.name}: {mutant.file} has another text"
+        path.write_text(text.replace(mutant.old, mutant.new))
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            *mutant.tests,
+        ]
+        environment = {**os.environ, "PYTHONPATH": place}
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    return [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+
+
+def main(words: list[str]) -> int:
+    survivors = 0
+    for mutant in MUTANTS:
+        if words and not any(word in mutant.name for word in words):
+            continue
+        failed = check(mutant)
+        survivors += not failed
+        print(f"{mutant.name}: {failed[0] if failed else 'SURVIVED'}", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""Outages of the database and frozen processes: nobody is declared dead, nothing is lost, others wait for a second."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.store.postgres.ledger import Ledger
+from codellama_proxy.store.postgres.migrations import migrate
+from codellama_proxy.store.postgres.scope_rows import SQL
+from codellama_proxy.store.postgres.session import connect
+from codellama_proxy.store.postgres.standings import reconcile
+from tests.store.test_postgres_workers import FASTER, Worker, within
+from tests.support.ledger_fixtures import ask, end, of_global, of_project
+from tests.support.postgres import QUICK, Databases, PostgresServer, own_programs
+from tests.support.postgres_store import PostgresStore, address_of, prepared_database
+
+SCOPES = (of_global(max_parallel_requests=60), of_project(max_budget=1000))
+OUTAGE_SECONDS = 30.0
+"""By the clock of the processes, which runs faster: three times as long as an unchanged beat of a dead one."""
+FROZEN_SECONDS = 2.5
+"""The server ends an idle transaction after 1 s; more on a loaded machine."""
+
+
+@pytest.fixture
+def store(postgres_databases: Databases) -> PostgresStore:
+    return PostgresStore(prepared_database(postgres_databases))
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    one = PostgresServer(own_programs(), *QUICK)
+    try:
+        yield one
+    finally:
+        one.remove()
+
+
+def test_an_outage_of_half_a_minute_makes_no_process_dead(server: PostgresServer) -> None:
+    address = address_of(server.address())
+    with closing(connect(address)) as db:
+        migrate(db, address)
+
+    async def main() -> None:
+        workers = [Worker(address, FASTER) for _ in range(3)]
+        for worker in workers:
+            await asyncio.to_thread(worker.queue.start)
+        requests = [ask(*SCOPES) for _ in workers]
+        for worker, request in zip(workers, requests, strict=True):
+            await worker.ledger.admit(request)
+        await asyncio.sleep(2 / FASTER)  # each has seen the others
+        await asyncio.to_thread(server.stop, signal.SIGQUIT)
+        await asyncio.sleep(OUTAGE_SECONDS / FASTER)
+        workers[0].ledger.settle(end(requests[0], 1))  # ends meanwhile
+        await asyncio.to_thread(server.start)
+        for worker in workers:
+            await within(20, lambda worker=worker: worker.queue.healthy)  # type: ignore[misc]
+        await asyncio.sleep(15 / FASTER)
+        for worker, request in list(zip(workers, requests, strict=True))[1:]:
+            worker.ledger.settle(end(request, 1))
+        for worker in workers:
+            await worker.stop()
+            assert worker.engine.late_settlements == 0
+
+    asyncio.run(main())
+    with closing(connect(address)) as db:
+        assert db.native(
+            "select count(*), sum(cost_nanos), min(basis), max(basis) from settled"
+        ).fetchone() == (
+            3,
+            3,
+            "exact",
+            "exact",
+        )
+        assert db.native("select count(*) from held").fetchone() == (0,)
+        assert reconcile(db) == []
+
+
+def test_a_look_back_that_fails_takes_nothing_from_the_queue(store: PostgresStore) -> None:
+    async def use(ledger: Ledger) -> None:
+        before, meanwhile = ask(*SCOPES), ask(*SCOPES)
+        await ledger.admit(before)
+        await ledger.admit(meanwhile)
+        ledger.settle(end(before, 1))
+        await store.writer.barrier()
+        with closing(connect(store.address)) as db:
+            db.script(
+                "alter table settled rename to away; select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        ledger.settle(end(meanwhile, 2))
+        await within(10, lambda: not store.writer.healthy)
+        await asyncio.sleep(0.5)  # some tries
+        with pytest.raises(ProxyError):
+            await ledger.admit(ask(*SCOPES))
+        assert store.value("select count(*) from held") == 1
+        store.execute("alter table away rename to settled")
+        await within(20, lambda: store.value("select count(*) from held") == 0)
+        assert await ledger.reconcile() == []
+
+    store.run(use)
+    assert store.balance("project:web") == (3, 0)
+    assert store.value("select count(*) from settled where status = 'ok'") == 2
+
+
+def test_a_process_that_is_frozen_with_its_locks_holds_up_others_for_a_second(store: PostgresStore) -> None:
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(ask(*SCOPES))
+        store.execute(
+            "insert into workers values (1, 'frozen:1', '0', '', 0, 0, extract(epoch from clock_timestamp())::float8)"
+        )
+        with psycopg.connect(store.address.url) as frozen:
+            frozen.execute(SQL["beat"].encode(), (1,))
+            assert frozen.execute(SQL["lock"].encode(), (["global:", "project:web"],)).fetchall()
+            start = time.monotonic()
+            await ledger.admit(ask(*SCOPES))
+            assert 0.5 < time.monotonic() - start < FROZEN_SECONDS
+            with pytest.raises(psycopg.Error):
+                frozen.execute("select 1")
+
+    store.run(use)
+    assert store.balance("project:web") == (0, 10)
