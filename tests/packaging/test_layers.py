@@ -33,7 +33,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "httptools": ("upstream.connection", "server.request_reader"),
     "aiosqlite": ("store.sqlite",),
     "sqlite3": ("store.sqlite", "cache.file", "cache.storage"),
-    "psycopg": ("store.postgres.session",),
+    "psycopg": ("store.postgres.session", "store.postgres.round_trip"),
     "yaml": ("config.yaml", "config.importers"),
     "genai_prices": ("pricing.catalogue",),
     "tiktoken": ("tokens.tokenizers",),

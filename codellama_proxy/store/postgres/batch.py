@@ -30,6 +30,7 @@ from codellama_proxy.store.postgres.operations import (
 )
 from codellama_proxy.store.postgres.outbox import PUT_REQUESTS
 from codellama_proxy.store.postgres.requests_in_memory import RequestsInMemory
+from codellama_proxy.store.postgres.round_trip import Answer, RoundTrip
 from codellama_proxy.store.postgres.scope_rows import SQL, ScopeRows, StoredBalance, rows_json
 from codellama_proxy.store.postgres.session import PostgresSession, ServerError
 from codellama_proxy.store.queued_write import QueuedWrite
@@ -74,32 +75,30 @@ class Batch:
         ends = [item for item in items if isinstance(item.fn, Settle)]
         others = [item for item in items if not isinstance(item.fn, Settle)]
         ids = sorted(self._ids(items))
-        with self._db.pipeline() as pipeline:
-            self._db.native("begin")
-            beaten = self._db.native(SQL["beat"], (self._worker,))
-            moving = self._move(ends) if ends else None
-            names = [
-                one.more.request_id for one in map(operation_of, others) if isinstance(one, Extend | Note)
-            ]
-            finding = self._db.native(SQL["find"], (names,)) if names else None
-            locking = self._db.native(SQL["lock"], (ids,)) if ids else None
-            pipeline.sync()
-            beat = beaten.fetchone()
-            if beat is None:
-                raise WorkerGoneError("this process was taken for dead by another one")
-            locked = locking.fetchall() if locking else []
-            now = max((row[0] for row in locked), default=beat[0])
-            self._read(ids, locked, others)
-            moved = {row[0]: row for row in moving.fetchall()} if moving else {}
-            self._settle(ends, moved)
-            found = {row[0]: row for row in finding.fetchall()} if finding else {}
-            rest = self._decide(others, found, now)
-            self._write(moved, ends)
-            self._db.native("commit")
-            pipeline.sync()
-            if items:
-                self._db.native(SQL["flush"])
-                pipeline.sync()
+        trip = self._db.round_trip()
+        trip.send("begin")
+        beaten = trip.send(SQL["beat"], self._worker)
+        moving = self._move(trip, ends) if ends else None
+        names = [one.more.request_id for one in map(operation_of, others) if isinstance(one, Extend | Note)]
+        finding = trip.send(SQL["find"], names) if names else None
+        locking = trip.send(SQL["lock"], ids) if ids else None
+        trip.finish()
+        if not beaten.rows:
+            raise WorkerGoneError("this process was taken for dead by another one")
+        beat, locked = beaten.rows[0], locking.rows if locking else []
+        now = max((row[0] for row in locked), default=beat[0])
+        self._read(ids, locked, others)
+        moved = {row[0]: row for row in moving.rows} if moving else {}
+        self._settle(ends, moved)
+        found = {row[0]: row for row in finding.rows} if finding else {}
+        rest = self._decide(others, found, now)
+        trip = self._db.round_trip()
+        self._write(trip, moved, ends)
+        trip.send("commit")
+        if items:
+            trip.end_part()
+            trip.send(SQL["flush"])
+        trip.finish()
         self._remember(moved, ends)
         return rest, (beat[0], beat[1])
 
@@ -133,11 +132,9 @@ class Batch:
                 ids.update(scope_ids(project, key_id, user))
         return ids
 
-    def _move(self, ends: Sequence[QueuedWrite]) -> Any:
+    def _move(self, trip: RoundTrip, ends: Sequence[QueuedWrite]) -> Answer:
         rows = [{"request_id": end.request_id, **settled_row(end)._asdict()} for end in map(end_of, ends)]
-        return self._db.native(
-            SQL["settle"], {"ids": [row["request_id"] for row in rows], "ended": rows_json(rows)}
-        )
+        return trip.send(SQL["settle"], [row["request_id"] for row in rows], rows_json(rows))
 
     def _read(self, ids: Sequence[str], locked: Sequence[Any], items: Sequence[QueuedWrite]) -> None:
         self._balances.update({row[1]: StoredBalance(row[2:]) for row in locked})
@@ -237,19 +234,18 @@ class Batch:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def _write(self, moved: dict[str, Any], ends: Sequence[QueuedWrite]) -> None:
-        db = self._db
+    def _write(self, trip: RoundTrip, moved: dict[str, Any], ends: Sequence[QueuedWrite]) -> None:
         if self._held:
-            db.native(SQL["hold"], (rows_json(self._held),))
+            trip.send(SQL["hold"], rows_json(self._held))
         if self._extended:
-            db.native(SQL["extend"], (rows_json(self._extended),))
+            trip.send(SQL["extend"], rows_json(self._extended))
         changed = [
             balance.row(scope)
             for scope, balance in self._balances.items()
             if isinstance(balance, StoredBalance) and balance.touched
         ]
         if changed:
-            db.native(SQL["keep_scopes"], (rows_json(changed),))
+            trip.send(SQL["keep_scopes"], rows_json(changed))
         settled = [end for end in map(end_of, ends) if end.request_id in moved]
         contents = [
             {"request_id": end.request_id, "content": end.content}
@@ -257,10 +253,10 @@ class Batch:
             if end.content is not None
         ]
         if contents:
-            db.native(SQL["keep_contents"], (rows_json(contents),))
+            trip.send(SQL["keep_contents"], rows_json(contents))
         records = [(end.request_id, end.record) for end in settled if end.record is not None]
         if records:
-            db.native(PUT_REQUESTS, ([name for name, _ in records], [body for _, body in records]))
+            trip.send(PUT_REQUESTS, [name for name, _ in records], [body for _, body in records])
 
     def _remember(self, moved: dict[str, Any], ends: Sequence[QueuedWrite]) -> None:
         for row in self._held:

@@ -252,7 +252,7 @@ class PostgresEngine:
             try:
                 rest, beat = batch.run(items)
             except (ScopesMissingError, WorkerGoneError) as error:
-                db.native("rollback")
+                db.roll_back()
                 if last == MAX_TRIES - 1:
                     raise StoreUnavailableError(str(error)) from None
                 self._mend(db, error)

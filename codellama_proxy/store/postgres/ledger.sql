@@ -20,7 +20,7 @@ returning beat_at, (select version from changes where what = 'keys'),
 
 -- name: settle
 -- Moves held rows to the settled ones.
-with gone as (delete from held where request_id = any(%(ids)s) returning *)
+with gone as (delete from held where request_id = any(%s) returning *)
 insert into settled (
     request_id, seq, created_at, project, key_id, "user", session, agent, endpoint, model_requested, stream, config,
     hold_nanos, estimate_nanos, estimate_tokens,
@@ -32,7 +32,7 @@ select
     e.status, e.http_status, e.attempts, e.model, e.deployment, e.upstream_model, e.prompt_tokens,
     e.completion_tokens, e.cached_tokens, e.cache_write_tokens, e.reasoning_tokens, e.cost_nanos, e.saved_nanos,
     e.basis, e.cache, e.first_ms, e.total_ms
-from gone g join json_populate_recordset(null::settled, %(ended)s::json) e using (request_id)
+from gone g join json_populate_recordset(null::settled, %s::json) e using (request_id)
 returning request_id, seq, project, key_id, "user", hold_nanos, estimate_tokens;
 
 -- name: find

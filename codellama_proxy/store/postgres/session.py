@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server. The only module that knows the driver."""
+"""Connections to a PostgreSQL server. Only this module and `round_trip` know the driver."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
@@ -17,6 +17,8 @@ from codellama_proxy.store.sql.queries import Rows
 try:
     import psycopg
     from psycopg.adapt import Dumper, Loader
+
+    from codellama_proxy.store.postgres.round_trip import Prepared, RoundTrip
 except ImportError:
     raise StoreError(
         "a postgresql:// address needs the package psycopg: pip install 'codellama-proxy[postgres]'"
@@ -68,8 +70,9 @@ class _Text(Dumper):
 class PostgresSession:
     """One connection as a `queries.Session`; in autocommit mode outside of `transaction`."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], *, prepare: bool) -> None:
         self._connection = connection
+        self._prepared = Prepared(enabled=prepare)
 
     def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> Rows:
         """Run a statement in the dialect of `store.sql`. Raises `ServerError`."""
@@ -110,18 +113,25 @@ class PostgresSession:
                 copy.write_row(row)
         return count
 
-    def pipeline(self) -> AbstractContextManager[psycopg.Pipeline]:
-        """Statements inside are sent without waiting; `sync` of the pipeline waits."""
-        return self._connection.pipeline()
+    def round_trip(self) -> RoundTrip:
+        """For statements that are sent together."""
+        return RoundTrip(self._connection, self._prepared)
 
-    def transaction(self) -> AbstractContextManager[Any]:
-        return self._connection.transaction()
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            with self._connection.transaction():
+                yield
+        except BaseException:
+            self._prepared.forget()  # the driver deallocates everything after a roll-back
+            raise
 
     def roll_back(self) -> None:
         """End a transaction after an error.
 
-        Prepared statements are forgotten: the driver counts some that an aborted pipeline never prepared.
+        Prepared statements are forgotten, here and by the driver.
         """
+        self._prepared.forget()
         self._connection.rollback()
 
     @property
@@ -172,7 +182,7 @@ def connect(address: ServerAddress) -> PostgresSession:
     if version < MINIMUM_VERSION:
         connection.close()
         raise StoreError(f"the database {address} is PostgreSQL {version // 10000}; 14 or newer is needed")
-    return PostgresSession(connection)
+    return PostgresSession(connection, prepare=address.prepare)
 
 
 def wait_for(
