@@ -20,7 +20,7 @@ from pathlib import Path
 
 from codellama_proxy.core.snapshot import Limits, Price
 from codellama_proxy.core.types import Attempt, Key, Usage
-from codellama_proxy.limits.admission import AdmissionRequest, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Settlement, attempts_json
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.sqlite.ledger import Ledger
 from codellama_proxy.store.sqlite.migrations import prepare
@@ -39,7 +39,7 @@ SCOPES = (
     ),
     ScopeLimits("key:key_000000000001", Limits(rpm_limit=10**9)),
 )
-ATTEMPTS = (Attempt("codellama#1", None, 12.3),)
+ATTEMPTS = attempts_json([Attempt("codellama#1", None, 12.3).to_json()])
 USAGE = Usage(100, 50)
 numbers = count()
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from codellama_proxy.core.clock import nearest
-from codellama_proxy.limits.admission import Settlement
+from codellama_proxy.limits.admission import Settlement, attempts_json
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
 
 
 def settlement(context: RequestContext, charge: RequestCharge) -> Settlement:
     """The settlement of a request that has ended."""
-    first_ms, serving = context.first_ms, context.serving
+    serving, ended, started, first_at = context.serving, context.ended, context.started, context.first_at
+    usage, basis, cost, saved, _ = charge
     return Settlement(
-        request_id=context.id,
-        status=context.status,
-        http_status=context.http_status,
-        attempts=tuple(context.attempts),
-        model=serving.name if serving else None,
-        deployment=serving.id if serving else None,
-        upstream_model=context.upstream_model,
-        usage=charge.usage,
-        basis=charge.basis,
-        cost_nanos=charge.cost_nanos,
-        saved_nanos=charge.saved_nanos,
-        cache=context.cache,
-        first_ms=None if first_ms is None else nearest(first_ms, 100),
-        total_ms=nearest((context.ended - context.started) * 1000, 100),
+        context.id,
+        context.status,
+        context.http_status,
+        attempts_json(context.shown_attempts),
+        serving.name if serving else None,
+        serving.id if serving else None,
+        context.upstream_model,
+        usage,
+        basis,
+        cost,
+        saved,
+        context.cache,
+        None if first_at is None else nearest((first_at - started) * 1000, 100),
+        nearest((ended - started) * 1000, 100),
     )

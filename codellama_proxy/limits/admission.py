@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import orjson
+
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.snapshot import Deployment, Price, Tariff
+from codellama_proxy.core.snapshot import Deployment, Json, Price, Tariff
 from codellama_proxy.core.types import Attempt, Key, Usage
 from codellama_proxy.limits import budgets
 from codellama_proxy.limits import rates as limits
@@ -108,7 +110,8 @@ class Settlement(NamedTuple):
     status: str
     """`ok`, `error` or `cancelled`."""
     http_status: int | None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: str = "[]"
+    """JSON, from `attempts_json`."""
     model: str | None = None
     deployment: str | None = None
     upstream_model: str | None = None
@@ -126,6 +129,11 @@ class Settlement(NamedTuple):
     """JSON with the prompt and the answer, if the configuration stores them."""
     record: bytes | None = None
     """The record for a tracking service, if one is configured."""
+
+
+def attempts_json(shown: Sequence[Json]) -> str:
+    """Attempts as rows have them. `shown`: each from `Attempt.to_json`."""
+    return orjson.dumps(shown).decode()
 
 
 class LimitExceededError(ProxyError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_for
-from codellama_proxy.core.snapshot import Deployment, Project, Snapshot, Tracking
+from codellama_proxy.core.snapshot import Deployment, Json, Project, Snapshot, Tracking
 from codellama_proxy.core.types import Attempt, Event, Key
 from codellama_proxy.limits.admission import Admission
 from codellama_proxy.limits.rates import Rate, ScopeLimits
@@ -60,6 +60,8 @@ class RequestContext:
     """Its upstream calls in order; the last may be in progress."""
     attempts: list[Attempt] = field(default_factory=list)
     """The records of the calls that have ended or begun to answer."""
+    shown_attempts: Sequence[Json] = ()
+    """The same as rows and logs show them, once the request has ended."""
     others: Callable[[], bool] = _none
     """Whether other requests wait for its answer."""
     session: str | None = None
@@ -193,3 +195,4 @@ class RequestContext:
         """Once every call has its charge: the attempts as rows and logs show them."""
         if self.calls:
             self.attempts = [call.attempt() for call in self.calls]
+        self.shown_attempts = [attempt.to_json() for attempt in self.attempts]

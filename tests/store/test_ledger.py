@@ -21,6 +21,7 @@ from codellama_proxy.limits.admission import (
     Extension,
     LimitExceededError,
     ScopeState,
+    attempts_json,
 )
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.limits.windows import DAY
@@ -191,11 +192,12 @@ def test_a_request_is_booked_in_every_scope(sync_ledger: SyncLedger, store: Stor
 def test_the_row_records_the_outcome(sync_ledger: SyncLedger, store: Store) -> None:
     request = sync_ledger.admit(ask(user="bob", stream=True))
     failed = Attempt("codellama#1", Failure("transient", 503, reason="http_503"), 12.34)
+    served = Attempt("gpt-4#1", None, 5.0, at=12.5, charge=Charge(Usage(10, 20), "exact", 9))
     sync_ledger.settle(
         request,
         None,
         first_ms=13.5,
-        attempts=(failed, Attempt("gpt-4#1", None, 5.0, at=12.5, charge=Charge(Usage(10, 20), "exact", 9))),
+        attempts=attempts_json([failed.to_json(), served.to_json()]),
         usage=Usage(10, 20, 4, 2, 1),
         saved_nanos=9,
         basis="estimated",

@@ -21,7 +21,7 @@ from typing import Any
 
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.core.types import Attempt, Charge, Failure, Key, Usage
-from codellama_proxy.limits.admission import AdmissionRequest, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Settlement, attempts_json
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.sql import keys as key_rows
@@ -140,7 +140,8 @@ def _use(draw: random.Random, key: Key, at: float) -> _Use:
     if luck < 0.02:
         failed = Failure("busy", 429, "upstream_rate_limited", reason="http_429")
         lost = Attempt(f"{name}#1", failed, 3.1, at=0.4, charge=Charge(basis="estimated"))
-        return _Use(asked, Settlement(asked.request_id, "error", 429, (lost,), cache="miss", total_ms=3.9))
+        attempts = attempts_json([lost.to_json()])
+        return _Use(asked, Settlement(asked.request_id, "error", 429, attempts, cache="miss", total_ms=3.9))
     usage = Usage(round(draw.lognormvariate(8.6, 0.9)), round(draw.lognormvariate(6, 0.6)))
     cost = round((usage.prompt_tokens * price[0] + usage.completion_tokens * price[1]) * 1000)
     hit = luck > 0.9
@@ -151,7 +152,7 @@ def _use(draw: random.Random, key: Key, at: float) -> _Use:
             asked.request_id,
             "cancelled" if luck < 0.03 else "ok",
             499 if luck < 0.03 else 200,
-            () if hit else (served,),
+            attempts_json([] if hit else [served.to_json()]),
             model=name,
             deployment=None if hit else f"{name}#1",
             upstream_model=None if hit else name,

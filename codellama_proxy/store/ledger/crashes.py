@@ -8,7 +8,7 @@ import orjson
 
 from codellama_proxy.core.money import NANOS
 from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
-from codellama_proxy.limits.admission import Settlement
+from codellama_proxy.limits.admission import Settlement, attempts_json
 from codellama_proxy.pricing.charge import total
 
 
@@ -42,7 +42,7 @@ def crashed(row: Orphan) -> Settlement:
         row.request_id,
         "error",
         None,
-        attempts=tuple(ended),
+        attempts=attempts_json([one.to_json() for one in ended]),
         model=row.model,
         deployment=row.deployment,
         usage=whole.usage,

@@ -84,8 +84,9 @@ class Page:
 
     def settle(self, held: Held, end: Settlement) -> None:
         """Replace the hold of a request by its cost. Call it once for a row."""
-        tokens = held.estimate_tokens - used_tokens(end, held.estimate_tokens)
-        for scope_id in held.scopes:
-            balance = self._balances.get(scope_id)
-            if balance is not None:
-                balance.settled(held.seq, held.hold_nanos, end.cost_nanos or 0, tokens)
+        balances, cost = self._balances, end.cost_nanos or 0
+        seq, scopes, hold, estimate = held
+        tokens = estimate - used_tokens(end, estimate)
+        for scope_id in scopes:
+            if (balance := balances.get(scope_id)) is not None:
+                balance.settled(seq, hold, cost, tokens)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import orjson
-
-from codellama_proxy.core.types import Attempt, Usage
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement
+from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement, attempts_json
 from codellama_proxy.pricing.cost import input_cost
 
 MAX_NAME_CHARACTERS = 256
@@ -98,35 +94,50 @@ def held_row(ask: AdmissionRequest, hold_nanos: int) -> HeldRow:
 def extended_row(more: Extension, nanos: int, estimate_tokens: int) -> ExtendedRow:
     """Of a held request. `nanos`: held in addition; `estimate_tokens`: of the request's prompt."""
     estimate = None if more.price is None else input_cost(estimate_tokens, more.price)
-    return ExtendedRow(nanos, estimate, _attempts(more.attempts), more.deployment.name, more.deployment.id)
+    attempts = attempts_json([attempt.to_json() for attempt in more.attempts])
+    return ExtendedRow(nanos, estimate, attempts, more.deployment.name, more.deployment.id)
 
 
 def settled_row(end: Settlement) -> SettledRow:
     """Of a request that ended."""
-    usage = end.usage
-    prompt, completion, cached, written, reasoning, *_ = _NO_USAGE if usage is None else usage
+    (
+        _,
+        status,
+        http_status,
+        attempts,
+        model,
+        deployment,
+        upstream_model,
+        usage,
+        basis,
+        cost,
+        saved,
+        cache,
+        *_,
+    ) = end
+    prompt, completion, cached, written, reasoning = _NO_USAGE if usage is None else usage[:5]
     return SettledRow(
-        end.status,
-        end.http_status,
-        _attempts(end.attempts),
-        end.model,
-        end.deployment,
-        end.upstream_model,
+        status,
+        http_status,
+        attempts,
+        model,
+        deployment,
+        upstream_model,
         prompt,
         completion,
         cached,
         written,
         reasoning,
-        end.cost_nanos,
-        end.saved_nanos,
-        end.basis,
-        end.cache,
+        cost,
+        saved,
+        basis,
+        cache,
         end.first_ms,
         end.total_ms,
     )
 
 
-_NO_USAGE: tuple[int | None, ...] = (None,) * len(Usage._fields)
+_NO_USAGE: tuple[int | None, ...] = (None,) * 5
 
 
 def used_tokens(end: Settlement, estimate: int) -> int:
@@ -134,7 +145,3 @@ def used_tokens(end: Settlement, estimate: int) -> int:
     if end.basis == "cached":
         return estimate
     return end.usage.prompt_tokens + end.usage.completion_tokens if end.usage else 0
-
-
-def _attempts(attempts: Sequence[Attempt]) -> str:
-    return orjson.dumps([attempt.to_json() for attempt in attempts]).decode()

@@ -229,9 +229,9 @@ class Ledger(LedgerReports):
         running = self._running.pop(end.request_id, None)
         if running is None:
             return
-        held = running.held
-        record = None if end.record is None else end.record.decode(errors="replace")
-        event = Settled(end.request_id, settled_row(end), end.content, record)
+        held, record = running.held, end.record
+        text = None if record is None else record.decode(errors="replace")
+        event = Settled(end.request_id, settled_row(end), end.content, text)
         try:
             self._write(event)
             promised = True
