@@ -162,47 +162,22 @@ def refill(rates: Rates, limits: Limits, now: float) -> Rates:
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
-    return Rates(*_refilled(rates, most_requests, most_tokens, now))
-
-
-def _refilled(
-    rates: Rates, most_requests: int | None, most_tokens: int | None, now: float
-) -> tuple[float | None, float | None, float]:
     rpm, tpm, at = rates
     minutes = 0.0
     if now > at:
         minutes, at = (now - at) / MINUTE, now
     elif at > now + CLOCK_SLACK_SECONDS:
         at = now
-    return (
-        None if most_requests is None else _level(rpm, most_requests, minutes),
-        None if most_tokens is None else _level(tpm, most_tokens, minutes),
-        at,
-    )
+    return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
 
 
-def _level(level: float | None, limit: int, minutes: float) -> float:
+def _level(level: float | None, limit: int | None, minutes: float) -> float | None:
+    if limit is None:
+        return None
     if level is None:
         return float(limit)
     level += minutes * limit
     return level if level < limit else float(limit)
-
-
-def taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | None:
-    """The levels at `now` after one request; `None` if they may have no room for it."""
-    most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
-    if most_requests is None and most_tokens is None:
-        return UNRATED
-    rpm, tpm, at = _refilled(rates, most_requests, most_tokens, now)
-    if rpm is not None:
-        if rpm < 1:
-            return None
-        rpm -= 1
-    if tpm is not None:
-        if tpm < tokens or not most_tokens:
-            return None
-        tpm -= tokens
-    return Rates(rpm, tpm, at)
 
 
 def take(rates: Rates, tokens: int, refused: Collection[str] = ()) -> Rates:

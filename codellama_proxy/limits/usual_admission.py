@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from math import inf
 from typing import Protocol
 
+from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
-from codellama_proxy.limits.rates import Rates, left, taken
+from codellama_proxy.limits.rates import CLOCK_SLACK_SECONDS, MINUTE, UNRATED, Rates, left
 
 
 class Balance(Protocol):
@@ -40,7 +41,7 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
             return None
         if budget is not None:
             room = min(room, budget - balance.spent - balance.held if budget else -1)
-        rates = taken(balance.rates, limits, tokens, now)
+        rates = _taken(balance.rates, limits, tokens, now)
         if rates is None:
             return None
         rpm, tpm, _ = rates
@@ -55,6 +56,33 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
     of_requests = None if requests_limit is None else left(requests, requests_limit)
     of_tokens = None if tokens_limit is None else left(tokens_left, tokens_limit)
     return Decision(Admission(sent, False, hold, of_requests, of_tokens), after)
+
+
+def _taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | None:
+    """`rates.refill`, then `rates.take`; `None` if a bucket may have too little for that."""
+    most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
+    if most_requests is None and most_tokens is None:
+        return UNRATED
+    rpm, tpm, at = rates
+    minutes = 0.0
+    if now > at:
+        minutes, at = (now - at) / MINUTE, now
+    elif at > now + CLOCK_SLACK_SECONDS:
+        at = now
+    rpm = None if most_requests is None else _less(rpm, most_requests, minutes, 1)
+    tpm = None if most_tokens is None else _less(tpm, most_tokens, minutes, tokens)
+    if (rpm is not None and rpm < 0) or (tpm is not None and tpm < 0):
+        return None
+    return Rates(rpm, tpm, at)
+
+
+def _less(level: float | None, limit: int, minutes: float, need: int) -> float:
+    """The level of a bucket after `minutes`, without what is needed; negative if it has not that much."""
+    if limit == 0:
+        return -1.0
+    if level is None or (level := level + minutes * limit) > limit:
+        level = float(limit)
+    return level - need
 
 
 def _money(ask: AdmissionRequest) -> tuple[int | None, int | None]:
