@@ -18,7 +18,7 @@ from codellama_proxy.config.settings import Settings
 from codellama_proxy.core.snapshot import Server
 from codellama_proxy.server.assembly import FLUSH_SECONDS
 from codellama_proxy.server.process import AFTER_DRAIN_SECONDS
-from tests.support import chromium, postgres
+from tests.support import chromium, person, postgres
 from tests.support.cases import each
 from tests.support.container_sandbox import DOCKERFILE, USER
 from tests.support.processes import ROOT
@@ -145,7 +145,7 @@ def variables(text: str) -> Iterator[str]:
     ],
 )
 def test_every_named_variable_is_read(path: Path) -> None:
-    of_tests = {chromium.VARIABLE, postgres.VARIABLE}
+    of_tests = {chromium.VARIABLE, postgres.VARIABLE, person.SCREENSHOTS_VARIABLE}
     known = {f"PROXY_{name.upper()}" for name in Settings.model_fields} | of_tests
     assert set(variables(path.read_text())) <= known
 

@@ -15,7 +15,8 @@ from tests.support.processes import ROOT
 from tests.support.proxy_process import ADMIN
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
-KEEPS_SCREENSHOTS = bool(os.environ.get("PROXY_TEST_SCREENSHOTS"))
+SCREENSHOTS_VARIABLE = "PROXY_TEST_SCREENSHOTS"
+KEEPS_SCREENSHOTS = bool(os.environ.get(SCREENSHOTS_VARIABLE))
 """They show people the pages. No test looks at them, and they take a third of the time."""
 AXE = ROOT / "tests" / "browser" / "vendored" / "axe.min.js"
 DESK = {"width": 1360, "height": 900}
