@@ -9,7 +9,7 @@ from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.shared_answer import Subscription
 from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.request.context import RequestContext
 
 
@@ -57,8 +57,10 @@ class CachedAnswerSource:
         del begin
         return self
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
-        raise NotImplementedError(f"a cached answer has a single batch: {seconds}, {take}")
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
+        raise NotImplementedError(f"a cached answer has a single batch: {seconds}, {take}, {outlet}")
 
     async def leave(self) -> None:
         return
@@ -111,8 +113,10 @@ class SharedCallOwner:
         view = self._call.owner_view
         return self._reply.ended if view is None else view.ended
 
-    def more(self, seconds: float, take: Take = decline) -> Awaitable[Sequence[Event]]:
-        return self._call.more(seconds, take)
+    def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Awaitable[Sequence[Event]]:
+        return self._call.more(seconds, take, outlet)
 
     async def leave(self) -> None:
         """Waits until no other request needs the answer, because the owner pays for all of it."""

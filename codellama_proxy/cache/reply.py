@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
@@ -28,8 +28,10 @@ class Reply(Protocol):
     def ended(self) -> bool:
         """Whether the batch returned last was the last one."""
 
-    def more(self, seconds: float, take: Take = decline) -> Awaitable[Sequence[Event]]:
-        """The next batch that `take` does not take, or the last one.
+    def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Awaitable[Sequence[Event]]:
+        """The next batch that `take` does not take, or the last one. Chunks may go to `outlet` instead.
 
         Raises `AttemptError`: broken, silent for its idle timeout, or not here within `seconds`.
         """

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from codellama_proxy.cache.reply import Reply, in_other_form
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.runs import with_runs
@@ -251,8 +251,11 @@ class Subscription:
             return False
         return True
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
-        """`Reply.more`. Raises `AttemptError`, or the exception that ended the call."""
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
+        """`Reply.more`; nothing goes to `outlet`. Raises `AttemptError`, or the exception that ended the call."""
+        del outlet
         try:
             async with asyncio.timeout(seconds + SLACK_SECONDS):
                 while self.at == self.answer.count:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.shared_answer import SharedAnswer, Subscription
-from codellama_proxy.core.types import Event, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 
@@ -34,7 +34,7 @@ class CallHost(Protocol):
 class SharedCall:
     """A call that is not started, in progress, or over, as its `answer` is."""
 
-    __slots__ = ("_host", "_owner", "_reader", "answer", "key", "owner_view", "query")
+    __slots__ = ("_host", "_outlet", "_owner", "_reader", "answer", "key", "owner_view", "query")
 
     def __init__(self, host: CallHost, query: CacheQuery, key: CallKey | None) -> None:
         """`query`: the owner's; `key`: by which the host finds the call, `None` if it does not."""
@@ -44,6 +44,8 @@ class SharedCall:
         self.owner_view: Subscription | None = None
         """The owner's subscription, once a task reads the call."""
         self._host = host
+        self._outlet: ChunkOutlet | None = None
+        """Sends chunks to the owner's client while nobody else needs them."""
         self._owner: asyncio.Task[Any] | None = None
         """The owner's task, while it waits for the upstream."""
         self._reader: asyncio.Task[None] | None = None
@@ -68,7 +70,9 @@ class SharedCall:
         self.share()
         return reply
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
         """`Reply.more` for the owner."""
         if self.owner_view is not None:
             return await self.owner_view.more(seconds, take)
@@ -81,7 +85,17 @@ class SharedCall:
             answer.publish(batch)
             return True
 
-        batch = await self._awaited(answer.reply.more(seconds, take_and_publish))
+        def note_and_publish(batch: Sequence[Event]) -> None:
+            assert outlet is not None
+            outlet.note(batch)
+            answer.publish(batch)
+
+        if outlet is not None and not answer.subscriptions:
+            self._outlet = ChunkOutlet(outlet.write, note_and_publish)
+        try:
+            batch = await self._awaited(answer.reply.more(seconds, take_and_publish, self._outlet))
+        finally:
+            self._outlet = None
         answer.publish(batch, last=answer.reply.ended)
         self.share()
         return batch
@@ -137,6 +151,8 @@ class SharedCall:
     def share(self) -> None:
         """Has a task read the rest of a stream that has subscribers, unless the owner is waiting for a part of it."""
         answer = self.answer
+        if self._outlet is not None:
+            self._outlet.catch_up()
         if not answer.subscriptions or answer.reply is None or answer.over:
             return
         if self._owner is not None or self._reader is not None:

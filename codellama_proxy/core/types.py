@@ -191,6 +191,30 @@ Take = Callable[[Sequence[Event]], bool]
 """Gets the batches of an answer as they arrive, outside any task; `False` if it does not take this one."""
 
 
+Note = Callable[[Sequence[Event]], Any]
+"""Records events, in their order."""
+
+WriteChunk = Callable[[bytes, float], bool]
+"""Writes a chunk of an HTTP body, framing included, at the event loop's time; `False` if it cannot be written now."""
+
+
+class ChunkOutlet:
+    """Sends chunks to a client as they arrive, which is noted later, for many chunks at once."""
+
+    __slots__ = ("catch_up", "note", "write")
+
+    def __init__(self, write: WriteChunk, note: Note) -> None:
+        """`note` gets the events of the chunks written, before any later event."""
+        self.write = write
+        self.note = note
+        self.catch_up: Callable[[], None] = nothing
+        """Notes all chunks written so far. The next one is an event, offered to a `Take`."""
+
+
+def nothing() -> None:
+    """Has no effect."""
+
+
 def decline(_: Sequence[Event]) -> bool:
     """A `Take` that takes nothing."""
     return False

@@ -8,7 +8,7 @@ from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Cooldown, Deployment, Snapshot
-from codellama_proxy.core.types import Event, HttpRequest, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, HttpRequest, Take, decline
 from codellama_proxy.failures import repairs
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.prepared import PreparedSnapshot
@@ -47,10 +47,12 @@ class TrackedReply:
     def ended(self) -> bool:
         return self._reply.ended
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
         """`upstream.reply.Reply.more`. Raises `AttemptError`."""
         try:
-            events = await self._reply.more(seconds, take)
+            events = await self._reply.more(seconds, take, outlet)
         except AttemptError as failed:
             self._call.failed(failed.failure)
             self._call.end(self._time.monotonic())

@@ -11,7 +11,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.money import usd_text
 from codellama_proxy.core.snapshot import Snapshot
-from codellama_proxy.core.types import Event, Take, Usage
+from codellama_proxy.core.types import ChunkOutlet, Event, Take, Usage, WriteChunk
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.response_headers import STREAM_LINES, response_headers
@@ -73,6 +73,9 @@ class Client(Protocol):
     def put(self, data: bytes) -> None:
         """Writes a part of a stream at once."""
 
+    def chunk_writer(self) -> WriteChunk | None:
+        """Writes parts of a stream in the form of HTTP chunks; `None` if it has to frame them itself."""
+
 
 class ClientDisconnectedError(Exception):
     """The client has disconnected."""
@@ -105,6 +108,9 @@ class Responder:
             context.note(batch)
             return True
 
+        outlet: ChunkOutlet | None = None
+        if request.stream and encoder.writes_bodies and (write := client.chunk_writer()) is not None:
+            outlet = ChunkOutlet(write, context.note)
         try:
             while True:
                 ended = reply.ended
@@ -118,19 +124,24 @@ class Responder:
                 await client.write(data, last=ended)
                 if ended:
                     break
-                events = await self._more(context, reply, deadline, take)
+                events = await self._more(context, reply, deadline, take, outlet)
         except AttemptError as failed:
             raise ProxyError(failed.failure.code, failed.failure.message) from None
         context.complete = True
 
     async def _more(
-        self, context: RequestContext, reply: Reply, deadline: float, take: Take
+        self,
+        context: RequestContext,
+        reply: Reply,
+        deadline: float,
+        take: Take,
+        outlet: ChunkOutlet | None,
     ) -> Sequence[Event]:
         """`Reply.more` until the deadline."""
         started = self._time.monotonic()
         try:
             left = max(deadline - started, 0.0)
-            return await reply.more(left, take)
+            return await reply.more(left, take, outlet)
         except AttemptError:
             if self._time.monotonic() >= deadline - TIMER_TOLERANCE_SECONDS:
                 message = "The answer was not complete at the deadline."

@@ -21,6 +21,9 @@ Headers = Callable[[], Mapping[str, str]]
 class Encoder(Protocol):
     """Writes one answer. Keeps the state of a stream between calls."""
 
+    writes_bodies: bool
+    """Whether an event with content is written as its body, by `sse.encode`."""
+
     def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
         """The part of a stream that these events become, which may be empty; `ended`: they are the last."""
 

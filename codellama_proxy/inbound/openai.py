@@ -61,6 +61,8 @@ class OpenAIEncoder:
 
     __slots__ = ("_include_usage",)
 
+    writes_bodies = True
+
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         del seals
         self._include_usage = request.include_usage

@@ -38,6 +38,7 @@ class DirectExchange(RequestResponseCycle):
     response_started = False
     response_complete = False
     message_event: Any = Unheard()
+    passed_at = 0.0
     _head = b""
 
     def __init__(
@@ -126,6 +127,14 @@ class DirectExchange(RequestResponseCycle):
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
+
+    def pass_on(self, chunk: bytes, now: float) -> bool:
+        """As `write`, with a piece that is framed already; `False` if it has to be written in another way."""
+        if self.disconnected or self.flow.write_paused or self._head or not self.chunked_encoding:
+            return False
+        self.passed_at = now
+        self.transport.write(chunk)
+        return True
 
 
 @lru_cache(maxsize=32)

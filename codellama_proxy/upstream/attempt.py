@@ -11,7 +11,7 @@ import asyncio
 import time
 
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import HttpRequest
+from codellama_proxy.core.types import HttpRequest, Note
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.failures.error_body import parse_error
@@ -19,7 +19,6 @@ from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import MULTI_STEP
 from codellama_proxy.upstream import answer_form as forms
-from codellama_proxy.upstream.event_reader import Note
 from codellama_proxy.upstream.http import BytesBody, Response, ResponseBody, Transport, TransportError
 from codellama_proxy.upstream.multi_step import Sleep, open_multi_step
 from codellama_proxy.upstream.pools import Pools

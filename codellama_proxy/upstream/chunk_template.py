@@ -93,12 +93,13 @@ class ChunkTemplate:
         "_before",
         "_data_at",
         "_event_around",
-        "_is_passed_on",
         "_kind",
         "_model",
-        "_padded",
         "_raw_around",
-        "_start",
+        "event_end",
+        "event_start",
+        "is_padded",
+        "is_passed_on",
     )
 
     def __init__(
@@ -120,21 +121,28 @@ class ChunkTemplate:
         """`None`: as in the frame."""
         self._raw_around = in_raw if in_raw != NOTHING_AROUND else None
         self._model = model
-        self._padded = padded
+        self.is_padded = padded
         prefix = b"event: %b\n%b" % (kind.encode(), START) if kind else START
-        self._start = prefix + self._before
+        self.event_start = prefix + self._before
         """How an event begins on the wire."""
+        self.event_end = self._after + END
+        """How it ends, unless it is padded."""
         self._data_at = len(prefix)
-        self._is_passed_on = not kind and not padded and self._event_around is None
+        self.is_passed_on = not kind and not padded and self._event_around is None
         """Whether clients are sent what arrives."""
+
+    @property
+    def body_around(self) -> Around | None:
+        """The bytes around the text in what clients are sent; `None` if they may be sent `Event.raw` instead."""
+        return None if self._raw_around is not None else self._event_around or (self._before, self._after)
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
         """The events that begin at `at` and match, as one event, and where the next one begins.
 
         `events` are whole. `None`: the first one does not match.
         """
-        before, after, start = self._before, self._after, self._start
-        if not self._is_passed_on or not events.startswith(start, at):
+        before, after, start = self._before, self._after, self.event_start
+        if not self.is_passed_on or not events.startswith(start, at):
             return None
         at += len(START)
         pieces = events[at : -len(END)].split(BETWEEN)
@@ -156,12 +164,18 @@ class ChunkTemplate:
             body = self._joined(texts)
         return Event(body, True, text, None, None, self._model), at + len(body) + len(END)
 
+    def run_of(self, insides: Sequence[bytes]) -> Event:
+        """One event for chunks without `raw`, from the insides of their strings; each `is_regular`."""
+        text = _decoded(b"".join(insides))
+        assert text is not None
+        return Event(self._joined(insides), True, text, None, None, self._model)
+
     def single(self, events: bytes) -> Event | None:
         """The event of bytes that are nothing but one event that matches; `None` for any others."""
-        if not events.startswith(self._start) or not events.endswith(END):
+        if not events.startswith(self.event_start) or not events.endswith(END):
             return None
         received = events[self._data_at : -len(END)]
-        data = unpadded(received) if self._padded else received
+        data = unpadded(received) if self.is_padded else received
         if data is None or not data.endswith(self._after):
             return None
         inside = data[len(self._before) : -len(self._after)]
@@ -170,13 +184,13 @@ class ChunkTemplate:
 
     def _joined(self, texts: Sequence[bytes]) -> bytes:
         """The body of a run with these texts, as they stand in JSON."""
-        before, after = self._before, self._after
+        before, after = self._event_around or (self._before, self._after)
         return before + (after + BETWEEN + before).join(texts) + after
 
     def event_of(self, frame: Frame) -> Event | None:
         """The event that the parser would return; `None` if the frame does not match."""
         before, after = self._before, self._after
-        data = unpadded(frame.data) if self._padded else frame.data
+        data = unpadded(frame.data) if self.is_padded else frame.data
         if data is None or frame.event != self._kind:
             return None
         if not data.startswith(before) or not data.endswith(after):
@@ -220,8 +234,14 @@ def learn(
 
 def unpadded(data: bytes) -> bytes | None:
     """The data without the padding at their end; `None` if they have none."""
-    at = data.rfind(_PADDING_BEGINS)
-    return data[:at] + b"}" if at >= 0 and _PADDING.fullmatch(data, at) else None
+    at = padding_at(data, len(data))
+    return data[:at] + b"}" if at >= 0 else None
+
+
+def padding_at(data: bytes, end: int) -> int:
+    """Where the padding begins that ends at `end`; -1 if there is none."""
+    at = data.rfind(_PADDING_BEGINS, 0, end)
+    return at if at >= 0 and _PADDING.fullmatch(data, at, end) else -1
 
 
 def _text_of(texts: list[bytes]) -> str | None:
@@ -243,6 +263,17 @@ def _said(inside: bytes) -> str | None:
         if text.isprintable() and '"' not in text and "\\" not in text:
             return text
     return _decoded(inside) if _INSIDE_RUN.fullmatch(inside) else None
+
+
+def is_regular(inside: bytes) -> bool:
+    """Whether JSON strings with such insides say together what they say one by one, and something."""
+    if inside.isascii():
+        text = inside.decode()
+        if text.isprintable() and '"' not in text and "\\" not in text:
+            return bool(text)
+    elif _decoded(inside) is None:
+        return False
+    return _INSIDE_RUN.fullmatch(inside) is not None
 
 
 def _decoded(inside: bytes) -> str | None:

@@ -60,6 +60,8 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_poll",
+        "_received",
+        "_relay",
         "_silent",
         "_sink",
         "_unread",
@@ -88,6 +90,10 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._poll: select.poll | None = None
         """Watches the socket for input that the event loop has not read yet."""
+        self._received = b""
+        """The latest input, while the sink gets what it contained."""
+        self._relay: Sink | None = None
+        """Gets input before the parser, which is between two chunks."""
         self._silent = 0
         """Bytes received since the last piece of a body or the final head."""
         self._sink: Sink | None = None
@@ -144,9 +150,19 @@ class Connection(asyncio.Protocol):
                     raise
             finally:
                 stopped, self._sink = self._sink is None, None
+                self._relay = None
             if stopped:
                 return True
         return True
+
+    def ends_chunk(self, piece: bytes) -> bool:
+        """As of `ResponseBody`. What input begins with could be the rest of an earlier chunk, and is no proof."""
+        data = self._received
+        return data == b"%x\r\n%b\r\n" % (len(piece), piece) and not data.startswith(piece)
+
+    def pass_on(self, relay: Sink) -> None:
+        """As of `ResponseBody`."""
+        self._relay = relay
 
     def _taken(self) -> bytes:
         pieces = self._unread
@@ -197,6 +213,15 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
+        relay = self._relay
+        if relay is not None:
+            try:
+                if relay(data):
+                    return
+            except Exception as error:
+                self._raise(error)
+                return
+            self._relay = None
         if self._answer is _NONE or self._answer is _COMPLETE:
             self._drop()
             return
@@ -217,7 +242,9 @@ class Connection(asyncio.Protocol):
         elif self._silent > MAX_HEAD_BYTES and not self.complete:
             self._fail(ProtocolError("head_too_large"))
         if self._sink is not None:
+            self._received = data
             self._pour(self._sink)
+            self._received = b""
             return
         self._bound(unread[before:])
         self._wake()
@@ -279,8 +306,8 @@ class Connection(asyncio.Protocol):
             try:
                 if not sink(self._taken()):
                     self._sink = None
-            except Exception as error:  # raised where the task waits
-                waiter.set_exception(error)
+            except Exception as error:
+                self._raise(error)
                 return
         if self._sink is None or self._answer is _COMPLETE or self._error is not None:
             self._wake()
@@ -295,6 +322,12 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _raise(self, error: Exception) -> None:
+        """Raises an error of a sink where its task waits."""
+        self._relay = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
 
     def _drop(self) -> None:
         """Drops the connection after unsolicited input, which must never be taken for the next response."""

@@ -16,15 +16,21 @@ MIN_WORD_CHARS = 16
 class CredentialFilter:
     """Filters one answer, read in pieces; finds credentials that are split between two pieces."""
 
-    __slots__ = ("_held", "_needles")
+    __slots__ = ("_held", "needles")
 
     def __init__(self, deployment: Deployment) -> None:
-        self._needles = _NEEDLES.of(deployment)
+        self.needles = _NEEDLES.of(deployment)
+        """What is removed, in each of its forms."""
         self._held = b""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the end of the last piece is held back."""
+        return bool(self._held)
 
     def whole(self, data: bytes) -> bytes:
         """The bytes, with `[removed]` instead of each credential."""
-        for needle in self._needles:
+        for needle in self.needles:
             if needle in data:
                 data = data.replace(needle, REMOVED.encode())
         return data
@@ -32,14 +38,14 @@ class CredentialFilter:
     def feed(self, piece: bytes) -> bytes:
         """Filters the next piece of a stream; an end that may start a credential is held back for the next call."""
         data = self._held + piece if self._held else piece
-        for needle in self._needles:
+        for needle in self.needles:
             if needle in data:
                 data = self.whole(data)
                 break
         if data.endswith(b"\n"):  # most pieces; no credential contains a line break
             self._held = b""
             return data
-        held = max([_started(data, one) for one in self._needles], default=0)
+        held = max([_started(data, one) for one in self.needles], default=0)
         self._held = data[len(data) - held :]
         return data[: len(data) - held]
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, MAX_EVENT_BYTES, Decoder, EventTooLargeError, encode, frame_at
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import Event, Note, WriteChunk
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.common.json_documents import UnreadableError
 from codellama_proxy.providers.registry import Adapter
+from codellama_proxy.upstream.chunk_relay import ChunkRelay
 from codellama_proxy.upstream.chunk_template import StreamParser
 from codellama_proxy.upstream.credential_filter import CredentialFilter
+from codellama_proxy.upstream.timeouts import TaskTimeout
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ MAX_RELAYED_EVENT_BYTES = 16 << 20
 """Maximum size of one event of a relayed stream: the last one of the Responses API repeats request and answer."""
 MAX_STREAM_BYTES = 64 << 20
 """Maximum size of a streamed answer."""
-
-Note = Callable[[Sequence[Event]], Any]
 
 
 class EventReader:
@@ -82,6 +81,22 @@ class EventReader:
             self.unread = error.data
         # Outside of the handler: the error, which has the event, would become the context of this one.
         raise AttemptError(failures.too_large(answered=self.answered or cut_answers.is_answer(self.unread)))
+
+    def relay(self, write: WriteChunk, watch: TaskTimeout) -> ChunkRelay | None:
+        """Writes the chunks that come next as long as they match the template; `None` if they have to be parsed."""
+        template = self._parser.template
+        around = template.body_around if template is not None else None
+        if template is None or around is None or not self._decoder.is_between_events or self._filter.holds:
+            return None
+        return ChunkRelay(template, around, self._filter.needles, write, watch)
+
+    def relayed(self, relay: ChunkRelay) -> Event | None:
+        """Ends a relay, and records what it has written as one event; `None` if that is nothing."""
+        run = relay.close()
+        if run is not None:
+            self.received += relay.received
+            self._note((run,))
+        return run
 
     def last(self) -> list[Event]:
         """The events at the end of the body; a failure if the dialect's terminal event is missing."""

@@ -68,6 +68,18 @@ class ResponseBody(ABC, AsyncIterator[bytes]):
                 return True
         return False
 
+    def ends_chunk(self, piece: bytes) -> bool:
+        """Whether `piece`, just given to the sink of `pour`, was all that arrived: one whole chunk (RFC 9112, 7.1)."""
+        del piece
+        return False
+
+    def pass_on(self, relay: Sink) -> None:
+        """Gives `relay` what arrives next, framing included, until it returns `False` for what it leaves unread.
+
+        Only right after `ends_chunk`. Ends with the call of `pour`.
+        """
+        raise NotImplementedError(f"not read in chunks: {relay}")
+
     async def aclose(self) -> None:
         """Ends the exchange; the connection is kept if the body was read to its end."""
 

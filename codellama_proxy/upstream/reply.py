@@ -1,7 +1,8 @@
 """An answer in progress: the events of one upstream response, in batches.
 
 While a caller waits in `Reply.more`, the connection hands each read to a function that parses it and gives the events
-to the caller's `take`. The waiting task is woken for what `take` declines, for the end and for a failure.
+to the caller's `take`. The waiting task is woken for what `take` declines, for the end and for a failure. Chunks that
+only add text go to the caller's outlet instead, if it has one, and become events later.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from codellama_proxy.core.masking import mask_for
 from codellama_proxy.core.snapshot import Deployment
-from codellama_proxy.core.types import Event, Failure, HttpRequest, Take, decline
+from codellama_proxy.core.types import ChunkOutlet, Event, Failure, HttpRequest, Note, Take, decline, nothing
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format import folding
@@ -19,8 +20,9 @@ from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 from codellama_proxy.openai_format.request import InferenceRequest
 from codellama_proxy.providers.common import cut_answers
 from codellama_proxy.providers.registry import Adapter, adapter_of
+from codellama_proxy.upstream.chunk_relay import ChunkRelay
 from codellama_proxy.upstream.credential_filter import CredentialFilter
-from codellama_proxy.upstream.event_reader import EventReader, Note, unexpected
+from codellama_proxy.upstream.event_reader import EventReader, unexpected
 from codellama_proxy.upstream.http import Response, ResponseBody, TransportError
 from codellama_proxy.upstream.pools import Pool, Pools
 from codellama_proxy.upstream.response_body import MAX_ANSWER_BYTES
@@ -72,6 +74,8 @@ class Reply:
         self._note = note
         self._body: ResponseBody | None = None
         self._reader: EventReader | None = None
+        self._relay: ChunkRelay | None = None
+        """Writes chunks to an outlet at present."""
         self._rest = memoryview(b"")
         """The rest of a large chunk that is not parsed yet."""
 
@@ -153,15 +157,19 @@ class Reply:
             raise reader.failed  # no event has been returned yet
         self.first = held
 
-    async def more(self, seconds: float, take: Take = decline) -> Sequence[Event]:
+    async def more(
+        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
+    ) -> Sequence[Event]:
         """The next batch that `take` does not take, or the last one, which may be empty.
+
+        `outlet`: where chunks may go instead, in their order.
 
         Raises `AttemptError`: cut, stalled, broken, or not at its end after `seconds`. The upstream may be silent for
         the idle timeout.
         """
         end = asyncio.get_running_loop().time() + seconds
         try:
-            while not (events := await self._read(end, take, extends=True)) and not self.ended:
+            while not (events := await self._read(end, take, outlet, extends=True)) and not self.ended:
                 pass
         except TimeoutError:
             raise AttemptError(failures.timed_out("idle_timeout")) from None
@@ -205,7 +213,9 @@ class Reply:
         """The failure without secrets of the deployment and without values that identify the caller."""
         return failures.disclosed(failure, mask_for(self.deployment, self._url, _personal(self._request)))
 
-    async def _read(self, end: float, take: Take = decline, *, extends: bool = False) -> Sequence[Event]:
+    async def _read(
+        self, end: float, take: Take = decline, outlet: ChunkOutlet | None = None, *, extends: bool = False
+    ) -> Sequence[Event]:
         """The first events that `take` does not take; none if a large piece was only read in part.
 
         Waits until the event loop's time `end`; if `extends`, at most the idle timeout for each piece. Raises
@@ -217,12 +227,13 @@ class Reply:
         if reader.failed is not None:
             raise reader.failed
         declined: Sequence[Event] = ()
-        watch, time, idle = self._watch, self._watch.loop.time, self.deployment.timeouts.idle
+        watch, time = self._watch, self._watch.loop.time
 
         def sink(piece: bytes) -> bool:
             nonlocal declined
-            if extends:
-                watch.extend(min(time() + idle, end))
+            watch.heard_at = time()
+            if self._relay is not None:
+                catch_up()
             if len(piece) > READ_SLICE_BYTES:
                 self._rest = memoryview(piece)
                 return False
@@ -230,15 +241,33 @@ class Reply:
             if reader.ended or reader.failed is not None or (events and not take(events)):
                 declined = events
                 return False
+            if outlet is not None and body.ends_chunk(piece):
+                self._relay = reader.relay(outlet.write, watch)
+                if self._relay is not None:
+                    body.pass_on(self._relay.feed)
             return True
+
+        def catch_up() -> None:
+            relay, self._relay = self._relay, None
+            run = reader.relayed(relay) if relay is not None else None
+            if run is not None:
+                assert outlet is not None
+                outlet.note((run,))
 
         if self._rest:  # a large piece in slices, so that other tasks run in between
             await asyncio.sleep(0)
             part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
             sink(part)
         else:
-            with watch.until(min(time() + idle, end) if extends else end):
-                goes_on = await body.pour(sink)
+            if outlet is not None:
+                outlet.catch_up = catch_up
+            try:
+                with watch.idle(self.deployment.timeouts.idle, end) if extends else watch.until(end):
+                    goes_on = await body.pour(sink)
+            finally:
+                catch_up()
+                if outlet is not None:
+                    outlet.catch_up = nothing
             if not goes_on:
                 declined = reader.last()
         self.ended = reader.ended

@@ -56,6 +56,12 @@ class ExaminedBody(ResponseBody):
                 return True
         return await self._body.pour(sink)
 
+    def ends_chunk(self, piece: bytes) -> bool:
+        return not self._seen and self._body.ends_chunk(piece)
+
+    def pass_on(self, relay: Sink) -> None:
+        self._body.pass_on(relay)
+
 
 async def read_whole(body: AsyncIterator[bytes], limit: int, received: list[bytes]) -> bytes:
     """The whole body; its pieces are appended to `received`. Raises `AttemptError` beyond `limit` bytes."""

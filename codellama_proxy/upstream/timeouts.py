@@ -81,7 +81,18 @@ class Deadlines:
 class TaskTimeout:
     """A timeout for one waiting task at a time. The owner calls `close`."""
 
-    __slots__ = ("_cancelling", "_deadline", "_deadlines", "_fired", "_task", "_until", "loop")
+    __slots__ = (
+        "_cancelling",
+        "_deadline",
+        "_deadlines",
+        "_end",
+        "_fired",
+        "_idle",
+        "_task",
+        "_until",
+        "heard_at",
+        "loop",
+    )
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -91,6 +102,11 @@ class TaskTimeout:
         self.loop = asyncio.get_running_loop()
         self._until = math.inf
         """The deadline of the present wait, in event loop time; infinite between waits."""
+        self._idle = math.inf
+        self._end = math.inf
+        """The arguments of `idle` during such a wait; infinite in any other."""
+        self.heard_at = 0.0
+        """The event loop's time of the last sign of life, to be set by the owner during such a wait."""
         self._fired = False
         self._cancelling = 0
 
@@ -100,16 +116,21 @@ class TaskTimeout:
 
     def until(self, until: float) -> Self:
         """Like `within`, with a deadline in event loop time."""
+        self._idle = math.inf
+        return self._set(until)
+
+    def idle(self, seconds: float, end: float) -> Self:
+        """Like `until` the time `end`, and at most so many seconds after `heard_at`, which is now at first."""
+        self.heard_at = self.loop.time()
+        self._idle, self._end = seconds, end
+        return self._set(min(self.heard_at + seconds, end))
+
+    def _set(self, until: float) -> Self:
         self._until = until
         if self._deadline is None or until < self._deadline.at:
             self.close()
             self._deadline = self._deadlines.add(until, self)
         return self
-
-    def extend(self, until: float) -> None:
-        """A wait in progress may last until this later time. Between waits it does nothing."""
-        if self._until < math.inf:
-            self._until = until
 
     def __enter__(self) -> None:
         self._task = task = asyncio.current_task(self.loop)
@@ -135,6 +156,8 @@ class TaskTimeout:
     def passed(self, now: float) -> None:
         """Called by `Deadlines`: the deadline has passed."""
         self._deadline = None
+        if self._until < math.inf and self._idle < math.inf:
+            self._until = min(self.heard_at + self._idle, self._end)
         if self._until <= now:
             self._fired = True
             self._until = math.inf

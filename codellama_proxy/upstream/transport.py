@@ -138,6 +138,13 @@ class ConnectionBody(ResponseBody):
     async def pour(self, sink: Sink) -> bool:
         return self._connection is not None and await self._connection.pour(sink)
 
+    def ends_chunk(self, piece: bytes) -> bool:
+        return self._connection is not None and self._connection.ends_chunk(piece)
+
+    def pass_on(self, relay: Sink) -> None:
+        assert self._connection is not None
+        self._connection.pass_on(relay)
+
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:

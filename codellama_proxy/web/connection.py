@@ -54,6 +54,15 @@ class Exchange(Protocol):
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body."""
 
+    passed_at: float
+    """The event loop's time of the last `pass_on`."""
+
+    def pass_on(self, chunk: bytes, now: float) -> bool:
+        """A piece of the body, framed as an HTTP chunk already; `False` if it cannot be written now.
+
+        `now`: the event loop's time.
+        """
+
 
 class ClientTimeouts(NamedTuple):
     """Seconds."""

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
-from codellama_proxy.core.types import Key
+from codellama_proxy.core.types import Key, WriteChunk
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
 from codellama_proxy.inbound.registry import DIALECTS
@@ -200,6 +200,9 @@ class AsgiClient:
         self._exchange.write(data, last=False)
         self._last_write = self._loop.time()
 
+    def chunk_writer(self) -> WriteChunk | None:
+        return None if self._exchange is None else self._exchange.pass_on
+
     def _schedule_heartbeat(self, seconds: float) -> None:
         self._heartbeat_timer = self._loop.call_later(seconds, self._beat)
 
@@ -207,7 +210,8 @@ class AsgiClient:
         """Sends a comment after a long silence, and schedules the next check: one timer, never reset."""
         if self.gone:
             return
-        silent = self._loop.time() - self._last_write
+        passed_at = 0.0 if self._exchange is None else self._exchange.passed_at
+        silent = self._loop.time() - max(self._last_write, passed_at)
         if silent >= self._pause:
             self._write_comment()
             silent = 0.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.support.forked import run_forked
 from tests.support.processes import environment, until
 from tests.support.proxy_process import Proxy, ProxyFactory, config
+from tests.support.raw_http import Wire, request
 from tests.support.upstream.process import Upstream
 
 ON = {"enabled": True}
@@ -53,6 +55,38 @@ def test_concurrent_identical_requests_share_one_call(proxy: ProxyFactory, upstr
     metrics = one.admin("GET", "/metrics").text
     assert 'proxy_cache_total{result="hit"} 7.0' in metrics
     assert 'proxy_cache_total{result="miss"} 1.0' in metrics
+
+
+def test_a_request_that_joins_a_stream_gets_at_once_what_has_arrived(
+    proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    one = proxy(config(upstream.model("paced", "tokens=40;every=0.01;gate=30"), cache=ON))
+    body = {"model": "paced", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    asked = request("/v1/chat/completions", body, **one.auth)
+    with Wire(one.port) as leading, Wire(one.port) as joining:
+        texts = []
+        for wire in (leading, joining):
+            lines = wire.send(asked).lines()
+            texts.append((lines, until_said(lines, "paced-29")))
+        upstream.open_gate("paced")
+        whole = ["".join([*said, *tokens(lines)]) for lines, said in texts]
+    assert whole == [" ".join(f"paced-{number}" for number in range(40))] * 2
+    with Wire(one.port) as late:
+        assert "".join(tokens(late.send(asked).lines())) == whole[0]
+    assert len(upstream.journal.requests()) == 1
+
+
+def until_said(lines: Iterator[bytes], word: str) -> list[str]:
+    """The text up to the chunk with this word."""
+    said: list[str] = []
+    while word not in "".join(said):
+        said += tokens([next(lines)])
+    return said
+
+
+def tokens(lines: Iterable[bytes]) -> list[str]:
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+    return [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
 
 
 def test_a_damaged_cache_file_does_not_fail_requests(proxy: ProxyFactory, upstream: Upstream) -> None:

@@ -17,6 +17,7 @@ from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Snapshot
+from codellama_proxy.core.types import WriteChunk
 from codellama_proxy.gateway.accounting import Accounting
 from codellama_proxy.gateway.attempts import AttemptRunner
 from codellama_proxy.gateway.embedding_request import Embedder
@@ -149,6 +150,9 @@ class Client:
     def put(self, data: bytes) -> None:
         self.writes.append(data)
         self.wrote.set()
+
+    def chunk_writer(self) -> WriteChunk | None:
+        return None
 
     def request_headers(self) -> dict[str, str]:
         return {}

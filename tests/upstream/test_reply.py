@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.snapshot import Timeouts
 from codellama_proxy.core.sse import BETWEEN, MAX_EVENT_BYTES
-from codellama_proxy.core.types import Event
+from codellama_proxy.core.types import ChunkOutlet, Event
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.providers.registry import ADAPTERS
 from codellama_proxy.upstream.attempt import open_reply
@@ -44,11 +44,11 @@ def framed(piece: bytes) -> bytes:
 
 
 async def read(
-    play: Play, takes: Sequence[bool] = (True,), idle: float = 5.0
+    play: Play, takes: Sequence[bool] = (True,), idle: float = 5.0, *, outlet: bool = False
 ) -> tuple[list[Event], list[Event], str]:
     """The events taken or returned in their order, those that were taken, and the reason of the failure.
 
-    `takes`: whether each batch is taken, again and again.
+    `takes`: whether each batch is taken, again and again; `outlet`: whether chunks may be sent on as they arrive.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,10 +75,15 @@ async def read(
         taken.extend(batch)
         return True
 
+    def note(batch: Sequence[Event]) -> None:
+        events.extend(batch)
+        taken.extend(batch)
+
+    to = ChunkOutlet(lambda _, now: now > 0, note) if outlet else None
     reason = ""
     try:
         while not reply.ended:
-            events.extend(await reply.more(10.0, take))
+            events.extend(await reply.more(10.0, take, to))
     except AttemptError as failed:
         reason = failed.failure.reason
     finally:
@@ -115,6 +120,7 @@ def test_a_stream_is_the_same_however_it_arrives_and_is_taken(
     assert text(events) == TEXT
 
 
+@pytest.mark.parametrize("outlet", [False, True])
 @pytest.mark.parametrize("takes", [[True], [False], [True, False]])
 @pytest.mark.parametrize(
     ("how", "reason"),
@@ -126,7 +132,7 @@ def test_a_stream_is_the_same_however_it_arrives_and_is_taken(
     ],
 )
 def test_a_stream_that_breaks_in_the_middle_of_an_event_fails_after_what_it_said(
-    how: str, reason: str, takes: list[bool]
+    how: str, reason: str, takes: list[bool], *, outlet: bool
 ) -> None:
     async def play(writer: asyncio.StreamWriter) -> None:
         for piece in CHUNKS[:11]:
@@ -141,21 +147,23 @@ def test_a_stream_that_breaks_in_the_middle_of_an_event_fails_after_what_it_said
         elif how == "complete":
             writer.write(b"0\r\n\r\n")
 
-    events, taken, failed = asyncio.run(read(play, takes, idle=0.5 if how == "silent" else 20))
+    events, taken, failed = asyncio.run(read(play, takes, idle=0.5 if how == "silent" else 20, outlet=outlet))
     assert (text(events), failed) == ("".join(WORDS[:10]), reason)
     assert bool(taken) is (True in takes)
 
 
-def test_each_piece_extends_the_idle_timeout() -> None:
+@pytest.mark.parametrize("outlet", [False, True])
+def test_each_piece_extends_the_idle_timeout(*, outlet: bool) -> None:
     async def play(writer: asyncio.StreamWriter) -> None:
         for piece in CHUNKS:
             writer.write(framed(piece))
             await asyncio.sleep(0.06)
         writer.write(b"0\r\n\r\n")
 
-    events, taken, reason = asyncio.run(read(play, idle=1.0))  # the pauses together are longer
+    events, taken, reason = asyncio.run(read(play, idle=1.0, outlet=outlet))  # the pauses together are longer
     assert (text(events), reason) == (TEXT, "")
-    assert len(taken) > len(WORDS) / 2
+    assert text(taken).count("word") > len(WORDS) / 2
+    assert any(BETWEEN in event.body for event in taken) is outlet
 
 
 def test_a_refused_event_is_not_kept() -> None:

@@ -41,12 +41,54 @@ def test_the_timeout_applies_to_each_wait_separately() -> None:
     run(use())
 
 
-def test_extending_between_two_waits_bounds_nothing() -> None:
+def test_an_idle_timeout_counts_from_the_last_sign_of_life() -> None:
     async def use() -> None:
         watch = TaskTimeout(Deadlines())
-        with watch.within(0.05):
+        time = watch.loop.time
+        started = time()
+
+        async def live() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0.05)
+                watch.heard_at = time()
+            await asyncio.sleep(60)
+
+        with pytest.raises(TimeoutError), watch.idle(0.1, started + 60):
+            await live()
+        assert watch.heard_at - started > 0.2
+        assert 0.09 < time() - watch.heard_at < 0.5
+        with watch.within(0.5):  # no idle timeout any more
+            await asyncio.sleep(0.2)
+        watch.close()
+
+    asyncio.run(use())
+
+
+def test_signs_of_life_extend_no_wait_beyond_its_end() -> None:
+    async def use() -> None:
+        watch = TaskTimeout(Deadlines())
+        time = watch.loop.time
+        started = time()
+
+        async def live() -> None:
+            while True:
+                watch.heard_at = time()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(TimeoutError), watch.idle(0.1, started + 0.2):
+            await live()
+        assert 0.19 < time() - started < 0.6
+        watch.close()
+
+    asyncio.run(use())
+
+
+def test_signs_of_life_between_two_waits_bound_nothing() -> None:
+    async def use() -> None:
+        watch = TaskTimeout(Deadlines())
+        with watch.idle(0.05, watch.loop.time() + 60):
             await asyncio.sleep(0.01)
-        watch.extend(asyncio.get_running_loop().time() + 0.02)
+        watch.heard_at = watch.loop.time()
         await asyncio.sleep(0.2)
         watch.close()
 

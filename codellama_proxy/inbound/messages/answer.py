@@ -34,6 +34,8 @@ MAX_ESTIMATED_BYTES = 512 << 10
 class MessagesEncoder:
     """Writes the answer to one request."""
 
+    writes_bodies = False
+
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         self._request = request
         body = request.native.body if request.native is not None else {}

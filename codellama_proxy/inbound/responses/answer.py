@@ -33,6 +33,8 @@ INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter"
 class ResponsesEncoder:
     """Writes one answer. `seals` are for clients that ask for them; without, reasoning is shown only."""
 
+    writes_bodies = False
+
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         body = request.native.body if request.native is not None else {}
         include = body.get("include")

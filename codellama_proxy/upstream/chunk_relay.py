@@ -1,0 +1,137 @@
+"""Sends the usual chunks of a stream to the client as they arrive, without parsing them.
+
+Most chunks of a stream differ from the one before in their text only: an HTTP chunk with one event that matches the
+template. They are checked and written; what they say is kept as bytes and becomes one event later. Anything else is
+left to the parser, so this decides only what a chunk costs, never what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from codellama_proxy.core.sse import END, START
+from codellama_proxy.core.types import Event, WriteChunk
+from codellama_proxy.upstream.chunk_template import Around, ChunkTemplate, is_regular, padding_at
+from codellama_proxy.upstream.timeouts import TaskTimeout
+
+CHUNK_END = b"\r\n"
+PADDED_END = b"}" + END
+"""How an event ends behind its padding."""
+MAX_CHUNKS = 128
+"""Chunks that are noted together."""
+MAX_CHUNK_BYTES = 2048
+"""Larger ones are parsed."""
+
+
+def _size_lines() -> list[bytes]:
+    """By the size of a whole HTTP chunk, the line that it begins with; impossible sizes have one that never occurs."""
+    lines = [b"\n"] * (MAX_CHUNK_BYTES + 1)
+    for size in range(1, MAX_CHUNK_BYTES):
+        line = b"%x\r\n" % size
+        whole = len(line) + size + 2
+        if whole <= MAX_CHUNK_BYTES:
+            lines[whole] = line
+    return lines
+
+
+SIZE_LINES = _size_lines()
+
+
+class ChunkRelay:
+    """The chunks that arrive one after another until the first unusual one; used once."""
+
+    __slots__ = (
+        "_end",
+        "_end_size",
+        "_frames",
+        "_insides",
+        "_is_padded",
+        "_left",
+        "_needles",
+        "_start",
+        "_template",
+        "_time",
+        "_watch",
+        "_write",
+    )
+
+    def __init__(
+        self,
+        template: ChunkTemplate,
+        around: Around,
+        needles: Sequence[bytes],
+        write: WriteChunk,
+        watch: TaskTimeout,
+    ) -> None:
+        """`around`: as `body_around` of the template; a chunk with one of the `needles` is unusual; `watch` is told
+        of each chunk.
+        """
+        self._template = template
+        self._start, self._end = template.event_start, template.event_end + CHUNK_END
+        self._is_padded = template.is_padded
+        if self._is_padded:
+            self._end = template.event_end.removesuffix(PADDED_END)
+        self._end_size = len(self._end)
+        self._frames: Around | None = None
+        """The bytes around the text in the chunks written; `None`: those that arrive are written."""
+        if not template.is_passed_on:
+            self._frames = START + around[0], around[1] + END + CHUNK_END
+        self._needles = needles
+        self._write = write
+        self._watch = watch
+        self._time: Callable[[], float] = watch.loop.time
+        self._insides: list[bytes] = []
+        """Of the JSON strings of the chunks written."""
+        self._left = MAX_CHUNKS
+
+    def feed(self, data: bytes) -> bool:
+        """Writes a chunk; `False` if it is unusual or cannot be written now: nothing was done."""
+        size = len(data)
+        if not self._left or size > MAX_CHUNK_BYTES:
+            return False
+        line, start = SIZE_LINES[size], self._start
+        if not (data.startswith(line) and data.startswith(start, len(line))):
+            return False
+        end = size
+        if self._is_padded and (end := _padding_at(data)) < 0:
+            return False
+        if not data.endswith(self._end, 0, end):
+            return False
+        inside = data[len(line) + len(start) : end - self._end_size]
+        if not is_regular(inside):
+            return False
+        for needle in self._needles:
+            if needle in data:
+                return False
+        now = self._time()
+        if not self._write(data if self._frames is None else _framed(inside, self._frames), now):
+            return False
+        self._watch.heard_at = now
+        self._insides.append(inside)
+        self._left -= 1
+        return True
+
+    def close(self) -> Event | None:
+        """Ends it. Returns the chunks written as one event, a run; `None` if there was none."""
+        self._left = 0
+        return self._template.run_of(self._insides) if self._insides else None
+
+    @property
+    def received(self) -> int:
+        """Bytes of the events written, without padding."""
+        around = len(self._template.event_start) + len(self._template.event_end)
+        return sum([len(inside) + around for inside in self._insides])
+
+
+def _padding_at(data: bytes) -> int:
+    """Where the padding begins in a chunk with one event; -1 if there is none."""
+    if not data.endswith(END + CHUNK_END):
+        return -1
+    return padding_at(data, len(data) - len(END + CHUNK_END))
+
+
+def _framed(inside: bytes, frames: Around) -> bytes:
+    """A chunk whose text has this inside."""
+    before, after = frames
+    size = len(before) + len(inside) + len(after) - len(CHUNK_END)
+    return b"%x\r\n%b%b%b" % (size, before, inside, after)
