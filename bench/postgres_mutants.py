@@ -40,16 +40,13 @@ class Mutant(NamedTuple):
     """At least one of them fails."""
 
 
-_FENCE = '            self._db.native("begin")\n            beaten = self._db.native(SQL["beat"], (self._worker,))\n'
-_NO_FENCE = (
-    '            beaten = self._db.native(SQL["beat"], (self._worker,))\n            pipeline.sync()\n'
-    '            self._db.native("begin")\n'
-)
+_FENCE = '        trip.send("begin")\n        beaten = trip.send(SQL["beat"], self._worker)\n'
+_NO_FENCE = '        beaten = trip.send(SQL["beat"], self._worker)\n        trip.end_part()\n        trip.send("begin")\n'
 _FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
 _ORDER = "any(%s) order by scope for no key update"
 MUTANTS = (
     Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (PROTOCOL, FAULTS)),
-    Mutant("no flush", f"{STORE}/batch.py", 'self._db.native(SQL["flush"])', "pass", (PROTOCOL,)),
+    Mutant("no flush", f"{STORE}/batch.py", 'trip.send(SQL["flush"])', "pass", (PROTOCOL,)),
     Mutant(
         "no order of locks",
         f"{STORE}/ledger.sql",
