@@ -141,8 +141,9 @@ def among_where(among: Among | None) -> Query:
         return "", []
     given = [value for value in among.values if value is not None]
     column, places = f"{among.group}_", ", ".join("?" for _ in given)
-    none = f" or {column} is null" if len(given) < len(among.values) else ""
-    return f"where ({column} in ({places}){none})" if given else f"where {column} is null", given
+    conditions = [f"{column} in ({places})"] if given else []
+    conditions += [f"{column} is null"] if None in among.values else []
+    return f"where ({' or '.join(conditions) or 'false'})", given
 
 
 def _rows_query(names: Sequence[str], filters: Filters, *, newer: bool = True) -> Query:

@@ -32,11 +32,14 @@ class UsageTable(NamedTuple):
     """The groups that follow `time` in the primary key, in its order."""
 
     def prefix(self, group_by: Collection[str]) -> tuple[str, ...]:
-        """The groups with which the primary key begins, up to the last one of `group_by`: summed without a sort."""
+        """The groups with which the primary key begins, up to the last one of `group_by`: summed without a sort.
+
+        All names if only the last would be left out: that joins few rows, and takes a third of the time of a report.
+        """
         count = max(
             (self.names.index(name) + 1 for name in group_by if name not in ("day", HOUR_GROUP)), default=0
         )
-        return self.names[:count]
+        return self.names[: count + 1] if count + 1 == len(self.names) else self.names[:count]
 
 
 class Split(NamedTuple):
