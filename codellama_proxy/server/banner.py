@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from codellama_proxy import __file__ as package
 from codellama_proxy import __version__
 from codellama_proxy.auth.keys import Keys
 from codellama_proxy.config.live import LiveConfig
 from codellama_proxy.config.network_types import is_loopback
 from codellama_proxy.config.settings import Settings
 from codellama_proxy.config.validate.cross_field import UNAUTHENTICATED
-from codellama_proxy.core import mounts
+from codellama_proxy.core import checkouts, mounts
+from codellama_proxy.core.checkouts import CHECKOUT, INSTALLED
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.masking import mask_of
 from codellama_proxy.core.snapshot import Deployment, Snapshot
@@ -111,12 +111,10 @@ async def greet(log: Log, live: LiveConfig, keys: Keys, settings: Settings, port
             log.line(warning, "warning")
 
 
-def keys_command(checkout: Path = Path(package).parent.parent) -> str:
-    """The command that administers keys: the script of a checkout, which needs no activated environment."""
-    script = checkout / "scripts" / "keys.py"
-    if not script.is_file():
-        return "codellama-proxy keys"
-    return "scripts/keys.py" if checkout == Path.cwd() else shlex.quote(str(script))
+def keys_command(checkout: Path = CHECKOUT) -> str:
+    """The command that administers keys, wherever it is entered."""
+    name = checkouts.keys_command(checkout)
+    return name if name == INSTALLED or checkout == Path.cwd() else shlex.quote(str(checkout / name))
 
 
 def _host(host: str) -> str:

@@ -81,11 +81,12 @@ def _slot(name: str, taken: set[int]) -> int:
 
 
 def axis(largest: float, steps: int = 4) -> Axis:
-    """A round number that is not below `largest`, and the ticks from zero to it."""
+    """A round number that is not below `largest`, and the ticks from zero to it: whole numbers, as the amounts are."""
     if largest <= 0:
         return Axis(1.0, (0.0, 1.0))
     base = 10.0 ** math.floor(math.log10(largest / steps))
-    step = next(n * base for n in (1, 2, 2.5, 5, 10, 20) if n * base * steps >= largest * 0.9999)
+    sizes = (n * base for n in (1, 2, 2.5, 5, 10, 20))
+    step = next((one for one in sizes if one.is_integer() and one * steps >= largest * 0.9999), 1.0)
     last = math.ceil(largest / step - 1e-9)
     return Axis(step * last, tuple(step * number for number in range(last + 1)))
 

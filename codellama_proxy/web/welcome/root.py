@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codellama_proxy import __version__
+from codellama_proxy.core.checkouts import keys_command
 from codellama_proxy.web.health import readiness_status
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.state import runtime_of
@@ -79,7 +80,7 @@ def _page(request: Request) -> str:
         "state": "good" if status == "ready" and not stale else "bad",
         "status": shown,
         "dashboard": _dashboard(request),
-        "keys": "codellama-proxy keys",
+        "keys": keys_command(),
         "base": escape(base_url(request)),
     }
     return _PLACE.sub(lambda place: values[place[1]], _file("page.html"))
