@@ -3,25 +3,21 @@
 select scope, deployment, dropped, completion, created_at, expires_at from answers where key = ?;
 
 -- name: put
--- Insert or replace an answer.
+-- Insert or replace answers.
 insert or replace into answers (key, scope, project, model, deployment, dropped, completion, created_at, expires_at)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?);
+values {rows};
 
 -- name: drop
--- Delete one answer.
-delete from answers where key = ?;
+-- Delete answers.
+delete from answers where key in (values {rows});
 
 -- name: keys
--- All keys.
-select key from answers;
+-- All keys, the oldest answer's first.
+select key from answers order by created_at;
 
 -- name: expired
 -- Delete a batch of expired answers.
 delete from answers where key in (select key from answers where expires_at <= ? limit ?) returning key;
-
--- name: oldest
--- Delete a batch of the oldest answers.
-delete from answers where key in (select key from answers order by created_at limit ?) returning key;
 
 -- name: stats
 -- Statistics by project and model.

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.sql import queries
 from codellama_proxy.store.sqlite.connection import CACHE, connect
+from codellama_proxy.store.sqlite.many_rows import in_batches, with_rows
 
 FORMAT = 2
 """Version of the schema and of the keys; a file with another version is deleted and created again."""
@@ -146,27 +148,32 @@ def find(db: sqlite3.Connection, key: bytes, scope: str) -> CachedAnswer | None:
     return CachedAnswer(event, deployment, tuple(map(str, names)), created_at, expires_at)
 
 
-def put(db: sqlite3.Connection, row: Row) -> None:
-    answer = row.answer
-    dropped = orjson.dumps(answer.dropped).decode()
-    owner = (row.key, row.scope, row.project, row.model, answer.deployment, dropped)
-    db.execute(SQL["put"], (*owner, answer.event.body, answer.created_at, answer.expires_at))
+def put(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Inserts or replaces answers: a statement for many, because each one hands over the interpreter."""
+    for some in in_batches(rows):
+        values = chain.from_iterable([_columns(row) for row in some])
+        db.execute(with_rows(SQL["put"], len(some), 9), tuple(values))
 
 
-def drop(db: sqlite3.Connection, key: bytes) -> None:
-    db.execute(SQL["drop"], (key,))
+def _columns(row: Row) -> tuple[Any, ...]:
+    key, scope, project, model, answer = row
+    event, deployment, dropped, created_at, expires_at = answer
+    names = orjson.dumps(dropped).decode() if dropped else "[]"
+    return key, scope, project, model, deployment, names, event.body, created_at, expires_at
 
 
-def keys(db: sqlite3.Connection) -> set[bytes]:
-    return {key for (key,) in db.execute(SQL["keys"])}
+def drop(db: sqlite3.Connection, keys: Sequence[bytes]) -> None:
+    for some in in_batches(keys):
+        db.execute(with_rows(SQL["drop"], len(some), 1), tuple(some))
+
+
+def keys(db: sqlite3.Connection) -> dict[bytes, None]:
+    """All keys, the oldest answer's first."""
+    return {key: None for (key,) in db.execute(SQL["keys"])}
 
 
 def drop_expired(db: sqlite3.Connection, now: float, most: int) -> Sequence[bytes]:
     return [key for (key,) in db.execute(SQL["expired"], (now, most)).fetchall()]
-
-
-def drop_oldest(db: sqlite3.Connection, most: int) -> Sequence[bytes]:
-    return [key for (key,) in db.execute(SQL["oldest"], (most,)).fetchall()]
 
 
 MAX_COMPARED_VECTORS = 5000

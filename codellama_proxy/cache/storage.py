@@ -14,8 +14,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
@@ -35,6 +36,20 @@ PAUSE_SECONDS = 5.0
 """How long the file is not used after a failure."""
 
 T = TypeVar("T")
+
+
+class Put(NamedTuple):
+    """An answer to be written."""
+
+    key: bytes
+    answer: CachedAnswer
+    scope: CacheScope
+    model: str
+    most: int
+    """How many answers the file may have."""
+
+
+Write = Put | Callable[[sqlite3.Connection], Any]
 log = logging.getLogger(__name__)
 
 
@@ -87,10 +102,11 @@ class CacheStorage:
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, "cache")
         self._db: sqlite3.Connection | None = None
-        self._known: set[bytes] = set()
+        self._known: dict[bytes, None] = {}
+        """The keys in the file, the oldest answer's first."""
         self._version = 0
         self._paused_until = float("-inf")
-        self._queued: list[Callable[[sqlite3.Connection], Any]] = []
+        self._queued: list[Write] = []
         """Writes for the next batch."""
         self._batch_timer: asyncio.TimerHandle | None = None
         self._wanted = 0
@@ -126,14 +142,13 @@ class CacheStorage:
     def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
-        row = Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
-        self.write(lambda db: self._put(db, row, most))
+        self.write(Put(key, answer, scope, model, most))
 
     def drop(self, key: bytes) -> None:
         self.memory.drop(key)
         self.write(lambda db: self._drop(db, key))
 
-    def write(self, change: Callable[[sqlite3.Connection], Any]) -> None:
+    def write(self, change: Write) -> None:
         """Queues a change of the file; drops it if `MAX_QUEUED_WRITES` are waiting."""
         if self._wanted - self._written >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
@@ -154,7 +169,7 @@ class CacheStorage:
 
         def write_all() -> None:
             try:
-                self._guarded(lambda db: _run_all(db, batch))
+                self._guarded(lambda db: self._write_all(db, batch))
             finally:
                 self._written += len(batch)
 
@@ -216,7 +231,7 @@ class CacheStorage:
             answer_file.remove(self._path)
         else:
             self._paused_until = self._monotonic() + PAUSE_SECONDS
-        self._known = set()
+        self._known = {}
 
     def _read(self, db: sqlite3.Connection, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         try:
@@ -228,19 +243,47 @@ class CacheStorage:
             self._drop(db, key)
         return found
 
-    def _put(self, db: sqlite3.Connection, row: Row, most: int) -> None:
-        answer_file.put(db, row)
-        self._known.add(row.key)
-        self._shrink(db, most)
+    def _write_all(self, db: sqlite3.Connection, batch: Sequence[Write]) -> None:
+        """Makes the changes in one transaction; none of them if one fails."""
+        db.execute("begin immediate")
+        try:
+            puts: list[Put] = []
+            for change in batch:
+                if isinstance(change, Put):
+                    puts.append(change)
+                else:
+                    self._put(db, puts)
+                    puts = []
+                    change(db)
+            self._put(db, puts)
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+
+    def _put(self, db: sqlite3.Connection, puts: Sequence[Put]) -> None:
+        if not puts:
+            return
+        latest = {put.key: put for put in puts}
+        answer_file.put(db, [_row(put) for put in latest.values()])
+        for key in latest:
+            self._known.pop(key, None)
+            self._known[key] = None
+        self._shrink(db, puts[-1].most, max(len(latest), DELETE_BATCH_ROWS))
 
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
-        answer_file.drop(db, key)
-        self._known.discard(key)
+        answer_file.drop(db, [key])
+        self._known.pop(key, None)
 
-    def _shrink(self, db: sqlite3.Connection, most: int) -> None:
-        over = len(self._known) - most
+    def _shrink(self, db: sqlite3.Connection, most: int, at_once: int = DELETE_BATCH_ROWS) -> None:
+        """Deletes the oldest answers beyond `most`, as many `at_once`."""
+        over = min(len(self._known) - most, at_once)
         if over > 0:
-            self._known.difference_update(answer_file.drop_oldest(db, min(over, DELETE_BATCH_ROWS)))
+            oldest = list(islice(self._known, over))
+            answer_file.drop(db, oldest)
+            for key in oldest:
+                del self._known[key]
 
     def _purge(self, db: sqlite3.Connection, project: str | None, model: str | None) -> None:
         answer_file.purge(db, project, model)
@@ -251,19 +294,11 @@ class CacheStorage:
         changed, self._version = version != self._version, version
         if changed:
             self._known = answer_file.keys(db)
-        self._known.difference_update(answer_file.drop_expired(db, now, DELETE_BATCH_ROWS))
+        for key in answer_file.drop_expired(db, now, DELETE_BATCH_ROWS):
+            self._known.pop(key, None)
         self._shrink(db, most)
         return changed
 
 
-def _run_all(db: sqlite3.Connection, changes: Sequence[Callable[[sqlite3.Connection], Any]]) -> None:
-    """Makes the changes in one transaction; none of them if one fails."""
-    db.execute("begin immediate")
-    try:
-        for change in changes:
-            change(db)
-        db.execute("commit")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("rollback")
-        raise
+def _row(put: Put) -> Row:
+    return Row(put.key, f"{put.scope.kind}:{put.scope.name}", put.scope.project, put.model, put.answer)

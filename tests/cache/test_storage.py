@@ -103,6 +103,29 @@ def test_the_number_of_answers_on_disk_is_bounded(path: Path) -> None:
     assert [row[0] for row in rows(path)] == [key(number) for number in range(20, 30)]
 
 
+def test_an_answer_stored_again_is_no_longer_the_oldest(path: Path) -> None:
+    async def use(answers: CacheStorage) -> None:
+        for number in (0, 1, 2, 0, 3):
+            answers.put(key(number), answer(), TEAM, "a", 3)
+            await answers.read(lambda _: None)
+
+    for _ in range(2):
+        play(path, use)
+        assert [row[0] for row in rows(path)] == [key(0), key(2), key(3)]
+
+
+def test_writes_between_answers_keep_their_order(path: Path) -> None:
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(0), answer(), TEAM, "a", 10)
+        answers.drop(key(0))
+        answers.put(key(1), answer(), TEAM, "a", 10)
+        answers.drop(key(1))
+        answers.put(key(1), answer("again"), TEAM, "a", 10)
+
+    play(path, use)
+    assert [(row[0], b"again" in row[2]) for row in rows(path)] == [(key(1), True)]
+
+
 def test_a_reduced_bound_is_applied_in_steps(path: Path) -> None:
     keep(path, *[answer(created_at=float(number)) for number in range(DELETE_BATCH_ROWS + 50)])
 

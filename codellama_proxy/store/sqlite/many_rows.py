@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from codellama_proxy.store.sqlite.connection import unavailable
 
 ROWS_PER_STATEMENT = (64, 16, 4, 1)
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -21,10 +22,16 @@ def execute_many(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...
 
     A row that the database refuses is logged and left out: the others must not be lost with it.
     """
+    for some in in_batches(rows):
+        _execute(db, sql, some)
+
+
+def in_batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The rows in as few batches as possible, of few sizes, so that few statements are prepared."""
     at = 0
     for count in ROWS_PER_STATEMENT:
         while len(rows) - at >= count:
-            _execute(db, sql, rows[at : at + count])
+            yield rows[at : at + count]
             at += count
 
 
@@ -36,7 +43,7 @@ def execute_each(db: sqlite3.Connection, sql: str, rows: Iterable[tuple[Any, ...
 
 def _execute(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
     try:
-        db.execute(_with_rows(sql, len(rows), len(rows[0])), tuple(chain.from_iterable(rows)))
+        db.execute(with_rows(sql, len(rows), len(rows[0])), tuple(chain.from_iterable(rows)))
     except Exception as error:
         if unavailable(error):
             raise
@@ -48,6 +55,7 @@ def _execute(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) 
 
 
 @cache
-def _with_rows(sql: str, rows: int, columns: int) -> str:
+def with_rows(sql: str, rows: int, columns: int) -> str:
+    """`sql` with placeholders for so many rows in place of `{rows}`."""
     row = f"({', '.join('?' * columns)})"
     return sql.replace("{rows}", ", ".join([row] * rows))
