@@ -7,10 +7,8 @@ from typing import Protocol
 
 from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.shared_answer import Subscription
-from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
-from codellama_proxy.request.context import RequestContext
 
 
 class AnswerSource(Protocol):
@@ -84,44 +82,3 @@ class SubscribedAnswer:
 
     async def close(self) -> None:
         await self._subscription.close()
-
-
-class SharedCallOwner:
-    """The request that makes a shared call, and pays for it: both an `AnswerSource` and its `Reply`."""
-
-    def __init__(self, context: RequestContext, call: SharedCall) -> None:
-        self._context = context
-        self._call = call
-        self.dropped: tuple[str, ...] = ()
-        self.first: Sequence[Event] = ()
-
-    async def reply(self, begin: Begin) -> Reply:
-        admission = self._context.admission
-        if admission is not None and admission.max_tokens is not None:
-            self._call = self._call.unshared()  # the answer may be cut short by this request's budget
-        self._context.others = lambda: self._call.others_wait
-        self._reply = reply = await self._call.begin(begin)
-        self.dropped, self.first = reply.dropped, reply.first
-        return self
-
-    @property
-    def deployment(self) -> Deployment:
-        return self._reply.deployment
-
-    @property
-    def ended(self) -> bool:
-        view = self._call.owner_view
-        return self._reply.ended if view is None else view.ended
-
-    def more(
-        self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
-    ) -> Awaitable[Sequence[Event]]:
-        return self._call.more(seconds, take, outlet)
-
-    async def leave(self) -> None:
-        """Waits until no other request needs the answer, because the owner pays for all of it."""
-        await self._call.leave(self._context.note)
-
-    async def close(self) -> None:
-        await self._call.close()
-        self._context.others = lambda: False  # no reference back to the call: the answer is freed at once

@@ -9,6 +9,7 @@ defaults are left out.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,7 +22,7 @@ from codellama_proxy.openai_format.request import InferenceRequest, Message
 from codellama_proxy.policy.deployment_request import DeploymentRequests
 from codellama_proxy.policy.guardrail import apply_guardrail
 
-KEY_VERSION = 2
+KEY_VERSION = 3
 """Changes with the meaning of a key's parts, so that older answers are not found."""
 MAX_CACHED_BYTES = 1 << 20
 """Maximum size of a stored completion."""
@@ -123,26 +124,34 @@ def _max_age(word: str) -> float | None:
 
 
 def scope_of(snapshot: Snapshot, project: str, key: Key | None) -> CacheScope:
-    match snapshot.cache.scope:
-        case "global":
-            return CacheScope("global", "", project)
-        case "key" if key is not None:
-            return CacheScope("key", key.key_id, project)
-    return CacheScope("project", project, project)
+    """The scope of a request. `key`: `None` without authentication."""
+    kind = snapshot.cache.scope
+    if kind == "global":
+        return _scope("global", "", project)
+    if kind == "key" and key is not None:
+        return CacheScope("key", key.key_id, project)
+    return _scope("project", project, project)
+
+
+@lru_cache(maxsize=4096)
+def _scope(kind: str, name: str, project: str) -> CacheScope:
+    return CacheScope(kind, name, project)
 
 
 def key_of(kind: str, name: str, requests: DeploymentRequests, model: Model) -> bytes:
     """The key of `model`'s answers to a request in the scope `kind`, `name`: a SHA-256 digest."""
     request, policy = requests.request, requests.rules.guardrail.client_system
     messages = request.messages if policy != "drop" else apply_guardrail(request.messages, "", policy)
-    parts = [_serialized([KEY_VERSION, kind, name, request.mode, model.name, request.needed_tool, messages])]
-    own = _serialized(canonical_params(request.params))
+    parts = [KEY_VERSION, kind, name, request.endpoint, model.name, request.needed_tool, messages]
+    own: Any = canonical_params(request.params)
+    if len(model.deployments) > 1:
+        own = orjson.Fragment(_serialized(own))  # serialized once for all
+    digests = [b""]
     for deployment in model.deployments:
-        here = requests.at(deployment)
-        # Entries without parameters have the client's, which are serialized once.
-        params = _serialized(canonical_params(here.params)) if deployment.params else own
-        parts += (here.candidate.settings_json, params)
-    return hashlib.sha256(b",".join(parts)).digest()
+        parts.append(canonical_params(requests.at(deployment).params) if deployment.params else own)
+        digests.append(requests.rules.candidate(deployment).settings_digest)
+    digests[0] = _serialized(parts)
+    return hashlib.sha256(b"".join(digests)).digest()
 
 
 def _serialized(value: Any) -> bytes:

@@ -16,7 +16,6 @@ from codellama_proxy.cache.answer_source import (
     AnswerSource,
     CachedAnswerSource,
     DirectCall,
-    SharedCallOwner,
     SubscribedAnswer,
 )
 from codellama_proxy.cache.keeper import UNREADABLE, AnswerKeeper
@@ -119,12 +118,11 @@ class CacheLookup:
         """A subscription to another request's call, or a call of its own if there is none or it fails."""
         key = query.call_key
         while (call := self._shared.get(key)) is not None and query.directives.max_age != 0:
+            answer = call.answer
             source = None if call.failing else await self._subscribe(query, call)
             if source is not None:
                 return source
-            if (
-                not call.answer.abandoned
-            ):  # it failed: its subscribers call separately instead of queueing again
+            if not answer.abandoned:  # it failed: its subscribers call separately instead of queueing again
                 return self._own_call(query, None)
         return self._own_call(query, key if call is None else None)
 
@@ -146,12 +144,12 @@ class CacheLookup:
         query.note_hit(subscription.deployment, subscription.dropped, "hit")
         return SubscribedAnswer(subscription)
 
-    def _own_call(self, query: CacheQuery, key: CallKey | None) -> SharedCallOwner:
+    def _own_call(self, query: CacheQuery, key: CallKey | None) -> SharedCall:
         """A call whose answer is stored; shared under `key` unless that is `None`."""
         call = SharedCall(self, query, key)
         if key is not None:
             self._shared[key] = call
-        return SharedCallOwner(query.context, call)
+        return call
 
     def closed_to_others(self, call: SharedCall) -> None:
         """No more requests are sent to this call; its answer is stored if it is complete."""

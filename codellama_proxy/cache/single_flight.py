@@ -8,12 +8,13 @@ when the answer is complete, when it fails, or when no request needs it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import Begin, Reply
 from codellama_proxy.cache.shared_answer import SharedAnswer, Subscription
+from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
@@ -32,43 +33,59 @@ class CallHost(Protocol):
 
 
 class SharedCall:
-    """A call that is not started, in progress, or over, as its `answer` is."""
+    """A call that is not started, in progress, or over, as its `answer` is.
 
-    __slots__ = ("_host", "_outlet", "_owner", "_reader", "answer", "key", "owner_view", "query")
+    For its owner, which pays for it, the call is both the `AnswerSource` and its `Reply`.
+    """
+
+    deployment: Deployment
+    dropped: tuple[str, ...] = ()
+    first: Sequence[Event] = ()
+    owner_view: Subscription | None = None
+    """The owner's subscription, once a task reads the call."""
+    _outlet: ChunkOutlet | None = None
+    """Sends chunks to the owner's client while no other request needs them."""
+    _owner: asyncio.Task[Any] | None = None
+    """The owner's task, while it waits for the upstream."""
+    _reader: asyncio.Task[None] | None = None
+    """Reads a stream that has subscribers."""
 
     def __init__(self, host: CallHost, query: CacheQuery, key: CallKey | None) -> None:
         """`query`: the owner's; `key`: by which the host finds the call, `None` if it does not."""
         self.query = query
         self.key = key
         self.answer = SharedAnswer(self, stream=query.request.stream)
-        self.owner_view: Subscription | None = None
-        """The owner's subscription, once a task reads the call."""
         self._host = host
-        self._outlet: ChunkOutlet | None = None
-        """Sends chunks to the owner's client while nobody else needs them."""
-        self._owner: asyncio.Task[Any] | None = None
-        """The owner's task, while it waits for the upstream."""
-        self._reader: asyncio.Task[None] | None = None
-        """Reads a stream that has subscribers."""
 
     @property
     def failing(self) -> bool:
         """Whether the owner's task is being cancelled while it waits for the upstream."""
         return self._owner is not None and self._owner.cancelling() > 0
 
-    @property
     def others_wait(self) -> bool:
         """Whether requests other than its owner wait for the answer."""
         return len(self.answer.subscriptions) > (0 if self.owner_view is None else 1)
 
     # --- for its owner -------------------------------------------------------------------------------------------
 
-    async def begin(self, begin: Begin) -> Reply:
-        """The reply, whose first batch is then published. Raises what `begin` raises."""
-        self.answer.reply = reply = await self._awaited(begin())
-        self.answer.publish(reply.first, last=reply.ended)
-        self.share()
-        return reply
+    async def reply(self, begin: Begin) -> Reply:
+        """The reply, whose first batch is published. Raises what `begin` raises."""
+        context = self.query.context
+        if context.admission is not None and context.admission.max_tokens is not None:
+            self._stop_sharing()  # the answer may be cut short by this request's budget
+        context.others = self.others_wait
+        answer = self.answer
+        answer.reply = reply = await self._awaited(begin())
+        self.deployment, self.dropped, self.first = reply.deployment, reply.dropped, reply.first
+        answer.publish(self.first, last=reply.ended)
+        if answer.subscriptions:
+            self.share()
+        return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether the owner has had the last batch."""
+        return self.answer.complete if self.owner_view is None else self.owner_view.ended
 
     async def more(
         self, seconds: float, take: Take = decline, outlet: ChunkOutlet | None = None
@@ -97,7 +114,8 @@ class SharedCall:
         finally:
             self._outlet = None
         answer.publish(batch, last=answer.reply.ended)
-        self.share()
+        if answer.subscriptions:
+            self.share()
         return batch
 
     async def _awaited(self, step: Awaitable[T]) -> T:
@@ -105,46 +123,47 @@ class SharedCall:
         self._owner = asyncio.current_task()
         try:
             return await step
-        except Exception as error:
-            self.answer.fail(error)
-            raise
-        except BaseException:
-            self.answer.fail(abandoned())
+        except BaseException as error:
+            self.answer.fail(error if isinstance(error, Exception) else abandoned())
             raise
         finally:
             self._owner = None
 
-    async def leave(self, note: Callable[[Sequence[Event]], None]) -> None:
+    def _stop_sharing(self) -> None:
+        """Makes the answer its owner's alone. It is abandoned where requests wait for it."""
+        if self.answer.subscriptions:
+            self.answer.abandon()
+            self.answer.detach()
+            self.answer = SharedAnswer(self, stream=self.query.request.stream)
+        else:
+            self._host.closed_to_others(self)
+
+    async def leave(self) -> None:
         """The owner has its answer, or its client disconnected. Returns when no other request needs the call.
 
-        `note` is given the events that the owner did not receive.
+        The owner pays for all of it, so its context also notes the events that it did not receive.
         """
+        answer = self.answer
         if self.owner_view is not None:
-            await self.owner_view.drain(note)
-        elif self.answer.over:
+            await self.owner_view.drain(self.query.context.note)
+        elif answer.over:
             return
-        elif self.answer.reply is not None:
-            self.answer.fail(abandoned())
+        elif answer.reply is not None:
+            answer.fail(abandoned())
         else:
-            self.answer.abandon()
-
-    def unshared(self) -> SharedCall:
-        """A call like this one for its owner alone; this one is abandoned where requests wait for it."""
-        if not self.answer.subscriptions:
-            self._host.closed_to_others(self)
-            return self
-        self.answer.abandon()
-        return SharedCall(self._host, self.query, self.key)
+            answer.abandon()
 
     async def close(self) -> None:
         """Returns when its connection is closed."""
+        answer = self.answer
         if self.owner_view is not None:
             await self.owner_view.close()
         if self._reader is not None:
             await asyncio.wait({self._reader})
-        elif self.answer.reply is not None:
-            await self.answer.reply.close()
-        self.answer.detach()
+        elif answer.reply is not None:
+            await answer.reply.close()
+        answer.detach()
+        self.query.context.others = no_others  # no reference back to the call: the answer is freed at once
 
     # --- once it is shared ---------------------------------------------------------------------------------------
 
@@ -190,6 +209,11 @@ class SharedCall:
             self._reader.cancel()
         elif self._owner is not None and self.query.client_left():
             self._owner.cancel()
+
+
+def no_others() -> bool:
+    """Whether other requests wait for the answer of a call that is over."""
+    return False
 
 
 def abandoned() -> AttemptError:

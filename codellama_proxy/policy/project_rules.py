@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import orjson
 
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project, Snapshot, Tariff
@@ -24,7 +26,7 @@ class Candidate:
         "plain_rates",
         "plain_unbounded_tokens",
         "price",
-        "settings_json",
+        "settings_digest",
     )
 
     def __init__(self, deployment: Deployment, guardrail: Guardrail, project: Project) -> None:
@@ -50,12 +52,13 @@ class Candidate:
             most = max(rates.input, rates.cached_input or 0, rates.cache_write or 0)
             self.plain_rates = Tariff(most, rates.output)
         where = (deployment.id, deployment.provider, deployment.base_url, deployment.model)
-        self.settings_json = orjson.dumps(
+        settings = orjson.dumps(
             [*where, deployment.drop_params, deployment.extra, text],
             default=dict,
             option=orjson.OPT_SORT_KEYS,
         )
-        """What determines its answers besides requests and the entry's parameters, as a JSON array."""
+        self.settings_digest = hashlib.sha256(settings).digest()
+        """Of what determines its answers besides requests and the entry's parameters."""
 
 
 class ProjectRules:

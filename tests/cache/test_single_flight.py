@@ -536,7 +536,7 @@ def test_a_call_cancelled_before_it_started_fails_its_waiting_subscribers() -> N
     async def use() -> None:
         call = shared_call()
         subscriptions = both_forms(call)
-        owner = asyncio.create_task(call.begin(never))
+        owner = asyncio.create_task(call.reply(never))
         await asyncio.sleep(0)
         owner.cancel()
         async with asyncio.timeout(30):
@@ -557,7 +557,7 @@ def test_a_reading_task_cancelled_before_it_started_fails_its_subscribers() -> N
         call = shared_call(stream=True)
         subscription = Subscription(call.answer, stream=True)
         tasks = asyncio.all_tasks()
-        await call.begin(begin_only)
+        await call.reply(begin_only)
         (reader,) = asyncio.all_tasks() - tasks
         reader.cancel()
         async with asyncio.timeout(30):
@@ -595,7 +595,7 @@ def test_an_answer_that_cannot_be_cached_is_delivered(error: type[Exception]) ->
     async def use() -> None:
         call = shared_call(closed_to_others=closed_to_others)
         subscriptions = both_forms(call)
-        await call.begin(begin)
+        await call.reply(begin)
         async with asyncio.timeout(30):
             assert [await subscription.start() for subscription in subscriptions] == [True, True]
         assert "".join(event.text for event in subscriptions[1].first) == TEXT.text
@@ -613,7 +613,7 @@ def test_an_answer_not_convertible_to_the_other_form_is_requested_again() -> Non
     async def use() -> None:
         call = shared_call()
         same, other = both_forms(call)
-        await call.begin(begin_oddly)
+        await call.reply(begin_oddly)
         async with asyncio.timeout(30):
             assert (await same.start(), await other.start()) == (True, False)
 
