@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections import Counter, OrderedDict
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,11 +22,10 @@ from typing import Any, NamedTuple, TypeVar
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
+from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache, StoredAnswer
+from codellama_proxy.cache.unfolded import UnfoldedAnswer
 from codellama_proxy.store.errors import StoreError
 
-MAX_MEMORY_BYTES = 64 << 20
-"""Maximum size of the answers in memory, including `ENTRY_OVERHEAD_BYTES` for each."""
-ENTRY_OVERHEAD_BYTES = 1024
 DELETE_BATCH_ROWS = 200
 """Rows deleted in one maintenance step."""
 MAX_QUEUED_WRITES = 1000
@@ -42,7 +42,7 @@ class Put(NamedTuple):
     """An answer to be written."""
 
     key: bytes
-    answer: CachedAnswer
+    answer: StoredAnswer
     scope: CacheScope
     model: str
     most: int
@@ -51,45 +51,6 @@ class Put(NamedTuple):
 
 Write = Put | Callable[[sqlite3.Connection], Any]
 log = logging.getLogger(__name__)
-
-
-class LruCache:
-    """The most recently used answers, bounded by number and by bytes."""
-
-    def __init__(self, most_bytes: int = MAX_MEMORY_BYTES) -> None:
-        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
-        self._most_bytes = most_bytes
-        self.bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._answers
-
-    def get(self, key: bytes) -> CachedAnswer | None:
-        found = self._answers.get(key)
-        if found is not None:
-            self._answers.move_to_end(key)
-        return found
-
-    def put(self, key: bytes, answer: CachedAnswer, most: int) -> None:
-        self.drop(key)
-        if answer.size + ENTRY_OVERHEAD_BYTES > self._most_bytes:
-            return
-        self._answers[key] = answer
-        self.bytes += answer.size + ENTRY_OVERHEAD_BYTES
-        while len(self._answers) > most or self.bytes > self._most_bytes:
-            self.drop(next(iter(self._answers)))
-
-    def drop(self, key: bytes) -> None:
-        found = self._answers.pop(key, None)
-        if found is not None:
-            self.bytes -= found.size + ENTRY_OVERHEAD_BYTES
-
-    def clear(self) -> None:
-        self._answers.clear()
-        self.bytes = 0
 
 
 class CacheStorage:
@@ -127,9 +88,11 @@ class CacheStorage:
 
     async def find(self, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         """The answer, from memory or from the file; `None` if there is none."""
-        found = self.memory.get(key)
-        if found is not None or key not in self._known:
-            return found
+        kept = self.memory.get(key)
+        if isinstance(kept, UnfoldedAnswer):
+            kept = self._fold(key, kept)
+        if kept is not None or key not in self._known:
+            return kept
         found = await self._on_thread(lambda db: self._read(db, key, scope))
         if found is not None:
             self.memory.put(key, found, len(self._known) + 1)
@@ -139,7 +102,13 @@ class CacheStorage:
         """Whether an answer is in memory or, unless it was deleted since, in the file."""
         return key in self._known or key in self.memory
 
-    def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
+    def _fold(self, key: bytes, unfolded: UnfoldedAnswer) -> CachedAnswer | None:
+        """The answer, which is then kept in memory instead of its chunks."""
+        answer = unfolded.folded(self.troubles)
+        self.memory.replace(key, unfolded, answer)
+        return answer
+
+    def put(self, key: bytes, answer: StoredAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
         self.write(Put(key, answer, scope, model, most))
@@ -167,14 +136,21 @@ class CacheStorage:
         if not batch:
             return
 
+        loop = asyncio.get_running_loop()
+
         def write_all() -> None:
             try:
+                self._fold_all(batch, loop)
                 self._guarded(lambda db: self._write_all(db, batch))
             finally:
                 self._written += len(batch)
 
         with suppress(RuntimeError):  # closed
             self._thread.submit(write_all)
+
+    def _folded_all(self, unfolded: Sequence[tuple[bytes, UnfoldedAnswer]]) -> None:
+        for key, answer in unfolded:
+            self._fold(key, answer)
 
     async def maintain(self, now: float, most: int) -> None:
         """Deletes a batch of expired and surplus answers; detects purges by other processes."""
@@ -199,6 +175,18 @@ class CacheStorage:
             return None
 
     # --- on the thread ---------------------------------------------------------------------------------------
+
+    def _fold_all(self, batch: Sequence[Write], loop: asyncio.AbstractEventLoop) -> None:
+        """Folds the streams among the answers to be written."""
+        unfolded = []
+        for put in batch:
+            if isinstance(put, Put) and isinstance(put.answer, UnfoldedAnswer):
+                put.answer.folded(self.troubles)
+                unfolded.append((put.key, put.answer))
+                time.sleep(0)  # hands over the interpreter: requests come first
+        if unfolded:
+            with suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(self._folded_all, unfolded)
 
     def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `use`; on an SQLite or I/O error it is counted and the result is `None`."""
@@ -265,12 +253,22 @@ class CacheStorage:
     def _put(self, db: sqlite3.Connection, puts: Sequence[Put]) -> None:
         if not puts:
             return
-        latest = {put.key: put for put in puts}
-        answer_file.put(db, [_row(put) for put in latest.values()])
+        latest = {row.key: row for put in puts if (row := self._row(put)) is not None}
+        answer_file.put(db, [*latest.values()])
         for key in latest:
             self._known.pop(key, None)
             self._known[key] = None
         self._shrink(db, puts[-1].most, max(len(latest), DELETE_BATCH_ROWS))
+
+    def _row(self, put: Put) -> Row | None:
+        """`None` for an answer that must not be stored."""
+        key, answer, scope, model, _ = put
+        if isinstance(answer, UnfoldedAnswer):
+            folded = answer.folded(self.troubles)
+            if folded is None:
+                return None
+            answer = folded
+        return Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
 
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
         answer_file.drop(db, [key])
@@ -298,7 +296,3 @@ class CacheStorage:
             self._known.pop(key, None)
         self._shrink(db, most)
         return changed
-
-
-def _row(put: Put) -> Row:
-    return Row(put.key, f"{put.scope.kind}:{put.scope.name}", put.scope.project, put.model, put.answer)

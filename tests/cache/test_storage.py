@@ -12,8 +12,12 @@ import pytest
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
-from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, ENTRY_OVERHEAD_BYTES, CacheStorage, LruCache
+from codellama_proxy.cache.memory import ENTRY_OVERHEAD_BYTES, LruCache
+from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, CacheStorage
+from codellama_proxy.cache.unfolded import UnfoldedAnswer
+from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import whole_event
+from codellama_proxy.openai_format.folding import as_stream
 
 TEAM = CacheScope("project", "team", "team")
 OTHER = CacheScope("project", "other", "other")
@@ -25,6 +29,11 @@ def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 200
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     body = orjson.dumps({"model": "m", "choices": [choice], "usage": usage})
     return CachedAnswer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
+
+
+def unfolded(*events: Event) -> UnfoldedAnswer:
+    size = sum(len(event.body) for event in events)
+    return UnfoldedAnswer(events, size, "a#1", ("logprobs",), 1000.0, 2000.0)
 
 
 def key(number: int = 0) -> bytes:
@@ -171,6 +180,80 @@ def test_memory_is_bounded_by_bytes() -> None:
     assert len(memory) == 3, "what has no room at all drives nothing out"
     memory.clear()
     assert memory.bytes == 0
+
+
+async def written(answers: CacheStorage) -> None:
+    """Returns when all writes are done, and the event loop knows of them."""
+    await answers.read(lambda _: None)
+    await asyncio.sleep(0)
+
+
+def test_a_stream_is_found_as_a_completion_at_once_and_after_a_restart(path: Path) -> None:
+    chunks = as_stream(answer("hello").event)
+
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(), unfolded(*chunks), TEAM, "a", 10)
+        found = await answers.find(key(), TEAM)
+        assert found is not None
+        assert (
+            orjson.loads(found.event.body)["choices"] == orjson.loads(answer("hello").event.body)["choices"]
+        )
+        await written(answers)
+        assert await answers.find(key(), TEAM) == found
+
+    async def restarted(answers: CacheStorage) -> None:
+        found = await answers.find(key(), TEAM)
+        assert found is not None
+        assert b"hello" in found.event.body
+
+    play(path, use)
+    play(path, restarted)
+
+
+def test_the_chunks_of_a_stream_do_not_stay_in_memory(path: Path) -> None:
+    chunks = as_stream(answer("hello").event)
+
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(), unfolded(*chunks), TEAM, "a", 10)
+        await written(answers)
+        kept = answers.memory.get(key())
+        assert kept is not None
+        assert not isinstance(kept, UnfoldedAnswer)
+        assert answers.memory.bytes == kept.size + ENTRY_OVERHEAD_BYTES
+
+    play(path, use)
+
+
+CUT_OFF = b'{"choices": [{"index": 0, "delta": {"content": "hel"}, "finish_reason": "length"}]}'
+
+
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize(("chunk", "troubles"), [(Event(CUT_OFF), {}), (Event(b"{"), {"unreadable": 1})])
+def test_a_stream_that_must_not_be_stored_is_not_found(
+    path: Path, chunk: Event, troubles: dict[str, int], looked_up: bool
+) -> None:
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(), unfolded(chunk), TEAM, "a", 10)
+        if looked_up:
+            assert await answers.find(key(), TEAM) is None
+        await written(answers)
+        assert len(answers.memory) == answers.memory.bytes == 0
+        assert not answers.may_have(key())
+
+    assert play(path, use).troubles == troubles
+    assert rows(path) == []
+
+
+def test_a_newer_answer_is_not_replaced_by_a_folded_one(path: Path) -> None:
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(), unfolded(*as_stream(answer("old").event)), TEAM, "a", 10)
+        answers._submit_batch()
+        answers.put(key(), answer("new"), TEAM, "a", 10)
+        await written(answers)
+        assert await answers.find(key(), TEAM) == answer("new")
+
+    play(path, use)
+    assert b"new" in rows(path)[0][2]
 
 
 def test_storing_a_key_again_replaces_its_answer(path: Path) -> None:
