@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from codellama_proxy.cache.key import COMPLETE, CachedAnswer
+from codellama_proxy.cache.pending import UNREADABLE, PendingAnswer, completion_to_keep
 from codellama_proxy.cache.query import CacheQuery
 from codellama_proxy.cache.reply import Reply
 from codellama_proxy.cache.semantic.selector import SemanticSelector
-from codellama_proxy.cache.shared_answer import SharedAnswer
+from codellama_proxy.cache.shared_answer import MAX_SHARED_BYTES, SharedAnswer
 from codellama_proxy.cache.storage import CacheStorage
-from codellama_proxy.cache.unfolded import UNREADABLE, UnfoldedAnswer, completion_to_keep
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
 FINISHED = COMPLETE | {None}
-"""The finish reasons of chunks of answers that may be stored."""
-Terms = Callable[[str, tuple[str, ...], float, float], CachedAnswer | UnfoldedAnswer]
-"""An answer to store, by its deployment, dropped parameters, time and expiry."""
+"""The finish reasons of the events of answers that may be stored."""
 
 
 class AnswerKeeper:
@@ -35,22 +32,40 @@ class AnswerKeeper:
 
     def keep(self, query: CacheQuery, answer: SharedAnswer) -> None:
         """Stores a complete answer: at once if it is small, else in a task."""
-        reply = answer.reply
-        if answer.large or reply is None:
+        reply, batches, stream = answer.reply, answer.batches, answer.stream
+        if reply is None or answer.size > MAX_SHARED_BYTES:
             return
-        events = [event for batch in answer.batches for event in batch]
+        events = batches[0] if len(batches) == 1 else [event for batch in batches for event in batch]
+        if not FINISHED.issuperset([event.finish_reason for event in events]):
+            return
         if answer.size > MAX_EVENT_LOOP_BYTES:
-            self._later(self._keep_long(query, reply, events, stream=answer.stream))
-        elif not answer.stream or query.semantic is not None:
-            self._put_event(query, reply, self._completion(events, stream=answer.stream))
-        elif FINISHED.issuperset([event.finish_reason for event in events]):
-            self._put(query, reply, partial(UnfoldedAnswer, events, answer.size))
+            self._later(self._keep_long(query, reply, events, stream=stream))
+        elif query.semantic is not None or not (stream or events[0].text):
+            self._put(query, reply, self._completion(events, stream=stream))
+        elif (terms := self._terms(query, reply)) is not None:
+            model, key, now, expires = terms
+            most, of = query.snapshot.cache.max_entries, reply.deployment.id
+            self._storage.put_pending(
+                PendingAnswer(
+                    key,
+                    query.scope,
+                    model,
+                    most,
+                    events,
+                    answer.size,
+                    stream,
+                    of,
+                    reply.dropped,
+                    now,
+                    expires,
+                )
+            )
 
     async def _keep_long(
         self, query: CacheQuery, reply: Reply, events: Sequence[Event], *, stream: bool
     ) -> None:
         event = await asyncio.to_thread(self._completion, events, stream=stream)
-        self._put_event(query, reply, event)
+        self._put(query, reply, event)
 
     def _completion(self, events: Sequence[Event], *, stream: bool) -> Event | None:
         try:
@@ -59,21 +74,26 @@ class AnswerKeeper:
             self._storage.troubles["unreadable"] += 1
             return None
 
-    def _put_event(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
-        if event is not None:
-            self._put(query, reply, partial(CachedAnswer, event))
+    def _terms(self, query: CacheQuery, reply: Reply) -> tuple[str, bytes, float, float] | None:
+        """Name of the model, key, time and expiry of an answer; `None` if it must not be stored."""
+        now, name, asked = self._time.wall(), reply.deployment.name, query.chain.models[0]
+        expires = query.directives.expiry(query.snapshot.cache.ttl, now)
+        if expires <= now:
+            return None
+        if name == asked.name:
+            return name, query.key, now, expires
+        model = query.chain.named(name)
+        return None if model is None else (name, query.key_of(model), now, expires)
 
-    def _put(self, query: CacheQuery, reply: Reply, under: Terms) -> None:
-        cache, now = query.snapshot.cache, self._time.wall()
-        expires = query.directives.expiry(cache.ttl, now)
-        model = query.chain.named(reply.deployment.name)
-        if model is None or expires <= now:
+    def _put(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
+        """Stores a completion, also in the semantic backend."""
+        terms = None if event is None else self._terms(query, reply)
+        if event is None or terms is None:
             return
-        answer = under(reply.deployment.id, reply.dropped, now, expires)
-        asked = model is query.chain.models[0]
-        key = query.key if asked else query.key_of(model)
-        self._storage.put(key, answer, query.scope, model.name, cache.max_entries)
-        if query.semantic is None or not asked or not isinstance(answer, CachedAnswer):
+        model, key, now, expires = terms
+        answer = CachedAnswer(event, reply.deployment.id, reply.dropped, now, expires)
+        self._storage.put(key, answer, query.scope, model, query.snapshot.cache.max_entries)
+        if query.semantic is None or key != query.key:
             return
         backend = self._semantic.of(query.snapshot)
         if backend is not None:

@@ -20,6 +20,7 @@ from codellama_proxy.cache.answer_source import (
 )
 from codellama_proxy.cache.keeper import AnswerKeeper
 from codellama_proxy.cache.key import CachedAnswer
+from codellama_proxy.cache.pending import UNREADABLE
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import converted
 from codellama_proxy.cache.semantic.embeddings import SemanticBackend, semantic_query
@@ -27,7 +28,6 @@ from codellama_proxy.cache.semantic.selector import SemanticSelector
 from codellama_proxy.cache.shared_answer import Subscription
 from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.cache.storage import CacheStorage
-from codellama_proxy.cache.unfolded import UNREADABLE
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.offload import off_loop
 from codellama_proxy.core.snapshot import Snapshot

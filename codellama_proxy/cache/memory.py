@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from codellama_proxy.cache.key import CachedAnswer
-from codellama_proxy.cache.unfolded import UnfoldedAnswer
+from codellama_proxy.cache.pending import PendingAnswer
 
 MAX_MEMORY_BYTES = 64 << 20
 """Maximum size of the answers in memory, including `ENTRY_OVERHEAD_BYTES` for each."""
 ENTRY_OVERHEAD_BYTES = 1024
 
-StoredAnswer = CachedAnswer | UnfoldedAnswer
+StoredAnswer = CachedAnswer | PendingAnswer
 
 
 class LruCache:

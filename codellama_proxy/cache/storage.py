@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
-from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache, StoredAnswer
-from codellama_proxy.cache.unfolded import UnfoldedAnswer
+from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache
+from codellama_proxy.cache.pending import PendingAnswer
 from codellama_proxy.store.errors import StoreError
 
 DELETE_BATCH_ROWS = 200
@@ -42,14 +42,14 @@ class Put(NamedTuple):
     """An answer to be written."""
 
     key: bytes
-    answer: StoredAnswer
+    answer: CachedAnswer
     scope: CacheScope
     model: str
     most: int
     """How many answers the file may have."""
 
 
-Write = Put | Callable[[sqlite3.Connection], Any]
+Write = Put | PendingAnswer | Callable[[sqlite3.Connection], Any]
 log = logging.getLogger(__name__)
 
 
@@ -89,8 +89,8 @@ class CacheStorage:
     async def find(self, key: bytes, scope: CacheScope) -> CachedAnswer | None:
         """The answer, from memory or from the file; `None` if there is none."""
         kept = self.memory.get(key)
-        if isinstance(kept, UnfoldedAnswer):
-            kept = self._fold(key, kept)
+        if isinstance(kept, PendingAnswer):
+            kept = self._made(kept)
         if kept is not None or key not in self._known:
             return kept
         found = await self._on_thread(lambda db: self._read(db, key, scope))
@@ -102,16 +102,21 @@ class CacheStorage:
         """Whether an answer is in memory or, unless it was deleted since, in the file."""
         return key in self._known or key in self.memory
 
-    def _fold(self, key: bytes, unfolded: UnfoldedAnswer) -> CachedAnswer | None:
-        """The answer, which is then kept in memory instead of its chunks."""
-        answer = unfolded.folded(self.troubles)
-        self.memory.replace(key, unfolded, answer)
+    def _made(self, pending: PendingAnswer) -> CachedAnswer | None:
+        """The answer, which is then kept in memory instead of its events."""
+        answer = pending.answer(self.troubles)
+        self.memory.replace(pending.key, pending, answer)
         return answer
 
-    def put(self, key: bytes, answer: StoredAnswer, scope: CacheScope, model: str, most: int) -> None:
+    def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
         self.write(Put(key, answer, scope, model, most))
+
+    def put_pending(self, pending: PendingAnswer) -> None:
+        """As `put`, for an answer whose completion is made later."""
+        self.memory.put(pending.key, pending, pending.most)
+        self.write(pending)
 
     def drop(self, key: bytes) -> None:
         self.memory.drop(key)
@@ -140,7 +145,7 @@ class CacheStorage:
 
         def write_all() -> None:
             try:
-                self._fold_all(batch, loop)
+                self._make_all(batch, loop)
                 self._guarded(lambda db: self._write_all(db, batch))
             finally:
                 self._written += len(batch)
@@ -148,9 +153,9 @@ class CacheStorage:
         with suppress(RuntimeError):  # closed
             self._thread.submit(write_all)
 
-    def _folded_all(self, unfolded: Sequence[tuple[bytes, UnfoldedAnswer]]) -> None:
-        for key, answer in unfolded:
-            self._fold(key, answer)
+    def _all_made(self, pending: Sequence[PendingAnswer]) -> None:
+        for one in pending:
+            self._made(one)
 
     async def maintain(self, now: float, most: int) -> None:
         """Deletes a batch of expired and surplus answers; detects purges by other processes."""
@@ -176,17 +181,18 @@ class CacheStorage:
 
     # --- on the thread ---------------------------------------------------------------------------------------
 
-    def _fold_all(self, batch: Sequence[Write], loop: asyncio.AbstractEventLoop) -> None:
-        """Folds the streams among the answers to be written."""
-        unfolded = []
-        for put in batch:
-            if isinstance(put, Put) and isinstance(put.answer, UnfoldedAnswer):
-                put.answer.folded(self.troubles)
-                unfolded.append((put.key, put.answer))
-                time.sleep(0)  # hands over the interpreter: requests come first
-        if unfolded:
+    def _make_all(self, batch: Sequence[Write], loop: asyncio.AbstractEventLoop) -> None:
+        """Makes the completions that are to be written."""
+        changed = []
+        for pending in batch:
+            if isinstance(pending, PendingAnswer):
+                answer = pending.answer(self.troubles)
+                if pending.stream or answer is None:
+                    changed.append(pending)
+                    time.sleep(0)  # hands over the interpreter: requests come first
+        if changed:
             with suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(self._folded_all, unfolded)
+                loop.call_soon_threadsafe(self._all_made, changed)
 
     def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `use`; on an SQLite or I/O error it is counted and the result is `None`."""
@@ -235,9 +241,9 @@ class CacheStorage:
         """Makes the changes in one transaction; none of them if one fails."""
         db.execute("begin immediate")
         try:
-            puts: list[Put] = []
+            puts: list[Put | PendingAnswer] = []
             for change in batch:
-                if isinstance(change, Put):
+                if isinstance(change, Put | PendingAnswer):
                     puts.append(change)
                 else:
                     self._put(db, puts)
@@ -250,7 +256,7 @@ class CacheStorage:
                 db.execute("rollback")
             raise
 
-    def _put(self, db: sqlite3.Connection, puts: Sequence[Put]) -> None:
+    def _put(self, db: sqlite3.Connection, puts: Sequence[Put | PendingAnswer]) -> None:
         if not puts:
             return
         latest = {row.key: row for put in puts if (row := self._row(put)) is not None}
@@ -260,15 +266,13 @@ class CacheStorage:
             self._known[key] = None
         self._shrink(db, puts[-1].most, max(len(latest), DELETE_BATCH_ROWS))
 
-    def _row(self, put: Put) -> Row | None:
+    def _row(self, put: Put | PendingAnswer) -> Row | None:
         """`None` for an answer that must not be stored."""
-        key, answer, scope, model, _ = put
-        if isinstance(answer, UnfoldedAnswer):
-            folded = answer.folded(self.troubles)
-            if folded is None:
-                return None
-            answer = folded
-        return Row(key, f"{scope.kind}:{scope.name}", scope.project, model, answer)
+        answer = put.answer(self.troubles) if isinstance(put, PendingAnswer) else put.answer
+        if answer is None:
+            return None
+        scope = put.scope
+        return Row(put.key, f"{scope.kind}:{scope.name}", scope.project, put.model, answer)
 
     def _drop(self, db: sqlite3.Connection, key: bytes) -> None:
         answer_file.drop(db, [key])

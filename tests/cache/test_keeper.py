@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from codellama_proxy.cache.key import MAX_CACHED_BYTES
-from codellama_proxy.cache.unfolded import completion_to_keep
+from codellama_proxy.cache.pending import completion_to_keep
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import completion_event
 from codellama_proxy.openai_format.folding import as_stream

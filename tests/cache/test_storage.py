@@ -13,8 +13,8 @@ import pytest
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import ENTRY_OVERHEAD_BYTES, LruCache
+from codellama_proxy.cache.pending import PendingAnswer
 from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, CacheStorage
-from codellama_proxy.cache.unfolded import UnfoldedAnswer
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.folding import as_stream
@@ -31,9 +31,9 @@ def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 200
     return CachedAnswer(whole_event(body), "a#1", ("logprobs",), created_at, expires_at)
 
 
-def unfolded(*events: Event) -> UnfoldedAnswer:
+def pending(*events: Event, stream: bool = True) -> PendingAnswer:
     size = sum(len(event.body) for event in events)
-    return UnfoldedAnswer(events, size, "a#1", ("logprobs",), 1000.0, 2000.0)
+    return PendingAnswer(key(), TEAM, "a", 10, events, size, stream, "a#1", ("logprobs",), 1000.0, 2000.0)
 
 
 def key(number: int = 0) -> bytes:
@@ -192,7 +192,7 @@ def test_a_stream_is_found_as_a_completion_at_once_and_after_a_restart(path: Pat
     chunks = as_stream(answer("hello").event)
 
     async def use(answers: CacheStorage) -> None:
-        answers.put(key(), unfolded(*chunks), TEAM, "a", 10)
+        answers.put_pending(pending(*chunks))
         found = await answers.find(key(), TEAM)
         assert found is not None
         assert (
@@ -214,11 +214,11 @@ def test_the_chunks_of_a_stream_do_not_stay_in_memory(path: Path) -> None:
     chunks = as_stream(answer("hello").event)
 
     async def use(answers: CacheStorage) -> None:
-        answers.put(key(), unfolded(*chunks), TEAM, "a", 10)
+        answers.put_pending(pending(*chunks))
         await written(answers)
         kept = answers.memory.get(key())
         assert kept is not None
-        assert not isinstance(kept, UnfoldedAnswer)
+        assert not isinstance(kept, PendingAnswer)
         assert answers.memory.bytes == kept.size + ENTRY_OVERHEAD_BYTES
 
     play(path, use)
@@ -233,7 +233,7 @@ def test_a_stream_that_must_not_be_stored_is_not_found(
     path: Path, chunk: Event, troubles: dict[str, int], looked_up: bool
 ) -> None:
     async def use(answers: CacheStorage) -> None:
-        answers.put(key(), unfolded(chunk), TEAM, "a", 10)
+        answers.put_pending(pending(chunk))
         if looked_up:
             assert await answers.find(key(), TEAM) is None
         await written(answers)
@@ -244,9 +244,9 @@ def test_a_stream_that_must_not_be_stored_is_not_found(
     assert rows(path) == []
 
 
-def test_a_newer_answer_is_not_replaced_by_a_folded_one(path: Path) -> None:
+def test_a_newer_answer_is_not_replaced_by_an_older_one(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
-        answers.put(key(), unfolded(*as_stream(answer("old").event)), TEAM, "a", 10)
+        answers.put_pending(pending(*as_stream(answer("old").event)))
         answers._submit_batch()
         answers.put(key(), answer("new"), TEAM, "a", 10)
         await written(answers)

@@ -1,11 +1,12 @@
-"""What is stored of an answer: its completion, as bytes. That of a stream is made when it is first needed."""
+"""What is stored of an answer: its completion, as bytes. It is made when it is first needed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer, storable
+from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer, CacheScope, storable
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format import folding
 from codellama_proxy.openai_format.completion import completion_in
@@ -14,45 +15,43 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 """Exceptions of parsing an answer. The answer is then not stored or not replayed; the request is unaffected."""
 
 
-class UnfoldedAnswer:
-    """A complete stream that is to be stored, before its chunks are folded to a completion."""
+@dataclass(slots=True, eq=False)
+class PendingAnswer:
+    """An answer to be stored, whose completion is made when it is first needed: by the cache's thread, or for a hit."""
 
-    __slots__ = ("_answer", "_created_at", "_deployment", "_dropped", "_events", "_expires_at", "size")
+    key: bytes
+    scope: CacheScope
+    model: str
+    most: int
+    """How many answers may be stored."""
+    events: Sequence[Event]
+    """The answer as it came; empty once the completion is made."""
+    size: int
+    """Of the bodies of its events, in bytes."""
+    stream: bool
+    deployment: str
+    """This and the following as in `CachedAnswer`."""
+    dropped: tuple[str, ...]
+    created_at: float
+    expires_at: float
+    _answer: CachedAnswer | None = None
 
-    def __init__(
-        self,
-        events: Sequence[Event],
-        size: int,
-        deployment: str,
-        dropped: tuple[str, ...],
-        created_at: float,
-        expires_at: float,
-    ) -> None:
-        """`size`: of the bodies of the events, in bytes. The rest as in `CachedAnswer`."""
-        self.size = size
-        self._events = events
-        self._deployment = deployment
-        self._dropped = dropped
-        self._created_at = created_at
-        self._expires_at = expires_at
-        self._answer: CachedAnswer | None = None
-
-    def folded(self, troubles: Counter[str]) -> CachedAnswer | None:
-        """The answer, or `None` if it must not be stored. Computed once, by whichever thread is the first.
+    def answer(self, troubles: Counter[str]) -> CachedAnswer | None:
+        """The answer, or `None` if it must not be stored. Made once, by whichever thread is the first.
 
         `troubles`: counts answers that cannot be read.
         """
-        events = self._events
+        events = self.events
         if events:
             try:
-                event = completion_to_keep(events, stream=True)
+                event = completion_to_keep(events, stream=self.stream)
             except UNREADABLE:
                 troubles["unreadable"] += 1
                 event = None
             if event is not None:
-                terms = self._deployment, self._dropped, self._created_at, self._expires_at
+                terms = self.deployment, self.dropped, self.created_at, self.expires_at
                 self._answer = CachedAnswer(event, *terms)
-            self._events = ()
+            self.events = ()
         return self._answer
 
 
