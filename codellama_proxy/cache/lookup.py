@@ -29,7 +29,7 @@ from codellama_proxy.cache.shared_answer import Subscription
 from codellama_proxy.cache.single_flight import SharedCall
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
-from codellama_proxy.core.offload import off_loop
+from codellama_proxy.core.offload import LARGE_BODY_BYTES, off_loop
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -64,27 +64,38 @@ class CacheLookup:
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
         if not (cacheable and context.settings.cache) or _is_relayed(request, chain):
             return DirectCall()
-        query = await off_loop(
-            request.size, CacheQuery, context, request, chain, snapshot, directives, self._time.monotonic
-        )
+        needs = context, request, chain, snapshot, directives, self._time.monotonic
+        small = request.size < LARGE_BODY_BYTES
+        query = CacheQuery(*needs) if small else await asyncio.to_thread(CacheQuery, *needs)
         if not directives.read:
             context.cache = "bypass"
             return self._own_call(query, None) if directives.write else DirectCall()
         context.cache = "miss"
-        source = await self._identical(query) if self._storage.may_have(query.key) else None
-        backend = self._semantic.of(snapshot)
-        if source is None and backend is not None and query.call_key not in self._shared:
-            # The second lookup finds an answer that was stored during the semantic search.
-            source = await self._similar(query, backend) or await self._identical(query)
-        if source is not None:
-            return source
-        return await self._in_progress(query) if directives.write else DirectCall()
+        if self._storage.may_have(query.key):
+            source = await self._identical(query)
+            if source is not None:
+                return source
+        in_progress = query.call_key in self._shared
+        if snapshot.cache.semantic is not None and not in_progress:
+            source = await self._similar(query)
+            if source is not None:
+                return source
+            in_progress = query.call_key in self._shared
+        if not directives.write:
+            return DirectCall()
+        return await self._in_progress(query) if in_progress else self._own_call(query, query.call_key)
 
     async def _identical(self, query: CacheQuery) -> CachedAnswerSource | None:
         return self._replay(query, await self._storage.find(query.key, query.scope), "hit")
 
-    async def _similar(self, query: CacheQuery, backend: SemanticBackend) -> CachedAnswerSource | None:
-        """A stored answer to a similar request, or `None`."""
+    async def _similar(self, query: CacheQuery) -> CachedAnswerSource | None:
+        """A stored answer to a similar request, or one to this request that was stored during the search."""
+        backend = self._semantic.of(query.snapshot)
+        if backend is None:
+            return None
+        return await self._most_similar(query, backend) or await self._identical(query)
+
+    async def _most_similar(self, query: CacheQuery, backend: SemanticBackend) -> CachedAnswerSource | None:
         request, model = query.request, query.chain.models[0]
         wanted = await off_loop(request.size, semantic_query, request, model, query.scope, query.snapshot)
         if wanted is None:

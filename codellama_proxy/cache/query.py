@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from codellama_proxy.cache import key as keys
-from codellama_proxy.cache.key import CacheDirectives, CacheScope
+from codellama_proxy.cache.key import CacheDirectives
 from codellama_proxy.cache.semantic.embeddings import SemanticQuery
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Model, Snapshot
@@ -52,9 +52,10 @@ class CacheQuery:
         self.directives = directives
         self.semantic: tuple[SemanticQuery, Any] | None = None
         """The semantic query, and the state that the backend computed for it."""
-        self.scope: CacheScope = keys.scope_of(snapshot, context.settings.name, context.key)
-        self.key = self.key_of(chain.models[0])
-        self.call_key: CallKey = (self.key, chain.names)
+        self.scope = scope = keys.scope_of(snapshot, context.settings.name, context.key)
+        requests = context.requests_for(request, snapshot)
+        self.key = key = keys.key_of(scope.kind, scope.name, requests, chain.models[0])
+        self.call_key: CallKey = (key, chain.names)
         """Identifies calls that may be shared: same key, and same permitted models."""
         self._monotonic = monotonic
 

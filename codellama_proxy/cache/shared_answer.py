@@ -44,41 +44,27 @@ class Call(Protocol):
 class SharedAnswer:
     """Not begun, in progress, or over: complete (`error` is None), failed, or abandoned before it began."""
 
-    __slots__ = (
-        "_call",
-        "_joined",
-        "_room",
-        "abandoned",
-        "batches",
-        "complete",
-        "discarded",
-        "error",
-        "reply",
-        "size",
-        "stream",
-        "subscriptions",
-    )
+    reply: Reply | None = None
+    """The upstream's, once it has begun."""
+    discarded = 0
+    """Number of batches dropped from the start of the buffer."""
+    size = 0
+    """Size of the answer so far, in bytes."""
+    complete = False
+    error: BaseException | None = None
+    abandoned = False
+    """It will not begin; no request was sent."""
+    _joined = 0
+    """Number of batches in the buffer whose chunks are runs already."""
+    _room: asyncio.Event | None = None
+    """Set when a subscriber may have caught up."""
 
     def __init__(self, call: Call, *, stream: bool) -> None:
         self.stream = stream
-        self.reply: Reply | None = None
-        """The upstream's, once it has begun."""
         self.batches: list[Sequence[Event]] = []
         """The buffer: the whole answer so far, unless it is `large`."""
-        self.discarded = 0
-        """Number of batches dropped from the start of the buffer."""
-        self._joined = 0
-        """Number of batches in the buffer whose chunks are runs already."""
-        self.size = 0
-        """Size of the answer so far, in bytes."""
-        self.complete = False
-        self.error: BaseException | None = None
-        self.abandoned = False
-        """It will not begin; no request was sent."""
         self.subscriptions: set[Subscription] = set()
         self._call: Call | None = call
-        self._room: asyncio.Event | None = None
-        """Set when a subscriber may have caught up."""
 
     @property
     def over(self) -> bool:
