@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from codellama_proxy.cache.key import COMPLETE, CachedAnswer
+from codellama_proxy.cache.key import COMPLETE, CachedAnswer, CacheScope
 from codellama_proxy.cache.pending import UNREADABLE, PendingAnswer, completion_to_keep
 from codellama_proxy.cache.query import CacheQuery
 from codellama_proxy.cache.reply import Reply
@@ -19,6 +19,8 @@ from codellama_proxy.openai_format.completion import MAX_EVENT_LOOP_BYTES
 
 FINISHED = COMPLETE | {None}
 """The finish reasons of the events of answers that may be stored."""
+Terms = tuple[bytes, CacheScope, str, int, str, tuple[str, ...], float, float]
+"""The first fields of a `PendingAnswer`."""
 
 
 class AnswerKeeper:
@@ -43,23 +45,7 @@ class AnswerKeeper:
         elif query.semantic is not None or not (stream or events[0].text):
             self._put(query, reply, self._completion(events, stream=stream))
         elif (terms := self._terms(query, reply)) is not None:
-            model, key, now, expires = terms
-            most, of = query.snapshot.cache.max_entries, reply.deployment.id
-            self._storage.put_pending(
-                PendingAnswer(
-                    key,
-                    query.scope,
-                    model,
-                    most,
-                    events,
-                    answer.size,
-                    stream,
-                    of,
-                    reply.dropped,
-                    now,
-                    expires,
-                )
-            )
+            self._storage.put_pending(PendingAnswer(*terms, events, answer.size, stream))
 
     async def _keep_long(
         self, query: CacheQuery, reply: Reply, events: Sequence[Event], *, stream: bool
@@ -74,25 +60,29 @@ class AnswerKeeper:
             self._storage.troubles["unreadable"] += 1
             return None
 
-    def _terms(self, query: CacheQuery, reply: Reply) -> tuple[str, bytes, float, float] | None:
-        """Name of the model, key, time and expiry of an answer; `None` if it must not be stored."""
-        now, name, asked = self._time.wall(), reply.deployment.name, query.chain.models[0]
-        expires = query.directives.expiry(query.snapshot.cache.ttl, now)
+    def _terms(self, query: CacheQuery, reply: Reply) -> Terms | None:
+        """How an answer is stored; `None` if it must not be."""
+        deployment, asked, cache = reply.deployment, query.chain.models[0], query.snapshot.cache
+        now = self._time.wall()
+        expires = query.directives.expiry(cache.ttl, now)
+        name, key = deployment.name, query.key
+        if name != asked.name:
+            model = query.chain.named(name)
+            if model is None:
+                return None
+            key = query.key_of(model)
         if expires <= now:
             return None
-        if name == asked.name:
-            return name, query.key, now, expires
-        model = query.chain.named(name)
-        return None if model is None else (name, query.key_of(model), now, expires)
+        return key, query.scope, name, cache.max_entries, deployment.id, reply.dropped, now, expires
 
     def _put(self, query: CacheQuery, reply: Reply, event: Event | None) -> None:
         """Stores a completion, also in the semantic backend."""
         terms = None if event is None else self._terms(query, reply)
         if event is None or terms is None:
             return
-        model, key, now, expires = terms
-        answer = CachedAnswer(event, reply.deployment.id, reply.dropped, now, expires)
-        self._storage.put(key, answer, query.scope, model, query.snapshot.cache.max_entries)
+        key, scope, model, most, deployment, dropped, now, expires = terms
+        answer = CachedAnswer(event, deployment, dropped, now, expires)
+        self._storage.put(key, answer, scope, model, most)
         if query.semantic is None or key != query.key:
             return
         backend = self._semantic.of(query.snapshot)

@@ -62,8 +62,10 @@ class CacheLookup:
         """The source of the answer. Sets `context.cache` to the lookup's result. Raises `ProxyError`."""
         directives = keys.directives_of(request.cache, cache_control)
         cacheable = request.endpoint == "chat/completions" and snapshot.cache.enabled
-        if not (cacheable and context.settings.cache) or _is_relayed(request, chain):
+        if not (cacheable and context.settings.cache):
             return DirectCall()
+        if request.native is not None and any(request.dialect in one.relays for one in chain.deployments):
+            return DirectCall()  # a candidate answers in the client's dialect, with parts that a chat has not
         needs = context, request, chain, snapshot, directives, self._time.monotonic
         small = request.size < LARGE_BODY_BYTES
         query = CacheQuery(*needs) if small else await asyncio.to_thread(CacheQuery, *needs)
@@ -196,10 +198,3 @@ class CacheLookup:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._keeper.tasks, return_exceptions=True)
         await self._semantic.close()
-
-
-def _is_relayed(request: InferenceRequest, chain: Chain) -> bool:
-    """Whether a candidate would answer in the client's dialect: such answers have parts that a chat has not."""
-    if request.native is None:
-        return False
-    return any(request.dialect in deployment.relays for deployment in chain.deployments)

@@ -24,16 +24,17 @@ class PendingAnswer:
     model: str
     most: int
     """How many answers may be stored."""
-    events: Sequence[Event]
-    """The answer as it came; empty once the completion is made."""
-    size: int
-    """Of the bodies of its events, in bytes."""
-    stream: bool
     deployment: str
     """This and the following as in `CachedAnswer`."""
     dropped: tuple[str, ...]
     created_at: float
     expires_at: float
+    events: Sequence[Event]
+    """The answer as it came; empty once the completion is made."""
+    size: int
+    """Of the bodies of its events, in bytes."""
+    stream: bool
+    """Whether it came as a stream."""
     _answer: CachedAnswer | None = None
 
     def answer(self, troubles: Counter[str]) -> CachedAnswer | None:

@@ -8,8 +8,8 @@ when the answer is complete, when it fails, or when no request needs it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from codellama_proxy.cache.query import CacheQuery, CallKey
 from codellama_proxy.cache.reply import Begin, Reply
@@ -18,8 +18,6 @@ from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.types import ChunkOutlet, Event, Take, decline
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
-
-T = TypeVar("T")
 
 
 class CallHost(Protocol):
@@ -75,9 +73,16 @@ class SharedCall:
             self._stop_sharing()  # the answer may be cut short by this request's budget
         context.others = self.others_wait
         answer = self.answer
-        answer.reply = reply = await self._awaited(begin())
+        self._owner = asyncio.current_task()
+        try:
+            answer.reply = reply = await begin()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self._owner = None
         self.deployment, self.dropped, self.first = reply.deployment, reply.dropped, reply.first
-        answer.publish(self.first, last=reply.ended)
+        answer.publish(reply.first, last=reply.ended)
         if answer.subscriptions:
             self.share()
         return self
@@ -109,25 +114,22 @@ class SharedCall:
 
         if outlet is not None and not answer.subscriptions:
             self._outlet = ChunkOutlet(outlet.write, note_and_publish)
+        self._owner = asyncio.current_task()
         try:
-            batch = await self._awaited(answer.reply.more(seconds, take_and_publish, self._outlet))
+            batch = await answer.reply.more(seconds, take_and_publish, self._outlet)
+        except BaseException as error:
+            self._failed(error)
+            raise
         finally:
-            self._outlet = None
+            self._owner = self._outlet = None
         answer.publish(batch, last=answer.reply.ended)
         if answer.subscriptions:
             self.share()
         return batch
 
-    async def _awaited(self, step: Awaitable[T]) -> T:
-        """The result of a step that the owner's task waits for. A failure fails the call."""
-        self._owner = asyncio.current_task()
-        try:
-            return await step
-        except BaseException as error:
-            self.answer.fail(error if isinstance(error, Exception) else abandoned())
-            raise
-        finally:
-            self._owner = None
+    def _failed(self, error: BaseException) -> None:
+        """Fails the call: a step that the owner's task waited for raised `error`."""
+        self.answer.fail(error if isinstance(error, Exception) else abandoned())
 
     def _stop_sharing(self) -> None:
         """Makes the answer its owner's alone. It is abandoned where requests wait for it."""

@@ -217,6 +217,11 @@ def chunks_of(events: Iterable[Event]) -> Iterator[Json]:
         body = event.body
         if not body:
             continue
+        if BETWEEN in body:  # a run
+            yield from _merged(alike)
+            yield from _merged([event])
+            alike = []
+            continue
         before, found, after = body.partition(orjson.dumps(event.text)) if event.text else NO_TEXT
         if alike and not (found and around == (before, after)):
             yield from _merged(alike)
@@ -232,10 +237,13 @@ NO_TEXT = (b"", b"", b"")
 
 def _merged(events: Sequence[Event]) -> Sequence[Json]:
     """One chunk for events that differ in their text only, if they only add to one string."""
-    first, between, _ = events[0].body.partition(BETWEEN)
-    if not between and len(events) == 1:
+    if not events:
+        return []
+    body = events[0].body
+    end = body.find(BETWEEN)
+    if end < 0 and len(events) == 1:
         return [completion_in(events[0])]
-    chunk: dict[str, Any] = orjson.loads(first)
+    chunk: dict[str, Any] = orjson.loads(body if end < 0 else body[:end])
     if _add_to_text(chunk, "".join([event.text for event in events])):
         return [chunk]
     bodies = [body for event in events for body in event.body.split(BETWEEN)]

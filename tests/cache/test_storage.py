@@ -33,7 +33,7 @@ def answer(text: str = "hi", created_at: float = 1000.0, expires_at: float = 200
 
 def pending(*events: Event, stream: bool = True) -> PendingAnswer:
     size = sum(len(event.body) for event in events)
-    return PendingAnswer(key(), TEAM, "a", 10, events, size, stream, "a#1", ("logprobs",), 1000.0, 2000.0)
+    return PendingAnswer(key(), TEAM, "a", 10, "a#1", ("logprobs",), 1000.0, 2000.0, events, size, stream)
 
 
 def key(number: int = 0) -> bytes:
