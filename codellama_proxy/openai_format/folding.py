@@ -158,15 +158,20 @@ def _finish_call(call: dict[str, Any]) -> dict[str, Any]:
 
 def split(completion: Json) -> list[Event]:
     """The completion as the events of a stream; `fold` of their chunks is the completion again."""
+    return _split(completion, usage_in(completion) if completion.get("usage") else None)
+
+
+def _split(completion: Json, usage: Usage | None) -> list[Event]:
+    """`usage`: that of the usage chunk, if the completion has one."""
     common = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
     chunks_of = _text_chunks_of if completion.get("object") == TEXT_COMPLETION else _chunks_of
     if chunks_of is _chunks_of:
         common["object"] = CHAT_CHUNK
     events = [event for choice in completion["choices"] for event in chunks_of(common, choice)]
-    usage = completion.get("usage")
-    if usage:
-        last = orjson.dumps({**common, "choices": [], "usage": usage})
-        events.append(Event(last, usage=usage_in(completion), usage_only=True))
+    reported = completion.get("usage")
+    if reported:
+        last = orjson.dumps({**common, "choices": [], "usage": reported})
+        events.append(Event(last, usage=usage, usage_only=True))
     return events
 
 
@@ -179,16 +184,17 @@ def _chunks_of(common: Json, choice: Json) -> Iterator[Event]:
     empty = {name: value for name, value in message.items() if name not in content}
     sent = ("message", "logprobs") if content else ("message",)
     rest = {name: value for name, value in choice.items() if name not in sent}
+    start, index = orjson.dumps({**common, "choices": []})[: -len(b"]}")], choice["index"]
 
-    def chunk(delta: Json, **more: Any) -> bytes:
-        shown = {"index": choice["index"], "delta": delta, "finish_reason": None, **more}
-        return orjson.dumps({**common, "choices": [shown]})
+    def chunk(delta: Json, more: Json) -> bytes:
+        shown = {"index": index, "delta": delta, "finish_reason": None, **more}
+        return b"".join((start, orjson.dumps(shown), b"]}"))
 
-    yield Event(chunk(empty), model=common.get("model"))
+    yield Event(chunk(empty, {}), model=common.get("model"))
     if content:
         logprobs = {"logprobs": choice["logprobs"]} if "logprobs" in choice else {}
-        yield Event(chunk(content, **logprobs), content=True, text=message_text(message))
-    yield Event(chunk({}, **rest), finish_reason=choice.get("finish_reason"))
+        yield Event(chunk(content, logprobs), True, message_text(message))
+    yield Event(chunk({}, rest), finish_reason=choice.get("finish_reason"))
 
 
 def _text_chunks_of(common: Json, choice: Json) -> Iterator[Event]:
@@ -198,11 +204,10 @@ def _text_chunks_of(common: Json, choice: Json) -> Iterator[Event]:
 
 def as_stream(whole: Event) -> list[Event]:
     """The event of a plain answer as the events of a stream. Raises `KeyError` or `TypeError` for no completion."""
-    events = split(completion_in(whole))
-    if whole.usage is not None and not events[-1].usage_only:
-        events.append(Event(b""))
-    if whole.usage is not None:
-        events[-1] = events[-1]._replace(usage=whole.usage)
+    completion, usage = completion_in(whole), whole.usage
+    events = split(completion) if usage is None else _split(completion, usage)
+    if usage is not None and not events[-1].usage_only:
+        events.append(Event(b"", usage=usage))
     return events
 
 
