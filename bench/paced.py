@@ -2,19 +2,22 @@
 
     python -m bench.paced [--streams 500] [--seconds 4] [--rounds 3]
 
-Each chunk carries the time at which its upstream sent it, so its delay is what the server and the two sockets take. CPU
-time is that of all threads of the server, while all streams run.
+One process is the upstream and all clients. Each chunk carries the time at which it was sent; its delay ends at the
+time at which the kernel received it for the client, so it does not contain what this process takes to read it. CPU time
+is that of all threads of the server, while all streams run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import functools
 import json
 import re
+import select
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,100 +26,138 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvloop
-
 from bench.compare import chosen, interleaved
-from bench.instant import HEAD, Instant, spoken
+from bench.instant import HEAD, spoken
 from bench.load import chat, requests
-from bench.processes import LOAD_CORE, aside, cpu_seconds, free_port, listening, python, running
+from bench.processes import (
+    LOAD_CORE,
+    SERVER_CORE,
+    aside,
+    cpu_seconds,
+    free_port,
+    listening,
+    python,
+    running,
+)
 from bench.tables import Section, at_most, figure, table
 from bench.targets import Target, at, config, proxy, relay
 
 PACE_SECONDS = 0.02
-RAMP_SECONDS = 1.0
-"""In which the streams begin, one after another, so that their chunks are spread over time."""
-MAX_BEGIN_SECONDS = 20.0
-"""Until all streams have begun."""
+PATIENCE_SECONDS = 20.0
+"""For the begin of a stream, and for input of a server that does not read."""
+BURST_SECONDS = 0.002
+"""The chunks of so long are sent at once at most, before others are received."""
+RAMP_SECONDS = 2.5
+"""In which the streams take up the pace, one after another: no two are at the same place of their answer."""
+SETTLE_SECONDS = 0.5
+"""Of all streams, before they are measured."""
 HOW = """\
-{streams} streams at once, each with a token every 20 ms, begun one after another. Each chunk carries the time at which
-the upstream sent it; its delay is what the server and both sockets take. The upstream and the clients share a core, so
-the delays of `direct`, without a server, and of the relay show how much of the proxy's is theirs."""
+{streams} streams at once, each with a token every 20 ms, spread evenly over time. Each chunk carries the time at which
+the upstream sent it; its delay ends when the kernel has received it for the client. The upstream and the clients are
+one process on a core of their own. Where that process does not get its core, it leaves chunks out: fewer than
+{per_second:,} a second, or long delays without a server (`direct`), are the machine's and not the server's. `sockets`
+passes the bytes on without reading them, over the same event loop: what the kernel takes for it, no server here can
+save. A server that is not busy wakes up for nearly every chunk; a busier one reads several at a time, for less each."""
 DIRECT = "direct"
+READ_BYTES = 1 << 16
 _SENT = re.compile(rb'"content":"(\d+) "')
+_STAMP = "1" * 19
+_BEFORE, _AFTER = spoken(f"{_STAMP} ").split(_STAMP.encode())
+_TIME = struct.Struct("@qq")
+_SO_TIMESTAMPNS = 35
+"""Linux: each read comes with the time at which its last byte was received, in seconds and nanoseconds."""
+_TIME_BYTES = socket.CMSG_SPACE(_TIME.size)
 
 
-class PacedUpstream(Instant):
-    """Streams without end, in chunks that say when they were sent, in ns of the monotonic clock."""
+class Streams:
+    """Upstream and clients of streams without end. A chunk is sent to each in turn, at even intervals."""
 
-    def answer(self, head: bytes, body: bytes) -> None:
-        if b'"stream":true' not in body and b'"stream": true' not in body:
-            super().answer(head, body)
-            return
-        self._next = asyncio.get_running_loop().time()
-        self.transport.write(HEAD)  # type: ignore[attr-defined]
-        self._send()
+    def __init__(self, url: str, key: str, upstream_port: int, count: int) -> None:
+        place = urlsplit(url)
+        self._address = (place.hostname or "", place.port or 80)
+        self._asked = requests(place, [key], [], chat(stream=True, unique=True))
+        self._listener = socket.create_server(("127.0.0.1", upstream_port), backlog=2048)
+        self._listener.settimeout(PATIENCE_SECONDS)
+        self._upstream: list[socket.socket] = []
+        self._clients: dict[int, socket.socket] = {}
+        self._ready = select.epoll()
+        self._step = PACE_SECONDS / count
+        self._next = 0
+        """The stream that is next, counted without end."""
+        self.delays: list[int] = []
+        """Nanoseconds, of each chunk received."""
+        for _ in range(count):
+            self._begin()
 
-    def _send(self) -> None:
-        if self.transport.is_closing():  # type: ignore[attr-defined]
-            return
-        self.transport.write(spoken(f"{time.monotonic_ns()} "))  # type: ignore[attr-defined]
-        self._next += PACE_SECONDS
-        asyncio.get_running_loop().call_at(self._next, self._send)
+    def _begin(self) -> None:
+        """Opens one stream, up to its second chunk."""
+        client = socket.create_connection(self._address, timeout=PATIENCE_SECONDS)
+        client.sendall(next(self._asked))
+        upstream, _ = self._listener.accept()
+        upstream.settimeout(PATIENCE_SECONDS)
+        received = b""
+        while b'"stream"' not in received:
+            received += upstream.recv(READ_BYTES)
+        upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        upstream.sendall(HEAD + spoken("first "))
+        while not client.recv(READ_BYTES).endswith(b"\n\n\r\n"):
+            pass
+        client.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        client.setblocking(False)
+        self._upstream.append(upstream)
+        self._clients[client.fileno()] = client
+        self._ready.register(client, select.EPOLLIN)
+
+    def run(self, seconds: float, *, ramp: bool = False) -> None:
+        """Sends and receives at the pace. Chunks that are late by a whole pace are left out.
+
+        `ramp`: the streams begin one after another.
+        """
+        began = now = due = time.monotonic()
+        end, count = began + seconds, len(self._upstream)
+        running = count
+        while now < end:
+            if now - due > PACE_SECONDS:
+                due = now
+            if ramp:
+                running = int(count * (now - began) / seconds)
+            until = min(now, due + BURST_SECONDS)
+            while due < until:
+                which = self._next % count
+                if which < running:
+                    self._upstream[which].send(b"%b%d%b" % (_BEFORE, time.time_ns(), _AFTER))
+                self._next += 1
+                due += self._step
+            for number, _ in self._ready.poll(self._step):
+                self._receive(self._clients[number])
+            now = time.monotonic()
+
+    def _receive(self, client: socket.socket) -> None:
+        data, control, _, _ = client.recvmsg(READ_BYTES, _TIME_BYTES)
+        if not data:
+            raise SystemExit("the server ended a stream")
+        seconds, nanoseconds = _TIME.unpack(control[0][2])
+        at = seconds * 10**9 + nanoseconds
+        self.delays += [at - int(sent) for sent in _SENT.findall(data)]
+
+    def close(self) -> None:
+        for one in (*self._clients.values(), *self._upstream, self._listener):
+            one.close()
 
 
-class Reader(asyncio.Protocol):
-    """One stream's client."""
-
-    def __init__(self, asked: bytes, delays: list[int]) -> None:
-        self._asked = asked
-        self._delays = delays
-        self._left = b""
-        self.has_begun = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.write(self._asked)  # type: ignore[attr-defined]
-
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        data = self._left + data
-        end = 0
-        for found in _SENT.finditer(data):
-            self._delays.append(now - int(found[1]))
-            self.has_begun = True
-            end = found.end()
-        self._left = data[max(end, len(data) - 200) :]
-
-
-async def load(url: str, key: str, streams: int, seconds: float, pid: int) -> dict[str, float]:
-    place = urlsplit(url)
-    asked = requests(place, [key], [], chat(stream=True, unique=True))
-    loop = asyncio.get_running_loop()
-    delays: list[int] = []
-    pairs = []
-    for _ in range(streams):
-        pair = await loop.create_connection(
-            lambda: Reader(next(asked), delays), place.hostname or "", place.port or 80
-        )
-        pairs.append(pair)
-        await asyncio.sleep(RAMP_SECONDS / streams)
-    with contextlib.suppress(TimeoutError):  # what has begun is measured
-        async with asyncio.timeout(MAX_BEGIN_SECONDS):
-            while not all(reader.has_begun for _, reader in pairs):
-                await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    delays.clear()
-    cpu, started = cpu_seconds(pid), time.monotonic()
-    await asyncio.sleep(seconds)
-    cpu, took = cpu_seconds(pid) - cpu, time.monotonic() - started
-    found = sorted(delays)
-    begun = sum(reader.has_begun for _, reader in pairs)
-    for transport, _ in pairs:
-        transport.abort()
-    if not found:
-        raise SystemExit(f"no chunk arrived in {took:.1f} s; {begun} of {streams} streams had begun")
+def load(url: str, key: str, upstream_port: int, count: int, seconds: float, pid: int) -> dict[str, float]:
+    with contextlib.closing(Streams(url, key, upstream_port, count)) as streams:
+        streams.run(RAMP_SECONDS, ramp=True)
+        streams.run(SETTLE_SECONDS)
+        streams.delays.clear()
+        cpu, own, started = cpu_seconds(pid), time.process_time(), time.monotonic()
+        streams.run(seconds)
+        took = time.monotonic() - started
+        cpu, own = cpu_seconds(pid) - cpu, time.process_time() - own
+        found = sorted(streams.delays)
     return {
-        "begun": begun,
         "core": cpu / took,
+        "load": own / took,
         "cpu_us": cpu / len(found) * 1e6,
         "per_second": len(found) / took,
         "p50_ms": found[len(found) // 2] / 1e6,
@@ -124,8 +165,17 @@ async def load(url: str, key: str, streams: int, seconds: float, pid: int) -> di
     }
 
 
-def call(target: Target, streams: int, seconds: float) -> dict[str, float]:
-    options = ["--load", target.url, "--key", target.key, "--pid", target.pid]
+def call(target: Target, upstream_port: int, streams: int, seconds: float) -> dict[str, float]:
+    options = [
+        "--load",
+        target.url,
+        "--key",
+        target.key,
+        "--pid",
+        target.pid or 0,
+        "--upstream",
+        upstream_port,
+    ]
     options += ["--streams", streams, "--seconds", seconds]
     command = ["taskset", "-c", str(LOAD_CORE), *python("bench.paced", *options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -136,18 +186,21 @@ def call(target: Target, streams: int, seconds: float) -> dict[str, float]:
 
 
 def measured(streams: int, seconds: float, rounds: int) -> Mapping[str, Mapping[str, float]]:
-    """The medians of the relay and of the proxy, by name."""
+    """The medians of each target, by name."""
+    port = free_port()
+    upstream = Target(DIRECT, at(port))
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port = free_port()
-        serving = running(python("bench.paced", "--serve", port), LOAD_CORE, lambda: listening(port))
-        upstream = Target(DIRECT, at(port), pid=stack.enter_context(serving).pid)
-        targets = [upstream, stack.enter_context(relay(upstream, "asgi relay", "--asgi"))]
-        for name, cache in (("proxy", "{}"), ("proxy, no cache", "{enabled: false}")):
-            place = directory / name
-            place.mkdir()
-            targets.append(stack.enter_context(proxy(place, config(upstream, cache=cache), name)))
-        turns = {target.name: functools.partial(call, target, streams, seconds) for target in targets}
+        bare = free_port()
+        passing = running(python("bench.sockets", bare, port), SERVER_CORE, lambda: listening(bare))
+        targets = [upstream, Target("sockets", at(bare), pid=stack.enter_context(passing).pid)]
+        with running(python("bench.instant", port), LOAD_CORE, lambda: listening(port)):
+            targets.append(stack.enter_context(relay(upstream, "asgi relay", "--asgi")))
+            for name, cache in (("proxy", "{}"), ("proxy, no cache", "{enabled: false}")):
+                place = directory / name
+                place.mkdir()
+                targets.append(stack.enter_context(proxy(place, config(upstream, cache=cache), name)))
+        turns = {one.name: functools.partial(call, one, port, streams, seconds) for one in targets}
         return {name: chosen(runs, statistics.median) for name, runs in interleaved(turns, rounds).items()}
 
 
@@ -156,15 +209,23 @@ def paced(streams: int, seconds: float, rounds: int) -> Section:
     rows = [
         (
             name,
-            f"{one['begun']:.0f}",
             *(("", "") if name == DIRECT else (f"{one['core']:.0%}", f"{one['cpu_us']:.1f}")),
             figure(one["per_second"]),
             figure(one["p50_ms"]),
             figure(one["p99_ms"]),
+            f"{one['load']:.0%}",
         )
         for name, one in found.items()
     ]
-    header = ["", "streams", "of the core", "CPU µs/chunk", "chunks/s", "delay p50 ms", "delay p99 ms"]
+    header = [
+        "",
+        "of the core",
+        "CPU µs/chunk",
+        "chunks/s",
+        "delay p50 ms",
+        "delay p99 ms",
+        "of the load's core",
+    ]
     shown = table(header, rows)
     what, ours = f"{streams} streams of a token each 20 ms, cache on", found["proxy"]
     needed = ours["cpu_us"] * streams / PACE_SECONDS / 1e6  # more than it took if chunks waited
@@ -172,12 +233,11 @@ def paced(streams: int, seconds: float, rounds: int) -> Section:
         at_most(f"{what}: of the core for all chunks", max(ours["core"], needed), 0.6, "{:.0%}"),
         at_most(f"{what}: delay of a chunk, p99", ours["p99_ms"], 5.0, "{:.1f} ms"),
     )
-    return Section("Streams at the pace of a model", f"{HOW.format(streams=streams)}\n\n{shown}", goals)
-
-
-async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(PacedUpstream, "127.0.0.1", port, backlog=2048)
-    await server.serve_forever()
+    return Section(
+        "Streams at the pace of a model",
+        f"{HOW.format(streams=streams, per_second=int(streams / PACE_SECONDS))}\n\n{shown}",
+        goals,
+    )
 
 
 def main() -> None:
@@ -187,15 +247,13 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--key", default="none", help=argparse.SUPPRESS)
     parser.add_argument("--pid", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        uvloop.run(serve(args.serve))
-    elif args.load:
-        print(json.dumps(uvloop.run(load(args.load, args.key, args.streams, args.seconds, args.pid))))
+    if args.load:
+        print(json.dumps(load(args.load, args.key, args.upstream, args.streams, args.seconds, args.pid)))
     else:
         aside()
         print(paced(args.streams, args.seconds, args.rounds))
