@@ -4,7 +4,10 @@ scripts/bench                       the proxy beside a bare relay, under three m
 scripts/bench --peers               and beside LiteLLM's proxy and Portkey's gateway
 scripts/bench --growth --memory     and what grows with keys, rows and models; start and memory
 scripts/bench --profile             and the cost table of a request; with --only nothing else
-scripts/bench --write               all of this, about a quarter of an hour, into bench/RESULTS.md and README's table
+scripts/bench --postgres            and what PostgreSQL costs, and what several processes bring
+scripts/bench --reports --rows N    and what reports take on PostgreSQL over so many requests: ten minutes for 10⁷
+scripts/bench --write               all of this but reports, about 20 minutes, into bench/RESULTS.md and README's table
+scripts/bench --only --postgres --write      that section of bench/RESULTS.md only
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.compare import side_by_side
+from bench.dashboard_rows import ROWS
 from bench.dialects import dialects
 from bench.growth import ROUNDS, SECONDS, growth
 from bench.memory import memory
 from bench.paced import paced
+from bench.postgres import postgres
+from bench.postgres_reports import TITLE, reports
 from bench.processes import NotUp, aside
 from bench.profile import profile
 from bench.stalls import stalls
 from bench.summary import with_summary
-from bench.tables import Section, counting, goals, machine, paragraph
+from bench.tables import Section, counting, goals, machine, paragraph, section_of, with_sections
 from codellama_proxy import __version__
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -62,11 +68,20 @@ MORE: Mapping[str, tuple[Measure, str]] = {
         lambda args: paced(STREAMS_AT_ONCE, 2 * args.seconds, args.rounds),
         "streams at the pace of a model",
     ),
+    "postgres": (
+        lambda args: postgres(2 * args.seconds),
+        "what PostgreSQL costs, and what several processes bring",
+    ),
+    "reports": (lambda args: reports(args.rows, args.rounds), "what reports take on PostgreSQL"),
     "growth": (lambda _: growth(ROUNDS, SECONDS), "many keys, rows and models"),
     "memory": (lambda args: memory(args.requests), "start and memory"),
     "profile": (lambda args: profile(3 * args.seconds), "the cost table of a request, by part and by thread"),
 }
 """What is measured beside the comparison, by option."""
+LONG = ("reports",)
+"""Measured only if they are named."""
+KEPT = (TITLE,)
+"""Sections that stay as they are if they are not measured."""
 
 
 def measures(args: argparse.Namespace) -> Mapping[str, Measure]:
@@ -105,6 +120,15 @@ def page(sections: Sequence[Section], before: float, options: Sequence[str]) -> 
     )
 
 
+def results(previous: str, sections: Sequence[Section], before: float, args: argparse.Namespace) -> str:
+    """A new page, or the previous one with the sections that were measured."""
+    if args.only:
+        return with_sections(previous, sections)
+    titles = {section.title for section in sections}
+    kept = [one for title in KEPT if title not in titles and (one := section_of(previous, title)) is not None]
+    return with_sections(page(sections, before, sys.argv[1:]), kept)
+
+
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -112,7 +136,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="also install and measure other gateways")
     for name, (_, what) in MORE.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"also {what}")
-    parser.add_argument("--only", action="store_true", help="not the comparison with the relay")
+    parser.add_argument(
+        "--only", action="store_true", help="not the comparison with the relay; written in place"
+    )
     parser.add_argument(
         "--write",
         action="store_true",
@@ -120,15 +146,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="turns of each, of which the median counts")
     parser.add_argument("--seconds", type=float, help="of each turn beside others")
+    parser.add_argument("--rows", type=int, default=ROWS, help="requests in the database of reports")
     parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
     args = parser.parse_args(given)
     named = args.peers or any(getattr(args, name) for name in MORE)
     if args.write and not named:
         args.peers = named = True
         for name in MORE:
-            setattr(args, name, True)
-    if args.only and (args.write or args.peers or not named):
-        parser.error("--only needs something else to measure, and does not go with --write or --peers")
+            setattr(args, name, name not in LONG)
+    if args.only and (args.peers or not named):
+        parser.error("--only needs something else to measure, and does not go with --peers")
     rounds, seconds = FULL if named else QUICK
     args.rounds, args.seconds = args.rounds or rounds, args.seconds or seconds
     return args
@@ -145,7 +172,7 @@ def main() -> None:
         print(section, flush=True)
     print(goals(sections))
     if args.write:
-        RESULTS.write_text(page(sections, before, sys.argv[1:]))
+        RESULTS.write_text(results(RESULTS.read_text(), sections, before, args))
         README.write_text(with_summary(README.read_text(), RESULTS.read_text()))
 
 

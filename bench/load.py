@@ -2,7 +2,8 @@
 
     python -m bench.load URL --connections 32 --seconds 5 [--stream] [--key sk-...] [--header NAME:VALUE]
 
-Prints one JSON object: requests per second and latencies in milliseconds. Raw asyncio, so that it costs little.
+Prints one JSON object: requests per second, latencies in milliseconds, and its own CPU time for a request in µs. Raw
+asyncio, so that it costs little.
 """
 
 from __future__ import annotations
@@ -135,13 +136,16 @@ async def run(url: SplitResult, connections: int, work: Work) -> dict[str, float
         await loop.create_connection(lambda: Caller(work), url.hostname or "", url.port or 80)
         for _ in range(connections)
     ]
+    before = time.process_time()
     await asyncio.gather(*(caller.done for _, caller in pairs))
     took = time.perf_counter() - started
+    used = time.process_time() - before
     latencies = sorted(work.latencies)
     return {
         "per_second": round(len(latencies) / took, 1),
         "p50_ms": round(latencies[len(latencies) // 2] * 1000, 3),
         "p99_ms": round(latencies[int(len(latencies) * 0.99)] * 1000, 3),
+        "load_us": round(used / len(latencies) * 1e6, 1),
         "requests": len(latencies),
     }
 

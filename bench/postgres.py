@@ -1,120 +1,343 @@
-"""Measures the ledger on PostgreSQL: `python -m bench.postgres [SECONDS] [WORKERS ...]`, on a server of its own.
+"""What PostgreSQL costs, and what several processes bring: `scripts/bench --postgres`.
 
-A request is an admission and a settlement in three scopes that all workers share: the global and the project's budget,
-rates and parallel requests, and a key's rate. Closed loop with 32 clients a worker, then one client alone.
+    python -m bench.postgres [--seconds 4]
+
+One connection: the latency, with the round trip and the flush of the database measured in the same minute. Then one
+process on a core of its own, and two and four processes, all on the same limits. Last the ledger without HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
-import resource
+import argparse
+import contextlib
+import json
 import statistics
-import sys
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from multiprocessing.connection import Connection
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
-from codellama_proxy.core.request_id import new_request_id
-from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.postgres.engine import PostgresEngine
-from codellama_proxy.store.postgres.housekeeping import make_partitions
-from codellama_proxy.store.postgres.ledger import Ledger
-from codellama_proxy.store.postgres.migrations import migrate
-from codellama_proxy.store.postgres.session import PostgresSession, connect
-from codellama_proxy.store.postgres.workers import Identity
-from codellama_proxy.store.write_queue import WriteQueue
-from tests.support.ledger_fixtures import ask, end, of_global, of_key, of_project
-from tests.support.postgres import PostgresServer, programs
+from bench.postgres_ledger import CLIENTS, measure, migrated_server
+from bench.processes import (
+    LOAD_CORE,
+    SERVER_CORE,
+    aside,
+    cpu_seconds,
+    family,
+    free_port,
+    listening,
+    python,
+    running,
+)
+from bench.tables import Section, at_least, at_most, figure, goals, paragraph, table
+from bench.targets import Target, ask, at, config, new_key, proxy
+from codellama_proxy.store.postgres.scope_rows import SQL
+from codellama_proxy.store.postgres.session import connect
+from tests.support.postgres import PostgresServer
 from tests.support.postgres_store import address_of
 
-SCOPES = (
-    of_global(max_parallel_requests=10**6, max_budget=10**15, budget_duration="month"),
-    of_project(rpm_limit=10**9, tpm_limit=10**12, max_budget=10**15, budget_duration="month"),
-    of_key(rpm_limit=10**9),
-)
-CLIENTS = 32
+TITLE = "PostgreSQL and several processes"
+BOTH = f"{SERVER_CORE},{LOAD_CORE}"
+CONNECTIONS = 64
+WORKERS = (1, 2, 4)
+ROUNDS = 3
+PROBES = 300
+MAX_ADDED_MS = 1.0
+"""More than two round trips and a flush."""
+MIN_SPEEDUP = 1.6
+MAX_CPU_US = 150.0
+HOW = """\
+Measured on {date} with PostgreSQL {version} on the same machine, whose socket is a file: round trips are short. The
+cache is off, everything else is on, and all requests count in the same scopes. Plain answers; the upstream answers at
+once. Each figure is the median of {rounds} turns of {seconds:g} s."""
+ALONE = """\
+The database is asked between the turns: a round trip takes {trip:.2f} ms and a flush of its disk {flush:.2f} ms. An
+admission takes two trips and a flush before anything is sent to the upstream."""
+TOGETHER = """\
+{connections} connections. A single process has a core to itself; the database, the upstream and the load share the
+other. Several processes share both cores with these, which take {others:.0f} µs of each request."""
+COMPUTED = """\
+By the CPU of these tables, with every core used to the full: one process serves {one:.0f} requests/s, two processes
+{two:.0f} on two cores with everything else ({two_of_one:.2f} times as many), and {four:.0f} on four cores
+({four_of_one:.2f} times)."""
+LEDGER = """\
+The ledger without HTTP: {clients} clients a process, each of which admits and settles one request after another."""
 
 
-class Measured(NamedTuple):
-    """Of one worker. Latencies of admissions in seconds."""
+class Costs(NamedTuple):
+    """Of the database itself, in milliseconds."""
 
-    requests: int
-    latencies: list[float]
-    cpu: float
-    """Processor seconds."""
+    trip: float
+    flush: float
 
 
-def worker(url: str, seconds: float, clients: int, results: Connection) -> None:
-    import uvloop  # noqa: PLC0415 - in the worker only
+class Run(NamedTuple):
+    """Of a load. CPU in µs for a request."""
 
-    sys.setswitchinterval(0.0005)
-    results.send(uvloop.run(_load(url, seconds, clients)))
-
-
-async def _load(url: str, seconds: float, clients: int) -> Measured:
-    address = address_of(url)
-    queue: WriteQueue[PostgresSession] = WriteQueue(PostgresEngine(address, Identity()), "bench")
-    await asyncio.to_thread(queue.start)
-    ledger = Ledger(queue, Connections(address))
-    latencies: list[float] = []
-    stop_at = 0.0
-
-    async def client() -> None:
-        while time.monotonic() < stop_at:
-            request = ask(*SCOPES, request_id=new_request_id(time.time()))
-            start = time.perf_counter()
-            await ledger.admit(request)
-            latencies.append(time.perf_counter() - start)
-            ledger.settle(end(request, 3))
-
-    for warming, duration in ((True, 0.5), (False, seconds)):
-        latencies.clear()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        stop_at = time.monotonic() + duration
-        await asyncio.gather(*(client() for _ in range(clients)))
-        await queue.barrier()
-        now = resource.getrusage(resource.RUSAGE_SELF)
-        if not warming:
-            cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-    await asyncio.to_thread(queue.close)
-    return Measured(len(latencies), latencies, cpu)
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    workers: float
+    database: float
+    upstream: float
+    load: float
 
 
-def measure(url: str, workers: int, seconds: float, clients: int) -> str:
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe(duplex=False) for _ in range(workers)]
-    processes = [context.Process(target=worker, args=(url, seconds, clients, there)) for _, there in pipes]
-    for process in processes:
-        process.start()
-    found: list[Measured] = [here.recv() for here, _ in pipes]
-    for process in processes:
-        process.join()
-    latencies = sorted(latency for one in found for latency in one.latencies)
-    requests = sum(one.requests for one in found)
-    cpu = sum(one.cpu for one in found) / requests * 1e6
-    p50, p99 = (1e3 * statistics.quantiles(latencies, n=100)[at] for at in (49, 98))
-    return f"{workers:>7} {clients:>7} {requests / seconds:>10.0f} {p50:>8.1f} {p99:>8.1f} {cpu:>12.0f}"
+class Machine(NamedTuple):
+    """What a server under test talks to."""
+
+    postgres: PostgresServer
+    upstream: Target
+    upstream_pid: int
 
 
-def main(arguments: list[str]) -> None:
-    seconds, *counts = [float(one) for one in arguments] or (3.0, 1.0, 2.0, 4.0)
-    folder = programs()
-    assert folder is not None, "there is no PostgreSQL"
-    server = PostgresServer(folder, "shared_buffers=256MB")
-    try:
-        address = address_of(server.address())
-        with closing(connect(address)) as db:
-            migrate(db, address)
-            make_partitions(db, time.time())
-        print("workers clients requests/s   p50 ms   p99 ms CPU µs/request")
-        print(measure(address.url, 1, seconds, 1))
-        for count in counts or (1.0, 2.0, 4.0):
-            print(measure(address.url, int(count), seconds, CLIENTS))
-    finally:
-        server.remove()
+# --- what runs -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def machine() -> Iterator[Machine]:
+    port = free_port()
+    with (
+        migrated_server() as postgres,
+        running(python("bench.instant", port), LOAD_CORE, lambda: listening(port)) as instant,
+    ):
+        yield Machine(postgres, Target("direct", at(port)), instant.pid)
+
+
+@contextlib.contextmanager
+def serving(on: Machine, directory: Path, key: str, workers: int, cores: int | str) -> Iterator[Target]:
+    """So many processes on one port and the server's database."""
+    directory.mkdir()
+    path = directory / "proxy.yaml"
+    path.write_text(config(on.upstream))
+    port = free_port()
+    command = python("codellama_proxy", "serve", "--config", path, "--port", port)
+    if workers > 1:
+        command += ["--workers", str(workers)]
+    target = Target(f"{workers} on PostgreSQL", at(port), key)
+    env = {"PROXY_DATABASE": on.postgres.address()}
+    with running(command, cores, lambda: ask(target)[0] == 200, env, directory / "log") as process:
+        yield replace(target, pid=process.pid)
+
+
+def call(on: Machine, target: Target, connections: int, seconds: float, core: int | str) -> Run:
+    """One load."""
+    pids = [pid for pid in (target.pid, on.postgres.pid, on.upstream_pid) if pid is not None]
+    command = python("bench.load", target.url, "--connections", connections, "--seconds", seconds)
+    before = [cpu_seconds(pid) for pid in pids]
+    done = subprocess.run(
+        ["taskset", "-c", str(core), *command, "--key", target.key],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{target.name}: {done.stderr.splitlines()[-1]}")
+    found = json.loads(done.stdout)
+    used = [(cpu_seconds(pid) - was) / found["requests"] * 1e6 for pid, was in zip(pids, before, strict=True)]
+    workers, database, upstream = used if target.pid is not None else (0.0, *used)
+    return Run(
+        found["per_second"], found["p50_ms"], found["p99_ms"], workers, database, upstream, found["load_us"]
+    )
+
+
+def median(runs: Sequence[Run]) -> Run:
+    return Run(*(statistics.median(values) for values in zip(*runs, strict=True)))
+
+
+# --- one connection ------------------------------------------------------------------------------------------------
+
+
+def p50_ms(do: Callable[[], object], count: int) -> float:
+    took = []
+    for _ in range(count):
+        start = time.perf_counter()
+        do()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took) * 1e3
+
+
+def costs(url: str) -> Costs:
+    with closing(connect(address_of(url))) as db:
+        trip = p50_ms(lambda: db.native("select 1"), PROBES)
+        flush = p50_ms(lambda: db.native(SQL["flush"]), PROBES // 3)
+    return Costs(trip, max(flush - trip, 0.0))
+
+
+def alone(on: Machine, targets: Mapping[str, Target], seconds: float) -> tuple[Mapping[str, Run], Costs]:
+    """Medians of turns, and of the database's own costs between them."""
+    runs: dict[str, list[Run]] = {name: [] for name in targets}
+    asked = []
+    for _ in range(ROUNDS):
+        asked.append(costs(on.postgres.address()))
+        for name, target in targets.items():
+            runs[name].append(call(on, target, 1, seconds, LOAD_CORE))
+    asked.append(costs(on.postgres.address()))
+    medians = (statistics.median(values) for values in zip(*asked, strict=True))
+    return {name: median(several) for name, several in runs.items()}, Costs(*medians)
+
+
+def latency(runs: Mapping[str, Run]) -> str:
+    direct = runs["direct"]
+    rows = [
+        (
+            name,
+            figure(run.p50_ms),
+            figure(run.p99_ms),
+            figure(run.p50_ms - direct.p50_ms) if run is not direct else "",
+        )
+        for name, run in runs.items()
+    ]
+    return table(["", "p50 ms", "p99 ms", "added p50 ms"], rows)
+
+
+# --- several processes ---------------------------------------------------------------------------------------------
+
+
+def together(on: Machine, folder: Path, key: str, seconds: float) -> Mapping[int, Run]:
+    """Medians by the number of processes; the servers take turns, one at a time."""
+    runs: dict[int, list[Run]] = {workers: [] for workers in WORKERS}
+    for turn in range(ROUNDS):
+        for workers in WORKERS:
+            cores, core = (SERVER_CORE, LOAD_CORE) if workers == 1 else (BOTH, BOTH)
+            with serving(on, folder / f"{workers}-{turn}", key, workers, cores) as target:
+                pin(on, core)
+                call(on, target, CONNECTIONS, 0.5, core)
+                runs[workers].append(call(on, target, CONNECTIONS, seconds, core))
+    return {workers: median(several) for workers, several in runs.items()}
+
+
+def pin(on: Machine, cores: int | str) -> None:
+    """The database and the upstream, with all their threads and processes."""
+    for pid in (on.postgres.pid, on.upstream_pid):
+        for one in family(pid):
+            subprocess.run(["taskset", "-apc", str(cores), str(one)], capture_output=True, check=False)
+
+
+def throughput(runs: Mapping[int, Run]) -> str:
+    rows = []
+    for workers, run in runs.items():
+        cpu = [f"{value:.0f}" for value in (run.workers, run.database, run.upstream + run.load)]
+        of_one = f"{run.per_second / runs[1].per_second:.2f}"
+        rows.append(
+            (f"{workers}", figure(run.per_second), of_one, figure(run.p50_ms), figure(run.p99_ms), *cpu)
+        )
+    header = [
+        "processes",
+        "requests/s",
+        "of one",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs/request",
+        "PostgreSQL",
+        "upstream, load",
+    ]
+    return table(header, rows)
+
+
+def computed(one: Run, two: Run) -> dict[str, float]:
+    """Requests per second if every core were used to the full, by the CPU for a request."""
+    whole = two.workers + two.database + two.upstream + two.load
+    alone = 1e6 / one.workers
+    on_two, on_four = 2e6 / whole, min(2e6 / two.workers, 4e6 / whole)
+    return {
+        "one": alone,
+        "two": on_two,
+        "four": on_four,
+        "two_of_one": on_two / alone,
+        "four_of_one": on_four / alone,
+    }
+
+
+# --- the section ---------------------------------------------------------------------------------------------------
+
+
+def ledger(on: Machine, seconds: float) -> tuple[str, float]:
+    """A table, and the CPU of one process for an admission and a settlement, in µs."""
+    rows, cpu = [], 0.0
+    for workers in WORKERS:
+        found = measure(on.postgres.address(), workers, seconds, CLIENTS)
+        p50, p99 = (1e3 * statistics.quantiles(found.latencies, n=100)[at] for at in (49, 98))
+        used = found.cpu / found.requests * 1e6
+        cpu = cpu or used
+        rows.append((f"{workers}", figure(found.requests / seconds), figure(p50), figure(p99), f"{used:.0f}"))
+    return table(["processes", "requests/s", "p50 ms", "p99 ms", "CPU µs/request"], rows), cpu
+
+
+def postgres(seconds: float) -> Section:
+    """Takes about 25 turns of `seconds` and two minutes."""
+    with machine() as on, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        url = on.postgres.address()
+        key = new_key(folder, url)
+        (folder / "file").mkdir()
+        with (
+            proxy(folder / "file", config(on.upstream), "SQLite") as file,
+            serving(on, folder / "alone", key, 1, SERVER_CORE) as server,
+        ):
+            pin(on, LOAD_CORE)
+            single, asked = alone(on, {"direct": on.upstream, "SQLite": file, "PostgreSQL": server}, seconds)
+        several = together(on, folder, key, seconds)
+        pin(on, BOTH)
+        table_of_ledger, cpu = ledger(on, seconds)
+        with closing(connect(address_of(url))) as db:
+            (version,) = db.native("show server_version").fetchone()
+    added = single["PostgreSQL"].p50_ms - single["direct"].p50_ms
+    bound = 2 * asked.trip + asked.flush + MAX_ADDED_MS
+    numbers = computed(several[1], several[2])
+    two = several[2]
+    how = HOW.format(
+        date=datetime.now(UTC).date(), version=version.split()[0], rounds=ROUNDS, seconds=seconds
+    )
+    others = two.database + two.upstream + two.load
+    text = [
+        paragraph(how),
+        "### One connection, on a file and on PostgreSQL",
+        paragraph(ALONE.format(trip=asked.trip, flush=asked.flush)),
+        latency(single),
+        "### Several processes on the same limits",
+        paragraph(TOGETHER.format(connections=CONNECTIONS, others=others)),
+        throughput(several),
+        paragraph(COMPUTED.format(**numbers)),
+        "### Admission and settlement alone",
+        paragraph(LEDGER.format(clients=CLIENTS)),
+        table_of_ledger,
+    ]
+    speedup = two.per_second / several[1].per_second
+    reached = (
+        at_most(
+            "added at one connection on PostgreSQL, p50, of two trips, a flush and 1 ms",
+            added,
+            bound,
+            "{:.2f} ms",
+        ),
+        at_least(
+            "two processes on two cores with everything else, of one that has a core",
+            speedup,
+            MIN_SPEEDUP,
+            "{:.2f}",
+        ),
+        at_least("the same by CPU, on four cores", numbers["four_of_one"], MIN_SPEEDUP, "{:.2f}"),
+        at_most("CPU of an admission and a settlement on PostgreSQL", cpu, MAX_CPU_US, "{:.0f} µs"),
+    )
+    return Section(TITLE, "\n\n".join(text), reached)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=4.0)
+    aside()
+    section = postgres(parser.parse_args().seconds)
+    print(section)
+    print(goals([section]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

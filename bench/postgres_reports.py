@@ -13,8 +13,9 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from bench import dashboard
 from bench.dashboard import DAY, FORM, MASTER_KEY
 from bench.dashboard_rows import ROWS
 from bench.postgres_rows import fill
+from bench.tables import Section, at_least, figure, paragraph, table
 from codellama_proxy.core.clock import iso
 from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.reports import GROUPS
@@ -35,10 +37,11 @@ MAX_MS = 300.0
 PAUSE_SECONDS = 0.05
 """Between requests, below the limit of pages a second."""
 TITLE = "Reports on PostgreSQL"
+SHOWN = 6
 TEXT = """\
-A month of {rows:,} requests of 240 keys in 12 projects, 720 users and {sessions:,} sessions. Whole HTTP requests to one
-server, asked one after another. The first one of each has nothing in memory; the median is of {rounds}.
-Shown are the slowest of each kind of page."""
+Measured on {date}. A month of {rows:,} requests of 240 keys in 12 projects, 720 users and {sessions:,} sessions. Whole
+HTTP requests to one server, asked one after another, in milliseconds. The first one of each has nothing in memory; the
+median is of {rounds} more. Of {count} different ones {late} take more than {most:.0f} ms."""
 
 
 class Known(NamedTuple):
@@ -170,6 +173,46 @@ def filled(rows: int) -> Iterator[str]:
         server.remove()
 
 
+def reports(rows: int, rounds: int, database: str | None = None) -> Section:
+    """Fills a database first, unless it is given."""
+    with contextlib.nullcontext(database) if database else filled(rows) as url:
+        found = measure(url, rounds)
+        sessions = known(url).sessions
+    return section(found, rows, sessions, rounds)
+
+
+def section(found: Mapping[str, Sequence[Took]], rows: int, sessions: int, rounds: int) -> Section:
+    """The slowest of each kind."""
+    every = [one for several in found.values() for one in several]
+    late = sum(one.median > MAX_MS for one in every)
+    text = [
+        paragraph(
+            TEXT.format(
+                date=datetime.now(UTC).date(),
+                rows=rows,
+                sessions=sessions,
+                rounds=rounds,
+                count=len(every),
+                late=late,
+                most=MAX_MS,
+            )
+        )
+    ]
+    reached = []
+    for kind, several in found.items():
+        slowest = sorted(several, key=lambda one: -one.median)
+        lines = [
+            (f"`{one.path}`", figure(one.first), figure(one.median), figure(one.worst))
+            for one in slowest[:SHOWN]
+        ]
+        text.append(table([f"slowest of {len(several)}: {kind}", "first", "median", "worst"], lines))
+        share = sum(one.median <= MAX_MS for one in several) / len(several)
+        reached.append(
+            at_least(f"{TITLE}: {kind}, within {MAX_MS:.0f} ms over {rows:,} requests", share, 1.0, "{:.0%}")
+        )
+    return Section(TITLE, "\n\n".join(text), reached)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -177,8 +220,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--database")
+    parser.add_argument("--section", action="store_true", help="print the section for RESULTS.md")
     parser.add_argument("--only", default="", help="paths that contain this")
     given = parser.parse_args()
+    if given.section:
+        print(reports(given.rows, given.rounds, given.database))
+        return
     with contextlib.nullcontext(given.database) if given.database else filled(given.rows) as url:
         for kind, found in measure(url, given.rounds, given.only).items():
             print(f"{kind:90} {'first':>8} {'median':>8} {'worst':>8}")

@@ -48,12 +48,12 @@ def listening(port: int) -> bool:
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
-    core: int,
+    core: int | str,
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[Running]:
-    """The process, once it is ready."""
+    """The process, once it is ready. `core`: its number, or a list as `taskset` takes it."""
     started = time.monotonic()
     with (log or Path(os.devnull)).open("wb") as out:
         process = subprocess.Popen(

@@ -45,6 +45,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+_HEADER = ("", "target", "measured", "")
+
+
 def goals(sections: Iterable[Section]) -> str:
     """As a table: each target, and whether it was reached."""
     rows = [
@@ -52,7 +55,53 @@ def goals(sections: Iterable[Section]) -> str:
         for section in sections
         for one in section.goals
     ]
-    return table(["", "target", "measured", ""], rows)
+    return table(_HEADER, rows)
+
+
+_GOALS = table(_HEADER, []) + "\n"
+
+
+def with_sections(page: str, sections: Iterable[Section]) -> str:
+    """A page of results with these sections instead of those with their titles, and with their goals.
+
+    What the page did not have comes last, before its section "More".
+    """
+    for section in sections:
+        before, heading, rest = page.partition(f"## {section.title}\n")
+        if heading:
+            _, following, after = rest.partition("\n## ")
+            page = f"{before}{section}{following}{after}"
+        else:
+            before, heading, after = page.partition("## More\n")
+            page = f"{before}{section}\n{heading}{after}"
+        for line in goals([section]).splitlines()[2:]:
+            page = _with_goal(page, line)
+    return page
+
+
+def _with_goal(page: str, line: str) -> str:
+    head, _, rest = page.partition(_GOALS)
+    lines = rest.partition("\n\n")[0].splitlines()
+    name = line.split(" | ", maxsplit=1)[0]
+    kept = [line if one.startswith(f"{name} | ") else one for one in lines]
+    if line not in kept:
+        kept.append(line)
+    return f"{head}{_GOALS}" + "\n".join(kept) + rest[len("\n".join(lines)) :]
+
+
+def section_of(page: str, title: str) -> Section | None:
+    """A section of a page of results, and the goals whose names begin with its title; `None` if there is none."""
+    _, heading, rest = page.partition(f"## {title}\n\n")
+    if not heading:
+        return None
+    rows = page.partition(_GOALS)[2].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    found = [
+        Goal(what, bound, value, state == "reached")
+        for what, bound, value, state in cells
+        if what.startswith(title)
+    ]
+    return Section(title, rest.partition("\n## ")[0].rstrip("\n"), found)
 
 
 def paragraph(text: str) -> str:

@@ -136,8 +136,10 @@ def proxy(
         yield started
 
 
-def new_key(directory: Path) -> str:
-    create = ["scripts/keys.py", "create", "default", "--json", "--database", str(database(directory))]
+def new_key(directory: Path, address: str | None = None) -> str:
+    """Of the database in a directory, or at an address."""
+    at = address or str(database(directory))
+    create = ["scripts/keys.py", "create", "default", "--json", "--database", at]
     made = subprocess.run([sys.executable, *create], capture_output=True, check=True)
     return str(json.loads(made.stdout)["key"])
 

@@ -19,7 +19,7 @@ from bench.postgres_mutants import MUTANTS, Mutant
 from bench.profile import MAIN, PARTS, REST, by_row, part_of
 from bench.sampler import stack_of
 from bench.summary import summary, with_summary
-from bench.tables import Section, at_least, at_most, figure, goals, table
+from bench.tables import Section, at_least, at_most, figure, goals, section_of, table, with_sections
 from codellama_proxy.inbound.registry import DIALECTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,52 @@ def test_a_table_shows_targets_beside_measurements() -> None:
         ["", "target", "measured", ""],
         [("a", "≤ 1.0 s", "1.2 s", "**missed**"), ("b", "≥ 85%", "90%", "reached")],
     )
+
+
+PAGE = f"""# Results
+
+{goals([Section("A", "", (at_most("a", 1.0, 2.0, "{}"), at_most("Old: b", 1.0, 2.0, "{}")))])}
+
+## A
+
+first
+
+## Old
+
+old text
+
+- of two parts
+
+## More
+
+words
+"""
+
+
+def test_measured_sections_replace_their_predecessors_in_a_page() -> None:
+    measured = Section("A", "second", (at_most("a", 3.0, 2.0, "{}"), at_least("c", 1.0, 0.5, "{}")))
+    added = Section("B", "third")
+    page = with_sections(PAGE, [measured, added])
+    assert page == (
+        "# Results\n\n"
+        + table(
+            ["", "target", "measured", ""],
+            [
+                ("a", "≤ 2.0", "3.0", "**missed**"),
+                ("Old: b", "≤ 2.0", "1.0", "reached"),
+                ("c", "≥ 0.5", "1.0", "reached"),
+            ],
+        )
+        + "\n\n## A\n\nsecond\n\n## Old\n\nold text\n\n- of two parts\n\n## B\n\nthird\n\n## More\n\nwords\n"
+    )
+    assert with_sections(page, [measured, added]) == page
+
+
+def test_a_section_of_a_page_can_be_put_into_another() -> None:
+    kept = section_of(PAGE, "Old")
+    assert kept == Section("Old", "old text\n\n- of two parts", [at_most("Old: b", 1.0, 2.0, "{}")])
+    assert with_sections(PAGE, [kept]) == PAGE
+    assert section_of(PAGE, "Other") is None
 
 
 def functions(path: Path) -> set[str]:

@@ -115,6 +115,12 @@ class PostgresServer:
             assert db.execute("select pg_promote()").fetchone() == (True,)
 
     @property
+    def pid(self) -> int:
+        """Of the running server's first process."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def stopped(self) -> bool:
         return self._server is None
 
