@@ -121,8 +121,13 @@ def serving(on: Machine, directory: Path, key: str, workers: int, cores: int | s
         command += ["--workers", str(workers)]
     target = Target(f"{workers} on PostgreSQL", at(port), key)
     env = {"PROXY_DATABASE": on.postgres.address()}
-    with running(command, cores, lambda: ask(target)[0] == 200, env, directory / "log") as process:
-        yield replace(target, pid=process.pid)
+    log = directory / "log"
+    with running(command, cores, lambda: ask(target)[0] == 200, env, log) as process:
+        try:
+            yield replace(target, pid=process.pid)
+        except SystemExit as error:
+            problems = [line for line in log.read_text().splitlines() if '"level":"info"' not in line]
+            raise SystemExit(" / ".join([str(error), *problems[:5]])) from None
 
 
 def call(on: Machine, target: Target, connections: int, seconds: float, core: int | str) -> Run:

@@ -41,7 +41,11 @@ class Mutant(NamedTuple):
 
 
 _FENCE = '        trip.send("begin")\n        beaten = trip.send(SQL["beat"], self._worker)\n'
-_NO_FENCE = '        beaten = trip.send(SQL["beat"], self._worker)\n        trip.end_part()\n        trip.send("begin")\n'
+_NO_FENCE = (
+    '        beaten = trip.send(SQL["beat"], self._worker)\n'
+    "        trip.end_part()\n"
+    '        trip.send("begin")\n'
+)
 _FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
 _ORDER = "any(%s) order by scope for no key update"
 MUTANTS = (
