@@ -153,6 +153,7 @@ def person(browser: Browser, address: str, **context: Any) -> Iterator[Person]:
         "reduced_motion": "reduce",
         "color_scheme": "light",
         "timezone_id": "Asia/Kolkata",
+        "permissions": ["clipboard-write"],  # browsers with a window give it to whoever clicks
     }
     opened = browser.new_context(**{**given, **context})
     one = Person(opened, f"{address}/ui/")
