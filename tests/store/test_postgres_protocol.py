@@ -135,10 +135,10 @@ def test_after_a_failover_that_lost_commits_the_last_minute_is_put_back(store: P
 
 
 def test_a_server_that_does_not_answer_refuses_requests_in_time(store: PostgresStore) -> None:
-    async def use(_: Ledger) -> None:
+    async def use(patient: Ledger) -> None:
         connections = Connections(store.address)
         ledger = Ledger(store.writer, connections, patience=0.5)
-        await ledger.admit(ask(*SCOPES))
+        await patient.admit(ask(*SCOPES))
         writer = store.value(
             "select pid from pg_stat_activity where datname = current_database() and query like '%emit_message%'"
             " and pid <> pg_backend_pid()"
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_answer_refuses_requests_in_time(store: PostgresS
             os.kill(writer, signal.SIGCONT)
         assert refused.value.code == "accounting_unavailable"
         await store.writer.barrier()  # what came too late is undone
-        assert await ledger.reconcile() == []
+        assert await patient.reconcile() == []
         await connections.close()
 
     store.run(use)

@@ -30,7 +30,7 @@ class Reply:
 class Wire:
     """One connection."""
 
-    def __init__(self, port: int, *, timeout: float = 10.0) -> None:
+    def __init__(self, port: int, *, timeout: float = 30.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
 
     def __enter__(self) -> Self:
