@@ -41,8 +41,7 @@ def parse_json(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _unreadable(body, str(error)) from None
-    # Fewer brackets than the limit cannot nest deeper than it: most bodies need no traversal.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
+    if may_be_deeper(body, MAX_DEPTH) and deeper_than(found, MAX_DEPTH):
         raise ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     if not isinstance(found, dict):
         raise ProxyError("invalid_type", "The request body must be a JSON object.")
@@ -86,6 +85,11 @@ def _unreadable(body: bytes, reason: str) -> ProxyError:
     if "depth" in reason:
         return ProxyError("json_too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     return ProxyError("invalid_json", f"The request body is not valid JSON: {reason}.")
+
+
+def may_be_deeper(data: bytes, limit: int) -> bool:
+    """Whether a JSON document has enough bytes and brackets to nest deeper than `limit`: most need no traversal."""
+    return len(data) > 2 * limit and data.count(b"{") + data.count(b"[") > limit
 
 
 def deeper_than(value: Any, limit: int) -> bool:

@@ -47,7 +47,9 @@ def request_for(
     bound = chat.max_tokens if max_tokens is None else max_tokens
     if bound is not None:
         # Remove both spellings, so that only one bound is sent.
-        params = {name: value for name, value in params.items() if name not in MAX_TOKENS_FIELDS}
+        params = dict(params)
+        for name in MAX_TOKENS_FIELDS:
+            params.pop(name, None)
         params[chat.max_tokens_field] = bound
     return chat.with_content(messages, params)
 

@@ -246,7 +246,8 @@ class Connection(asyncio.Protocol):
             self._pour(self._sink)
             self._received = b""
             return
-        self._bound(unread[before:])
+        if self._answer is not _COMPLETE:  # then no more comes
+            self._bound(unread[before:])
         self._wake()
 
     def eof_received(self) -> bool:

@@ -16,7 +16,7 @@ import orjson
 
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
-from codellama_proxy.openai_format.fields import deeper_than
+from codellama_proxy.openai_format.fields import deeper_than, may_be_deeper
 
 MAX_DEPTH = 200
 """Levels of nesting. orjson serialises 254, and answers are wrapped in a few levels more."""
@@ -46,8 +46,7 @@ def loads(data: bytes) -> Any:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:
         raise UnreadableError from None
-    # Fewer brackets than the limit cannot nest deeper than it: most documents need no traversal.
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and deeper_than(found, MAX_DEPTH):
+    if may_be_deeper(data, MAX_DEPTH) and deeper_than(found, MAX_DEPTH):
         raise UnreadableError("too_deep")
     return found
 
