@@ -26,7 +26,9 @@ COPIED = (
 )
 SECONDS = 600
 STORE = "codellama_proxy/store/postgres"
-FAULTS = "tests/store/test_postgres_faults.py"
+CHANGES = "tests/store/test_postgres_changes.py"
+FAILOVER = "tests/store/test_postgres_failover.py"
+OUTAGES = "tests/store/test_postgres_outages.py"
 PROTOCOL = "tests/store/test_postgres_protocol.py"
 WORKERS = "tests/store/test_postgres_workers.py"
 
@@ -49,37 +51,43 @@ _NO_FENCE = (
 _FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
 _ORDER = "any(%s) order by scope for no key update"
 MUTANTS = (
-    Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (PROTOCOL, FAULTS)),
-    Mutant("no flush", f"{STORE}/batch.py", 'trip.send(SQL["flush"])', "pass", (PROTOCOL,)),
+    Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (CHANGES,)),
+    Mutant(
+        "no flush",
+        f"{STORE}/batch.py",
+        'trip.send(SQL["flush"])',
+        "pass",
+        (f"{PROTOCOL}::test_an_admitted_request_survives_a_crash_of_the_server_at_that_moment",),
+    ),
     Mutant(
         "no order of locks",
         f"{STORE}/ledger.sql",
         _ORDER,
         "any(%s) for no key update",
-        (PROTOCOL, FAULTS),
+        (f"{PROTOCOL}::test_scopes_are_locked_in_the_order_of_their_names",),
     ),
+    Mutant("no look back", f"{STORE}/engine.py", "self._look_back(db)", "pass", (FAILOVER,)),
     Mutant(
-        "no look back",
-        f"{STORE}/engine.py",
-        "self._look_back(db)",
+        "failed admissions are not forgotten",
+        f"{STORE}/ledger.py",
+        _FORGET,
         "pass",
-        ("tests/store/test_postgres_failover.py",),
+        (f"{PROTOCOL}::test_a_server_that_does_not_answer_refuses_requests_in_time",),
     ),
-    Mutant("failed admissions are not forgotten", f"{STORE}/ledger.py", _FORGET, "pass", (FAULTS,)),
-    Mutant("no second sum", f"{STORE}/workers.py", "        verify_new_scopes(db)\n", "", (WORKERS, FAULTS)),
     Mutant(
-        "a beat does not prove that a worker lives",
+        "no second sum",
         f"{STORE}/ledger.sql",
-        "worker = %(worker)s and beat_at = %(beat_at)s for update",
-        "worker = %(worker)s for update",
-        (WORKERS, FAULTS),
+        "where verified = 0 and opened_at",
+        "where false and opened_at",
+        (f"{WORKERS}::test_a_budget_that_appears_while_others_do_not_know_it_is_exact_after_the_second_sum",),
     ),
+    Mutant("outages make workers dead", f"{STORE}/workers.py", "self._seen.clear()", "pass", (OUTAGES,)),
     Mutant(
-        "outages make workers dead",
-        f"{STORE}/workers.py",
-        "self._seen.clear()",
-        "pass",
-        (WORKERS,),
+        "a change is repeated blindly",
+        f"{STORE}/connections.py",
+        "and _was_committed(db, number)",
+        "and False",
+        (CHANGES,),
     ),
 )
 
@@ -113,7 +121,7 @@ def check(mutant: Mutant) -> list[str]:
         done = subprocess.run(
             command, cwd=place, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
-    return [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
 
 
 def main(words: list[str]) -> int:

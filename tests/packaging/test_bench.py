@@ -219,4 +219,4 @@ def test_the_readme_shows_the_results() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_each_mutant_of_the_ledger_changes_a_text_that_exists(mutant: Mutant) -> None:
     assert mutant.old in (ROOT / mutant.file).read_text()
-    assert all((ROOT / test).exists() for test in mutant.tests)
+    assert all((ROOT / test.partition("::")[0]).exists() for test in mutant.tests)

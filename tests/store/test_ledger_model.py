@@ -198,7 +198,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """Balances are the sums of the rows, and no money is lost or made. Not always: it writes everything."""
         assert self.runner.run(self.ledger.reconcile()) == []
         spent, held = self.committed.execute(
-            "select coalesce(sum(cost_nanos), 0), coalesce(sum(hold_nanos * (status = 'held')), 0) from requests"
+            "select coalesce(sum(cost_nanos), 0), coalesce(sum(hold_nanos) filter (where status = 'held'), 0)"
+            " from requests"
         ).fetchone()
         assert spent == sum(row.cost or 0 for row in self.rows.values())
         assert held == sum(row.hold for row in self.rows.values() if row.cost is None)

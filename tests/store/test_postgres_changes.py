@@ -1,21 +1,24 @@
-"""Changes of keys on a PostgreSQL server whose connection breaks at a commit: each takes effect once."""
+"""A PostgreSQL server whose connections break at a commit: each change and each request takes effect once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import psycopg
 import pytest
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.limits.admission import AdmissionRequest
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import Store
 from codellama_proxy.store.key_fields import KeyChange
 from codellama_proxy.store.postgres.database import shared_database
 from codellama_proxy.store.postgres.session import connect
-from tests.support.cutting_relay import CommitRelay, Cut
+from codellama_proxy.store.postgres.standings import reconcile
+from tests.support.cutting_relay import DRIVER, LEDGER, CommitRelay, Cut
+from tests.support.ledger_fixtures import ask, end, of_project
 from tests.support.postgres import Databases, PostgresServer
 from tests.support.postgres_store import address_of
 
@@ -31,12 +34,13 @@ def direct(postgres_databases: Databases) -> str:
 
 
 @asynccontextmanager
-async def reached(direct: str) -> AsyncIterator[tuple[Store, CommitRelay]]:
-    """A store whose connections go through a relay."""
+async def reached(direct: str, commit: bytes = DRIVER) -> AsyncIterator[tuple[Store, CommitRelay]]:
+    """A store whose connections go through a relay, which cuts them at a statement."""
     given = psycopg.conninfo.conninfo_to_dict(direct)
-    relay = CommitRelay(f"{given['host']}/.s.PGSQL.5432")
+    relay = CommitRelay(f"{given['host']}/.s.PGSQL.5432", commit=commit)
     port = await relay.open()
     through = f"postgresql://postgres@127.0.0.1:{port}/{given['dbname']}?sslmode=disable&gssencmode=disable"
+    through += "&prepare=off"  # the relay reads statements
 
     def prepared() -> object:
         with shared_database(address_of(through), print) as database:
@@ -105,3 +109,35 @@ def test_a_change_that_is_refused_is_not_tried_again(direct: str) -> None:
 
     asyncio.run(main())
     assert made(direct) == (0, 0, 0)
+
+
+def test_an_admission_whose_commit_arrives_after_its_connection_broke_is_undone(direct: str) -> None:
+    async def main() -> None:
+        async with reached(direct, LEDGER) as (store, relay):
+            admitted: list[AdmissionRequest] = []
+            for number in range(12):
+                request = ask(of_project(max_budget=10**6))
+                if number % 2 == 0:
+                    relay.cut_next("delivered late")
+                try:
+                    await store.ledger.admit(request)
+                except ProxyError:
+                    await asyncio.sleep(0.3)
+                else:
+                    admitted.append(request)
+            assert relay.cuts >= 3
+            async with asyncio.timeout(20):
+                while held(direct) != len(admitted):
+                    await asyncio.sleep(0.1)
+            for request in admitted:
+                store.ledger.settle(end(request, 1))
+
+    asyncio.run(main())
+    assert held(direct) == 0
+
+
+def held(direct: str) -> int:
+    with closing(connect(address_of(direct))) as db:
+        assert reconcile(db) == []
+        (count,) = db.native("select count(*) from held").fetchone()
+    return int(count)

@@ -72,6 +72,11 @@ class PostgresEngine:
         """Settlements of requests that another process had settled."""
 
     @property
+    def number(self) -> int:
+        """Of the row of this process in `workers`."""
+        return self._worker
+
+    @property
     def configurations(self) -> Counter[str]:
         """How many processes have a configuration in force, by its digest, as seen at the last look at the others."""
         return self._watch.configurations + Counter([self._identity.digest])
