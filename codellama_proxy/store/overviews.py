@@ -27,7 +27,7 @@ class Sum(NamedTuple):
     """Requests of one group; amounts in nano-USD."""
 
     groups: Mapping[str, Any]
-    """By the names of `reports.GROUPS` and `HOUR_GROUP`."""
+    """By the names of `reports.GROUPS` and `TIME_GROUPS`."""
     requests: int
     prompt_tokens: int
     completion_tokens: int

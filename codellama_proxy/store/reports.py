@@ -17,7 +17,10 @@ from codellama_proxy.limits.rates import split_scope
 GROUPS = ("project", "key", "model", "user", "day", "status", "session", "agent")
 HOUR_GROUP = "hour"
 """A group of the dashboard: unix seconds of the hour's start. Days that were folded belong to their first hour."""
-_ALL_GROUPS = (*GROUPS, HOUR_GROUP)
+HOURS_GROUP = "three_hours"
+"""The same by three hours."""
+TIME_GROUPS = (HOUR_GROUP, HOURS_GROUP)
+_ALL_GROUPS = (*GROUPS, *TIME_GROUPS)
 STATUSES = ("ok", "error", "cancelled", "held")
 MAX_ROWS = 1000
 """Rows or groups on one page."""
@@ -85,7 +88,7 @@ def of_scope(scope: str) -> Filters:
 
 
 def in_order(group_by: Sequence[str]) -> list[str]:
-    """The groups in the order of `GROUPS`, then the hour, which is the order of the columns."""
+    """The groups in the order of `GROUPS`, then the hours, which is the order of the columns."""
     return [name for name in _ALL_GROUPS if name in group_by]
 
 

@@ -199,6 +199,7 @@ async def _looked_up(db: Session) -> list[object]:
     overviews, search = OverviewQueries(read), RequestSearch(read)
     found: list[object] = [
         await overviews.sums(("hour", "project"), Filters()),
+        await overviews.sums(("three_hours", "model"), Filters(start=1.0)),
         await overviews.sums(("day", "key"), Filters(project="q"), Among("key", ("k", None))),
         await overviews.largest("user", "tokens", Filters(project="q", start=1.0), 7),
         await overviews.balances(),

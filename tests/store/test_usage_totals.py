@@ -22,7 +22,7 @@ from codellama_proxy.core.clock import iso
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store import reports
-from codellama_proxy.store.reports import GROUPS, HOUR_GROUP, MAX_ROWS, Filters
+from codellama_proxy.store.reports import GROUPS, HOUR_GROUP, HOURS_GROUP, MAX_ROWS, TIME_GROUPS, Filters
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
@@ -66,7 +66,7 @@ others = st.one_of(
 )
 histories = st.lists(st.one_of(requests, requests, others), max_size=40)
 reported = st.tuples(
-    st.lists(st.sampled_from((*GROUPS, HOUR_GROUP)), max_size=3, unique=True),
+    st.lists(st.sampled_from((*GROUPS, *TIME_GROUPS)), max_size=3, unique=True),
     st.builds(
         Filters,
         project=st.sampled_from([None, None, "web"]),
@@ -96,6 +96,8 @@ class Request:
     def group(self, name: str) -> str | int | None:
         if name == HOUR_GROUP:
             return int(self.at // DAY * DAY if self.folded else self.at // HOUR * HOUR)
+        if name == HOURS_GROUP:
+            return int(self.at // DAY * DAY if self.folded else self.at // (3 * HOUR) * 3 * HOUR)
         if name == "day":
             return iso(self.at)[:10]
         if name == "status":
@@ -264,6 +266,20 @@ def test_a_moment_is_in_the_whole_units_or_in_one_edge(
     whole = (parts.first is None or hour >= parts.first) and (parts.last is None or hour < parts.last)
     found = whole + sum(first <= at < last for first, last in parts.edges)
     assert found == ((start is None or start <= at) and (end is None or at < end))
+
+
+@pytest.mark.parametrize(("after", "count"), [(0.0, 0), (0.00006, 1), (0.9, 1), (1.0, 1)])
+def test_a_folded_day_counts_if_the_range_has_any_part_of_it(
+    history: History, after: float, count: int
+) -> None:
+    history.db.execute("savepoint example")
+    named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
+    history.request(0.0, named, "ok", 5, 1)
+    history.fold(2)
+    found = spend(history.db, ("project",), Filters(end=FIRST_DAY + after))
+    history.db.execute("rollback to example")
+    history.db.execute("release example")
+    assert [row[1] for row in found] == [1] * count
 
 
 def test_a_held_request_stops_the_roll_up_before_it(history: History) -> None:

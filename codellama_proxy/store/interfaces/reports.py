@@ -31,7 +31,7 @@ class Reports(Protocol):
     async def spend(
         self, group_by: Sequence[str], filters: Filters, page: int = 1, size: int = MAX_ROWS
     ) -> dict[str, Any]:
-        """A page of sums by any of `reports.GROUPS` and `HOUR_GROUP`, as `/spend` answers."""
+        """A page of sums by any of `reports.GROUPS` and `TIME_GROUPS`, as `/spend` answers."""
 
 
 class Searches(Protocol):
@@ -51,7 +51,7 @@ class Overviews(Protocol):
     """Reads for overviews, on a connection of its own, in bounded time. Raises as `Reports`."""
 
     async def sums(self, group_by: Sequence[str], filters: Filters, among: Among | None = None) -> Sums:
-        """Sums by any of `reports.GROUPS` and `HOUR_GROUP`: the same numbers as `Reports.spend`.
+        """Sums by any of `reports.GROUPS` and `TIME_GROUPS`: the same numbers as `Reports.spend`.
 
         `among`: a group of `group_by`; the total is of the same requests.
         """

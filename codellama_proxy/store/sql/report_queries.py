@@ -8,6 +8,7 @@ in the time range of the filters. Daily totals have no sessions and agents: they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from codellama_proxy.core.clock import iso
@@ -15,10 +16,10 @@ from codellama_proxy.limits.rates import user_name
 from codellama_proxy.limits.windows import DAY, HOUR, LAST_MOMENT
 from codellama_proxy.store.overviews import Among
 from codellama_proxy.store.reports import (
-    HOUR_GROUP,
     LOG_COLUMNS,
     REQUEST_COLUMNS,
     STATUSES,
+    TIME_GROUPS,
     Filters,
     in_order,
 )
@@ -43,6 +44,7 @@ IN_REQUESTS = {
     "key": "key_id",
     "day": "date(created_at, 'unixepoch')",
     "hour": "cast(created_at as integer) / 3600 * 3600",
+    "three_hours": "cast(created_at as integer) / 10800 * 10800",
 }
 _IN_USAGE = {
     "key": "nullif(key_id, '')",
@@ -52,10 +54,11 @@ _IN_USAGE = {
     "agent": "nullif(agent, '')",
     "day": "date({time}, 'unixepoch')",
     "hour": "{time}",
+    "three_hours": "{time} / 10800 * 10800",
 }
 _USAGE_COLUMNS = {"key": "key_id"}
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
-_IN_TOTALS["hour"] = "cast(strftime('%s', day) as integer)"
+_IN_TOTALS |= dict.fromkeys(TIME_GROUPS, "cast(strftime('%s', day) as integer)")
 # An index of one status is used only if the statement has that status as a constant.
 _STATUS = {status: f"status = '{status}' and status = ?" for status in STATUSES}
 
@@ -159,7 +162,7 @@ def parts_of(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     of_requests = columns_of((IN_REQUESTS.get(name, name), name) for name in names)
     which, values = requests_where(filters)
     table = table_for(names, filters)
-    if table is None and (HOUR_GROUP not in names or _is_indexed(filters)):
+    if table is None and (not set(names).intersection(TIME_GROUPS) or _is_indexed(filters)):
         yield SQL["of_requests"].format(groups=of_requests, where=which), values
         return
     newer = SQL["newer"].format(where=which)
@@ -288,4 +291,4 @@ def _stored_user(filters: Filters) -> str | None:
 
 def _day_after(end: float | None) -> str | None:
     """The first day that begins at or after `end`; `None` if it cannot be formatted."""
-    return None if end is None or end > LAST_MIDNIGHT else iso(end + DAY - 1)[:10]
+    return None if end is None or end > LAST_MIDNIGHT else iso(math.ceil(end / DAY) * DAY)[:10]

@@ -12,10 +12,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from codellama_proxy.limits.windows import DAY, HOUR
-from codellama_proxy.store.reports import HOUR_GROUP, Filters
+from codellama_proxy.store.reports import TIME_GROUPS, Filters
 
 _IN_MODELS = frozenset({"day", "project", "model", "status"})
-_IN_HOURS = frozenset({HOUR_GROUP, *_IN_MODELS})
+_IN_HOURS = frozenset({*TIME_GROUPS, *_IN_MODELS})
 _IN_KEYS = frozenset({"day", "project", "key", "model", "status"})
 _IN_USERS = frozenset({"user", *_IN_KEYS})
 
@@ -37,7 +37,7 @@ class UsageTable(NamedTuple):
         All names if only the last would be left out: that joins few rows, and takes a third of the time of a report.
         """
         count = max(
-            (self.names.index(name) + 1 for name in group_by if name not in ("day", HOUR_GROUP)), default=0
+            (self.names.index(name) + 1 for name in group_by if name not in ("day", *TIME_GROUPS)), default=0
         )
         return self.names[: count + 1] if count + 1 == len(self.names) else self.names[:count]
 
@@ -69,7 +69,7 @@ def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
             return MODELS if groups <= _IN_MODELS else HOURS
         if groups <= _IN_KEYS:
             return KEYS
-    if HOUR_GROUP in groups:
+    if groups.intersection(TIME_GROUPS):
         return None
     return USERS if groups <= _IN_USERS and filters.agent is None else DAYS
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.windows import DAY, HOUR
+from codellama_proxy.store.reports import HOUR_GROUP, HOURS_GROUP
 
 RANGES = {"24h": (DAY, HOUR), "7d": (7 * DAY, 3 * HOUR), "30d": (30 * DAY, DAY)}
 """Length and column width by name."""
@@ -25,6 +26,11 @@ class Range(NamedTuple):
     def starts(self) -> range:
         """Of the columns."""
         return range(self.start, self.end, self.step)
+
+    @property
+    def group(self) -> str:
+        """The group of sums by column."""
+        return "day" if self.step >= DAY else HOUR_GROUP if self.step == HOUR else HOURS_GROUP
 
     @property
     def before(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from codellama_proxy.store.overviews import Measure, Sum
-from codellama_proxy.store.reports import HOUR_GROUP
+from codellama_proxy.store.reports import TIME_GROUPS
 from codellama_proxy.web.ui import charts, words
 from codellama_proxy.web.ui.charts import MAX_SERIES, OTHER, Column, Series
 from codellama_proxy.web.ui.ranges import Range, label, tick
@@ -62,7 +62,7 @@ def totals(groups: Iterable[Sum], shown: Range) -> Totals:
 
 def column_of(groups: Mapping[str, Any], shown: Range) -> int:
     """The column of a group; folded days that began before the range belong to the first."""
-    at = groups.get(HOUR_GROUP)
+    at = next((groups[name] for name in TIME_GROUPS if name in groups), None)
     if at is None:
         at = int(datetime.fromisoformat(groups["day"]).replace(tzinfo=UTC).timestamp())
     return min(max((int(at) - shown.start) // shown.step, 0), len(shown.starts) - 1)

@@ -14,7 +14,7 @@ from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.interfaces import Overviews
 from codellama_proxy.store.overviews import Among, KeyUse, Measure, Recent, Sum, Sums
-from codellama_proxy.store.reports import HOUR_GROUP, Filters
+from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Search
 from codellama_proxy.web.state import Runtime, runtime_of
 from codellama_proxy.web.ui import attention, charts, links, spending, words
@@ -71,7 +71,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     view = view_of(request, viewer, now)
     overviews = runtime.store.overviews
     filters = Filters(project=view.project, start=view.range.start, end=view.range.end)
-    time = "day" if view.range.step >= DAY else HOUR_GROUP
+    time = view.range.group
     keys = await overviews.keys(view.project)
     found = await _all_groups(overviews, (view.by, "status", time), filters)
     whole = found or await overviews.sums(("status", time), filters)
