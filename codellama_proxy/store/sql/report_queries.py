@@ -76,10 +76,8 @@ def logs_query(filters: Filters, page: int, size: int) -> Query:
 
 def _by_hours(filters: Filters) -> bool:
     """Whether the sums by hour tell where to search. An index has the other filters."""
-    return (
-        not (filters.model is None and filters.start is None and filters.end is None)
-        or filters.status == "held"
-    )
+    bounds = (filters.model, filters.agent, filters.start, filters.end)
+    return any(one is not None for one in bounds) or filters.status == "held"
 
 
 def _logs_by_time(filters: Filters, condition: Query, size: int, skip: int) -> Query:
@@ -251,7 +249,7 @@ def _usage_where(table: UsageTable, filters: Filters, first: int | None, last: i
         *names_where(filters),
         ("key_id = ?", filters.key_id),
         ("session = ?", filters.session),
-        ("agent = ?", filters.agent),
+        ("agent <> '' and agent = ?", filters.agent),
         ("user = ?", _stored_user(filters)),
         (f"{table.time} >= ?", first),
         (f"{table.time} < ?", last),
@@ -264,6 +262,8 @@ def _summed_where(filters: Filters) -> Query:
         *names_where(filters),
         (f"{HOURS.time} >= ?", None if filters.start is None else filters.start // HOUR * HOUR),
         (f"{HOURS.time} < ?", filters.end),
+        (SQL["since_agent"], filters.agent),
+        (SQL["until_agent"], filters.agent),
     )
 
 

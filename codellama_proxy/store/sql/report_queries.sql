@@ -73,6 +73,14 @@ seq > (select upto from rolled_up) and {where};
 seq >= (select min(first_seq) from usage_hours where hour >= ? and hour < ?)
       and seq <= (select max(last_seq) from usage_hours where hour >= ? and hour < ?);
 
+-- name: since_agent
+-- Condition: hours from the first day of an agent on. An index of the sums has those with an agent.
+hour >= (select min(day) from usage_days where agent <> '' and agent = ?);
+
+-- name: until_agent
+-- Condition: hours up to the last day of an agent.
+hour < (select max(day) + 86400 from usage_days where agent <> '' and agent = ?);
+
 -- name: in_keys
 -- Condition: sums by key, as far back as they are complete.
 day > (select day from usage_keys_from);
