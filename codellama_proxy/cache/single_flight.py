@@ -113,7 +113,7 @@ class SharedCall:
             answer.publish(batch)
 
         if outlet is not None and not answer.subscriptions:
-            self._outlet = ChunkOutlet(outlet.write, note_and_publish)
+            self._outlet = ChunkOutlet(outlet.write, note_and_publish, raw=outlet.raw)
         self._owner = asyncio.current_task()
         try:
             batch = await answer.reply.more(seconds, take_and_publish, self._outlet)

@@ -201,12 +201,15 @@ WriteChunk = Callable[[bytes, float], bool]
 class ChunkOutlet:
     """Sends chunks to a client as they arrive, which is noted later, for many chunks at once."""
 
-    __slots__ = ("catch_up", "note", "write")
+    __slots__ = ("catch_up", "note", "raw", "write")
 
-    def __init__(self, write: WriteChunk, note: Note) -> None:
-        """`note` gets the events of the chunks written, before any later event."""
+    def __init__(self, write: WriteChunk, note: Note, *, raw: bool = False) -> None:
+        """`note` gets the events of the chunks written, before any later event. `raw`: of an event, the client is sent
+        `Event.raw` and not its body.
+        """
         self.write = write
         self.note = note
+        self.raw = raw
         self.catch_up: Callable[[], None] = nothing
         """Notes all chunks written so far. The next one is an event, offered to a `Take`."""
 

@@ -108,9 +108,6 @@ class Responder:
             context.note(batch)
             return True
 
-        outlet: ChunkOutlet | None = None
-        if request.stream and encoder.writes_bodies and (write := client.chunk_writer()) is not None:
-            outlet = ChunkOutlet(write, context.note)
         try:
             while True:
                 ended = reply.ended
@@ -124,6 +121,7 @@ class Responder:
                 await client.write(data, last=ended)
                 if ended:
                     break
+                outlet = _outlet(context, client, encoder)
                 events = await self._more(context, reply, deadline, take, outlet)
         except AttemptError as failed:
             raise ProxyError(failed.failure.code, failed.failure.message) from None
@@ -193,3 +191,9 @@ class Responder:
         whole = {**headers, **error.wire_headers(), "content-length": str(len(body))}
         await client.begin(error.status, whole)
         await client.write(body, last=True)
+
+
+def _outlet(context: RequestContext, client: Client, encoder: Encoder) -> ChunkOutlet | None:
+    """Where the chunks of a stream may be sent without the encoder; `None`: nowhere."""
+    write = client.chunk_writer() if encoder.form is not None else None
+    return None if write is None else ChunkOutlet(write, context.note, raw=encoder.form == "raw")

@@ -6,7 +6,7 @@ The mirror of `providers`: everything between the two works on OpenAI's chat for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Event
@@ -21,8 +21,9 @@ Headers = Callable[[], Mapping[str, str]]
 class Encoder(Protocol):
     """Writes one answer. Keeps the state of a stream between calls."""
 
-    writes_bodies: bool
-    """Whether an event with content is written as its body, by `sse.encode`."""
+    @property
+    def form(self) -> Literal["body", "raw"] | None:
+        """What `events` writes of an event with content: its body, by `sse.encode`; its `raw`; or `None`: neither."""
 
     def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
         """The part of a stream that these events become, which may be empty; `ended`: they are the last."""

@@ -7,7 +7,7 @@ Completions and embeddings take text or token ids, one or several.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from codellama_proxy.core import sse
 from codellama_proxy.core.errors import ProxyError
@@ -61,7 +61,7 @@ class OpenAIEncoder:
 
     __slots__ = ("_include_usage",)
 
-    writes_bodies = True
+    form: Literal["body"] = "body"
 
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         del seals

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from codellama_proxy.core.sse import END, START
+from codellama_proxy.core.sse import END
 from codellama_proxy.core.types import Event, WriteChunk
 from codellama_proxy.upstream.chunk_template import Around, ChunkTemplate, is_regular, padding_at
 from codellama_proxy.upstream.timeouts import TaskTimeout
@@ -63,8 +63,8 @@ class ChunkRelay:
         write: WriteChunk,
         watch: TaskTimeout,
     ) -> None:
-        """`around`: as `body_around` of the template; a chunk with one of the `needles` is unusual; `watch` is told
-        of each chunk.
+        """`around`: the text in what is written; a chunk with one of the `needles` is unusual; `watch` is told of each
+        chunk.
         """
         self._template = template
         self._start, self._end = template.event_start, template.event_end + CHUNK_END
@@ -74,8 +74,8 @@ class ChunkRelay:
         self._end_size = len(self._end)
         self._frames: Around | None = None
         """The bytes around the text in the chunks written; `None`: those that arrive are written."""
-        if not template.is_passed_on:
-            self._frames = START + around[0], around[1] + END + CHUNK_END
+        if template.is_padded or around != (template.event_start, template.event_end):
+            self._frames = around[0], around[1] + CHUNK_END
         self._needles = needles
         self._write = write
         self._watch = watch

@@ -93,13 +93,13 @@ class ChunkTemplate:
         "_before",
         "_data_at",
         "_event_around",
+        "_is_passed_on",
         "_kind",
         "_model",
         "_raw_around",
         "event_end",
         "event_start",
         "is_padded",
-        "is_passed_on",
     )
 
     def __init__(
@@ -128,13 +128,15 @@ class ChunkTemplate:
         self.event_end = self._after + END
         """How it ends, unless it is padded."""
         self._data_at = len(prefix)
-        self.is_passed_on = not kind and not padded and self._event_around is None
+        self._is_passed_on = not kind and not padded and self._event_around is None
         """Whether clients are sent what arrives."""
 
-    @property
-    def body_around(self) -> Around | None:
-        """The bytes around the text in what clients are sent; `None` if they may be sent `Event.raw` instead."""
-        return None if self._raw_around is not None else self._event_around or (self._before, self._after)
+    def written_around(self, *, raw: bool) -> Around | None:
+        """The bytes around the text in what a client is sent of an event; `None` if `raw`, and the events have none."""
+        if raw:
+            return self._raw_around
+        before, after = self._event_around or (self._before, self._after)
+        return START + before, after + END
 
     def run_at(self, events: bytes, at: int) -> tuple[Event, int] | None:
         """The events that begin at `at` and match, as one event, and where the next one begins.
@@ -142,7 +144,7 @@ class ChunkTemplate:
         `events` are whole. `None`: the first one does not match.
         """
         before, after, start = self._before, self._after, self.event_start
-        if not self.is_passed_on or not events.startswith(start, at):
+        if not self._is_passed_on or not events.startswith(start, at):
             return None
         at += len(START)
         pieces = events[at : -len(END)].split(BETWEEN)
@@ -165,10 +167,14 @@ class ChunkTemplate:
         return Event(body, True, text, None, None, self._model), at + len(body) + len(END)
 
     def run_of(self, insides: Sequence[bytes]) -> Event:
-        """One event for chunks without `raw`, from the insides of their strings; each `is_regular`."""
+        """One event for several chunks, from the insides of their strings; each `is_regular`."""
         text = _decoded(b"".join(insides))
         assert text is not None
-        return Event(self._joined(insides), True, text, None, None, self._model)
+        raw = b""
+        if self._raw_around is not None:
+            before, after = self._raw_around
+            raw = before + (after + before).join(insides) + after
+        return Event(self._joined(insides), True, text, None, None, self._model, raw=raw)
 
     def single(self, events: bytes) -> Event | None:
         """The event of bytes that are nothing but one event that matches; `None` for any others."""

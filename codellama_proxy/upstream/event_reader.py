@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from codellama_proxy.core.snapshot import Deployment
 from codellama_proxy.core.sse import DONE, MAX_EVENT_BYTES, Decoder, EventTooLargeError, encode, frame_at
-from codellama_proxy.core.types import Event, Note, WriteChunk
+from codellama_proxy.core.types import ChunkOutlet, Event, Note
 from codellama_proxy.failures import classify as failures
 from codellama_proxy.failures.classify import AttemptError
 from codellama_proxy.openai_format.request import InferenceRequest
@@ -82,13 +82,13 @@ class EventReader:
         # Outside of the handler: the error, which has the event, would become the context of this one.
         raise AttemptError(failures.too_large(answered=self.answered or cut_answers.is_answer(self.unread)))
 
-    def relay(self, write: WriteChunk, watch: TaskTimeout) -> ChunkRelay | None:
+    def relay(self, outlet: ChunkOutlet, watch: TaskTimeout) -> ChunkRelay | None:
         """Writes the chunks that come next as long as they match the template; `None` if they have to be parsed."""
         template = self._parser.template
-        around = template.body_around if template is not None else None
+        around = template.written_around(raw=outlet.raw) if template is not None else None
         if template is None or around is None or not self._decoder.is_between_events or self._filter.holds:
             return None
-        return ChunkRelay(template, around, self._filter.needles, write, watch)
+        return ChunkRelay(template, around, self._filter.needles, outlet.write, watch)
 
     def relayed(self, relay: ChunkRelay) -> Event | None:
         """Ends a relay, and records what it has written as one event; `None` if that is nothing."""

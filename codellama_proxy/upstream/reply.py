@@ -242,7 +242,7 @@ class Reply:
                 declined = events
                 return False
             if outlet is not None and body.ends_chunk(piece):
-                self._relay = reader.relay(outlet.write, watch)
+                self._relay = reader.relay(outlet, watch)
                 if self._relay is not None:
                     body.pass_on(self._relay.feed)
             return True

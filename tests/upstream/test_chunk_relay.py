@@ -12,12 +12,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codellama_proxy.core.snapshot import Secret, Timeouts
+from codellama_proxy.core.snapshot import Deployment, Secret, Timeouts
 from codellama_proxy.core.sse import BETWEEN, encode
 from codellama_proxy.core.types import ChunkOutlet, Event, HttpRequest
 from codellama_proxy.failures.classify import AttemptError
+from codellama_proxy.inbound.messages import MESSAGES
 from codellama_proxy.openai_format.folding import chunks_of, fold
-from codellama_proxy.providers.registry import ADAPTERS
+from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.providers.registry import ADAPTERS, adapter_of
 from codellama_proxy.upstream.attempt import open_reply
 from codellama_proxy.upstream.chunk_relay import MAX_CHUNK_BYTES, MAX_CHUNKS
 from codellama_proxy.upstream.connection import Connection
@@ -81,11 +83,24 @@ class Feed:
         await asyncio.gather(*self._tasks)
 
 
-async def _relayed(pieces: Sequence[bytes], takes: Sequence[bool] | None, provider: str) -> Result:
-    where = deployment("a", provider=provider, api_key=Secret(SECRET), timeouts=Timeouts(idle=5.0))
-    feed = Feed([START, *pieces])
-    pools, asked, turns = Pools(lambda _: feed), chat(stream=True), cycle(takes or (True,))
-    sent = ADAPTERS[provider].to_request(asked, where)
+def call(form: str) -> tuple[InferenceRequest, Deployment]:
+    """A request, and the deployment that answers it in this form."""
+    provider, native = FORMS[form][3], form == "messages"
+    relays = frozenset({"messages"}) if native else frozenset[str]()
+    where = deployment(
+        "a", provider=provider, api_key=Secret(SECRET), timeouts=Timeouts(idle=5.0), relays=relays
+    )
+    if not native:
+        return chat(stream=True), where
+    body = {"model": "a", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    return MESSAGES.parse(orjson.dumps(body), dict, "req_1", 0, None), where
+
+
+async def _relayed(pieces: Sequence[bytes], takes: Sequence[bool] | None, form: str) -> Result:
+    asked, where = call(form)
+    feed, raw = Feed([START, *pieces]), form == "messages"
+    pools, turns = Pools(lambda _: feed), cycle(takes or (True,))
+    sent = adapter_of(asked, where).to_request(asked, where)
     written, charged, passed_on = bytearray(), "", 0
     noted: list[Event] = []
 
@@ -106,11 +121,11 @@ async def _relayed(pieces: Sequence[bytes], takes: Sequence[bool] | None, provid
         return True
 
     def send(events: Sequence[Event]) -> bool:
-        written.extend(encode(*[event.body for event in events if event.body]))
+        written.extend(sent_of(events, raw=raw))
         noted.extend(events)
         return True
 
-    outlet = ChunkOutlet(write, noted.extend) if takes is not None else None
+    outlet = ChunkOutlet(write, noted.extend, raw=raw) if takes is not None else None
     failed = ""
     try:
         reply = await open_reply(pools, sent, asked, where, 10.0, note=charge)
@@ -126,20 +141,25 @@ async def _relayed(pieces: Sequence[bytes], takes: Sequence[bool] | None, provid
     return Result(bytes(written), noted, charged, failed, passed_on)
 
 
-def check_same(
-    pieces: Sequence[bytes], takes: Sequence[bool] = (True,), provider: str = "openai_compatible"
-) -> Result:
+def check_same(pieces: Sequence[bytes], takes: Sequence[bool] = (True,), form: str = "openai") -> Result:
     """The result, once it is known to be the same without an outlet."""
-    found = asyncio.run(_relayed(pieces, takes, provider))
-    plain = asyncio.run(_relayed(pieces, None, provider))
+    found = asyncio.run(_relayed(pieces, takes, form))
+    plain = asyncio.run(_relayed(pieces, None, form))
     assert found.written == plain.written
     assert (found.charged, found.failed) == (plain.charged, plain.failed)
     assert [folded(one.noted) for one in (found, plain)] == [folded(plain.noted)] * 2
-    assert encode(*[event.body for event in found.noted if event.body]) == found.written
+    assert sent_of(found.noted, raw=form == "messages") == found.written
     assert [event.usage for event in found.noted if event.usage] == [
         event.usage for event in plain.noted if event.usage
     ]
     return found
+
+
+def sent_of(events: Sequence[Event], *, raw: bool) -> bytes:
+    """What a client is sent of these events."""
+    if raw:
+        return b"".join([event.raw for event in events])
+    return encode(*[event.body for event in events if event.body])
 
 
 def folded(events: Sequence[Event]) -> Any:
@@ -184,6 +204,7 @@ FORMS = {
     "openai": (openai, b"", OPENAI_END, "openai_compatible"),
     "padded": (padded, b"", OPENAI_END, "openai_compatible"),
     "anthropic": (anthropic, ANTHROPIC_BEGIN, ANTHROPIC_END, "anthropic"),
+    "messages": (anthropic, ANTHROPIC_BEGIN, ANTHROPIC_END, "anthropic"),
 }
 
 
@@ -226,8 +247,9 @@ framing = st.sampled_from([framed] * 20 + [upper, zeros, extended, halved, too_l
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[bytes], str]:
-    """A stream in pieces, mostly one for each chunk; and the provider."""
-    event, begin, end, provider = FORMS[draw(st.sampled_from(sorted(FORMS)))]
+    """A stream in pieces, mostly one for each chunk; and its form."""
+    form = draw(st.sampled_from(sorted(FORMS)))
+    event, begin, end, _ = FORMS[form]
     events = [begin, event(b"one"), event(b" two")]
     for one in draw(st.lists(inside, max_size=14)):
         odd = draw(st.sampled_from([event] * 12 + [openai, anthropic, padded]))
@@ -246,7 +268,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], str]:
         edges.add(at)
     edges -= set(draw(st.lists(st.sampled_from(sorted(edges)), max_size=3))) - {0, len(raw)}
     edges |= {place % (len(raw) + 1) for place in draw(st.lists(st.integers(0, 9000), max_size=4))}
-    return [raw[a:b] for a, b in pairwise(sorted(edges))], provider
+    return [raw[a:b] for a, b in pairwise(sorted(edges))], form
 
 
 @settings(max_examples=150, deadline=None)
@@ -254,17 +276,17 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], str]:
 def test_any_stream_in_any_pieces_is_the_same_with_and_without_an_outlet(
     stream: tuple[list[bytes], str], takes: list[bool]
 ) -> None:
-    pieces, provider = stream
-    check_same(pieces, takes, provider)
+    pieces, form = stream
+    check_same(pieces, takes, form)
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_usual_chunks_are_sent_on_as_they_arrive(form: str) -> None:
-    event, begin, end, provider = FORMS[form]
+    event, begin, end, _ = FORMS[form]
     words = [b" the", b"\\n    ", b'\\"x\\"', "é".encode(), b" end"]
     learned = [framed(one) for one in (begin, event(b"one"), event(b" two"), event(b" three")) if one]
     found = check_same(
-        [*learned, *[framed(event(word)) for word in words], framed(end), b"0\r\n\r\n"], provider=provider
+        [*learned, *[framed(event(word)) for word in words], framed(end), b"0\r\n\r\n"], form=form
     )
     assert found.passed_on >= len(words)
     assert found.charged.startswith('one two three the\n    "x"é end')
@@ -317,7 +339,7 @@ def test_chunks_that_are_sent_on_count_for_the_size_of_the_stream() -> None:
         for word in (b"one", b" two"):
             reader.feed(openai(word))
         before, chunks = reader.received, 0
-        relay = reader.relay(lambda chunk, now: now > 0 and bool(chunk), watch)
+        relay = reader.relay(ChunkOutlet(lambda _, now: now > 0, list), watch)
         assert relay is not None
         while relay.feed(framed(event)):
             chunks += 1

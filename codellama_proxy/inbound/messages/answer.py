@@ -8,7 +8,7 @@ become blocks one after another: what belongs to a later block waits until the o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -34,8 +34,6 @@ MAX_ESTIMATED_BYTES = 512 << 10
 class MessagesEncoder:
     """Writes the answer to one request."""
 
-    writes_bodies = False
-
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         self._request = request
         body = request.native.body if request.native is not None else {}
@@ -47,6 +45,10 @@ class MessagesEncoder:
         self._finish: str | None = None
         self._refusal = ""
         self._usage: Usage | None = None
+
+    @property
+    def form(self) -> Literal["raw"] | None:
+        return "raw" if self._relayed else None
 
     def events(self, events: Sequence[Event], *, ended: bool) -> bytes:
         if self._relayed or any(e.raw for e in events):

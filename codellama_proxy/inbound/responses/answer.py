@@ -33,7 +33,7 @@ INCOMPLETE: Mapping[str, str] = {"length": "max_output_tokens", "content_filter"
 class ResponsesEncoder:
     """Writes one answer. `seals` are for clients that ask for them; without, reasoning is shown only."""
 
-    writes_bodies = False
+    form = None
 
     def __init__(self, request: InferenceRequest, seals: Seals | None = None) -> None:
         body = request.native.body if request.native is not None else {}
