@@ -76,15 +76,6 @@ where seq = ? and request_id = ? and status = 'held';
 select seq, project, key_id, user, hold_nanos, estimate_tokens from requests
 where request_id = ? and status = 'held';
 
--- name: hold_more
--- Adds to what the scopes of a held request hold; at most four.
-update scopes set held_nanos = held_nanos + :nanos where first_seq <= :seq and scope in (:a, :b, :c, :d);
-
--- name: book
--- Replaces the hold of a request by its cost in its scopes; at most four.
-update scopes set held_nanos = held_nanos - :hold, spent_nanos = spent_nanos + :cost
-where first_seq <= :seq and scope in (:a, :b, :c, :d);
-
 -- name: journal
 -- Names the journal that continues this database, and those that were replayed to it and may still have files.
 insert or replace into installation (name, value) values ('journal', ?), ('replayed_journals', ?);

@@ -94,10 +94,10 @@ class Batch:
         execute_each(db, SQL["extend"], self._extended.values())
         execute_each(db, SQL["complete"], self._settled)
         scope_store.write(db, self._scopes)
-        return sum([keep(db, end) for end in new])
+        return sum([_keep(db, end) for end in new])
 
 
-def keep(db: sqlite3.Connection, end: Settled) -> int:
+def _keep(db: sqlite3.Connection, end: Settled) -> int:
     """Store the content and the record of a settled request; returns the number of records dropped for it."""
     if end.content is not None:
         execute_each(db, SQL["keep_content"], [(end.request_id, end.content)])

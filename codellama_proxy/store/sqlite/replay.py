@@ -15,16 +15,22 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from codellama_proxy.limits import rates as limits
+from codellama_proxy.limits.rates import scope_ids
 from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
+from codellama_proxy.store.ledger.page import Held
+from codellama_proxy.store.ledger.rows import HeldRow
+from codellama_proxy.store.ledger.scope_balance import ScopeBalance
+from codellama_proxy.store.sqlite import scope_store
 from codellama_proxy.store.sqlite.connection import connect_to_read
 from codellama_proxy.store.sqlite.journal import files, opened
-from codellama_proxy.store.sqlite.ledger_batch import keep
+from codellama_proxy.store.sqlite.ledger_batch import Batch, Running
 from codellama_proxy.store.sqlite.scope_rows import SQL
 
 MAX_HEADER_BYTES = 1000
+MAX_INTEGER = 2**63 - 1
+"""Of SQLite."""
 
 log = logging.getLogger(__name__)
 
@@ -111,68 +117,85 @@ def _look(path: Path, file: BinaryIO | None, present: str, replayed: Sequence[st
 
 
 def apply(db: sqlite3.Connection, events: Iterable[Event]) -> None:
-    """Apply events in order, each at most once."""
-    (last,) = db.execute(SQL["last_seq"]).fetchone()
+    """Apply events in order, each at most once, as the process that wrote them would have written them."""
+    replayed = _Replay(db)
     for event in events:
+        replayed.add(event)
+    replayed.write()
+
+
+class _Replay:
+    """Events that are not in the database, as one batch."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        (self._last,) = db.execute(SQL["last_seq"]).fetchone()
+        self._balances: dict[str, ScopeBalance] = {}
+        self._running: dict[str, Running] = {}
+        """Held requests of these events, by ID."""
+        self._settled: set[str] = set()
+        self._batch = Batch()
+
+    def add(self, event: Event) -> None:
         if isinstance(event, Admitted):
-            if event.seq > last:
-                try:
-                    _admit(db, event)
-                except (OverflowError, UnicodeEncodeError):  # no value for SQLite: the batch left it out, too
-                    log.exception("a row could not be written to the ledger: %s", event.row.request_id)
-            continue
-        held = db.execute(SQL["held"], (event.request_id,)).fetchone()
-        if held is None:
-            continue
-        if isinstance(event, Extended):
-            _extend(db, event, *held)
-        else:
-            _settle(db, event, *held)
+            if event.seq > self._last:
+                self._admit(event)
+        elif (running := self._held(event.request_id)) is not None:
+            if isinstance(event, Extended):
+                self._extend(running, event)
+            else:
+                self._settle(running, event)
+
+    def write(self) -> None:
+        changed = {scope: balance for scope, balance in self._balances.items() if balance.changed}
+        self._batch.seal([scope_store.row_of(scope, balance) for scope, balance in changed.items()])
+        self._batch.write(self._db)
+
+    def _admit(self, event: Admitted) -> None:
+        row = event.row
+        if not _is_storable(row):  # the batch of the earlier process left it out, too
+            log.error("a row could not be written to the ledger: %s", row.request_id)
+            return
+        ids = scope_ids(row.project, row.key_id, row.user)
+        running = Running(Held(event.seq, ids, row.hold_nanos, row.estimate_tokens), row)
+        self._running[row.request_id] = running
+        for balance in self._of(running):
+            balance.admitted(row.hold_nanos)
+        self._batch.admit(running)
+
+    def _extend(self, running: Running, event: Extended) -> None:
+        held = running.held
+        for balance in self._of(running):
+            balance.extended(held.seq, event.hold_nanos - held.hold_nanos)
+        running.held = held._replace(hold_nanos=event.hold_nanos)
+        self._batch.extend(running, event.row)
+
+    def _settle(self, running: Running, event: Settled) -> None:
+        del self._running[event.request_id]
+        self._settled.add(event.request_id)
+        for balance in self._of(running):
+            balance.settled(running.held.seq, running.held.hold_nanos, event.row.cost_nanos or 0, 0)
+        self._batch.settle(running, event)
+
+    def _held(self, request_id: str) -> Running | None:
+        """A request that is held after the events so far."""
+        running = self._running.get(request_id)
+        if running is None and request_id not in self._settled:
+            row = self._db.execute(SQL["held"], (request_id,)).fetchone()
+            if row is not None:
+                seq, project, key_id, user, hold, tokens = row
+                running = Running(Held(seq, scope_ids(project, key_id, user), hold, tokens), None)
+                self._running[request_id] = running
+        return running
+
+    def _of(self, running: Running) -> Iterator[ScopeBalance]:
+        """The balances of a request's scopes."""
+        for scope in running.held.scopes:
+            if scope not in self._balances:
+                self._balances.update(scope_store.read(self._db, [scope]))
+            yield self._balances[scope]
 
 
-def _admit(db: sqlite3.Connection, event: Admitted) -> None:
-    row = event.row
-    statement = SQL["insert_held"].replace("{rows}", f"({', '.join('?' * (len(row) + 2))})")
-    if db.execute(statement, (event.seq, *row, "held")).rowcount == 1:
-        _hold(db, event.seq, row.hold_nanos, row.project, row.key_id, row.user)
-
-
-def _extend(
-    db: sqlite3.Connection,
-    event: Extended,
-    seq: int,
-    project: str,
-    key_id: str | None,
-    user: str | None,
-    hold: int,
-    _: int,
-) -> None:
-    db.execute(SQL["extend"], (event.hold_nanos, *event.row[1:], seq))
-    _hold(db, seq, event.hold_nanos - hold, project, key_id, user)
-
-
-def _settle(
-    db: sqlite3.Connection,
-    event: Settled,
-    seq: int,
-    project: str,
-    key_id: str | None,
-    user: str | None,
-    hold: int,
-    _: int,
-) -> None:
-    db.execute(SQL["complete"], (*event.row, seq, event.request_id))
-    booked = {"seq": seq, "hold": hold, "cost": event.row.cost_nanos or 0}
-    db.execute(SQL["book"], booked | _scopes(project, key_id, user))
-    keep(db, event)
-
-
-def _hold(
-    db: sqlite3.Connection, seq: int, nanos: int, project: str, key_id: str | None, user: str | None
-) -> None:
-    db.execute(SQL["hold_more"], {"seq": seq, "nanos": nanos} | _scopes(project, key_id, user))
-
-
-def _scopes(project: str, key_id: str | None, user: str | None) -> dict[str, str | None]:
-    ids = limits.scope_ids(project, key_id, user)
-    return dict(zip("abcd", (*ids, None, None), strict=False))
+def _is_storable(row: HeldRow) -> bool:
+    """Whether SQLite has integers as large as those of the row."""
+    return all(-MAX_INTEGER <= value <= MAX_INTEGER for value in row if isinstance(value, int))
