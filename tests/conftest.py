@@ -61,6 +61,12 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 LONGEST = (
     *(
+        "browser/test_every_page.py",
+        "browser/test_changes.py",
+        "browser/test_sessions.py",
+        "browser/test_reports.py",
+    ),
+    *(
         "e2e/test_gptcache.py",
         "e2e/test_promptlayer.py",
         "e2e/test_shutdown.py",

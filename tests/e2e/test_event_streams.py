@@ -145,13 +145,14 @@ def test_every_legal_form_is_read(
 
 @pytest.mark.parametrize("raw", FAILED.values(), ids=FAILED)
 def test_an_unreadable_stream_fails(served: Proxy, upstream: Upstream, raw: bytes) -> None:
-    upstream.pieces = [b"data:%s\n\n" % ONE, 0.02, raw + b"data:%s\n\n" % TWO + END]
+    # The pause is long enough for a busy machine to send the first text on before the failure comes.
+    upstream.pieces = [b"data:%s\n\n" % ONE, 0.3, raw + b"data:%s\n\n" % TWO + END]
     text, ended = read(ask(served, stream=True))
     assert (text, ended) == ("1", "upstream_invalid_response")
     upstream.pieces = [raw + b"data:%s\n\n" % TWO + END]
     assert ask(served, stream=True).status == 502
     assert ask(served).status == 502
-    assert {row["status"] for row in served.rows(size=3)} == {"error"}
+    until(lambda: {row["status"] for row in served.rows(size=3)} == {"error"}, "all are settled")
 
 
 HEAVY = {
