@@ -33,7 +33,7 @@ class AnswerKeeper:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, query: CacheQuery, answer: SharedAnswer) -> None:
-        """Stores a complete answer: at once if it is small, else in a task."""
+        """Stores a complete answer. The cache's thread makes its completion, unless the answer is large or unusual."""
         reply, batches, stream = answer.reply, answer.batches, answer.stream
         if reply is None or answer.size > MAX_SHARED_BYTES:
             return

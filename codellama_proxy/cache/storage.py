@@ -126,6 +126,8 @@ class CacheStorage:
         """Queues a change of the file; drops it if `MAX_QUEUED_WRITES` are waiting."""
         if self._wanted - self._written >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
+            if isinstance(change, PendingAnswer):
+                self._made(change)  # the thread will not do it, and events take more memory
             return
         self._wanted += 1
         self._queued.append(change)

@@ -14,7 +14,7 @@ from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import ENTRY_OVERHEAD_BYTES, LruCache
 from codellama_proxy.cache.pending import PendingAnswer
-from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, CacheStorage
+from codellama_proxy.cache.storage import DELETE_BATCH_ROWS, MAX_QUEUED_WRITES, CacheStorage
 from codellama_proxy.core.types import Event
 from codellama_proxy.openai_format.completion import whole_event
 from codellama_proxy.openai_format.folding import as_stream
@@ -402,3 +402,15 @@ def test_writes_beyond_the_queue_limit_are_dropped(path: Path) -> None:
 
     found = play(path, use)
     assert len(rows(path)) + found.troubles["slow"] == 3000
+
+
+def test_an_answer_beyond_the_queue_limit_is_kept_in_memory_without_its_chunks(path: Path) -> None:
+    async def use(answers: CacheStorage) -> None:
+        for _ in range(MAX_QUEUED_WRITES):
+            answers.write(lambda db: None)
+        answers.put_pending(pending(*as_stream(answer("hello").event)))
+        kept = answers.memory.get(key())
+        assert isinstance(kept, CachedAnswer)
+        assert answers.memory.bytes == kept.size + ENTRY_OVERHEAD_BYTES
+
+    assert play(path, use).troubles == {"slow": 1}
