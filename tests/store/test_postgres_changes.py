@@ -114,6 +114,7 @@ def test_a_change_that_is_refused_is_not_tried_again(direct: str) -> None:
 def test_an_admission_whose_commit_arrives_after_its_connection_broke_is_undone(direct: str) -> None:
     async def main() -> None:
         async with reached(direct, LEDGER) as (store, relay):
+            relay.late_seconds = 0.7  # longer than a reconnect takes, also on a loaded machine
             admitted: list[AdmissionRequest] = []
             for number in range(12):
                 request = ask(of_project(max_budget=10**6))

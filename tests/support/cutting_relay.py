@@ -33,6 +33,8 @@ class CommitRelay:
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
         self.cuts = 0
+        self.late_seconds = 0.15
+        """How late a COMMIT is that is delivered late; the server ends a transaction that waits for 1 s."""
 
     def cut_next(self, cut: Cut, times: int = 1) -> None:
         self._plan = [cut] * times
@@ -102,7 +104,7 @@ class CommitRelay:
             await server.drain()
         elif how == "delivered late":  # the transaction outlives its client
             answers.transport.abort()
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(self.late_seconds)
             server.write(data)
             await server.drain()
             await asyncio.sleep(0.02)

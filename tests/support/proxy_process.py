@@ -227,9 +227,19 @@ ProxyFactory = Callable[..., Proxy]
 _made: list[Any] = []
 
 
+WORKERS = "workers"
+"""Of `PROXY_TEST_E2E`: every server is two processes on one port, and connections go to either."""
+
+
+def _as_workers(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a `Proxy` that is two processes."""
+    launch = given.get("launch", subprocess.Popen)
+    return {**given, "launch": launch, "env": {"PROXY_WORKERS": "2", **given["env"]}}
+
+
 def default_database(place: Path) -> Path | str:
-    """A file; with `PROXY_TEST_E2E=postgresql` an empty database on a server, for all tests of a run."""
-    if os.environ.get("PROXY_TEST_E2E") != "postgresql":
+    """A file; with `PROXY_TEST_E2E=postgresql` or `workers` an empty database on a server, for all tests of a run."""
+    if os.environ.get("PROXY_TEST_E2E") not in ("postgresql", WORKERS):
         return place / "proxy.db"
     if not _made:
         folder = postgres.programs()
@@ -252,7 +262,10 @@ def proxies(directory: Path) -> Iterator[ProxyFactory]:
         place.mkdir(parents=True)
         path = place / "proxy.yaml"
         path.write_text(text)
-        one = Proxy(path, database or default_database(place), place / "log", env=env or {}, **more)
+        given = {"env": env or {}, **more}
+        if os.environ.get("PROXY_TEST_E2E") == WORKERS and not isinstance(database, Path):
+            given = _as_workers(given)
+        one = Proxy(path, database or default_database(place), place / "log", **given)
         started.append(one)
         return one.start()
 
