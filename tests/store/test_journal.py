@@ -505,6 +505,18 @@ def test_a_row_that_sqlite_cannot_hold_stops_no_start(
     assert f"could not be written to the ledger: {great.request_id}" in caplog.text
 
 
+def test_a_settlement_that_sqlite_cannot_hold_is_booked_at_the_hold(store: Store, tmp_path: Path) -> None:
+    request = ask(of_project(max_budget=BUDGET))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(request)
+        ledger.settle(end(request, 2**63))
+
+    after = crashed(store, tmp_path, use)
+    assert recovered(after) == {request.request_id: ("error", "crash_estimate", 5, 5)}
+    assert after.balance("project:web") == (5, 0)
+
+
 def test_a_file_that_cannot_be_deleted_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

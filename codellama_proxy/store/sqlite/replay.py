@@ -20,7 +20,7 @@ from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
 from codellama_proxy.store.ledger.page import Held
-from codellama_proxy.store.ledger.rows import HeldRow
+from codellama_proxy.store.ledger.rows import ExtendedRow, HeldRow, SettledRow
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance
 from codellama_proxy.store.sqlite import scope_store
 from codellama_proxy.store.sqlite.connection import connect_to_read
@@ -137,7 +137,10 @@ class _Replay:
         self._batch = Batch()
 
     def add(self, event: Event) -> None:
-        if isinstance(event, Admitted):
+        if not _is_storable(event.row):  # such a row is not written, so its balances must not change
+            name = event.row.request_id if isinstance(event, Admitted) else event.request_id
+            log.error("a row could not be written to the ledger: %s", name)
+        elif isinstance(event, Admitted):
             if event.seq > self._last:
                 self._admit(event)
         elif (running := self._held(event.request_id)) is not None:
@@ -153,9 +156,6 @@ class _Replay:
 
     def _admit(self, event: Admitted) -> None:
         row = event.row
-        if not _is_storable(row):  # the batch of the earlier process left it out, too
-            log.error("a row could not be written to the ledger: %s", row.request_id)
-            return
         ids = scope_ids(row.project, row.key_id, row.user)
         running = Running(Held(event.seq, ids, row.hold_nanos, row.estimate_tokens), row)
         self._running[row.request_id] = running
@@ -196,6 +196,6 @@ class _Replay:
             yield self._balances[scope]
 
 
-def _is_storable(row: HeldRow) -> bool:
+def _is_storable(row: HeldRow | ExtendedRow | SettledRow) -> bool:
     """Whether SQLite has integers as large as those of the row."""
     return all(-MAX_INTEGER <= value <= MAX_INTEGER for value in row if isinstance(value, int))
