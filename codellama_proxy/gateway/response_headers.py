@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.inbound.registry import DIALECTS
-from codellama_proxy.limits import rates
+from codellama_proxy.limits import rate_headers
 from codellama_proxy.providers.common.output_limits import narrowed_max_tokens
 from codellama_proxy.request.context import RequestContext
 
@@ -37,7 +37,7 @@ def response_headers(
     most = _reduced_max_tokens(context)
     admission = context.admission
     if admission is not None:
-        text += rates.header_lines(admission.requests, admission.tokens)
+        text += rate_headers.header_lines(admission.requests, admission.tokens)
         if most is None and admission.clamped:
             most = admission.max_tokens
     if most is not None:

@@ -14,7 +14,7 @@ import orjson
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Json, Price, Tariff
 from codellama_proxy.core.types import Attempt, Key, Usage
-from codellama_proxy.limits import budgets
+from codellama_proxy.limits import budgets, rate_headers
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
 
@@ -145,7 +145,7 @@ class LimitExceededError(ProxyError):
             refusal.message,
             type=refusal.type,
             retry_after=refusal.retry_after,
-            headers=limits.headers(requests, tokens),
+            headers=rate_headers.headers(requests, tokens),
         )
         self.refusal = refusal
 
@@ -195,7 +195,7 @@ def decide(ask: AdmissionRequest, standings: Sequence[ScopeState]) -> Decision:
     if refusals:
         _refuse(refusals, standings)
     rates = [limits.take(s.rates, tokens, _untouched(ask, s.scope, refusals)) for s in standings]
-    left = limits.rates_left([s.scope.limits for s in standings], rates)
+    left = rate_headers.rates_left([s.scope.limits for s in standings], rates)
     shadowed = tuple([refusal for _, refusal in refusals])
     return Decision(Admission(money.max_tokens, money.clamped, money.hold_nanos, *left, shadowed), rates)
 
@@ -239,7 +239,7 @@ def _refuse(refusals: Iterable[tuple[ScopeLimits, Refusal]], standings: Sequence
     """Raise the worst refusal of the scopes that are not shadows."""
     refusal = limits.worst(refusal for scope, refusal in refusals if not scope.limits.shadow)
     if refusal is not None:
-        left = limits.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
+        left = rate_headers.rates_left([s.scope.limits for s in standings], [s.rates for s in standings])
         raise LimitExceededError(refusal, *left)
 
 

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
-from codellama_proxy.limits.rates import CLOCK_SLACK_SECONDS, MINUTE, UNRATED, Rates, left
+from codellama_proxy.limits.rate_headers import rate_left
+from codellama_proxy.limits.rates import CLOCK_SLACK_SECONDS, MINUTE, UNRATED, Rates
 
 
 class Balance(Protocol):
@@ -53,8 +54,8 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
     hold, sent = (0, None) if room == inf else _money(ask)
     if hold is None or hold > room:
         return None
-    of_requests = None if requests_limit is None else left(requests, requests_limit)
-    of_tokens = None if tokens_limit is None else left(tokens_left, tokens_limit)
+    of_requests = None if requests_limit is None else rate_left(requests, requests_limit)
+    of_tokens = None if tokens_limit is None else rate_left(tokens_left, tokens_limit)
     return Decision(Admission(sent, False, hold, of_requests, of_tokens), after)
 
 
@@ -77,7 +78,7 @@ def _taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | Non
 
 
 def _less(level: float | None, limit: int, minutes: float, need: int) -> float:
-    """The level of a bucket after `minutes`, without what is needed; negative if it has not that much."""
+    """The level of a bucket after `minutes`, without what is needed; negative if it does not have that much."""
     if limit == 0:
         return -1.0
     if level is None or (level := level + minutes * limit) > limit:

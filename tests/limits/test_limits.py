@@ -18,6 +18,7 @@ from codellama_proxy.core.snapshot import (
     Tracking,
 )
 from codellama_proxy.core.types import Key
+from codellama_proxy.limits import rate_headers
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
 from tests.support.cases import each
@@ -239,12 +240,12 @@ def test_two_projects_never_share_a_user(one: str, other: str, first: str, secon
 def test_headers_show_the_tightest_scope_of_each_kind() -> None:
     wide = ScopeLimits("global:", Limits(rpm_limit=600, tpm_limit=100))
     narrow = ScopeLimits("key:a", Limits(rpm_limit=60))
-    requests, tokens = limits.rates_left(
+    requests, tokens = rate_headers.rates_left(
         [wide.limits, narrow.limits], [Rates(500.0, 40.0, NOW), Rates(30.0, None, NOW)]
     )
     assert requests == Rate(60, 30, 30.0)
     assert tokens == Rate(100, 40, 36.0)
-    assert limits.headers(requests, tokens) == {
+    assert rate_headers.headers(requests, tokens) == {
         "x-ratelimit-limit-requests": "60",
         "x-ratelimit-remaining-requests": "30",
         "x-ratelimit-reset-requests": "30s",
@@ -255,15 +256,18 @@ def test_headers_show_the_tightest_scope_of_each_kind() -> None:
 
 
 def test_without_limits_there_are_no_headers() -> None:
-    assert limits.headers(*limits.rates_left([Limits()], [Rates()])) == {}
+    assert rate_headers.headers(*rate_headers.rates_left([Limits()], [Rates()])) == {}
 
 
 def test_headers_do_not_show_shadow_limits() -> None:
-    assert limits.rates_left([Limits(rpm_limit=1, shadow=True)], [Rates(1.0, None, NOW)]) == (None, None)
+    assert rate_headers.rates_left([Limits(rpm_limit=1, shadow=True)], [Rates(1.0, None, NOW)]) == (
+        None,
+        None,
+    )
 
 
 def test_the_remaining_amount_of_a_negative_level_is_0() -> None:
-    (_, tokens) = limits.rates_left([Limits(tpm_limit=60)], [Rates(None, -60.0, NOW)])
+    (_, tokens) = rate_headers.rates_left([Limits(tpm_limit=60)], [Rates(None, -60.0, NOW)])
     assert tokens == Rate(60, 0, 120.0)
 
 
