@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Deployment, Snapshot, Tariff
 from codellama_proxy.limits.admission import Admission, AdmissionRequest
 from codellama_proxy.limits.caller_scopes import CallerScopes
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.openai_format.request import InferenceRequest
-from codellama_proxy.policy.deployment_request import DeploymentRequest
+from codellama_proxy.policy.deployment_request import DeploymentRequest, DeploymentRequests
 from codellama_proxy.pricing import cost as pricing
 from codellama_proxy.pricing import extras, output_bounds
 from codellama_proxy.pricing.extras import Extra, is_plain
@@ -21,14 +22,15 @@ from codellama_proxy.tokens import media
 from codellama_proxy.tokens import tokenizers as tokens
 from codellama_proxy.tokens.media import Media
 
+NO_SCOPES = CallerScopes()
+_NO_MEDIA: Sequence[Media] = ()
+_NO_EXTRAS: Sequence[Extra] = ()
+
 
 def scopes_of(context: RequestContext, request: InferenceRequest, snapshot: Snapshot) -> CallerScopes:
     """The limited scopes of a request."""
     scopes = context.rules_under(snapshot).scopes
     return NO_SCOPES if scopes is None else scopes.of(context.key, request.user)
-
-
-NO_SCOPES = CallerScopes()
 
 
 def admission_request(
@@ -41,41 +43,8 @@ def admission_request(
 ) -> AdmissionRequest:
     """What the ledger needs to admit the request. `prompt_estimate`: the expected number of prompt tokens."""
     deployments = _in_order(context.planned, chain)
-    requests, cached = context.requests_for(request, snapshot), context.cached
-    plain = is_plain(request)
-    if plain:
-        attached, shared = _NO_MEDIA, _text_bound(request, 0)
-    else:
-        attached, shared = _shared_bound(request)
-    bounds: list[int] = []
-    prices: list[Tariff | None] = []
-    unbounded: list[int] = []
-    answers = calls_units = 0
-    for deployment in deployments:
-        at = requests.at(deployment)
-        candidate = at.candidate
-        if plain and not deployment.params:  # all of it depends on the deployment alone
-            paid, own, more, count = (
-                _NO_EXTRAS,
-                candidate.max_plain_own_tokens,
-                candidate.plain_unbounded_tokens,
-                1,
-            )
-        else:
-            paid, count = at.paid_extras, at.answers
-            # Extras without a price are removed only if there is a budget.
-            own = _own_bound(at, attached, paid if context.budgeted else at.extras)
-            more = output_bounds.unbounded_tokens(request, deployment)
-        bound, window = shared + own, deployment.context_window
-        if window and window < bound:
-            bound = window
-        bounds.append(bound)
-        answers = max(answers, count)
-        if paid:
-            calls_units = max(calls_units, _calls_units(deployment, paid))
-        if not cached:
-            prices.append(_rates(at, paid, bound))
-            unbounded.append(more)
+    requests = context.requests_for(request, snapshot)
+    bounds, prices, unbounded, answers, calls_units = _bounds(context, request, requests, deployments)
     return AdmissionRequest(
         context.id,
         context.created_at,
@@ -92,11 +61,11 @@ def admission_request(
         _max_tokens(request, deployments),
         0 if request.endpoint == "embeddings" else chain.max_output_tokens,
         answers,
-        tuple(prices),
+        prices,
         tuple([d.name for d in deployments]),
-        None if cached else deployments[0],
-        tuple(bounds),
-        tuple(unbounded),
+        None if context.cached else deployments[0],
+        bounds,
+        unbounded,
         calls_units,
         context.session,
         context.agent,
@@ -104,8 +73,56 @@ def admission_request(
     )
 
 
-_NO_MEDIA: Sequence[Media] = ()
-_NO_EXTRAS: Sequence[Extra] = ()
+class _Bounds(NamedTuple):
+    """Of the candidates, in their order; without prices for a cached answer."""
+
+    prompts: tuple[int, ...]
+    prices: tuple[Tariff | None, ...]
+    unbounded: tuple[int, ...]
+    """Output tokens that `max_tokens` does not bound."""
+    answers: int
+    """The largest number of answers."""
+    calls_units: int
+    """Of the most expensive calls of server tools."""
+
+
+def _bounds(
+    context: RequestContext,
+    request: InferenceRequest,
+    requests: DeploymentRequests,
+    deployments: Sequence[Deployment],
+) -> _Bounds:
+    plain = is_plain(request)
+    if plain:
+        attached, shared = _NO_MEDIA, _text_bound(request, 0)
+    else:
+        attached, shared = _shared_bound(request)
+    bounds: list[int] = []
+    prices: list[Tariff | None] = []
+    unbounded: list[int] = []
+    answers = calls_units = 0
+    for deployment in deployments:
+        at = requests.at(deployment)
+        candidate = at.candidate
+        if plain and not deployment.params:  # all of it depends on the deployment alone
+            paid, count = _NO_EXTRAS, 1
+            own, more = candidate.max_plain_own_tokens, candidate.plain_unbounded_tokens
+        else:
+            paid, count = at.paid_extras, at.answers
+            # Extras without a price are removed only if there is a budget.
+            own = _own_bound(at, attached, paid if context.budgeted else at.extras)
+            more = output_bounds.unbounded_tokens(request, deployment)
+        bound, window = shared + own, deployment.context_window
+        if window and window < bound:
+            bound = window
+        bounds.append(bound)
+        answers = max(answers, count)
+        if paid:
+            calls_units = max(calls_units, _calls_units(deployment, paid))
+        if not context.cached:
+            prices.append(_rates(at, paid, bound))
+            unbounded.append(more)
+    return _Bounds(tuple(bounds), tuple(prices), tuple(unbounded), answers, calls_units)
 
 
 def _max_tokens(request: InferenceRequest, deployments: Sequence[Deployment]) -> int | None:
