@@ -65,7 +65,9 @@ class CacheLookup:
         if not (cacheable and context.settings.cache):
             return DirectCall()
         if request.native is not None and any(request.dialect in one.relays for one in chain.deployments):
-            return DirectCall()  # a candidate answers in the client's dialect, with parts that a chat has not
+            return (
+                DirectCall()
+            )  # a candidate answers in the client's dialect, with parts that a chat does not have
         needs = context, request, chain, snapshot, directives, self._time.monotonic
         small = request.size < LARGE_BODY_BYTES
         query = CacheQuery(*needs) if small else await asyncio.to_thread(CacheQuery, *needs)

@@ -1,10 +1,11 @@
-"""What is stored of an answer: its completion, as bytes. It is made when it is first needed."""
+"""What is stored of an answer: its completion as bytes, made when it is first needed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from codellama_proxy.cache.key import MAX_CACHED_BYTES, CachedAnswer, CacheScope, storable
 from codellama_proxy.core.types import Event
@@ -13,6 +14,17 @@ from codellama_proxy.openai_format.completion import completion_in
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Exceptions of parsing an answer. The answer is then not stored or not replayed; the request is unaffected."""
+
+
+class ReadyAnswer(NamedTuple):
+    """An answer to be stored, whose completion is made."""
+
+    key: bytes
+    answer: CachedAnswer
+    scope: CacheScope
+    model: str
+    most: int
+    """How many answers may be stored."""
 
 
 @dataclass(slots=True, eq=False)

@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from codellama_proxy.cache import file as answer_file
 from codellama_proxy.cache.file import Row
 from codellama_proxy.cache.key import CachedAnswer, CacheScope
 from codellama_proxy.cache.memory import MAX_MEMORY_BYTES, LruCache
-from codellama_proxy.cache.pending import PendingAnswer
+from codellama_proxy.cache.pending import PendingAnswer, ReadyAnswer
 from codellama_proxy.store.errors import StoreError
 
 DELETE_BATCH_ROWS = 200
@@ -38,18 +38,7 @@ PAUSE_SECONDS = 5.0
 T = TypeVar("T")
 
 
-class Put(NamedTuple):
-    """An answer to be written."""
-
-    key: bytes
-    answer: CachedAnswer
-    scope: CacheScope
-    model: str
-    most: int
-    """How many answers the file may have."""
-
-
-Write = Put | PendingAnswer | Callable[[sqlite3.Connection], Any]
+Write = ReadyAnswer | PendingAnswer | Callable[[sqlite3.Connection], Any]
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +79,7 @@ class CacheStorage:
         """The answer, from memory or from the file; `None` if there is none."""
         kept = self.memory.get(key)
         if isinstance(kept, PendingAnswer):
-            kept = self._made(kept)
+            kept = self._keep_made(kept)
         if kept is not None or key not in self._known:
             return kept
         found = await self._on_thread(lambda db: self._read(db, key, scope))
@@ -102,7 +91,7 @@ class CacheStorage:
         """Whether an answer is in memory or, unless it was deleted since, in the file."""
         return key in self._known or key in self.memory
 
-    def _made(self, pending: PendingAnswer) -> CachedAnswer | None:
+    def _keep_made(self, pending: PendingAnswer) -> CachedAnswer | None:
         """The answer, which is then kept in memory instead of its events."""
         answer = pending.answer(self.troubles)
         self.memory.replace(pending.key, pending, answer)
@@ -111,7 +100,7 @@ class CacheStorage:
     def put(self, key: bytes, answer: CachedAnswer, scope: CacheScope, model: str, most: int) -> None:
         """Stores an answer; at most `most` answers in total. Never waits."""
         self.memory.put(key, answer, most)
-        self.write(Put(key, answer, scope, model, most))
+        self.write(ReadyAnswer(key, answer, scope, model, most))
 
     def put_pending(self, pending: PendingAnswer) -> None:
         """As `put`, for an answer whose completion is made later."""
@@ -127,7 +116,7 @@ class CacheStorage:
         if self._wanted - self._written >= MAX_QUEUED_WRITES:
             self.troubles["slow"] += 1
             if isinstance(change, PendingAnswer):
-                self._made(change)  # the thread will not do it, and events take more memory
+                self._keep_made(change)  # the thread will not do it, and events take more memory
             return
         self._wanted += 1
         self._queued.append(change)
@@ -155,9 +144,9 @@ class CacheStorage:
         with suppress(RuntimeError):  # closed
             self._thread.submit(write_all)
 
-    def _all_made(self, pending: Sequence[PendingAnswer]) -> None:
+    def _keep_all_made(self, pending: Sequence[PendingAnswer]) -> None:
         for one in pending:
-            self._made(one)
+            self._keep_made(one)
 
     async def maintain(self, now: float, most: int) -> None:
         """Deletes a batch of expired and surplus answers; detects purges by other processes."""
@@ -194,7 +183,7 @@ class CacheStorage:
                     time.sleep(0)  # hands over the interpreter: requests come first
         if changed:
             with suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(self._all_made, changed)
+                loop.call_soon_threadsafe(self._keep_all_made, changed)
 
     def _guarded(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `use`; on an SQLite or I/O error it is counted and the result is `None`."""
@@ -243,9 +232,9 @@ class CacheStorage:
         """Makes the changes in one transaction; none of them if one fails."""
         db.execute("begin immediate")
         try:
-            puts: list[Put | PendingAnswer] = []
+            puts: list[ReadyAnswer | PendingAnswer] = []
             for change in batch:
-                if isinstance(change, Put | PendingAnswer):
+                if isinstance(change, ReadyAnswer | PendingAnswer):
                     puts.append(change)
                 else:
                     self._put(db, puts)
@@ -258,7 +247,7 @@ class CacheStorage:
                 db.execute("rollback")
             raise
 
-    def _put(self, db: sqlite3.Connection, puts: Sequence[Put | PendingAnswer]) -> None:
+    def _put(self, db: sqlite3.Connection, puts: Sequence[ReadyAnswer | PendingAnswer]) -> None:
         if not puts:
             return
         latest = {row.key: row for put in puts if (row := self._row(put)) is not None}
@@ -268,7 +257,7 @@ class CacheStorage:
             self._known[key] = None
         self._shrink(db, puts[-1].most, max(len(latest), DELETE_BATCH_ROWS))
 
-    def _row(self, put: Put | PendingAnswer) -> Row | None:
+    def _row(self, put: ReadyAnswer | PendingAnswer) -> Row | None:
         """`None` for an answer that must not be stored."""
         answer = put.answer(self.troubles) if isinstance(put, PendingAnswer) else put.answer
         if answer is None:
@@ -281,7 +270,7 @@ class CacheStorage:
         self._known.pop(key, None)
 
     def _shrink(self, db: sqlite3.Connection, most: int, at_once: int = DELETE_BATCH_ROWS) -> None:
-        """Deletes the oldest answers beyond `most`, as many `at_once`."""
+        """Deletes the oldest answers beyond `most`, at most `at_once` of them."""
         over = min(len(self._known) - most, at_once)
         if over > 0:
             oldest = list(islice(self._known, over))
