@@ -17,9 +17,9 @@ from codellama_proxy.limits.rates import split_scope
 GROUPS = ("project", "key", "model", "user", "day", "status", "session", "agent")
 HOUR_GROUP = "hour"
 """A group of the dashboard: unix seconds of the hour's start. Days that were folded belong to their first hour."""
-HOURS_GROUP = "three_hours"
+THREE_HOURS_GROUP = "three_hours"
 """The same by three hours."""
-TIME_GROUPS = (HOUR_GROUP, HOURS_GROUP)
+TIME_GROUPS = (HOUR_GROUP, THREE_HOURS_GROUP)
 _ALL_GROUPS = (*GROUPS, *TIME_GROUPS)
 STATUSES = ("ok", "error", "cancelled", "held")
 MAX_ROWS = 1000

@@ -22,7 +22,14 @@ from codellama_proxy.core.clock import iso
 from codellama_proxy.core.types import Key, Usage
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store import reports
-from codellama_proxy.store.reports import GROUPS, HOUR_GROUP, HOURS_GROUP, MAX_ROWS, TIME_GROUPS, Filters
+from codellama_proxy.store.reports import (
+    GROUPS,
+    HOUR_GROUP,
+    MAX_ROWS,
+    THREE_HOURS_GROUP,
+    TIME_GROUPS,
+    Filters,
+)
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sql import usage_totals
 from codellama_proxy.store.sql.usage_ranges import split
@@ -96,7 +103,7 @@ class Request:
     def group(self, name: str) -> str | int | None:
         if name == HOUR_GROUP:
             return int(self.at // DAY * DAY if self.folded else self.at // HOUR * HOUR)
-        if name == HOURS_GROUP:
+        if name == THREE_HOURS_GROUP:
             return int(self.at // DAY * DAY if self.folded else self.at // (3 * HOUR) * 3 * HOUR)
         if name == "day":
             return iso(self.at)[:10]

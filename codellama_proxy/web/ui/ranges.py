@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from codellama_proxy.core.clock import iso
 from codellama_proxy.limits.windows import DAY, HOUR
-from codellama_proxy.store.reports import HOUR_GROUP, HOURS_GROUP
+from codellama_proxy.store.reports import HOUR_GROUP, THREE_HOURS_GROUP
 
 RANGES = {"24h": (DAY, HOUR), "7d": (7 * DAY, 3 * HOUR), "30d": (30 * DAY, DAY)}
 """Length and column width by name."""
@@ -30,7 +30,9 @@ class Range(NamedTuple):
     @property
     def group(self) -> str:
         """The group of sums by column."""
-        return "day" if self.step >= DAY else HOUR_GROUP if self.step == HOUR else HOURS_GROUP
+        if self.step >= DAY:
+            return "day"
+        return HOUR_GROUP if self.step == HOUR else THREE_HOURS_GROUP
 
     @property
     def before(self) -> tuple[int, int]:

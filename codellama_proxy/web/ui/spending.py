@@ -89,10 +89,10 @@ def split(groups: Iterable[Sum], by: str, show: str, shown: Range, name: Name) -
     return _split(kept)
 
 
-def split_of(
+def split_with_rest(
     largest: Iterable[Sum], whole: Iterable[Sum], by: str, show: str, shown: Range, name: Name
 ) -> Split:
-    """The largest groups, and as one more what is in the whole besides them."""
+    """The largest groups, and the rest of the whole as one more."""
     kept = [named for named in _ranked(largest, by, show, shown, name) if any(named[1])]
     rest = [0] * len(shown.starts)
     for one in whole:

@@ -16,7 +16,7 @@ from codellama_proxy.web.ui.spending import (
     median,
     medians,
     split,
-    split_of,
+    split_with_rest,
     totals,
     within,
 )
@@ -88,7 +88,7 @@ def test_series_and_columns_add_up(groups: list[Sum], show: str) -> None:
 )
 def test_the_largest_groups_and_the_rest_add_up(groups: list[Sum], show: str, largest: set[int]) -> None:
     named = {f"model {number}" for number in largest}
-    found = split_of(
+    found = split_with_rest(
         [one for one in groups if one.groups["model"] in named], groups, "model", show, WEEK, str
     )
     assert sum(found.totals) == sum(map(sum, found.columns)) == sum(amount(show, one) for one in groups)

@@ -13,12 +13,13 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.types import Key
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.interfaces import Overviews
-from codellama_proxy.store.overviews import Among, KeyUse, Measure, Recent, Sum, Sums
+from codellama_proxy.store.overviews import Among, KeyUse, Measure, Sum, Sums
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.request_search import Search
 from codellama_proxy.web.state import Runtime, runtime_of
 from codellama_proxy.web.ui import attention, charts, links, spending, words
 from codellama_proxy.web.ui.budgets import Budget, visible_budgets
+from codellama_proxy.web.ui.figures import figures
 from codellama_proxy.web.ui.guard import parameters
 from codellama_proxy.web.ui.ranges import RANGES, Range, range_of
 from codellama_proxy.web.ui.ranges import parameters as range_parameters
@@ -55,15 +56,6 @@ class View(NamedTuple):
         return links.with_query("overview", **{**given, **changed})
 
 
-class Figure(NamedTuple):
-    title: str
-    value: str
-    exact: str
-    sub: str
-    spark: Markup
-    link: str = ""
-
-
 async def overview(request: Request, viewer: Viewer) -> Response:
     """The page; for htmx, the part that changes."""
     runtime = runtime_of(request)
@@ -84,12 +76,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
     )
     known = [one.key for one in keys]
     full = await visible_budgets(overviews, runtime.live.snapshot, viewer, view.project, known, now)
-    name = _namer(view.by, keys)
-    parts: spending.Split | None
-    if found is not None:
-        parts = spending.split(found.groups, view.by, view.show, view.range, name)
-    else:
-        parts = await _largest(overviews, view, time, filters, name)
+    parts = await _parts(overviews, view, filters, found, _namer(view.by, keys))
     split = parts or spending.NOTHING
     chart = spending.chart(split, view.range, now, _requests_link(view))
     form, column_form = spending.forms(view.show, split.totals)
@@ -101,7 +88,7 @@ async def overview(request: Request, viewer: Viewer) -> Response:
         projects=sorted(
             {*runtime.live.snapshot.projects, *(one.key.project for one in keys), view.project or ""}
         ),
-        figures=_figures(view, whole, before, timed),
+        figures=figures(view.range, view.project, whole, before, timed),
         total=sum(split.totals),
         split=list(zip(chart.series, split.totals, strict=True)),
         chart=_drawn(view, chart, form),
@@ -130,10 +117,13 @@ async def _all_groups(overviews: Overviews, groups: Sequence[str], filters: Filt
     return found if found.is_complete else None
 
 
-async def _largest(
-    overviews: Overviews, view: View, time: str, filters: Filters, name: spending.Name
+async def _parts(
+    overviews: Overviews, view: View, filters: Filters, found: Sums | None, name: spending.Name
 ) -> spending.Split | None:
-    """The largest groups, and what remains; `None` if it takes too long to find them."""
+    """All groups, or the largest ones and the rest; `None` if it takes too long to find the largest."""
+    if found is not None:
+        return spending.split(found.groups, view.by, view.show, view.range, name)
+    time = view.range.group
     try:
         largest = await overviews.largest(view.by, view.show, filters, charts.MAX_SERIES)
         found = await overviews.sums((view.by, "status", time), filters, Among(view.by, largest))
@@ -143,7 +133,7 @@ async def _largest(
         return None
     # Read last: it contains all that the groups do.
     whole = await overviews.sums(("status", time), filters)
-    return spending.split_of(found.groups, whole.groups, view.by, view.show, view.range, name)
+    return spending.split_with_rest(found.groups, whole.groups, view.by, view.show, view.range, name)
 
 
 def view_of(request: Request, viewer: Viewer, now: float) -> View:
@@ -163,7 +153,7 @@ def view_of(request: Request, viewer: Viewer, now: float) -> View:
     ]
     by = by if by in known_by else "model"
     # Sums by key and user are by day; only the last day's requests are few enough to be read.
-    step = DAY if by in ("key", "user") and given.get("range") != "24h" else None
+    step = DAY if by in spending.MANY and given.get("range") != "24h" else None
     return View(
         project,
         range_of(given.get("range"), now, step),
@@ -181,71 +171,6 @@ async def _before(runtime: Runtime, view: View) -> Sum | None:
     if since is None or since > start:
         return None
     return (await runtime.store.overviews.sums((), Filters(project=view.project, start=start, end=end))).total
-
-
-def _figures(view: View, found: Sums, before: Sum | None, timed: Sequence[Recent]) -> list[Figure]:
-    total, by_time = found.total, spending.totals(found.groups, view.range)
-    failed = sum(by_time.failures)
-    times = [
-        one.total_ms for one in timed if one.status == "ok" and not one.is_cached and one.total_ms is not None
-    ]
-    listed = links.with_query(
-        "requests", project=view.project, **range_parameters(view.range.start, view.range.end)
-    )
-    gross = total.cost_nanos + total.saved_nanos
-    return [
-        Figure(
-            "Spend",
-            words.usd(total.cost_nanos),
-            words.usd_exact(total.cost_nanos),
-            _change(view, total.cost_nanos, before and before.cost_nanos),
-            charts.spark(by_time.spend),
-        ),
-        Figure(
-            "Requests",
-            words.count(total.requests),
-            f"{total.requests:,}",
-            _change(view, total.requests, before and before.requests),
-            charts.spark(by_time.requests),
-            listed,
-        ),
-        Figure(
-            "Tokens",
-            words.count(total.tokens),
-            f"{total.tokens:,}",
-            f"{words.count(total.prompt_tokens)} in, {words.count(total.completion_tokens)} out",
-            charts.spark(by_time.tokens),
-        ),
-        Figure(
-            "Failed",
-            words.share(failed, total.requests),
-            f"{failed:,}",
-            f"{words.count(failed)} of {words.count(total.requests)}",
-            charts.spark(by_time.failures, "bad"),
-            f"{listed}&status=error",
-        ),
-        Figure(
-            "Answer time, median",
-            words.duration(spending.median(times)),
-            "",
-            f"95% within {words.duration(spending.within(times, 0.95))}, last {words.count(len(times))}",
-            charts.spark(spending.medians(times[::-1])),
-        ),
-        Figure(
-            "Saved by the cache",
-            words.usd(total.saved_nanos),
-            words.usd_exact(total.saved_nanos),
-            f"{words.share(total.saved_nanos, gross)} of the full cost" if gross else "nothing yet",
-            charts.spark(by_time.saved, "ok"),
-        ),
-    ]
-
-
-def _change(view: View, now: int, before: int | None) -> str:
-    changed = None if before is None else words.change(now, before)
-    if changed is None:
-        return f"no full {view.range.name} before"
-    return f"{changed} on the {view.range.name} before"
 
 
 def _drawn(view: View, chart: spending.Chart, form: Any) -> Markup:
