@@ -44,11 +44,11 @@ from bench.targets import Target, at, config, proxy, relay
 
 PACE_SECONDS = 0.02
 PATIENCE_SECONDS = 20.0
-"""For the begin of a stream, and for input of a server that does not read."""
+"""How long a stream may take to begin, and a server to read its input."""
 BURST_SECONDS = 0.002
-"""The chunks of so long are sent at once at most, before others are received."""
+"""Chunks that are due within this time are sent together, before others are received."""
 RAMP_SECONDS = 2.5
-"""In which the streams take up the pace, one after another: no two are at the same place of their answer."""
+"""In which the streams begin, one after another, so that no two are at the same place of their answer."""
 SETTLE_SECONDS = 0.5
 """Of all streams, before they are measured."""
 HOW = """\
@@ -57,7 +57,8 @@ the upstream sent it; its delay ends when the kernel has received it for the cli
 one process on a core of their own. Where that process does not get its core, it leaves chunks out: fewer than
 {per_second:,} a second, or long delays without a server (`direct`), are the machine's and not the server's. `sockets`
 passes the bytes on without reading them, over the same event loop: what the kernel takes for it, no server here can
-save. A server that is not busy wakes up for nearly every chunk; a busier one reads several at a time, for less each."""
+save. A server that is not busy wakes up for nearly every chunk; a busier one reads several at once,
+which costs less."""
 DIRECT = "direct"
 READ_BYTES = 1 << 16
 _SENT = re.compile(rb'"content":"(\d+) "')
@@ -70,7 +71,7 @@ _TIME_BYTES = socket.CMSG_SPACE(_TIME.size)
 
 
 class Streams:
-    """Upstream and clients of streams without end. A chunk is sent to each in turn, at even intervals."""
+    """The upstream and the clients of endless streams. A chunk is sent to each in turn, at even intervals."""
 
     def __init__(self, url: str, key: str, upstream_port: int, count: int) -> None:
         place = urlsplit(url)
@@ -83,9 +84,9 @@ class Streams:
         self._ready = select.epoll()
         self._step = PACE_SECONDS / count
         self._next = 0
-        """The stream that is next, counted without end."""
+        """The number of the next chunk over all streams."""
         self.delays: list[int] = []
-        """Nanoseconds, of each chunk received."""
+        """Of each chunk received, in nanoseconds."""
         for _ in range(count):
             self._begin()
 
@@ -109,7 +110,7 @@ class Streams:
         self._ready.register(client, select.EPOLLIN)
 
     def run(self, seconds: float, *, ramp: bool = False) -> None:
-        """Sends and receives at the pace. Chunks that are late by a whole pace are left out.
+        """Sends and receives at the pace. Chunks that are late by more than `PACE_SECONDS` are left out.
 
         `ramp`: the streams begin one after another.
         """

@@ -9,36 +9,22 @@ process on a core of its own, and two and four processes, all on the same limits
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.postgres_ledger import CLIENTS, measure, migrated_server
-from bench.processes import (
-    LOAD_CORE,
-    SERVER_CORE,
-    aside,
-    cpu_seconds,
-    family,
-    free_port,
-    listening,
-    python,
-    running,
-)
-from bench.tables import Section, at_least, at_most, figure, goals, paragraph, table
-from bench.targets import Target, ask, at, config, new_key, proxy
+from bench.postgres_ledger import CLIENTS, measure
+from bench.postgres_servers import Machine, Run, call, machine, median, pin, serving
+from bench.processes import LOAD_CORE, SERVER_CORE, aside
+from bench.tables import Goal, Section, at_least, at_most, figure, goals, paragraph, table
+from bench.targets import Target, config, new_key, proxy
 from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import connect
-from tests.support.postgres import PostgresServer
 from tests.support.postgres_store import address_of
 
 TITLE = "PostgreSQL and several processes"
@@ -74,85 +60,6 @@ class Costs(NamedTuple):
 
     trip: float
     flush: float
-
-
-class Run(NamedTuple):
-    """Of a load. CPU in µs for a request."""
-
-    per_second: float
-    p50_ms: float
-    p99_ms: float
-    workers: float
-    database: float
-    upstream: float
-    load: float
-
-
-class Machine(NamedTuple):
-    """What a server under test talks to."""
-
-    postgres: PostgresServer
-    upstream: Target
-    upstream_pid: int
-
-
-# --- what runs -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def machine() -> Iterator[Machine]:
-    port = free_port()
-    with (
-        migrated_server() as postgres,
-        running(python("bench.instant", port), LOAD_CORE, lambda: listening(port)) as instant,
-    ):
-        yield Machine(postgres, Target("direct", at(port)), instant.pid)
-
-
-@contextlib.contextmanager
-def serving(on: Machine, directory: Path, key: str, workers: int, cores: int | str) -> Iterator[Target]:
-    """So many processes on one port and the server's database."""
-    directory.mkdir()
-    path = directory / "proxy.yaml"
-    path.write_text(config(on.upstream))
-    port = free_port()
-    command = python("codellama_proxy", "serve", "--config", path, "--port", port)
-    if workers > 1:
-        command += ["--workers", str(workers)]
-    target = Target(f"{workers} on PostgreSQL", at(port), key)
-    env = {"PROXY_DATABASE": on.postgres.address()}
-    log = directory / "log"
-    with running(command, cores, lambda: ask(target)[0] == 200, env, log) as process:
-        try:
-            yield replace(target, pid=process.pid)
-        except SystemExit as error:
-            problems = [line for line in log.read_text().splitlines() if '"level":"info"' not in line]
-            raise SystemExit(" / ".join([str(error), *problems[:5]])) from None
-
-
-def call(on: Machine, target: Target, connections: int, seconds: float, core: int | str) -> Run:
-    """One load."""
-    pids = [pid for pid in (target.pid, on.postgres.pid, on.upstream_pid) if pid is not None]
-    command = python("bench.load", target.url, "--connections", connections, "--seconds", seconds)
-    before = [cpu_seconds(pid) for pid in pids]
-    done = subprocess.run(
-        ["taskset", "-c", str(core), *command, "--key", target.key],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{target.name}: {done.stderr.splitlines()[-1]}")
-    found = json.loads(done.stdout)
-    used = [(cpu_seconds(pid) - was) / found["requests"] * 1e6 for pid, was in zip(pids, before, strict=True)]
-    workers, database, upstream = used if target.pid is not None else (0.0, *used)
-    return Run(
-        found["per_second"], found["p50_ms"], found["p99_ms"], workers, database, upstream, found["load_us"]
-    )
-
-
-def median(runs: Sequence[Run]) -> Run:
-    return Run(*(statistics.median(values) for values in zip(*runs, strict=True)))
 
 
 # --- one connection ------------------------------------------------------------------------------------------------
@@ -217,13 +124,6 @@ def together(on: Machine, folder: Path, key: str, seconds: float) -> Mapping[int
     return {workers: median(several) for workers, several in runs.items()}
 
 
-def pin(on: Machine, cores: int | str) -> None:
-    """The database and the upstream, with all their threads and processes."""
-    for pid in (on.postgres.pid, on.upstream_pid):
-        for one in family(pid):
-            subprocess.run(["taskset", "-apc", str(cores), str(one)], capture_output=True, check=False)
-
-
 def throughput(runs: Mapping[int, Run]) -> str:
     rows = []
     for workers, run in runs.items():
@@ -274,8 +174,21 @@ def ledger(on: Machine, seconds: float) -> tuple[str, float]:
     return table(["processes", "requests/s", "p50 ms", "p99 ms", "CPU µs/request"], rows), cpu
 
 
-def postgres(seconds: float) -> Section:
-    """Takes about 25 turns of `seconds` and two minutes."""
+class Found(NamedTuple):
+    """What was measured."""
+
+    version: str
+    """Of PostgreSQL."""
+    single: Mapping[str, Run]
+    """At one connection, by target."""
+    asked: Costs
+    several: Mapping[int, Run]
+    """By the number of processes."""
+    ledger: str
+    ledger_cpu: float
+
+
+def measured(seconds: float) -> Found:
     with machine() as on, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         url = on.postgres.address()
@@ -292,45 +205,52 @@ def postgres(seconds: float) -> Section:
         table_of_ledger, cpu = ledger(on, seconds)
         with closing(connect(address_of(url))) as db:
             (version,) = db.native("show server_version").fetchone()
-    added = single["PostgreSQL"].p50_ms - single["direct"].p50_ms
-    bound = 2 * asked.trip + asked.flush + MAX_ADDED_MS
-    numbers = computed(several[1], several[2])
-    two = several[2]
-    how = HOW.format(
-        date=datetime.now(UTC).date(), version=version.split()[0], rounds=ROUNDS, seconds=seconds
-    )
+    return Found(version.split()[0], single, asked, several, table_of_ledger, cpu)
+
+
+def postgres(seconds: float) -> Section:
+    """Takes about 25 turns of `seconds` and two minutes."""
+    found = measured(seconds)
+    one, two = found.several[1], found.several[2]
+    numbers = computed(one, two)
+    how = HOW.format(date=datetime.now(UTC).date(), version=found.version, rounds=ROUNDS, seconds=seconds)
     others = two.database + two.upstream + two.load
     text = [
         paragraph(how),
         "### One connection, on a file and on PostgreSQL",
-        paragraph(ALONE.format(trip=asked.trip, flush=asked.flush)),
-        latency(single),
+        paragraph(ALONE.format(trip=found.asked.trip, flush=found.asked.flush)),
+        latency(found.single),
         "### Several processes on the same limits",
         paragraph(TOGETHER.format(connections=CONNECTIONS, others=others)),
-        throughput(several),
+        throughput(found.several),
         paragraph(COMPUTED.format(**numbers)),
         "### Admission and settlement alone",
         paragraph(LEDGER.format(clients=CLIENTS)),
-        table_of_ledger,
+        found.ledger,
     ]
-    speedup = two.per_second / several[1].per_second
-    reached = (
+    return Section(TITLE, "\n\n".join(text), goals_of(found, numbers["four_of_one"]))
+
+
+def goals_of(found: Found, four_of_one: float) -> tuple[Goal, ...]:
+    asked, single, several = found.asked, found.single, found.several
+    return (
         at_most(
             "added at one connection on PostgreSQL, p50, of two trips, a flush and 1 ms",
-            added,
-            bound,
+            single["PostgreSQL"].p50_ms - single["direct"].p50_ms,
+            2 * asked.trip + asked.flush + MAX_ADDED_MS,
             "{:.2f} ms",
         ),
         at_least(
             "two processes on two cores with everything else, of one that has a core",
-            speedup,
+            several[2].per_second / several[1].per_second,
             MIN_SPEEDUP,
             "{:.2f}",
         ),
-        at_least("the same by CPU, on four cores", numbers["four_of_one"], MIN_SPEEDUP, "{:.2f}"),
-        at_most("CPU of an admission and a settlement on PostgreSQL", cpu, MAX_CPU_US, "{:.0f} µs"),
+        at_least("the same by CPU, on four cores", four_of_one, MIN_SPEEDUP, "{:.2f}"),
+        at_most(
+            "CPU of an admission and a settlement on PostgreSQL", found.ledger_cpu, MAX_CPU_US, "{:.0f} µs"
+        ),
     )
-    return Section(TITLE, "\n\n".join(text), reached)
 
 
 def main() -> None:

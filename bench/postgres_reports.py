@@ -47,7 +47,7 @@ median is of {rounds} more. Of {count} different ones {late} take more than {mos
 
 
 class Known(NamedTuple):
-    """What the requests of the database are about."""
+    """Values from the requests of the database, to ask for."""
 
     now: float
     key_id: str
@@ -176,7 +176,7 @@ def measure(url: str, rounds: int, only: str = "") -> dict[str, list[Took]]:
 
 @contextlib.contextmanager
 def filled(rows: int) -> Iterator[str]:
-    """The address of a database with so many requests, on a server of its own."""
+    """The address of a database with this number of requests, on a server of its own."""
     folder = programs()
     assert folder is not None, "there is no PostgreSQL"
     server = PostgresServer(folder, "shared_buffers=512MB", "max_wal_size=8GB")

@@ -1,4 +1,4 @@
-"""The floor of any relay on this event loop: passes bytes on between two sockets, and reads none of them.
+"""The least that any relay on this event loop takes: passes bytes between two sockets without parsing them.
 
 python -m bench.sockets PORT UPSTREAM_PORT
 """
