@@ -1,4 +1,4 @@
-"""The rows of a log that grows, each once, also those that another process commits after younger ones."""
+"""The rows of a growing log, each once, including those that another process commits after newer ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codellama_proxy.store.interfaces import LedgerSession
 
 PAGE_ROWS = 1000
 GAP_SECONDS = 15.0
-"""A position that has no row for so long never gets one: its transaction was rolled back."""
+"""A position without a row after this time never gets one: its transaction was rolled back."""
 MAX_GAPS = 100
 
 Row = dict[str, Any]
@@ -25,7 +25,7 @@ class _Gap(NamedTuple):
 
 
 class FollowedLog:
-    """Rows after a position, oldest first; those that are committed late come late."""
+    """Rows after a position, oldest first, except those that are committed late."""
 
     def __init__(self, db: LedgerSession, position: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db

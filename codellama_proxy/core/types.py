@@ -199,13 +199,14 @@ WriteChunk = Callable[[bytes, float], bool]
 
 
 class ChunkOutlet:
-    """Sends chunks to a client as they arrive, which is noted later, for many chunks at once."""
+    """Sends chunks to a client as they arrive, and notes many of them at once, later."""
 
     __slots__ = ("catch_up", "note", "raw", "write")
 
     def __init__(self, write: WriteChunk, note: Note, *, raw: bool = False) -> None:
-        """`note` gets the events of the chunks written, before any later event. `raw`: of an event, the client is sent
-        `Event.raw` and not its body.
+        """`note` gets the events of the chunks written, before any later event.
+
+        `raw`: the client is sent an event's `raw` instead of its body.
         """
         self.write = write
         self.note = note

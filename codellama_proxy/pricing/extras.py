@@ -87,10 +87,10 @@ def is_plain(chat: InferenceRequest) -> bool:
     """Whether a chat has text only and no option that changes what an answer of a given length costs at most."""
     if chat.native is not None or chat.endpoint != "chat/completions" or not OPTIONS.isdisjoint(chat.params):
         return False
-    return not not_plain(chat.messages)
+    return not beyond_text(chat.messages)
 
 
-def not_plain(messages: Sequence[Message]) -> list[Message]:
+def beyond_text(messages: Sequence[Message]) -> list[Message]:
     """The messages that are more than a text: those that can have media and cache marks."""
     return [
         one for one in messages if type(one.get("content")) is not str or not MARKED_FIELDS.isdisjoint(one)
@@ -255,8 +255,8 @@ def _requests_an_hour(chat: InferenceRequest) -> bool:
         return True
     if "tools" in chat.params and has_hour(chat.params["tools"]):
         return True
-    other = not_plain(chat.messages)
-    return bool(other) and has_hour(other)
+    marked = beyond_text(chat.messages)
+    return bool(marked) and has_hour(marked)
 
 
 # --- refused or dropped --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from codellama_proxy.web.client_headers import ClientHeaders
 MAX_KNOWN_BYTES = 4096
 """Larger heads are not kept: a connection may be idle for long."""
 MAX_LENGTH_DIGITS = 19
-"""Digits of a content length that does not change whether the head is small."""
+"""A length with more digits would change the size of the head, and is checked like a new head."""
 
 LENGTH = b"content-length"
 

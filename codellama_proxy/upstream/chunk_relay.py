@@ -16,9 +16,9 @@ from codellama_proxy.upstream.timeouts import TaskTimeout
 
 CHUNK_END = b"\r\n"
 PADDED_END = b"}" + END
-"""How an event ends behind its padding."""
+"""How a padded event ends, after the padding."""
 MAX_CHUNKS = 128
-"""Chunks that are noted together."""
+"""Chunks that become one event."""
 MAX_CHUNK_BYTES = 2048
 """Larger ones are parsed."""
 
@@ -63,8 +63,9 @@ class ChunkRelay:
         write: WriteChunk,
         watch: TaskTimeout,
     ) -> None:
-        """`around`: the text in what is written; a chunk with one of the `needles` is unusual; `watch` is told of each
-        chunk.
+        """`around`: the bytes around the text in what is written. A chunk with one of the `needles` is unusual.
+
+        `watch` is told when each chunk is written.
         """
         self._template = template
         self._start, self._end = template.event_start, template.event_end + CHUNK_END
@@ -81,7 +82,7 @@ class ChunkRelay:
         self._watch = watch
         self._time: Callable[[], float] = watch.loop.time
         self._insides: list[bytes] = []
-        """Of the JSON strings of the chunks written."""
+        """What is inside the JSON strings of the chunks written."""
         self._left = MAX_CHUNKS
 
     def feed(self, data: bytes) -> bool:
@@ -131,7 +132,7 @@ def _padding_at(data: bytes) -> int:
 
 
 def _framed(inside: bytes, frames: Around) -> bytes:
-    """A chunk whose text has this inside."""
+    """A chunk with this inside of its JSON string."""
     before, after = frames
     size = len(before) + len(inside) + len(after) - len(CHUNK_END)
     return b"%x\r\n%b%b%b" % (size, before, inside, after)

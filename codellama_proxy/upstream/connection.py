@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._poll: select.poll | None = None
         """Watches the socket for input that the event loop has not read yet."""
         self._received = b""
-        """The latest input, while the sink gets what it contained."""
+        """The latest input, while the sink gets its content."""
         self._relay: Sink | None = None
         """Gets input before the parser, which is between two chunks."""
         self._silent = 0
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def ends_chunk(self, piece: bytes) -> bool:
-        """As of `ResponseBody`. What input begins with could be the rest of an earlier chunk, and is no proof."""
+        """As of `ResponseBody`. Input that begins with the piece may be the rest of an earlier chunk."""
         data = self._received
         return data == b"%x\r\n%b\r\n" % (len(piece), piece) and not data.startswith(piece)
 

@@ -120,7 +120,7 @@ class TaskTimeout:
         return self._set(until)
 
     def idle(self, seconds: float, end: float) -> Self:
-        """Like `until` the time `end`, and at most so many seconds after `heard_at`, which is now at first."""
+        """Like `until` with `end`, and at most this time after `heard_at`, which is set to now."""
         self.heard_at = self.loop.time()
         self._idle, self._end = seconds, end
         return self._set(min(self.heard_at + seconds, end))

@@ -53,7 +53,7 @@ def check_body_kind(fields: Mapping[bytes, bytes], wanted: bytes = JSON) -> None
 class ClientHeaders:
     """What the headers of an inference request decide, worked out at most once.
 
-    Requests that differ in their content length only may share one, so it does not tell that.
+    Requests that differ only in their content length may share one, so it does not have the length.
     """
 
     __slots__ = ("_by_name", "_credential", "_is_body_checked", "_pairs", "_session")

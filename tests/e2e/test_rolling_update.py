@@ -1,4 +1,4 @@
-"""A rolling update: servers of one installation are replaced one after the other while clients ask; none notices."""
+"""A rolling update: the servers of an installation restart one after the other while clients send requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Balancer:
         ).status_code
 
 
-def test_clients_of_an_installation_do_not_notice_that_its_servers_are_replaced(
+def test_no_request_fails_while_servers_restart_one_after_the_other(
     proxy: ProxyFactory, postgres_databases: Databases
 ) -> None:
     address = postgres_databases.empty()

@@ -1,4 +1,4 @@
-"""Outages of the database and frozen processes: nobody is declared dead, nothing is lost, others wait for a second."""
+"""Outages of the database and frozen processes: none is taken for dead, nothing is lost, others wait for a second."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settle
 from codellama_proxy.pricing.cost import input_cost
 
 MAX_NAME_CHARACTERS = 256
+_NO_USAGE: tuple[int | None, ...] = (None,) * 5
 """Maximum stored length of a model name from a client."""
 
 
@@ -135,9 +136,6 @@ def settled_row(end: Settlement) -> SettledRow:
         end.first_ms,
         end.total_ms,
     )
-
-
-_NO_USAGE: tuple[int | None, ...] = (None,) * 5
 
 
 def used_tokens(end: Settlement, estimate: int) -> int:

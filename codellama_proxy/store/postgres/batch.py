@@ -205,7 +205,7 @@ class Batch:
         for scope in ids:
             balance = self._balances[scope]
             if isinstance(balance, StoredBalance):
-                balance.is_limited(scope in limited, ask.created_at)
+                balance.note_limited(scope in limited, ask.created_at)
 
     def _hold(self, row: dict[str, Any], ids: Iterable[str]) -> None:
         self._held.append({**row, "stream": int(row["stream"]), "worker": self._worker})

@@ -33,7 +33,7 @@ def add(db: PostgresSession, purge: CachePurge) -> int:
 
 
 class CachePurges:
-    """Those that this process has to make. Used on the writer's thread, but for `take`."""
+    """Those that this process has to make. Used on the writer's thread, except `take`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class CachePurges:
         self._waiting: deque[CachePurge] = deque()
 
     def look(self, db: PostgresSession) -> None:
-        """Read what is new, if that was not done for `LOOK_SECONDS`. The first time nothing is: the cache is empty."""
+        """Read new purges, every `LOOK_SECONDS`. The first call only notes the last one: the cache is still empty."""
         now = self._clock()
         if self._last is None:
             (self._last,) = db.native(_LAST).fetchone()

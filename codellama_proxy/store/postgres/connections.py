@@ -27,7 +27,7 @@ IDLE_SECONDS = 60.0
 """After which an unused connection is closed."""
 STATEMENT_SECONDS = 30
 STATUS_SECONDS, STATUS_PAUSE_SECONDS = 10.0, 0.05
-"""How long, and how often, a change asks what became of the commit that was not answered."""
+"""How long, and how often, a change asks for the result of a commit that was not answered."""
 
 _TRANSACTION = "select pg_current_xact_id()::text::bigint"
 _STATUS = "select pg_xact_status(%s::text::xid8)"
@@ -42,7 +42,7 @@ class _BrokenConnectionError(StoreUnavailableError):
 
 
 def _was_committed(db: PostgresSession, number: int) -> bool:
-    """Whether a transaction whose connection broke took effect; waits while its backend is still at it.
+    """Whether a transaction whose connection broke took effect; waits while its backend still works on it.
 
     Raises `StoreUnavailableError` if that is not known in time. A server that lost it in a failover does not know it.
     """
@@ -91,13 +91,13 @@ class Connections:
         return await self._on_thread(self._change, fn)
 
     async def _on_thread(
-        self, how: Callable[[Callable[[PostgresSession], T]], T], fn: Callable[[PostgresSession], T]
+        self, run: Callable[[Callable[[PostgresSession], T]], T], fn: Callable[[PostgresSession], T]
     ) -> T:
         if self._closed:
             raise StoreUnavailableError("the store is closed")
         if not self._usable():
             raise StoreUnavailableError("the database cannot be used at the moment")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, how, fn)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run, fn)
 
     async def all(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a statement of `store.sql` that only reads; it is stopped after `statement_seconds`."""

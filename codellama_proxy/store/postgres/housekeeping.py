@@ -21,6 +21,7 @@ YOUNG_SECONDS = 60
 ROLL_UP_ROWS = 5000
 FOLD_ROWS = 1000
 UNLIMITED_SECONDS = 86400.0
+"""After which a balance that no configuration limits is removed."""
 DAYS_AHEAD = 3
 """Partitions that exist for days to come."""
 OTHER = "settled_other"

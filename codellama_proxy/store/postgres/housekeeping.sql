@@ -1,7 +1,7 @@
 -- {table}: a partition of `settled`.
 
 -- name: alone
--- Whether this transaction is the only one at housekeeping. Compiling statements over all partitions takes too long.
+-- Whether no other transaction does housekeeping. Compiling statements over all partitions takes too long.
 select pg_try_advisory_xact_lock(%s), set_config('jit', 'off', true);
 
 -- name: next_batch
@@ -18,7 +18,7 @@ select max(seq) from (
 ) batch;
 
 -- name: drop_unlimited
--- Removes balances that requests have found without a limit for some seconds. Waits for no lock: scopes have an order.
+-- Removes balances without a limit for so many seconds. Skips locked ones: waiting out of their order could deadlock.
 delete from scopes where scope in (
     select scope from scopes where unlimited_since < extract(epoch from clock_timestamp())::float8 - %s
     limit 1000 for update skip locked);

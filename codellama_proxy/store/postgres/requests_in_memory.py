@@ -59,7 +59,10 @@ class RequestsInMemory:
         return request_id in self._written or any(one.end.request_id == request_id for one in self.ended)
 
     def estimated(self, end: Settlement) -> Settlement | None:
-        """A settlement at the hold, else at the prompt's cost, otherwise without values; `None`: it is not held."""
+        """`end` with the hold as its cost, or the estimate of its prompt without a hold; `None` if it is not held.
+
+        Texts and figures of `end` are left out: one of them may be what cannot be stored.
+        """
         row = self.running.get(end.request_id)
         if row is None:
             return None

@@ -61,8 +61,8 @@ class StoredBalance(ScopeBalance):
         self.unlimited_since: float | None = unlimited
         self.unlimited_before = unlimited
 
-    def is_limited(self, limited: bool, now: float) -> None:
-        """Note whether a request that comes at a time is limited in this scope."""
+    def note_limited(self, limited: bool, now: float) -> None:
+        """Note whether a configuration limits the scope of a request that is admitted at `now`."""
         if limited:
             self.unlimited_since = None
         elif self.unlimited_since is None:

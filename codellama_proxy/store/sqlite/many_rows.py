@@ -56,6 +56,6 @@ def _execute(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) 
 
 @cache
 def with_rows(sql: str, rows: int, columns: int) -> str:
-    """`sql` with placeholders for so many rows in place of `{rows}`."""
+    """`sql` with placeholders for a number of rows in place of `{rows}`."""
     row = f"({', '.join('?' * columns)})"
     return sql.replace("{rows}", ", ".join([row] * rows))

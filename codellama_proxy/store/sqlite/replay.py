@@ -159,13 +159,13 @@ class _Replay:
         ids = scope_ids(row.project, row.key_id, row.user)
         running = Running(Held(event.seq, ids, row.hold_nanos, row.estimate_tokens), row)
         self._running[row.request_id] = running
-        for balance in self._of(running):
+        for balance in self._balances_of(running):
             balance.admitted(row.hold_nanos)
         self._batch.admit(running)
 
     def _extend(self, running: Running, event: Extended) -> None:
         held = running.held
-        for balance in self._of(running):
+        for balance in self._balances_of(running):
             balance.extended(held.seq, event.hold_nanos - held.hold_nanos)
         running.held = held._replace(hold_nanos=event.hold_nanos)
         self._batch.extend(running, event.row)
@@ -173,7 +173,7 @@ class _Replay:
     def _settle(self, running: Running, event: Settled) -> None:
         del self._running[event.request_id]
         self._settled.add(event.request_id)
-        for balance in self._of(running):
+        for balance in self._balances_of(running):
             balance.settled(running.held.seq, running.held.hold_nanos, event.row.cost_nanos or 0, 0)
         self._batch.settle(running, event)
 
@@ -188,7 +188,7 @@ class _Replay:
                 self._running[request_id] = running
         return running
 
-    def _of(self, running: Running) -> Iterator[ScopeBalance]:
+    def _balances_of(self, running: Running) -> Iterator[ScopeBalance]:
         """The balances of a request's scopes."""
         for scope in running.held.scopes:
             if scope not in self._balances:
