@@ -36,6 +36,7 @@ class RequestReader(HttpToolsProtocol):
     _head = 0
     """Bytes of the head, once it is complete."""
     _in_head = False
+    """A head is being received, or was refused."""
     _unparsed = 0
     """Bytes since the last head began or ended, or its body continued: bounds endless headers, which the parser
     buffers, and bytes that follow a body."""
@@ -110,7 +111,6 @@ class RequestReader(HttpToolsProtocol):
         self._in_head = True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._unparsed = 0
         self._timers.input_arrived()
         start = self.parser.get_method(), self.url, self.parser.get_http_version()
@@ -120,8 +120,9 @@ class RequestReader(HttpToolsProtocol):
             self._begin_direct(self._direct[known.path], known.client_headers, start[2])
         else:
             self._read_head(*start)
-            if self._offer is not None:
-                return
+        self._in_head = False
+        if self._offer is not None:
+            return
         self.headers = []  # trailers are not headers
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # after a refusal the body could be mistaken for the next request

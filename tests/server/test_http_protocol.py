@@ -265,6 +265,23 @@ def test_an_ambiguous_request_is_refused_and_ends_the_connection(name: str, offe
     assert requests_in([data + SMUGGLED]) == []
 
 
+@each("name", ["no host", "two hosts", "gzip and chunked", "HTTP/2", "a foreign target", "two lengths"])
+def test_a_refused_head_is_answered_also_behind_an_answered_request(name: str) -> None:
+    async def run() -> Connection:
+        connection = Connection()
+        await connection.feed([SMUGGLED, DOUBTFUL[name]])
+        connection.lose()
+        return connection
+
+    found = asyncio.run(run())
+    assert len(found.seen) == 1
+    assert [line for line in found.transport.sent.split(b"\r\n") if line.startswith(b"HTTP/")] == [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 400 Bad Request",
+    ]
+    assert [status for _, status in found.refused] == [400]
+
+
 @given(
     requests=st.lists(well_formed(), min_size=1, max_size=3),
     at=st.integers(0, 2000),
