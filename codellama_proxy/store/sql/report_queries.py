@@ -25,6 +25,7 @@ from codellama_proxy.store.reports import (
 )
 from codellama_proxy.store.sql.queries import Query, load, where
 from codellama_proxy.store.sql.usage_ranges import (
+    COLUMNS,
     DAYS,
     HOURS,
     KEYS,
@@ -56,7 +57,6 @@ _IN_USAGE = {
     "hour": "{time}",
     "three_hours": "{time} / 10800 * 10800",
 }
-_USAGE_COLUMNS = {"key": "key_id"}
 _IN_TOTALS = _IN_USAGE | {"session": "null", "agent": "null", "day": "day"}
 _IN_TOTALS |= dict.fromkeys(TIME_GROUPS, "cast(strftime('%s', day) as integer)")
 # An index of one status is used only if the statement has that status as a constant.
@@ -190,7 +190,7 @@ def _of_usage(
     which, values = _usage_where(table, filters, parts.first, parts.last)
     of_usage = columns_of((_IN_USAGE.get(name, name).format(time=table.time), name) for name in names)
     prefix = table.prefix(names)
-    columns = [table.time, *(_USAGE_COLUMNS.get(name, name) for name in prefix)]
+    columns = [table.time, *(COLUMNS.get(name, name) for name in prefix)]
     form = SQL["of_usage" if prefix == table.names else "of_usage_prefix"]
     which = f"{condition} and {which}"
     return form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values

@@ -51,6 +51,8 @@ class Split(NamedTuple):
     """Ranges outside of them, from each start to before its end."""
 
 
+COLUMNS = {"key": "key_id"}
+"""The columns of groups with another name."""
 HOURS = UsageTable("usage_hours", "hour", HOUR, ("project", "model", "status"))
 MODELS = UsageTable("usage_models", "day", DAY, ("project", "model", "status"))
 KEYS = UsageTable("usage_keys", "day", DAY, ("project", "key", "model", "status"))

@@ -9,13 +9,16 @@ The sums by key came later: a database from before fills them from the sums by d
 
 from __future__ import annotations
 
+from functools import cache
+
 from codellama_proxy.core.clock import iso
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.sql.queries import Session, load
+from codellama_proxy.store.sql.usage_ranges import COLUMNS, DAYS, HOURS, KEYS, MODELS, USERS, UsageTable
 
 SQL = load("usage_totals")
-TABLES = ("hours", "models", "days", "users", "keys")
-"""Of sums: `usage_…`."""
+TABLES = (HOURS, MODELS, DAYS, USERS, KEYS)
+_NEVER_NULL = ("project", "status")
 BATCH_ROWS = 200
 """Requests added in one transaction; delays other writes by about 3 ms."""
 FILL_ROWS = 500
@@ -57,20 +60,38 @@ def take_away(db: Session, upto: int, table: str = "requests") -> None:
     """Subtract the requests of a table up to a sequence, which are about to be removed."""
     (summed,) = db.execute(SQL["upto"]).fetchone()
     _add(db, -1, 0, min(upto, summed), table)
-    for name in TABLES:
-        db.execute(SQL[f"drop_empty_{name}"])
+    for one in TABLES:
+        db.execute(_statement("drop_empty", one))
 
 
 def differences(db: Session) -> list[Difference]:
-    """Hours and days whose sums differ from their requests; the other names are days. Reads all rows."""
+    """Hours and days whose sums differ from their requests. Reads all rows."""
     return [
-        Difference(f"{name}:{iso(at)}", cost, 0, expected, 0)
-        for name in TABLES
-        for at, cost, expected in db.execute(SQL[f"check_{name}"]).fetchall()
+        Difference(f"{one.name.removeprefix('usage_')}:{iso(at)}", cost, 0, expected, 0)
+        for one in TABLES
+        for at, cost, expected in db.execute(_statement("check", one)).fetchall()
     ]
 
 
 def _add(db: Session, sign: int, after: int, upto: int, table: str = "requests") -> None:
-    for name in TABLES:
-        sql = SQL[f"add_{name}"].replace("from requests", f"from {table}")
-        db.execute(sql, {"sign": sign, "after": after, "upto": upto})
+    for one in TABLES:
+        db.execute(_statement("add", one, table), {"sign": sign, "after": after, "upto": upto})
+
+
+@cache
+def _statement(form: str, table: UsageTable, requests: str = "requests") -> str:
+    """A statement on a table of sums. In these, an empty string means none."""
+    names = [COLUMNS.get(name, name) for name in table.names]
+    return SQL[form].format(
+        table=table.name,
+        time=table.time,
+        names=", ".join(names),
+        start=f"cast(created_at as integer) / {table.unit} * {table.unit}",
+        named=", ".join(name if name in _NEVER_NULL else f"coalesce({name}, '')" for name in names),
+        positions=", ".join(map(str, range(1, len(names) + 2))),
+        requests=requests,
+        complete=SQL["in_keys"] if table is KEYS else "",
+        sequences=", first_seq, last_seq" if table is HOURS else "",
+        sequences_of=", min(seq), max(seq)" if table is HOURS else "",
+        more_sequences=SQL["more_sequences"] if table is HOURS else "",
+    )
