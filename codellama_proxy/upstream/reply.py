@@ -8,6 +8,7 @@ only add text go to the caller's outlet instead, if it has one, and become event
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 
 from codellama_proxy.core.masking import mask_for
@@ -233,7 +234,7 @@ class Reply:
             nonlocal declined
             watch.heard_at = time()
             if self._relay is not None:
-                catch_up()
+                self._catch_up(outlet)
             if len(piece) > READ_SLICE_BYTES:
                 self._rest = memoryview(piece)
                 return False
@@ -247,31 +248,33 @@ class Reply:
                     body.pass_on(self._relay.feed)
             return True
 
-        def catch_up() -> None:
-            relay, self._relay = self._relay, None
-            run = reader.relayed(relay) if relay is not None else None
-            if run is not None:
-                assert outlet is not None
-                outlet.note((run,))
-
         if self._rest:  # a large piece in slices, so that other tasks run in between
             await asyncio.sleep(0)
             part, self._rest = bytes(self._rest[:READ_SLICE_BYTES]), self._rest[READ_SLICE_BYTES:]
             sink(part)
         else:
             if outlet is not None:
-                outlet.catch_up = catch_up
+                outlet.catch_up = functools.partial(self._catch_up, outlet)
             try:
                 with watch.idle(self.deployment.timeouts.idle, end) if extends else watch.until(end):
                     goes_on = await body.pour(sink)
             finally:
-                catch_up()
+                self._catch_up(outlet)
                 if outlet is not None:
                     outlet.catch_up = nothing
             if not goes_on:
                 declined = reader.last()
         self.ended = reader.ended
         return declined
+
+    def _catch_up(self, outlet: ChunkOutlet | None) -> None:
+        """Ends the relay, if there is one, and notes what it has written as one event."""
+        relay, self._relay = self._relay, None
+        if relay is None or outlet is None or self._reader is None:
+            return
+        run = self._reader.relayed(relay)
+        if run is not None:
+            outlet.note((run,))
 
 
 async def text_events(body: bytes) -> Sequence[Event]:
