@@ -24,6 +24,7 @@ from codellama_proxy.store.sqlite.bounded_reads import BoundedReads
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped
 from codellama_proxy.store.sqlite.reader import Reader
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
+from tests.support.savepoints import rolled_back
 
 START = NOW // DAY * DAY - DAY
 
@@ -155,8 +156,7 @@ def test_pages_together_are_the_matching_requests(
     size: int,
     max_rows: int,
 ) -> None:
-    database.execute("savepoint example")
-    try:
+    with rolled_back(database):
         log = Log(database, max_rows)
         for row in first:
             log.add(row)
@@ -183,9 +183,6 @@ def test_pages_together_are_the_matching_requests(
         some = [request_id for request_id, _ in log.requests[::2]]
         among = asyncio.run(log.found.among(search, some))
         assert [row["request_id"] for row in among] == [one for one in log.expected(search) if one in some]
-    finally:
-        database.execute("rollback to example")
-        database.execute("release example")
 
 
 def test_a_page_before_an_unknown_request_does_not_exist(database: sqlite3.Connection) -> None:
@@ -204,23 +201,21 @@ def test_a_page_before_an_unknown_request_does_not_exist(database: sqlite3.Conne
 def test_one_step_reads_a_bounded_number_of_rows(
     database: sqlite3.Connection, project: str | None, status: str | None
 ) -> None:
-    database.execute("savepoint example")
-    log = Log(database, 100)
-    for _ in range(2000):
-        log.add((0.0, "web", "key_a", "bob", "small", status or "ok", "miss", 200, 5.0))
-    steps = 0
+    with rolled_back(database):
+        log = Log(database, 100)
+        for _ in range(2000):
+            log.add((0.0, "web", "key_a", "bob", "small", status or "ok", "miss", 200, 5.0))
+        steps = 0
 
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
 
-    search = Search(Filters(project=project, status=status), min_ms=1000.0)
-    database.set_progress_handler(count, 1)
-    found = asyncio.run(log.found.search(search, None, 50))
-    database.set_progress_handler(None, 0)
-    database.execute("rollback to example")
-    database.execute("release example")
+        search = Search(Filters(project=project, status=status), min_ms=1000.0)
+        database.set_progress_handler(count, 1)
+        found = asyncio.run(log.found.search(search, None, 50))
+        database.set_progress_handler(None, 0)
     assert found is not None
     assert found.rows == []
     assert found.searched_to == START

@@ -24,6 +24,7 @@ from codellama_proxy.store.sql.rankings import MAX_AGE_SECONDS, Rankings
 from codellama_proxy.store.sql.sums_cache import SumsCache
 from codellama_proxy.store.sqlite.migrations import migrate, shipped
 from tests.store.test_usage_totals import FIELDS, FIRST_DAY, History, expected, histories, reported
+from tests.support.savepoints import rolled_back
 
 
 class Reader:
@@ -63,8 +64,7 @@ def found(
 def test_cached_sums_equal_plain_sums(
     history: History, happened: list[tuple[Any, ...]], asked: list[tuple[list[str], Filters]]
 ) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         begun, overviews = History(history.db), OverviewQueries(Reader(history.db))
         for number, event in enumerate(happened):
             begun.happen(*event)
@@ -72,9 +72,6 @@ def test_cached_sums_equal_plain_sums(
             assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
         for group_by, wanted in asked * 2:
             assert found(overviews, group_by, wanted) == expected(group_by, begun.matching(wanted))
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,8 +82,7 @@ def test_sums_of_some_values_and_the_largest_equal_plain_sums(
     asked: list[tuple[list[str], Filters]],
     data: st.DataObject,
 ) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         begun, overviews = History(history.db), OverviewQueries(Reader(history.db))
         for event in happened:
             begun.happen(*event)
@@ -102,14 +98,10 @@ def test_sums_of_some_values_and_the_largest_equal_plain_sums(
             alone = expected([group], begun.matching(wanted))
             ranked = [one[0] for one in sorted(alone, key=lambda one: (-one[4], one[0] or ""))]
             assert asyncio.run(overviews.largest(group, "spend", wanted, 3)) == tuple(ranked[:3])
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")
 
 
 def test_a_ranking_is_kept_for_a_minute_and_a_failure_as_well(history: History) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         begun, reader, now = History(history.db), Reader(history.db), [0.0]
         rankings = Rankings(reader, lambda: now[0])
 
@@ -130,14 +122,10 @@ def test_a_ranking_is_kept_for_a_minute_and_a_failure_as_well(history: History) 
         assert len(reader.statements) == 3
         reader.error, now[0] = None, now[0] + MAX_AGE_SECONDS
         assert largest() == ("large",)
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")
 
 
 def test_only_requests_since_the_last_answer_are_read(history: History) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web", "model": "small"}
         begun, reader = History(history.db), Reader(history.db)
         cache = SumsCache(reader)
@@ -164,14 +152,10 @@ def test_only_requests_since_the_last_answer_are_read(history: History) -> None:
         begun.fold(5)
         assert asked() == 6
         assert len(reader.statements) > 1, "what was read before does not count after requests were removed"
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")
 
 
 def test_the_cache_is_bounded(history: History) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         begun, reader = History(history.db), Reader(history.db)
         for number in range(6):
             named = dict.fromkeys(FIELDS) | {"project": "web", "model": f"model {number}"}
@@ -190,6 +174,3 @@ def test_the_cache_is_bounded(history: History) -> None:
             assert asyncio.run(cache.sums(("model",), Filters(start=start))) is not None
             counts.append(len(reader.statements))
         assert counts == [2, 2, 1, 2]
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")

@@ -37,6 +37,7 @@ from codellama_proxy.store.sqlite import daily_totals
 from codellama_proxy.store.sqlite.connection import connect
 from codellama_proxy.store.sqlite.migrations import migrate, prepare, shipped, statements
 from tests.support.ledger_fixtures import NOW, Store, admit_row, ask, end, settle_row
+from tests.support.savepoints import rolled_back
 
 FIRST_DAY = NOW // DAY * DAY - 3 * DAY
 FIELDS = ("project", "key", "model", "user", "status", "session", "agent")
@@ -213,8 +214,7 @@ def history() -> Iterator[History]:
 def test_reports_equal_plain_sums(
     history: History, happened: list[tuple[Any, ...]], asked: list[tuple[list[str], Filters]]
 ) -> None:
-    history.db.execute("savepoint example")
-    try:
+    with rolled_back(history.db):
         begun = History(history.db)
         for event in happened:
             begun.happen(*event)
@@ -227,9 +227,6 @@ def test_reports_equal_plain_sums(
             for position, request_id in enumerate(kept):
                 assert log_before(history.db, wanted, request_id) == kept[:position][::-1]
             assert counted(history.db, wanted) == len(kept)
-    finally:
-        history.db.execute("rollback to example")
-        history.db.execute("release example")
 
 
 def spend(db: sqlite3.Connection, group_by: Sequence[str], wanted: Filters) -> list[tuple[Any, ...]]:
@@ -279,27 +276,23 @@ def test_a_moment_is_in_the_whole_units_or_in_one_edge(
 def test_a_folded_day_counts_if_the_range_has_any_part_of_it(
     history: History, after: float, count: int
 ) -> None:
-    history.db.execute("savepoint example")
-    named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
-    history.request(0.0, named, "ok", 5, 1)
-    history.fold(2)
-    found = spend(history.db, ("project",), Filters(end=FIRST_DAY + after))
-    history.db.execute("rollback to example")
-    history.db.execute("release example")
+    with rolled_back(history.db):
+        named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
+        history.request(0.0, named, "ok", 5, 1)
+        history.fold(2)
+        found = spend(history.db, ("project",), Filters(end=FIRST_DAY + after))
     assert [row[1] for row in found] == [1] * count
 
 
 def test_a_held_request_stops_the_roll_up_before_it(history: History) -> None:
-    history.db.execute("savepoint example")
-    named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
-    for status in ("ok", "held", "ok"):
-        history.request(0.0, named, status, 5, 1)
-    assert usage_totals.roll_up(history.db) == 1
-    assert usage_totals.roll_up(history.db) == 0
-    history.happen("settle a held one")
-    assert usage_totals.roll_up(history.db) == 2
-    history.db.execute("rollback to example")
-    history.db.execute("release example")
+    with rolled_back(history.db):
+        named: dict[str, str | None] = dict.fromkeys(FIELDS) | {"project": "web"}
+        for status in ("ok", "held", "ok"):
+            history.request(0.0, named, status, 5, 1)
+        assert usage_totals.roll_up(history.db) == 1
+        assert usage_totals.roll_up(history.db) == 0
+        history.happen("settle a held one")
+        assert usage_totals.roll_up(history.db) == 2
 
 
 def test_sums_by_key_are_filled_in_bounded_steps(tmp_path: Path) -> None:
