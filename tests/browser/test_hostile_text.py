@@ -111,7 +111,7 @@ def test_markup_stays_text_on_every_page(served: Proxy, people: People) -> None:
 
 
 def test_markup_stays_text_on_the_pages_of_a_key_holder(served: Proxy, people: People) -> None:
-    """Whose pages have the operator's templates: each of them once."""
+    """They have the same templates as the operator's pages: each is visited once."""
     carmen = entered(people(served), served.key).may_see_status(404)
     paths = [
         f"requests/{served.rows()[0]['request_id']}",

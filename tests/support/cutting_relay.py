@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 Cut = Literal["never", "at once", "answered late", "delivered late"]
-"""When the server gets the COMMIT that the client gets no answer to."""
+"""When the server gets a COMMIT that stays unanswered for the client."""
 LEDGER = b"commit\0"
 """How transactions of the ledger end."""
 DRIVER = b"COMMIT\0"
@@ -25,7 +25,7 @@ class CommitRelay:
     def __init__(
         self, path: str, *, commit: bytes = DRIVER, choose: Callable[[], Cut | None] | None = None
     ) -> None:
-        """`path`: of the server's socket; `commit`: the statement at whose sight connections are cut."""
+        """`path`: of the server's socket; `commit`: the statement at which connections are cut."""
         self._path = path
         self._commit = commit
         self._choose = choose or self._planned
