@@ -1,8 +1,8 @@
 """Virtual keys of the server: authentication from memory, expiry, and the changes an administrator makes.
 
-The cache is keyed by the SHA-256 of the whole secret and cleared at every change: at once for changes of this
-process, within `WATCH_SECONDS` for those of another one (the command line). A lookup that began before the cache
-was cleared does not write to it, so a revoked key cannot become valid again.
+The cache is keyed by the SHA-256 of the whole secret. A change by this process removes the changed key from it at once;
+a change by another one (the command line) clears it within `WATCH_SECONDS`. A lookup that began before either does not
+write to the cache, so a revoked key cannot become valid again.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Keys:
         return require_usable(*found, self._clock())
 
     def forget(self) -> None:
-        """Clear the cache: a key changed."""
+        """Clear the cache: any key may have changed."""
         self._generation += 1
         self._known.clear()
         self._unknown.clear()
@@ -160,22 +160,22 @@ class Keys:
         return await self._change(self._store.create(change, by, self._clock(), form))
 
     async def update(self, key_id: str, change: KeyChange, by: str = MASTER) -> Key:
-        return await self._change(self._store.update(key_id, change, by, self._clock()))
+        return await self._change(self._store.update(key_id, change, by, self._clock()), key_id)
 
     async def block(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._change(self._store.block(key_id, True, by, self._clock()))
+        return await self._change(self._store.block(key_id, True, by, self._clock()), key_id)
 
     async def unblock(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._change(self._store.block(key_id, False, by, self._clock()))
+        return await self._change(self._store.block(key_id, False, by, self._clock()), key_id)
 
     async def rotate(
         self, key_id: str, overlap: float = 0.0, by: str = MASTER, form: str | None = None
     ) -> tuple[Key, str]:
         """The same key with a new secret; the old one stays valid for `overlap` seconds. `form`: as in `create`."""
-        return await self._change(self._store.rotate(key_id, overlap, by, self._clock(), form))
+        return await self._change(self._store.rotate(key_id, overlap, by, self._clock(), form), key_id)
 
     async def delete(self, key_id: str, by: str = MASTER) -> Key:
-        return await self._change(self._store.delete(key_id, by, self._clock()))
+        return await self._change(self._store.delete(key_id, by, self._clock()), key_id)
 
     async def get(self, key_id: str) -> Key:
         return await _available(self._store.get(key_id))
@@ -191,11 +191,20 @@ class Keys:
         """Keys, newest first, pages from 1; and the number of all."""
         return await _available(self._store.page(page, size, project))
 
-    async def _change(self, change: Awaitable[T]) -> T:
+    async def _change(self, change: Awaitable[T], key_id: str | None = None) -> T:
+        """The result of a change. `key_id`: of the key that it changes; `None` for a new one."""
         try:
             return await _available(change)
         finally:
-            self.forget()
+            self._forget_one(key_id)
+
+    def _forget_one(self, key_id: str | None) -> None:
+        """Remove the secrets of one key from the cache; the other keys did not change."""
+        self._generation += 1
+        self._unknown.clear()
+        if key_id is not None:
+            for hashed in [hashed for hashed, (key, _) in self._known.items() if key.key_id == key_id]:
+                del self._known[hashed]
 
 
 def _may_be_ours(secret: str | None) -> TypeGuard[str]:

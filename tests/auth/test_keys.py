@@ -200,6 +200,26 @@ def test_a_key_expires_on_time_when_it_is_cached(store: Store) -> None:
     store.run(use)
 
 
+@pytest.mark.parametrize("change", ["update", "block", "unblock", "rotate", "delete", "create"])
+def test_a_change_of_one_key_removes_no_other_key_from_the_cache(store: Store, change: str) -> None:
+    async def use(store: Store) -> None:
+        keys = store.keys
+        changed, changed_secret = await keys.create(read({}))
+        other, other_secret = await keys.create(read({}))
+        for secret in (changed_secret, other_secret):
+            await keys.authenticate(secret)
+        if change == "create":
+            await keys.create(read({}))
+        elif change == "update":
+            await keys.update(changed.key_id, read({"rpm_limit": 5}))
+        else:
+            await getattr(keys, change)(changed.key_id)
+        assert keys.cached(other_secret) == other
+        assert keys.cached(changed_secret) == (changed if change == "create" else None)
+
+    store.run(use)
+
+
 def test_a_blocked_key_is_reported_as_blocked_and_works_when_unblocked(store: Store) -> None:
     async def use(store: Store) -> None:
         key, secret = await store.keys.create(read({"duration": "1h"}))

@@ -19,8 +19,8 @@ from itertools import takewhile
 from codellama_proxy.limits.rates import ScopeLimits
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance, is_current
 
-MAX_BALANCES = 50_000
-"""Balances in memory; those unused for longest are read again when needed."""
+MAX_BALANCES = 110_000
+"""Balances in memory, of 100,000 keys and their projects; those unused for longest are read again when needed."""
 RATES_SECONDS = 1.0
 """How long a change of rates alone may stay unwritten."""
 
