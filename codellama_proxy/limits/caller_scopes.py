@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from codellama_proxy.core.snapshot import Limits, Project, Snapshot
@@ -21,21 +20,6 @@ class CallerScopes(NamedTuple):
     """Whether a budget can refuse a request."""
     counts_tokens: bool = False
     """Whether prompt tokens are counted before admission rather than estimated from the size."""
-
-
-def caller_scopes(scopes: tuple[ScopeLimits, ...]) -> CallerScopes:
-    """From `limits.rates.scopes_of`."""
-    return CallerScopes(scopes, budgeted(scopes), counts_tokens(scopes))
-
-
-def budgeted(scopes: Iterable[ScopeLimits]) -> bool:
-    """Whether a budget can refuse the request."""
-    return any(of.max_budget is not None and not of.shadow for _, of in scopes)
-
-
-def counts_tokens(scopes: Iterable[ScopeLimits]) -> bool:
-    """Whether prompt tokens are counted before admission rather than estimated from the size."""
-    return any(of.tpm_limit is not None for _, of in scopes)
 
 
 class ProjectScopes:
@@ -63,4 +47,9 @@ class ProjectScopes:
         return kept[1]
 
     def _work_out(self, key: Key | None, user: str | None) -> CallerScopes:
-        return caller_scopes(with_caller(self._common, self._snapshot, self._project, key, user))
+        scopes = with_caller(self._common, self._snapshot, self._project, key, user)
+        return CallerScopes(
+            scopes,
+            budgeted=any(of.max_budget is not None and not of.shadow for _, of in scopes),
+            counts_tokens=any(of.tpm_limit is not None for _, of in scopes),
+        )
