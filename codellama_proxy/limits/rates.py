@@ -161,13 +161,16 @@ def refill(rates: Rates, limits: Limits, now: float) -> Rates:
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
-    rpm, tpm, at = rates
-    minutes = 0.0
-    if now > at:
-        minutes, at = (now - at) / MINUTE, now
-    elif at > now + CLOCK_SLACK_SECONDS:
-        at = now
+    rpm, tpm, rated_at = rates
+    minutes, at = elapsed(rated_at, now)
     return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
+
+
+def elapsed(rated_at: float, now: float) -> tuple[float, float]:
+    """The minutes of refill between two times, and the time of the new levels."""
+    if now > rated_at:
+        return (now - rated_at) / MINUTE, now
+    return 0.0, now if rated_at > now + CLOCK_SLACK_SECONDS else rated_at
 
 
 def _level(level: float | None, limit: int | None, minutes: float) -> float | None:

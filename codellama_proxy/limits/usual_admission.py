@@ -12,7 +12,7 @@ from typing import Protocol
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
 from codellama_proxy.limits.rate_headers import rate_left
-from codellama_proxy.limits.rates import CLOCK_SLACK_SECONDS, MINUTE, UNRATED, Rates
+from codellama_proxy.limits.rates import UNRATED, Rates, elapsed
 
 
 class Balance(Protocol):
@@ -64,12 +64,8 @@ def _taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | Non
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
-    rpm, tpm, at = rates
-    minutes = 0.0
-    if now > at:
-        minutes, at = (now - at) / MINUTE, now
-    elif at > now + CLOCK_SLACK_SECONDS:
-        at = now
+    rpm, tpm, rated_at = rates
+    minutes, at = elapsed(rated_at, now)
     rpm = None if most_requests is None else _less(rpm, most_requests, minutes, 1)
     tpm = None if most_tokens is None else _less(tpm, most_tokens, minutes, tokens)
     if (rpm is not None and rpm < 0) or (tpm is not None and tpm < 0):
