@@ -153,6 +153,8 @@ PRICED = {"prices": (Price(10**6, 10**6),), "bounds": (4,), "max_tokens": 6}
         (Limits(rpm_limit=60), Balance(Rates(1.0, None, NOW), 0, 0, 0), True),
         (Limits(rpm_limit=60), Balance(Rates(0.5, None, NOW), 0, 0, 0), False),
         (Limits(rpm_limit=60), Balance(Rates(0.5, None, NOW - 0.5), 0, 0, 0), True),
+        (Limits(rpm_limit=60), Balance(Rates(5.0, None, NOW + 3600), 0, 0, 0), True),
+        (Limits(rpm_limit=60), Balance(Rates(59.0, None, NOW - 6), 0, 0, 0), True),
         (Limits(rpm_limit=0), Balance(UNRATED, 0, 0, 0), False),
         (Limits(tpm_limit=60), Balance(Rates(None, 10.0, NOW), 0, 0, 0), True),
         (Limits(tpm_limit=60), Balance(Rates(None, 9.5, NOW), 0, 0, 0), False),
@@ -172,11 +174,13 @@ def test_a_request_is_usual_up_to_the_last_of_every_limit(
     assert usual is None or usual == general(request, known)
 
 
-def test_unpriced_requests_under_a_budget_and_auxiliary_ones_are_not_usual() -> None:
+def test_unpriced_auxiliary_and_forbidden_requests_are_not_usual() -> None:
     scope = ScopeLimits("project:web", Limits(max_budget=10**18))
     known = {scope.id: Balance(UNRATED, 0, 0, 0)}
     assert usual_decision(ask(scopes=(scope,), prices=(None,)), known) is None
     assert usual_decision(ask(scopes=(scope,), counts=False), known) is None
+    no_tokens = ScopeLimits(scope.id, Limits(tpm_limit=0))
+    assert usual_decision(ask(scopes=(no_tokens,), prompt_estimate=0), known) is None
     cached = usual_decision(ask(scopes=(scope,), prices=()), known)
     assert cached is not None
     assert cached.admission.hold_nanos == 0
