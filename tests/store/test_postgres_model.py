@@ -10,16 +10,14 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.postgres.engine import PostgresEngine
 from codellama_proxy.store.postgres.ledger import Ledger
-from codellama_proxy.store.postgres.session import PostgresSession, connect
-from codellama_proxy.store.postgres.workers import DEAD_SECONDS, WATCH_SECONDS, Identity
-from codellama_proxy.store.write_queue import WriteQueue
+from codellama_proxy.store.postgres.session import connect
+from codellama_proxy.store.postgres.workers import DEAD_SECONDS, WATCH_SECONDS
 from tests.store.test_ledger_model import LedgerMachine
 from tests.support.ledger_fixtures import NOW
 from tests.support.postgres import Databases
 from tests.support.postgres_store import PostgresStore, prepared_database
+from tests.support.postgres_worker import Worker
 
 EXAMPLES = int(os.environ.get("PROXY_TEST_ROUNDS", "1")) * 3
 SETTINGS = settings(
@@ -36,24 +34,6 @@ class Turns:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Worker:
-    def __init__(self, store: PostgresStore, clock: Turns) -> None:
-        self.engine = PostgresEngine(store.address, Identity(), clock=clock, wall=lambda: NOW)
-        self.queue: WriteQueue[PostgresSession] = WriteQueue(self.engine, "model")
-        self.connections = Connections(store.address)
-        self.ledger = Ledger(self.queue, self.connections)
-        self.queue.start()
-
-    async def stop(self) -> None:
-        await self.connections.close()
-        await asyncio.to_thread(self.queue.close)
-
-    async def die(self) -> None:
-        """Stop without signing off, as a killed process does."""
-        self.engine.write_deferred = lambda: None  # type: ignore[method-assign]
-        await self.stop()
 
 
 class InstallationMachine(LedgerMachine):
@@ -78,7 +58,9 @@ class InstallationMachine(LedgerMachine):
         self.workers = [self._worker() for _ in range(self.count)]
 
     def _worker(self) -> Worker:
-        return Worker(self.store, self.clock)  # type: ignore[arg-type]
+        worker = Worker(self.store.address, clock=self.clock)  # type: ignore[attr-defined]
+        worker.queue.start()
+        return worker
 
     def stop(self) -> None:
         for worker in self.workers:

@@ -17,10 +17,11 @@ from codellama_proxy.store.postgres.migrations import migrate
 from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.postgres.standings import reconcile
-from tests.store.test_postgres_workers import FASTER, Worker, within
+from tests.store.test_postgres_workers import FASTER, within
 from tests.support.ledger_fixtures import ask, end, of_global, of_project
 from tests.support.postgres import QUICK, Databases, PostgresServer, own_programs
 from tests.support.postgres_store import PostgresStore, address_of, prepared_database
+from tests.support.postgres_worker import Worker
 
 SCOPES = (of_global(max_parallel_requests=60), of_project(max_budget=1000))
 OUTAGE_SECONDS = 30.0

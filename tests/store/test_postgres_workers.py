@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
@@ -16,44 +15,18 @@ from codellama_proxy.core.snapshot import Price
 from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
 from codellama_proxy.limits.admission import Admission, Extension
 from codellama_proxy.limits.windows import DAY
-from codellama_proxy.store.location import ServerAddress
-from codellama_proxy.store.postgres.connections import Connections
-from codellama_proxy.store.postgres.engine import PostgresEngine
-from codellama_proxy.store.postgres.ledger import Ledger
 from codellama_proxy.store.postgres.outbox import Outbox
-from codellama_proxy.store.postgres.session import PostgresSession, connect
-from codellama_proxy.store.postgres.workers import BEAT_SECONDS, Identity, verify_new_scopes
+from codellama_proxy.store.postgres.session import connect
+from codellama_proxy.store.postgres.workers import BEAT_SECONDS, verify_new_scopes
 from codellama_proxy.store.reports import Filters
-from codellama_proxy.store.write_queue import WriteQueue
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
 from tests.support.postgres import Databases
 from tests.support.postgres_store import PostgresStore, prepared_database
+from tests.support.postgres_worker import Worker
 
 FASTER = 5.0
 """How much faster the clocks of workers run in tests about dead ones."""
-
-
-class Worker:
-    """One process of an installation, as far as its database goes."""
-
-    def __init__(self, address: ServerAddress, faster: float) -> None:
-        self.identity = Identity()
-        self.engine = PostgresEngine(
-            address, self.identity, clock=lambda: time.monotonic() * faster, wall=lambda: NOW
-        )
-        self.queue: WriteQueue[PostgresSession] = WriteQueue(self.engine, "test")
-        self.connections = Connections(address)
-        self.ledger = Ledger(self.queue, self.connections)
-
-    async def die(self) -> None:
-        """Stop without signing off, as a killed process does."""
-        self.engine.write_deferred = lambda: None  # type: ignore[method-assign]
-        await self.stop()
-
-    async def stop(self) -> None:
-        await self.connections.close()
-        await asyncio.to_thread(self.queue.close)
 
 
 class Installation:
