@@ -67,7 +67,7 @@ async def _installation(runtime: Runtime) -> Mapping[str, Any]:
         }
         for one in workers
     ]
-    return {"workers": shown, "configurations": len({one.digest for one in workers})}
+    return {"workers": shown, "configurations": len({one.digest for one in workers if one.digest})}
 
 
 def _config(request: Request) -> Mapping[str, Any]:

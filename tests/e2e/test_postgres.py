@@ -67,10 +67,12 @@ def metrics(one: Proxy) -> list[str]:
 
 def test_health_shows_the_processes_of_the_installation(proxy: ProxyFactory, address: str) -> None:
     first = proxy(CONFIG, database=address)
-    proxy(CONFIG + "routing: {retries: 0}\n", database=address)
+    secret = "tracking: {promptlayer: {api_key: pl_0123456789abcdef}}\n"  # so no copy of this file is kept
+    proxy(CONFIG + secret, database=address)
     until(lambda: first.admin("GET", "/health").json()["configurations"] == 2, "both configurations")
     workers = first.admin("GET", "/health").json()["workers"]
     assert len(workers) == 2
+    assert all(one["digest"] for one in workers)
     assert {one["version"] for one in workers} == {__version__}
     digest = first.admin("GET", "/health/readiness").json()["config"]["digest"]
     assert digest in {one["digest"] for one in workers}

@@ -115,12 +115,12 @@ class Configurations:
         self._identity = identity
 
     def keep(self, kept: KeptConfiguration | None) -> None:
-        if kept is not None:
-            self._identity.digest, self._identity.loaded_at = kept.digest, kept.loaded_at
         with suppress(StoreUnavailableError):  # closed: the next start has the file, or an older copy
             self._queue.post(lambda db: stored_configurations.keep(db, kept))
 
     def record(self, reload: Reload) -> None:
+        if reload.ok or reload.digest != self._identity.digest:
+            self._identity.digest, self._identity.loaded_at = reload.digest, reload.at
         with suppress(StoreUnavailableError):  # closed
             self._queue.post(lambda db: stored_configurations.record(db, reload))
 

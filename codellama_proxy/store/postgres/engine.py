@@ -79,7 +79,8 @@ class PostgresEngine:
     @property
     def configurations(self) -> Counter[str]:
         """How many processes have a configuration in force, by its digest, as seen at the last look at the others."""
-        return self._watch.configurations + Counter([self._identity.digest])
+        own = self._identity.digest  # empty until the first configuration is in force
+        return self._watch.configurations + Counter([own] if own else [])
 
     # --- write_queue.Engine ------------------------------------------------------------------------------------
 

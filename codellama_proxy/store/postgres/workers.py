@@ -109,7 +109,7 @@ class Watch:
             self._seen[worker] = (beat, since)
             if now - since >= DEAD_SECONDS:
                 dead.append((worker, beat))
-            else:
+            elif digest:  # it has one in force
                 configurations[digest] += 1
         self.configurations = configurations  # replaced, never changed: other threads read it
         return dead
