@@ -85,7 +85,8 @@ class Accounting:
         )
         context.scopes = scopes
         admission = context.admission = await self._ledger.admit(ask)
-        context.bounds = admissions.bounds_of(ask, admission, budgeted=budgeted)
+        if not context.cached:
+            context.bounds = admissions.bounds_of(ask, admission, budgeted=budgeted)
         context.held_nanos = admission.hold_nanos
         if self._progress.watched:
             self._progress.note(context.id)
@@ -140,8 +141,10 @@ class Accounting:
 
     async def cost_nanos(self, context: RequestContext) -> int | None:
         """The cost of a request whose whole answer has arrived, in nano-USD; `None` if a price is unknown."""
+        if context.kept is not None:
+            return 0
         await self.charge(context)
-        return 0 if context.kept is not None else total_charge(context).cost_nanos
+        return total_charge(context).cost_nanos
 
     async def charge(self, context: RequestContext) -> Charge | None:
         """Sets the charge of every ended call, which never changes afterwards.

@@ -43,8 +43,15 @@ def admission_request(
 ) -> AdmissionRequest:
     """What the ledger needs to admit the request. `prompt_estimate`: the expected number of prompt tokens."""
     deployments = _in_order(context.planned, chain)
-    requests = context.requests_for(request, snapshot)
-    bounds, prices, unbounded, answers, calls_units = _bounds(context, request, requests, deployments)
+    if context.cached:
+        max_tokens, found = None, _FREE
+    else:
+        requests = context.requests_for(request, snapshot)
+        max_tokens, found = (
+            _max_tokens(request, deployments),
+            _bounds(context, request, requests, deployments),
+        )
+    bounds, prices, unbounded, answers, calls_units = found
     return AdmissionRequest(
         context.id,
         context.created_at,
@@ -57,8 +64,8 @@ def admission_request(
         snapshot.digest,
         scopes,
         prompt_estimate,
-        max(bounds),
-        _max_tokens(request, deployments),
+        max(bounds, default=0),
+        max_tokens,
         0 if request.endpoint == "embeddings" else chain.max_output_tokens,
         answers,
         prices,
@@ -74,7 +81,7 @@ def admission_request(
 
 
 class _Bounds(NamedTuple):
-    """Of the candidates, in their order; without prices for a cached answer."""
+    """Of the candidates, in their order."""
 
     prompts: tuple[int, ...]
     prices: tuple[Tariff | None, ...]
@@ -84,6 +91,10 @@ class _Bounds(NamedTuple):
     """The largest number of answers."""
     calls_units: int
     """Of the most expensive calls of server tools."""
+
+
+_FREE = _Bounds((), (), (), 1, 0)
+"""Of a cached answer, which costs nothing."""
 
 
 def _bounds(
@@ -119,9 +130,8 @@ def _bounds(
         answers = max(answers, count)
         if paid:
             calls_units = max(calls_units, _calls_units(deployment, paid))
-        if not context.cached:
-            prices.append(_rates(at, paid, bound))
-            unbounded.append(more)
+        prices.append(_rates(at, paid, bound))
+        unbounded.append(more)
     return _Bounds(tuple(bounds), tuple(prices), tuple(unbounded), answers, calls_units)
 
 

@@ -30,9 +30,10 @@ class RequestCharge(NamedTuple):
 
 def uncharged(context: RequestContext) -> list[Call]:
     """Its ended calls that have no charge yet."""
-    if len(context.calls) == 1 and context.calls[0].charge is not None:  # nearly every request
+    calls = context.calls
+    if not calls or (len(calls) == 1 and calls[0].charge is not None):  # nearly every request
         return []
-    return [call for call in context.calls if call.ended is not None and call.charge is None]
+    return [call for call in calls if call.ended is not None and call.charge is None]
 
 
 def total_charge(context: RequestContext) -> Charge:

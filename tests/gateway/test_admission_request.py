@@ -1,5 +1,6 @@
 """What the ledger is asked to hold: the shorter way for plain requests asks for the same."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -69,13 +70,23 @@ def asked(request: InferenceRequest, chain: Chain, **given: Any) -> AdmissionReq
 def test_a_plain_request_is_held_as_any_other(
     request: InferenceRequest, candidates: list[Any], budgeted: bool, cache: str
 ) -> None:
-    chain = Chain([model(f"m{place}", one) for place, one in enumerate(candidates)])
+    chain = Chain([model(f"m{n}", replace(one, id=f"m{n}#0")) for n, one in enumerate(candidates)])
     one_answer = request._replace(params={**request.params, "n": 1})  # what is sent without it, too
     assert not is_plain(one_answer)
     chain = Chain([one for one in chain.models if "n" not in one.deployments[0].params] or chain.models)
     if all("n" not in one.params for one in chain.deployments):
         found = asked(request, chain, budgeted=budgeted, cache=cache)
         assert found == asked(one_answer, chain, budgeted=budgeted, cache=cache)
+
+
+@given(requests, st.lists(deployments, min_size=1, max_size=3), st.booleans())
+def test_a_cached_answer_is_admitted_without_prices_or_a_deployment(
+    request: InferenceRequest, candidates: list[Any], budgeted: bool
+) -> None:
+    chain = Chain([model(f"m{n}", replace(one, id=f"m{n}#0")) for n, one in enumerate(candidates)])
+    ask = asked(request, chain, budgeted=budgeted, cache="hit")
+    assert (ask.prices, ask.deployment, ask.bound.nanos(10**6)) == ((), None, 0)
+    assert ask.prompt_estimate == asked(request, chain, budgeted=budgeted, cache="miss").prompt_estimate
 
 
 def test_requests_with_text_only_are_plain() -> None:
