@@ -186,7 +186,7 @@ def _own_bound(at: DeploymentRequest, attached: Sequence[Media], used: Sequence[
     if attached:
         own += media.bound(attached, at.deployment)
     calls = sum([extra.calls for extra in used]) if used else 0
-    if not calls and output_bounds.searches_anyway(at.request, at.deployment):
+    if not calls and output_bounds.searches_unasked(at.request, at.deployment):
         calls = extras.MAX_UNBOUNDED_CALLS
     return own + extras.CALL_TOKENS * calls
 

@@ -42,7 +42,7 @@ def unbounded_reasoning(deployment: Deployment) -> int:
     return min(MAX_UNBOUNDED_REASONING_TOKENS, deployment.context_window or MAX_UNBOUNDED_REASONING_TOKENS)
 
 
-def searches_anyway(chat: InferenceRequest, deployment: Deployment) -> bool:
+def searches_unasked(chat: InferenceRequest, deployment: Deployment) -> bool:
     """Whether the deployment searches the web even if the request does not ask for it."""
     if chat.endpoint == "embeddings" or chat.params.get("disable_search") is True:
         return False
