@@ -51,7 +51,8 @@ PAGE = """\
 `python -m bench.cache` measures what a hit is worth, `bench.ledger` what admission and settlement cost,
 `bench.configuration` what a reload costs, `bench.dashboard` how long its pages take over a million requests, and
 `bench.soak` that nothing grows under a minute of faults. `bench.postgres_ledger` measures the ledger on PostgreSQL
-alone, and `bench.postgres_faults` tests it under faults.
+alone, `bench.postgres_faults` tests it under faults, and `bench.postgres_mutants` shows that its tests notice a missing
+safeguard.
 """
 MEASURED = """\
 codellama-proxy {version}, measured on {date} by `scripts/bench {options}` on: {machine}. To add up the numbers below
