@@ -513,7 +513,7 @@ def test_a_settlement_that_sqlite_cannot_hold_is_booked_at_the_hold(store: Store
         ledger.settle(end(request, 2**63))
 
     after = crashed(store, tmp_path, use)
-    assert recovered(after) == {request.request_id: ("error", "crash_estimate", 5, 5)}
+    assert recovered(after) == {request.request_id: ("ok", "estimated", 5, 5)}
     assert after.balance("project:web") == (5, 0)
 
 

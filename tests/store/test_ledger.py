@@ -547,6 +547,34 @@ def test_holds_left_by_a_crash_are_settled_at_their_maximum_cost(store: Store) -
     ]
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize("usage", [Usage(1 << 63), Usage(1, 1 << 70)])
+def test_a_settlement_that_cannot_be_stored_releases_its_hold_and_is_booked_at_its_estimate(
+    store: Store, usage: Usage, is_written: bool
+) -> None:
+    budget = of_project(max_budget=BUDGET)
+
+    async def use(ledger: Ledger) -> None:
+        held, other, unlimited = ask(budget), ask(budget), ask(project="ops")
+        for one in (held, other, unlimited):
+            await ledger.admit(one)
+        if is_written:
+            assert await ledger.reconcile() == []
+        for one in (held, unlimited):
+            ledger.settle(end(one, 7, usage=usage))
+        ledger.settle(end(other, 2))
+        rows, _ = await ledger.logs(Filters(), 1, 10)
+        found = {row["request_id"]: (row["basis"], row["cost_usd"]) for row in rows}
+        assert found[held.request_id] == ("estimated", 5e-9)
+        assert found[unlimited.request_id] == ("estimated", 1e-9)
+        assert found[other.request_id] == ("exact", 2e-9)
+        assert {row["status"] for row in rows} == {"ok"}
+        assert await ledger.reconcile() == []
+
+    store.run(use)
+    assert store.balance("project:web") == (7, 0)
+
+
 @pytest.mark.sqlite_only
 def test_a_row_settled_after_a_crash_names_model_and_attempts(store: Store) -> None:
     budget = of_project(max_budget=BUDGET)

@@ -74,29 +74,6 @@ def test_values_that_cannot_be_stored_fail_alone(store: PostgresStore, number: i
     store.run(use)
 
 
-@pytest.mark.parametrize("usage", [Usage(1 << 63), Usage(1, 1 << 70)])
-def test_a_settlement_that_cannot_be_stored_releases_its_hold_and_is_booked_at_its_estimate(
-    store: PostgresStore, usage: Usage
-) -> None:
-    async def use(ledger: Ledger) -> None:
-        held, other, unlimited = ask(*BUDGET), ask(*BUDGET), ask(project="ops")
-        for one in (held, other, unlimited):
-            await ledger.admit(one)
-        for one in (held, unlimited):
-            ledger.settle(end(one, 7, usage=usage))
-        ledger.settle(end(other, 2))
-        rows, _ = await ledger.logs(Filters(), 1, 10)
-        found = {row["request_id"]: (row["basis"], row["cost_usd"]) for row in rows}
-        assert found[held.request_id] == ("estimated", 5e-9)
-        assert found[unlimited.request_id] == ("estimated", 1e-9)
-        assert found[other.request_id] == ("exact", 2e-9)
-        assert {row["status"] for row in rows} == {"ok"}
-        assert await ledger.reconcile() == []
-
-    store.run(use)
-    assert store.balance("project:web") == (7, 0)
-
-
 def test_a_refused_read_is_a_database_that_cannot_be_used(store: PostgresStore) -> None:
     async def use(ledger: Ledger) -> None:
         store.execute("alter table requests rename to away")

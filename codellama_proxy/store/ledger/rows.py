@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from codellama_proxy.core.types import Usage
 from codellama_proxy.limits import rates as limits
 from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settlement, attempts_json
 from codellama_proxy.pricing.cost import input_cost
 
 MAX_NAME_CHARACTERS = 256
+
+
+def estimated(end: Settlement, tokens: int, nanos: int | None) -> Settlement:
+    """What is booked in place of a settlement that cannot be stored. `tokens`: of the prompt; `nanos`: its cost."""
+    return Settlement(
+        end.request_id,
+        end.status,
+        end.http_status,
+        model=end.model,
+        deployment=end.deployment,
+        usage=Usage(tokens),
+        basis="estimated",
+        cost_nanos=nanos,
+    )
+
+
+def is_storable(values: Iterable[object]) -> bool:
+    """Whether the databases have integers as large as those among the values."""
+    return all(-MAX_INTEGER <= value <= MAX_INTEGER for value in values if isinstance(value, int))
+
+
 _NO_USAGE: tuple[int | None, ...] = (None,) * 5
 """Maximum stored length of a model name from a client."""
+MAX_INTEGER = 2**63 - 1
+"""Of the databases."""
 
 
 class HeldRow(NamedTuple):

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from codellama_proxy.core.types import Usage
 from codellama_proxy.limits.admission import Settlement
+from codellama_proxy.store.ledger import rows
 
 KEEP_SECONDS = 60.0
 MAX_ENDED = 50_000
@@ -66,16 +66,8 @@ class RequestsInMemory:
         row = self.running.get(end.request_id)
         if row is None:
             return None
-        return Settlement(
-            end.request_id,
-            end.status,
-            end.http_status,
-            model=row["model"],
-            deployment=row["deployment"],
-            usage=Usage(row["estimate_tokens"]),
-            basis="estimated",
-            cost_nanos=row["hold_nanos"] or row["estimate_nanos"],
-        )
+        known = end._replace(model=row["model"], deployment=row["deployment"])
+        return rows.estimated(known, row["estimate_tokens"], row["hold_nanos"] or row["estimate_nanos"])
 
     def settled(self, end: Settlement) -> None:
         now = self._clock()

@@ -29,7 +29,7 @@ from codellama_proxy.store.ledger.balances import Balances
 from codellama_proxy.store.ledger.crashes import Orphan, crashed
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
 from codellama_proxy.store.ledger.page import Held, Page, scope_ids
-from codellama_proxy.store.ledger.rows import extended_row, held_row, settled_row
+from codellama_proxy.store.ledger.rows import estimated, extended_row, held_row, is_storable, settled_row
 from codellama_proxy.store.ledger.scope_balance import state
 from codellama_proxy.store.sql import report_queries as queries
 from codellama_proxy.store.sqlite import scope_store
@@ -229,7 +229,11 @@ class Ledger(LedgerReports):
         running = self._running.pop(end.request_id, None)
         if running is None:
             return
-        held, record = running.held, end.record
+        held = running.held
+        if not is_storable((end.cost_nanos, end.saved_nanos, *(end.usage or ()))):
+            log.error("request %s is booked at its estimate: its numbers are too large", end.request_id)
+            end = estimated(end, held.estimate_tokens, held.hold_nanos or running.estimate_nanos)
+        record = end.record
         text = None if record is None else record.decode(errors="replace")
         event = Settled(end.request_id, settled_row(end), end.content, text)
         try:

@@ -17,12 +17,14 @@ from codellama_proxy.store.sqlite.scope_rows import SQL
 class Running:
     """A request that is admitted and not settled."""
 
-    __slots__ = ("held", "row")
+    __slots__ = ("estimate_nanos", "held", "row")
 
     def __init__(self, held: Held, row: HeldRow | None) -> None:
         self.held = held
         self.row = row
         """Its row, until a batch contains it."""
+        self.estimate_nanos = None if row is None else row.estimate_nanos
+        """Cost of its prompt; `None`: unknown."""
 
 
 class Batch:
@@ -51,6 +53,7 @@ class Batch:
     def extend(self, running: Running, row: ExtendedRow) -> None:
         """A further attempt. `running` has the new hold already."""
         seq, hold = running.held.seq, running.held.hold_nanos
+        running.estimate_nanos = row.estimate_nanos
         if running.row is not None:
             running.row = running.row._replace(hold_nanos=hold, estimate_nanos=row.estimate_nanos)
         self._extended[seq] = (hold, *row[1:], seq)

@@ -20,7 +20,7 @@ from codellama_proxy.store.errors import StoreError
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
 from codellama_proxy.store.ledger.page import Held
-from codellama_proxy.store.ledger.rows import ExtendedRow, HeldRow, SettledRow
+from codellama_proxy.store.ledger.rows import is_storable
 from codellama_proxy.store.ledger.scope_balance import ScopeBalance
 from codellama_proxy.store.sqlite import scope_store
 from codellama_proxy.store.sqlite.connection import connect_to_read
@@ -29,8 +29,6 @@ from codellama_proxy.store.sqlite.ledger_batch import Batch, Running
 from codellama_proxy.store.sqlite.scope_rows import SQL
 
 MAX_HEADER_BYTES = 1000
-MAX_INTEGER = 2**63 - 1
-"""Of SQLite."""
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +135,7 @@ class _Replay:
         self._batch = Batch()
 
     def add(self, event: Event) -> None:
-        if not _is_storable(event.row):  # such a row is not written, so its balances must not change
+        if not is_storable(event.row):  # such a row is not written, so its balances must not change
             name = event.row.request_id if isinstance(event, Admitted) else event.request_id
             log.error("a row could not be written to the ledger: %s", name)
         elif isinstance(event, Admitted):
@@ -194,8 +192,3 @@ class _Replay:
             if scope not in self._balances:
                 self._balances.update(scope_store.read(self._db, [scope]))
             yield self._balances[scope]
-
-
-def _is_storable(row: HeldRow | ExtendedRow | SettledRow) -> bool:
-    """Whether SQLite has integers as large as those of the row."""
-    return all(-MAX_INTEGER <= value <= MAX_INTEGER for value in row if isinstance(value, int))
