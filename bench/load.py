@@ -46,8 +46,13 @@ NUMBER = "00000000"
 """Stands in a prompt that is to be another one in each request, and is counted up there."""
 
 
-def requests(url: SplitResult, keys: Sequence[str], headers: Sequence[str], body: bytes) -> Iterator[bytes]:
-    """Whole requests, for ever: the same one, one with its number in the prompt, or each with any of many keys."""
+def requests(
+    url: SplitResult, keys: Sequence[str], headers: Sequence[str], body: bytes, *, in_turn: bool = False
+) -> Iterator[bytes]:
+    """Whole requests, for ever: the same one, one with its number in the prompt, or each with any of many keys.
+
+    `in_turn`: with one key after another instead.
+    """
     head = f"POST {url.path} HTTP/1.1\r\nhost: {url.netloc}\r\n" + "".join(
         f"{header}\r\n" for header in headers
     )
@@ -59,6 +64,8 @@ def requests(url: SplitResult, keys: Sequence[str], headers: Sequence[str], body
             first = random.Random().randrange(10**7)
             return (b"%b%08d%b" % (before, count, after) for count in itertools.count(first))
         return itertools.repeat(one[0])
+    if in_turn:
+        return itertools.cycle(one)
     dice = random.Random()
     return (dice.choice(one) for _ in itertools.count())
 
@@ -162,6 +169,7 @@ def main() -> None:
     parser.add_argument(
         "--keys", type=Path, help="a file of keys, one a line: each request takes any of them"
     )
+    parser.add_argument("--in-turn", action="store_true", help="one of the --keys after another instead")
     parser.add_argument("--header", action="append", default=[], help="one more for each request: NAME:VALUE")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--unique", action="store_true", help="another prompt in each request")
@@ -170,7 +178,7 @@ def main() -> None:
     args = parser.parse_args()
     keys = args.keys.read_text().split() if args.keys else [args.key]
     body = request_body(args.url.path, stream=args.stream, fields=args.fields, unique=args.unique)
-    asked = requests(args.url, keys, args.header, body)
+    asked = requests(args.url, keys, args.header, body, in_turn=args.in_turn)
     work = Work(asked, args.seconds, args.requests, f"HTTP/1.1 {args.expect}".encode(), [])
     print(json.dumps(uvloop.run(run(args.url, args.connections, work))))
 
