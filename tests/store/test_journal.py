@@ -169,6 +169,31 @@ def test_a_settlement_that_only_the_journal_has_completes_a_row_that_was_written
     assert recovered(after) == {request.request_id: ("ok", "exact", 3, 5)}
 
 
+def test_events_that_a_journal_repeats_are_applied_once(store: Store, tmp_path: Path) -> None:
+    budget = of_project(max_budget=BUDGET)
+    written, done, held = (ask(budget) for _ in range(3))
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.admit(written)
+        await store.writer.barrier()
+        for request in (done, held):
+            await ledger.admit(request)
+        await ledger.extend(Extension(held.request_id, (budget,), 20, deployment("second"), ()))
+        for request in (written, done):
+            ledger.settle(end(request, 3))
+
+    after = crashed(store, tmp_path, use)
+    (path,) = files(after.path)
+    header, _, lines = path.read_bytes().partition(b"\n")
+    path.write_bytes(header + b"\n" + lines * 2)
+    assert recovered(after) == {
+        written.request_id: ("ok", "exact", 3, 5),
+        done.request_id: ("ok", "exact", 3, 5),
+        held.request_id: ("error", "crash_estimate", 25, 25),
+    }
+    assert after.balance("project:web") == (31, 0)
+
+
 def test_a_journal_is_applied_once_however_often_a_start_fails(store: Store, tmp_path: Path) -> None:
     async def use(ledger: Ledger) -> None:
         for _ in range(3):

@@ -154,6 +154,7 @@ class _Replay:
 
     def _admit(self, event: Admitted) -> None:
         row = event.row
+        self._last = event.seq
         ids = scope_ids(row.project, row.key_id, row.user)
         running = Running(Held(event.seq, ids, row.hold_nanos, row.estimate_tokens), row)
         self._running[row.request_id] = running
