@@ -178,7 +178,7 @@ def test_events_that_a_journal_repeats_are_applied_once(store: Store, tmp_path: 
         await store.writer.barrier()
         for request in (done, held):
             await ledger.admit(request)
-        await ledger.extend(Extension(held.request_id, (budget,), 20, deployment("second"), ()))
+            await ledger.extend(Extension(request.request_id, (budget,), 20, deployment("second"), ()))
         for request in (written, done):
             ledger.settle(end(request, 3))
 
@@ -188,7 +188,7 @@ def test_events_that_a_journal_repeats_are_applied_once(store: Store, tmp_path: 
     path.write_bytes(header + b"\n" + lines * 2)
     assert recovered(after) == {
         written.request_id: ("ok", "exact", 3, 5),
-        done.request_id: ("ok", "exact", 3, 5),
+        done.request_id: ("ok", "exact", 3, 25),
         held.request_id: ("error", "crash_estimate", 25, 25),
     }
     assert after.balance("project:web") == (31, 0)
