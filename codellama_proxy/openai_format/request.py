@@ -93,6 +93,11 @@ class InferenceRequest(NamedTuple):
         """A copy with these messages and parameters: every attempt needs one, and `_replace` is slow."""
         return InferenceRequest(self.model, messages, self.stream, self.include_usage, params, *self[5:])
 
+    def with_native(self, native: Native | None, params: Mapping[str, Any]) -> InferenceRequest:
+        """A copy with this request in its own dialect, and these parameters; faster than `_replace` as well."""
+        values = *self[:4], params, *self[5:14], native, *self[15:]
+        return InferenceRequest(*values)
+
     @property
     def shown_endpoint(self) -> str:
         """The endpoint in rows, logs and permissions: that of the client's dialect."""

@@ -59,7 +59,7 @@ class DeploymentRequest:
     def _with_own_params(self) -> InferenceRequest:
         if self.request.native is None and not self.deployment.params:
             return self.request
-        return self.request._replace(params=self.params, native=self.native)
+        return self.request.with_native(self.native, self.params)
 
     @property
     def answers(self) -> int:
@@ -89,7 +89,7 @@ class DeploymentRequest:
                 self.request, self.deployment, self.candidate.guardrail_text, self._policy, max_tokens
             )
             if self.request.native is not None:
-                here = here._replace(native=self.native)
+                here = here.with_native(self.native, here.params)
             self._bounded = max_tokens, here
         return self._bounded[1]
 

@@ -13,7 +13,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Deployment, Guardrail, Project
 from codellama_proxy.openai_format.fields import parse_json
 from codellama_proxy.openai_format.parameters import CHAT_PARAMETERS
-from codellama_proxy.openai_format.request import InferenceRequest, parse_chat
+from codellama_proxy.openai_format.request import InferenceRequest, Native, parse_chat
 from codellama_proxy.policy.guardrail import apply_guardrail, guardrail_text, request_for
 from tests.support.builders import chat, deployment
 from tests.support.cases import each
@@ -266,3 +266,5 @@ def test_a_copy_with_other_content_differs_in_nothing_else() -> None:
     every = InferenceRequest(*range(len(InferenceRequest._fields)))  # type: ignore[arg-type]
     messages, params = [{"role": "user", "content": "x"}], {"n": 1}
     assert every.with_content(messages, params) == every._replace(messages=messages, params=params)
+    native = Native({"n": 2}, {})
+    assert every.with_native(native, params) == every._replace(native=native, params=params)

@@ -77,7 +77,7 @@ def narrowed(chat: InferenceRequest, deployment: Deployment) -> InferenceRequest
     if most is None:
         return chat
     kept = {name: value for name, value in chat.params.items() if name not in MAX_TOKENS_FIELDS}
-    return chat._replace(params={**kept, chat.max_tokens_field: most})
+    return chat.with_content(chat.messages, {**kept, chat.max_tokens_field: most})
 
 
 def _room(chat: InferenceRequest, window: int, wanted: int) -> int:

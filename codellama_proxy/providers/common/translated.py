@@ -42,7 +42,8 @@ def plain_chat(
         return chat
     available(chat)
     messages = _joined(_plain(_without_attachments(chat.messages), system_first=system_first))
-    return narrowed(chat._replace(messages=[_flat(message, marks) for message in messages]), deployment)
+    flat = [_flat(message, marks) for message in messages]
+    return narrowed(chat.with_content(flat, chat.params), deployment)
 
 
 def dropped(names: Iterable[str], chat: InferenceRequest) -> tuple[str, ...]:
