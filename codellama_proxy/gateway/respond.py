@@ -37,7 +37,7 @@ class Client(Protocol):
     def cache_control(self) -> str:
         """Its `Cache-Control` header; empty for none."""
 
-    def request_headers(self) -> dict[str, str]:
+    def request_headers(self) -> Mapping[str, str]:
         """Its headers, names in lower case."""
 
     def session(self) -> tuple[str | None, str | None]:

@@ -93,6 +93,20 @@ class InferenceRequest(NamedTuple):
         """A copy with these messages and parameters: every attempt needs one, and `_replace` is slow."""
         return InferenceRequest(self.model, messages, self.stream, self.include_usage, params, *self[5:])
 
+    def from_dialect(
+        self,
+        dialect: DialectName,
+        native: Native,
+        *,
+        include_usage: bool,
+        soft: frozenset[str],
+        ignored: tuple[str, ...],
+        needed_tool: str,
+    ) -> InferenceRequest:
+        """A copy that says what it was translated from; faster than `_replace` as well."""
+        values = *self[:3], include_usage, *self[4:13], dialect, native, soft, ignored, needed_tool
+        return InferenceRequest(*values)
+
     def with_native(self, native: Native | None, params: Mapping[str, Any]) -> InferenceRequest:
         """A copy with this request in its own dialect, and these parameters; faster than `_replace` as well."""
         values = *self[:4], params, *self[5:14], native, *self[15:]

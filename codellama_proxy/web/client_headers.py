@@ -56,7 +56,7 @@ class ClientHeaders:
     Requests that differ only in their content length may share one, so it does not have the length.
     """
 
-    __slots__ = ("_by_name", "_credential", "_is_body_checked", "_pairs", "_session")
+    __slots__ = ("_by_name", "_credential", "_is_body_checked", "_pairs", "_session", "_text")
 
     def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """`pairs`: names in lower case, and values as received."""
@@ -66,6 +66,7 @@ class ClientHeaders:
         self._credential: tuple[str | None] | None = None
         self._session: tuple[str | None, str | None] | None = None
         self._is_body_checked = False
+        self._text: Mapping[str, str] | None = None
 
     def credential(self) -> str | None:
         """As the function. Raises `ProxyError`."""
@@ -90,6 +91,12 @@ class ClientHeaders:
         if b"cache-control" not in self._by_name:
             return ""
         return ",".join([v.decode("latin-1") for n, v in self._pairs if n == b"cache-control"])
+
+    def as_text(self) -> Mapping[str, str]:
+        """All of them by name; of repeated ones, the last. Of requests that share this, the first one's length."""
+        if self._text is None:
+            self._text = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._pairs}
+        return self._text
 
     def hints(self) -> dict[str, str]:
         """Those with tracking metadata."""

@@ -120,9 +120,8 @@ class AsgiClient:
     def cache_control(self) -> str:
         return self._headers.cache_control()
 
-    def request_headers(self) -> dict[str, str]:
-        pairs: list[tuple[bytes, bytes]] = self._scope["headers"]
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    def request_headers(self) -> Mapping[str, str]:
+        return self._headers.as_text()
 
     def session(self) -> tuple[str | None, str | None]:
         return self._headers.session()

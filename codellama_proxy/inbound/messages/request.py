@@ -81,10 +81,10 @@ def parse(
     tools = tools_of(found, talk.removed_tools, left_out)
     fields = check_fields(_fields(found, talk, tools, left_out), CHAT_PARAMETERS)
     request = request_of("chat/completions", talk.messages, fields, len(body), request_id, created)
-    return request._replace(
+    return request.from_dialect(
+        "messages",
+        Native(*betas.in_header(found, _wanted(headers()))),
         include_usage=True,
-        dialect="messages",
-        native=Native(*betas.in_header(found, _wanted(headers()))),
         soft=SOFT,
         ignored=left_out.names,
         needed_tool=tools.needed,

@@ -84,10 +84,10 @@ def parse_responses(
     ]
     if known.get("store"):
         unknown.append("store")
-    return request._replace(
+    return request.from_dialect(
+        "responses",
+        Native(given, wanted),
         include_usage=request.stream,
-        dialect="responses",
-        native=Native(given, wanted),
         soft=SOFT,
         ignored=_reported([*unknown, *ignored, *tools.ignored]),
         needed_tool=choice.needed,
