@@ -83,7 +83,9 @@ def test_every_process_serves_and_any_of_them_shows_the_metrics_of_all(start: St
     assert len(one.rows()) == 30
     digest = one.admin("GET", "/health/readiness").json()["config"]["digest"]
     wanted = {f'proxy_workers{{config="{digest}"}} {WORKERS}.0', "proxy_late_settlements_total 0.0"}
-    until(lambda: wanted <= set(one.admin("GET", "/metrics").text.splitlines()), "the processes in the metrics")
+    until(
+        lambda: wanted <= set(one.admin("GET", "/metrics").text.splitlines()), "the processes in the metrics"
+    )
 
 
 def test_a_purge_of_the_cache_reaches_every_process(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
