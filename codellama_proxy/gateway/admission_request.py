@@ -47,10 +47,8 @@ def admission_request(
         max_tokens, found = None, _FREE
     else:
         requests = context.requests_for(request, snapshot)
-        max_tokens, found = (
-            _max_tokens(request, deployments),
-            _bounds(context, request, requests, deployments),
-        )
+        max_tokens = _max_tokens(request, deployments)
+        found = _bounds(context, request, requests, deployments)
     bounds, prices, unbounded, answers, calls_units = found
     return AdmissionRequest(
         context.id,
