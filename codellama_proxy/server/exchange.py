@@ -95,7 +95,10 @@ class DirectExchange(RequestResponseCycle):
         await self.flow.drain()
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head of the response, chunked if it has no content length. Raises `ValueError` for unsafe headers."""
+        """The head of the response, chunked if it has no content length; for HTTP/1.0, the body then ends by closing.
+
+        Raises `ValueError` for unsafe headers.
+        """
         text = headers.text if isinstance(headers, HeaderLines) else _checked_lines(headers)
         self.response_started = True
         self.waiting_for_100_continue = False
@@ -104,7 +107,7 @@ class DirectExchange(RequestResponseCycle):
             self.keep_alive = False
         elif not self.keep_alive:
             head += b"connection: close\r\n"
-        self.chunked_encoding = b"\r\ncontent-length: " not in head
+        self.chunked_encoding = b"\r\ncontent-length: " not in head and self.scope["http_version"] != "1.0"
         self._head = head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n")
 
     def write(self, data: bytes, *, last: bool) -> None:

@@ -6,7 +6,7 @@ the offer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -17,13 +17,11 @@ from codellama_proxy.server import framing
 from codellama_proxy.server.client_timers import ClientTimers
 from codellama_proxy.server.exchange import DirectExchange
 from codellama_proxy.server.framing import MAX_HEAD_BYTES
+from codellama_proxy.server.http10 import App, until_close
 from codellama_proxy.server.idle_timer import IdleTimer
 from codellama_proxy.server.known_head import MAX_KNOWN_BYTES, KnownHead
 from codellama_proxy.web.client_headers import ClientHeaders
 from codellama_proxy.web.connection import BODY_COMPLETE, TIMEOUTS, ClientTimeouts
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI app."""
 
 MAX_DISCARDED_BYTES = 8 << 20
 """Bytes over the largest body that are read and discarded after a refusal: a client whose connection is reset while
@@ -101,6 +99,8 @@ class RequestReader(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         self._behind = 0
+        if cycle.scope["http_version"] == "1.0":
+            app = until_close(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
