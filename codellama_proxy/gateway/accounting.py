@@ -19,7 +19,7 @@ from codellama_proxy.pricing import charge as charging
 from codellama_proxy.pricing.catalogue import price_of
 from codellama_proxy.pricing.charge import Call
 from codellama_proxy.providers.openai.embeddings import TAKE_IDS, has_ids
-from codellama_proxy.request.charge import RequestCharge, request_charge, total_charge, uncharged
+from codellama_proxy.request.charge import RequestCharge, request_charge, uncharged
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.routing.chain import Chain
 from codellama_proxy.store.interfaces import Ledger
@@ -138,13 +138,6 @@ class Accounting:
                 log.exception("tokens could not be counted; estimated from their size")
                 call.counted = Usage(tokens.of_size(call.sent.size), tokens.estimate(call.text))
         return call.counted
-
-    async def cost_nanos(self, context: RequestContext) -> int | None:
-        """The cost of a request whose whole answer has arrived, in nano-USD; `None` if a price is unknown."""
-        if context.kept is not None:
-            return 0
-        await self.charge(context)
-        return total_charge(context).cost_nanos
 
     async def charge(self, context: RequestContext) -> Charge | None:
         """Sets the charge of every ended call, which never changes afterwards.

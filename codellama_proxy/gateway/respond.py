@@ -1,8 +1,8 @@
-"""Sends an answer to the client as it arrives, with one loop for streams and plain answers."""
+"""Sends an answer to the client: a plain one in one piece, a stream as it arrives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from codellama_proxy.cache.reply import Reply
@@ -19,6 +19,7 @@ from codellama_proxy.inbound.dialect import Encoder
 from codellama_proxy.inbound.registry import DIALECTS
 from codellama_proxy.openai_format import completion
 from codellama_proxy.openai_format.request import InferenceRequest
+from codellama_proxy.request.charge import total_charge
 from codellama_proxy.request.context import RequestContext
 
 TIMER_TOLERANCE_SECONDS = 0.02
@@ -67,6 +68,9 @@ class Client(Protocol):
     async def write(self, data: bytes, *, last: bool) -> None:
         """Sends part of the body. Raises `ClientDisconnectedError` if the client does not read it in time."""
 
+    async def answer(self, headers: HeaderLines, body: bytes) -> None:
+        """The whole of a response with status 200, as `begin` and `write` do; `headers` have the length of the body."""
+
     def is_ready(self) -> bool:
         """Whether `put` may be called now; else `write` waits for the client."""
 
@@ -88,7 +92,7 @@ class Responder:
         self._accounting = accounting
         self._time = time
 
-    async def deliver(
+    def deliver(
         self,
         context: RequestContext,
         request: InferenceRequest,
@@ -96,8 +100,31 @@ class Responder:
         client: Client,
         snapshot: Snapshot,
         encoder: Encoder,
-    ) -> None:
+    ) -> Awaitable[None]:
         """Sends the whole answer. Raises `ProxyError` if the upstream fails before its end."""
+        if request.stream:
+            return self._deliver_stream(context, reply, client, snapshot, encoder)
+        return self._deliver_whole(context, reply, client, encoder)
+
+    async def _deliver_whole(
+        self, context: RequestContext, reply: Reply, client: Client, encoder: Encoder
+    ) -> None:
+        """Sends a plain answer: one event, with which its reply has ended."""
+        context.note(reply.first)
+        event = reply.first[0]
+        booked = await self._booked(context)
+        data = encoder.whole(event if booked is None else completion.with_estimate(event, booked))
+        before = f"content-type: application/json\r\ncontent-length: {len(data)}\r\n"
+        cost = usd_text(0 if context.kept is not None else total_charge(context).cost_nanos)
+        if cost is not None:
+            before += f"x-proxy-cost-usd: {cost}\r\n"
+        now = context.first_at = self._time.monotonic()
+        await client.answer(response_headers(context, now, self._time.wall, before), data)
+        context.complete = True
+
+    async def _deliver_stream(
+        self, context: RequestContext, reply: Reply, client: Client, snapshot: Snapshot, encoder: Encoder
+    ) -> None:
         deadline = context.started + snapshot.routing.deadline
         events = reply.first
 
@@ -112,12 +139,13 @@ class Responder:
             while True:
                 ended = reply.ended
                 context.note(events)
-                if ended:
-                    events = await self._with_usage(context, request, reply, events)
-                data = encoder.events(events, ended=ended) if request.stream else encoder.whole(events[0])
+                if ended and (booked := await self._booked(context)) is not None:
+                    events = _with_usage(reply.first, events, booked)
+                data = encoder.events(events, ended=ended)
                 if not client.begun:
-                    headers = await self._headers(context, request, len(data))
-                    await client.begin(200, headers, stream=request.stream)
+                    now = context.first_at = self._time.monotonic()
+                    headers = response_headers(context, now, self._time.wall, STREAM_LINES)
+                    await client.begin(200, headers, stream=True)
                 await client.write(data, last=ended)
                 if ended:
                     break
@@ -148,35 +176,12 @@ class Responder:
         finally:
             context.waited += self._time.monotonic() - started
 
-    async def _with_usage(
-        self, context: RequestContext, request: InferenceRequest, reply: Reply, events: Sequence[Event]
-    ) -> Sequence[Event]:
-        """The last events; if the booked usage differs from the reported one, with it, marked as an estimate."""
-        booked: Usage | None = None
+    async def _booked(self, context: RequestContext) -> Usage | None:
+        """The usage that is booked for an answer that has ended; `None` if that is the reported one."""
         if context.kept is None:
             charge = await self._accounting.charge(context)
-            if charge is not None and charge.basis != "exact":
-                booked = charge.usage
-        elif context.kept.usage is None:
-            booked = await self._accounting.estimated(context.kept)
-        if booked is None:
-            return events
-        if not request.stream:
-            return [completion.with_estimate(events[0], booked)]
-        first = next(event for event in reply.first if event.body)
-        kept = [event for event in events if not event.usage_only]
-        return [*kept, completion.estimated_chunk(first, booked)]
-
-    async def _headers(self, context: RequestContext, request: InferenceRequest, length: int) -> HeaderLines:
-        """Those of a successful response whose body, unless it is a stream, has `length` bytes."""
-        now = context.first_at = self._time.monotonic()
-        if request.stream:
-            return response_headers(context, now, self._time.wall, STREAM_LINES)
-        before = f"content-type: application/json\r\ncontent-length: {length}\r\n"
-        cost = usd_text(await self._accounting.cost_nanos(context))
-        if cost is not None:
-            before += f"x-proxy-cost-usd: {cost}\r\n"
-        return response_headers(context, now, self._time.wall, before)
+            return None if charge is None or charge.basis == "exact" else charge.usage
+        return await self._accounting.estimated(context.kept) if context.kept.usage is None else None
 
     async def refuse(
         self, context: RequestContext, client: Client, error: ProxyError, encoder: Encoder | None
@@ -191,6 +196,13 @@ class Responder:
         whole = {**headers, **error.wire_headers(), "content-length": str(len(body))}
         await client.begin(error.status, whole)
         await client.write(body, last=True)
+
+
+def _with_usage(first: Sequence[Event], last: Sequence[Event], booked: Usage) -> Sequence[Event]:
+    """The last events of a stream with the booked usage, marked as an estimate. `first`: its first events."""
+    begun = next(event for event in first if event.body)
+    kept = [event for event in last if not event.usage_only]
+    return [*kept, completion.estimated_chunk(begun, booked)]
 
 
 def _outlet(context: RequestContext, client: Client, encoder: Encoder) -> ChunkOutlet | None:

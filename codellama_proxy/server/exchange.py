@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,10 @@ from codellama_proxy.web.client_headers import ClientHeaders
 from codellama_proxy.web.connection import EXCHANGE, TIMEOUTS, ClientTimeouts
 
 CONTROL_CHARACTERS = bytes([*range(32), 127])
+
+
+def nothing() -> None:
+    """What follows a response, once its request is over."""
 
 
 class Unheard:
@@ -70,6 +74,17 @@ class DirectExchange(RequestResponseCycle):
         self.chunked_encoding = None
         self.expected_content_length = 0
 
+    def run_asgi(self, app: Any) -> Coroutine[Any, Any, None]:
+        """The coroutine that answers the request: `app` handles its errors, and calls `finish`."""
+        answering: Coroutine[Any, Any, None] = app(self.scope, self.receive, self.send)
+        return answering
+
+    def finish(self) -> None:
+        """Called when the request is over. Closes a connection whose client has no complete response."""
+        self.on_response = nothing  # no reference back to the connection
+        if not (self.response_complete or self.disconnected):
+            self.transport.close()
+
     async def receive(self) -> Any:
         """ASGI's, for bodies that arrive piece by piece."""
         if isinstance(self.message_event, Unheard):
@@ -110,6 +125,20 @@ class DirectExchange(RequestResponseCycle):
         self.chunked_encoding = b"\r\ncontent-length: " not in head and self.scope["http_version"] != "1.0"
         self._head = head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked_encoding else b"\r\n")
 
+    def respond(self, status: int, headers: HeaderLines, body: bytes) -> None:
+        """The whole response in one write. `headers` have the content length, and nothing about the connection."""
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        if self.disconnected:
+            return
+        start = _start(status, tuple(self.default_headers))
+        lines = headers.text.encode("latin-1")
+        if self.keep_alive:
+            self.transport.write(b"%b%b\r\n%b" % (start, lines, body))
+        else:
+            self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (start, lines, body))
+        self._end()
+
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body. Writes nothing once the client has disconnected."""
         if self.disconnected:
@@ -125,11 +154,15 @@ class DirectExchange(RequestResponseCycle):
             data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
         self.transport.write(data)
         if last:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+            self._end()
+
+    def _end(self) -> None:
+        """The response is complete."""
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     def pass_on(self, chunk: bytes, now: float) -> bool:
         """As `write`, with a piece that is framed already; `False` if it has to be written in another way."""

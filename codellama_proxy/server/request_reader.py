@@ -78,30 +78,37 @@ class RequestReader(HttpToolsProtocol):
     def _parse(self, data: bytes) -> bool:
         """Reads further bytes; returns `False` for malformed ones, and for a head that is refused."""
         try:
-            self._parse_all(memoryview(data))
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._parse_past_offer(memoryview(data)[offer.args[0] :])
         except httptools.HttpParserError:
             return False
         return True
 
-    def _parse_all(self, rest: memoryview) -> None:
+    def _parse_past_offer(self, rest: memoryview) -> None:
+        """Parses the head that offers an upgrade again without the offer, then what follows it."""
         while True:
-            try:
-                self.parser.feed_data(rest)
-                return
-            except httptools.HttpParserUpgrade as offer:
-                rest = rest[offer.args[0] :]
             assert self._offer is not None
             head = framing.without_offer(self.parser.get_method(), self.url, self._offer)
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             self.parser.feed_data(head)
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            else:
+                return
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         self._behind = 0
         if cycle.scope["http_version"] == "1.0":
             app = until_close(cycle, app)
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def on_message_begin(self) -> None:
         self.url = b""

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import Scope
 
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.web.client_headers import ClientHeaders
 
 TIMEOUTS = "codellama_proxy.timeouts"
@@ -53,6 +54,12 @@ class Exchange(Protocol):
 
     def write(self, data: bytes, *, last: bool) -> None:
         """A piece of the body."""
+
+    def respond(self, status: int, headers: HeaderLines, body: bytes) -> None:
+        """The whole response in one write. `headers` have the content length, and nothing about the connection."""
+
+    def finish(self) -> None:
+        """Called when the request is over. Closes a connection whose client has no complete response."""
 
     passed_at: float
     """The event loop's time of the last `pass_on`."""

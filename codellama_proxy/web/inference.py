@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.types import Key, WriteChunk
 from codellama_proxy.gateway.pipeline import Gateway
 from codellama_proxy.gateway.respond import ClientDisconnectedError
@@ -67,7 +68,7 @@ class InferenceEndpoint:
             with contextlib.suppress(ClientDisconnectedError):
                 await client.fail(ProxyError("internal_error", "Something went wrong in the proxy."))
         finally:
-            client.close()
+            client.finish()
             self._observer().count(self._route, "POST", client.status)
 
 
@@ -191,6 +192,18 @@ class AsgiClient:
             self._exchange.write(data, last=last)
         self._last_write = self._loop.time()
 
+    async def answer(self, headers: HeaderLines, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.is_paused:
+            await self.begin(200, headers)
+            await self.write(body, last=True)
+            return
+        self._check_reader()
+        self.begun = True
+        self.status = 200
+        self.close()  # from here on, a disconnect is expected
+        exchange.respond(200, headers, body)
+
     def is_ready(self) -> bool:
         return self._exchange is not None and not self._exchange.is_paused and not self.gone
 
@@ -225,6 +238,12 @@ class AsgiClient:
         if not self.begun:
             await self.begin(error.status, {**error.wire_headers(), "content-length": str(len(error.body()))})
             await self.write(error.body(), last=True)
+
+    def finish(self) -> None:
+        """Called when the request is over, whatever became of its response."""
+        self.close()
+        if self._exchange is not None:
+            self._exchange.finish()
 
     def close(self) -> None:
         """Cancels the heartbeat and stops listening for a disconnect."""

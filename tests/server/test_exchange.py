@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from codellama_proxy.core.header_lines import HeaderLines
-from codellama_proxy.web.connection import EXCHANGE
+from codellama_proxy.web.connection import EXCHANGE, Exchange
 from tests.server.test_http_protocol import CUTS, Connection, cut
 from tests.support.cases import each
 
@@ -48,12 +48,13 @@ def responses(draw: st.DrawFn) -> Response:
 
 
 class Answering(Connection):
-    """Answers every request with one response, by ASGI's messages or by direct calls."""
+    """Answers every request with one response: by ASGI's messages, or by direct calls, perhaps by only one."""
 
-    def __init__(self, response: Response, *, direct: bool) -> None:
+    def __init__(self, response: Response, *, direct: bool, whole: bool = False) -> None:
         self.direct = {b"/": self._app} if direct else {}
         super().__init__()
         self._response = response
+        self._whole = whole
         self.bodies: list[bytes] = []
         self.directs: list[bool] = []
 
@@ -64,14 +65,25 @@ class Answering(Connection):
         body = exchange.take_body() if exchange is not None else None
         self.bodies.append(await _received(receive) if body is None else body)
         if exchange is not None:
-            exchange.begin(status, headers)
-            for place, piece in enumerate(pieces, 1):
-                exchange.write(piece, last=place == len(pieces))
+            try:
+                self._answer(exchange)
+            finally:
+                exchange.finish()
             return
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         for place, piece in enumerate(pieces, 1):
             await send({"type": "http.response.body", "body": piece, "more_body": place < len(pieces)})
+
+    def _answer(self, exchange: Exchange) -> None:
+        status, headers, pieces = self._response
+        if self._whole:
+            assert isinstance(headers, HeaderLines)
+            exchange.respond(status, headers, b"".join(pieces))
+            return
+        exchange.begin(status, headers)
+        for place, piece in enumerate(pieces, 1):
+            exchange.write(piece, last=place == len(pieces))
 
 
 async def _received(receive: Receive) -> bytes:
@@ -83,14 +95,16 @@ async def _received(receive: Receive) -> bytes:
             return body
 
 
-def written(response: Response, request: Sequence[bytes], *, direct: bool) -> tuple[Any, ...]:
+def written(
+    response: Response, request: Sequence[bytes], *, direct: bool, whole: bool = False
+) -> tuple[Any, ...]:
     """The bytes that the client gets, whether its connection was closed, and the bodies that were read.
 
     Without interim responses: for a body that has already arrived, ASGI asks all the same.
     """
 
     async def run() -> tuple[Any, ...]:
-        connection = Answering(response, direct=direct)
+        connection = Answering(response, direct=direct, whole=whole)
         try:
             await connection.feed(request)
             return (
@@ -102,6 +116,13 @@ def written(response: Response, request: Sequence[bytes], *, direct: bool) -> tu
             connection.lose()
 
     return asyncio.run(run())
+
+
+@st.composite
+def pipelined_posts(draw: st.DrawFn) -> bytes:
+    wish = draw(st.sampled_from(["", "", "connection: close\r\n"]))
+    version = draw(st.sampled_from(["1.1", "1.1", "1.0"]))
+    return f"POST / HTTP/{version}\r\nhost: a\r\n{wish}content-length: 2\r\n\r\nhi".encode()
 
 
 @given(responses(), st.sampled_from(["1.1", "1.0"]), st.sampled_from(["", "connection: close\r\n"]))
@@ -119,6 +140,33 @@ def test_a_response_to_http_1_0_has_no_chunks(response: Response, direct: bool) 
     assert b"transfer-encoding" not in head
     assert body == b"".join(response.pieces)
     assert closed
+
+
+@given(responses(), st.lists(pipelined_posts(), min_size=1, max_size=3))
+def test_a_response_in_one_write_has_the_same_bytes(response: Response, requests: list[bytes]) -> None:
+    status, headers, pieces = response
+    own = {name: value for name, value in headers.items() if name != "connection"}
+    own["content-length"] = str(sum(map(len, pieces)))
+    lines = HeaderLines("".join([f"{name}: {value}\r\n" for name, value in own.items()]))
+    response = Response(status, lines, pieces)
+    request = b"".join(requests)
+    assert written(response, [request], direct=True, whole=True) == written(response, [request], direct=True)
+
+
+def test_a_connection_closes_without_a_complete_response() -> None:
+    class Broken(Answering):
+        def _answer(self, exchange: Exchange) -> None:
+            exchange.begin(200, {"content-length": "2"})
+            exchange.write(b"a", last=False)
+
+    async def run() -> None:
+        connection = Broken(Response(200, {}, [b""]), direct=True)
+        await connection.feed([b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"])
+        assert connection.transport.sent.endswith(b"\r\n\r\na")
+        assert connection.transport.closing
+        connection.lose()
+
+    asyncio.run(run())
 
 
 @st.composite
@@ -179,10 +227,19 @@ def test_the_head_is_written_with_the_first_piece() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\0", "a\x7f"])
 def test_a_control_character_in_a_header_is_refused(value: str) -> None:
+    refused: list[ValueError] = []
+
+    class Noting(Answering):
+        def _answer(self, exchange: Exchange) -> None:
+            with pytest.raises(ValueError, match="control character") as found:
+                super()._answer(exchange)
+            refused.append(found.value)
+
     async def run() -> None:
-        connection = Answering(Response(200, {"x-a": value, "content-length": "0"}, [b""]), direct=True)
+        connection = Noting(Response(200, {"x-a": value, "content-length": "0"}, [b""]), direct=True)
         await connection.feed([b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"])
+        assert connection.transport.sent == b""
         connection.lose()
-        assert connection.transport.sent.startswith(b"HTTP/1.1 500 ")
 
     asyncio.run(run())
+    assert len(refused) == 1

@@ -16,6 +16,7 @@ from codellama_proxy.cache.semantic.selector import SemanticSelector
 from codellama_proxy.cache.storage import CacheStorage
 from codellama_proxy.core.clock import Time
 from codellama_proxy.core.errors import ProxyError
+from codellama_proxy.core.header_lines import HeaderLines
 from codellama_proxy.core.snapshot import Snapshot
 from codellama_proxy.core.types import WriteChunk
 from codellama_proxy.gateway.accounting import Accounting
@@ -141,6 +142,10 @@ class Client:
         self.writes.append(data)
         self.ended = last
         self.wrote.set()
+
+    async def answer(self, headers: HeaderLines, body: bytes) -> None:
+        await self.begin(200, headers)
+        await self.write(body, last=True)
 
     def is_ready(self) -> bool:
         """Only where `write` would neither wait nor raise."""
