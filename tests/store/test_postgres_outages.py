@@ -118,7 +118,7 @@ def test_a_process_that_is_frozen_with_its_locks_holds_up_others_for_a_second(st
             "insert into workers values (1, 'frozen:1', '0', '', 0, 0, extract(epoch from clock_timestamp())::float8)"
         )
         with psycopg.connect(store.address.url) as frozen:
-            frozen.execute(SQL["beat"].encode(), (1,))
+            frozen.execute(SQL["beat"].encode(), (1, 1))
             assert frozen.execute(SQL["lock"].encode(), (["global:", "project:web"],)).fetchall()
             start = time.monotonic()
             await ledger.admit(ask(*SCOPES))

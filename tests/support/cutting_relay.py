@@ -32,12 +32,25 @@ class CommitRelay:
         self._plan: list[Cut] = []
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._delay = 0.0
+        self._refusing = False
         self.cuts = 0
         self.late_seconds = 0.15
         """How late a COMMIT is that is delivered late; the server ends a transaction that waits for 1 s."""
 
     def cut_next(self, cut: Cut, times: int = 1) -> None:
         self._plan = [cut] * times
+
+    def refuse(self, refusing: bool) -> None:
+        """Whether to be as a server that is not there: open connections are cut, new ones at once."""
+        self._refusing = refusing
+        if refusing:
+            for task in self._open:
+                task.cancel()
+
+    def delay_next(self, seconds: float) -> None:
+        """Pass the next commit on later, as from a process that does not get the processor."""
+        self._delay = seconds
 
     def _planned(self) -> Cut | None:
         return self._plan.pop() if self._plan else None
@@ -60,6 +73,9 @@ class CommitRelay:
         task.add_done_callback(self._open.discard)
 
     async def _handle(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            answers.transport.abort()
+            return
         try:
             replies, server = await asyncio.open_unix_connection(self._path)
         except OSError:
@@ -69,6 +85,9 @@ class CommitRelay:
 
         async def to_server() -> None:
             while data := await client.read(65536):
+                if self._delay and self._commit in data:
+                    seconds, self._delay = self._delay, 0.0
+                    await asyncio.sleep(seconds)
                 how = self._choose() if self._commit in data else None
                 if how is not None:
                     self.cuts += 1

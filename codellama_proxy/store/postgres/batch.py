@@ -52,32 +52,46 @@ class Batch:
     """Operations on different requests (`operations.chunks`) in one transaction."""
 
     def __init__(
-        self, db: PostgresSession, worker: int, memory: RequestsInMemory, loaded_at: float = 0.0
+        self,
+        db: PostgresSession,
+        worker: int,
+        number: int,
+        memory: RequestsInMemory,
+        loaded_at: float = 0.0,
     ) -> None:
-        """`loaded_at`: of the configuration in force, unix seconds."""
+        """`number`: new for every transaction of a worker; `loaded_at`: of the configuration in force, unix seconds."""
         self._db = db
         self._loaded_at = loaded_at
         self._worker = worker
         self._memory = memory
+        self.number = number
+        self.items: Sequence[QueuedWrite] = ()
+        self.rest: list[QueuedWrite] = []
+        """Items to be run in the next transaction."""
+        self.committing = False
+        """The commit may have been sent: an error does not say whether it took effect."""
+        self.committed: bool | None = None
+        """`None`: not known."""
         self._balances: dict[str, ScopeBalance] = {}
         self._page = Page(self._balances)
         self._admitted: set[str] = set()
         """Scopes with requests that are admitted in memory only."""
         self._held: list[dict[str, Any]] = []
         self._extended: list[dict[str, Any]] = []
-        self._done: list[QueuedWrite] = []
+        self._moved: dict[str, Any] = {}
 
     def run(self, items: Sequence[QueuedWrite]) -> tuple[list[QueuedWrite], tuple[float, int]]:
         """Set the result or error of the items; returns those to be run in the next transaction, and the beat.
 
         Raises `WorkerGoneError`, `ScopesMissingError` and `ServerError`; then the transaction is still open.
         """
+        self.items = tuple(items)
         ends = [item for item in items if isinstance(item.fn, Settle)]
         others = [item for item in items if not isinstance(item.fn, Settle)]
         ids = sorted(self._ids(items))
         trip = self._db.round_trip()
         trip.send("begin")
-        beaten = trip.send(SQL["beat"], self._worker)
+        beaten = trip.send(SQL["beat"], self.number, self._worker)
         moving = self._move(trip, ends) if ends else None
         names = [one.more.request_id for one in map(operation_of, others) if isinstance(one, Extend | Note)]
         finding = trip.send(SQL["find"], names) if names else None
@@ -88,19 +102,21 @@ class Batch:
         beat, locked = beaten.rows[0], locking.rows if locking else []
         now = max((row[0] for row in locked), default=beat[0])
         self._read(ids, locked, others)
-        moved = {row[0]: row for row in moving.rows} if moving else {}
-        self._settle(ends, moved)
+        if moving:
+            self._moved = {row[0]: row for row in moving.rows}
+        self._settle(ends)
         found = {row[0]: row for row in finding.rows} if finding else {}
-        rest = self._decide(others, found, now)
+        self.rest = self._decide(others, found, now)
         trip = self._db.round_trip()
-        self._write(trip, moved, ends)
+        self._write(trip, ends)
         trip.send("commit")
         if items:
             trip.end_part()
             trip.send(SQL["flush"])
+        self.committing = True
         trip.finish()
-        self._remember(moved, ends)
-        return rest, (beat[0], beat[1])
+        self.remember()
+        return self.rest, (beat[0], beat[1])
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -147,11 +163,11 @@ class Batch:
 
     # --- deciding ----------------------------------------------------------------------------------------------
 
-    def _settle(self, ends: Sequence[QueuedWrite], moved: dict[str, Any]) -> None:
+    def _settle(self, ends: Sequence[QueuedWrite]) -> None:
         """Settlements first: their rows are moved already, so sums over rows contain them."""
         for item in ends:
             end = end_of(item)
-            row = moved.get(end.request_id)
+            row = self._moved.get(end.request_id)
             item.result = row is not None
             if row is not None:
                 self._page.settle(held_of(row), end)
@@ -234,7 +250,7 @@ class Batch:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def _write(self, trip: RoundTrip, moved: dict[str, Any], ends: Sequence[QueuedWrite]) -> None:
+    def _write(self, trip: RoundTrip, ends: Sequence[QueuedWrite]) -> None:
         if self._held:
             trip.send(SQL["hold"], rows_json(self._held))
         if self._extended:
@@ -246,7 +262,7 @@ class Batch:
         ]
         if changed:
             trip.send(SQL["keep_scopes"], rows_json(changed))
-        settled = [end for end in map(end_of, ends) if end.request_id in moved]
+        settled = [end for end in map(end_of, ends) if end.request_id in self._moved]
         contents = [
             {"request_id": end.request_id, "content": end.content}
             for end in settled
@@ -258,7 +274,9 @@ class Batch:
         if records:
             trip.send(PUT_REQUESTS, [name for name, _ in records], [body for _, body in records])
 
-    def _remember(self, moved: dict[str, Any], ends: Sequence[QueuedWrite]) -> None:
+    def remember(self) -> None:
+        """Note what took effect: what this process admitted, extended and settled."""
+        self.committed = True
         for row in self._held:
             self._memory.admitted(row)
         for extended in self._extended:
@@ -266,9 +284,9 @@ class Batch:
                 name: value for name, value in extended.items() if name not in {"hold_nanos", "request_id"}
             }
             self._memory.extended(extended["request_id"], columns, extended["hold_nanos"])
-        for end in map(end_of, ends):
-            if end.request_id in moved:
-                self._memory.settled(end)
+        for item in self.items:
+            if isinstance(item.fn, Settle) and item.fn.end.request_id in self._moved:
+                self._memory.settled(item.fn.end)
 
 
 def held_of(row: Sequence[Any]) -> Held:

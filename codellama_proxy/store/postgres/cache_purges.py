@@ -47,12 +47,10 @@ class CachePurges:
         if self._last is None:
             (self._last,) = db.native(_LAST).fetchone()
         elif now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now  # also if this fails: it is not tried with every transaction
             for seq, project, model in db.native(_AFTER, (self._last,)).fetchall():
                 self._waiting.append(CachePurge(project, model))
                 self._last = seq
-        else:
-            return
-        self._looked_at = now
 
     def take(self) -> list[CachePurge]:
         """What was read since the last call, oldest first."""

@@ -1,13 +1,15 @@
 """`write_queue.Engine` on a PostgreSQL server: the ledger's transactions, the heartbeat, and what follows a reconnect.
 
-A commit that was not answered may have succeeded, or its backend may still be at it. The next transaction begins with
-an update of the same `workers` row, so it waits until that is decided. Failed admissions are then settled at no cost,
-and settlements are repeated: both take effect at most once, because settling moves a row.
+A transaction that the server undid is repeated: on a loaded machine a process may answer it too late, or wait too long
+for a lock. A commit that was not answered may have succeeded, or its backend may still be at it. The process then asks
+for the number of its last transaction, in its `workers` row, which that backend has locked until it is decided.
+Settlements may be repeated anyway, because settling moves a row.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections import Counter
@@ -16,10 +18,9 @@ from collections.abc import Callable, Sequence
 from codellama_proxy.limits.admission import Settlement
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
 from codellama_proxy.store.location import ServerAddress
-from codellama_proxy.store.postgres import workers
+from codellama_proxy.store.postgres import look_back, workers
 from codellama_proxy.store.postgres.batch import Batch, ScopesMissingError, WorkerGoneError
-from codellama_proxy.store.postgres.cache_purges import CachePurges
-from codellama_proxy.store.postgres.operations import HoldAgain, Operation, Settle, chunks
+from codellama_proxy.store.postgres.operations import Operation, Settle, chunks
 from codellama_proxy.store.postgres.requests_in_memory import RequestsInMemory
 from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import (
@@ -30,13 +31,14 @@ from codellama_proxy.store.postgres.session import (
     connect,
     sentence,
 )
-from codellama_proxy.store.postgres.workers import BEAT_SECONDS, Identity, Watch
+from codellama_proxy.store.postgres.upkeep import Upkeep
+from codellama_proxy.store.postgres.workers import BEAT_SECONDS, Identity
 from codellama_proxy.store.queued_write import QueuedWrite
 
 MAX_TRIES = 4
 """Of one transaction that finds scopes without a row, or that this process was taken for dead."""
-CRASH_ESTIMATE = "crash_estimate"
-"""The basis of what another process settled."""
+MAX_REPEATS, REPEAT_SECONDS = 3, 6.0
+"""How often, and within which time, a transaction is repeated that the server undid."""
 CLOCK_DIFFERENCE_SECONDS = 1.0
 """From which on a difference to the database's clock is logged."""
 
@@ -60,12 +62,14 @@ class PostgresEngine:
         self._db: PostgresSession | None = None
         self._worker = 0
         self._opened = 0
-        self._described: tuple[str, float] = ("", 0.0)
         self._beat_at = -BEAT_SECONDS
-        self._watch = Watch(clock)
+        self._upkeep = Upkeep(address, identity, clock)
         self._memory = RequestsInMemory(clock)
         self._clock_reported = False
-        self.cache_purges = CachePurges(clock)
+        self._numbers = itertools.count(1)
+        self._unanswered: Batch | None = None
+        """A transaction whose commit failed: it may have taken effect."""
+        self.cache_purges = self._upkeep.purges
         self.keys_version = (0, 0, 0.0)
         """The number of the connection, the version of keys that it read, and the monotonic time of that."""
         self.late_settlements = 0
@@ -80,7 +84,7 @@ class PostgresEngine:
     def configurations(self) -> Counter[str]:
         """How many processes have a configuration in force, by its digest, as seen at the last look at the others."""
         own = self._identity.digest  # empty until the first configuration is in force
-        return self._watch.configurations + Counter([own] if own else [])
+        return self._upkeep.watch.configurations + Counter([own] if own else [])
 
     # --- write_queue.Engine ------------------------------------------------------------------------------------
 
@@ -92,18 +96,15 @@ class PostgresEngine:
         self._connected()
 
     def commit(self, items: Sequence[QueuedWrite], *, even_if_empty: bool = False) -> None:
-        db = self._connected()
         try:
             for chunk in chunks(items):
-                self._run(db, chunk)
+                self._run_repeating(chunk)
             if even_if_empty or not self.due_in:
-                self._run_batch(db, [])
-            if self._watch.due_in <= 0:
-                self._watch.look(db, self._worker)
-                self._describe(db)
-            self.cache_purges.look(db)
+                self._run_repeating([])
         except ServerError as error:
             raise StoreUnavailableError(sentence(self._address, error)) from None
+        if self._db is not None:
+            self._upkeep.run(self._db, self._worker)
 
     def read(self, item: QueuedWrite) -> None:
         try:
@@ -115,7 +116,7 @@ class PostgresEngine:
 
     def reset(self, error: Exception) -> None:
         self._disconnect()
-        self._watch.forget()
+        self._upkeep.watch.forget()
 
     def write_deferred(self) -> None:
         """Sign off, unless requests are still held."""
@@ -143,6 +144,7 @@ class PostgresEngine:
             if not self._worker:
                 self._register(db)
             else:
+                self._resolve(db)
                 self._look_back(db)
         except ServerError as error:
             db.close()
@@ -156,41 +158,27 @@ class PostgresEngine:
 
     def _register(self, db: PostgresSession) -> None:
         self._worker = workers.register(db, self._identity)
-        self._described = (self._identity.digest, self._identity.loaded_at)
-        self.cache_purges.look(db)
+        self._upkeep.registered(db)
 
-    def _describe(self, db: PostgresSession) -> None:
-        """Tell other processes which configuration is in force."""
-        now = (self._identity.digest, self._identity.loaded_at)
-        if now != self._described:
-            values = {"worker": self._worker, "digest": now[0], "loaded_at": now[1]}
-            db.native(SQL["describe"], values)
-            self._described = now
+    def _resolve(self, db: PostgresSession) -> None:
+        """Find out whether the transaction whose commit was not answered took effect; waits while it is running."""
+        batch = self._unanswered
+        if batch is None:
+            return
+        row = db.native(SQL["last_batch"], (self._worker,)).fetchone()
+        if row is not None and row[0] == batch.number:
+            db.native(SQL["flush"])
+            batch.remember()
+            self._count_late(batch.items)
+        elif row is not None:
+            batch.committed = False
+        self._unanswered = None
 
     def _look_back(self, db: PostgresSession) -> None:
         """Put back what the database lacks of the last minute, and settle held rows that this process does not know."""
-        self._run_batch(db, [])  # waits for an earlier transaction of this process
-        memory = self._memory
-        held = {name for (name,) in db.native(SQL["own_held"], (self._worker,)).fetchall()}
-        ended = {one.end.request_id: one for one in memory.ended}
-        names = [*memory.running, *ended]
-        settled = dict(db.native(SQL["known_settled"], (names,)).fetchall())
-        for name in settled.keys() & memory.running.keys():
-            memory.gone(name, repeated=settled[name] != CRASH_ESTIMATE)
-        lost = [row for name, row in memory.running.items() if name not in held]
-        lost += [one.row for name, one in ended.items() if name not in settled and name not in held]
-        unsettled = [one.end for name, one in ended.items() if name not in settled]
-        unknown = held - memory.running.keys() - ended.keys()
-        if lost or unsettled:
-            log.warning(
-                "the database lost %d requests and %d settlements; putting them back",
-                len(lost),
-                len(unsettled),
-            )
-        if lost:
-            self._run_all(db, [HoldAgain(row) for row in lost])
-        self._run_all(db, [Settle(end) for end in unsettled])
-        self._run_all(db, [Settle(Settlement(name, "error", 503, basis="exact")) for name in sorted(unknown)])
+        self._run_batch(db, [])
+        for operations in look_back.missing(db, self._worker, self._memory):
+            self._run_all(db, operations)
 
     def _run_all(self, db: PostgresSession, operations: Sequence[Operation]) -> None:
         items = [_queued(one) for one in operations]
@@ -200,28 +188,55 @@ class PostgresEngine:
 
     # --- transactions ------------------------------------------------------------------------------------------
 
+    def _run_repeating(self, chunk: list[QueuedWrite]) -> None:
+        """Run a chunk, or only beat if it is empty; again if the server undid it for a reason that may pass.
+
+        Raises `ServerError`, and `StoreError` if the server cannot be reached.
+        """
+        is_beat, give_up_at, tries = not chunk, self._clock() + REPEAT_SECONDS, 0
+        doubt: Batch | None = None
+        while True:
+            try:
+                db = self._connected()
+                self._resolve(db)
+                if doubt is not None:
+                    _take_done(chunk, doubt)
+                if chunk or is_beat:
+                    self._run(db, chunk)
+                return
+            except ServerError as error:
+                tries += 1
+                refused = about_statement(error) or any(not isinstance(one.fn, Operation) for one in chunk)
+                if refused or tries > MAX_REPEATS or self._clock() > give_up_at:
+                    raise
+                log.warning("repeating a transaction: %s", sentence(self._address, error))
+                doubt = self._unanswered
+
     def _run(self, db: PostgresSession, chunk: list[QueuedWrite]) -> None:
+        """Run a chunk, and remove from it what is done."""
         for item in chunk:
             item.error = None
-        if not isinstance(chunk[0].fn, Operation):
+        if chunk and not isinstance(chunk[0].fn, Operation):
             self._run_function(db, chunk[0])
             return
         try:
-            rest = chunk
-            while rest:
-                rest = self._run_batch(db, rest)
+            while True:
+                chunk[:] = self._run_batch(db, chunk)
+                if not chunk:
+                    return
         except StoreError:
             raise
         except Exception as error:  # values that cannot be sent are no error of the server
             if isinstance(error, ServerError) and not about_values(error):
                 raise
-            self._isolate(db, rest, error)
+            self._isolate(db, chunk, error)
 
     def _isolate(self, db: PostgresSession, items: list[QueuedWrite], error: Exception) -> None:
         """One of the items cannot be written: run each alone, so that it does not undo the work of others."""
         if len(items) > 1:
-            for item in items:
-                self._run(db, [item])
+            while items:
+                self._run(db, items[:1])
+                del items[0]
             return
         item = items[0]
         if not isinstance(item.fn, Settle) or not self._settle_estimated(db, item.fn.end, error):
@@ -254,7 +269,8 @@ class PostgresEngine:
     def _run_batch(self, db: PostgresSession, items: list[QueuedWrite]) -> list[QueuedWrite]:
         """One transaction; returns the items that have to be in the next one."""
         for last in range(MAX_TRIES):
-            batch = Batch(db, self._worker, self._memory, self._identity.loaded_at)
+            number, began = next(self._numbers), self._clock()
+            batch = Batch(db, self._worker, number, self._memory, self._identity.loaded_at)
             try:
                 rest, beat = batch.run(items)
             except (ScopesMissingError, WorkerGoneError) as error:
@@ -263,12 +279,14 @@ class PostgresEngine:
                     raise StoreUnavailableError(str(error)) from None
                 self._mend(db, error)
             except BaseException:
+                self._unanswered = batch if batch.committing else None
                 if db.usable:
                     db.roll_back()
                 raise
             else:
+                self._unanswered = None
                 self._count_late(items)
-                self._beaten(*beat)
+                self._beaten(began, *beat)
                 return rest
         raise AssertionError("the last try returns or raises")
 
@@ -278,7 +296,7 @@ class PostgresEngine:
             return
         log.warning("%s; registering again", error)
         self._register(db)
-        self._watch.forget()
+        self._upkeep.watch.forget()
 
     def _count_late(self, items: Sequence[QueuedWrite]) -> None:
         for item in items:
@@ -290,9 +308,9 @@ class PostgresEngine:
                 self._memory.gone(name, repeated=False)
                 log.warning("request %s was settled by another process before it ended", name)
 
-    def _beaten(self, at: float, version: int) -> None:
+    def _beaten(self, began: float, at: float, version: int) -> None:
         self._beat_at = self._clock()
-        self.keys_version = (self._opened, version, self._beat_at)
+        self.keys_version = (self._opened, version, began)  # keys may have changed since the first statement
         difference = at - self._wall()
         if abs(difference) > CLOCK_DIFFERENCE_SECONDS and not self._clock_reported:
             self._clock_reported = True
@@ -301,3 +319,15 @@ class PostgresEngine:
 
 def _queued(operation: Operation) -> QueuedWrite:
     return QueuedWrite(operation, None, None, keep=True, inside=True)  # type: ignore[arg-type]
+
+
+def _take_done(items: list[QueuedWrite], batch: Batch) -> None:
+    """Remove what a transaction did whose commit was not answered.
+
+    Raises `StoreUnavailableError` if that is not known: another process took this one for dead.
+    """
+    if batch.committed is None:
+        raise StoreUnavailableError("it is not known whether the transaction took effect")
+    if batch.committed:
+        done = {id(item) for item in batch.items} - {id(item) for item in batch.rest}
+        items[:] = [item for item in items if id(item) not in done]

@@ -13,10 +13,14 @@ update workers set digest = %(digest)s, loaded_at = %(loaded_at)s where worker =
 
 -- name: beat
 -- First in every transaction: the heartbeat, the version of keys, and a wait for the worker's own earlier transaction.
-update workers set beat_at = extract(epoch from clock_timestamp())::float8 where worker = %s
+update workers set beat_at = extract(epoch from clock_timestamp())::float8, batch = %s where worker = %s
 returning beat_at, (select version from changes where what = 'keys'),
     set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '4s', true),
     set_config('statement_timeout', '6s', true), set_config('idle_in_transaction_session_timeout', '1s', true);
+
+-- name: last_batch
+-- The number of a worker's last transaction that took effect; waits for one that may still be running.
+select batch from workers where worker = %s for update;
 
 -- name: settle
 -- Moves held rows to the settled ones.
