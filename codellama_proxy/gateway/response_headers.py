@@ -38,7 +38,7 @@ def response_headers(
     admission = context.admission
     if admission is not None:
         text += rate_headers.header_lines(admission.requests, admission.tokens)
-        if most is None and admission.clamped:
+        if most is None:
             most = admission.max_tokens
     if most is not None:
         text += f"x-proxy-max-tokens: {most}\r\n"

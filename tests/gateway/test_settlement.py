@@ -191,6 +191,15 @@ def test_under_a_budget_every_attempt_has_max_tokens(play: Play, streamed: bool)
     play(Internet(a=[refusal(500)], b=[good(streamed=streamed)]), use, setting)
 
 
+@BOTH
+def test_a_max_tokens_that_a_budget_adds_is_reported(play: Play, streamed: bool) -> None:
+    async def use(rig: Rig) -> None:
+        client = await rig.ask(stream=streamed)
+        assert client.headers["x-proxy-max-tokens"] == str(rig.internet.sent[0].body["max_tokens"])
+
+    play(Internet(a=[good(streamed=streamed)]), use, snapshot(*PRICED.models.values(), limits=BUDGETED))
+
+
 BUDGETED = {**PRICED.limits, "global": Limits(max_budget=10**9, given=frozenset({"max_budget"}))}
 
 
