@@ -32,7 +32,7 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
                     "invalid_value", "There is more than one Authorization header.", param="authorization"
                 )
             kind, _, rest = value.decode("latin-1").partition(" ")
-            bearer = rest.strip() if kind.lower() == "bearer" else NO_BEARER
+            bearer = rest.strip() if kind.lower() in ("bearer", "") else NO_BEARER
         elif name in (b"x-api-key", b"api-key"):
             plain = plain or value.decode("latin-1").strip()
     if bearer and (bearer not in (NO_BEARER, "undefined", "null") or not plain):

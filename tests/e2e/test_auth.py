@@ -41,7 +41,7 @@ WITH_A_KEY = [
 ]
 OPEN = [("GET", "/health/liveliness"), ("GET", "/health/liveness"), ("GET", "/health/readiness")]
 PREFIXES = ["", "/v1"]
-NO_KEYS = ["", "Bearer", "Bearer "]
+NO_KEYS = ["", " ", "Bearer", "Bearer "]
 WRONG_KEYS = [
     "Bearer undefined",
     "Bearer sk-",
