@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -61,6 +61,38 @@ def _was_committed(db: PostgresSession, number: int) -> bool:
         time.sleep(STATUS_PAUSE_SECONDS)
 
 
+class _Reading:
+    """A read that may be given up: its connection, while it uses one."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._session: PostgresSession | None = None
+        self.given_up = False
+
+    @contextmanager
+    def on(self, db: PostgresSession) -> Iterator[None]:
+        """Raises `StoreUnavailableError` if it was given up."""
+        with self._lock:
+            if self.given_up:
+                raise StoreUnavailableError("nothing waits for it any more")
+            self._session = db
+        try:
+            yield
+            with self._lock:
+                if self.given_up:  # the server may be told so later than the statement ended
+                    db.close()
+        finally:
+            with self._lock:
+                self._session = None
+
+    def give_up(self) -> None:
+        """Stop the statement, if it runs, or have it not begin."""
+        with self._lock:
+            self.given_up = True
+            if self._session is not None:
+                self._session.cancel()
+
+
 class Connections:
     """Runs functions on a connection of its own each; `usable` is asked first, so that nothing waits in an outage."""
 
@@ -100,8 +132,21 @@ class Connections:
         return await asyncio.get_running_loop().run_in_executor(self._threads, run, fn)
 
     async def all(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a statement of `store.sql` that only reads; it is stopped after `statement_seconds`."""
-        return await self.run(lambda db: db.rows(sql, values, self._statement_seconds))
+        """All rows of a statement of `store.sql` that only reads.
+
+        It is stopped after `statement_seconds`, or when the caller is cancelled.
+        """
+        reading = _Reading()
+
+        def read(db: PostgresSession) -> list[tuple[Any, ...]]:
+            with reading.on(db):
+                return db.rows(sql, values, self._statement_seconds)
+
+        try:
+            return await self._on_thread(self._run, read)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(reading.give_up)
+            raise
 
     async def close(self) -> None:
         self._closed = True

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from codellama_proxy.store.errors import StoreError, StoreUnavailableError
@@ -93,6 +93,11 @@ class PostgresSession:
             self._connection.execute(_LIMIT, (f"{seconds}s",))
             found = self._connection.execute(translated(sql).encode(), values)
         return found.fetchall()
+
+    def cancel(self) -> None:
+        """Stop the statement that another thread runs on this connection. Never fails: the limit of time remains."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=CONNECT_SECONDS)
 
     def script(self, sql: str) -> None:
         """Run several statements without values."""

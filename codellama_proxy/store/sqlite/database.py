@@ -24,6 +24,9 @@ from codellama_proxy.store.sqlite.stored_keys import StoredKeys
 from codellama_proxy.store.sqlite.ui_sessions import UiSessions
 from codellama_proxy.store.sqlite.writer import Writer
 
+REPORT_SECONDS = 30.0
+"""After which a statement of `/spend` or `/spend/logs` is stopped."""
+
 
 @contextmanager
 def owned_database(path: Path) -> Iterator[Database]:
@@ -50,7 +53,8 @@ class Database:
     async def open(self) -> AsyncIterator[Store]:
         async with AsyncExitStack() as stack:
             writer = Writer(self._path, self._file.lost)
-            reader, reports, sums = Reader(self._path), Reader(self._path), Reader(self._path)
+            reader = Reader(self._path)
+            reports, sums = Reader(self._path, REPORT_SECONDS), Reader(self._path, REPORT_SECONDS)
             ledger = Ledger(writer, reports, sums)
             writer.start()
             stack.callback(ledger.delete_journal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from codellama_proxy.store.sqlite.connection import BUSY_MS, read_uri, unavailab
 
 Row = tuple[Any, ...]
 
+INTERRUPT_SECONDS = 0.05
+"""Between two tries to stop a statement that nothing waits for any more."""
 CHECK_STEPS = 10_000
 """Steps of a statement between two looks at the clock; about 1 ms."""
 
@@ -27,6 +30,8 @@ class Reader:
         self._path = Path(path)
         self._limit = None if max_seconds is None else TimeLimit(max_seconds)
         self._db: aiosqlite.Connection | None = None
+        self._turn = asyncio.Lock()
+        """One statement at a time is given to the thread, so that the one that runs can be stopped."""
         self._quick: sqlite3.Connection | None = None
         """Used on the event loop's thread, for lookups by key."""
 
@@ -66,15 +71,34 @@ class Reader:
         return found
 
     async def all(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
-        """All rows of one statement. Raises `StoreUnavailableError`: the file cannot be read, it took too long."""
-        if self._db is None:
-            raise StoreUnavailableError("the store is closed")
+        """All rows of one statement, which is stopped if the caller is cancelled.
+
+        Raises `StoreUnavailableError`: the file cannot be read, it took too long.
+        """
         try:
-            return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]
+            async with self._turn:
+                if self._db is None:
+                    raise StoreUnavailableError("the store is closed")
+                return await self._rows(self._db, sql, parameters)
         except sqlite3.Error as error:
             if not unavailable(error) and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT:
                 raise
             raise StoreUnavailableError(str(error)) from error
+
+    @staticmethod
+    async def _rows(
+        db: aiosqlite.Connection, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...]
+    ) -> list[Row]:
+        running = asyncio.ensure_future(db.execute_fetchall(sql, parameters))
+        try:
+            return [tuple(row) for row in await asyncio.shield(running)]
+        except asyncio.CancelledError:
+            while not running.done():  # the thread may not have begun with it
+                await db.interrupt()
+                await asyncio.wait((running,), timeout=INTERRUPT_SECONDS)
+            if not running.cancelled():
+                running.exception()  # has been looked at
+            raise
 
     async def one(self, sql: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
         """The first row, or `None`."""

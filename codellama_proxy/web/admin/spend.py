@@ -11,6 +11,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.openai_format.request import label
 from codellama_proxy.store.reports import GROUPS, MAX_ROWS, STATUSES, Filters
 from codellama_proxy.web.auth import caller, require_admin
+from codellama_proxy.web.connected import while_connected
 from codellama_proxy.web.http import respond
 from codellama_proxy.web.query_params import Query, invalid
 from codellama_proxy.web.state import runtime_of
@@ -35,7 +36,8 @@ async def spend(request: Request) -> Response:
             await require_admin(request)
         else:
             filters = _within(filters, who.key.project)
-    found = await runtime_of(request).store.reports.spend(group_by, filters, page, size)
+    reports = runtime_of(request).store.reports
+    found = await while_connected(request, reports.spend(group_by, filters, page, size))
     return respond({**found, "page": page, "size": size})
 
 
@@ -48,7 +50,8 @@ async def logs(request: Request) -> Response:
     if before is not None:
         return respond({"data": await _before(request, query, filters, before, size), "size": size})
     page = query.page()
-    rows, total = await runtime_of(request).store.reports.logs(filters, page, size)
+    reports = runtime_of(request).store.reports
+    rows, total = await while_connected(request, reports.logs(filters, page, size))
     return respond({"data": rows, "page": page, "size": size, "total": total})
 
 
@@ -57,7 +60,8 @@ async def _before(
 ) -> list[dict[str, Any]]:
     if "page" in query:
         raise invalid("page", "makes no sense beside 'before'")
-    rows = await runtime_of(request).store.reports.before(filters, before, size)
+    reports = runtime_of(request).store.reports
+    rows = await while_connected(request, reports.before(filters, before, size))
     if rows is None:
         raise invalid("before", "is not the id of a request that is kept")
     return rows

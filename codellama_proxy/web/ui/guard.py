@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import UiSession
 from codellama_proxy.web.auth import Caller
+from codellama_proxy.web.connected import while_connected
 from codellama_proxy.web.observed import CALLER
 from codellama_proxy.web.state import runtime_of
 from codellama_proxy.web.ui import links, origin, sessions
@@ -20,7 +22,7 @@ from codellama_proxy.web.ui.pages import errors
 from codellama_proxy.web.ui.state import state_of
 from codellama_proxy.web.ui.viewer import Viewer
 
-Page = Callable[[Request, Viewer], Awaitable[Response]]
+Page = Callable[[Request, Viewer], Coroutine[Any, Any, Response]]
 Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_PARAMETERS = 200
@@ -43,7 +45,8 @@ def page(answer: Page, *, operator: bool = False) -> Handler:
         is_due = sessions.is_due(runtime_of(request), session)
         if is_due:
             runtime_of(request).store.ui_sessions.seen(viewer.session, runtime_of(request).time.wall())
-        response = await answer(request, viewer)
+        answering = answer(request, viewer)
+        response = await (while_connected(request, answering) if request.method == "GET" else answering)
         if is_due:
             _renew_cookie(request, response, session)
         return response
