@@ -202,9 +202,13 @@ def stats(db: sqlite3.Connection, project: str | None, model: str | None) -> lis
 
 
 def purge(db: sqlite3.Connection, project: str | None, model: str | None) -> int:
-    """Deletes matching answers in small batches, so that a server's writes are not delayed; returns their number."""
+    """Deletes matching answers in small batches, so that a server's writes are not delayed; returns their number.
+
+    Changes the `version` for other processes, whatever that number is: they may have answers that are not in the file.
+    """
     deleted = 0
     wanted = {"project": project, "model": model, "most": PURGE_BATCH_ROWS}
     while count := db.execute(SQL["purge"], wanted).rowcount:
         deleted += count
+    db.execute(f"pragma user_version = {FORMAT:d}")
     return deleted

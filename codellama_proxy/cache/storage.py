@@ -229,10 +229,15 @@ class CacheStorage:
         return found
 
     def _write_all(self, db: sqlite3.Connection, batch: Sequence[Write]) -> None:
-        """Makes the changes in one transaction; none of them if one fails."""
+        """Makes the changes in one transaction; none of them if one fails.
+
+        Answers are not written between a purge by another process and `maintain`: they may be older than the purge.
+        """
         db.execute("begin immediate")
         try:
             puts: list[ReadyAnswer | PendingAnswer] = []
+            if answer_file.version(db) != self._version:
+                batch = [change for change in batch if not isinstance(change, ReadyAnswer | PendingAnswer)]
             for change in batch:
                 if isinstance(change, ReadyAnswer | PendingAnswer):
                     puts.append(change)

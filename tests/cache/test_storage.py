@@ -395,6 +395,22 @@ def test_a_purge_by_another_process_takes_effect(path: Path) -> None:
     play(path, use)
 
 
+@pytest.mark.parametrize("project", ["team", None])
+def test_a_purge_by_another_process_includes_an_answer_that_is_not_written_yet(
+    path: Path, project: str | None
+) -> None:
+    async def use(answers: CacheStorage) -> None:
+        answers.put(key(), answer(), TEAM, "a", 10)
+        with closing(answer_file.open_file(path)) as db:
+            assert answer_file.purge(db, project, None) == 0
+        await answers.maintain(1000.0, 10)
+        assert await answers.find(key(), TEAM) is None
+        answers.put(key(1), answer(), TEAM, "a", 10)
+
+    play(path, use)
+    assert [row[0] for row in rows(path)] == [key(1)]
+
+
 def test_writes_beyond_the_queue_limit_are_dropped(path: Path) -> None:
     async def use(answers: CacheStorage) -> None:
         for number in range(3000):
