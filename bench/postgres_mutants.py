@@ -45,7 +45,8 @@ class Mutant(NamedTuple):
 _FENCE = '        trip.send("begin")\n        beaten = trip.send(SQL["beat"], self._worker)\n'
 _NO_FENCE = (
     '        beaten = trip.send(SQL["beat"], self._worker)\n'
-    "        trip.end_part()\n"
+    "        trip.finish()\n"
+    "        trip = self._db.round_trip()\n"
     '        trip.send("begin")\n'
 )
 _FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'

@@ -52,17 +52,15 @@ def test_a_lot_is_sent_and_answered_without_a_deadlock(db: PostgresSession) -> N
     assert {len(answer.rows[0][0]) for answer in answers} == {500_000}
 
 
-def test_a_failed_part_has_no_effect_and_the_next_part_has(db: PostgresSession) -> None:
+def test_statements_after_one_that_failed_have_no_effect(db: PostgresSession) -> None:
     for _ in range(2):
         trip = db.round_trip()
         trip.send("insert into things values (%s, %s)", "first", 1.5)
         trip.send("insert into things values (%s, %s)", "first", 2.5)
-        trip.send("select 1")
-        trip.end_part()
-        trip.send("insert into things values ('second', 1) on conflict do nothing")
+        trip.send("insert into things values ('second', 1)")
         with pytest.raises(ServerError, match="duplicate key"):
             trip.finish()
-        assert names(db) == ["second"]
+        assert names(db) == []
         assert db.usable
 
 

@@ -111,7 +111,6 @@ class Batch:
         self._write(trip, ends)
         trip.send("commit")
         if items:
-            trip.end_part()
             trip.send(SQL["flush"])
         self.committing = True
         trip.finish()

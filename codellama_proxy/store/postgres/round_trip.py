@@ -40,14 +40,18 @@ class _Answer:
         self.rows: list[tuple[Any, ...]] = []
 
 
-class Prepared:
-    """The names of the statements that one connection has prepared."""
+class Wire:
+    """What the round trips of one connection share: the names of prepared statements, and what is costly to make."""
 
-    def __init__(self, *, enabled: bool) -> None:
-        """Not `enabled`: behind a pooler that knows no prepared statements."""
-        self.enabled = enabled
+    def __init__(self, connection: Connection[Any], *, prepare: bool) -> None:
+        """Not `prepare`: behind a pooler that knows no prepared statements."""
+        self.connection = connection
+        self.prepare = prepare
+        self.transformer = Transformer(connection)
         self._names: dict[str, bytes] = {}
         self._numbers = itertools.count()
+        self._answers = select.poll()
+        self._answers.register(connection.pgconn.socket, select.POLLIN)
 
     def name(self, sql: str) -> tuple[bytes, bool]:
         """The name of a statement, and whether it is new."""
@@ -61,16 +65,23 @@ class Prepared:
         """After an error or a roll-back the server may not have them. Names are not used again."""
         self._names.clear()
 
+    def wait_for_answer(self) -> None:
+        self._answers.poll()
+
+    def wait_for_answer_or_room(self) -> bool:
+        """Until something can be read or sent; returns whether it can be read."""
+        both = select.poll()
+        both.register(self.connection.pgconn.socket, select.POLLIN | select.POLLOUT)
+        return bool(both.poll()[0][1] & ~select.POLLOUT)
+
 
 class RoundTrip:
-    """On a connection in no other use while `finish` runs. `send` and `end_part` only collect."""
+    """On a connection in no other use while `finish` runs. `send` only collects."""
 
-    def __init__(self, connection: Connection[Any], prepared: Prepared) -> None:
-        self._connection = connection
-        self._prepared = prepared
-        self._pgconn = connection.pgconn
-        self._statements: list[tuple[str, list[bytes | None], _Answer] | None] = []
-        """`None`: the end of a part."""
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._pgconn = wire.connection.pgconn
+        self._statements: list[tuple[str, list[bytes | None], _Answer]] = []
 
     def send(self, sql: str, *values: Value) -> Answer:
         """A statement with `%s` for each value; the server chooses their types."""
@@ -78,16 +89,11 @@ class RoundTrip:
         self._statements.append((sql, [_encoded(value) for value in values], answer))
         return answer
 
-    def end_part(self) -> None:
-        """What follows is sent in the same round trip, but does not depend on what was sent before."""
-        self._statements.append(None)
-
     def finish(self) -> None:
         """Send everything and wait for the answers. Raises `session.ServerError`, the first one.
 
-        The statements of a part after one that failed have no effect.
+        The statements after one that failed have no effect.
         """
-        self.end_part()
         failed: BaseException | None = None
         try:
             self._pgconn.enter_pipeline_mode()
@@ -96,26 +102,22 @@ class RoundTrip:
             for answer in expected:
                 error = self._take(answer)
                 failed = failed or error
+            self._result()  # the end: a transaction without `begin` is committed
             self._pgconn.exit_pipeline_mode()
         except BaseException as error:  # what was answered is not known any more
-            self._connection.close()
+            self._wire.connection.close()
             raise failed or error from None
         if failed is not None:
-            self._prepared.forget()
+            self._wire.forget()
             raise failed
 
-    def _send_all(self) -> list[_Answer | None]:
-        """The answers to expect, in order; `None` for the end of a part."""
-        expected: list[_Answer | None] = []
-        pgconn = self._pgconn
-        for statement in self._statements:
-            if statement is None:
-                pgconn.pipeline_sync()
-                expected.append(None)
-                continue
-            sql, values, answer = statement
-            if self._prepared.enabled:
-                name, is_new = self._prepared.name(sql)
+    def _send_all(self) -> list[_Answer]:
+        """The answers to expect, in order."""
+        expected = []
+        pgconn, wire = self._pgconn, self._wire
+        for sql, values, answer in self._statements:
+            if wire.prepare:
+                name, is_new = wire.name(sql)
                 if is_new:
                     pgconn.send_prepare(name, _numbered(sql))
                     expected.append(_Answer())
@@ -123,20 +125,19 @@ class RoundTrip:
             else:
                 pgconn.send_query_params(_numbered(sql), values)
             expected.append(answer)
+        pgconn.pipeline_sync()
         return expected
 
-    def _take(self, answer: _Answer | None) -> BaseException | None:
+    def _take(self, answer: _Answer) -> BaseException | None:
         """Read the next answer; returns its error."""
         result = self._result()
         if result is None:
             raise OperationalError("the server's answers do not match the statements")
-        if answer is None:
-            return None
         self._result()  # there is no more of this statement
         if result.status not in _DONE:
             return error_from_result(result, "utf-8")
         if result.ntuples:
-            transformer = Transformer(self._connection)
+            transformer = self._wire.transformer
             transformer.set_pgresult(result)
             answer.rows = transformer.load_rows(0, result.ntuples, tuple)
         return None
@@ -144,19 +145,14 @@ class RoundTrip:
     def _flush(self) -> None:
         """Send what is buffered; what arrives meanwhile is read, so that neither side waits for the other."""
         while self._pgconn.flush():
-            if self._wait(select.POLLIN | select.POLLOUT) & ~select.POLLOUT:
+            if self._wire.wait_for_answer_or_room():
                 self._pgconn.consume_input()
 
     def _result(self) -> PGresult | None:
         while self._pgconn.is_busy():
-            self._wait(select.POLLIN)
+            self._wire.wait_for_answer()
             self._pgconn.consume_input()
         return self._pgconn.get_result()
-
-    def _wait(self, events: int) -> int:
-        poll = select.poll()
-        poll.register(self._pgconn.socket, events)
-        return poll.poll()[0][1]
 
 
 @lru_cache(64)

@@ -18,7 +18,7 @@ try:
     import psycopg
     from psycopg.adapt import Dumper, Loader
 
-    from codellama_proxy.store.postgres.round_trip import Prepared, RoundTrip
+    from codellama_proxy.store.postgres.round_trip import RoundTrip, Wire
 except ImportError:
     raise StoreError(
         "a postgresql:// address needs the package psycopg: pip install 'codellama-proxy[postgres]'"
@@ -72,7 +72,7 @@ class PostgresSession:
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], *, prepare: bool) -> None:
         self._connection = connection
-        self._prepared = Prepared(enabled=prepare)
+        self._wire = Wire(connection, prepare=prepare)
 
     def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> Rows:
         """Run a statement in the dialect of `store.sql`. Raises `ServerError`."""
@@ -120,7 +120,7 @@ class PostgresSession:
 
     def round_trip(self) -> RoundTrip:
         """For statements that are sent together."""
-        return RoundTrip(self._connection, self._prepared)
+        return RoundTrip(self._wire)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -128,7 +128,7 @@ class PostgresSession:
             with self._connection.transaction():
                 yield
         except BaseException:
-            self._prepared.forget()  # the driver deallocates everything after a roll-back
+            self._wire.forget()  # the driver deallocates everything after a roll-back
             raise
 
     def roll_back(self) -> None:
@@ -136,7 +136,7 @@ class PostgresSession:
 
         Prepared statements are forgotten, here and by the driver.
         """
-        self._prepared.forget()
+        self._wire.forget()
         self._connection.rollback()
 
     @property
