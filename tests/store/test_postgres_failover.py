@@ -15,9 +15,12 @@ from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.store.errors import StoreUnavailableError
 from codellama_proxy.store.interfaces import Store
 from codellama_proxy.store.key_fields import KeyChange
+from codellama_proxy.store.postgres.connections import Connections
 from codellama_proxy.store.postgres.database import shared_database
 from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.postgres.standings import reconcile
+from codellama_proxy.store.sql import audit
+from tests.support.cutting_relay import CommitRelay
 from tests.support.ledger_fixtures import ask, end, of_global, of_key, of_project
 from tests.support.postgres import QUICK, PostgresServer, own_programs
 from tests.support.postgres_store import address_of
@@ -25,6 +28,12 @@ from tests.support.processes import until
 
 SCOPES = (of_global(max_parallel_requests=60), of_project(max_budget=10**6), of_key(rpm_limit=10**6))
 WORKERS = 2
+NEW = KeyChange({"project": "web"})
+NUMBER = "select pg_current_xact_id()::text::bigint"
+
+
+def socket_of(server: PostgresServer) -> str:
+    return f"{server.folder}/.s.PGSQL.5432"
 
 
 class Pair(NamedTuple):
@@ -155,6 +164,42 @@ def test_after_a_failover_every_answered_request_is_booked_at_its_cost(
         assert db.native("select count(*) from workers").fetchone() == (0,)
         keys = db.native("select count(*) from keys").fetchone()
     assert keys == (1,), "a key that was made in the lost moment is lost"
+
+
+def test_a_change_that_a_failover_lost_is_made_again_though_its_transaction_number_is_used_by_another(
+    pair: Pair,
+) -> None:
+    def fail_over() -> None:
+        with closing(connect(address_of(pair.primary.address()))) as db:
+            (last,) = db.native(NUMBER).fetchone()
+        pair.fail_over()
+        with closing(connect(address_of(pair.replica.address()))) as db:
+            db.native("create table others (number bigint)")
+            while db.native(f"insert into others ({NUMBER}) returning number").fetchone()[0] <= last:
+                pass
+
+    async def main() -> str:
+        relay = CommitRelay(socket_of(pair.primary))
+        port = await relay.open()
+        through = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+        with shared_database(address_of(pair.primary.address()), print):
+            await asyncio.to_thread(until, pair.replicated, "the replica has everything")
+            await asyncio.to_thread(pair.replica.stop)
+        connections = Connections(address_of(f"{through}&prepare=off"))
+        relay.cut_next("at once", hold=True)
+        making = asyncio.create_task(connections.change(lambda db: audit.create(db, "cli", NEW, 1.0)))
+        while not relay.cuts:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(fail_over)
+        relay.lead_to(socket_of(pair.replica))
+        key, _ = await making
+        await connections.close()
+        await relay.close()
+        return key.key_id
+
+    made = asyncio.run(main())
+    with closing(connect(address_of(pair.replica.address()))) as db:
+        assert db.native("select key_id from keys").fetchall() == [(made,)]
 
 
 def test_what_a_process_that_died_with_the_primary_had_not_replicated_becomes_an_estimate_or_is_lost(

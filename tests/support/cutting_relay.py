@@ -34,12 +34,18 @@ class CommitRelay:
         self._open: set[asyncio.Task[None]] = set()
         self._delay = 0.0
         self._refusing = False
+        self._holding = False
+        self._arrivals = asyncio.Event()
+        """New connections wait for it."""
+        self._arrivals.set()
         self.cuts = 0
         self.late_seconds = 0.15
         """How late a COMMIT is that is delivered late; the server ends a transaction that waits for 1 s."""
 
-    def cut_next(self, cut: Cut, times: int = 1) -> None:
+    def cut_next(self, cut: Cut, times: int = 1, *, hold: bool = False) -> None:
+        """`hold`: connections after the cut wait for `lead_to`."""
         self._plan = [cut] * times
+        self._holding = hold
 
     def refuse(self, refusing: bool) -> None:
         """Whether to be as a server that is not there: open connections are cut, new ones at once."""
@@ -47,6 +53,11 @@ class CommitRelay:
         if refusing:
             for task in self._open:
                 task.cancel()
+
+    def lead_to(self, path: str) -> None:
+        """Lead new connections, and those that wait, to another server's socket."""
+        self._path = path
+        self._arrivals.set()
 
     def delay_next(self, seconds: float) -> None:
         """Pass the next commit on later, as from a process that does not get the processor."""
@@ -76,6 +87,7 @@ class CommitRelay:
         if self._refusing:
             answers.transport.abort()
             return
+        await self._arrivals.wait()
         try:
             replies, server = await asyncio.open_unix_connection(self._path)
         except OSError:
@@ -92,6 +104,8 @@ class CommitRelay:
                 if how is not None:
                     self.cuts += 1
                     cut.set()
+                    if self._holding:
+                        self._arrivals.clear()
                     await self._cut(how, data, server, answers)
                     return
                 server.write(data)

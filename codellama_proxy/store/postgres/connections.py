@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +27,15 @@ MAX_CONNECTIONS = 2
 IDLE_SECONDS = 60.0
 """After which an unused connection is closed."""
 STATEMENT_SECONDS = 30
-STATUS_SECONDS, STATUS_PAUSE_SECONDS = 10.0, 0.05
-"""How long, and how often, a change asks for the result of a commit that was not answered."""
+CHANGE_KEPT_SECONDS = 3600.0
+"""How long the number of a change is kept, which tells whether it took effect."""
 
-_TRANSACTION = "select pg_current_xact_id()::text::bigint"
-_STATUS = "select pg_xact_status(%s::text::xid8)"
+# Waits for a backend that still works on the same change.
+_MARK = """
+insert into changes_made (number, made_at) values (%s, extract(epoch from clock_timestamp())::float8)
+on conflict do nothing
+"""
+_FORGET = "delete from changes_made where made_at < extract(epoch from clock_timestamp())::float8 - %s"
 
 T = TypeVar("T")
 
@@ -41,24 +46,9 @@ class _BrokenConnectionError(StoreUnavailableError):
     """The connection was lost, not only the statement."""
 
 
-def _was_committed(db: PostgresSession, number: int) -> bool:
-    """Whether a transaction whose connection broke took effect; waits while its backend still works on it.
-
-    Raises `StoreUnavailableError` if that is not known in time. A server that lost it in a failover does not know it.
-    """
-    deadline = time.monotonic() + STATUS_SECONDS
-    while True:
-        try:
-            (status,) = db.native(_STATUS, (number,)).fetchone()
-        except ServerError as error:
-            if about_values(error):  # a number that this server has not given yet
-                return False
-            raise
-        if status != "in progress":
-            return bool(status == "committed")
-        if time.monotonic() >= deadline:
-            raise StoreUnavailableError("it is not known whether the change took effect")
-        time.sleep(STATUS_PAUSE_SECONDS)
+def forget_changes(db: PostgresSession) -> int:
+    """Drop the numbers of changes that are not asked for any more; returns how many."""
+    return db.native(_FORGET, (CHANGE_KEPT_SECONDS,)).rowcount
 
 
 class _Reading:
@@ -165,17 +155,13 @@ class Connections:
         return self._use(self._opened(), fn)
 
     def _change(self, fn: Callable[[PostgresSession], T]) -> T:
-        number: int | None = None
+        number = secrets.randbits(63)
         done: list[T] = []
 
         def once(db: PostgresSession) -> T:
-            nonlocal number
-            if number is not None and done and _was_committed(db, number):
-                return done[0]
-            done.clear()
             with db.transaction():
-                (number,) = db.native(_TRANSACTION).fetchone()
-                done.append(fn(db))
+                if db.native(_MARK, (number,)).rowcount:
+                    done[:] = [fn(db)]
             return done[0]
 
         try:

@@ -18,7 +18,7 @@ from codellama_proxy.store import reports
 from codellama_proxy.store.errors import StoreUnavailableError, accounting_unavailable
 from codellama_proxy.store.interfaces import Difference
 from codellama_proxy.store.postgres import housekeeping
-from codellama_proxy.store.postgres.connections import Connections
+from codellama_proxy.store.postgres.connections import Connections, forget_changes
 from codellama_proxy.store.postgres.operations import Admit, Extend, Note, Operation, Settle
 from codellama_proxy.store.postgres.outbox import trim
 from codellama_proxy.store.postgres.session import PostgresSession
@@ -143,6 +143,7 @@ class Ledger(RowReports):
         """
         await self._connections.run(lambda db: housekeeping.make_partitions(db, time.time()))
         self.dropped += await self._connections.run(trim)
+        await self._connections.run(forget_changes)
         added = 0
         for step in (housekeeping.roll_up, housekeeping.fill_keys):
             while count := await self._connections.run(step):
