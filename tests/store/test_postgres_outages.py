@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 
 import psycopg
 import pytest
@@ -51,8 +51,13 @@ def test_an_outage_of_half_a_minute_makes_no_process_dead(server: PostgresServer
 
     async def main() -> None:
         workers = [Worker(address, FASTER) for _ in range(3)]
-        for worker in workers:
-            await asyncio.to_thread(worker.queue.start)
+        async with AsyncExitStack() as stack:
+            for worker in workers:
+                await asyncio.to_thread(worker.queue.start)
+                stack.push_async_callback(worker.stop)
+            await use(workers)
+
+    async def use(workers: list[Worker]) -> None:
         requests = [ask(*SCOPES) for _ in workers]
         for worker, request in zip(workers, requests, strict=True):
             await worker.ledger.admit(request)
@@ -67,7 +72,7 @@ def test_an_outage_of_half_a_minute_makes_no_process_dead(server: PostgresServer
         for worker, request in list(zip(workers, requests, strict=True))[1:]:
             worker.ledger.settle(end(request, 1))
         for worker in workers:
-            await worker.stop()
+            await worker.queue.barrier()
             assert worker.engine.late_settlements == 0
 
     asyncio.run(main())
@@ -128,3 +133,21 @@ def test_a_process_that_is_frozen_with_its_locks_holds_up_others_for_a_second(st
 
     store.run(use)
     assert store.balance("project:web") == (0, 10)
+
+
+def test_a_transaction_of_a_process_that_is_frozen_is_ended_with_its_locks(store: PostgresStore) -> None:
+    store.execute("insert into scopes (scope) values ('global:')")
+    lock = "select 1 from scopes for no key update"
+    with closing(connect(store.address)) as frozen, closing(connect(store.address)) as other:
+
+        def freeze() -> None:
+            with frozen.transaction():
+                frozen.native(lock)
+                start = time.monotonic()
+                with other.transaction():
+                    other.native(lock)
+                assert 0.5 < time.monotonic() - start < FROZEN_SECONDS
+
+        with pytest.raises(psycopg.Error):
+            freeze()
+        assert not frozen.usable

@@ -27,6 +27,8 @@ MAX_CONNECTIONS = 2
 IDLE_SECONDS = 60.0
 """After which an unused connection is closed."""
 STATEMENT_SECONDS = 30
+CHANGE_IDLE_SECONDS = 5
+"""How long the transaction of a change may wait for this process."""
 CHANGE_KEPT_SECONDS = 3600.0
 """How long the number of a change is kept, which tells whether it took effect."""
 
@@ -159,7 +161,7 @@ class Connections:
         done: list[T] = []
 
         def once(db: PostgresSession) -> T:
-            with db.transaction():
+            with db.transaction(CHANGE_IDLE_SECONDS):
                 if db.native(_MARK, (number,)).rowcount:
                     done[:] = [fn(db)]
             return done[0]

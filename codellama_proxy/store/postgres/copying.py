@@ -43,7 +43,7 @@ def server_side(address: ServerAddress, *, create: bool) -> Iterator[ServerSide]
             raise StoreError(f"a process serves on the database {address}: stop it first ({serving[0]})")
         for (worker,) in db.native(_HOLDING).fetchall():
             settle_all(db, worker)
-        with db.transaction():
+        with db.transaction(idle_seconds=None):
             yield ServerSide(address, db)
 
 

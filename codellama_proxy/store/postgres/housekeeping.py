@@ -135,7 +135,8 @@ def fold(db: PostgresSession, before: float, rows: int = FOLD_ROWS) -> int:
                 break
             upto, count = seq, count + 1
         if count:
-            _add_to_sums(db, OTHER, upto)
+            _move_to_totals(db, OTHER, upto)
+            _add_to_scopes(db, OTHER, upto)
             for statement in ("drop_contents", "drop_rows"):
                 db.native(_of(OTHER, statement), (upto,))
         return count
@@ -157,14 +158,20 @@ def _fold_partition(db: PostgresSession, name: str, before: float) -> int:
         if upto >= first_held or upto > summed or (newest or 0.0) >= min(before, midnight):
             return 0
         sums = _scope_sums(db, name, db.native(SQL["scopes"], (upto,)).fetchall(), upto)
+        _move_to_totals(db, name, upto)  # which takes long: before requests have to wait
         db.native(SQL["impatient"])
         db.native(SQL["lock_tables"])
-        _add_to_sums(db, name, upto, sums)
+        _add_to_scopes(db, name, upto, sums)
         db.script(f"drop table {name}; drop table if exists {name.replace('settled', 'request_contents')}")
         return int(count) or 1
 
 
-def _add_to_sums(
+def _move_to_totals(db: PostgresSession, table: str, upto: int) -> None:
+    usage_totals.take_away(db, upto, table)
+    db.native(_of(table, "add_to_totals"), (upto,))
+
+
+def _add_to_scopes(
     db: PostgresSession, table: str, upto: int, known: dict[tuple[str, int], int] | None = None
 ) -> None:
     """`known`: sums that were read before the locks, which rows so old do not change any more."""
@@ -174,8 +181,6 @@ def _add_to_sums(
     for scope, first_seq in scopes:
         if nanos := sums[scope, first_seq]:
             db.native(SQL["add_to_scope"], {"nanos": nanos, "scope": scope})
-    usage_totals.take_away(db, upto, table)
-    db.native(_of(table, "add_to_totals"), (upto,))
 
 
 def _scope_sums(

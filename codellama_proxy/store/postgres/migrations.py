@@ -17,6 +17,8 @@ from codellama_proxy.store.sql.migrations import Migration, missing, shipped_for
 
 LOCK = 0x636C7078
 """Of the transaction-level advisory lock: session locks would outlive their owner behind a pooler."""
+MAX_IDLE_SECONDS = 30
+"""How long a migration may wait for its process before it is rolled back, so that another one can migrate."""
 ALIVE_SECONDS = 60
 """A worker that beat this recently may be serving."""
 
@@ -60,7 +62,7 @@ def migrate(
     done = []
     with as_store_error(address):
         while not is_current(db, known):
-            with db.transaction():
+            with db.transaction(idle_seconds=MAX_IDLE_SECONDS):
                 db.native(_TAKE_LOCK, (LOCK,))
                 _recognize(db, address)
                 db.native(_RECORDS)

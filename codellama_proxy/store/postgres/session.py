@@ -36,6 +36,8 @@ KEEPALIVES = {
     "tcp_user_timeout": 6000,
 }
 """Seconds, and milliseconds for the last: how soon a connection to a machine that is gone is given up."""
+IDLE_SECONDS = 1
+"""How long a transaction may wait for its process, which may be frozen, while others wait for its locks."""
 STREAMED_ROWS = 2000
 PREPARE_AFTER = 2
 MAX_PREPARED = 500
@@ -123,9 +125,16 @@ class PostgresSession:
         return RoundTrip(self._wire)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, idle_seconds: int | None = IDLE_SECONDS) -> Iterator[None]:
+        """A transaction, rolled back on any exception.
+
+        The server ends it, and frees its locks, when it waits that long for this process; `None`: never.
+        """
         try:
             with self._connection.transaction():
+                if idle_seconds is not None:
+                    limit = f"set local idle_in_transaction_session_timeout = '{idle_seconds}s'"
+                    self._connection.execute(limit.encode(), prepare=False)
                 yield
         except BaseException:
             self._wire.forget()  # the driver deallocates everything after a roll-back

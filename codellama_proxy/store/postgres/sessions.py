@@ -18,6 +18,9 @@ from codellama_proxy.store.postgres.session import PostgresSession, as_store_err
 from codellama_proxy.store.postgres.standings import reconcile, standings
 from codellama_proxy.store.sql.admin_queries import AdminQueries
 
+COMMAND_IDLE_SECONDS = 10
+"""How long a command's transaction may wait for it."""
+
 
 @contextmanager
 def reading(address: ServerAddress) -> Iterator[AdminSession]:
@@ -38,7 +41,7 @@ def writing(address: ServerAddress, *, create: bool) -> Iterator[AdminSession]:
                     f"the database {address} is not prepared: run codellama-proxy database migrate"
                 )
             migrate(db, address)
-        with db.transaction():
+        with db.transaction(COMMAND_IDLE_SECONDS):
             yield AdminSession(db)
 
 
@@ -63,7 +66,7 @@ def purge_caches(address: ServerAddress, purge: CachePurge) -> int:
     with closing(connect(address)) as db, as_store_error(address):
         if not is_current(db):
             raise StoreError(f"the database {address} is not prepared: run codellama-proxy database migrate")
-        with db.transaction():
+        with db.transaction(COMMAND_IDLE_SECONDS):
             return cache_purges.add(db, purge)
 
 

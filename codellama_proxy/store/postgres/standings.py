@@ -18,7 +18,7 @@ _NOW = "select extract(epoch from clock_timestamp())::float8"
 
 def standings(db: PostgresSession, scopes: Sequence[ScopeLimits]) -> list[ScopeState]:
     """The scopes' states now, by the database's clock. Nothing is written."""
-    with db.transaction():
+    with db.transaction(idle_seconds=None):  # it locks nothing
         db.native(_SNAPSHOT)
         (now,) = db.native(_NOW).fetchone()
         found = db.native(SQL["balance"], ([scope.id for scope in scopes],)).fetchall()
@@ -31,7 +31,7 @@ def standings(db: PostgresSession, scopes: Sequence[ScopeLimits]) -> list[ScopeS
 
 def reconcile(db: PostgresSession) -> list[Difference]:
     """Balances and running requests, and sums by hour and day, that differ from their rows."""
-    with db.transaction():
+    with db.transaction(idle_seconds=None):  # it locks nothing
         db.native(_SNAPSHOT)
         rows = ScopeRows(db)
         found = []
