@@ -43,9 +43,9 @@ class Mutant(NamedTuple):
     """At least one of them fails."""
 
 
-_FENCE = '        trip.send("begin")\n        beaten = trip.send(SQL["beat"], self._worker)\n'
+_FENCE = '        trip.send("begin")\n        beaten = trip.send(SQL["beat"], self.number, self._worker)\n'
 _NO_FENCE = (
-    '        beaten = trip.send(SQL["beat"], self._worker)\n'
+    '        beaten = trip.send(SQL["beat"], self.number, self._worker)\n'
     "        trip.finish()\n"
     "        trip = self._db.round_trip()\n"
     '        trip.send("begin")\n'
