@@ -29,7 +29,10 @@ async def hello(_: Request) -> Response:
 
 async def readiness(request: Request) -> Response:
     status = readiness_status(runtime_of(request))
-    return respond({"status": status, "config": _config(request)}, 200 if status == "ready" else 503)
+    response = respond({"status": status, "config": _config(request)}, 200 if status == "ready" else 503)
+    if status != "ready":
+        response.headers.update(ProxyError(status, "").wire_headers())
+    return response
 
 
 def readiness_status(runtime: Runtime) -> Literal["ready", "shutting_down", "accounting_unavailable"]:

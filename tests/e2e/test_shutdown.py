@@ -115,6 +115,7 @@ def test_running_requests_are_completed(proxy: ProxyFactory, upstream: Upstream)
 
 def readiness(wire: Wire) -> tuple[int, str]:
     reply = wire.send(request("/health/readiness", method="GET")).reply("GET")
+    assert (reply.headers.get("retry-after") == "1") == (reply.status == 503)
     return reply.status, json.loads(reply.body)["status"]
 
 
