@@ -62,16 +62,16 @@ def pages(now: float) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def server(directory: Path, database: str | None = None) -> Iterator[str]:
-    """The address of a server over the database in a directory, or at an address."""
+def server(directory: Path, database: str | None = None) -> Iterator[tuple[str, int]]:
+    """The address of a server over the database in a directory, or another one; and its process."""
     (directory / "proxy.yaml").write_text(CONFIG)
     port = free_port()
     command = [sys.executable, "-m", "codellama_proxy", "serve", "--port", str(port)]
     command += ["--config", str(directory / "proxy.yaml")]
     env = {"PROXY_MASTER_KEY": MASTER_KEY, "PROXY_DATABASE": database or str(directory / "proxy.db")}
     url = f"http://127.0.0.1:{port}"
-    with running(command, SERVER_CORE, lambda: is_ready(url), env=env, log=directory / "log"):
-        yield url
+    with running(command, SERVER_CORE, lambda: is_ready(url), env=env, log=directory / "log") as found:
+        yield url, found.pid
 
 
 def is_ready(url: str) -> bool:
@@ -108,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         secrets = fill(directory / "proxy.db", given.rows)
-        with server(directory) as url:
+        with server(directory) as (url, _):
             for who, secret in (("operator", MASTER_KEY), ("key holder", secrets[0])):
                 client = httpx2.Client(base_url=url, timeout=60)
                 client.post("/ui/sign-in", content=f"secret={secret}", headers=FORM)

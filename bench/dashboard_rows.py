@@ -1,4 +1,4 @@
-"""Fills a database as a month of use leaves it: 10⁶ settled requests, 12 projects, 240 keys, 8 models, sums by hour."""
+"""Fills a database as a month of use leaves it: 10⁶ settled requests of 240 keys, 8 models, and their sums."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from codellama_proxy.store.sqlite.migrations import prepare
 ROWS, DAYS, PROJECTS, KEYS_EACH, MODELS = 1_000_000, 30, 12, 20, 8
 USERS_EACH = 3
 """Users of a key; each key asks for three of the models."""
+SESSION_SPAN = 10_000
+"""Requests of all keys during a session: of those of a key, half are in it, and a quarter of these of its agent."""
+LABELS = (("session", 2), ("agent", 8))
 INSERT = """
 insert into requests (
-    request_id, created_at, project, key_id, user, endpoint, model_requested, model, deployment, upstream_model, stream,
-    status, http_status, attempts, prompt_tokens, completion_tokens, cached_tokens, cost_nanos, saved_nanos, basis,
-    cache, first_ms, total_ms, config, hold_nanos, estimate_tokens)
-values (?, ?, ?, ?, ?, 'chat/completions', ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0, ?, 0, 'exact', ?, ?, ?, '0123456789ab',
-    0, 0)
+    request_id, created_at, project, key_id, user, session, agent, endpoint, model_requested, model, deployment,
+    upstream_model, stream, status, http_status, attempts, prompt_tokens, completion_tokens, cached_tokens, cost_nanos,
+    saved_nanos, basis, cache, first_ms, total_ms, config, hold_nanos, estimate_tokens)
+values (?, ?, ?, ?, ?, ?, ?, 'chat/completions', ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0, ?, 0, 'exact', ?, ?, ?,
+    '0123456789ab', 0, 0)
 """
 
 
@@ -78,8 +81,10 @@ def _requests(
             [{"deployment": f"{model}#1", "class": status, "status": 200, "at": 0.4, "ms": total}]
         )
         cached = draw.random() < 0.1
+        part = f"{place}-{number // SESSION_SPAN}"
+        session, agent = (f"{kind}-{part}" if number % every == 0 else None for kind, every in LABELS)
         yield (
-            f"req_{number:024x}", at, project, key_id, user, model, model, f"{model}#1",
+            f"req_{number:024x}", at, project, key_id, user, session, agent, model, model, f"{model}#1",
             model, status, {"ok": 200, "error": 502, "cancelled": 499}[status], attempts.decode(),
             draw.randrange(20, 4000), draw.randrange(1, 900), 0 if cached else draw.randrange(10**4, 10**8),
             "hit" if cached else "miss", total / 3, total,

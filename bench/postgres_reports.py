@@ -1,9 +1,11 @@
-"""How long reports take over a month of requests on PostgreSQL: the dashboard's pages, `/spend` and `/spend/logs`.
+"""How long reports take over a month of requests: the dashboard's pages, `/spend` and `/spend/logs`.
 
     python -m bench.postgres_reports [--rows 1000000] [--rounds 7] [--database postgresql://…, which is filled already]
+    python -m bench.postgres_reports --sqlite [--database a file, which is filled already]
 
-One server, asked for one page after another by the operator. Times are those of whole HTTP requests, in milliseconds;
-the first one of each page is without anything kept in memory.
+One server, asked for one page after another by the operator. `CPU` is the time of the server's and the database's
+processes for one answer, in milliseconds; it depends less on what else the machine does than the time of the whole HTTP
+request. The first answer of each page is without anything kept in memory.
 """
 
 from __future__ import annotations
@@ -18,45 +20,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx2
 
-from bench import dashboard
-from bench.dashboard import DAY, FORM, MASTER_KEY
+from bench import dashboard, dashboard_rows, postgres_rows
+from bench.dashboard import FORM, MASTER_KEY
 from bench.dashboard_rows import ROWS
-from bench.postgres_rows import fill
-from bench.processes import cpu_seconds
+from bench.processes import family
+from bench.report_paths import KINDS, Known, known
 from bench.tables import Section, at_least, figure, paragraph, table
-from codellama_proxy.core.clock import iso
 from codellama_proxy.store.postgres.session import connect
-from codellama_proxy.store.reports import GROUPS
+from codellama_proxy.store.sqlite.connection import connect as connect_file
+from codellama_proxy.store.sqlite.migrations import prepare
 from tests.support.postgres import PostgresServer, programs
 from tests.support.postgres_store import address_of
 
 MAX_MS = 300.0
 PAUSE_SECONDS = 0.05
 """Between requests, below the limit of pages a second."""
-TITLE = "Reports on PostgreSQL"
+TITLE, FILE_TITLE = "Reports on PostgreSQL", "Reports on SQLite"
 SHOWN = 6
 TEXT = """\
-Measured on {date}. A month of {rows:,} requests of 240 keys in 12 projects, 720 users and {sessions:,} sessions. Whole
-HTTP requests to one server, asked one after another, in milliseconds. The first one of each has nothing in memory; the
-median is of {rounds} more. Of {count} different ones {late} take more than {most:.0f} ms."""
-
-
-class Known(NamedTuple):
-    """Values from the requests of the database, to ask for."""
-
-    now: float
-    key_id: str
-    session: str
-    agent: str
-    request_id: str
-    older: str
-    """The id of a request in the middle."""
-    sessions: int
+Measured on {date}. A month of {rows:,} requests of 240 keys in 12 projects, 720 users and {sessions:,} sessions, each
+with an agent. Whole HTTP requests to one server, asked one after another: processor time of the server and the database
+in milliseconds, of the first one of each, which has nothing in memory, and the median of {rounds} more. Of {count}
+different ones {late} take more than {most:.0f} ms; {refused} are refused, as they have too many groups. Load of the
+machine at the end: {load:.0f}."""
 
 
 class Took(NamedTuple):
@@ -64,114 +55,81 @@ class Took(NamedTuple):
 
     path: str
     first: float
-    median: float
-    worst: float
+    """Of processor time, as `cpu`."""
     cpu: float
-    """Of the database, on average."""
+    """The median of the others."""
+    wall: float
+    """The median of all whole requests."""
+    refused: bool
+
+    @property
+    def most(self) -> float:
+        return max(self.first, self.cpu)
 
 
-def known(url: str) -> Known:
-    """Reads what there is from the database."""
-    with closing(connect(address_of(url))) as db:
-        row = db.native(
-            "select max(created_at), max(seq) from settled"  # at the end of the month
-        ).fetchone()
-        key_id, session, agent, request_id = db.native(
-            "select key_id, session, agent, request_id from settled where seq between %s and %s and agent is not null "
-            "order by seq limit 1",
-            (row[1] // 3, row[1] // 3 + 100),
-        ).fetchone()
-        (older,) = db.native("select request_id from settled where seq = %s", (row[1] // 2,)).fetchone()
-        (sessions,) = db.native("select count(distinct session) from usage_days").fetchone()
-    return Known(row[0], key_id, session, agent, request_id, older, sessions)
+def known_of(database: str) -> Known:
+    """`database`: an address, or the path of a file."""
+    if "://" in database:
+        with closing(connect(address_of(database))) as db:
+            return known(lambda sql, values=(): db.execute(sql, values).fetchone(), "settled")
+    with closing(connect_file(Path(database))) as file:
+        return known(lambda sql, values=(): file.execute(sql, values).fetchone(), "requests")
 
 
-def spend(at: Known) -> Iterator[str]:
-    """What people and scripts ask `/spend` for: groups, and time ranges that do not begin at midnight."""
-    week, days = f"start={iso(at.now - 7 * DAY - 1234)}", f"start={iso(at.now - 30 * DAY)[:10]}"
-    hours = f"start={iso(at.now - 30 * 3600)}&end={iso(at.now - 2 * 3600)}"
-    for group in ("", *GROUPS, "project,day", "key,day", "model,day", "user,day", "project,model,day,status"):
-        yield f"/spend?group_by={group}"
-    for group in ("", "project", "key", "model", "user", "day", "session", "key,model,day"):
-        for given in (week, days, hours):
-            yield f"/spend?group_by={group}&{given}"
-    filters = ("project=project-3", f"key_id={at.key_id}", "user=user-3-0", "model=model-7", "status=error")
-    for one in (*filters, f"agent={at.agent}", f"session={at.session}"):
-        for group in ("", "day", "model", "user"):
-            yield f"/spend?group_by={group}&{one}"
-        yield f"/spend?{one}&{week}"
-    yield "/spend?group_by=user&page=2&size=100"
+def cpu_ms(pids: Sequence[int]) -> float:
+    """Processor time of processes, with their threads and children, also of children that ended."""
+    nanos, ticks = 0, 0
+    for first in pids:
+        for pid in family(first):
+            with contextlib.suppress(OSError):
+                threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+                nanos += sum(int(one.read_text().split()[0]) for one in threads)
+        ended = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[13:15]
+        ticks += sum(map(int, ended))
+    return nanos / 1e6 + ticks * 1000 / os.sysconf("SC_CLK_TCK")
 
 
-def logs(at: Known) -> Iterator[str]:
-    """Pages of `/spend/logs`: the newest and later ones, by each filter alone and by several."""
-    old = f"start={iso(at.now - 22 * DAY)}&end={iso(at.now - 21 * DAY)}"
-    filters = (
-        *("", "project=project-3", f"key_id={at.key_id}", "user=user-3-0", "user=user-3-0&project=project-0"),
-        *("model=model-7", "model=none", "status=ok", "status=error", "status=held", f"session={at.session}"),
-        *(f"agent={at.agent}", "agent=none", old, f"project=project-3&{old}", f"key_id={at.key_id}&{old}"),
-        *("model=model-7&status=error", "project=project-3&status=error", f"user=user-3-0&{old}"),
-        *("project=project-3&model=model-7", f"start={iso(at.now - 3600)}", f"end={iso(at.now - 29 * DAY)}"),
-    )
-    for one in filters:
-        yield f"/spend/logs?{one}"
-        yield f"/spend/logs?{one}&page=20"
-        yield f"/spend/logs?{one}&size=1000"
-        yield f"/spend/logs?{one}&before={at.older}"
-    yield f"/spend/logs?request_id={at.request_id}"
-    yield f"/requests/{at.request_id}"
-
-
-def pages(at: Known) -> Iterator[str]:
-    """The dashboard's."""
-    for page in dashboard.pages(at.now):
-        if not page.startswith("requests/"):
-            yield f"/ui/{page}"
-    for by in ("project", "model", "key", "user"):
-        for name in ("24h", "7d", "30d"):
-            yield f"/ui/overview?by={by}&range={name}"
-    yield f"/ui/requests/{at.request_id}"
-    yield f"/ui/keys/{at.key_id}"
-
-
-def database_cpu(pid: int) -> float:
-    """Seconds of a server and its processes, those that ended included. `pid`: its first process."""
-    children = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
-    return cpu_seconds(pid) + sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
-
-
-def timed(client: httpx2.Client, path: str, rounds: int, pid: int) -> Took:
-    took, refused = [], 0
-    before = database_cpu(pid)
+def timed(client: httpx2.Client, path: str, rounds: int, pids: Sequence[int]) -> Took:
+    cpu, wall, refused = [], [], 0
     for _ in range(rounds + 1):
-        start = time.perf_counter()
+        before, start = cpu_ms(pids), time.perf_counter()
         answer = client.get(path)
-        took.append((time.perf_counter() - start) * 1000)
-        assert answer.status_code in (200, 503), (path, answer.status_code, answer.text[:300])
-        refused += answer.status_code == 503
+        wall.append((time.perf_counter() - start) * 1000)
+        cpu.append(cpu_ms(pids) - before)
+        assert answer.status_code in (200, 400, 503), (path, answer.status_code, answer.text[:300])
+        refused += answer.status_code != 200
         time.sleep(PAUSE_SECONDS)
-    first, *others = took
-    cpu = (database_cpu(pid) - before) / len(took) * 1000
-    path += f" (refused {refused} times)" if refused else ""
-    return Took(path, first, statistics.median(others), max(others), cpu)
+    first, *others = cpu
+    return Took(path, first, statistics.median(others), statistics.median(wall), refused > 0)
 
 
-def measure(url: str, rounds: int, only: str = "") -> dict[str, list[Took]]:
-    """By kind of page."""
-    at = known(url)
-    with closing(connect(address_of(url))) as db:
-        pid = int(db.native("select split_part(pg_read_file('postmaster.pid'), chr(10), 1)").fetchone()[0])
-    with tempfile.TemporaryDirectory() as temporary, dashboard.server(Path(temporary), url) as address:
+def measure(database: str, rounds: int, only: str = "") -> dict[str, list[Took]]:
+    """By kind of page. `database`: an address, or the path of a file."""
+    at = known_of(database)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        dashboard.server(Path(temporary), database) as (address, pid),
+    ):
         client = httpx2.Client(
             base_url=address, timeout=120, headers={"authorization": f"Bearer {MASTER_KEY}"}
         )
         client.post("/ui/sign-in", content=f"secret={MASTER_KEY}", headers=FORM)
+        pids = [pid, *_server_of(database)]
         return {
             kind: [
-                timed(client, quote(path, safe="/?&=,:-%"), rounds, pid) for path in make(at) if only in path
+                timed(client, quote(path, safe="/?&=,:-%"), rounds, pids) for path in make(at) if only in path
             ]
-            for kind, make in (("dashboard", pages), ("/spend", spend), ("/spend/logs", logs))
+            for kind, make in KINDS.items()
         }
+
+
+def _server_of(database: str) -> Iterator[int]:
+    """The first process of a database server."""
+    if "://" in database:
+        with closing(connect(address_of(database))) as db:
+            yield int(
+                db.native("select split_part(pg_read_file('postmaster.pid'), chr(10), 1)").fetchone()[0]
+            )
 
 
 @contextlib.contextmanager
@@ -181,54 +139,79 @@ def filled(rows: int) -> Iterator[str]:
     assert folder is not None, "there is no PostgreSQL"
     server = PostgresServer(folder, "shared_buffers=512MB", "max_wal_size=8GB")
     try:
-        fill(address_of(server.address()), rows)
+        postgres_rows.fill(address_of(server.address()), rows)
         yield server.address()
     finally:
         server.remove()
 
 
+@contextlib.contextmanager
+def filled_file(rows: int) -> Iterator[str]:
+    """The path of a database with this number of requests."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "proxy.db"
+        dashboard_rows.fill(path, rows)
+        yield str(path)
+
+
 def reports(rows: int, rounds: int, database: str | None = None) -> Section:
-    """Fills a database first, unless it is given."""
+    """Over PostgreSQL, which is filled first unless it is given."""
     with contextlib.nullcontext(database) if database else filled(rows) as url:
-        found = measure(url, rounds)
-        sessions = known(url).sessions
-    return section(found, rows, sessions, rounds)
+        return section(TITLE, measure(url, rounds), rows, known_of(url).sessions, rounds)
 
 
-def section(found: Mapping[str, Sequence[Took]], rows: int, sessions: int, rounds: int) -> Section:
-    """The slowest of each kind."""
+def file_reports(rows: int, rounds: int, database: str | None = None) -> Section:
+    """The same over a file."""
+    with contextlib.nullcontext(database) if database else filled_file(rows) as path:
+        prepare(Path(path))
+        return section(FILE_TITLE, measure(path, rounds), rows, known_of(path).sessions, rounds)
+
+
+def section(
+    title: str, found: Mapping[str, Sequence[Took]], rows: int, sessions: int, rounds: int
+) -> Section:
+    """A summary of each kind, and the slowest of all."""
     every = [one for several in found.values() for one in several]
-    late = sum(one.median > MAX_MS for one in every)
-    text = [
-        paragraph(
-            TEXT.format(
-                date=datetime.now(UTC).date(),
-                rows=rows,
-                sessions=sessions,
-                rounds=rounds,
-                count=len(every),
-                late=late,
-                most=MAX_MS,
-            )
+    text = TEXT.format(
+        date=datetime.now(UTC).date(),
+        rows=rows,
+        sessions=sessions,
+        rounds=rounds,
+        count=len(every),
+        late=sum(one.most > MAX_MS for one in every),
+        most=MAX_MS,
+        refused=sum(one.refused for one in every),
+        load=os.getloadavg()[0],
+    )
+    kinds = table(
+        ["CPU ms", "different", "median", "p95", "most", f"above {MAX_MS:.0f} ms"],
+        [summary(kind, several) for kind, several in (*found.items(), ("all", every))],
+    )
+    slowest = table(
+        ["slowest", "first", "median", "whole request"],
+        [
+            (f"`{one.path}`", figure(one.first), figure(one.cpu), figure(one.wall))
+            for one in sorted(every, key=lambda one: -one.most)[:SHOWN]
+        ],
+    )
+    reached = [
+        at_least(
+            f"{title}: {kind}, within {MAX_MS:.0f} ms over {rows:,} requests",
+            sum(one.most <= MAX_MS for one in several) / len(several),
+            1.0,
+            "{:.0%}",
         )
+        for kind, several in found.items()
     ]
-    reached = []
-    for kind, several in found.items():
-        slowest = sorted(several, key=lambda one: -one.median)
-        lines = [
-            (f"`{one.path}`", figure(one.first), figure(one.median), figure(one.worst), figure(one.cpu))
-            for one in slowest[:SHOWN]
-        ]
-        text.append(
-            table(
-                [f"slowest of {len(several)}: {kind}", "first", "median", "worst", "database CPU ms"], lines
-            )
-        )
-        share = sum(one.median <= MAX_MS for one in several) / len(several)
-        reached.append(
-            at_least(f"{TITLE}: {kind}, within {MAX_MS:.0f} ms over {rows:,} requests", share, 1.0, "{:.0%}")
-        )
-    return Section(TITLE, "\n\n".join(text), reached)
+    return Section(title, "\n\n".join((paragraph(text), kinds, slowest)), reached)
+
+
+def summary(kind: str, several: Sequence[Took]) -> tuple[Any, ...]:
+    """A row: of the slower of first and later answers."""
+    most = sorted(one.most for one in several)
+    p95 = most[min(round(len(most) * 0.95), len(most) - 1)]
+    late = sum(one > MAX_MS for one in most)
+    return kind, len(most), figure(statistics.median(most)), figure(p95), figure(most[-1]), late
 
 
 def main() -> None:
@@ -238,20 +221,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--database")
+    parser.add_argument("--sqlite", action="store_true", help="over a file")
     parser.add_argument("--section", action="store_true", help="print the section for RESULTS.md")
     parser.add_argument("--only", default="", help="paths that contain this")
     given = parser.parse_args()
     if given.section:
-        print(reports(given.rows, given.rounds, given.database))
+        print((file_reports if given.sqlite else reports)(given.rows, given.rounds, given.database))
         return
-    with contextlib.nullcontext(given.database) if given.database else filled(given.rows) as url:
-        for kind, found in measure(url, given.rounds, given.only).items():
-            print(f"{kind:90} {'first':>8} {'median':>8} {'worst':>8} {'CPU':>8}")
+    fill = filled_file if given.sqlite else filled
+    with contextlib.nullcontext(given.database) if given.database else fill(given.rows) as database:
+        every = []
+        for kind, found in measure(database, given.rounds, given.only).items():
+            print(f"{kind:90} {'CPU, first':>10} {'median':>8} {'whole':>8}")
             for one in found:
-                late = "  over the goal" if max(one.first, one.median) > MAX_MS else ""
-                print(
-                    f"  {one.path[:88]:88} {one.first:8.1f} {one.median:8.1f} {one.worst:8.1f} {one.cpu:8.1f}{late}"
-                )
+                late = ("  over the goal" if one.most > MAX_MS else "") + "  refused" * one.refused
+                print(f"  {one.path[:88]:88} {one.first:10.1f} {one.cpu:8.1f} {one.wall:8.1f}{late}")
+            every += found
+            if found:
+                print(*summary(kind, found))
+        print(*summary("all: number, median, p95, most, late", every))
 
 
 if __name__ == "__main__":

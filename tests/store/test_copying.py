@@ -145,6 +145,7 @@ def test_the_commands_prepare_copy_and_check(
         "0007_unlimited_scopes",
         "0008_usage_days_agent",
         "0009_unanswered_commits",
+        "0010_usage_sessions",
     ]
     assert asked("migrate", "--database", address.url)["applied"] == []
     assert asked("copy", f"sqlite:///{file}", address.url)["rows"]["requests"] == 3

@@ -151,6 +151,7 @@ class History:
                 self.upgrade()
             case "fill":
                 usage_totals.fill_keys(self.db, *details)
+                usage_totals.fill_hours(self.db, *details)
             case _:
                 held = next((one for one in self.requests.values() if one.status == "held"), None)
                 if held is not None:
@@ -190,11 +191,12 @@ class History:
                 self.requests[request_id] = replace(request, folded=True)
 
     def upgrade(self) -> None:
-        """As after the migrations of a database without sums by key, by model and by user."""
-        for table in ("usage_keys", "usage_keys_from", "usage_models", "usage_users"):
+        """As after the migrations of a database that had only sums by hour and by day."""
+        tables = ("usage_keys", "usage_keys_from", "usage_models", "usage_users", "usage_user_hours")
+        for table in (*tables, "usage_session_hours", "hours_filled_from", "usage_sessions"):
             self.db.execute(f"drop table {table}")
         for migration in shipped():
-            if migration.name in ("0012_usage_keys", "0014_usage_models", "0015_usage_users"):
+            if migration.name[5:] in ("usage_keys", "usage_models", "usage_users", "usage_sessions"):
                 for statement in statements(migration.sql):
                     self.db.execute(statement)
 

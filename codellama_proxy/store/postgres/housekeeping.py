@@ -53,6 +53,12 @@ def fill_keys(db: PostgresSession) -> int:
         return usage_totals.fill_keys(db) if _alone(db) else 0
 
 
+def fill_hours(db: PostgresSession) -> int:
+    """Add a batch to the sums by hour that an older version did not have; 0 as `fill_keys`."""
+    with db.transaction():
+        return usage_totals.fill_hours(db, ROLL_UP_ROWS) if _alone(db) else 0
+
+
 # --- partitions ----------------------------------------------------------------------------------------------
 
 

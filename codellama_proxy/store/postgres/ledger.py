@@ -145,7 +145,7 @@ class Ledger(RowReports):
         self.dropped += await self._connections.run(trim)
         await self._connections.run(forget_changes)
         added = 0
-        for step in (housekeeping.roll_up, housekeeping.fill_keys):
+        for step in (housekeeping.roll_up, housekeeping.fill_keys, housekeeping.fill_hours):
             while count := await self._connections.run(step):
                 added += count
                 await asyncio.sleep(BATCH_PAUSE_SECONDS)

@@ -43,8 +43,10 @@ PREPARE_AFTER = 2
 MAX_PREPARED = 500
 
 _LIMIT = b"""select set_config('statement_timeout', %s, true), set_config('transaction_read_only', 'on', true),
-    set_config('jit', 'off', true)"""
-"""Compiling a statement over all partitions takes longer than running it."""
+    set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
+    set_config('work_mem', '32MB', true)"""
+"""Compiling a statement over all partitions takes longer than running it, reports leave the other cores to the ledger,
+and a hundred thousand groups need no disk."""
 
 ServerError = psycopg.Error
 

@@ -99,6 +99,23 @@ TABLES = (
             *("prompt_tokens", "completion_tokens", "cost_nanos", "saved_nanos", "unpriced"),
         ),
     ),
+    Table(
+        "usage_user_hours",
+        (
+            *("hour", "project", "key_id", "user", "model", "status", "requests"),
+            *("prompt_tokens", "completion_tokens", "cost_nanos", "saved_nanos", "unpriced"),
+        ),
+    ),
+    *(
+        Table(
+            name,
+            (
+                *(time, "project", "session", "agent", "requests", "prompt_tokens", "completion_tokens"),
+                *("cost_nanos", "saved_nanos", "unpriced"),
+            ),
+        )
+        for name, time in (("usage_sessions", "day"), ("usage_session_hours", "hour"))
+    ),
     Table("outbox", ("id", "kind", "request_id", "body", "tries", "next_at")),
     Table("tracked", ("request_id", "service_id", "tracked_at")),
     Table("configurations", ("id", "digest", "text", "loaded_at")),
@@ -110,6 +127,7 @@ ONCE = (
     Table("installation", ("name", "value")),
     Table("rolled_up", ("upto",)),
     Table("usage_keys_from", ("day", "project", "key_id")),
+    Table("hours_filled_from", ("seq",)),
 )
 """Tables with values that a new database has already; they are replaced."""
 _DAYS = "select distinct cast(created_at as integer) / 86400 from requests order by 1"

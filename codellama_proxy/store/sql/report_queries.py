@@ -27,11 +27,12 @@ from codellama_proxy.store.sql.queries import Query, load, where
 from codellama_proxy.store.sql.usage_ranges import (
     COLUMNS,
     DAYS,
+    FILLED_BY_ROWS,
     HOURS,
     KEYS,
-    MODELS,
     Split,
     UsageTable,
+    hours_for,
     split,
     table_for,
 )
@@ -168,19 +169,27 @@ def parts_of(names: Sequence[str], filters: Filters) -> Iterator[Query]:
     if table is None:
         yield _of_hours(of_requests, filters)
         return
+    yield from _of_table(table, names, filters)
+
+
+def _of_table(table: UsageTable, names: Sequence[str], filters: Filters) -> Iterator[Query]:
+    """The requests of a time range that are in the sums: whole units from a table, the rest from others or rows."""
+    of_requests = columns_of((IN_REQUESTS.get(name, name), name) for name in names)
     parts = split(filters.start, filters.end, table.unit)
     if table is KEYS:
         yield _of_usage(KEYS, names, filters, parts, SQL["in_keys"])
         yield _of_usage(DAYS, names, filters, parts, SQL["before_keys"])
     else:
         yield _of_usage(table, names, filters, parts)
-    edges = parts.edges
-    if table is MODELS:
-        ends = [split(start, end, HOUR) for start, end in edges]
-        yield from (_of_usage(HOURS, names, filters, end) for end in ends)
-        edges = tuple(edge for end in ends for edge in end.edges)
-    for start, end in edges:
-        yield _of_hours(of_requests, filters._replace(start=start, end=end))
+    if table in FILLED_BY_ROWS:
+        yield _of_hours(of_requests, filters._replace(start=parts.first, end=parts.last), SQL["not_filled"])
+    hours = hours_for(names, filters) if table.unit > HOUR else None
+    for start, end in parts.edges:
+        edge = filters._replace(start=start, end=end)
+        if hours is None:
+            yield _of_hours(of_requests, edge)
+        else:
+            yield from _of_table(hours, names, edge)
 
 
 def _of_usage(
@@ -196,12 +205,14 @@ def _of_usage(
     return form.format(groups=of_usage, table=table.name, where=which, prefix=", ".join(columns)), values
 
 
-def _of_hours(of_requests: str, filters: Filters) -> Query:
+def _of_hours(of_requests: str, filters: Filters, condition: str = "true") -> Query:
     """Of the rows that are in the sums, those of a time range."""
     which, values = requests_where(filters)
-    start = 0.0 if filters.start is None else filters.start // HOUR * HOUR
-    end = LAST_MOMENT if filters.end is None else filters.end
-    sql = SQL["of_requests"].format(groups=of_requests, where=f"{SQL['in_hours']} and {which}")
+    start = 0 if filters.start is None else hour_of(filters.start)
+    end = int(LAST_MOMENT) if filters.end is None else math.ceil(filters.end)
+    sql = SQL["of_requests"].format(
+        groups=of_requests, where=f"{SQL['in_hours']} and {condition} and {which}"
+    )
     return sql, [start, end, start, end, *values]
 
 
@@ -229,6 +240,11 @@ def _ordered(names: Sequence[str], first: int = 1) -> str:
 
 def columns_of(named: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{column} as {name}_, " for column, name in named)
+
+
+def hour_of(moment: float) -> int:
+    """The start of an hour. An integer, as the columns: a server's index is not used beside other numbers."""
+    return math.floor(moment / HOUR) * HOUR
 
 
 def requests_where(filters: Filters) -> Query:
@@ -260,8 +276,8 @@ def _summed_where(filters: Filters) -> Query:
     """The sums by hour that can have requests of the filters."""
     return where(
         *names_where(filters),
-        (f"{HOURS.time} >= ?", None if filters.start is None else filters.start // HOUR * HOUR),
-        (f"{HOURS.time} < ?", filters.end),
+        (f"{HOURS.time} >= ?", None if filters.start is None else hour_of(filters.start)),
+        (f"{HOURS.time} < ?", None if filters.end is None else math.ceil(filters.end)),
         (SQL["since_agent"], filters.agent),
         (SQL["until_agent"], filters.agent),
     )

@@ -89,6 +89,10 @@ day > (select day from usage_keys_from);
 -- Condition: sums by day, where those by key are not complete.
 day <= (select day from usage_keys_from);
 
+-- name: not_filled
+-- Condition: rows that are not in the sums by hour which an older version did not have.
+seq <= (select seq from hours_filled_from);
+
 -- name: of_usage
 -- The part of a sum that is read from sums.
 select {groups} requests, prompt_tokens, completion_tokens, cost_nanos, saved_nanos, unpriced
@@ -96,9 +100,9 @@ select {groups} requests, prompt_tokens, completion_tokens, cost_nanos, saved_na
 
 -- name: of_usage_prefix
 -- The same, grouped by the columns with which the primary key begins.
-select {groups} sum(requests) as requests, sum(prompt_tokens) as prompt_tokens,
-       sum(completion_tokens) as completion_tokens, sum(cost_nanos) as cost_nanos, sum(saved_nanos) as saved_nanos,
-       sum(unpriced) as unpriced
+select {groups} cast(sum(requests) as bigint) as requests, cast(sum(prompt_tokens) as bigint) as prompt_tokens,
+       cast(sum(completion_tokens) as bigint) as completion_tokens, cast(sum(cost_nanos) as bigint) as cost_nanos,
+       cast(sum(saved_nanos) as bigint) as saved_nanos, cast(sum(unpriced) as bigint) as unpriced
     from {table} where {where} group by {prefix};
 
 -- name: spend_page

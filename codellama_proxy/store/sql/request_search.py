@@ -6,10 +6,10 @@ where a search without any result so far can go on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from codellama_proxy.limits.windows import HOUR
 from codellama_proxy.store.reports import LOG_COLUMNS, Filters, log_row
 from codellama_proxy.store.request_search import (
     CACHED,
@@ -23,7 +23,7 @@ from codellama_proxy.store.request_search import (
     spans,
 )
 from codellama_proxy.store.sql.queries import Query, load, where
-from codellama_proxy.store.sql.report_queries import names_where, requests_where
+from codellama_proxy.store.sql.report_queries import hour_of, names_where, requests_where
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
 """All rows of a statement."""
@@ -72,10 +72,10 @@ class RequestSearch:
         """The first and the last sequence in the hours of the time range; `None` where it is open."""
         first = last = None
         if filters.start is not None:
-            ((first,),) = await self._read(SQL["from_hour"], (filters.start // HOUR * HOUR,))
+            ((first,),) = await self._read(SQL["from_hour"], (hour_of(filters.start),))
             first = upto + 1 if first is None else first
         if filters.end is not None:
-            ((last,),) = await self._read(SQL["before_hour"], (filters.end,))
+            ((last,),) = await self._read(SQL["before_hour"], (math.ceil(filters.end),))
             last = last or 0
         return first, last
 

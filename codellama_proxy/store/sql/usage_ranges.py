@@ -1,23 +1,18 @@
 """Which sums and which rows of `requests` add up to the requests of a report. Pure.
 
-A time range is split: whole hours or days come from the sums, the rest at both ends from the rows of those hours,
-and what is not in the sums yet from the rows after `rolled_up.upto`. At the ends of whole days, whole hours come from
-the sums by hour if these have the groups.
+A time range is split: whole days come from the sums by day, whole hours at both ends from sums by hour, if these have
+the groups, the rest from the rows of those hours, and what is not in the sums yet from the rows after
+`rolled_up.upto`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from codellama_proxy.limits.windows import DAY, HOUR
 from codellama_proxy.store.reports import TIME_GROUPS, Filters
-
-_IN_MODELS = frozenset({"day", "project", "model", "status"})
-_IN_HOURS = frozenset({*TIME_GROUPS, *_IN_MODELS})
-_IN_KEYS = frozenset({"day", "project", "key", "model", "status"})
-_IN_USERS = frozenset({"user", *_IN_KEYS})
 
 
 class UsageTable(NamedTuple):
@@ -58,22 +53,45 @@ MODELS = UsageTable("usage_models", "day", DAY, ("project", "model", "status"))
 KEYS = UsageTable("usage_keys", "day", DAY, ("project", "key", "model", "status"))
 """Complete from a day on, which `usage_keys_from` has; until a database of an older version is filled."""
 USERS = UsageTable("usage_users", "day", DAY, ("project", "key", "user", "model", "status"))
+USER_HOURS = UsageTable("usage_user_hours", "hour", HOUR, USERS.names)
+SESSIONS = UsageTable("usage_sessions", "day", DAY, ("project", "session", "agent"))
+SESSION_HOURS = UsageTable("usage_session_hours", "hour", HOUR, SESSIONS.names)
 DAYS = UsageTable("usage_days", "day", DAY, ("project", "key", "user", "session", "agent", "model", "status"))
+FILLED_BY_ROWS = (USER_HOURS, SESSION_HOURS)
+"""Without the requests up to the sequence in `hours_filled_from`, until a database of an older version is filled."""
+_BY_DAY = (MODELS, KEYS, USERS, SESSIONS, DAYS)
+_BY_HOUR = (HOURS, USER_HOURS, SESSION_HOURS)
 
 
 def table_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
-    """The table with all groups and filters; `None` if there is none, or the rows are few and an index has them."""
+    """The smallest table with all groups and filters; `None` if there is none, or an index has the few rows."""
     if filters.request_id is not None or filters.session is not None:
         return None
-    groups = frozenset(group_by)
-    if filters.user is None and filters.agent is None:
-        if filters.key_id is None and groups <= _IN_HOURS:
-            return MODELS if groups <= _IN_MODELS else HOURS
-        if groups <= _IN_KEYS:
-            return KEYS
-    if groups.intersection(TIME_GROUPS):
-        return None
-    return USERS if groups <= _IN_USERS and filters.agent is None else DAYS
+    if set(group_by).intersection(TIME_GROUPS):
+        return hours_for(group_by, filters)
+    if filters.agent is not None:  # an index of this table has it
+        return DAYS
+    return _first_with(_needed(group_by, filters), _BY_DAY)
+
+
+def hours_for(group_by: Collection[str], filters: Filters) -> UsageTable | None:
+    """The smallest table of hours with all groups and filters."""
+    return _first_with(_needed(group_by, filters), _BY_HOUR)
+
+
+def _needed(group_by: Collection[str], filters: Filters) -> set[str]:
+    given = filters._replace(request_id=None, start=None, end=None)._asdict() | {
+        "key": filters.key_id,
+        "key_id": None,
+    }
+    return {name for name, value in given.items() if value is not None}.union(group_by) - {
+        "day",
+        *TIME_GROUPS,
+    }
+
+
+def _first_with(needed: set[str], tables: Sequence[UsageTable]) -> UsageTable | None:
+    return next((table for table in tables if needed.issubset(table.names)), None)
 
 
 def split(start: float | None, end: float | None, unit: int) -> Split:

@@ -44,6 +44,22 @@ on conflict ({time}, {names}) do update set
 and (cast(created_at as integer) / 86400 * 86400, project, coalesce(key_id, ''))
     >= (select day, project, key_id from usage_keys_from);
 
+-- name: in_filled_hours
+-- Condition: requests that the sums by hour have which an older version did not have.
+and seq > (select seq from hours_filled_from);
+
+-- name: hours_filled_from
+-- Up to which request these are not filled.
+select seq from hours_filled_from;
+
+-- name: earlier_requests
+-- The request before the next batch that is added to them.
+select coalesce((select seq from requests where seq <= :seq order by seq desc limit 1 offset :rows), 0);
+
+-- name: set_hours_filled_from
+-- They have the requests after this one.
+update hours_filled_from set seq = :seq;
+
 -- name: keys_from
 -- From where on the sums by key are complete, in the order of day, project and key.
 select day, project, key_id from usage_keys_from;

@@ -68,7 +68,7 @@ class LedgerReports(RowReports):
         """Add settled requests to the sums that reports read, in batches; returns about how many."""
         added = 0
         await self._writer.barrier()
-        for step in (usage_totals.roll_up, usage_totals.fill_keys):
+        for step in (usage_totals.roll_up, usage_totals.fill_keys, usage_totals.fill_hours):
             while count := await self._writer.run(step):
                 added += count
                 await asyncio.sleep(BATCH_PAUSE_SECONDS)
