@@ -53,7 +53,7 @@ _NO_FENCE = (
 _FORGET = 'self.settle(Settlement(ask.request_id, "error", 503, basis="exact"))'
 _ORDER = "any(%s) order by scope for no key update"
 MUTANTS = (
-    Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (CHANGES,)),
+    Mutant("no beat in the transaction", f"{STORE}/batch.py", _FENCE, _NO_FENCE, (REPEATS,)),
     Mutant(
         "no flush",
         f"{STORE}/batch.py",

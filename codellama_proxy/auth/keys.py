@@ -1,7 +1,7 @@
 """Virtual keys of the server: authentication from memory, expiry, and the changes an administrator makes.
 
 The cache is keyed by the SHA-256 of the whole secret. A change by this process removes the changed key from it at once;
-a change by another one (the command line) clears it within `WATCH_SECONDS`. A lookup that began before either does not
+a change by another one (the command line) clears it within a second. A lookup that began before either does not
 write to the cache, so a revoked key cannot become valid again.
 """
 
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 MAX_CACHED_KEYS = 100_000
 MAX_CACHED_UNKNOWN = 1_000
-WATCH_SECONDS = 0.5
 
 NO_KEY = (
     "No API key was provided: send it as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'."
@@ -135,9 +134,7 @@ class Keys:
         self._known.clear()
         self._unknown.clear()
 
-    async def watch(
-        self, every: float = WATCH_SECONDS, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> None:
+    async def watch(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Run until cancelled: clear the cache when another process wrote to the database."""
         seen: int | None = None
         while True:
@@ -148,7 +145,7 @@ class Keys:
             if version is None or version != seen:
                 self.forget()
             seen = version
-            await sleep(every)
+            await sleep(self._store.watch_seconds)
 
     # --- administrators ------------------------------------------------------------------------------------
 

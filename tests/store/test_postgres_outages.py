@@ -17,6 +17,7 @@ from codellama_proxy.store.postgres.migrations import migrate
 from codellama_proxy.store.postgres.scope_rows import SQL
 from codellama_proxy.store.postgres.session import connect
 from codellama_proxy.store.postgres.standings import reconcile
+from codellama_proxy.store.postgres.workers import Watch
 from tests.store.test_postgres_workers import FASTER, within
 from tests.support.ledger_fixtures import ask, end, of_global, of_project
 from tests.support.postgres import QUICK, Databases, PostgresServer, own_programs
@@ -87,6 +88,35 @@ def test_an_outage_of_half_a_minute_makes_no_process_dead(server: PostgresServer
         )
         assert db.native("select count(*) from held").fetchone() == (0,)
         assert reconcile(db) == []
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["connection lost", "watch late"])
+def test_beats_that_were_seen_before_an_outage_make_no_process_dead(
+    store: PostgresStore, noticed: bool
+) -> None:
+    now = 0.0
+    watch = Watch(lambda: now)
+    with closing(connect(store.address)) as db:
+        db.script(
+            "insert into workers values (7, 'other:1', '0', '', 0, 0, 1);"
+            "insert into held (request_id, worker, created_at, project, endpoint, stream, hold_nanos, estimate_tokens)"
+            " values ('req_1', 7, 0, 'web', '/', 0, 0, 1)"
+        )
+
+        def looks(*times: float) -> int:
+            nonlocal now
+            settled = 0
+            for now in times:
+                settled += watch.look(db, 1)
+            return settled
+
+        assert looks(0, 2, 4, 6) == 0
+        if noticed:
+            watch.forget()
+        after = 8 if noticed else 20
+        assert looks(*range(after, after + 10, 2)) == 0
+        assert looks(after + 10) == 1
+        assert db.native("select basis from settled").fetchall() == [("crash_estimate",)]
 
 
 def test_a_look_back_that_fails_takes_nothing_from_the_queue(store: PostgresStore) -> None:

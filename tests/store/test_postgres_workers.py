@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from codellama_proxy.auth.keys import WATCH_SECONDS
 from codellama_proxy.core.errors import ProxyError
 from codellama_proxy.core.snapshot import Price
 from codellama_proxy.core.types import Attempt, Charge, Failure, Usage
@@ -17,7 +16,7 @@ from codellama_proxy.limits.admission import Admission, Extension
 from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.postgres.outbox import Outbox
 from codellama_proxy.store.postgres.session import connect
-from codellama_proxy.store.postgres.workers import BEAT_SECONDS, verify_new_scopes
+from codellama_proxy.store.postgres.workers import verify_new_scopes
 from codellama_proxy.store.reports import Filters
 from tests.support.builders import deployment
 from tests.support.ledger_fixtures import NOW, ask, end, of_global, of_key, of_project
@@ -295,19 +294,3 @@ def test_records_are_claimed_by_one_worker_at_a_time(installation: Installation)
 
     ids = installation.run(3, use)
     assert len(ids) == len(set(ids)) == 30
-
-
-def test_a_change_of_a_key_is_noticed_within_a_second() -> None:
-    """By a beat, which brings the version of the keys, and the next check of the keys in memory."""
-    assert BEAT_SECONDS + WATCH_SECONDS < 1
-
-
-def test_the_version_of_keys_comes_with_a_beat(installation: Installation, store: PostgresStore) -> None:
-    async def use(worker: Worker) -> None:
-        before = worker.engine.keys_version
-        store.execute(
-            "insert into keys (key_id, project, created_at, limits, metadata) values ('k', 'p', 0, '{}', '{}')"
-        )
-        await within(30, lambda: worker.engine.keys_version[1] > before[1])
-
-    installation.run(1, use)

@@ -27,6 +27,9 @@ class Keys(Protocol):
     Each change is recorded in the audit for `actor`, in the same transaction.
     """
 
+    watch_seconds: float
+    """How often `version` has to be asked for, so that a change is in force within a second."""
+
     async def by_hash(self, secret_hash: str) -> StoredKey | None:
         """The key with a secret of this hexadecimal SHA-256, or `None`."""
 

@@ -22,12 +22,14 @@ from codellama_proxy.store.write_queue import WriteQueue
 
 T = TypeVar("T")
 
-MAX_BEAT_AGE_SECONDS = 0.8
-"""Age of the version of keys above which it says nothing."""
+MAX_BEAT_AGE_SECONDS = 0.7
+"""Age of the version of keys above which it says nothing; a transaction that waits for locks has none."""
 
 
 class StoredKeys:
     """Keys and their audit. Changes run on the connections for reads: they need no order with the ledger."""
+
+    watch_seconds = 0.25
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from codellama_proxy.store.sqlite.writer import Writer
 class StoredKeys:
     """Keys and their audit. `reports`: a separate reader for slow queries, so that lookups do not wait for them."""
 
+    watch_seconds = 0.5
+
     def __init__(self, writer: Writer, reader: Reader, reports: Reader | None = None) -> None:
         self._writer = writer
         self._reader = reader
