@@ -103,7 +103,7 @@ MUTANTS = (
         "a frozen process keeps its locks",
         f"{STORE}/session.py",
         "if idle_seconds is not None:",
-        "if idle_seconds is None:",
+        "if idle_seconds == 0:",
         (OUTAGES,),
     ),
 )

@@ -106,7 +106,8 @@ def test_beats_that_were_seen_before_an_outage_make_no_process_dead(
         def looks(*times: float) -> int:
             nonlocal now
             settled = 0
-            for now in times:
+            for at in times:
+                now = at
                 settled += watch.look(db, 1)
             return settled
 
