@@ -111,20 +111,21 @@ class Attempt(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The format of rows and logs."""
-        usage, basis, cost, _ = self.charge or Charge()
+        deployment, failure, ms, _, at, charge = self
+        usage, basis, cost, _ = charge or Charge()
         shown: dict[str, Any] = {
-            "deployment": self.deployment,
-            "class": self.failure.cls if self.failure else "ok",
-            "status": self.failure.status if self.failure else 200,
-            "at": nearest(self.at, 10),
-            "ms": nearest(self.ms, 10),
+            "deployment": deployment,
+            "class": failure.cls if failure else "ok",
+            "status": failure.status if failure else 200,
+            "at": nearest(at, 10),
+            "ms": nearest(ms, 10),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_usd": None if cost is None else cost / NANOS,
             "basis": basis,
         }
-        if self.failure and self.failure.reason:
-            shown["reason"] = self.failure.reason
+        if failure and failure.reason:
+            shown["reason"] = failure.reason
         return shown
 
 

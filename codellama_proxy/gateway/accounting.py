@@ -176,11 +176,12 @@ class Accounting:
             call.charge = charging.charge(call, price_of(call.deployment))
         context.record_calls()
         done = request_charge(context, price_of)
+        end = settlement(context, done)
         if context.needs_settlement:
-            self._ledger.settle(_tracked(settlement(context, done), context, done))
+            self._ledger.settle(_tracked(end, context, done))
             if self._progress.watched:
                 self._progress.note(context.id)
-        self._lines.request(request_record(context, done))
+        self._lines.request(request_record(context, done, end))
         self._metrics.finished(context, done)
         if self._spans is not None:
             self._spans.finished(context, done)

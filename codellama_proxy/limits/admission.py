@@ -16,7 +16,7 @@ from codellama_proxy.core.snapshot import Deployment, Json, Price, Tariff
 from codellama_proxy.core.types import Attempt, Key, Usage
 from codellama_proxy.limits import budgets, rate_headers
 from codellama_proxy.limits import rates as limits
-from codellama_proxy.limits.rates import Rate, Rates, Refusal, ScopeLimits
+from codellama_proxy.limits.rates import Levels, Rate, Rates, Refusal, ScopeLimits
 
 
 class AdmissionRequest(NamedTuple):
@@ -177,7 +177,7 @@ class Decision(NamedTuple):
     """An admission, and the new levels of each scope."""
 
     admission: Admission
-    rates: Sequence[Rates]
+    rates: Sequence[Levels]
 
 
 class _Money(NamedTuple):

@@ -54,6 +54,10 @@ class ScopeLimits(NamedTuple):
         return f"{self.kind} {self.name.rpartition(_USER_SEPARATOR)[2]}"
 
 
+Levels = tuple[float | None, float | None, float]
+"""`Rates`, or a tuple of the same values: what balances keep."""
+
+
 class Rates(NamedTuple):
     """The levels of a scope's two buckets; `None` where there is no limit."""
 
@@ -156,14 +160,18 @@ def with_caller(
 # --- rates -------------------------------------------------------------------------------------------------
 
 
-def refill(rates: Rates, limits: Limits, now: float) -> Rates:
+def refill(rates: Levels, limits: Limits, now: float) -> Rates:
     """The levels at `now`. After the clock is set back, refilling continues from the new time."""
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
     rpm, tpm, rated_at = rates
     minutes, at = elapsed(rated_at, now)
-    return Rates(_level(rpm, most_requests, minutes), _level(tpm, most_tokens, minutes), at)
+    return Rates(
+        None if most_requests is None else level_after(rpm, most_requests, minutes),
+        None if most_tokens is None else level_after(tpm, most_tokens, minutes),
+        at,
+    )
 
 
 def elapsed(rated_at: float, now: float) -> tuple[float, float]:
@@ -173,9 +181,8 @@ def elapsed(rated_at: float, now: float) -> tuple[float, float]:
     return 0.0, now if rated_at > now + CLOCK_SLACK_SECONDS else rated_at
 
 
-def _level(level: float | None, limit: int | None, minutes: float) -> float | None:
-    if limit is None:
-        return None
+def level_after(level: float | None, limit: int, minutes: float) -> float:
+    """The level of a bucket after `minutes`. `level`: `None` for a full one."""
     if level is None:
         return float(limit)
     level += minutes * limit

@@ -12,13 +12,13 @@ from typing import Protocol
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
 from codellama_proxy.limits.rate_headers import rate_left
-from codellama_proxy.limits.rates import UNRATED, Rates, elapsed
+from codellama_proxy.limits.rates import UNRATED, Levels, elapsed, level_after
 
 
 class Balance(Protocol):
     """A scope's sums, in nano-USD, and its levels."""
 
-    rates: Rates
+    rates: Levels
     running: int | None
     spent: int
     held: int
@@ -32,25 +32,25 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
     if not ask.counts:
         return None
     now, tokens = ask.created_at, ask.prompt_estimate
-    after = []
+    after: list[Levels] = []
     room = requests = tokens_left = inf
     requests_limit = tokens_limit = None
     for scope_id, limits in ask.scopes:
         balance = balances[scope_id]
-        most, budget = limits.max_parallel_requests, limits.max_budget
-        if limits.shadow or (most is not None and (balance.running or 0) >= most):
+        parallel, budget = limits.max_parallel_requests, limits.max_budget
+        if limits.shadow or (parallel is not None and (balance.running or 0) >= parallel):
             return None
         if budget is not None:
             room = min(room, budget - balance.spent - balance.held if budget else -1)
-        rates = _taken(balance.rates, limits, tokens, now)
-        if rates is None:
+        levels = _taken(balance.rates, limits, tokens, now)
+        if levels is None:
             return None
-        rpm, tpm, _ = rates
+        rpm, tpm, _ = levels
         if rpm is not None and rpm < requests:
             requests, requests_limit = rpm, limits.rpm_limit
         if tpm is not None and tpm < tokens_left:
             tokens_left, tokens_limit = tpm, limits.tpm_limit
-        after.append(rates)
+        after.append(levels)
     hold, sent = (0, None) if room == inf else _money(ask)
     if hold is None or hold > room:
         return None
@@ -59,27 +59,18 @@ def usual_decision(ask: AdmissionRequest, balances: Mapping[str, Balance]) -> De
     return Decision(Admission(sent, False, hold, of_requests, of_tokens), after)
 
 
-def _taken(rates: Rates, limits: Limits, tokens: int, now: float) -> Rates | None:
+def _taken(rates: Levels, limits: Limits, tokens: int, now: float) -> Levels | None:
     """`rates.refill`, then `rates.take`; `None` if a bucket may have too little for that."""
     most_requests, most_tokens = limits.rpm_limit, limits.tpm_limit
     if most_requests is None and most_tokens is None:
         return UNRATED
     rpm, tpm, rated_at = rates
     minutes, at = elapsed(rated_at, now)
-    rpm = None if most_requests is None else _less(rpm, most_requests, minutes, 1)
-    tpm = None if most_tokens is None else _less(tpm, most_tokens, minutes, tokens)
-    if (rpm is not None and rpm < 0) or (tpm is not None and tpm < 0):
+    rpm = None if most_requests is None else level_after(rpm, most_requests, minutes) - 1
+    tpm = None if most_tokens is None else level_after(tpm, most_tokens, minutes) - tokens
+    if (rpm is not None and rpm < 0) or (tpm is not None and (tpm < 0 or most_tokens == 0)):
         return None
-    return Rates(rpm, tpm, at)
-
-
-def _less(level: float | None, limit: int, minutes: float, need: int) -> float:
-    """The level of a bucket after `minutes`, without what is needed; negative if it does not have that much."""
-    if limit == 0:
-        return -1.0
-    if level is None or (level := level + minutes * limit) > limit:
-        level = float(limit)
-    return level - need
+    return rpm, tpm, at
 
 
 def _money(ask: AdmissionRequest) -> tuple[int | None, int | None]:

@@ -23,6 +23,8 @@ BOUNDS = ((256, 64), (64, 16), (16, 4))
 REQUEST = "request"
 """The message of lines about finished requests."""
 
+_OF_REQUESTS = b'"level":"info","message":"%b",' % REQUEST.encode()
+
 _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters that JSON does not escape and terminals interpret."""
 
@@ -47,11 +49,7 @@ def request_as_json(record: Mapping[str, Any]) -> bytes:
     line = _dumped(record)
     if len(line) > SHORT_LINE_BYTES:
         return as_json(record, REQUEST)
-    return b'{"time":"%b","level":"info","message":"%b",%b' % (
-        iso_ms(time.time()).encode(),
-        REQUEST.encode(),
-        line[1:],
-    )
+    return b'{"time":"%b",%b%b' % (iso_ms(time.time()).encode(), _OF_REQUESTS, line[1:])
 
 
 def as_text(text: str, level: str = "info") -> bytes:

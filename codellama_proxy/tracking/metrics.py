@@ -67,14 +67,15 @@ class Sums:
 
     def add(self, charge: RequestCharge) -> None:
         """Add what one request has used."""
-        self.prompt_tokens += charge.usage.prompt_tokens
-        self.completion_tokens += charge.usage.completion_tokens
-        self.capped += charge.capped
-        if charge.cost_nanos is None:
+        usage, _, cost, _, capped = charge
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
+        self.capped += capped
+        if cost is None:
             self.unpriced += 1
         else:
             self.priced += 1
-            self.cost_nanos += charge.cost_nanos
+            self.cost_nanos += cost
 
 
 class Metrics:
@@ -135,9 +136,10 @@ class Metrics:
         self._overhead.observe(max(seconds - context.waited, 0.0))
         if context.first_at is not None and context.request is not None and context.request.stream:
             self._first_token.observe(context.first_at - context.started)
-        for attempt in context.attempts:
-            self._attempts.add((attempt.deployment, attempt.failure.cls if attempt.failure else "ok"))
-        if context.attempts or context.serving is not None:
+        attempts = context.attempts
+        for deployment, failure, *_ in attempts:
+            self._attempts.add((deployment, failure.cls if failure else "ok"))
+        if attempts or context.serving is not None:
             sums.add(charge)
         self._refusals(context)
 

@@ -6,16 +6,17 @@ from typing import Any
 
 from codellama_proxy.core.clock import nearest
 from codellama_proxy.core.money import usd
+from codellama_proxy.limits.admission import Settlement
 from codellama_proxy.request.charge import RequestCharge
 from codellama_proxy.request.context import RequestContext
 from codellama_proxy.tracking.lines import bounded
 
 
-def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, Any]:
-    """The fields of its log line: no content, no header, no secret."""
-    serving, first_ms, request, error = context.serving, context.first_ms, context.request, context.error
-    usage = charge.usage
-    total = context.ended - context.started
+def request_record(context: RequestContext, charge: RequestCharge, end: Settlement) -> dict[str, Any]:
+    """The fields of its log line: no content, no header, no secret. `end`: its settlement."""
+    request, error = context.request, context.error
+    usage, basis, cost, *_ = charge
+    _, status, http_status, _, model, deployment, *_ = end
     return {
         "request_id": context.id,
         "endpoint": context.endpoint,
@@ -24,11 +25,11 @@ def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, 
         "session": context.session,
         "agent": context.agent,
         "model_requested": bounded(request.model) if request else None,
-        "model": serving.name if serving else None,
-        "deployment": serving.id if serving else None,
+        "model": model,
+        "deployment": deployment,
         "stream": request.stream if request else None,
-        "status": context.status,
-        "http_status": context.http_status,
+        "status": status,
+        "http_status": http_status,
         "error": error.code if error else None,
         "error_detail": bounded(error.detail) if error else None,
         "shadowed": _shadowed(context),
@@ -36,12 +37,12 @@ def request_record(context: RequestContext, charge: RequestCharge) -> dict[str, 
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "cached_tokens": usage.cached_tokens,
-        "cost_usd": usd(charge.cost_nanos),
-        "basis": charge.basis,
+        "cost_usd": usd(cost),
+        "basis": basis,
         "cache": context.cache,
-        "first_ms": None if first_ms is None else nearest(first_ms, 100),
-        "overhead_ms": nearest((total - context.waited) * 1000, 100),
-        "total_ms": nearest(total * 1000, 100),
+        "first_ms": end.first_ms,
+        "overhead_ms": nearest((context.ended - context.started - context.waited) * 1000, 100),
+        "total_ms": end.total_ms,
         "config": context.config,
     }
 

@@ -28,6 +28,7 @@ from codellama_proxy.limits.windows import DAY
 from codellama_proxy.store.ledger.balances import RATES_SECONDS
 from codellama_proxy.store.reports import Filters
 from codellama_proxy.store.sqlite.ledger import Ledger
+from codellama_proxy.store.sqlite.many_rows import with_rows
 from codellama_proxy.store.sqlite.scope_rows import SQL
 from codellama_proxy.store.sqlite.write_behind import MAX_UNWRITTEN_BYTES
 from tests.support.builders import deployment, snapshot
@@ -1024,3 +1025,38 @@ def test_held_rows_are_found_by_index(query: str, store: Store) -> None:
         plan = [row[3] for row in db.execute(f"explain query plan {statement}")]
     read = [step for step in plan if "requests" in step]
     assert read == ["SCAN requests USING INDEX requests_held"]
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_are_completed_by_their_sequence(rows: int, store: Store) -> None:
+    statement = with_rows(SQL["complete"], rows, 19)
+    with store.elsewhere() as db:
+        plan = [row[3] for row in db.execute(f"explain query plan {statement}", [None] * 19 * rows)]
+    assert [step for step in plan if "requests" in step] == [
+        "SEARCH requests USING INTEGER PRIMARY KEY (rowid=?)"
+    ]
+
+
+@pytest.mark.sqlite_only
+def test_requests_that_end_together_are_each_booked(store: Store) -> None:
+    """One statement completes many rows; one that the database refuses stays held."""
+    held = [ask(request_id=f"req_{number}") for number in range(90)]
+    ends = [end(request, number, first_ms=number / 10) for number, request in enumerate(held)]
+    ends[7] = ends[7]._replace(first_ms="late")  # type: ignore[arg-type]
+
+    async def use(ledger: Ledger) -> None:
+        for request in held:
+            await ledger.admit(request)
+        await store.writer.barrier()
+        for one in [*ends, *ends]:
+            ledger.settle(one)
+
+    store.run(use)
+    with store.elsewhere() as db:
+        rows = db.execute(
+            "select request_id, status, cost_nanos, first_ms from requests order by seq"
+        ).fetchall()
+    expected = [(f"req_{number}", "ok", number, number / 10) for number in range(90)]
+    expected[7] = ("req_7", "held", None, None)  # type: ignore[assignment]
+    assert rows == expected

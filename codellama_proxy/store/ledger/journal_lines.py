@@ -67,12 +67,21 @@ def header(journal_id: str) -> bytes:
 def line(event: Event) -> bytes:
     """An event as a line. Raises `TypeError` for a text that is not Unicode."""
     if isinstance(event, Admitted):
-        seq, row = event
-        return _line((_ADMITTED, seq, *row))
+        return admitted_line(*event)
     if isinstance(event, Settled):
-        request_id, settled, content, record = event
-        return _line((_SETTLED, request_id, content, record, *settled))
+        return settled_line(event)
     return _line((_EXTENDED, event.request_id, event.hold_nanos, *event.row))
+
+
+def admitted_line(seq: int, row: HeldRow) -> bytes:
+    """The line of an `Admitted`. Raises `TypeError` as `line`."""
+    return _line((_ADMITTED, seq, *row))
+
+
+def settled_line(event: Settled) -> bytes:
+    """The same of a `Settled`."""
+    request_id, row, content, record = event
+    return _line((_SETTLED, request_id, content, record, *row))
 
 
 def header_of(first: bytes) -> Header | None:

@@ -11,6 +11,10 @@ from codellama_proxy.limits.admission import AdmissionRequest, Extension, Settle
 from codellama_proxy.pricing.cost import input_cost
 
 MAX_NAME_CHARACTERS = 256
+"""Maximum stored length of a model name from a client."""
+MAX_INTEGER = 2**63 - 1
+"""Of the databases."""
+_NO_USAGE: tuple[int | None, ...] = (None,) * 5
 
 
 def estimated(end: Settlement, tokens: int, nanos: int | None) -> Settlement:
@@ -29,13 +33,8 @@ def estimated(end: Settlement, tokens: int, nanos: int | None) -> Settlement:
 
 def is_storable(values: Iterable[object]) -> bool:
     """Whether the databases have integers as large as those among the values."""
-    return all(-MAX_INTEGER <= value <= MAX_INTEGER for value in values if isinstance(value, int))
-
-
-_NO_USAGE: tuple[int | None, ...] = (None,) * 5
-"""Maximum stored length of a model name from a client."""
-MAX_INTEGER = 2**63 - 1
-"""Of the databases."""
+    numbers = [value for value in values if type(value) is int]
+    return not numbers or (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER)
 
 
 class HeldRow(NamedTuple):
@@ -48,7 +47,8 @@ class HeldRow(NamedTuple):
     user: str | None
     endpoint: str
     model_requested: str | None
-    stream: bool
+    stream: int
+    """0 or 1."""
     config: str
     hold_nanos: int
     estimate_nanos: int | None
@@ -105,7 +105,7 @@ def held_row(ask: AdmissionRequest, hold_nanos: int) -> HeldRow:
         None if user is None else limits.user_name(user),
         endpoint,
         model and model[:MAX_NAME_CHARACTERS],
-        stream,
+        int(stream),
         config,
         hold_nanos,
         None if price is None else input_cost(tokens, price),
@@ -126,29 +126,10 @@ def extended_row(more: Extension, nanos: int, estimate_tokens: int) -> ExtendedR
 
 def settled_row(end: Settlement) -> SettledRow:
     """Of a request that ended."""
-    (
-        _,
-        status,
-        http_status,
-        attempts,
-        model,
-        deployment,
-        upstream_model,
-        usage,
-        basis,
-        cost,
-        saved,
-        cache,
-        *_,
-    ) = end
+    usage, basis, cost, saved, cache, first_ms, total_ms = end[7:14]
     prompt, completion, cached, written, reasoning = _NO_USAGE if usage is None else usage[:5]
     return SettledRow(
-        status,
-        http_status,
-        attempts,
-        model,
-        deployment,
-        upstream_model,
+        *end[1:7],
         prompt,
         completion,
         cached,
@@ -158,8 +139,8 @@ def settled_row(end: Settlement) -> SettledRow:
         saved,
         basis,
         cache,
-        end.first_ms,
-        end.total_ms,
+        first_ms,
+        total_ms,
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from codellama_proxy.core.clock import iso
 from codellama_proxy.core.snapshot import Limits
 from codellama_proxy.limits.admission import ScopeState
-from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
+from codellama_proxy.limits.rates import UNRATED, Levels, ScopeLimits, refill
 from codellama_proxy.limits.windows import Window, is_rolling, turned, window
 
 
@@ -55,7 +55,8 @@ class ScopeBalance:
     )
 
     def __init__(self) -> None:
-        self.rates = self.rates_before = UNRATED
+        self.rates: Levels = UNRATED
+        self.rates_before: Levels = UNRATED
         """Now, and when it was written last."""
         self.limits: Limits | None = None
         """Those of the latest admission, if any."""
@@ -109,7 +110,7 @@ class ScopeBalance:
         if tokens:
             rpm, tpm, at = self.rates
             if tpm is not None:
-                self.rates = Rates(rpm, tpm + tokens, at)
+                self.rates = (rpm, tpm + tokens, at)
         if self.running is not None:
             self.running -= 1
 

@@ -223,7 +223,7 @@ class Batch:
                 balance.note_limited(scope in limited, ask.created_at)
 
     def _hold(self, row: dict[str, Any], ids: Iterable[str]) -> None:
-        self._held.append({**row, "stream": int(row["stream"]), "worker": self._worker})
+        self._held.append({**row, "worker": self._worker})
         self._admitted.update(ids)
 
     def _hold_again(self, row: dict[str, Any]) -> None:

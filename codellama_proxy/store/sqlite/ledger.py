@@ -27,7 +27,7 @@ from codellama_proxy.store.errors import StoreError, StoreUnavailableError, acco
 from codellama_proxy.store.ledger import journal_lines
 from codellama_proxy.store.ledger.balances import Balances
 from codellama_proxy.store.ledger.crashes import Orphan, crashed
-from codellama_proxy.store.ledger.journal_lines import Admitted, Event, Extended, Settled
+from codellama_proxy.store.ledger.journal_lines import Extended, Settled
 from codellama_proxy.store.ledger.page import Held, Page, scope_ids
 from codellama_proxy.store.ledger.rows import estimated, extended_row, held_row, is_storable, settled_row
 from codellama_proxy.store.ledger.scope_balance import state
@@ -164,7 +164,7 @@ class Ledger(LedgerReports):
         admission = decision.admission
         hold, seq = admission.hold_nanos, self._seq + 1
         row = held_row(ask, hold)
-        self._write(Admitted(seq, row))
+        self._write(journal_lines.admitted_line(seq, row))
         self._seq = seq
         running = self._running[request_id] = Running(Held(seq, ids, hold, ask.prompt_estimate), row)
         page.admit(ask, ids, decision)
@@ -202,7 +202,7 @@ class Ledger(LedgerReports):
             return 0
         row = extended_row(extension, nanos, held.estimate_tokens)
         hold = held.hold_nanos + nanos
-        self._write(Extended(extension.request_id, hold, row))
+        self._write(journal_lines.line(Extended(extension.request_id, hold, row)))
         self._page.extend(held, nanos)
         self._current.changed(held.scopes, held.seq, nanos, 0, 0)
         running.held = held._replace(hold_nanos=hold)
@@ -237,7 +237,7 @@ class Ledger(LedgerReports):
         text = None if record is None else record.decode(errors="replace")
         event = Settled(end.request_id, settled_row(end), end.content, text)
         try:
-            self._write(event)
+            self._write(journal_lines.settled_line(event))
             promised = True
         except Exception as error:  # the batch has it: only a crash before that would lose it
             promised = False
@@ -269,10 +269,10 @@ class Ledger(LedgerReports):
             raise StoreUnavailableError("the ledger is closed")
         return self._writes
 
-    def _write(self, event: Event) -> None:
-        """Append an event to the journal. Raises `OSError`."""
+    def _write(self, line: bytes) -> None:
+        """Append a line to the journal. Raises `OSError`."""
         assert self._journal is not None
-        self._journal.write(journal_lines.line(event))
+        self._journal.write(line)
 
     # --- balances ------------------------------------------------------------------------------------------------
 

@@ -64,12 +64,14 @@ update requests set hold_nanos = ?, estimate_nanos = ?, attempts = ?, model = ?,
 where seq = ? and status = 'held';
 
 -- name: complete
--- Completes a row that is still held; affects no row the second time.
+-- Completes rows that are still held; affects no row the second time. The plus sign keeps the search by sequence.
 update requests set
-    status = ?, http_status = ?, attempts = ?, model = ?, deployment = ?, upstream_model = ?,
-    prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cache_write_tokens = ?, reasoning_tokens = ?,
-    cost_nanos = ?, saved_nanos = ?, basis = ?, cache = ?, first_ms = ?, total_ms = ?
-where seq = ? and request_id = ? and status = 'held';
+    status = column3, http_status = column4, attempts = column5, model = column6, deployment = column7,
+    upstream_model = column8, prompt_tokens = column9, completion_tokens = column10, cached_tokens = column11,
+    cache_write_tokens = column12, reasoning_tokens = column13, cost_nanos = column14, saved_nanos = column15,
+    basis = column16, cache = column17, first_ms = column18, total_ms = column19
+from (values {rows})
+where seq = column1 and request_id = column2 and +status = 'held';
 
 -- name: held
 -- The values of a held row that settling needs.

@@ -63,7 +63,7 @@ class Batch:
         """The end of a request: one row if its admission is not written yet."""
         seq = running.held.seq
         if running.row is None:
-            self._settled.append((*end.row, seq, end.request_id))
+            self._settled.append((seq, end.request_id, *end.row))
         else:
             del self._admitted[seq]
             self._extended.pop(seq, None)
@@ -95,7 +95,7 @@ class Batch:
         execute_many(db, SQL["insert_finished"], self._finished)
         execute_many(db, SQL["insert_held"], self._held)
         execute_each(db, SQL["extend"], self._extended.values())
-        execute_each(db, SQL["complete"], self._settled)
+        execute_many(db, SQL["complete"], self._settled)
         scope_store.write(db, self._scopes)
         return sum([_keep(db, end) for end in new])
 

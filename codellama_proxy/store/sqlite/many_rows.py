@@ -1,4 +1,4 @@
-"""Inserts many rows in few statements: each statement costs more than a row, and hands over the interpreter."""
+"""Writes many rows in few statements: each statement costs more than a row, and hands over the interpreter."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from codellama_proxy.store.sqlite.journal import Journal
 from codellama_proxy.store.sqlite.ledger_batch import Batch
 from codellama_proxy.store.sqlite.writer import Writer
 
-FLUSH_SECONDS = 0.02
-MAX_BATCH_EVENTS = 128
+FLUSH_SECONDS = 0.05
+"""From an event to the start of its transaction. Larger batches need fewer statements for each row."""
+MAX_BATCH_EVENTS = 256
 """Of which two belong to a usual request."""
 DELETE_SECONDS = 1.0
 """Between two looks whether a checkpoint allows to delete journal files."""
