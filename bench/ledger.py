@@ -141,7 +141,6 @@ def ask(request_id: str) -> AdmissionRequest:
         4096,
         1,
         (PRICE, PRICE),
-        ("codellama", "gpt-4"),
     )
 
 

@@ -67,7 +67,6 @@ def admission_request(
         0 if request.endpoint == "embeddings" else chain.max_output_tokens,
         answers,
         prices,
-        tuple([d.name for d in deployments]),
         None if context.cached else deployments[0],
         bounds,
         unbounded,
@@ -128,7 +127,8 @@ def _bounds(
         answers = max(answers, count)
         if paid:
             calls_units = max(calls_units, _calls_units(deployment, paid))
-        prices.append(_rates(at, paid, bound))
+        plain_rates = candidate.plain_rates
+        prices.append(plain_rates if plain_rates is not None and not paid else _rates(at, paid, bound))
         unbounded.append(more)
     return _Bounds(tuple(bounds), tuple(prices), tuple(unbounded), answers, calls_units)
 
@@ -191,9 +191,9 @@ def _own_bound(at: DeploymentRequest, attached: Sequence[Media], used: Sequence[
 
 def _rates(here: DeploymentRequest, paid: Sequence[Extra], bound: int) -> Tariff | None:
     """The highest prices of a prompt token and of a completion token there; `None` if the price is unknown."""
-    price, plain = here.candidate.price, here.candidate.plain_rates
-    if price is None or (plain is not None and not paid):
-        return plain
+    price = here.candidate.price
+    if price is None:
+        return None
     rates = pricing.reachable(price, bound, extras.requested_tier(here.priced_fields))
     hour = any(extra.hour for extra in paid)
     classes = (rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h if hour else 0)

@@ -45,7 +45,6 @@ class AdmissionRequest(NamedTuple):
     n: int
     prices: tuple[Tariff | None, ...]
     """The highest applicable rates of each candidate, in the order of attempts; empty for none."""
-    candidate_names: tuple[str, ...]
     deployment: Deployment | None = None
     """The first one tried; `None` if nothing is sent upstream."""
     bounds: tuple[int, ...] = ()
@@ -289,7 +288,7 @@ def _over(hold: int, budgeted: Sequence[ScopeState]) -> tuple[tuple[ScopeLimits,
 
 
 def _not_priced(ask: AdmissionRequest) -> ProxyError:
-    name = ask.candidate_names[0]
+    name = ask.deployment.name if ask.deployment is not None else ask.model_requested
     return ProxyError(
         "model_not_priced",
         f"The model `{name}` has no known price and cannot be used under a budget. "

@@ -14,6 +14,11 @@ MIN_TOKENS = 16
 """A request is refused rather than clamped below this `max_tokens`."""
 
 
+def nanos_of(units: int) -> int:
+    """Nano-USD, rounded up. `units`: tokens times nano-USD per million tokens."""
+    return -(-units // 1_000_000)
+
+
 class Bound(NamedTuple):
     """The maximum cost of a request: a fixed part, and a price for each output token."""
 
@@ -23,7 +28,7 @@ class Bound(NamedTuple):
     """Of one token in each of the answers."""
 
     def nanos(self, max_tokens: int) -> int:
-        return -(-(self.input_units + max_tokens * self.output_units) // 1_000_000)
+        return nanos_of(self.input_units + max_tokens * self.output_units)
 
     def tokens(self, headroom: int) -> int | None:
         """How many tokens fit; negative if the input does not fit, `None` if any number fits."""
@@ -55,13 +60,17 @@ def bound(
     ):
         if price is None:
             continue
-        token, output = price.input, price.output
-        if price.cached_input is not None or price.cache_write is not None:
-            token = max(token, price.cached_input or 0, price.cache_write or 0)
-        units = prompt * token + more * output
-        dearest_input = max(dearest_input, units)
-        dearest_output = max(dearest_output, output)
+        dearest_input = max(dearest_input, input_units(price, prompt, more))
+        dearest_output = max(dearest_output, price.output)
     return Bound(dearest_input + calls_units, dearest_output if n < 2 else n * dearest_output)
+
+
+def input_units(price: Tariff, prompt: int, unbounded: int) -> int:
+    """`Bound.input_units` at one candidate, without server tools: of these tokens of prompt and answer."""
+    token = price.input
+    if price.cached_input is not None or price.cache_write is not None:
+        token = max(token, price.cached_input or 0, price.cache_write or 0)
+    return prompt * token + unbounded * price.output
 
 
 def fit(cost: Bound, wanted: int, headroom: int) -> int | None:

@@ -10,6 +10,7 @@ from math import inf
 from typing import Protocol
 
 from codellama_proxy.core.snapshot import Limits
+from codellama_proxy.limits import budgets
 from codellama_proxy.limits.admission import Admission, AdmissionRequest, Decision
 from codellama_proxy.limits.rate_headers import rate_left
 from codellama_proxy.limits.rates import UNRATED, Levels, elapsed, level_after
@@ -79,5 +80,16 @@ def _money(ask: AdmissionRequest) -> tuple[int | None, int | None]:
         return 0, None
     if not any(ask.prices):
         return None, None
-    wanted = ask.wanted_tokens
-    return ask.bound.nanos(wanted), wanted if ask.max_tokens is None and wanted > 0 else None
+    own = ask.max_tokens
+    wanted = ask.default_max_tokens if own is None else own
+    return _most_nanos(ask, wanted), wanted if own is None and wanted > 0 else None
+
+
+def _most_nanos(ask: AdmissionRequest, wanted: int) -> int:
+    """`ask.bound.nanos(wanted)`."""
+    prices, bounds, unbounded, answers = ask.prices, ask.bounds, ask.unbounded_tokens, ask.n
+    price = prices[0]
+    if price is None or len(prices) > 1 or not bounds or not unbounded or answers < 1:
+        return ask.bound.nanos(wanted)
+    units = budgets.input_units(price, bounds[0], unbounded[0]) + ask.calls_units
+    return budgets.nanos_of(units + wanted * answers * price.output)

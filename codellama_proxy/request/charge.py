@@ -48,7 +48,7 @@ def request_charge(context: RequestContext, price_of: PriceOf) -> RequestCharge:
     kept = context.kept
     if kept is None:
         usage, basis, cost, capped = total_charge(context)
-        return RequestCharge(usage, basis, cost, capped=capped)
+        return RequestCharge(usage, basis, cost, 0, capped)
     usage = kept.usage or kept.counted or Usage()
     saved = charging.priced(kept, usage, price_of(kept.deployment)) if context.complete else 0
     return RequestCharge(usage, "cached", 0, saved)

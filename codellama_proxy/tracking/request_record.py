@@ -15,8 +15,10 @@ from codellama_proxy.tracking.lines import bounded
 def request_record(context: RequestContext, charge: RequestCharge, end: Settlement) -> dict[str, Any]:
     """The fields of its log line: no content, no header, no secret. `end`: its settlement."""
     request, error = context.request, context.error
-    usage, basis, cost, *_ = charge
-    _, status, http_status, _, model, deployment, *_ = end
+    usage, basis, cost = charge[:3]
+    prompt_tokens, completion_tokens, cached_tokens = usage[:3]
+    status, http_status, _, model, deployment = end[1:6]
+    first_ms, total_ms = end[12:14]
     return {
         "request_id": context.id,
         "endpoint": context.endpoint,
@@ -34,15 +36,15 @@ def request_record(context: RequestContext, charge: RequestCharge, end: Settleme
         "error_detail": bounded(error.detail) if error else None,
         "shadowed": _shadowed(context),
         "attempts": context.shown_attempts,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cached_tokens": cached_tokens,
         "cost_usd": usd(cost),
         "basis": basis,
         "cache": context.cache,
-        "first_ms": end.first_ms,
+        "first_ms": first_ms,
         "overhead_ms": nearest((context.ended - context.started - context.waited) * 1000, 100),
-        "total_ms": end.total_ms,
+        "total_ms": total_ms,
         "config": context.config,
     }
 

@@ -22,6 +22,7 @@ from codellama_proxy.limits.rates import Rates, ScopeLimits
 from codellama_proxy.limits.windows import DAY, FOR_EVER, Window, is_rolling, turned, window
 from codellama_proxy.pricing.cost import cost
 from codellama_proxy.store import key_fields as key_values
+from tests.support.builders import deployment
 from tests.support.cases import each
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC).timestamp()
@@ -55,7 +56,6 @@ def ask(**given: Any) -> AdmissionRequest:
         "default_max_tokens": 4096,
         "n": 1,
         "prices": (PRICE,),
-        "candidate_names": ("codellama",),
     }
     return AdmissionRequest(**values | given)
 
@@ -251,8 +251,8 @@ def test_a_refusal_names_scope_limit_spent_and_reset() -> None:
 
 
 def test_an_unpriced_candidate_is_refused_by_name_under_a_budget() -> None:
-    assert decide(ask(prices=(PRICE, None), candidate_names=("a", "b")), [standing(max_budget=10**12)])
-    wish = ask(prices=(None, None), candidate_names=("mystery", "b"))
+    assert decide(ask(prices=(PRICE, None)), [standing(max_budget=10**12)])
+    wish = ask(prices=(None, None), deployment=deployment("mystery"))
     with pytest.raises(ProxyError) as refused:
         decide(wish, [standing(max_budget=10**12)])
     assert (refused.value.status, refused.value.code) == (400, "model_not_priced")
@@ -272,7 +272,7 @@ def test_a_free_request_passes_an_exhausted_budget() -> None:
     empty = standing(spent=10, max_budget=10)
     admission = decide(ask(prices=(Price(0, 0),)), [empty]).admission
     assert (admission.hold_nanos, admission.clamped) == (0, False)
-    assert decide(ask(prices=(), candidate_names=()), [empty]).admission.hold_nanos == 0
+    assert decide(ask(prices=()), [empty]).admission.hold_nanos == 0
 
 
 def test_an_embedding_is_held_at_its_input_and_never_clamped() -> None:
@@ -290,7 +290,7 @@ def test_the_hold_covers_every_choice() -> None:
 
 def test_the_hold_is_that_of_the_most_expensive_candidate() -> None:
     dear = replace(PRICE, output=6_000_000_000)
-    wish = ask(max_tokens=100, prices=(PRICE, dear), candidate_names=("a", "b"))
+    wish = ask(max_tokens=100, prices=(PRICE, dear))
     assert decide(wish, [standing(max_budget=10**12)]).admission.hold_nanos == 200_000 + 600_000
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codellama_proxy.core.snapshot import Limits, Price, Tariff
 from codellama_proxy.limits.admission import AdmissionRequest, ScopeState, decide
-from codellama_proxy.limits.rates import UNRATED, Rates, ScopeLimits, refill
+from codellama_proxy.limits.rates import UNRATED, Levels, Rates, ScopeLimits, refill
 from codellama_proxy.limits.usual_admission import usual_decision
 from tests.limits.test_budgets import NOW, ask
 
@@ -39,7 +39,7 @@ tariffs = st.sampled_from([False, False, False, True]).flatmap(
 class Balance:
     """What is known of a scope."""
 
-    rates: Rates
+    rates: Levels
     running: int | None
     spent: int
     held: int
@@ -125,12 +125,12 @@ def test_requests_with_room_in_every_scope_are_usual() -> None:
     """Otherwise the comparison above would compare nothing."""
     full = Limits(rpm_limit=10, tpm_limit=100, max_parallel_requests=5, max_budget=10**12)
     scope = ScopeLimits("project:web", full)
-    request = ask(scopes=(scope,), prices=(Price(10**6, 10**6),), bounds=(7,))
+    request = ask(scopes=(scope,), prices=(Price(10**6, 10**6),), bounds=(7,), unbounded_tokens=(3,))
     known = {scope.id: Balance(Rates(5.0, 50.0, NOW - 6), 4, 10, 20)}
     decision = usual_decision(request, known)
     assert decision == general(request, known)
     assert decision is not None
-    assert decision.admission.hold_nanos == 7 + 4096
+    assert decision.admission.hold_nanos == 7 + 3 + 4096
     assert [math.floor(level) for level in decision.rates[0][:2] if level is not None] == [5, 50]
 
 

@@ -530,7 +530,7 @@ def test_holds_left_by_a_crash_are_settled_at_their_maximum_cost(store: Store) -
 
     async def crash(ledger: Ledger) -> None:
         await ledger.admit(ask(of_project(max_budget=BUDGET)))
-        await ledger.admit(ask(prompt_estimate=7, prices=(dear, None), candidate_names=("a", "b")))
+        await ledger.admit(ask(prompt_estimate=7, prices=(dear, None)))
         await ledger.admit(ask(prices=(None,)))
 
     async def recover(ledger: Ledger) -> tuple[int, int, list[object]]:

@@ -51,7 +51,6 @@ def ask(*scopes: ScopeLimits, **given: Any) -> AdmissionRequest:
         "default_max_tokens": 100,
         "n": 1,
         "prices": (PER_TOKEN,),
-        "candidate_names": ("codellama",),
     }
     return AdmissionRequest(**values | given)
 

@@ -157,7 +157,6 @@ class Proxy:
             default_max_tokens=10,
             n=1,
             prices=(),
-            candidate_names=(),
         )
         await self.ledger.admit(ask)
         self.ledger.settle(Settlement("req_1", "ok", 200, cost_nanos=nanos, basis="exact"))

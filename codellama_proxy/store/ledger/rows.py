@@ -12,7 +12,7 @@ from codellama_proxy.pricing.cost import input_cost
 
 MAX_NAME_CHARACTERS = 256
 """Maximum stored length of a model name from a client."""
-MAX_INTEGER = 2**63 - 1
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 """Of the databases."""
 _NO_USAGE: tuple[int | None, ...] = (None,) * 5
 
@@ -33,8 +33,7 @@ def estimated(end: Settlement, tokens: int, nanos: int | None) -> Settlement:
 
 def is_storable(values: Iterable[object]) -> bool:
     """Whether the databases have integers as large as those among the values."""
-    numbers = [value for value in values if type(value) is int]
-    return not numbers or (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER)
+    return not [value for value in values if type(value) is int and not MIN_INTEGER <= value <= MAX_INTEGER]
 
 
 class HeldRow(NamedTuple):

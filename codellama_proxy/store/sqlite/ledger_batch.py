@@ -47,8 +47,10 @@ class Batch:
         """Of memory for content and records."""
 
     def admit(self, running: Running) -> None:
-        self._admitted[running.held.seq] = running
-        self._count(running)
+        held = running.held
+        self._admitted[held.seq] = running
+        self.touched.add(held.scopes)
+        self.events += 1
 
     def extend(self, running: Running, row: ExtendedRow) -> None:
         """A further attempt. `running` has the new hold already."""
@@ -57,23 +59,22 @@ class Batch:
         if running.row is not None:
             running.row = running.row._replace(hold_nanos=hold, estimate_nanos=row.estimate_nanos)
         self._extended[seq] = (hold, *row[1:], seq)
-        self._count(running)
+        self.touched.add(running.held.scopes)
+        self.events += 1
 
     def settle(self, running: Running, end: Settled) -> None:
         """The end of a request: one row if its admission is not written yet."""
-        seq = running.held.seq
-        if running.row is None:
-            self._settled.append((seq, end.request_id, *end.row))
+        seq, row = running.held.seq, running.row
+        request_id, ended, content, record = end
+        if row is None:
+            self._settled.append((seq, request_id, *ended))
         else:
             del self._admitted[seq]
             self._extended.pop(seq, None)
-            self._finished.append((seq, *running.row[:12], *running.row[14:], *end.row))
-        if end.content is not None or end.record is not None:
+            self._finished.append((seq, *row[:12], *row[14:], *ended))
+        if content is not None or record is not None:
             self._stored.append(end)
-            self.bytes += sum([sys.getsizeof(text) for text in (end.content, end.record) if text is not None])
-        self._count(running)
-
-    def _count(self, running: Running) -> None:
+            self.bytes += sum([sys.getsizeof(text) for text in (content, record) if text is not None])
         self.touched.add(running.held.scopes)
         self.events += 1
 
