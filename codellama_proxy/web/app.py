@@ -92,8 +92,8 @@ def create_app(runtime: Runtime) -> FastPath:
     app.state.runtime = runtime
     app.state.ui = UiState()
     app.state.paths = Paths(route.path for route in app.routes if isinstance(route, Route))
-    shared = Cors(RequestId(app), lambda: runtime.live.snapshot.server.cors_origins, is_ui)
-    rest = Observed(shared, app.state.paths, lambda: runtime.observer)
+    shared = Cors(app, lambda: runtime.live.snapshot.server.cors_origins, is_ui)
+    rest = Observed(RequestId(shared), app.state.paths, lambda: runtime.observer)
     return FastPath({prefix + path: answers[path] for prefix in ("", "/v1") for path in answers}, rest)
 
 

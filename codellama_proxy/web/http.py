@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -131,6 +132,19 @@ def _too_slow(seconds: float) -> ProxyError:
     return ProxyError("request_timeout", message, headers={"connection": "close"})
 
 
+class _Preflights(CORSMiddleware):
+    """Starlette's, with our errors."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        error = ProxyError("invalid_value", f"{bytes(response.body).decode()}: see server.cors_origins.")
+        refusal = respond_error(error)
+        refusal.headers["vary"] = response.headers["vary"]
+        return refusal
+
+
 class Cors:
     """Starlette's CORS middleware, rebuilt when the configured origins change. `never`: paths that it leaves alone."""
 
@@ -150,7 +164,7 @@ class Cors:
             self._cors = (
                 self._app
                 if not origins
-                else CORSMiddleware(
+                else _Preflights(
                     self._app,
                     allow_origins=origins,
                     allow_methods=["*"],
